@@ -1,0 +1,23 @@
+//! Where a service sends its flows: the elements of the BACKENDS map. A backend's number is its index there.
+
+use crate::{Be16, Be32};
+
+/// One backend of one listener. All zero: the number is free.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Backend {
+    /// IPv4 address; 0: this number is free.
+    pub addr: Be32,
+    pub port: Be16,
+    /// A flow remembers the generation it was made under; once they differ the flow is over. The controller bumps it
+    /// to end a backend's flows at once, and whenever the number is given to another backend.
+    pub generation: u16,
+    /// Number of the service (listener) it belongs to.
+    pub service: u32,
+    /// Flows idle for longer, in seconds, are swept.
+    pub idle_timeout: u32,
+}
+
+const _: () = assert!(size_of::<Backend>() == 16);
+
+crate::pod!(Backend);

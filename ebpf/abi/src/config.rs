@@ -1,0 +1,18 @@
+//! What every program reads on every packet: the one element of the CONFIG map.
+
+/// Written by the controller only.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Config {
+    /// Secret seed of the flow table's hash, chosen once when the map is made: who does not know it cannot aim at a bucket.
+    pub flow_seed: u64,
+    /// Number of flow buckets minus one; the number is a power of two.
+    pub bucket_mask: u32,
+    /// A flow whose own epoch differs looks its next hop up again. Bumped by the controller when a neighbour, a route,
+    /// a link or a policy changes. Only the low 16 bits are compared, and 0 is never used: a new flow's 0 is always old.
+    pub epoch: u32,
+}
+
+const _: () = assert!(size_of::<Config>() == 16);
+
+crate::pod!(Config);

@@ -1,0 +1,87 @@
+//! Counters. All per CPU: the packet path adds without atomics, the controller sums.
+
+/// Traffic of a backend (and so, summed, of a listener and a VIP). Bytes count whole frames from the Ethernet header.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Traffic {
+    /// Client to backend.
+    pub packets_in: u64,
+    pub bytes_in: u64,
+    /// Backend to client.
+    pub packets_out: u64,
+    pub bytes_out: u64,
+    /// Flows made.
+    pub connections: u64,
+    pub reserved: [u64; 3],
+}
+
+const _: () = assert!(size_of::<Traffic>() == 64);
+
+crate::pod!(Traffic);
+
+macro_rules! reasons {
+    ($($(#[doc = $doc:literal])+ $name:ident = $number:literal $verdict:ident $text:literal,)+) => {
+        /// Why a packet was not simply forwarded: index of the REASONS map.
+        #[repr(u32)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub enum Reason { $($(#[doc = $doc])+ $name = $number,)+ }
+
+        impl Reason {
+            /// All of them, by number.
+            pub const ALL: &[Self] = &[$(Self::$name,)+];
+
+            /// The name that metrics and `vipgate status` print.
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$name => $text,)+ }
+            }
+
+            /// True: the packet ended here. False: it went up the stack.
+            pub const fn is_drop(self) -> bool {
+                match self { $(Self::$name => matches!(Verdict::$verdict, Verdict::Drop),)+ }
+            }
+        }
+    };
+}
+
+enum Verdict {
+    Drop,
+    Pass,
+}
+
+reasons! {
+    /// Not IPv4 (ARP, IPv6, VLAN-tagged, ...).
+    NotIpv4 = 0 Pass "not_ipv4",
+    /// Headers end beyond the packet, or their lengths contradict each other.
+    Malformed = 1 Pass "malformed",
+    /// An IPv4 header with options.
+    IpOptions = 2 Pass "ip_options",
+    /// A fragment.
+    Fragment = 3 Pass "fragment",
+    /// Neither TCP nor UDP.
+    OtherProtocol = 4 Pass "other_protocol",
+    /// No flow and no service: traffic that is not ours.
+    NotOurs = 5 Pass "not_ours",
+    /// A TCP segment to a service, without a flow and without SYN: the stack answers with RST.
+    NoFlow = 6 Pass "no_flow",
+    /// Translated, then given to the stack, which routes it: there is no neighbour entry yet, or the way out is no port.
+    NoNeighbour = 7 Pass "no_neighbour",
+    /// Translated, then given to the stack: larger than the way out's MTU.
+    OverMtu = 8 Pass "over_mtu",
+    /// The listener has no backend.
+    NoBackend = 9 Drop "no_backend",
+    /// The VIP is Disabled.
+    Disabled = 10 Drop "disabled",
+    /// The time to live would reach 0.
+    TtlExpired = 11 Drop "ttl_expired",
+    /// Every slot of the bucket holds a live established flow.
+    TableFull = 12 Drop "flow_table_full",
+    /// The backend's side of the flow is in use by another flow: same client port through another VIP.
+    ReplyInUse = 13 Drop "reply_in_use",
+    /// The flow's listener is gone, or its backend's flows were ended.
+    FlowEnded = 14 Drop "flow_ended",
+    /// The kernel has no route to the flow's destination, or forbids it.
+    Unroutable = 15 Drop "unroutable",
+}
+
+/// Number of elements of the REASONS map; larger than the enum, so that reasons can be added without a new layout.
+pub const REASON_SLOTS: u32 = 64;

@@ -1,0 +1,63 @@
+//! Names and default sizes of the maps. The controller may size the ones marked *sized* at load time.
+
+/// One [`crate::config::Config`].
+pub const CONFIG: &str = "CONFIG";
+/// Array of [`crate::flow::Bucket`], mmapable, *sized*: the flow table's slot words.
+pub const FLOW_BUCKETS: &str = "FLOW_BUCKETS";
+/// Array of [`crate::flow::Flow`], mmapable, *sized*: [`crate::flow::WAYS`] for each bucket.
+pub const FLOWS: &str = "FLOWS";
+/// LPM trie: [`crate::service::ServiceKey`] to [`crate::service::Service`], *sized*.
+pub const SERVICES: &str = "SERVICES";
+/// Array of [`crate::backend::Backend`], mmapable, *sized*.
+pub const BACKENDS: &str = "BACKENDS";
+/// Array of u32 by backend, mmapable, *sized* as BACKENDS: live connections of each backend.
+pub const BACKEND_LOAD: &str = "BACKEND_LOAD";
+/// Per-CPU array of [`crate::counters::Traffic`] by backend, *sized* as BACKENDS.
+pub const BACKEND_TRAFFIC: &str = "BACKEND_TRAFFIC";
+/// Array of u32, mmapable, *sized*: the arena of the rings, elements are backend numbers.
+pub const RINGS: &str = "RINGS";
+/// Array of u64 by service number, *sized*: the round-robin cursors.
+pub const CURSORS: &str = "CURSORS";
+/// Array of [`crate::port::Port`] by port number.
+pub const PORTS: &str = "PORTS";
+/// Hash: interface index (u32) to port number (u32).
+pub const PORT_NUMBERS: &str = "PORT_NUMBERS";
+/// DEVMAP: port number to interface index, for XDP redirects.
+pub const TX_PORTS: &str = "TX_PORTS";
+/// Per-CPU array of u64 by [`crate::counters::Reason`].
+pub const REASONS: &str = "REASONS";
+
+/// The XDP program, attached to each port in the hooks `xdp` and `xdp-generic`.
+pub const PROGRAM_XDP: &str = "vipgate_xdp";
+/// The TC program, attached to each port's ingress in the hook `tc`.
+pub const PROGRAM_TC: &str = "vipgate_tc";
+/// An XDP program that is never attached: a test run of it returns the low 32 bits of jiffies.
+pub const PROGRAM_CLOCK: &str = "vipgate_clock";
+
+/// Every map that is pinned: all of them.
+pub const PINNED: [&str; 13] = [
+    CONFIG,
+    FLOW_BUCKETS,
+    FLOWS,
+    SERVICES,
+    BACKENDS,
+    BACKEND_LOAD,
+    BACKEND_TRAFFIC,
+    RINGS,
+    CURSORS,
+    PORTS,
+    PORT_NUMBERS,
+    TX_PORTS,
+    REASONS,
+];
+
+/// Default number of flow entries: two an established connection. A power of two.
+pub const DEFAULT_FLOWS: u32 = 1 << 20;
+/// Default number of keys in the services trie.
+pub const DEFAULT_SERVICES: u32 = 1 << 16;
+/// Default number of backends, over all listeners.
+pub const DEFAULT_BACKENDS: u32 = 1 << 17;
+/// Default number of ring elements, over all listeners: 10,000 listeners of 10 backends fit.
+pub const DEFAULT_RING_ELEMENTS: u32 = 1 << 24;
+/// Number of ports (router devices); port 0 is no device, see [`crate::port`].
+pub const MAX_PORTS: u32 = 256;

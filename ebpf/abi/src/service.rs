@@ -1,0 +1,80 @@
+//! What a VIP offers: the LPM trie's keys and values.
+//!
+//! The key is {VIP, protocol, port} in that order, so that one longest-prefix match gives the right precedence: a
+//! listener is a full-length key, a port range is the few port prefixes that cover it, and a rule for the whole VIP
+//! is the bare 32-bit prefix.
+
+use crate::Be32;
+
+/// The trie key's data; all bytes, because tries compare bytes from the most significant.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ServiceKey {
+    /// The VIP, most significant byte first.
+    pub vip: [u8; 4],
+    /// IANA protocol number.
+    pub protocol: u8,
+    /// The destination port, most significant byte first.
+    pub port: [u8; 2],
+}
+
+impl ServiceKey {
+    /// Prefix length of a key that names one port.
+    pub const EXACT: u32 = 56;
+    /// Prefix length of a key that names a whole VIP.
+    pub const WHOLE_VIP: u32 = 32;
+
+    /// The key that a packet to `vip` (network order) looks up.
+    #[inline(always)]
+    pub const fn new(vip: Be32, protocol: u8, port: crate::Be16) -> Self {
+        Self { vip: vip.to_ne_bytes(), protocol, port: port.to_ne_bytes() }
+    }
+}
+
+/// What the trie says of a packet.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Service {
+    /// One of [`Kind`]'s values.
+    pub kind: u8,
+    /// One of [`Algorithm`]'s values.
+    pub algorithm: u8,
+    pub reserved: u16,
+    /// The listener's number: index of CURSORS.
+    pub number: u32,
+    /// First element of the service's ring in RINGS.
+    pub ring_base: u32,
+    /// Number of elements; 0: there is no backend.
+    pub ring_len: u32,
+    /// Most connections at a time; 0: no limit. Kept for the API's maxConnection.
+    pub max_connections: u32,
+    pub reserved2: u32,
+}
+
+const _: () = assert!(size_of::<Service>() == 24 && size_of::<ServiceKey>() == 7);
+
+crate::pod!(Service, ServiceKey);
+
+/// What a service does with its packets.
+#[repr(u8)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Drops them: the VIP is Disabled.
+    Disabled = 1,
+    /// Balances them over a ring of backends.
+    Balance = 2,
+}
+
+/// How a backend is chosen from the ring for a new flow.
+#[repr(u8)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Algorithm {
+    /// The ring lists the backends; a shared cursor walks it, exact across CPUs.
+    RoundRobin = 1,
+    /// The ring lists the backends; the one with the fewest live connections is taken.
+    LeastConnections = 2,
+    /// The ring is a Maglev table, indexed by a hash of the source address.
+    Source = 3,
+    /// The ring is a Maglev table, indexed by a hash of the 5-tuple.
+    Maglev = 4,
+}

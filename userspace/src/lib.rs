@@ -1,0 +1,2 @@
+//! The vipgate controller as a library, so that the tests drive the real loader and tables.
+pub mod state;

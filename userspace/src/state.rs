@@ -1,0 +1,84 @@
+//! What the router shall do, as plain values: the reconciler's input.
+//!
+//! The store reads these from SQL ([`Source`]); `reconcile::compile` turns one [`VipState`] into table entries. They
+//! hold no UUID that the kernel would need and no table detail that the store would need.
+
+use std::{collections::BTreeSet, net::Ipv4Addr};
+
+/// Where the reconciler reads the desired state. Each call sees one committed state.
+pub trait Source: Send + Sync + 'static {
+    type Error: std::error::Error + Send + Sync + 'static;
+
+    /// One VIP with all it offers; `None`: there is no such VIP, its entries and address shall go.
+    fn vip(&self, uuid: &str) -> impl Future<Output = Result<Option<VipState>, Self::Error>> + Send;
+
+    /// Every VIP, for the first pass after a start.
+    fn vips(&self) -> impl Future<Output = Result<Vec<VipState>, Self::Error>> + Send;
+
+    /// The router's devices that shall carry the programs: the physical interface of every L2 network that has an L3 network.
+    fn devices(&self) -> impl Future<Output = Result<BTreeSet<String>, Self::Error>> + Send;
+}
+
+/// One VIP and what it offers: the unit of compilation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VipState {
+    pub uuid: String,
+    pub address: Ipv4Addr,
+    /// Length of its L3 network's prefix, in bits.
+    pub prefix_len: u8,
+    /// The router's device on that network, which shall hold the address.
+    pub device: String,
+    /// False: everything sent to it is dropped.
+    pub enabled: bool,
+    pub listeners: Vec<ListenerState>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Protocol {
+    Tcp,
+    Udp,
+}
+
+impl Protocol {
+    /// IANA number.
+    pub const fn number(self) -> u8 {
+        match self {
+            Self::Tcp => 6,
+            Self::Udp => 17,
+        }
+    }
+}
+
+/// `balancerAlgorithm` of a listener.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Algorithm {
+    RoundRobin,
+    LeastConnections,
+    Source,
+    Maglev,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListenerState {
+    pub uuid: String,
+    /// Small stable number, unique among listeners, kept in SQL: indexes the kernel's tables.
+    pub number: u32,
+    pub protocol: Protocol,
+    pub port: u16,
+    pub algorithm: Algorithm,
+    /// 0: no limit.
+    pub max_connections: u32,
+    /// Seconds without a packet after which a flow is swept.
+    pub idle_timeout: u32,
+    pub backends: Vec<BackendState>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BackendState {
+    /// Small stable number, unique among all backends, kept in SQL: indexes the kernel's tables.
+    pub number: u32,
+    pub address: Ipv4Addr,
+    pub port: u16,
+    /// False: the VM is stopped; it gets no new flows.
+    pub active: bool,
+}
