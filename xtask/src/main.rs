@@ -1,1 +1,83 @@
-fn main() {}
+//! The project's own commands: `cargo xtask setup | build | demo | test | lint | bench | package`.
+//!
+//! One module a command. What runs here is what CI and the README run: nothing has a second, hidden way.
+
+mod bench;
+mod build;
+mod demo;
+mod ebpf;
+mod lint;
+mod package;
+mod setup;
+mod sh;
+mod test;
+
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", about, version, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Install what building and testing need; says what and why. Safe to run again.
+    #[command(
+        after_help = "Examples:\n  cargo xtask setup            # everything\n  cargo xtask setup --check    # only say what is missing"
+    )]
+    Setup(setup::Args),
+
+    /// Build the kernel programs, then the `vipgate` binary that embeds them.
+    #[command(
+        after_help = "Examples:\n  cargo xtask build\n  cargo xtask build --release\n  cargo xtask build --ebpf     # the kernel programs only"
+    )]
+    Build(build::Args),
+
+    /// A virtual router with clients and backends in network namespaces, configured by REST calls. Needs root.
+    #[command(
+        after_help = "Examples:\n  cargo xtask demo             # stays up with a prompt\n  cargo xtask demo --once      # shows everything and ends; exit status 0 if all of it held\n  cargo xtask demo --hook xdp"
+    )]
+    Demo(demo::Args),
+
+    /// All tests: units, kernel programs by test run, end to end in namespaces under both hooks. Needs root.
+    #[command(
+        after_help = "Examples:\n  cargo xtask test\n  cargo xtask test --filter restart    # the tests whose name holds `restart`"
+    )]
+    Test(test::Args),
+
+    /// Formatting, clippy with warnings as errors, the kernel programs' lints, licences of the dependencies.
+    #[command(after_help = "Example:\n  cargo xtask lint")]
+    Lint(lint::Args),
+
+    /// Measure: time per packet by test run, packets per second against nftables. Needs root.
+    #[command(after_help = "Example:\n  cargo xtask bench")]
+    Bench(bench::Args),
+
+    /// A tarball to install on a router: the binary, its systemd unit, an example configuration.
+    #[command(
+        after_help = "Example:\n  cargo xtask package    # target/package/vipgate-<version>-<architecture>.tar.gz"
+    )]
+    Package(package::Args),
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Setup(args) => setup::run(&args),
+        Command::Build(args) => build::run(&args),
+        Command::Demo(args) => demo::run(&args),
+        Command::Test(args) => test::run(&args),
+        Command::Lint(args) => lint::run(&args),
+        Command::Bench(args) => bench::run(&args),
+        Command::Package(args) => package::run(&args),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

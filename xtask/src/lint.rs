@@ -1,0 +1,55 @@
+//! `cargo xtask lint`: the same checks for everyone, warnings as errors, nothing fetched.
+
+use crate::{
+    ebpf,
+    setup::{self, Need},
+    sh::{cargo, root, run as run_command, step, which},
+};
+use anyhow::Result;
+use std::process::Command;
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Rewrite the files to the house's format instead of complaining.
+    #[arg(long)]
+    fix: bool,
+}
+
+pub(crate) fn run(args: &Args) -> Result<()> {
+    setup::ensure(&[Need::Build, Need::Lint])?;
+    format(args.fix)?;
+    // Debian's compiler comes without clippy: for the kernel programs the compiler's own warnings decide. They are built
+    // rather than checked because the workspace embeds the object.
+    ebpf::build()?;
+    step(
+        "clippy, warnings as errors",
+        &mut cargo(&["clippy", "--locked", "--workspace", "--all-targets", "--", "--deny", "warnings"]),
+    )?;
+    dependencies()
+}
+
+fn format(fix: bool) -> Result<()> {
+    let check: &[&str] = if fix { &[] } else { &["--check"] };
+    step("format", cargo(&["fmt", "--all"]).arg("--").args(check))?;
+    step(
+        "format of the kernel programs",
+        Command::new("cargo").current_dir(root().join("ebpf")).args(["fmt", "--"]).args(check),
+    )
+}
+
+/// Licences, sources and bans come from the lock file and the registry's local copy. Advisories would need the network.
+fn dependencies() -> Result<()> {
+    if which("cargo-deny").is_none() {
+        eprintln!("==> dependencies: skipped, cargo-deny is not installed (cargo install cargo-deny --locked)");
+        return Ok(());
+    }
+    for directory in [root(), root().join("ebpf")] {
+        let config = root().join("deny.toml");
+        let mut deny = Command::new("cargo");
+        deny.current_dir(&directory).args(["deny", "--offline", "check", "--config"]).arg(config);
+        deny.args(["licenses", "bans", "sources"]);
+        eprintln!("==> dependencies of {}", directory.display());
+        run_command(&mut deny)?;
+    }
+    Ok(())
+}

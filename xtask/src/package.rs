@@ -1,0 +1,51 @@
+//! `cargo xtask package`: one tarball to unpack on a router. The binary embeds the kernel programs: no toolchain there.
+
+use crate::{
+    build::{binary, target_directory},
+    ebpf,
+    setup::{self, Need},
+    sh::{root, step},
+};
+use anyhow::{Context as _, Result};
+use std::{fs, process::Command};
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {}
+
+/// What goes into the tarball besides the binary: where it comes from, where it is installed.
+const FILES: [(&str, &str); 4] = [
+    ("packaging/vipgate.service", "usr/lib/systemd/system/vipgate.service"),
+    ("packaging/vipgate.toml", "etc/vipgate/vipgate.toml"),
+    ("README.md", "usr/share/doc/vipgate/README.md"),
+    ("LICENSE", "usr/share/doc/vipgate/LICENSE"),
+];
+
+pub(crate) fn run(_: &Args) -> Result<()> {
+    setup::ensure(&[Need::Build])?;
+    ebpf::build()?;
+    let mut contents = vec![(binary(true)?, "usr/bin/vipgate")];
+    contents.extend(FILES.map(|(from, to)| (root().join(from), to)));
+
+    let name = format!("vipgate-{}-{}", env!("CARGO_PKG_VERSION"), std::env::consts::ARCH);
+    let directory = target_directory().join("package");
+    let tree = directory.join(&name);
+    if tree.exists() {
+        fs::remove_dir_all(&tree).with_context(|| format!("cannot empty {}", tree.display()))?;
+    }
+    for (from, to) in &contents {
+        let to = tree.join(to);
+        fs::create_dir_all(to.parent().unwrap_or(&tree))
+            .with_context(|| format!("cannot make the directory of {}", to.display()))?;
+        fs::copy(from, &to).with_context(|| format!("cannot copy {} to {}", from.display(), to.display()))?;
+    }
+    let tarball = directory.join(format!("{name}.tar.gz"));
+    let mut tar = Command::new("tar");
+    tar.args(["--owner=0", "--group=0", "--create", "--gzip", "--file"])
+        .arg(&tarball)
+        .arg("--directory")
+        .arg(&tree)
+        .args(["usr", "etc"]);
+    step("tarball", &mut tar)?;
+    println!("{}", tarball.display());
+    Ok(())
+}

@@ -1,0 +1,241 @@
+//! `cargo xtask setup`: what the machine must have, looked for by what it does (a program, a file), installed by package.
+//!
+//! The other commands call [`ensure`] for the part they need, which costs a few file look-ups when nothing is missing.
+
+use crate::{
+    ebpf::{self, Toolchain},
+    sh::{as_root, capture, step, which},
+};
+use anyhow::{Context as _, Result, bail};
+use std::{path::Path, process::Command};
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Only say what is missing; exit status 1 if anything is.
+    #[arg(long)]
+    check: bool,
+}
+
+/// Which part of the machine a command needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Need {
+    /// The toolchain of the kernel programs.
+    Build,
+    /// The network-namespace lab.
+    Lab,
+    /// Formatting and lints.
+    Lint,
+}
+
+const EVERYTHING: [Need; 3] = [Need::Build, Need::Lab, Need::Lint];
+
+/// A program of the lab, the Debian package that brings it, and what for.
+struct Tool {
+    program: &'static str,
+    package: &'static str,
+    why: &'static str,
+}
+
+const fn tool(program: &'static str, package: &'static str, why: &'static str) -> Tool {
+    Tool { program, package, why }
+}
+
+const LAB: [Tool; 13] = [
+    tool("ip", "iproute2", "namespaces, veth pairs and addresses of the lab"),
+    tool("nft", "nftables", "the benchmark's other contestant"),
+    tool("ethtool", "ethtool", "offload settings that native XDP on veth needs"),
+    tool("iperf3", "iperf3", "bulk transfers"),
+    tool("nginx", "nginx-light", "the TCP backends: a real web server"),
+    tool("curl", "curl", "the clients, and the REST calls as a user would type them"),
+    tool("tcpdump", "tcpdump", "looking at packets when a test fails"),
+    tool("python3", "python3", "the UDP echo backends"),
+    tool("arping", "arping", "checking that a VIP is announced"),
+    tool("nc", "netcat-openbsd", "long-lived connections"),
+    tool("sysctl", "procps", "forwarding in the router's namespace"),
+    tool("jq", "jq", "reading the REST replies in the demo's printed commands"),
+    tool("bpftool", "bpftool", "looking at programs and maps when a test fails"),
+];
+
+/// Debian's compiler with the BPF target's core library prebuilt: no nightly, no build-std.
+const DEBIAN_TOOLCHAIN: [&str; 3] = ["rustc-web", "cargo-web", "libstd-rust-web-dev-bpf"];
+
+/// One thing that is not there.
+#[derive(Debug)]
+enum Missing {
+    Package {
+        name: &'static str,
+        why: &'static str,
+    },
+    /// Debian has no BPF toolchain here: rustup's nightly with rust-src instead.
+    RustupToolchain,
+    BpfLinker,
+    Component(&'static str),
+}
+
+impl Missing {
+    fn describe(&self) -> (String, String) {
+        match self {
+            Self::Package { name, why } => (format!("{name} (apt)"), (*why).to_owned()),
+            Self::RustupToolchain => (
+                format!("{} with rust-src (rustup)", ebpf::rustup_channel()),
+                "compiles the kernel programs".to_owned(),
+            ),
+            Self::BpfLinker => {
+                ("bpf-linker 0.13 (cargo)".to_owned(), "links the kernel programs and writes their BTF".to_owned())
+            }
+            Self::Component(name) => (format!("{name} (rustup component)"), "cargo xtask lint".to_owned()),
+        }
+    }
+}
+
+pub(crate) fn run(args: &Args) -> Result<()> {
+    let missing = missing(&EVERYTHING);
+    if missing.is_empty() {
+        eprintln!("setup: everything is here");
+        return Ok(());
+    }
+    if args.check {
+        announce(&missing);
+        bail!("{} missing: cargo xtask setup installs them", missing.len());
+    }
+    install(missing)
+}
+
+/// Installs what `needs` lacks on this machine; silent when nothing is missing.
+pub(crate) fn ensure(needs: &[Need]) -> Result<()> {
+    let missing = missing(needs);
+    if missing.is_empty() { Ok(()) } else { install(missing) }
+}
+
+fn missing(needs: &[Need]) -> Vec<Missing> {
+    let mut missing = Vec::new();
+    if needs.contains(&Need::Build) {
+        missing_for_build(&mut missing);
+    }
+    if needs.contains(&Need::Lab) {
+        let absent = LAB.iter().filter(|tool| which(tool.program).is_none());
+        missing.extend(absent.map(|tool| Missing::Package { name: tool.package, why: tool.why }));
+    }
+    if needs.contains(&Need::Lint) {
+        let absent = [("cargo-clippy", "clippy"), ("rustfmt", "rustfmt")]
+            .into_iter()
+            .filter(|(program, _)| which(program).is_none());
+        missing.extend(absent.map(|(_, component)| Missing::Component(component)));
+    }
+    missing
+}
+
+fn missing_for_build(missing: &mut Vec<Missing>) {
+    if Toolchain::find().is_none() {
+        if debian_has_toolchain() {
+            missing.extend(
+                DEBIAN_TOOLCHAIN
+                    .map(|name| Missing::Package { name, why: "compiles the kernel programs, core library prebuilt" }),
+            );
+        } else {
+            missing.push(Missing::RustupToolchain);
+        }
+    }
+    if ebpf::linker().is_err() {
+        if !Path::new(LLVM_PREFIX).exists() {
+            missing.push(Missing::Package { name: "llvm-22-dev", why: "the LLVM that bpf-linker is built on" });
+        }
+        missing.push(Missing::BpfLinker);
+    }
+}
+
+const LLVM_PREFIX: &str = "/usr/lib/llvm-22";
+
+/// A machine whose package lists were never fetched knows none of its packages: then Debian's name decides.
+fn debian_has_toolchain() -> bool {
+    which("apt-get").is_some()
+        && (capture(Command::new("apt-cache").args(["show", DEBIAN_TOOLCHAIN[0]])).is_some_and(|text| !text.is_empty())
+            || capture(Command::new("apt-cache").args(["show", "coreutils"]))
+                .is_none_or(|text| !text.contains("Filename:")))
+}
+
+fn announce(missing: &[Missing]) {
+    eprintln!("setup: missing on this machine:");
+    for one in missing {
+        let (what, why) = one.describe();
+        eprintln!("  {what:<34} {why}");
+    }
+}
+
+fn install(missing: Vec<Missing>) -> Result<()> {
+    announce(&missing);
+    let packages: Vec<&str> = missing
+        .iter()
+        .filter_map(|one| if let Missing::Package { name, .. } = one { Some(*name) } else { None })
+        .collect();
+    if !packages.is_empty() {
+        apt(&packages)?;
+    }
+    for one in missing {
+        match one {
+            Missing::Package { .. } => {}
+            Missing::RustupToolchain => rustup_toolchain()?,
+            Missing::BpfLinker => bpf_linker()?,
+            Missing::Component(name) => step(
+                &format!("rustup component {name}"),
+                Command::new("rustup").current_dir(crate::sh::root()).args(["component", "add", name]),
+            )?,
+        }
+    }
+    Ok(())
+}
+
+fn apt(packages: &[&str]) -> Result<()> {
+    let Some(apt_get) = which("apt-get") else {
+        bail!("this machine has no apt-get: install these with its own package manager: {}", packages.join(" "));
+    };
+    let mut update = as_root(&apt_get, "installing packages")?;
+    step("package lists", update.args(["update", "-qq"]))?;
+    eprintln!("==> installing {}", packages.join(" "));
+    let mut install = as_root(Path::new("/usr/bin/env"), "installing packages")?;
+    install.arg("DEBIAN_FRONTEND=noninteractive").arg(apt_get);
+    install.args(["install", "-y", "--no-install-recommends"]).args(packages);
+    crate::sh::run(&mut install).context("apt-get could not install the packages")
+}
+
+fn rustup_toolchain() -> Result<()> {
+    if which("rustup").is_none() {
+        bail!(
+            "no BPF toolchain: this machine has neither Debian's {} nor rustup (https://rustup.rs): install one of them",
+            DEBIAN_TOOLCHAIN.join(" ")
+        );
+    }
+    let channel = ebpf::rustup_channel();
+    step(
+        &format!("rustup toolchain {channel} with rust-src"),
+        Command::new("rustup").args([
+            "toolchain",
+            "install",
+            &channel,
+            "--profile",
+            "minimal",
+            "--component",
+            "rust-src",
+        ]),
+    )
+}
+
+/// bpf-linker's build script does not find Debian's versioned LLVM by itself: `LLVM_PREFIX` names it.
+fn bpf_linker() -> Result<()> {
+    let mut command = Command::new("cargo");
+    command.args([
+        "install",
+        "bpf-linker",
+        "--version",
+        "^0.13",
+        "--no-default-features",
+        "--features",
+        "llvm-22",
+        "--locked",
+    ]);
+    command.env_remove("RUSTUP_TOOLCHAIN").env_remove("CARGO_TARGET_DIR");
+    if Path::new(LLVM_PREFIX).exists() {
+        command.env("LLVM_PREFIX", LLVM_PREFIX);
+    }
+    step("bpf-linker (about two minutes)", &mut command)
+}
