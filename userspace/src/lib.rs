@@ -1,2 +1,4 @@
 //! The vipgate controller as a library, so that the tests drive the real loader and tables.
+pub mod config;
+pub mod logging;
 pub mod state;

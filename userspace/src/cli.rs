@@ -1,0 +1,127 @@
+//! The command line: `vipgate serve | check-config | detach | status`.
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::path::PathBuf;
+use vipgate::config::{Config, ConfigError, FILE_VARIABLE, Layers};
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  done; for serve: ended by SIGTERM or SIGINT, the traffic goes on
+  1  a failure that none of the following names
+  2  wrong usage or configuration
+  3  missing privileges
+  4  the API's address is taken
+  5  the store cannot be opened
+  6  the kernel refuses the programs or tables";
+
+/// The controller of a VIP gateway: ZStack's network-service REST API over eBPF.
+#[derive(Debug, Parser)]
+#[command(name = "vipgate", version, arg_required_else_help = true, after_help = EXIT_CODES)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Load the programs, serve the REST API, keep the kernel's tables to the stored state.
+    #[command(after_help = "\
+Examples:
+  vipgate serve
+  vipgate serve --listen 192.168.0.1:8080 --store sqlite:///srv/vipgate.db --hook tc
+  VIPGATE_ADMIN_PASSWORD=... vipgate serve --config ./vipgate.toml")]
+    Serve(Settings),
+
+    /// Read the configuration as serve would and print what it comes to; secrets are not printed.
+    #[command(after_help = "\
+Examples:
+  vipgate check-config --config ./vipgate.toml
+  vipgate check-config --output json | jq .listen.value")]
+    CheckConfig {
+        #[command(flatten)]
+        settings: Settings,
+        #[arg(long, value_enum, default_value_t)]
+        output: Output,
+    },
+
+    /// Take every program and table out of the kernel: the traffic of all VIPs ends. Stored state stays.
+    #[command(after_help = "\
+Examples:
+  vipgate detach
+  vipgate detach --bpffs /sys/fs/bpf/vipgate")]
+    Detach(Settings),
+
+    /// What the kernel holds and counts, read from the pinned tables; needs no running controller.
+    #[command(after_help = "\
+Examples:
+  vipgate status
+  vipgate status --output json | jq .drops")]
+    Status {
+        #[command(flatten)]
+        settings: Settings,
+        #[arg(long, value_enum, default_value_t)]
+        output: Output,
+    },
+}
+
+/// Every flag is also a variable (`VIPGATE_LISTEN`, `VIPGATE_LOG_FORMAT`, ...) and a key of the file; flags win.
+#[derive(Args, Debug)]
+pub(crate) struct Settings {
+    /// The configuration file [default: /etc/vipgate/vipgate.toml if it is there]
+    #[arg(long, env = FILE_VARIABLE, hide_env_values = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+
+    /// Where the REST API listens [default: 127.0.0.1:8080] [env: VIPGATE_LISTEN]
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    listen: Option<String>,
+
+    /// The database [default: sqlite:///var/lib/vipgate/vipgate.db] [env: VIPGATE_STORE]
+    #[arg(long, value_name = "URL")]
+    store: Option<String>,
+
+    /// Where maps and links are pinned [default: /sys/fs/bpf/vipgate] [env: VIPGATE_BPFFS]
+    #[arg(long, value_name = "DIRECTORY")]
+    bpffs: Option<String>,
+
+    /// auto, xdp, xdp-generic or tc [default: auto] [env: VIPGATE_HOOK]
+    #[arg(long, value_name = "HOOK")]
+    hook: Option<String>,
+
+    /// human or json [default: human] [env: VIPGATE_LOG_FORMAT]
+    #[arg(long, value_name = "FORMAT")]
+    log_format: Option<String>,
+
+    /// What is logged, such as `info` or `vipgate=debug,info` [default: info] [env: VIPGATE_LOG_FILTER]
+    #[arg(long, value_name = "DIRECTIVES")]
+    log_filter: Option<String>,
+}
+
+impl Settings {
+    /// The configuration that these flags, the environment and the file come to.
+    pub(crate) fn load(self) -> Result<Config, ConfigError> {
+        let flags = [
+            ("listen", "--listen", self.listen),
+            ("store", "--store", self.store),
+            ("bpffs", "--bpffs", self.bpffs),
+            ("hook", "--hook", self.hook),
+            ("log.format", "--log-format", self.log_format),
+            ("log.filter", "--log-filter", self.log_filter),
+        ];
+        Config::from_layers(Layers {
+            file: Config::read_file(self.config.as_deref())?,
+            // A variable that is not UTF-8 is none of ours.
+            variables: std::env::vars_os()
+                .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+                .collect(),
+            flags: flags.into_iter().filter_map(|(key, flag, value)| Some((key, flag, value?))).collect(),
+        })
+    }
+}
+
+/// How data is printed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Output {
+    #[default]
+    Text,
+    Json,
+}
