@@ -1,0 +1,29 @@
+//! What can go wrong between us and the database.
+
+use std::path::PathBuf;
+
+/// An error of the store. None of them is the caller's fault: to a client they are all internal errors.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The store's URL names no SQLite file.
+    #[error("store {url:?} is not understood: give sqlite:///path/of/the/file")]
+    Url { url: String },
+    /// The file can't be opened, made or written.
+    #[error("can't open the database {}: {source}; check that its directory exists and that this user may write there", path.display())]
+    Open { path: PathBuf, source: sqlx::Error },
+    /// Its tables can't be brought to this version.
+    #[error(
+        "can't bring the tables of {} to this version: {source}; is the file another program's, or from a newer vipgate?",
+        path.display()
+    )]
+    Migrate { path: PathBuf, source: sqlx::migrate::MigrateError },
+    /// A statement failed.
+    #[error("database: {0}")]
+    Database(#[from] sqlx::Error),
+    /// A row holds what this program would never write.
+    #[error("the database holds {what} {value:?} in {place}: it was changed by other means")]
+    Corrupt { what: &'static str, value: String, place: String },
+    /// Every index of one of the kernel's tables is given out.
+    #[error("all {limit} {name} numbers are in use")]
+    Exhausted { name: &'static str, limit: u32 },
+}

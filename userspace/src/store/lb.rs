@@ -1,0 +1,223 @@
+//! Load balancers, listeners and the NICs behind them.
+
+use sqlx::FromRow;
+
+use super::{
+    Result, Tx,
+    number::{self, Numbers},
+};
+
+/// A row of `load_balancers`.
+#[derive(Clone, Debug, FromRow)]
+pub struct LoadBalancer {
+    pub uuid: String,
+    pub name: String,
+    pub description: Option<String>,
+    pub vip_uuid: String,
+    /// Fixed by the first NIC; `None` until then.
+    pub provider_type: Option<String>,
+}
+
+/// A row of `load_balancer_listeners`.
+#[derive(Clone, Debug, FromRow)]
+pub struct Listener {
+    pub uuid: String,
+    pub name: String,
+    pub description: Option<String>,
+    pub load_balancer_uuid: String,
+    pub instance_port: u16,
+    pub load_balancer_port: u16,
+    pub protocol: String,
+    pub number: u32,
+}
+
+pub async fn insert(tx: &mut Tx, row: &LoadBalancer) -> Result<()> {
+    sqlx::query(
+        "INSERT INTO load_balancers
+             (uuid, name, description, state, vip_uuid, provider_type, create_date, last_op_date)
+         VALUES ($1, $2, $3, 'Enabled', $4, $5, $6, $6)",
+    )
+    .bind(&row.uuid)
+    .bind(&row.name)
+    .bind(&row.description)
+    .bind(&row.vip_uuid)
+    .bind(&row.provider_type)
+    .bind(tx.now())
+    .execute(tx.conn())
+    .await?;
+    Ok(())
+}
+
+pub async fn get(tx: &mut Tx, uuid: &str) -> Result<Option<LoadBalancer>> {
+    Ok(sqlx::query_as("SELECT * FROM load_balancers WHERE uuid = $1").bind(uuid).fetch_optional(tx.conn()).await?)
+}
+
+/// Writes what calls can change: name, description and provider type.
+pub async fn update(tx: &mut Tx, row: &LoadBalancer) -> Result<()> {
+    sqlx::query(
+        "UPDATE load_balancers SET name = $2, description = $3, provider_type = $4, last_op_date = $5 WHERE uuid = $1",
+    )
+    .bind(&row.uuid)
+    .bind(&row.name)
+    .bind(&row.description)
+    .bind(&row.provider_type)
+    .bind(tx.now())
+    .execute(tx.conn())
+    .await?;
+    Ok(())
+}
+
+/// How many load balancers the VIP has.
+pub async fn count_on_vip(tx: &mut Tx, vip_uuid: &str) -> Result<i64> {
+    Ok(sqlx::query_scalar("SELECT COUNT(*) FROM load_balancers WHERE vip_uuid = $1")
+        .bind(vip_uuid)
+        .fetch_one(tx.conn())
+        .await?)
+}
+
+pub async fn insert_listener(tx: &mut Tx, row: &Listener) -> Result<()> {
+    sqlx::query(
+        "INSERT INTO load_balancer_listeners
+             (uuid, name, description, load_balancer_uuid, instance_port, load_balancer_port, protocol, number,
+              create_date, last_op_date)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $9)",
+    )
+    .bind(&row.uuid)
+    .bind(&row.name)
+    .bind(&row.description)
+    .bind(&row.load_balancer_uuid)
+    .bind(row.instance_port)
+    .bind(row.load_balancer_port)
+    .bind(&row.protocol)
+    .bind(row.number)
+    .bind(tx.now())
+    .execute(tx.conn())
+    .await?;
+    Ok(())
+}
+
+pub async fn listener(tx: &mut Tx, uuid: &str) -> Result<Option<Listener>> {
+    Ok(sqlx::query_as("SELECT * FROM load_balancer_listeners WHERE uuid = $1")
+        .bind(uuid)
+        .fetch_optional(tx.conn())
+        .await?)
+}
+
+/// Writes what calls can change: name and description.
+pub async fn update_listener(tx: &mut Tx, row: &Listener) -> Result<()> {
+    sqlx::query("UPDATE load_balancer_listeners SET name = $2, description = $3, last_op_date = $4 WHERE uuid = $1")
+        .bind(&row.uuid)
+        .bind(&row.name)
+        .bind(&row.description)
+        .bind(tx.now())
+        .execute(tx.conn())
+        .await?;
+    Ok(())
+}
+
+/// Every listener on the VIP, of all its load balancers.
+pub async fn listeners_on_vip(tx: &mut Tx, vip_uuid: &str) -> Result<Vec<Listener>> {
+    Ok(sqlx::query_as(
+        "SELECT s.* FROM load_balancer_listeners s JOIN load_balancers b ON b.uuid = s.load_balancer_uuid
+         WHERE b.vip_uuid = $1 ORDER BY s.load_balancer_port, s.protocol",
+    )
+    .bind(vip_uuid)
+    .fetch_all(tx.conn())
+    .await?)
+}
+
+/// Puts a NIC behind a listener; `false`: it is there already.
+pub async fn add_nic(tx: &mut Tx, listener_uuid: &str, vm_nic_uuid: &str, status: &str) -> Result<bool> {
+    let number = number::next(tx, Numbers::Backend).await?;
+    let done = sqlx::query(
+        "INSERT INTO load_balancer_listener_vm_nic_refs
+             (listener_uuid, vm_nic_uuid, status, number, create_date, last_op_date)
+         VALUES ($1, $2, $3, $4, $5, $5)
+         ON CONFLICT (listener_uuid, vm_nic_uuid) DO NOTHING",
+    )
+    .bind(listener_uuid)
+    .bind(vm_nic_uuid)
+    .bind(status)
+    .bind(number)
+    .bind(tx.now())
+    .execute(tx.conn())
+    .await?;
+    Ok(done.rows_affected() > 0)
+}
+
+/// Takes a NIC from behind a listener; `false`: it was not there.
+pub async fn remove_nic(tx: &mut Tx, listener_uuid: &str, vm_nic_uuid: &str) -> Result<bool> {
+    let done =
+        sqlx::query("DELETE FROM load_balancer_listener_vm_nic_refs WHERE listener_uuid = $1 AND vm_nic_uuid = $2")
+            .bind(listener_uuid)
+            .bind(vm_nic_uuid)
+            .execute(tx.conn())
+            .await?;
+    Ok(done.rows_affected() > 0)
+}
+
+/// How many NICs are behind all listeners of the VIP.
+pub async fn count_nics_on_vip(tx: &mut Tx, vip_uuid: &str) -> Result<i64> {
+    Ok(sqlx::query_scalar(
+        "SELECT COUNT(*) FROM load_balancer_listener_vm_nic_refs r
+         JOIN load_balancer_listeners s ON s.uuid = r.listener_uuid
+         JOIN load_balancers b ON b.uuid = s.load_balancer_uuid
+         WHERE b.vip_uuid = $1",
+    )
+    .bind(vip_uuid)
+    .fetch_one(tx.conn())
+    .await?)
+}
+
+/// Sets the status of every reference to a NIC of the VM instance.
+pub async fn set_status_of_instance(tx: &mut Tx, vm_instance_uuid: &str, status: &str) -> Result<()> {
+    sqlx::query(
+        "UPDATE load_balancer_listener_vm_nic_refs SET status = $2, last_op_date = $3
+         WHERE vm_nic_uuid IN (SELECT uuid FROM vm_nics WHERE vm_instance_uuid = $1)",
+    )
+    .bind(vm_instance_uuid)
+    .bind(status)
+    .bind(tx.now())
+    .execute(tx.conn())
+    .await?;
+    Ok(())
+}
+
+/// The kernel holds the VIP: its Pending references are Active.
+pub async fn activate(tx: &mut Tx, vip_uuid: &str) -> Result<()> {
+    sqlx::query(
+        "UPDATE load_balancer_listener_vm_nic_refs SET status = 'Active', last_op_date = $2
+         WHERE status = 'Pending' AND listener_uuid IN
+               (SELECT s.uuid FROM load_balancer_listeners s JOIN load_balancers b ON b.uuid = s.load_balancer_uuid
+                WHERE b.vip_uuid = $1)",
+    )
+    .bind(vip_uuid)
+    .bind(tx.now())
+    .execute(tx.conn())
+    .await?;
+    Ok(())
+}
+
+/// The NICs of running or stopped user VMs, on networks that take load balancing, that are not behind the listener.
+/// Where the VIP has guest networks, only theirs: the candidates the real system offers once the VIP has its router.
+pub async fn candidates(tx: &mut Tx, listener_uuid: &str) -> Result<Vec<String>> {
+    Ok(sqlx::query_scalar(
+        "WITH peers AS (
+             SELECT p.l3_network_uuid FROM vip_peer_l3_networks p
+             JOIN load_balancers b ON b.vip_uuid = p.vip_uuid
+             JOIN load_balancer_listeners s ON s.load_balancer_uuid = b.uuid
+             WHERE s.uuid = $1)
+         SELECT n.uuid FROM vm_nics n
+         JOIN vm_instances i ON i.uuid = n.vm_instance_uuid
+         JOIN network_service_l3_network_refs f
+              ON f.l3_network_uuid = n.l3_network_uuid AND f.network_service_type = 'LoadBalancer'
+         WHERE i.type = 'UserVm' AND i.state IN ('Running', 'Stopped')
+           AND NOT EXISTS (SELECT 1 FROM load_balancer_listener_vm_nic_refs r
+                           WHERE r.listener_uuid = $1 AND r.vm_nic_uuid = n.uuid)
+           AND (NOT EXISTS (SELECT 1 FROM peers) OR n.l3_network_uuid IN (SELECT l3_network_uuid FROM peers))
+         ORDER BY n.uuid",
+    )
+    .bind(listener_uuid)
+    .fetch_all(tx.conn())
+    .await?)
+}

@@ -1,0 +1,218 @@
+//! The system tags that a listener keeps its settings in, `name::value`: their grammar and their defaults. Pure.
+//!
+//! Beyond the real system, numbers have sane bounds (it takes any 64-bit number, also below zero), and there is one more
+//! algorithm, `maglev`.
+
+use crate::state::{Algorithm, Protocol};
+
+/// What a setting's value may be.
+#[derive(Clone, Copy, Debug)]
+enum Form {
+    Algorithm,
+    /// A whole number from this one to `u32::MAX`.
+    Number(u32),
+    /// `tcp:port` or `udp:port`; port is `default` (the instance port) or 1 to 65535.
+    Target,
+}
+
+/// Name, form and default of each setting. The default target depends on the listener's protocol.
+const SETTINGS: [(&str, Form, &str); 8] = [
+    ("balancerAlgorithm", Form::Algorithm, "roundrobin"),
+    ("maxConnection", Form::Number(0), "5000"),
+    ("connectionIdleTimeout", Form::Number(1), "60"),
+    ("healthCheckTarget", Form::Target, ""),
+    ("healthCheckInterval", Form::Number(1), "5"),
+    ("healthCheckTimeout", Form::Number(1), "2"),
+    ("healthyThreshold", Form::Number(1), "2"),
+    ("unhealthyThreshold", Form::Number(1), "2"),
+];
+
+/// Why a tag is refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BadTag {
+    #[error("no system tag of a listener matches [{0}]; there are: {names}", names = names())]
+    Unknown(String),
+    #[error("invalid tag[{tag}]: {wanted}")]
+    Value { tag: String, wanted: String },
+    #[error("tag[{0}] is given twice; give it once")]
+    Twice(&'static str),
+}
+
+/// The settings of one listener that its flows obey.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Balancing {
+    pub algorithm: Algorithm,
+    /// 0: no limit.
+    pub max_connections: u32,
+    /// Seconds.
+    pub idle_timeout: u32,
+}
+
+impl Default for Balancing {
+    fn default() -> Self {
+        Self { algorithm: Algorithm::RoundRobin, max_connections: 5000, idle_timeout: 60 }
+    }
+}
+
+impl Balancing {
+    /// Takes over a checked tag; tags about other things change nothing.
+    pub fn set(&mut self, tag: &str) -> Result<(), BadTag> {
+        let (name, value) = parse(tag)?;
+        let number = || value.parse().map_err(|_| bad(tag, "the value is no number"));
+        match name {
+            "balancerAlgorithm" => {
+                self.algorithm = algorithm(value).ok_or_else(|| bad(tag, "no such algorithm"))?;
+            }
+            "maxConnection" => self.max_connections = number()?,
+            "connectionIdleTimeout" => self.idle_timeout = number()?,
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+/// Checks the tags and adds the defaults of those that are missing.
+///
+/// # Errors
+/// [`BadTag`] of the first tag that is unknown, has a value that its setting can't have, or comes twice.
+pub fn complete(given: &[String], protocol: Protocol) -> Result<Vec<String>, BadTag> {
+    let mut tags = Vec::with_capacity(SETTINGS.len());
+    let mut seen = Vec::with_capacity(SETTINGS.len());
+    for tag in given {
+        let (name, _) = parse(tag)?;
+        if seen.contains(&name) {
+            return Err(BadTag::Twice(name));
+        }
+        seen.push(name);
+        tags.push(tag.clone());
+    }
+    for (name, form, default) in SETTINGS.into_iter().filter(|(name, ..)| !seen.contains(name)) {
+        tags.push(match form {
+            Form::Target if protocol == Protocol::Udp => format!("{name}::udp:default"),
+            Form::Target => format!("{name}::tcp:default"),
+            Form::Algorithm | Form::Number(_) => format!("{name}::{default}"),
+        });
+    }
+    Ok(tags)
+}
+
+/// Splits and checks one tag.
+///
+/// # Errors
+/// [`BadTag`] where it is none of a listener, or its setting can't have the value.
+pub fn parse(tag: &str) -> Result<(&'static str, &str), BadTag> {
+    let unknown = || BadTag::Unknown(tag.to_owned());
+    let (name, value) = tag.split_once("::").ok_or_else(unknown)?;
+    let (name, form, _) = SETTINGS.into_iter().find(|(setting, ..)| *setting == name).ok_or_else(unknown)?;
+    match form {
+        Form::Algorithm if algorithm(value).is_none() => {
+            Err(bad(tag, "the algorithm is one of roundrobin, leastconn, source, maglev"))
+        }
+        Form::Number(least) if !value.parse::<u32>().is_ok_and(|number| number >= least) => {
+            Err(bad(tag, &format!("the value is a whole number from {least} to {}", u32::MAX)))
+        }
+        Form::Target if !is_target(value) => {
+            Err(bad(tag, "the value is tcp or udp, a colon, and `default` or a port from 1 to 65535"))
+        }
+        Form::Algorithm | Form::Number(_) | Form::Target => Ok((name, value)),
+    }
+}
+
+fn algorithm(value: &str) -> Option<Algorithm> {
+    Some(match value {
+        "roundrobin" => Algorithm::RoundRobin,
+        "leastconn" => Algorithm::LeastConnections,
+        "source" => Algorithm::Source,
+        "maglev" => Algorithm::Maglev,
+        _ => return None,
+    })
+}
+
+fn is_target(value: &str) -> bool {
+    let Some((protocol, port)) = value.split_once(':') else { return false };
+    matches!(protocol, "tcp" | "udp") && (port == "default" || port.parse::<u16>().is_ok_and(|port| port != 0))
+}
+
+fn bad(tag: &str, wanted: &str) -> BadTag {
+    BadTag::Value { tag: tag.to_owned(), wanted: wanted.to_owned() }
+}
+
+fn names() -> String {
+    SETTINGS.map(|(name, ..)| name).join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(tags: &[&str]) -> Vec<String> {
+        tags.iter().map(|tag| (*tag).to_owned()).collect()
+    }
+
+    #[test]
+    fn missing_tags_get_the_documented_defaults() {
+        let tags = complete(&[], Protocol::Tcp).unwrap();
+        assert_eq!(
+            tags,
+            [
+                "balancerAlgorithm::roundrobin",
+                "maxConnection::5000",
+                "connectionIdleTimeout::60",
+                "healthCheckTarget::tcp:default",
+                "healthCheckInterval::5",
+                "healthCheckTimeout::2",
+                "healthyThreshold::2",
+                "unhealthyThreshold::2",
+            ]
+        );
+        assert!(complete(&[], Protocol::Udp).unwrap().contains(&"healthCheckTarget::udp:default".to_owned()));
+    }
+
+    #[test]
+    fn given_tags_replace_their_defaults() {
+        let tags = complete(&of(&["maxConnection::7"]), Protocol::Tcp).unwrap();
+        assert_eq!(tags.len(), 8);
+        assert!(tags.contains(&"maxConnection::7".to_owned()));
+    }
+
+    #[test]
+    fn a_tag_given_twice_is_refused() {
+        let error = complete(&of(&["maxConnection::7", "maxConnection::8"]), Protocol::Tcp).unwrap_err();
+        assert_eq!(error, BadTag::Twice("maxConnection"));
+    }
+
+    #[test]
+    fn bad_values_are_refused_and_named() {
+        for tag in [
+            "balancerAlgorithm::random",
+            "maxConnection::-1",
+            "maxConnection::many",
+            "connectionIdleTimeout::0",
+            "connectionIdleTimeout::4294967296",
+            "healthCheckTarget::tcp",
+            "healthCheckTarget::http:80",
+            "healthCheckTarget::tcp:0",
+            "healthCheckTarget::tcp:65536",
+            "healthCheckTarget::tcp:80:81",
+        ] {
+            let error = parse(tag).unwrap_err();
+            assert!(matches!(error, BadTag::Value { .. }) && error.to_string().contains(tag), "{error}");
+        }
+    }
+
+    #[test]
+    fn unknown_tags_are_refused() {
+        for tag in ["sessionPersistence::cookie", "balancerAlgorithm", "balancerAlgorithm:source", ""] {
+            assert_eq!(parse(tag).unwrap_err(), BadTag::Unknown(tag.to_owned()));
+        }
+    }
+
+    #[test]
+    fn settings_are_read_from_tags() {
+        let mut balancing = Balancing::default();
+        for tag in complete(&of(&["balancerAlgorithm::maglev", "maxConnection::0"]), Protocol::Tcp).unwrap() {
+            balancing.set(&tag).unwrap();
+        }
+        assert_eq!(balancing, Balancing { algorithm: Algorithm::Maglev, max_connections: 0, idle_timeout: 60 });
+    }
+}

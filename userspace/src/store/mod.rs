@@ -1,0 +1,163 @@
+//! The SQL store: schema, connections, transactions and typed row access. It knows no rule of the API.
+//!
+//! SQLite in WAL mode with foreign keys, `synchronous=FULL`: what was committed survives a power cut. SQLite lets one
+//! connection write at a time, so there is exactly one: a writer waits its turn in memory, fair and without busy
+//! errors, and readers see the last commit and never wait. Every change of a call is one [`Tx`]; dropping it unfinished
+//! undoes it.
+//!
+//! SQL texts are constants and every value is bound. Tables and columns: `userspace/migrations/sqlite/`.
+
+pub mod address;
+pub mod error;
+pub mod lb;
+pub mod listener_tags;
+pub mod network;
+pub mod number;
+pub mod resource;
+pub mod service;
+mod state;
+pub mod tag;
+pub mod vip;
+pub mod vm;
+
+#[cfg(test)]
+mod tests;
+
+use std::{ops::DerefMut, path::PathBuf, time::Duration};
+
+use sqlx::{
+    Sqlite, SqliteConnection, SqlitePool, Transaction,
+    migrate::Migrator,
+    sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
+};
+
+pub use error::Error;
+
+/// Result of everything here.
+pub type Result<T> = std::result::Result<T, Error>;
+
+static MIGRATIONS: Migrator = sqlx::migrate!("migrations/sqlite");
+
+/// Connections that read side by side.
+const READERS: u32 = 4;
+
+/// How long a call waits for its connection before it fails: far above any transaction here.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The open database; clones share it.
+#[derive(Clone, Debug)]
+pub struct Store {
+    writer: SqlitePool,
+    readers: SqlitePool,
+}
+
+impl Store {
+    /// Opens `sqlite:///absolute/path` (or `sqlite://relative/path`), makes the file where it is missing, and brings
+    /// its tables to this version.
+    ///
+    /// # Errors
+    /// [`Error::Url`] for another kind of URL, [`Error::Open`] where the file can't be opened or written,
+    /// [`Error::Migrate`] where it is not ours or from a newer version.
+    pub async fn open(url: &str) -> Result<Self> {
+        let path = path_of(url)?;
+        let open_error = |source| Error::Open { path: path.clone(), source };
+        let options = SqliteConnectOptions::new()
+            .filename(&path)
+            .create_if_missing(true)
+            .foreign_keys(true)
+            .journal_mode(SqliteJournalMode::Wal)
+            .synchronous(SqliteSynchronous::Full)
+            .busy_timeout(PATIENCE);
+        let writer = SqlitePoolOptions::new()
+            .max_connections(1)
+            .acquire_timeout(PATIENCE)
+            .connect_with(options.clone())
+            .await
+            .map_err(open_error)?;
+        MIGRATIONS.run(&writer).await.map_err(|source| Error::Migrate { path: path.clone(), source })?;
+        let readers = SqlitePoolOptions::new()
+            .max_connections(READERS)
+            .acquire_timeout(PATIENCE)
+            .connect_with(options.read_only(true))
+            .await
+            .map_err(open_error)?;
+        Ok(Self { writer, readers })
+    }
+
+    /// Begins the one write transaction; waits until the one before has ended.
+    ///
+    /// # Errors
+    /// [`Error::Database`].
+    pub async fn begin(&self) -> Result<Tx> {
+        Ok(Tx { inner: self.writer.begin_with("BEGIN IMMEDIATE").await?, now: now() })
+    }
+
+    /// Begins a read-only transaction: one consistent view of what is committed. Writes fail.
+    ///
+    /// # Errors
+    /// [`Error::Database`].
+    pub async fn read(&self) -> Result<Tx> {
+        Ok(Tx { inner: self.readers.begin().await?, now: now() })
+    }
+
+    /// Writes the log back into the file and closes it.
+    pub async fn close(&self) {
+        self.readers.close().await;
+        self.writer.close().await;
+    }
+}
+
+/// One transaction, at one instant.
+#[derive(Debug)]
+pub struct Tx {
+    inner: Transaction<'static, Sqlite>,
+    now: i64,
+}
+
+impl Tx {
+    /// The connection, for SQL.
+    pub fn conn(&mut self) -> &mut SqliteConnection {
+        self.inner.deref_mut()
+    }
+
+    /// When the transaction began, in milliseconds since 1970: the date of all that it writes.
+    #[must_use]
+    pub const fn now(&self) -> i64 {
+        self.now
+    }
+
+    /// Makes everything durable.
+    ///
+    /// # Errors
+    /// [`Error::Database`].
+    pub async fn commit(self) -> Result<()> {
+        Ok(self.inner.commit().await?)
+    }
+
+    /// Undoes everything. Dropping does the same, later.
+    ///
+    /// # Errors
+    /// [`Error::Database`].
+    pub async fn rollback(self) -> Result<()> {
+        Ok(self.inner.rollback().await?)
+    }
+}
+
+/// Now, in milliseconds since 1970-01-01T00:00:00Z.
+#[must_use]
+pub fn now() -> i64 {
+    chrono::Utc::now().timestamp_millis()
+}
+
+/// A new random uuid as the API writes it: 32 lower-case hexadecimal digits.
+#[must_use]
+pub fn new_uuid() -> String {
+    uuid::Uuid::new_v4().simple().to_string()
+}
+
+fn path_of(url: &str) -> Result<PathBuf> {
+    match url.strip_prefix("sqlite://") {
+        Some(path) if !path.is_empty() => Ok(PathBuf::from(path)),
+        _ => Err(Error::Url { url: url.to_owned() }),
+    }
+}

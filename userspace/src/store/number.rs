@@ -1,0 +1,81 @@
+//! Small numbers that index the kernel's tables: unique among what is stored, and stable for life.
+
+use super::{Error, Result, Tx};
+
+macro_rules! next_sql {
+    ($table:literal) => {
+        concat!(
+            "SELECT CASE WHEN NOT EXISTS (SELECT 1 FROM ",
+            $table,
+            " WHERE number = $1 + 1) THEN $1 + 1 ELSE (SELECT u.number + 1 FROM ",
+            $table,
+            " u WHERE u.number > $1 AND NOT EXISTS (SELECT 1 FROM ",
+            $table,
+            " n WHERE n.number = u.number + 1) ORDER BY u.number LIMIT 1) END"
+        )
+    };
+}
+
+/// A set of numbers, from 1 to its limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Numbers {
+    Listener,
+    Backend,
+}
+
+impl Numbers {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Listener => "listener",
+            Self::Backend => "backend",
+        }
+    }
+
+    /// The highest number: the kernel's table has one element more, 0 stays unused.
+    const fn limit(self) -> u32 {
+        match self {
+            Self::Listener => vipgate_abi::maps::DEFAULT_SERVICES - 1,
+            Self::Backend => vipgate_abi::maps::DEFAULT_BACKENDS - 1,
+        }
+    }
+
+    /// The lowest number above `$1` that is not in use: `$1 + 1`, or what follows the first run of used ones.
+    const fn next_sql(self) -> &'static str {
+        match self {
+            Self::Listener => next_sql!("load_balancer_listeners"),
+            Self::Backend => next_sql!("load_balancer_listener_vm_nic_refs"),
+        }
+    }
+}
+
+/// Gives out a number that nothing has: in turn, so that one given back rests as long as possible before it means
+/// something else (a removed backend's flows drain meanwhile).
+///
+/// # Errors
+/// [`Error::Exhausted`] when all are in use.
+pub async fn next(tx: &mut Tx, numbers: Numbers) -> Result<u32> {
+    let last: i64 = sqlx::query_scalar("SELECT last FROM numbers WHERE name = $1")
+        .bind(numbers.name())
+        .fetch_one(tx.conn())
+        .await?;
+    for after in [last, 0] {
+        let free: i64 = sqlx::query_scalar(numbers.next_sql()).bind(after).fetch_one(tx.conn()).await?;
+        if let Some(number) = u32::try_from(free).ok().filter(|number| *number <= numbers.limit()) {
+            set_last(tx, numbers.name(), i64::from(number)).await?;
+            return Ok(number);
+        }
+    }
+    Err(Error::Exhausted { name: numbers.name(), limit: numbers.limit() })
+}
+
+/// The next number of an endless count, such as the internal id of VM instances.
+pub async fn count(tx: &mut Tx) -> Result<i64> {
+    let last: i64 = sqlx::query_scalar("SELECT last FROM numbers WHERE name = 'instance'").fetch_one(tx.conn()).await?;
+    set_last(tx, "instance", last + 1).await?;
+    Ok(last + 1)
+}
+
+async fn set_last(tx: &mut Tx, name: &str, last: i64) -> Result<()> {
+    sqlx::query("UPDATE numbers SET last = $2 WHERE name = $1").bind(name).bind(last).execute(tx.conn()).await?;
+    Ok(())
+}

@@ -1,0 +1,33 @@
+//! The register of resources: which uuid is of which type, and who owns it.
+
+use super::{Result, Tx};
+
+/// Enters a new resource; `kind` is its type as errors and tags show it, e.g. `VipVO`. The row in its type's table comes next, in the same transaction.
+pub async fn register(tx: &mut Tx, kind: &str, uuid: &str, account_uuid: &str) -> Result<()> {
+    sqlx::query("INSERT INTO resources (uuid, type, account_uuid) VALUES ($1, $2, $3)")
+        .bind(uuid)
+        .bind(kind)
+        .bind(account_uuid)
+        .execute(tx.conn())
+        .await?;
+    Ok(())
+}
+
+/// The type of that resource; `None`: there is none.
+pub async fn kind_of(tx: &mut Tx, uuid: &str) -> Result<Option<String>> {
+    Ok(sqlx::query_scalar("SELECT type FROM resources WHERE uuid = $1").bind(uuid).fetch_optional(tx.conn()).await?)
+}
+
+/// The account that owns the resource.
+pub async fn owner_of(tx: &mut Tx, uuid: &str) -> Result<Option<String>> {
+    Ok(sqlx::query_scalar("SELECT account_uuid FROM resources WHERE uuid = $1")
+        .bind(uuid)
+        .fetch_optional(tx.conn())
+        .await?)
+}
+
+/// Deletes a resource and everything that can't be without it: the cascades are the schema's.
+pub async fn delete(tx: &mut Tx, uuid: &str) -> Result<()> {
+    sqlx::query("DELETE FROM resources WHERE uuid = $1").bind(uuid).execute(tx.conn()).await?;
+    Ok(())
+}

@@ -1,0 +1,225 @@
+//! What the router shall do, read from SQL: [`Source`] for the reconciler. One VIP costs what it holds; all of them cost
+//! four statements.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    net::Ipv4Addr,
+    str::FromStr,
+};
+
+use sqlx::FromRow;
+
+use super::{Error, Result, Store, Tx, listener_tags::Balancing};
+use crate::state::{BackendState, ListenerState, Protocol, Source, VipState};
+
+macro_rules! vips_sql {
+    ($where:literal) => {
+        concat!(
+            "SELECT v.uuid, v.ip, v.netmask, v.state, n.physical_interface FROM vips v
+             JOIN l3_networks l ON l.uuid = v.l3_network_uuid
+             JOIN l2_networks n ON n.uuid = l.l2_network_uuid ",
+            $where,
+            " ORDER BY v.uuid"
+        )
+    };
+}
+
+macro_rules! listeners_sql {
+    ($where:literal) => {
+        concat!(
+            "SELECT b.vip_uuid, s.uuid, s.number, s.protocol, s.load_balancer_port, s.instance_port
+             FROM load_balancer_listeners s JOIN load_balancers b ON b.uuid = s.load_balancer_uuid ",
+            $where,
+            " ORDER BY s.number"
+        )
+    };
+}
+
+macro_rules! tags_sql {
+    ($where:literal) => {
+        concat!(
+            "SELECT t.resource_uuid, t.tag FROM system_tags t
+             JOIN load_balancer_listeners s ON s.uuid = t.resource_uuid
+             JOIN load_balancers b ON b.uuid = s.load_balancer_uuid ",
+            $where
+        )
+    };
+}
+
+macro_rules! backends_sql {
+    ($where:literal) => {
+        concat!(
+            "SELECT r.listener_uuid, r.number, n.ip, r.status FROM load_balancer_listener_vm_nic_refs r
+             JOIN vm_nics n ON n.uuid = r.vm_nic_uuid
+             JOIN load_balancer_listeners s ON s.uuid = r.listener_uuid
+             JOIN load_balancers b ON b.uuid = s.load_balancer_uuid ",
+            $where,
+            " ORDER BY r.number"
+        )
+    };
+}
+
+impl Source for Store {
+    type Error = Error;
+
+    async fn vip(&self, uuid: &str) -> Result<Option<VipState>> {
+        let mut tx = self.read().await?;
+        let rows = Rows {
+            vips: sqlx::query_as(vips_sql!("WHERE v.uuid = $1")).bind(uuid).fetch_all(tx.conn()).await?,
+            listeners: sqlx::query_as(listeners_sql!("WHERE b.vip_uuid = $1")).bind(uuid).fetch_all(tx.conn()).await?,
+            tags: sqlx::query_as(tags_sql!("WHERE b.vip_uuid = $1")).bind(uuid).fetch_all(tx.conn()).await?,
+            backends: sqlx::query_as(backends_sql!("WHERE b.vip_uuid = $1")).bind(uuid).fetch_all(tx.conn()).await?,
+        };
+        end(tx).await?;
+        Ok(rows.join()?.pop())
+    }
+
+    async fn vips(&self) -> Result<Vec<VipState>> {
+        let mut tx = self.read().await?;
+        let rows = Rows {
+            vips: sqlx::query_as(vips_sql!("")).fetch_all(tx.conn()).await?,
+            listeners: sqlx::query_as(listeners_sql!("")).fetch_all(tx.conn()).await?,
+            tags: sqlx::query_as(tags_sql!("")).fetch_all(tx.conn()).await?,
+            backends: sqlx::query_as(backends_sql!("")).fetch_all(tx.conn()).await?,
+        };
+        end(tx).await?;
+        rows.join()
+    }
+
+    async fn devices(&self) -> Result<BTreeSet<String>> {
+        let mut tx = self.read().await?;
+        let devices: Vec<String> = sqlx::query_scalar(
+            "SELECT DISTINCT n.physical_interface FROM l2_networks n
+             WHERE EXISTS (SELECT 1 FROM l3_networks l WHERE l.l2_network_uuid = n.uuid)",
+        )
+        .fetch_all(tx.conn())
+        .await?;
+        end(tx).await?;
+        Ok(devices.into_iter().collect())
+    }
+}
+
+/// Ends a read; there is nothing to commit.
+async fn end(tx: Tx) -> Result<()> {
+    tx.rollback().await
+}
+
+#[derive(FromRow)]
+struct VipRow {
+    uuid: String,
+    ip: String,
+    netmask: String,
+    state: String,
+    physical_interface: String,
+}
+
+#[derive(FromRow)]
+struct ListenerRow {
+    vip_uuid: String,
+    uuid: String,
+    number: u32,
+    protocol: String,
+    load_balancer_port: u16,
+    instance_port: u16,
+}
+
+#[derive(FromRow)]
+struct TagRow {
+    resource_uuid: String,
+    tag: String,
+}
+
+#[derive(FromRow)]
+struct BackendRow {
+    listener_uuid: String,
+    number: u32,
+    ip: String,
+    status: String,
+}
+
+struct Rows {
+    vips: Vec<VipRow>,
+    listeners: Vec<ListenerRow>,
+    tags: Vec<TagRow>,
+    backends: Vec<BackendRow>,
+}
+
+impl Rows {
+    fn join(self) -> Result<Vec<VipState>> {
+        let mut backends = group(self.backends, |row| row.listener_uuid.clone());
+        let mut tags = group(self.tags, |row| row.resource_uuid.clone());
+        let mut listeners = group(self.listeners, |row| row.vip_uuid.clone());
+        self.vips
+            .into_iter()
+            .map(|vip| {
+                let listeners = listeners
+                    .remove(&vip.uuid)
+                    .unwrap_or_default()
+                    .into_iter()
+                    .map(|row| {
+                        let tags = tags.remove(&row.uuid).unwrap_or_default();
+                        let backends = backends.remove(&row.uuid).unwrap_or_default();
+                        listener(row, &tags, &backends)
+                    })
+                    .collect::<Result<_>>()?;
+                let netmask: Ipv4Addr = parse("netmask", &vip.netmask, &vip.uuid)?;
+                Ok(VipState {
+                    address: parse("address", &vip.ip, &vip.uuid)?,
+                    prefix_len: netmask.to_bits().leading_ones() as u8,
+                    device: vip.physical_interface,
+                    enabled: vip.state == "Enabled",
+                    listeners,
+                    uuid: vip.uuid,
+                })
+            })
+            .collect()
+    }
+}
+
+fn listener(row: ListenerRow, tags: &[TagRow], backends: &[BackendRow]) -> Result<ListenerState> {
+    let mut balancing = Balancing::default();
+    for TagRow { tag, .. } in tags {
+        balancing.set(tag).map_err(|_| corrupt("tag", tag, &row.uuid))?;
+    }
+    let backends = backends
+        .iter()
+        .map(|backend| {
+            Ok(BackendState {
+                number: backend.number,
+                address: parse("address", &backend.ip, &row.uuid)?,
+                port: row.instance_port,
+                active: backend.status != "Inactive",
+            })
+        })
+        .collect::<Result<_>>()?;
+    Ok(ListenerState {
+        number: row.number,
+        protocol: match row.protocol.as_str() {
+            "tcp" => Protocol::Tcp,
+            "udp" => Protocol::Udp,
+            other => return Err(corrupt("protocol", other, &row.uuid)),
+        },
+        port: row.load_balancer_port,
+        algorithm: balancing.algorithm,
+        max_connections: balancing.max_connections,
+        idle_timeout: balancing.idle_timeout,
+        backends,
+        uuid: row.uuid,
+    })
+}
+
+fn group<T>(rows: Vec<T>, key: impl Fn(&T) -> String) -> HashMap<String, Vec<T>> {
+    let mut groups = HashMap::<_, Vec<T>>::new();
+    for row in rows {
+        groups.entry(key(&row)).or_default().push(row);
+    }
+    groups
+}
+
+fn parse<T: FromStr>(what: &'static str, value: &str, uuid: &str) -> Result<T> {
+    value.parse().map_err(|_| corrupt(what, value, uuid))
+}
+
+fn corrupt(what: &'static str, value: &str, uuid: &str) -> Error {
+    Error::Corrupt { what, value: value.to_owned(), place: uuid.to_owned() }
+}

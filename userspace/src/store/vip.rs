@@ -1,0 +1,123 @@
+//! VIPs and the guest networks that they reach.
+
+use sqlx::FromRow;
+
+use super::{Result, Tx};
+
+/// A row of `vips`.
+#[derive(Clone, Debug, FromRow)]
+pub struct Vip {
+    pub uuid: String,
+    pub name: String,
+    pub description: Option<String>,
+    pub l3_network_uuid: String,
+    pub ip_range_uuid: String,
+    pub used_ip_uuid: String,
+    pub ip: String,
+    pub state: String,
+    pub gateway: String,
+    pub netmask: String,
+    pub service_provider: Option<String>,
+    /// Comma-joined; `None`: unused.
+    pub use_for: Option<String>,
+}
+
+pub async fn insert(tx: &mut Tx, row: &Vip) -> Result<()> {
+    sqlx::query(
+        "INSERT INTO vips
+             (uuid, name, description, l3_network_uuid, ip_range_uuid, used_ip_uuid, ip, state, gateway, netmask,
+              service_provider, use_for, create_date, last_op_date)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $13)",
+    )
+    .bind(&row.uuid)
+    .bind(&row.name)
+    .bind(&row.description)
+    .bind(&row.l3_network_uuid)
+    .bind(&row.ip_range_uuid)
+    .bind(&row.used_ip_uuid)
+    .bind(&row.ip)
+    .bind(&row.state)
+    .bind(&row.gateway)
+    .bind(&row.netmask)
+    .bind(&row.service_provider)
+    .bind(&row.use_for)
+    .bind(tx.now())
+    .execute(tx.conn())
+    .await?;
+    Ok(())
+}
+
+pub async fn get(tx: &mut Tx, uuid: &str) -> Result<Option<Vip>> {
+    Ok(sqlx::query_as("SELECT * FROM vips WHERE uuid = $1").bind(uuid).fetch_optional(tx.conn()).await?)
+}
+
+/// The uuid of the VIP with that address on that L3 network.
+pub async fn by_address(tx: &mut Tx, l3_network_uuid: &str, ip: &str) -> Result<Option<String>> {
+    Ok(sqlx::query_scalar("SELECT uuid FROM vips WHERE l3_network_uuid = $1 AND ip = $2")
+        .bind(l3_network_uuid)
+        .bind(ip)
+        .fetch_optional(tx.conn())
+        .await?)
+}
+
+/// Writes what calls can change: name, description, state, service provider and use.
+pub async fn update(tx: &mut Tx, row: &Vip) -> Result<()> {
+    sqlx::query(
+        "UPDATE vips SET name = $2, description = $3, state = $4, service_provider = $5, use_for = $6, last_op_date = $7
+         WHERE uuid = $1",
+    )
+    .bind(&row.uuid)
+    .bind(&row.name)
+    .bind(&row.description)
+    .bind(&row.state)
+    .bind(&row.service_provider)
+    .bind(&row.use_for)
+    .bind(tx.now())
+    .execute(tx.conn())
+    .await?;
+    Ok(())
+}
+
+/// The guest networks that the VIP reaches.
+pub async fn peers(tx: &mut Tx, vip_uuid: &str) -> Result<Vec<String>> {
+    Ok(sqlx::query_scalar("SELECT l3_network_uuid FROM vip_peer_l3_networks WHERE vip_uuid = $1 ORDER BY 1")
+        .bind(vip_uuid)
+        .fetch_all(tx.conn())
+        .await?)
+}
+
+/// Adds a guest network, if it is not there yet.
+pub async fn add_peer(tx: &mut Tx, vip_uuid: &str, l3_network_uuid: &str) -> Result<()> {
+    sqlx::query("INSERT INTO vip_peer_l3_networks (vip_uuid, l3_network_uuid) VALUES ($1, $2) ON CONFLICT DO NOTHING")
+        .bind(vip_uuid)
+        .bind(l3_network_uuid)
+        .execute(tx.conn())
+        .await?;
+    Ok(())
+}
+
+pub async fn clear_peers(tx: &mut Tx, vip_uuid: &str) -> Result<()> {
+    sqlx::query("DELETE FROM vip_peer_l3_networks WHERE vip_uuid = $1").bind(vip_uuid).execute(tx.conn()).await?;
+    Ok(())
+}
+
+/// The VIPs that a change of some resource touches: those that live in or below it, and those with a NIC of it behind
+/// them. `resource_uuid` may be of a zone, network, range, VM instance, NIC, VIP, load balancer or listener.
+pub async fn touched_by(tx: &mut Tx, resource_uuid: &str) -> Result<Vec<String>> {
+    Ok(sqlx::query_scalar(
+        "SELECT v.uuid FROM vips v JOIN l3_networks l ON l.uuid = v.l3_network_uuid
+         WHERE $1 IN (v.uuid, v.ip_range_uuid, l.uuid, l.l2_network_uuid, l.zone_uuid)
+         UNION
+         SELECT b.vip_uuid FROM load_balancers b
+         LEFT JOIN load_balancer_listeners s ON s.load_balancer_uuid = b.uuid
+         LEFT JOIN load_balancer_listener_vm_nic_refs r ON r.listener_uuid = s.uuid
+         LEFT JOIN vm_nics n ON n.uuid = r.vm_nic_uuid
+         LEFT JOIN used_ips a ON a.uuid = n.used_ip_uuid
+         LEFT JOIN vm_instances i ON i.uuid = n.vm_instance_uuid
+         LEFT JOIN l3_networks l ON l.uuid = n.l3_network_uuid
+         WHERE $1 IN (b.uuid, s.uuid, n.uuid, a.ip_range_uuid, i.uuid, i.zone_uuid, l.uuid, l.l2_network_uuid, l.zone_uuid)",
+    )
+    .bind(resource_uuid)
+    .fetch_all(tx.conn())
+    .await?)
+}
