@@ -1,1 +1,2 @@
-
+//! What the end-to-end tests, the demo and the benchmark share.
+pub mod lab;

@@ -1,0 +1,155 @@
+//! The records that the API needs before a VIP can balance: zone, networks, VMs. Made by REST calls, like all else.
+
+use super::{
+    Api, Backend, Lab, Result,
+    topology::{NETMASK, PRIVATE_DEVICE, PRIVATE_RANGE, PRIVATE_ROUTER, PUBLIC_DEVICE, PUBLIC_RANGE, PUBLIC_ROUTER},
+};
+use anyhow::Context as _;
+use serde_json::{Value, json};
+use std::net::{Ipv4Addr, SocketAddrV4};
+
+#[derive(Clone, Debug)]
+pub struct Cloud {
+    pub api: Api,
+    pub zone: String,
+    pub public_l2: String,
+    pub public_l3: String,
+    pub private_l2: String,
+    pub private_l3: String,
+    /// As many as the lab has backends, in their order.
+    pub vms: Vec<Vm>,
+}
+
+#[derive(Clone, Debug)]
+pub struct Vm {
+    pub uuid: String,
+    pub nic: String,
+}
+
+/// What a listener shall be; the rest is the API's defaults.
+#[derive(Clone, Copy, Debug)]
+pub struct Listener {
+    pub protocol: &'static str,
+    pub port: u16,
+    pub instance_port: u16,
+    pub algorithm: &'static str,
+}
+
+impl Cloud {
+    /// Makes everything up to the VMs.
+    pub fn new(lab: &Lab, api: Api) -> Result<Self> {
+        let zone = uuid(&api.create("/zones", &json!({ "name": "zone" }))?)?;
+        let (public_l2, public_l3) =
+            network(&api, &zone, "public", "Public", PUBLIC_DEVICE, PUBLIC_RANGE, PUBLIC_ROUTER)?;
+        let (private_l2, private_l3) =
+            network(&api, &zone, "private", "Private", PRIVATE_DEVICE, PRIVATE_RANGE, PRIVATE_ROUTER)?;
+        let provider = api.query("/network-services/providers?q=type=vrouter")?;
+        let provider = uuid(provider.first().context("the provider vrouter is always there")?)?;
+        let services = json!({ "params": { "networkServices": { provider: ["LoadBalancer"] } } });
+        api.post(&format!("/l3-networks/{private_l3}/network-services"), &services)?;
+        let vms = lab.backends.iter().map(|backend| vm(&api, &private_l3, backend)).collect::<Result<_>>()?;
+        Ok(Self { api, zone, public_l2, public_l3, private_l2, private_l3, vms })
+    }
+
+    /// A VIP with its address, and a load balancer on it; their uuids.
+    pub fn load_balancer(&self, address: Ipv4Addr) -> Result<(String, String)> {
+        let vip = self.vip(address)?;
+        let balancer = self.api.create("/load-balancers", &json!({ "name": "balancer", "vipUuid": vip }))?;
+        Ok((vip, uuid(&balancer)?))
+    }
+
+    pub fn vip(&self, address: Ipv4Addr) -> Result<String> {
+        let parameters = json!({ "name": "vip", "l3NetworkUuid": self.public_l3, "requiredIp": address });
+        uuid(&self.api.create("/vips", &parameters)?)
+    }
+
+    /// A listener without backends; its uuid.
+    pub fn listener(&self, balancer: &str, listener: Listener) -> Result<String> {
+        let body = json!({
+            "params": {
+                "name": "listener",
+                "protocol": listener.protocol,
+                "loadBalancerPort": listener.port,
+                "instancePort": listener.instance_port,
+            },
+            "systemTags": [format!("balancerAlgorithm::{}", listener.algorithm)],
+        });
+        uuid(&self.api.post(&format!("/load-balancers/{balancer}/listeners"), &body)?["inventory"])
+    }
+
+    /// Makes the VMs of these numbers (from 0) backends of the listener.
+    pub fn add_backends(&self, listener: &str, vms: &[usize]) -> Result<Value> {
+        let nics: Vec<&str> = vms.iter().map(|vm| self.vms[*vm].nic.as_str()).collect();
+        let path = format!("/load-balancers/listeners/{listener}/vm-instances/nics");
+        self.api.create(&path, &json!({ "vmNicUuids": nics }))
+    }
+
+    /// Takes the VMs of these numbers (from 0) off the listener.
+    pub fn remove_backends(&self, listener: &str, vms: &[usize]) -> Result<Value> {
+        let nics: Vec<String> = vms.iter().map(|vm| format!("vmNicUuids={}", self.vms[*vm].nic)).collect();
+        self.api.delete(&format!("/load-balancers/listeners/{listener}/vm-instances/nics?{}", nics.join("&")))
+    }
+
+    /// Changes a VIP's state by its event: `enable` or `disable`.
+    pub fn change_vip_state(&self, vip: &str, event: &str) -> Result<Value> {
+        let body = json!({ "changeVipState": { "stateEvent": event } });
+        self.api.put(&format!("/vips/{vip}/actions"), &body)
+    }
+
+    /// `start` or `stop`.
+    pub fn change_vm(&self, vm: usize, verb: &str) -> Result<Value> {
+        let action = format!("{verb}VmInstance");
+        self.api.put(&format!("/vm-instances/{}/actions", self.vms[vm].uuid), &json!({ action: {} }))
+    }
+
+    /// VIP, load balancer, one listener and these backends: (VIP's uuid, listener's uuid, where to connect).
+    pub fn balanced(
+        &self,
+        address: Ipv4Addr,
+        listener: Listener,
+        vms: &[usize],
+    ) -> Result<(String, String, SocketAddrV4)> {
+        let (vip, balancer) = self.load_balancer(address)?;
+        let uuid = self.listener(&balancer, listener)?;
+        if !vms.is_empty() {
+            self.add_backends(&uuid, vms)?;
+        }
+        Ok((vip, uuid, SocketAddrV4::new(address, listener.port)))
+    }
+}
+
+/// The `uuid` of an inventory.
+pub fn uuid(inventory: &Value) -> Result<String> {
+    inventory["uuid"].as_str().map(str::to_owned).with_context(|| format!("no uuid in {inventory}"))
+}
+
+fn network(
+    api: &Api,
+    zone: &str,
+    name: &str,
+    category: &str,
+    device: &str,
+    [start, end]: [Ipv4Addr; 2],
+    gateway: Ipv4Addr,
+) -> Result<(String, String)> {
+    let l2 = json!({ "name": name, "zoneUuid": zone, "physicalInterface": device });
+    let l2 = uuid(&api.create("/l2-networks/no-vlan", &l2)?)?;
+    let l3 = json!({ "name": name, "l2NetworkUuid": l2, "category": category });
+    let l3 = uuid(&api.create("/l3-networks", &l3)?)?;
+    let range = json!({ "name": name, "startIp": start, "endIp": end, "netmask": NETMASK, "gateway": gateway });
+    api.create(&format!("/l3-networks/{l3}/ip-ranges"), &range)?;
+    Ok((l2, l3))
+}
+
+/// A VM record with the address and MAC that the backend's namespace has.
+fn vm(api: &Api, l3: &str, backend: &Backend) -> Result<Vm> {
+    let body = json!({
+        "params": { "name": backend.name, "l3NetworkUuids": [l3] },
+        "systemTags": [
+            format!("staticIp::{l3}::{}", backend.address),
+            format!("customMac::{l3}::{}", backend.mac),
+        ],
+    });
+    let vm = &api.post("/vm-instances", &body)?["inventory"];
+    Ok(Vm { uuid: uuid(vm)?, nic: uuid(&vm["vmNics"][0])? })
+}

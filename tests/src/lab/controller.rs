@@ -1,0 +1,96 @@
+//! `vipgate serve` in the router's namespace, as a router's init system would run it.
+
+use super::{Api, Lab, Namespace, Process, Result, wait_until};
+use anyhow::{Context as _, bail};
+use nix::sys::signal::Signal;
+use std::{
+    env,
+    net::TcpStream,
+    path::PathBuf,
+    process::{Command, ExitStatus},
+    time::Duration,
+};
+
+/// Where the API listens, in the router's namespace.
+pub const LISTEN: &str = "127.0.0.1:8080";
+/// The admin's first password.
+pub const PASSWORD: &str = "lab-password";
+
+/// Loading the programs and the first pass over the stored state, on a machine busy with other tests.
+const READY: Duration = Duration::from_secs(60);
+const END: Duration = Duration::from_secs(30);
+
+#[derive(Debug)]
+pub struct Controller {
+    process: Process,
+}
+
+impl Controller {
+    /// Starts it with the lab's store and pins, and waits until it answers.
+    pub fn start(lab: &Lab, arguments: &[&str]) -> Result<Self> {
+        let mut process = Process::start("vipgate", command(lab)?.args(arguments), lab.directory())?;
+        wait_until("vipgate to listen", READY, || {
+            if let Some(status) = process.ended()? {
+                bail!("it ended with {status}: {}", process.said());
+            }
+            lab.router.within(|| TcpStream::connect(LISTEN).context("nothing listens"))
+        })?;
+        Ok(Self { process })
+    }
+
+    /// Starts one that shall fail; how it ended and what it said.
+    pub fn start_and_fail(lab: &Lab, arguments: &[&str]) -> Result<(ExitStatus, String)> {
+        let mut process = Process::start("vipgate-failing", command(lab)?.args(arguments), lab.directory())?;
+        let status = process.wait(READY)?;
+        Ok((status, process.said()))
+    }
+
+    /// A client of its API, logged in as admin.
+    pub fn api(&self, router: &Namespace) -> Result<Api> {
+        let api = Api::new(router, &format!("http://{LISTEN}"))?;
+        api.log_in("admin", PASSWORD)
+    }
+
+    /// SIGTERM, as systemd stops a service; its exit status.
+    pub fn stop(mut self) -> Result<ExitStatus> {
+        self.process.signal(Signal::SIGTERM)?;
+        self.process.wait(END)
+    }
+
+    /// SIGKILL: it gets no chance to do anything.
+    pub fn kill(mut self) -> Result<()> {
+        self.process.signal(Signal::SIGKILL)?;
+        self.process.wait(END)?;
+        Ok(())
+    }
+
+    /// All that it has said since the lab was made, its predecessors included.
+    #[must_use]
+    pub fn said(&self) -> String {
+        self.process.said()
+    }
+}
+
+fn command(lab: &Lab) -> Result<Command> {
+    let mut command = lab.router.command(vipgate_binary()?);
+    command.arg("serve").args(["--listen", LISTEN]);
+    command.arg("--store").arg(format!("sqlite://{}", lab.directory().join("vipgate.db").display()));
+    command.arg("--bpffs").arg(lab.bpffs.path());
+    command.args(["--hook", &lab.hook.to_string()]);
+    // Small tables: labs run side by side, and the kernel makes them in full.
+    command
+        .env("VIPGATE_ADMIN_PASSWORD", PASSWORD)
+        .env("VIPGATE_LOG_FILTER", "vipgate=debug,info")
+        .env("VIPGATE_DATAPATH_FLOWS", "65536")
+        .env("VIPGATE_DATAPATH_SERVICES", "1024")
+        .env("VIPGATE_DATAPATH_BACKENDS", "1024")
+        .env("VIPGATE_DATAPATH_RING_ELEMENTS", "1048576");
+    Ok(command)
+}
+
+/// The binary under test: beside the running test program, where cargo puts both.
+pub fn vipgate_binary() -> Result<PathBuf> {
+    let own = env::current_exe().context("a running program has a path")?;
+    let found = own.ancestors().skip(1).take(2).map(|directory| directory.join("vipgate")).find(|path| path.is_file());
+    found.with_context(|| format!("no vipgate near {}: run cargo xtask build", own.display()))
+}

@@ -1,0 +1,246 @@
+//! The hosts around the router: clients that ask, backends that say who they are and whom they see.
+
+use super::{Namespace, Process, Result, wait_until};
+use anyhow::{Context as _, bail};
+use std::{
+    fs,
+    io::{Read as _, Write as _},
+    net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket},
+    path::Path,
+    str::FromStr,
+    time::Duration,
+};
+
+/// Longer than any answer here takes, shorter than a test's patience.
+const ANSWER: Duration = Duration::from_secs(2);
+
+/// How long nginx may take to start on a busy machine.
+const STARTED: Duration = Duration::from_secs(20);
+
+/// A host on the public network.
+#[derive(Debug)]
+pub struct Client {
+    pub namespace: Namespace,
+    pub address: Ipv4Addr,
+}
+
+/// A VM behind the router.
+#[derive(Debug)]
+pub struct Backend {
+    pub name: String,
+    pub namespace: Namespace,
+    pub address: Ipv4Addr,
+    pub mac: String,
+    /// Ended before the namespace goes.
+    nginx: Option<Process>,
+}
+
+/// A backend's answer: its own name, and whom it sees as the client.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Origin {
+    pub backend: String,
+    pub client: SocketAddrV4,
+}
+
+impl FromStr for Origin {
+    type Err = anyhow::Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let (backend, client) = text.trim().split_once(' ').with_context(|| format!("no backend says `{text}`"))?;
+        let client = client.parse().with_context(|| format!("no client is `{client}`"))?;
+        Ok(Self { backend: backend.to_owned(), client })
+    }
+}
+
+impl Client {
+    /// One HTTP request by real curl on a new connection.
+    pub fn curl(&self, vip: SocketAddrV4) -> Result<Origin> {
+        let words = format!("--silent --show-error --fail --max-time 3 http://{vip}/");
+        self.namespace.run("curl", &words)?.parse()
+    }
+
+    /// The same by hand, for many requests.
+    pub fn fetch(&self, vip: SocketAddrV4) -> Result<Origin> {
+        self.namespace.within(|| fetch(vip))
+    }
+
+    /// `count` requests, each on a new connection, from one thread in the namespace.
+    pub fn fetch_many(&self, vip: SocketAddrV4, count: usize) -> Result<Vec<Origin>> {
+        self.namespace.within(|| (0..count).map(|_| fetch(vip)).collect())
+    }
+
+    /// One datagram from a new port, and the answer to it.
+    pub fn ask_udp(&self, vip: SocketAddrV4) -> Result<Origin> {
+        self.udp(vip)?.ask()
+    }
+
+    /// A UDP socket that stays on one port: one flow.
+    pub fn udp(&self, vip: SocketAddrV4) -> Result<UdpSession> {
+        self.namespace.within(|| {
+            let socket = UdpSocket::bind("0.0.0.0:0").context("cannot open a UDP socket")?;
+            socket.set_read_timeout(Some(ANSWER))?;
+            socket.connect(vip)?;
+            Ok(UdpSession { socket, asked: 0 })
+        })
+    }
+
+    /// A TCP connection that stays open.
+    pub fn tcp(&self, vip: SocketAddrV4) -> Result<TcpSession> {
+        self.namespace.within(|| Ok(TcpSession { stream: connect(vip)? }))
+    }
+}
+
+fn connect(vip: SocketAddrV4) -> Result<TcpStream> {
+    let stream =
+        TcpStream::connect_timeout(&SocketAddr::V4(vip), ANSWER).with_context(|| format!("cannot connect to {vip}"))?;
+    stream.set_read_timeout(Some(ANSWER))?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
+pub(super) fn fetch(vip: SocketAddrV4) -> Result<Origin> {
+    let mut stream = connect(vip)?;
+    stream.write_all(format!("GET / HTTP/1.0\r\nHost: {vip}\r\n\r\n").as_bytes())?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).with_context(|| format!("{vip} does not answer"))?;
+    let (_, body) = answer.split_once("\r\n\r\n").with_context(|| format!("{vip} answers `{answer}`"))?;
+    body.parse()
+}
+
+/// A connection to one of the backends' echo services, see [`ECHO_PORT`].
+#[derive(Debug)]
+pub struct TcpSession {
+    stream: TcpStream,
+}
+
+impl TcpSession {
+    /// Says something and reads who answers.
+    pub fn ask(&mut self) -> Result<Origin> {
+        self.stream.write_all(b"who\n")?;
+        let mut answer = [0; 64];
+        let length = self.stream.read(&mut answer).context("the connection does not answer")?;
+        if length == 0 {
+            bail!("the connection was closed");
+        }
+        String::from_utf8_lossy(&answer[..length]).parse()
+    }
+}
+
+#[derive(Debug)]
+pub struct UdpSession {
+    socket: UdpSocket,
+    asked: u32,
+}
+
+impl UdpSession {
+    /// Sends a datagram and waits for its own answer: late answers to earlier ones are passed over.
+    pub fn ask(&mut self) -> Result<Origin> {
+        self.asked += 1;
+        let number = self.asked.to_string();
+        self.socket.send(number.as_bytes()).context("cannot send")?;
+        let mut answer = [0; 128];
+        for _ in 0..=self.asked {
+            let length = self.socket.recv(&mut answer).context("no answer")?;
+            let text = String::from_utf8_lossy(&answer[..length]).into_owned();
+            if let Some((echoed, origin)) = text.split_once(' ')
+                && echoed == number
+            {
+                return origin.parse();
+            }
+        }
+        bail!("only late answers")
+    }
+}
+
+/// Where every backend's web server listens.
+pub const HTTP_PORT: u16 = 80;
+/// Where every backend answers each line on a connection, and each datagram.
+pub const ECHO_PORT: u16 = 7000;
+
+impl Backend {
+    pub(super) fn new(name: String, namespace: Namespace, address: Ipv4Addr, mac: String) -> Self {
+        Self { name, namespace, address, mac, nginx: None }
+    }
+
+    /// Starts nginx and the echo services.
+    pub(super) fn serve(&mut self, directory: &Path) -> Result<()> {
+        let home = directory.join(&self.name);
+        fs::create_dir_all(&home).with_context(|| format!("cannot make {}", home.display()))?;
+        let configuration = home.join("nginx.conf");
+        fs::write(&configuration, nginx_configuration(&self.name, &home))
+            .with_context(|| format!("cannot write {}", configuration.display()))?;
+        let mut nginx = self.namespace.command("nginx");
+        nginx.arg("-p").arg(&home).arg("-c").arg(&configuration).args(["-e", "stderr"]);
+        let mut nginx = Process::start(&format!("nginx-{}", self.name), &mut nginx, directory)?;
+        wait_until("nginx to listen", STARTED, || {
+            if let Some(status) = nginx.ended()? {
+                bail!("it ended with {status}: {}", nginx.said());
+            }
+            self.namespace.within(|| fetch(SocketAddrV4::new(Ipv4Addr::LOCALHOST, HTTP_PORT)))
+        })?;
+        self.nginx = Some(nginx);
+
+        let (listener, socket) = self.namespace.within(|| {
+            let listener = TcpListener::bind(("0.0.0.0", ECHO_PORT)).context("cannot listen")?;
+            let socket = UdpSocket::bind(("0.0.0.0", ECHO_PORT)).context("cannot bind")?;
+            Ok((listener, socket))
+        })?;
+        echo_tcp(listener, self.name.clone());
+        echo_udp(socket, self.name.clone());
+        Ok(())
+    }
+}
+
+/// These threads end with the process: they hold nothing but a socket of a namespace that nobody can reach any more.
+fn echo_tcp(listener: TcpListener, name: String) {
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let name = name.clone();
+            std::thread::spawn(move || answer_lines(stream, &name));
+        }
+    });
+}
+
+fn answer_lines(mut stream: TcpStream, name: &str) {
+    let Ok(client) = stream.peer_addr() else { return };
+    let mut question = [0; 64];
+    while stream.read(&mut question).is_ok_and(|length| length > 0) {
+        if stream.write_all(format!("{name} {client}\n").as_bytes()).is_err() {
+            return;
+        }
+    }
+}
+
+fn echo_udp(socket: UdpSocket, name: String) {
+    std::thread::spawn(move || {
+        let mut question = [0; 64];
+        while let Ok((length, client)) = socket.recv_from(&mut question) {
+            let text = String::from_utf8_lossy(&question[..length]);
+            // A client that is gone needs no answer.
+            let _ = socket.send_to(format!("{text} {name} {client}").as_bytes(), client);
+        }
+    });
+}
+
+fn nginx_configuration(name: &str, home: &Path) -> String {
+    let home = home.display();
+    format!(
+        "daemon off;
+        worker_processes 1;
+        pid {home}/nginx.pid;
+        events {{ worker_connections 1024; }}
+        http {{
+            access_log off;
+            client_body_temp_path {home}/body;
+            proxy_temp_path {home}/proxy;
+            fastcgi_temp_path {home}/fastcgi;
+            uwsgi_temp_path {home}/uwsgi;
+            scgi_temp_path {home}/scgi;
+            server {{
+                listen {HTTP_PORT} backlog=1024;
+                location / {{ return 200 \"{name} $remote_addr:$remote_port\\n\"; }}
+            }}
+        }}
+        "
+    )
+}

@@ -1,0 +1,35 @@
+//! The lab: a router, its clients and its backends in network namespaces of their own, with real traffic.
+//!
+//! ```text
+//!  client 1 ─┐                    router                     ┌─ backend 1
+//!  client 2 ─┼─ public switch ── pub0   priv0 ── private switch ─┼─ backend 2
+//!            ┘  10.1.0.0/24                     10.2.0.0/24  └─
+//! ```
+//! Each switch is a bridge in a namespace of its own, so that many hosts share one router device as they do on a
+//! cloud's L2 network. Names hold the process's id and a number: labs run side by side, and what a killed run left
+//! behind is swept by the next one. Everything is undone on drop.
+
+pub mod api;
+pub mod bpffs;
+pub mod cloud;
+pub mod controller;
+pub mod host;
+pub mod load;
+pub mod netns;
+pub mod process;
+pub mod topology;
+pub mod wait;
+
+pub use api::{Api, Failure, Reply};
+pub use bpffs::BpfDirectory;
+pub use cloud::{Cloud, Listener};
+pub use controller::{Controller, vipgate_binary};
+pub use host::{Backend, Client, Origin};
+pub use load::{Load, LoadReport};
+pub use netns::Namespace;
+pub use process::Process;
+pub use topology::{Hook, Lab, LabOptions};
+pub use wait::wait_until;
+
+/// What a lab's function gives: the reason is for the one who reads the failed test.
+pub type Result<T> = anyhow::Result<T>;

@@ -1,0 +1,150 @@
+//! One network namespace: made with iproute2, entered by threads, gone on drop.
+
+use super::Result;
+use anyhow::{Context as _, bail};
+use nix::sched::{CloneFlags, setns};
+use std::{
+    ffi::OsStr,
+    fs::{self, File},
+    path::PathBuf,
+    process::Command,
+    sync::{
+        Once,
+        atomic::{AtomicU32, Ordering},
+    },
+    thread,
+};
+
+const PREFIX: &str = "vglab";
+const DIRECTORY: &str = "/run/netns";
+
+/// A number that no other lab of this process has.
+pub(super) fn next_number() -> u32 {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    NEXT.fetch_add(1, Ordering::Relaxed)
+}
+
+/// `vglab-<process>-<number>-`: the start of every name in a lab.
+pub(super) fn prefix(number: u32) -> String {
+    format!("{PREFIX}-{}-{number}-", std::process::id())
+}
+
+/// The process that made a thing of this name; `None`: no lab made it.
+pub(super) fn owner(name: &str) -> Option<u32> {
+    name.strip_prefix(PREFIX)?.strip_prefix('-')?.split('-').next()?.parse().ok()
+}
+
+pub(super) fn is_alive(process: u32) -> bool {
+    PathBuf::from(format!("/proc/{process}")).exists()
+}
+
+#[derive(Debug)]
+pub struct Namespace {
+    name: String,
+    handle: File,
+}
+
+impl Namespace {
+    /// A namespace with its loopback up and IPv6 off, whose chatter would only disturb counters.
+    pub fn new(name: String) -> Result<Self> {
+        sweep();
+        run(Command::new("ip").args(["netns", "add", &name]))?;
+        let path = PathBuf::from(DIRECTORY).join(&name);
+        let handle = File::open(&path).with_context(|| format!("cannot open {}", path.display()))?;
+        let namespace = Self { name, handle };
+        namespace.sysctl("net/ipv6/conf/all/disable_ipv6", "1")?;
+        namespace.sysctl("net/ipv6/conf/default/disable_ipv6", "1")?;
+        namespace.ip("link set lo up")?;
+        Ok(namespace)
+    }
+
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Where the namespace can be opened.
+    #[must_use]
+    pub fn path(&self) -> PathBuf {
+        PathBuf::from(DIRECTORY).join(&self.name)
+    }
+
+    /// Runs `work` on a thread inside the namespace. Sockets that it opens stay there wherever they are used later.
+    pub fn within<T: Send>(&self, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+        thread::scope(|scope| {
+            let thread = scope.spawn(|| {
+                setns(&self.handle, CloneFlags::CLONE_NEWNET).with_context(|| format!("cannot enter {}", self.name))?;
+                work()
+            });
+            thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
+    }
+
+    /// Starts a thread that lives in the namespace.
+    pub fn spawn<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<thread::JoinHandle<Result<T>>> {
+        let handle = self.handle.try_clone().context("cannot clone a namespace's handle")?;
+        let name = self.name.clone();
+        Ok(thread::spawn(move || {
+            setns(&handle, CloneFlags::CLONE_NEWNET).with_context(|| format!("cannot enter {name}"))?;
+            Ok(work())
+        }))
+    }
+
+    /// `program` inside the namespace. Unlike `ip netns exec`, this leaves /sys as it is: bpffs stays in sight.
+    #[must_use]
+    pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
+        let mut command = Command::new("nsenter");
+        command.arg(format!("--net={}", self.path().display())).arg("--").arg(program);
+        command
+    }
+
+    /// `ip` with these words, inside the namespace; what it prints.
+    pub fn ip(&self, words: &str) -> Result<String> {
+        run(Command::new("ip").args(["-n", &self.name]).args(words.split_whitespace()))
+    }
+
+    /// Runs `program` with these words to its end; what it prints.
+    pub fn run(&self, program: &str, words: &str) -> Result<String> {
+        run(self.command(program).args(words.split_whitespace()))
+    }
+
+    /// Sets `/proc/sys/<key>` of the namespace.
+    pub fn sysctl(&self, key: &str, value: &str) -> Result<()> {
+        let path = format!("/proc/sys/{key}");
+        self.within(|| fs::write(&path, value).with_context(|| format!("cannot write {value} to {path}")))
+    }
+}
+
+impl Drop for Namespace {
+    fn drop(&mut self) {
+        if let Err(error) = run(Command::new("ip").args(["netns", "del", &self.name])) {
+            eprintln!("lab: {error:#}");
+        }
+    }
+}
+
+/// Runs `command` to its end; what it prints, or an error with all that it said.
+pub(super) fn run(command: &mut Command) -> Result<String> {
+    let output = command.output().with_context(|| format!("cannot start {command:?}"))?;
+    if !output.status.success() {
+        let said = [&output.stdout, &output.stderr].map(|bytes| String::from_utf8_lossy(bytes).trim().to_owned());
+        bail!("{command:?}: {}: {}", output.status, said.join(" "));
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// Once a process: deletes the namespaces whose lab was killed before it could.
+fn sweep() {
+    static SWEPT: Once = Once::new();
+    SWEPT.call_once(|| {
+        let Ok(entries) = fs::read_dir(DIRECTORY) else { return };
+        let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+        for name in names.filter(|name| owner(name).is_some_and(|process| !is_alive(process))) {
+            // Another lab's sweep may have been faster.
+            let _ = run(Command::new("ip").args(["netns", "del", &name]));
+        }
+    });
+}

@@ -1,0 +1,149 @@
+//! Building the lab: namespaces, switches, addresses, and the offload settings that native XDP on veth needs.
+
+use super::{
+    Backend, BpfDirectory, Client, Controller, Namespace, Result,
+    netns::{next_number, prefix},
+};
+use anyhow::Context as _;
+use std::{fmt, net::Ipv4Addr, path::Path};
+use tempfile::TempDir;
+
+/// Where the router's programs attach, as `vipgate serve --hook` takes it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hook {
+    Auto,
+    Xdp,
+    XdpGeneric,
+    Tc,
+}
+
+impl fmt::Display for Hook {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::Auto => "auto",
+            Self::Xdp => "xdp",
+            Self::XdpGeneric => "xdp-generic",
+            Self::Tc => "tc",
+        })
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct LabOptions {
+    pub hook: Hook,
+    pub clients: u8,
+    pub backends: u8,
+}
+
+/// Dropped in this order: programs and tables first, then the hosts, then the wires between them.
+#[derive(Debug)]
+pub struct Lab {
+    pub bpffs: BpfDirectory,
+    pub clients: Vec<Client>,
+    pub backends: Vec<Backend>,
+    pub router: Namespace,
+    pub hook: Hook,
+    _switches: [Namespace; 2],
+    directory: TempDir,
+}
+
+/// The router's device on the public network, its address, and the addresses VIPs are taken from.
+pub const PUBLIC_DEVICE: &str = "pub0";
+pub const PUBLIC_ROUTER: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 1);
+pub const PUBLIC_RANGE: [Ipv4Addr; 2] = [Ipv4Addr::new(10, 1, 0, 10), Ipv4Addr::new(10, 1, 0, 99)];
+/// The same of the backends' network; they take their router as their gateway.
+pub const PRIVATE_DEVICE: &str = "priv0";
+pub const PRIVATE_ROUTER: Ipv4Addr = Ipv4Addr::new(10, 2, 0, 1);
+pub const PRIVATE_RANGE: [Ipv4Addr; 2] = [Ipv4Addr::new(10, 2, 0, 2), Ipv4Addr::new(10, 2, 0, 250)];
+pub const NETMASK: Ipv4Addr = Ipv4Addr::new(255, 255, 255, 0);
+
+impl Lab {
+    /// Hosts, wires and running backends; no controller yet.
+    pub fn new(options: LabOptions) -> Result<Self> {
+        let prefix = prefix(next_number());
+        let namespace = |name: &str| Namespace::new(format!("{prefix}{name}"));
+        let router = namespace("router")?;
+        router.sysctl("net/ipv4/ip_forward", "1")?;
+        let public = Switch::new(namespace("public")?, &router, PUBLIC_DEVICE, PUBLIC_ROUTER)?;
+        let private = Switch::new(namespace("private")?, &router, PRIVATE_DEVICE, PRIVATE_ROUTER)?;
+
+        let mut clients = Vec::new();
+        for number in 1..=options.clients {
+            let client = namespace(&format!("client{number}"))?;
+            let address = Ipv4Addr::new(10, 1, 0, 100 + number);
+            public.plug(&client, number, address, PUBLIC_ROUTER)?;
+            clients.push(Client { namespace: client, address });
+        }
+        let directory = TempDir::with_prefix("vipgate-lab-").context("cannot make a temporary directory")?;
+        let mut backends = Vec::new();
+        for number in 1..=options.backends {
+            let name = format!("backend{number}");
+            let host = namespace(&name)?;
+            let address = Ipv4Addr::new(10, 2, 0, 10 + number);
+            let mac = private.plug(&host, number, address, PRIVATE_ROUTER)?;
+            let mut backend = Backend::new(name, host, address, mac);
+            backend.serve(directory.path())?;
+            backends.push(backend);
+        }
+        let bpffs = BpfDirectory::new(prefix.trim_end_matches('-'))?;
+        let switches = [public.namespace, private.namespace];
+        Ok(Self { bpffs, clients, backends, router, hook: options.hook, _switches: switches, directory })
+    }
+
+    /// Where the lab keeps its files: the store, the logs.
+    #[must_use]
+    pub fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// Starts `vipgate serve` in the router's namespace and waits until it is ready.
+    pub fn start_controller(&self) -> Result<Controller> {
+        Controller::start(self, &[])
+    }
+
+    #[must_use]
+    pub fn client(&self) -> &Client {
+        &self.clients[0]
+    }
+}
+
+/// A bridge in a namespace of its own.
+struct Switch {
+    namespace: Namespace,
+}
+
+impl Switch {
+    /// The bridge with the router plugged in. The router's own end stays as a router's would be; its other end must
+    /// poll for what the router's XDP program sends it, which GRO makes it do.
+    fn new(namespace: Namespace, router: &Namespace, device: &str, address: Ipv4Addr) -> Result<Self> {
+        namespace.ip("link add switch type bridge")?;
+        namespace.ip("link set switch up")?;
+        let switch = Self { namespace };
+        switch.wire(router, device, "router")?;
+        switch.namespace.run("ethtool", "-K router gro on")?;
+        router.ip(&format!("addr add {address}/24 dev {device}"))?;
+        Ok(switch)
+    }
+
+    /// Plugs a host in as its `eth0`; its MAC address.
+    ///
+    /// Its transmit checksums are computed before they leave: between namespaces they would stay undone, and an XDP
+    /// program on the router cannot see that they are.
+    fn plug(&self, host: &Namespace, number: u8, address: Ipv4Addr, gateway: Ipv4Addr) -> Result<String> {
+        self.wire(host, "eth0", &format!("port{number}"))?;
+        host.run("ethtool", "-K eth0 tx off")?;
+        host.ip(&format!("addr add {address}/24 dev eth0"))?;
+        host.ip(&format!("route add default via {gateway}"))?;
+        let link = host.ip("-oneline link show dev eth0")?;
+        let mut words = link.split_whitespace().skip_while(|word| *word != "link/ether");
+        words.nth(1).map(str::to_owned).context("a veth has a MAC address")
+    }
+
+    fn wire(&self, host: &Namespace, device: &str, port: &str) -> Result<()> {
+        let switch = self.namespace.name();
+        host.ip(&format!("link add {device} type veth peer name {port} netns {switch}"))?;
+        self.namespace.ip(&format!("link set {port} master switch up"))?;
+        host.ip(&format!("link set {device} up"))?;
+        Ok(())
+    }
+}

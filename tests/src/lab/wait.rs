@@ -1,0 +1,27 @@
+//! Waiting for something to become true, with a deadline and a name: never a sleep that hopes.
+
+use super::Result;
+use anyhow::bail;
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
+
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// Asks `probe` until it gives a value.
+///
+/// # Errors
+/// `patience` is over; the message names `what` was awaited and what the probe said last.
+pub fn wait_until<T>(what: &str, patience: Duration, mut probe: impl FnMut() -> Result<T>) -> Result<T> {
+    let deadline = Instant::now() + patience;
+    loop {
+        match probe() {
+            Ok(value) => return Ok(value),
+            Err(error) if Instant::now() >= deadline => {
+                bail!("waited {} s for {what}: {error:#}", patience.as_secs_f32())
+            }
+            Err(_) => thread::sleep(PAUSE),
+        }
+    }
+}
