@@ -1,1 +1,34 @@
+//! Wire types of the ZStack 3.0 network-service REST API: what a client may send, and what it gets back. No I/O.
+//!
+//! - [`calls`] is the table of every call: URL, body key, parameters and their rules. Routing, decoding, checking and the
+//!   conformance test all read it. Each resource family (`vip`, `load_balancer`, ...) adds its rows in its own file, next
+//!   to the request and inventory types they carry.
+//! - [`request`] turns path, query string and body into one checked JSON object, which deserialises to a request type.
+//! - [`reply`] says what a call answers; [`resource`] names the inventories and their Java classes.
+//! - [`query`] is the grammar of the query API; [`error`] the error object; [`date`] and [`number`] the odd scalars.
 
+pub mod calls;
+pub mod common;
+pub mod date;
+pub mod error;
+pub mod l2;
+pub mod l3;
+pub mod load_balancer;
+pub mod network_service;
+pub mod number;
+pub mod query;
+pub mod reply;
+pub mod request;
+pub mod resource;
+pub mod session;
+pub mod tag;
+pub mod unserved;
+pub mod vip;
+pub mod vm;
+pub mod zone;
+
+pub use calls::{Api, Call};
+pub use date::Date;
+pub use error::{ApiError, Code};
+pub use reply::Reply;
+pub use resource::Resource;

@@ -1,0 +1,158 @@
+//! The resources that have an inventory: their names, and the Java classes that clients look up in `schema`.
+
+use serde_json::{Map, Value, json};
+
+/// A kind of inventory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Resource {
+    Zone,
+    L2Network,
+    L3Network,
+    IpRange,
+    VmInstance,
+    VmNic,
+    NetworkServiceProvider,
+    NetworkServiceRef,
+    Vip,
+    VipUsedPorts,
+    LoadBalancer,
+    Listener,
+    ListenerNicRef,
+    ListenerCertificateRef,
+    SystemTag,
+    UserTag,
+    Session,
+}
+
+impl Resource {
+    /// The class that real clients map the inventory to.
+    pub const fn class(self) -> &'static str {
+        match self {
+            Self::Zone => "org.zstack.header.zone.ZoneInventory",
+            Self::L2Network => "org.zstack.header.network.l2.L2NetworkInventory",
+            Self::L3Network => "org.zstack.header.network.l3.L3NetworkInventory",
+            Self::IpRange => "org.zstack.header.network.l3.IpRangeInventory",
+            Self::VmInstance => "org.zstack.header.vm.VmInstanceInventory",
+            Self::VmNic => "org.zstack.header.vm.VmNicInventory",
+            Self::NetworkServiceProvider => "org.zstack.header.network.service.NetworkServiceProviderInventory",
+            Self::NetworkServiceRef => "org.zstack.header.network.service.NetworkServiceL3NetworkRefInventory",
+            Self::Vip => "org.zstack.network.service.vip.VipInventory",
+            Self::VipUsedPorts => {
+                "org.zstack.network.service.virtualrouter.APIGetVipUsedPortsReply$VipPortRangeInventory"
+            }
+            Self::LoadBalancer => "org.zstack.network.service.lb.LoadBalancerInventory",
+            Self::Listener => "org.zstack.network.service.lb.LoadBalancerListenerInventory",
+            Self::ListenerNicRef => "org.zstack.network.service.lb.LoadBalancerListenerVmNicRefInventory",
+            Self::ListenerCertificateRef => "org.zstack.network.service.lb.LoadBalancerListenerCertificateRefInventory",
+            Self::SystemTag => "org.zstack.header.tag.SystemTagInventory",
+            Self::UserTag => "org.zstack.header.tag.UserTagInventory",
+            Self::Session => "org.zstack.header.identity.SessionInventory",
+        }
+    }
+
+    /// The name of its database record, as error details and `resourceType` of tags print it.
+    pub const fn kind(self) -> &'static str {
+        match self {
+            Self::Zone => "ZoneVO",
+            Self::L2Network => "L2NetworkVO",
+            Self::L3Network => "L3NetworkVO",
+            Self::IpRange => "IpRangeVO",
+            Self::VmInstance => "VmInstanceVO",
+            Self::VmNic => "VmNicVO",
+            Self::NetworkServiceProvider => "NetworkServiceProviderVO",
+            Self::NetworkServiceRef => "NetworkServiceL3NetworkRefVO",
+            Self::Vip => "VipVO",
+            Self::VipUsedPorts => "VipPortRangeVO",
+            Self::LoadBalancer => "LoadBalancerVO",
+            Self::Listener => "LoadBalancerListenerVO",
+            Self::ListenerNicRef => "LoadBalancerListenerVmNicRefVO",
+            Self::ListenerCertificateRef => "LoadBalancerListenerCertificateRefVO",
+            Self::SystemTag => "SystemTagVO",
+            Self::UserTag => "UserTagVO",
+            Self::Session => "SessionVO",
+        }
+    }
+
+    /// The members of its inventory that hold inventories in their turn.
+    pub const fn nested(self) -> &'static [(&'static str, Self)] {
+        match self {
+            Self::L3Network => &[("ipRanges", Self::IpRange), ("networkServices", Self::NetworkServiceRef)],
+            Self::VmInstance => &[("vmNics", Self::VmNic)],
+            Self::LoadBalancer => &[("listeners", Self::Listener)],
+            Self::Listener => &[("vmNicRefs", Self::ListenerNicRef), ("certificateRefs", Self::ListenerCertificateRef)],
+            _ => &[],
+        }
+    }
+}
+
+const ERROR_CLASS: &str = "org.zstack.header.errorcode.ErrorCode";
+
+/// The `schema` of a reply: path of every object that is there (`inventories[0].listeners[1]`) -> its Java class.
+///
+/// `inventory` and `inventories` hold `resource`. Parents come before their children, and only what is in the reply is
+/// named: clients walk the map in order and fail on a path that is not there.
+pub fn schema(reply: &Map<String, Value>, resource: Option<Resource>) -> Map<String, Value> {
+    let mut paths = Map::new();
+    if reply.contains_key("error") {
+        paths.insert("error".into(), ERROR_CLASS.into());
+    }
+    if let Some(resource) = resource {
+        for member in ["inventory", "inventories"] {
+            if let Some(value) = reply.get(member) {
+                describe(member, value, resource, &mut paths);
+            }
+        }
+    }
+    paths
+}
+
+fn describe(path: &str, value: &Value, resource: Resource, paths: &mut Map<String, Value>) {
+    match value {
+        Value::Array(items) => {
+            for (index, item) in items.iter().enumerate() {
+                describe(&format!("{path}[{index}]"), item, resource, paths);
+            }
+        }
+        Value::Object(members) => {
+            paths.insert(path.to_owned(), json!(resource.class()));
+            for (name, nested) in resource.nested() {
+                if let Some(value) = members.get(*name) {
+                    describe(&format!("{path}.{name}"), value, *nested, paths);
+                }
+            }
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn schema_names_parents_before_children_and_only_what_is_there() {
+        let reply = json!({"inventories": [
+            {"uuid": "a", "listeners": [{"uuid": "l", "vmNicRefs": [{"id": 1}], "certificateRefs": []}]},
+            {"uuid": "b", "listeners": []},
+        ]});
+        let paths: Vec<_> = schema(reply.as_object().unwrap(), Some(Resource::LoadBalancer))
+            .into_iter()
+            .map(|(path, _)| path)
+            .collect();
+        assert_eq!(
+            paths,
+            [
+                "inventories[0]",
+                "inventories[0].listeners[0]",
+                "inventories[0].listeners[0].vmNicRefs[0]",
+                "inventories[1]"
+            ]
+        );
+    }
+
+    #[test]
+    fn an_error_is_described_too() {
+        let reply = json!({"error": {"code": "SYS.1006"}});
+        assert_eq!(schema(reply.as_object().unwrap(), Some(Resource::Vip))["error"], ERROR_CLASS);
+    }
+}

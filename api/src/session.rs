@@ -1,0 +1,61 @@
+//! Sessions: log in, log out, ask whether one still holds. None of them needs a session itself.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    calls::{Answer, Api, Call, delete, get, in_path, put, text},
+    date::Date,
+    resource::Resource,
+};
+
+pub(crate) const CALLS: &[Call] = &[
+    Call::action(
+        Api::LogInByAccount,
+        &[put("/accounts/login")],
+        &["logInByAccount", "loginByAccount"],
+        &[text("accountName").required(), text("password").required()],
+        Answer::Inventory(Resource::Session),
+    )
+    .sync()
+    .without_session(),
+    Call::delete(Api::LogOut, &[delete("/accounts/sessions/{sessionUuid}")], &[in_path("sessionUuid")], Answer::Empty)
+        .sync()
+        .without_session(),
+    Call::read(
+        Api::ValidateSession,
+        &[get("/accounts/sessions/{sessionUuid}/valid")],
+        &[in_path("sessionUuid")],
+        Answer::Members,
+    )
+    .without_session(),
+];
+
+/// Holds a secret: it has no `Debug`, so that it cannot reach a log.
+#[allow(missing_debug_implementations, reason = "the password must not reach a log")]
+#[derive(Clone, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LogInByAccount {
+    pub account_name: String,
+    /// SHA-512 of the password, 128 hexadecimal digits.
+    pub password: String,
+}
+
+/// Of logging out and asking alike; the uuid is a secret as well.
+#[allow(missing_debug_implementations, reason = "the session must not reach a log")]
+#[derive(Clone, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SessionUuid {
+    pub session_uuid: String,
+}
+
+/// Its `uuid` is what `Authorization: OAuth` carries.
+#[allow(missing_debug_implementations, reason = "the session must not reach a log")]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SessionInventory {
+    pub uuid: String,
+    pub account_uuid: String,
+    pub user_uuid: String,
+    pub expired_date: Date,
+    pub create_date: Date,
+}

@@ -1,0 +1,60 @@
+//! System tags (settings that are not fields) and user tags.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    calls::{Answer, Api, Call, DELETE_MODE, Param, Rule, UUID, delete, get, post, put, text},
+    date::Date,
+    resource::Resource,
+};
+
+const TAG: Param = text("tag").required().rule(Rule::MaxLength(2048));
+
+pub(crate) const CALLS: &[Call] = &[
+    Call::create(
+        Api::CreateSystemTag,
+        &[post("/system-tags")],
+        &[text("resourceType").required(), text("resourceUuid").required(), TAG],
+        Answer::Inventory(Resource::SystemTag),
+    ),
+    Call::action(
+        Api::UpdateSystemTag,
+        &[put("/system-tags/{uuid}/actions")],
+        &["updateSystemTag"],
+        &[UUID, TAG],
+        Answer::Inventory(Resource::SystemTag),
+    ),
+    Call::delete(Api::DeleteTag, &[delete("/tags/{uuid}")], &[UUID, DELETE_MODE], Answer::Empty),
+    Call::query(Api::QuerySystemTag, Resource::SystemTag, &[get("/system-tags"), get("/system-tags/{uuid}")]),
+    Call::query(Api::QueryUserTag, Resource::UserTag, &[get("/user-tags"), get("/user-tags/{uuid}")]),
+];
+
+/// Here `resource_uuid` is the resource that is tagged.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CreateTag {
+    pub resource_type: String,
+    pub resource_uuid: String,
+    pub tag: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct UpdateSystemTag {
+    pub uuid: String,
+    pub tag: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TagInventory {
+    pub uuid: String,
+    pub resource_uuid: String,
+    pub resource_type: String,
+    pub tag: String,
+    /// `System` or `User`.
+    pub r#type: String,
+    /// Set by the system itself; absent for user tags.
+    pub inherent: Option<bool>,
+    pub create_date: Date,
+    pub last_op_date: Date,
+}
