@@ -105,7 +105,7 @@ pub enum Rule {
     OneOfAnyCase(&'static [&'static str]),
     /// Inclusive bounds.
     Range(i64, i64),
-    /// 32 hexadecimal digits.
+    /// 32 hexadecimal digits; handed on in lower case.
     Uuid,
     /// At least one element.
     NotEmpty,

@@ -40,7 +40,7 @@ pub(crate) const CALLS: &[Call] = &[
     Call::query(Api::QueryL2Network, Resource::L2Network, &[get("/l2-networks"), get("/l2-networks/{uuid}")]),
     Call::query(
         Api::QueryL2VlanNetwork,
-        Resource::L2Network,
+        Resource::L2VlanNetwork,
         &[get("/l2-networks/vlan"), get("/l2-networks/vlan/{uuid}")],
     ),
 ];

@@ -1,5 +1,6 @@
 //! What a call answers when it succeeded.
 
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::resource::Resource;
@@ -8,7 +9,7 @@ use crate::resource::Resource;
 ///
 /// Calls that change a resource name it instead of printing it: the inventory is read from SQL when the job is done, so
 /// that it shows what became true while the change was applied (a reference that turned `Active`).
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Reply {
     /// `{}`
     Empty,

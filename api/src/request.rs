@@ -252,10 +252,13 @@ fn check_text(rule: Option<Rule>, text: &mut String) -> Result<(), String> {
             Some(known) => (*known).clone_into(text),
             None => return Err(format!("must be one of {valid:?}, it is `{text}`")),
         },
-        Some(Rule::Uuid) if text.len() != 32 || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) => {
-            return Err(format!("must be a uuid of 32 hexadecimal digits without dashes, it is `{text}`"));
+        Some(Rule::Uuid) => {
+            if text.len() != 32 || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+                return Err(format!("must be a uuid of 32 hexadecimal digits without dashes, it is `{text}`"));
+            }
+            text.make_ascii_lowercase();
         }
-        Some(Rule::OneOf(_) | Rule::Uuid | Rule::Range(..) | Rule::NotEmpty) | None => {}
+        Some(Rule::OneOf(_) | Rule::Range(..) | Rule::NotEmpty) | None => {}
     }
     Ok(())
 }

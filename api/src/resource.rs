@@ -1,12 +1,14 @@
 //! The resources that have an inventory: their names, and the Java classes that clients look up in `schema`.
 
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 /// A kind of inventory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Resource {
     Zone,
     L2Network,
+    L2VlanNetwork,
     L3Network,
     IpRange,
     VmInstance,
@@ -30,6 +32,7 @@ impl Resource {
         match self {
             Self::Zone => "org.zstack.header.zone.ZoneInventory",
             Self::L2Network => "org.zstack.header.network.l2.L2NetworkInventory",
+            Self::L2VlanNetwork => "org.zstack.header.network.l2.L2VlanNetworkInventory",
             Self::L3Network => "org.zstack.header.network.l3.L3NetworkInventory",
             Self::IpRange => "org.zstack.header.network.l3.IpRangeInventory",
             Self::VmInstance => "org.zstack.header.vm.VmInstanceInventory",
@@ -55,6 +58,7 @@ impl Resource {
         match self {
             Self::Zone => "ZoneVO",
             Self::L2Network => "L2NetworkVO",
+            Self::L2VlanNetwork => "L2VlanNetworkVO",
             Self::L3Network => "L3NetworkVO",
             Self::IpRange => "IpRangeVO",
             Self::VmInstance => "VmInstanceVO",

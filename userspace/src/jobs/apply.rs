@@ -1,0 +1,30 @@
+//! The boundary to the reconciler: the only thing that a job asks of the kernel side.
+
+use std::{collections::BTreeSet, error::Error};
+
+use futures::future::BoxFuture;
+use serde::{Deserialize, Serialize};
+
+/// What a committed call changed: the reconciler reads these from the store again.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Change {
+    /// Uuids of the VIPs whose tables may differ from what is stored.
+    pub vips: BTreeSet<String>,
+    /// The set of devices that carry the programs may differ.
+    pub devices: bool,
+}
+
+impl Change {
+    pub fn is_empty(&self) -> bool {
+        self.vips.is_empty() && !self.devices
+    }
+}
+
+/// Why the kernel does not hold a change, with its causes.
+pub type ApplyError = Box<dyn Error + Send + Sync>;
+
+/// Brings the kernel to what is stored. When the future is ready with `Ok`, traffic obeys the change already. Applying
+/// the same change again does no harm: that is how an interrupted job is finished.
+pub trait Apply: Send + Sync + 'static {
+    fn apply(&self, change: Change) -> BoxFuture<'_, Result<(), ApplyError>>;
+}

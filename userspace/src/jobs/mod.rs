@@ -1,0 +1,5 @@
+//! Jobs: asynchronous calls that were accepted, until their result is fetched or forgotten.
+
+mod apply;
+
+pub use apply::{Apply, ApplyError, Change};
