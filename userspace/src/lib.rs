@@ -2,5 +2,6 @@
 pub mod config;
 pub mod jobs;
 pub mod logging;
+pub mod model;
 pub mod state;
 pub mod store;

@@ -156,19 +156,6 @@ pub async fn remove_nic(tx: &mut Tx, listener_uuid: &str, vm_nic_uuid: &str) -> 
     Ok(done.rows_affected() > 0)
 }
 
-/// How many NICs are behind all listeners of the VIP.
-pub async fn count_nics_on_vip(tx: &mut Tx, vip_uuid: &str) -> Result<i64> {
-    Ok(sqlx::query_scalar(
-        "SELECT COUNT(*) FROM load_balancer_listener_vm_nic_refs r
-         JOIN load_balancer_listeners s ON s.uuid = r.listener_uuid
-         JOIN load_balancers b ON b.uuid = s.load_balancer_uuid
-         WHERE b.vip_uuid = $1",
-    )
-    .bind(vip_uuid)
-    .fetch_one(tx.conn())
-    .await?)
-}
-
 /// Sets the status of every reference to a NIC of the VM instance.
 pub async fn set_status_of_instance(tx: &mut Tx, vm_instance_uuid: &str, status: &str) -> Result<()> {
     sqlx::query(
@@ -198,24 +185,17 @@ pub async fn activate(tx: &mut Tx, vip_uuid: &str) -> Result<()> {
     Ok(())
 }
 
-/// The NICs of running or stopped user VMs, on networks that take load balancing, that are not behind the listener.
-/// Where the VIP has guest networks, only theirs: the candidates the real system offers once the VIP has its router.
+/// The NICs of user VMs on networks that take load balancing, but for those that are behind the listener already.
 pub async fn candidates(tx: &mut Tx, listener_uuid: &str) -> Result<Vec<String>> {
     Ok(sqlx::query_scalar(
-        "WITH peers AS (
-             SELECT p.l3_network_uuid FROM vip_peer_l3_networks p
-             JOIN load_balancers b ON b.vip_uuid = p.vip_uuid
-             JOIN load_balancer_listeners s ON s.load_balancer_uuid = b.uuid
-             WHERE s.uuid = $1)
-         SELECT n.uuid FROM vm_nics n
+        "SELECT n.uuid FROM vm_nics n
          JOIN vm_instances i ON i.uuid = n.vm_instance_uuid
          JOIN network_service_l3_network_refs f
               ON f.l3_network_uuid = n.l3_network_uuid AND f.network_service_type = 'LoadBalancer'
          WHERE i.type = 'UserVm' AND i.state IN ('Running', 'Stopped')
            AND NOT EXISTS (SELECT 1 FROM load_balancer_listener_vm_nic_refs r
                            WHERE r.listener_uuid = $1 AND r.vm_nic_uuid = n.uuid)
-           AND (NOT EXISTS (SELECT 1 FROM peers) OR n.l3_network_uuid IN (SELECT l3_network_uuid FROM peers))
-         ORDER BY n.uuid",
+         ORDER BY n.vm_instance_uuid, n.device_id",
     )
     .bind(listener_uuid)
     .fetch_all(tx.conn())

@@ -18,14 +18,6 @@ pub async fn kind_of(tx: &mut Tx, uuid: &str) -> Result<Option<String>> {
     Ok(sqlx::query_scalar("SELECT type FROM resources WHERE uuid = $1").bind(uuid).fetch_optional(tx.conn()).await?)
 }
 
-/// The account that owns the resource.
-pub async fn owner_of(tx: &mut Tx, uuid: &str) -> Result<Option<String>> {
-    Ok(sqlx::query_scalar("SELECT account_uuid FROM resources WHERE uuid = $1")
-        .bind(uuid)
-        .fetch_optional(tx.conn())
-        .await?)
-}
-
 /// Deletes a resource and everything that can't be without it: the cascades are the schema's.
 pub async fn delete(tx: &mut Tx, uuid: &str) -> Result<()> {
     sqlx::query("DELETE FROM resources WHERE uuid = $1").bind(uuid).execute(tx.conn()).await?;

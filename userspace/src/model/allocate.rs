@@ -1,0 +1,107 @@
+//! Choosing an address of an L3 network.
+
+use std::net::Ipv4Addr;
+
+use vipgate_api::ApiError;
+
+use super::Result;
+use crate::store::{Tx, address, network, network::IpRange};
+
+/// How an address is chosen when none is asked for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Strategy {
+    #[default]
+    Random,
+    FirstAvailable,
+}
+
+impl Strategy {
+    const ALL: [Self; 2] = [Self::Random, Self::FirstAvailable];
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Random => "RandomIpAllocatorStrategy",
+            Self::FirstAvailable => "FirstAvailableIpAllocatorStrategy",
+        }
+    }
+
+    /// SYS.1007 for a name that is none; absent: random.
+    pub(super) fn of_name(name: Option<&str>) -> Result<Self> {
+        let Some(name) = name else { return Ok(Self::default()) };
+        Self::ALL.into_iter().find(|strategy| strategy.name() == name).ok_or_else(|| {
+            ApiError::invalid_argument(format!(
+                "field[allocatorStrategy]: no strategy `{name}`; there are: {}",
+                Self::ALL.map(Self::name).join(", ")
+            ))
+        })
+    }
+}
+
+/// An address that is taken now.
+#[derive(Debug)]
+pub(super) struct Allocated {
+    /// What its user refers to; deleting the user frees the address.
+    pub(super) used_ip_uuid: String,
+    pub(super) ip: Ipv4Addr,
+    /// The range that holds it.
+    pub(super) range: IpRange,
+}
+
+/// Takes the required address, or one by the strategy.
+///
+/// # Errors
+/// L3.1000: the required one is in use or outside every range, or none is free.
+pub(super) async fn allocate(
+    tx: &mut Tx,
+    l3_network_uuid: &str,
+    strategy: Strategy,
+    required: Option<Ipv4Addr>,
+) -> Result<Allocated> {
+    let ranges = network::ranges_of(tx, l3_network_uuid).await?;
+    let fail = |why: &str| {
+        let wanted = required.map(|ip| format!(", required ip[{ip}]")).unwrap_or_default();
+        ApiError::ip_allocation(format!(
+            "IP allocator strategy[{}] failed on L3 network[uuid:{l3_network_uuid}]{wanted}: {why}",
+            strategy.name()
+        ))
+    };
+    if ranges.is_empty() {
+        return Err(fail("the network has no IP range"));
+    }
+    let (range, ip) = match required {
+        Some(ip) => {
+            let range = ranges.into_iter().find(|range| range.contains(ip));
+            (range.ok_or_else(|| fail("no IP range of the network holds it"))?, ip)
+        }
+        None => choose(tx, ranges, strategy).await?.ok_or_else(|| fail("every address is in use"))?,
+    };
+    let used_ip_uuid = address::take(tx, &range, ip).await?.ok_or_else(|| fail("it is in use"))?;
+    Ok(Allocated { used_ip_uuid, ip, range })
+}
+
+/// A free address, with its range.
+async fn choose(tx: &mut Tx, mut ranges: Vec<IpRange>, strategy: Strategy) -> Result<Option<(IpRange, Ipv4Addr)>> {
+    let mut starts = Vec::new();
+    if strategy == Strategy::Random {
+        let pick = random();
+        let index = (pick >> 32) as usize % ranges.len();
+        ranges.rotate_left(index);
+        // From a random place upwards, then the whole: not every free address is equally likely, but none is left out.
+        let range = &ranges[0];
+        let size = u64::from(range.last_number - range.first_number) + 1;
+        let offset = (pick & u64::from(u32::MAX)) % size;
+        starts.extend(u32::try_from(offset).map(|offset| (0, range.first_number + offset)));
+    }
+    starts.extend(ranges.iter().enumerate().map(|(index, range)| (index, range.first_number)));
+    for (index, from) in starts {
+        if let Some(ip) = address::first_free(tx, &ranges[index], Ipv4Addr::from_bits(from)).await? {
+            return Ok(Some((ranges.swap_remove(index), ip)));
+        }
+    }
+    Ok(None)
+}
+
+/// 62 random bits: the end of a v4 uuid.
+fn random() -> u64 {
+    uuid::Uuid::new_v4().as_u128() as u64 & (u64::MAX >> 2)
+}

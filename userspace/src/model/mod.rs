@@ -1,0 +1,104 @@
+//! The API's rules: what each call demands, writes and answers. It decides; it speaks no HTTP and touches no kernel.
+//!
+//! Every call is one function over one transaction: it checks, writes, and returns an [`Outcome`]; on an error the
+//! caller drops the transaction and nothing has happened. Parameters come checked by their row in `vipgate_api::calls`
+//! (presence, length, choice, range), so that what stands here is what needs the stored state or more than one
+//! parameter. [`call()`] finds the function of a call.
+
+mod allocate;
+mod call;
+mod ip_range;
+mod l2;
+mod l3;
+mod listener;
+mod load_balancer;
+mod network_service;
+mod resource;
+mod tag;
+mod vip;
+mod vip_use;
+mod vm;
+mod zone;
+
+use std::collections::BTreeSet;
+
+use vipgate_api::{ApiError, Reply, Resource};
+
+use crate::store::{self, Tx, lb};
+
+pub use call::call;
+
+/// Result of a call's rules.
+pub type Result<T = Outcome> = std::result::Result<T, ApiError>;
+
+/// Who calls.
+#[derive(Clone, Debug)]
+pub struct Caller {
+    /// The account that will own what the call creates.
+    pub account_uuid: String,
+}
+
+/// The router's devices, as the rules see them.
+pub trait Devices: Send + Sync {
+    /// The names of all network devices that there are now.
+    fn names(&self) -> BTreeSet<String>;
+}
+
+/// What a call did.
+#[derive(Debug)]
+pub struct Outcome {
+    pub reply: Reply,
+    /// Uuids of the VIPs whose state in the kernel may differ now, deleted ones among them.
+    pub vips: BTreeSet<String>,
+    /// Whether the set of devices that carry programs may differ now.
+    pub devices: bool,
+}
+
+impl Outcome {
+    fn new(reply: Reply) -> Self {
+        Self { reply, vips: BTreeSet::new(), devices: false }
+    }
+
+    /// Nothing to answer, nothing changed.
+    fn empty() -> Self {
+        Self::new(Reply::Empty)
+    }
+
+    fn inventory(resource: Resource, uuid: impl Into<String>) -> Self {
+        Self::new(Reply::Inventory(resource, uuid.into()))
+    }
+
+    fn touching(mut self, vips: impl IntoIterator<Item = String>) -> Self {
+        self.vips.extend(vips);
+        self
+    }
+
+    fn changing_devices(mut self) -> Self {
+        self.devices = true;
+        self
+    }
+}
+
+/// The kernel holds these VIPs now: their Pending references become Active.
+///
+/// # Errors
+/// [`store::Error::Database`].
+pub async fn applied(tx: &mut Tx, vips: &BTreeSet<String>) -> store::Result<()> {
+    for vip in vips {
+        lb::activate(tx, vip).await?;
+    }
+    Ok(())
+}
+
+impl From<store::Error> for ApiError {
+    fn from(error: store::Error) -> Self {
+        match error {
+            store::Error::Exhausted { .. } => Self::operation(error.to_string()),
+            store::Error::Url { .. }
+            | store::Error::Open { .. }
+            | store::Error::Migrate { .. }
+            | store::Error::Database(_)
+            | store::Error::Corrupt { .. } => Self::internal(error.to_string()),
+        }
+    }
+}

@@ -1,0 +1,60 @@
+//! Network services: which provider serves what on which L3 network.
+
+use serde_json::json;
+use vipgate_api::{ApiError, Reply, Resource, network_service::NetworkServices};
+
+use super::{Outcome, Result, resource::require};
+use crate::store::{Tx, service};
+
+pub(super) async fn types(tx: &mut Tx) -> Result {
+    let members = [("types".to_owned(), json!(service::types(tx).await?))];
+    Ok(Outcome::new(Reply::Members(members.into_iter().collect())))
+}
+
+pub(super) async fn attach(tx: &mut Tx, request: NetworkServices) -> Result {
+    let NetworkServices { l3_network_uuid: l3, network_services } = request;
+    require(tx, "l3NetworkUuid", &l3, Resource::L3Network).await?;
+    if network_services.is_empty() {
+        return Err(refuse("is empty: name a provider and its services"));
+    }
+    for (provider, services) in &network_services {
+        let offered = service::offered_by(tx, provider).await?;
+        if offered.is_empty() {
+            return Err(refuse(&format!("there is no provider[uuid:{provider}] that offers services")));
+        }
+        if services.is_empty() {
+            return Err(refuse(&format!("names no service of provider[uuid:{provider}]")));
+        }
+        for name in services {
+            if !offered.contains(name) {
+                return Err(refuse(&format!(
+                    "provider[uuid:{provider}] does not offer `{name}`; it offers: {}",
+                    offered.join(", ")
+                )));
+            }
+            if let Some(other) = service::provider_of(tx, &l3, name).await? {
+                return Err(ApiError::operation(format!(
+                    "L3 network[uuid:{l3}] takes {name} from provider[uuid:{other}] already"
+                )));
+            }
+            service::attach(tx, &l3, provider, name).await?;
+        }
+    }
+    Ok(Outcome::inventory(Resource::L3Network, l3))
+}
+
+/// What is not attached is passed over.
+pub(super) async fn detach(tx: &mut Tx, request: NetworkServices) -> Result {
+    let NetworkServices { l3_network_uuid: l3, network_services } = request;
+    require(tx, "l3NetworkUuid", &l3, Resource::L3Network).await?;
+    for (provider, services) in &network_services {
+        for name in services {
+            service::detach(tx, &l3, provider, name).await?;
+        }
+    }
+    Ok(Outcome::inventory(Resource::L3Network, l3))
+}
+
+fn refuse(why: &str) -> ApiError {
+    ApiError::invalid_argument(format!("field[networkServices]: {why}"))
+}

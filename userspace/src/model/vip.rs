@@ -1,0 +1,158 @@
+//! Virtual IPs.
+
+use std::{collections::BTreeSet, net::Ipv4Addr};
+
+use serde_json::json;
+use vipgate_api::{
+    ApiError, Reply, Resource,
+    common::{Delete, Update},
+    vip::{ChangeVipState, CreateVip, GetVipUsedPorts, StateEvent, VipUsedPortsInventory},
+};
+
+use super::{
+    Caller, Outcome, Result,
+    allocate::{Strategy, allocate},
+    resource::{self, New, found, require},
+    vip_use,
+};
+use crate::store::{
+    self, Tx, lb,
+    vip::{self, Vip},
+};
+
+const ENABLED: &str = "Enabled";
+const DISABLED: &str = "Disabled";
+
+pub(super) async fn create(tx: &mut Tx, caller: &Caller, request: CreateVip) -> Result {
+    let strategy = Strategy::of_name(request.allocator_strategy.as_deref())?;
+    let required: Option<Ipv4Addr> = match request.required_ip.as_deref() {
+        Some(text) => Some(
+            text.parse()
+                .map_err(|_| ApiError::invalid_argument(format!("field[requiredIp]: `{text}` is no IPv4 address")))?,
+        ),
+        None => None,
+    };
+    require(tx, "l3NetworkUuid", &request.l3_network_uuid, Resource::L3Network).await?;
+    if let Some(ip) = required
+        && let Some(other) = vip::by_address(tx, &request.l3_network_uuid, &ip.to_string()).await?
+    {
+        return Err(ApiError::operation(format!(
+            "there is a VIP[uuid:{other}] with ip[{ip}] on L3 network[uuid:{}] already",
+            request.l3_network_uuid
+        )));
+    }
+    let new = New { resource: Resource::Vip, uuid: request.resource_uuid.as_deref(), user_tags: &request.user_tags };
+    let uuid = resource::register_untagged(tx, caller, new, &request.system_tags).await?;
+    let allocated = allocate(tx, &request.l3_network_uuid, strategy, required).await?;
+    let row = Vip {
+        uuid,
+        name: request.name,
+        description: request.description,
+        l3_network_uuid: request.l3_network_uuid,
+        ip_range_uuid: allocated.range.uuid,
+        used_ip_uuid: allocated.used_ip_uuid,
+        ip: allocated.ip.to_string(),
+        state: ENABLED.to_owned(),
+        gateway: allocated.range.gateway,
+        netmask: allocated.range.netmask,
+        service_provider: None,
+        use_for: None,
+    };
+    vip::insert(tx, &row).await?;
+    Ok(Outcome::inventory(Resource::Vip, &row.uuid).touching([row.uuid]))
+}
+
+/// What is on the VIP goes with it.
+pub(super) async fn delete(tx: &mut Tx, request: &Delete) -> Result {
+    resource::delete(tx, Resource::Vip, request).await
+}
+
+pub(super) async fn update(tx: &mut Tx, request: Update) -> Result {
+    let mut row = get(tx, "uuid", &request.uuid).await?;
+    row.name = request.name.unwrap_or(row.name);
+    row.description = request.description.or(row.description);
+    vip::update(tx, &row).await?;
+    Ok(Outcome::inventory(Resource::Vip, row.uuid))
+}
+
+/// Disabled: the VIP carries nothing.
+pub(super) async fn change_state(tx: &mut Tx, request: ChangeVipState) -> Result {
+    let mut row = get(tx, "uuid", &request.uuid).await?;
+    row.state = match request.state_event {
+        StateEvent::Enable => ENABLED,
+        StateEvent::Disable => DISABLED,
+    }
+    .to_owned();
+    vip::update(tx, &row).await?;
+    Ok(Outcome::inventory(Resource::Vip, &row.uuid).touching([row.uuid]))
+}
+
+pub(super) async fn used_ports(tx: &mut Tx, request: GetVipUsedPorts) -> Result {
+    require(tx, "uuid", &request.uuid, Resource::Vip).await?;
+    let wanted_udp = request.protocol.eq_ignore_ascii_case("udp");
+    let ports: BTreeSet<u16> = lb::listeners_on_vip(tx, &request.uuid)
+        .await?
+        .into_iter()
+        .filter(|listener| (listener.protocol == "udp") == wanted_udp)
+        .map(|listener| listener.load_balancer_port)
+        .collect();
+    let inventory = VipUsedPortsInventory {
+        uuid: request.uuid,
+        protocol: if wanted_udp { "UDP" } else { "TCP" }.to_owned(),
+        used_ports: ports.iter().map(ToString::to_string).collect(),
+    };
+    let members = [("inventories".to_owned(), json!([inventory]))];
+    Ok(Outcome::new(Reply::Members(members.into_iter().collect())))
+}
+
+pub(super) async fn get(tx: &mut Tx, field: &str, uuid: &str) -> Result<Vip> {
+    found(vip::get(tx, uuid).await?, field, uuid, Resource::Vip)
+}
+
+/// Notes that load balancing is on the VIP.
+pub(super) async fn use_for_load_balancing(tx: &mut Tx, mut row: Vip) -> Result<()> {
+    let uses = vip_use::add(row.use_for.as_deref(), vip_use::LOAD_BALANCER).map_err(|conflict| {
+        ApiError::invalid_argument(format!(
+            "field[vipUuid]: VIP[uuid:{}, ip:{}] is used for {}, which can't share it with a load balancer",
+            row.uuid, row.ip, conflict.with
+        ))
+    })?;
+    row.use_for = Some(uses);
+    Ok(vip::update(tx, &row).await?)
+}
+
+/// Binds the VIP to the provider that serves it and to the guest networks that it reaches.
+pub(super) async fn bind(tx: &mut Tx, uuid: &str, provider: &str, peers: impl IntoIterator<Item = &str>) -> Result<()> {
+    let mut row = get(tx, "vipUuid", uuid).await?;
+    match &row.service_provider {
+        Some(other) if other != provider => {
+            return Err(ApiError::operation(format!(
+                "VIP[uuid:{uuid}] is served by provider {other} and can't be by {provider} too"
+            )));
+        }
+        Some(_) => {}
+        None => {
+            row.service_provider = Some(provider.to_owned());
+            vip::update(tx, &row).await?;
+        }
+    }
+    for peer in peers {
+        vip::add_peer(tx, uuid, peer).await?;
+    }
+    Ok(())
+}
+
+/// After a delete: a VIP without load balancers is no longer used for load balancing, and one without services has
+/// neither provider nor guest networks.
+pub(super) async fn settle(tx: &mut Tx, uuid: &str) -> store::Result<()> {
+    let Some(mut row) = vip::get(tx, uuid).await? else { return Ok(()) };
+    if row.use_for.is_none() || lb::count_on_vip(tx, uuid).await? > 0 {
+        return Ok(());
+    }
+    row.use_for = vip_use::remove(row.use_for.as_deref(), vip_use::LOAD_BALANCER);
+    if row.use_for.is_none() {
+        row.service_provider = None;
+        vip::clear_peers(tx, uuid).await?;
+    }
+    vip::update(tx, &row).await
+}
