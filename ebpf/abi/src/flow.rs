@@ -49,6 +49,20 @@ pub struct FlowKey {
     pub vlan: u16,
 }
 
+impl FlowKey {
+    /// The key as two machine words, in memory order: what lookups compare.
+    #[inline(always)]
+    pub const fn words(&self) -> [u64; 2] {
+        let addresses = ((self.dst as u64) << 32) | self.src as u64;
+        let rest = ((self.vlan as u64) << 48)
+            | ((self.zone as u64) << 40)
+            | ((self.protocol as u64) << 32)
+            | ((self.dport as u64) << 16)
+            | self.sport as u64;
+        [addresses, rest]
+    }
+}
+
 /// One direction of a connection: everything that its packets need.
 #[repr(C, align(64))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -199,18 +213,58 @@ impl Word {
         if age > u32::MAX / 2 { 0 } else { age }
     }
 
-    /// How gladly an insert takes this slot: the highest goes first, 0 never. Empty, then closed, then embryos, then
-    /// UDP, oldest first within each; an established TCP flow is never evicted by a new one, only swept when idle.
+    /// How gladly an insert takes this slot, the highest first: empty, then closed, then embryos, then UDP, oldest
+    /// first within each. A rank for which [`is_evictable`] is false belongs to a slot that no new flow may take: an
+    /// established TCP flow is swept when idle, never evicted.
+    ///
+    /// Without branches: the kernel's verifier follows every path of a loop over a bucket.
     #[inline(always)]
     pub const fn eviction_rank(self, now: u32) -> u64 {
-        let class: u64 = match self.state() {
-            State::Empty => 4,
-            State::Closed => 3,
-            State::Opening | State::Answered => 2,
-            State::Datagrams => 1,
-            State::Busy | State::Closing | State::Established => return 0,
-        };
-        (class << 32) | self.age(now) as u64
+        // A nibble for each state, by its number.
+        const CLASSES: u32 = 0x0012_2304;
+        let class = (CLASSES >> ((self.0 as u32 & 7) * 4)) & 0xf;
+        // Biased, so that a `seen` a moment after `now` counts as young instead of ancient.
+        let age = now.wrapping_sub(self.seen()).wrapping_add(1 << 31);
+        ((class as u64) << 32) | age as u64
+    }
+}
+
+/// True for the rank of a slot that a new flow may take.
+#[inline(always)]
+pub const fn is_evictable(rank: u64) -> bool {
+    rank >> 32 != 0
+}
+
+/// Way numbers whose slots carry a tag, as a set: bit `w` for way `w`.
+///
+/// Built and taken apart without branches: where a flow lies in its bucket is random, so that a branch on it would be
+/// mispredicted, and the verifier would follow each way apart.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Ways(u32);
+
+impl Ways {
+    /// Adds `way` if the word carries `tag`.
+    #[inline(always)]
+    pub const fn with_match(self, way: usize, word: Word, tag: u16) -> Self {
+        let difference = (word.0 >> 16 & 0xffff) ^ tag as u64;
+        Self(self.0 | ((difference.wrapping_sub(1) >> 63) as u32) << way)
+    }
+
+    #[inline(always)]
+    pub const fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    /// The lowest way of a set that is not empty, and the others.
+    #[inline(always)]
+    pub const fn pop(self) -> (usize, Self) {
+        // A de Bruijn sequence of 8 bits: its product with each power of two has other upper bits.
+        const SEQUENCE: u32 = 0x17;
+        const WAY_BY_PRODUCT: u32 = 0x5637_4210;
+        let lowest = self.0 & self.0.wrapping_neg();
+        let product = ((lowest * SEQUENCE) >> 5) & 7;
+        let way = (WAY_BY_PRODUCT >> (product * 4)) & 7;
+        (way as usize, Self(self.0 & self.0.wrapping_sub(1)))
     }
 }
 
@@ -218,4 +272,69 @@ impl Word {
 #[inline(always)]
 pub const fn tag(hash: u64) -> u16 {
     (hash >> 48) as u16
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ways_come_back_lowest_first() {
+        let mut all = Ways::default();
+        for way in 0..WAYS {
+            let one = Ways::default().with_match(way, Word::new(State::Established, 9, 0xabcd, 7), 0xabcd);
+            assert_eq!(one.pop(), (way, Ways::default()));
+            all = all.with_match(way, Word::new(State::Opening, 0, 0, 0), 0);
+        }
+        for way in 0..WAYS {
+            let (lowest, rest) = all.pop();
+            assert_eq!(lowest, way);
+            all = rest;
+        }
+        assert!(all.is_empty());
+    }
+
+    #[test]
+    fn a_word_with_another_tag_matches_no_way() {
+        let word = Word::new(State::Established, 1, 0x1234, u32::MAX);
+        for tag in [0, 1, 0x1233, 0x1235, 0x3412, 0xffff] {
+            assert!(Ways::default().with_match(3, word, tag).is_empty());
+        }
+    }
+
+    #[test]
+    fn eviction_prefers_empty_then_closed_then_embryos_then_datagrams_oldest_first() {
+        let now = 1000;
+        let rank = |state, seen| Word::new(state, 0, 0, seen).eviction_rank(now);
+        let order = [
+            rank(State::Empty, 0),
+            rank(State::Closed, 10),
+            rank(State::Closed, 20),
+            rank(State::Opening, 10),
+            rank(State::Answered, 20),
+            rank(State::Opening, 1001),
+            rank(State::Datagrams, 10),
+            rank(State::Datagrams, 20),
+        ];
+        assert!(order.is_sorted_by(|a, b| a > b), "{order:x?}");
+        assert!(order.into_iter().all(is_evictable));
+        for state in [State::Busy, State::Closing, State::Established] {
+            assert!(!is_evictable(rank(state, 0)));
+        }
+    }
+
+    #[test]
+    fn a_claim_keeps_the_tag_and_changes_the_identity() {
+        let word = Word::new(State::Opening, 255, 0xbeef, 42);
+        let claimed = word.claimed();
+        assert_eq!((claimed.state(), claimed.round(), claimed.tag(), claimed.seen()), (State::Busy, 0, 0xbeef, 42));
+        assert!(!claimed.same_flow(word));
+        assert!(word.with_state(State::Closed).same_flow(word));
+    }
+
+    #[test]
+    fn age_is_zero_for_a_hit_that_is_a_moment_ahead_and_survives_the_wrap_of_jiffies() {
+        assert_eq!(Word::new(State::Opening, 0, 0, 5).age(4), 0);
+        assert_eq!(Word::new(State::Opening, 0, 0, u32::MAX).age(1), 2);
+    }
 }

@@ -16,13 +16,13 @@ const fn mix(mut x: u64) -> u64 {
 /// same on every router, and chooses the ring element.
 #[inline(always)]
 pub const fn flow(key: &FlowKey, seed: u64) -> u64 {
-    let addresses = ((key.src as u64) << 32) | key.dst as u64;
-    let rest = ((key.sport as u64) << 48)
-        | ((key.dport as u64) << 32)
-        | ((key.protocol as u64) << 24)
-        | ((key.zone as u64) << 16)
-        | key.vlan as u64;
-    mix(mix(addresses ^ seed).wrapping_add(rest))
+    words(key.words(), seed)
+}
+
+/// [`flow`] for a key's words.
+#[inline(always)]
+pub const fn words(key: [u64; 2], seed: u64) -> u64 {
+    mix(mix(key[0] ^ seed).wrapping_add(key[1]))
 }
 
 /// Hash of a source address, the same on every router.

@@ -14,20 +14,22 @@ pub struct ServiceKey {
     pub vip: [u8; 4],
     /// IANA protocol number.
     pub protocol: u8,
+    /// 0. Keeps the trie's values, which follow the key in memory, aligned.
+    pub reserved: u8,
     /// The destination port, most significant byte first.
     pub port: [u8; 2],
 }
 
 impl ServiceKey {
     /// Prefix length of a key that names one port.
-    pub const EXACT: u32 = 56;
+    pub const EXACT: u32 = 64;
     /// Prefix length of a key that names a whole VIP.
     pub const WHOLE_VIP: u32 = 32;
 
     /// The key that a packet to `vip` (network order) looks up.
     #[inline(always)]
     pub const fn new(vip: Be32, protocol: u8, port: crate::Be16) -> Self {
-        Self { vip: vip.to_ne_bytes(), protocol, port: port.to_ne_bytes() }
+        Self { vip: vip.to_ne_bytes(), protocol, reserved: 0, port: port.to_ne_bytes() }
     }
 }
 
@@ -51,7 +53,7 @@ pub struct Service {
     pub reserved2: u32,
 }
 
-const _: () = assert!(size_of::<Service>() == 24 && size_of::<ServiceKey>() == 7);
+const _: () = assert!(size_of::<Service>() == 24 && size_of::<ServiceKey>() == 8);
 
 crate::pod!(Service, ServiceKey);
 

@@ -1,0 +1,33 @@
+//! Atomics on map memory. `core::sync::atomic` hides compare-and-swap on this target, the intrinsics do not.
+
+use core::intrinsics::{AtomicOrdering::SeqCst, atomic_cxchg, atomic_xadd};
+
+/// Stores `new` if the word is still `old`; tells whether it did.
+///
+/// # Safety
+/// `word` points to map memory, aligned to 8 bytes.
+#[inline(always)]
+pub unsafe fn compare_and_swap(word: *mut u64, old: u64, new: u64) -> bool {
+    // SAFETY: as the caller promises.
+    unsafe { atomic_cxchg::<u64, { SeqCst }, { SeqCst }>(word, old, new).1 }
+}
+
+/// Adds to a counter that other CPUs add to as well; gives the value before.
+///
+/// # Safety
+/// `counter` points to map memory, aligned to 8 bytes.
+#[inline(always)]
+pub unsafe fn fetch_add(counter: *mut u64, value: u64) -> u64 {
+    // SAFETY: as the caller promises.
+    unsafe { atomic_xadd::<u64, u64, { SeqCst }>(counter, value) }
+}
+
+/// Adds to a 32-bit counter that other CPUs add to as well; wraps.
+///
+/// # Safety
+/// `counter` points to map memory, aligned to 4 bytes.
+#[inline(always)]
+pub unsafe fn add32(counter: *mut u32, value: u32) {
+    // SAFETY: as the caller promises.
+    unsafe { atomic_xadd::<u32, u32, { SeqCst }>(counter, value) };
+}

@@ -1,0 +1,50 @@
+//! Counting: per CPU, so without atomics.
+
+use vipgate_abi::counters::Reason;
+
+use crate::{
+    maps::{BACKEND_TRAFFIC, REASONS},
+    packet::Packet,
+};
+
+/// Counts why a packet goes up the stack or ends, and gives that verdict.
+#[inline(always)]
+pub fn verdict<P: Packet>(reason: Reason) -> i32 {
+    reason_only(reason);
+    if reason.is_drop() { P::DROP } else { P::PASS }
+}
+
+/// Counts a reason.
+#[inline(always)]
+pub fn reason_only(reason: Reason) {
+    if let Some(counter) = REASONS.get_ptr_mut(reason as u32) {
+        // SAFETY: this CPU's own element.
+        unsafe { *counter += 1 };
+    }
+}
+
+/// Counts forwarded packets of a backend.
+#[inline(always)]
+pub fn traffic(backend: u32, reply: bool, packets: u32, bytes: u32) {
+    if let Some(counters) = BACKEND_TRAFFIC.get_ptr_mut(backend) {
+        // SAFETY: this CPU's own element.
+        unsafe {
+            if reply {
+                (*counters).packets_out += packets as u64;
+                (*counters).bytes_out += bytes as u64;
+            } else {
+                (*counters).packets_in += packets as u64;
+                (*counters).bytes_in += bytes as u64;
+            }
+        }
+    }
+}
+
+/// Counts a new connection of a backend.
+#[inline(always)]
+pub fn connection(backend: u32) {
+    if let Some(counters) = BACKEND_TRAFFIC.get_ptr_mut(backend) {
+        // SAFETY: this CPU's own element.
+        unsafe { (*counters).connections += 1 };
+    }
+}

@@ -1,0 +1,58 @@
+//! The tables. Sizes here are the defaults; the loader may set others (see `vipgate_abi::maps`).
+
+use aya_ebpf::{
+    bindings::BPF_F_MMAPABLE,
+    btf_maps::{Array, DevMap, HashMap, LpmTrie, PerCpuArray},
+    macros::btf_map,
+};
+use vipgate_abi::{
+    backend::Backend,
+    config::Config,
+    counters::{REASON_SLOTS, Traffic},
+    flow::{Bucket, Flow, WAYS},
+    maps::{DEFAULT_BACKENDS, DEFAULT_FLOWS, DEFAULT_RING_ELEMENTS, DEFAULT_SERVICES, MAX_PORTS},
+    port::Port,
+    service::{Service, ServiceKey},
+};
+
+/// The controller reads and writes these through a mapping, without a system call an element.
+const MMAPABLE: usize = BPF_F_MMAPABLE as usize;
+
+#[btf_map]
+pub static CONFIG: Array<Config, 1, 0> = Array::new();
+
+#[btf_map]
+pub static FLOW_BUCKETS: Array<Bucket, { DEFAULT_FLOWS as usize / WAYS }, MMAPABLE> = Array::new();
+
+#[btf_map]
+pub static FLOWS: Array<Flow, { DEFAULT_FLOWS as usize }, MMAPABLE> = Array::new();
+
+#[btf_map]
+pub static SERVICES: LpmTrie<ServiceKey, Service, { DEFAULT_SERVICES as usize }> = LpmTrie::new();
+
+#[btf_map]
+pub static BACKENDS: Array<Backend, { DEFAULT_BACKENDS as usize }, MMAPABLE> = Array::new();
+
+#[btf_map]
+pub static BACKEND_LOAD: Array<u32, { DEFAULT_BACKENDS as usize }, MMAPABLE> = Array::new();
+
+#[btf_map]
+pub static BACKEND_TRAFFIC: PerCpuArray<Traffic, { DEFAULT_BACKENDS as usize }> = PerCpuArray::new();
+
+#[btf_map]
+pub static RINGS: Array<u32, { DEFAULT_RING_ELEMENTS as usize }, MMAPABLE> = Array::new();
+
+#[btf_map]
+pub static CURSORS: Array<u64, { DEFAULT_SERVICES as usize }, 0> = Array::new();
+
+#[btf_map]
+pub static PORTS: Array<Port, { MAX_PORTS as usize }, 0> = Array::new();
+
+#[btf_map]
+pub static PORT_NUMBERS: HashMap<u32, u32, { MAX_PORTS as usize }> = HashMap::new();
+
+#[btf_map]
+pub static TX_PORTS: DevMap<{ MAX_PORTS as usize }> = DevMap::new();
+
+#[btf_map]
+pub static REASONS: PerCpuArray<u64, { REASON_SLOTS as usize }> = PerCpuArray::new();

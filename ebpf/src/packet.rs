@@ -1,0 +1,120 @@
+//! What the pipeline asks of a packet, so that no stage is written twice for the two hooks.
+
+use core::ffi::c_void;
+
+use vipgate_abi::Be32;
+
+/// Length of the Ethernet header, in bytes.
+pub const ETH_LEN: usize = 14;
+/// Offset of the transport header: IPv4 without options.
+pub const L4_OFFSET: usize = ETH_LEN + 20;
+
+/// A frame at a hook. Offsets count from its Ethernet header.
+pub trait Packet {
+    /// Verdict: up the network stack.
+    const PASS: i32;
+    /// Verdict: the packet ends here.
+    const DROP: i32;
+
+    /// Address of the first byte that may be read directly.
+    fn data(&self) -> usize;
+
+    /// Address past the last byte that may be read directly.
+    fn data_end(&self) -> usize;
+
+    /// Makes the first `bytes` bytes directly readable where the hook can; `data` must be read again after it.
+    fn pull(&mut self, bytes: usize);
+
+    /// True when the frame holds an IP packet of `ip_len` bytes; `data` is the frame's address.
+    fn holds(&self, data: usize, ip_len: usize) -> bool;
+
+    /// Number of frames on the wire that this packet stands for.
+    fn frames(&self) -> u32;
+
+    /// True when a way out with this MTU (bytes of IP packet) cannot send an IP packet of `ip_len` bytes in one piece.
+    fn exceeds(&self, ip_len: u16, mtu: u32) -> bool;
+
+    /// Index of the interface it arrived on.
+    fn ifindex(&self) -> u32;
+
+    /// The hook's context, for helpers.
+    fn context(&self) -> *mut c_void;
+
+    /// Updates the transport checksum at `offset`, whose directly readable address is `address`, after the
+    /// pseudo-header's addresses changed by the sum `addresses` and the transport header's ports by `ports`
+    /// (`vipgate_abi::checksum`). Last access to the packet: direct addresses are void after it.
+    ///
+    /// # Safety
+    /// `address` is that of two directly readable bytes at `offset`.
+    unsafe fn update_l4_checksum(&mut self, address: usize, offset: usize, udp: bool, addresses: u64, ports: u64);
+
+    /// Sends it out of a port; its Ethernet header is ready.
+    fn send(&self, port: u16, ifindex: u32) -> i32;
+}
+
+/// Types that packets are read and written in: bytes and 16-bit words.
+///
+/// Drivers place frames at even addresses, and every header field that the pipeline touches is at an even offset, but
+/// 32-bit fields are not at multiples of four: IPv4 addresses start at 26. So wider fields are moved word by word, which
+/// is right on every architecture, and needs no byte-wise access.
+pub trait Word: Copy {}
+impl Word for u8 {}
+impl Word for u16 {}
+
+/// Reads a field.
+///
+/// # Safety
+/// `address..address + size_of::<T>()` is within the packet, at an even offset for words.
+#[inline(always)]
+pub unsafe fn load<T: Word>(address: usize) -> T {
+    // SAFETY: as the caller promises.
+    unsafe { (address as *const T).read() }
+}
+
+/// Writes a field.
+///
+/// # Safety
+/// As [`load`].
+#[inline(always)]
+pub unsafe fn store<T: Word>(address: usize, value: T) {
+    // SAFETY: as the caller promises.
+    unsafe { (address as *mut T).write(value) }
+}
+
+/// Reads an IPv4 address.
+///
+/// # Safety
+/// As [`load`] for its two words.
+#[inline(always)]
+pub unsafe fn load_address(address: usize) -> Be32 {
+    // SAFETY: as the caller promises.
+    let (low, high) = unsafe { (load::<u16>(address), load::<u16>(address + 2)) };
+    low as u32 | (high as u32) << 16
+}
+
+/// Writes an IPv4 address.
+///
+/// # Safety
+/// As [`load`] for its two words.
+#[inline(always)]
+pub unsafe fn store_address(address: usize, value: Be32) {
+    // SAFETY: as the caller promises.
+    unsafe {
+        store(address, value as u16);
+        store(address + 2, (value >> 16) as u16);
+    }
+}
+
+/// Writes a MAC address.
+///
+/// # Safety
+/// As [`load`] for its three words.
+#[inline(always)]
+pub unsafe fn store_mac(address: usize, mac: [u8; 6]) {
+    // SAFETY: as the caller promises.
+    unsafe {
+        store(address, u16::from_ne_bytes([mac[0], mac[1]]));
+        store(address + 2, u16::from_ne_bytes([mac[2], mac[3]]));
+        store(address + 4, u16::from_ne_bytes([mac[4], mac[5]]));
+    }
+}

@@ -1,0 +1,90 @@
+//! Stages 3 and 5: what the VIP offers for a packet without a flow, and which backend takes the new flow.
+
+use aya_ebpf::btf_maps::lpm_trie::Key;
+use vipgate_abi::{
+    backend::Backend,
+    counters::Reason,
+    flow::FlowKey,
+    hash,
+    service::{Algorithm, Kind, Service, ServiceKey},
+};
+
+use crate::{
+    atomic,
+    maps::{BACKEND_LOAD, BACKENDS, CURSORS, RINGS, SERVICES},
+    parse::{ACK, FIN, Headers, RST, SYN},
+};
+
+/// How many backends a least-connections choice compares; beyond it a window that moves with the flow's hash.
+const COMPARED: u32 = 32;
+
+/// The service that a packet is for, or why there is none for it.
+#[inline(always)]
+pub fn lookup(headers: &Headers) -> Result<&'static Service, Reason> {
+    let key = &headers.key;
+    let key = Key::new(ServiceKey::EXACT, ServiceKey::new(key.dst, key.protocol, key.dport));
+    let Some(service) = SERVICES.get(&key) else {
+        return Err(Reason::NotOurs);
+    };
+    if service.kind == Kind::Disabled as u8 {
+        return Err(Reason::Disabled);
+    }
+    // Only a SYN opens a TCP flow; the stack, which owns the VIP's address and has no socket there, resets the rest.
+    if !headers.is_udp() && headers.tcp_flags & (SYN | ACK | RST | FIN) != SYN {
+        return Err(Reason::NoFlow);
+    }
+    if service.ring_len == 0 {
+        return Err(Reason::NoBackend);
+    }
+    Ok(service)
+}
+
+/// Chooses a backend: its number and what it is.
+#[inline(always)]
+pub fn choose(service: &Service, key: &FlowKey) -> Option<(u32, Backend)> {
+    let number = if service.algorithm == Algorithm::LeastConnections as u8 {
+        least_connections(service.ring_base, service.ring_len, hash::flow(key, 0))
+    } else {
+        let index = if service.algorithm == Algorithm::RoundRobin as u8 {
+            let cursor = CURSORS.get_ptr_mut(service.number)?;
+            // SAFETY: aligned element of CURSORS.
+            let turn = unsafe { atomic::fetch_add(cursor, 1) } as u32;
+            turn.checked_rem(service.ring_len)?
+        } else if service.algorithm == Algorithm::Source as u8 {
+            hash::to_index(hash::source(key.src), service.ring_len)
+        } else {
+            hash::to_index(hash::flow(key, 0), service.ring_len)
+        };
+        *RINGS.get(service.ring_base + index)?
+    };
+    let backend = BACKENDS.get(number)?;
+    if backend.addr == 0 { None } else { Some((number, *backend)) }
+}
+
+/// No backend.
+const NOBODY: u32 = u32::MAX;
+
+/// The backend with the fewest live connections among COMPARED of the ring; ties go to the lowest number.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn least_connections(ring_base: u32, ring_len: u32, hash: u64) -> u32 {
+    let mut index = hash::to_index(hash, ring_len);
+    // Load and number in one value: the verifier has one to follow through the loop.
+    let mut best = u64::MAX;
+    let mut compared = 0;
+    while compared < COMPARED && compared < ring_len {
+        let Some(number) = RINGS.get(ring_base + index) else {
+            return NOBODY;
+        };
+        let Some(load) = BACKEND_LOAD.get(*number) else {
+            return NOBODY;
+        };
+        let candidate = ((*load as u64) << 32) | *number as u64;
+        if candidate < best {
+            best = candidate;
+        }
+        index = (index + 1).checked_rem(ring_len).unwrap_or(0);
+        compared += 1;
+    }
+    best as u32
+}

@@ -1,0 +1,357 @@
+//! Stage 2: the flow table. Its layout and race rules (numbered there) are in `vipgate_abi::flow`.
+
+use core::{
+    ptr,
+    sync::atomic::{Ordering, compiler_fence},
+};
+
+use vipgate_abi::{
+    counters::Reason,
+    flow::{self, Bucket, FLAG_REPLY, Flow, State, WAYS, Ways, Word},
+    hash, port,
+};
+
+use crate::{
+    atomic,
+    maps::{BACKEND_LOAD, FLOW_BUCKETS, FLOWS},
+    pipeline::{Arrival, Work},
+    verifier::opaque,
+};
+
+/// A flow in its slot.
+#[derive(Clone, Copy)]
+pub struct Slot {
+    /// Index in FLOWS.
+    pub index: u32,
+    pub word: *mut u64,
+    pub flow: *mut Flow,
+    /// The word as read when the slot was found.
+    pub seen: Word,
+}
+
+impl Slot {
+    #[inline(always)]
+    fn read(&self) -> Word {
+        // SAFETY: `word` points into FLOW_BUCKETS, aligned.
+        Word(unsafe { ptr::read_volatile(self.word) })
+    }
+
+    /// True while the slot holds the flow that was found (rule 2).
+    #[inline(always)]
+    pub fn holds(&self) -> bool {
+        let now = self.read();
+        now.same_flow(self.seen) && now.state() as u8 > State::Busy as u8
+    }
+
+    /// Stores the time of a hit (rule 3).
+    #[inline(always)]
+    pub fn touch(&self, now: u32) {
+        // SAFETY: the upper half of an aligned word of FLOW_BUCKETS (little-endian).
+        unsafe { ptr::write_volatile(self.word.cast::<u32>().add(1), now) };
+    }
+
+    /// Moves the slot to a state (rule 4), unless it is in it, holds another flow, or loses the race: tells whether it
+    /// moved it, and from where.
+    #[inline(always)]
+    pub fn move_to(&self, state: State) -> Option<State> {
+        let mut tries = 0;
+        // A concurrent `touch` makes the swap fail; two tries are enough, the next packet tries again.
+        while tries < 2 {
+            let word = self.read();
+            if !word.same_flow(self.seen) || word.state() == state || word.state() as u8 <= State::Busy as u8 {
+                return None;
+            }
+            // SAFETY: aligned word of FLOW_BUCKETS.
+            if unsafe { atomic::compare_and_swap(self.word, word.0, word.with_state(state).0) } {
+                return Some(word.state());
+            }
+            tries += 1;
+        }
+        None
+    }
+}
+
+/// The slot with this index.
+#[inline(always)]
+pub fn slot(index: u32) -> Option<Slot> {
+    let bucket = FLOW_BUCKETS.get_ptr_mut(index / WAYS as u32)?;
+    let flow = FLOWS.get_ptr_mut(index)?;
+    // SAFETY: the way is below WAYS.
+    let word = unsafe { ptr::addr_of_mut!((*bucket).words).cast::<u64>().add(index as usize % WAYS) };
+    // SAFETY: aligned word of FLOW_BUCKETS.
+    let seen = Word(unsafe { ptr::read_volatile(word) });
+    Some(Slot { index, word, flow, seen })
+}
+
+/// The bucket number of a hash.
+#[inline(always)]
+fn bucket_number(hash: u64, mask: u32) -> u32 {
+    hash as u32 & mask
+}
+
+#[inline(always)]
+fn words(bucket: *mut Bucket) -> *mut u64 {
+    // SAFETY: projects within the bucket.
+    unsafe { ptr::addr_of_mut!((*bucket).words).cast::<u64>() }
+}
+
+/// Finds the flow whose key has these words.
+#[inline(always)]
+pub fn lookup(wanted: [u64; 2], hash: u64, mask: u32) -> Option<Slot> {
+    let number = bucket_number(hash, mask);
+    let bucket = words(FLOW_BUCKETS.get_ptr_mut(number)?);
+    let tag = flow::tag(hash);
+    let mut candidates = Ways::default();
+    let mut way = 0;
+    while way < WAYS {
+        // SAFETY: way < WAYS; aligned word of FLOW_BUCKETS.
+        candidates = candidates.with_match(way, Word(unsafe { ptr::read_volatile(bucket.add(way)) }), tag);
+        way += 1;
+    }
+    let mut tried = 0;
+    while tried < WAYS && !candidates.is_empty() {
+        let (way, others) = candidates.pop();
+        // SAFETY: way < WAYS.
+        let word = unsafe { bucket.add(way) };
+        // SAFETY: aligned word of FLOW_BUCKETS.
+        let seen = Word(unsafe { ptr::read_volatile(word) });
+        let index = number * WAYS as u32 + way as u32;
+        let flow = FLOWS.get_ptr_mut(index)?;
+        // SAFETY: the key is the flow's first 16 bytes, aligned to 64.
+        let stored = unsafe { [ptr::read_volatile(flow.cast::<u64>()), ptr::read_volatile(flow.cast::<u64>().add(1))] };
+        let differs = (stored[0] ^ wanted[0]) | (stored[1] ^ wanted[1]);
+        if differs == 0 && seen.state() as u8 > State::Busy as u8 {
+            return Some(Slot { index, word, flow, seen });
+        }
+        candidates = others;
+        tried += 1;
+    }
+    None
+}
+
+/// The slot that `claim` names.
+#[inline(always)]
+fn claimed(claim: u64) -> Option<Slot> {
+    let slot = slot(claim as u32)?;
+    Some(Slot { seen: Word::new(State::Busy, (claim >> 32) as u8, 0, 0), ..slot })
+}
+
+/// No slot.
+const NOTHING: u64 = u64::MAX;
+
+/// Claims a slot for a new flow (rule 1), the one that eviction prefers; the evicted flow's other direction goes with
+/// it. Gives the slot's index, with its round above 32 bits; `NOTHING`: every slot holds an established flow, or other
+/// CPUs won each race.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn claim(hash: u64, mask: u32, now: u32) -> u64 {
+    let number = bucket_number(hash, mask);
+    let Some(bucket) = FLOW_BUCKETS.get_ptr_mut(number) else {
+        return NOTHING;
+    };
+    let bucket = words(bucket);
+    let mut tries = 0;
+    while tries < 2 {
+        tries += 1;
+        // Rank and way in one number: the verifier has one value to follow through the loop.
+        let mut best = 0u64;
+        let mut way = 0;
+        while way < WAYS {
+            // SAFETY: way < WAYS; aligned word of FLOW_BUCKETS.
+            let word = Word(unsafe { ptr::read_volatile(bucket.add(way)) });
+            let candidate = (word.eviction_rank(now) << 3) | way as u64;
+            if candidate > best {
+                best = candidate;
+            }
+            way += 1;
+        }
+        let best_way = best as usize & (WAYS - 1);
+        // SAFETY: best_way < WAYS.
+        let word = unsafe { bucket.add(best_way) };
+        // SAFETY: aligned word of FLOW_BUCKETS. It may have changed since; its rank now is what counts.
+        let best_word = Word(unsafe { ptr::read_volatile(word) });
+        if !flow::is_evictable(best_word.eviction_rank(now)) {
+            if flow::is_evictable(best >> 3) {
+                continue;
+            }
+            return NOTHING;
+        }
+        let claimed = best_word.claimed();
+        // SAFETY: aligned word of FLOW_BUCKETS.
+        if unsafe { atomic::compare_and_swap(word, best_word.0, claimed.0) } {
+            let index = number * WAYS as u32 + best_way as u32;
+            if best_word.state() as u8 != State::Empty as u8 {
+                opaque(part(index, best_word.state() as u32));
+            }
+            return (claimed.round() as u64) << 32 | index as u64;
+        }
+    }
+    NOTHING
+}
+
+/// Ends what the slot that left `state` meant for others: its connection's other direction, and the backend's load.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn part(index: u32, state: u32) -> u32 {
+    let Some(own) = FLOWS.get_ptr_mut(index) else {
+        return opaque(0);
+    };
+    // SAFETY: `own` points into FLOWS; its fields still are those of the flow that left.
+    let (flags, backend, peer_index) = unsafe { ((*own).flags, (*own).backend, (*own).peer) };
+    let mut was_live = flags & FLAG_REPLY == 0 && State::from_byte(state as u8).is_live();
+    if let Some(peer) = slot(peer_index) {
+        // SAFETY: `flow` points into FLOWS. A peer that does not point back is another connection's.
+        let (points_back, peer_flags) = unsafe { ((*peer.flow).peer == index, (*peer.flow).flags) };
+        if points_back
+            && (peer_flags ^ flags) & FLAG_REPLY != 0
+            && let Some(left) = peer.move_to(State::Empty)
+        {
+            was_live |= peer_flags & FLAG_REPLY == 0 && left.is_live();
+        }
+    }
+    if was_live {
+        release(backend);
+    }
+    opaque(0)
+}
+
+/// Takes one connection off a backend's load (rule 5).
+#[inline(always)]
+pub fn release(backend: u32) {
+    if let Some(load) = BACKEND_LOAD.get_ptr_mut(backend) {
+        // SAFETY: aligned element of BACKEND_LOAD.
+        unsafe { atomic::add32(load, u32::MAX) };
+    }
+}
+
+/// Removes a connection: both directions.
+#[inline(always)]
+pub fn remove(slot: &Slot) {
+    opaque(remove_at(slot.index, slot.seen.0));
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn remove_at(index: u32, seen: u64) -> u32 {
+    if let Some(slot) = slot(index)
+        && let Some(left) = (Slot { seen: Word(seen), ..slot }).move_to(State::Empty)
+    {
+        opaque(part(index, left as u32));
+    }
+    opaque(0)
+}
+
+/// Publishes a claimed slot: what was written to its flow before is there before the word is.
+#[inline(always)]
+fn publish(slot: &Slot, state: State, tag: u16, now: u32) {
+    compiler_fence(Ordering::Release);
+    // SAFETY: aligned word of FLOW_BUCKETS that this CPU claimed.
+    unsafe { ptr::write_volatile(slot.word, Word::new(state, slot.seen.round(), tag, now).0) };
+}
+
+/// Inserts both directions of a new connection to the backend of this number and generation.
+#[inline(always)]
+pub fn insert(arrival: &Arrival, work: &Work, epoch: u16, backend: u32, generation: u16) -> Result<(), Reason> {
+    let mask = arrival.config.bucket_mask;
+    let reply_words = work.rewritten.reply_key(&arrival.headers.key).words();
+    let reply_hash = hash::words(reply_words, arrival.config.flow_seed);
+    if make_room(reply_words[0], reply_words[1], reply_hash, mask) != 0 {
+        return Err(Reason::ReplyInUse);
+    }
+    let first = claim(arrival.hash, mask, arrival.now);
+    if first == NOTHING {
+        return Err(Reason::TableFull);
+    }
+    let reply = claim(reply_hash, mask, arrival.now);
+    if reply == NOTHING {
+        if let Some(first) = claimed(first) {
+            publish(&first, State::Empty, 0, arrival.now);
+        }
+        return Err(Reason::TableFull);
+    }
+    opaque(write(arrival, work, &Claims { first, reply, reply_hash, backend, generation, epoch }));
+    Ok(())
+}
+
+/// Both slots of a new connection, and what their flows are to say.
+struct Claims {
+    first: u64,
+    reply: u64,
+    reply_hash: u64,
+    backend: u32,
+    generation: u16,
+    epoch: u16,
+}
+
+/// Writes and publishes both flows.
+#[inline(never)]
+fn write(arrival: &Arrival, work: &Work, claims: &Claims) -> u32 {
+    if let Some(slot) = claimed(claims.reply) {
+        let key = &arrival.headers.key;
+        let flow = slot.flow;
+        // SAFETY: this CPU claimed the slot; what may be stale is the other connection's that was there before.
+        unsafe {
+            (*flow).key = work.rewritten.reply_key(key);
+            (*flow).new_src = key.dst;
+            (*flow).new_dst = key.src;
+            (*flow).new_sport = key.dport;
+            (*flow).new_dport = key.sport;
+            (*flow).port = port::STACK;
+            // The way back is found when the first answer comes: epoch 0 is always old.
+            (*flow).epoch = 0;
+            begin(flow, claims.first, claims, FLAG_REPLY);
+        }
+        publish(&slot, State::Opening, flow::tag(claims.reply_hash), arrival.now);
+    }
+    if let Some(slot) = claimed(claims.first) {
+        let flow = slot.flow;
+        // SAFETY: as above.
+        unsafe {
+            (*flow).key = arrival.headers.key;
+            (*flow).new_src = work.rewritten.src;
+            (*flow).new_dst = work.rewritten.dst;
+            (*flow).new_sport = work.rewritten.sport;
+            (*flow).new_dport = work.rewritten.dport;
+            (*flow).port = work.route.port;
+            (*flow).next_hop = work.route.next_hop;
+            (*flow).epoch = claims.epoch;
+            begin(flow, claims.reply, claims, 0);
+            (*flow).packets = arrival.frames;
+            (*flow).bytes = arrival.bytes as u64;
+        }
+        publish(&slot, State::Opening, flow::tag(arrival.hash), arrival.now);
+    }
+    opaque(0)
+}
+
+/// Removes the connection whose flow has these key words, an embryo or closed; 1: it is a live one, which keeps its ports.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn make_room(addresses: u64, rest: u64, hash: u64, mask: u32) -> u32 {
+    if let Some(other) = lookup([addresses, rest], hash, mask) {
+        if other.seen.state() as u8 > State::Answered as u8 {
+            return 1;
+        }
+        remove(&other);
+    }
+    0
+}
+
+/// Writes what both directions of a new connection have alike.
+///
+/// # Safety
+/// This CPU claimed the flow's slot.
+#[inline(always)]
+unsafe fn begin(flow: *mut Flow, peer: u64, claims: &Claims, flags: u8) {
+    // SAFETY: as the caller promises.
+    unsafe {
+        (*flow).generation = claims.generation;
+        (*flow).backend = claims.backend;
+        (*flow).peer = peer as u32;
+        (*flow).packets = 0;
+        (*flow).meter = 0;
+        (*flow).flags = flags;
+        (*flow).reserved = 0;
+        (*flow).bytes = 0;
+    }
+}

@@ -1,0 +1,91 @@
+//! TCP and UDP connection states: what a packet that is not plain data changes in its connection's two slots.
+
+use vipgate_abi::flow::{State, Word};
+
+use crate::{
+    parse::{ACK, FIN, Headers, RST, SYN},
+    table::{self, Slot},
+    verifier::opaque,
+};
+
+/// True when the packet changes nothing: data on an established connection, or a datagram of an answered one.
+#[inline(always)]
+pub fn is_plain(headers: &Headers, state: State) -> bool {
+    if headers.is_udp() {
+        state as u8 == State::Datagrams as u8
+    } else {
+        state as u8 == State::Established as u8 && headers.tcp_flags & (SYN | FIN | RST) == 0
+    }
+}
+
+/// True when the packet opens a new connection where a closed one still lies: a reused 5-tuple starts anew.
+#[inline(always)]
+pub fn starts_anew(headers: &Headers, state: State, reply: bool) -> bool {
+    !reply && state as u8 == State::Closed as u8 && headers.tcp_flags & (SYN | ACK) == SYN
+}
+
+/// Follows the connection: the packet hit the slot `own`, of `backend`, whose other direction is at `peer`.
+#[inline(always)]
+pub fn follow(headers: &Headers, own: &Slot, peer: u32, backend: u32, reply: bool) {
+    let what = headers.tcp_flags as u32 | (headers.is_udp() as u32 * IS_UDP) | (reply as u32 * IS_REPLY);
+    opaque(follow_at(own.index, own.seen.0, peer, backend, what));
+}
+
+/// Above the TCP flags.
+const IS_UDP: u32 = 0x100;
+const IS_REPLY: u32 = 0x200;
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn follow_at(own: u32, seen: u64, peer: u32, backend: u32, what: u32) -> u32 {
+    if let (Some(own), Some(peer)) = (table::slot(own), table::slot(peer)) {
+        let own = Slot { seen: Word(seen), ..own };
+        let reply = what & IS_REPLY != 0;
+        if what & IS_UDP != 0 {
+            follow_udp(&own, &peer, reply);
+        } else {
+            follow_tcp(what as u8, &own, &peer, backend, reply);
+        }
+    }
+    opaque(0)
+}
+
+/// An answer makes a datagram flow more than an embryo.
+#[inline(always)]
+fn follow_udp(own: &Slot, peer: &Slot, reply: bool) {
+    if reply && own.seen.state() as u8 == State::Opening as u8 {
+        own.move_to(State::Datagrams);
+        peer.move_to(State::Datagrams);
+    }
+}
+
+/// A connection's states after RFC 9293, section 3.3.2, as far as a middle box can see them.
+#[inline(always)]
+fn follow_tcp(flags: u8, own: &Slot, peer: &Slot, backend: u32, reply: bool) {
+    let state = own.seen.state() as u8;
+    let both = if flags & RST != 0 {
+        State::Closed
+    } else if flags & SYN != 0 {
+        if !(reply && flags & ACK != 0 && state == State::Opening as u8) {
+            return;
+        }
+        State::Answered
+    } else if flags & FIN != 0 {
+        if peer.seen.state() as u8 != State::Closing as u8 {
+            own.move_to(State::Closing);
+            return;
+        }
+        State::Closed
+    } else if !reply && state == State::Answered as u8 && flags & ACK != 0 {
+        State::Established
+    } else {
+        return;
+    };
+    let (first, second) = if reply { (peer, own) } else { (own, peer) };
+    let left = first.move_to(both);
+    second.move_to(both);
+    // Rule 5: the load goes down once.
+    if both as u8 == State::Closed as u8 && left.is_some_and(State::is_live) {
+        table::release(backend);
+    }
+}
