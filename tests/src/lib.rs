@@ -1,2 +1,25 @@
 //! What the end-to-end tests, the demo and the benchmark share.
 pub mod lab;
+
+/// One test a hook: `both_hooks! { fn name(hook) { ... } }` makes `name::xdp` and `name::tc`.
+#[macro_export]
+macro_rules! both_hooks {
+    ($($(#[$attribute:meta])* fn $name:ident($hook:ident) $body:block)+) => {$(
+        $(#[$attribute])*
+        mod $name {
+            use super::*;
+
+            fn scenario($hook: $crate::lab::Hook) -> $crate::lab::Result<()> $body
+
+            #[test]
+            fn xdp() -> $crate::lab::Result<()> {
+                scenario($crate::lab::Hook::Xdp)
+            }
+
+            #[test]
+            fn tc() -> $crate::lab::Result<()> {
+                scenario($crate::lab::Hook::Tc)
+            }
+        }
+    )+};
+}

@@ -2,6 +2,7 @@
 
 use super::{
     Api, Backend, Lab, Result,
+    host::{ECHO_PORT, HTTP_PORT},
     topology::{NETMASK, PRIVATE_DEVICE, PRIVATE_RANGE, PRIVATE_ROUTER, PUBLIC_DEVICE, PUBLIC_RANGE, PUBLIC_ROUTER},
 };
 use anyhow::Context as _;
@@ -34,6 +35,13 @@ pub struct Listener {
     pub instance_port: u16,
     pub algorithm: &'static str,
 }
+
+/// The backends' web servers.
+pub const WEB: Listener = Listener { protocol: "tcp", port: 80, instance_port: HTTP_PORT, algorithm: "roundrobin" };
+/// The backends' echo over TCP: connections that stay.
+pub const ECHO: Listener = Listener { protocol: "tcp", port: 7001, instance_port: ECHO_PORT, algorithm: "roundrobin" };
+/// The backends' echo over UDP.
+pub const UDP: Listener = Listener { protocol: "udp", port: 7002, instance_port: ECHO_PORT, algorithm: "roundrobin" };
 
 impl Cloud {
     /// Makes everything up to the VMs.

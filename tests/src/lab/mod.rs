@@ -17,17 +17,19 @@ pub mod host;
 pub mod load;
 pub mod netns;
 pub mod process;
+pub mod running;
 pub mod topology;
 pub mod wait;
 
 pub use api::{Api, Failure, Reply};
 pub use bpffs::BpfDirectory;
-pub use cloud::{Cloud, Listener};
+pub use cloud::{Cloud, ECHO, Listener, UDP, WEB};
 pub use controller::{Controller, vipgate_binary};
 pub use host::{Backend, Client, Origin};
 pub use load::{Load, LoadReport};
 pub use netns::Namespace;
 pub use process::Process;
+pub use running::Running;
 pub use topology::{Hook, Lab, LabOptions};
 pub use wait::wait_until;
 

@@ -1,0 +1,221 @@
+//! Bad input: a clear error, nothing stored, nothing changed in the kernel.
+
+use reqwest::Method;
+use serde_json::{Value, json};
+use std::net::Ipv4Addr;
+use vipgate_tests::lab::{
+    Api, Controller, Failure, Hook, Lab, LabOptions, Listener, Process, Result, Running, UDP, WEB, vipgate_binary,
+};
+
+const VIP: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 10);
+
+/// What `vipgate --help` lists.
+mod exit {
+    pub(super) const CONFIGURATION: i32 = 2;
+    pub(super) const PRIVILEGES: i32 = 3;
+    pub(super) const ADDRESS: i32 = 4;
+    pub(super) const STORE: i32 = 5;
+    pub(super) const KERNEL: i32 = 6;
+}
+
+fn bare_lab() -> Result<Lab> {
+    Lab::new(LabOptions { hook: Hook::Tc, clients: 0, backends: 0 })
+}
+
+/// Starts a controller that must end with `code` and say each of `words`.
+fn ends_with(lab: &Lab, arguments: &[&str], code: i32, words: &[&str]) -> Result<()> {
+    let (status, said) = Controller::start_and_fail(lab, arguments)?;
+    assert_eq!(status.code(), Some(code), "{said}");
+    for word in words {
+        assert!(said.contains(word), "`{word}` is missing in: {said}");
+    }
+    Ok(())
+}
+
+#[test]
+fn an_unknown_setting_or_value_ends_serve_with_the_place_named() -> Result<()> {
+    let lab = bare_lab()?;
+    let file = lab.directory().join("wrong.toml");
+    std::fs::write(&file, "lisen = '127.0.0.1:1'\n")?;
+    let file = file.display().to_string();
+    ends_with(&lab, &["--config", &file], exit::CONFIGURATION, &[&file, "lisen", "did you mean `listen`"])?;
+    ends_with(&lab, &["--config", "/nonexistent.toml"], exit::CONFIGURATION, &["/nonexistent.toml"])?;
+    ends_with(&lab, &["--log-format", "xml"], exit::CONFIGURATION, &["--log-format", "human, json"])
+}
+
+#[test]
+fn a_taken_address_ends_serve_with_the_address_named_and_nothing_loaded() -> Result<()> {
+    let lab = bare_lab()?;
+    let _taken = lab.router.within(|| Ok(std::net::TcpListener::bind("127.0.0.1:8080")?))?;
+    ends_with(&lab, &[], exit::ADDRESS, &["127.0.0.1:8080", "in use"])?;
+    assert!(!lab.bpffs.path().exists(), "it pinned before it knew whether it can serve");
+    Ok(())
+}
+
+#[test]
+fn a_store_that_cannot_be_opened_ends_serve_with_its_name() -> Result<()> {
+    let lab = bare_lab()?;
+    ends_with(&lab, &["--store", "sqlite:///proc/none/vipgate.db"], exit::STORE, &["/proc/none/vipgate.db"])?;
+    let garbage = lab.directory().join("garbage.db");
+    std::fs::write(&garbage, "this is no database, however long one looks at it".repeat(100))?;
+    let url = format!("sqlite://{}", garbage.display());
+    ends_with(&lab, &["--store", &url], exit::STORE, &["garbage.db"])
+}
+
+#[test]
+fn no_privileges_end_serve_with_what_is_missing() -> Result<()> {
+    let lab = bare_lab()?;
+    let mut command = lab.router.command("setpriv");
+    command.args(["--bounding-set=-all", "--inh-caps=-all"]).arg(vipgate_binary()?);
+    command.args(["serve", "--listen", "127.0.0.1:8080", "--hook", "tc"]);
+    command.arg("--store").arg(format!("sqlite://{}", lab.directory().join("vipgate.db").display()));
+    command.arg("--bpffs").arg(lab.bpffs.path());
+    let mut process = Process::start("vipgate", &mut command, lab.directory())?;
+    let status = process.wait(std::time::Duration::from_secs(30))?;
+    assert_eq!(status.code(), Some(exit::PRIVILEGES), "{}", process.said());
+    assert!(process.said().contains("CAP_"), "{}", process.said());
+    Ok(())
+}
+
+#[test]
+fn a_directory_outside_bpffs_ends_serve_with_its_name() -> Result<()> {
+    let lab = bare_lab()?;
+    let directory = lab.directory().join("pins").display().to_string();
+    ends_with(&lab, &["--bpffs", &directory], exit::KERNEL, &[&directory, "bpf"])
+}
+
+/// How many of everything there is.
+fn census(api: &Api) -> Result<Vec<(&'static str, Value)>> {
+    const KINDS: [&str; 8] = [
+        "/zones",
+        "/l2-networks",
+        "/l3-networks",
+        "/l3-networks/ip-ranges",
+        "/vm-instances",
+        "/vips",
+        "/load-balancers",
+        "/load-balancers/listeners",
+    ];
+    KINDS.into_iter().map(|kind| Ok((kind, api.get(&format!("{kind}?count=true"))?["total"].clone()))).collect()
+}
+
+/// POSTs and expects the job to fail with `code`, the details naming each of `words`.
+fn refuses(api: &Api, path: &str, params: &Value, code: &str, words: &[&str]) -> Result<()> {
+    let failure = api.refused(&Method::POST, path, Some(&json!({ "params": params })))?;
+    expect(&failure, code, words);
+    Ok(())
+}
+
+fn expect(failure: &Failure, code: &str, words: &[&str]) {
+    assert_eq!((failure.status, failure.code()), (503, code), "{failure}");
+    for word in words {
+        assert!(failure.text.contains(word), "`{word}` is missing in: {failure}");
+    }
+}
+
+#[test]
+fn calls_that_break_a_rule_are_refused_with_the_value_named_and_leave_nothing_behind() -> Result<()> {
+    let run = Running::new(Hook::Tc, 1, 2)?;
+    let (vip, listener, at) = run.cloud.balanced(VIP, WEB, &[0])?;
+    let api = &run.cloud.api;
+    let before = census(api)?;
+    let nobody = "00000000000040008000000000000000";
+
+    let l2 = json!({ "name": "x", "zoneUuid": run.cloud.zone, "physicalInterface": "nosuch0" });
+    refuses(api, "/l2-networks/no-vlan", &l2, "SYS.1007", &["nosuch0", "pub0"])?;
+    let vip_at = |ip: &str| json!({ "name": "x", "l3NetworkUuid": run.cloud.public_l3, "requiredIp": ip });
+    refuses(api, "/vips", &vip_at("10.9.9.9"), "L3.1000", &["10.9.9.9"])?;
+    refuses(api, "/vips", &vip_at("10.1.0.10"), "L3.1000", &["10.1.0.10"])?;
+    refuses(api, "/vips", &vip_at("ten"), "SYS.1007", &["requiredIp"])?;
+    refuses(api, "/vips", &json!({ "name": "x", "l3NetworkUuid": nobody }), "SYS.1003", &[nobody])?;
+    refuses(api, "/vips", &json!({ "l3NetworkUuid": run.cloud.public_l3 }), "SYS.1007", &["name"])?;
+
+    let balancer = api.query("/load-balancers")?[0]["uuid"].as_str().unwrap_or_default().to_owned();
+    let path = format!("/load-balancers/{balancer}/listeners");
+    let port = |port: i64| json!({ "name": "x", "loadBalancerPort": port });
+    refuses(api, &path, &port(0), "SYS.1007", &["loadBalancerPort"])?;
+    refuses(api, &path, &port(65_536), "SYS.1007", &["loadBalancerPort"])?;
+    refuses(api, &path, &port(80), "SYS.1007", &["80"])?;
+    let tagged = json!({ "params": port(81), "systemTags": ["balancerAlgorithm::fastest"] });
+    expect(&api.refused(&Method::POST, &path, Some(&tagged))?, "SYS.1007", &["fastest"]);
+    let https = json!({ "name": "x", "loadBalancerPort": 443, "protocol": "https" });
+    let failure = api.refused(&Method::POST, &path, Some(&json!({ "params": https })))?;
+    assert_eq!(failure.status, 503, "{failure}");
+
+    let nics = format!("/load-balancers/listeners/{listener}/vm-instances/nics");
+    refuses(api, &nics, &json!({ "vmNicUuids": [nobody] }), "SYS.1003", &[nobody])?;
+    refuses(api, &nics, &json!({ "vmNicUuids": [] }), "SYS.1007", &["vmNicUuids"])?;
+    refuses(api, &nics, &json!({ "vmNicUuids": [run.cloud.vms[0].nic] }), "SYS.1006", &[&run.cloud.vms[0].nic])?;
+
+    assert_eq!(census(api)?, before);
+    assert_eq!(run.lab.client().fetch(at)?.backend, "backend1");
+    api.delete(&format!("/vips/{vip}"))?;
+    Ok(())
+}
+
+#[test]
+fn a_backend_on_a_network_without_the_service_is_foreign() -> Result<()> {
+    let run = Running::new(Hook::Tc, 1, 1)?;
+    let (_, balancer) = run.cloud.load_balancer(VIP)?;
+    let listener = run.cloud.listener(&balancer, WEB)?;
+    let vm = json!({ "name": "outsider", "l3NetworkUuids": [run.cloud.public_l3] });
+    let vm = run.cloud.api.create("/vm-instances", &vm)?;
+    let nic = &vm["vmNics"][0]["uuid"];
+    let path = format!("/load-balancers/listeners/{listener}/vm-instances/nics");
+    refuses(&run.cloud.api, &path, &json!({ "vmNicUuids": [nic] }), "SYS.1006", &[nic.as_str().unwrap_or("nic")])
+}
+
+#[test]
+fn requests_that_are_no_calls_get_a_plain_4xx_at_once() -> Result<()> {
+    let lab = bare_lab()?;
+    let controller = lab.start_controller()?;
+    let api = controller.api(&lab.router)?;
+    let url = format!("{}/zstack/v1/zones", api.base());
+    let status = |request| -> Result<u16> { Ok(api.finish(request)?.status) };
+
+    assert_eq!(status(api.request(Method::POST, &url).body("{"))?, 400);
+    assert_eq!(status(api.request(Method::POST, &url).body("x".repeat((1 << 20) + 1)))?, 413);
+    assert_eq!(status(api.request(Method::POST, &url).header("X-Job-UUID", "short").body("{}"))?, 400);
+    assert_eq!(status(api.request(Method::GET, &format!("{}/zstack/v1/nonsense", api.base())))?, 404);
+    assert_eq!(status(api.request(Method::GET, &format!("{url}?limit=many")))?, 400);
+    assert_eq!(status(api.request(Method::GET, &format!("{url}?q=name")))?, 400);
+    assert_eq!(status(api.request(Method::GET, &format!("{}/zstack/v1/api-jobs/none", api.base())))?, 404);
+
+    let stranger = Api::new(&lab.router, api.base())?;
+    assert_eq!(stranger.send(Method::GET, "/zones", None)?.status, 400);
+    let expired = stranger.clone().with_session("00000000000040008000000000000000");
+    let refused = expired.refused(&Method::GET, "/zones", None)?;
+    assert_eq!((refused.status, refused.code()), (503, "ID.1001"));
+    let wrong = stranger.log_in("admin", "wrong").map(|_| ()).expect_err("a wrong password opens nothing");
+    let failure: Failure = wrong.downcast()?;
+    assert_eq!((failure.status, failure.code()), (503, "ID.1000"));
+    Ok(())
+}
+
+#[test]
+fn a_device_that_cannot_carry_native_xdp_is_refused_with_the_way_out() -> Result<()> {
+    let lab = Lab::new(LabOptions { hook: Hook::Xdp, clients: 0, backends: 0 })?;
+    // A dummy device's driver has no XDP.
+    lab.router.ip("link add plain0 type dummy")?;
+    lab.router.ip("link set plain0 up")?;
+    let controller = lab.start_controller()?;
+    let api = controller.api(&lab.router)?;
+    let zone = api.create("/zones", &json!({ "name": "zone" }))?;
+    let l2 = json!({ "name": "plain", "zoneUuid": zone["uuid"], "physicalInterface": "plain0" });
+    let l2 = api.create("/l2-networks/no-vlan", &l2)?;
+    let l3 = json!({ "params": { "name": "plain", "l2NetworkUuid": l2["uuid"], "category": "Public" } });
+    let failure = api.refused(&Method::POST, "/l3-networks", Some(&l3))?;
+    expect(&failure, "SYS.1006", &["plain0", "XDP", "hook"]);
+    Ok(())
+}
+
+#[test]
+fn ports_of_tcp_and_udp_are_apart_and_dns_is_refused() -> Result<()> {
+    let run = Running::new(Hook::Tc, 0, 0)?;
+    let (_, balancer) = run.cloud.load_balancer(VIP)?;
+    run.cloud.listener(&balancer, Listener { port: 8000, ..WEB })?;
+    run.cloud.listener(&balancer, Listener { port: 8000, ..UDP })?;
+    let path = format!("/load-balancers/{balancer}/listeners");
+    let dns = json!({ "name": "dns", "protocol": "udp", "loadBalancerPort": 53 });
+    refuses(&run.cloud.api, &path, &dns, "SYS.1007", &["53"])
+}
