@@ -3,7 +3,7 @@
 use crate::{
     ebpf,
     setup::{self, Need},
-    sh::{cargo, root, run as run_command, step, which},
+    sh::{cargo, root, step, which},
 };
 use anyhow::Result;
 use std::process::Command;
@@ -43,13 +43,12 @@ fn dependencies() -> Result<()> {
         eprintln!("==> dependencies: skipped, cargo-deny is not installed (cargo install cargo-deny --locked)");
         return Ok(());
     }
+    let config = root().join("deny.toml");
     for directory in [root(), root().join("ebpf")] {
-        let config = root().join("deny.toml");
         let mut deny = Command::new("cargo");
-        deny.current_dir(&directory).args(["deny", "--offline", "check", "--config"]).arg(config);
-        deny.args(["licenses", "bans", "sources"]);
-        eprintln!("==> dependencies of {}", directory.display());
-        run_command(&mut deny)?;
+        deny.current_dir(&directory).args(["deny", "--offline", "--locked", "--config"]).arg(&config);
+        let what = format!("licences, bans and sources of {}", directory.display());
+        step(&what, deny.args(["check", "licenses", "bans", "sources"]))?;
     }
     Ok(())
 }

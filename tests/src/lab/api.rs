@@ -208,7 +208,7 @@ impl Api {
     fn narrate(&self, method: &Method, url: &str, body: Option<&Value>) {
         let session = if self.session.is_some() { " -H \"Authorization: OAuth $SESSION\"" } else { "" };
         let body = body.map(|body| format!(" -d '{body}'")).unwrap_or_default();
-        println!("  curl -s -X {method}{session} '{url}'{body}");
+        println!("  r curl -s -X {method}{session} '{url}'{body}");
     }
 }
 

@@ -34,4 +34,4 @@ pub use topology::{Hook, Lab, LabOptions};
 pub use wait::wait_until;
 
 /// What a lab's function gives: the reason is for the one who reads the failed test.
-pub type Result<T> = anyhow::Result<T>;
+pub type Result<T, E = anyhow::Error> = std::result::Result<T, E>;

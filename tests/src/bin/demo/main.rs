@@ -1,0 +1,51 @@
+//! `cargo xtask demo`: a router, its clients and its backends on this machine, configured over the REST API, with every
+//! call printed as the curl command that does the same. `--once` ends with exit status 0 only if all it showed held.
+
+mod prompt;
+mod screen;
+mod story;
+
+use clap::Parser;
+use screen::Screen;
+use std::process::ExitCode;
+use vipgate_tests::lab::{Hook, Result};
+
+#[derive(Debug, Parser)]
+#[command(name = "demo", about)]
+struct Args {
+    /// Show everything and end, instead of staying with a prompt.
+    #[arg(long)]
+    once: bool,
+
+    /// Where the router's programs attach.
+    #[arg(long, value_parser = hook, default_value = "auto")]
+    hook: Hook,
+}
+
+fn hook(text: &str) -> Result<Hook, String> {
+    [Hook::Auto, Hook::Xdp, Hook::XdpGeneric, Hook::Tc]
+        .into_iter()
+        .find(|hook| hook.to_string() == text)
+        .ok_or_else(|| "give one of auto, xdp, xdp-generic, tc".to_owned())
+}
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    let mut screen = Screen::new();
+    match run(&args, &mut screen) {
+        Ok(()) => screen.verdict(),
+        Err(error) => {
+            eprintln!("demo: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(args: &Args, screen: &mut Screen) -> Result<()> {
+    let mut stage = story::Stage::new(args.hook, screen)?;
+    story::tell(&mut stage, screen)?;
+    if !args.once {
+        prompt::serve(&mut stage, screen)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,69 @@
+//! What the demo prints: headings, checks that count, and bars that grow while requests are answered.
+
+use std::{
+    collections::BTreeMap,
+    io::{IsTerminal as _, Write as _, stdout},
+    process::ExitCode,
+    time::Instant,
+};
+
+const BAR: u64 = 40;
+
+#[derive(Debug)]
+pub(crate) struct Screen {
+    started: Instant,
+    live: bool,
+    held: usize,
+    failed: Vec<String>,
+}
+
+impl Screen {
+    pub(crate) fn new() -> Self {
+        Self { started: Instant::now(), live: stdout().is_terminal(), held: 0, failed: Vec::new() }
+    }
+
+    pub(crate) fn heading(&self, text: &str) {
+        println!("\n[{:5.1} s] {text}", self.started.elapsed().as_secs_f64());
+    }
+
+    /// Something the demo claims; a false one makes the demo fail.
+    pub(crate) fn check(&mut self, claim: &str, holds: bool) {
+        println!("  {} {claim}", if holds { "ok  " } else { "FAIL" });
+        if holds {
+            self.held += 1;
+        } else {
+            self.failed.push(claim.to_owned());
+        }
+    }
+
+    /// Whether it is worth drawing before the last value is known.
+    pub(crate) fn is_live(&self) -> bool {
+        self.live
+    }
+
+    /// One bar a backend. `again`: over the bars drawn last.
+    pub(crate) fn bars(&self, shares: &BTreeMap<String, u64>, again: bool) {
+        if again && self.live {
+            print!("\x1b[{}A", shares.len());
+        }
+        let total = shares.values().sum::<u64>().max(1);
+        let most = shares.values().copied().max().unwrap_or(1).max(1);
+        for (name, count) in shares {
+            let length = usize::try_from(count * BAR / most).unwrap_or_default();
+            let percent = count * 100 / total;
+            println!("\x1b[2K  {name:<10} {:<40} {count:>5} {percent:>3} %", "#".repeat(length));
+        }
+        // A screen that cannot be written to is nothing the demo could mend.
+        let _ = stdout().flush();
+    }
+
+    /// The last line, and the exit status.
+    pub(crate) fn verdict(&self) -> ExitCode {
+        let seconds = self.started.elapsed().as_secs_f64();
+        println!("\n{} checks held, {} failed, {seconds:.1} s", self.held, self.failed.len());
+        for claim in &self.failed {
+            println!("  FAIL {claim}");
+        }
+        if self.failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    }
+}

@@ -1,0 +1,173 @@
+//! The demo's scenes, each a few REST calls and what they do to real traffic.
+
+use crate::screen::Screen;
+use anyhow::Context as _;
+use std::{
+    collections::BTreeMap,
+    net::{Ipv4Addr, SocketAddrV4},
+};
+use vipgate_tests::lab::{
+    Cloud, Controller, Hook, Lab, LabOptions, Listener, Load, Origin, Result, UDP, WEB, vipgate_binary,
+};
+
+const VIP: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 10);
+
+/// All that runs. Dropped in this order.
+pub(crate) struct Stage {
+    /// `None` between a stop and the next start.
+    controller: Option<Controller>,
+    pub(crate) cloud: Cloud,
+    /// The web listener's uuid, and where it is.
+    pub(crate) web: String,
+    pub(crate) vip: SocketAddrV4,
+    udp: SocketAddrV4,
+    pub(crate) lab: Lab,
+}
+
+impl Stage {
+    /// Builds the network, starts the controller and configures everything over REST.
+    pub(crate) fn new(hook: Hook, screen: &mut Screen) -> Result<Self> {
+        screen.heading("a router with two clients and three backends, each in a network namespace");
+        let lab = Lab::new(LabOptions { hook, clients: 2, backends: 3 })?;
+        picture(&lab);
+        let controller = lab.start_controller()?;
+        println!("  vipgate serves the REST API in the router's namespace, hook {hook}");
+
+        screen.heading("configured over the REST API; to repeat a call, first:");
+        println!("  alias r='nsenter --net={}'", lab.router.path().display());
+        let api = controller.api(&lab.router)?;
+        println!("  SESSION={}", api.session().unwrap_or_default());
+        let cloud = Cloud::new(&lab, api.narrated())?;
+        let (_, balancer) = cloud.load_balancer(VIP)?;
+        let web = cloud.listener(&balancer, WEB)?;
+        cloud.add_backends(&web, &[0, 1])?;
+        let udp = cloud.listener(&balancer, Listener { algorithm: "source", ..UDP })?;
+        cloud.add_backends(&udp, &[0, 1, 2])?;
+        let at = |port| SocketAddrV4::new(VIP, port);
+        Ok(Self { controller: Some(controller), cloud, web, vip: at(WEB.port), udp: at(UDP.port), lab })
+    }
+
+    /// Asks the VIP `count` times from the first client and draws who answers.
+    pub(crate) fn distribution(&self, screen: &Screen, count: u64) -> Result<BTreeMap<String, u64>> {
+        const BATCH: u64 = 10;
+        let mut shares: BTreeMap<String, u64> =
+            self.lab.backends.iter().map(|backend| (backend.name.clone(), 0)).collect();
+        let mut drawn = false;
+        for _ in 0..count / BATCH {
+            for origin in self.lab.client().fetch_many(self.vip, usize::try_from(BATCH)?)? {
+                *shares.entry(origin.backend).or_default() += 1;
+            }
+            if screen.is_live() {
+                screen.bars(&shares, drawn);
+                drawn = true;
+            }
+        }
+        if !drawn {
+            screen.bars(&shares, false);
+        }
+        Ok(shares)
+    }
+
+    /// Stops the controller with SIGTERM.
+    pub(crate) fn stop(&mut self) -> Result<bool> {
+        let controller = self.controller.take().context("no controller runs")?;
+        Ok(controller.stop()?.success())
+    }
+
+    pub(crate) fn start(&mut self) -> Result<()> {
+        self.controller = Some(self.lab.start_controller()?);
+        Ok(())
+    }
+
+    /// What the kernel holds, as `vipgate status` prints it.
+    pub(crate) fn status(&self) -> Result<String> {
+        let binary = vipgate_binary()?;
+        let words = format!("status --bpffs {}", self.lab.bpffs.path().display());
+        self.lab.router.run(&binary.display().to_string(), &words)
+    }
+}
+
+fn picture(lab: &Lab) {
+    let clients: Vec<String> = lab.clients.iter().map(|client| client.address.to_string()).collect();
+    let backends: Vec<String> = lab.backends.iter().map(|backend| backend.address.to_string()).collect();
+    println!(
+        "\n  {} -- pub0 10.1.0.1 [ router: vipgate ] 10.2.0.1 priv0 -- {}\n",
+        clients.join(", "),
+        backends.join(", ")
+    );
+    for namespace in lab.clients.iter().map(|client| &client.namespace).chain([&lab.router]) {
+        println!("  namespace {}", namespace.name());
+    }
+}
+
+/// Every scene, with its claims checked.
+pub(crate) fn tell(stage: &mut Stage, screen: &mut Screen) -> Result<()> {
+    balance(stage, screen)?;
+    change_backends(stage, screen)?;
+    restart(stage, screen)?;
+    udp(stage, screen)?;
+    screen.heading("what the kernel holds: vipgate status");
+    let status = stage.status()?;
+    print!("{status}");
+    screen.check("the kernel knows the VIP", status.contains(&VIP.to_string()));
+    Ok(())
+}
+
+fn balance(stage: &Stage, screen: &mut Screen) -> Result<()> {
+    screen.heading(&format!("curl http://{} from a client: nginx on two backends answers, round robin", stage.vip));
+    let origin = stage.lab.client().curl(stage.vip)?;
+    println!("  {} {}", origin.backend, origin.client);
+    screen.check("the backend sees the client's own address", *origin.client.ip() == stage.lab.client().address);
+    let shares = stage.distribution(screen, 200)?;
+    screen.check("two backends share equally", shares.values().filter(|share| **share == 100).count() == 2);
+    Ok(())
+}
+
+fn change_backends(stage: &Stage, screen: &mut Screen) -> Result<()> {
+    screen.heading("a third backend joins while requests run");
+    let load = Load::start(&stage.lab.clients[1], stage.vip)?;
+    load.wait_for(100)?;
+    stage.cloud.add_backends(&stage.web, &[2])?;
+    let shares = stage.distribution(screen, 150)?;
+    screen.check("all three answer", shares.values().all(|share| *share > 0));
+
+    screen.heading("the first backend leaves");
+    stage.cloud.remove_backends(&stage.web, &[0])?;
+    let shares = stage.distribution(screen, 150)?;
+    screen.check("it gets nothing more, the others everything", shares["backend1"] == 0);
+    report(screen, load.stop()?.failures.len(), "while backends came and went");
+    Ok(())
+}
+
+fn restart(stage: &mut Stage, screen: &mut Screen) -> Result<()> {
+    screen.heading("the controller stops and starts under load");
+    let load = Load::start(&stage.lab.clients[1], stage.vip)?;
+    load.wait_for(100)?;
+    let clean = stage.stop()?;
+    screen.check("SIGTERM ends it cleanly", clean);
+    load.wait_for(500)?;
+    println!("  no controller: 500 more requests went through the kernel alone");
+    stage.start()?;
+    stage.cloud.add_backends(&stage.web, &[0])?;
+    load.wait_for(100)?;
+    let report_of = load.stop()?;
+    println!("  {} requests answered meanwhile", report_of.answered);
+    report(screen, report_of.failures.len(), "over the restart");
+    let shares = stage.distribution(screen, 150)?;
+    screen.check("the started controller changes what the stopped one made", shares["backend1"] > 0);
+    Ok(())
+}
+
+fn udp(stage: &Stage, screen: &mut Screen) -> Result<()> {
+    screen.heading(&format!("UDP echo at {}, balanced by source", stage.udp));
+    for client in &stage.lab.clients {
+        let origins = (0..10).map(|_| client.ask_udp(stage.udp)).collect::<Result<Vec<Origin>>>()?;
+        let same = origins.iter().all(|origin| origin.backend == origins[0].backend);
+        screen.check(&format!("{} always reaches {}", client.address, origins[0].backend), same);
+    }
+    Ok(())
+}
+
+fn report(screen: &mut Screen, failures: usize, when: &str) {
+    screen.check(&format!("{failures} requests failed {when}"), failures == 0);
+}

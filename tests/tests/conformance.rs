@@ -1,0 +1,342 @@
+//! The documented calls against the server, over real HTTP: `apis.json` is the API document as a table, and the walk
+//! builds each request from it alone: parameters in their documented places, mandatory ones missing refused, every
+//! documented field present in the reply.
+
+use anyhow::{Context as _, ensure};
+use reqwest::Method;
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+use std::{collections::BTreeMap, net::Ipv4Addr};
+use vipgate_tests::lab::{Api, Failure, Hook, Reply, Result, Running};
+
+/// One call of the document.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Call {
+    section: String,
+    api: String,
+    urls: Vec<Url>,
+    /// The key in the body that holds the parameters; `None`: no body.
+    body: Option<String>,
+    params: Vec<Param>,
+    reply_top: Vec<String>,
+    /// Name of an object, or of a list of objects, to its fields.
+    reply_objects: BTreeMap<String, Vec<String>>,
+}
+
+#[derive(Deserialize)]
+struct Url {
+    method: String,
+    url: String,
+}
+
+#[derive(Deserialize)]
+struct Param {
+    name: String,
+    #[serde(rename = "in")]
+    place: String,
+    optional: bool,
+    choices: Vec<String>,
+}
+
+/// The sections of the document that are served; a dot at the end stands for all below.
+const SERVED: [&str; 7] = ["4.1.1", "4.1.2", "4.1.3", "4.1.4", "4.1.5", "4.1.7.", "4.1.10."];
+/// Of those, the ones that are not: bandwidth limits and certificates.
+const NOT_YET: [&str; 9] = [
+    "SetVipQos",
+    "GetVipQos",
+    "DeleteVipQos",
+    "CreateCertificate",
+    "DeleteCertificate",
+    "QueryCertificate",
+    "AddCertificateToLoadBalancerListener",
+    "RemoveCertificateFromLoadBalancerListener",
+    "UpdateCertificate",
+];
+
+/// Fields that a null keeps out of a reply, since nulls are never written: not every NIC has metadata, and a VIP that
+/// nothing uses yet has no provider.
+const NULLABLE: [&str; 2] = ["metaData", "serviceProvider"];
+
+/// Parameters that the walk leaves out: what they name is not served yet.
+const LEFT_OUT: [&str; 1] = ["certificateUuid"];
+
+fn document() -> Result<Vec<Call>> {
+    serde_json::from_str(include_str!("../apis.json")).context("apis.json is the document")
+}
+
+fn is_served(call: &Call) -> bool {
+    let within =
+        |section: &&str| call.section == *section || (section.ends_with('.') && call.section.starts_with(*section));
+    SERVED.iter().any(within) && !NOT_YET.contains(&call.api.as_str())
+}
+
+/// A request built from the document and named arguments.
+struct Request {
+    method: Method,
+    path: String,
+    body: Option<Value>,
+}
+
+impl Call {
+    /// # Errors
+    /// An argument that the document does not know, or a variable of the path that has none.
+    fn request(&self, url: &Url, arguments: &Map<String, Value>) -> Result<Request> {
+        let mut path = url.url.strip_prefix("/zstack/v1").context("every URL has the prefix")?.to_owned();
+        let (mut query, mut body) = (Vec::new(), Map::new());
+        for (name, value) in arguments {
+            let variable = format!("{{{name}}}");
+            if path.contains(&variable) {
+                path = path.replace(&variable, value.as_str().context("variables of a path are texts")?);
+                continue;
+            }
+            let param = self.params.iter().find(|param| param.name == *name);
+            let param = param.with_context(|| format!("{} documents no parameter {name}", self.api))?;
+            match param.place.as_str() {
+                "body" => drop(body.insert(name.clone(), value.clone())),
+                _ => query.extend(query_pairs(name, value)),
+            }
+        }
+        ensure!(!path.contains('{'), "{} lacks an argument for {path}", self.api);
+        if !query.is_empty() {
+            path = format!("{path}?{}", query.join("&"));
+        }
+        let body = self.body.as_ref().map(|key| json!({ key.as_str(): body }));
+        Ok(Request { method: url.method.parse().context("a verb")?, path, body })
+    }
+
+    /// Mandatory parameters that are no part of the path.
+    fn mandatory<'a>(&'a self, url: &'a Url) -> impl Iterator<Item = &'a Param> {
+        self.params.iter().filter(|param| !param.optional && !url.url.contains(&format!("{{{}}}", param.name)))
+    }
+}
+
+/// Lists repeat their name, maps add a dot and the key.
+fn query_pairs(name: &str, value: &Value) -> Vec<String> {
+    match value {
+        Value::Array(items) => items.iter().flat_map(|item| query_pairs(name, item)).collect(),
+        Value::Object(entries) => {
+            entries.iter().flat_map(|(key, value)| query_pairs(&format!("{name}.{key}"), value)).collect()
+        }
+        Value::String(text) => vec![format!("{name}={text}")],
+        other => vec![format!("{name}={other}")],
+    }
+}
+
+/// Walks the document with one session.
+struct Walk {
+    calls: Vec<Call>,
+    api: Api,
+    /// Calls that were made and held.
+    walked: Vec<String>,
+}
+
+impl Walk {
+    /// Makes the call three ways: without each mandatory parameter, with a wrong choice, and whole. Its reply.
+    fn call(&mut self, name: &str, arguments: &Value) -> Result<Value> {
+        let arguments = arguments.as_object().context("arguments are an object")?;
+        let call = self.calls.iter().find(|call| call.api == name).with_context(|| format!("no call {name}"))?;
+        let unmentioned = call.params.iter().map(|param| param.name.as_str());
+        let unmentioned: Vec<&str> =
+            unmentioned.filter(|name| !arguments.contains_key(*name) && !LEFT_OUT.contains(name)).collect();
+        ensure!(unmentioned.is_empty(), "{name}: the walk gives no {unmentioned:?}");
+
+        let mut last = Value::Null;
+        for url in &call.urls {
+            for param in call.mandatory(url) {
+                let mut fewer = arguments.clone();
+                fewer.remove(&param.name);
+                refused(
+                    &self.api,
+                    &call.request(url, &fewer)?,
+                    &format!("{name} without {}", param.name),
+                    &param.name,
+                )?;
+            }
+            for param in call.params.iter().filter(|param| !param.choices.is_empty()) {
+                let mut wrong = arguments.clone();
+                wrong.insert(param.name.clone(), json!("nonsense"));
+                refused(&self.api, &call.request(url, &wrong)?, &format!("{name} with nonsense"), &param.name)?;
+            }
+            // A query has no documented parameters, but its second URL has a variable.
+            let variables = arguments.iter().filter(|(key, _)| {
+                call.params.iter().any(|param| param.name == **key) || url.url.contains(&format!("{{{key}}}"))
+            });
+            let request = call.request(url, &variables.map(|(key, value)| (key.clone(), value.clone())).collect())?;
+            last = self.api.call(request.method, &request.path, request.body.as_ref()).context(name.to_owned())?;
+            for top in &call.reply_top {
+                ensure!(!last[top].is_null(), "{name} answers without {top}: {last}");
+            }
+            for (object, fields) in &call.reply_objects {
+                has_fields(&last, object, fields).with_context(|| format!("{name} answers {last}"))?;
+            }
+        }
+        self.walked.push(name.to_owned());
+        Ok(last)
+    }
+}
+
+/// Missing and wrong parameters are refused: at once where the document says 400, through the job as the real system does.
+fn refused(api: &Api, request: &Request, what: &str, param: &str) -> Result<()> {
+    let failure: Failure =
+        api.refused(&request.method, &request.path, request.body.as_ref()).with_context(|| what.to_owned())?;
+    ensure!(failure.status == 400 || failure.code() == "SYS.1007", "{what}: {failure}");
+    ensure!(failure.text.contains(param), "{what}: the parameter is not named: {failure}");
+    Ok(())
+}
+
+/// Every object of this name, at any depth, has all the fields.
+fn has_fields(reply: &Value, name: &str, fields: &[String]) -> Result<()> {
+    match reply {
+        Value::Object(members) => {
+            for (key, value) in members {
+                if key == name {
+                    for object in value.as_array().map_or(std::slice::from_ref(value), Vec::as_slice) {
+                        for field in fields.iter().filter(|field| !NULLABLE.contains(&field.as_str())) {
+                            ensure!(!object[field].is_null(), "{name} lacks {field}");
+                        }
+                    }
+                }
+                // The schema names paths, not objects.
+                if key != "schema" {
+                    has_fields(value, name, fields)?;
+                }
+            }
+        }
+        Value::Array(items) => items.iter().try_for_each(|item| has_fields(item, name, fields))?,
+        _ => {}
+    }
+    Ok(())
+}
+
+const VIP: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 20);
+
+#[test]
+fn every_documented_call_of_this_slice_takes_its_parameters_and_answers_its_fields() -> Result<()> {
+    let run = Running::new(Hook::Tc, 0, 2)?;
+    let cloud = &run.cloud;
+    let mut walk = Walk { calls: document()?, api: cloud.api.clone(), walked: Vec::new() };
+
+    walk.call("GetNetworkServiceTypes", &json!({}))?;
+    let providers = walk.call("QueryNetworkServiceProvider", &json!({}))?;
+    let provider = providers["inventories"][0]["uuid"].as_str().context("a provider")?;
+    let services = json!({ "l3NetworkUuid": cloud.private_l3, "networkServices": { provider: ["LoadBalancer"] } });
+    walk.call("DetachNetworkServiceFromL3Network", &services)?;
+    walk.call("AttachNetworkServiceToL3Network", &services)?;
+    walk.call("QueryNetworkServiceL3NetworkRef", &json!({}))?;
+
+    let vip = "11111111111141118111111111111111";
+    let created = walk.call(
+        "CreateVip",
+        &json!({
+            "name": "vip", "description": "a VIP", "l3NetworkUuid": cloud.public_l3, "requiredIp": VIP,
+            "allocatorStrategy": "RandomIpAllocatorStrategy", "resourceUuid": vip,
+        }),
+    )?;
+    assert_eq!(created["inventory"]["uuid"], vip);
+    assert_eq!(created["inventory"]["ip"], VIP.to_string());
+    let updated = walk.call("UpdateVip", &json!({ "uuid": vip, "name": "front", "description": "changed" }))?;
+    assert_eq!(updated["inventory"]["name"], "front");
+    for event in ["disable", "enable"] {
+        walk.call("ChangeVipState", &json!({ "uuid": vip, "stateEvent": event }))?;
+    }
+
+    let balancer = "22222222222242228222222222222222";
+    walk.call(
+        "CreateLoadBalancer",
+        &json!({ "name": "balancer", "description": "one", "vipUuid": vip, "resourceUuid": balancer }),
+    )?;
+    let listener = "33333333333343338333333333333333";
+    walk.call(
+        "CreateLoadBalancerListener",
+        &json!({
+            "loadBalancerUuid": balancer, "name": "listener", "description": "web", "instancePort": 8080,
+            "loadBalancerPort": 80, "protocol": "tcp", "resourceUuid": listener,
+        }),
+    )?;
+    walk.call("UpdateLoadBalancerListener", &json!({ "uuid": listener, "name": "web", "description": "changed" }))?;
+    let candidates = walk.call("GetCandidateVmNicsForLoadBalancer", &json!({ "listenerUuid": listener }))?;
+    assert_eq!(candidates["inventories"].as_array().map(Vec::len), Some(2));
+    let nics = json!({ "listenerUuid": listener, "vmNicUuids": [cloud.vms[0].nic, cloud.vms[1].nic] });
+    walk.call("AddVmNicToLoadBalancer", &nics)?;
+    let used = walk.call("GetVipUsedPorts", &json!({ "uuid": vip, "protocol": "tcp" }))?;
+    assert!(used["inventories"][0]["usedPorts"].to_string().contains("80"), "{used}");
+
+    let vips = walk.call("QueryVip", &json!({ "uuid": vip }))?;
+    assert!(vips["inventories"][0]["serviceProvider"].is_string(), "a VIP in use has a provider: {vips}");
+    let listeners = walk.call("QueryLoadBalancerListener", &json!({ "uuid": listener }))?;
+    assert_eq!(listeners["inventories"][0]["vmNicRefs"].as_array().map(Vec::len), Some(2));
+    walk.call("QueryLoadBalancer", &json!({ "uuid": balancer }))?;
+    walk.call("RefreshLoadBalancer", &json!({ "uuid": balancer }))?;
+    let renamed = json!({ "uuid": balancer, "name": "lb", "description": "changed", "resourceUuid": balancer });
+    walk.call("UpdateLoadBalancer", &renamed)?;
+
+    walk.call("RemoveVmNicFromLoadBalancer", &nics)?;
+    walk.call("DeleteLoadBalancerListener", &json!({ "uuid": listener }))?;
+    walk.call("DeleteLoadBalancer", &json!({ "uuid": balancer, "deleteMode": "Permissive" }))?;
+    walk.call("DeleteVip", &json!({ "uuid": vip, "deleteMode": "Enforcing" }))?;
+
+    let missed: Vec<&str> = walk.calls.iter().filter(|call| is_served(call)).map(|call| call.api.as_str()).collect();
+    let missed: Vec<&str> = missed.into_iter().filter(|api| !walk.walked.iter().any(|walked| walked == api)).collect();
+    assert!(missed.is_empty(), "the walk misses {missed:?}");
+    Ok(())
+}
+
+#[test]
+fn every_documented_call_that_is_not_served_yet_is_refused_as_unimplemented() -> Result<()> {
+    let run = Running::new(Hook::Tc, 0, 0)?;
+    let somebody = json!("44444444444444448444444444444444");
+    for call in document()?.iter().filter(|call| !is_served(call)) {
+        for url in &call.urls {
+            let variables = url.url.split('{').skip(1).filter_map(|rest| rest.split('}').next());
+            let arguments = variables.map(|name| (name.to_owned(), somebody.clone())).collect();
+            let request = call.request(url, &arguments)?;
+            let failure = run.cloud.api.refused(&request.method, &request.path, request.body.as_ref())?;
+            ensure!(failure.status == 503 && failure.code() == "SYS.1014", "{}: {failure}", call.api);
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn both_spellings_of_a_path_and_both_places_of_tags_work() -> Result<()> {
+    let run = Running::new(Hook::Tc, 0, 0)?;
+    let api = &run.cloud.api;
+    let short = api.finish(api.request(Method::GET, &format!("{}/v1/zones", api.base())))?;
+    assert_eq!(short.json()?["inventories"].as_array().map(Vec::len), Some(1), "{}", short.text);
+
+    let (_, balancer) = run.cloud.load_balancer(VIP)?;
+    let path = format!("/load-balancers/{balancer}/listeners");
+    let inside = json!({ "params": {
+        "name": "inside", "loadBalancerPort": 80.0, "systemTags": ["balancerAlgorithm::leastconn"],
+    } });
+    let beside = json!({
+        "params": { "name": "beside", "loadBalancerPort": 81 }, "systemTags": ["balancerAlgorithm::source"],
+    });
+    for (body, tag) in [(inside, "balancerAlgorithm::leastconn"), (beside, "balancerAlgorithm::source")] {
+        let reply = api.post(&path, &body)?;
+        let uuid = reply["inventory"]["uuid"].as_str().context("a listener")?.to_owned();
+        let tags = api.query(&format!("/system-tags?q=resourceUuid={uuid}"))?;
+        assert!(tags.iter().any(|found| found["tag"] == tag), "{tags:?}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_job_is_polled_by_its_location_and_kept_under_the_callers_own_id() -> Result<()> {
+    let run = Running::new(Hook::Tc, 0, 0)?;
+    let api = &run.cloud.api;
+    let job = "55555555555545558555555555555555";
+    let request = api
+        .request(Method::POST, &format!("{}/zstack/v1/zones", api.base()))
+        .header("X-Job-UUID", job)
+        .json(&json!({ "params": { "name": "second" } }));
+    let accepted: Reply = api.finish(request)?;
+    assert_eq!(accepted.status, 202, "{}", accepted.text);
+    assert!(accepted.json()?["location"].as_str().unwrap_or_default().ends_with(&format!("/zstack/v1/api-jobs/{job}")));
+    let done = api.follow(&accepted)?;
+    assert_eq!((done.status, &done.json()?["inventory"]["name"]), (200, &json!("second")));
+    let date = done.json()?["inventory"]["createDate"].as_str().unwrap_or_default().to_owned();
+    assert!(date.ends_with("AM") || date.ends_with("PM"), "{date}");
+    Ok(())
+}
