@@ -20,6 +20,9 @@ mod vip_use;
 mod vm;
 mod zone;
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeSet;
 
 use vipgate_api::{ApiError, Reply, Resource};

@@ -186,13 +186,13 @@ impl Wishes {
 
 /// The address in lower case; `None`: it is none that a NIC can have.
 fn unicast_mac(text: &str) -> Option<String> {
-    let mut bytes = [0; 6];
-    let mut parts = text.split(':');
-    for byte in &mut bytes {
-        *byte = parts.next().filter(|part| part.len() == 2).and_then(|part| u8::from_str_radix(part, 16).ok())?;
-    }
-    let sound = parts.next().is_none() && bytes[0] & 1 == 0 && bytes != [0; 6];
-    sound.then(|| text.to_ascii_lowercase())
+    let parts: Vec<_> = text.split(':').collect();
+    let sound = parts.len() == 6
+        && parts.iter().all(|part| part.len() == 2 && part.bytes().all(|digit| digit.is_ascii_hexdigit()));
+    let first = sound.then(|| u8::from_str_radix(parts[0], 16).ok())??;
+    let is_multicast = first & 1 != 0;
+    let is_zero = parts.iter().all(|part| *part == "00");
+    (!is_multicast && !is_zero).then(|| text.to_ascii_lowercase())
 }
 
 /// Its NICs, their addresses and their places behind listeners go with it.
