@@ -270,7 +270,7 @@ async fn the_state_of_a_vip_is_what_its_calls_made() {
     let vip_ip = site.router.text("SELECT ip FROM vips WHERE uuid = $1", &site.vip).await;
     let nic_ip = site.router.text("SELECT ip FROM vm_nics WHERE uuid = $1", &site.nic).await;
     let state = site.router.store.vip(&site.vip).await.unwrap().unwrap();
-    assert_eq!(site.router.store.vips().await.unwrap(), [state.clone()]);
+    assert_eq!(site.router.store.vips().await.unwrap(), std::slice::from_ref(&state));
     assert_eq!((state.address.to_string(), state.prefix_len, state.device.as_str()), (vip_ip, 24, "eth0"));
     assert!(state.enabled);
     let [listener] = state.listeners.as_slice() else { panic!("one listener") };
