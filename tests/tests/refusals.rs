@@ -125,7 +125,7 @@ fn calls_that_break_a_rule_are_refused_with_the_value_named_and_leave_nothing_be
     refuses(api, "/l2-networks/no-vlan", &l2, "SYS.1007", &["nosuch0", "pub0"])?;
     let vip_at = |ip: &str| json!({ "name": "x", "l3NetworkUuid": run.cloud.public_l3, "requiredIp": ip });
     refuses(api, "/vips", &vip_at("10.9.9.9"), "L3.1000", &["10.9.9.9"])?;
-    refuses(api, "/vips", &vip_at("10.1.0.10"), "L3.1000", &["10.1.0.10"])?;
+    refuses(api, "/vips", &vip_at("10.1.0.10"), "SYS.1006", &["10.1.0.10"])?;
     refuses(api, "/vips", &vip_at("ten"), "SYS.1007", &["requiredIp"])?;
     refuses(api, "/vips", &json!({ "name": "x", "l3NetworkUuid": nobody }), "SYS.1003", &[nobody])?;
     refuses(api, "/vips", &json!({ "l3NetworkUuid": run.cloud.public_l3 }), "SYS.1007", &["name"])?;

@@ -85,18 +85,19 @@ CREATE INDEX ip_ranges_l3 ON ip_ranges (l3_network_uuid);
 CREATE TRIGGER ip_ranges_deleted AFTER DELETE ON ip_ranges
 BEGIN DELETE FROM resources WHERE uuid = OLD.uuid; END;
 
--- An address in use. The key over (l3_network_uuid, number) is what makes a double allocation impossible. Its user
--- (a VIP, a NIC) refers to it and frees it by a trigger.
+-- An address in use. The key over its number is what makes a double allocation impossible: a router is one routing
+-- domain, so an address is used once, also where the ranges of two networks overlap. Its user (a VIP, a NIC) refers to it
+-- and frees it by a trigger.
 CREATE TABLE used_ips (
     uuid            TEXT    NOT NULL PRIMARY KEY,
     ip_range_uuid   TEXT    NOT NULL REFERENCES ip_ranges (uuid) ON DELETE CASCADE,
     l3_network_uuid TEXT    NOT NULL REFERENCES l3_networks (uuid) ON DELETE CASCADE,
     ip              TEXT    NOT NULL,
-    number          INTEGER NOT NULL,
-    UNIQUE (l3_network_uuid, number)
+    number          INTEGER NOT NULL UNIQUE
 ) STRICT;
 
-CREATE INDEX used_ips_range ON used_ips (ip_range_uuid, number);
+CREATE INDEX used_ips_range ON used_ips (ip_range_uuid);
+CREATE INDEX used_ips_l3 ON used_ips (l3_network_uuid);
 
 CREATE TABLE network_service_providers (
     uuid         TEXT    NOT NULL PRIMARY KEY,

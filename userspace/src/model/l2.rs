@@ -54,11 +54,11 @@ async fn check(tx: &mut Tx, devices: &dyn Devices, request: &CreateL2Network, ki
     }
     resource::require(tx, "zoneUuid", &request.zone_uuid, Resource::Zone).await?;
     let device = &request.physical_interface;
-    let names = devices.names();
+    let names = devices.list();
     if !names.contains(device) {
-        let names = Vec::from_iter(names).join(", ");
         return Err(ApiError::invalid_argument(format!(
-            "field[physicalInterface]: the router has no device `{device}`; it has: {names}"
+            "field[physicalInterface]: the router has no device `{device}`; it has: {}",
+            names.join(", ")
         )));
     }
     Ok(())

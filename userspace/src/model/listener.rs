@@ -40,10 +40,7 @@ pub(super) async fn create(tx: &mut Tx, caller: &Caller, request: CreateLoadBala
     }
     let tags = listener_tags::complete(&request.system_tags, protocol)
         .map_err(|error| ApiError::invalid_argument(error.to_string()))?;
-    for other in lb::listeners_on_vip(tx, &balancer.vip_uuid).await? {
-        if other.load_balancer_port != port || (other.protocol == "udp") != (protocol == Protocol::Udp) {
-            continue;
-        }
+    if let Some(other) = lb::listener_at(tx, &balancer.vip_uuid, port, protocol == Protocol::Udp).await? {
         return Err(if other.load_balancer_uuid == balancer.uuid {
             ApiError::invalid_argument(format!(
                 "field[loadBalancerPort]: listener[uuid:{}] of load balancer[uuid:{}] has {} port {port} already",

@@ -43,8 +43,8 @@ pub struct Caller {
 
 /// The router's devices, as the rules see them.
 pub trait Devices: Send + Sync {
-    /// The names of all network devices that there are now.
-    fn names(&self) -> BTreeSet<String>;
+    /// The names of the devices that a network can be on, as they are now. Must not block.
+    fn list(&self) -> Vec<String>;
 }
 
 /// What a call did.

@@ -1,6 +1,6 @@
 //! Virtual IPs.
 
-use std::{collections::BTreeSet, net::Ipv4Addr};
+use std::net::Ipv4Addr;
 
 use serde_json::json;
 use vipgate_api::{
@@ -89,16 +89,11 @@ pub(super) async fn change_state(tx: &mut Tx, request: ChangeVipState) -> Result
 
 pub(super) async fn used_ports(tx: &mut Tx, request: GetVipUsedPorts) -> Result {
     require(tx, "uuid", &request.uuid, Resource::Vip).await?;
-    let wanted_udp = request.protocol.eq_ignore_ascii_case("udp");
-    let ports: BTreeSet<u16> = lb::listeners_on_vip(tx, &request.uuid)
-        .await?
-        .into_iter()
-        .filter(|listener| (listener.protocol == "udp") == wanted_udp)
-        .map(|listener| listener.load_balancer_port)
-        .collect();
+    let udp = request.protocol.eq_ignore_ascii_case("udp");
+    let ports = lb::ports_on_vip(tx, &request.uuid, udp).await?;
     let inventory = VipUsedPortsInventory {
         uuid: request.uuid,
-        protocol: if wanted_udp { "UDP" } else { "TCP" }.to_owned(),
+        protocol: if udp { "UDP" } else { "TCP" }.to_owned(),
         used_ports: ports.iter().map(ToString::to_string).collect(),
     };
     let members = [("inventories".to_owned(), json!([inventory]))];

@@ -115,14 +115,29 @@ pub async fn update_listener(tx: &mut Tx, row: &Listener) -> Result<()> {
     Ok(())
 }
 
-/// Every listener on the VIP, of all its load balancers.
-pub async fn listeners_on_vip(tx: &mut Tx, vip_uuid: &str) -> Result<Vec<Listener>> {
-    Ok(sqlx::query_as(
-        "SELECT s.* FROM load_balancer_listeners s JOIN load_balancers b ON b.uuid = s.load_balancer_uuid
-         WHERE b.vip_uuid = $1 ORDER BY s.load_balancer_port, s.protocol",
+/// The ports of all listeners on the VIP, ascending: of udp, or of the protocols over TCP.
+pub async fn ports_on_vip(tx: &mut Tx, vip_uuid: &str, udp: bool) -> Result<Vec<u16>> {
+    Ok(sqlx::query_scalar(
+        "SELECT s.load_balancer_port FROM load_balancer_listeners s
+         JOIN load_balancers b ON b.uuid = s.load_balancer_uuid
+         WHERE b.vip_uuid = $1 AND (s.protocol = 'udp') = $2 ORDER BY s.load_balancer_port",
     )
     .bind(vip_uuid)
+    .bind(udp)
     .fetch_all(tx.conn())
+    .await?)
+}
+
+/// The VIP's listener on that port: of udp, or of the protocols over TCP, which share one port space.
+pub async fn listener_at(tx: &mut Tx, vip_uuid: &str, port: u16, udp: bool) -> Result<Option<Listener>> {
+    Ok(sqlx::query_as(
+        "SELECT s.* FROM load_balancer_listeners s JOIN load_balancers b ON b.uuid = s.load_balancer_uuid
+         WHERE b.vip_uuid = $1 AND s.load_balancer_port = $2 AND (s.protocol = 'udp') = $3",
+    )
+    .bind(vip_uuid)
+    .bind(port)
+    .bind(udp)
+    .fetch_optional(tx.conn())
     .await?)
 }
 

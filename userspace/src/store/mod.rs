@@ -157,7 +157,7 @@ pub fn new_uuid() -> String {
 
 fn path_of(url: &str) -> Result<PathBuf> {
     match url.strip_prefix("sqlite://") {
-        Some(path) if !path.is_empty() => Ok(PathBuf::from(path)),
+        Some(path) if !path.is_empty() && !path.contains('?') => Ok(PathBuf::from(path)),
         _ => Err(Error::Url { url: url.to_owned() }),
     }
 }

@@ -139,7 +139,7 @@ async fn a_place_that_can_not_be_written_is_named() {
 
 #[tokio::test]
 async fn another_kind_of_url_is_refused() {
-    for url in ["mysql://db/vipgate", "sqlite://", "/var/lib/vipgate.db"] {
+    for url in ["mysql://db/vipgate", "sqlite://", "/var/lib/vipgate.db", "sqlite:///var/lib/vipgate.db?mode=ro"] {
         let error = Store::open(url).await.unwrap_err();
         assert!(matches!(error, Error::Url { .. }) && error.to_string().contains(url), "{error}");
     }
@@ -186,7 +186,6 @@ async fn the_first_free_address_skips_the_used_ones() {
     assert_eq!(address::first_free(&mut tx, &range, at(0)).await.unwrap(), Some(at(4)));
     assert_eq!(address::first_free(&mut tx, &range, at(4)).await.unwrap(), Some(at(4)));
     assert_eq!(address::first_free(&mut tx, &range, at(5)).await.unwrap(), None);
-    assert_eq!(address::free(&mut tx, &range, at(0), 10).await.unwrap(), [at(4)]);
 }
 
 #[tokio::test]

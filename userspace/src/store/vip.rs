@@ -102,20 +102,29 @@ pub async fn clear_peers(tx: &mut Tx, vip_uuid: &str) -> Result<()> {
 }
 
 /// The VIPs that a change of some resource touches: those that live in or below it, and those with a NIC of it behind
-/// them. `resource_uuid` may be of a zone, network, range, VM instance, NIC, VIP, load balancer or listener.
+/// them. `resource_uuid` may be of a zone, network, range, VM instance, NIC, VIP, load balancer or listener: every branch
+/// but the right ones finds nothing by its index, so the cost is what that resource holds.
 pub async fn touched_by(tx: &mut Tx, resource_uuid: &str) -> Result<Vec<String>> {
     Ok(sqlx::query_scalar(
-        "SELECT v.uuid FROM vips v JOIN l3_networks l ON l.uuid = v.l3_network_uuid
-         WHERE $1 IN (v.uuid, v.ip_range_uuid, l.uuid, l.l2_network_uuid, l.zone_uuid)
-         UNION
-         SELECT b.vip_uuid FROM load_balancers b
-         LEFT JOIN load_balancer_listeners s ON s.load_balancer_uuid = b.uuid
-         LEFT JOIN load_balancer_listener_vm_nic_refs r ON r.listener_uuid = s.uuid
-         LEFT JOIN vm_nics n ON n.uuid = r.vm_nic_uuid
-         LEFT JOIN used_ips a ON a.uuid = n.used_ip_uuid
-         LEFT JOIN vm_instances i ON i.uuid = n.vm_instance_uuid
-         LEFT JOIN l3_networks l ON l.uuid = n.l3_network_uuid
-         WHERE $1 IN (b.uuid, s.uuid, n.uuid, a.ip_range_uuid, i.uuid, i.zone_uuid, l.uuid, l.l2_network_uuid, l.zone_uuid)",
+        "WITH networks (uuid) AS (
+             SELECT uuid FROM l3_networks WHERE uuid = $1
+             UNION SELECT uuid FROM l3_networks WHERE l2_network_uuid = $1
+             UNION SELECT uuid FROM l3_networks WHERE zone_uuid = $1),
+         nics (uuid) AS (
+             SELECT uuid FROM vm_nics WHERE uuid = $1
+             UNION SELECT uuid FROM vm_nics WHERE vm_instance_uuid = $1
+             UNION SELECT uuid FROM vm_nics WHERE l3_network_uuid IN networks
+             UNION SELECT n.uuid FROM used_ips a JOIN vm_nics n ON n.used_ip_uuid = a.uuid WHERE a.ip_range_uuid = $1),
+         listeners (uuid) AS (
+             SELECT uuid FROM load_balancer_listeners WHERE uuid = $1
+             UNION SELECT listener_uuid FROM load_balancer_listener_vm_nic_refs WHERE vm_nic_uuid IN nics),
+         balancers (uuid) AS (
+             SELECT uuid FROM load_balancers WHERE uuid = $1
+             UNION SELECT load_balancer_uuid FROM load_balancer_listeners WHERE uuid IN listeners)
+         SELECT uuid FROM vips WHERE uuid = $1
+         UNION SELECT uuid FROM vips WHERE ip_range_uuid = $1
+         UNION SELECT uuid FROM vips WHERE l3_network_uuid IN networks
+         UNION SELECT vip_uuid FROM load_balancers WHERE uuid IN balancers",
     )
     .bind(resource_uuid)
     .fetch_all(tx.conn())

@@ -24,7 +24,7 @@ const VROUTER: &str = "9f1c5d0e7a3b4c68a2d4e5f60718293a";
 struct TwoDevices;
 
 impl Devices for TwoDevices {
-    fn names(&self) -> BTreeSet<String> {
+    fn list(&self) -> Vec<String> {
         ["eth0", "eth1"].map(str::to_owned).into()
     }
 }

@@ -96,6 +96,21 @@ async fn a_second_range_is_used_when_the_first_is_full() {
 }
 
 #[tokio::test]
+async fn an_address_is_used_once_also_where_networks_overlap() {
+    let (router, here) = small().await;
+    let there = router.network("eth1", "10.0.0.0/29").await;
+    let mut given = Vec::new();
+    for l3 in [&here, &there, &here, &there, &here] {
+        given.push(ip(&router, &router.vip(l3).await).await);
+    }
+    given.sort();
+    given.dedup();
+    assert_eq!(given.len(), 5);
+    let arguments = json!({"name": "v", "l3NetworkUuid": there});
+    router.refuses(Api::CreateVip, arguments, "L3.1000", "every address is in use").await;
+}
+
+#[tokio::test]
 async fn a_deleted_vip_frees_its_address() {
     let (router, l3) = small().await;
     let arguments = json!({"name": "v", "l3NetworkUuid": l3, "requiredIp": "10.0.0.5"});
