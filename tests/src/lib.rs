@@ -1,4 +1,4 @@
-//! What the end-to-end tests, the demo and the benchmark share.
+//! What the tests, the demo and the benchmark share.
 pub mod lab;
 
 /// One test a hook: `both_hooks! { fn name(hook) { ... } }` makes `name::xdp` and `name::tc`.
@@ -23,3 +23,4 @@ macro_rules! both_hooks {
         }
     )+};
 }
+pub mod packet;

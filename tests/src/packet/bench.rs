@@ -1,0 +1,379 @@
+//! The programs on the bench: loaded with small tables, fed with frames.
+
+use std::{
+    net::{Ipv4Addr, SocketAddrV4},
+    process::Command,
+    sync::atomic::{AtomicU32, Ordering},
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use aya::{
+    Ebpf, EbpfLoader, Pod, TestRun as _, TestRunOptions, include_bytes_aligned,
+    maps::{
+        Array, HashMap, Map, MapData, PerCpuArray,
+        lpm_trie::{Key, LpmTrie},
+        xdp::DevMap,
+    },
+    programs::{ProgramError, SchedClassifier, Xdp},
+};
+use nix::sched::{CloneFlags, unshare};
+use vipgate_abi::{
+    backend::Backend,
+    config::Config,
+    counters::{Reason, Traffic},
+    flow::{Bucket, Flow, WAYS, Word},
+    maps,
+    port::Port,
+    service::{Algorithm, Kind, Service, ServiceKey},
+};
+
+use super::Frame;
+
+/// What `cargo xtask build` made.
+static OBJECT: &[u8] = include_bytes_aligned!(concat!(
+    env!("CARGO_MANIFEST_DIR"),
+    "/../ebpf/target/bpfel-unknown-none/release/vipgate-ebpf"
+));
+
+/// Which program a bench runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hook {
+    Xdp,
+    Tc,
+}
+
+/// What a program decided.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Up the stack.
+    Pass,
+    Drop,
+    /// Out of a device.
+    Redirect,
+    Other(u32),
+}
+
+/// A run's verdict and the frame it left.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outcome {
+    pub verdict: Verdict,
+    pub bytes: Vec<u8>,
+    /// Of one run, in nanoseconds, by the kernel's own measure.
+    pub nanoseconds: u128,
+}
+
+/// Loaded programs with their tables, in a network namespace of the calling thread.
+///
+/// ```text
+/// clients 10.1.0.0/24 - pub0 (port 1) [router] priv0 (port 2) - backends 10.2.0.0/24
+/// ```
+/// Hosts 10 to 30 of both networks are neighbours; everything else is behind 10.1.0.254.
+#[derive(Debug)]
+pub struct Bench {
+    ebpf: Ebpf,
+    hook: Hook,
+    next_backend: u32,
+    next_service: u32,
+    next_ring: u32,
+}
+
+impl Bench {
+    pub const CLIENT: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 10);
+    pub const VIP: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 100);
+    pub const PUBLIC_MAC: [u8; 6] = [0x02, 0, 0, 0, 1, 0x01];
+    pub const PRIVATE_MAC: [u8; 6] = [0x02, 0, 0, 0, 2, 0x01];
+    pub const GATEWAY_MAC: [u8; 6] = [0x02, 0, 0, 0, 1, 0xfe];
+    /// In buckets.
+    pub const BUCKETS: u32 = 128;
+
+    /// The MAC of a client, 10.1.0.`host`.
+    #[must_use]
+    pub const fn client_mac(host: u8) -> [u8; 6] {
+        [0x02, 0, 0, 0, 1, host]
+    }
+
+    /// The MAC of a backend, 10.2.0.`host`.
+    #[must_use]
+    pub const fn backend_mac(host: u8) -> [u8; 6] {
+        [0x02, 0, 0, 0, 2, host]
+    }
+
+    /// A bench with a small flow table.
+    pub fn new(hook: Hook) -> Result<Self> {
+        Self::with_buckets(hook, Self::BUCKETS)
+    }
+
+    /// A bench whose flow table has so many buckets, a power of two.
+    pub fn with_buckets(hook: Hook, buckets: u32) -> Result<Self> {
+        // The thread's own namespace: it ends with the thread, and with it all that is made here.
+        unshare(CloneFlags::CLONE_NEWNET).context("cannot make a network namespace (root needed)")?;
+        for words in [
+            "link set lo up",
+            // Pairs whose other ends lie idle: they only have to exist and be up.
+            "link add pub0 type veth peer name pub1",
+            "link add priv0 type veth peer name priv1",
+            "link set pub1 up",
+            "link set priv1 up",
+            "link set pub0 address 02:00:00:00:01:01 up",
+            "link set priv0 address 02:00:00:00:02:01 up",
+            "addr add 10.1.0.1/24 dev pub0",
+            "addr add 10.2.0.1/24 dev priv0",
+            "route add default via 10.1.0.254",
+            "neigh add 10.1.0.254 lladdr 02:00:00:00:01:fe dev pub0",
+        ] {
+            ip(words)?;
+        }
+        let hosts: String = (10..=30)
+            .map(|host| {
+                format!(
+                    "neigh add 10.1.0.{host} lladdr 02:00:00:00:01:{host:02x} dev pub0\n\
+                     neigh add 10.2.0.{host} lladdr 02:00:00:00:02:{host:02x} dev priv0\n"
+                )
+            })
+            .collect();
+        ip_batch(&hosts)?;
+        std::fs::write("/proc/sys/net/ipv4/ip_forward", "1").context("cannot enable forwarding")?;
+        let mut ebpf = EbpfLoader::new()
+            .map_max_entries(maps::FLOW_BUCKETS, buckets)
+            .map_max_entries(maps::FLOWS, buckets * WAYS as u32)
+            .map_max_entries(maps::RINGS, 1 << 16)
+            .map_max_entries(maps::BACKENDS, 4096)
+            .map_max_entries(maps::BACKEND_LOAD, 4096)
+            .map_max_entries(maps::BACKEND_TRAFFIC, 4096)
+            .load(OBJECT)
+            .context("cannot load the programs")?;
+        load_program(&mut ebpf, hook)?;
+        let mut bench = Self { ebpf, hook, next_backend: 1, next_service: 1, next_ring: 0 };
+        bench.set_config(Config { flow_seed: 0x5eed, bucket_mask: buckets - 1, epoch: 1 })?;
+        bench.set_port(1, "pub0", Self::PUBLIC_MAC)?;
+        bench.set_port(2, "priv0", Self::PRIVATE_MAC)?;
+        Ok(bench)
+    }
+
+    fn map(&mut self, name: &str) -> Result<&mut Map> {
+        self.ebpf.map_mut(name).with_context(|| format!("the object has no map {name}"))
+    }
+
+    fn array<V: Pod>(&mut self, name: &str) -> Result<Array<&mut MapData, V>> {
+        Array::try_from(self.map(name)?).with_context(|| format!("{name} is no array of this value"))
+    }
+
+    pub fn set_config(&mut self, config: Config) -> Result<()> {
+        Ok(self.array(maps::CONFIG)?.set(0, config, 0)?)
+    }
+
+    pub fn config(&mut self) -> Result<Config> {
+        Ok(self.array(maps::CONFIG)?.get(&0, 0)?)
+    }
+
+    /// Makes a device a port.
+    pub fn set_port(&mut self, number: u32, device: &str, mac: [u8; 6]) -> Result<()> {
+        let ifindex = ifindex(device)?;
+        self.array(maps::PORTS)?.set(number, Port { ifindex, mtu: 1500, mac, reserved: 0 }, 0)?;
+        HashMap::<_, u32, u32>::try_from(self.map(maps::PORT_NUMBERS)?)?.insert(ifindex, number, 0)?;
+        Ok(DevMap::try_from(self.map(maps::TX_PORTS)?)?.set(number, ifindex, None, 0)?)
+    }
+
+    /// Adds a backend; its number.
+    pub fn add_backend(&mut self, backend: SocketAddrV4, service: u32) -> Result<u32> {
+        let number = self.next_backend;
+        self.next_backend += 1;
+        let generation = self.backend(number)?.generation + 1;
+        let value = Backend {
+            addr: u32::from(*backend.ip()).to_be(),
+            port: backend.port().to_be(),
+            generation,
+            service,
+            idle_timeout: 60,
+        };
+        self.set_backend(number, value)?;
+        Ok(number)
+    }
+
+    pub fn backend(&mut self, number: u32) -> Result<Backend> {
+        Ok(self.array(maps::BACKENDS)?.get(&number, 0)?)
+    }
+
+    pub fn set_backend(&mut self, number: u32, backend: Backend) -> Result<()> {
+        Ok(self.array(maps::BACKENDS)?.set(number, backend, 0)?)
+    }
+
+    /// Offers `protocol`:`port` of a VIP over these backends, one ring element each; the backends' numbers.
+    pub fn serve(
+        &mut self,
+        vip: SocketAddrV4,
+        protocol: u8,
+        algorithm: Algorithm,
+        backends: &[SocketAddrV4],
+    ) -> Result<Vec<u32>> {
+        let number = self.next_service;
+        self.next_service += 1;
+        let numbers = backends.iter().map(|&backend| self.add_backend(backend, number)).collect::<Result<Vec<_>>>()?;
+        let ring_base = self.next_ring;
+        self.next_ring += u32::try_from(numbers.len())?;
+        for (index, &backend) in (ring_base..).zip(&numbers) {
+            self.array(maps::RINGS)?.set(index, backend, 0)?;
+        }
+        let service = Service {
+            kind: Kind::Balance as u8,
+            algorithm: algorithm as u8,
+            number,
+            ring_base,
+            ring_len: u32::try_from(numbers.len())?,
+            ..Service::default()
+        };
+        self.set_service(vip, protocol, ServiceKey::EXACT, service)?;
+        Ok(numbers)
+    }
+
+    pub fn set_service(&mut self, vip: SocketAddrV4, protocol: u8, prefix_len: u32, service: Service) -> Result<()> {
+        let key = Key::new(prefix_len, ServiceKey::new(u32::from(*vip.ip()).to_be(), protocol, vip.port().to_be()));
+        Ok(LpmTrie::try_from(self.map(maps::SERVICES)?)?.insert(&key, service, 0)?)
+    }
+
+    pub fn remove_service(&mut self, vip: SocketAddrV4, protocol: u8, prefix_len: u32) -> Result<()> {
+        let key = Key::new(prefix_len, ServiceKey::new(u32::from(*vip.ip()).to_be(), protocol, vip.port().to_be()));
+        Ok(LpmTrie::<_, ServiceKey, Service>::try_from(self.map(maps::SERVICES)?)?.remove(&key)?)
+    }
+
+    /// How often a reason was counted.
+    pub fn reason(&mut self, reason: Reason) -> Result<u64> {
+        let counters = PerCpuArray::<_, u64>::try_from(self.map(maps::REASONS)?)?;
+        Ok(counters.get(&(reason as u32), 0)?.iter().sum())
+    }
+
+    /// A backend's traffic.
+    pub fn traffic(&mut self, backend: u32) -> Result<Traffic> {
+        let counters = PerCpuArray::<_, Traffic>::try_from(self.map(maps::BACKEND_TRAFFIC)?)?;
+        let mut sum = Traffic::default();
+        for cpu in counters.get(&backend, 0)?.iter() {
+            sum.packets_in += cpu.packets_in;
+            sum.bytes_in += cpu.bytes_in;
+            sum.packets_out += cpu.packets_out;
+            sum.bytes_out += cpu.bytes_out;
+            sum.connections += cpu.connections;
+        }
+        Ok(sum)
+    }
+
+    /// A backend's live connections.
+    pub fn load(&mut self, backend: u32) -> Result<u32> {
+        Ok(self.array(maps::BACKEND_LOAD)?.get(&backend, 0)?)
+    }
+
+    /// Every flow in the table, with its slot word.
+    pub fn flows(&mut self) -> Result<Vec<(Word, Flow)>> {
+        let mut flows = Vec::new();
+        let buckets = self.array::<Bucket>(maps::FLOW_BUCKETS)?.iter().collect::<Result<Vec<_>, _>>()?;
+        let entries = self.array::<Flow>(maps::FLOWS)?;
+        for (number, bucket) in (0u32..).zip(buckets) {
+            for (way, word) in (0u32..).zip(bucket.words.map(Word)) {
+                if word.state().is_live() || word.state() == vipgate_abi::flow::State::Closed {
+                    flows.push((word, entries.get(&(number * WAYS as u32 + way), 0)?));
+                }
+            }
+        }
+        Ok(flows)
+    }
+
+    /// Runs the hook's program once on a frame.
+    pub fn run(&mut self, frame: &Frame) -> Result<Outcome> {
+        self.run_bytes(&frame.bytes())
+    }
+
+    /// Runs the hook's program once on these bytes, as if they came in through pub0.
+    pub fn run_bytes(&mut self, bytes: &[u8]) -> Result<Outcome> {
+        let mut out = vec![0; bytes.len() + 64];
+        let mut options = TestRunOptions { data_in: Some(bytes), data_out: Some(&mut out), ..TestRunOptions::new() };
+        options.repeat = 1;
+        let result = match self.hook {
+            Hook::Xdp => program::<Xdp>(&mut self.ebpf, maps::PROGRAM_XDP)?.test_run(options),
+            Hook::Tc => program::<SchedClassifier>(&mut self.ebpf, maps::PROGRAM_TC)?.test_run(options),
+        }
+        .context("the test run failed")?;
+        let verdict = match (self.hook, result.return_value) {
+            (Hook::Xdp, 1) | (Hook::Tc, 2) => Verdict::Drop,
+            (Hook::Xdp, 2) | (Hook::Tc, 0) => Verdict::Pass,
+            (Hook::Xdp, 4) | (Hook::Tc, 7) => Verdict::Redirect,
+            (_, other) => Verdict::Other(other),
+        };
+        out.truncate(result.data_size_out as usize);
+        Ok(Outcome { verdict, bytes: out, nanoseconds: result.duration.as_nanos() })
+    }
+
+    /// Runs `frame` and checks that it goes out as `expected`, to the last byte.
+    pub fn expect_sent(&mut self, frame: &Frame, expected: &Frame) -> Result<()> {
+        let outcome = self.run(frame)?;
+        ensure!(outcome.verdict == Verdict::Redirect, "verdict {:?} for {frame:?}", outcome.verdict);
+        ensure!(
+            outcome.bytes == expected.bytes(),
+            "sent      {:02x?}\nexpected  {:02x?}",
+            outcome.bytes,
+            expected.bytes()
+        );
+        Ok(())
+    }
+
+    /// Runs `frame` and checks that it goes up the stack or ends, unchanged, counted once under `reason`.
+    pub fn expect_refused(&mut self, frame: &Frame, reason: Reason) -> Result<()> {
+        let before = self.reason(reason)?;
+        let outcome = self.run(frame)?;
+        let verdict = if reason.is_drop() { Verdict::Drop } else { Verdict::Pass };
+        ensure!(outcome.verdict == verdict, "verdict {:?} instead of {verdict:?} for {frame:?}", outcome.verdict);
+        ensure!(outcome.bytes == frame.bytes(), "the frame was changed: {:02x?}", outcome.bytes);
+        let counted = self.reason(reason)? - before;
+        ensure!(counted == 1, "{} was counted {counted} times", reason.name());
+        Ok(())
+    }
+}
+
+/// Loads the hook's program. The kernel gives a verification up with EAGAIN when a signal is pending for the thread, and
+/// a test's child processes send some: a few tries are in order.
+fn load_program(ebpf: &mut Ebpf, hook: Hook) -> Result<()> {
+    let mut tries = 0;
+    loop {
+        let result = match hook {
+            Hook::Xdp => program::<Xdp>(ebpf, maps::PROGRAM_XDP)?.load(),
+            Hook::Tc => program::<SchedClassifier>(ebpf, maps::PROGRAM_TC)?.load(),
+        };
+        tries += 1;
+        match result {
+            Err(ProgramError::LoadError { io_error, .. })
+                if io_error.raw_os_error() == Some(libc::EAGAIN) && tries < 20 => {}
+            other => return other.context("the kernel refused a program"),
+        }
+    }
+}
+
+fn program<'a, P>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut P>
+where
+    &'a mut P: TryFrom<&'a mut aya::programs::Program>,
+{
+    let program = ebpf.program_mut(name).with_context(|| format!("the object has no program {name}"))?;
+    program.try_into().ok().with_context(|| format!("{name} is of another kind"))
+}
+
+fn ifindex(device: &str) -> Result<u32> {
+    nix::net::if_::if_nametoindex(device).with_context(|| format!("there is no device {device}"))
+}
+
+fn ip(words: &str) -> Result<()> {
+    let output = Command::new("ip").args(words.split_whitespace()).output().context("cannot run ip")?;
+    if !output.status.success() {
+        bail!("ip {words}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+    Ok(())
+}
+
+fn ip_batch(lines: &str) -> Result<()> {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let file = std::env::temp_dir().join(format!(
+        "vipgate-bench-{}-{}",
+        std::process::id(),
+        NEXT.fetch_add(1, Ordering::Relaxed)
+    ));
+    std::fs::write(&file, lines)?;
+    let result = ip(&format!("-batch {}", file.display()));
+    std::fs::remove_file(&file)?;
+    result
+}

@@ -1,0 +1,195 @@
+//! Ethernet frames with IPv4, TCP and UDP, built byte by byte.
+
+use std::net::{Ipv4Addr, SocketAddrV4};
+
+/// TCP flags (RFC 9293, section 3.1).
+pub mod tcp {
+    pub const FIN: u8 = 0x01;
+    pub const SYN: u8 = 0x02;
+    pub const RST: u8 = 0x04;
+    pub const PSH: u8 = 0x08;
+    pub const ACK: u8 = 0x10;
+}
+
+/// What the IPv4 packet carries.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Transport {
+    Tcp {
+        sport: u16,
+        dport: u16,
+        flags: u8,
+        options: Vec<u8>,
+    },
+    Udp {
+        sport: u16,
+        dport: u16,
+        /// False: the checksum field is 0, "none" (RFC 768).
+        checksum: bool,
+    },
+    /// Another protocol, by number; the payload follows the IPv4 header.
+    Other(u8),
+}
+
+/// A frame to be built. Fields that are `None` get their right value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Frame {
+    pub dst_mac: [u8; 6],
+    pub src_mac: [u8; 6],
+    pub ethertype: u16,
+    pub src: Ipv4Addr,
+    pub dst: Ipv4Addr,
+    pub tos: u8,
+    pub id: u16,
+    /// Flags and fragment offset.
+    pub fragment: u16,
+    pub ttl: u8,
+    pub ip_options: Vec<u8>,
+    pub version_ihl: Option<u8>,
+    pub total_len: Option<u16>,
+    pub transport: Transport,
+    pub payload: Vec<u8>,
+}
+
+impl Frame {
+    fn new(src: Ipv4Addr, dst: Ipv4Addr, transport: Transport) -> Self {
+        Self {
+            dst_mac: [0x02, 0, 0, 0, 0, 0x01],
+            src_mac: [0x02, 0, 0, 0, 0, 0xfe],
+            ethertype: 0x0800,
+            src,
+            dst,
+            tos: 0,
+            id: 0x1234,
+            fragment: 0x4000,
+            ttl: 64,
+            ip_options: Vec::new(),
+            version_ihl: None,
+            total_len: None,
+            transport,
+            payload: Vec::new(),
+        }
+    }
+
+    #[must_use]
+    pub fn tcp(src: SocketAddrV4, dst: SocketAddrV4, flags: u8) -> Self {
+        let (sport, dport) = (src.port(), dst.port());
+        Self::new(*src.ip(), *dst.ip(), Transport::Tcp { sport, dport, flags, options: Vec::new() })
+    }
+
+    #[must_use]
+    pub fn udp(src: SocketAddrV4, dst: SocketAddrV4) -> Self {
+        let (sport, dport) = (src.port(), dst.port());
+        Self::new(*src.ip(), *dst.ip(), Transport::Udp { sport, dport, checksum: true })
+    }
+
+    #[must_use]
+    pub fn other(src: Ipv4Addr, dst: Ipv4Addr, protocol: u8) -> Self {
+        Self::new(src, dst, Transport::Other(protocol))
+    }
+
+    #[must_use]
+    pub fn payload(mut self, payload: &[u8]) -> Self {
+        self.payload = payload.to_vec();
+        self
+    }
+
+    /// The frame with another TCP or UDP source and destination.
+    #[must_use]
+    pub fn between(mut self, src: SocketAddrV4, dst: SocketAddrV4) -> Self {
+        self.src = *src.ip();
+        self.dst = *dst.ip();
+        match &mut self.transport {
+            Transport::Tcp { sport, dport, .. } | Transport::Udp { sport, dport, .. } => {
+                *sport = src.port();
+                *dport = dst.port();
+            }
+            Transport::Other(_) => {}
+        }
+        self
+    }
+
+    /// The frame as the router sends it on: from its own MAC to the next hop's, one hop older.
+    #[must_use]
+    pub fn forwarded(mut self, from: [u8; 6], to: [u8; 6]) -> Self {
+        self.src_mac = from;
+        self.dst_mac = to;
+        self.ttl -= 1;
+        self
+    }
+
+    /// The bytes on the wire, without the frame check sequence.
+    #[must_use]
+    pub fn bytes(&self) -> Vec<u8> {
+        let transport = self.transport_bytes();
+        let header_len = 20 + self.ip_options.len();
+        let mut ip = vec![self.version_ihl.unwrap_or(0x40 | u8::try_from(header_len / 4).unwrap_or(15)), self.tos];
+        let total_len = u16::try_from(header_len + transport.len()).unwrap_or(u16::MAX);
+        ip.extend(self.total_len.unwrap_or(total_len).to_be_bytes());
+        ip.extend(self.id.to_be_bytes());
+        ip.extend(self.fragment.to_be_bytes());
+        ip.extend([self.ttl, self.protocol(), 0, 0]);
+        ip.extend(self.src.octets());
+        ip.extend(self.dst.octets());
+        ip.extend(&self.ip_options);
+        let checksum = internet_checksum(&ip);
+        ip[10..12].copy_from_slice(&checksum.to_be_bytes());
+        [&self.dst_mac[..], &self.src_mac, &self.ethertype.to_be_bytes(), &ip, &transport].concat()
+    }
+
+    fn protocol(&self) -> u8 {
+        match self.transport {
+            Transport::Tcp { .. } => 6,
+            Transport::Udp { .. } => 17,
+            Transport::Other(protocol) => protocol,
+        }
+    }
+
+    fn transport_bytes(&self) -> Vec<u8> {
+        match &self.transport {
+            Transport::Tcp { sport, dport, flags, options } => {
+                let mut bytes = [sport.to_be_bytes(), dport.to_be_bytes()].concat();
+                bytes.extend(1u32.to_be_bytes());
+                bytes.extend(2u32.to_be_bytes());
+                bytes.extend([u8::try_from((20 + options.len()) / 4).unwrap_or(15) << 4, *flags]);
+                bytes.extend(0xfaf0u16.to_be_bytes());
+                bytes.extend([0, 0, 0, 0]);
+                bytes.extend(options);
+                bytes.extend(&self.payload);
+                let checksum = self.pseudo_checksum(&bytes);
+                bytes[16..18].copy_from_slice(&checksum.to_be_bytes());
+                bytes
+            }
+            Transport::Udp { sport, dport, checksum } => {
+                let len = u16::try_from(8 + self.payload.len()).unwrap_or(u16::MAX);
+                let mut bytes = [sport.to_be_bytes(), dport.to_be_bytes(), len.to_be_bytes(), [0, 0]].concat();
+                bytes.extend(&self.payload);
+                if *checksum {
+                    // A sum of 0 is sent as its other representation (RFC 768).
+                    let sum = match self.pseudo_checksum(&bytes) {
+                        0 => 0xffff,
+                        sum => sum,
+                    };
+                    bytes[6..8].copy_from_slice(&sum.to_be_bytes());
+                }
+                bytes
+            }
+            Transport::Other(_) => self.payload.clone(),
+        }
+    }
+
+    fn pseudo_checksum(&self, transport: &[u8]) -> u16 {
+        let len = u16::try_from(transport.len()).unwrap_or(u16::MAX).to_be_bytes();
+        let pseudo = [&self.src.octets()[..], &self.dst.octets(), &[0, self.protocol()], &len, transport].concat();
+        internet_checksum(&pseudo)
+    }
+}
+
+/// RFC 1071, computed in full.
+fn internet_checksum(bytes: &[u8]) -> u16 {
+    let mut sum: u32 =
+        bytes.chunks(2).map(|word| u32::from(word[0]) << 8 | word.get(1).map_or(0, |&low| low.into())).sum();
+    while sum > 0xffff {
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    !u16::try_from(sum).unwrap_or(0)
+}

@@ -1,0 +1,11 @@
+//! Packet tests: the real programs run on crafted frames with BPF_PROG_TEST_RUN, without a device.
+//!
+//! [`Frame`] builds frames with checksums computed in full, so that an expected frame is independent of the programs'
+//! incremental arithmetic. [`Bench`] holds the loaded programs and their tables in a network namespace of its own, whose
+//! routes and neighbours the programs' lookups see.
+
+mod bench;
+mod frame;
+
+pub use bench::{Bench, Hook, Outcome, Verdict};
+pub use frame::{Frame, Transport, tcp};
