@@ -11,6 +11,7 @@ pub mod calls;
 pub mod common;
 pub mod date;
 pub mod error;
+pub mod json;
 pub mod l2;
 pub mod l3;
 pub mod load_balancer;

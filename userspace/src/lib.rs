@@ -3,5 +3,7 @@ pub mod config;
 pub mod jobs;
 pub mod logging;
 pub mod model;
+pub mod query;
+pub mod rest;
 pub mod state;
 pub mod store;

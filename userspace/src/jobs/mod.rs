@@ -1,5 +1,268 @@
 //! Jobs: asynchronous calls that were accepted, until their result is fetched or forgotten.
+//!
+//! A call's rules, its writes and its job are one transaction, so that an accepted call is never lost. What is left then is
+//! to bring the kernel to what is stored: a background task does it and writes the result. A job that a crash interrupts
+//! is still `Applying` in the store, and is applied again at the next start: applying is level-triggered, twice does no
+//! harm. Touches the store, and the kernel side through [`Apply`] only.
 
 mod apply;
+mod hook;
+mod rows;
 
-pub use apply::{Apply, ApplyError, Change};
+use std::{sync::Arc, time::Duration};
+
+use serde_json::{Map, Value};
+use vipgate_api::{ApiError, Reply, json, resource};
+
+pub use self::{
+    apply::{Apply, ApplyError, Change},
+    hook::{BadHook, HookUrl},
+};
+use crate::{
+    model::{self, Outcome},
+    query,
+    store::{self, Store, Tx},
+};
+
+/// What tests shorten; the defaults are the documented ones.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// How long a result can be fetched after its job has finished.
+    pub retention: Duration,
+    /// Between two calls of a web hook that fails.
+    pub hook_interval: Duration,
+    /// After the first one.
+    pub hook_retries: u32,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { retention: Duration::from_secs(3 * 3600), hook_interval: Duration::from_secs(2), hook_retries: 15 }
+    }
+}
+
+/// An asynchronous call that came in.
+#[derive(Clone, Debug)]
+pub struct Ticket {
+    /// 32 hexadecimal digits: the last part of the URL to poll.
+    pub uuid: String,
+    /// Name of the call.
+    pub api: &'static str,
+    /// The caller wants the `schema` in the result.
+    pub with_schema: bool,
+    pub web_hook: Option<HookUrl>,
+}
+
+/// What a poll finds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Poll {
+    /// There never was such a job, or its result has expired.
+    Unknown,
+    Running,
+    Finished {
+        succeeded: bool,
+        /// JSON.
+        body: String,
+    },
+}
+
+/// Why no job was made.
+#[derive(Debug, thiserror::Error)]
+pub enum Refused {
+    #[error("there is a job `{0}` already: choose another X-Job-UUID")]
+    Duplicate(String),
+    #[error(transparent)]
+    Store(#[from] store::Error),
+}
+
+/// A job whose changes are stored.
+#[derive(Debug)]
+struct Applying {
+    uuid: String,
+    change: Change,
+    reply: Reply,
+    with_schema: bool,
+}
+
+/// The jobs of a store; clones share them.
+#[derive(Clone)]
+pub struct Jobs {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    store: Store,
+    apply: Arc<dyn Apply>,
+    settings: Settings,
+    caller: hook::Caller,
+}
+
+impl std::fmt::Debug for Jobs {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Jobs").field("settings", &self.inner.settings).finish_non_exhaustive()
+    }
+}
+
+impl Jobs {
+    /// # Errors
+    /// The client for web hooks can't be made.
+    pub fn new(store: Store, apply: Arc<dyn Apply>, settings: Settings) -> Result<Self, reqwest::Error> {
+        let caller = hook::Caller::new(settings)?;
+        Ok(Self { inner: Arc::new(Inner { store, apply, settings, caller }) })
+    }
+
+    /// Ends the transaction of a call and makes its job. With an `outcome` both are committed together, and a task
+    /// begins to apply it; with an error nothing of the transaction stays, and the job has failed already.
+    ///
+    /// # Errors
+    /// The uuid is taken or the database fails; then nothing has happened.
+    pub async fn accept(&self, mut tx: Tx, ticket: Ticket, outcome: Result<Outcome, ApiError>) -> Result<(), Refused> {
+        let store = &self.inner.store;
+        let outcome = match outcome {
+            Ok(outcome) => outcome,
+            Err(error) => {
+                tx.rollback().await?;
+                let mut tx = store.begin().await?;
+                let body = failure(&error, ticket.with_schema);
+                rows::insert_finished(&mut tx, &ticket, false, &body).await?;
+                self.commit(tx).await?;
+                self.call_hook(ticket.uuid);
+                return Ok(());
+            }
+        };
+        let change = Change { vips: outcome.vips, devices: outcome.devices };
+        if change.is_empty() {
+            let body = success(query::render(&mut tx, &outcome.reply).await?, &outcome.reply, ticket.with_schema);
+            rows::insert_finished(&mut tx, &ticket, true, &body).await?;
+            self.commit(tx).await?;
+            self.call_hook(ticket.uuid);
+            return Ok(());
+        }
+        let job = Applying { uuid: ticket.uuid.clone(), change, reply: outcome.reply, with_schema: ticket.with_schema };
+        rows::insert_applying(&mut tx, &ticket, &job).await?;
+        self.commit(tx).await?;
+        self.finish_later(job);
+        Ok(())
+    }
+
+    /// Looks a job up.
+    ///
+    /// # Errors
+    /// The database fails.
+    pub async fn poll(&self, uuid: &str) -> store::Result<Poll> {
+        let mut tx = self.inner.store.read().await?;
+        let oldest = self.oldest(&tx);
+        rows::poll(&mut tx, uuid, oldest).await
+    }
+
+    /// Takes up what the last run left: changes that were stored and not reported, and web hooks that wait.
+    ///
+    /// # Errors
+    /// The database fails.
+    pub async fn recover(&self) -> store::Result<()> {
+        let mut tx = self.inner.store.begin().await?;
+        let applying = rows::applying(&mut tx).await?;
+        let hooks = rows::waiting_hooks(&mut tx).await?;
+        self.commit(tx).await?;
+        if !applying.is_empty() {
+            tracing::info!(jobs = applying.len(), "finishing the jobs that the last run left");
+        }
+        for job in applying {
+            self.finish_later(job);
+        }
+        for uuid in hooks {
+            self.call_hook(uuid);
+        }
+        Ok(())
+    }
+
+    /// Commits, and forgets results that have expired.
+    async fn commit(&self, mut tx: Tx) -> store::Result<()> {
+        let oldest = self.oldest(&tx);
+        rows::forget(&mut tx, oldest).await?;
+        tx.commit().await
+    }
+
+    /// Jobs that finished before this, in milliseconds since 1970, have expired.
+    fn oldest(&self, tx: &Tx) -> i64 {
+        let retention = i64::try_from(self.inner.settings.retention.as_millis()).unwrap_or(i64::MAX);
+        tx.now().saturating_sub(retention)
+    }
+
+    fn finish_later(&self, job: Applying) {
+        let jobs = self.clone();
+        tokio::spawn(async move {
+            let uuid = job.uuid.clone();
+            match jobs.finish(job).await {
+                Ok(()) => jobs.call_hook(uuid),
+                // It stays `Applying`: the next start takes it up.
+                Err(error) => tracing::error!(job = uuid, %error, "the result of a job can't be stored"),
+            }
+        });
+    }
+
+    async fn finish(&self, job: Applying) -> store::Result<()> {
+        let applied = self.inner.apply.apply(job.change.clone()).await;
+        let mut tx = self.inner.store.begin().await?;
+        let (succeeded, body) = match applied {
+            Ok(()) => {
+                model::applied(&mut tx, &job.change.vips).await?;
+                (true, success(query::render(&mut tx, &job.reply).await?, &job.reply, job.with_schema))
+            }
+            Err(error) => {
+                let error = not_applied(error.as_ref());
+                tracing::warn!(job = job.uuid, %error, "a change is stored, but not applied");
+                (false, failure(&error, job.with_schema))
+            }
+        };
+        rows::finish(&mut tx, &job.uuid, succeeded, &body).await?;
+        self.commit(tx).await
+    }
+
+    fn call_hook(&self, uuid: String) {
+        let jobs = self.clone();
+        tokio::spawn(async move {
+            if let Err(error) = jobs.inner.caller.call(&jobs.inner.store, &uuid).await {
+                tracing::error!(job = uuid, %error, "the state of a web hook can't be stored");
+            }
+        });
+    }
+}
+
+fn not_applied(error: &dyn std::error::Error) -> ApiError {
+    let mut causes = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        causes.push_str(": ");
+        causes.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    ApiError::operation("the change is stored, but the packet path does not hold it yet")
+        .elaborate("it is tried again with the next change of the same VIP and at every start")
+        .caused_by(ApiError::internal(causes))
+}
+
+/// The body of a call that succeeded.
+pub fn success(mut members: Map<String, Value>, reply: &Reply, with_schema: bool) -> String {
+    if with_schema {
+        let kind = match reply {
+            Reply::Inventory(kind, _) | Reply::Inventories(kind, _) => Some(*kind),
+            Reply::Empty | Reply::Members(_) => None,
+        };
+        let schema = resource::schema(&members, kind);
+        members.insert("schema".to_owned(), schema.into());
+    }
+    json::encode(&members)
+}
+
+/// The body of a call that failed.
+pub fn failure(error: &ApiError, with_schema: bool) -> String {
+    // An error is plain members all through: it always has a JSON form.
+    let error = serde_json::to_value(error).unwrap_or_default();
+    let mut members = Map::from_iter([("error".to_owned(), error)]);
+    if with_schema {
+        let schema = resource::schema(&members, None);
+        members.insert("schema".to_owned(), schema.into());
+    }
+    json::encode(&members)
+}

@@ -1,0 +1,44 @@
+//! The query API: a parsed query becomes SQL and its rows become inventories. Reads the store, changes nothing.
+//!
+//! One declarative table ([`table`]) of resources and fields drives the conditions, the order, the selection and the
+//! printing, so that whatever can be seen can be asked for. Replies of calls that changed something are printed by the same
+//! code ([`render`]): an inventory looks the same wherever it comes from.
+
+mod render;
+mod select;
+mod table;
+
+use sea_query::SqliteQueryBuilder;
+use sea_query_sqlx::SqlxBinder;
+use serde_json::{Map, Value, json};
+use vipgate_api::{ApiError, Resource, query::Query};
+
+use crate::store::Tx;
+pub use render::render;
+use table::Table;
+
+/// Answers a query: `{"inventories": [...]}`, with `total` where it was asked for, or `{"total": n}` for a count.
+///
+/// # Errors
+/// A field that does not exist or a value that does not fit it, each named; or the database fails.
+pub async fn run(tx: &mut Tx, resource: Resource, query: &Query) -> Result<Map<String, Value>, ApiError> {
+    let table = Table::of(resource)
+        .ok_or_else(|| ApiError::internal(format!("{} has no table of fields to query", resource.kind())))?;
+    let chosen = render::Chosen::new(table, &query.fields)?;
+    let mut reply = Map::new();
+    // Checked for a count as well: a query that is wrong is wrong with every parameter.
+    let page = select::page(table, query)?;
+    if !query.count {
+        let inventories = render::inventories(tx, table, &page, &chosen).await.map_err(ApiError::from)?;
+        reply.insert("inventories".to_owned(), inventories.into());
+    }
+    if query.count || query.reply_with_count {
+        let (sql, values) = select::total(table, query)?.build_sqlx(SqliteQueryBuilder);
+        let total: i64 = sqlx::query_scalar_with(sqlx::AssertSqlSafe(sql), values)
+            .fetch_one(tx.conn())
+            .await
+            .map_err(|error| ApiError::from(crate::store::Error::from(error)))?;
+        reply.insert("total".to_owned(), json!(total));
+    }
+    Ok(reply)
+}

@@ -1,0 +1,157 @@
+//! From rows to inventories: fields by their kinds, then the lists, one statement a list however many rows there are.
+
+use std::collections::HashMap;
+
+use sea_query::{SelectStatement, SqliteQueryBuilder};
+use sea_query_sqlx::SqlxBinder;
+use serde_json::{Map, Value};
+use sqlx::{AssertSqlSafe, Row, sqlite::SqliteRow};
+use vipgate_api::{ApiError, Date, Reply};
+
+use super::{
+    select,
+    table::{Items, Kind, List, Table},
+};
+use crate::store::{self, Error, Tx};
+
+/// Keys in one statement: far below the number of values that a database binds.
+const KEYS: usize = 500;
+
+/// Prints what a call answers, as the store has it now. A resource that is gone meanwhile leaves an empty reply.
+///
+/// # Errors
+/// The database fails.
+pub async fn render(tx: &mut Tx, reply: &Reply) -> store::Result<Map<String, Value>> {
+    let mut members = Map::new();
+    match reply {
+        Reply::Empty => {}
+        Reply::Members(known) => members.clone_from(known),
+        Reply::Inventory(resource, uuid) => {
+            if let Some(table) = Table::of(*resource)
+                && let Some(inventory) = by_key(tx, table, std::slice::from_ref(uuid)).await?.pop()
+            {
+                members.insert("inventory".to_owned(), inventory);
+            }
+        }
+        Reply::Inventories(resource, uuids) => {
+            let inventories = match Table::of(*resource) {
+                Some(table) => by_key(tx, table, uuids).await?,
+                None => Vec::new(),
+            };
+            members.insert("inventories".to_owned(), inventories.into());
+        }
+    }
+    Ok(members)
+}
+
+/// The inventories of these keys, in the order of the keys.
+async fn by_key(tx: &mut Tx, table: &'static Table, keys: &[String]) -> store::Result<Vec<Value>> {
+    let mut found = HashMap::new();
+    for keys in keys.chunks(KEYS) {
+        let statement = select::of_keys(table, table.key, keys.iter().map(String::as_str));
+        for inventory in inventories(tx, table, &statement, &Chosen::ALL).await? {
+            if let Some(key) = inventory.get(table.key).and_then(Value::as_str) {
+                found.insert(key.to_owned(), inventory);
+            }
+        }
+    }
+    Ok(keys.iter().filter_map(|key| found.remove(key)).collect())
+}
+
+/// Which members of an inventory are printed.
+pub(super) struct Chosen(Option<Vec<String>>);
+
+impl Chosen {
+    const ALL: Self = Self(None);
+
+    /// Those of `fields`; all where there are none. An unknown one is an error.
+    pub(super) fn new(table: &Table, fields: &[String]) -> Result<Self, ApiError> {
+        let names = table.fields.iter().map(|field| field.name).chain(table.lists.iter().map(|list| list.name));
+        if let Some(wrong) = fields.iter().find(|field| !names.clone().any(|name| name == **field)) {
+            return Err(select::unknown(table, wrong, names));
+        }
+        Ok(Self((!fields.is_empty()).then(|| fields.to_vec())))
+    }
+
+    fn has(&self, name: &str) -> bool {
+        self.0.as_ref().is_none_or(|names| names.iter().any(|chosen| chosen == name))
+    }
+}
+
+/// Runs a statement of [`select`] and prints its rows.
+pub(super) async fn inventories(
+    tx: &mut Tx,
+    table: &'static Table,
+    statement: &SelectStatement,
+    chosen: &Chosen,
+) -> store::Result<Vec<Value>> {
+    let rows = fetch(tx, statement).await?;
+    let mut keys = Vec::with_capacity(rows.len());
+    let mut printed = Vec::with_capacity(rows.len());
+    for row in &rows {
+        let mut members = Map::new();
+        for (position, field) in table.fields.iter().enumerate() {
+            let value = member(row, position, field.kind, table.name)?;
+            if field.name == table.key {
+                keys.push(value.as_str().unwrap_or_default().to_owned());
+            }
+            if chosen.has(field.name) && !value.is_null() {
+                members.insert(field.name.to_owned(), value);
+            }
+        }
+        printed.push(members);
+    }
+    for list in table.lists.iter().filter(|list| chosen.has(list.name)) {
+        let mut items = items(tx, list, &keys).await?;
+        for (key, members) in keys.iter().zip(&mut printed) {
+            members.insert(list.name.to_owned(), items.remove(key).unwrap_or_default().into());
+        }
+    }
+    Ok(printed.into_iter().map(Value::Object).collect())
+}
+
+async fn fetch(tx: &mut Tx, statement: &SelectStatement) -> store::Result<Vec<SqliteRow>> {
+    let (sql, values) = statement.build_sqlx(SqliteQueryBuilder);
+    // Safe: the text was made of names from our own tables, every value is bound.
+    Ok(sqlx::query_with(AssertSqlSafe(sql), values).fetch_all(tx.conn()).await?)
+}
+
+fn member(row: &SqliteRow, position: usize, kind: Kind, table: &'static str) -> store::Result<Value> {
+    Ok(match kind {
+        Kind::Uuid | Kind::Text => row.try_get::<Option<String>, _>(position)?.into(),
+        Kind::Number => row.try_get::<Option<i64>, _>(position)?.into(),
+        Kind::Flag => row.try_get::<Option<bool>, _>(position)?.into(),
+        Kind::Date => match row.try_get::<Option<i64>, _>(position)? {
+            None => Value::Null,
+            Some(millis) => Date::from_millis(millis)
+                .ok_or_else(|| Error::Corrupt { what: "date", value: millis.to_string(), place: table.to_owned() })?
+                .to_string()
+                .into(),
+        },
+    })
+}
+
+/// The items of one list, by the key of their owner.
+async fn items(tx: &mut Tx, list: &List, owners: &[String]) -> store::Result<HashMap<String, Vec<Value>>> {
+    let mut items = HashMap::<_, Vec<_>>::new();
+    for owners in owners.chunks(KEYS) {
+        let owners = owners.iter().map(String::as_str);
+        match list.of {
+            Items::Nothing => {}
+            Items::Texts { table, owner, column } => {
+                for row in fetch(tx, &select::texts(table, owner, column, owners)).await? {
+                    items.entry(row.try_get(0)?).or_default().push(row.try_get::<String, _>(1)?.into());
+                }
+            }
+            Items::Inventories { resource, field } => {
+                let Some(table) = Table::of(resource) else { continue };
+                let statement = select::of_keys(table, field, owners);
+                for inventory in Box::pin(inventories(tx, table, &statement, &Chosen::ALL)).await? {
+                    let owner = inventory.get(field).and_then(Value::as_str).unwrap_or_default().to_owned();
+                    items.entry(owner).or_default().push(inventory);
+                }
+            }
+        }
+    }
+    Ok(items)
+}

@@ -1,0 +1,345 @@
+//! The one table of what can be queried: each resource, its SQL table, its fields and its lists.
+//!
+//! A column is its API field in snake_case, so a row here is the names and kinds of the inventory and nothing else. What
+//! is written here can be asked for, compared, sorted by, selected and printed.
+
+use vipgate_api::Resource;
+
+/// A resource and where it is kept.
+#[derive(Debug)]
+pub(super) struct Table {
+    pub(super) resource: Resource,
+    /// Name of its SQL table.
+    pub(super) name: &'static str,
+    /// Only rows whose column has this value belong to it.
+    pub(super) only: Option<(&'static str, &'static str)>,
+    /// The field that lists of it, and lists in it, refer to.
+    pub(super) key: &'static str,
+    /// Fields that put its rows into one certain order: paging needs one.
+    pub(super) order: &'static [&'static str],
+    pub(super) fields: &'static [Field],
+    pub(super) lists: &'static [List],
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Field {
+    /// As the API spells it.
+    pub(super) name: &'static str,
+    pub(super) kind: Kind,
+}
+
+/// How a field is stored, printed and compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// 32 lower-case hexadecimal digits. Compared by the index.
+    Uuid,
+    /// Compared without regard to the case of ASCII letters, as MySQL does.
+    Text,
+    Number,
+    /// 0 or 1.
+    Flag,
+    /// Milliseconds since 1970; compared by whole seconds, which is what is printed.
+    Date,
+}
+
+/// A member of an inventory that is a list.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct List {
+    pub(super) name: &'static str,
+    pub(super) of: Items,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Items {
+    /// Inventories of another resource whose `field` is our key.
+    Inventories { resource: Resource, field: &'static str },
+    /// One text column of another table whose `owner` column is our key, in the order of the texts.
+    Texts { table: &'static str, owner: &'static str, column: &'static str },
+    /// Always empty: this router keeps no such thing, clients want the member.
+    Nothing,
+}
+
+impl Table {
+    pub(super) fn of(resource: Resource) -> Option<&'static Self> {
+        TABLES.iter().find(|table| table.resource == resource)
+    }
+
+    pub(super) fn field(&self, name: &str) -> Option<&'static Field> {
+        self.fields.iter().find(|field| field.name == name)
+    }
+}
+
+const fn uuid(name: &'static str) -> Field {
+    Field { name, kind: Kind::Uuid }
+}
+
+const fn text(name: &'static str) -> Field {
+    Field { name, kind: Kind::Text }
+}
+
+const fn number(name: &'static str) -> Field {
+    Field { name, kind: Kind::Number }
+}
+
+const fn flag(name: &'static str) -> Field {
+    Field { name, kind: Kind::Flag }
+}
+
+const fn date(name: &'static str) -> Field {
+    Field { name, kind: Kind::Date }
+}
+
+const fn inventories(name: &'static str, resource: Resource, field: &'static str) -> List {
+    List { name, of: Items::Inventories { resource, field } }
+}
+
+const fn texts(name: &'static str, table: &'static str, owner: &'static str, column: &'static str) -> List {
+    List { name, of: Items::Texts { table, owner, column } }
+}
+
+const fn nothing(name: &'static str) -> List {
+    List { name, of: Items::Nothing }
+}
+
+/// A resource with a uuid, in the order in which its rows were made.
+const fn table(resource: Resource, name: &'static str, fields: &'static [Field], lists: &'static [List]) -> Table {
+    Table { resource, name, only: None, key: "uuid", order: &["createDate", "uuid"], fields, lists }
+}
+
+const CREATED: Field = date("createDate");
+const CHANGED: Field = date("lastOpDate");
+const NAME: Field = text("name");
+const DESCRIPTION: Field = text("description");
+
+const L2_FIELDS: &[Field] = &[
+    uuid("uuid"),
+    NAME,
+    DESCRIPTION,
+    uuid("zoneUuid"),
+    text("physicalInterface"),
+    text("type"),
+    number("vlan"),
+    CREATED,
+    CHANGED,
+];
+const L2_LISTS: &[List] = &[nothing("attachedClusterUuids")];
+
+pub(super) const TABLES: &[Table] = &[
+    table(
+        Resource::Zone,
+        "zones",
+        &[uuid("uuid"), NAME, DESCRIPTION, text("state"), text("type"), CREATED, CHANGED],
+        &[],
+    ),
+    table(Resource::L2Network, "l2_networks", L2_FIELDS, L2_LISTS),
+    Table {
+        only: Some(("type", "L2VlanNetwork")),
+        ..table(Resource::L2VlanNetwork, "l2_networks", L2_FIELDS, L2_LISTS)
+    },
+    table(
+        Resource::L3Network,
+        "l3_networks",
+        &[
+            uuid("uuid"),
+            NAME,
+            DESCRIPTION,
+            text("type"),
+            uuid("zoneUuid"),
+            uuid("l2NetworkUuid"),
+            text("state"),
+            text("dnsDomain"),
+            flag("system"),
+            text("category"),
+            CREATED,
+            CHANGED,
+        ],
+        &[
+            texts("dns", "l3_network_dns", "l3_network_uuid", "dns"),
+            inventories("ipRanges", Resource::IpRange, "l3NetworkUuid"),
+            inventories("networkServices", Resource::NetworkServiceRef, "l3NetworkUuid"),
+        ],
+    ),
+    table(
+        Resource::IpRange,
+        "ip_ranges",
+        &[
+            uuid("uuid"),
+            uuid("l3NetworkUuid"),
+            NAME,
+            DESCRIPTION,
+            text("startIp"),
+            text("endIp"),
+            text("netmask"),
+            text("gateway"),
+            text("networkCidr"),
+            CREATED,
+            CHANGED,
+        ],
+        &[],
+    ),
+    table(
+        Resource::VmInstance,
+        "vm_instances",
+        &[
+            uuid("uuid"),
+            NAME,
+            DESCRIPTION,
+            uuid("zoneUuid"),
+            uuid("clusterUuid"),
+            uuid("imageUuid"),
+            uuid("hostUuid"),
+            uuid("lastHostUuid"),
+            uuid("instanceOfferingUuid"),
+            uuid("rootVolumeUuid"),
+            text("platform"),
+            uuid("defaultL3NetworkUuid"),
+            text("type"),
+            text("hypervisorType"),
+            number("memorySize"),
+            number("cpuNum"),
+            number("cpuSpeed"),
+            text("allocatorStrategy"),
+            CREATED,
+            CHANGED,
+            text("state"),
+            number("internalId"),
+        ],
+        &[inventories("vmNics", Resource::VmNic, "vmInstanceUuid"), nothing("allVolumes")],
+    ),
+    table(
+        Resource::VmNic,
+        "vm_nics",
+        &[
+            uuid("uuid"),
+            uuid("vmInstanceUuid"),
+            uuid("usedIpUuid"),
+            uuid("l3NetworkUuid"),
+            text("ip"),
+            text("mac"),
+            text("netmask"),
+            text("gateway"),
+            text("metaData"),
+            text("internalName"),
+            number("deviceId"),
+            CREATED,
+            CHANGED,
+        ],
+        &[],
+    ),
+    table(
+        Resource::NetworkServiceProvider,
+        "network_service_providers",
+        &[uuid("uuid"), NAME, DESCRIPTION, text("type"), CREATED, CHANGED],
+        &[
+            texts(
+                "networkServiceTypes",
+                "network_service_types",
+                "network_service_provider_uuid",
+                "network_service_type",
+            ),
+            texts(
+                "attachedL2NetworkUuids",
+                "network_service_provider_l2_network_refs",
+                "network_service_provider_uuid",
+                "l2_network_uuid",
+            ),
+        ],
+    ),
+    Table {
+        resource: Resource::NetworkServiceRef,
+        name: "network_service_l3_network_refs",
+        only: None,
+        key: "l3NetworkUuid",
+        order: &["l3NetworkUuid", "networkServiceType"],
+        fields: &[uuid("l3NetworkUuid"), uuid("networkServiceProviderUuid"), text("networkServiceType")],
+        lists: &[],
+    },
+    table(
+        Resource::Vip,
+        "vips",
+        &[
+            uuid("uuid"),
+            NAME,
+            DESCRIPTION,
+            uuid("l3NetworkUuid"),
+            text("ip"),
+            text("state"),
+            text("gateway"),
+            text("netmask"),
+            text("serviceProvider"),
+            text("useFor"),
+            uuid("ipRangeUuid"),
+            uuid("usedIpUuid"),
+            CREATED,
+            CHANGED,
+        ],
+        &[
+            texts("peerL3NetworkUuid", "vip_peer_l3_networks", "vip_uuid", "l3_network_uuid"),
+            texts("peerL3NetworkUuids", "vip_peer_l3_networks", "vip_uuid", "l3_network_uuid"),
+        ],
+    ),
+    table(
+        Resource::LoadBalancer,
+        "load_balancers",
+        &[NAME, uuid("uuid"), DESCRIPTION, text("state"), uuid("vipUuid")],
+        &[inventories("listeners", Resource::Listener, "loadBalancerUuid")],
+    ),
+    table(
+        Resource::Listener,
+        "load_balancer_listeners",
+        &[
+            uuid("uuid"),
+            NAME,
+            DESCRIPTION,
+            uuid("loadBalancerUuid"),
+            number("instancePort"),
+            number("loadBalancerPort"),
+            text("protocol"),
+            CREATED,
+            CHANGED,
+        ],
+        &[inventories("vmNicRefs", Resource::ListenerNicRef, "listenerUuid"), nothing("certificateRefs")],
+    ),
+    Table {
+        resource: Resource::ListenerNicRef,
+        name: "load_balancer_listener_vm_nic_refs",
+        only: None,
+        key: "id",
+        order: &["id"],
+        fields: &[number("id"), uuid("listenerUuid"), uuid("vmNicUuid"), text("status"), CREATED, CHANGED],
+        lists: &[],
+    },
+    table(
+        Resource::SystemTag,
+        "system_tags",
+        &[
+            uuid("uuid"),
+            uuid("resourceUuid"),
+            text("resourceType"),
+            text("tag"),
+            text("type"),
+            flag("inherent"),
+            CREATED,
+            CHANGED,
+        ],
+        &[],
+    ),
+    table(
+        Resource::UserTag,
+        "user_tags",
+        &[uuid("uuid"), uuid("resourceUuid"), text("resourceType"), text("tag"), text("type"), CREATED, CHANGED],
+        &[],
+    ),
+];
+
+/// The column of a field: `l3NetworkUuid` -> `l3_network_uuid`.
+pub(super) fn column(field: &str) -> String {
+    let mut column = String::with_capacity(field.len() + 4);
+    for letter in field.chars() {
+        if letter.is_ascii_uppercase() {
+            column.push('_');
+        }
+        column.push(letter.to_ascii_lowercase());
+    }
+    column
+}

@@ -1,0 +1,201 @@
+//! Accounts and sessions: logging in and out, and whom a session stands for.
+//!
+//! A client never sends its password but the SHA-512 of it, which is therefore the secret, and what is stored is its
+//! Argon2id hash (RFC 9106). Of a session only a hash is stored, too. Neither is ever logged.
+
+use std::{
+    sync::{Arc, LazyLock},
+    time::Duration,
+};
+
+use argon2::{Argon2, PasswordHash, PasswordHasher, PasswordVerifier, password_hash::Error::PasswordInvalid};
+use serde_json::{Map, Value};
+use sha2::{Digest, Sha256, Sha512};
+use tokio::{sync::Semaphore, task};
+use vipgate_api::{
+    ApiError, Date,
+    session::{LogInByAccount, SessionInventory, SessionUuid},
+};
+
+use crate::{
+    model::Caller,
+    store::{self, Store, Tx, new_uuid},
+};
+
+/// Sessions that may hold at the same time.
+const MOST_SESSIONS: i64 = 500;
+
+/// Argon2id takes 19 MiB and tens of milliseconds a time: this bounds what callers without a password can make us spend.
+const HASHES_AT_ONCE: usize = 2;
+
+/// How long a session holds, in the documented system.
+pub const LIFETIME: Duration = Duration::from_secs(7200);
+
+/// The sessions of a store; clones share them.
+#[derive(Clone, Debug)]
+pub(super) struct Sessions {
+    store: Store,
+    lifetime: Duration,
+    hashing: Arc<Semaphore>,
+}
+
+impl Sessions {
+    pub(super) fn new(store: Store, lifetime: Duration) -> Self {
+        Self { store, lifetime, hashing: Arc::new(Semaphore::new(HASHES_AT_ONCE)) }
+    }
+
+    /// Opens a session.
+    pub(super) async fn log_in(&self, request: LogInByAccount) -> Result<SessionInventory, ApiError> {
+        let account = account(&mut self.store.read().await?, &request.account_name).await?;
+        let (account_uuid, stored) = account.unzip();
+        // An unknown account costs the same time as a wrong password.
+        let stored = stored.flatten().unwrap_or_else(|| NOBODY.clone());
+        if !self.verify(request.password, stored).await? {
+            return Err(ApiError::authentication());
+        }
+        let Some(account_uuid) = account_uuid else {
+            return Err(ApiError::authentication());
+        };
+
+        let mut tx = self.store.begin().await?;
+        let now = tx.now();
+        sqlx::query("DELETE FROM sessions WHERE expired_date <= $1")
+            .bind(now)
+            .execute(tx.conn())
+            .await
+            .map_err(database)?;
+        let open: i64 =
+            sqlx::query_scalar("SELECT count(*) FROM sessions").fetch_one(tx.conn()).await.map_err(database)?;
+        if open >= MOST_SESSIONS {
+            return Err(ApiError::quota(format!(
+                "{open} sessions are open, more are not allowed; log out of some or wait until they expire"
+            )));
+        }
+        let uuid = new_uuid();
+        let expires = now.saturating_add(i64::try_from(self.lifetime.as_millis()).unwrap_or(i64::MAX));
+        sqlx::query(
+            "INSERT INTO sessions (uuid_hash, account_uuid, create_date, expired_date) VALUES ($1, $2, $3, $4)",
+        )
+        .bind(digest(&uuid))
+        .bind(&account_uuid)
+        .bind(now)
+        .bind(expires)
+        .execute(tx.conn())
+        .await
+        .map_err(database)?;
+        tx.commit().await?;
+        let date = |millis| Date::from_millis(millis).ok_or_else(|| ApiError::internal("the clock is out of range"));
+        Ok(SessionInventory {
+            uuid,
+            user_uuid: account_uuid.clone(),
+            account_uuid,
+            expired_date: date(expires)?,
+            create_date: date(now)?,
+        })
+    }
+
+    /// Ends a session; one that does not exist has ended already.
+    pub(super) async fn log_out(&self, request: &SessionUuid) -> Result<(), ApiError> {
+        let mut tx = self.store.begin().await?;
+        sqlx::query("DELETE FROM sessions WHERE uuid_hash = $1")
+            .bind(digest(&request.session_uuid))
+            .execute(tx.conn())
+            .await
+            .map_err(database)?;
+        Ok(tx.commit().await?)
+    }
+
+    /// `{"valid": true}` while the session holds.
+    pub(super) async fn validity(&self, request: &SessionUuid) -> Result<Map<String, Value>, ApiError> {
+        let mut tx = self.store.read().await?;
+        let valid = owner(&mut tx, &request.session_uuid).await?.is_some();
+        Ok(Map::from_iter([("valid".to_owned(), valid.into())]))
+    }
+
+    async fn verify(&self, password: String, stored: String) -> Result<bool, ApiError> {
+        // Never closed, so the permit is always granted.
+        let _permit = self.hashing.acquire().await;
+        task::spawn_blocking(move || {
+            match Argon2::default().verify_password(password.to_ascii_lowercase().as_bytes(), stored.as_str()) {
+                Ok(()) => Ok(true),
+                Err(PasswordInvalid) => Ok(false),
+                Err(error) => Err(ApiError::internal(format!("a stored password hash can't be checked: {error}"))),
+            }
+        })
+        .await
+        .map_err(|_| ApiError::internal("the password could not be checked"))?
+    }
+}
+
+/// Whom the session stands for.
+pub(super) async fn caller(tx: &mut Tx, session: &str) -> Result<Caller, ApiError> {
+    let account_uuid = owner(tx, session).await?.ok_or_else(ApiError::invalid_session)?;
+    Ok(Caller { account_uuid })
+}
+
+async fn owner(tx: &mut Tx, session: &str) -> Result<Option<String>, ApiError> {
+    let now = tx.now();
+    sqlx::query_scalar("SELECT account_uuid FROM sessions WHERE uuid_hash = $1 AND expired_date > $2")
+        .bind(digest(session))
+        .bind(now)
+        .fetch_optional(tx.conn())
+        .await
+        .map_err(database)
+}
+
+/// Gives the administrator its first password. Does nothing, and returns `false`, where it has one: the configuration
+/// says how a new store begins, it does not undo what was changed since.
+///
+/// # Errors
+/// The database or the hashing fails.
+pub async fn set_first_password(store: &Store, password: &str) -> Result<bool, ApiError> {
+    let known: Option<String> = sqlx::query_scalar("SELECT password_hash FROM accounts WHERE type = 'SystemAdmin'")
+        .fetch_one(store.read().await?.conn())
+        .await
+        .map_err(database)?;
+    if known.is_some() {
+        return Ok(false);
+    }
+    let sent = hex::encode(Sha512::digest(password.as_bytes()));
+    let hash = task::spawn_blocking(move || hash(&sent))
+        .await
+        .map_err(|_| ApiError::internal("the first password could not be hashed"))??;
+    let mut tx = store.begin().await?;
+    let now = tx.now();
+    let done = sqlx::query(
+        "UPDATE accounts SET password_hash = $1, last_op_date = $2 WHERE type = 'SystemAdmin' AND password_hash IS NULL",
+    )
+    .bind(hash)
+    .bind(now)
+    .execute(tx.conn())
+    .await
+    .map_err(database)?;
+    tx.commit().await?;
+    Ok(done.rows_affected() > 0)
+}
+
+/// Name of an account -> its uuid and password hash.
+async fn account(tx: &mut Tx, name: &str) -> Result<Option<(String, Option<String>)>, ApiError> {
+    sqlx::query_as("SELECT uuid, password_hash FROM accounts WHERE name = $1")
+        .bind(name)
+        .fetch_optional(tx.conn())
+        .await
+        .map_err(database)
+}
+
+fn hash(secret: &str) -> Result<String, ApiError> {
+    let hash: Result<PasswordHash, _> = Argon2::default().hash_password(secret.as_bytes());
+    hash.map(|hash| hash.to_string())
+        .map_err(|error| ApiError::internal(format!("a password can't be hashed: {error}")))
+}
+
+/// The hash of a password that nobody knows.
+static NOBODY: LazyLock<String> = LazyLock::new(|| hash(&new_uuid()).unwrap_or_default());
+
+fn digest(session: &str) -> String {
+    hex::encode(Sha256::digest(session.as_bytes()))
+}
+
+fn database(error: sqlx::Error) -> ApiError {
+    store::Error::from(error).into()
+}
