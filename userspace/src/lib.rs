@@ -1,9 +1,12 @@
 //! The vipgate controller as a library, so that the tests drive the real loader and tables.
 pub mod config;
 pub mod jobs;
+pub mod loader;
 pub mod logging;
 pub mod model;
+pub mod net;
 pub mod query;
+pub mod reconcile;
 pub mod rest;
 pub mod state;
 pub mod store;

@@ -1,0 +1,148 @@
+//! Puts the programs on devices, and takes them off. The links are pinned, so that the programs stay when the
+//! controller ends, and a later controller replaces them without a gap (`bpf_link_update`).
+
+use std::{fs, io};
+
+use aya::programs::{
+    ProgramError, SchedClassifier, TcAttachType, Xdp, XdpMode,
+    links::{FdLink, LinkOrder, PinnedLink},
+    tc::TcAttachOptions,
+    xdp::XdpLink,
+};
+use tracing::{info, warn};
+
+use super::{
+    Hook, LoadError, Plane,
+    error::{AttachError, causes, os_error},
+    link,
+    object::Programs,
+};
+
+/// A device to carry the programs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Target {
+    pub name: String,
+    pub ifindex: u32,
+    /// A veth: TC serves it better than XDP, see [`Hook::Auto`].
+    pub veth: bool,
+}
+
+impl Plane {
+    /// Puts the program on a device, or replaces the one that an earlier controller left there. Tells the hook in use.
+    pub fn attach(&self, target: &Target) -> Result<Hook, AttachError> {
+        let mut programs = self.programs();
+        let hook = match self.hook {
+            Hook::Auto if target.veth => Hook::Tc,
+            Hook::Auto => match self.attach_at(&mut programs, target, Hook::Xdp) {
+                Ok(()) => Hook::Xdp,
+                Err(error @ (AttachError::NoXdp { .. } | AttachError::Busy { .. })) => {
+                    warn!(device = target.name, %error, "no native XDP, using TC");
+                    Hook::Tc
+                }
+                Err(error) => return Err(error),
+            },
+            hook => hook,
+        };
+        if !(self.hook == Hook::Auto && hook == Hook::Xdp) {
+            self.attach_at(&mut programs, target, hook)?;
+        }
+        // Only now that the new hook works: the device is never without a program.
+        for other in [Hook::Xdp, Hook::XdpGeneric, Hook::Tc] {
+            if other != hook {
+                self.unpin(other, &target.name)?;
+            }
+        }
+        Ok(hook)
+    }
+
+    /// Takes the programs off a device. One that is not there is no error.
+    pub fn detach_device(&self, device: &str) -> Result<(), AttachError> {
+        [Hook::Xdp, Hook::XdpGeneric, Hook::Tc].into_iter().try_for_each(|hook| self.unpin(hook, device))
+    }
+
+    /// The devices that have a pinned link, and its hook.
+    pub fn attached(&self) -> Result<Vec<(Hook, String)>, LoadError> {
+        self.dir.pinned_links()
+    }
+
+    fn attach_at(&self, programs: &mut Programs, target: &Target, hook: Hook) -> Result<(), AttachError> {
+        let path = self.dir.link(hook, &target.name);
+        let failed = |what, reason: String| AttachError::Link { device: target.name.clone(), what, reason };
+        // A link whose device is gone or, renamed, is another one now holds nothing that we want.
+        let held = link::ifindex(&path).map_err(|error| failed("read", error.to_string()))?;
+        let old = if held == Some(target.ifindex) {
+            let pin = PinnedLink::from_pin(&path).map_err(|error| failed("open", causes(&error)))?;
+            Some(FdLink::from(pin))
+        } else {
+            self.unpin(hook, &target.name)?;
+            None
+        };
+        let replaced = old.is_some();
+        let missing = |error: LoadError| failed("load the program for", error.to_string());
+        let link = match hook {
+            Hook::Auto | Hook::Tc => attach_tc(programs.tc().map_err(missing)?, target, old),
+            Hook::Xdp | Hook::XdpGeneric => {
+                // The kernel allows one mode a device.
+                let other = if hook == Hook::Xdp { Hook::XdpGeneric } else { Hook::Xdp };
+                self.unpin(other, &target.name)?;
+                attach_xdp(programs.xdp().map_err(missing)?, target, hook, old)
+            }
+        }
+        .map_err(|error| explain(error, target, hook))?;
+        if !replaced {
+            link.pin(&path).map_err(|error| failed("pin", causes(&error)))?;
+        }
+        info!(device = target.name, %hook, replaced, "program attached");
+        Ok(())
+    }
+
+    fn unpin(&self, hook: Hook, device: &str) -> Result<(), AttachError> {
+        match fs::remove_file(self.dir.link(hook, device)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(AttachError::Link { device: device.to_owned(), what: "remove", reason: error.to_string() })
+            }
+            Err(_) => Ok(()),
+            Ok(()) => {
+                info!(device, %hook, "program detached");
+                Ok(())
+            }
+        }
+    }
+}
+
+fn attach_xdp(program: &mut Xdp, target: &Target, hook: Hook, old: Option<FdLink>) -> Result<FdLink, ProgramError> {
+    let mode = if hook == Hook::XdpGeneric { XdpMode::Skb } else { XdpMode::Driver };
+    let id = match old {
+        Some(link) => program.attach_to_link(XdpLink::try_from(link).map_err(invalid)?)?,
+        None => program.attach_to_if_index(target.ifindex, mode)?,
+    };
+    FdLink::try_from(program.take_link(id)?).map_err(invalid)
+}
+
+fn attach_tc(program: &mut SchedClassifier, target: &Target, old: Option<FdLink>) -> Result<FdLink, ProgramError> {
+    let id = match old {
+        Some(link) => program.attach_to_link(link.try_into().map_err(invalid)?)?,
+        None => {
+            let order = TcAttachOptions::TcxOrder(LinkOrder::default());
+            program.attach_with_options(&target.name, TcAttachType::Ingress, order)?
+        }
+    };
+    FdLink::try_from(program.take_link(id)?).map_err(invalid)
+}
+
+/// A link that cannot be pinned, as kernels without BPF links make, would take the program along when the controller
+/// ends.
+#[allow(clippy::needless_pass_by_value, reason = "the signature that map_err wants")]
+fn invalid(error: aya::programs::links::LinkError) -> ProgramError {
+    ProgramError::IOError(io::Error::new(io::ErrorKind::Unsupported, error.to_string()))
+}
+
+fn explain(error: ProgramError, target: &Target, hook: Hook) -> AttachError {
+    let device = target.name.clone();
+    match (os_error(&error), hook) {
+        (Some(libc::ENODEV), _) => AttachError::NoDevice { device },
+        (Some(libc::EBUSY | libc::EEXIST), Hook::Xdp | Hook::XdpGeneric) => AttachError::Busy { device },
+        (_, Hook::Xdp | Hook::XdpGeneric) => AttachError::NoXdp { device, source: Box::new(error) },
+        (_, Hook::Auto | Hook::Tc) => AttachError::NoTcx { device, source: Box::new(error) },
+    }
+}

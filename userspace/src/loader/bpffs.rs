@@ -1,0 +1,170 @@
+//! The pin directory: where maps and links live on while no controller runs.
+//!
+//! ```text
+//! <bpffs>/abi-<N>/<MAP>                 the maps
+//! <bpffs>/abi-<N>/links/<hook>-<device> the links that hold the programs on their devices
+//! ```
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
+use vipgate_abi::{ABI_VERSION, maps};
+
+use super::{Hook, error::LoadError};
+
+/// The directory of this ABI's pins.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PinDir {
+    path: PathBuf,
+}
+
+impl PinDir {
+    /// Names the directory under a bpffs root; makes nothing.
+    pub fn new(bpffs: &Path) -> Self {
+        Self { path: bpffs.join(format!("abi-{ABI_VERSION}")) }
+    }
+
+    /// Makes the directories, after checking that they come to lie on a BPF file system.
+    pub fn create(bpffs: &Path) -> Result<Self, LoadError> {
+        let dir = Self::new(bpffs);
+        let existing = bpffs.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
+        let kind =
+            statfs(existing).map_err(|error| LoadError::io(format!("look at {}", existing.display()), error.into()))?;
+        if kind.filesystem_type() != BPF_FS_MAGIC {
+            return Err(LoadError::NotBpffs { path: bpffs.to_owned() });
+        }
+        let links = dir.links();
+        fs::create_dir_all(&links).map_err(|error| LoadError::io(format!("make {}", links.display()), error))?;
+        Ok(dir)
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub fn map(&self, name: &str) -> PathBuf {
+        self.path.join(name)
+    }
+
+    pub fn links(&self) -> PathBuf {
+        self.path.join("links")
+    }
+
+    pub fn link(&self, hook: Hook, device: &str) -> PathBuf {
+        self.links().join(link_name(hook, device))
+    }
+
+    /// The hook and device of every pinned link.
+    pub fn pinned_links(&self) -> Result<Vec<(Hook, String)>, LoadError> {
+        Ok(names(&self.links())?.iter().filter_map(|name| parse_link_name(name)).collect())
+    }
+}
+
+/// What [`detach`] removed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Detached {
+    /// The devices that lost their programs.
+    pub devices: Vec<String>,
+    pub maps: usize,
+}
+
+/// Takes the programs off all devices and removes every map: all flows end. Pins of other ABI versions under the same
+/// root go as well. Nothing there is no error. VIP addresses stay on their devices: they are the controller's.
+pub fn detach(bpffs: &Path) -> Result<Detached, LoadError> {
+    let mut detached = Detached::default();
+    for dir in names(bpffs)?.into_iter().filter(|name| name.starts_with("abi-")).map(|name| bpffs.join(name)) {
+        let links = dir.join("links");
+        // Programs first: none runs on tables that are half gone.
+        for name in names(&links)? {
+            remove_file(&links.join(&name))?;
+            detached.devices.extend(parse_link_name(&name).map(|(_, device)| device));
+        }
+        remove_dir(&links)?;
+        for name in names(&dir)? {
+            remove_file(&dir.join(&name))?;
+            detached.maps += usize::from(maps::PINNED.contains(&name.as_str()));
+        }
+        remove_dir(&dir)?;
+    }
+    detached.devices.sort();
+    Ok(detached)
+}
+
+fn remove_file(path: &Path) -> Result<(), LoadError> {
+    fs::remove_file(path).map_err(|error| LoadError::io(format!("remove {}", path.display()), error))
+}
+
+fn remove_dir(path: &Path) -> Result<(), LoadError> {
+    match fs::remove_dir(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(LoadError::io(format!("remove {}", path.display()), error))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Names in a directory; none when it is not there.
+fn names(dir: &Path) -> Result<Vec<String>, LoadError> {
+    let failed = |error| LoadError::io(format!("list {}", dir.display()), error);
+    let entries = match fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(failed(error)),
+    };
+    let mut names = Vec::new();
+    for entry in entries {
+        if let Ok(name) = entry.map_err(failed)?.file_name().into_string() {
+            names.push(name);
+        }
+    }
+    names.sort();
+    Ok(names)
+}
+
+/// How a hook is written in a link's name: without a dash, so that the first dash ends it.
+const LINK_HOOKS: [(Hook, &str); 3] = [(Hook::Xdp, "xdp"), (Hook::XdpGeneric, "xdpgeneric"), (Hook::Tc, "tc")];
+
+/// bpffs refuses names with dots, which VLAN devices have: they are written `%2e`, and so `%` as `%25`.
+fn link_name(hook: Hook, device: &str) -> String {
+    let hook = LINK_HOOKS.iter().find(|(known, _)| *known == hook).map_or("auto", |(_, name)| name);
+    format!("{hook}-{}", device.replace('%', "%25").replace('.', "%2e"))
+}
+
+fn parse_link_name(name: &str) -> Option<(Hook, String)> {
+    let (hook, device) = name.split_once('-')?;
+    let (hook, _) = LINK_HOOKS.iter().find(|(_, known)| *known == hook)?;
+    Some((*hook, device.replace("%2e", ".").replace("%25", "%")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn link_names_keep_hook_and_device_apart_and_have_no_dots() {
+        for hook in [Hook::Xdp, Hook::XdpGeneric, Hook::Tc] {
+            for device in ["eth0", "eth0.100", "generic-eth0", "a%2eb", "100%"] {
+                let name = link_name(hook, device);
+                assert!(!name.contains('.'), "{name}");
+                assert_eq!(parse_link_name(&name), Some((hook, device.to_owned())));
+            }
+        }
+    }
+
+    #[test]
+    fn a_directory_that_is_not_on_a_bpffs_is_refused() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let error = PinDir::create(&dir.path().join("vipgate")).expect_err("refused");
+        assert!(matches!(error, LoadError::NotBpffs { .. }), "{error}");
+        assert!(!dir.path().join("vipgate").exists());
+    }
+
+    #[test]
+    fn detaching_nothing_is_no_error() {
+        let dir = tempfile::tempdir().expect("a directory");
+        assert_eq!(detach(&dir.path().join("none")).expect("works"), Detached::default());
+    }
+}

@@ -1,0 +1,144 @@
+//! What can go wrong between the controller and the kernel's BPF side, told so that an operator knows what to do.
+
+use std::{error::Error, io, path::PathBuf};
+
+use aya::maps::MapError;
+use thiserror::Error;
+
+/// The programs or maps could not be brought into the kernel.
+#[derive(Debug, Error)]
+pub enum LoadError {
+    #[error(
+        "{path} is not on a BPF file system, so tables would not outlive the controller; mount one \
+         (`mount -t bpf bpf /sys/fs/bpf`) or name a directory on one with --bpffs"
+    )]
+    NotBpffs { path: PathBuf },
+    #[error("not permitted to {what}: vipgate needs root, or CAP_BPF, CAP_NET_ADMIN and CAP_NET_RAW")]
+    Privileges { what: String },
+    #[error("this kernel has no BPF system call (CONFIG_BPF_SYSCALL): vipgate needs Linux 6.6 or later")]
+    NoBpf,
+    #[error("cannot {what}")]
+    Io { what: String, source: io::Error },
+    #[error("the size {name} = {value} is not possible: {rule}")]
+    Size { name: &'static str, value: u32, rule: &'static str },
+    #[error(
+        "the pinned map {path} is not what this version needs ({problem}); another program may have made it: \
+         `vipgate detach` removes it, and ends all flows"
+    )]
+    ForeignPin { path: PathBuf, problem: String },
+    #[error(
+        "the embedded object has no {kind} {name}; it is not a vipgate object: build it again with `cargo xtask build`"
+    )]
+    Incomplete { kind: &'static str, name: &'static str },
+    #[error("the kernel refused the tables or the object: {}", causes(source))]
+    Object { source: Box<aya::EbpfError> },
+    #[error("the kernel refused the program {name}: {reason}")]
+    Program { name: &'static str, reason: String },
+    #[error(transparent)]
+    Table(#[from] TableError),
+}
+
+impl LoadError {
+    /// An I/O error, or what it means when it is about permission.
+    pub(crate) fn io(what: impl Into<String>, source: io::Error) -> Self {
+        let what = what.into();
+        match source.kind() {
+            io::ErrorKind::PermissionDenied => Self::Privileges { what },
+            _ => Self::Io { what, source },
+        }
+    }
+
+    /// An error of loading the object, or what it means when the kernel's answer is telling.
+    pub(crate) fn object(source: aya::EbpfError) -> Self {
+        match os_error(&source) {
+            Some(libc::EPERM | libc::EACCES) => Self::Privileges { what: "create BPF maps".into() },
+            Some(libc::ENOSYS) => Self::NoBpf,
+            _ => Self::Object { source: Box::new(source) },
+        }
+    }
+
+    pub(crate) fn program(name: &'static str, source: &aya::programs::ProgramError) -> Self {
+        if os_error(source) == Some(libc::EPERM) {
+            return Self::Privileges { what: format!("load the program {name}") };
+        }
+        let reason = match source {
+            aya::programs::ProgramError::LoadError { io_error, verifier_log } => {
+                format!("{io_error}; the verifier's last words: {}", last_lines(&verifier_log.to_string()))
+            }
+            other => causes(other),
+        };
+        Self::Program { name, reason }
+    }
+}
+
+/// The end of a log, where the reason is; the whole of it is megabytes.
+fn last_lines(log: &str) -> String {
+    const LINES: usize = 8;
+    let lines: Vec<&str> = log.lines().filter(|line| !line.trim().is_empty()).collect();
+    lines[lines.len().saturating_sub(LINES)..].join("\n")
+}
+
+/// A table could not be read or written.
+#[derive(Debug, Error)]
+pub enum TableError {
+    #[error("the map {map} is full; raise its size in the configuration and run `vipgate detach` once")]
+    Full { map: &'static str },
+    #[error("cannot {what} the map {map}: {}", causes(source))]
+    Map { map: &'static str, what: &'static str, source: Box<MapError> },
+    #[error("cannot map {map} into memory")]
+    Mapping { map: &'static str, source: io::Error },
+}
+
+impl TableError {
+    pub(crate) fn new(map: &'static str, what: &'static str, source: MapError) -> Self {
+        match os_error(&source) {
+            Some(libc::ENOSPC | libc::E2BIG) => Self::Full { map },
+            _ => Self::Map { map, what, source: Box::new(source) },
+        }
+    }
+}
+
+/// A device could not get, or lose, its program.
+#[derive(Debug, Error)]
+pub enum AttachError {
+    #[error(
+        "the driver of {device} cannot run XDP programs here ({}); use the hook `auto`, `tc` or `xdp-generic`",
+        causes(source)
+    )]
+    NoXdp { device: String, source: Box<aya::programs::ProgramError> },
+    #[error("{device} already carries another XDP program; detach that, or use the hook `tc`")]
+    Busy { device: String },
+    #[error("{device} cannot get a TC program; TCX needs Linux 6.6 or later: {}", causes(source))]
+    NoTcx { device: String, source: Box<aya::programs::ProgramError> },
+    #[error("there is no device {device}")]
+    NoDevice { device: String },
+    #[error("cannot {what} the link of {device}: {reason}")]
+    Link { device: String, what: &'static str, reason: String },
+}
+
+/// An error with all its causes, in one line.
+pub fn causes(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let more = error.to_string();
+        if !text.contains(&more) {
+            text.push_str(": ");
+            text.push_str(&more);
+        }
+        cause = error.source();
+    }
+    text
+}
+
+/// The operating system's error number somewhere among the causes.
+pub(crate) fn os_error(error: &(dyn Error + 'static)) -> Option<i32> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(number) = error.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error) {
+            return Some(number);
+        }
+        next = error.source();
+    }
+    None
+}

@@ -1,0 +1,228 @@
+//! Brings the kernel programs and their tables into the kernel, and onto the router's devices.
+//!
+//! Maps and links are pinned under a directory named after the ABI version, so that they outlive the controller: a
+//! restart finds tables and flows as they were and swaps each device's program in place. Everything here blocks (it
+//! makes system calls); callers on the async runtime use `spawn_blocking`.
+//!
+//! The only module of the controller with unsafe code, all of it in `mapping` (shared memory) and `link` (one system
+//! call that aya has no safe way for).
+#![allow(unsafe_code, reason = "shared memory and a bare bpf(2) call; see each SAFETY comment")]
+
+mod attach;
+mod bpffs;
+mod error;
+mod flows;
+mod link;
+mod mapping;
+mod object;
+mod ports;
+pub mod status;
+mod tables;
+
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+    str::FromStr,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use serde::{Deserialize, Serialize};
+use vipgate_abi::{flow, maps};
+
+use self::object::Programs;
+pub use self::{
+    attach::Target,
+    bpffs::{Detached, PinDir, detach},
+    error::{AttachError, LoadError, TableError, causes},
+    flows::FlowTable,
+    mapping::Mapping,
+    ports::Ports,
+    tables::{Epoch, Tables},
+};
+
+/// Where the programs sit on a device.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, clap::ValueEnum,
+)]
+#[serde(rename_all = "kebab-case")]
+pub enum Hook {
+    /// TC on veth devices (it keeps GSO and partial checksums), else native XDP where the driver has it, else TC.
+    #[default]
+    Auto,
+    /// Native XDP; a device whose driver lacks it is an error.
+    Xdp,
+    /// XDP in the generic network stack: any driver, slower than TC.
+    XdpGeneric,
+    /// TC ingress (TCX).
+    Tc,
+}
+
+impl Hook {
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Xdp => "xdp",
+            Self::XdpGeneric => "xdp-generic",
+            Self::Tc => "tc",
+        }
+    }
+}
+
+impl fmt::Display for Hook {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+impl FromStr for Hook {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        [Self::Auto, Self::Xdp, Self::XdpGeneric, Self::Tc]
+            .into_iter()
+            .find(|hook| hook.name() == text)
+            .ok_or_else(|| format!("`{text}` is no hook: use auto, xdp, xdp-generic or tc"))
+    }
+}
+
+/// Numbers of elements of the tables. They apply when the maps are made; maps that are pinned keep theirs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Sizes {
+    /// Flow entries: two an established connection; a power of two. 72 bytes each.
+    pub flows: u32,
+    /// Keys of the services trie, and listeners.
+    pub services: u32,
+    /// Backends, over all listeners.
+    pub backends: u32,
+    /// Ring elements, over all listeners. 8 bytes each.
+    pub ring_elements: u32,
+}
+
+impl Default for Sizes {
+    fn default() -> Self {
+        Self {
+            flows: maps::DEFAULT_FLOWS,
+            services: maps::DEFAULT_SERVICES,
+            backends: maps::DEFAULT_BACKENDS,
+            ring_elements: maps::DEFAULT_RING_ELEMENTS,
+        }
+    }
+}
+
+impl Sizes {
+    /// Whether the tables can be made so.
+    pub fn check(&self) -> Result<(), LoadError> {
+        let Self { flows, services, backends, ring_elements } = *self;
+        let wrong = |name, value, rule| Err(LoadError::Size { name, value, rule });
+        if !flows.is_power_of_two() || flows < 16 * flow::WAYS as u32 || flows > 1 << 28 {
+            return wrong("flows", flows, "a power of two from 128 to 268435456");
+        }
+        for (name, value) in [("services", services), ("backends", backends), ("ring_elements", ring_elements)] {
+            if !(1..=1 << 28).contains(&value) {
+                return wrong(name, value, "from 1 to 268435456");
+            }
+        }
+        Ok(())
+    }
+}
+
+/// How to open the plane.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// Directory on a BPF file system for the pins; made when missing.
+    pub bpffs: PathBuf,
+    pub hook: Hook,
+    pub sizes: Sizes,
+}
+
+/// The packet plane of this router: loaded programs and pinned tables. Dropping it leaves the traffic running.
+#[derive(Debug)]
+pub struct Plane {
+    dir: PinDir,
+    hook: Hook,
+    sizes: Sizes,
+    programs: Mutex<Programs>,
+}
+
+impl Plane {
+    /// Opens the pinned tables, makes those that are missing, and loads the programs. No device is touched yet.
+    pub fn open(options: &Options) -> Result<Arc<Self>, LoadError> {
+        options.sizes.check()?;
+        object::lift_memlock();
+        let dir = PinDir::create(&options.bpffs)?;
+        let (programs, sizes) = object::load(&dir, options.sizes)?;
+        tables::initialise(&dir, sizes)?;
+        Ok(Arc::new(Self { dir, hook: options.hook, sizes, programs: Mutex::new(programs) }))
+    }
+
+    pub fn hook(&self) -> Hook {
+        self.hook
+    }
+
+    /// The sizes that the tables really have.
+    pub fn sizes(&self) -> Sizes {
+        self.sizes
+    }
+
+    pub fn pins(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// Services, rings and backends.
+    pub fn tables(&self) -> Result<Tables, LoadError> {
+        Tables::open(&self.dir)
+    }
+
+    /// The flow table, for the sweeper.
+    pub fn flow_table(&self) -> Result<FlowTable, LoadError> {
+        FlowTable::open(&self.dir)
+    }
+
+    /// The router's devices as the programs know them.
+    pub fn ports(&self) -> Result<Ports, LoadError> {
+        Ports::open(&self.dir)
+    }
+
+    /// The epoch under which flows remember their next hop.
+    pub fn epoch(&self) -> Result<Epoch, LoadError> {
+        Epoch::open(&self.dir)
+    }
+
+    /// Low 32 bits of the kernel's jiffies: the time of the flow table.
+    pub fn jiffies(&self) -> Result<u32, LoadError> {
+        self.programs().jiffies()
+    }
+
+    fn programs(&self) -> MutexGuard<'_, Programs> {
+        // A panic while the lock was held leaves no half state: aya's objects change in one step.
+        self.programs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hooks_read_as_they_are_written() {
+        for hook in [Hook::Auto, Hook::Xdp, Hook::XdpGeneric, Hook::Tc] {
+            assert_eq!(hook.to_string().parse(), Ok(hook));
+        }
+        assert!("XDP".parse::<Hook>().expect_err("refused").contains("xdp-generic"));
+    }
+
+    #[test]
+    fn sizes_that_no_table_can_have_are_refused_by_name() {
+        Sizes::default().check().expect("the defaults are fine");
+        for (sizes, name) in [
+            (Sizes { flows: 1000, ..Sizes::default() }, "flows"),
+            (Sizes { flows: 64, ..Sizes::default() }, "flows"),
+            (Sizes { services: 0, ..Sizes::default() }, "services"),
+            (Sizes { backends: u32::MAX, ..Sizes::default() }, "backends"),
+            (Sizes { ring_elements: 0, ..Sizes::default() }, "ring_elements"),
+        ] {
+            assert!(sizes.check().expect_err("refused").to_string().contains(name));
+        }
+    }
+}

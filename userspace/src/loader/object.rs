@@ -1,0 +1,196 @@
+//! The embedded object: making or opening its maps, loading its programs.
+
+use std::{fs, path::Path};
+
+use aya::{
+    Ebpf, EbpfLoader, TestRun, TestRunOptions,
+    maps::{Map, MapInfo},
+    programs::{Program, SchedClassifier, Xdp},
+};
+use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
+use tracing::{debug, warn};
+use vipgate_abi::{
+    backend::Backend,
+    config::Config,
+    counters::{REASON_SLOTS, Traffic},
+    flow::{Bucket, Flow, WAYS},
+    maps,
+    port::Port,
+    service::{Service, ServiceKey},
+};
+
+use super::{Sizes, bpffs::PinDir, error::LoadError};
+
+/// The kernel programs, as `cargo xtask build` made them; a deployed router needs no toolchain.
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/vipgate.o"));
+
+/// What a map must look like to be ours.
+struct Shape {
+    name: &'static str,
+    key: usize,
+    value: usize,
+    entries: u32,
+    /// A size that the configuration names: a pinned map may have another.
+    sized: bool,
+}
+
+/// The shape of every pinned map.
+fn shapes(sizes: Sizes) -> Vec<Shape> {
+    let index = size_of::<u32>();
+    let trie_key = size_of::<u32>() + size_of::<ServiceKey>();
+    let shape = |name, key, value, entries, sized| Shape { name, key, value, entries, sized };
+    vec![
+        shape(maps::CONFIG, index, size_of::<Config>(), 1, false),
+        shape(maps::FLOW_BUCKETS, index, size_of::<Bucket>(), sizes.flows / WAYS as u32, true),
+        shape(maps::FLOWS, index, size_of::<Flow>(), sizes.flows, true),
+        shape(maps::SERVICES, trie_key, size_of::<Service>(), sizes.services, true),
+        shape(maps::BACKENDS, index, size_of::<Backend>(), sizes.backends, true),
+        shape(maps::BACKEND_LOAD, index, size_of::<u32>(), sizes.backends, true),
+        shape(maps::BACKEND_TRAFFIC, index, size_of::<Traffic>(), sizes.backends, true),
+        shape(maps::RINGS, index, size_of::<u32>(), sizes.ring_elements, true),
+        shape(maps::CURSORS, index, size_of::<u64>(), sizes.services, true),
+        shape(maps::PORTS, index, size_of::<Port>(), maps::MAX_PORTS, false),
+        shape(maps::PORT_NUMBERS, index, size_of::<u32>(), maps::MAX_PORTS, false),
+        // ifindex and program, since Linux 5.8.
+        shape(maps::TX_PORTS, index, 2 * size_of::<u32>(), maps::MAX_PORTS, false),
+        shape(maps::REASONS, index, size_of::<u64>(), REASON_SLOTS, false),
+    ]
+}
+
+/// The loaded programs.
+#[derive(Debug)]
+pub(super) struct Programs {
+    ebpf: Ebpf,
+}
+
+impl Programs {
+    pub(super) fn xdp(&mut self) -> Result<&mut Xdp, LoadError> {
+        program(&mut self.ebpf, maps::PROGRAM_XDP)
+    }
+
+    pub(super) fn tc(&mut self) -> Result<&mut SchedClassifier, LoadError> {
+        program(&mut self.ebpf, maps::PROGRAM_TC)
+    }
+
+    pub(super) fn jiffies(&mut self) -> Result<u32, LoadError> {
+        let clock: &mut Xdp = program(&mut self.ebpf, maps::PROGRAM_CLOCK)?;
+        // The kernel wants at least an Ethernet header; the program does not look at it.
+        let options = TestRunOptions { data_in: Some(&[0; 64]), ..TestRunOptions::default() };
+        let run = clock.test_run(options).map_err(|error| LoadError::program(maps::PROGRAM_CLOCK, &error))?;
+        Ok(run.return_value)
+    }
+}
+
+fn program<'a, P>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut P, LoadError>
+where
+    &'a mut P: TryFrom<&'a mut Program>,
+{
+    ebpf.program_mut(name)
+        .and_then(|program| <&mut P>::try_from(program).ok())
+        .ok_or(LoadError::Incomplete { kind: "program", name })
+}
+
+/// Kernels before 5.11 count maps as locked memory, of which a process may have little. Newer ones ignore the limit,
+/// so a refusal is no error here: where it matters, making the maps fails and says so.
+pub(super) fn lift_memlock() {
+    if let Err(error) = setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY) {
+        debug!(%error, "the locked-memory limit stays");
+    }
+}
+
+/// Opens or makes the maps, and loads the programs. The sizes are those that the maps really have.
+pub(super) fn load(dir: &PinDir, wanted: Sizes) -> Result<(Programs, Sizes), LoadError> {
+    let sizes = sizes_of_pins(dir, wanted)?;
+    if sizes != wanted {
+        warn!(
+            ?sizes,
+            ?wanted,
+            "the pinned tables keep their sizes; `vipgate detach` lets the new ones apply and ends all flows"
+        );
+    }
+    let mut loader = EbpfLoader::new();
+    for shape in shapes(sizes) {
+        check_pin(&dir.map(shape.name), &shape)?;
+        loader.map_pin_path(shape.name, dir.map(shape.name));
+        if shape.sized {
+            loader.map_max_entries(shape.name, shape.entries);
+        }
+    }
+    let mut ebpf = loader.load(OBJECT).map_err(LoadError::object)?;
+    for name in maps::PINNED {
+        if ebpf.map(name).is_none() {
+            return Err(LoadError::Incomplete { kind: "map", name });
+        }
+    }
+    let failed = LoadError::program;
+    program::<Xdp>(&mut ebpf, maps::PROGRAM_CLOCK)?.load().map_err(|error| failed(maps::PROGRAM_CLOCK, &error))?;
+    program::<SchedClassifier>(&mut ebpf, maps::PROGRAM_TC)?
+        .load()
+        .map_err(|error| failed(maps::PROGRAM_TC, &error))?;
+    program::<Xdp>(&mut ebpf, maps::PROGRAM_XDP)?.load().map_err(|error| failed(maps::PROGRAM_XDP, &error))?;
+    Ok((Programs { ebpf }, sizes))
+}
+
+/// The wanted sizes, but for those that pinned maps have already.
+fn sizes_of_pins(dir: &PinDir, wanted: Sizes) -> Result<Sizes, LoadError> {
+    let pinned = |name: &str| Ok::<_, LoadError>(info(&dir.map(name))?.map(|info| info.max_entries()));
+    let either = |one: &str, other: &str| Ok::<_, LoadError>(pinned(one)?.or(pinned(other)?));
+    let buckets = pinned(maps::FLOW_BUCKETS)?.map(|buckets| buckets.saturating_mul(WAYS as u32));
+    let backends = either(maps::BACKENDS, maps::BACKEND_LOAD)?.or(pinned(maps::BACKEND_TRAFFIC)?);
+    Ok(Sizes {
+        flows: pinned(maps::FLOWS)?.or(buckets).unwrap_or(wanted.flows),
+        services: either(maps::SERVICES, maps::CURSORS)?.unwrap_or(wanted.services),
+        backends: backends.unwrap_or(wanted.backends),
+        ring_elements: pinned(maps::RINGS)?.unwrap_or(wanted.ring_elements),
+    })
+}
+
+/// A pinned map's description; `None` when nothing is pinned there.
+fn info(path: &Path) -> Result<Option<MapInfo>, LoadError> {
+    match fs::symlink_metadata(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(LoadError::io(format!("look at {}", path.display()), error)),
+        Ok(_) => {}
+    }
+    MapInfo::from_pin(path)
+        .map(Some)
+        .map_err(|error| LoadError::ForeignPin { path: path.to_owned(), problem: super::causes(&error) })
+}
+
+/// aya takes a pinned map as it is; a map of another shape would be read as nonsense.
+fn check_pin(path: &Path, shape: &Shape) -> Result<(), LoadError> {
+    let Some(info) = info(path)? else {
+        return Ok(());
+    };
+    let found = [info.key_size() as usize, info.value_size() as usize, info.max_entries() as usize];
+    let needed = [shape.key, shape.value, shape.entries as usize];
+    if found != needed {
+        let problem = format!("key, value and number of elements are {found:?}, needed are {needed:?}");
+        return Err(LoadError::ForeignPin { path: path.to_owned(), problem });
+    }
+    Ok(())
+}
+
+/// Opens a pinned map as the typed handle `M`.
+pub(super) fn open<M>(dir: &PinDir, name: &'static str) -> Result<M, LoadError>
+where
+    M: TryFrom<Map, Error = aya::maps::MapError>,
+{
+    let data =
+        aya::maps::MapData::from_pin(dir.map(name)).map_err(|error| super::TableError::new(name, "open", error))?;
+    let map = Map::from_map_data(data).and_then(M::try_from);
+    Ok(map.map_err(|error| super::TableError::new(name, "open", error))?)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn every_pinned_map_has_a_shape() {
+        let shapes: BTreeSet<_> = shapes(Sizes::default()).into_iter().map(|shape| shape.name).collect();
+        assert_eq!(shapes, BTreeSet::from(maps::PINNED));
+    }
+}

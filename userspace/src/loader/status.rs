@@ -1,0 +1,110 @@
+//! What the kernel holds and counted, read from the pins alone: works with and without a running controller, and
+//! changes nothing.
+
+use std::{collections::BTreeMap, path::Path};
+
+use aya::maps::{MapData, PerCpuArray};
+use vipgate_abi::{
+    backend::Backend,
+    counters::{Reason, Traffic},
+    flow::{State, Word},
+    maps,
+    port::Port,
+    service::{Service, ServiceKey},
+};
+
+use super::{
+    Hook,
+    bpffs::PinDir,
+    error::{LoadError, TableError},
+    flows::FlowTable,
+    object::open,
+    ports::Ports,
+    tables::Tables,
+};
+
+/// A moment's picture of the packet plane.
+#[derive(Clone, Debug)]
+pub struct Status {
+    /// Devices that carry a program, and the hook.
+    pub links: Vec<(Hook, String)>,
+    /// By port number.
+    pub ports: BTreeMap<u32, Port>,
+    /// Key, its prefix length in bits, value.
+    pub services: Vec<(ServiceKey, u32, Service)>,
+    /// By number, those in use.
+    pub backends: BTreeMap<u32, BackendStatus>,
+    /// Packets that were not simply forwarded, by reason; those that happened.
+    pub reasons: Vec<(Reason, u64)>,
+    /// Flow entries by state; a connection has two.
+    pub flows: BTreeMap<State, u64>,
+    /// Number of flow entries that fit.
+    pub flow_capacity: u64,
+}
+
+/// One backend's entry and counters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BackendStatus {
+    pub backend: Backend,
+    /// Live connections.
+    pub load: u32,
+    pub traffic: Traffic,
+}
+
+/// Reads it all. `None`: nothing is pinned under this bpffs root.
+pub fn read(bpffs: &Path) -> Result<Option<Status>, LoadError> {
+    let dir = PinDir::new(bpffs);
+    if !dir.path().exists() {
+        return Ok(None);
+    }
+    let tables = Tables::open(&dir)?;
+    let flow_table = FlowTable::open(&dir)?;
+    let flows = count_flows(&flow_table);
+    Ok(Some(Status {
+        links: dir.pinned_links()?,
+        ports: Ports::open(&dir)?.list()?,
+        services: tables.services()?,
+        backends: backends(&tables)?,
+        reasons: reasons(&dir)?,
+        flows,
+        flow_capacity: u64::from(flow_table.buckets()) * vipgate_abi::flow::WAYS as u64,
+    }))
+}
+
+/// Every backend in use, with its counters.
+pub fn backends(tables: &Tables) -> Result<BTreeMap<u32, BackendStatus>, TableError> {
+    let mut backends = BTreeMap::new();
+    for number in 0..tables.backends().len() {
+        if let Some(backend) = tables.backends().read(number).filter(|backend| backend.addr != 0) {
+            let status = BackendStatus { backend, load: tables.load(number), traffic: tables.traffic(number)? };
+            backends.insert(number, status);
+        }
+    }
+    Ok(backends)
+}
+
+fn reasons(dir: &PinDir) -> Result<Vec<(Reason, u64)>, LoadError> {
+    let counts: PerCpuArray<MapData, u64> = open(dir, maps::REASONS)?;
+    let mut reasons = Vec::new();
+    for reason in Reason::ALL {
+        let values = counts.get(&(*reason as u32), 0).map_err(|error| TableError::new(maps::REASONS, "read", error))?;
+        match values.iter().sum() {
+            0 => {}
+            count => reasons.push((*reason, count)),
+        }
+    }
+    Ok(reasons)
+}
+
+fn count_flows(table: &FlowTable) -> BTreeMap<State, u64> {
+    let mut counts = BTreeMap::new();
+    for bucket in 0..table.buckets() {
+        for word in table.words(bucket) {
+            match Word(word.load(std::sync::atomic::Ordering::Relaxed)).state() {
+                State::Empty => {}
+                state => *counts.entry(state).or_default() += 1,
+            }
+        }
+    }
+    counts
+}

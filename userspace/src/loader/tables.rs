@@ -1,0 +1,180 @@
+//! Typed handles of the tables that the reconciler writes, opened from their pins.
+
+use std::{fmt, fs::File, io::Read};
+
+use aya::maps::{Array, LpmTrie, MapData, MapError, PerCpuArray, PerCpuValues, lpm_trie::Key as TrieKey};
+use vipgate_abi::{
+    backend::Backend,
+    config::Config,
+    counters::Traffic,
+    flow::WAYS,
+    maps,
+    service::{Service, ServiceKey},
+};
+
+use super::{
+    Sizes,
+    bpffs::PinDir,
+    error::{LoadError, TableError},
+    mapping::Mapping,
+    object::open,
+};
+
+/// Services, rings and backends. One writer: the reconciler.
+pub struct Tables {
+    services: LpmTrie<MapData, ServiceKey, Service>,
+    traffic: PerCpuArray<MapData, Traffic>,
+    backends: Mapping<Backend>,
+    load: Mapping<u32>,
+    rings: Mapping<u32>,
+}
+
+impl fmt::Debug for Tables {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tables").finish_non_exhaustive()
+    }
+}
+
+impl Tables {
+    pub(super) fn open(dir: &PinDir) -> Result<Self, LoadError> {
+        Ok(Self {
+            services: open(dir, maps::SERVICES)?,
+            traffic: open(dir, maps::BACKEND_TRAFFIC)?,
+            backends: mapping(dir, maps::BACKENDS)?,
+            load: mapping(dir, maps::BACKEND_LOAD)?,
+            rings: mapping(dir, maps::RINGS)?,
+        })
+    }
+
+    /// Every service, by its key and the key's prefix length in bits.
+    pub fn services(&self) -> Result<Vec<(ServiceKey, u32, Service)>, TableError> {
+        let entries =
+            self.services.iter().map(|entry| entry.map(|(key, service)| (key.data(), key.prefix_len(), service)));
+        entries.collect::<Result<_, _>>().map_err(|error| TableError::new(maps::SERVICES, "read", error))
+    }
+
+    /// Adds or replaces a service at once.
+    pub fn set_service(&mut self, key: ServiceKey, prefix_len: u32, service: Service) -> Result<(), TableError> {
+        let key = TrieKey::new(prefix_len, key);
+        self.services.insert(&key, service, 0).map_err(|error| TableError::new(maps::SERVICES, "write", error))
+    }
+
+    /// Removes a service; one that is not there is no error.
+    pub fn remove_service(&mut self, key: ServiceKey, prefix_len: u32) -> Result<(), TableError> {
+        match self.services.remove(&TrieKey::new(prefix_len, key)) {
+            Err(MapError::KeyNotFound | MapError::ElementNotFound) => Ok(()),
+            Err(error) if super::error::os_error(&error) == Some(libc::ENOENT) => Ok(()),
+            other => other.map_err(|error| TableError::new(maps::SERVICES, "remove from", error)),
+        }
+    }
+
+    pub fn backends(&self) -> &Mapping<Backend> {
+        &self.backends
+    }
+
+    /// Live connections of a backend.
+    pub fn load(&self, number: u32) -> u32 {
+        self.load.read(number).unwrap_or(0)
+    }
+
+    pub fn rings(&self) -> &Mapping<u32> {
+        &self.rings
+    }
+
+    /// What was counted for a backend, over all CPUs.
+    pub fn traffic(&self, number: u32) -> Result<Traffic, TableError> {
+        let values =
+            self.traffic.get(&number, 0).map_err(|error| TableError::new(maps::BACKEND_TRAFFIC, "read", error))?;
+        Ok(values.iter().fold(Traffic::default(), |sum, of| Traffic {
+            packets_in: sum.packets_in + of.packets_in,
+            bytes_in: sum.bytes_in + of.bytes_in,
+            packets_out: sum.packets_out + of.packets_out,
+            bytes_out: sum.bytes_out + of.bytes_out,
+            connections: sum.connections + of.connections,
+            reserved: [0; 3],
+        }))
+    }
+
+    /// Zeroes what was counted for a backend.
+    pub fn reset_traffic(&mut self, number: u32) -> Result<(), TableError> {
+        let failed = |error| TableError::new(maps::BACKEND_TRAFFIC, "write", error);
+        let cpus = aya::util::nr_cpus().map_err(|(_, error)| failed(error.into()))?;
+        let zeroes = PerCpuValues::try_from(vec![Traffic::default(); cpus]).map_err(|error| failed(error.into()))?;
+        self.traffic.set(number, zeroes, 0).map_err(failed)
+    }
+}
+
+/// Opens a pinned array and maps it into memory.
+pub(super) fn mapping<T: aya::Pod>(dir: &PinDir, name: &'static str) -> Result<Mapping<T>, LoadError> {
+    let data = MapData::from_pin(dir.map(name)).map_err(|error| TableError::new(name, "open", error))?;
+    Ok(Mapping::new(name, &data)?)
+}
+
+/// The epoch under which flows remember their next hop.
+pub struct Epoch {
+    config: Array<MapData, Config>,
+}
+
+impl fmt::Debug for Epoch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Epoch").finish_non_exhaustive()
+    }
+}
+
+impl Epoch {
+    pub(super) fn open(dir: &PinDir) -> Result<Self, LoadError> {
+        Ok(Self { config: open(dir, maps::CONFIG)? })
+    }
+
+    /// Makes every flow look its next hop up again.
+    pub fn bump(&mut self) -> Result<(), TableError> {
+        let mut config = self.get()?;
+        config.epoch = next_epoch(config.epoch);
+        self.config.set(0, config, 0).map_err(|error| TableError::new(maps::CONFIG, "write", error))
+    }
+
+    pub fn get(&self) -> Result<Config, TableError> {
+        self.config.get(&0, 0).map_err(|error| TableError::new(maps::CONFIG, "read", error))
+    }
+}
+
+/// Only the low 16 bits are compared, and 0 means "always old".
+fn next_epoch(epoch: u32) -> u32 {
+    match epoch.wrapping_add(1) {
+        next if next & 0xffff == 0 => next.wrapping_add(1),
+        next => next,
+    }
+}
+
+/// Writes what the programs read on every packet: a secret seed for new tables, the table's mask, a new epoch because
+/// neighbours and routes may have changed while no controller watched.
+pub(super) fn initialise(dir: &PinDir, sizes: Sizes) -> Result<(), LoadError> {
+    let mut epoch = Epoch::open(dir)?;
+    let held = epoch.get()?;
+    let flow_seed = if held.flow_seed == 0 { random()? } else { held.flow_seed };
+    let bucket_mask = sizes.flows / WAYS as u32 - 1;
+    let config = Config { flow_seed, bucket_mask, epoch: next_epoch(held.epoch) };
+    let written = epoch.config.set(0, config, 0);
+    Ok(written.map_err(|error| TableError::new(maps::CONFIG, "write", error))?)
+}
+
+/// A number from the kernel's generator, never 0.
+fn random() -> Result<u64, LoadError> {
+    let mut bytes = [0; 8];
+    File::open("/dev/urandom")
+        .and_then(|mut source| source.read_exact(&mut bytes))
+        .map_err(|error| LoadError::io("read /dev/urandom", error))?;
+    Ok(u64::from_ne_bytes(bytes).max(1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_epoch_never_has_low_bits_of_zero() {
+        assert_eq!(next_epoch(0), 1);
+        assert_eq!(next_epoch(0xffff), 0x1_0001);
+        assert_eq!(next_epoch(u32::MAX), 1);
+    }
+}

@@ -1,0 +1,75 @@
+//! Gratuitous ARP: tells a VIP's neighbours at which MAC address it is now (RFC 5227, section 2.3; RFC 5944, 4.6).
+
+use std::{net::Ipv4Addr, os::fd::AsRawFd};
+
+use nix::{
+    ifaddrs::getifaddrs,
+    sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, SockaddrLike, bind, send, socket},
+};
+
+use super::{Device, NetError};
+
+const BROADCAST: [u8; 6] = [0xff; 6];
+const ETHERTYPE_ARP: [u8; 2] = [0x08, 0x06];
+/// Shortest Ethernet frame without its checksum.
+const FRAME: usize = 60;
+
+/// Sends one announcement of each VIP from a device. Blocks no longer than the device's queue; needs CAP_NET_RAW.
+pub fn announce(device: &Device, vips: &[Ipv4Addr]) -> Result<(), NetError> {
+    let Some(first) = vips.first().filter(|_| device.ethernet && device.up) else {
+        return Ok(());
+    };
+    let failed = |vip: Ipv4Addr, error: nix::Error| NetError::Announce {
+        vip,
+        device: device.name.clone(),
+        source: error.into(),
+    };
+    let opened = socket(AddressFamily::Packet, SockType::Raw, SockFlag::SOCK_CLOEXEC, None);
+    let socket = opened.map_err(|error| failed(*first, error))?;
+    // The device's own link-layer address names it, and no protocol: the socket sends and receives nothing.
+    let links = getifaddrs().map_err(|error| failed(*first, error))?;
+    let link = links
+        .filter(|interface| interface.interface_name == device.name)
+        .filter_map(|interface| interface.address)
+        .find(|address| address.family() == Some(AddressFamily::Packet))
+        .ok_or_else(|| failed(*first, nix::Error::ENODEV))?;
+    bind(socket.as_raw_fd(), &link).map_err(|error| failed(*first, error))?;
+    for vip in vips {
+        send(socket.as_raw_fd(), &announcement(device.mac, *vip), MsgFlags::empty())
+            .map_err(|error| failed(*vip, error))?;
+    }
+    Ok(())
+}
+
+/// An ARP announcement: a broadcast request whose sender and target are both the VIP, so that nobody answers and
+/// everybody who knows the VIP learns `mac`.
+fn announcement(mac: [u8; 6], vip: Ipv4Addr) -> [u8; FRAME] {
+    const ETHERNET: [u8; 2] = [0, 1];
+    const IPV4: [u8; 2] = [0x08, 0];
+    const LENGTHS: [u8; 2] = [6, 4];
+    const REQUEST: [u8; 2] = [0, 1];
+    let address = vip.octets();
+    let parts: [&[u8]; 11] =
+        [&BROADCAST, &mac, &ETHERTYPE_ARP, &ETHERNET, &IPV4, &LENGTHS, &REQUEST, &mac, &address, &[0; 6], &address];
+    let mut frame = [0; FRAME];
+    for (to, from) in frame.iter_mut().zip(parts.into_iter().flatten()) {
+        *to = *from;
+    }
+    frame
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_announcement_is_a_request_for_the_senders_own_address() {
+        let mac = [2, 0, 0, 0, 0, 9];
+        let frame = announcement(mac, Ipv4Addr::new(10, 0, 0, 5));
+        assert_eq!(frame[..14], [255, 255, 255, 255, 255, 255, 2, 0, 0, 0, 0, 9, 8, 6]);
+        assert_eq!(frame[14..22], [0, 1, 8, 0, 6, 4, 0, 1]);
+        assert_eq!(frame[22..32], [2, 0, 0, 0, 0, 9, 10, 0, 0, 5], "sender");
+        assert_eq!(frame[32..42], [0, 0, 0, 0, 0, 0, 10, 0, 0, 5], "target");
+        assert!(frame[42..].iter().all(|byte| *byte == 0), "padding");
+    }
+}

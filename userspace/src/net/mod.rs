@@ -1,0 +1,80 @@
+//! The router's own network: devices, VIP addresses, neighbours, and what changes among them.
+//!
+//! Everything happens in the network namespace of the thread that opened the [`Netlink`] socket: vipgate runs in the
+//! router's. Touches the kernel by rtnetlink, packet sockets (gratuitous ARP) and /proc/sys/net; no map, no store.
+
+pub mod arp;
+mod netlink;
+pub mod sysctl;
+mod watch;
+
+use std::{io, net::Ipv4Addr};
+
+use thiserror::Error;
+
+pub use self::{
+    netlink::{HeldAddress, Netlink},
+    watch::{Changes, Watcher},
+};
+
+/// A network device of the router.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Device {
+    pub name: String,
+    pub ifindex: u32,
+    /// Largest IP packet, in bytes.
+    pub mtu: u32,
+    /// All zero: the device has no MAC address.
+    pub mac: [u8; 6],
+    /// Carries Ethernet frames: the programs and ARP work on it.
+    pub ethernet: bool,
+    pub veth: bool,
+    pub up: bool,
+}
+
+/// What could not be done to the router's network.
+#[derive(Debug, Error)]
+pub enum NetError {
+    #[error("cannot open a netlink socket: {0}")]
+    Open(#[source] io::Error),
+    #[error("cannot {what}: {reason}")]
+    Netlink { what: String, reason: String },
+    #[error("cannot announce {vip} on {device}: {source}")]
+    Announce { vip: Ipv4Addr, device: String, source: io::Error },
+    #[error("cannot set {path} to {value}: {source}")]
+    Sysctl { path: String, value: u32, source: io::Error },
+}
+
+/// The names of the router's devices, asked of the kernel at each call; cheap and synchronous.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Devices;
+
+impl Devices {
+    /// True when the router has a device of that name.
+    pub fn exists(self, name: &str) -> bool {
+        nix::net::if_::if_nametoindex(name).is_ok()
+    }
+
+    /// The names of all devices but the loopback, sorted. Empty when the kernel does not tell.
+    pub fn list(self) -> Vec<String> {
+        let Ok(interfaces) = nix::net::if_::if_nameindex() else {
+            return Vec::new();
+        };
+        let names = interfaces.iter().map(|interface| interface.name().to_string_lossy().into_owned());
+        let mut names: Vec<String> = names.filter(|name| name != "lo").collect();
+        names.sort();
+        names
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_loopback_exists_and_is_no_choice() {
+        assert!(Devices.exists("lo"));
+        assert!(!Devices.exists("no-such-device") && !Devices.exists("") && !Devices.exists("a\0b"));
+        assert!(!Devices.list().contains(&"lo".to_owned()));
+    }
+}

@@ -1,0 +1,168 @@
+//! Requests to rtnetlink (RFC 3549): devices, addresses, neighbours.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use futures::TryStreamExt;
+use netlink_packet_route::{
+    AddressFamily,
+    address::{AddressAttribute, AddressMessage, AddressProtocol},
+    link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage},
+    neighbour::{NeighbourFlags, NeighbourState},
+    route::{RouteAddress, RouteAttribute, RouteMessage, RouteType},
+};
+use rtnetlink::{AddressMessageBuilder, Error, Handle, RouteMessageBuilder};
+
+use super::{Device, NetError};
+
+/// Marks the addresses that vipgate set (`IFA_PROTO`, Linux 5.18), so that a later start finds those that no VIP has
+/// any more. Shown by `ip -d address` as `proto 0x56`.
+const OURS: AddressProtocol = AddressProtocol::Other(0x56);
+
+/// A VIP is a host address. With its network's prefix it would bring a connected route of its own, stand among the
+/// router's own addresses of that network as a source for the router's traffic, and take them along as their primary
+/// when it goes. The route to the network comes from the router's own address there, as for any host.
+const PREFIX_LEN: u8 = 32;
+
+/// An address of a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct HeldAddress {
+    pub ifindex: u32,
+    pub address: Ipv4Addr,
+    pub prefix_len: u8,
+    /// Set by vipgate as a VIP.
+    pub vip: bool,
+}
+
+/// A netlink socket; clones share it.
+#[derive(Clone, Debug)]
+pub struct Netlink {
+    handle: Handle,
+}
+
+impl Netlink {
+    /// Opens a socket in the calling thread's network namespace; needs a tokio runtime.
+    pub fn open() -> Result<Self, NetError> {
+        let (connection, handle, _) = rtnetlink::new_connection().map_err(NetError::Open)?;
+        // Ends when the last handle goes.
+        tokio::spawn(connection);
+        Ok(Self { handle })
+    }
+
+    /// The router's devices.
+    pub async fn devices(&self) -> Result<Vec<Device>, NetError> {
+        let links = self.handle.link().get().execute().try_collect::<Vec<_>>().await;
+        Ok(links.map_err(|error| failed("list the devices", &error))?.iter().map(device).collect())
+    }
+
+    /// The IPv4 addresses of all devices.
+    pub async fn addresses(&self) -> Result<Vec<HeldAddress>, NetError> {
+        let mut request = self.handle.address().get();
+        request.message_mut().header.family = AddressFamily::Inet;
+        let addresses = request.execute().try_collect::<Vec<_>>().await;
+        Ok(addresses.map_err(|error| failed("list the addresses", &error))?.iter().filter_map(held_address).collect())
+    }
+
+    /// Gives a device a VIP's address. One that it has already is no error.
+    pub async fn add_vip(&self, device: &Device, vip: Ipv4Addr) -> Result<(), NetError> {
+        let mut request = self.handle.address().add(device.ifindex, IpAddr::V4(vip), PREFIX_LEN).replace();
+        request.message_mut().attributes.push(AddressAttribute::Protocol(OURS));
+        request.execute().await.map_err(|error| failed(&format!("add {vip} to {}", device.name), &error))
+    }
+
+    /// Takes a VIP's address off a device. One that it has not, or a device that is gone, is no error.
+    pub async fn remove_vip(&self, ifindex: u32, vip: Ipv4Addr) -> Result<(), NetError> {
+        let message = AddressMessageBuilder::<Ipv4Addr>::new().index(ifindex).address(vip, PREFIX_LEN).build();
+        match self.handle.address().del(message).execute().await {
+            Err(Error::NetlinkError(error))
+                if [libc::EADDRNOTAVAIL, libc::ENODEV].contains(&error.raw_code().abs()) =>
+            {
+                Ok(())
+            }
+            other => other.map_err(|error| failed(&format!("remove {vip} from device {ifindex}"), &error)),
+        }
+    }
+
+    /// Has the kernel resolve the next hop towards an address, or confirm what it knows, as if a packet had been sent:
+    /// the fast path does not use the stack, so nobody else would. Without a route there is nothing to do.
+    pub async fn confirm_neighbour(&self, address: Ipv4Addr) -> Result<(), NetError> {
+        let query = RouteMessageBuilder::<Ipv4Addr>::new().destination_prefix(address, 32).build();
+        let routes = self.handle.route().get(query).execute().try_collect::<Vec<_>>().await;
+        let Some((ifindex, neighbour)) =
+            routes.ok().as_deref().and_then(<[_]>::first).and_then(|r| next_hop(r, address))
+        else {
+            return Ok(());
+        };
+        let request = self.handle.neighbours().add(ifindex, IpAddr::V4(neighbour)).replace();
+        let request = request.flags(NeighbourFlags::Use).state(NeighbourState::None);
+        let confirmed = request.execute().await;
+        confirmed.map_err(|error| failed(&format!("confirm the neighbour {neighbour}"), &error))
+    }
+}
+
+/// The device and neighbour through which a route leads to `address`, when it leads to another host.
+fn next_hop(route: &RouteMessage, address: Ipv4Addr) -> Option<(u32, Ipv4Addr)> {
+    if route.header.kind != RouteType::Unicast {
+        return None;
+    }
+    let ifindex = route.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Oif(ifindex) => Some(*ifindex),
+        _ => None,
+    })?;
+    let gateway = route.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Gateway(RouteAddress::Inet(gateway)) => Some(*gateway),
+        _ => None,
+    });
+    Some((ifindex, gateway.unwrap_or(address)))
+}
+
+fn device(link: &LinkMessage) -> Device {
+    let mut device = Device {
+        name: String::new(),
+        ifindex: link.header.index,
+        mtu: 0,
+        mac: [0; 6],
+        ethernet: link.header.link_layer_type == LinkLayerType::Ether,
+        veth: false,
+        up: link.header.flags.contains(LinkFlags::Up),
+    };
+    for attribute in &link.attributes {
+        match attribute {
+            LinkAttribute::IfName(name) => device.name.clone_from(name),
+            LinkAttribute::Mtu(mtu) => device.mtu = *mtu,
+            LinkAttribute::Address(address) => device.mac = address.as_slice().try_into().unwrap_or_default(),
+            LinkAttribute::LinkInfo(infos) => device.veth = infos.contains(&LinkInfo::Kind(InfoKind::Veth)),
+            _ => {}
+        }
+    }
+    device
+}
+
+fn held_address(message: &AddressMessage) -> Option<HeldAddress> {
+    let mut address = None;
+    let mut vip = false;
+    for attribute in &message.attributes {
+        match attribute {
+            AddressAttribute::Local(IpAddr::V4(local)) => address = Some(*local),
+            AddressAttribute::Protocol(protocol) => vip = *protocol == OURS,
+            _ => {}
+        }
+    }
+    let prefix_len = message.header.prefix_len;
+    Some(HeldAddress {
+        ifindex: message.header.index,
+        address: address?,
+        prefix_len,
+        vip: vip && prefix_len == PREFIX_LEN,
+    })
+}
+
+fn failed(what: &str, error: &Error) -> NetError {
+    let reason = match error {
+        Error::NetlinkError(error) => match error.raw_code().abs() {
+            libc::EPERM => "not permitted; vipgate needs root or CAP_NET_ADMIN".to_owned(),
+            _ => error.to_io().to_string(),
+        },
+        other => other.to_string(),
+    };
+    NetError::Netlink { what: what.to_owned(), reason }
+}

@@ -1,0 +1,45 @@
+//! The kernel settings that a managed device needs.
+//!
+//! They are set for the managed devices only, so that the router's management device does not become a router's; and
+//! they stay when the controller ends, as the traffic does.
+
+use std::{fs, path::PathBuf};
+
+use super::NetError;
+
+const IPV4: &str = "/proc/sys/net/ipv4/conf";
+
+/// Sets up a device:
+/// - `forwarding`: packets that the programs hand to the stack are to be routed, and `bpf_fib_lookup` refuses without.
+/// - `accept_local`: the answers of backends carry a VIP, an address of ours, as their source once they are translated;
+///   those that go through the stack (no neighbour entry yet, larger than the MTU) would be dropped as martians.
+/// - `rp_filter` loose instead of strict: the same answers come in by another device than the VIP's.
+pub fn prepare(device: &str) -> Result<(), NetError> {
+    raise(device, "forwarding", 1)?;
+    raise(device, "accept_local", 1)?;
+    // The larger of `all` and the device's own counts (ip-sysctl), and loose is the largest: it wins over strict.
+    let strict = read("all", "rp_filter").max(read(device, "rp_filter")) == 1;
+    if strict { write(device, "rp_filter", 2) } else { Ok(()) }
+}
+
+fn raise(device: &str, name: &str, value: u32) -> Result<(), NetError> {
+    if read(device, name) == value { Ok(()) } else { write(device, name, value) }
+}
+
+fn path(device: &str, name: &str) -> PathBuf {
+    [IPV4, device, name].iter().collect()
+}
+
+/// 0 when it cannot be read: what cannot be read cannot be written either, and that is told.
+fn read(device: &str, name: &str) -> u32 {
+    fs::read_to_string(path(device, name)).ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0)
+}
+
+fn write(device: &str, name: &str, value: u32) -> Result<(), NetError> {
+    let path = path(device, name);
+    fs::write(&path, value.to_string()).map_err(|source| NetError::Sysctl {
+        path: path.display().to_string(),
+        value,
+        source,
+    })
+}

@@ -1,0 +1,203 @@
+//! Watches the kernel for changes that concern the fast path: what its flows remember, and what its devices are.
+
+use std::{collections::HashMap, net::Ipv4Addr, time::Duration};
+
+use futures::{StreamExt, TryStreamExt, channel::mpsc::UnboundedReceiver};
+use netlink_packet_core::{NetlinkMessage, NetlinkPayload};
+use netlink_packet_route::{
+    AddressFamily, RouteNetlinkMessage,
+    neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState},
+};
+use rtnetlink::{MulticastGroup, sys::SocketAddr};
+use tracing::warn;
+
+use super::NetError;
+
+/// Events of so long are told together, so that a storm of them costs few table writes.
+const BATCH: Duration = Duration::from_millis(3);
+/// Rest between attempts to open a socket that broke.
+const REOPEN: Duration = Duration::from_millis(200);
+
+const GROUPS: [MulticastGroup; 6] = [
+    MulticastGroup::Link,
+    MulticastGroup::Neigh,
+    MulticastGroup::Ipv4Ifaddr,
+    MulticastGroup::Ipv4Route,
+    MulticastGroup::Ipv4Rule,
+    MulticastGroup::Nexthop,
+];
+
+/// What changed since the last time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Changes {
+    /// A neighbour, a route or a link: remembered next hops may be wrong.
+    pub next_hops: bool,
+    /// A device or an address: ports and VIP addresses may have to be set again.
+    pub devices: bool,
+}
+
+impl Changes {
+    const ALL: Self = Self { next_hops: true, devices: true };
+
+    fn is_none(self) -> bool {
+        self == Self::default()
+    }
+}
+
+type Messages = UnboundedReceiver<(NetlinkMessage<RouteNetlinkMessage>, SocketAddr)>;
+
+/// A subscription to the kernel's announcements.
+#[derive(Debug)]
+pub struct Watcher {
+    messages: Messages,
+    neighbours: Neighbours,
+}
+
+impl Watcher {
+    /// Subscribes in the calling thread's network namespace.
+    pub async fn open() -> Result<Self, NetError> {
+        let (messages, neighbours) = subscribe().await?;
+        Ok(Self { messages, neighbours })
+    }
+
+    /// Waits until something changed. Announcements that were lost count as a change of everything.
+    pub async fn changed(&mut self) -> Changes {
+        let mut changes = Changes::default();
+        while changes.is_none() {
+            match self.messages.next().await {
+                Some((message, _)) => self.note(&message, &mut changes),
+                None => {
+                    self.reopen().await;
+                    return Changes::ALL;
+                }
+            }
+        }
+        tokio::time::sleep(BATCH).await;
+        while let Ok((message, _)) = self.messages.try_recv() {
+            self.note(&message, &mut changes);
+        }
+        changes
+    }
+
+    async fn reopen(&mut self) {
+        loop {
+            match Self::open().await {
+                Ok(watcher) => {
+                    *self = watcher;
+                    return;
+                }
+                Err(error) => warn!(%error, "cannot watch the kernel's network; trying again"),
+            }
+            tokio::time::sleep(REOPEN).await;
+        }
+    }
+
+    fn note(&mut self, message: &NetlinkMessage<RouteNetlinkMessage>, changes: &mut Changes) {
+        let NetlinkPayload::InnerMessage(message) = &message.payload else {
+            // An overrun or an error: something was lost.
+            *changes = Changes::ALL;
+            return;
+        };
+        match message {
+            RouteNetlinkMessage::NewNeighbour(neighbour) => {
+                changes.next_hops |= self.neighbours.learn(neighbour);
+            }
+            RouteNetlinkMessage::DelNeighbour(neighbour) => {
+                changes.next_hops |= self.neighbours.forget(neighbour);
+            }
+            RouteNetlinkMessage::NewLink(_) | RouteNetlinkMessage::DelLink(_) => *changes = Changes::ALL,
+            RouteNetlinkMessage::NewAddress(address) | RouteNetlinkMessage::DelAddress(address) => {
+                changes.devices |= address.header.family == AddressFamily::Inet;
+            }
+            // Routes, rules and next hop objects.
+            _ => changes.next_hops = true,
+        }
+    }
+}
+
+async fn subscribe() -> Result<(Messages, Neighbours), NetError> {
+    let (connection, handle, messages) = rtnetlink::new_multicast_connection(&GROUPS).map_err(NetError::Open)?;
+    tokio::spawn(connection);
+    // Asked after subscribing: what changes in between is announced.
+    let known =
+        handle.neighbours().get().set_address_family(AddressFamily::Inet).execute().try_collect::<Vec<_>>().await;
+    let mut neighbours = Neighbours::default();
+    match known {
+        Ok(known) => {
+            for neighbour in &known {
+                neighbours.learn(neighbour);
+            }
+        }
+        Err(error) => warn!(%error, "cannot list the neighbours; some changes may be seen twice"),
+    }
+    Ok((messages, neighbours))
+}
+
+/// The neighbours that flows may remember: most announcements only tell that an entry was confirmed or grew stale,
+/// and those must not make every flow look its next hop up again.
+#[derive(Debug, Default)]
+struct Neighbours {
+    known: HashMap<(u32, Ipv4Addr), Vec<u8>>,
+}
+
+impl Neighbours {
+    /// True when the entry says otherwise than before. A neighbour that was not known is no change: no flow
+    /// remembers it.
+    fn learn(&mut self, message: &NeighbourMessage) -> bool {
+        let Some(key) = key(message) else {
+            return false;
+        };
+        if matches!(message.header.state, NeighbourState::Incomplete | NeighbourState::Failed | NeighbourState::None) {
+            return self.known.remove(&key).is_some();
+        }
+        let mac = message.attributes.iter().find_map(|attribute| match attribute {
+            NeighbourAttribute::LinkLayerAddress(mac) => Some(mac.clone()),
+            _ => None,
+        });
+        let mac = mac.unwrap_or_default();
+        let before = self.known.insert(key, mac);
+        before.is_some_and(|before| Some(&before) != self.known.get(&key))
+    }
+
+    /// True when the entry was known.
+    fn forget(&mut self, message: &NeighbourMessage) -> bool {
+        key(message).is_some_and(|key| self.known.remove(&key).is_some())
+    }
+}
+
+fn key(message: &NeighbourMessage) -> Option<(u32, Ipv4Addr)> {
+    message.attributes.iter().find_map(|attribute| match attribute {
+        NeighbourAttribute::Destination(NeighbourAddress::Inet(address)) => Some((message.header.ifindex, *address)),
+        _ => None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn neighbour(state: NeighbourState, mac: u8) -> NeighbourMessage {
+        let mut message = NeighbourMessage::default();
+        message.header.ifindex = 3;
+        message.header.state = state;
+        message.attributes = vec![
+            NeighbourAttribute::Destination(NeighbourAddress::Inet(Ipv4Addr::new(10, 0, 0, 2))),
+            NeighbourAttribute::LinkLayerAddress(vec![2, 0, 0, 0, 0, mac]),
+        ];
+        message
+    }
+
+    #[test]
+    fn only_what_a_flow_may_remember_wrongly_counts_as_a_change() {
+        let mut neighbours = Neighbours::default();
+        assert!(!neighbours.learn(&neighbour(NeighbourState::Reachable, 1)), "new: no flow knows it");
+        assert!(!neighbours.learn(&neighbour(NeighbourState::Stale, 1)), "only older");
+        assert!(!neighbours.learn(&neighbour(NeighbourState::Probe, 1)), "only asked again");
+        assert!(neighbours.learn(&neighbour(NeighbourState::Reachable, 2)), "moved");
+        assert!(neighbours.learn(&neighbour(NeighbourState::Failed, 2)), "gone");
+        assert!(!neighbours.learn(&neighbour(NeighbourState::Incomplete, 2)), "was gone");
+        assert!(!neighbours.learn(&neighbour(NeighbourState::Reachable, 2)), "back");
+        assert!(neighbours.forget(&neighbour(NeighbourState::Stale, 2)));
+        assert!(!neighbours.forget(&neighbour(NeighbourState::Stale, 2)));
+    }
+}

@@ -1,0 +1,136 @@
+//! The devices that carry the programs: their port numbers, settings and attached programs.
+//!
+//! A device that goes and comes back under its name, as VLAN devices do, is another one to the kernel: it gets its
+//! program, its settings and its VIPs again when it appears.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use tracing::{info, warn};
+use vipgate_abi::{maps::MAX_PORTS, port::Port};
+
+use super::ApplyError;
+use crate::{
+    loader::{LoadError, Plane, Ports, TableError, Target},
+    net::{Device, sysctl},
+};
+
+/// The managed devices. Blocks: it makes system calls.
+#[derive(Debug)]
+pub(super) struct Managed {
+    plane: Arc<Plane>,
+    table: Ports,
+    ports: BTreeMap<u32, Port>,
+    /// By name: the device as it was set up, and its port number.
+    ready: BTreeMap<String, (Device, u32)>,
+}
+
+/// What a sync did.
+#[derive(Debug, Default)]
+pub(super) struct Synced {
+    /// Ports or devices changed: remembered next hops may be wrong.
+    pub(super) changed: bool,
+    /// Devices that were set up anew or came up: their VIPs are to be announced.
+    pub(super) fresh: BTreeSet<String>,
+    pub(super) errors: Vec<ApplyError>,
+}
+
+impl Managed {
+    /// Learns the ports that the kernel's tables hold.
+    pub(super) fn new(plane: Arc<Plane>) -> Result<Self, LoadError> {
+        let table = plane.ports()?;
+        let ports = table.list()?;
+        Ok(Self { plane, table, ports, ready: BTreeMap::new() })
+    }
+
+    /// The device of that name, if it is set up.
+    pub(super) fn get(&self, name: &str) -> Option<&Device> {
+        self.ready.get(name).map(|(device, _)| device)
+    }
+
+    /// Sets up what is wanted of the router's `devices` and takes the programs off all others.
+    pub(super) fn sync(&mut self, wanted: &BTreeSet<String>, devices: &[Device]) -> Synced {
+        let mut synced = Synced::default();
+        let found: BTreeMap<&str, &Device> = devices.iter().map(|device| (device.name.as_str(), device)).collect();
+        self.drop_others(wanted, &found, &mut synced);
+        for name in wanted {
+            let result = match found.get(name.as_str()) {
+                Some(device) => self.set_up(device, &mut synced),
+                None => Err("there is no such device on this router; it will be set up when it appears".to_owned()),
+            };
+            if let Err(reason) = result {
+                synced.errors.push(ApplyError::Device { device: name.clone(), reason });
+            }
+        }
+        synced
+    }
+
+    fn drop_others(&mut self, wanted: &BTreeSet<String>, found: &BTreeMap<&str, &Device>, synced: &mut Synced) {
+        let kept = |name: &str| wanted.contains(name).then(|| found.get(name).map(|device| device.ifindex)).flatten();
+        self.ready.retain(|name, (device, _)| kept(name) == Some(device.ifindex));
+        let attached = self.plane.attached().unwrap_or_else(|error| {
+            warn!(%error, "cannot list the devices that carry a program");
+            Vec::new()
+        });
+        for (_, name) in attached.into_iter().filter(|(_, name)| kept(name).is_none()) {
+            synced.changed = true;
+            if let Err(error) = self.plane.detach_device(&name) {
+                synced.errors.push(ApplyError::Device { device: name, reason: error.to_string() });
+            }
+        }
+        let used: BTreeSet<u32> = wanted.iter().filter_map(|name| kept(name)).collect();
+        for (number, port) in self.ports.clone().into_iter().filter(|(_, port)| !used.contains(&port.ifindex)) {
+            synced.changed = true;
+            match self.table.clear(number, port) {
+                Ok(()) => drop(self.ports.remove(&number)),
+                Err(error) => warn!(number, %error, "cannot free a port"),
+            }
+        }
+    }
+
+    fn set_up(&mut self, device: &Device, synced: &mut Synced) -> Result<(), String> {
+        if !device.ethernet {
+            return Err("it carries no Ethernet frames".to_owned());
+        }
+        let port = Port { ifindex: device.ifindex, mtu: device.mtu, mac: device.mac, reserved: 0 };
+        let text = |error: TableError| error.to_string();
+        if let Some((held, number)) = self.ready.get(&device.name).cloned() {
+            if self.ports.get(&number) != Some(&port) {
+                self.set_port(number, port).map_err(text)?;
+                synced.changed = true;
+            }
+            if device.up && !held.up {
+                synced.fresh.insert(device.name.clone());
+            }
+            self.ready.insert(device.name.clone(), (device.clone(), number));
+            return Ok(());
+        }
+        let number = self.number(device.ifindex).ok_or_else(|| format!("all {} ports are in use", MAX_PORTS - 1))?;
+        // The port before the program, so that the first packet finds its way out.
+        if self.ports.get(&number) != Some(&port) {
+            self.set_port(number, port).map_err(text)?;
+        }
+        sysctl::prepare(&device.name).map_err(|error| error.to_string())?;
+        let target = Target { name: device.name.clone(), ifindex: device.ifindex, veth: device.veth };
+        let hook = self.plane.attach(&target).map_err(|error| error.to_string())?;
+        info!(device = device.name, number, %hook, mtu = device.mtu, "device set up");
+        self.ready.insert(device.name.clone(), (device.clone(), number));
+        synced.changed = true;
+        synced.fresh.insert(device.name.clone());
+        Ok(())
+    }
+
+    /// The number that the device has, else the lowest free one; 0 is the stack.
+    fn number(&self, ifindex: u32) -> Option<u32> {
+        let held = self.ports.iter().find(|(_, port)| port.ifindex == ifindex).map(|(number, _)| *number);
+        held.or_else(|| (1..MAX_PORTS).find(|number| !self.ports.contains_key(number)))
+    }
+
+    fn set_port(&mut self, number: u32, port: Port) -> Result<(), TableError> {
+        self.table.set(number, port, self.ports.get(&number).copied())?;
+        self.ports.insert(number, port);
+        Ok(())
+    }
+}

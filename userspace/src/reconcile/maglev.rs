@@ -1,0 +1,190 @@
+//! Maglev hashing (Eisenbud et al., "Maglev: A Fast and Reliable Software Network Load Balancer", NSDI 2016,
+//! section 3.4). Pure: no I/O, no clock.
+//!
+//! A backend's preference list is seeded by its address and port, never by its number, and backends take their turns
+//! in address order: so every router that balances the same pool makes the same table, whatever its database numbered
+//! first, and flows survive a move from one router to another.
+
+use std::net::SocketAddrV4;
+
+use vipgate_abi::{flow::FlowKey, hash};
+
+/// Elements of the table for each backend, at least: bounds the imbalance between backends to about 1 %, as in the
+/// paper's section 5.3.
+pub const ELEMENTS_PER_BACKEND: u32 = 100;
+
+/// Pools are sized for 16, 64, 256, ... backends. Tables of different sizes have nothing in common, so the smallest
+/// prime for each pool would move nearly every source to another backend whenever one came or went; with size classes
+/// that happens only when a pool outgrows its class. 10,000 listeners of the first class fit the default arena.
+const FIRST_CLASS: u32 = 16;
+const CLASS_STEP: u32 = 4;
+
+/// Seeds of the two hashes of a backend. Part of the table's definition: a change moves flows between backends.
+const OFFSET_SEED: u64 = 0x6d61_676c_6576_0001;
+const SKIP_SEED: u64 = 0x6d61_676c_6576_0002;
+
+/// Size of the table for a pool of `backends`: the smallest prime that gives each backend of its size class at least
+/// [`ELEMENTS_PER_BACKEND`] elements; 0 for an empty pool.
+pub fn table_size(backends: u32) -> u32 {
+    if backends == 0 {
+        return 0;
+    }
+    let mut class = FIRST_CLASS;
+    while class < backends {
+        class = class.saturating_mul(CLASS_STEP);
+    }
+    smallest_prime_from(class.saturating_mul(ELEMENTS_PER_BACKEND))
+}
+
+/// The lookup table of a pool: each element is a position in `pool`. Empty for an empty pool.
+///
+/// Weights, once the API has them, are repeated turns: a backend of weight 3 takes three elements each round.
+pub fn table(pool: &[SocketAddrV4]) -> Vec<u32> {
+    let size = table_size(u32::try_from(pool.len()).unwrap_or(u32::MAX));
+    let mut turns: Vec<Preference> =
+        pool.iter().zip(0..).map(|(backend, at)| Preference::new(*backend, at, size)).collect();
+    turns.sort_by_key(|preference| preference.backend);
+
+    let mut table = vec![FREE; size as usize];
+    let mut left = table.len();
+    while left > 0 {
+        for preference in &mut turns {
+            // The size is prime and larger than the skip, so a walk visits every element: a free one is found.
+            let mut element = preference.next(size);
+            while table[element as usize] != FREE {
+                element = preference.next(size);
+            }
+            table[element as usize] = preference.at;
+            left -= 1;
+            if left == 0 {
+                break;
+            }
+        }
+    }
+    table
+}
+
+/// Marks an element that nobody took yet; never a position, as a pool that large has no table.
+const FREE: u32 = u32::MAX;
+
+/// Where a backend stands in its walk over the table: its permutation of the elements.
+struct Preference {
+    backend: SocketAddrV4,
+    at: u32,
+    element: u32,
+    skip: u32,
+}
+
+impl Preference {
+    fn new(backend: SocketAddrV4, at: u32, size: u32) -> Self {
+        // Host-order values, so that routers of different byte orders agree.
+        let key = FlowKey { src: u32::from(*backend.ip()), sport: backend.port(), ..FlowKey::default() };
+        Self {
+            backend,
+            at,
+            element: hash::to_index(hash::flow(&key, OFFSET_SEED), size),
+            skip: 1 + hash::to_index(hash::flow(&key, SKIP_SEED), size - 1),
+        }
+    }
+
+    /// The element it prefers next.
+    fn next(&mut self, size: u32) -> u32 {
+        let element = self.element;
+        self.element = (u64::from(element) + u64::from(self.skip)).rem_euclid(u64::from(size)) as u32;
+        element
+    }
+}
+
+fn smallest_prime_from(least: u32) -> u32 {
+    (least.max(2)..=u32::MAX).find(|n| is_prime(*n)).unwrap_or(u32::MAX)
+}
+
+fn is_prime(n: u32) -> bool {
+    n >= 2 && (2..).take_while(|d| u64::from(*d) * u64::from(*d) <= u64::from(n)).all(|d: u32| !n.is_multiple_of(d))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeMap, net::Ipv4Addr};
+
+    use proptest::{collection::btree_set, prelude::*};
+
+    use super::*;
+
+    fn backend(n: u32) -> SocketAddrV4 {
+        SocketAddrV4::new(Ipv4Addr::from(0x0a00_0000 + n), 80)
+    }
+
+    fn shares(table: &[u32]) -> BTreeMap<u32, usize> {
+        let mut shares = BTreeMap::new();
+        for at in table {
+            *shares.entry(*at).or_default() += 1;
+        }
+        shares
+    }
+
+    /// The table as backends instead of positions.
+    fn named(pool: &[SocketAddrV4]) -> Vec<SocketAddrV4> {
+        table(pool).into_iter().map(|at| pool[at as usize]).collect()
+    }
+
+    fn pools(most: usize) -> impl Strategy<Value = Vec<SocketAddrV4>> {
+        btree_set((any::<u32>(), 1_u16..), 1..most)
+            .prop_map(|set| set.into_iter().map(|(a, p)| SocketAddrV4::new(a.into(), p)).collect())
+    }
+
+    #[test]
+    fn sizes_are_primes_of_a_hundred_elements_a_backend_and_seldom_change() {
+        for (backends, size) in [(0, 0), (1, 1601), (16, 1601), (17, 6421), (64, 6421), (65, 25_601), (1000, 102_407)] {
+            assert_eq!(table_size(backends), size, "{backends} backends");
+        }
+    }
+
+    #[test]
+    fn an_empty_pool_has_an_empty_table_and_one_backend_takes_all() {
+        assert!(table(&[]).is_empty());
+        assert_eq!(table(&[backend(7)]), vec![0; 1601]);
+    }
+
+    #[test]
+    fn a_known_pool_keeps_its_table_for_ever() {
+        // Flows move when this fails: routers of two versions would disagree.
+        let table = table(&[backend(1), backend(2), backend(3)]);
+        let digest = table.iter().fold(0_u64, |sum, at| sum.wrapping_mul(31).wrapping_add(u64::from(*at) + 1));
+        assert_eq!(digest, 374_205_502_682_078_231);
+    }
+
+    #[test]
+    fn removing_one_of_ten_backends_moves_few_flows_of_the_others() {
+        let ten: Vec<_> = (1..=10).map(backend).collect();
+        let before = named(&ten);
+        for gone in &ten {
+            let nine: Vec<_> = ten.iter().copied().filter(|b| b != gone).collect();
+            let after = named(&nine);
+            let moved = before.iter().zip(&after).filter(|(b, a)| *b != gone && b != a).count();
+            // Hashing modulo the pool's size would move about 80 %.
+            assert!(moved * 100 < before.len() * 8, "{moved} of {} moved with {gone} gone", before.len());
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn every_backend_gets_its_share_within_two_percent(pool in pools(60)) {
+            let table = table(&pool);
+            let shares = shares(&table);
+            let fair = table.len() as f64 / pool.len() as f64;
+            for at in 0..pool.len() as u32 {
+                let share = shares.get(&at).copied().unwrap_or(0) as f64;
+                prop_assert!((share - fair).abs() <= 1.0_f64.max(fair * 0.02), "{at} has {share}, fair is {fair}");
+            }
+        }
+
+        #[test]
+        fn the_order_of_the_pool_does_not_matter(pool in pools(30), turn in any::<prop::sample::Index>()) {
+            let mut other = pool.clone();
+            other.rotate_left(turn.index(pool.len()));
+            other.reverse();
+            prop_assert_eq!(named(&pool), named(&other));
+        }
+    }
+}

@@ -1,0 +1,102 @@
+//! Brings the router to what is stored: the kernel's tables, the devices' programs, the VIPs' addresses.
+//!
+//! ```text
+//! stored state -> compile (pure) -> engine: diff with what the kernel holds, apply -> sweeper: ends what is over
+//!                                   worker: devices, addresses, order, retries
+//! ```
+//! Level-triggered: every apply starts from what is stored and what the kernel has. A start brings everything in line
+//! and removes what nothing wants any more, so a crash at any point heals. What fails stays dirty and is tried again
+//! with growing pauses, while who asked for it gets the error.
+//!
+//! Reads the store through [`Source`](crate::state::Source) only, writes the kernel through the loader and `net` only.
+
+mod arena;
+pub mod compile;
+mod devices;
+mod engine;
+pub mod maglev;
+mod sweep;
+mod worker;
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use futures::{FutureExt, future::BoxFuture};
+use thiserror::Error;
+use tokio::sync::{mpsc, oneshot};
+
+use self::worker::{Command, Worker};
+use crate::{jobs, loader::Plane, state::Source};
+
+/// Why the kernel does not hold what was asked for. It will be tried again.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+pub enum ApplyError {
+    #[error("the stored state cannot be read: {reason}")]
+    Source { reason: String },
+    #[error("VIP {vip} could not be brought to the kernel: {reason}")]
+    Vip { vip: String, reason: String },
+    #[error("device {device} could not be set up: {reason}")]
+    Device { device: String, reason: String },
+    #[error("the router's tables or network cannot be opened: {reason}")]
+    Open { reason: String },
+    #[error("the reconciler has stopped; the change is stored and will be applied at the next start")]
+    Stopped,
+}
+
+/// The handle of the running reconciler. Clones are the same one; it ends with the last of them.
+#[derive(Clone, Debug)]
+pub struct Reconciler {
+    commands: mpsc::Sender<Command>,
+}
+
+impl Reconciler {
+    /// Starts in the calling thread's network namespace and brings everything in line once. VIPs and devices that
+    /// fail are told in the log and tried again; only what prevents all work is an error.
+    pub async fn start<S: Source>(plane: Arc<Plane>, source: S) -> Result<Self, ApplyError> {
+        let (commands, queue) = mpsc::channel(1024);
+        let worker = Worker::start(plane, source, commands.downgrade()).await?;
+        tokio::spawn(worker.run(queue));
+        Ok(Self { commands })
+    }
+
+    /// Brings VIPs in line, those that are no longer stored included. Returns when the kernel holds them: traffic
+    /// obeys already.
+    pub async fn apply(&self, vips: BTreeSet<String>) -> Result<(), ApplyError> {
+        self.ask(|reply| Command::Apply { vips, reply }).await
+    }
+
+    /// Brings the set of devices in line, after a change to it.
+    pub async fn devices_changed(&self) -> Result<(), ApplyError> {
+        self.ask(|reply| Command::Devices { reply }).await
+    }
+
+    /// Stops all work of the reconciler. The traffic goes on.
+    pub async fn shutdown(&self) {
+        // A worker that is gone already has stopped.
+        let _ = self.ask(|reply| Command::Stop { reply }).await;
+    }
+
+    async fn ask(&self, command: impl FnOnce(Reply) -> Command) -> Result<(), ApplyError> {
+        let (reply, answer) = oneshot::channel();
+        self.commands.send(command(reply)).await.map_err(|_| ApplyError::Stopped)?;
+        answer.await.unwrap_or(Err(ApplyError::Stopped))
+    }
+}
+
+/// Where a command's result goes.
+type Reply = oneshot::Sender<Result<(), ApplyError>>;
+
+impl jobs::Apply for Reconciler {
+    fn apply(&self, change: jobs::Change) -> BoxFuture<'_, Result<(), jobs::ApplyError>> {
+        async move {
+            // Devices first: a VIP's address needs its device.
+            if change.devices {
+                self.devices_changed().await?;
+            }
+            if !change.vips.is_empty() {
+                self.apply(change.vips).await?;
+            }
+            Ok(())
+        }
+        .boxed()
+    }
+}

@@ -1,0 +1,322 @@
+//! Ends flows that are over: idle for too long, closed, or of a backend whose generation moved on.
+//!
+//! A thread of its own walks the mapped flow table in slices, a pass every [`PASS`]: only the slot words, 8 bytes a
+//! flow, unless a word is old. So a million flows cost some milliseconds of one CPU a pass, and no system call but one
+//! for the time. It meets the programs by the race rules of `vipgate_abi::flow`.
+//!
+//! Every [`DEEP_EVERY`] passes, and when the reconciler ended flows, a *deep* pass reads every flow: it removes those
+//! of past generations and corrects the backends' load should it have drifted from what the table holds.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use tracing::{debug, error, warn};
+use vipgate_abi::flow::{FLAG_REPLY, Flow, State, WAYS, Word};
+
+use crate::loader::{FlowTable, LoadError, Plane};
+
+/// Time of one pass over the table: how late a flow may be found to be over.
+const PASS: Duration = Duration::from_secs(5);
+/// Buckets between two rests: 256 KiB of words.
+const SLICE: u32 = 4096;
+const DEEP_EVERY: u32 = 12;
+/// Over which jiffies are measured against the clock, once.
+const MEASURE: Duration = Duration::from_millis(250);
+
+/// Seconds without a packet after which a connection is over.
+const HALF_OPEN: u32 = 30;
+const CLOSED: u32 = 5;
+const CLOSING: u32 = 60;
+
+/// The sweeper's thread.
+#[derive(Debug)]
+pub(super) struct Sweeper {
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    stop: AtomicBool,
+    deep: AtomicBool,
+}
+
+impl Sweeper {
+    /// Starts the thread.
+    pub(super) fn start(plane: Arc<Plane>) -> Result<Self, LoadError> {
+        let table = plane.flow_table()?;
+        let shared = Arc::new(Shared::default());
+        let thread = {
+            let shared = Arc::clone(&shared);
+            let run = move || {
+                if let Err(error) = sweep(&plane, &table, &shared) {
+                    error!(error = %crate::loader::causes(&error), "the sweeper ends; idle flows will stay");
+                }
+            };
+            let spawned = thread::Builder::new().name("vipgate-sweeper".into()).spawn(run);
+            spawned.map_err(|error| LoadError::io("start the sweeper's thread", error))?
+        };
+        Ok(Self { shared, thread: Some(thread) })
+    }
+
+    /// Asks for a deep pass soon: generations moved on.
+    pub(super) fn flows_ended(&self) {
+        self.shared.deep.store(true, Ordering::Relaxed);
+        if let Some(thread) = &self.thread {
+            thread.thread().unpark();
+        }
+    }
+}
+
+impl Drop for Sweeper {
+    /// Ends the thread within one slice.
+    fn drop(&mut self) {
+        self.shared.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            thread.thread().unpark();
+            if thread.join().is_err() {
+                warn!("the sweeper had panicked");
+            }
+        }
+    }
+}
+
+fn sweep(plane: &Plane, table: &FlowTable, shared: &Shared) -> Result<(), LoadError> {
+    let Some(hz) = measure_hz(plane, shared)? else {
+        return Ok(());
+    };
+    debug!(hz, "sweeping");
+    let rest = PASS / table.buckets().div_ceil(SLICE).max(1);
+    let mut drift = Drift::default();
+    for pass in (0..DEEP_EVERY).cycle() {
+        let deep = shared.deep.swap(false, Ordering::Relaxed) || pass == 0;
+        let mut sweep = Pass::new(table, hz, deep);
+        let mut bucket = 0;
+        while bucket < table.buckets() {
+            if pause(shared, rest) {
+                return Ok(());
+            }
+            let end = bucket.saturating_add(SLICE).min(table.buckets());
+            let now = plane.jiffies()?;
+            (bucket..end).for_each(|bucket| sweep.bucket(bucket, now));
+            bucket = end;
+        }
+        if let Some(counted) = sweep.counted {
+            drift.correct(table, &counted);
+        }
+    }
+    Ok(())
+}
+
+/// Rests; true: the sweeper shall end. A wish for a deep pass shortens the rest.
+fn pause(shared: &Shared, rest: Duration) -> bool {
+    let until = Instant::now() + rest;
+    loop {
+        if shared.stop.load(Ordering::Relaxed) {
+            return true;
+        }
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() || shared.deep.load(Ordering::Relaxed) {
+            return false;
+        }
+        thread::park_timeout(left);
+    }
+}
+
+/// Jiffies a second. No system call tells it (`sysconf(_SC_CLK_TCK)` is another unit), so it is measured; `None`: the
+/// sweeper shall end.
+fn measure_hz(plane: &Plane, shared: &Shared) -> Result<Option<u32>, LoadError> {
+    let (start, first) = (Instant::now(), plane.jiffies()?);
+    while start.elapsed() < MEASURE {
+        if shared.stop.load(Ordering::Relaxed) {
+            return Ok(None);
+        }
+        thread::park_timeout(MEASURE);
+    }
+    let (time, jiffies) = (start.elapsed(), plane.jiffies()?.wrapping_sub(first));
+    Ok(Some(nearest_hz(f64::from(jiffies) / time.as_secs_f64())))
+}
+
+/// The frequency that kernels are built with next to what was measured, or what was measured when none is near.
+fn nearest_hz(measured: f64) -> u32 {
+    const USUAL: [u32; 4] = [100, 250, 300, 1000];
+    let near = USUAL.into_iter().find(|hz| (measured / f64::from(*hz) - 1.0).abs() < 0.08);
+    near.unwrap_or(measured.round().max(1.0) as u32)
+}
+
+/// One walk over the table.
+struct Pass<'a> {
+    table: &'a FlowTable,
+    hz: u32,
+    /// The shortest time after which a connection with both sides established may be over, in seconds.
+    shortest_idle: u32,
+    /// Connections by backend, in a deep pass.
+    counted: Option<HashMap<u32, u32>>,
+}
+
+impl<'a> Pass<'a> {
+    fn new(table: &'a FlowTable, hz: u32, deep: bool) -> Self {
+        let idles = (0..table.backend_count()).filter_map(|number| table.backend(number)).filter(|b| b.addr != 0);
+        let shortest_idle = idles.map(|backend| backend.idle_timeout).fold(CLOSING, u32::min);
+        Self { table, hz, shortest_idle, counted: deep.then(HashMap::new) }
+    }
+
+    fn bucket(&mut self, bucket: u32, now: u32) {
+        for (way, word) in (0..).zip(self.table.words(bucket)) {
+            let word = Word(word.load(Ordering::Acquire));
+            if !matches!(word.state(), State::Empty | State::Busy) {
+                self.slot(bucket * WAYS as u32 + way, word, now);
+            }
+        }
+    }
+
+    fn slot(&mut self, slot: u32, word: Word, now: u32) {
+        let shortest = match word.state() {
+            State::Closed => CLOSED,
+            State::Opening | State::Answered => HALF_OPEN,
+            _ => self.shortest_idle,
+        };
+        if self.counted.is_none() && !is_over(word.age(now), shortest, self.hz) {
+            return;
+        }
+        let Some(flow) = self.table.flow(slot) else {
+            return;
+        };
+        let backend = self.table.backend(flow.backend).unwrap_or_default();
+        let peer = self.peer(slot, &flow);
+        let age = peer.as_ref().map_or(word.age(now), |(_, peer, _)| word.age(now).min(peer.age(now)));
+        let timeout = timeout(word.state(), peer.as_ref().map(|(_, peer, _)| peer.state()), backend.idle_timeout);
+        if backend.generation == flow.generation && !is_over(age, timeout, self.hz) {
+            self.count(word, &flow);
+            return;
+        }
+        // The other direction first: when a packet just hit it, the connection is alive and both stay.
+        if let Some((peer_slot, peer_word, peer_flow)) = peer
+            && !self.table.empty(peer_slot, peer_word, &peer_flow)
+        {
+            return self.count(word, &flow);
+        }
+        self.table.empty(slot, word, &flow);
+    }
+
+    /// The other direction's slot, word and flow, unless it is another connection's by now.
+    fn peer(&self, slot: u32, flow: &Flow) -> Option<(u32, Word, Flow)> {
+        // The word before the flow: should the slot be claimed in between, emptying it by this word fails.
+        let word = self.table.word(flow.peer).filter(|word| !matches!(word.state(), State::Empty | State::Busy))?;
+        let peer = self.table.flow(flow.peer)?;
+        let is_other = peer.peer == slot && (peer.flags ^ flow.flags) & FLAG_REPLY != 0;
+        is_other.then_some((flow.peer, word, peer))
+    }
+
+    fn count(&mut self, word: Word, flow: &Flow) {
+        if let Some(counted) = &mut self.counted
+            && flow.flags & FLAG_REPLY == 0
+            && word.state().is_live()
+        {
+            *counted.entry(flow.backend).or_default() += 1;
+        }
+    }
+}
+
+fn is_over(age: u32, seconds: u32, hz: u32) -> bool {
+    u64::from(age) > u64::from(seconds) * u64::from(hz)
+}
+
+/// Seconds without a packet in either direction after which a connection is over. Its two slots may differ for the
+/// moment in which a program moves one after the other, and while one side has closed.
+fn timeout(one: State, other: Option<State>, idle: u32) -> u32 {
+    let either = |state| one == state || other == Some(state);
+    if either(State::Closed) {
+        CLOSED
+    } else if either(State::Closing) {
+        CLOSING
+    } else if either(State::Established) || either(State::Datagrams) {
+        idle
+    } else {
+        HALF_OPEN
+    }
+}
+
+/// Corrects loads that differ from what the table holds. Connections come and go during a pass, so one difference
+/// means nothing; what two deep passes in a row find in the same direction is drift.
+#[derive(Debug, Default)]
+struct Drift {
+    last: HashMap<u32, i64>,
+}
+
+impl Drift {
+    fn correct(&mut self, table: &FlowTable, counted: &HashMap<u32, u32>) {
+        let mut found = HashMap::new();
+        for number in 0..table.backend_count() {
+            let counts = counted.get(&number).copied().unwrap_or(0);
+            let surplus = i64::from(table.load(number)) - i64::from(counts);
+            if surplus == 0 {
+                continue;
+            }
+            let (off, left) = settle(self.last.get(&number).copied().unwrap_or(0), surplus);
+            match u32::try_from(off.unsigned_abs()).unwrap_or(u32::MAX) {
+                0 => {}
+                by if off > 0 => table.unload(number, by),
+                by => table.add_load(number, by),
+            }
+            found.insert(number, left);
+        }
+        self.last = found;
+    }
+}
+
+/// What to take off for the last and this pass's surplus, and what surplus is left to be seen again.
+fn settle(last: i64, now: i64) -> (i64, i64) {
+    if last.signum() != now.signum() {
+        return (0, now);
+    }
+    let off = if last.abs() < now.abs() { last } else { now };
+    (off, now - off)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_usual_frequencies_are_recognised_and_others_taken_as_measured() {
+        for (measured, hz) in [(99.2, 100), (255.0, 250), (296.0, 300), (1003.4, 1000), (128.2, 128), (0.0, 1)] {
+            assert_eq!(nearest_hz(measured), hz, "{measured}");
+        }
+    }
+
+    #[test]
+    fn a_connection_lives_as_long_as_its_state_says() {
+        use State::{Answered, Closed, Closing, Datagrams, Established, Opening};
+        assert_eq!(timeout(Opening, Some(Opening), 600), HALF_OPEN);
+        assert_eq!(timeout(Answered, Some(Opening), 600), HALF_OPEN);
+        assert_eq!(timeout(Answered, Some(Established), 600), 600);
+        assert_eq!(timeout(Datagrams, Some(Datagrams), 600), 600);
+        assert_eq!(timeout(Established, Some(Closing), 600), CLOSING);
+        assert_eq!(timeout(Closing, Some(Closed), 600), CLOSED);
+        assert_eq!(timeout(Established, None, 600), 600);
+    }
+
+    #[test]
+    fn ages_do_not_overflow() {
+        assert!(!is_over(u32::MAX, u32::MAX, 1000));
+        assert!(is_over(6001, 6, 1000) && !is_over(6000, 6, 1000));
+    }
+
+    #[test]
+    fn only_a_lasting_difference_is_drift() {
+        assert_eq!(settle(0, 5), (0, 5), "seen once");
+        assert_eq!(settle(5, 5), (5, 0), "seen twice");
+        assert_eq!(settle(5, 2), (2, 0));
+        assert_eq!(settle(2, 5), (2, 3));
+        assert_eq!(settle(-3, -4), (-3, -1), "too few counted");
+        assert_eq!(settle(3, -4), (0, -4), "noise");
+    }
+}

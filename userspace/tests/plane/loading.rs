@@ -1,0 +1,145 @@
+//! The pinned tables, the programs on devices, and what is told when something is in the way.
+
+use std::fs;
+
+use vipgate::loader::{self, AttachError, Hook, LoadError, Options, Sizes, Target};
+use vipgate_abi::maps;
+
+use crate::room::{Room, SIZES};
+
+fn target(room: &Room, name: &str) -> Target {
+    let text = room.show(&format!("-o link show dev {name}"));
+    let ifindex = text.split(':').next().and_then(|index| index.parse().ok()).expect("an index");
+    Target { name: name.to_owned(), ifindex, veth: true }
+}
+
+#[test]
+fn a_second_open_finds_the_tables_of_the_first() {
+    let room = Room::enter();
+    let first = room.open(Hook::Tc).expect("opens");
+    let config = first.epoch().and_then(|epoch| Ok(epoch.get()?)).expect("readable");
+    assert_ne!(config.flow_seed, 0);
+    assert_eq!(config.bucket_mask, 511);
+    for map in maps::PINNED {
+        assert!(first.pins().join(map).exists(), "{map} is pinned");
+    }
+    drop(first);
+
+    // Other sizes in the configuration do not take the flows away.
+    let other = Options { sizes: Sizes { flows: 8192, ..SIZES }, ..room.options(Hook::Tc) };
+    let second = loader::Plane::open(&other).expect("opens");
+    assert_eq!(second.sizes(), SIZES);
+    let again = second.epoch().and_then(|epoch| Ok(epoch.get()?)).expect("readable");
+    assert_eq!((again.flow_seed, again.bucket_mask), (config.flow_seed, config.bucket_mask));
+    assert_ne!(again.epoch, config.epoch, "what flows remembered may be old");
+}
+
+#[test]
+fn the_clock_runs() {
+    let room = Room::enter();
+    let plane = room.open(Hook::Tc).expect("opens");
+    let start = plane.jiffies().expect("a time");
+    room.wait("jiffies to move on", || (plane.jiffies().expect("a time") != start).then_some(()));
+}
+
+#[test]
+fn a_directory_that_is_no_bpffs_is_refused() {
+    let room = Room::enter();
+    let elsewhere = tempfile::tempdir().expect("a directory");
+    let options = Options { bpffs: elsewhere.path().join("vipgate"), ..room.options(Hook::Tc) };
+    let error = loader::Plane::open(&options).expect_err("refused");
+    assert!(matches!(error, LoadError::NotBpffs { .. }) && error.to_string().contains("mount -t bpf"), "{error}");
+}
+
+#[test]
+fn a_pinned_map_of_another_shape_is_refused_by_name() {
+    let room = Room::enter();
+    let plane = room.open(Hook::Tc).expect("opens");
+    let pins = plane.pins().to_owned();
+    drop(plane);
+    // Something else lies where the ports should be.
+    fs::remove_file(pins.join(maps::PORTS)).expect("removed");
+    let reasons = aya::maps::MapData::from_pin(pins.join(maps::REASONS)).expect("a map");
+    reasons.pin(pins.join(maps::PORTS)).expect("pinned");
+    let error = room.open(Hook::Tc).expect_err("refused");
+    assert!(matches!(&error, LoadError::ForeignPin { path, .. } if path.ends_with("PORTS")), "{error}");
+}
+
+#[test]
+fn programs_stay_on_their_devices_and_are_replaced_in_place() {
+    for hook in [Hook::Tc, Hook::Xdp, Hook::XdpGeneric] {
+        let room = Room::enter();
+        room.veth("r0", "c0", "10.0.0.1/24");
+        let device = target(&room, "r0");
+        let plane = room.open(hook).expect("opens");
+        assert_eq!(plane.attach(&device).expect("attaches"), hook);
+        drop(plane);
+
+        let plane = room.open(hook).expect("opens again");
+        assert_eq!(plane.attached().expect("a list"), [(hook, "r0".to_owned())]);
+        assert_eq!(plane.attach(&device).expect("replaces"), hook);
+        assert_eq!(room.show("link show dev r0").contains("xdp"), hook != Hook::Tc, "{hook}");
+
+        plane.detach_device("r0").expect("detaches");
+        plane.detach_device("r0").expect("again is no error");
+        assert!(plane.attached().expect("a list").is_empty());
+    }
+}
+
+#[test]
+fn the_hook_of_a_device_can_change() {
+    let room = Room::enter();
+    room.veth("r0.100", "c0", "10.0.0.1/24");
+    let device = target(&room, "r0.100@c0".split('@').next().expect("a name"));
+    for hook in [Hook::Xdp, Hook::XdpGeneric, Hook::Tc, Hook::Xdp] {
+        let plane = room.open(hook).expect("opens");
+        assert_eq!(plane.attach(&device).expect("attaches"), hook);
+        assert_eq!(plane.attached().expect("a list"), [(hook, "r0.100".to_owned())]);
+    }
+}
+
+#[test]
+fn auto_takes_tc_on_veth_and_native_xdp_elsewhere() {
+    let room = Room::enter();
+    room.veth("r0", "c0", "10.0.0.1/24");
+    let plane = room.open(Hook::Auto).expect("opens");
+    let device = target(&room, "r0");
+    assert_eq!(plane.attach(&device).expect("attaches"), Hook::Tc);
+    // The same device, taken for one with a driver of its own.
+    let device = Target { veth: false, ..device };
+    assert_eq!(plane.attach(&device).expect("attaches"), Hook::Xdp);
+}
+
+#[test]
+fn a_device_made_anew_gets_its_program_again() {
+    let room = Room::enter();
+    room.veth("r0", "c0", "10.0.0.1/24");
+    let plane = room.open(Hook::Tc).expect("opens");
+    plane.attach(&target(&room, "r0")).expect("attaches");
+    room.ip("link del r0");
+    room.veth("r0", "c0", "10.0.0.1/24");
+    plane.attach(&target(&room, "r0")).expect("attaches to the new one");
+    let gone = Target { ifindex: 9999, ..target(&room, "r0") };
+    let xdp = room.open(Hook::Xdp).expect("opens");
+    assert!(matches!(xdp.attach(&gone), Err(AttachError::NoXdp { .. } | AttachError::NoDevice { .. })));
+}
+
+#[test]
+fn detach_leaves_nothing() {
+    let room = Room::enter();
+    room.veth("r0", "c0", "10.0.0.1/24");
+    let plane = room.open(Hook::Xdp).expect("opens");
+    plane.attach(&target(&room, "r0")).expect("attaches");
+    drop(plane);
+    let status = loader::status::read(&room.bpffs()).expect("readable").expect("there");
+    assert_eq!(status.links, [(Hook::Xdp, "r0".to_owned())]);
+    assert_eq!(status.flow_capacity, u64::from(SIZES.flows));
+
+    let detached = loader::detach(&room.bpffs()).expect("detaches");
+    assert_eq!(detached.devices, ["r0"]);
+    assert_eq!(detached.maps, maps::PINNED.len());
+    assert!(!room.show("link show dev r0").contains("xdp"));
+    assert!(loader::status::read(&room.bpffs()).expect("readable").is_none());
+    assert_eq!(loader::detach(&room.bpffs()).expect("again is no error").maps, 0);
+    assert!(room.mount_point().exists());
+}

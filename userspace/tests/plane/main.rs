@@ -1,0 +1,6 @@
+//! The loader and the reconciler against the real kernel, each test in a room of its own. They need root.
+
+mod loading;
+mod reconciling;
+mod room;
+mod source;

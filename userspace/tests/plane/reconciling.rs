@@ -1,0 +1,223 @@
+//! The reconciler: what is stored comes to be in the kernel, what is not goes, whatever happened before.
+
+use std::{collections::BTreeSet, net::Ipv4Addr, sync::Arc};
+
+use vipgate::{
+    loader::{Hook, Plane},
+    reconcile::{ApplyError, Reconciler},
+};
+use vipgate_abi::service::{Kind, ServiceKey};
+
+use crate::{
+    room::Room,
+    source::{Desired, vip},
+};
+
+/// A room with a device r0 and what a test looks at.
+struct Bench {
+    room: Room,
+    plane: Arc<Plane>,
+    desired: Desired,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let room = Room::enter();
+        room.veth("r0", "c0", "10.0.0.1/24");
+        room.veth("r1", "b0", "10.0.1.254/24");
+        let plane = room.open(Hook::Auto).expect("opens");
+        Self { room, plane, desired: Desired::with_devices(&["r0", "r1"]) }
+    }
+
+    fn start(&self) -> Reconciler {
+        let started = self.room.run(Reconciler::start(Arc::clone(&self.plane), self.desired.clone()));
+        started.expect("starts")
+    }
+
+    fn apply(&self, reconciler: &Reconciler, vips: &[&str]) -> Result<(), ApplyError> {
+        let vips: BTreeSet<String> = vips.iter().map(ToString::to_string).collect();
+        let reconciler = reconciler.clone();
+        self.room.run(async move { reconciler.apply(vips).await })
+    }
+
+    /// The ring of each service by VIP and port; `None` for a Disabled VIP.
+    fn services(&self) -> Vec<(Ipv4Addr, u16, Option<Vec<u32>>)> {
+        let tables = self.plane.tables().expect("opens");
+        let mut services: Vec<_> = tables
+            .services()
+            .expect("readable")
+            .into_iter()
+            .map(|(key, _, service)| {
+                let ring = service.ring_base..service.ring_base + service.ring_len;
+                let ring = ring.map(|at| tables.rings().read(at).expect("inside")).collect();
+                let disabled = service.kind == Kind::Disabled as u8;
+                (key.vip.into(), u16::from_be_bytes(key.port), (!disabled).then_some(ring))
+            })
+            .collect();
+        services.sort();
+        services
+    }
+
+    fn has_address(&self, device: &str, host: u8) -> bool {
+        self.room.show(&format!("-4 -o address show dev {device}")).contains(&format!(" 10.0.0.{host}/32 "))
+    }
+}
+
+fn address(host: u8) -> Ipv4Addr {
+    Ipv4Addr::new(10, 0, 0, host)
+}
+
+#[test]
+fn a_vip_comes_changes_and_goes() {
+    let bench = Bench::new();
+    let reconciler = bench.start();
+    assert!(bench.services().is_empty());
+
+    bench.desired.put(vip(5, "r0", [1, 2]));
+    bench.apply(&reconciler, &["vip-5"]).expect("applied");
+    assert_eq!(bench.services(), [(address(5), 80, Some(vec![51, 52]))]);
+    assert!(bench.has_address("r0", 5));
+    let backend = bench.plane.tables().expect("opens").backends().read(52).expect("inside");
+    assert_eq!((u32::from_be(backend.addr), u16::from_be(backend.port)), (0x0a00_0102, 8080));
+
+    bench.desired.put(vip(5, "r0", []));
+    bench.apply(&reconciler, &["vip-5"]).expect("applied");
+    assert_eq!(bench.services(), [(address(5), 80, Some(vec![]))], "an empty pool keeps its key");
+    let drained = bench.plane.tables().expect("opens").backends().read(52).expect("inside");
+    assert_eq!(drained, backend, "its flows drain");
+
+    let disabled = vipgate::state::VipState { enabled: false, ..vip(5, "r0", [1]) };
+    bench.desired.put(disabled);
+    bench.apply(&reconciler, &["vip-5"]).expect("applied");
+    assert_eq!(bench.services(), [(address(5), 0, None)]);
+    let ended = bench.plane.tables().expect("opens").backends().read(52).expect("inside");
+    assert_ne!(ended.generation, backend.generation, "its flows end");
+
+    bench.desired.remove("vip-5");
+    bench.apply(&reconciler, &["vip-5"]).expect("applied");
+    assert!(bench.services().is_empty());
+    assert!(!bench.has_address("r0", 5));
+}
+
+#[test]
+fn a_start_brings_everything_in_line_and_removes_what_nothing_wants() {
+    let bench = Bench::new();
+    for host in [5, 6, 7] {
+        bench.desired.put(vip(host, "r0", [1]));
+    }
+    let first = bench.start();
+    assert_eq!(bench.services().len(), 3);
+    bench.room.run(async move { first.shutdown().await });
+
+    // While no controller runs: one goes, one changes, one comes.
+    bench.desired.remove("vip-5");
+    bench.desired.put(vip(6, "r0", [1, 2]));
+    bench.desired.put(vip(8, "r0", []));
+    let untouched = bench.plane.tables().expect("opens").services().expect("readable");
+    let seven = |services: &[(ServiceKey, u32, _)]| services.iter().find(|s| s.0.vip[3] == 7).copied();
+    let _second = bench.start();
+    let expected =
+        [(address(6), 80, Some(vec![61, 62])), (address(7), 80, Some(vec![71])), (address(8), 80, Some(vec![]))];
+    assert_eq!(bench.services(), expected);
+    assert!(!bench.has_address("r0", 5) && bench.has_address("r0", 6) && bench.has_address("r0", 8));
+    let after = bench.plane.tables().expect("opens").services().expect("readable");
+    assert_eq!(seven(&after), seven(&untouched), "what is right is not written");
+}
+
+#[test]
+fn a_vip_on_a_device_that_is_missing_fails_and_heals_when_it_appears() {
+    let bench = Bench::new();
+    bench.desired.set_devices(&["r0", "r1", "late0"]);
+    let reconciler = bench.start();
+    bench.desired.put(vip(5, "late0", [1]));
+    let error = bench.apply(&reconciler, &["vip-5"]).expect_err("no device");
+    assert!(error.to_string().contains("late0"), "{error}");
+
+    bench.room.veth("late0", "late1", "10.0.0.2/24");
+    bench.room.wait("the address on the late device", || bench.has_address("late0", 5).then_some(()));
+    bench.apply(&reconciler, &["vip-5"]).expect("applied");
+}
+
+#[test]
+fn a_device_made_anew_gets_everything_back() {
+    let bench = Bench::new();
+    bench.desired.put(vip(5, "r0", [1]));
+    let _reconciler = bench.start();
+    let before = bench.plane.ports().and_then(|ports| Ok(ports.list()?)).expect("readable");
+    bench.room.ip("link del r0");
+    bench.room.wait("the port to go", || {
+        let ports = bench.plane.ports().and_then(|ports| Ok(ports.list()?)).expect("readable");
+        (ports.len() < before.len()).then_some(())
+    });
+    bench.room.veth("r0", "c0", "10.0.0.1/24");
+    bench.room.wait("the address and the program", || {
+        let attached = bench.plane.attached().expect("a list").iter().any(|(_, name)| name == "r0");
+        (attached && bench.has_address("r0", 5)).then_some(())
+    });
+}
+
+#[test]
+fn an_address_that_somebody_removes_comes_back() {
+    let bench = Bench::new();
+    bench.desired.put(vip(5, "r0", [1]));
+    let _reconciler = bench.start();
+    bench.room.ip("address del 10.0.0.5/32 dev r0");
+    bench.room.wait("the address", || bench.has_address("r0", 5).then_some(()));
+}
+
+#[test]
+fn devices_that_nothing_wants_lose_their_programs() {
+    let bench = Bench::new();
+    let reconciler = bench.start();
+    assert_eq!(bench.plane.attached().expect("a list").len(), 2);
+    bench.desired.set_devices(&["r1"]);
+    bench.room.run(async move { reconciler.devices_changed().await }).expect("applied");
+    assert_eq!(bench.plane.attached().expect("a list"), [(Hook::Tc, "r1".to_owned())]);
+    assert_eq!(bench.plane.ports().and_then(|ports| Ok(ports.list()?)).expect("readable").len(), 1);
+}
+
+#[test]
+fn a_change_of_mtu_reaches_the_ports() {
+    let bench = Bench::new();
+    let _reconciler = bench.start();
+    bench.room.ip("link set dev r0 mtu 1400");
+    bench.room.wait("the port's MTU", || {
+        let ports = bench.plane.ports().and_then(|ports| Ok(ports.list()?)).expect("readable");
+        ports.values().any(|port| port.mtu == 1400).then_some(())
+    });
+}
+
+#[test]
+fn a_neighbour_that_moves_makes_flows_look_again_and_one_that_stays_does_not() {
+    let bench = Bench::new();
+    let _reconciler = bench.start();
+    let epoch = || bench.plane.epoch().and_then(|epoch| Ok(epoch.get()?)).expect("readable").epoch;
+    bench.room.ip("neighbour replace 10.0.1.1 lladdr 02:00:00:00:00:01 dev r1 nud reachable");
+    // A neighbour that another test of the same kind makes sure is noticed: the watcher has caught up by then.
+    let before = epoch();
+    bench.room.ip("neighbour replace 10.0.1.1 lladdr 02:00:00:00:00:02 dev r1 nud reachable");
+    bench.room.wait("a new epoch", || (epoch() != before).then_some(()));
+}
+
+#[test]
+fn managed_devices_get_the_settings_that_the_packet_path_needs() {
+    let bench = Bench::new();
+    let _reconciler = bench.start();
+    // A process of the room's namespace reads its /proc/sys/net.
+    let read = |name: &str| {
+        let path = format!("/proc/sys/net/ipv4/conf/r0/{name}");
+        std::fs::read_to_string(path).expect("readable").trim().to_owned()
+    };
+    assert_eq!(read("forwarding"), "1");
+    assert_eq!(read("accept_local"), "1");
+    assert_ne!(read("rp_filter"), "1");
+}
+
+#[test]
+fn a_stopped_reconciler_says_so() {
+    let bench = Bench::new();
+    let reconciler = bench.start();
+    let stopped = reconciler.clone();
+    bench.room.run(async move { stopped.shutdown().await });
+    assert_eq!(bench.apply(&reconciler, &["vip-5"]), Err(ApplyError::Stopped));
+}

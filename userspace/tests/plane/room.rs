@@ -1,0 +1,102 @@
+//! A room of its own for a test: a network namespace, a mount namespace with a BPF file system, a tokio runtime.
+//!
+//! The test's thread enters them, and every thread and process that it starts is born there; they go with it.
+
+use std::{
+    future::Future,
+    io,
+    path::{Path, PathBuf},
+    process::Command,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use nix::{
+    mount::{MsFlags, mount},
+    sched::{CloneFlags, unshare},
+};
+use tempfile::TempDir;
+use vipgate::loader::{Hook, LoadError, Options, Plane, Sizes};
+
+/// Small tables: tests run side by side.
+pub(crate) const SIZES: Sizes = Sizes { flows: 4096, services: 256, backends: 1024, ring_elements: 65_536 };
+
+/// How long anything may take that the kernel does by itself.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+pub(crate) struct Room {
+    dir: TempDir,
+    runtime: tokio::runtime::Runtime,
+}
+
+impl Room {
+    /// Enters a new room; needs root.
+    pub(crate) fn enter() -> Self {
+        unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS).expect("these tests need root");
+        let none = None::<&str>;
+        mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).expect("private mounts");
+        let dir = TempDir::new().expect("a directory");
+        mount(Some("bpf"), dir.path(), Some("bpf"), MsFlags::empty(), none).expect("a BPF file system");
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+        let room = Self { dir, runtime: runtime.expect("a runtime") };
+        room.ip("link set lo up");
+        room
+    }
+
+    pub(crate) fn bpffs(&self) -> PathBuf {
+        self.dir.path().join("vipgate")
+    }
+
+    pub(crate) fn mount_point(&self) -> &Path {
+        self.dir.path()
+    }
+
+    pub(crate) fn options(&self, hook: Hook) -> Options {
+        Options { bpffs: self.bpffs(), hook, sizes: SIZES }
+    }
+
+    pub(crate) fn open(&self, hook: Hook) -> Result<Arc<Plane>, LoadError> {
+        Plane::open(&self.options(hook))
+    }
+
+    /// Runs `ip` with these words.
+    pub(crate) fn ip(&self, words: &str) {
+        run(Command::new("ip").args(words.split(' ')));
+    }
+
+    /// The output of `ip` with these words.
+    pub(crate) fn show(&self, words: &str) -> String {
+        run(Command::new("ip").args(words.split(' ')))
+    }
+
+    /// Makes a veth pair of these names, both up; the first has the address.
+    pub(crate) fn veth(&self, name: &str, peer: &str, address: &str) {
+        self.ip(&format!("link add {name} type veth peer name {peer}"));
+        self.ip(&format!("link set {peer} up"));
+        self.ip(&format!("address add {address} dev {name}"));
+        self.ip(&format!("link set {name} up"));
+    }
+
+    /// Runs a future to its end.
+    pub(crate) fn run<T: Send + 'static>(&self, future: impl Future<Output = T> + Send) -> T {
+        self.runtime.block_on(future)
+    }
+
+    /// Waits until `probe` gives something.
+    pub(crate) fn wait<T>(&self, what: &str, mut probe: impl FnMut() -> Option<T>) -> T {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(found) = probe() {
+                return found;
+            }
+            assert!(Instant::now() < deadline, "not within {PATIENCE:?}: {what}");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+fn run(command: &mut Command) -> String {
+    let output = command.output().unwrap_or_else(|error: io::Error| panic!("{command:?}: {error}"));
+    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}

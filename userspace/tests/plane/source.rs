@@ -1,0 +1,86 @@
+//! A store for tests: what is desired is what the test says.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    convert::Infallible,
+    net::Ipv4Addr,
+    sync::{Arc, Mutex},
+};
+
+use vipgate::state::{Algorithm, BackendState, ListenerState, Protocol, Source, VipState};
+
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Desired {
+    inner: Arc<Mutex<Inner>>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    vips: BTreeMap<String, VipState>,
+    devices: BTreeSet<String>,
+}
+
+impl Desired {
+    /// Nothing but these devices.
+    pub(crate) fn with_devices(devices: &[&str]) -> Self {
+        let desired = Self::default();
+        desired.set_devices(devices);
+        desired
+    }
+
+    pub(crate) fn set_devices(&self, devices: &[&str]) {
+        self.inner.lock().expect("whole").devices = devices.iter().map(ToString::to_string).collect();
+    }
+
+    pub(crate) fn put(&self, vip: VipState) {
+        self.inner.lock().expect("whole").vips.insert(vip.uuid.clone(), vip);
+    }
+
+    pub(crate) fn remove(&self, uuid: &str) {
+        self.inner.lock().expect("whole").vips.remove(uuid);
+    }
+}
+
+impl Source for Desired {
+    type Error = Infallible;
+
+    async fn vip(&self, uuid: &str) -> Result<Option<VipState>, Infallible> {
+        Ok(self.inner.lock().expect("whole").vips.get(uuid).cloned())
+    }
+
+    async fn vips(&self) -> Result<Vec<VipState>, Infallible> {
+        Ok(self.inner.lock().expect("whole").vips.values().cloned().collect())
+    }
+
+    async fn devices(&self) -> Result<BTreeSet<String>, Infallible> {
+        Ok(self.inner.lock().expect("whole").devices.clone())
+    }
+}
+
+/// A VIP 10.0.0.`host` on `device` with one TCP listener on port 80, number `host`, whose backends are
+/// 10.0.1.`n`:8080 with the number `host * 10 + n`.
+pub(crate) fn vip(host: u8, device: &str, backends: impl IntoIterator<Item = u8>) -> VipState {
+    let backend = |n: u8| BackendState {
+        number: u32::from(host) * 10 + u32::from(n),
+        address: Ipv4Addr::new(10, 0, 1, n),
+        port: 8080,
+        active: true,
+    };
+    VipState {
+        uuid: format!("vip-{host}"),
+        address: Ipv4Addr::new(10, 0, 0, host),
+        prefix_len: 24,
+        device: device.to_owned(),
+        enabled: true,
+        listeners: vec![ListenerState {
+            uuid: format!("listener-{host}"),
+            number: u32::from(host),
+            protocol: Protocol::Tcp,
+            port: 80,
+            algorithm: Algorithm::RoundRobin,
+            max_connections: 0,
+            idle_timeout: 60,
+            backends: backends.into_iter().map(backend).collect(),
+        }],
+    }
+}
