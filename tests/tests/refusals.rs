@@ -195,8 +195,8 @@ fn requests_that_are_no_calls_get_a_plain_4xx_at_once() -> Result<()> {
 #[test]
 fn a_device_that_cannot_carry_native_xdp_is_refused_with_the_way_out() -> Result<()> {
     let lab = Lab::new(LabOptions { hook: Hook::Xdp, clients: 0, backends: 0 })?;
-    // A dummy device's driver has no XDP.
-    lab.router.ip("link add plain0 type dummy")?;
+    // A bridge's driver has no XDP.
+    lab.router.ip("link add plain0 type bridge")?;
     lab.router.ip("link set plain0 up")?;
     let controller = lab.start_controller()?;
     let api = controller.api(&lab.router)?;

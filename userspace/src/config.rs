@@ -10,7 +10,8 @@ use std::{
     path::{Path, PathBuf},
     str::FromStr,
 };
-use vipgate_abi::maps;
+
+use crate::loader::{Hook, Sizes};
 
 /// Read when no other file is named; it need not exist.
 pub const DEFAULT_FILE: &str = "/etc/vipgate/vipgate.toml";
@@ -50,7 +51,8 @@ pub struct Config {
     /// The admin's password, stored at the first start only; `None`: [`DEFAULT_PASSWORD`].
     pub admin_password: Option<Secret>,
     pub log: Log,
-    pub datapath: Datapath,
+    /// Sizes of the kernel's tables. They hold from the moment the tables are made until `vipgate detach`.
+    pub datapath: Sizes,
     /// The layer that each setting came from, where it is not the default.
     origins: BTreeMap<&'static str, Origin>,
 }
@@ -60,32 +62,6 @@ pub struct Log {
     pub format: LogFormat,
     /// Directives of tracing's environment filter: `info`, `vipgate=debug,info`.
     pub filter: String,
-}
-
-/// Sizes of the kernel's tables, in entries. They hold from the moment the tables are made until `vipgate detach`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Datapath {
-    /// Two for each established connection; a power of two.
-    pub flows: u32,
-    /// Listeners and VIPs.
-    pub services: u32,
-    /// Backends over all listeners.
-    pub backends: u32,
-    /// Elements of all listeners' rings together.
-    pub ring_elements: u32,
-}
-
-/// Where the programs attach to the router's devices.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Hook {
-    /// TC on veth devices, where it keeps large packets whole; native XDP elsewhere, TC where the driver has none.
-    #[default]
-    Auto,
-    /// Native XDP on every device, an error where the driver has none.
-    Xdp,
-    /// XDP after the packet became an skb: for drivers without XDP, and for comparison.
-    XdpGeneric,
-    Tc,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -162,12 +138,7 @@ impl Default for Config {
             hook: Hook::Auto,
             admin_password: None,
             log: Log { format: LogFormat::Human, filter: "info".to_owned() },
-            datapath: Datapath {
-                flows: maps::DEFAULT_FLOWS,
-                services: maps::DEFAULT_SERVICES,
-                backends: maps::DEFAULT_BACKENDS,
-                ring_elements: maps::DEFAULT_RING_ELEMENTS,
-            },
+            datapath: Sizes::default(),
             origins: BTreeMap::new(),
         }
     }
@@ -256,15 +227,15 @@ impl Config {
             "listen" => parse(value, "give address:port, such as 127.0.0.1:8080").map(|listen| self.listen = listen),
             "store" => store_url(value).map(|url| self.store = url),
             "bpffs" => absolute(value).map(|path| self.bpffs = path),
-            "hook" => value.parse().map(|hook| self.hook = hook),
+            "hook" => parse(value, "give one of auto, xdp, xdp-generic, tc").map(|hook| self.hook = hook),
             "admin_password" => password(value).map(|secret| self.admin_password = Some(secret)),
             "admin_password_file" => password_file(value).map(|secret| self.admin_password = Some(secret)),
             "log.format" => value.parse().map(|format| self.log.format = format),
             "log.filter" => filter(value).map(|filter| self.log.filter = filter),
-            "datapath.flows" => power_of_two(value).map(|entries| self.datapath.flows = entries),
-            "datapath.services" => entries(value).map(|entries| self.datapath.services = entries),
-            "datapath.backends" => entries(value).map(|entries| self.datapath.backends = entries),
-            "datapath.ring_elements" => entries(value).map(|entries| self.datapath.ring_elements = entries),
+            "datapath.flows" => size(&mut self.datapath, value, |sizes, entries| sizes.flows = entries),
+            "datapath.services" => size(&mut self.datapath, value, |sizes, entries| sizes.services = entries),
+            "datapath.backends" => size(&mut self.datapath, value, |sizes, entries| sizes.backends = entries),
+            "datapath.ring_elements" => size(&mut self.datapath, value, |sizes, entries| sizes.ring_elements = entries),
             _ => Err("it is not known to this version".to_owned()),
         };
         match result {
@@ -305,30 +276,26 @@ impl Config {
     }
 }
 
-/// Names that a value is written with, both ways.
-macro_rules! named {
-    ($type:ty: $($name:literal => $variant:ident),+) => {
-        impl FromStr for $type {
-            type Err = String;
+impl FromStr for LogFormat {
+    type Err = String;
 
-            fn from_str(text: &str) -> Result<Self, Self::Err> {
-                match text {
-                    $($name => Ok(Self::$variant),)+
-                    _ => Err(format!("give one of {}", [$($name),+].join(", "))),
-                }
-            }
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "human" => Ok(Self::Human),
+            "json" => Ok(Self::Json),
+            _ => Err("give one of human, json".to_owned()),
         }
-
-        impl fmt::Display for $type {
-            fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-                formatter.write_str(match self { $(Self::$variant => $name),+ })
-            }
-        }
-    };
+    }
 }
 
-named!(Hook: "auto" => Auto, "xdp" => Xdp, "xdp-generic" => XdpGeneric, "tc" => Tc);
-named!(LogFormat: "human" => Human, "json" => Json);
+impl fmt::Display for LogFormat {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::Human => "human",
+            Self::Json => "json",
+        })
+    }
+}
 
 fn parse<T: FromStr>(value: &str, expected: &str) -> Result<T, String> {
     value.parse().map_err(|_| expected.to_owned())
@@ -360,22 +327,13 @@ fn filter(value: &str) -> Result<String, String> {
     tracing_subscriber::EnvFilter::try_new(value).map(|_| value.to_owned()).map_err(|error| error.to_string())
 }
 
-/// Far above what a router's memory holds, far below where index arithmetic would wrap.
-const MOST_ENTRIES: u32 = 1 << 28;
-
-fn entries(value: &str) -> Result<u32, String> {
-    let expected = format!("give a whole number from 16 to {MOST_ENTRIES}");
-    parse(value, &expected)
-        .and_then(|entries| if (16..=MOST_ENTRIES).contains(&entries) { Ok(entries) } else { Err(expected) })
-}
-
-fn power_of_two(value: &str) -> Result<u32, String> {
-    let number = entries(value)?;
-    if number.is_power_of_two() {
-        Ok(number)
-    } else {
-        Err(format!("give a power of two, such as {}", number.next_power_of_two()))
-    }
+/// A number of entries; `place` puts it into the sizes, which know their own limits.
+fn size(sizes: &mut Sizes, value: &str, place: impl FnOnce(&mut Sizes, u32)) -> Result<(), String> {
+    let mut wanted = *sizes;
+    place(&mut wanted, parse(value, "give a whole number")?);
+    wanted.check().map_err(|error| error.to_string())?;
+    *sizes = wanted;
+    Ok(())
 }
 
 /// `log.format` -> `LOG_FORMAT`.
@@ -458,8 +416,8 @@ mod tests {
             error(file("hook = 'ebpf'")),
             "/etc/vipgate/vipgate.toml: `hook` cannot be `ebpf`: give one of auto, xdp, xdp-generic, tc"
         );
-        assert!(error(file("[datapath]\nflows = 1000")).ends_with("give a power of two, such as 1024"));
-        assert!(error(file("[datapath]\nservices = 3")).contains("from 16 to"));
+        assert!(error(file("[datapath]\nflows = 1000")).contains("a power of two from"));
+        assert!(error(file("[datapath]\nservices = 0")).contains("from 1 to"));
         assert!(error(file("store = 'mysql://x'")).ends_with("give sqlite:///path/of/the.db"));
         assert!(error(file("listen = true")).ends_with("give a string or a whole number"));
         assert!(error(file("bpffs = 'relative'")).ends_with("give an absolute path"));

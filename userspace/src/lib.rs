@@ -8,5 +8,6 @@ pub mod net;
 pub mod query;
 pub mod reconcile;
 pub mod rest;
+pub mod serve;
 pub mod state;
 pub mod store;

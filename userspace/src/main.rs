@@ -1,11 +1,18 @@
 //! The `vipgate` command: reads flags, runs one of the library's commands, turns its error into an exit code.
 
 mod cli;
+mod status;
+
+use std::{error::Error, path::Path, process::ExitCode};
 
 use clap::Parser as _;
 use cli::{Cli, Command, Output};
-use std::process::ExitCode;
-use vipgate::config::Config;
+use vipgate::{
+    config::Config,
+    loader::{self, LoadError, causes},
+    logging,
+    serve::{ServeError, serve},
+};
 
 fn main() -> ExitCode {
     match run(Cli::parse().command) {
@@ -23,20 +30,70 @@ struct Failure {
     message: String,
 }
 
-fn run(command: Command) -> Result<(), Failure> {
-    match command {
-        Command::CheckConfig { settings, output } => {
-            print_config(&load(settings)?, output);
-            Ok(())
-        }
-        Command::Serve(_) | Command::Detach(_) | Command::Status { .. } => {
-            Err(Failure { code: 1, message: "waits for the reconciler".to_owned() })
+impl Failure {
+    fn new(code: u8, error: &dyn Error) -> Self {
+        Self { code, message: causes(error) }
+    }
+}
+
+impl From<LoadError> for Failure {
+    fn from(error: LoadError) -> Self {
+        let code = if matches!(error, LoadError::Privileges { .. }) { 3 } else { 6 };
+        Self::new(code, &error)
+    }
+}
+
+impl From<ServeError> for Failure {
+    fn from(error: ServeError) -> Self {
+        match error {
+            ServeError::Kernel(error) => error.into(),
+            ServeError::Listen { .. } => Self::new(4, &error),
+            ServeError::Store(_) => Self::new(5, &error),
+            _ => Self::new(1, &error),
         }
     }
 }
 
+fn run(command: Command) -> Result<(), Failure> {
+    match command {
+        Command::Serve(settings) => {
+            let config = load(settings)?;
+            logging::init(&config.log);
+            let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+            let runtime = runtime.map_err(|error| Failure::new(1, &error))?;
+            Ok(runtime.block_on(serve(config))?)
+        }
+        Command::CheckConfig { settings, output } => {
+            print_config(&load(settings)?, output);
+            Ok(())
+        }
+        Command::Detach(settings) => {
+            let detached = loader::detach(&load(settings)?.bpffs)?;
+            if detached.devices.is_empty() && detached.maps == 0 {
+                println!("nothing was attached");
+            } else {
+                println!("detached from {}; {} tables removed", detached.devices.join(", "), detached.maps);
+            }
+            Ok(())
+        }
+        Command::Status { settings, output } => print_status(&load(settings)?.bpffs, output),
+    }
+}
+
 fn load(settings: cli::Settings) -> Result<Config, Failure> {
-    settings.load().map_err(|error| Failure { code: 2, message: error.to_string() })
+    settings.load().map_err(|error| Failure::new(2, &error))
+}
+
+fn print_status(bpffs: &Path, output: Output) -> Result<(), Failure> {
+    let Some(status) = loader::status::read(bpffs)? else {
+        let message = format!("nothing is pinned in {}: has `vipgate serve` run with this --bpffs?", bpffs.display());
+        return Err(Failure { code: 1, message });
+    };
+    match output {
+        Output::Text => print!("{}", status::text(&status)),
+        Output::Json => println!("{}", status::json(&status)),
+    }
+    Ok(())
 }
 
 fn print_config(config: &Config, output: Output) {

@@ -73,12 +73,13 @@ impl Controller {
 
 fn command(lab: &Lab) -> Result<Command> {
     let mut command = lab.router.command(vipgate_binary()?);
-    command.arg("serve").args(["--listen", LISTEN]);
-    command.arg("--store").arg(format!("sqlite://{}", lab.directory().join("vipgate.db").display()));
-    command.arg("--bpffs").arg(lab.bpffs.path());
-    command.args(["--hook", &lab.hook.to_string()]);
-    // Small tables: labs run side by side, and the kernel makes them in full.
+    // Variables, so that a test's own flags win. Small tables: labs run side by side, and the kernel makes them in full.
     command
+        .arg("serve")
+        .env("VIPGATE_LISTEN", LISTEN)
+        .env("VIPGATE_STORE", format!("sqlite://{}", lab.directory().join("vipgate.db").display()))
+        .env("VIPGATE_BPFFS", lab.bpffs.path())
+        .env("VIPGATE_HOOK", lab.hook.to_string())
         .env("VIPGATE_ADMIN_PASSWORD", PASSWORD)
         .env("VIPGATE_LOG_FILTER", "vipgate=debug,info")
         .env("VIPGATE_DATAPATH_FLOWS", "65536")

@@ -1,0 +1,140 @@
+//! `vipgate serve`: opens everything, what fails most often first, serves until told to end, and leaves the traffic running.
+//!
+//! The order: address, store, kernel. So a second controller by mistake ends before it has touched a table. Readiness is
+//! told to systemd when the kernel holds the stored state and the API answers.
+
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+
+use axum::Router;
+use sd_notify::NotifyState;
+use tokio::{
+    net::TcpListener,
+    signal::unix::{SignalKind, signal},
+    sync::watch,
+    task::{JoinError, spawn_blocking},
+    time::sleep,
+};
+use tracing::{info, warn};
+use vipgate_api::ApiError;
+
+use crate::{
+    config::{Config, DEFAULT_PASSWORD, Secret},
+    loader::{LoadError, Options, Plane},
+    net::Devices,
+    reconcile::{self, Reconciler},
+    rest::{self, RestState},
+    store::{self, Store},
+};
+
+/// Requests in flight get this long to finish once the controller is told to end.
+const GRACE: Duration = Duration::from_secs(10);
+
+/// Why the controller ended, other than being told to.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    #[error("cannot listen on {address}: {source}; is another controller running, or another program on that port?")]
+    Listen { address: SocketAddr, source: io::Error },
+    #[error(transparent)]
+    Store(#[from] store::Error),
+    #[error(transparent)]
+    Kernel(#[from] LoadError),
+    #[error(transparent)]
+    Reconcile(#[from] reconcile::ApplyError),
+    #[error("cannot make the client of web hooks: {0}")]
+    WebHooks(#[from] reqwest::Error),
+    #[error("the admin's first password cannot be stored: {0}")]
+    Password(#[from] ApiError),
+    #[error("a task of the controller ended unexpectedly: {0}")]
+    Task(#[from] JoinError),
+    #[error("{what}: {source}")]
+    Io { what: &'static str, source: io::Error },
+}
+
+/// Runs the controller until SIGTERM or SIGINT.
+///
+/// # Errors
+/// What keeps it from starting, or ends it; everything that was opened is closed again, and traffic goes on.
+pub async fn serve(config: Config) -> Result<(), ServeError> {
+    let stop = stop_signal()?;
+    let listener = TcpListener::bind(config.listen)
+        .await
+        .map_err(|source| ServeError::Listen { address: config.listen, source })?;
+    let store = Store::open(&config.store).await?;
+
+    let options = Options { bpffs: config.bpffs.clone(), hook: config.hook, sizes: config.datapath };
+    let plane = spawn_blocking(move || Plane::open(&options)).await??;
+    if plane.sizes() != config.datapath {
+        warn!(held = ?plane.sizes(), configured = ?config.datapath, "the tables keep their sizes until `vipgate detach`");
+    }
+    let reconciler = Reconciler::start(plane, store.clone()).await?;
+    let state =
+        RestState::new(store.clone(), Arc::new(Devices), Arc::new(reconciler.clone()), rest::Settings::default())?;
+    first_password(&store, &config).await?;
+    state.jobs().recover().await?;
+
+    let address = listener.local_addr().unwrap_or(config.listen);
+    info!(%address, store = config.store, hook = %config.hook, "vipgate serves the API");
+    tell_systemd(&[NotifyState::Ready]);
+    answer_until(listener, rest::router(state), stop).await?;
+
+    tell_systemd(&[NotifyState::Stopping]);
+    reconciler.shutdown().await;
+    store.close().await;
+    info!("vipgate has ended; the traffic goes on");
+    Ok(())
+}
+
+/// A store that is new gets its admin's password; later the configured one means nothing.
+async fn first_password(store: &Store, config: &Config) -> Result<(), ServeError> {
+    let configured = config.admin_password.as_ref();
+    let password = configured.map_or(DEFAULT_PASSWORD, Secret::expose);
+    if rest::set_first_password(store, password).await? && configured.is_none() {
+        warn!(
+            "the account admin has the default password, which everyone knows: set admin_password before the first start"
+        );
+    }
+    Ok(())
+}
+
+/// Serves requests until `stop`, and then lets those in flight finish.
+async fn answer_until(listener: TcpListener, router: Router, stop: watch::Receiver<bool>) -> Result<(), ServeError> {
+    let told = |mut stop: watch::Receiver<bool>| async move {
+        // The sender lives until it has told.
+        let _ = stop.wait_for(|stop| *stop).await;
+    };
+    let serving = axum::serve(listener, router).with_graceful_shutdown(told(stop.clone())).into_future();
+    let too_long = async {
+        told(stop).await;
+        sleep(GRACE).await;
+    };
+    tokio::select! {
+        result = serving => result.map_err(|source| ServeError::Io { what: "the API cannot be served", source }),
+        () = too_long => {
+            warn!(seconds = GRACE.as_secs(), "requests were still running and are cut off");
+            Ok(())
+        }
+    }
+}
+
+/// True once SIGTERM or SIGINT has come. Both are caught from here on.
+fn stop_signal() -> Result<watch::Receiver<bool>, ServeError> {
+    let caught = |kind| signal(kind).map_err(|source| ServeError::Io { what: "cannot catch signals", source });
+    let (mut terminate, mut interrupt) = (caught(SignalKind::terminate())?, caught(SignalKind::interrupt())?);
+    let (told, stop) = watch::channel(false);
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        // Nobody listens any more once the controller has ended by itself.
+        let _ = told.send(true);
+    });
+    Ok(stop)
+}
+
+/// Nothing where systemd did not start the controller.
+fn tell_systemd(state: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(state) {
+        warn!(%error, "cannot tell systemd how the controller is");
+    }
+}

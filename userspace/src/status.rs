@@ -1,0 +1,135 @@
+//! `vipgate status`: the loader's picture of the kernel, as lines for people or one JSON object.
+
+use std::{collections::BTreeMap, net::Ipv4Addr};
+
+use serde_json::{Value, json};
+use vipgate::loader::status::{BackendStatus, Status};
+use vipgate_abi::{
+    flow::State,
+    service::{Algorithm, Kind, Service, ServiceKey},
+};
+
+/// Lines for people.
+pub(crate) fn text(status: &Status) -> String {
+    let mut lines = Vec::new();
+    let devices: Vec<String> = status.links.iter().map(|(hook, device)| format!("{device} ({hook})")).collect();
+    lines.push(format!("devices  {}", if devices.is_empty() { "none".to_owned() } else { devices.join(", ") }));
+    let states: Vec<String> =
+        status.flows.iter().map(|(state, count)| format!("{count} {}", flow_state(*state))).collect();
+    let used: u64 = status.flows.values().sum();
+    lines.push(format!("flows    {used} of {} {}", status.flow_capacity, states.join(", ")));
+    for (key, prefix_len, service) in &status.services {
+        lines.push(service_line(*key, *prefix_len, service));
+        for (_, backend) in backends_of(status, service) {
+            let (traffic, load) = (backend.traffic, backend.load);
+            lines.push(format!(
+                "  {:<21} {load} open, {} made, in {} packets {} bytes, out {} packets {} bytes",
+                address(backend),
+                traffic.connections,
+                traffic.packets_in,
+                traffic.bytes_in,
+                traffic.packets_out,
+                traffic.bytes_out,
+            ));
+        }
+    }
+    for (reason, count) in &status.reasons {
+        let verdict = if reason.is_drop() { "dropped" } else { "to stack" };
+        lines.push(format!("{verdict:<8} {count} {}", reason.name()));
+    }
+    lines.push(String::new());
+    lines.join("\n")
+}
+
+/// The same as one object.
+pub(crate) fn json(status: &Status) -> Value {
+    let devices = status.links.iter().map(|(hook, device)| json!({ "name": device, "hook": hook }));
+    let flows: BTreeMap<&str, u64> = status.flows.iter().map(|(state, count)| (flow_state(*state), *count)).collect();
+    let services = status.services.iter().map(|(key, prefix_len, service)| {
+        let backends = backends_of(status, service).map(|(number, backend)| {
+            json!({
+                "number": number,
+                "address": address(backend),
+                "open": backend.load,
+                "connections": backend.traffic.connections,
+                "packetsIn": backend.traffic.packets_in,
+                "bytesIn": backend.traffic.bytes_in,
+                "packetsOut": backend.traffic.packets_out,
+                "bytesOut": backend.traffic.bytes_out,
+            })
+        });
+        json!({
+            "vip": Ipv4Addr::from(key.vip),
+            "protocol": (*prefix_len == ServiceKey::EXACT).then(|| protocol(key.protocol)),
+            "port": (*prefix_len == ServiceKey::EXACT).then(|| u16::from_be_bytes(key.port)),
+            "disabled": service.kind == Kind::Disabled as u8,
+            "algorithm": algorithm(service),
+            "ringElements": service.ring_len,
+            "backends": backends.collect::<Vec<_>>(),
+        })
+    });
+    let reasons = |drop: bool| -> BTreeMap<&str, u64> {
+        let chosen = status.reasons.iter().filter(|(reason, _)| reason.is_drop() == drop);
+        chosen.map(|(reason, count)| (reason.name(), *count)).collect()
+    };
+    json!({
+        "devices": devices.collect::<Vec<_>>(),
+        "flows": { "capacity": status.flow_capacity, "states": flows },
+        "services": services.collect::<Vec<_>>(),
+        "drops": reasons(true),
+        "passes": reasons(false),
+    })
+}
+
+/// Backends of a service, those that only keep their last connections among them.
+fn backends_of<'a>(status: &'a Status, service: &'a Service) -> impl Iterator<Item = (&'a u32, &'a BackendStatus)> {
+    let balances = service.kind == Kind::Balance as u8;
+    status.backends.iter().filter(move |(_, one)| balances && one.backend.service == service.number)
+}
+
+fn service_line(key: ServiceKey, prefix_len: u32, service: &Service) -> String {
+    let vip = Ipv4Addr::from(key.vip);
+    if prefix_len != ServiceKey::EXACT {
+        let what = if service.kind == Kind::Disabled as u8 { "disabled" } else { "whole address" };
+        return format!("{vip} {what}");
+    }
+    let port = u16::from_be_bytes(key.port);
+    format!("{vip} {} {port} {}", protocol(key.protocol), algorithm(service).unwrap_or("disabled"))
+}
+
+fn protocol(number: u8) -> String {
+    match number {
+        6 => "tcp".to_owned(),
+        17 => "udp".to_owned(),
+        other => other.to_string(),
+    }
+}
+
+/// As the API spells it; `None`: the service chooses nobody.
+fn algorithm(service: &Service) -> Option<&'static str> {
+    const NAMES: [(Algorithm, &str); 4] = [
+        (Algorithm::RoundRobin, "roundrobin"),
+        (Algorithm::LeastConnections, "leastconn"),
+        (Algorithm::Source, "source"),
+        (Algorithm::Maglev, "maglev"),
+    ];
+    NAMES.into_iter().find(|(algorithm, _)| *algorithm as u8 == service.algorithm).map(|(_, name)| name)
+}
+
+fn address(backend: &BackendStatus) -> String {
+    let entry = backend.backend;
+    format!("{}:{}", Ipv4Addr::from(u32::from_be(entry.addr)), u16::from_be(entry.port))
+}
+
+fn flow_state(state: State) -> &'static str {
+    match state {
+        State::Empty => "empty",
+        State::Busy => "busy",
+        State::Closed => "closed",
+        State::Opening => "opening",
+        State::Answered => "answered",
+        State::Datagrams => "datagrams",
+        State::Closing => "closing",
+        State::Established => "established",
+    }
+}
