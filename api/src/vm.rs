@@ -1,6 +1,7 @@
 //! VM instances, as records, and their NICs: what a listener balances to.
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::{
     calls::{
@@ -84,13 +85,27 @@ pub struct VmInstanceInventory {
     pub cluster_uuid: Option<String>,
     pub image_uuid: Option<String>,
     pub host_uuid: Option<String>,
+    pub last_host_uuid: Option<String>,
     pub instance_offering_uuid: Option<String>,
+    pub root_volume_uuid: Option<String>,
+    pub platform: String,
     pub default_l3_network_uuid: Option<String>,
     pub r#type: String,
-    pub state: String,
+    pub hypervisor_type: String,
+    /// Bytes.
+    pub memory_size: i64,
+    pub cpu_num: i64,
+    pub cpu_speed: i64,
+    pub allocator_strategy: Option<String>,
     pub create_date: Date,
     pub last_op_date: Date,
+    /// `Running` or `Stopped`.
+    pub state: String,
+    /// Counts all instances ever made.
+    pub internal_id: i64,
     pub vm_nics: Vec<VmNicInventory>,
+    /// Volumes, of which this router keeps none.
+    pub all_volumes: Vec<Value>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -8,6 +8,9 @@ mod render;
 mod select;
 mod table;
 
+#[cfg(test)]
+mod tests;
+
 use sea_query::SqliteQueryBuilder;
 use sea_query_sqlx::SqlxBinder;
 use serde_json::{Map, Value, json};

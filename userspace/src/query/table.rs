@@ -15,7 +15,7 @@ pub(super) struct Table {
     pub(super) only: Option<(&'static str, &'static str)>,
     /// The field that lists of it, and lists in it, refer to.
     pub(super) key: &'static str,
-    /// Fields that put its rows into one certain order: paging needs one.
+    /// What puts its rows into one certain order, which paging needs; spelt as fields, but the inventory may lack them.
     pub(super) order: &'static [&'static str],
     pub(super) fields: &'static [Field],
     pub(super) lists: &'static [List],

@@ -10,6 +10,9 @@ mod respond;
 mod route;
 mod session;
 
+#[cfg(test)]
+mod tests;
+
 use std::{sync::Arc, time::Duration};
 
 use axum::{

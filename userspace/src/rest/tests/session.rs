@@ -1,0 +1,90 @@
+//! Logging in and out, and what a session opens.
+
+use http::StatusCode;
+use reqwest::Method;
+use serde_json::json;
+
+use super::support::{PASSWORD, Server, json_of, quick, sha512};
+use crate::rest::Settings;
+
+const LOGIN: &str = "/zstack/v1/accounts/login";
+
+#[tokio::test]
+async fn both_spellings_log_in_and_the_session_is_valid_until_it_is_logged_out() {
+    let server = Server::start().await;
+    for key in ["logInByAccount", "loginByAccount"] {
+        let body = json!({key: {"accountName": "admin", "password": sha512(PASSWORD).to_uppercase()}});
+        let reply = server.bare(Method::PUT, LOGIN).json(&body).send().await.unwrap();
+        assert_eq!(reply.status(), StatusCode::OK);
+        let session = json_of(reply).await["inventory"].take();
+        assert_eq!(session["accountUuid"], "36c27e8ff05c4780bf6d2fa65700f22e");
+        assert!(session["expiredDate"].as_str().unwrap().ends_with('M'), "{session}");
+
+        let path = format!("/zstack/v1/accounts/sessions/{}", session["uuid"].as_str().unwrap());
+        let valid = || server.bare(Method::GET, &format!("{path}/valid")).send();
+        assert_eq!(json_of(valid().await.unwrap()).await, json!({"valid": true}));
+        let reply = server.bare(Method::DELETE, &path).send().await.unwrap();
+        assert_eq!((reply.status(), json_of(reply).await), (StatusCode::OK, json!({})));
+        assert_eq!(json_of(valid().await.unwrap()).await, json!({"valid": false}));
+    }
+}
+
+#[tokio::test]
+async fn a_wrong_password_and_an_unknown_account_are_told_alike() {
+    let server = Server::start().await;
+    let mut errors = Vec::new();
+    for (name, password) in [("admin", "wrong"), ("nobody", PASSWORD)] {
+        let body = json!({"logInByAccount": {"accountName": name, "password": sha512(password)}});
+        let reply = server.bare(Method::PUT, LOGIN).json(&body).send().await.unwrap();
+        assert_eq!(reply.status(), StatusCode::SERVICE_UNAVAILABLE);
+        errors.push(json_of(reply).await["error"].take());
+    }
+    assert_eq!(errors[0]["code"], "ID.1000");
+    assert_eq!(errors[0], errors[1]);
+}
+
+#[tokio::test]
+async fn a_login_without_its_parameters_names_them() {
+    let server = Server::start().await;
+    let reply = server.bare(Method::PUT, LOGIN).json(&json!({"logInByAccount": {"accountName": "admin"}}));
+    let reply = reply.send().await.unwrap();
+    assert_eq!(reply.status(), StatusCode::SERVICE_UNAVAILABLE);
+    let error = json_of(reply).await["error"].take();
+    assert_eq!(error["code"], "SYS.1007");
+    assert!(error["details"].as_str().unwrap().contains("field[password]"), "{error}");
+}
+
+#[tokio::test]
+async fn an_unknown_session_is_told_at_once_to_queries_and_through_the_job_to_changes() {
+    let server = Server::start().await;
+    let with = |method, path: &str| server.bare(method, path).header("Authorization", "OAuth unknown");
+    let reply = with(Method::GET, "/zstack/v1/zones").send().await.unwrap();
+    assert_eq!(reply.status(), StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(json_of(reply).await["error"]["code"], "ID.1001");
+
+    let reply = with(Method::POST, "/zstack/v1/zones").json(&json!({"params": {"name": "z"}})).send().await.unwrap();
+    let (status, reply) = server.wait_for(reply).await;
+    assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(reply["error"]["code"], "ID.1001");
+    assert_eq!(server.query("/zones").await["inventories"], json!([]));
+}
+
+#[tokio::test]
+async fn a_session_expires() {
+    let settings = Settings { session_lifetime: std::time::Duration::ZERO, ..quick() };
+    let server = Server::start_with(settings).await;
+    assert_eq!(server.get("/zones").await.status(), StatusCode::SERVICE_UNAVAILABLE);
+}
+
+#[tokio::test]
+async fn neither_sessions_nor_passwords_can_be_read_in_the_store() {
+    let server = Server::start().await;
+    server.store.close().await;
+    let mut bytes = Vec::new();
+    for file in std::fs::read_dir(server.dir.path()).unwrap() {
+        bytes.extend(std::fs::read(file.unwrap().path()).unwrap());
+    }
+    for secret in [server.session(), &sha512(PASSWORD)] {
+        assert!(!bytes.windows(secret.len()).any(|window| window == secret.as_bytes()));
+    }
+}
