@@ -331,3 +331,6 @@ impl KernelTables for loader::Tables {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,342 @@
+//! The engine against tables that look, after every single write, at what a packet could meet at that moment.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use proptest::{collection::vec, prelude::*, sample::subsequence};
+use vipgate_abi::service::Algorithm;
+
+use super::*;
+use crate::{
+    reconcile::{arena::QUARANTINE, compile::compile},
+    state::{self, BackendState, ListenerState, Protocol, VipState},
+};
+
+const ELEMENTS: u32 = 8192;
+const BACKENDS: u32 = 64;
+
+/// Tables in memory.
+#[derive(Debug)]
+struct Fake {
+    services: BTreeMap<Key, Service>,
+    backends: Vec<Backend>,
+    rings: Vec<u32>,
+    /// Number of keys that fit.
+    capacity: usize,
+    writes: usize,
+    /// Tables that something else wrote show nonsense until they are written anew.
+    foreign: bool,
+}
+
+impl Default for Fake {
+    fn default() -> Self {
+        Self {
+            services: BTreeMap::new(),
+            backends: vec![Backend::default(); BACKENDS as usize],
+            rings: vec![u32::MAX; ELEMENTS as usize],
+            capacity: 1000,
+            writes: 0,
+            foreign: false,
+        }
+    }
+}
+
+impl Fake {
+    fn ring_of(&self, service: &Service) -> &[u32] {
+        &self.rings[service.ring_base as usize..][..service.ring_len as usize]
+    }
+
+    /// Whatever key a packet meets, its ring names backends that are there and are that listener's.
+    fn look(&mut self) {
+        self.writes += 1;
+        for (key, service) in self.services.iter().filter(|_| !self.foreign) {
+            for number in self.ring_of(service) {
+                let backend = self.backends[*number as usize];
+                assert_ne!(backend.addr, 0, "{key:?} leads to the free number {number}");
+                assert_eq!(backend.service, service.number, "{key:?} leads to {number}, another listener's");
+            }
+        }
+    }
+}
+
+impl KernelTables for Fake {
+    fn services(&self) -> Result<Vec<(Key, Service)>, TableError> {
+        Ok(self.services.iter().map(|(key, service)| (*key, *service)).collect())
+    }
+
+    fn set_service(&mut self, key: Key, service: Service) -> Result<(), TableError> {
+        if self.services.len() == self.capacity && !self.services.contains_key(&key) {
+            return Err(TableError::Full { map: "SERVICES" });
+        }
+        self.services.insert(key, service);
+        self.look();
+        Ok(())
+    }
+
+    fn remove_service(&mut self, key: Key) -> Result<(), TableError> {
+        self.services.remove(&key);
+        self.look();
+        Ok(())
+    }
+
+    fn backend_count(&self) -> u32 {
+        BACKENDS
+    }
+
+    fn backend(&self, number: u32) -> Backend {
+        self.backends.get(number as usize).copied().unwrap_or_default()
+    }
+
+    fn set_backend(&mut self, number: u32, backend: Backend) {
+        let held = &mut self.backends[number as usize];
+        let same = (held.addr, held.port, held.service) == (backend.addr, backend.port, backend.service);
+        assert_eq!(same, held.generation == backend.generation, "flows of {held:?} would go to {backend:?}");
+        *held = backend;
+        self.look();
+    }
+
+    fn reset_traffic(&mut self, _number: u32) -> Result<(), TableError> {
+        Ok(())
+    }
+
+    fn ring_elements(&self) -> u32 {
+        ELEMENTS
+    }
+
+    fn ring(&self, base: u32, len: u32) -> Vec<u32> {
+        self.rings.iter().skip(base as usize).take(len as usize).copied().collect()
+    }
+
+    fn write_ring(&mut self, base: u32, ring: &[u32]) {
+        let (base, end) = (base as usize, base as usize + ring.len());
+        for service in self.services.values().filter(|service| service.ring_len > 0) {
+            let (start, len) = (service.ring_base as usize, service.ring_len as usize);
+            assert!(end <= start || start + len <= base, "a ring in use is written");
+        }
+        self.rings[base..end].copy_from_slice(ring);
+        self.look();
+    }
+}
+
+fn vip(host: u8, listeners: Vec<ListenerState>) -> VipState {
+    VipState {
+        uuid: format!("vip-{host}"),
+        address: Ipv4Addr::new(10, 0, 0, host),
+        prefix_len: 24,
+        device: "eth0".into(),
+        enabled: true,
+        listeners,
+    }
+}
+
+fn listener(number: u32, port: u16, algorithm: state::Algorithm, backends: &[(u32, u8)]) -> ListenerState {
+    let backend = |(number, host): &(u32, u8)| BackendState {
+        number: *number,
+        address: Ipv4Addr::new(10, 0, 1, *host),
+        port: 80,
+        active: true,
+    };
+    ListenerState {
+        uuid: format!("listener-{number}"),
+        number,
+        protocol: Protocol::Tcp,
+        port,
+        algorithm,
+        max_connections: 0,
+        idle_timeout: 60,
+        backends: backends.iter().map(backend).collect(),
+    }
+}
+
+fn round_robin(number: u32, port: u16, backends: &[(u32, u8)]) -> ListenerState {
+    listener(number, port, state::Algorithm::RoundRobin, backends)
+}
+
+fn engine() -> Engine<Fake> {
+    Engine::new(Fake::default()).expect("new tables")
+}
+
+fn apply(engine: &mut Engine<Fake>, vip: &VipState) {
+    engine.apply(&compile(vip), Instant::now()).expect("applies");
+}
+
+/// What the tables hold is what these VIPs need, and nothing else.
+fn assert_holds(engine: &Engine<Fake>, vips: &[VipState]) {
+    let kernel = &engine.kernel;
+    let mut keys = BTreeSet::new();
+    for tables in vips.iter().map(compile) {
+        for (key, entry) in &tables.services {
+            keys.insert(*key);
+            let held = kernel.services.get(key).unwrap_or_else(|| panic!("{key:?} is missing"));
+            assert_eq!(*held, entry.value(held.ring_base));
+            if let ServiceEntry::Balance { ring, .. } = entry {
+                assert_eq!(kernel.ring_of(held), ring);
+            }
+        }
+        for (number, wanted) in &tables.backends {
+            let held = kernel.backends[*number as usize];
+            assert_eq!(held, Backend { generation: held.generation, ..*wanted });
+        }
+    }
+    assert_eq!(keys, kernel.services.keys().copied().collect());
+}
+
+#[test]
+fn applying_what_is_held_writes_nothing() {
+    let mut engine = engine();
+    let vips = [
+        vip(1, vec![listener(0, 80, state::Algorithm::Maglev, &[(0, 1), (1, 2)])]),
+        VipState { enabled: false, ..vip(2, vec![]) },
+    ];
+    vips.iter().for_each(|vip| apply(&mut engine, vip));
+    let writes = engine.kernel.writes;
+    vips.iter().for_each(|vip| apply(&mut engine, vip));
+    // After a restart as well.
+    let mut engine = Engine::new(engine.kernel).expect("the same tables");
+    vips.iter().for_each(|vip| apply(&mut engine, vip));
+    assert_eq!(engine.kernel.writes, writes);
+    assert_holds(&engine, &vips);
+}
+
+#[test]
+fn a_backend_that_leaves_drains_and_a_listener_that_goes_ends_its_flows() {
+    let mut engine = engine();
+    apply(&mut engine, &vip(1, vec![round_robin(0, 80, &[(0, 1), (1, 2)])]));
+    let leaving = engine.kernel.backend(1);
+    apply(&mut engine, &vip(1, vec![round_robin(0, 80, &[(0, 1)])]));
+    assert_eq!(engine.kernel.backend(1), leaving, "still there for its flows");
+    assert!(!engine.take_ended());
+
+    apply(&mut engine, &vip(1, vec![]));
+    for number in [0, 1] {
+        let backend = engine.kernel.backend(number);
+        assert_eq!(backend.addr, 0, "free");
+        assert_ne!(backend.generation, leaving.generation, "flows ended");
+    }
+    assert!(engine.take_ended() && !engine.take_ended());
+}
+
+#[test]
+fn disabling_drops_before_the_listeners_go_and_enabling_the_other_way() {
+    let mut engine = engine();
+    let on = vip(1, vec![round_robin(0, 80, &[(0, 1)])]);
+    apply(&mut engine, &on);
+    let generation = engine.kernel.backend(0).generation;
+    let off = VipState { enabled: false, ..on.clone() };
+    apply(&mut engine, &off);
+    assert_holds(&engine, &[off]);
+    assert_ne!(engine.kernel.backend(0).generation, generation);
+    apply(&mut engine, &on);
+    assert_holds(&engine, &[on]);
+}
+
+#[test]
+fn a_number_that_the_store_gave_away_leaves_its_old_place_first() {
+    let mut engine = engine();
+    apply(&mut engine, &vip(1, vec![round_robin(0, 80, &[(0, 1), (1, 2)])]));
+    // The store moved backend 1 to another VIP's listener, whose apply comes first. `Fake::look` guards each step.
+    let other = vip(2, vec![round_robin(1, 80, &[(1, 9)])]);
+    apply(&mut engine, &other);
+    let service = engine.kernel.services[&Key::listener(Ipv4Addr::new(10, 0, 0, 1), Protocol::Tcp, 80)];
+    assert_eq!(engine.kernel.ring_of(&service), [0]);
+    // The same for a listener's number.
+    let third = vip(3, vec![round_robin(0, 81, &[(2, 3)])]);
+    apply(&mut engine, &third);
+    assert_holds(&engine, &[other, third]);
+    assert_eq!(engine.kernel.backend(0).addr, 0);
+}
+
+#[test]
+fn what_does_not_fit_is_an_error_and_keeps_what_was() {
+    let mut engine = engine();
+    let pool: Vec<_> = (0..17).map(|n| (n, n as u8 + 1)).collect();
+    let small = vip(1, vec![listener(0, 80, state::Algorithm::Maglev, &pool[..2])]);
+    apply(&mut engine, &small);
+    let first = listener(1, 80, state::Algorithm::Maglev, &[(20, 1)]);
+    let now = Instant::now();
+    engine.apply(&compile(&vip(2, vec![first])), now).expect("1601 elements more");
+    let large = vip(1, vec![listener(0, 80, state::Algorithm::Maglev, &pool)]);
+    let error = engine.apply(&compile(&large), now).expect_err("6421 elements do not fit");
+    assert!(matches!(error, EngineError::ArenaFull { wanted: 6421, .. }), "{error}");
+    assert_eq!(engine.kernel.services.len(), 2, "both listeners go on");
+
+    let error = engine.apply(&compile(&vip(3, vec![round_robin(2, 80, &[(BACKENDS, 1)])])), now);
+    assert!(matches!(error, Err(EngineError::BackendNumber { number: BACKENDS, .. })));
+
+    engine.kernel.capacity = 2;
+    let error = engine.apply(&compile(&vip(4, vec![round_robin(3, 80, &[(30, 1)])])), now);
+    assert!(matches!(error, Err(EngineError::Table(TableError::Full { .. }))));
+    engine.kernel.capacity = 3;
+    apply(&mut engine, &vip(4, vec![round_robin(3, 80, &[(30, 1)])]));
+}
+
+#[test]
+fn rings_that_overlap_in_the_tables_are_written_anew() {
+    let mut kernel = Fake { foreign: true, ..Fake::default() };
+    let service = |ring_base| Service {
+        kind: Kind::Balance as u8,
+        algorithm: Algorithm::RoundRobin as u8,
+        ring_base,
+        ring_len: 2,
+        ..Service::default()
+    };
+    for (host, ring_base) in [(1, 0), (2, 1)] {
+        let key = Key::listener(Ipv4Addr::new(10, 0, 0, host), Protocol::Tcp, 80);
+        kernel.services.insert(key, service(ring_base));
+    }
+    kernel.rings[..3].fill(0);
+    kernel.backends[0] = Backend { addr: 1, ..Backend::default() };
+    let mut engine = Engine::new(kernel).expect("opens");
+    let vips = [vip(1, vec![round_robin(0, 80, &[(3, 1), (4, 2)])]), vip(2, vec![round_robin(2, 80, &[(5, 1)])])];
+    vips.iter().for_each(|vip| apply(&mut engine, vip));
+    assert_holds(&engine, &vips);
+}
+
+/// A store: numbers are unique in it, as SQL keeps them.
+fn stores() -> impl Strategy<Value = Vec<VipState>> {
+    let algorithms = prop_oneof![Just(state::Algorithm::RoundRobin), Just(state::Algorithm::Maglev)];
+    // By listener number: its VIP, and by backend number: its listener and host.
+    let listeners = vec(prop::option::of((0..3_u8, algorithms)), 4);
+    let backends = vec(prop::option::of((0..4_u32, 1..6_u8)), 6);
+    (listeners, backends, vec(prop::bool::weighted(0.8), 3)).prop_map(|(listeners, backends, enabled)| {
+        let mut vips: Vec<VipState> = (0..3).map(|host| vip(host + 1, vec![])).collect();
+        for (number, (host, algorithm)) in (0..).zip(&listeners).filter_map(|(n, l)| Some((n, (*l)?))) {
+            let members: Vec<(u32, u8)> = (0..)
+                .zip(&backends)
+                .filter_map(|(n, backend)| backend.and_then(|(of, host)| (of == number).then_some((n, host))))
+                .collect();
+            vips[host as usize].listeners.push(listener(number, 80 + number as u16, algorithm, &members));
+        }
+        vips.iter_mut().zip(enabled).for_each(|(vip, enabled)| vip.enabled = enabled);
+        vips
+    })
+}
+
+proptest! {
+    #[test]
+    fn whatever_is_stored_and_in_whatever_order_it_is_applied_no_half_state_shows(
+        steps in vec((stores(), subsequence(vec![0_usize, 1, 2], 0..=3).prop_shuffle(), any::<bool>()), 1..8),
+    ) {
+        let mut engine = engine();
+        let mut now = Instant::now();
+        for (store, order, restart) in &steps {
+            now += QUARANTINE + Duration::from_secs(1);
+            if *restart {
+                engine = Engine::new(engine.kernel).expect("opens");
+            }
+            for at in order {
+                engine.apply(&compile(&store[*at]), now).expect("applies");
+            }
+        }
+        let Some((store, ..)) = steps.last() else { return Ok(()) };
+        for vip in store {
+            engine.apply(&compile(vip), now).expect("applies");
+        }
+        assert_holds(&engine, store);
+        for vip in store {
+            engine.remove(vip.address, now).expect("removes");
+        }
+        prop_assert!(engine.kernel.services.is_empty());
+        prop_assert_eq!(engine.arena.available(), u64::from(ELEMENTS));
+        prop_assert!(engine.kernel.backends.iter().all(|backend| backend.addr == 0));
+    }
+}
