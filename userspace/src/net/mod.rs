@@ -63,12 +63,6 @@ impl model::Devices for Devices {
     }
 }
 
-impl model::Devices for Devices {
-    fn list(&self) -> Vec<String> {
-        Self::list(*self)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
