@@ -1,6 +1,7 @@
 //! The rules on a real store: each test is one rule or one error of the API. Calls go through the table of calls as the
 //! REST layer sends them, and what they left behind is read by SQL.
 
+mod invariants;
 mod lifecycle;
 mod listeners;
 mod networks;

@@ -1,0 +1,169 @@
+//! Whatever calls come in whatever order: the store stays sound, and a call names every VIP that it changed.
+
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+use serde_json::{Value, json};
+use vipgate_api::Api;
+
+use super::{Router, Site, VROUTER};
+use crate::state::{Source, VipState};
+
+/// A call, with seeds that choose among what there is.
+#[derive(Clone, Copy, Debug)]
+struct Step {
+    api: Api,
+    seeds: [usize; 3],
+}
+
+/// The more often an API is named, the more often it is called.
+const APIS: [Api; 25] = [
+    Api::CreateZone,
+    Api::CreateL2NoVlanNetwork,
+    Api::CreateL3Network,
+    Api::AddIpRangeByNetworkCidr,
+    Api::AddIpRangeByNetworkCidr,
+    Api::AttachNetworkServiceToL3Network,
+    Api::AttachNetworkServiceToL3Network,
+    Api::DeleteL3Network,
+    Api::DeleteIpRange,
+    Api::CreateVmInstance,
+    Api::CreateVmInstance,
+    Api::CreateVmInstance,
+    Api::StopVmInstance,
+    Api::StartVmInstance,
+    Api::DestroyVmInstance,
+    Api::CreateVip,
+    Api::CreateVip,
+    Api::ChangeVipState,
+    Api::DeleteVip,
+    Api::CreateLoadBalancer,
+    Api::CreateLoadBalancerListener,
+    Api::CreateLoadBalancerListener,
+    Api::AddVmNicToLoadBalancer,
+    Api::RemoveVmNicFromLoadBalancer,
+    Api::UpdateSystemTag,
+];
+/// Calls that undo a lot come seldom.
+const RARE: [Api; 4] =
+    [Api::DeleteZone, Api::DeleteL2Network, Api::DeleteLoadBalancer, Api::DeleteLoadBalancerListener];
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let api = prop_oneof![15 => prop::sample::select(&APIS[..]), 1 => prop::sample::select(&RARE[..])];
+    let step = (api, any::<[usize; 3]>()).prop_map(|(api, seeds)| Step { api, seeds });
+    prop::collection::vec(step, 40..120)
+}
+
+/// One of those, or nothing in particular.
+async fn one(router: &Router, sql: &'static str, seed: usize) -> String {
+    let all = router.texts(sql, "").await;
+    if all.is_empty() { super::UNKNOWN.to_owned() } else { all[seed % all.len()].clone() }
+}
+
+async fn arguments(router: &Router, Step { api, seeds: [a, b, c] }: Step) -> Value {
+    let l3 = one(router, "SELECT uuid FROM l3_networks WHERE $1 = '' ORDER BY rowid", a).await;
+    let vm = one(router, "SELECT uuid FROM vm_instances WHERE $1 = '' ORDER BY rowid", a).await;
+    let vip = one(router, "SELECT uuid FROM vips WHERE $1 = '' ORDER BY rowid", a).await;
+    let balancer = one(router, "SELECT uuid FROM load_balancers WHERE $1 = '' ORDER BY rowid", a).await;
+    let listener = one(router, "SELECT uuid FROM load_balancer_listeners WHERE $1 = '' ORDER BY rowid", a).await;
+    let nic = one(router, "SELECT uuid FROM vm_nics WHERE $1 = '' ORDER BY rowid", b).await;
+    let zone = one(router, "SELECT uuid FROM zones WHERE $1 = '' ORDER BY rowid", a).await;
+    let l2 = one(router, "SELECT uuid FROM l2_networks WHERE $1 = '' ORDER BY rowid", a).await;
+    match api {
+        Api::CreateL2NoVlanNetwork => {
+            json!({"name": "x", "zoneUuid": zone, "physicalInterface": (["eth0", "eth1"][b % 2])})
+        }
+        Api::CreateL3Network => json!({"name": "x", "l2NetworkUuid": l2}),
+        Api::AddIpRangeByNetworkCidr => {
+            json!({"name": "x", "l3NetworkUuid": l3, "networkCidr": format!("10.0.{}.0/29", b % 3)})
+        }
+        Api::AttachNetworkServiceToL3Network => {
+            json!({"l3NetworkUuid": l3, "networkServices": {VROUTER: ["LoadBalancer"]}})
+        }
+        Api::CreateVmInstance => {
+            json!({"name": "x", "l3NetworkUuids": [l3], "strategy": (["InstantStart", "JustCreate"][b % 2])})
+        }
+        Api::CreateVip => json!({"name": "x", "l3NetworkUuid": l3}),
+        Api::ChangeVipState => json!({"uuid": vip, "stateEvent": (["enable", "disable"][b % 2])}),
+        Api::CreateLoadBalancer => json!({"name": "x", "vipUuid": vip}),
+        Api::CreateLoadBalancerListener => json!({
+            "name": "x", "loadBalancerUuid": balancer, "loadBalancerPort": 1 + b % 5, "protocol": (["tcp", "udp"][c % 2]),
+        }),
+        Api::AddVmNicToLoadBalancer | Api::RemoveVmNicFromLoadBalancer => {
+            json!({"listenerUuid": listener, "vmNicUuids": [nic]})
+        }
+        Api::UpdateSystemTag => {
+            let sql = "SELECT uuid FROM system_tags WHERE $1 = '' AND tag LIKE 'maxConnection%' ORDER BY rowid";
+            json!({"uuid": one(router, sql, a).await, "tag": format!("maxConnection::{}", b % 9)})
+        }
+        Api::StartVmInstance | Api::StopVmInstance | Api::DestroyVmInstance => json!({"uuid": vm}),
+        Api::DeleteVip => json!({"uuid": vip}),
+        Api::DeleteZone => json!({"uuid": zone}),
+        Api::DeleteL2Network => json!({"uuid": l2}),
+        Api::DeleteL3Network => json!({"uuid": l3}),
+        Api::DeleteLoadBalancer => json!({"uuid": balancer}),
+        Api::DeleteLoadBalancerListener => json!({"uuid": listener}),
+        Api::DeleteIpRange => {
+            json!({"uuid": one(router, "SELECT uuid FROM ip_ranges WHERE $1 = '' ORDER BY rowid", a).await})
+        }
+        _ => json!({"name": "x"}),
+    }
+}
+
+async fn state(router: &Router) -> BTreeMap<String, VipState> {
+    router.store.vips().await.unwrap().into_iter().map(|vip| (vip.uuid.clone(), vip)).collect()
+}
+
+/// Statements that find what must never be.
+const NEVER: [(&str, &str); 5] = [
+    ("an address without a user", "SELECT ip FROM used_ips WHERE $1 = '' AND uuid NOT IN
+        (SELECT used_ip_uuid FROM vips UNION SELECT used_ip_uuid FROM vm_nics)"),
+    ("a register row without a resource", "SELECT uuid FROM resources WHERE $1 = '' AND uuid NOT IN
+        (SELECT uuid FROM zones UNION SELECT uuid FROM l2_networks UNION SELECT uuid FROM l3_networks
+         UNION SELECT uuid FROM ip_ranges UNION SELECT uuid FROM vm_instances UNION SELECT uuid FROM vm_nics
+         UNION SELECT uuid FROM vips UNION SELECT uuid FROM load_balancers UNION SELECT uuid FROM load_balancer_listeners)"),
+    ("a use that does not tell of the load balancers", "SELECT uuid FROM vips WHERE $1 = '' AND
+        (use_for IS 'LoadBalancer') <> EXISTS (SELECT 1 FROM load_balancers b WHERE b.vip_uuid = vips.uuid)"),
+    ("an unused VIP with a provider", "SELECT uuid FROM vips WHERE $1 = '' AND use_for IS NULL AND service_provider IS NOT NULL"),
+    ("a running VM behind a listener as inactive, or the reverse", "SELECT r.id || '' FROM load_balancer_listener_vm_nic_refs r
+        JOIN vm_nics n ON n.uuid = r.vm_nic_uuid JOIN vm_instances i ON i.uuid = n.vm_instance_uuid
+        WHERE $1 = '' AND (r.status = 'Inactive') <> (i.state = 'Stopped')"),
+];
+
+async fn run(steps: Vec<Step>) {
+    let site = Site::new().await;
+    site.router.add_nic(&site.listener, &site.nic).await;
+    let router = site.router;
+    for step in steps {
+        let arguments = arguments(&router, step).await;
+        let (before, devices) = (state(&router).await, router.store.devices().await.unwrap());
+        let outcome = router.call(step.api, arguments.clone()).await;
+        let after = state(&router).await;
+        let (named, devices_named) = match &outcome {
+            Ok(outcome) => (outcome.vips.clone(), outcome.devices),
+            Err(error) => {
+                assert_ne!(error.code.as_str(), "SYS.1000", "{} {arguments}: {error}", step.api.name());
+                Default::default()
+            }
+        };
+        for uuid in before.keys().chain(after.keys()) {
+            let changed = before.get(uuid) != after.get(uuid);
+            assert!(!changed || named.contains(uuid), "{} {arguments} changed VIP {uuid} silently", step.api.name());
+        }
+        let changed = devices != router.store.devices().await.unwrap();
+        assert!(!changed || devices_named, "{} {arguments} changed the devices silently", step.api.name());
+        for (what, sql) in NEVER {
+            let found = router.texts(sql, "").await;
+            assert!(found.is_empty(), "{} {arguments} made {what}: {found:?}", step.api.name());
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 8, max_shrink_iters: 200, ..ProptestConfig::default() })]
+
+    #[test]
+    fn any_sequence_of_calls_keeps_the_store_sound_and_names_what_it_changed(steps in steps()) {
+        tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(run(steps));
+    }
+}
