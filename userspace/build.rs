@@ -6,6 +6,8 @@ const OBJECT: &str = "../ebpf/target/bpfel-unknown-none/release/vipgate-ebpf";
 
 fn main() -> Result<(), String> {
     println!("cargo::rerun-if-changed={OBJECT}");
+    // The store embeds whatever migrations are there.
+    println!("cargo::rerun-if-changed=migrations");
     let out = env::var("OUT_DIR").map_err(|error| error.to_string())?;
     fs::copy(OBJECT, Path::new(&out).join("vipgate.o"))
         .map(drop)

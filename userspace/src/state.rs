@@ -5,6 +5,8 @@
 
 use std::{collections::BTreeSet, net::Ipv4Addr};
 
+use vipgate_abi::maps;
+
 /// Where the reconciler reads the desired state. Each call sees one committed state.
 pub trait Source: Send + Sync + 'static {
     type Error: std::error::Error + Send + Sync + 'static;
@@ -81,4 +83,21 @@ pub struct BackendState {
     pub port: u16,
     /// False: the VM is stopped; it gets no new flows.
     pub active: bool,
+}
+
+/// How much the kernel's tables hold. The store keeps its numbers below them, the reconciler checks once more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Listener numbers are below it.
+    pub listeners: u32,
+    /// Backend numbers are below it.
+    pub backends: u32,
+    /// Backends of one listener: what least connections can compare for one new flow.
+    pub backends_per_listener: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { listeners: maps::DEFAULT_SERVICES, backends: maps::DEFAULT_BACKENDS, backends_per_listener: 1000 }
+    }
 }

@@ -14,9 +14,10 @@ use super::{
     tag, vip, vip_use, vm,
 };
 use crate::{
+    reconcile::compile,
     state::Protocol,
     store::{
-        Tx,
+        self, Tx,
         lb::{self, Listener},
         listener_tags,
         number::{self, Numbers},
@@ -144,7 +145,16 @@ pub(super) async fn add_nics(tx: &mut Tx, request: ListenerNics) -> Result {
     if let Some(provider) = &balancer.provider_type {
         vip::bind(tx, &balancer.vip_uuid, provider, peers.iter().map(String::as_str)).await?;
     }
+    check_limits(tx, &balancer.vip_uuid).await?;
     Ok(Outcome::inventory(Resource::Listener, row.uuid).touching([balancer.vip_uuid]))
+}
+
+/// SYS.1006 unless the kernel's tables can hold the VIP as it stands now.
+async fn check_limits(tx: &mut Tx, vip_uuid: &str) -> Result<()> {
+    match store::vip_state(tx, vip_uuid).await? {
+        Some(state) => compile::check(&state, &tx.limits()).map_err(|error| ApiError::operation(error.to_string())),
+        None => Ok(()),
+    }
 }
 
 /// The type of the provider that balances on the NIC's network.

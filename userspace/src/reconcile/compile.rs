@@ -11,12 +11,11 @@ use std::{
 use thiserror::Error;
 use vipgate_abi::{
     backend::Backend,
-    maps,
     service::{self, Kind, ServiceKey},
 };
 
 use super::maglev;
-use crate::state::{Algorithm, BackendState, ListenerState, Protocol, VipState};
+use crate::state::{Algorithm, BackendState, Limits, ListenerState, Protocol, VipState};
 
 /// A key of the services trie. Ordered by VIP first, so that one VIP's keys are one range.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -135,30 +134,6 @@ fn entry(listener: &ListenerState, backend: &BackendState) -> Backend {
         idle_timeout: listener.idle_timeout,
     }
 }
-
-/// How much the kernel's tables hold.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limits {
-    /// Listener numbers are below it.
-    pub listeners: u32,
-    /// Backend numbers are below it.
-    pub backends: u32,
-    /// Backends of one listener: what least connections can compare for one new flow.
-    pub backends_per_listener: u32,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            listeners: maps::DEFAULT_SERVICES,
-            backends: maps::DEFAULT_BACKENDS,
-            backends_per_listener: BACKENDS_PER_LISTENER,
-        }
-    }
-}
-
-/// See [`Limits::backends_per_listener`].
-pub const BACKENDS_PER_LISTENER: u32 = 1000;
 
 /// Why a VIP cannot be brought to the kernel.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]

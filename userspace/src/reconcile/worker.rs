@@ -22,7 +22,7 @@ use tracing::{debug, info, warn};
 
 use super::{
     ApplyError, Reply,
-    compile::{Limits, ServiceEntry, Tables, check, compile},
+    compile::{ServiceEntry, Tables, check, compile},
     devices::{Managed, Synced},
     engine::Engine,
     sweep::Sweeper,
@@ -30,7 +30,7 @@ use super::{
 use crate::{
     loader::{self, Epoch, Plane},
     net::{Device, HeldAddress, Netlink, Watcher, arp},
-    state::{Source, VipState},
+    state::{Limits, Source, VipState},
 };
 
 /// A batch is at most so many commands, so that the first caller's wait is bounded.

@@ -31,7 +31,10 @@ use sqlx::{
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
 
+use crate::state::Limits;
+
 pub use error::Error;
+pub use state::vip_state;
 
 /// Result of everything here.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -49,6 +52,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 pub struct Store {
     writer: SqlitePool,
     readers: SqlitePool,
+    limits: Limits,
 }
 
 impl Store {
@@ -81,7 +85,13 @@ impl Store {
             .connect_with(options.read_only(true))
             .await
             .map_err(open_error)?;
-        Ok(Self { writer, readers })
+        Ok(Self { writer, readers, limits: Limits::default() })
+    }
+
+    /// The same store for kernel tables of these sizes; they are the default ones unless told.
+    #[must_use]
+    pub fn with_limits(self, limits: Limits) -> Self {
+        Self { limits, ..self }
     }
 
     /// Begins the one write transaction; waits until the one before has ended.
@@ -89,7 +99,7 @@ impl Store {
     /// # Errors
     /// [`Error::Database`].
     pub async fn begin(&self) -> Result<Tx> {
-        Ok(Tx { inner: self.writer.begin_with("BEGIN IMMEDIATE").await?, now: now() })
+        Ok(Tx { inner: self.writer.begin_with("BEGIN IMMEDIATE").await?, now: now(), limits: self.limits })
     }
 
     /// Begins a read-only transaction: one consistent view of what is committed. Writes fail.
@@ -97,7 +107,7 @@ impl Store {
     /// # Errors
     /// [`Error::Database`].
     pub async fn read(&self) -> Result<Tx> {
-        Ok(Tx { inner: self.readers.begin().await?, now: now() })
+        Ok(Tx { inner: self.readers.begin().await?, now: now(), limits: self.limits })
     }
 
     /// Writes the log back into the file and closes it.
@@ -112,6 +122,7 @@ impl Store {
 pub struct Tx {
     inner: Transaction<'static, Sqlite>,
     now: i64,
+    limits: Limits,
 }
 
 impl Tx {
@@ -124,6 +135,12 @@ impl Tx {
     #[must_use]
     pub const fn now(&self) -> i64 {
         self.now
+    }
+
+    /// What the kernel's tables hold.
+    #[must_use]
+    pub const fn limits(&self) -> Limits {
+        self.limits
     }
 
     /// Makes everything durable.

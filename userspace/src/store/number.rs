@@ -1,6 +1,7 @@
 //! Small numbers that index the kernel's tables: unique among what is stored, and stable for life.
 
 use super::{Error, Result, Tx};
+use crate::state::Limits;
 
 macro_rules! next_sql {
     ($table:literal) => {
@@ -16,7 +17,7 @@ macro_rules! next_sql {
     };
 }
 
-/// A set of numbers, from 1 to its limit.
+/// A set of numbers, from 1 to below the size of its table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Numbers {
     Listener,
@@ -31,11 +32,11 @@ impl Numbers {
         }
     }
 
-    /// The highest number: the kernel's table has one element more, 0 stays unused.
-    const fn limit(self) -> u32 {
+    /// The highest number: 0 stays unused.
+    const fn last(self, limits: Limits) -> u32 {
         match self {
-            Self::Listener => vipgate_abi::maps::DEFAULT_SERVICES - 1,
-            Self::Backend => vipgate_abi::maps::DEFAULT_BACKENDS - 1,
+            Self::Listener => limits.listeners - 1,
+            Self::Backend => limits.backends - 1,
         }
     }
 
@@ -58,14 +59,15 @@ pub async fn next(tx: &mut Tx, numbers: Numbers) -> Result<u32> {
         .bind(numbers.name())
         .fetch_one(tx.conn())
         .await?;
+    let limit = numbers.last(tx.limits());
     for after in [last, 0] {
         let free: i64 = sqlx::query_scalar(numbers.next_sql()).bind(after).fetch_one(tx.conn()).await?;
-        if let Some(number) = u32::try_from(free).ok().filter(|number| *number <= numbers.limit()) {
+        if let Some(number) = u32::try_from(free).ok().filter(|number| *number <= limit) {
             set_last(tx, numbers.name(), i64::from(number)).await?;
             return Ok(number);
         }
     }
-    Err(Error::Exhausted { name: numbers.name(), limit: numbers.limit() })
+    Err(Error::Exhausted { name: numbers.name(), limit })
 }
 
 /// The next number of an endless count, such as the internal id of VM instances.

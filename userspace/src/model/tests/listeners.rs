@@ -6,7 +6,7 @@ use vipgate_api::{Api, Reply, Resource};
 use super::{Site, UNKNOWN, VROUTER, with};
 use crate::{
     model::applied,
-    state::{Algorithm, Protocol, Source},
+    state::{Algorithm, Limits, Protocol, Source},
 };
 
 const CREATE: Api = Api::CreateLoadBalancerListener;
@@ -221,6 +221,27 @@ async fn deleting_a_listener_answers_with_its_load_balancer_and_fails_where_ther
     let again = json!({"uuid": site.listener});
     let words = "LoadBalancerListenerVO] not found";
     site.router.refuses(Api::DeleteLoadBalancerListener, again, "SYS.1003", words).await;
+}
+
+#[tokio::test]
+async fn what_the_kernels_tables_can_not_hold_is_refused() {
+    let mut site = Site::new().await;
+    let limits = Limits { listeners: 3, backends: 3, backends_per_listener: 1 };
+    site.router.store = site.router.store.with_limits(limits);
+    let other = site.router.listener(&site.balancer, 81).await;
+    let third = listener(&site.balancer, json!({}));
+    site.router.refuses(CREATE, third, "SYS.1006", "all 2 listener numbers are in use").await;
+
+    let (_, nic) = site.router.vm(&site.guest).await;
+    let both = json!({"listenerUuid": site.listener, "vmNicUuids": [site.nic, nic]});
+    site.router.refuses(ADD, both, "SYS.1006", "2 backends, at most 1").await;
+    site.router.add_nic(&site.listener, &site.nic).await;
+    site.router.add_nic(&other, &site.nic).await;
+    let balancer = site.router.balancer(&site.vip).await;
+    site.router.ok(Api::DeleteLoadBalancerListener, json!({"uuid": other})).await;
+    // The numbers that were given back are found again after the highest one.
+    let other = site.router.listener(&balancer, 81).await;
+    site.router.add_nic(&other, &nic).await;
 }
 
 #[tokio::test]
