@@ -23,6 +23,7 @@ use crate::{
     net::Devices,
     reconcile::{self, Reconciler},
     rest::{self, RestState},
+    state::Limits,
     store::{self, Store},
 };
 
@@ -66,6 +67,9 @@ pub async fn serve(config: Config) -> Result<(), ServeError> {
     if plane.sizes() != config.datapath {
         warn!(held = ?plane.sizes(), configured = ?config.datapath, "the tables keep their sizes until `vipgate detach`");
     }
+    let sizes = plane.sizes();
+    let limits = Limits { listeners: sizes.services, backends: sizes.backends, ..Limits::default() };
+    let store = store.with_limits(limits);
     let reconciler = Reconciler::start(plane, store.clone()).await?;
     let state =
         RestState::new(store.clone(), Arc::new(Devices), Arc::new(reconciler.clone()), rest::Settings::default())?;
