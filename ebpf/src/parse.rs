@@ -61,11 +61,7 @@ pub fn parse<P: Packet>(packet: &mut P) -> Result<Headers, Reason> {
     let data = packet.data();
     let end = packet.data_end();
     if data + L4_OFFSET + UDP_LEN > end {
-        return Err(if data + ETH_LEN <= end && ethertype(data) != IPV4 {
-            Reason::NotIpv4
-        } else {
-            Reason::Malformed
-        });
+        return Err(if data + ETH_LEN <= end && ethertype(data) != IPV4 { Reason::NotIpv4 } else { Reason::Malformed });
     }
     if ethertype(data) != IPV4 {
         return Err(Reason::NotIpv4);

@@ -24,7 +24,7 @@ use crate::{
 
 /// A hit stores its time only when the slot's is older than this many jiffies: the slot words stay shared, unmodified
 /// cache lines. Timeouts are whole seconds, so this much error does not matter.
-const TOUCH_AFTER: u32 = 64;
+const TOUCH_AFTER: u32 = 256;
 
 /// Runs a packet through the pipeline: the hook's verdict.
 #[inline(always)]

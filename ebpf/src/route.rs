@@ -4,14 +4,22 @@ use core::mem::zeroed;
 
 use aya_ebpf::{
     bindings::{
-        BPF_FIB_LKUP_RET_BLACKHOLE, BPF_FIB_LKUP_RET_FRAG_NEEDED, BPF_FIB_LKUP_RET_PROHIBIT,
-        BPF_FIB_LKUP_RET_SUCCESS, BPF_FIB_LKUP_RET_UNREACHABLE, bpf_fib_lookup as FibLookup,
+        BPF_FIB_LKUP_RET_BLACKHOLE, BPF_FIB_LKUP_RET_FRAG_NEEDED, BPF_FIB_LKUP_RET_PROHIBIT, BPF_FIB_LKUP_RET_SUCCESS,
+        BPF_FIB_LKUP_RET_UNREACHABLE, bpf_fib_lookup as FibLookup,
     },
     helpers::bpf_fib_lookup,
 };
-use vipgate_abi::{Be16, Be32, flow::{Flow, FlowKey}, port};
+use vipgate_abi::{
+    Be16, Be32,
+    flow::{Flow, FlowKey},
+    port,
+};
 
-use crate::{maps::PORT_NUMBERS, packet::Packet, pipeline::{Arrival, Work}};
+use crate::{
+    maps::PORT_NUMBERS,
+    packet::Packet,
+    pipeline::{Arrival, Work},
+};
 
 /// AF_INET.
 const INET: u8 = 2;
@@ -35,12 +43,7 @@ pub struct Rewritten {
 impl Rewritten {
     #[inline(always)]
     pub fn by(flow: &Flow) -> Self {
-        Self {
-            src: flow.new_src,
-            dst: flow.new_dst,
-            sport: flow.new_sport,
-            dport: flow.new_dport,
-        }
+        Self { src: flow.new_src, dst: flow.new_dst, sport: flow.new_sport, dport: flow.new_dport }
     }
 
     /// The key of the other direction, whose packets answer this one.

@@ -1,4 +1,5 @@
 //! What the tests, the demo and the benchmark share.
+pub mod bench;
 pub mod lab;
 
 /// One test a hook: `both_hooks! { fn name(hook) { ... } }` makes `name::xdp` and `name::tc`.

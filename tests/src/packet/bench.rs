@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail, ensure};
 use aya::{
-    Ebpf, EbpfLoader, Pod, TestRun as _, TestRunOptions, include_bytes_aligned,
+    Ebpf, EbpfLoader, Pod, TestRun as _, TestRunOptions, TestRunResult, include_bytes_aligned,
     maps::{
         Array, HashMap, Map, MapData, PerCpuArray,
         lpm_trie::{Key, LpmTrie},
@@ -21,7 +21,7 @@ use vipgate_abi::{
     backend::Backend,
     config::Config,
     counters::{Reason, Traffic},
-    flow::{Bucket, Flow, WAYS, Word},
+    flow::{Bucket, Flow, State, WAYS, Word},
     maps,
     port::Port,
     service::{Algorithm, Kind, Service, ServiceKey},
@@ -29,11 +29,20 @@ use vipgate_abi::{
 
 use super::Frame;
 
+/// An object file of the kernel programs' workspace.
+macro_rules! object {
+    ($name:literal) => {
+        include_bytes_aligned!(concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/../ebpf/target/bpfel-unknown-none/release/",
+            $name
+        ))
+    };
+}
+
 /// What `cargo xtask build` made.
-static OBJECT: &[u8] = include_bytes_aligned!(concat!(
-    env!("CARGO_MANIFEST_DIR"),
-    "/../ebpf/target/bpfel-unknown-none/release/vipgate-ebpf"
-));
+static PROGRAMS: &[u8] = object!("vipgate-ebpf");
+static BENCHMARK: &[u8] = object!("vipgate-bench");
 
 /// Which program a bench runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,8 +67,6 @@ pub enum Verdict {
 pub struct Outcome {
     pub verdict: Verdict,
     pub bytes: Vec<u8>,
-    /// Of one run, in nanoseconds, by the kernel's own measure.
-    pub nanoseconds: u128,
 }
 
 /// Loaded programs with their tables, in a network namespace of the calling thread.
@@ -72,6 +79,10 @@ pub struct Outcome {
 pub struct Bench {
     ebpf: Ebpf,
     hook: Hook,
+    /// The program that runs.
+    program: &'static str,
+    /// The benchmark's prologue alone.
+    empty: &'static str,
     next_backend: u32,
     next_service: u32,
     next_ring: u32,
@@ -98,13 +109,67 @@ impl Bench {
         [0x02, 0, 0, 0, 2, host]
     }
 
-    /// A bench with a small flow table.
+    /// The programs that the controller loads, with a small flow table.
     pub fn new(hook: Hook) -> Result<Self> {
-        Self::with_buckets(hook, Self::BUCKETS)
+        let program = match hook {
+            Hook::Xdp => maps::PROGRAM_XDP,
+            Hook::Tc => maps::PROGRAM_TC,
+        };
+        let mut bench = Self::open(hook, PROGRAMS, Self::BUCKETS, &[])?;
+        bench.load_program(program)?;
+        bench.program = program;
+        Ok(bench)
     }
 
-    /// A bench whose flow table has so many buckets, a power of two.
-    pub fn with_buckets(hook: Hook, buckets: u32) -> Result<Self> {
+    /// The benchmark's programs, which run `headers` in turn (a power of two of them), with so many flow buckets.
+    pub fn benchmark(hook: Hook, buckets: u32, headers: &[[u16; 32]]) -> Result<Self> {
+        ensure!(headers.len().is_power_of_two(), "{} packets are no power of two", headers.len());
+        let count = u32::try_from(headers.len())?;
+        let mut bench = Self::open(hook, BENCHMARK, buckets, &[("BENCH_HEADERS", count)])?;
+        let (program, empty) = match hook {
+            Hook::Xdp => ("bench_xdp", "bench_empty_xdp"),
+            Hook::Tc => ("bench_tc", "bench_empty_tc"),
+        };
+        bench.load_program(program)?;
+        bench.load_program(empty)?;
+        bench.program = program;
+        bench.empty = empty;
+        bench.set_headers(headers)?;
+        Ok(bench)
+    }
+
+    /// Other packets for the benchmark's programs, as many as before.
+    pub fn set_headers(&mut self, headers: &[[u16; 32]]) -> Result<()> {
+        let mut map = self.array::<[u16; 32]>("BENCH_HEADERS")?;
+        for (index, words) in (0u32..).zip(headers) {
+            map.set(index, words, 0)?;
+        }
+        let mask = u32::try_from(headers.len() - 1)?;
+        Ok(self.array::<[u32; 2]>("BENCH_TURN")?.set(0, [0, mask], 0)?)
+    }
+
+    /// Runs the benchmark's program so often: nanoseconds a run, and the last run's verdict.
+    pub fn time(&mut self, repeat: u32) -> Result<(f64, Verdict)> {
+        self.time_program(self.program, repeat)
+    }
+
+    /// The same for the prologue alone.
+    pub fn time_empty(&mut self, repeat: u32) -> Result<f64> {
+        Ok(self.time_program(self.empty, repeat)?.0)
+    }
+
+    fn time_program(&mut self, name: &str, repeat: u32) -> Result<(f64, Verdict)> {
+        // The kernel tells whole nanoseconds of wall time: the thread's processor time is finer, and leaves out what other
+        // processes took. The system call around the runs is one in `repeat`.
+        let start = processor_time()?;
+        let mut frame = [0; 64];
+        frame[12] = 0x08;
+        let (result, _) = self.test_run(name, &frame, repeat)?;
+        let nanoseconds = (processor_time()? - start) * 1e9 / f64::from(repeat);
+        Ok((nanoseconds, self.verdict(result.return_value)))
+    }
+
+    fn open(hook: Hook, object: &[u8], buckets: u32, sizes: &[(&str, u32)]) -> Result<Self> {
         // The thread's own namespace: it ends with the thread, and with it all that is made here.
         unshare(CloneFlags::CLONE_NEWNET).context("cannot make a network namespace (root needed)")?;
         for words in [
@@ -133,21 +198,42 @@ impl Bench {
             .collect();
         ip_batch(&hosts)?;
         std::fs::write("/proc/sys/net/ipv4/ip_forward", "1").context("cannot enable forwarding")?;
-        let mut ebpf = EbpfLoader::new()
+        let mut loader = EbpfLoader::new();
+        for (map, size) in sizes {
+            loader.map_max_entries(map, *size);
+        }
+        let ebpf = loader
             .map_max_entries(maps::FLOW_BUCKETS, buckets)
             .map_max_entries(maps::FLOWS, buckets * WAYS as u32)
             .map_max_entries(maps::RINGS, 1 << 16)
             .map_max_entries(maps::BACKENDS, 4096)
             .map_max_entries(maps::BACKEND_LOAD, 4096)
             .map_max_entries(maps::BACKEND_TRAFFIC, 4096)
-            .load(OBJECT)
+            .load(object)
             .context("cannot load the programs")?;
-        load_program(&mut ebpf, hook)?;
-        let mut bench = Self { ebpf, hook, next_backend: 1, next_service: 1, next_ring: 0 };
+        let mut bench = Self { ebpf, hook, program: "", empty: "", next_backend: 1, next_service: 1, next_ring: 0 };
         bench.set_config(Config { flow_seed: 0x5eed, bucket_mask: buckets - 1, epoch: 1 })?;
         bench.set_port(1, "pub0", Self::PUBLIC_MAC)?;
         bench.set_port(2, "priv0", Self::PRIVATE_MAC)?;
         Ok(bench)
+    }
+
+    /// Loads a program. The kernel gives a verification up with EAGAIN when a signal is pending for the thread, and a
+    /// test's child processes send some: a few tries are in order.
+    fn load_program(&mut self, name: &str) -> Result<()> {
+        let mut tries = 0;
+        loop {
+            let result = match self.hook {
+                Hook::Xdp => program::<Xdp>(&mut self.ebpf, name)?.load(),
+                Hook::Tc => program::<SchedClassifier>(&mut self.ebpf, name)?.load(),
+            };
+            tries += 1;
+            match result {
+                Err(ProgramError::LoadError { io_error, .. })
+                    if io_error.raw_os_error() == Some(libc::EAGAIN) && tries < 20 => {}
+                other => return other.with_context(|| format!("the kernel refused {name}")),
+            }
+        }
     }
 
     fn map(&mut self, name: &str) -> Result<&mut Map> {
@@ -268,7 +354,7 @@ impl Bench {
         let entries = self.array::<Flow>(maps::FLOWS)?;
         for (number, bucket) in (0u32..).zip(buckets) {
             for (way, word) in (0u32..).zip(bucket.words.map(Word)) {
-                if word.state().is_live() || word.state() == vipgate_abi::flow::State::Closed {
+                if word.state().is_live() || word.state() == State::Closed {
                     flows.push((word, entries.get(&(number * WAYS as u32 + way), 0)?));
                 }
             }
@@ -283,22 +369,47 @@ impl Bench {
 
     /// Runs the hook's program once on these bytes, as if they came in through pub0.
     pub fn run_bytes(&mut self, bytes: &[u8]) -> Result<Outcome> {
-        let mut out = vec![0; bytes.len() + 64];
-        let mut options = TestRunOptions { data_in: Some(bytes), data_out: Some(&mut out), ..TestRunOptions::new() };
-        options.repeat = 1;
-        let result = match self.hook {
-            Hook::Xdp => program::<Xdp>(&mut self.ebpf, maps::PROGRAM_XDP)?.test_run(options),
-            Hook::Tc => program::<SchedClassifier>(&mut self.ebpf, maps::PROGRAM_TC)?.test_run(options),
-        }
-        .context("the test run failed")?;
-        let verdict = match (self.hook, result.return_value) {
+        let (result, bytes) = self.test_run(self.program, bytes, 1)?;
+        Ok(Outcome { verdict: self.verdict(result.return_value), bytes })
+    }
+
+    fn verdict(&self, value: u32) -> Verdict {
+        match (self.hook, value) {
             (Hook::Xdp, 1) | (Hook::Tc, 2) => Verdict::Drop,
             (Hook::Xdp, 2) | (Hook::Tc, 0) => Verdict::Pass,
             (Hook::Xdp, 4) | (Hook::Tc, 7) => Verdict::Redirect,
             (_, other) => Verdict::Other(other),
-        };
+        }
+    }
+
+    fn test_run(&mut self, name: &str, bytes: &[u8], repeat: u32) -> Result<(TestRunResult, Vec<u8>)> {
+        let mut out = vec![0; bytes.len() + 64];
+        let mut options = TestRunOptions { data_in: Some(bytes), data_out: Some(&mut out), ..TestRunOptions::new() };
+        options.repeat = repeat;
+        let result = match self.hook {
+            Hook::Xdp => program::<Xdp>(&mut self.ebpf, name)?.test_run(options),
+            Hook::Tc => program::<SchedClassifier>(&mut self.ebpf, name)?.test_run(options),
+        }
+        .context("the test run failed")?;
         out.truncate(result.data_size_out as usize);
-        Ok(Outcome { verdict, bytes: out, nanoseconds: result.duration.as_nanos() })
+        Ok((result, out))
+    }
+
+    /// Moves every flow in the table to a state, as traffic would.
+    pub fn set_states(&mut self, state: State) -> Result<u32> {
+        let mut moved = 0;
+        let mut buckets = self.array::<Bucket>(maps::FLOW_BUCKETS)?;
+        for number in 0..buckets.len() {
+            let mut bucket = buckets.get(&number, 0)?;
+            for word in &mut bucket.words {
+                if Word(*word).state().is_live() {
+                    *word = Word(*word).with_state(state).0;
+                    moved += 1;
+                }
+            }
+            buckets.set(number, bucket, 0)?;
+        }
+        Ok(moved)
     }
 
     /// Runs `frame` and checks that it goes out as `expected`, to the last byte.
@@ -327,30 +438,18 @@ impl Bench {
     }
 }
 
-/// Loads the hook's program. The kernel gives a verification up with EAGAIN when a signal is pending for the thread, and
-/// a test's child processes send some: a few tries are in order.
-fn load_program(ebpf: &mut Ebpf, hook: Hook) -> Result<()> {
-    let mut tries = 0;
-    loop {
-        let result = match hook {
-            Hook::Xdp => program::<Xdp>(ebpf, maps::PROGRAM_XDP)?.load(),
-            Hook::Tc => program::<SchedClassifier>(ebpf, maps::PROGRAM_TC)?.load(),
-        };
-        tries += 1;
-        match result {
-            Err(ProgramError::LoadError { io_error, .. })
-                if io_error.raw_os_error() == Some(libc::EAGAIN) && tries < 20 => {}
-            other => return other.context("the kernel refused a program"),
-        }
-    }
-}
-
 fn program<'a, P>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut P>
 where
     &'a mut P: TryFrom<&'a mut aya::programs::Program>,
 {
     let program = ebpf.program_mut(name).with_context(|| format!("the object has no program {name}"))?;
     program.try_into().ok().with_context(|| format!("{name} is of another kind"))
+}
+
+/// Seconds of processor time that the calling thread has used.
+fn processor_time() -> Result<f64> {
+    let time = nix::time::clock_gettime(nix::time::ClockId::CLOCK_THREAD_CPUTIME_ID)?;
+    Ok(time.tv_sec() as f64 + time.tv_nsec() as f64 / 1e9)
 }
 
 fn ifindex(device: &str) -> Result<u32> {

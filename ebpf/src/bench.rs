@@ -1,0 +1,92 @@
+//! The programs that the benchmark loads: the pipeline behind a prologue that makes a fresh packet for every run, since a
+//! repeated test run keeps what the run before made of its packet. `bench_empty_*` are the prologue alone: what is
+//! subtracted.
+#![no_std]
+#![no_main]
+
+use aya_ebpf::{
+    bindings::{TC_ACT_SHOT, xdp_action::XDP_DROP},
+    btf_maps::Array,
+    macros::{btf_map, classifier, xdp},
+    programs::{TcContext, XdpContext},
+};
+use vipgate_pipeline::{
+    packet::{ETH_LEN, Packet, store},
+    pipeline,
+    tc::TcPacket,
+    xdp::XdpPacket,
+};
+
+/// IPv4 and TCP headers, 16-bit words as on the wire; the last words of a 64-byte element are unused.
+type Headers = [u16; 32];
+const WORDS: usize = 20;
+
+/// The packets to run, in turn.
+#[btf_map]
+static BENCH_HEADERS: Array<Headers, 1, 0> = Array::new();
+
+/// The next packet's index, and the number of packets minus one: a power of two minus one.
+#[btf_map]
+static BENCH_TURN: Array<[u32; 2], 1, 0> = Array::new();
+
+/// Writes the next packet's headers over the ones before.
+#[inline(always)]
+fn renew<P: Packet>(packet: &P) -> Option<()> {
+    let turn = BENCH_TURN.get_ptr_mut(0)?;
+    // SAFETY: the one element; the benchmark runs on one CPU.
+    let index = unsafe {
+        let [index, mask] = *turn;
+        (*turn)[0] = (index + 1) & mask;
+        index
+    };
+    let headers = BENCH_HEADERS.get(index)?;
+    let start = packet.data() + ETH_LEN;
+    if start + WORDS * 2 > packet.data_end() {
+        return None;
+    }
+    let mut word = 0;
+    while word < WORDS {
+        // SAFETY: within the packet, checked above.
+        unsafe { store(start + word * 2, headers[word]) };
+        word += 1;
+    }
+    Some(())
+}
+
+#[xdp]
+#[inline(always)]
+pub fn bench_xdp(ctx: XdpContext) -> u32 {
+    let packet = XdpPacket(ctx);
+    if renew(&packet).is_none() {
+        return u32::MAX;
+    }
+    pipeline::run(packet) as u32
+}
+
+#[xdp]
+#[inline(always)]
+pub fn bench_empty_xdp(ctx: XdpContext) -> u32 {
+    if renew(&XdpPacket(ctx)).is_none() {
+        return u32::MAX;
+    }
+    XDP_DROP
+}
+
+#[classifier]
+#[inline(always)]
+pub fn bench_tc(ctx: TcContext) -> i32 {
+    let packet = TcPacket(ctx);
+    if renew(&packet).is_none() {
+        return i32::MAX;
+    }
+    pipeline::run(packet)
+}
+
+#[classifier]
+#[inline(always)]
+pub fn bench_empty_tc(ctx: TcContext) -> i32 {
+    if renew(&TcPacket(ctx)).is_none() {
+        return i32::MAX;
+    }
+    TC_ACT_SHOT as i32
+}

@@ -1,0 +1,32 @@
+//! vipgate's packet path: one pipeline (see `pipeline`) for two hooks.
+//!
+//! It knows addresses, ports and small numbers; UUIDs and rules stay in the controller, which fills the tables
+//! (`maps`, layouts in `vipgate_abi`). What it does not understand goes up the stack unchanged.
+#![no_std]
+#![feature(core_intrinsics)]
+#![allow(internal_features, reason = "compare-and-swap on this target is reached through the intrinsics only")]
+#![warn(clippy::undocumented_unsafe_blocks)]
+
+mod atomic;
+mod count;
+pub mod maps;
+pub mod packet;
+mod parse;
+pub mod pipeline;
+mod route;
+mod service;
+mod table;
+pub mod tc;
+mod tcp;
+mod verifier;
+pub mod xdp;
+
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
+    loop {}
+}
+
+/// The kernel lets programs that call GPL-only helpers load only under this licence.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

@@ -1,0 +1,29 @@
+//! The programs that the controller loads: the pipeline at its hooks, and a clock.
+#![no_std]
+#![no_main]
+
+use aya_ebpf::{
+    helpers::bpf_jiffies64,
+    macros::{classifier, xdp},
+    programs::{TcContext, XdpContext},
+};
+use vipgate_pipeline::{pipeline, tc::TcPacket, xdp::XdpPacket};
+
+#[xdp]
+#[inline(always)]
+pub fn vipgate_xdp(ctx: XdpContext) -> u32 {
+    pipeline::run(XdpPacket(ctx)) as u32
+}
+
+#[classifier]
+#[inline(always)]
+pub fn vipgate_tc(ctx: TcContext) -> i32 {
+    pipeline::run(TcPacket(ctx))
+}
+
+/// Tells the controller the kernel's time: a test run returns the low 32 bits of jiffies.
+#[xdp]
+pub fn vipgate_clock(_ctx: XdpContext) -> u32 {
+    // SAFETY: takes nothing, returns a number.
+    unsafe { bpf_jiffies64() as u32 }
+}

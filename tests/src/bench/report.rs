@@ -1,0 +1,110 @@
+//! What the benchmark prints and writes: one row a figure.
+
+use std::{fs, path::Path};
+
+use anyhow::{Context as _, Result};
+use serde::Serialize;
+
+/// One figure.
+#[derive(Clone, Debug, Serialize)]
+pub struct Row {
+    pub name: String,
+    pub unit: &'static str,
+    pub median: f64,
+    pub min: f64,
+    pub max: f64,
+    /// What it is compared with, and that one's median.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub baseline: Option<(String, f64)>,
+    /// This figure to the baseline's, the median of the rounds' ratios.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ratio: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub goal: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub goal_met: Option<bool>,
+}
+
+/// The rounds of one figure.
+#[derive(Clone, Debug, Default)]
+pub struct Series(Vec<f64>);
+
+impl Series {
+    pub fn push(&mut self, value: f64) {
+        self.0.push(value);
+    }
+
+    /// The middle round; of an even number, the higher of the two in the middle. 0 without rounds.
+    #[must_use]
+    pub fn median(&self) -> f64 {
+        let mut sorted = self.0.clone();
+        sorted.sort_by(f64::total_cmp);
+        sorted.get(sorted.len() / 2).copied().unwrap_or_default()
+    }
+
+    /// Round by round: these to those.
+    #[must_use]
+    pub fn ratios(&self, baseline: &Self) -> Self {
+        Self(self.0.iter().zip(&baseline.0).map(|(own, other)| own / other).collect())
+    }
+
+    /// A row of this name and unit.
+    #[must_use]
+    pub fn row(&self, name: impl Into<String>, unit: &'static str) -> Row {
+        Row {
+            name: name.into(),
+            unit,
+            median: self.median(),
+            min: self.0.iter().copied().reduce(f64::min).unwrap_or_default(),
+            max: self.0.iter().copied().reduce(f64::max).unwrap_or_default(),
+            baseline: None,
+            ratio: None,
+            goal: None,
+            goal_met: None,
+        }
+    }
+}
+
+impl Row {
+    /// The figure shall be at most this.
+    #[must_use]
+    pub fn at_most(mut self, goal: f64) -> Self {
+        self.goal = Some(format!("at most {goal}"));
+        self.goal_met = Some(self.median <= goal);
+        self
+    }
+
+    /// The figure beside another's, round by round.
+    #[must_use]
+    pub fn beside(mut self, name: impl Into<String>, own: &Series, baseline: &Series) -> Self {
+        self.baseline = Some((name.into(), baseline.median()));
+        self.ratio = Some(own.ratios(baseline).median());
+        self
+    }
+}
+
+/// All figures of a run.
+#[derive(Debug, Default)]
+pub struct Report(Vec<Row>);
+
+impl Report {
+    /// Adds a row and prints it, so that a long run shows how far it is.
+    pub fn add(&mut self, row: Row) {
+        let mut line =
+            format!("{:<44} {:>9.1} {:<6} [{:.1} .. {:.1}]", row.name, row.median, row.unit, row.min, row.max);
+        if let (Some((name, median)), Some(ratio)) = (&row.baseline, row.ratio) {
+            line += &format!("  {ratio:.2} x {name} ({median:.1})");
+        }
+        if let (Some(goal), Some(met)) = (&row.goal, row.goal_met) {
+            line += &format!("  goal {goal}: {}", if met { "met" } else { "NOT MET" });
+        }
+        println!("{line}");
+        self.0.push(row);
+    }
+
+    /// Writes the rows as a JSON list.
+    pub fn write(&self, path: &Path) -> Result<()> {
+        let json = serde_json::to_string_pretty(&self.0)?;
+        fs::write(path, json + "\n").with_context(|| format!("cannot write {}", path.display()))
+    }
+}
