@@ -9,8 +9,9 @@ mod apply;
 mod hook;
 mod rows;
 
-use std::{sync::Arc, time::Duration};
+use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
+use futures::FutureExt;
 use serde_json::{Map, Value};
 use vipgate_api::{ApiError, Reply, json, resource};
 
@@ -202,7 +203,9 @@ impl Jobs {
     }
 
     async fn finish(&self, job: Applying) -> store::Result<()> {
-        let applied = self.inner.apply.apply(job.change.clone()).await;
+        // A fault in there must not leave the job running for ever.
+        let applied = AssertUnwindSafe(self.inner.apply.apply(job.change.clone())).catch_unwind().await;
+        let applied = applied.unwrap_or_else(|_| Err("a fault of the controller, which its log describes".into()));
         let mut tx = self.inner.store.begin().await?;
         let (succeeded, body) = match applied {
             Ok(()) => {

@@ -105,9 +105,12 @@ pub fn router(state: RestState) -> Router {
     Router::new().fallback(serve).with_state(state)
 }
 
+/// Each request runs in a task of its own: a caller that hangs up can't stop it between a commit and what follows, and
+/// a fault of ours costs one reply only.
 async fn serve(State(state): State<RestState>, request: Request) -> Response {
-    match state.answer(request).await {
-        Ok(response) | Err(response) => response,
+    match tokio::spawn(async move { state.answer(request).await }).await {
+        Ok(Ok(response) | Err(response)) => response,
+        Err(_) => internal("the request met a fault of the controller, which its log describes"),
     }
 }
 

@@ -60,6 +60,15 @@ async fn a_change_that_the_kernel_does_not_take_fails_with_the_cause() {
 }
 
 #[tokio::test]
+async fn a_fault_in_applying_fails_the_job_instead_of_leaving_it() {
+    let server = Server::start().await;
+    let site = Site::build(&server).await;
+    server.kernel.panics.store(true, Ordering::SeqCst);
+    let error = server.refused(Method::POST, &site.nics(), json!({"params": {"vmNicUuids": [site.nic]}})).await;
+    assert_eq!(error["code"], "SYS.1006");
+}
+
+#[tokio::test]
 async fn a_refused_call_leaves_nothing_behind() {
     let server = Server::start().await;
     let site = Site::build(&server).await;

@@ -33,6 +33,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 pub(super) struct Kernel {
     pub(super) changes: Mutex<Vec<Change>>,
     pub(super) fails: AtomicBool,
+    pub(super) panics: AtomicBool,
     gate: Semaphore,
 }
 
@@ -50,6 +51,7 @@ impl Apply for Kernel {
     fn apply(&self, change: Change) -> BoxFuture<'_, Result<(), ApplyError>> {
         async move {
             let _permit = self.gate.acquire().await?;
+            assert!(!self.panics.load(Ordering::SeqCst), "a fault that a test asked for");
             self.changes.lock().unwrap().push(change);
             if self.fails.load(Ordering::SeqCst) { Err("the kernel has no room".into()) } else { Ok(()) }
         }

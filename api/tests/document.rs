@@ -1,0 +1,129 @@
+//! The tables of calls against the API document: `tests/apis.json` is the document as data.
+
+use serde_json::Value;
+use vipgate_api::{
+    Call,
+    calls::{self, Kind, Method, Mode, Param, Place, Route, Rule},
+    unserved,
+};
+
+/// The document's calls.
+fn document() -> Vec<Value> {
+    serde_json::from_str(include_str!("../../tests/apis.json")).expect("the document is JSON")
+}
+
+fn list<'a>(value: &'a Value, member: &str) -> &'a [Value] {
+    value[member].as_array().map_or(&[], Vec::as_slice)
+}
+
+fn text<'a>(value: &'a Value, member: &str) -> &'a str {
+    value[member].as_str().unwrap_or_default()
+}
+
+fn documented_routes(call: &Value) -> Vec<(Method, &str)> {
+    let method = |url| match text(url, "method") {
+        "GET" => Method::Get,
+        "POST" => Method::Post,
+        "PUT" => Method::Put,
+        "DELETE" => Method::Delete,
+        other => panic!("{other} is no verb of the document"),
+    };
+    list(call, "urls").iter().map(|url| (method(url), text(url, "url").trim_start_matches("/zstack/v1"))).collect()
+}
+
+fn routes(routes: &[Route]) -> Vec<(Method, &'static str)> {
+    routes.iter().map(|route| (route.method, route.path)).collect()
+}
+
+fn served(call: &Value) -> Option<&'static Call> {
+    calls::all().find(|row| row.api.name() == text(call, "api"))
+}
+
+#[test]
+fn every_documented_call_has_a_row_in_one_of_the_two_tables_with_its_urls() {
+    for call in document() {
+        let name = text(&call, "api");
+        let unserved = unserved::CALLS.iter().find(|row| row.name == name);
+        let found = match (served(&call), unserved) {
+            (Some(row), None) => routes(row.routes),
+            (None, Some(row)) => routes(row.routes),
+            (found, other) => panic!("{name} is served: {}, is unserved: {}", found.is_some(), other.is_some()),
+        };
+        for route in documented_routes(&call) {
+            assert!(found.contains(&route), "{name} lacks {route:?}: it has {found:?}");
+        }
+    }
+}
+
+#[test]
+fn bodies_have_their_documented_keys() {
+    for call in document() {
+        if let Some(row) = served(&call) {
+            assert_eq!(row.body.first().copied(), call["body"].as_str(), "{}", row.api.name());
+        }
+    }
+}
+
+/// What the document lists and no call takes: the uuid of an update is in its path.
+const MEANINGLESS: [(&str, &str); 1] = [("UpdateLoadBalancer", "resourceUuid")];
+
+#[test]
+fn parameters_are_known_with_their_kind_need_and_choices() {
+    for call in document() {
+        let Some(row) = served(&call) else { continue };
+        for documented in list(&call, "params") {
+            let names = (row.api.name(), text(documented, "name"));
+            if MEANINGLESS.contains(&names) {
+                continue;
+            }
+            let param = row.params.iter().find(|param| param.name == names.1);
+            let param = param.unwrap_or_else(|| panic!("{names:?} is unknown"));
+            assert_eq!(kind(text(documented, "type")), param.kind, "{names:?}");
+            assert_eq!(documented["optional"], !param.required, "{names:?}");
+            choices(param, list(documented, "choices"), names);
+        }
+    }
+}
+
+fn kind(documented: &str) -> Kind {
+    match documented {
+        "String" => Kind::Text,
+        "int" | "Integer" => Kind::Int,
+        "Long" => Kind::Long,
+        "Boolean" => Kind::Bool,
+        "List" => Kind::TextList,
+        "Map" => Kind::ListMap,
+        other => panic!("{other} is no type of the document"),
+    }
+}
+
+fn choices(param: &Param, documented: &[Value], names: (&str, &str)) {
+    for choice in documented {
+        let choice = choice.as_str().unwrap_or_default();
+        let taken = match param.rule {
+            Some(Rule::OneOf(valid)) => valid.contains(&choice),
+            Some(Rule::OneOfAnyCase(valid)) => valid.iter().any(|known| known.eq_ignore_ascii_case(choice)),
+            _ => false,
+        };
+        assert!(taken, "{names:?} refuses `{choice}`");
+    }
+}
+
+#[test]
+fn no_parameter_in_a_path_is_asked_for_elsewhere() {
+    for row in calls::all() {
+        for param in row.params.iter().filter(|param| param.place == Place::Path) {
+            assert!(param.required, "{} of {}", param.name, row.api.name());
+        }
+    }
+}
+
+#[test]
+fn reads_are_synchronous_and_changes_are_not() {
+    let sessions = ["LogInByAccount", "LogOut"];
+    for row in calls::all() {
+        let read = row.routes.iter().all(|route| route.method == Method::Get);
+        let asynchronous = row.mode == Mode::Async;
+        assert_eq!(asynchronous, !read && !sessions.contains(&row.api.name()), "{}", row.api.name());
+    }
+}
