@@ -117,8 +117,12 @@ impl Server {
     async fn open(dir: Arc<TempDir>, settings: Settings) -> Self {
         let store = Store::open(&format!("sqlite://{}/vipgate.db", dir.path().display())).await.unwrap();
         set_first_password(&store, PASSWORD).await.unwrap();
-        let kernel =
-            Arc::new(Kernel { changes: Mutex::default(), fails: AtomicBool::new(false), gate: Semaphore::new(1000) });
+        let kernel = Arc::new(Kernel {
+            changes: Mutex::default(),
+            fails: AtomicBool::new(false),
+            panics: AtomicBool::new(false),
+            gate: Semaphore::new(1000),
+        });
         let state = RestState::new(store.clone(), Arc::new(Wires), kernel.clone(), settings).unwrap();
         state.jobs().recover().await.unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
