@@ -22,8 +22,9 @@ pub(crate) fn text(status: &Status) -> String {
         lines.push(service_line(*key, *prefix_len, service));
         for (_, backend) in backends_of(status, service) {
             let (traffic, load) = (backend.traffic, backend.load);
+            let leaving = if backend.chosen { "" } else { ", leaving" };
             lines.push(format!(
-                "  {:<21} {load} open, {} made, in {} packets {} bytes, out {} packets {} bytes",
+                "  {:<21} {load} open{leaving}, {} made, in {} packets {} bytes, out {} packets {} bytes",
                 address(backend),
                 traffic.connections,
                 traffic.packets_in,
@@ -50,6 +51,7 @@ pub(crate) fn json(status: &Status) -> Value {
             json!({
                 "number": number,
                 "address": address(backend),
+                "chosen": backend.chosen,
                 "open": backend.load,
                 "connections": backend.traffic.connections,
                 "packetsIn": backend.traffic.packets_in,
@@ -81,10 +83,11 @@ pub(crate) fn json(status: &Status) -> Value {
     })
 }
 
-/// Backends of a service, those that only keep their last connections among them.
+/// Backends of a service, those that left it and still have connections among them.
 fn backends_of<'a>(status: &'a Status, service: &'a Service) -> impl Iterator<Item = (&'a u32, &'a BackendStatus)> {
     let balances = service.kind == Kind::Balance as u8;
-    status.backends.iter().filter(move |(_, one)| balances && one.backend.service == service.number)
+    let listed = move |one: &BackendStatus| one.backend.service == service.number && (one.chosen || one.load > 0);
+    status.backends.iter().filter(move |(_, one)| balances && listed(one))
 }
 
 fn service_line(key: ServiceKey, prefix_len: u32, service: &Service) -> String {

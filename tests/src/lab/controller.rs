@@ -47,8 +47,12 @@ impl Controller {
 
     /// A client of its API, logged in as admin.
     pub fn api(&self, router: &Namespace) -> Result<Api> {
-        let api = Api::new(router, &format!("http://{LISTEN}"))?;
-        api.log_in("admin", PASSWORD)
+        Self::stranger(router)?.log_in("admin", PASSWORD)
+    }
+
+    /// A client of its API that has not logged in.
+    pub fn stranger(router: &Namespace) -> Result<Api> {
+        Api::new(router, &format!("http://{LISTEN}"))
     }
 
     /// SIGTERM, as systemd stops a service; its exit status.

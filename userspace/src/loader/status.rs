@@ -1,7 +1,10 @@
 //! What the kernel holds and counted, read from the pins alone: works with and without a running controller, and
 //! changes nothing.
 
-use std::{collections::BTreeMap, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+};
 
 use aya::maps::{MapData, PerCpuArray};
 use vipgate_abi::{
@@ -49,6 +52,8 @@ pub struct BackendStatus {
     /// Live connections.
     pub load: u32,
     pub traffic: Traffic,
+    /// Its service gives it new connections. False: it only keeps those it has.
+    pub chosen: bool,
 }
 
 /// Reads it all. `None`: nothing is pinned under this bpffs root.
@@ -60,24 +65,31 @@ pub fn read(bpffs: &Path) -> Result<Option<Status>, LoadError> {
     let tables = Tables::open(&dir)?;
     let flow_table = FlowTable::open(&dir)?;
     let flows = count_flows(&flow_table);
+    let services = tables.services()?;
     Ok(Some(Status {
         links: dir.pinned_links()?,
         ports: Ports::open(&dir)?.list()?,
-        services: tables.services()?,
-        backends: backends(&tables)?,
+        backends: backends(&tables, &services)?,
+        services,
         reasons: reasons(&dir)?,
         flows,
         flow_capacity: u64::from(flow_table.buckets()) * vipgate_abi::flow::WAYS as u64,
     }))
 }
 
-/// Every backend in use, with its counters.
-pub fn backends(tables: &Tables) -> Result<BTreeMap<u32, BackendStatus>, TableError> {
+/// Every backend that has an entry, with its counters.
+fn backends(
+    tables: &Tables,
+    services: &[(ServiceKey, u32, Service)],
+) -> Result<BTreeMap<u32, BackendStatus>, TableError> {
+    let rings =
+        services.iter().flat_map(|(_, _, service)| (0..service.ring_len).map(|element| service.ring_base + element));
+    let chosen: BTreeSet<u32> = rings.filter_map(|element| tables.rings().read(element)).collect();
     let mut backends = BTreeMap::new();
     for number in 0..tables.backends().len() {
         if let Some(backend) = tables.backends().read(number).filter(|backend| backend.addr != 0) {
-            let status = BackendStatus { backend, load: tables.load(number), traffic: tables.traffic(number)? };
-            backends.insert(number, status);
+            let (load, traffic) = (tables.load(number), tables.traffic(number)?);
+            backends.insert(number, BackendStatus { backend, load, traffic, chosen: chosen.contains(&number) });
         }
     }
     Ok(backends)

@@ -41,17 +41,18 @@ impl Screen {
         self.live
     }
 
-    /// One bar a backend. `again`: over the bars drawn last.
+    /// One bar a backend. `again`: over the bars drawn last, on a live screen.
     pub(crate) fn bars(&self, shares: &BTreeMap<String, u64>, again: bool) {
-        if again && self.live {
+        if again {
             print!("\x1b[{}A", shares.len());
         }
+        let clear = if self.live { "\x1b[2K" } else { "" };
         let total = shares.values().sum::<u64>().max(1);
         let most = shares.values().copied().max().unwrap_or(1).max(1);
         for (name, count) in shares {
             let length = usize::try_from(count * BAR / most).unwrap_or_default();
             let percent = count * 100 / total;
-            println!("\x1b[2K  {name:<10} {:<40} {count:>5} {percent:>3} %", "#".repeat(length));
+            println!("{clear}  {name:<10} {:<40} {count:>5} {percent:>3} %", "#".repeat(length));
         }
         // A screen that cannot be written to is nothing the demo could mend.
         let _ = stdout().flush();

@@ -7,7 +7,8 @@ use std::{
     net::{Ipv4Addr, SocketAddrV4},
 };
 use vipgate_tests::lab::{
-    Cloud, Controller, Hook, Lab, LabOptions, Listener, Load, Origin, Result, UDP, WEB, vipgate_binary,
+    Cloud, Controller, Hook, Lab, LabOptions, Listener, Load, Origin, Result, UDP, WEB, controller::PASSWORD,
+    vipgate_binary,
 };
 
 const VIP: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 10);
@@ -35,9 +36,9 @@ impl Stage {
 
         screen.heading("configured over the REST API; to repeat a call, first:");
         println!("  alias r='nsenter --net={}'", lab.router.path().display());
-        let api = controller.api(&lab.router)?;
-        println!("  SESSION={}", api.session().unwrap_or_default());
-        let cloud = Cloud::new(&lab, api.narrated())?;
+        let api = Controller::stranger(&lab.router)?.narrated().log_in("admin", PASSWORD)?;
+        println!("  SESSION=...  # the uuid in that answer");
+        let cloud = Cloud::new(&lab, api)?;
         let (_, balancer) = cloud.load_balancer(VIP)?;
         let web = cloud.listener(&balancer, WEB)?;
         cloud.add_backends(&web, &[0, 1])?;
