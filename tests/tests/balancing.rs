@@ -2,15 +2,19 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::Ipv4Addr,
+    io::{Read as _, Write as _},
+    net::{Ipv4Addr, Shutdown, TcpListener, TcpStream},
+    time::Duration,
 };
 use vipgate_tests::{
     both_hooks,
-    lab::{ECHO, Listener, Origin, Running, UDP, WEB, host::TcpSession},
+    lab::{ECHO, Listener, Origin, Result, Running, UDP, WEB, host::TcpSession},
 };
 
 const VIP: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 10);
 const ALL: [usize; 3] = [0, 1, 2];
+/// Without a byte for so long, a transfer has failed.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// How many of the answers came from each backend.
 fn shares(origins: &[Origin]) -> BTreeMap<&str, usize> {
@@ -26,7 +30,7 @@ both_hooks! {
         let run = Running::new(hook, 2, 3)?;
         let (_, _, vip) = run.cloud.balanced(VIP, WEB, &ALL)?;
         for client in &run.lab.clients {
-            let origins: Vec<Origin> = (0..9).map(|_| client.curl(vip)).collect::<Result<_, _>>()?;
+            let origins: Vec<Origin> = (0..9).map(|_| client.curl(vip)).collect::<Result<_>>()?;
             assert_eq!(shares(&origins).len(), 3, "{origins:?}");
             assert!(origins.iter().all(|origin| *origin.client.ip() == client.address), "{origins:?}");
         }
@@ -46,8 +50,8 @@ both_hooks! {
         let listener = Listener { algorithm: "leastconn", ..ECHO };
         let (_, _, vip) = run.cloud.balanced(VIP, listener, &ALL)?;
         let client = run.lab.client();
-        let mut sessions = (0..9).map(|_| client.tcp(vip)).collect::<Result<Vec<_>, _>>()?;
-        let origins: Vec<Origin> = sessions.iter_mut().map(TcpSession::ask).collect::<Result<_, _>>()?;
+        let mut sessions = (0..9).map(|_| client.tcp(vip)).collect::<Result<Vec<_>>>()?;
+        let origins: Vec<Origin> = sessions.iter_mut().map(TcpSession::ask).collect::<Result<_>>()?;
         assert_eq!(shares(&origins).into_values().collect::<Vec<_>>(), [3, 3, 3]);
         Ok(())
     }
@@ -130,27 +134,33 @@ both_hooks! {
         Ok(())
     }
 
-    fn bulk_data_arrives_whole(hook) {
+    fn bulk_data_arrives_whole_in_both_directions(hook) {
+        const LENGTH: usize = 32 << 20;
         let run = Running::new(hook, 1, 1)?;
-        let backend = &run.lab.backends[0];
-        let listener = Listener { port: 5201, instance_port: 5201, ..ECHO };
+        let listener = Listener { port: 9000, instance_port: 9001, ..ECHO };
         let (_, _, vip) = run.cloud.balanced(VIP, listener, &[0])?;
-        let mut server = backend.namespace.command("iperf3");
-        let mut server = vipgate_tests::lab::Process::start(
-            "iperf3-server",
-            server.args(["--server", "--one-off", "--forceflush"]),
-            run.lab.directory(),
-        )?;
-        let patience = std::time::Duration::from_secs(20);
-        vipgate_tests::lab::wait_until("iperf3 to listen", patience, || {
-            anyhow::ensure!(server.said().contains("listening"), "it says {}", server.said());
-            Ok(())
+        let backend = &run.lab.backends[0].namespace;
+        let socket = backend.within(|| Ok(TcpListener::bind(("0.0.0.0", listener.instance_port))?))?;
+        // Reads everything, then sends it back.
+        let server = backend.spawn(move || -> Result<()> {
+            let (mut stream, _) = socket.accept()?;
+            let mut data = Vec::with_capacity(LENGTH);
+            stream.read_to_end(&mut data)?;
+            Ok(stream.write_all(&data)?)
         })?;
-        let words = format!("--client {} --port {} --bytes 64M --json", vip.ip(), vip.port());
-        let report: serde_json::Value = serde_json::from_str(&run.lab.client().namespace.run("iperf3", &words)?)?;
-        let received = report["end"]["sum_received"]["bytes"].as_u64().unwrap_or_default();
-        assert!(received >= 60 << 20, "{received} bytes of 64 MiB arrived");
-        server.wait(patience)?;
+        let sent: Vec<u8> = (0..LENGTH).map(|index| (index / 7 % 251) as u8).collect();
+        let returned = run.lab.client().namespace.within(|| {
+            let mut stream = TcpStream::connect(vip)?;
+            stream.set_read_timeout(Some(PATIENCE))?;
+            stream.set_write_timeout(Some(PATIENCE))?;
+            stream.write_all(&sent)?;
+            stream.shutdown(Shutdown::Write)?;
+            let mut returned = Vec::with_capacity(LENGTH);
+            stream.read_to_end(&mut returned)?;
+            Ok(returned)
+        })?;
+        assert!(returned == sent, "{} of {LENGTH} bytes came back, not all of them the same", returned.len());
+        server.join().expect("the server does not panic")??;
         Ok(())
     }
 }

@@ -1,11 +1,11 @@
 //! `vipgate serve` in the router's namespace, as a router's init system would run it.
 
-use super::{Api, Lab, Namespace, Process, Result, wait_until};
+use super::{Api, Lab, Namespace, Process, Result, netns::next_number, wait_until};
 use anyhow::{Context as _, bail};
 use nix::sys::signal::Signal;
 use std::{
     env,
-    net::TcpStream,
+    os::unix::net::UnixDatagram,
     path::PathBuf,
     process::{Command, ExitStatus},
     time::Duration,
@@ -26,14 +26,22 @@ pub struct Controller {
 }
 
 impl Controller {
-    /// Starts it with the lab's store and pins, and waits until it answers.
+    /// Starts it with the lab's store and pins, and waits until it tells that it is ready, as systemd would.
     pub fn start(lab: &Lab, arguments: &[&str]) -> Result<Self> {
-        let mut process = Process::start("vipgate", command(lab)?.args(arguments), lab.directory())?;
-        wait_until("vipgate to listen", READY, || {
+        let path = lab.directory().join(format!("notify-{}", next_number()));
+        let notifications = UnixDatagram::bind(&path).with_context(|| format!("cannot bind {}", path.display()))?;
+        notifications.set_nonblocking(true)?;
+        let mut command = command(lab)?;
+        command.env("NOTIFY_SOCKET", &path).args(arguments);
+        let mut process = Process::start("vipgate", &mut command, lab.directory())?;
+        wait_until("vipgate to be ready", READY, || {
             if let Some(status) = process.ended()? {
                 bail!("it ended with {status}: {}", process.said());
             }
-            lab.router.within(|| TcpStream::connect(LISTEN).context("nothing listens"))
+            let mut message = [0; 256];
+            let length = notifications.recv(&mut message).context("it has told nothing")?;
+            anyhow::ensure!(message[..length].starts_with(b"READY=1"), "it has told something else");
+            Ok(())
         })?;
         Ok(Self { process })
     }
