@@ -29,6 +29,29 @@ impl FlowTable {
         })
     }
 
+    /// An empty table that belongs to no kernel.
+    #[cfg(test)]
+    pub(crate) fn in_memory(buckets: u32, backends: u32) -> Self {
+        Self {
+            buckets: Mapping::anonymous(buckets),
+            flows: Mapping::anonymous(buckets * WAYS as u32),
+            backends: Mapping::anonymous(backends),
+            load: Mapping::anonymous(backends),
+        }
+    }
+
+    /// Writes a flow's slot, as a program does.
+    #[cfg(test)]
+    pub(crate) fn put(&self, slot: u32, word: Word, flow: Flow) {
+        self.flows.write(slot, flow);
+        self.slot(slot).expect("a slot").store(word.0, Ordering::Release);
+    }
+
+    #[cfg(test)]
+    pub(crate) fn put_backend(&self, number: u32, backend: Backend) {
+        self.backends.write(number, backend);
+    }
+
     /// Number of buckets.
     pub fn buckets(&self) -> u32 {
         self.buckets.len()

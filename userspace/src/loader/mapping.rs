@@ -56,6 +56,16 @@ impl<T: Pod> Mapping<T> {
         Ok(Self { start: start.cast(), bytes, count, element: PhantomData })
     }
 
+    /// Memory of the same form that belongs to no map.
+    #[cfg(test)]
+    pub(crate) fn anonymous(count: u32) -> Self {
+        let bytes = NonZeroUsize::new(count as usize * Self::STRIDE * WORD).expect("elements");
+        let access = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+        // SAFETY: a new mapping at an address of the kernel's choice touches no memory that exists.
+        let start = unsafe { nix::sys::mman::mmap_anonymous(None, bytes, access, MapFlags::MAP_SHARED) };
+        Self { start: start.expect("memory").cast(), bytes, count, element: PhantomData }
+    }
+
     /// Number of elements.
     pub fn len(&self) -> u32 {
         self.count
@@ -120,5 +130,43 @@ impl<T> Drop for Mapping<T> {
     fn drop(&mut self) {
         // SAFETY: made by mmap with this length; no reference outlives `self`. It cannot fail for such a range.
         let _ = unsafe { munmap(self.start.cast(), self.bytes.get()) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use vipgate_abi::{backend::Backend, flow::Flow};
+
+    use super::*;
+
+    #[test]
+    fn elements_are_read_as_they_were_written_each_in_its_place() {
+        let mapping = Mapping::<Backend>::anonymous(3);
+        let backend = Backend { addr: 0x0a00_0001, port: 80, generation: 7, service: 9, idle_timeout: 60 };
+        mapping.write(1, backend);
+        mapping.write(3, backend);
+        assert_eq!(
+            (0..4).map(|at| mapping.read(at)).collect::<Vec<_>>(),
+            [Some(Backend::default()), Some(backend), Some(Backend::default()), None]
+        );
+    }
+
+    #[test]
+    fn elements_of_four_bytes_lie_eight_apart() {
+        let mapping = Mapping::<u32>::anonymous(4);
+        mapping.write(2, 5);
+        assert_eq!(mapping.words(2).map(<[_]>::len), Some(1));
+        assert_eq!(mapping.cell(2).map(|cell| cell.fetch_add(1, Ordering::Relaxed)), Some(5));
+        assert_eq!((mapping.read(1), mapping.read(2), mapping.read(3)), (Some(0), Some(6), Some(0)));
+        assert!(mapping.cell(4).is_none());
+    }
+
+    #[test]
+    fn a_flow_is_one_cache_line() {
+        let mapping = Mapping::<Flow>::anonymous(2);
+        let flow = Flow { backend: 3, peer: 9, bytes: u64::MAX, ..Flow::default() };
+        mapping.write(1, flow);
+        assert_eq!(mapping.read(1), Some(flow));
+        assert_eq!(mapping.words(1).map(<[_]>::len), Some(8));
     }
 }

@@ -8,7 +8,7 @@ use aya::{
     programs::{Program, SchedClassifier, Xdp},
 };
 use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
-use tracing::{debug, warn};
+use tracing::debug;
 use vipgate_abi::{
     backend::Backend,
     config::Config,
@@ -101,13 +101,6 @@ pub(super) fn lift_memlock() {
 /// Opens or makes the maps, and loads the programs. The sizes are those that the maps really have.
 pub(super) fn load(dir: &PinDir, wanted: Sizes) -> Result<(Programs, Sizes), LoadError> {
     let sizes = sizes_of_pins(dir, wanted)?;
-    if sizes != wanted {
-        warn!(
-            ?sizes,
-            ?wanted,
-            "the pinned tables keep their sizes; `vipgate detach` lets the new ones apply and ends all flows"
-        );
-    }
     let mut loader = EbpfLoader::new();
     for shape in shapes(sizes) {
         check_pin(&dir.map(shape.name), &shape)?;

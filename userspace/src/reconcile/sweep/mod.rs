@@ -108,8 +108,8 @@ fn sweep(plane: &Plane, table: &FlowTable, shared: &Shared) -> Result<(), LoadEr
             (bucket..end).for_each(|bucket| sweep.bucket(bucket, now));
             bucket = end;
         }
-        if let Some(counted) = sweep.counted {
-            drift.correct(table, &counted);
+        if let Some(count) = sweep.count {
+            drift.correct(table, &count);
         }
     }
     Ok(())
@@ -157,15 +157,28 @@ struct Pass<'a> {
     hz: u32,
     /// The shortest time after which a connection with both sides established may be over, in seconds.
     shortest_idle: u32,
-    /// Connections by backend, in a deep pass.
-    counted: Option<HashMap<u32, u32>>,
+    /// In a deep pass.
+    count: Option<Count>,
+}
+
+/// What a deep pass saw of backends' connections.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Count {
+    /// Loads at the pass's start, those that were not 0.
+    before: HashMap<u32, u32>,
+    /// Connections in the table.
+    found: HashMap<u32, u32>,
 }
 
 impl<'a> Pass<'a> {
     fn new(table: &'a FlowTable, hz: u32, deep: bool) -> Self {
         let idles = (0..table.backend_count()).filter_map(|number| table.backend(number)).filter(|b| b.addr != 0);
         let shortest_idle = idles.map(|backend| backend.idle_timeout).fold(CLOSING, u32::min);
-        Self { table, hz, shortest_idle, counted: deep.then(HashMap::new) }
+        let count = || {
+            let loads = (0..table.backend_count()).map(|number| (number, table.load(number)));
+            Count { before: loads.filter(|(_, load)| *load != 0).collect(), found: HashMap::new() }
+        };
+        Self { table, hz, shortest_idle, count: deep.then(count) }
     }
 
     fn bucket(&mut self, bucket: u32, now: u32) {
@@ -183,7 +196,7 @@ impl<'a> Pass<'a> {
             State::Opening | State::Answered => HALF_OPEN,
             _ => self.shortest_idle,
         };
-        if self.counted.is_none() && !is_over(word.age(now), shortest, self.hz) {
+        if self.count.is_none() && !is_over(word.age(now), shortest, self.hz) {
             return;
         }
         let Some(flow) = self.table.flow(slot) else {
@@ -194,14 +207,14 @@ impl<'a> Pass<'a> {
         let age = peer.as_ref().map_or(word.age(now), |(_, peer, _)| word.age(now).min(peer.age(now)));
         let timeout = timeout(word.state(), peer.as_ref().map(|(_, peer, _)| peer.state()), backend.idle_timeout);
         if backend.generation == flow.generation && !is_over(age, timeout, self.hz) {
-            self.count(word, &flow);
+            self.note(word, &flow);
             return;
         }
         // The other direction first: when a packet just hit it, the connection is alive and both stay.
         if let Some((peer_slot, peer_word, peer_flow)) = peer
             && !self.table.empty(peer_slot, peer_word, &peer_flow)
         {
-            return self.count(word, &flow);
+            return self.note(word, &flow);
         }
         self.table.empty(slot, word, &flow);
     }
@@ -215,12 +228,13 @@ impl<'a> Pass<'a> {
         is_other.then_some((flow.peer, word, peer))
     }
 
-    fn count(&mut self, word: Word, flow: &Flow) {
-        if let Some(counted) = &mut self.counted
+    /// Counts a connection that stays.
+    fn note(&mut self, word: Word, flow: &Flow) {
+        if let Some(count) = &mut self.count
             && flow.flags & FLAG_REPLY == 0
             && word.state().is_live()
         {
-            *counted.entry(flow.backend).or_default() += 1;
+            *count.found.entry(flow.backend).or_default() += 1;
         }
     }
 }
@@ -244,31 +258,35 @@ fn timeout(one: State, other: Option<State>, idle: u32) -> u32 {
     }
 }
 
-/// Corrects loads that differ from what the table holds. Connections come and go during a pass, so one difference
-/// means nothing; what two deep passes in a row find in the same direction is drift.
+/// Corrects loads that differ from what the table holds. Connections come and go during a pass, so what was found lies
+/// somewhere between the loads before and after it; how far it lies outside is a surplus, and what two deep passes in a
+/// row find in the same direction is drift.
 #[derive(Debug, Default)]
 struct Drift {
     last: HashMap<u32, i64>,
 }
 
 impl Drift {
-    fn correct(&mut self, table: &FlowTable, counted: &HashMap<u32, u32>) {
-        let mut found = HashMap::new();
+    fn correct(&mut self, table: &FlowTable, count: &Count) {
+        let mut surpluses = HashMap::new();
+        let of = |counts: &HashMap<u32, u32>, number| i64::from(counts.get(&number).copied().unwrap_or(0));
         for number in 0..table.backend_count() {
-            let counts = counted.get(&number).copied().unwrap_or(0);
-            let surplus = i64::from(table.load(number)) - i64::from(counts);
+            let (before, after) = (of(&count.before, number), i64::from(table.load(number)));
+            let found = of(&count.found, number);
+            let surplus = found.clamp(before.min(after), before.max(after)) - found;
             if surplus == 0 {
                 continue;
             }
             let (off, left) = settle(self.last.get(&number).copied().unwrap_or(0), surplus);
-            match u32::try_from(off.unsigned_abs()).unwrap_or(u32::MAX) {
-                0 => {}
-                by if off > 0 => table.unload(number, by),
-                by => table.add_load(number, by),
+            let by = u32::try_from(off.unsigned_abs()).unwrap_or(u32::MAX);
+            match off.signum() {
+                1 => table.unload(number, by),
+                -1 => table.add_load(number, by),
+                _ => {}
             }
-            found.insert(number, left);
+            surpluses.insert(number, left);
         }
-        self.last = found;
+        self.last = surpluses;
     }
 }
 
@@ -282,41 +300,4 @@ fn settle(last: i64, now: i64) -> (i64, i64) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_usual_frequencies_are_recognised_and_others_taken_as_measured() {
-        for (measured, hz) in [(99.2, 100), (255.0, 250), (296.0, 300), (1003.4, 1000), (128.2, 128), (0.0, 1)] {
-            assert_eq!(nearest_hz(measured), hz, "{measured}");
-        }
-    }
-
-    #[test]
-    fn a_connection_lives_as_long_as_its_state_says() {
-        use State::{Answered, Closed, Closing, Datagrams, Established, Opening};
-        assert_eq!(timeout(Opening, Some(Opening), 600), HALF_OPEN);
-        assert_eq!(timeout(Answered, Some(Opening), 600), HALF_OPEN);
-        assert_eq!(timeout(Answered, Some(Established), 600), 600);
-        assert_eq!(timeout(Datagrams, Some(Datagrams), 600), 600);
-        assert_eq!(timeout(Established, Some(Closing), 600), CLOSING);
-        assert_eq!(timeout(Closing, Some(Closed), 600), CLOSED);
-        assert_eq!(timeout(Established, None, 600), 600);
-    }
-
-    #[test]
-    fn ages_do_not_overflow() {
-        assert!(!is_over(u32::MAX, u32::MAX, 1000));
-        assert!(is_over(6001, 6, 1000) && !is_over(6000, 6, 1000));
-    }
-
-    #[test]
-    fn only_a_lasting_difference_is_drift() {
-        assert_eq!(settle(0, 5), (0, 5), "seen once");
-        assert_eq!(settle(5, 5), (5, 0), "seen twice");
-        assert_eq!(settle(5, 2), (2, 0));
-        assert_eq!(settle(2, 5), (2, 3));
-        assert_eq!(settle(-3, -4), (-3, -1), "too few counted");
-        assert_eq!(settle(3, -4), (0, -4), "noise");
-    }
-}
+mod tests;

@@ -1,0 +1,220 @@
+//! The sweeper against a table in memory, alone and against others that use it at the same time.
+
+use std::sync::atomic::AtomicU32;
+
+use vipgate_abi::backend::Backend;
+
+use super::*;
+
+const HZ: u32 = 100;
+const IDLE: u32 = 600;
+/// Shortly after jiffies' low bits wrapped, as 5 minutes after every boot.
+const NOW: u32 = 1000;
+
+/// A table with one backend, number 1, generation 7.
+fn table() -> FlowTable {
+    let table = FlowTable::in_memory(64, 4);
+    table.put_backend(1, Backend { addr: 1, generation: 7, idle_timeout: IDLE, ..Backend::default() });
+    table
+}
+
+fn word(state: State, age: u32) -> Word {
+    Word::new(state, 3, 0xbeef, NOW.wrapping_sub(age * HZ))
+}
+
+/// Puts a connection into slots `first` and `first + 8`, with these states and ages in seconds, counted.
+fn connect(table: &FlowTable, first: u32, one: (State, u32), other: (State, u32)) {
+    let second = first + WAYS as u32;
+    let flow = Flow { backend: 1, generation: 7, peer: second, ..Flow::default() };
+    table.put(first, word(one.0, one.1), flow);
+    table.put(second, word(other.0, other.1), Flow { peer: first, flags: FLAG_REPLY, ..flow });
+    if one.0.is_live() {
+        table.add_load(1, 1);
+    }
+}
+
+fn pass(table: &FlowTable, deep: bool) -> Option<Count> {
+    let mut pass = Pass::new(table, HZ, deep);
+    (0..table.buckets()).for_each(|bucket| pass.bucket(bucket, NOW));
+    pass.count
+}
+
+/// The states of the two slots of a connection.
+fn states(table: &FlowTable, first: u32) -> (State, State) {
+    let state = |slot| table.word(slot).expect("a slot").state();
+    (state(first), state(first + WAYS as u32))
+}
+
+const GONE: (State, State) = (State::Empty, State::Empty);
+
+#[test]
+fn connections_go_when_both_directions_are_idle_for_their_states_time() {
+    use State::{Answered, Closed, Closing, Datagrams, Established, Opening};
+    for (one, other, lives, dies) in [
+        (Opening, Opening, HALF_OPEN, HALF_OPEN + 1),
+        (Answered, Answered, HALF_OPEN, HALF_OPEN + 1),
+        (Established, Established, IDLE, IDLE + 1),
+        (Datagrams, Datagrams, IDLE, IDLE + 1),
+        (Closing, Established, CLOSING, CLOSING + 1),
+        (Established, Closing, CLOSING, CLOSING + 1),
+        (Closed, Closed, CLOSED, CLOSED + 1),
+    ] {
+        let table = table();
+        connect(&table, 0, (one, lives), (other, lives));
+        connect(&table, 16, (one, dies), (other, dies));
+        connect(&table, 32, (one, dies), (other, 0));
+        connect(&table, 48, (one, 0), (other, dies));
+        let before = table.load(1);
+        pass(&table, false);
+        assert_eq!(states(&table, 0), (one, other), "{one:?}: young enough");
+        assert_eq!(states(&table, 16), GONE, "{one:?}: over");
+        assert_eq!(states(&table, 32), (one, other), "{one:?}: the backend still talks");
+        assert_eq!(states(&table, 48), (one, other), "{one:?}: the client still talks");
+        assert_eq!(before - table.load(1), u32::from(one.is_live()), "{one:?}: counted once");
+    }
+}
+
+#[test]
+fn flows_of_a_past_generation_go_in_a_deep_pass() {
+    let table = table();
+    connect(&table, 0, (State::Established, 0), (State::Established, 0));
+    table.put_backend(1, Backend { generation: 8, ..Backend::default() });
+    pass(&table, false);
+    assert_ne!(states(&table, 0), GONE);
+    let count = pass(&table, true).expect("counted");
+    assert_eq!((count.before, count.found), (HashMap::from([(1, 1)]), HashMap::new()));
+    assert_eq!(states(&table, 0), GONE);
+    assert_eq!(table.load(1), 0);
+}
+
+#[test]
+fn a_flow_whose_other_direction_is_anothers_goes_alone() {
+    let table = table();
+    connect(&table, 0, (State::Established, IDLE + 1), (State::Established, 0));
+    // The second slot was claimed for another connection.
+    let stranger = Flow { backend: 1, generation: 7, peer: 40, flags: FLAG_REPLY, ..Flow::default() };
+    table.put(8, word(State::Established, 0), stranger);
+    pass(&table, false);
+    assert_eq!(states(&table, 0), (State::Empty, State::Established));
+    assert_eq!(table.load(1), 0);
+    // A peer beyond the table, as a torn read may show, is none.
+    table.put(0, word(State::Closed, 60), Flow { peer: u32::MAX, generation: 7, backend: 1, ..Flow::default() });
+    pass(&table, false);
+    assert_eq!(states(&table, 0).0, State::Empty);
+}
+
+#[test]
+fn slots_in_other_hands_are_left_alone() {
+    let table = table();
+    table.put(0, word(State::Busy, 1000), Flow::default());
+    pass(&table, true);
+    assert_eq!(table.word(0), Some(word(State::Busy, 1000)));
+}
+
+#[test]
+fn a_deep_pass_counts_connections_and_two_correct_the_load() {
+    let table = table();
+    for first in [0, 16, 32] {
+        connect(&table, first, (State::Established, 1), (State::Established, 1));
+    }
+    table.add_load(1, 10);
+    table.add_load(2, 4);
+    let mut drift = Drift::default();
+    for _ in 0..2 {
+        assert_eq!((table.load(1), table.load(2)), (13, 4), "one look proves nothing");
+        let count = pass(&table, true).expect("counted");
+        assert_eq!(count.found, HashMap::from([(1, 3)]));
+        drift.correct(&table, &count);
+    }
+    assert_eq!((table.load(1), table.load(2)), (3, 0));
+}
+
+#[test]
+fn a_load_that_changes_during_the_pass_is_no_drift() {
+    let table = table();
+    let mut drift = Drift::default();
+    for round in 1..4_u32 {
+        let before = HashMap::from([(1, round * 10)]);
+        // Half of the ten that came during the pass were seen.
+        table.add_load(1, (round + 1) * 10 - table.load(1));
+        drift.correct(&table, &Count { before, found: HashMap::from([(1, round * 10 + 5)]) });
+        assert_eq!(table.load(1), (round + 1) * 10);
+    }
+}
+
+#[test]
+fn two_sweepers_take_each_connection_off_the_load_once() {
+    for _ in 0..50 {
+        let table = table();
+        for first in (0..512).filter(|slot| slot % 16 < 8) {
+            connect(&table, first, (State::Established, IDLE + 1), (State::Established, IDLE + 1));
+        }
+        assert_eq!(table.load(1), 256);
+        // An extra one, to see a load that was taken twice.
+        table.add_load(1, 256);
+        thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| pass(&table, false));
+            }
+        });
+        assert_eq!(table.load(1), 256);
+        assert!((0..512).all(|slot| table.word(slot).is_some_and(|word| word.state() == State::Empty)));
+    }
+}
+
+#[test]
+fn a_connection_that_is_hit_in_time_is_never_removed() {
+    let table = table();
+    let clock = AtomicU32::new(NOW);
+    connect(&table, 0, (State::Established, 0), (State::Established, 0));
+    let stop = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let (table, clock, stop) = (&table, &clock, &stop);
+        // A CPU hits the client's direction all the time, as rule 3 says: the upper half only; here the whole word is
+        // swapped, which is the same for others.
+        scope.spawn(move || {
+            while !stop.load(Ordering::Relaxed) {
+                let now = u64::from(clock.load(Ordering::Relaxed)) << 32;
+                let _ = table.words(0)[0]
+                    .fetch_update(Ordering::AcqRel, Ordering::Relaxed, |word| Some(now | (word & 0xffff_ffff)));
+            }
+        });
+        for _ in 0..2000 {
+            // Time advances by less than the timeout between two looks, so a hit always came in between.
+            let now = clock.load(Ordering::Relaxed);
+            let seen = || Word(table.words(0)[0].load(Ordering::Acquire)).seen();
+            while seen() != now {
+                thread::yield_now();
+            }
+            let now = clock.fetch_add(IDLE * HZ / 2, Ordering::Relaxed).wrapping_add(IDLE * HZ / 2);
+            let mut pass = Pass::new(table, HZ, false);
+            (0..table.buckets()).for_each(|bucket| pass.bucket(bucket, now));
+        }
+        stop.store(true, Ordering::Relaxed);
+    });
+    assert_eq!(states(&table, 0), (State::Established, State::Established));
+    assert_eq!(table.load(1), 1);
+}
+
+#[test]
+fn the_usual_frequencies_are_recognised_and_others_taken_as_measured() {
+    for (measured, hz) in [(99.2, 100), (255.0, 250), (296.0, 300), (1003.4, 1000), (128.2, 128), (0.0, 1)] {
+        assert_eq!(nearest_hz(measured), hz, "{measured}");
+    }
+}
+
+#[test]
+fn ages_do_not_overflow() {
+    assert!(!is_over(u32::MAX, u32::MAX, 1000));
+    assert!(is_over(6001, 6, 1000) && !is_over(6000, 6, 1000));
+}
+
+#[test]
+fn only_a_lasting_difference_is_drift() {
+    assert_eq!(settle(0, 5), (0, 5), "seen once");
+    assert_eq!(settle(5, 5), (5, 0), "seen twice");
+    assert_eq!(settle(5, 2), (2, 0));
+    assert_eq!(settle(2, 5), (2, 3));
+    assert_eq!(settle(-3, -4), (-3, -1), "too few counted");
+    assert_eq!(settle(3, -4), (0, -4), "noise");
+}
