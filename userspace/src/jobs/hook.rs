@@ -43,20 +43,21 @@ impl FromStr for HookUrl {
     }
 }
 
-pub(super) struct Caller {
+/// Delivers results.
+pub(super) struct Hooks {
     client: Client,
     permits: Semaphore,
     settings: Settings,
 }
 
-impl Caller {
+impl Hooks {
     pub(super) fn new(settings: Settings) -> Result<Self, reqwest::Error> {
         let client = Client::builder().timeout(TIMEOUT).redirect(redirect::Policy::none()).no_proxy().build()?;
         Ok(Self { client, permits: Semaphore::new(AT_ONCE), settings })
     }
 
     /// Calls the hook of a finished job, if it has one, until it answers or has failed too often.
-    pub(super) async fn call(&self, store: &Store, job_uuid: &str) -> store::Result<()> {
+    pub(super) async fn deliver(&self, store: &Store, job_uuid: &str) -> store::Result<()> {
         let Some(hook) = rows::hook(&mut store.read().await?, job_uuid).await? else {
             return Ok(());
         };

@@ -95,7 +95,7 @@ struct Inner {
     store: Store,
     apply: Arc<dyn Apply>,
     settings: Settings,
-    caller: hook::Caller,
+    hooks: hook::Hooks,
 }
 
 impl std::fmt::Debug for Jobs {
@@ -108,8 +108,8 @@ impl Jobs {
     /// # Errors
     /// The client for web hooks can't be made.
     pub fn new(store: Store, apply: Arc<dyn Apply>, settings: Settings) -> Result<Self, reqwest::Error> {
-        let caller = hook::Caller::new(settings)?;
-        Ok(Self { inner: Arc::new(Inner { store, apply, settings, caller }) })
+        let hooks = hook::Hooks::new(settings)?;
+        Ok(Self { inner: Arc::new(Inner { store, apply, settings, hooks }) })
     }
 
     /// Ends the transaction of a call and makes its job. With an `outcome` both are committed together, and a task
@@ -219,13 +219,15 @@ impl Jobs {
             }
         };
         rows::finish(&mut tx, &job.uuid, succeeded, &body).await?;
-        self.commit(tx).await
+        self.commit(tx).await?;
+        tracing::debug!(job = job.uuid, succeeded, "a job has finished");
+        Ok(())
     }
 
     fn call_hook(&self, uuid: String) {
         let jobs = self.clone();
         tokio::spawn(async move {
-            if let Err(error) = jobs.inner.caller.call(&jobs.inner.store, &uuid).await {
+            if let Err(error) = jobs.inner.hooks.deliver(&jobs.inner.store, &uuid).await {
                 tracing::error!(job = uuid, %error, "the state of a web hook can't be stored");
             }
         });

@@ -86,8 +86,13 @@ fn conditions(table: &Table, query: &Query) -> Result<Cond, ApiError> {
 /// The field of that name, or the error that names it and the one that was probably meant.
 pub(super) fn known(table: &Table, name: &str) -> Result<&'static Field, ApiError> {
     table.field(name).ok_or_else(|| {
-        let names = table.fields.iter().map(|field| field.name);
-        unknown(table, name, names)
+        if name.contains('.') || name.starts_with("__") {
+            return ApiError::unimplemented(format!(
+                "`{name}` asks for another resource than {}: conditions across resources are not served yet",
+                table.resource.kind()
+            ));
+        }
+        unknown(table, name, table.fields.iter().map(|field| field.name))
     })
 }
 

@@ -25,6 +25,7 @@ use axum::{
 use percent_encoding::percent_decode_str;
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value};
+use tokio::time::timeout;
 use vipgate_api::{
     Api, ApiError, Call, Reply, Resource,
     calls::{Method, Mode},
@@ -48,6 +49,9 @@ use crate::{
 
 /// The largest body that is read, in bytes.
 const MOST_BODY: usize = 1 << 20;
+
+/// How long a caller may take to send a body.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// What can be set; the defaults are the documented ones.
 #[derive(Clone, Debug)]
@@ -241,6 +245,7 @@ impl RestState {
         let arguments = incoming.arguments(call).map_err(bad_request)?;
         let ticket = incoming.ticket(call.api.name()).map_err(bad_request)?;
         let uuid = ticket.uuid.clone();
+        tracing::debug!(api = ticket.api, job = uuid, "an asynchronous call came in");
         let mut tx = self.store.begin().await.map_err(internal)?;
         let outcome = self.decide(&mut tx, call, arguments, &incoming.headers).await;
         self.accept(tx, ticket, outcome).await?;
@@ -345,9 +350,14 @@ fn choose(method: Method, mut found: Vec<Match>, body: &Map<String, Value>) -> R
 
 /// A body as JSON; an empty one is an empty object.
 async fn read(body: Body) -> Result<Map<String, Value>, Response> {
-    let bytes = to_bytes(body, MOST_BODY).await.map_err(|_| {
-        plain(StatusCode::PAYLOAD_TOO_LARGE, format!("the body is cut off or has more than {MOST_BODY} bytes"))
-    })?;
+    let bytes = match timeout(PATIENCE, to_bytes(body, MOST_BODY)).await {
+        Ok(Ok(bytes)) => bytes,
+        Ok(Err(_)) => {
+            let text = format!("the body is cut off or has more than {MOST_BODY} bytes");
+            return Err(plain(StatusCode::PAYLOAD_TOO_LARGE, text));
+        }
+        Err(_) => return Err(plain(StatusCode::REQUEST_TIMEOUT, "the body did not come in time")),
+    };
     if bytes.iter().all(u8::is_ascii_whitespace) {
         return Ok(Map::new());
     }

@@ -102,6 +102,10 @@ async fn what_does_not_exist_is_an_error_that_names_it_and_the_nearest() {
         let details = error["details"].as_str().unwrap();
         assert!(details.contains("`nmae`") && details.contains("`name`"), "{details}");
     }
+    for query in ["q=cluster.name=a", "q=__systemTag__=a"] {
+        let reply = server.get(&format!("/zones?{query}")).await;
+        assert_eq!(json_of(reply).await["error"]["code"], "SYS.1014", "{query}");
+    }
     for query in ["q=createDate=yesterday", "q=createDate~=J%25"] {
         let reply = server.get(&format!("/zones?{query}")).await;
         assert_eq!(json_of(reply).await["error"]["code"], "SYS.1007", "{query}");
