@@ -5,13 +5,16 @@
 #![no_main]
 
 use aya_ebpf::{
-    bindings::{TC_ACT_SHOT, xdp_action::XDP_DROP},
-    btf_maps::Array,
+    bindings::{
+        TC_ACT_SHOT,
+        xdp_action::{XDP_DROP, XDP_TX},
+    },
+    btf_maps::{Array, PerCpuArray},
     macros::{btf_map, classifier, xdp},
     programs::{TcContext, XdpContext},
 };
 use vipgate_pipeline::{
-    packet::{ETH_LEN, Packet, store},
+    packet::{ETH_LEN, Packet, store, store_mac},
     pipeline,
     tc::TcPacket,
     xdp::XdpPacket,
@@ -28,6 +31,10 @@ static BENCH_HEADERS: Array<Headers, 1, 0> = Array::new();
 /// The next packet's index, and the number of packets minus one: a power of two minus one.
 #[btf_map]
 static BENCH_TURN: Array<[u32; 2], 1, 0> = Array::new();
+
+/// Frames that came to the sink.
+#[btf_map]
+static BENCH_SUNK: PerCpuArray<u64, 1> = PerCpuArray::new();
 
 /// Writes the next packet's headers over the ones before.
 #[inline(always)]
@@ -89,4 +96,40 @@ pub fn bench_empty_tc(ctx: TcContext) -> i32 {
         return i32::MAX;
     }
     TC_ACT_SHOT as i32
+}
+
+/// The router's MAC address, and the generator's.
+const ROUTER: [u8; 6] = [0x02, 0, 0, 0, 1, 0x01];
+const GENERATOR: [u8; 6] = [0x02, 0, 0, 0, 1, 0xfe];
+
+/// The generator: a live test run sends each packet out of the device that it pretends to have come in by. Its buffers
+/// come back as the router left them, so the Ethernet header is renewed, too.
+#[xdp]
+#[inline(always)]
+pub fn bench_send(ctx: XdpContext) -> u32 {
+    let packet = XdpPacket(ctx);
+    if renew(&packet).is_none() {
+        return XDP_DROP;
+    }
+    let data = packet.data();
+    if data + ETH_LEN > packet.data_end() {
+        return XDP_DROP;
+    }
+    // SAFETY: within the packet, checked above.
+    unsafe {
+        store_mac(data, ROUTER);
+        store_mac(data + 6, GENERATOR);
+    }
+    XDP_TX
+}
+
+/// The sink: counts and drops.
+#[xdp]
+#[inline(always)]
+pub fn bench_sink(_ctx: XdpContext) -> u32 {
+    if let Some(counter) = BENCH_SUNK.get_ptr_mut(0) {
+        // SAFETY: this CPU's own element.
+        unsafe { *counter += 1 };
+    }
+    XDP_DROP
 }

@@ -2,5 +2,6 @@
 
 mod report;
 pub mod testrun;
+pub mod wire;
 
 pub use report::{Report, Row, Series};

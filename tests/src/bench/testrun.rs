@@ -74,12 +74,7 @@ fn headers(count: u32, flags: u8, port: u16) -> Vec<[u16; 32]> {
         .map(|number| {
             let host = Ipv4Addr::from(0x0a40_0000 + (number >> 4));
             let sport = 1024 + u16::try_from(number & 15).unwrap_or_default();
-            let bytes = Frame::tcp(SocketAddrV4::new(host, sport), to, flags).bytes();
-            let mut words = [0; 32];
-            for (word, pair) in words.iter_mut().zip(bytes[14..].chunks_exact(2)) {
-                *word = u16::from_ne_bytes([pair[0], pair[1]]);
-            }
-            words
+            Frame::tcp(SocketAddrV4::new(host, sport), to, flags).header_words()
         })
         .collect()
 }

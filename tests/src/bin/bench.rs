@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 use clap::Parser;
 use vipgate_tests::{
-    bench::{Report, testrun},
+    bench::{Report, testrun, wire},
     packet::Hook,
 };
 
@@ -34,6 +34,7 @@ fn main() -> Result<()> {
                 .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
         })?;
     }
+    wire::run(&mut report, rounds, repeat)?;
     if let Some(path) = &arguments.json {
         report.write(path)?;
     }

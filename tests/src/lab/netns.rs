@@ -29,6 +29,12 @@ pub(super) fn prefix(number: u32) -> String {
     format!("{PREFIX}-{}-{number}-", std::process::id())
 }
 
+/// A name that no other namespace has.
+#[must_use]
+pub fn unique(name: &str) -> String {
+    format!("{}{name}", prefix(next_number()))
+}
+
 /// The process that made a thing of this name; `None`: no lab made it.
 pub(super) fn owner(name: &str) -> Option<u32> {
     name.strip_prefix(PREFIX)?.strip_prefix('-')?.split('-').next()?.parse().ok()

@@ -8,13 +8,13 @@ use std::{
 
 use anyhow::{Context as _, Result, bail, ensure};
 use aya::{
-    Ebpf, EbpfLoader, Pod, TestRun as _, TestRunOptions, TestRunResult, include_bytes_aligned,
+    Ebpf, EbpfLoader, Pod, TestRun as _, TestRunAttrs, TestRunOptions, TestRunResult, include_bytes_aligned,
     maps::{
         Array, HashMap, Map, MapData, PerCpuArray,
         lpm_trie::{Key, LpmTrie},
         xdp::DevMap,
     },
-    programs::{ProgramError, SchedClassifier, Xdp},
+    programs::{ProgramError, SchedClassifier, Xdp, XdpMode},
 };
 use nix::sched::{CloneFlags, unshare};
 use vipgate_abi::{
@@ -83,6 +83,8 @@ pub struct Bench {
     program: &'static str,
     /// The benchmark's prologue alone.
     empty: &'static str,
+    /// The generator's device.
+    device: u32,
     next_backend: u32,
     next_service: u32,
     next_ring: u32,
@@ -170,34 +172,79 @@ impl Bench {
     }
 
     fn open(hook: Hook, object: &[u8], buckets: u32, sizes: &[(&str, u32)]) -> Result<Self> {
-        // The thread's own namespace: it ends with the thread, and with it all that is made here.
-        unshare(CloneFlags::CLONE_NEWNET).context("cannot make a network namespace (root needed)")?;
-        for words in [
-            "link set lo up",
-            // Pairs whose other ends lie idle: they only have to exist and be up.
-            "link add pub0 type veth peer name pub1",
-            "link add priv0 type veth peer name priv1",
-            "link set pub1 up",
-            "link set priv1 up",
-            "link set pub0 address 02:00:00:00:01:01 up",
-            "link set priv0 address 02:00:00:00:02:01 up",
-            "addr add 10.1.0.1/24 dev pub0",
-            "addr add 10.2.0.1/24 dev priv0",
-            "route add default via 10.1.0.254",
-            "neigh add 10.1.0.254 lladdr 02:00:00:00:01:fe dev pub0",
-        ] {
-            ip(words)?;
-        }
-        let hosts: String = (10..=30)
-            .map(|host| {
-                format!(
-                    "neigh add 10.1.0.{host} lladdr 02:00:00:00:01:{host:02x} dev pub0\n\
-                     neigh add 10.2.0.{host} lladdr 02:00:00:00:02:{host:02x} dev priv0\n"
-                )
-            })
-            .collect();
-        ip_batch(&hosts)?;
-        std::fs::write("/proc/sys/net/ipv4/ip_forward", "1").context("cannot enable forwarding")?;
+        make_network()?;
+        let mut bench = Self::load_object(hook, object, buckets, sizes)?;
+        bench.set_port(1, "pub0", Self::PUBLIC_MAC)?;
+        bench.set_port(2, "priv0", Self::PRIVATE_MAC)?;
+        Ok(bench)
+    }
+
+    /// The programs that the controller loads, in the calling thread's namespace as it is, without ports.
+    pub fn in_namespace(hook: Hook, buckets: u32) -> Result<Self> {
+        let mut bench = Self::load_object(hook, PROGRAMS, buckets, &[])?;
+        bench.program = maps::PROGRAM_XDP;
+        bench.load_program(bench.program)?;
+        Ok(bench)
+    }
+
+    /// Attaches the XDP program natively to a device of the calling thread's namespace, until the bench goes.
+    pub fn attach(&mut self, device: &str) -> Result<()> {
+        let name = self.program;
+        program::<Xdp>(&mut self.ebpf, name)?
+            .attach(device, XdpMode::Driver)
+            .with_context(|| format!("cannot attach {name} to {device}"))?;
+        Ok(())
+    }
+
+    /// The benchmark's sink on a device of the calling thread's namespace.
+    pub fn sink(device: &str) -> Result<Self> {
+        let mut bench = Self::load_object(Hook::Xdp, BENCHMARK, 8, &[])?;
+        bench.program = "bench_sink";
+        bench.load_program(bench.program)?;
+        bench.attach(device)?;
+        Ok(bench)
+    }
+
+    /// Frames that came to the sink.
+    pub fn sunk(&self) -> Result<u64> {
+        let map = self.ebpf.map("BENCH_SUNK").context("the object has no map BENCH_SUNK")?;
+        Ok(PerCpuArray::<_, u64>::try_from(map)?.get(&0, 0)?.iter().sum())
+    }
+
+    /// The benchmark's generator of these packets, in turn, out of a device of the calling thread's namespace.
+    pub fn generator(device: &str, headers: &[[u16; 32]]) -> Result<Self> {
+        let count = u32::try_from(headers.len())?;
+        let mut bench = Self::load_object(Hook::Xdp, BENCHMARK, 8, &[("BENCH_HEADERS", count)])?;
+        bench.program = "bench_send";
+        bench.load_program(bench.program)?;
+        bench.set_headers(headers)?;
+        bench.device = ifindex(device)?;
+        Ok(bench)
+    }
+
+    /// Sends so many frames; the seconds of processor time that it took, the receivers' part included.
+    pub fn send(&mut self, frames: u32, batch: u32) -> Result<f64> {
+        let mut frame = [0; 60];
+        frame[0..6].copy_from_slice(&Self::PUBLIC_MAC);
+        frame[6..12].copy_from_slice(&Self::GATEWAY_MAC);
+        frame[12] = 0x08;
+        // struct xdp_md: data, data_end, data_meta, ingress_ifindex, rx_queue_index, egress_ifindex.
+        let context: Vec<u8> =
+            [0, frame.len() as u32, 0, self.device, 0, 0].iter().flat_map(|field| field.to_ne_bytes()).collect();
+        let options = TestRunOptions {
+            data_in: Some(&frame),
+            ctx_in: Some(&context),
+            repeat: frames,
+            attrs: TestRunAttrs::new().xdp_live_frames(batch),
+            ..TestRunOptions::new()
+        };
+        let start = processor_time()?;
+        let name = self.program;
+        program::<Xdp>(&mut self.ebpf, name)?.test_run(options).context("the live test run failed")?;
+        Ok(processor_time()? - start)
+    }
+
+    fn load_object(hook: Hook, object: &[u8], buckets: u32, sizes: &[(&str, u32)]) -> Result<Self> {
         let mut loader = EbpfLoader::new();
         for (map, size) in sizes {
             loader.map_max_entries(map, *size);
@@ -211,10 +258,9 @@ impl Bench {
             .map_max_entries(maps::BACKEND_TRAFFIC, 4096)
             .load(object)
             .context("cannot load the programs")?;
-        let mut bench = Self { ebpf, hook, program: "", empty: "", next_backend: 1, next_service: 1, next_ring: 0 };
+        let mut bench =
+            Self { ebpf, hook, program: "", empty: "", device: 0, next_backend: 1, next_service: 1, next_ring: 0 };
         bench.set_config(Config { flow_seed: 0x5eed, bucket_mask: buckets - 1, epoch: 1 })?;
-        bench.set_port(1, "pub0", Self::PUBLIC_MAC)?;
-        bench.set_port(2, "priv0", Self::PRIVATE_MAC)?;
         Ok(bench)
     }
 
@@ -436,6 +482,37 @@ impl Bench {
         ensure!(counted == 1, "{} was counted {counted} times", reason.name());
         Ok(())
     }
+}
+
+/// Puts the calling thread into a network namespace of its own, which ends with the thread and with all that is in it.
+fn make_network() -> Result<()> {
+    unshare(CloneFlags::CLONE_NEWNET).context("cannot make a network namespace (root needed)")?;
+    for words in [
+        "link set lo up",
+        // Pairs whose other ends lie idle: they only have to exist and be up.
+        "link add pub0 type veth peer name pub1",
+        "link add priv0 type veth peer name priv1",
+        "link set pub1 up",
+        "link set priv1 up",
+        "link set pub0 address 02:00:00:00:01:01 up",
+        "link set priv0 address 02:00:00:00:02:01 up",
+        "addr add 10.1.0.1/24 dev pub0",
+        "addr add 10.2.0.1/24 dev priv0",
+        "route add default via 10.1.0.254",
+        "neigh add 10.1.0.254 lladdr 02:00:00:00:01:fe dev pub0",
+    ] {
+        ip(words)?;
+    }
+    let hosts: String = (10..=30)
+        .map(|host| {
+            format!(
+                "neigh add 10.1.0.{host} lladdr 02:00:00:00:01:{host:02x} dev pub0\n\
+                 neigh add 10.2.0.{host} lladdr 02:00:00:00:02:{host:02x} dev priv0\n"
+            )
+        })
+        .collect();
+    ip_batch(&hosts)?;
+    std::fs::write("/proc/sys/net/ipv4/ip_forward", "1").context("cannot enable forwarding")
 }
 
 fn program<'a, P>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut P>
