@@ -1,6 +1,6 @@
 //! Choosing an address of an L3 network.
 
-use std::net::Ipv4Addr;
+use std::{collections::BTreeSet, net::Ipv4Addr};
 
 use vipgate_api::ApiError;
 
@@ -47,15 +47,16 @@ pub(super) struct Allocated {
     pub(super) range: IpRange,
 }
 
-/// Takes the required address, or one by the strategy.
+/// Takes the required address, or one by the strategy; none of those that the router has of its own.
 ///
 /// # Errors
-/// L3.1000: the required one is in use or outside every range, or none is free.
+/// L3.1000: the required one is the router's, in use or outside every range, or none is free.
 pub(super) async fn allocate(
     tx: &mut Tx,
     l3_network_uuid: &str,
     strategy: Strategy,
     required: Option<Ipv4Addr>,
+    routers: &BTreeSet<Ipv4Addr>,
 ) -> Result<Allocated> {
     let ranges = network::ranges_of(tx, l3_network_uuid).await?;
     let fail = |why: &str| {
@@ -69,18 +70,24 @@ pub(super) async fn allocate(
         return Err(fail("the network has no IP range"));
     }
     let (range, ip) = match required {
+        Some(ip) if routers.contains(&ip) => return Err(fail("it is the router's own")),
         Some(ip) => {
             let range = ranges.into_iter().find(|range| range.contains(ip));
             (range.ok_or_else(|| fail("no IP range of the network holds it"))?, ip)
         }
-        None => choose(tx, ranges, strategy).await?.ok_or_else(|| fail("every address is in use"))?,
+        None => choose(tx, ranges, strategy, routers).await?.ok_or_else(|| fail("every address is in use"))?,
     };
     let used_ip_uuid = address::take(tx, &range, ip).await?.ok_or_else(|| fail("it is in use"))?;
     Ok(Allocated { used_ip_uuid, ip, range })
 }
 
 /// A free address, with its range.
-async fn choose(tx: &mut Tx, mut ranges: Vec<IpRange>, strategy: Strategy) -> Result<Option<(IpRange, Ipv4Addr)>> {
+async fn choose(
+    tx: &mut Tx,
+    mut ranges: Vec<IpRange>,
+    strategy: Strategy,
+    routers: &BTreeSet<Ipv4Addr>,
+) -> Result<Option<(IpRange, Ipv4Addr)>> {
     let mut starts = Vec::new();
     if strategy == Strategy::Random {
         let pick = random();
@@ -94,8 +101,13 @@ async fn choose(tx: &mut Tx, mut ranges: Vec<IpRange>, strategy: Strategy) -> Re
     }
     starts.extend(ranges.iter().enumerate().map(|(index, range)| (index, range.first_number)));
     for (index, from) in starts {
-        if let Some(ip) = address::first_free(tx, &ranges[index], Ipv4Addr::from_bits(from)).await? {
-            return Ok(Some((ranges.swap_remove(index), ip)));
+        let mut from = Ipv4Addr::from_bits(from);
+        while let Some(ip) = address::first_free(tx, &ranges[index], from).await? {
+            if !routers.contains(&ip) {
+                return Ok(Some((ranges.swap_remove(index), ip)));
+            }
+            // No range ends at the last address of all.
+            from = Ipv4Addr::from_bits(ip.to_bits() + 1);
         }
     }
     Ok(None)

@@ -40,12 +40,12 @@ pub async fn call(
         Api::AttachNetworkServiceToL3Network => network_service::attach(tx, arguments.read()?).await,
         Api::DetachNetworkServiceFromL3Network => network_service::detach(tx, arguments.read()?).await,
 
-        Api::CreateVmInstance => vm::create(tx, caller, arguments.read()?).await,
+        Api::CreateVmInstance => vm::create(tx, caller, devices, arguments.read()?).await,
         Api::DestroyVmInstance => vm::destroy(tx, &arguments.read()?).await,
         Api::StartVmInstance => vm::start(tx, arguments.read()?).await,
         Api::StopVmInstance => vm::stop(tx, arguments.read()?).await,
 
-        Api::CreateVip => vip::create(tx, caller, arguments.read()?).await,
+        Api::CreateVip => vip::create(tx, caller, devices, arguments.read()?).await,
         Api::DeleteVip => vip::delete(tx, &arguments.read()?).await,
         Api::UpdateVip => vip::update(tx, arguments.read()?).await,
         Api::ChangeVipState => vip::change_state(tx, arguments.read()?).await,

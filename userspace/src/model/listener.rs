@@ -14,10 +14,9 @@ use super::{
     tag, vip, vip_use, vm,
 };
 use crate::{
-    reconcile::compile,
     state::Protocol,
     store::{
-        self, Tx,
+        Tx,
         lb::{self, Listener},
         listener_tags,
         number::{self, Numbers},
@@ -145,16 +144,14 @@ pub(super) async fn add_nics(tx: &mut Tx, request: ListenerNics) -> Result {
     if let Some(provider) = &balancer.provider_type {
         vip::bind(tx, &balancer.vip_uuid, provider, peers.iter().map(String::as_str)).await?;
     }
-    check_limits(tx, &balancer.vip_uuid).await?;
-    Ok(Outcome::inventory(Resource::Listener, row.uuid).touching([balancer.vip_uuid]))
-}
-
-/// SYS.1006 unless the kernel's tables can hold the VIP as it stands now.
-async fn check_limits(tx: &mut Tx, vip_uuid: &str) -> Result<()> {
-    match store::vip_state(tx, vip_uuid).await? {
-        Some(state) => compile::check(&state, &tx.limits()).map_err(|error| ApiError::operation(error.to_string())),
-        None => Ok(()),
+    let (count, most) = (lb::count_nics(tx, &row.uuid).await?, tx.limits().backends_per_listener);
+    if count > most {
+        return Err(ApiError::operation(format!(
+            "listener[uuid:{}] would have {count} VM NICs, at most {most} are possible; add a listener",
+            row.uuid
+        )));
     }
+    Ok(Outcome::inventory(Resource::Listener, row.uuid).touching([balancer.vip_uuid]))
 }
 
 /// The type of the provider that balances on the NIC's network.

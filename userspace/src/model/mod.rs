@@ -23,7 +23,7 @@ mod zone;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, net::Ipv4Addr};
 
 use vipgate_api::{ApiError, Reply, Resource};
 
@@ -45,6 +45,9 @@ pub struct Caller {
 pub trait Devices: Send + Sync {
     /// The names of the devices that a network can be on, as they are now. Must not block.
     fn list(&self) -> Vec<String>;
+
+    /// The addresses that the router has of its own, VIPs not among them. Must not block.
+    fn addresses(&self) -> BTreeSet<Ipv4Addr>;
 }
 
 /// What a call did.

@@ -10,7 +10,7 @@ use vipgate_api::{
 };
 
 use super::{
-    Caller, Outcome, Result,
+    Caller, Devices, Outcome, Result,
     allocate::{Strategy, allocate},
     resource::{self, New, found, require},
     vip_use,
@@ -23,7 +23,7 @@ use crate::store::{
 const ENABLED: &str = "Enabled";
 const DISABLED: &str = "Disabled";
 
-pub(super) async fn create(tx: &mut Tx, caller: &Caller, request: CreateVip) -> Result {
+pub(super) async fn create(tx: &mut Tx, caller: &Caller, devices: &dyn Devices, request: CreateVip) -> Result {
     let strategy = Strategy::of_name(request.allocator_strategy.as_deref())?;
     let required: Option<Ipv4Addr> = match request.required_ip.as_deref() {
         Some(text) => Some(
@@ -43,7 +43,7 @@ pub(super) async fn create(tx: &mut Tx, caller: &Caller, request: CreateVip) -> 
     }
     let new = New { resource: Resource::Vip, uuid: request.resource_uuid.as_deref(), user_tags: &request.user_tags };
     let uuid = resource::register_untagged(tx, caller, new, &request.system_tags).await?;
-    let allocated = allocate(tx, &request.l3_network_uuid, strategy, required).await?;
+    let allocated = allocate(tx, &request.l3_network_uuid, strategy, required, &devices.addresses()).await?;
     let row = Vip {
         uuid,
         name: request.name,

@@ -3,7 +3,10 @@
 //! The router runs no VM, so creating one only enters it with its NICs and their addresses, and starting or stopping it
 //! changes whether its NICs get new flows. A destroyed VM is gone at once.
 
-use std::{collections::BTreeMap, net::Ipv4Addr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::Ipv4Addr,
+};
 
 use vipgate_api::{
     ApiError, Resource,
@@ -12,7 +15,7 @@ use vipgate_api::{
 };
 
 use super::{
-    Caller, Outcome, Result,
+    Caller, Devices, Outcome, Result,
     allocate::{Strategy, allocate},
     resource::{self, New, found},
     tag,
@@ -30,7 +33,7 @@ const STOPPED: &str = "Stopped";
 /// How often a random MAC address is drawn until one is free; of 2^32 a second try is already unheard of.
 const MAC_TRIES: usize = 16;
 
-pub(super) async fn create(tx: &mut Tx, caller: &Caller, request: CreateVmInstance) -> Result {
+pub(super) async fn create(tx: &mut Tx, caller: &Caller, devices: &dyn Devices, request: CreateVmInstance) -> Result {
     let kind = request.r#type.unwrap_or_else(|| TYPE.to_owned());
     if kind != TYPE {
         return Err(ApiError::invalid_argument(format!("field[type]: no VM type `{kind}`; the only one is {TYPE}")));
@@ -42,7 +45,8 @@ pub(super) async fn create(tx: &mut Tx, caller: &Caller, request: CreateVmInstan
             "field[defaultL3NetworkUuid]: {default} is not among l3NetworkUuids"
         )));
     }
-    let wishes = Wishes::parse(&request.system_tags, &request.l3_network_uuids)?;
+    let mut wishes = Wishes::parse(&request.system_tags, &request.l3_network_uuids)?;
+    wishes.taken = devices.addresses();
 
     let new =
         New { resource: Resource::VmInstance, uuid: request.resource_uuid.as_deref(), user_tags: &request.user_tags };
@@ -112,7 +116,9 @@ async fn plug(
     device_id: u8,
     wishes: &Wishes,
 ) -> Result<()> {
-    let allocated = allocate(tx, &network.uuid, Strategy::Random, wishes.addresses.get(&network.uuid).copied()).await?;
+    let allocated =
+        allocate(tx, &network.uuid, Strategy::Random, wishes.addresses.get(&network.uuid).copied(), &wishes.taken)
+            .await?;
     let new = New { resource: Resource::VmNic, uuid: None, user_tags: &[] };
     let wanted = wishes.macs.get(&network.uuid);
     let mut nic = VmNic {
@@ -145,12 +151,14 @@ fn random_mac(device_id: u8) -> String {
     format!("fa:{a:02x}:{b:02x}:{c:02x}:{d:02x}:{device_id:02x}")
 }
 
-/// What the system tags ask for, by L3 network.
+/// What the NICs shall be like: what the system tags ask for, by L3 network, and what the router forbids.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Wishes {
     addresses: BTreeMap<String, Ipv4Addr>,
     /// In lower case.
     macs: BTreeMap<String, String>,
+    /// Addresses that no NIC can have.
+    taken: BTreeSet<Ipv4Addr>,
 }
 
 impl Wishes {

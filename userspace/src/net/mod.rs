@@ -8,8 +8,9 @@ mod netlink;
 pub mod sysctl;
 mod watch;
 
-use std::{io, net::Ipv4Addr};
+use std::{collections::BTreeSet, io, net::Ipv4Addr};
 
+use nix::sys::socket::SockaddrStorage;
 use thiserror::Error;
 
 pub use self::{
@@ -46,7 +47,7 @@ pub enum NetError {
     Sysctl { path: String, value: u32, source: io::Error },
 }
 
-/// The names of the router's devices, asked of the kernel at each call; cheap and synchronous.
+/// The router's devices and their addresses, asked of the kernel at each call; cheap and synchronous.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Devices;
 
@@ -61,11 +62,29 @@ impl model::Devices for Devices {
         names.sort();
         names
     }
+
+    /// VIPs are told by their prefix: they are alone in it. Empty when the kernel does not tell.
+    fn addresses(&self) -> BTreeSet<Ipv4Addr> {
+        let Ok(interfaces) = nix::ifaddrs::getifaddrs() else {
+            return BTreeSet::new();
+        };
+        let ipv4 = |address: Option<SockaddrStorage>| Some(address?.as_sockaddr_in()?.ip());
+        interfaces
+            .filter_map(|interface| Some((ipv4(interface.address)?, ipv4(interface.netmask)?)))
+            .filter(|(_, netmask)| !netmask.is_broadcast())
+            .map(|(address, _)| address)
+            .collect()
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_loopbacks_address_is_the_routers_own() {
+        assert!(model::Devices::addresses(&Devices).contains(&Ipv4Addr::LOCALHOST));
+    }
 
     #[test]
     fn the_loopback_is_no_choice() {

@@ -160,6 +160,14 @@ pub async fn add_nic(tx: &mut Tx, listener_uuid: &str, vm_nic_uuid: &str, status
     Ok(done.rows_affected() > 0)
 }
 
+/// How many NICs are behind the listener.
+pub async fn count_nics(tx: &mut Tx, listener_uuid: &str) -> Result<u32> {
+    Ok(sqlx::query_scalar("SELECT COUNT(*) FROM load_balancer_listener_vm_nic_refs WHERE listener_uuid = $1")
+        .bind(listener_uuid)
+        .fetch_one(tx.conn())
+        .await?)
+}
+
 /// Takes a NIC from behind a listener; `false`: it was not there.
 pub async fn remove_nic(tx: &mut Tx, listener_uuid: &str, vm_nic_uuid: &str) -> Result<bool> {
     let done =

@@ -23,7 +23,11 @@ pub mod vm;
 #[cfg(test)]
 mod tests;
 
-use std::{ops::DerefMut, path::PathBuf, time::Duration};
+use std::{
+    ops::DerefMut,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use sqlx::{
     Sqlite, SqliteConnection, SqlitePool, Transaction,
@@ -34,7 +38,6 @@ use sqlx::{
 use crate::state::Limits;
 
 pub use error::Error;
-pub use state::vip_state;
 
 /// Result of everything here.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -65,9 +68,9 @@ impl Store {
     pub async fn open(url: &str) -> Result<Self> {
         let path = path_of(url)?;
         let open_error = |source| Error::Open { path: path.clone(), source };
+        make_private(&path).await.map_err(|error| open_error(error.into()))?;
         let options = SqliteConnectOptions::new()
             .filename(&path)
-            .create_if_missing(true)
             .foreign_keys(true)
             .journal_mode(SqliteJournalMode::Wal)
             .synchronous(SqliteSynchronous::Full)
@@ -170,6 +173,12 @@ pub fn now() -> i64 {
 #[must_use]
 pub fn new_uuid() -> String {
     uuid::Uuid::new_v4().simple().to_string()
+}
+
+/// Makes the file where it is missing, for its owner alone: it holds password hashes and sessions. SQLite gives the files
+/// beside it the same mode.
+async fn make_private(path: &Path) -> std::io::Result<()> {
+    tokio::fs::OpenOptions::new().create(true).append(true).mode(0o600).open(path).await.map(drop)
 }
 
 fn path_of(url: &str) -> Result<PathBuf> {

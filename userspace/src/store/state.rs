@@ -64,9 +64,14 @@ impl Source for Store {
 
     async fn vip(&self, uuid: &str) -> Result<Option<VipState>> {
         let mut tx = self.read().await?;
-        let state = vip_state(&mut tx, uuid).await?;
+        let rows = Rows {
+            vips: sqlx::query_as(vips_sql!("WHERE v.uuid = $1")).bind(uuid).fetch_all(tx.conn()).await?,
+            listeners: sqlx::query_as(listeners_sql!("WHERE b.vip_uuid = $1")).bind(uuid).fetch_all(tx.conn()).await?,
+            tags: sqlx::query_as(tags_sql!("WHERE b.vip_uuid = $1")).bind(uuid).fetch_all(tx.conn()).await?,
+            backends: sqlx::query_as(backends_sql!("WHERE b.vip_uuid = $1")).bind(uuid).fetch_all(tx.conn()).await?,
+        };
         end(tx).await?;
-        Ok(state)
+        Ok(rows.join()?.pop())
     }
 
     async fn vips(&self) -> Result<Vec<VipState>> {
@@ -92,17 +97,6 @@ impl Source for Store {
         end(tx).await?;
         Ok(devices.into_iter().collect())
     }
-}
-
-/// One VIP as it stands in the transaction; `None`: there is no such VIP.
-pub async fn vip_state(tx: &mut Tx, uuid: &str) -> Result<Option<VipState>> {
-    let rows = Rows {
-        vips: sqlx::query_as(vips_sql!("WHERE v.uuid = $1")).bind(uuid).fetch_all(tx.conn()).await?,
-        listeners: sqlx::query_as(listeners_sql!("WHERE b.vip_uuid = $1")).bind(uuid).fetch_all(tx.conn()).await?,
-        tags: sqlx::query_as(tags_sql!("WHERE b.vip_uuid = $1")).bind(uuid).fetch_all(tx.conn()).await?,
-        backends: sqlx::query_as(backends_sql!("WHERE b.vip_uuid = $1")).bind(uuid).fetch_all(tx.conn()).await?,
-    };
-    Ok(rows.join()?.pop())
 }
 
 /// Ends a read; there is nothing to commit.

@@ -138,6 +138,18 @@ async fn a_place_that_can_not_be_written_is_named() {
 }
 
 #[tokio::test]
+async fn the_files_are_for_their_owner_alone() {
+    use std::os::unix::fs::PermissionsExt;
+    let (dir, store) = fresh().await;
+    with_range(&store).await;
+    let files: Vec<_> = std::fs::read_dir(dir.path()).unwrap().map(Result::unwrap).collect();
+    assert!(files.len() > 1, "the log lies beside the file");
+    for file in files {
+        assert_eq!(file.metadata().unwrap().permissions().mode() & 0o777, 0o600, "{file:?}");
+    }
+}
+
+#[tokio::test]
 async fn another_kind_of_url_is_refused() {
     for url in ["mysql://db/vipgate", "sqlite://", "/var/lib/vipgate.db", "sqlite:///var/lib/vipgate.db?mode=ro"] {
         let error = Store::open(url).await.unwrap_err();

@@ -234,7 +234,7 @@ async fn what_the_kernels_tables_can_not_hold_is_refused() {
 
     let (_, nic) = site.router.vm(&site.guest).await;
     let both = json!({"listenerUuid": site.listener, "vmNicUuids": [site.nic, nic]});
-    site.router.refuses(ADD, both, "SYS.1006", "2 backends, at most 1").await;
+    site.router.refuses(ADD, both, "SYS.1006", "would have 2 VM NICs, at most 1").await;
     site.router.add_nic(&site.listener, &site.nic).await;
     site.router.add_nic(&other, &site.nic).await;
     let balancer = site.router.balancer(&site.vip).await;

@@ -9,7 +9,7 @@ mod tags;
 mod vips;
 mod vms;
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, net::Ipv4Addr};
 
 use serde_json::{Map, Value, json};
 use tempfile::TempDir;
@@ -22,11 +22,16 @@ use crate::store::{Store, Tx};
 const UNKNOWN: &str = "0123456789ab4def8123456789abcdef";
 const VROUTER: &str = "9f1c5d0e7a3b4c68a2d4e5f60718293a";
 
+/// A router with two devices and the address 10.7.0.3.
 struct TwoDevices;
 
 impl Devices for TwoDevices {
     fn list(&self) -> Vec<String> {
         ["eth0", "eth1"].map(str::to_owned).into()
+    }
+
+    fn addresses(&self) -> BTreeSet<Ipv4Addr> {
+        [Ipv4Addr::new(10, 7, 0, 3)].into()
     }
 }
 

@@ -111,6 +111,25 @@ async fn an_address_is_used_once_also_where_networks_overlap() {
 }
 
 #[tokio::test]
+async fn the_routers_own_address_is_never_given() {
+    let router = Router::new().await;
+    let l3 = router.network("eth0", "10.7.0.0/29").await;
+    let own = json!({"name": "v", "l3NetworkUuid": l3, "requiredIp": "10.7.0.3"});
+    router.refuses(Api::CreateVip, own, "L3.1000", "it is the router's own").await;
+    let tags = [format!("staticIp::{l3}::10.7.0.3")];
+    let vm = json!({"name": "vm", "l3NetworkUuids": [l3], "systemTags": tags});
+    router.refuses(Api::CreateVmInstance, vm, "L3.1000", "it is the router's own").await;
+    let mut given = Vec::new();
+    for _ in 0..4 {
+        given.push(ip(&router, &router.vip(&l3).await).await);
+    }
+    given.sort();
+    assert_eq!(given, ["10.7.0.2", "10.7.0.4", "10.7.0.5", "10.7.0.6"]);
+    let arguments = json!({"name": "v", "l3NetworkUuid": l3});
+    router.refuses(Api::CreateVip, arguments, "L3.1000", "every address is in use").await;
+}
+
+#[tokio::test]
 async fn a_deleted_vip_frees_its_address() {
     let (router, l3) = small().await;
     let arguments = json!({"name": "v", "l3NetworkUuid": l3, "requiredIp": "10.0.0.5"});

@@ -1,6 +1,8 @@
 //! A server of its own for every test, and a client that knows how to wait for jobs.
 
 use std::{
+    collections::BTreeSet,
+    net::Ipv4Addr,
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
@@ -64,6 +66,10 @@ struct Wires;
 impl Devices for Wires {
     fn list(&self) -> Vec<String> {
         ["eth0", "eth1"].map(str::to_owned).into()
+    }
+
+    fn addresses(&self) -> BTreeSet<Ipv4Addr> {
+        BTreeSet::new()
     }
 }
 
