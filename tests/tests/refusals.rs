@@ -3,9 +3,7 @@
 use reqwest::Method;
 use serde_json::{Value, json};
 use std::net::Ipv4Addr;
-use vipgate_tests::lab::{
-    Api, Controller, Failure, Hook, Lab, LabOptions, Listener, Process, Result, Running, UDP, WEB, vipgate_binary,
-};
+use vipgate_tests::lab::{Api, Controller, Failure, Hook, Lab, LabOptions, Listener, Result, Running, UDP, WEB};
 
 const VIP: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 10);
 
@@ -65,15 +63,10 @@ fn a_store_that_cannot_be_opened_ends_serve_with_its_name() -> Result<()> {
 #[test]
 fn no_privileges_end_serve_with_what_is_missing() -> Result<()> {
     let lab = bare_lab()?;
-    let mut command = lab.router.command("setpriv");
-    command.args(["--bounding-set=-all", "--inh-caps=-all"]).arg(vipgate_binary()?);
-    command.args(["serve", "--listen", "127.0.0.1:8080", "--hook", "tc"]);
-    command.arg("--store").arg(format!("sqlite://{}", lab.directory().join("vipgate.db").display()));
-    command.arg("--bpffs").arg(lab.bpffs.path());
-    let mut process = Process::start("vipgate", &mut command, lab.directory())?;
-    let status = process.wait(std::time::Duration::from_secs(30))?;
-    assert_eq!(status.code(), Some(exit::PRIVILEGES), "{}", process.said());
-    assert!(process.said().contains("CAP_"), "{}", process.said());
+    let without = ["setpriv", "--bounding-set=-all", "--inh-caps=-all"];
+    let said = Controller::start_as(&lab, &without).map(|_| ()).expect_err("it can load nothing").to_string();
+    assert!(said.contains(&format!("exit status: {}", exit::PRIVILEGES)), "{said}");
+    assert!(said.contains("CAP_"), "{said}");
     Ok(())
 }
 

@@ -10,7 +10,7 @@ Exit codes:
   1  a failure that none of the following names
   2  wrong usage or configuration
   3  missing privileges
-  4  the API's address is taken
+  4  another controller is running, or another program has the API's address
   5  the store cannot be opened
   6  the kernel refuses the programs or tables";
 
@@ -44,7 +44,8 @@ Examples:
         output: Output,
     },
 
-    /// Take every program and table out of the kernel: the traffic of all VIPs ends. Stored state stays.
+    /// Take every program and table out of the kernel: the traffic of all VIPs ends. Stored state stays. No controller
+    /// may be running.
     #[command(after_help = "\
 Examples:
   vipgate detach

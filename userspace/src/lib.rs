@@ -2,6 +2,7 @@
 pub mod config;
 pub mod jobs;
 pub mod loader;
+pub mod lock;
 pub mod logging;
 pub mod model;
 pub mod net;

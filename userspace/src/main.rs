@@ -10,6 +10,7 @@ use cli::{Cli, Command, Output};
 use vipgate::{
     config::Config,
     loader::{self, LoadError, causes},
+    lock::{Lock, LockError},
     logging,
     serve::{ServeError, serve},
 };
@@ -43,10 +44,17 @@ impl From<LoadError> for Failure {
     }
 }
 
+impl From<LockError> for Failure {
+    fn from(error: LockError) -> Self {
+        Self::new(4, &error)
+    }
+}
+
 impl From<ServeError> for Failure {
     fn from(error: ServeError) -> Self {
         match error {
             ServeError::Kernel(error) => error.into(),
+            ServeError::Lock(error) => error.into(),
             ServeError::Listen { .. } => Self::new(4, &error),
             ServeError::Store(_) => Self::new(5, &error),
             _ => Self::new(1, &error),
@@ -68,7 +76,9 @@ fn run(command: Command) -> Result<(), Failure> {
             Ok(())
         }
         Command::Detach(settings) => {
-            let detached = loader::detach(&load(settings)?.bpffs)?;
+            let bpffs = load(settings)?.bpffs;
+            let _lock = Lock::take(&bpffs)?;
+            let detached = loader::detach(&bpffs)?;
             if detached.devices.is_empty() && detached.maps == 0 {
                 println!("nothing was attached");
             } else {

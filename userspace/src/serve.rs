@@ -1,7 +1,7 @@
 //! `vipgate serve`: opens everything, what fails most often first, serves until told to end, and leaves the traffic running.
 //!
-//! The order: address, store, kernel. So a second controller by mistake ends before it has touched a table. Readiness is
-//! told to systemd when the kernel holds the stored state and the API answers.
+//! The order: lock, address, store, kernel. So a second controller by mistake ends before it has touched a table.
+//! Readiness is told to systemd when the kernel holds the stored state and the API answers.
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -20,6 +20,7 @@ use vipgate_api::ApiError;
 use crate::{
     config::{Config, DEFAULT_PASSWORD, Secret},
     loader::{LoadError, Options, Plane},
+    lock::{Lock, LockError},
     net::Devices,
     reconcile::{self, Reconciler},
     rest::{self, RestState},
@@ -35,6 +36,8 @@ const GRACE: Duration = Duration::from_secs(10);
 pub enum ServeError {
     #[error("cannot listen on {address}: {source}; is another controller running, or another program on that port?")]
     Listen { address: SocketAddr, source: io::Error },
+    #[error(transparent)]
+    Lock(#[from] LockError),
     #[error(transparent)]
     Store(#[from] store::Error),
     #[error(transparent)]
@@ -57,6 +60,7 @@ pub enum ServeError {
 /// What keeps it from starting, or ends it; everything that was opened is closed again, and traffic goes on.
 pub async fn serve(config: Config) -> Result<(), ServeError> {
     let stop = stop_signal()?;
+    let _lock = Lock::take(&config.bpffs)?;
     let listener = TcpListener::bind(config.listen)
         .await
         .map_err(|source| ServeError::Listen { address: config.listen, source })?;

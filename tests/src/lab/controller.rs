@@ -1,7 +1,7 @@
 //! `vipgate serve` in the router's namespace, as a router's init system would run it.
 
-use super::{Api, Lab, Namespace, Process, Result, netns::next_number, wait_until};
-use anyhow::{Context as _, bail};
+use super::{Api, Lab, Namespace, Process, Result, netns::next_number};
+use anyhow::Context as _;
 use nix::sys::signal::Signal;
 use std::{
     env,
@@ -28,16 +28,20 @@ pub struct Controller {
 impl Controller {
     /// Starts it with the lab's store and pins, and waits until it tells that it is ready, as systemd would.
     pub fn start(lab: &Lab, arguments: &[&str]) -> Result<Self> {
+        Self::launch(lab, serve(lab, &[])?.args(arguments))
+    }
+
+    /// The same, started by another program: `wrapper` is its name and its own arguments.
+    pub fn start_as(lab: &Lab, wrapper: &[&str]) -> Result<Self> {
+        Self::launch(lab, &mut serve(lab, wrapper)?)
+    }
+
+    fn launch(lab: &Lab, command: &mut Command) -> Result<Self> {
         let path = lab.directory().join(format!("notify-{}", next_number()));
         let notifications = UnixDatagram::bind(&path).with_context(|| format!("cannot bind {}", path.display()))?;
         notifications.set_nonblocking(true)?;
-        let mut command = command(lab)?;
-        command.env("NOTIFY_SOCKET", &path).args(arguments);
-        let mut process = Process::start("vipgate", &mut command, lab.directory())?;
-        wait_until("vipgate to be ready", READY, || {
-            if let Some(status) = process.ended()? {
-                bail!("it ended with {status}: {}", process.said());
-            }
+        let mut process = Process::start("vipgate", command.env("NOTIFY_SOCKET", &path), lab.directory())?;
+        process.until("vipgate to be ready", READY, |_| {
             let mut message = [0; 256];
             let length = notifications.recv(&mut message).context("it has told nothing")?;
             anyhow::ensure!(message[..length].starts_with(b"READY=1"), "it has told something else");
@@ -48,7 +52,7 @@ impl Controller {
 
     /// Starts one that shall fail; how it ended and what it said.
     pub fn start_and_fail(lab: &Lab, arguments: &[&str]) -> Result<(ExitStatus, String)> {
-        let mut process = Process::start("vipgate-failing", command(lab)?.args(arguments), lab.directory())?;
+        let mut process = Process::start("vipgate-failing", serve(lab, &[])?.args(arguments), lab.directory())?;
         let status = process.wait(READY)?;
         Ok((status, process.said()))
     }
@@ -64,8 +68,12 @@ impl Controller {
     }
 
     /// SIGTERM, as systemd stops a service; its exit status.
-    pub fn stop(mut self) -> Result<ExitStatus> {
-        self.process.signal(Signal::SIGTERM)?;
+    pub fn stop(self) -> Result<ExitStatus> {
+        self.stop_by(Signal::SIGTERM)
+    }
+
+    pub fn stop_by(mut self, signal: Signal) -> Result<ExitStatus> {
+        self.process.signal(signal)?;
         self.process.wait(END)
     }
 
@@ -83,8 +91,17 @@ impl Controller {
     }
 }
 
-fn command(lab: &Lab) -> Result<Command> {
-    let mut command = lab.router.command(vipgate_binary()?);
+/// `vipgate serve` with the lab's settings, started through `wrapper` if that is not empty.
+fn serve(lab: &Lab, wrapper: &[&str]) -> Result<Command> {
+    let binary = vipgate_binary()?;
+    let mut command = match wrapper {
+        [] => lab.router.command(binary),
+        [program, arguments @ ..] => {
+            let mut command = lab.router.command(program);
+            command.args(arguments).arg(binary);
+            command
+        }
+    };
     // Variables, so that a test's own flags win. Small tables: labs run side by side, and the kernel makes them in full.
     command
         .arg("serve")

@@ -1,6 +1,6 @@
 //! The hosts around the router: clients that ask, backends that say who they are and whom they see.
 
-use super::{Namespace, Process, Result, wait_until};
+use super::{Namespace, Process, Result};
 use anyhow::{Context as _, bail};
 use std::{
     fs,
@@ -172,10 +172,7 @@ impl Backend {
         let mut nginx = self.namespace.command("nginx");
         nginx.arg("-p").arg(&home).arg("-c").arg(&configuration).args(["-e", "stderr"]);
         let mut nginx = Process::start(&format!("nginx-{}", self.name), &mut nginx, directory)?;
-        wait_until("nginx to listen", STARTED, || {
-            if let Some(status) = nginx.ended()? {
-                bail!("it ended with {status}: {}", nginx.said());
-            }
+        nginx.until("nginx to listen", STARTED, |_| {
             self.namespace.within(|| fetch(SocketAddrV4::new(Ipv4Addr::LOCALHOST, HTTP_PORT)))
         })?;
         self.nginx = Some(nginx);

@@ -1,7 +1,7 @@
 //! A program that runs beside the test, with its words in a file, ended on drop with all that it started.
 
 use super::{Result, wait_until};
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, anyhow, bail};
 use nix::{
     sys::signal::{Signal, kill, killpg},
     unistd::Pid,
@@ -63,6 +63,14 @@ impl Process {
 
     fn pid(&self) -> Pid {
         Pid::from_raw(self.child.id().cast_signed())
+    }
+
+    /// Waits until `probe` gives a value, but not beyond the program's own end.
+    pub fn until<T>(&mut self, what: &str, patience: Duration, mut probe: impl FnMut(&Self) -> Result<T>) -> Result<T> {
+        wait_until(what, patience, || match self.ended()? {
+            Some(status) => Ok(Err(anyhow!("{} ended with {status}: {}", self.name, self.said()))),
+            None => probe(self).map(Ok),
+        })?
     }
 
     /// Waits for its end.

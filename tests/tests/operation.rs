@@ -1,0 +1,190 @@
+//! Running the controller as an operator does: its commands, its privileges, its log.
+
+use anyhow::Context as _;
+use nix::sys::signal::Signal;
+use serde_json::Value;
+use std::{
+    fs,
+    net::Ipv4Addr,
+    path::Path,
+    process::{Command, Output},
+    time::Duration,
+};
+use vipgate_tests::lab::{
+    Cloud, Controller, ECHO, Hook, Lab, LabOptions, Result, Running, WEB, controller::PASSWORD, vipgate_binary,
+    wait_until,
+};
+
+const VIP: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 10);
+
+/// Runs `vipgate` with these words in the router's namespace, to its end.
+fn vipgate(lab: &Lab, words: &str) -> Result<Output> {
+    let mut command: Command = lab.router.command(vipgate_binary()?);
+    command.env("VIPGATE_BPFFS", lab.bpffs.path()).args(words.split_whitespace());
+    command.output().context("vipgate starts")
+}
+
+fn status(lab: &Lab) -> Result<Value> {
+    let output = vipgate(lab, "status --output json")?;
+    serde_json::from_slice(&output.stdout).with_context(|| String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+#[test]
+fn status_tells_the_same_with_and_without_a_controller() -> Result<()> {
+    let run = Running::new(Hook::Tc, 1, 2)?;
+    let (_, listener, vip) = run.cloud.balanced(VIP, WEB, &[0, 1])?;
+    run.lab.client().fetch_many(vip, 10)?;
+    run.cloud.remove_backends(&listener, &[1])?;
+    let with = status(&run.lab)?;
+    let Running { controller, lab, .. } = run;
+    assert!(controller.stop()?.success());
+    let without = status(&lab)?;
+    assert_eq!(with["services"], without["services"]);
+
+    assert_eq!(with["devices"].as_array().map(Vec::len), Some(2));
+    let service = &with["services"][0];
+    assert_eq!(
+        (&service["vip"], &service["protocol"], &service["port"]),
+        (&"10.1.0.10".into(), &"tcp".into(), &80.into())
+    );
+    assert_eq!(service["algorithm"], "roundrobin");
+    assert_eq!(service["backends"].as_array().map(Vec::len), Some(1), "{service}");
+    assert_eq!(service["backends"][0]["connections"], 5);
+    let text = vipgate(&lab, "status")?;
+    assert!(String::from_utf8_lossy(&text.stdout).contains("10.1.0.10 tcp 80 roundrobin"));
+    Ok(())
+}
+
+#[test]
+fn status_of_a_router_without_tables_says_so() -> Result<()> {
+    let lab = Lab::new(LabOptions { hook: Hook::Tc, clients: 0, backends: 0 })?;
+    let output = vipgate(&lab, "status")?;
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("nothing is pinned"));
+    Ok(())
+}
+
+#[test]
+fn a_router_has_one_controller_and_is_not_detached_under_it() -> Result<()> {
+    let run = Running::new(Hook::Tc, 1, 1)?;
+    let (_, _, vip) = run.cloud.balanced(VIP, WEB, &[0])?;
+    let (status, said) = Controller::start_and_fail(&run.lab, &["--listen", "127.0.0.1:8081"])?;
+    assert_eq!(status.code(), Some(4), "{said}");
+    assert!(said.contains("a controller is running"), "{said}");
+    let detach = vipgate(&run.lab, "detach")?;
+    assert_eq!(detach.status.code(), Some(4), "{}", String::from_utf8_lossy(&detach.stderr));
+    run.lab.client().fetch(vip)?;
+    Ok(())
+}
+
+#[test]
+fn check_config_prints_what_serve_would_use_without_the_password() -> Result<()> {
+    let lab = Lab::new(LabOptions { hook: Hook::Tc, clients: 0, backends: 0 })?;
+    let file = lab.directory().join("vipgate.toml");
+    fs::write(&file, "hook = 'tc'\nadmin_password = 'hunter2'\n[datapath]\nflows = 4096\n")?;
+    let output =
+        vipgate(&lab, &format!("check-config --config {} --listen 10.0.0.1:80 --output json", file.display()))?;
+    let text = String::from_utf8(output.stdout)?;
+    assert!(!text.contains("hunter2"), "{text}");
+    let settings: Value = serde_json::from_str(&text)?;
+    assert_eq!(settings["listen"]["value"], "10.0.0.1:80");
+    assert_eq!(settings["listen"]["origin"], "--listen");
+    assert_eq!(settings["bpffs"]["origin"], "VIPGATE_BPFFS");
+    assert_eq!((&settings["datapath.flows"]["value"], &settings["hook"]["value"]), (&"4096".into(), &"tc".into()));
+    Ok(())
+}
+
+#[test]
+fn the_packaged_configuration_shows_the_defaults() -> Result<()> {
+    let lab = Lab::new(LabOptions { hook: Hook::Tc, clients: 0, backends: 0 })?;
+    let packaged = fs::read_to_string(packaging().join("vipgate.toml"))?;
+    // Settings are the lines that a user would uncomment; explanations start with a space.
+    let is_setting = |line: &str| line.starts_with('#') && !line.starts_with("# ");
+    let settings = packaged.lines().map(|line| if is_setting(line) { &line[1..] } else { line });
+    let settings: Vec<&str> = settings.filter(|line| !line.starts_with("admin_password_file")).collect();
+    let file = lab.directory().join("vipgate.toml");
+    fs::write(&file, settings.join("\n"))?;
+    let shown = |words: &str| -> Result<Value> {
+        let mut command = Command::new(vipgate_binary()?);
+        let output = command.args(["check-config", "--output", "json"]).args(words.split_whitespace()).output()?;
+        serde_json::from_slice(&output.stdout).with_context(|| String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let (configured, default) = (shown(&format!("--config {}", file.display()))?, shown("--config /dev/null")?);
+    for (key, setting) in configured.as_object().context("an object")? {
+        assert_eq!(setting["value"], default[key]["value"], "{key}");
+        assert!(key == "admin_password" || setting["origin"] != "default", "{key} is not in the file");
+    }
+    Ok(())
+}
+
+#[test]
+fn the_systemd_units_capabilities_suffice() -> Result<()> {
+    let lab = Lab::new(LabOptions { hook: Hook::Tc, clients: 1, backends: 1 })?;
+    let unit = fs::read_to_string(packaging().join("vipgate.service"))?;
+    let set =
+        unit.lines().find_map(|line| line.strip_prefix("CapabilityBoundingSet=")).context("the unit bounds them")?;
+    let kept: Vec<String> = set.split_whitespace().map(|name| name.replacen("CAP_", "+", 1).to_lowercase()).collect();
+    let controller = Controller::start_as(&lab, &["setpriv", "--bounding-set", &format!("-all,{}", kept.join(","))])?;
+    let cloud = Cloud::new(&lab, controller.api(&lab.router)?)?;
+    let (_, _, vip) = cloud.balanced(VIP, WEB, &[0])?;
+    lab.client().fetch(vip)?;
+    drop(controller);
+    Ok(())
+}
+
+#[test]
+fn sigint_ends_the_controller_as_cleanly_as_sigterm() -> Result<()> {
+    let lab = Lab::new(LabOptions { hook: Hook::Tc, clients: 0, backends: 0 })?;
+    let controller = lab.start_controller()?;
+    assert!(controller.stop_by(Signal::SIGINT)?.success());
+    Ok(())
+}
+
+#[test]
+fn the_log_holds_neither_passwords_nor_sessions() -> Result<()> {
+    let lab = Lab::new(LabOptions { hook: Hook::Tc, clients: 1, backends: 1 })?;
+    let controller = Controller::start(&lab, &["--log-filter", "trace", "--log-format", "json"])?;
+    let cloud = Cloud::new(&lab, controller.api(&lab.router)?)?;
+    cloud.balanced(VIP, WEB, &[0])?;
+    let session = cloud.api.session().context("a session")?.to_owned();
+    cloud.api.delete(&format!("/accounts/sessions/{session}"))?;
+    let said = controller.said();
+    assert!(said.lines().all(|line| serde_json::from_str::<Value>(line).is_ok()), "a line is no JSON");
+    for secret in [PASSWORD, &cloud_digest(), &session] {
+        assert!(!said.contains(secret), "the log holds {secret}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_connection_that_falls_silent_is_swept_after_its_listeners_idle_timeout() -> Result<()> {
+    let run = Running::new(Hook::Tc, 1, 1)?;
+    let (_, balancer) = run.cloud.load_balancer(VIP)?;
+    let body = serde_json::json!({
+        "params": {
+            "name": "idle", "protocol": "tcp", "loadBalancerPort": ECHO.port, "instancePort": ECHO.instance_port,
+        },
+        "systemTags": ["connectionIdleTimeout::1"],
+    });
+    let reply = run.cloud.api.post(&format!("/load-balancers/{balancer}/listeners"), &body)?;
+    let listener = reply["inventory"]["uuid"].as_str().context("a listener")?;
+    run.cloud.add_backends(listener, &[0])?;
+    let mut session = run.lab.client().tcp(std::net::SocketAddrV4::new(VIP, ECHO.port))?;
+    session.ask()?;
+    let open = || -> Result<Value> { Ok(status(&run.lab)?["services"][0]["backends"][0]["open"].clone()) };
+    assert_eq!(open()?, 1);
+    wait_until("the sweeper", Duration::from_secs(30), || {
+        anyhow::ensure!(open()? == 0, "it is still counted");
+        Ok(())
+    })
+}
+
+/// What the lab's password is sent as.
+fn cloud_digest() -> String {
+    use sha2::{Digest as _, Sha512};
+    hex::encode(Sha512::digest(PASSWORD))
+}
+
+fn packaging() -> &'static Path {
+    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../packaging"))
+}
