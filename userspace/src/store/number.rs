@@ -35,8 +35,8 @@ impl Numbers {
     /// The highest number: 0 stays unused.
     const fn last(self, limits: Limits) -> u32 {
         match self {
-            Self::Listener => limits.listeners - 1,
-            Self::Backend => limits.backends - 1,
+            Self::Listener => limits.listeners.saturating_sub(1),
+            Self::Backend => limits.backends.saturating_sub(1),
         }
     }
 
