@@ -5,7 +5,7 @@ use std::{fs, path::Path};
 use aya::{
     Ebpf, EbpfLoader, TestRun, TestRunOptions,
     maps::{Map, MapInfo},
-    programs::{Program, SchedClassifier, Xdp},
+    programs::{Program, ProgramError, SchedClassifier, Xdp},
 };
 use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
 use tracing::debug;
@@ -19,6 +19,7 @@ use vipgate_abi::{
     service::{Service, ServiceKey},
 };
 
+use self::LoadFailure::Refused;
 use super::{Sizes, bpffs::PinDir, error::LoadError};
 
 /// The kernel programs, as `cargo xtask build` made them; a deployed router needs no toolchain.
@@ -109,19 +110,54 @@ pub(super) fn load(dir: &PinDir, wanted: Sizes) -> Result<(Programs, Sizes), Loa
             loader.map_max_entries(shape.name, shape.entries);
         }
     }
-    let mut ebpf = loader.load(OBJECT).map_err(LoadError::object)?;
+    let ebpf = loader.load(OBJECT).map_err(LoadError::object)?;
     for name in maps::PINNED {
         if ebpf.map(name).is_none() {
             return Err(LoadError::Incomplete { kind: "map", name });
         }
     }
-    let failed = LoadError::program;
-    program::<Xdp>(&mut ebpf, maps::PROGRAM_CLOCK)?.load().map_err(|error| failed(maps::PROGRAM_CLOCK, &error))?;
-    program::<SchedClassifier>(&mut ebpf, maps::PROGRAM_TC)?
-        .load()
-        .map_err(|error| failed(maps::PROGRAM_TC, &error))?;
-    program::<Xdp>(&mut ebpf, maps::PROGRAM_XDP)?.load().map_err(|error| failed(maps::PROGRAM_XDP, &error))?;
-    Ok((Programs { ebpf }, sizes))
+    let mut programs = Programs { ebpf };
+    load_program(maps::PROGRAM_CLOCK, || {
+        program::<Xdp>(&mut programs.ebpf, maps::PROGRAM_CLOCK)?.load().map_err(Refused)
+    })?;
+    load_program(maps::PROGRAM_TC, || programs.tc()?.load().map_err(Refused))?;
+    load_program(maps::PROGRAM_XDP, || programs.xdp()?.load().map_err(Refused))?;
+    Ok((programs, sizes))
+}
+
+/// The kernel gives a verification up with EAGAIN when a signal is pending for the thread, whatever it is for: so often
+/// it is asked again.
+const TRIES: u32 = 10;
+
+/// Loads a program.
+fn load_program(name: &'static str, mut load: impl FnMut() -> Result<(), LoadFailure>) -> Result<(), LoadError> {
+    let mut tries = 0;
+    loop {
+        tries += 1;
+        match load() {
+            Ok(()) => return Ok(()),
+            Err(LoadFailure::Other(error)) => return Err(error),
+            Err(Refused(ProgramError::LoadError { io_error, .. }))
+                if io_error.raw_os_error() == Some(libc::EAGAIN) && tries < TRIES =>
+            {
+                debug!(name, tries, "the kernel was interrupted while it verified the program");
+            }
+            Err(Refused(error)) => return Err(LoadError::program(name, &error)),
+        }
+    }
+}
+
+/// Why a program is not loaded.
+enum LoadFailure {
+    /// By the kernel.
+    Refused(ProgramError),
+    Other(LoadError),
+}
+
+impl From<LoadError> for LoadFailure {
+    fn from(error: LoadError) -> Self {
+        Self::Other(error)
+    }
 }
 
 /// The wanted sizes, but for those that pinned maps have already.
