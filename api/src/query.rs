@@ -10,6 +10,10 @@ use crate::{
 /// How many records come back when `limit` is absent.
 pub const DEFAULT_LIMIT: u64 = 1000;
 
+/// More conditions, or values of one list, are refused: the SQL that they make is nested, and bound, only so far.
+pub const MOST_CONDITIONS: usize = 256;
+pub const MOST_VALUES: usize = 10_000;
+
 /// A parsed query; its conditions all hold.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Query {
@@ -100,10 +104,14 @@ const OPERATORS: [(&str, Make); 12] = [
 
 /// Reads the query string of a query call; parameters it does not know are ignored.
 pub fn parse(pairs: &Pairs) -> Result<Query, BadRequest> {
+    let mut conditions = list(pairs, "q");
     // The document's older examples say `condition`.
-    let conditions = list(pairs, "q").into_iter().chain(list(pairs, "condition"));
+    conditions.extend(list(pairs, "condition"));
+    if conditions.len() > MOST_CONDITIONS {
+        return Err(BadRequest(format!("{} conditions are more than {MOST_CONDITIONS}", conditions.len())));
+    }
     Ok(Query {
-        conditions: conditions.map(condition).collect::<Result<_, _>>()?,
+        conditions: conditions.into_iter().map(condition).collect::<Result<_, _>>()?,
         start: natural(pairs, "start")?.unwrap_or(0),
         limit: natural(pairs, "limit")?.unwrap_or(DEFAULT_LIMIT),
         count: truth(pairs, "count")?,
@@ -122,7 +130,13 @@ fn condition(text: &str) -> Result<Condition, BadRequest> {
     if name.is_empty() {
         return Err(BadRequest(format!("condition `{text}` has no field before its operator")));
     }
-    Ok(Condition { name: name.to_owned(), test: make(value) })
+    let test = make(value);
+    if let Test::In(values) | Test::NotIn(values) = &test
+        && values.len() > MOST_VALUES
+    {
+        return Err(BadRequest(format!("the list of `{name}` has {} values, more than {MOST_VALUES}", values.len())));
+    }
+    Ok(Condition { name: name.to_owned(), test })
 }
 
 fn operators() -> String {
@@ -217,6 +231,16 @@ mod tests {
     fn a_condition_needs_an_operator_and_a_field() {
         assert!(query(&[("q", "name")]).unwrap_err().0.contains("no operator"));
         assert!(query(&[("q", "=x")]).unwrap_err().0.contains("no field"));
+    }
+
+    #[test]
+    fn too_many_conditions_or_values_are_refused() {
+        let many = |count| query(&vec![("q", "a=1"); count]);
+        assert!(many(MOST_CONDITIONS).is_ok());
+        assert!(many(MOST_CONDITIONS + 1).unwrap_err().0.contains("conditions"));
+        let values = |count: usize| query(&[("q", &format!("a?={}", vec!["1"; count].join(",")))]);
+        assert!(values(MOST_VALUES).is_ok());
+        assert!(values(MOST_VALUES + 1).unwrap_err().0.contains("values"));
     }
 
     #[test]

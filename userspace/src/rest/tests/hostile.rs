@@ -15,6 +15,7 @@ use tokio::{
 use vipgate_api::{
     Call,
     calls::{self, Mode},
+    query::{MOST_CONDITIONS, MOST_VALUES},
 };
 
 use super::support::{Server, Site, eventually};
@@ -100,6 +101,22 @@ async fn no_query_string_brings_a_query_off_its_documented_replies() {
             assert!(documented.contains(&status), "{} {pairs:?}: {status}", call.api.name());
         }
     }
+}
+
+#[tokio::test]
+async fn the_longest_queries_are_answered_and_longer_ones_refused() {
+    let server = Server::start().await;
+    server.create("/zones", json!({"name": "a"})).await;
+    let conditions = |count| "q=name=a&".repeat(count);
+    let values = |count| format!("q=name?=a{}", ",".repeat(count - 1));
+    for query in [conditions(MOST_CONDITIONS), values(MOST_VALUES)] {
+        assert_eq!(server.query(&format!("/zones?{query}")).await["inventories"][0]["name"], "a");
+    }
+    for query in [conditions(MOST_CONDITIONS + 1), conditions(6000), values(MOST_VALUES + 1), values(60_000)] {
+        assert_eq!(server.get(&format!("/zones?{query}")).await.status(), StatusCode::BAD_REQUEST);
+    }
+    let pattern = server.get(&format!("/zones?q=name~={}", "%25".repeat(20_000))).await;
+    assert_eq!(pattern.status(), StatusCode::OK);
 }
 
 #[tokio::test]
