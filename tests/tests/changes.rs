@@ -63,15 +63,18 @@ both_hooks! {
         let (mut tcp_session, mut udp_session) = (client.tcp(tcp)?, client.udp(udp)?);
         tcp_session.ask()?;
         udp_session.ask()?;
+        let ping = || client.namespace.run("ping", &format!("-c1 -W1 {VIP}"));
+        ping()?;
 
         let disabled = run.cloud.change_vip_state(&vip_uuid, "disable")?;
         assert_eq!(disabled["inventory"]["state"], "Disabled");
         assert!(udp_session.ask().is_err(), "a flow that was there goes on");
         assert!(client.tcp(tcp).is_err(), "a new connection is made");
-        assert!(client.namespace.run("ping", &format!("-c1 -W1 {VIP}")).is_err(), "the address answers");
+        assert!(ping().is_err(), "the address answers");
 
         let enabled = run.cloud.change_vip_state(&vip_uuid, "enable")?;
         assert_eq!(enabled["inventory"]["state"], "Enabled");
+        ping()?;
         assert_eq!(client.tcp(tcp)?.ask()?.backend, "backend1");
         assert_eq!(client.ask_udp(udp)?.backend, "backend1");
         Ok(())

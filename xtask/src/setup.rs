@@ -40,19 +40,15 @@ const fn tool(program: &'static str, package: &'static str, why: &'static str) -
     Tool { program, package, why }
 }
 
-const LAB: [Tool; 13] = [
+const LAB: [Tool; 9] = [
     tool("ip", "iproute2", "namespaces, veth pairs and addresses of the lab"),
-    tool("nft", "nftables", "the benchmark's other contestant"),
     tool("ethtool", "ethtool", "offload settings that native XDP on veth needs"),
-    tool("iperf3", "iperf3", "bulk transfers"),
     tool("nginx", "nginx-light", "the TCP backends: a real web server"),
     tool("curl", "curl", "the clients, and the REST calls as a user would type them"),
+    tool("ping", "iputils-ping", "traffic that is no VIP's"),
+    tool("setpriv", "util-linux", "starting the controller with fewer privileges"),
+    tool("nft", "nftables", "the benchmark's other contestant"),
     tool("tcpdump", "tcpdump", "looking at packets when a test fails"),
-    tool("python3", "python3", "the UDP echo backends"),
-    tool("arping", "arping", "checking that a VIP is announced"),
-    tool("nc", "netcat-openbsd", "long-lived connections"),
-    tool("sysctl", "procps", "forwarding in the router's namespace"),
-    tool("jq", "jq", "reading the REST replies in the demo's printed commands"),
     tool("bpftool", "bpftool", "looking at programs and maps when a test fails"),
 ];
 

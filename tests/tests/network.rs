@@ -1,0 +1,131 @@
+//! What happens around the router: devices, neighbours and hooks other than the usual.
+
+use std::{
+    net::{Ipv4Addr, SocketAddrV4},
+    time::Duration,
+};
+use vipgate_tests::{
+    both_hooks,
+    lab::{ECHO, Hook, Load, Result, Running, UDP, WEB, wait_until},
+};
+
+const VIP: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 10);
+const PATIENCE: Duration = Duration::from_secs(20);
+
+both_hooks! {
+    fn a_backend_that_moves_to_another_mac_keeps_its_connections(hook) {
+        let run = Running::new(hook, 1, 1)?;
+        let (_, _, vip) = run.cloud.balanced(VIP, ECHO, &[0])?;
+        let mut session = run.lab.client().tcp(vip)?;
+        let origin = session.ask()?;
+        let backend = &run.lab.backends[0];
+        // It tells its neighbours, as a hypervisor does after moving a VM.
+        backend.namespace.sysctl("net/ipv4/conf/eth0/arp_notify", "1")?;
+        backend.namespace.ip("link set eth0 address 02:00:00:00:00:99")?;
+        wait_until("the connection to follow", PATIENCE, || {
+            let again = session.ask()?;
+            anyhow::ensure!(again == origin, "{again:?} answers");
+            Ok(())
+        })
+    }
+
+    fn connections_survive_a_router_device_that_goes_down_and_up(hook) {
+        let run = Running::new(hook, 1, 1)?;
+        let (_, _, vip) = run.cloud.balanced(VIP, ECHO, &[0])?;
+        let mut session = run.lab.client().tcp(vip)?;
+        let origin = session.ask()?;
+        run.lab.router.ip("link set priv0 down")?;
+        run.lab.router.ip("link set priv0 up")?;
+        wait_until("the connection to come back", PATIENCE, || {
+            let again = session.ask()?;
+            anyhow::ensure!(again == origin, "{again:?} answers");
+            Ok(())
+        })?;
+        assert_eq!(run.lab.client().tcp(vip)?.ask()?.backend, "backend1");
+        Ok(())
+    }
+
+    fn a_vip_address_that_someone_removed_comes_back(hook) {
+        let run = Running::new(hook, 1, 1)?;
+        let (_, _, vip) = run.cloud.balanced(VIP, WEB, &[0])?;
+        let held = run.lab.router.ip("-oneline -4 addr show dev pub0")?;
+        let held = held.split_whitespace().find(|word| word.starts_with("10.1.0.10/")).unwrap_or("10.1.0.10/32");
+        run.lab.router.ip(&format!("addr del {held} dev pub0"))?;
+        // A client that has forgotten where the VIP is.
+        run.lab.client().namespace.ip("neigh flush dev eth0")?;
+        wait_until("the VIP", PATIENCE, || run.lab.client().fetch(vip))?;
+        Ok(())
+    }
+
+    fn traffic_that_is_no_vips_is_routed_as_before(hook) {
+        let run = Running::new(hook, 1, 1)?;
+        run.cloud.balanced(VIP, WEB, &[0])?;
+        let (client, backend) = (run.lab.client(), &run.lab.backends[0]);
+        let direct = SocketAddrV4::new(backend.address, 80);
+        assert_eq!(client.fetch(direct)?.backend, "backend1");
+        client.namespace.run("ping", &format!("-c1 -W2 {}", backend.address))?;
+        client.namespace.run("ping", &format!("-c1 -W2 {VIP}"))?;
+        backend.namespace.run("ping", &format!("-c1 -W2 {}", client.address))?;
+        Ok(())
+    }
+
+    fn a_hundred_listeners_made_at_once_all_balance(hook) {
+        let run = Running::new(hook, 1, 2)?;
+        let (_, balancer) = run.cloud.load_balancer(VIP)?;
+        let ports: Vec<u16> = (8000..8100).collect();
+        std::thread::scope(|scope| -> Result<()> {
+            let workers: Vec<_> = ports
+                .chunks(25)
+                .map(|ports| {
+                    let (cloud, balancer) = (&run.cloud, &balancer);
+                    scope.spawn(move || -> Result<()> {
+                        for port in ports {
+                            let uuid = cloud.listener(balancer, vipgate_tests::lab::Listener { port: *port, ..WEB })?;
+                            cloud.add_backends(&uuid, &[0, 1])?;
+                        }
+                        Ok(())
+                    })
+                })
+                .collect();
+            workers.into_iter().try_for_each(|worker| worker.join().expect("a worker does not panic"))
+        })?;
+        for port in ports {
+            run.lab.client().fetch(SocketAddrV4::new(VIP, port))?;
+        }
+        Ok(())
+    }
+}
+
+/// Hooks that the other tests leave out.
+#[test]
+fn generic_xdp_and_auto_balance_as_well() -> Result<()> {
+    for hook in [Hook::XdpGeneric, Hook::Auto] {
+        let run = Running::new(hook, 1, 2)?;
+        let (_, balancer) = run.cloud.load_balancer(VIP)?;
+        for listener in [WEB, UDP] {
+            let uuid = run.cloud.listener(&balancer, listener)?;
+            run.cloud.add_backends(&uuid, &[0, 1])?;
+        }
+        let client = run.lab.client();
+        assert_eq!(client.fetch_many(SocketAddrV4::new(VIP, WEB.port), 10)?.len(), 10);
+        client.ask_udp(SocketAddrV4::new(VIP, UDP.port))?;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_change_of_hook_at_a_restart_fails_no_request() -> Result<()> {
+    let Running { cloud, controller, lab } = Running::new(Hook::Tc, 1, 2)?;
+    let (_, _, vip) = cloud.balanced(VIP, WEB, &[0, 1])?;
+    let load = Load::start(lab.client(), vip)?;
+    load.wait_for(50)?;
+    assert!(controller.stop()?.success());
+    let controller = vipgate_tests::lab::Controller::start(&lab, &["--hook", "xdp"])?;
+    load.wait_for(50)?;
+    assert!(controller.stop()?.success());
+    let _controller = vipgate_tests::lab::Controller::start(&lab, &["--hook", "tc"])?;
+    load.wait_for(50)?;
+    let report = load.stop()?;
+    assert!(report.failures.is_empty(), "{:?}", report.failures);
+    Ok(())
+}
