@@ -14,7 +14,7 @@ use vipgate_abi::{
 use crate::{
     atomic, count,
     maps::{BACKEND_LOAD, BACKENDS, CONFIG, PORTS},
-    packet::{ETH_LEN, L4_OFFSET, Packet, load, store, store_address, store_mac},
+    packet::{ETH_LEN, L4_OFFSET, Packet, load, load_address, store, store_address, store_mac},
     parse::{Headers, parse},
     route::{self, Rewritten, Route},
     service,
@@ -31,8 +31,21 @@ const TOUCH_AFTER: u32 = 256;
 pub fn run<P: Packet>(mut packet: P) -> i32 {
     match process(&mut packet) {
         Ok(verdict) => verdict,
+        Err(reason @ (Reason::OtherProtocol | Reason::Fragment | Reason::IpOptions)) => unparsed(&packet, reason),
         Err(reason) => count::verdict::<P>(reason),
     }
+}
+
+/// An IPv4 packet that no service could take: the stack's, unless its destination is a VIP that carries nothing.
+#[inline(always)]
+fn unparsed<P: Packet>(packet: &P, reason: Reason) -> i32 {
+    let data = packet.data();
+    if data + L4_OFFSET > packet.data_end() {
+        return count::verdict::<P>(reason);
+    }
+    // SAFETY: the destination address ends at L4_OFFSET, checked just above.
+    let dst = unsafe { load_address(data + L4_OFFSET - 4) };
+    count::verdict::<P>(if service::is_disabled(dst) { Reason::Disabled } else { reason })
 }
 
 /// A parsed packet and what every stage needs of its surroundings.

@@ -2,6 +2,7 @@
 
 use aya_ebpf::btf_maps::lpm_trie::Key;
 use vipgate_abi::{
+    Be32,
     backend::Backend,
     counters::Reason,
     flow::FlowKey,
@@ -37,6 +38,13 @@ pub fn lookup(headers: &Headers) -> Result<&'static Service, Reason> {
         return Err(Reason::NoBackend);
     }
     Ok(service)
+}
+
+/// True for the address of a VIP that is Disabled.
+#[inline(always)]
+pub fn is_disabled(dst: Be32) -> bool {
+    let key = Key::new(ServiceKey::WHOLE_VIP, ServiceKey::new(dst, 0, 0));
+    SERVICES.get(&key).is_some_and(|service| service.kind == Kind::Disabled as u8)
 }
 
 /// Chooses a backend: its number and what it is.

@@ -308,7 +308,9 @@ both_hooks! {
         let service = Service { kind: Kind::Disabled as u8, ..Service::default() };
         bench.set_service(VIP, 0, ServiceKey::WHOLE_VIP, service)?;
         bench.expect_refused(&Frame::tcp(CLIENT, VIP, tcp::SYN), Reason::Disabled)?;
-        bench.expect_refused(&Frame::udp(CLIENT, SocketAddrV4::new(Bench::VIP, 9)), Reason::Disabled)
+        bench.expect_refused(&Frame::udp(CLIENT, SocketAddrV4::new(Bench::VIP, 9)), Reason::Disabled)?;
+        // Echo requests, too: the stack would answer them.
+        bench.expect_refused(&Frame::other(Bench::CLIENT, Bench::VIP, 1).payload(&[0; 40]), Reason::Disabled)
     }
 
     fn other_ports_protocols_and_addresses_are_not_ours(bench: &mut Bench) -> Result<()> {
