@@ -1,9 +1,10 @@
 //! The boundary to the reconciler: the only thing that a job asks of the kernel side.
 
-use std::{collections::BTreeSet, error::Error};
+use std::{collections::BTreeSet, error};
 
 use futures::future::BoxFuture;
 use serde::{Deserialize, Serialize};
+use thiserror::Error;
 
 /// What a committed call changed: the reconciler reads these from the store again.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -20,11 +21,18 @@ impl Change {
     }
 }
 
-/// Why the kernel does not hold a change, with its causes.
-pub type ApplyError = Box<dyn Error + Send + Sync>;
+/// Why the kernel does not hold a change.
+#[derive(Debug, Error)]
+pub enum NotApplied {
+    /// The controller is ending: the next run shall finish the job.
+    #[error("the controller is ending")]
+    Ending,
+    #[error(transparent)]
+    Failed(Box<dyn error::Error + Send + Sync>),
+}
 
 /// Brings the kernel to what is stored. When the future is ready with `Ok`, traffic obeys the change already. Applying
 /// the same change again does no harm: that is how an interrupted job is finished.
 pub trait Apply: Send + Sync + 'static {
-    fn apply(&self, change: Change) -> BoxFuture<'_, Result<(), ApplyError>>;
+    fn apply(&self, change: Change) -> BoxFuture<'_, Result<(), NotApplied>>;
 }

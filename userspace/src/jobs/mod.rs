@@ -16,7 +16,7 @@ use serde_json::{Map, Value};
 use vipgate_api::{ApiError, Reply, json, resource};
 
 pub use self::{
-    apply::{Apply, ApplyError, Change},
+    apply::{Apply, Change, NotApplied},
     hook::{BadHook, HookUrl},
 };
 use crate::{
@@ -205,14 +205,17 @@ impl Jobs {
     async fn finish(&self, job: Applying) -> store::Result<()> {
         // A fault in there must not leave the job running for ever.
         let applied = AssertUnwindSafe(self.inner.apply.apply(job.change.clone())).catch_unwind().await;
-        let applied = applied.unwrap_or_else(|_| Err("a fault of the controller, which its log describes".into()));
+        let fault = |_| Err(NotApplied::Failed("a fault of the controller, which its log describes".into()));
+        let applied = applied.unwrap_or_else(fault);
         let mut tx = self.inner.store.begin().await?;
         let (succeeded, body) = match applied {
             Ok(()) => {
                 model::applied(&mut tx, &job.change.vips).await?;
                 (true, success(query::render(&mut tx, &job.reply).await?, &job.reply, job.with_schema))
             }
-            Err(error) => {
+            // It stays `Applying`.
+            Err(NotApplied::Ending) => return Ok(()),
+            Err(NotApplied::Failed(error)) => {
                 let error = not_applied(error.as_ref());
                 tracing::warn!(job = job.uuid, %error, "a change is stored, but not applied");
                 (false, failure(&error, job.with_schema))
@@ -243,7 +246,7 @@ fn not_applied(error: &dyn std::error::Error) -> ApiError {
         source = cause.source();
     }
     ApiError::operation("the change is stored, but the packet path does not hold it yet")
-        .elaborate("it is tried again with the next change of the same VIP and at every start")
+        .elaborate("it is tried again until it succeeds")
         .caused_by(ApiError::internal(causes))
 }
 

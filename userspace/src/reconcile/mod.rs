@@ -85,8 +85,17 @@ impl Reconciler {
 /// Where a command's result goes.
 type Reply = oneshot::Sender<Result<(), ApplyError>>;
 
+impl From<ApplyError> for jobs::NotApplied {
+    fn from(error: ApplyError) -> Self {
+        match error {
+            ApplyError::Stopped => Self::Ending,
+            error => Self::Failed(Box::new(error)),
+        }
+    }
+}
+
 impl jobs::Apply for Reconciler {
-    fn apply(&self, change: jobs::Change) -> BoxFuture<'_, Result<(), jobs::ApplyError>> {
+    fn apply(&self, change: jobs::Change) -> BoxFuture<'_, Result<(), jobs::NotApplied>> {
         async move {
             // Devices first: a VIP's address needs its device.
             if change.devices {

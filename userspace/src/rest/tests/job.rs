@@ -151,12 +151,24 @@ async fn results_survive_a_restart() {
 }
 
 #[tokio::test]
-async fn a_job_that_was_interrupted_is_finished_by_the_next_run() {
+async fn a_job_that_a_crash_interrupted_is_finished_by_the_next_run() {
+    interrupted(false).await;
+}
+
+#[tokio::test]
+async fn a_job_that_an_orderly_end_interrupted_is_finished_by_the_next_run() {
+    interrupted(true).await;
+}
+
+async fn interrupted(orderly: bool) {
     let server = Server::start().await;
     let site = Site::build(&server).await;
     server.kernel.hold();
     let add = server.request(Method::POST, &site.nics()).header("X-Job-UUID", JOB);
     add.json(&json!({"params": {"vmNicUuids": [site.nic]}})).send().await.unwrap();
+    if orderly {
+        server.kernel.end();
+    }
 
     let server = server.restart().await;
     let (status, reply) = eventually(async || {

@@ -19,7 +19,7 @@ use tempfile::TempDir;
 use tokio::{net::TcpListener, sync::Semaphore, task::JoinHandle, time::Instant};
 
 use crate::{
-    jobs::{self, Apply, ApplyError, Change},
+    jobs::{self, Apply, Change, NotApplied},
     model::Devices,
     rest::{RestState, Settings, router, set_first_password},
     store::Store,
@@ -44,18 +44,26 @@ impl Kernel {
         self.gate.forget_permits(Semaphore::MAX_PERMITS);
     }
 
+    /// Whatever waits is told that the controller is ending.
+    pub(super) fn end(&self) {
+        self.gate.close();
+    }
+
     pub(super) fn release(&self) {
         self.gate.add_permits(1000);
     }
 }
 
 impl Apply for Kernel {
-    fn apply(&self, change: Change) -> BoxFuture<'_, Result<(), ApplyError>> {
+    fn apply(&self, change: Change) -> BoxFuture<'_, Result<(), NotApplied>> {
         async move {
-            let _permit = self.gate.acquire().await?;
+            let _permit = self.gate.acquire().await.map_err(|_| NotApplied::Ending)?;
             assert!(!self.panics.load(Ordering::SeqCst), "a fault that a test asked for");
             self.changes.lock().unwrap().push(change);
-            if self.fails.load(Ordering::SeqCst) { Err("the kernel has no room".into()) } else { Ok(()) }
+            if self.fails.load(Ordering::SeqCst) {
+                return Err(NotApplied::Failed("the kernel has no room".into()));
+            }
+            Ok(())
         }
         .boxed()
     }
