@@ -26,7 +26,8 @@ fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
     loop {}
 }
 
-/// The kernel lets programs that call GPL-only helpers load only under this licence.
+/// The kernel lets programs that call GPL-only helpers (`bpf_fib_lookup`) load only under a licence it knows for one: of
+/// this crate's two, it is the GPL that is offered to it.
 #[unsafe(link_section = "license")]
 #[unsafe(no_mangle)]
-static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
+static LICENSE: [u8; 7] = *b"GPL v2\0";

@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    io::{Read as _, Write as _},
+    io::{self, Read as _, Write as _},
     net::{Ipv4Addr, Shutdown, TcpListener, TcpStream},
     time::Duration,
 };
@@ -125,10 +125,12 @@ both_hooks! {
         Ok(())
     }
 
-    fn a_listener_without_backends_answers_nobody(hook) {
+    fn a_listener_without_backends_refuses_at_once(hook) {
         let run = Running::new(hook, 1, 1)?;
         let (_, listener, vip) = run.cloud.balanced(VIP, WEB, &[])?;
-        assert!(run.lab.client().fetch(vip).is_err());
+        let Err(refused) = run.lab.client().fetch(vip) else { anyhow::bail!("somebody answered") };
+        let kind = refused.chain().find_map(|cause| cause.downcast_ref::<io::Error>()).map(io::Error::kind);
+        assert_eq!(kind, Some(io::ErrorKind::ConnectionRefused), "{refused:#}");
         run.cloud.add_backends(&listener, &[0])?;
         assert_eq!(run.lab.client().fetch(vip)?.backend, "backend1");
         Ok(())

@@ -299,9 +299,13 @@ both_hooks! {
         Ok(())
     }
 
-    fn a_listener_without_backend_drops(bench: &mut Bench) -> Result<()> {
+    fn a_listener_without_backend_leaves_the_refusal_to_the_stack(bench: &mut Bench) -> Result<()> {
         bench.serve(VIP, TCP, Algorithm::RoundRobin, &[])?;
-        bench.expect_refused(&Frame::tcp(CLIENT, VIP, tcp::SYN), Reason::NoBackend)
+        bench.serve(VIP, UDP, Algorithm::Maglev, &[])?;
+        bench.expect_refused(&Frame::tcp(CLIENT, VIP, tcp::SYN), Reason::NoBackend)?;
+        bench.expect_refused(&Frame::udp(CLIENT, VIP), Reason::NoBackend)?;
+        ensure!(bench.flows()?.is_empty());
+        Ok(())
     }
 
     fn a_disabled_vip_drops_everything(bench: &mut Bench) -> Result<()> {

@@ -67,8 +67,8 @@ reasons! {
     NoNeighbour = 7 Pass "no_neighbour",
     /// Translated, then given to the stack: larger than the way out's MTU.
     OverMtu = 8 Pass "over_mtu",
-    /// The listener has no backend.
-    NoBackend = 9 Drop "no_backend",
+    /// The listener has no backend: the stack, which owns the VIP's address and has no socket there, refuses at once.
+    NoBackend = 9 Pass "no_backend",
     /// The VIP is Disabled.
     Disabled = 10 Drop "disabled",
     /// The time to live would reach 0.
