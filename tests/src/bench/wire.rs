@@ -75,7 +75,7 @@ struct Wire {
 
 impl Wire {
     fn new() -> Result<Self> {
-        let namespace = |name: &str| Namespace::new(crate::lab::netns::unique(name));
+        let namespace = |name: &str| Namespace::new(crate::lab::leftovers::unique(name));
         let wire = Self { generator: namespace("gen")?, router: namespace("rtr")?, sink: namespace("snk")? };
         wire.router.ip(&format!("link add r0 type veth peer name c0 netns {}", wire.generator.name()))?;
         wire.router.ip(&format!("link add r1 type veth peer name b0 netns {}", wire.sink.name()))?;

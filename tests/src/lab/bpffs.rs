@@ -1,19 +1,13 @@
 //! A directory of its own in the machine's bpffs: the lab's pins, gone on drop and with them the kernel's objects.
 
-use super::{
-    Result,
-    netns::{is_alive, owner, run},
-};
+use super::{Result, leftovers::BPFFS, netns::run};
 use anyhow::Context as _;
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use std::{
     fs, io,
     path::{Path, PathBuf},
     process::Command,
-    sync::Mutex,
 };
-
-const ROOT: &str = "/sys/fs/bpf";
 
 #[derive(Debug)]
 pub struct BpfDirectory {
@@ -24,7 +18,7 @@ impl BpfDirectory {
     /// Names the directory; the controller makes it.
     pub fn new(name: &str) -> Result<Self> {
         mount()?;
-        Ok(Self { path: Path::new(ROOT).join(name) })
+        Ok(Self { path: Path::new(BPFFS).join(name) })
     }
 
     #[must_use]
@@ -44,28 +38,14 @@ impl Drop for BpfDirectory {
     }
 }
 
-/// Mounts the bpffs where systemd would, if nothing did, and removes what killed labs pinned there.
+/// Mounts the bpffs where systemd would, if nothing did.
 fn mount() -> Result<()> {
-    static MOUNTED: Mutex<bool> = Mutex::new(false);
-    let mut mounted = MOUNTED.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    if *mounted {
-        return Ok(());
-    }
-    let is_mounted = || statfs(ROOT).is_ok_and(|found| found.filesystem_type() == BPF_FS_MAGIC);
+    let is_mounted = || statfs(BPFFS).is_ok_and(|found| found.filesystem_type() == BPF_FS_MAGIC);
     if !is_mounted() {
-        let result = run(Command::new("mount").args(["-t", "bpf", "bpf", ROOT]));
-        // Another lab's process may have mounted it in between.
+        let result = run(Command::new("mount").args(["-t", "bpf", "bpf", BPFFS]));
+        // Another lab may have mounted it in between; a second mount on top of it would hide its pins.
         if !is_mounted() {
             result.context("cannot mount the bpffs")?;
-        }
-    }
-    *mounted = true;
-    let entries = fs::read_dir(ROOT).context("cannot list the bpffs")?;
-    for entry in entries.flatten() {
-        let dead = entry.file_name().to_str().and_then(owner).is_some_and(|process| !is_alive(process));
-        if dead {
-            // Another lab's sweep may have been faster.
-            let _ = fs::remove_dir_all(entry.path());
         }
     }
     Ok(())

@@ -1,6 +1,6 @@
 //! `vipgate serve` in the router's namespace, as a router's init system would run it.
 
-use super::{Api, Lab, Namespace, Process, Result, netns::next_number};
+use super::{Api, Lab, Namespace, Process, Result, leftovers::next_number};
 use anyhow::Context as _;
 use nix::sys::signal::Signal;
 use std::{

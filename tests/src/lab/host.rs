@@ -171,7 +171,7 @@ impl Backend {
             .with_context(|| format!("cannot write {}", configuration.display()))?;
         let mut nginx = self.namespace.command("nginx");
         nginx.arg("-p").arg(&home).arg("-c").arg(&configuration).args(["-e", "stderr"]);
-        let mut nginx = Process::start(&format!("nginx-{}", self.name), &mut nginx, directory)?;
+        let mut nginx = Process::start(&format!("nginx-{}", self.name), &nginx, directory)?;
         nginx.until("nginx to listen", STARTED, |_| {
             self.namespace.within(|| fetch(SocketAddrV4::new(Ipv4Addr::LOCALHOST, HTTP_PORT)))
         })?;
@@ -223,7 +223,7 @@ fn nginx_configuration(name: &str, home: &Path) -> String {
     let home = home.display();
     format!(
         "daemon off;
-        worker_processes 1;
+        master_process off;
         pid {home}/nginx.pid;
         events {{ worker_connections 1024; }}
         http {{

@@ -7,13 +7,14 @@
 //! ```
 //! Each switch is a bridge in a namespace of its own, so that many hosts share one router device as they do on a
 //! cloud's L2 network. Names hold the process's id and a number: labs run side by side, and what a killed run left
-//! behind is swept by the next one. Everything is undone on drop.
+//! behind is swept by the next one. Everything is undone on drop, and the programs that a lab started end with its process.
 
 pub mod api;
 pub mod bpffs;
 pub mod cloud;
 pub mod controller;
 pub mod host;
+pub mod leftovers;
 pub mod load;
 pub mod netns;
 pub mod process;

@@ -1,6 +1,9 @@
 //! One network namespace: made with iproute2, entered by threads, gone on drop.
 
-use super::Result;
+use super::{
+    Result,
+    leftovers::{NAMESPACES, sweep},
+};
 use anyhow::{Context as _, bail};
 use nix::sched::{CloneFlags, setns};
 use std::{
@@ -8,41 +11,8 @@ use std::{
     fs::{self, File},
     path::PathBuf,
     process::Command,
-    sync::{
-        Once,
-        atomic::{AtomicU32, Ordering},
-    },
     thread,
 };
-
-const PREFIX: &str = "vglab";
-const DIRECTORY: &str = "/run/netns";
-
-/// A number that no other lab of this process has.
-pub(super) fn next_number() -> u32 {
-    static NEXT: AtomicU32 = AtomicU32::new(0);
-    NEXT.fetch_add(1, Ordering::Relaxed)
-}
-
-/// `vglab-<process>-<number>-`: the start of every name in a lab.
-pub(super) fn prefix(number: u32) -> String {
-    format!("{PREFIX}-{}-{number}-", std::process::id())
-}
-
-/// A name that no other namespace has.
-#[must_use]
-pub fn unique(name: &str) -> String {
-    format!("{}{name}", prefix(next_number()))
-}
-
-/// The process that made a thing of this name; `None`: no lab made it.
-pub(super) fn owner(name: &str) -> Option<u32> {
-    name.strip_prefix(PREFIX)?.strip_prefix('-')?.split('-').next()?.parse().ok()
-}
-
-pub(super) fn is_alive(process: u32) -> bool {
-    PathBuf::from(format!("/proc/{process}")).exists()
-}
 
 #[derive(Debug)]
 pub struct Namespace {
@@ -55,7 +25,7 @@ impl Namespace {
     pub fn new(name: String) -> Result<Self> {
         sweep();
         run(Command::new("ip").args(["netns", "add", &name]))?;
-        let path = PathBuf::from(DIRECTORY).join(&name);
+        let path = PathBuf::from(NAMESPACES).join(&name);
         let handle = File::open(&path).with_context(|| format!("cannot open {}", path.display()))?;
         let namespace = Self { name, handle };
         namespace.sysctl("net/ipv6/conf/all/disable_ipv6", "1")?;
@@ -72,7 +42,7 @@ impl Namespace {
     /// Where the namespace can be opened.
     #[must_use]
     pub fn path(&self) -> PathBuf {
-        PathBuf::from(DIRECTORY).join(&self.name)
+        PathBuf::from(NAMESPACES).join(&self.name)
     }
 
     /// Runs `work` on a thread inside the namespace. Sockets that it opens stay there wherever they are used later.
@@ -140,17 +110,4 @@ pub(super) fn run(command: &mut Command) -> Result<String> {
         bail!("{command:?}: {}: {}", output.status, said.join(" "));
     }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
-}
-
-/// Once a process: deletes the namespaces whose lab was killed before it could.
-fn sweep() {
-    static SWEPT: Once = Once::new();
-    SWEPT.call_once(|| {
-        let Ok(entries) = fs::read_dir(DIRECTORY) else { return };
-        let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
-        for name in names.filter(|name| owner(name).is_some_and(|process| !is_alive(process))) {
-            // Another lab's sweep may have been faster.
-            let _ = run(Command::new("ip").args(["netns", "del", &name]));
-        }
-    });
 }

@@ -22,8 +22,9 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts `command`; what it says goes to the end of `<directory>/<name>.log`.
-    pub fn start(name: &str, command: &mut Command, directory: &Path) -> Result<Self> {
+    /// Starts `command`; what it says goes to the end of `<directory>/<name>.log`. It ends at the latest with the thread
+    /// that called this, even if that is killed.
+    pub fn start(name: &str, command: &Command, directory: &Path) -> Result<Self> {
         let log = directory.join(format!("{name}.log"));
         let file = File::options()
             .create(true)
@@ -31,7 +32,7 @@ impl Process {
             .open(&log)
             .with_context(|| format!("cannot write {}", log.display()))?;
         let errors = file.try_clone().context("cannot clone a file handle")?;
-        let child = command
+        let child = ending_with_us(command)
             .stdin(Stdio::null())
             .stdout(file)
             .stderr(errors)
@@ -81,6 +82,19 @@ impl Process {
             None => bail!("it still runs; it said: {}", self.said()),
         })
     }
+}
+
+/// The same program, told by setpriv to die with its parent.
+fn ending_with_us(command: &Command) -> Command {
+    let mut wrapped = Command::new("setpriv");
+    wrapped.args(["--pdeathsig", "KILL", "--"]).arg(command.get_program()).args(command.get_args());
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => wrapped.env(name, value),
+            None => wrapped.env_remove(name),
+        };
+    }
+    wrapped
 }
 
 impl Drop for Process {

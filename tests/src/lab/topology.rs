@@ -2,7 +2,7 @@
 
 use super::{
     Backend, BpfDirectory, Client, Controller, Namespace, Result,
-    netns::{next_number, prefix},
+    leftovers::{next_number, prefix},
 };
 use anyhow::Context as _;
 use std::{fmt, net::Ipv4Addr, path::Path};
@@ -74,7 +74,7 @@ impl Lab {
             public.plug(&client, number, address, PUBLIC_ROUTER)?;
             clients.push(Client { namespace: client, address });
         }
-        let directory = TempDir::with_prefix("vipgate-lab-").context("cannot make a temporary directory")?;
+        let directory = TempDir::with_prefix(&prefix).context("cannot make a temporary directory")?;
         let mut backends = Vec::new();
         for number in 1..=options.backends {
             let name = format!("backend{number}");

@@ -7,8 +7,11 @@ mod story;
 
 use clap::Parser;
 use screen::Screen;
-use std::process::ExitCode;
-use vipgate_tests::lab::{Hook, Result};
+use std::{
+    process::{self, ExitCode},
+    thread,
+};
+use vipgate_tests::lab::{Hook, Result, leftovers::remove_own};
 
 #[derive(Debug, Parser)]
 #[command(name = "demo", about)]
@@ -31,6 +34,7 @@ fn hook(text: &str) -> Result<Hook, String> {
 
 fn main() -> ExitCode {
     let args = Args::parse();
+    clean_up_on_interrupt();
     let mut screen = Screen::new();
     match run(&args, &mut screen) {
         Ok(()) => screen.verdict(),
@@ -39,6 +43,20 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Ctrl-C takes everything down, too.
+fn clean_up_on_interrupt() {
+    thread::spawn(|| {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build();
+        match runtime.and_then(|runtime| runtime.block_on(tokio::signal::ctrl_c())) {
+            Ok(()) => {
+                remove_own();
+                process::exit(130);
+            }
+            Err(error) => eprintln!("demo: Ctrl-C will leave the lab's namespaces to the next run: {error}"),
+        }
+    });
 }
 
 fn run(args: &Args, screen: &mut Screen) -> Result<()> {

@@ -5,8 +5,7 @@ use anyhow::Context as _;
 use std::io::{BufRead as _, Write as _, stdin, stdout};
 use vipgate_tests::lab::Result;
 
-const HELP: &str = "\
-  show            who answers 150 requests
+const HELP: &str = "  show            who answers 150 requests
   add N           make backend N (1 to 3) a backend of the web listener
   remove N        take it off
   stop, start     the controller; the traffic goes on
