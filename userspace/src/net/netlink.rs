@@ -62,11 +62,15 @@ impl Netlink {
         Ok(addresses.map_err(|error| failed("list the addresses", &error))?.iter().filter_map(held_address).collect())
     }
 
-    /// Gives a device a VIP's address. One that it has already is no error.
-    pub async fn add_vip(&self, device: &Device, vip: Ipv4Addr) -> Result<(), NetError> {
-        let mut request = self.handle.address().add(device.ifindex, IpAddr::V4(vip), PREFIX_LEN).replace();
+    /// Gives a device a VIP's address. False: it had it already.
+    pub async fn add_vip(&self, device: &Device, vip: Ipv4Addr) -> Result<bool, NetError> {
+        let mut request = self.handle.address().add(device.ifindex, IpAddr::V4(vip), PREFIX_LEN);
         request.message_mut().attributes.push(AddressAttribute::Protocol(OURS));
-        request.execute().await.map_err(|error| failed(&format!("add {vip} to {}", device.name), &error))
+        match request.execute().await {
+            Err(Error::NetlinkError(error)) if error.raw_code().abs() == libc::EEXIST => Ok(false),
+            Err(error) => Err(failed(&format!("add {vip} to {}", device.name), &error)),
+            Ok(()) => Ok(true),
+        }
     }
 
     /// Takes a VIP's address off a device. One that it has not, or a device that is gone, is no error.

@@ -7,6 +7,7 @@ use netlink_packet_core::{NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage,
     neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState},
+    route::RouteType,
 };
 use rtnetlink::{MulticastGroup, sys::SocketAddr};
 use tracing::warn;
@@ -32,7 +33,7 @@ const GROUPS: [MulticastGroup; 6] = [
 pub struct Changes {
     /// A neighbour, a route or a link: remembered next hops may be wrong.
     pub next_hops: bool,
-    /// A device or an address: ports and VIP addresses may have to be set again.
+    /// A device changed or an address went: ports and VIP addresses may have to be set again.
     pub devices: bool,
 }
 
@@ -41,6 +42,11 @@ impl Changes {
 
     fn is_none(self) -> bool {
         self == Self::default()
+    }
+
+    fn add(&mut self, other: Self) {
+        self.next_hops |= other.next_hops;
+        self.devices |= other.devices;
     }
 }
 
@@ -64,27 +70,29 @@ impl Watcher {
     pub async fn changed(&mut self) -> Changes {
         let mut changes = Changes::default();
         while changes.is_none() {
-            match self.messages.next().await {
-                Some((message, _)) => self.note(&message, &mut changes),
-                None => {
-                    self.reopen().await;
-                    return Changes::ALL;
-                }
+            let next = self.messages.next().await;
+            match next.and_then(|(message, _)| self.note(message)) {
+                Some(change) => changes.add(change),
+                None => return self.reopen().await,
             }
         }
         tokio::time::sleep(BATCH).await;
         while let Ok((message, _)) = self.messages.try_recv() {
-            self.note(&message, &mut changes);
+            match self.note(message) {
+                Some(change) => changes.add(change),
+                None => return self.reopen().await,
+            }
         }
         changes
     }
 
-    async fn reopen(&mut self) {
+    /// Starts over after announcements were lost, or the socket was.
+    async fn reopen(&mut self) -> Changes {
         loop {
             match Self::open().await {
                 Ok(watcher) => {
                     *self = watcher;
-                    return;
+                    return Changes::ALL;
                 }
                 Err(error) => warn!(%error, "cannot watch the kernel's network; trying again"),
             }
@@ -92,26 +100,26 @@ impl Watcher {
         }
     }
 
-    fn note(&mut self, message: &NetlinkMessage<RouteNetlinkMessage>, changes: &mut Changes) {
-        let NetlinkPayload::InnerMessage(message) = &message.payload else {
-            // An overrun or an error: something was lost.
-            *changes = Changes::ALL;
-            return;
+    /// What an announcement changes; `None`: others were lost.
+    fn note(&mut self, message: NetlinkMessage<RouteNetlinkMessage>) -> Option<Changes> {
+        let NetlinkPayload::InnerMessage(message) = message.payload else {
+            return None;
         };
+        let mut changes = Changes::default();
         match message {
-            RouteNetlinkMessage::NewNeighbour(neighbour) => {
-                changes.next_hops |= self.neighbours.learn(neighbour);
+            RouteNetlinkMessage::NewNeighbour(neighbour) => changes.next_hops = self.neighbours.learn(&neighbour),
+            RouteNetlinkMessage::DelNeighbour(neighbour) => changes.next_hops = self.neighbours.forget(&neighbour),
+            RouteNetlinkMessage::NewLink(_) | RouteNetlinkMessage::DelLink(_) => changes = Changes::ALL,
+            RouteNetlinkMessage::DelAddress(_) => changes.devices = true,
+            RouteNetlinkMessage::NewAddress(_) => {}
+            // The router's own addresses, VIPs as they come and go: no flow's next hop.
+            RouteNetlinkMessage::NewRoute(route) | RouteNetlinkMessage::DelRoute(route) => {
+                changes.next_hops = !matches!(route.header.kind, RouteType::Local | RouteType::Broadcast);
             }
-            RouteNetlinkMessage::DelNeighbour(neighbour) => {
-                changes.next_hops |= self.neighbours.forget(neighbour);
-            }
-            RouteNetlinkMessage::NewLink(_) | RouteNetlinkMessage::DelLink(_) => *changes = Changes::ALL,
-            RouteNetlinkMessage::NewAddress(address) | RouteNetlinkMessage::DelAddress(address) => {
-                changes.devices |= address.header.family == AddressFamily::Inet;
-            }
-            // Routes, rules and next hop objects.
+            // Rules and next hop objects.
             _ => changes.next_hops = true,
         }
+        Some(changes)
     }
 }
 

@@ -22,14 +22,14 @@ use tracing::{debug, info, warn};
 
 use super::{
     ApplyError, Reply,
-    compile::{ServiceEntry, Tables, check, compile},
+    compile::{check, compile},
     devices::{Managed, Synced},
     engine::Engine,
     sweep::Sweeper,
 };
 use crate::{
     loader::{self, Epoch, Plane},
-    net::{Device, HeldAddress, Netlink, Watcher, arp},
+    net::{Device, NetError, Netlink, Watcher, arp},
     state::{Limits, Source, VipState},
 };
 
@@ -77,6 +77,9 @@ struct Placed {
     backends: BTreeSet<Ipv4Addr>,
 }
 
+/// A VIP by uuid whose entries come or came to the kernel, and its backends that are new.
+type Ready = (String, VipState, BTreeSet<Ipv4Addr>);
+
 /// Something that failed and is to be tried again.
 #[derive(Clone, Copy, Debug)]
 struct Retry {
@@ -93,6 +96,8 @@ pub(super) struct Worker<S> {
     limits: Limits,
     /// VIPs by uuid; shared with the task that confirms their neighbours.
     placed: Arc<Mutex<BTreeMap<String, Placed>>>,
+    /// Which VIP has an address, by uuid.
+    owners: HashMap<Ipv4Addr, String>,
     dirty: HashMap<String, Retry>,
     /// The devices, or the addresses on them, failed.
     network_dirty: Option<Retry>,
@@ -136,6 +141,7 @@ impl<S: Source> Worker<S> {
             epoch,
             limits,
             placed,
+            owners: HashMap::new(),
             dirty: HashMap::new(),
             network_dirty: None,
             tasks,
@@ -147,22 +153,30 @@ impl<S: Source> Worker<S> {
 
     /// Serves commands until told to stop, or until nobody is left to give any.
     pub(super) async fn run(mut self, mut queue: mpsc::Receiver<Command>) {
-        loop {
+        let stops = loop {
             let next = self.next_retry();
             let mut batch = Vec::new();
             tokio::select! {
-                count = queue.recv_many(&mut batch, BATCH) => if count == 0 { break },
+                count = queue.recv_many(&mut batch, BATCH) => if count == 0 { break Vec::new() },
                 () = sleep_until(next.unwrap_or_else(Instant::now)), if next.is_some() => {}
             }
-            if self.serve(batch).await {
-                break;
+            let stops = self.serve(batch).await;
+            if !stops.is_empty() {
+                break stops;
             }
+        };
+        let kernel = Arc::clone(&self.kernel);
+        drop(self);
+        // Waits for the sweeper's thread.
+        blocking(move || drop(kernel)).await;
+        debug!("the reconciler has ended");
+        for reply in stops {
+            let _ = reply.send(Ok(()));
         }
-        debug!("the reconciler ends");
     }
 
-    /// Serves a batch and what is due again. True: stop.
-    async fn serve(&mut self, batch: Vec<Command>) -> bool {
+    /// Serves a batch and what is due again. Gives back who wants an end.
+    async fn serve(&mut self, batch: Vec<Command>) -> Vec<Reply> {
         let (mut applies, mut devices, mut stops, mut look) = (Vec::new(), Vec::new(), Vec::new(), false);
         for command in batch {
             match command {
@@ -186,11 +200,7 @@ impl<S: Source> Worker<S> {
         for (vips, reply) in applies {
             let _ = reply.send(vips.iter().find_map(|vip| errors.get(vip)).cloned().map_or(Ok(()), Err));
         }
-        let stop = !stops.is_empty();
-        for reply in stops {
-            let _ = reply.send(Ok(()));
-        }
-        stop
+        stops
     }
 
     fn next_retry(&self) -> Option<Instant> {
@@ -203,7 +213,7 @@ impl<S: Source> Worker<S> {
             warn!(%error, "trying again");
             self.network_dirty = Some(again(self.network_dirty));
         }
-        let vips = self.source.vips().await.map_err(|error| ApplyError::Source { reason: loader::causes(&error) })?;
+        let vips = self.source.vips().await.map_err(|error| unreadable(&error))?;
         let count = vips.len();
         let wanted: HashSet<Ipv4Addr> = vips.iter().map(|vip| vip.address).collect();
         let states = vips.into_iter().map(|vip| (vip.uuid.clone(), Some(vip))).collect();
@@ -239,63 +249,41 @@ impl<S: Source> Worker<S> {
     /// Brings VIPs in line; the errors by uuid.
     async fn apply(&mut self, vips: &BTreeSet<String>) -> HashMap<String, ApplyError> {
         let mut states = Vec::new();
-        let mut errors = HashMap::new();
+        let mut unread = HashMap::new();
         for uuid in vips {
             match self.source.vip(uuid).await {
                 Ok(state) => states.push((uuid.clone(), state)),
-                Err(error) => {
-                    let error = ApplyError::Source { reason: loader::causes(&error) };
-                    self.mark(uuid, Some(&error));
-                    errors.insert(uuid.clone(), error);
-                }
+                Err(error) => drop(unread.insert(uuid.clone(), unreadable(&error))),
             }
         }
-        errors.extend(self.apply_states(states).await);
-        errors
+        for (uuid, error) in &unread {
+            self.mark(uuid, Some(error));
+        }
+        unread.extend(self.apply_states(states).await);
+        unread
     }
 
     async fn apply_states(&mut self, states: Vec<(String, Option<VipState>)>) -> HashMap<String, ApplyError> {
+        let uuids: Vec<String> = states.iter().map(|(uuid, _)| uuid.clone()).collect();
         let mut errors = HashMap::new();
-        let mut compiled = Vec::new();
         // What goes comes first: its address or numbers may be another's in the same batch.
         let (stored, gone): (Vec<_>, Vec<_>) = states.into_iter().partition(|(_, state)| state.is_some());
         for (uuid, _) in gone {
             if let Err(error) = self.remove(&uuid).await {
-                errors.insert(uuid.clone(), error);
+                errors.insert(uuid, error);
             }
+        }
+        let mut ready = Vec::new();
+        for (uuid, vip) in stored.into_iter().filter_map(|(uuid, state)| Some((uuid, state?))) {
+            match self.prepare(&uuid, &vip).await {
+                Ok(fresh) => ready.push((uuid, vip, fresh)),
+                Err(error) => drop(errors.insert(uuid, error)),
+            }
+        }
+        let ready = self.fill_tables(ready, &mut errors).await;
+        self.place(ready, &mut errors).await;
+        for uuid in uuids {
             self.mark(&uuid, errors.get(&uuid));
-        }
-        for (uuid, state) in stored.into_iter().filter_map(|(uuid, state)| Some((uuid, state?))) {
-            match check(&state, &self.limits) {
-                Ok(()) => compiled.push((uuid, state)),
-                Err(error) => drop(errors.insert(uuid.clone(), failed(&state, &error))),
-            }
-        }
-        let applied = self.with_kernel(move |kernel| {
-            let now = std::time::Instant::now();
-            let results: Vec<_> = compiled
-                .into_iter()
-                .map(|(uuid, state)| {
-                    let tables = compile(&state);
-                    let result = kernel.engine.apply(&tables, now);
-                    (uuid, state, active_backends(&tables), result)
-                })
-                .collect();
-            if kernel.engine.take_ended() {
-                kernel.sweeper.flows_ended();
-            }
-            results
-        });
-        let mut placed = Vec::new();
-        for (uuid, state, backends, result) in applied.await {
-            match result {
-                Ok(()) => placed.push((uuid, state, backends)),
-                Err(error) => drop(errors.insert(uuid.clone(), failed(&state, &error))),
-            }
-        }
-        errors.extend(self.place(placed).await);
-        for (uuid, error) in &errors {
-            self.mark(uuid, Some(error));
         }
         errors
     }
@@ -307,75 +295,95 @@ impl<S: Source> Worker<S> {
         };
         let vip = placed.address;
         let failed = |reason: String| ApplyError::Vip { vip: vip.to_string(), reason };
-        if !self.placed().iter().any(|(other, held)| other != uuid && held.address == vip) {
-            if let Some(ifindex) = self.ifindex(&placed.device) {
-                self.net.remove_vip(ifindex, vip).await.map_err(|error| failed(error.to_string()))?;
-            }
+        // A new VIP may have taken the address over already.
+        if self.owners.get(&vip).is_some_and(|owner| owner == uuid) {
+            self.take_address(&placed).await.map_err(|error| failed(error.to_string()))?;
             let removed = self.with_kernel(move |kernel| {
                 let removed = kernel.engine.remove(vip, std::time::Instant::now());
                 kernel.sweeper.flows_ended();
                 removed
             });
             removed.await.map_err(|error| failed(error.to_string()))?;
+            self.owners.remove(&vip);
         }
         self.placed().remove(uuid);
         Ok(())
     }
 
-    /// Puts the addresses of VIPs whose entries are there on their devices.
-    async fn place(&mut self, vips: Vec<(String, VipState, BTreeSet<Ipv4Addr>)>) -> HashMap<String, ApplyError> {
-        let mut errors = HashMap::new();
-        if vips.is_empty() {
-            return errors;
+    /// Notes where a VIP will be, and takes it from where it was. Gives the backends that it did not have before.
+    async fn prepare(&mut self, uuid: &str, vip: &VipState) -> Result<BTreeSet<Ipv4Addr>, ApplyError> {
+        check(vip, &self.limits).map_err(|error| failed(vip, &error))?;
+        let before = self.placed().get(uuid).cloned();
+        if let Some(before) = before.as_ref().filter(|b| b.address != vip.address || b.device != vip.device) {
+            self.take_address(before).await.map_err(|error| failed(vip, &error))?;
         }
-        let held: HashSet<HeldAddress> = match self.net.addresses().await {
-            Ok(held) => held.into_iter().collect(),
-            Err(error) => return vips.into_iter().map(|(uuid, vip, _)| (uuid, failed(&vip, &error))).collect(),
-        };
-        if vips.iter().any(|(_, vip, _)| self.lock().devices.get(&vip.device).is_none()) {
+        let backends: BTreeSet<Ipv4Addr> = active_backends(vip);
+        let fresh = before.map_or_else(|| backends.clone(), |before| &backends - &before.backends);
+        self.owners.insert(vip.address, uuid.to_owned());
+        let placed = Placed { address: vip.address, device: vip.device.clone(), backends };
+        self.placed().insert(uuid.to_owned(), placed);
+        Ok(fresh)
+    }
+
+    /// Brings VIPs' entries to the kernel; gives back those that it holds.
+    async fn fill_tables(&self, vips: Vec<Ready>, errors: &mut HashMap<String, ApplyError>) -> Vec<Ready> {
+        let results = self.with_kernel(move |kernel| {
+            let now = std::time::Instant::now();
+            let applied = vips.into_iter().map(|ready| (kernel.engine.apply(&compile(&ready.1), now), ready));
+            let applied: Vec<_> = applied.collect();
+            if kernel.engine.take_ended() {
+                kernel.sweeper.flows_ended();
+            }
+            applied
+        });
+        let mut held = Vec::new();
+        for (result, ready) in results.await {
+            match result {
+                Ok(()) => held.push(ready),
+                Err(error) => drop(errors.insert(ready.0, failed(&ready.1, &error))),
+            }
+        }
+        held
+    }
+
+    /// Puts the addresses of VIPs whose entries are there on their devices.
+    async fn place(&mut self, vips: Vec<Ready>, errors: &mut HashMap<String, ApplyError>) {
+        if vips.iter().any(|(_, vip, _)| self.device(&vip.device).is_none()) {
             // A VIP on a device that was not asked for yet; what fails is told for the VIP.
             let _ = self.sync_devices().await;
         }
         let mut neighbours = BTreeSet::new();
-        let mut fresh: BTreeMap<String, Vec<Ipv4Addr>> = BTreeMap::new();
-        for (uuid, vip, backends) in vips {
-            match self.place_one(&uuid, &vip, &held).await {
-                Ok(true) => fresh.entry(vip.device.clone()).or_default().push(vip.address),
+        let mut announced: BTreeMap<String, Vec<Ipv4Addr>> = BTreeMap::new();
+        for (uuid, vip, fresh) in vips {
+            neighbours.extend(fresh);
+            match self.give_address(&vip.device, vip.address).await {
+                Ok(true) => announced.entry(vip.device).or_default().push(vip.address),
                 Ok(false) => {}
-                Err(error) => drop(errors.insert(uuid.clone(), error)),
+                Err(reason) => {
+                    errors.insert(uuid, ApplyError::Vip { vip: vip.address.to_string(), reason });
+                }
             }
-            if !errors.contains_key(&uuid) {
-                self.mark(&uuid, None);
-            }
-            let known = Placed { address: vip.address, device: vip.device, backends };
-            let before = self.placed().insert(uuid, known.clone()).map(|placed| placed.backends).unwrap_or_default();
-            neighbours.extend(known.backends.difference(&before).copied());
         }
-        self.announce(fresh).await;
+        self.announce(announced).await;
         if !neighbours.is_empty() {
             tokio::spawn(confirm(self.net.clone(), neighbours));
         }
-        errors
     }
 
     /// True: the address is new on its device.
-    async fn place_one(&self, uuid: &str, vip: &VipState, held: &HashSet<HeldAddress>) -> Result<bool, ApplyError> {
-        let text = |error: crate::net::NetError| failed(vip, &error);
-        let before = self.placed().get(uuid).cloned();
-        if let Some(before) = before.filter(|before| before.address != vip.address || before.device != vip.device)
-            && let Some(ifindex) = self.ifindex(&before.device)
-        {
-            self.net.remove_vip(ifindex, before.address).await.map_err(text)?;
-        }
-        let Some(device) = self.lock().devices.get(&vip.device).cloned() else {
-            let reason = format!("its device {} is not set up; does it exist on this router?", vip.device);
-            return Err(ApplyError::Vip { vip: vip.address.to_string(), reason });
+    async fn give_address(&self, device: &str, vip: Ipv4Addr) -> Result<bool, String> {
+        let Some(device) = self.device(device) else {
+            return Err(format!("its device {device} is not set up; does it exist on this router?"));
         };
-        if is_held(held, &device, vip.address) {
-            return Ok(false);
+        self.net.add_vip(&device, vip).await.map_err(|error| error.to_string())
+    }
+
+    async fn take_address(&self, placed: &Placed) -> Result<(), NetError> {
+        match self.device(&placed.device) {
+            Some(device) => self.net.remove_vip(device.ifindex, placed.address).await,
+            // The device is gone, and the address with it.
+            None => Ok(()),
         }
-        self.net.add_vip(&device, vip.address).await.map_err(text)?;
-        Ok(true)
     }
 
     /// Devices, then the VIPs' addresses on them.
@@ -396,8 +404,7 @@ impl<S: Source> Worker<S> {
 
     /// Brings the devices in line, and announces the VIPs of those that are new or came up. The first error, if any.
     async fn sync_devices(&mut self) -> Result<(), ApplyError> {
-        let wanted = self.source.devices().await;
-        let wanted = wanted.map_err(|error| ApplyError::Source { reason: loader::causes(&error) })?;
+        let wanted = self.source.devices().await.map_err(|error| unreadable(&error))?;
         let found = self.net.devices().await.map_err(open)?;
         let Synced { changed, fresh, errors } =
             self.with_kernel(move |kernel| kernel.devices.sync(&wanted, &found)).await;
@@ -415,26 +422,23 @@ impl<S: Source> Worker<S> {
 
     /// Puts addresses back that a device lost: it was made anew, or somebody removed them.
     async fn restore_addresses(&mut self) -> Result<(), ApplyError> {
-        let held: HashSet<HeldAddress> = self.net.addresses().await.map_err(open)?.into_iter().collect();
+        let held = self.net.addresses().await.map_err(open)?;
+        let held: HashSet<(u32, Ipv4Addr)> = held.into_iter().map(|held| (held.ifindex, held.address)).collect();
         let vips: Vec<Placed> = self.placed().values().cloned().collect();
-        let mut fresh: BTreeMap<String, Vec<Ipv4Addr>> = BTreeMap::new();
+        let mut announced: BTreeMap<String, Vec<Ipv4Addr>> = BTreeMap::new();
         let mut result = Ok(());
         for placed in vips {
-            let Some(device) = self.lock().devices.get(&placed.device).cloned() else {
-                continue;
-            };
-            if is_held(&held, &device, placed.address) {
+            // Without its device a VIP is dirty, and comes when the device does.
+            let device = self.device(&placed.device).map(|device| device.ifindex);
+            if device.is_none_or(|ifindex| held.contains(&(ifindex, placed.address))) {
                 continue;
             }
-            match self.net.add_vip(&device, placed.address).await {
-                Ok(()) => fresh.entry(placed.device).or_default().push(placed.address),
-                Err(error) => {
-                    let vip = placed.address.to_string();
-                    result = Err(ApplyError::Vip { vip, reason: error.to_string() });
-                }
+            match self.give_address(&placed.device, placed.address).await {
+                Ok(_) => announced.entry(placed.device).or_default().push(placed.address),
+                Err(reason) => result = Err(ApplyError::Vip { vip: placed.address.to_string(), reason }),
             }
         }
-        self.announce(fresh).await;
+        self.announce(announced).await;
         result
     }
 
@@ -470,8 +474,9 @@ impl<S: Source> Worker<S> {
         }
     }
 
-    fn ifindex(&self, device: &str) -> Option<u32> {
-        self.lock().devices.get(device).map(|device| device.ifindex)
+    /// The device of that name, if it is set up.
+    fn device(&self, name: &str) -> Option<Device> {
+        self.lock().devices.get(name).cloned()
     }
 
     fn placed(&self) -> MutexGuard<'_, BTreeMap<String, Placed>> {
@@ -548,22 +553,10 @@ async fn announce(vips: Vec<(Device, Vec<Ipv4Addr>)>) {
     .await;
 }
 
-/// The addresses of the backends that a VIP's rings name.
-fn active_backends(tables: &Tables) -> BTreeSet<Ipv4Addr> {
-    let mut addresses = BTreeSet::new();
-    for entry in tables.services.values() {
-        if let ServiceEntry::Balance { ring, .. } = entry {
-            let members: BTreeSet<&u32> = ring.iter().collect();
-            let backends = members.into_iter().filter_map(|number| tables.backends.get(number));
-            addresses.extend(backends.map(|backend| Ipv4Addr::from(u32::from_be(backend.addr))));
-        }
-    }
-    addresses
-}
-
-/// Whether a device has an address, of whatever prefix length: an operator may have put it there.
-fn is_held(held: &HashSet<HeldAddress>, device: &Device, address: Ipv4Addr) -> bool {
-    held.iter().any(|held| held.ifindex == device.ifindex && held.address == address)
+/// The addresses to which a VIP sends new flows.
+fn active_backends(vip: &VipState) -> BTreeSet<Ipv4Addr> {
+    let backends = vip.listeners.iter().filter(|_| vip.enabled).flat_map(|listener| &listener.backends);
+    backends.filter(|backend| backend.active).map(|backend| backend.address).collect()
 }
 
 fn again(last: Option<Retry>) -> Retry {
@@ -573,6 +566,10 @@ fn again(last: Option<Retry>) -> Retry {
 
 fn open(error: impl std::error::Error) -> ApplyError {
     ApplyError::Open { reason: loader::causes(&error) }
+}
+
+fn unreadable(error: &dyn std::error::Error) -> ApplyError {
+    ApplyError::Source { reason: loader::causes(error) }
 }
 
 fn failed(vip: &VipState, error: &dyn std::error::Error) -> ApplyError {
