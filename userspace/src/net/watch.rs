@@ -57,42 +57,43 @@ type Messages = UnboundedReceiver<(NetlinkMessage<RouteNetlinkMessage>, SocketAd
 pub struct Watcher {
     messages: Messages,
     neighbours: Neighbours,
+    /// Noted and not told yet.
+    pending: Changes,
+    /// Announcements were lost.
+    lost: bool,
 }
 
 impl Watcher {
     /// Subscribes in the calling thread's network namespace.
     pub async fn open() -> Result<Self, NetError> {
         let (messages, neighbours) = subscribe().await?;
-        Ok(Self { messages, neighbours })
+        Ok(Self { messages, neighbours, pending: Changes::default(), lost: false })
     }
 
-    /// Waits until something changed. Announcements that were lost count as a change of everything.
+    /// Waits until something changed. Announcements that were lost count as a change of everything. Dropping the
+    /// future loses nothing: the next one tells it.
     pub async fn changed(&mut self) -> Changes {
-        let mut changes = Changes::default();
-        while changes.is_none() {
+        while self.pending.is_none() && !self.lost {
             let next = self.messages.next().await;
-            match next.and_then(|(message, _)| self.note(message)) {
-                Some(change) => changes.add(change),
-                None => return self.reopen().await,
-            }
+            self.take_in(next.map(|(message, _)| message));
         }
         tokio::time::sleep(BATCH).await;
         while let Ok((message, _)) = self.messages.try_recv() {
-            match self.note(message) {
-                Some(change) => changes.add(change),
-                None => return self.reopen().await,
-            }
+            self.take_in(Some(message));
         }
-        changes
+        if self.lost {
+            self.reopen().await;
+        }
+        std::mem::take(&mut self.pending)
     }
 
-    /// Starts over after announcements were lost, or the socket was.
-    async fn reopen(&mut self) -> Changes {
+    /// Starts over.
+    async fn reopen(&mut self) {
         loop {
             match Self::open().await {
                 Ok(watcher) => {
-                    *self = watcher;
-                    return Changes::ALL;
+                    *self = Self { pending: Changes::ALL, ..watcher };
+                    return;
                 }
                 Err(error) => warn!(%error, "cannot watch the kernel's network; trying again"),
             }
@@ -100,11 +101,18 @@ impl Watcher {
         }
     }
 
-    /// What an announcement changes; `None`: others were lost.
-    fn note(&mut self, message: NetlinkMessage<RouteNetlinkMessage>) -> Option<Changes> {
-        let NetlinkPayload::InnerMessage(message) = message.payload else {
-            return None;
-        };
+    /// Notes what a message changes. No message, or none that is an announcement: the socket broke or overran.
+    fn take_in(&mut self, message: Option<NetlinkMessage<RouteNetlinkMessage>>) {
+        match message.map(|message| message.payload) {
+            Some(NetlinkPayload::InnerMessage(message)) => {
+                let changes = self.note(message);
+                self.pending.add(changes);
+            }
+            _ => self.lost = true,
+        }
+    }
+
+    fn note(&mut self, message: RouteNetlinkMessage) -> Changes {
         let mut changes = Changes::default();
         match message {
             RouteNetlinkMessage::NewNeighbour(neighbour) => changes.next_hops = self.neighbours.learn(&neighbour),
@@ -119,7 +127,7 @@ impl Watcher {
             // Rules and next hop objects.
             _ => changes.next_hops = true,
         }
-        Some(changes)
+        changes
     }
 }
 

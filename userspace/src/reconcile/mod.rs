@@ -75,6 +75,12 @@ impl Reconciler {
         let _ = self.ask(|reply| Command::Stop { reply }).await;
     }
 
+    /// Ready when the reconciler has ended, by [`Reconciler::shutdown`] or by a defect: then nothing that is stored
+    /// reaches the kernel any more, and a controller should end, to be started again.
+    pub async fn ended(&self) {
+        self.commands.closed().await;
+    }
+
     async fn ask(&self, command: impl FnOnce(Reply) -> Command) -> Result<(), ApplyError> {
         let (reply, answer) = oneshot::channel();
         self.commands.send(command(reply)).await.map_err(|_| ApplyError::Stopped)?;

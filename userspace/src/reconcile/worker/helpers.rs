@@ -1,0 +1,84 @@
+//! What goes on beside the worker: watching the kernel's network, confirming neighbours, announcing.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::Ipv4Addr,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use tokio::{
+    sync::mpsc,
+    time::{Instant, sleep, sleep_until},
+};
+use tracing::{debug, warn};
+
+use super::{Command, Placed, blocking, lock};
+use crate::{
+    loader::Epoch,
+    net::{Device, Netlink, Watcher, arp},
+};
+
+/// Pause between a change of devices and the look at them, so that a burst of changes costs one look.
+const SETTLE: Duration = Duration::from_millis(50);
+/// How often the neighbours of backends are confirmed: within Linux's 30 s of reachability and 60 s of grace.
+const CONFIRM_NEIGHBOURS: Duration = Duration::from_secs(20);
+
+/// Every flow looks its next hop up again. One short system call that cannot wait for anything.
+pub(super) fn bump(epoch: &Mutex<Epoch>) {
+    if let Err(error) = lock(epoch).bump() {
+        warn!(%error, "flows may keep an old next hop");
+    }
+}
+
+/// Follows the kernel's announcements: a next hop's change at once, a device's after the dust has settled.
+pub(super) async fn watch(mut watcher: Watcher, epoch: Arc<Mutex<Epoch>>, commands: mpsc::WeakSender<Command>) {
+    let mut look: Option<Instant> = None;
+    loop {
+        tokio::select! {
+            changes = watcher.changed() => {
+                if changes.next_hops {
+                    bump(&epoch);
+                }
+                if changes.devices {
+                    look.get_or_insert_with(|| Instant::now() + SETTLE);
+                }
+            }
+            () = sleep_until(look.unwrap_or_else(Instant::now)), if look.is_some() => {
+                look = None;
+                // Its end is the worker's end.
+                let Some(commands) = commands.upgrade() else { return };
+                if commands.send(Command::Look).await.is_err() {
+                    return;
+                }
+            }
+        }
+    }
+}
+
+pub(super) async fn confirm_neighbours(net: Netlink, placed: Arc<Mutex<BTreeMap<String, Placed>>>) {
+    loop {
+        sleep(CONFIRM_NEIGHBOURS).await;
+        let backends = lock(&placed).values().flat_map(|placed| &placed.backends).copied().collect();
+        confirm(net.clone(), backends).await;
+    }
+}
+
+pub(super) async fn confirm(net: Netlink, backends: BTreeSet<Ipv4Addr>) {
+    for backend in backends {
+        if let Err(error) = net.confirm_neighbour(backend).await {
+            debug!(%error, "packets will have the stack resolve it");
+        }
+    }
+}
+
+pub(super) async fn announce(vips: Vec<(Device, Vec<Ipv4Addr>)>) {
+    blocking(move || {
+        for (device, vips) in vips {
+            if let Err(error) = arp::announce(&device, &vips) {
+                warn!(%error, "neighbours may know the VIP elsewhere for a while");
+            }
+        }
+    })
+    .await;
+}

@@ -1,0 +1,264 @@
+//! The task that owns the tables, the devices and the VIPs' addresses.
+//!
+//! One command at a time, those that wait meanwhile are one batch. System calls that may block run on the blocking
+//! pool; the worker waits for them, the rest of the controller does not. Its parts: what becomes of VIPs ([`vips`]), of
+//! devices and addresses ([`network`]), and what goes on beside it ([`helpers`]).
+
+mod helpers;
+mod network;
+mod vips;
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    net::Ipv4Addr,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use tokio::{
+    sync::mpsc,
+    task::{AbortHandle, JoinSet},
+    time::{Instant, sleep_until},
+};
+use tracing::{debug, warn};
+
+use super::{ApplyError, Reply, devices::Managed, engine::Engine, sweep::Sweeper};
+use crate::{
+    loader::{self, Epoch, Plane},
+    net::{Device, Netlink, Watcher},
+    state::{Limits, Source, VipState},
+};
+
+/// A batch is at most so many commands, so that the first caller's wait is bounded.
+const BATCH: usize = 256;
+/// First and longest pause before what failed is tried again.
+const RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(60));
+
+/// What callers ask of the worker.
+#[derive(Debug)]
+pub(super) enum Command {
+    Apply {
+        vips: BTreeSet<String>,
+        reply: Reply,
+    },
+    Devices {
+        reply: Reply,
+    },
+    /// Something in the router's network changed.
+    Look,
+    Stop {
+        reply: Reply,
+    },
+}
+
+/// What blocking work owns.
+#[derive(Debug)]
+struct Kernel {
+    engine: Engine<loader::Tables>,
+    devices: Managed,
+    sweeper: Sweeper,
+}
+
+/// A VIP as it was applied.
+#[derive(Clone, Debug)]
+struct Placed {
+    address: Ipv4Addr,
+    device: String,
+    backends: BTreeSet<Ipv4Addr>,
+}
+
+/// Something that failed and is to be tried again.
+#[derive(Clone, Copy, Debug)]
+struct Retry {
+    at: Instant,
+    pause: Duration,
+}
+
+#[derive(Debug)]
+pub(super) struct Worker<S> {
+    source: S,
+    net: Netlink,
+    kernel: Arc<Mutex<Kernel>>,
+    epoch: Arc<Mutex<Epoch>>,
+    limits: Limits,
+    /// VIPs by uuid; shared with the task that confirms their neighbours.
+    placed: Arc<Mutex<BTreeMap<String, Placed>>>,
+    /// Which VIP has an address, by uuid.
+    owners: HashMap<Ipv4Addr, String>,
+    dirty: HashMap<String, Retry>,
+    /// The devices, or the addresses on them, failed.
+    network_dirty: Option<Retry>,
+    /// End with the worker.
+    tasks: Vec<AbortHandle>,
+    /// Announcements that are still to be repeated.
+    repeats: JoinSet<()>,
+}
+
+impl<S: Source> Worker<S> {
+    /// Opens everything, starts the helpers, and brings everything in line.
+    pub(super) async fn start(
+        plane: Arc<Plane>,
+        source: S,
+        commands: mpsc::WeakSender<Command>,
+    ) -> Result<Self, ApplyError> {
+        // Before anything is read, so that what changes while it is read is noticed.
+        let watcher = Watcher::open().await.map_err(open)?;
+        let net = Netlink::open().map_err(open)?;
+        let sizes = plane.sizes();
+        let limits = Limits { listeners: sizes.services, backends: sizes.backends, ..Limits::default() };
+        let (kernel, epoch) = blocking(move || {
+            let kernel = Kernel {
+                engine: Engine::new(plane.tables().map_err(open)?).map_err(open)?,
+                devices: Managed::new(Arc::clone(&plane)).map_err(open)?,
+                sweeper: Sweeper::start(Arc::clone(&plane)).map_err(open)?,
+            };
+            Ok::<_, ApplyError>((kernel, plane.epoch().map_err(open)?))
+        })
+        .await?;
+        let epoch = Arc::new(Mutex::new(epoch));
+        let placed = Arc::default();
+        let tasks = vec![
+            tokio::spawn(helpers::watch(watcher, Arc::clone(&epoch), commands)).abort_handle(),
+            tokio::spawn(helpers::confirm_neighbours(net.clone(), Arc::clone(&placed))).abort_handle(),
+        ];
+        let mut worker = Self {
+            source,
+            net,
+            kernel: Arc::new(Mutex::new(kernel)),
+            epoch,
+            limits,
+            placed,
+            owners: HashMap::new(),
+            dirty: HashMap::new(),
+            network_dirty: None,
+            tasks,
+            repeats: JoinSet::new(),
+        };
+        worker.full_pass().await?;
+        Ok(worker)
+    }
+
+    /// Serves commands until told to stop, or until nobody is left to give any.
+    pub(super) async fn run(mut self, mut queue: mpsc::Receiver<Command>) {
+        let stops = loop {
+            let next = self.next_retry();
+            let mut batch = Vec::new();
+            tokio::select! {
+                count = queue.recv_many(&mut batch, BATCH) => if count == 0 { break Vec::new() },
+                () = sleep_until(next.unwrap_or_else(Instant::now)), if next.is_some() => {}
+            }
+            let stops = self.serve(batch).await;
+            if !stops.is_empty() {
+                break stops;
+            }
+        };
+        let kernel = Arc::clone(&self.kernel);
+        drop(self);
+        // Waits for the sweeper's thread.
+        blocking(move || drop(kernel)).await;
+        debug!("the reconciler has ended");
+        for reply in stops {
+            let _ = reply.send(Ok(()));
+        }
+    }
+
+    /// Serves a batch and what is due again. Gives back who wants an end.
+    async fn serve(&mut self, batch: Vec<Command>) -> Vec<Reply> {
+        let (mut applies, mut devices, mut stops, mut look) = (Vec::new(), Vec::new(), Vec::new(), false);
+        for command in batch {
+            match command {
+                Command::Apply { vips, reply } => applies.push((vips, reply)),
+                Command::Devices { reply } => devices.push(reply),
+                Command::Look => look = true,
+                Command::Stop { reply } => stops.push(reply),
+            }
+        }
+        let now = Instant::now();
+        if look || !devices.is_empty() || self.network_dirty.is_some_and(|retry| retry.at <= now) {
+            let result = self.sync_network().await;
+            for reply in devices {
+                // A caller that went away does not want the answer.
+                let _ = reply.send(result.clone());
+            }
+        }
+        let due = self.dirty.iter().filter(|(_, retry)| retry.at <= now).map(|(vip, _)| vip.clone());
+        let vips: BTreeSet<String> = applies.iter().flat_map(|(vips, _)| vips).cloned().chain(due).collect();
+        let errors = if vips.is_empty() { HashMap::new() } else { self.apply(&vips).await };
+        for (vips, reply) in applies {
+            let _ = reply.send(vips.iter().find_map(|vip| errors.get(vip)).cloned().map_or(Ok(()), Err));
+        }
+        stops
+    }
+
+    fn next_retry(&self) -> Option<Instant> {
+        self.dirty.values().chain(&self.network_dirty).map(|retry| retry.at).min()
+    }
+
+    /// Notes whether a VIP is to be tried again.
+    fn mark(&mut self, uuid: &str, error: Option<&ApplyError>) {
+        match error {
+            None => drop(self.dirty.remove(uuid)),
+            Some(error) => {
+                let retry = again(self.dirty.get(uuid).copied());
+                warn!(vip = uuid, %error, again_in = ?retry.pause, "trying again");
+                self.dirty.insert(uuid.to_owned(), retry);
+            }
+        }
+    }
+
+    /// The device of that name, if it is set up.
+    fn device(&self, name: &str) -> Option<Device> {
+        self.lock().devices.get(name).cloned()
+    }
+
+    fn placed(&self) -> MutexGuard<'_, BTreeMap<String, Placed>> {
+        lock(&self.placed)
+    }
+
+    /// For reads that do not block; nothing else holds the lock while the worker is not waiting for it.
+    fn lock(&self) -> MutexGuard<'_, Kernel> {
+        lock(&self.kernel)
+    }
+
+    /// Runs work that makes system calls on the blocking pool.
+    async fn with_kernel<T: Send + 'static>(&self, work: impl FnOnce(&mut Kernel) -> T + Send + 'static) -> T {
+        let kernel = Arc::clone(&self.kernel);
+        blocking(move || work(&mut lock(&kernel))).await
+    }
+}
+
+impl<S> Drop for Worker<S> {
+    fn drop(&mut self) {
+        self.tasks.iter().for_each(AbortHandle::abort);
+    }
+}
+
+fn again(last: Option<Retry>) -> Retry {
+    let pause = last.map_or(RETRY.0, |last| (last.pause * 2).min(RETRY.1));
+    Retry { at: Instant::now() + pause, pause }
+}
+
+fn open(error: impl std::error::Error) -> ApplyError {
+    ApplyError::Open { reason: loader::causes(&error) }
+}
+
+fn unreadable(error: &dyn std::error::Error) -> ApplyError {
+    ApplyError::Source { reason: loader::causes(error) }
+}
+
+fn failed(vip: &VipState, error: &dyn std::error::Error) -> ApplyError {
+    ApplyError::Vip { vip: vip.address.to_string(), reason: loader::causes(error) }
+}
+
+/// The data behind a lock stays whole when its holder panics: it is changed in single steps.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done,
+        // Never cancelled: so it panicked, and so shall who waits for it.
+        Err(error) => std::panic::resume_unwind(error.into_panic()),
+    }
+}

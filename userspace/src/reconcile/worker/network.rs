@@ -1,0 +1,114 @@
+//! The devices, and the VIPs' addresses on them.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    net::Ipv4Addr,
+    time::Duration,
+};
+
+use tokio::time::sleep;
+use tracing::warn;
+
+use super::{Placed, Worker, again, helpers, open, unreadable};
+use crate::{
+    net::{Device, NetError},
+    reconcile::{ApplyError, devices::Synced},
+    state::Source,
+};
+
+/// Announcements after the first, should that one be lost.
+const REPEAT_ANNOUNCEMENT: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(3)];
+
+impl<S: Source> Worker<S> {
+    /// Devices, then the VIPs' addresses on them.
+    pub(super) async fn sync_network(&mut self) -> Result<(), ApplyError> {
+        let mut result = self.sync_devices().await.map(drop);
+        if let Err(error) = self.restore_addresses().await {
+            result = result.and(Err(error));
+        }
+        match &result {
+            Ok(()) => self.network_dirty = None,
+            Err(error) => {
+                warn!(%error, "trying again");
+                self.network_dirty = Some(again(self.network_dirty));
+            }
+        }
+        result
+    }
+
+    /// Brings the devices in line, and announces the VIPs of those that are new or came up. The first error, if any.
+    pub(super) async fn sync_devices(&mut self) -> Result<(), ApplyError> {
+        let wanted = self.source.devices().await.map_err(|error| unreadable(&error))?;
+        let found = self.net.devices().await.map_err(open)?;
+        let Synced { changed, fresh, errors } =
+            self.with_kernel(move |kernel| kernel.devices.sync(&wanted, &found)).await;
+        if changed {
+            helpers::bump(&self.epoch);
+        }
+        let vips = self.placed().values().cloned().collect::<Vec<_>>();
+        let mut announce: BTreeMap<String, Vec<Ipv4Addr>> = BTreeMap::new();
+        for placed in vips.into_iter().filter(|placed| fresh.contains(&placed.device)) {
+            announce.entry(placed.device).or_default().push(placed.address);
+        }
+        self.announce(announce).await;
+        errors.into_iter().next().map_or(Ok(()), Err)
+    }
+
+    /// Puts addresses back that a device lost: it was made anew, or somebody removed them.
+    async fn restore_addresses(&mut self) -> Result<(), ApplyError> {
+        let held = self.net.addresses().await.map_err(open)?;
+        let held: HashSet<(u32, Ipv4Addr)> = held.into_iter().map(|held| (held.ifindex, held.address)).collect();
+        let vips: Vec<Placed> = self.placed().values().cloned().collect();
+        let mut announced: BTreeMap<String, Vec<Ipv4Addr>> = BTreeMap::new();
+        let mut result = Ok(());
+        for placed in vips {
+            // Without its device a VIP is dirty, and comes when the device does.
+            let device = self.device(&placed.device).map(|device| device.ifindex);
+            if device.is_none_or(|ifindex| held.contains(&(ifindex, placed.address))) {
+                continue;
+            }
+            match self.give_address(&placed.device, placed.address).await {
+                Ok(_) => announced.entry(placed.device).or_default().push(placed.address),
+                Err(reason) => result = Err(ApplyError::Vip { vip: placed.address.to_string(), reason }),
+            }
+        }
+        self.announce(announced).await;
+        result
+    }
+
+    /// Announces VIPs by gratuitous ARP: once now, and a few times later. Nothing depends on it but how soon a neighbour
+    /// that knew the address elsewhere learns better, so a failure is only told.
+    pub(super) async fn announce(&mut self, vips: BTreeMap<String, Vec<Ipv4Addr>>) {
+        let vips: Vec<(Device, Vec<Ipv4Addr>)> = {
+            let kernel = self.lock();
+            vips.into_iter().filter_map(|(name, vips)| Some((kernel.devices.get(&name)?.clone(), vips))).collect()
+        };
+        if vips.is_empty() {
+            return;
+        }
+        helpers::announce(vips.clone()).await;
+        while self.repeats.try_join_next().is_some() {}
+        self.repeats.spawn(async move {
+            for pause in REPEAT_ANNOUNCEMENT {
+                sleep(pause).await;
+                helpers::announce(vips.clone()).await;
+            }
+        });
+    }
+
+    /// True: the address is new on its device.
+    pub(super) async fn give_address(&self, device: &str, vip: Ipv4Addr) -> Result<bool, String> {
+        let Some(device) = self.device(device) else {
+            return Err(format!("its device {device} is not set up; does it exist on this router?"));
+        };
+        self.net.add_vip(&device, vip).await.map_err(|error| error.to_string())
+    }
+
+    pub(super) async fn take_address(&self, placed: &Placed) -> Result<(), NetError> {
+        match self.device(&placed.device) {
+            Some(device) => self.net.remove_vip(device.ifindex, placed.address).await,
+            // The device is gone, and the address with it.
+            None => Ok(()),
+        }
+    }
+}

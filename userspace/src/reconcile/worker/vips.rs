@@ -1,0 +1,195 @@
+//! What becomes of VIPs: applied, removed, tried again.
+//!
+//! A VIP's address comes after its entries and goes before them, so that no packet reaches the router for a service
+//! that it does not know yet, or no longer.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    net::Ipv4Addr,
+    time::Instant,
+};
+
+use tracing::{info, warn};
+
+use super::{Placed, Worker, again, failed, helpers, open, unreadable};
+use crate::{
+    reconcile::{
+        ApplyError,
+        compile::{check, compile},
+    },
+    state::{Source, VipState},
+};
+
+/// A VIP by uuid whose entries come or came to the kernel, and its backends that are new.
+type Ready = (String, VipState, BTreeSet<Ipv4Addr>);
+
+impl<S: Source> Worker<S> {
+    /// Everything stored is applied, everything else goes.
+    pub(super) async fn full_pass(&mut self) -> Result<(), ApplyError> {
+        if let Err(error) = self.sync_devices().await {
+            warn!(%error, "trying again");
+            self.network_dirty = Some(again(self.network_dirty));
+        }
+        let vips = self.source.vips().await.map_err(|error| unreadable(&error))?;
+        let count = vips.len();
+        let wanted: HashSet<Ipv4Addr> = vips.iter().map(|vip| vip.address).collect();
+        let states = vips.into_iter().map(|vip| (vip.uuid.clone(), Some(vip))).collect();
+        let errors = self.apply_states(states).await;
+        let removed = self.remove_orphans(wanted).await?;
+        info!(vips = count, failed = errors.len(), orphans = removed, "the router is in line with the store");
+        Ok(())
+    }
+
+    /// Removes the entries and addresses of VIPs that are not stored any more.
+    async fn remove_orphans(&mut self, wanted: HashSet<Ipv4Addr>) -> Result<usize, ApplyError> {
+        let held = self.lock().engine.vips();
+        let orphans: BTreeSet<Ipv4Addr> = held.into_iter().filter(|vip| !wanted.contains(vip)).collect();
+        let addresses = self.net.addresses().await.map_err(open)?;
+        for held in addresses.into_iter().filter(|held| !wanted.contains(&held.address)) {
+            // A kernel that does not keep the mark (before 5.18) still has the entries to tell.
+            if (held.vip || (orphans.contains(&held.address) && held.prefix_len == 32))
+                && let Err(error) = self.net.remove_vip(held.ifindex, held.address).await
+            {
+                warn!(%error, "an address without a VIP stays");
+            }
+        }
+        let count = orphans.len();
+        let removed = self.with_kernel(move |kernel| {
+            orphans.into_iter().try_for_each(|vip| kernel.engine.remove(vip, Instant::now()))
+        });
+        if let Err(error) = removed.await {
+            warn!(%error, "entries without a VIP stay until the next start");
+        }
+        Ok(count)
+    }
+
+    /// Brings VIPs in line; the errors by uuid.
+    pub(super) async fn apply(&mut self, vips: &BTreeSet<String>) -> HashMap<String, ApplyError> {
+        let mut states = Vec::new();
+        let mut unread = HashMap::new();
+        for uuid in vips {
+            match self.source.vip(uuid).await {
+                Ok(state) => states.push((uuid.clone(), state)),
+                Err(error) => drop(unread.insert(uuid.clone(), unreadable(&error))),
+            }
+        }
+        for (uuid, error) in &unread {
+            self.mark(uuid, Some(error));
+        }
+        unread.extend(self.apply_states(states).await);
+        unread
+    }
+
+    async fn apply_states(&mut self, states: Vec<(String, Option<VipState>)>) -> HashMap<String, ApplyError> {
+        let uuids: Vec<String> = states.iter().map(|(uuid, _)| uuid.clone()).collect();
+        let mut errors = HashMap::new();
+        // What goes comes first: its address or numbers may be another's in the same batch.
+        let (stored, gone): (Vec<_>, Vec<_>) = states.into_iter().partition(|(_, state)| state.is_some());
+        for (uuid, _) in gone {
+            if let Err(error) = self.remove(&uuid).await {
+                errors.insert(uuid, error);
+            }
+        }
+        let mut ready = Vec::new();
+        for (uuid, vip) in stored.into_iter().filter_map(|(uuid, state)| Some((uuid, state?))) {
+            match self.prepare(&uuid, &vip).await {
+                Ok(fresh) => ready.push((uuid, vip, fresh)),
+                Err(error) => drop(errors.insert(uuid, error)),
+            }
+        }
+        let ready = self.fill_tables(ready, &mut errors).await;
+        self.place(ready, &mut errors).await;
+        for uuid in uuids {
+            self.mark(&uuid, errors.get(&uuid));
+        }
+        errors
+    }
+
+    /// Takes a VIP away: its address, then its entries.
+    async fn remove(&mut self, uuid: &str) -> Result<(), ApplyError> {
+        let Some(placed) = self.placed().get(uuid).cloned() else {
+            return Ok(());
+        };
+        let vip = placed.address;
+        let failed = |reason: String| ApplyError::Vip { vip: vip.to_string(), reason };
+        // A new VIP may have taken the address over already.
+        if self.owners.get(&vip).is_some_and(|owner| owner == uuid) {
+            self.take_address(&placed).await.map_err(|error| failed(error.to_string()))?;
+            let removed = self.with_kernel(move |kernel| {
+                let removed = kernel.engine.remove(vip, Instant::now());
+                kernel.sweeper.flows_ended();
+                removed
+            });
+            removed.await.map_err(|error| failed(error.to_string()))?;
+            self.owners.remove(&vip);
+        }
+        self.placed().remove(uuid);
+        Ok(())
+    }
+
+    /// Notes where a VIP will be, and takes it from where it was. Gives the backends that it did not have before.
+    async fn prepare(&mut self, uuid: &str, vip: &VipState) -> Result<BTreeSet<Ipv4Addr>, ApplyError> {
+        check(vip, &self.limits).map_err(|error| failed(vip, &error))?;
+        let before = self.placed().get(uuid).cloned();
+        if let Some(before) = before.as_ref().filter(|b| b.address != vip.address || b.device != vip.device) {
+            self.take_address(before).await.map_err(|error| failed(vip, &error))?;
+        }
+        let backends: BTreeSet<Ipv4Addr> = active_backends(vip);
+        let fresh = before.map_or_else(|| backends.clone(), |before| &backends - &before.backends);
+        self.owners.insert(vip.address, uuid.to_owned());
+        let placed = Placed { address: vip.address, device: vip.device.clone(), backends };
+        self.placed().insert(uuid.to_owned(), placed);
+        Ok(fresh)
+    }
+
+    /// Brings VIPs' entries to the kernel; gives back those that it holds.
+    async fn fill_tables(&self, vips: Vec<Ready>, errors: &mut HashMap<String, ApplyError>) -> Vec<Ready> {
+        let results = self.with_kernel(move |kernel| {
+            let now = Instant::now();
+            let applied = vips.into_iter().map(|ready| (kernel.engine.apply(&compile(&ready.1), now), ready));
+            let applied: Vec<_> = applied.collect();
+            if kernel.engine.take_ended() {
+                kernel.sweeper.flows_ended();
+            }
+            applied
+        });
+        let mut held = Vec::new();
+        for (result, ready) in results.await {
+            match result {
+                Ok(()) => held.push(ready),
+                Err(error) => drop(errors.insert(ready.0, failed(&ready.1, &error))),
+            }
+        }
+        held
+    }
+
+    /// Puts the addresses of VIPs whose entries are there on their devices.
+    async fn place(&mut self, vips: Vec<Ready>, errors: &mut HashMap<String, ApplyError>) {
+        if vips.iter().any(|(_, vip, _)| self.device(&vip.device).is_none()) {
+            // A VIP on a device that was not asked for yet; what fails is told for the VIP.
+            let _ = self.sync_devices().await;
+        }
+        let mut neighbours = BTreeSet::new();
+        let mut announced: BTreeMap<String, Vec<Ipv4Addr>> = BTreeMap::new();
+        for (uuid, vip, fresh) in vips {
+            neighbours.extend(fresh);
+            match self.give_address(&vip.device, vip.address).await {
+                Ok(true) => announced.entry(vip.device).or_default().push(vip.address),
+                Ok(false) => {}
+                Err(reason) => {
+                    errors.insert(uuid, ApplyError::Vip { vip: vip.address.to_string(), reason });
+                }
+            }
+        }
+        self.announce(announced).await;
+        if !neighbours.is_empty() {
+            tokio::spawn(helpers::confirm(self.net.clone(), neighbours));
+        }
+    }
+}
+
+/// The addresses to which a VIP sends new flows.
+fn active_backends(vip: &VipState) -> BTreeSet<Ipv4Addr> {
+    let backends = vip.listeners.iter().filter(|_| vip.enabled).flat_map(|listener| &listener.backends);
+    backends.filter(|backend| backend.active).map(|backend| backend.address).collect()
+}
