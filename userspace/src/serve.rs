@@ -48,6 +48,8 @@ pub enum ServeError {
     WebHooks(#[from] reqwest::Error),
     #[error("the admin's first password cannot be stored: {0}")]
     Password(#[from] ApiError),
+    #[error("the reconciler ended unexpectedly, see the log; a restart brings the router in line again")]
+    Ended,
     #[error("a task of the controller ended unexpectedly: {0}")]
     Task(#[from] JoinError),
     #[error("{what}: {source}")]
@@ -83,7 +85,10 @@ pub async fn serve(config: Config) -> Result<(), ServeError> {
     let address = listener.local_addr().unwrap_or(config.listen);
     info!(%address, store = config.store, hook = %config.hook, "vipgate serves the API");
     tell_systemd(&[NotifyState::Ready]);
-    answer_until(listener, rest::router(state), stop).await?;
+    tokio::select! {
+        answered = answer_until(listener, rest::router(state), stop) => answered?,
+        () = reconciler.ended() => return Err(ServeError::Ended),
+    }
 
     tell_systemd(&[NotifyState::Stopping]);
     reconciler.shutdown().await;

@@ -87,7 +87,11 @@ impl Preference {
     /// The element it prefers next.
     fn next(&mut self, size: u32) -> u32 {
         let element = self.element;
-        self.element = (u64::from(element) + u64::from(self.skip)).rem_euclid(u64::from(size)) as u32;
+        // Both are below the size: no division.
+        self.element += self.skip;
+        if self.element >= size {
+            self.element -= size;
+        }
         element
     }
 }

@@ -3,8 +3,9 @@
 use std::{collections::BTreeSet, net::Ipv4Addr, sync::Arc};
 
 use vipgate::{
-    loader::{Hook, Plane},
+    loader::{Hook, Options, Plane, Sizes},
     reconcile::{ApplyError, Reconciler},
+    state::{Algorithm, BackendState, ListenerState, Protocol, VipState},
 };
 use vipgate_abi::service::{Kind, ServiceKey};
 
@@ -86,7 +87,7 @@ fn a_vip_comes_changes_and_goes() {
     let drained = bench.plane.tables().expect("opens").backends().read(52).expect("inside");
     assert_eq!(drained, backend, "its flows drain");
 
-    let disabled = vipgate::state::VipState { enabled: false, ..vip(5, "r0", [1]) };
+    let disabled = VipState { enabled: false, ..vip(5, "r0", [1]) };
     bench.desired.put(disabled);
     bench.apply(&reconciler, &["vip-5"]).expect("applied");
     assert_eq!(bench.services(), [(address(5), 0, None)]);
@@ -220,4 +221,53 @@ fn a_stopped_reconciler_says_so() {
     let stopped = reconciler.clone();
     bench.room.run(async move { stopped.shutdown().await });
     assert_eq!(bench.apply(&reconciler, &["vip-5"]), Err(ApplyError::Stopped));
+}
+
+#[test]
+fn ten_thousand_listeners_of_ten_backends_fit_the_default_tables() {
+    let room = Room::enter();
+    room.veth("r0", "c0", "10.0.0.1/8");
+    let options = Options { sizes: Sizes::default(), ..room.options(Hook::Auto) };
+    let plane = Plane::open(&options).expect("opens");
+    let desired = Desired::with_devices(&["r0"]);
+    const VIPS: u32 = 1000;
+    for vip in 0..VIPS {
+        desired.put(maglev_vip(vip, 10));
+    }
+    let reconciler = room.run(Reconciler::start(Arc::clone(&plane), desired.clone())).expect("starts");
+    assert_eq!(plane.tables().expect("opens").services().expect("readable").len(), 10_000);
+
+    desired.put(maglev_vip(7, 9));
+    room.run(async move { reconciler.apply(BTreeSet::from(["vip-7".to_owned()])).await }).expect("applied");
+}
+
+/// A VIP of ten Maglev listeners.
+fn maglev_vip(vip: u32, backends: u32) -> VipState {
+    let listener = |n: u32| {
+        let number = vip * 10 + n;
+        let backends = (0..backends).map(|backend| BackendState {
+            number: number * 10 + backend,
+            address: Ipv4Addr::from(0x0a01_0000 + backend),
+            port: 8000 + n as u16,
+            active: true,
+        });
+        ListenerState {
+            uuid: format!("listener-{number}"),
+            number,
+            protocol: Protocol::Tcp,
+            port: 80 + n as u16,
+            algorithm: Algorithm::Maglev,
+            max_connections: 0,
+            idle_timeout: 60,
+            backends: backends.collect(),
+        }
+    };
+    VipState {
+        uuid: format!("vip-{vip}"),
+        address: Ipv4Addr::from(0x0a02_0000 + vip),
+        prefix_len: 8,
+        device: "r0".to_owned(),
+        enabled: true,
+        listeners: (0..10).map(listener).collect(),
+    }
 }

@@ -184,7 +184,10 @@ impl<K: KernelTables> Engine<K> {
             return Ok(());
         }
         if !same {
-            self.kernel.reset_traffic(number)?;
+            // A generation of 0 was never used, and has counted nothing.
+            if held.generation != 0 {
+                self.kernel.reset_traffic(number)?;
+            }
             self.ended |= held.addr != 0;
         }
         self.kernel.set_backend(number, wanted);

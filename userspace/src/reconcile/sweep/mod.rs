@@ -155,7 +155,7 @@ fn nearest_hz(measured: f64) -> u32 {
 struct Pass<'a> {
     table: &'a FlowTable,
     hz: u32,
-    /// The shortest time after which a connection with both sides established may be over, in seconds.
+    /// The shortest of the backends' idle timeouts, in seconds.
     shortest_idle: u32,
     /// In a deep pass.
     count: Option<Count>,
@@ -173,7 +173,7 @@ struct Count {
 impl<'a> Pass<'a> {
     fn new(table: &'a FlowTable, hz: u32, deep: bool) -> Self {
         let idles = (0..table.backend_count()).filter_map(|number| table.backend(number)).filter(|b| b.addr != 0);
-        let shortest_idle = idles.map(|backend| backend.idle_timeout).fold(CLOSING, u32::min);
+        let shortest_idle = idles.map(|backend| backend.idle_timeout).fold(u32::MAX, u32::min);
         let count = || {
             let loads = (0..table.backend_count()).map(|number| (number, table.load(number)));
             Count { before: loads.filter(|(_, load)| *load != 0).collect(), found: HashMap::new() }
@@ -194,6 +194,8 @@ impl<'a> Pass<'a> {
         let shortest = match word.state() {
             State::Closed => CLOSED,
             State::Opening | State::Answered => HALF_OPEN,
+            State::Closing => CLOSING,
+            // Were the other direction closing or closed, its slot would see to both.
             _ => self.shortest_idle,
         };
         if self.count.is_none() && !is_over(word.age(now), shortest, self.hz) {

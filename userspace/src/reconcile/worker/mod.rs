@@ -17,7 +17,7 @@ use std::{
 
 use tokio::{
     sync::mpsc,
-    task::{AbortHandle, JoinSet},
+    task::{AbortHandle, JoinError, JoinSet},
     time::{Instant, sleep_until},
 };
 use tracing::{debug, warn};
@@ -256,9 +256,11 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    match tokio::task::spawn_blocking(work).await {
+    match tokio::task::spawn_blocking(work).await.map_err(JoinError::try_into_panic) {
         Ok(done) => done,
-        // Never cancelled: so it panicked, and so shall who waits for it.
-        Err(error) => std::panic::resume_unwind(error.into_panic()),
+        // What panicked for us shall be seen to panic here.
+        Err(Ok(panic)) => std::panic::resume_unwind(panic),
+        // Cancelled: the runtime is ending, and this task with it.
+        Err(Err(_)) => std::future::pending().await,
     }
 }
