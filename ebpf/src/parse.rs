@@ -16,9 +16,11 @@ pub const ACK: u8 = 0x10;
 const TCP_LEN: usize = 20;
 const UDP_LEN: usize = 8;
 /// EtherType of IPv4, as read from the frame.
-const IPV4: u16 = 0x0800u16.to_be();
+pub const IPV4: u16 = 0x0800u16.to_be();
 /// Version 4, header of 5 words: no options.
-const VERSION_IHL: u8 = 0x45;
+pub const VERSION_IHL: u8 = 0x45;
+/// The fragment field's "don't fragment" bit, as read from the header.
+pub const DONT_FRAGMENT: u16 = 0x4000u16.to_be();
 /// The fragment field's "more fragments" bit and offset, as read from the header.
 const FRAGMENT: u16 = 0x3fffu16.to_be();
 

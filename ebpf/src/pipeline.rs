@@ -12,10 +12,10 @@ use vipgate_abi::{
 };
 
 use crate::{
-    atomic, count,
+    atomic, count, icmp,
     maps::{BACKEND_LOAD, BACKENDS, CONFIG, PORTS},
     packet::{ETH_LEN, L4_OFFSET, Packet, load, load_address, store, store_address, store_mac},
-    parse::{Headers, parse},
+    parse::{DONT_FRAGMENT, Headers, parse},
     route::{self, Rewritten, Route},
     service,
     table::{self, Slot},
@@ -31,14 +31,20 @@ const TOUCH_AFTER: u32 = 256;
 pub fn run<P: Packet>(mut packet: P) -> i32 {
     match process(&mut packet) {
         Ok(verdict) => verdict,
-        Err(reason @ (Reason::OtherProtocol | Reason::Fragment | Reason::IpOptions)) => unparsed(&packet, reason),
+        Err(reason @ (Reason::OtherProtocol | Reason::Fragment | Reason::IpOptions)) => unparsed(&mut packet, reason),
         Err(reason) => count::verdict::<P>(reason),
     }
 }
 
 /// An IPv4 packet that no service could take: the stack's, unless its destination is a VIP that carries nothing.
 #[inline(always)]
-fn unparsed<P: Packet>(packet: &P, reason: Reason) -> i32 {
+fn unparsed<P: Packet>(packet: &mut P, reason: Reason) -> i32 {
+    if reason as u32 == Reason::OtherProtocol as u32 {
+        let verdict = icmp::relay(packet);
+        if verdict != icmp::NOT_RELAYED {
+            return verdict as i32;
+        }
+    }
     let data = packet.data();
     if data + L4_OFFSET > packet.data_end() {
         return count::verdict::<P>(reason);
@@ -64,12 +70,15 @@ pub struct Arrival {
 pub struct Work {
     pub rewritten: Rewritten,
     pub route: Route,
+    /// The packet goes from backend to client.
+    pub reply: bool,
 }
 
-/// What `open` fills in.
-const NO_WORK: Work = Work {
+/// To be filled in.
+pub const NO_WORK: Work = Work {
     rewritten: Rewritten { src: 0, dst: 0, sport: 0, dport: 0 },
     route: Route { port: port::STACK, next_hop: [0; 6] },
+    reply: false,
 };
 
 /// `open`'s answer where it is no verdict.
@@ -119,6 +128,7 @@ fn hit<P: Packet>(packet: &P, arrival: &Arrival, slot: &Slot, work: &mut Work) -
         return Ok(false);
     }
     let reply = flags & FLAG_REPLY != 0;
+    work.reply = reply;
     if BACKENDS.get(backend).is_none_or(|backend| backend.generation != generation) {
         table::remove(slot);
         // The client's packet meets the service that is there now; the backend's has nobody to go to.
@@ -191,25 +201,33 @@ fn connect<P: Packet>(packet: &P, arrival: &Arrival, work: &mut Work) -> Result<
 }
 
 /// The packet is rewritten and sent out of its port, or handed to the stack, which routes it.
+///
+/// Where the stack shall answer with an ICMP error, the sender must recognise its own packet in it. So a backend's
+/// packet is handed over as it came; a client's, whose destination is the stack's own address, is translated, and its
+/// error is turned back at egress (`icmp`).
 #[inline(always)]
 fn forward<P: Packet>(packet: &mut P, headers: &Headers, work: &Work) -> Result<i32, Reason> {
     let port = PORTS.get(work.route.port as u32);
     let data = headers.data;
     let ttl_at = data + ETH_LEN + 8;
-    // SAFETY: parse checked the headers' bounds. The word is TTL and protocol.
-    let old_ttl: u16 = unsafe { load(ttl_at) };
+    // SAFETY: parse checked the headers' bounds. The words are TTL and protocol, and the fragment field.
+    let (old_ttl, fragment): (u16, u16) = unsafe { (load(ttl_at), load(data + ETH_LEN + 6)) };
     let mut to_stack = None;
     let mut ifindex = 0;
     let mut ttl_delta = 0;
     match port {
         Some(port) if port.ifindex != 0 && work.route.port != port::STACK => {
             if packet.exceeds(headers.ip_len, port.mtu) {
+                if work.reply && fragment & DONT_FRAGMENT != 0 {
+                    return Err(Reason::OverMtu);
+                }
                 to_stack = Some(Reason::OverMtu);
-            } else {
-                let ttl = u16::from_le(old_ttl) as u8;
-                if ttl <= 1 {
+            } else if u16::from_le(old_ttl) as u8 <= 1 {
+                if work.reply {
                     return Err(Reason::TtlExpired);
                 }
+                to_stack = Some(Reason::TtlExpired);
+            } else {
                 let new_ttl = u16::to_le(u16::from_le(old_ttl) - 1);
                 ttl_delta = delta16(old_ttl, new_ttl);
                 ifindex = port.ifindex;

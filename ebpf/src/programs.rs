@@ -3,11 +3,12 @@
 #![no_main]
 
 use aya_ebpf::{
+    bindings::TC_ACT_OK,
     helpers::bpf_jiffies64,
     macros::{classifier, xdp},
     programs::{TcContext, XdpContext},
 };
-use vipgate_pipeline::{pipeline, tc::TcPacket, xdp::XdpPacket};
+use vipgate_pipeline::{icmp, pipeline, tc::TcPacket, xdp::XdpPacket};
 
 #[xdp]
 #[inline(always)]
@@ -19,6 +20,15 @@ pub fn vipgate_xdp(ctx: XdpContext) -> u32 {
 #[inline(always)]
 pub fn vipgate_tc(ctx: TcContext) -> i32 {
     pipeline::run(TcPacket(ctx))
+}
+
+/// At the ports' egress, whichever hook carries the traffic: turns back the quotes in the stack's own ICMP errors.
+#[classifier]
+#[inline(always)]
+pub fn vipgate_egress(ctx: TcContext) -> i32 {
+    let mut work = pipeline::NO_WORK;
+    icmp::turn_back(&mut TcPacket(ctx), &mut work);
+    TC_ACT_OK as i32
 }
 
 /// Tells the controller the kernel's time: a test run returns the low 32 bits of jiffies.

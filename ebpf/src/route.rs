@@ -60,13 +60,17 @@ impl Rewritten {
 /// neighbour, and the next packet asks again.
 #[inline(always)]
 pub fn find<P: Packet>(packet: &P, arrival: &Arrival, work: &mut Work) -> Option<u16> {
-    work.route = Route { port: port::STACK, next_hop: [0; 6] };
-    let protocol = arrival.headers.key.protocol;
-    match ask(packet, protocol, work) {
+    match ask(packet, arrival.headers.key.protocol, work) {
         NO_WAY => None,
         LASTING => Some(arrival.config.epoch as u16),
         _ => Some(0),
     }
+}
+
+/// [`find`] for a packet without a flow; false: there is no way.
+#[inline(always)]
+pub fn ask_way<P: Packet>(packet: &P, protocol: u8, work: &mut Work) -> bool {
+    ask(packet, protocol, work) != NO_WAY
 }
 
 const NO_WAY: u32 = 0;
@@ -76,6 +80,7 @@ const PASSING: u32 = 2;
 /// Asks the kernel.
 #[inline(never)]
 fn ask<P: Packet>(packet: &P, protocol: u8, work: &mut Work) -> u32 {
+    work.route = Route { port: port::STACK, next_hop: [0; 6] };
     let rewritten = &work.rewritten;
     // SAFETY: a plain C struct of integers and unions of them.
     let mut fib: FibLookup = unsafe { zeroed() };

@@ -65,14 +65,14 @@ reasons! {
     NoFlow = 6 Pass "no_flow",
     /// Translated, then given to the stack, which routes it: there is no neighbour entry yet, or the way out is no port.
     NoNeighbour = 7 Pass "no_neighbour",
-    /// Translated, then given to the stack: larger than the way out's MTU.
+    /// Larger than the way out's MTU: the stack fragments it, or tells its sender.
     OverMtu = 8 Pass "over_mtu",
     /// The listener has no backend: the stack, which owns the VIP's address and has no socket there, refuses at once.
     NoBackend = 9 Pass "no_backend",
     /// The VIP is Disabled.
     Disabled = 10 Drop "disabled",
-    /// The time to live would reach 0.
-    TtlExpired = 11 Drop "ttl_expired",
+    /// The time to live would reach 0: the stack tells its sender.
+    TtlExpired = 11 Pass "ttl_expired",
     /// Every slot of the bucket holds a live established flow.
     TableFull = 12 Drop "flow_table_full",
     /// The backend's side of the flow is in use by another flow: same client port through another VIP.

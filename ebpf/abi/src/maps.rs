@@ -31,6 +31,8 @@ pub const REASONS: &str = "REASONS";
 pub const PROGRAM_XDP: &str = "vipgate_xdp";
 /// The TC program, attached to each port's ingress in the hook `tc`.
 pub const PROGRAM_TC: &str = "vipgate_tc";
+/// The TC program at each port's egress, whichever hook carries the traffic: for the stack's own ICMP errors.
+pub const PROGRAM_EGRESS: &str = "vipgate_egress";
 /// An XDP program that is never attached: a test run of it returns the low 32 bits of jiffies.
 pub const PROGRAM_CLOCK: &str = "vipgate_clock";
 

@@ -119,6 +119,7 @@ impl Bench {
         };
         let mut bench = Self::open(hook, PROGRAMS, Self::BUCKETS, &[])?;
         bench.load_program(program)?;
+        bench.load_egress()?;
         bench.program = program;
         Ok(bench)
     }
@@ -264,22 +265,20 @@ impl Bench {
         Ok(bench)
     }
 
-    /// Loads a program. The kernel gives a verification up with EAGAIN when a signal is pending for the thread, and a
-    /// test's child processes send some: a few tries are in order.
     fn load_program(&mut self, name: &str) -> Result<()> {
-        let mut tries = 0;
-        loop {
-            let result = match self.hook {
-                Hook::Xdp => program::<Xdp>(&mut self.ebpf, name)?.load(),
-                Hook::Tc => program::<SchedClassifier>(&mut self.ebpf, name)?.load(),
-            };
-            tries += 1;
-            match result {
-                Err(ProgramError::LoadError { io_error, .. })
-                    if io_error.raw_os_error() == Some(libc::EAGAIN) && tries < 20 => {}
-                other => return other.with_context(|| format!("the kernel refused {name}")),
-            }
-        }
+        let hook = self.hook;
+        let ebpf = &mut self.ebpf;
+        persistently(|| match hook {
+            Hook::Xdp => Ok(program::<Xdp>(ebpf, name)?.load()),
+            Hook::Tc => Ok(program::<SchedClassifier>(ebpf, name)?.load()),
+        })
+        .with_context(|| format!("the kernel refused {name}"))
+    }
+
+    fn load_egress(&mut self) -> Result<()> {
+        let ebpf = &mut self.ebpf;
+        persistently(|| Ok(program::<SchedClassifier>(ebpf, maps::PROGRAM_EGRESS)?.load()))
+            .context("the kernel refused the egress program")
     }
 
     fn map(&mut self, name: &str) -> Result<&mut Map> {
@@ -304,6 +303,13 @@ impl Bench {
         self.array(maps::PORTS)?.set(number, Port { ifindex, mtu: 1500, mac, reserved: 0 }, 0)?;
         HashMap::<_, u32, u32>::try_from(self.map(maps::PORT_NUMBERS)?)?.insert(ifindex, number, 0)?;
         Ok(DevMap::try_from(self.map(maps::TX_PORTS)?)?.set(number, ifindex, None, 0)?)
+    }
+
+    /// Sets a port's MTU, in bytes of IP packet.
+    pub fn set_mtu(&mut self, number: u32, mtu: u32) -> Result<()> {
+        let mut ports = self.array::<Port>(maps::PORTS)?;
+        let port = ports.get(&number, 0)?;
+        Ok(ports.set(number, Port { mtu, ..port }, 0)?)
     }
 
     /// Adds a backend; its number.
@@ -413,6 +419,22 @@ impl Bench {
         self.run_bytes(&frame.bytes())
     }
 
+    /// Runs the egress program once on a frame, as if the stack sent it: the frame as it leaves.
+    pub fn run_egress(&mut self, frame: &Frame) -> Result<Vec<u8>> {
+        let (result, bytes) = {
+            let bytes = frame.bytes();
+            let mut out = vec![0; bytes.len() + 64];
+            let options =
+                TestRunOptions { data_in: Some(&bytes), data_out: Some(&mut out), repeat: 1, ..TestRunOptions::new() };
+            let egress = program::<SchedClassifier>(&mut self.ebpf, maps::PROGRAM_EGRESS)?;
+            let result = egress.test_run(options).context("the test run failed")?;
+            out.truncate(result.data_size_out as usize);
+            (result, out)
+        };
+        ensure!(result.return_value == 0, "verdict {}", result.return_value);
+        Ok(bytes)
+    }
+
     /// Runs the hook's program once on these bytes, as if they came in through pub0.
     pub fn run_bytes(&mut self, bytes: &[u8]) -> Result<Outcome> {
         let (result, bytes) = self.test_run(self.program, bytes, 1)?;
@@ -513,6 +535,20 @@ fn make_network() -> Result<()> {
         .collect();
     ip_batch(&hosts)?;
     std::fs::write("/proc/sys/net/ipv4/ip_forward", "1").context("cannot enable forwarding")
+}
+
+/// Loads a program. The kernel gives a verification up with EAGAIN when a signal is pending for the thread, and a test's
+/// child processes send some: a few tries are in order.
+fn persistently(mut load: impl FnMut() -> Result<Result<(), ProgramError>>) -> Result<()> {
+    let mut tries = 0;
+    loop {
+        tries += 1;
+        match load()? {
+            Err(ProgramError::LoadError { io_error, .. })
+                if io_error.raw_os_error() == Some(libc::EAGAIN) && tries < 20 => {}
+            other => return Ok(other?),
+        }
+    }
 }
 
 fn program<'a, P>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut P>

@@ -87,6 +87,17 @@ impl Frame {
         Self::new(src, dst, Transport::Other(protocol))
     }
 
+    /// An ICMP error (RFC 792) that quotes the first `length` bytes of a packet from its IPv4 header on; `rest` is the
+    /// header's second word: the MTU in a "fragmentation needed".
+    #[must_use]
+    pub fn icmp_error(src: Ipv4Addr, dst: Ipv4Addr, kind: [u8; 2], rest: u32, quoted: &Self, length: usize) -> Self {
+        let mut message = [&kind[..], &[0, 0], &rest.to_be_bytes()].concat();
+        message.extend(quoted.bytes()[14..].iter().take(length));
+        let checksum = internet_checksum(&message);
+        message[2..4].copy_from_slice(&checksum.to_be_bytes());
+        Self::other(src, dst, 1).payload(&message)
+    }
+
     #[must_use]
     pub fn payload(mut self, payload: &[u8]) -> Self {
         self.payload = payload.to_vec();

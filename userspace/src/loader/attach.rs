@@ -1,7 +1,7 @@
 //! Puts the programs on devices, and takes them off. The links are pinned, so that the programs stay when the
 //! controller ends, and a later controller replaces them without a gap (`bpf_link_update`).
 
-use std::{fs, io};
+use std::{fs, io, path::Path};
 
 use aya::programs::{
     ProgramError, SchedClassifier, TcAttachType, Xdp, XdpMode,
@@ -52,12 +52,16 @@ impl Plane {
                 self.unpin(other, &target.name)?;
             }
         }
+        let attach = |old| attach_tc(programs.egress().map_err(incomplete)?, target, TcAttachType::Egress, old);
+        self.hold(&self.dir.egress_link(&target.name), target, attach)
+            .map_err(|error| explain(error, target, Hook::Tc))?;
         Ok(hook)
     }
 
     /// Takes the programs off a device. One that is not there is no error.
     pub fn detach_device(&self, device: &str) -> Result<(), AttachError> {
-        [Hook::Xdp, Hook::XdpGeneric, Hook::Tc].into_iter().try_for_each(|hook| self.unpin(hook, device))
+        [Hook::Xdp, Hook::XdpGeneric, Hook::Tc].into_iter().try_for_each(|hook| self.unpin(hook, device))?;
+        self.remove(&self.dir.egress_link(device), device).map(|_| ())
     }
 
     /// The devices that have a pinned link, and its hook.
@@ -66,48 +70,78 @@ impl Plane {
     }
 
     fn attach_at(&self, programs: &mut Programs, target: &Target, hook: Hook) -> Result<(), AttachError> {
-        let path = self.dir.link(hook, &target.name);
-        let failed = |what, reason: String| AttachError::Link { device: target.name.clone(), what, reason };
-        // A link whose device is gone or, renamed, is another one now holds nothing that we want.
-        let held = link::ifindex(&path).map_err(|error| failed("read", error.to_string()))?;
-        let old = if held == Some(target.ifindex) {
-            let pin = PinnedLink::from_pin(&path).map_err(|error| failed("open", causes(&error)))?;
-            Some(FdLink::from(pin))
-        } else {
-            self.unpin(hook, &target.name)?;
-            None
+        let attach = |old| match hook {
+            Hook::Auto | Hook::Tc => attach_tc(programs.tc().map_err(incomplete)?, target, TcAttachType::Ingress, old),
+            Hook::Xdp | Hook::XdpGeneric => attach_xdp(programs.xdp().map_err(incomplete)?, target, hook, old),
         };
-        let replaced = old.is_some();
-        let missing = |error: LoadError| failed("load the program for", error.to_string());
-        let link = match hook {
-            Hook::Auto | Hook::Tc => attach_tc(programs.tc().map_err(missing)?, target, old),
-            Hook::Xdp | Hook::XdpGeneric => {
-                // The kernel allows one mode a device.
-                let other = if hook == Hook::Xdp { Hook::XdpGeneric } else { Hook::Xdp };
-                self.unpin(other, &target.name)?;
-                attach_xdp(programs.xdp().map_err(missing)?, target, hook, old)
-            }
+        if hook == Hook::Xdp || hook == Hook::XdpGeneric {
+            // The kernel allows one mode a device.
+            let other = if hook == Hook::Xdp { Hook::XdpGeneric } else { Hook::Xdp };
+            self.unpin(other, &target.name)?;
         }
-        .map_err(|error| explain(error, target, hook))?;
-        if !replaced {
-            link.pin(&path).map_err(|error| failed("pin", causes(&error)))?;
-        }
+        let replaced = self
+            .hold(&self.dir.link(hook, &target.name), target, attach)
+            .map_err(|failure| explain(failure, target, hook))?;
         info!(device = target.name, %hook, replaced, "program attached");
         Ok(())
     }
 
+    /// Holds a program on a device by the link pinned at `path`: the one that is there, given to `attach` to be updated,
+    /// or a new one. Tells whether it was there.
+    fn hold(
+        &self,
+        path: &Path,
+        target: &Target,
+        attach: impl FnOnce(Option<FdLink>) -> Result<FdLink, ProgramError>,
+    ) -> Result<bool, Failure> {
+        let failed =
+            |what, reason: String| Failure::Link(AttachError::Link { device: target.name.clone(), what, reason });
+        // A link whose device is gone or, renamed, is another one now holds nothing that we want.
+        let held = link::ifindex(path).map_err(|error| failed("read", error.to_string()))?;
+        let old = if held == Some(target.ifindex) {
+            let pin = PinnedLink::from_pin(path).map_err(|error| failed("open", causes(&error)))?;
+            Some(FdLink::from(pin))
+        } else {
+            self.remove(path, &target.name).map_err(Failure::Link)?;
+            None
+        };
+        let replaced = old.is_some();
+        let link = attach(old).map_err(Failure::Program)?;
+        if !replaced {
+            link.pin(path).map_err(|error| failed("pin", causes(&error)))?;
+        }
+        Ok(replaced)
+    }
+
     fn unpin(&self, hook: Hook, device: &str) -> Result<(), AttachError> {
-        match fs::remove_file(self.dir.link(hook, device)) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+        if self.remove(&self.dir.link(hook, device), device)? {
+            info!(device, %hook, "program detached");
+        }
+        Ok(())
+    }
+
+    /// Removes a pinned link; false: there was none.
+    fn remove(&self, path: &Path, device: &str) -> Result<bool, AttachError> {
+        match fs::remove_file(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => {
                 Err(AttachError::Link { device: device.to_owned(), what: "remove", reason: error.to_string() })
             }
-            Err(_) => Ok(()),
-            Ok(()) => {
-                info!(device, %hook, "program detached");
-                Ok(())
-            }
+            Ok(()) => Ok(true),
         }
     }
+}
+
+/// Why a link does not hold a program.
+enum Failure {
+    Link(AttachError),
+    Program(ProgramError),
+}
+
+/// A program that the object lacks; the loader has checked that it does not.
+#[allow(clippy::needless_pass_by_value, reason = "the signature that map_err wants")]
+fn incomplete(error: LoadError) -> ProgramError {
+    ProgramError::IOError(io::Error::new(io::ErrorKind::NotFound, error.to_string()))
 }
 
 fn attach_xdp(program: &mut Xdp, target: &Target, hook: Hook, old: Option<FdLink>) -> Result<FdLink, ProgramError> {
@@ -119,12 +153,17 @@ fn attach_xdp(program: &mut Xdp, target: &Target, hook: Hook, old: Option<FdLink
     FdLink::try_from(program.take_link(id)?).map_err(invalid)
 }
 
-fn attach_tc(program: &mut SchedClassifier, target: &Target, old: Option<FdLink>) -> Result<FdLink, ProgramError> {
+fn attach_tc(
+    program: &mut SchedClassifier,
+    target: &Target,
+    at: TcAttachType,
+    old: Option<FdLink>,
+) -> Result<FdLink, ProgramError> {
     let id = match old {
         Some(link) => program.attach_to_link(link.try_into().map_err(invalid)?)?,
         None => {
             let order = TcAttachOptions::TcxOrder(LinkOrder::default());
-            program.attach_with_options(&target.name, TcAttachType::Ingress, order)?
+            program.attach_with_options(&target.name, at, order)?
         }
     };
     FdLink::try_from(program.take_link(id)?).map_err(invalid)
@@ -137,8 +176,12 @@ fn invalid(error: aya::programs::links::LinkError) -> ProgramError {
     ProgramError::IOError(io::Error::new(io::ErrorKind::Unsupported, error.to_string()))
 }
 
-fn explain(error: ProgramError, target: &Target, hook: Hook) -> AttachError {
+fn explain(failure: Failure, target: &Target, hook: Hook) -> AttachError {
     let device = target.name.clone();
+    let error = match failure {
+        Failure::Link(error) => return error,
+        Failure::Program(error) => error,
+    };
     match (os_error(&error), hook) {
         (Some(libc::ENODEV), _) => AttachError::NoDevice { device },
         (Some(libc::EBUSY | libc::EEXIST), Hook::Xdp | Hook::XdpGeneric) => AttachError::Busy { device },

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! <bpffs>/abi-<N>/<MAP>                 the maps
-//! <bpffs>/abi-<N>/links/<hook>-<device> the links that hold the programs on their devices
+//! <bpffs>/abi-<N>/links/<hook>-<device> the links that hold the programs on their devices; the egress program's hook
+//!                                       is `egress`
 //! ```
 
 use std::{
@@ -57,7 +58,12 @@ impl PinDir {
         self.links().join(link_name(hook, device))
     }
 
-    /// The hook and device of every pinned link.
+    /// Where the link of a device's egress program is pinned.
+    pub fn egress_link(&self, device: &str) -> PathBuf {
+        self.links().join(format!("egress-{}", escaped(device)))
+    }
+
+    /// The hook and device of every pinned ingress link.
     pub fn pinned_links(&self) -> Result<Vec<(Hook, String)>, LoadError> {
         Ok(names(&self.links())?.iter().filter_map(|name| parse_link_name(name)).collect())
     }
@@ -127,10 +133,14 @@ fn names(dir: &Path) -> Result<Vec<String>, LoadError> {
 /// How a hook is written in a link's name: without a dash, so that the first dash ends it.
 const LINK_HOOKS: [(Hook, &str); 3] = [(Hook::Xdp, "xdp"), (Hook::XdpGeneric, "xdpgeneric"), (Hook::Tc, "tc")];
 
-/// bpffs refuses names with dots, which VLAN devices have: they are written `%2e`, and so `%` as `%25`.
 fn link_name(hook: Hook, device: &str) -> String {
     let hook = LINK_HOOKS.iter().find(|(known, _)| *known == hook).map_or("auto", |(_, name)| name);
-    format!("{hook}-{}", device.replace('%', "%25").replace('.', "%2e"))
+    format!("{hook}-{}", escaped(device))
+}
+
+/// bpffs refuses names with dots, which VLAN devices have: they are written `%2e`, and so `%` as `%25`.
+fn escaped(device: &str) -> String {
+    device.replace('%', "%25").replace('.', "%2e")
 }
 
 fn parse_link_name(name: &str) -> Option<(Hook, String)> {

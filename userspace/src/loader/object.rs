@@ -73,6 +73,10 @@ impl Programs {
         program(&mut self.ebpf, maps::PROGRAM_TC)
     }
 
+    pub(super) fn egress(&mut self) -> Result<&mut SchedClassifier, LoadError> {
+        program(&mut self.ebpf, maps::PROGRAM_EGRESS)
+    }
+
     pub(super) fn jiffies(&mut self) -> Result<u32, LoadError> {
         let clock: &mut Xdp = program(&mut self.ebpf, maps::PROGRAM_CLOCK)?;
         // The kernel wants at least an Ethernet header; the program does not look at it.
@@ -121,6 +125,7 @@ pub(super) fn load(dir: &PinDir, wanted: Sizes) -> Result<(Programs, Sizes), Loa
         program::<Xdp>(&mut programs.ebpf, maps::PROGRAM_CLOCK)?.load().map_err(Refused)
     })?;
     load_program(maps::PROGRAM_TC, || programs.tc()?.load().map_err(Refused))?;
+    load_program(maps::PROGRAM_EGRESS, || programs.egress()?.load().map_err(Refused))?;
     load_program(maps::PROGRAM_XDP, || programs.xdp()?.load().map_err(Refused))?;
     Ok((programs, sizes))
 }

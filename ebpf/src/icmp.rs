@@ -1,0 +1,199 @@
+//! ICMP errors about packets that the pipeline translated (RFC 5508, section 4).
+//!
+//! An error quotes the packet that it is about, as its sender saw it: translated. Its receiver knows the connection
+//! untranslated, so the quoted packet is turned back, and the error goes to the connection's other side. The quote is
+//! looked up by its own addresses and ports the other way round: that is the flow whose packets answer it.
+//!
+//! Errors come from outside ([`relay`]) and from the router's own stack ([`turn_back`] at egress), which answers what
+//! the pipeline hands to it: packets larger than the way out's MTU, and those whose time to live is over.
+
+use vipgate_abi::{
+    checksum::{delta16, delta32, update, update_udp},
+    counters::Reason,
+    flow::FlowKey,
+    hash, port,
+};
+
+use crate::{
+    count,
+    maps::{BACKENDS, CONFIG, PORTS},
+    packet::{ETH_LEN, L4_OFFSET, Packet, load, load_address, store, store_address, store_mac},
+    parse::{IPV4, TCP, UDP, VERSION_IHL},
+    pipeline::{NO_WORK, Work},
+    route::{self, Rewritten},
+    table,
+};
+
+pub const ICMP: u8 = 1;
+
+/// Types that quote a packet (RFC 792).
+const UNREACHABLE: u8 = 3;
+const TIME_EXCEEDED: u8 = 11;
+const PARAMETER_PROBLEM: u8 = 12;
+
+/// Where the quoted packet's headers start, and the end of the 8 transport bytes that every quote has.
+const QUOTE: usize = L4_OFFSET + 8;
+const QUOTE_L4: usize = QUOTE + 20;
+const QUOTE_END: usize = QUOTE_L4 + 8;
+/// The end of a quoted TCP checksum, which most quotes have today (RFC 1812, section 4.3.2.3).
+const QUOTE_TCP_CHECKSUM_END: usize = QUOTE_L4 + 18;
+/// The fragment offset, as read from the header: only a first fragment has ports.
+const FRAGMENT_OFFSET: u16 = 0x1fffu16.to_be();
+
+/// [`relay`]'s answer where it is no verdict.
+pub const NOT_RELAYED: u32 = u32::MAX - 1;
+
+/// At ingress: an error about a translated packet goes to its connection's other side. `NOT_RELAYED`: it is none, and
+/// unchanged.
+#[inline(never)]
+pub fn relay<P: Packet>(packet: &mut P) -> u32 {
+    let mut work = NO_WORK;
+    if turn_back(packet, &mut work) == 0 {
+        return NOT_RELAYED;
+    }
+    match send(packet, &mut work) {
+        Ok(verdict) => verdict as u32,
+        Err(reason) => count::verdict::<P>(reason) as u32,
+    }
+}
+
+/// Sends a turned-back error to its receiver.
+#[inline(always)]
+fn send<P: Packet>(packet: &mut P, work: &mut Work) -> Result<i32, Reason> {
+    if !route::ask_way(packet, ICMP, work) {
+        return Err(Reason::Unroutable);
+    }
+    let Some(way_out) = PORTS.get(work.route.port as u32) else {
+        return Err(Reason::NoNeighbour);
+    };
+    if work.route.port == port::STACK || way_out.ifindex == 0 {
+        return Err(Reason::NoNeighbour);
+    }
+    let data = packet.data();
+    if data + L4_OFFSET > packet.data_end() {
+        return Err(Reason::Malformed);
+    }
+    let ttl_at = data + ETH_LEN + 8;
+    // SAFETY: checked just above. The word is TTL and protocol.
+    unsafe {
+        let old: u16 = load(ttl_at);
+        if u16::from_le(old) as u8 <= 1 {
+            return Err(Reason::TtlExpired);
+        }
+        let new = u16::to_le(u16::from_le(old) - 1);
+        store(ttl_at, new);
+        let checksum_at = data + ETH_LEN + 10;
+        store(checksum_at, update(load(checksum_at), delta16(old, new)));
+        store_mac(data, work.route.next_hop);
+        store_mac(data + 6, way_out.mac);
+    }
+    Ok(packet.send(work.route.port, way_out.ifindex))
+}
+
+/// Rewrites an error about a translated packet, in place; 0: it is none, and unchanged. `work` gets the error's own new
+/// addresses.
+#[inline(always)]
+pub fn turn_back<P: Packet>(packet: &mut P, work: &mut Work) -> u32 {
+    packet.pull(QUOTE_END);
+    let data = packet.data();
+    let end = packet.data_end();
+    if data + QUOTE_END > end {
+        return 0;
+    }
+    // SAFETY: all within QUOTE_END bytes, checked just above.
+    let (ethertype, version_ihl, protocol, kind, quoted_version_ihl, quoted_fragment, quoted_protocol) = unsafe {
+        (
+            load::<u16>(data + 12),
+            load::<u8>(data + ETH_LEN),
+            load::<u8>(data + ETH_LEN + 9),
+            load::<u8>(data + L4_OFFSET),
+            load::<u8>(data + QUOTE),
+            load::<u16>(data + QUOTE + 6),
+            load::<u8>(data + QUOTE + 9),
+        )
+    };
+    if ethertype != IPV4
+        || version_ihl != VERSION_IHL
+        || protocol != ICMP
+        || !(kind == UNREACHABLE || kind == TIME_EXCEEDED || kind == PARAMETER_PROBLEM)
+        || quoted_version_ihl != VERSION_IHL
+        || quoted_fragment & FRAGMENT_OFFSET != 0
+        || !(quoted_protocol == TCP || quoted_protocol == UDP)
+    {
+        return 0;
+    }
+    // SAFETY: as above.
+    let (src, quoted) = unsafe {
+        let quoted = FlowKey {
+            src: load_address(data + QUOTE + 12),
+            dst: load_address(data + QUOTE + 16),
+            sport: load(data + QUOTE_L4),
+            dport: load(data + QUOTE_L4 + 2),
+            protocol: quoted_protocol,
+            zone: 0,
+            vlan: 0,
+        };
+        (load_address(data + ETH_LEN + 12), quoted)
+    };
+    let Some(answers) = flow_that_answers(&quoted) else {
+        return 0;
+    };
+    // The quote as its sender had it: what the answering flow's packets become, the other way round.
+    let sent = Rewritten { src: answers.dst, dst: answers.src, sport: answers.dport, dport: answers.sport };
+    let addresses = delta32(quoted.src, sent.src) + delta32(quoted.dst, sent.dst);
+    let ports = delta16(quoted.sport, sent.sport) + delta16(quoted.dport, sent.dport);
+    // An error from the quoted packet's receiver itself comes from where the connection's other side knows it.
+    work.rewritten.src = if src == quoted.dst { sent.dst } else { src };
+    work.rewritten.dst = sent.src;
+    // SAFETY: as above; the TCP checksum is checked apart.
+    unsafe {
+        let mut changed = addresses + ports;
+        changed += change(data + QUOTE + 10, addresses);
+        if quoted_protocol == UDP {
+            let old: u16 = load(data + QUOTE_L4 + 6);
+            let new = update_udp(old, addresses + ports);
+            store(data + QUOTE_L4 + 6, new);
+            changed += delta16(old, new);
+        } else if data + QUOTE_TCP_CHECKSUM_END <= end {
+            changed += change(data + QUOTE_L4 + 16, addresses + ports);
+        }
+        store_address(data + QUOTE + 12, sent.src);
+        store_address(data + QUOTE + 16, sent.dst);
+        store(data + QUOTE_L4, sent.sport);
+        store(data + QUOTE_L4 + 2, sent.dport);
+        change(data + L4_OFFSET + 2, changed);
+        let dst = load_address(data + ETH_LEN + 16);
+        change(data + ETH_LEN + 10, delta32(src, work.rewritten.src) + delta32(dst, work.rewritten.dst));
+        store_address(data + ETH_LEN + 12, work.rewritten.src);
+        store_address(data + ETH_LEN + 16, work.rewritten.dst);
+    }
+    1
+}
+
+/// Updates a checksum by `delta`; what that itself changes for a checksum around it.
+///
+/// # Safety
+/// `address` is that of two bytes of the packet, at an even offset.
+#[inline(always)]
+unsafe fn change(address: usize, delta: u64) -> u64 {
+    // SAFETY: as the caller promises.
+    unsafe {
+        let old: u16 = load(address);
+        let new = update(old, delta);
+        store(address, new);
+        delta16(old, new)
+    }
+}
+
+/// What the packets of the flow that answers this packet become; None: there is no such flow, or it is over.
+#[inline(always)]
+fn flow_that_answers(packet: &FlowKey) -> Option<Rewritten> {
+    let config = CONFIG.get(0)?;
+    let key = FlowKey { src: packet.dst, dst: packet.src, sport: packet.dport, dport: packet.sport, ..*packet };
+    let words = key.words();
+    let slot = table::lookup(words, hash::words(words, config.flow_seed), config.bucket_mask)?;
+    // SAFETY: `flow` points into FLOWS. Another CPU may be claiming the slot: `holds` tells.
+    let (rewritten, backend, generation) =
+        unsafe { (Rewritten::by(&*slot.flow), (*slot.flow).backend, (*slot.flow).generation) };
+    (slot.holds() && BACKENDS.get(backend)?.generation == generation).then_some(rewritten)
+}
