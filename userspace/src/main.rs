@@ -12,6 +12,7 @@ use vipgate::{
     loader::{self, LoadError, causes},
     lock::{Lock, LockError},
     logging,
+    net::Netlink,
     serve::{ServeError, serve},
 };
 
@@ -67,9 +68,7 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Serve(settings) => {
             let config = load(settings)?;
             logging::init(&config.log);
-            let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-            let runtime = runtime.map_err(|error| Failure::new(1, &error))?;
-            Ok(runtime.block_on(serve(config))?)
+            Ok(runtime()?.block_on(serve(config))?)
         }
         Command::CheckConfig { settings, output } => {
             print_config(&load(settings)?, output);
@@ -78,16 +77,25 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Detach(settings) => {
             let bpffs = load(settings)?.bpffs;
             let _lock = Lock::take(&bpffs)?;
+            // Addresses first: nobody shall be led to a router that does not balance any more.
+            let vips = runtime()?.block_on(async { Netlink::open()?.remove_all_vips().await });
+            let vips = vips.map_err(|error| Failure::new(1, &error))?;
             let detached = loader::detach(&bpffs)?;
-            if detached.devices.is_empty() && detached.maps == 0 {
+            if vips == 0 && detached.devices.is_empty() && detached.maps == 0 {
                 println!("nothing was attached");
             } else {
-                println!("detached from {}; {} tables removed", detached.devices.join(", "), detached.maps);
+                let (devices, tables) = (detached.devices.join(", "), detached.maps);
+                println!("detached from {devices}; {tables} tables and {vips} addresses removed");
             }
             Ok(())
         }
         Command::Status { settings, output } => print_status(&load(settings)?.bpffs, output),
     }
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    runtime.map_err(|error| Failure::new(1, &error))
 }
 
 fn load(settings: cli::Settings) -> Result<Config, Failure> {

@@ -78,7 +78,7 @@ pub struct Detached {
 }
 
 /// Takes the programs off all devices and removes every map: all flows end. Pins of other ABI versions under the same
-/// root go as well. Nothing there is no error. VIP addresses stay on their devices: they are the controller's.
+/// root go as well. Nothing there is no error. VIP addresses are not the loader's: see `Netlink::remove_all_vips`.
 pub fn detach(bpffs: &Path) -> Result<Detached, LoadError> {
     let mut detached = Detached::default();
     for dir in names(bpffs)?.into_iter().filter(|name| name.starts_with("abi-")).map(|name| bpffs.join(name)) {

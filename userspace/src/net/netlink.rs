@@ -86,6 +86,15 @@ impl Netlink {
         }
     }
 
+    /// Takes every VIP's address off its device: those that carry vipgate's mark. Tells how many.
+    pub async fn remove_all_vips(&self) -> Result<usize, NetError> {
+        let vips: Vec<_> = self.addresses().await?.into_iter().filter(|held| held.vip).collect();
+        for held in &vips {
+            self.remove_vip(held.ifindex, held.address).await?;
+        }
+        Ok(vips.len())
+    }
+
     /// Has the kernel resolve the next hop towards an address, or confirm what it knows, as if a packet had been sent:
     /// the fast path does not use the stack, so nobody else would. Without a route there is nothing to do.
     pub async fn confirm_neighbour(&self, address: Ipv4Addr) -> Result<(), NetError> {

@@ -111,6 +111,33 @@ fn auto_takes_tc_on_veth_and_native_xdp_elsewhere() {
 }
 
 #[test]
+fn a_driver_without_xdp_is_told_and_auto_takes_tc() {
+    let room = Room::enter();
+    room.ip("link add d0 type bridge");
+    room.ip("link set d0 up");
+    let device = Target { veth: false, ..target(&room, "d0") };
+    let xdp = room.open(Hook::Xdp).expect("opens");
+    let error = xdp.attach(&device).expect_err("bridges have no XDP");
+    assert!(matches!(error, AttachError::NoXdp { .. }) && error.to_string().contains("d0"), "{error}");
+    assert!(xdp.attached().expect("a list").is_empty());
+    let auto = room.open(Hook::Auto).expect("opens");
+    assert_eq!(auto.attach(&device).expect("attaches"), Hook::Tc);
+}
+
+#[test]
+fn a_device_that_carries_anothers_xdp_program_is_left_to_it() {
+    let room = Room::enter();
+    room.veth("r0", "c0", "10.0.0.1/24");
+    let device = target(&room, "r0");
+    let other = Options { bpffs: room.mount_point().join("other"), ..room.options(Hook::Xdp) };
+    let other = loader::Plane::open(&other).expect("opens");
+    other.attach(&device).expect("attaches");
+    let ours = room.open(Hook::Xdp).expect("opens");
+    assert!(matches!(ours.attach(&device), Err(AttachError::Busy { .. })));
+    assert_eq!(other.attached().expect("a list"), [(Hook::Xdp, "r0".to_owned())]);
+}
+
+#[test]
 fn a_device_made_anew_gets_its_program_again() {
     let room = Room::enter();
     room.veth("r0", "c0", "10.0.0.1/24");

@@ -2,12 +2,17 @@
 
 use std::{collections::BTreeSet, net::Ipv4Addr, sync::Arc};
 
+use aya::maps::{Array, Map, MapData, MapError};
 use vipgate::{
     loader::{Hook, Options, Plane, Sizes},
     reconcile::{ApplyError, Reconciler},
     state::{Algorithm, BackendState, ListenerState, Protocol, VipState},
 };
-use vipgate_abi::service::{Kind, ServiceKey};
+use vipgate_abi::{
+    flow::{Bucket, FLAG_REPLY, Flow, State, Word},
+    maps,
+    service::{Kind, ServiceKey},
+};
 
 use crate::{
     room::Room,
@@ -39,6 +44,12 @@ impl Bench {
         let vips: BTreeSet<String> = vips.iter().map(ToString::to_string).collect();
         let reconciler = reconciler.clone();
         self.room.run(async move { reconciler.apply(vips).await })
+    }
+
+    /// A pinned map.
+    fn map<M: TryFrom<Map, Error = MapError>>(&self, name: &str) -> M {
+        let data = MapData::from_pin(self.plane.pins().join(name)).expect("pinned");
+        Map::from_map_data(data).and_then(M::try_from).expect("of that kind")
     }
 
     /// The ring of each service by VIP and port; `None` for a Disabled VIP.
@@ -189,15 +200,86 @@ fn a_change_of_mtu_reaches_the_ports() {
 }
 
 #[test]
-fn a_neighbour_that_moves_makes_flows_look_again_and_one_that_stays_does_not() {
+fn a_neighbour_that_moves_makes_flows_look_again() {
     let bench = Bench::new();
     let _reconciler = bench.start();
     let epoch = || bench.plane.epoch().and_then(|epoch| Ok(epoch.get()?)).expect("readable").epoch;
     bench.room.ip("neighbour replace 10.0.1.1 lladdr 02:00:00:00:00:01 dev r1 nud reachable");
-    // A neighbour that another test of the same kind makes sure is noticed: the watcher has caught up by then.
     let before = epoch();
     bench.room.ip("neighbour replace 10.0.1.1 lladdr 02:00:00:00:00:02 dev r1 nud reachable");
     bench.room.wait("a new epoch", || (epoch() != before).then_some(()));
+}
+
+#[test]
+fn a_new_vip_is_announced_to_its_neighbours() {
+    let bench = Bench::new();
+    let far = bench.room.far("c0", "10.0.0.2/24");
+    let reconciler = bench.start();
+    bench.desired.put(vip(5, "r0", []));
+    bench.apply(&reconciler, &["vip-5"]).expect("applied");
+    // The far end takes gratuitous ARP for news, and nobody there asked.
+    let known = bench.room.wait("the VIP among the neighbours", || {
+        Some(far.run("ip neighbour show 10.0.0.5")).filter(|shown| shown.contains("lladdr"))
+    });
+    let own = bench.room.show("-br link show dev r0");
+    let mac = own.split_whitespace().nth(2).expect("a MAC address");
+    assert!(known.contains(mac), "{known} should name {mac}");
+}
+
+#[test]
+fn the_neighbours_of_backends_are_resolved_before_the_first_packet() {
+    let bench = Bench::new();
+    let _far = bench.room.far("b0", "10.0.1.1/24");
+    let reconciler = bench.start();
+    bench.desired.put(vip(5, "r0", [1]));
+    bench.apply(&reconciler, &["vip-5"]).expect("applied");
+    bench.room.wait("the backend's neighbour entry", || {
+        bench.room.show("neighbour show 10.0.1.1 dev r1").contains("REACHABLE").then_some(())
+    });
+}
+
+#[test]
+fn flows_of_a_vip_that_goes_are_swept_at_once() {
+    let bench = Bench::new();
+    let reconciler = bench.start();
+    bench.desired.put(vip(5, "r0", [1]));
+    bench.apply(&reconciler, &["vip-5"]).expect("applied");
+
+    // A connection as the programs would have made it, in the slots 3 and 11.
+    let backend = bench.plane.tables().expect("opens").backends().read(51).expect("inside");
+    let flow = Flow { backend: 51, generation: backend.generation, peer: 11, ..Flow::default() };
+    let mut flows = bench.map::<Array<MapData, Flow>>(maps::FLOWS);
+    flows.set(3, flow, 0).expect("written");
+    flows.set(11, Flow { peer: 3, flags: FLAG_REPLY, ..flow }, 0).expect("written");
+    let word = Word::new(State::Established, 1, 7, bench.plane.jiffies().expect("a time")).0;
+    let mut buckets = bench.map::<Array<MapData, Bucket>>(maps::FLOW_BUCKETS);
+    for bucket in [0, 1] {
+        buckets.set(bucket, Bucket { words: [0, 0, 0, word, 0, 0, 0, 0] }, 0).expect("written");
+    }
+    bench.map::<Array<MapData, u32>>(maps::BACKEND_LOAD).set(51, 1, 0).expect("written");
+
+    bench.desired.remove("vip-5");
+    bench.apply(&reconciler, &["vip-5"]).expect("applied");
+    let table = bench.plane.flow_table().expect("opens");
+    bench.room.wait("both directions to go", || {
+        let gone = |slot| table.word(slot).is_some_and(|word| word.state() == State::Empty);
+        (gone(3) && gone(11)).then_some(())
+    });
+    assert_eq!(table.load(51), 0);
+}
+
+#[test]
+fn what_fails_is_told_and_tried_again() {
+    let bench = Bench::new();
+    let reconciler = bench.start();
+    let mut too_many = vip(5, "r0", [1]);
+    too_many.listeners[0].backends[0].number = u32::MAX;
+    bench.desired.put(too_many);
+    let error = bench.apply(&reconciler, &["vip-5"]).expect_err("no such number");
+    assert!(error.to_string().contains("10.0.0.5") && error.to_string().contains("4294967295"), "{error}");
+    // Nobody asks again, but what is stored is possible now.
+    bench.desired.put(vip(5, "r0", [1]));
+    bench.room.wait("the VIP", || (!bench.services().is_empty() && bench.has_address("r0", 5)).then_some(()));
 }
 
 #[test]

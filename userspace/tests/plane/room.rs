@@ -6,7 +6,7 @@ use std::{
     future::Future,
     io,
     path::{Path, PathBuf},
-    process::Command,
+    process::{Child, Command},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -77,6 +77,21 @@ impl Room {
         self.ip(&format!("link set {name} up"));
     }
 
+    /// Moves a device into a network namespace of its own, gives it an address there and brings it up.
+    pub(crate) fn far(&self, device: &str, address: &str) -> Far {
+        // Ends by itself should the test not end it.
+        let child = Command::new("unshare").args(["--net", "sleep", "120"]).spawn().expect("unshare runs");
+        let far = Far { child };
+        let own = std::fs::read_link("/proc/thread-self/ns/net").expect("readable");
+        let there = format!("/proc/{}/ns/net", far.child.id());
+        self.wait("the far namespace", || (std::fs::read_link(&there).ok()? != own).then_some(()));
+        self.ip(&format!("link set {device} netns {}", far.child.id()));
+        far.run(&format!("sysctl -qw net.ipv4.conf.all.arp_accept=1 net.ipv4.conf.{device}.arp_accept=1"));
+        far.run(&format!("ip address add {address} dev {device}"));
+        far.run(&format!("ip link set {device} up"));
+        far
+    }
+
     /// Runs a future to its end.
     pub(crate) fn run<T: Send + 'static>(&self, future: impl Future<Output = T> + Send) -> T {
         self.runtime.block_on(future)
@@ -92,6 +107,27 @@ impl Room {
             assert!(Instant::now() < deadline, "not within {PATIENCE:?}: {what}");
             std::thread::sleep(Duration::from_millis(10));
         }
+    }
+}
+
+/// A network namespace at the other end of a veth pair; goes with the value.
+pub(crate) struct Far {
+    child: Child,
+}
+
+impl Far {
+    /// Runs a command there; its output.
+    pub(crate) fn run(&self, words: &str) -> String {
+        let id = self.child.id().to_string();
+        run(Command::new("nsenter").args(["--target", &id, "--net", "--"]).args(words.split(' ')))
+    }
+}
+
+impl Drop for Far {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 
