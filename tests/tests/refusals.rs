@@ -199,6 +199,31 @@ fn a_device_that_cannot_carry_native_xdp_is_refused_with_the_way_out() -> Result
     let l3 = json!({ "params": { "name": "plain", "l2NetworkUuid": l2["uuid"], "category": "Public" } });
     let failure = api.refused(&Method::POST, "/l3-networks", Some(&l3))?;
     expect(&failure, "SYS.1006", &["plain0", "XDP", "hook"]);
+    assert!(api.query("/l3-networks")?.is_empty(), "the network that cannot work is stored");
+
+    // One device's trouble is not another's.
+    let l2 = json!({ "name": "public", "zoneUuid": zone["uuid"], "physicalInterface": "pub0" });
+    let l2 = api.create("/l2-networks/no-vlan", &l2)?;
+    api.create("/l3-networks", &json!({ "name": "public", "l2NetworkUuid": l2["uuid"], "category": "Public" }))?;
+    Ok(())
+}
+
+#[test]
+fn a_device_that_vanished_fails_no_call_about_another() -> Result<()> {
+    let run = Running::new(Hook::Tc, 1, 1)?;
+    let api = &run.cloud.api;
+    run.lab.router.ip("link add spare0 type veth peer name spare1")?;
+    let l2 = |device: &str| json!({ "name": device, "zoneUuid": run.cloud.zone, "physicalInterface": device });
+    let l3 = |l2: &Value| json!({ "name": "spare", "l2NetworkUuid": l2["uuid"], "category": "Private" });
+    let first = api.create("/l2-networks/no-vlan", &l2("spare0"))?;
+    let second = api.create("/l2-networks/no-vlan", &l2("spare1"))?;
+    api.create("/l3-networks", &l3(&first))?;
+    run.lab.router.ip("link del spare0")?;
+    let gone = api.refused(&Method::POST, "/l3-networks", Some(&json!({ "params": l3(&second) })))?;
+    expect(&gone, "SYS.1006", &["spare1"]);
+    run.lab.router.ip("link add spare1 type veth peer name spare2")?;
+    api.create("/l3-networks", &l3(&second))?;
+    run.cloud.balanced(VIP, WEB, &[0])?;
     Ok(())
 }
 

@@ -34,5 +34,9 @@ pub enum NotApplied {
 /// Brings the kernel to what is stored. When the future is ready with `Ok`, traffic obeys the change already. Applying
 /// the same change again does no harm: that is how an interrupted job is finished.
 pub trait Apply: Send + Sync + 'static {
+    /// Makes a device carry the programs, before what needs it is stored: a network that cannot work is refused, not
+    /// stored. If nothing is stored after all, the next change of devices takes it back.
+    fn prepare(&self, device: String) -> BoxFuture<'_, Result<(), NotApplied>>;
+
     fn apply(&self, change: Change) -> BoxFuture<'_, Result<(), NotApplied>>;
 }

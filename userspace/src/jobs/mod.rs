@@ -120,6 +120,10 @@ impl Jobs {
     pub async fn accept(&self, mut tx: Tx, ticket: Ticket, outcome: Result<Outcome, ApiError>) -> Result<(), Refused> {
         let store = &self.inner.store;
         let outcome = match outcome {
+            Ok(outcome) => self.prepare(outcome).await,
+            Err(error) => Err(error),
+        };
+        let outcome = match outcome {
             Ok(outcome) => outcome,
             Err(error) => {
                 tx.rollback().await?;
@@ -144,6 +148,14 @@ impl Jobs {
         self.commit(tx).await?;
         self.finish_later(job);
         Ok(())
+    }
+
+    /// A device that cannot carry the programs refuses the call that needs it.
+    async fn prepare(&self, outcome: Outcome) -> Result<Outcome, ApiError> {
+        if let Some(device) = outcome.needs_device.clone() {
+            self.inner.apply.prepare(device).await.map_err(|error| ApiError::operation(error.to_string()))?;
+        }
+        Ok(outcome)
     }
 
     /// Looks a job up.

@@ -44,7 +44,7 @@ pub(super) async fn create(tx: &mut Tx, caller: &Caller, request: CreateL3Networ
         category,
     };
     network::insert_l3(tx, &network).await?;
-    Ok(Outcome::inventory(Resource::L3Network, network.uuid).changing_devices())
+    Ok(Outcome::inventory(Resource::L3Network, network.uuid).needing_device(l2.physical_interface))
 }
 
 /// Category and system flag; the absent one follows from the other. Together they must not contradict.

@@ -58,11 +58,13 @@ pub struct Outcome {
     pub vips: BTreeSet<String>,
     /// Whether the set of devices that carry programs may differ now.
     pub devices: bool,
+    /// A device that must be able to carry the programs: without it nothing of the call may be stored.
+    pub needs_device: Option<String>,
 }
 
 impl Outcome {
     fn new(reply: Reply) -> Self {
-        Self { reply, vips: BTreeSet::new(), devices: false }
+        Self { reply, vips: BTreeSet::new(), devices: false, needs_device: None }
     }
 
     /// Nothing to answer, nothing changed.
@@ -77,6 +79,12 @@ impl Outcome {
     fn touching(mut self, vips: impl IntoIterator<Item = String>) -> Self {
         self.vips.extend(vips);
         self
+    }
+
+    /// The set of devices that carry programs gets this one.
+    fn needing_device(mut self, device: String) -> Self {
+        self.needs_device = Some(device);
+        self.changing_devices()
     }
 
     fn changing_devices(mut self) -> Self {

@@ -50,6 +50,13 @@ impl Managed {
         self.ready.get(name).map(|(device, _)| device)
     }
 
+    /// Sets up a device that nothing stored wants yet. True: ports or devices changed.
+    pub(super) fn prepare(&mut self, device: &Device) -> Result<bool, String> {
+        let mut synced = Synced::default();
+        self.set_up(device, &mut synced)?;
+        Ok(synced.changed)
+    }
+
     /// Sets up what is wanted of the router's `devices` and takes the programs off all others.
     pub(super) fn sync(&mut self, wanted: &BTreeSet<String>, devices: &[Device]) -> Synced {
         let mut synced = Synced::default();

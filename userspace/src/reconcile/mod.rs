@@ -64,7 +64,14 @@ impl Reconciler {
         self.ask(|reply| Command::Apply { vips, reply }).await
     }
 
-    /// Brings the set of devices in line, after a change to it.
+    /// Sets up a device that is about to be wanted, so that one which cannot be is refused before anything is stored.
+    /// A device that is not wanted after all loses its program again at the next change.
+    pub async fn prepare(&self, device: String) -> Result<(), ApplyError> {
+        self.ask(|reply| Command::Prepare { device, reply }).await
+    }
+
+    /// Brings the set of devices in line, after a change to it. A device that fails is told in the log and tried again:
+    /// it is not the caller's, who has had its own prepared.
     pub async fn devices_changed(&self) -> Result<(), ApplyError> {
         self.ask(|reply| Command::Devices { reply }).await
     }
@@ -101,6 +108,10 @@ impl From<ApplyError> for jobs::NotApplied {
 }
 
 impl jobs::Apply for Reconciler {
+    fn prepare(&self, device: String) -> BoxFuture<'_, Result<(), jobs::NotApplied>> {
+        async move { Ok(self.prepare(device).await?) }.boxed()
+    }
+
     fn apply(&self, change: jobs::Change) -> BoxFuture<'_, Result<(), jobs::NotApplied>> {
         async move {
             // Devices first: a VIP's address needs its device.

@@ -41,6 +41,10 @@ pub(super) enum Command {
         vips: BTreeSet<String>,
         reply: Reply,
     },
+    Prepare {
+        device: String,
+        reply: Reply,
+    },
     Devices {
         reply: Reply,
     },
@@ -167,6 +171,10 @@ impl<S: Source> Worker<S> {
         let (mut applies, mut devices, mut stops, mut look) = (Vec::new(), Vec::new(), Vec::new(), false);
         for command in batch {
             match command {
+                Command::Prepare { device, reply } => {
+                    // A caller that went away does not want the answer.
+                    let _ = reply.send(self.prepare_device(device).await);
+                }
                 Command::Apply { vips, reply } => applies.push((vips, reply)),
                 Command::Devices { reply } => devices.push(reply),
                 Command::Look => look = true,
@@ -175,9 +183,12 @@ impl<S: Source> Worker<S> {
         }
         let now = Instant::now();
         if look || !devices.is_empty() || self.network_dirty.is_some_and(|retry| retry.at <= now) {
-            let result = self.sync_network().await;
+            let result = match self.sync_network().await {
+                // Known and tried again; no fault of what the caller changed.
+                Err(ApplyError::Device { .. } | ApplyError::Vip { .. }) => Ok(()),
+                result => result,
+            };
             for reply in devices {
-                // A caller that went away does not want the answer.
                 let _ = reply.send(result.clone());
             }
         }

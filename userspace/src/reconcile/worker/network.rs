@@ -36,6 +36,20 @@ impl<S: Source> Worker<S> {
         result
     }
 
+    /// Sets up one device before something stored wants it.
+    pub(super) async fn prepare_device(&mut self, name: String) -> Result<(), ApplyError> {
+        let found = self.net.devices().await.map_err(open)?;
+        let Some(device) = found.into_iter().find(|device| device.name == name) else {
+            let reason = "there is no such device on this router".to_owned();
+            return Err(ApplyError::Device { device: name, reason });
+        };
+        let prepared = self.with_kernel(move |kernel| kernel.devices.prepare(&device)).await;
+        if prepared.map_err(|reason| ApplyError::Device { device: name, reason })? {
+            helpers::bump(&self.epoch);
+        }
+        Ok(())
+    }
+
     /// Brings the devices in line, and announces the VIPs of those that are new or came up. The first error, if any.
     pub(super) async fn sync_devices(&mut self) -> Result<(), ApplyError> {
         let wanted = self.source.devices().await.map_err(|error| unreadable(&error))?;

@@ -60,6 +60,21 @@ async fn a_change_that_the_kernel_does_not_take_fails_with_the_cause() {
 }
 
 #[tokio::test]
+async fn a_device_that_cannot_carry_the_programs_refuses_its_network_before_that_is_stored() {
+    let server = Server::start().await;
+    Site::build(&server).await;
+    let (before, changes) = (server.query("/l3-networks").await, server.kernel.changes.lock().unwrap().len());
+    server.kernel.bars_devices.store(true, Ordering::SeqCst);
+    let l2 = server.query("/l2-networks").await["inventories"][0]["uuid"].clone();
+    let error =
+        server.refused(Method::POST, "/l3-networks", json!({"params": {"name": "x", "l2NetworkUuid": l2}})).await;
+    assert_eq!(error["code"], "SYS.1006");
+    assert!(error["details"].as_str().unwrap().ends_with("has no XDP"), "{error}");
+    assert_eq!(server.query("/l3-networks").await, before);
+    assert_eq!(server.kernel.changes.lock().unwrap().len(), changes);
+}
+
+#[tokio::test]
 async fn a_fault_in_applying_fails_the_job_instead_of_leaving_it() {
     let server = Server::start().await;
     let site = Site::build(&server).await;

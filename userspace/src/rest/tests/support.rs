@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeSet,
+    future,
     net::Ipv4Addr,
     sync::{
         Arc, Mutex,
@@ -36,6 +37,8 @@ pub(super) struct Kernel {
     pub(super) changes: Mutex<Vec<Change>>,
     pub(super) fails: AtomicBool,
     pub(super) panics: AtomicBool,
+    /// No device can carry the programs.
+    pub(super) bars_devices: AtomicBool,
     gate: Semaphore,
 }
 
@@ -55,6 +58,12 @@ impl Kernel {
 }
 
 impl Apply for Kernel {
+    fn prepare(&self, device: String) -> BoxFuture<'_, Result<(), NotApplied>> {
+        let barred = self.bars_devices.load(Ordering::SeqCst);
+        let result = if barred { Err(NotApplied::Failed(format!("{device} has no XDP").into())) } else { Ok(()) };
+        future::ready(result).boxed()
+    }
+
     fn apply(&self, change: Change) -> BoxFuture<'_, Result<(), NotApplied>> {
         async move {
             let _permit = self.gate.acquire().await.map_err(|_| NotApplied::Ending)?;
@@ -135,6 +144,7 @@ impl Server {
             changes: Mutex::default(),
             fails: AtomicBool::new(false),
             panics: AtomicBool::new(false),
+            bars_devices: AtomicBool::new(false),
             gate: Semaphore::new(1000),
         });
         let state = RestState::new(store.clone(), Arc::new(Wires), kernel.clone(), settings).unwrap();
