@@ -136,33 +136,56 @@ both_hooks! {
         Ok(())
     }
 
-    fn bulk_data_arrives_whole_in_both_directions(hook) {
-        const LENGTH: usize = 32 << 20;
+    fn a_udp_client_is_told_that_no_one_listens_on_the_backend(hook) {
         let run = Running::new(hook, 1, 1)?;
-        let listener = Listener { port: 9000, instance_port: 9001, ..ECHO };
-        let (_, _, vip) = run.cloud.balanced(VIP, listener, &[0])?;
-        let backend = &run.lab.backends[0].namespace;
-        let socket = backend.within(|| Ok(TcpListener::bind(("0.0.0.0", listener.instance_port))?))?;
-        // Reads everything, then sends it back.
-        let server = backend.spawn(move || -> Result<()> {
-            let (mut stream, _) = socket.accept()?;
-            let mut data = Vec::with_capacity(LENGTH);
-            stream.read_to_end(&mut data)?;
-            Ok(stream.write_all(&data)?)
-        })?;
-        let sent: Vec<u8> = (0..LENGTH).map(|index| (index / 7 % 251) as u8).collect();
-        let returned = run.lab.client().namespace.within(|| {
-            let mut stream = TcpStream::connect(vip)?;
-            stream.set_read_timeout(Some(PATIENCE))?;
-            stream.set_write_timeout(Some(PATIENCE))?;
-            stream.write_all(&sent)?;
-            stream.shutdown(Shutdown::Write)?;
-            let mut returned = Vec::with_capacity(LENGTH);
-            stream.read_to_end(&mut returned)?;
-            Ok(returned)
-        })?;
-        assert!(returned == sent, "{} of {LENGTH} bytes came back, not all of them the same", returned.len());
-        server.join().expect("the server does not panic")??;
+        let (_, _, vip) = run.cloud.balanced(VIP, Listener { instance_port: 7999, ..UDP }, &[0])?;
+        let mut session = run.lab.client().udp(vip)?;
+        let error = session.ask().expect_err("nobody listens").root_cause().to_string();
+        assert!(error.contains("refused"), "the backend's ICMP error is lost on the way: {error}");
         Ok(())
     }
+
+    fn bulk_data_arrives_whole_in_both_directions(hook) {
+        let run = Running::new(hook, 1, 1)?;
+        mirror(&run, 32 << 20, 32 << 20)
+    }
+
+    fn a_client_learns_that_the_way_to_the_backend_takes_smaller_packets(hook) {
+        let run = Running::new(hook, 1, 1)?;
+        // Neither end knows: only the router can tell the client. What comes back fits.
+        run.lab.router.ip("link set priv0 mtu 1300")?;
+        mirror(&run, 1 << 20, 1000)
+    }
+}
+
+/// Sends `length` bytes through a VIP to a backend that, when it has them all, sends the last `back` of them back.
+fn mirror(run: &Running, length: usize, back: usize) -> Result<()> {
+    let listener = Listener { port: 9000, instance_port: 9001, ..ECHO };
+    let (_, _, vip) = run.cloud.balanced(VIP, listener, &[0])?;
+    let backend = &run.lab.backends[0].namespace;
+    let socket = backend.within(|| Ok(TcpListener::bind(("0.0.0.0", listener.instance_port))?))?;
+    let server = backend.spawn(move || -> Result<()> {
+        let (mut stream, _) = socket.accept()?;
+        let mut data = Vec::with_capacity(length);
+        stream.read_to_end(&mut data)?;
+        Ok(stream.write_all(data.get(data.len().saturating_sub(back)..).unwrap_or_default())?)
+    })?;
+    let sent: Vec<u8> = (0..length).map(|index| (index / 7 % 251) as u8).collect();
+    let returned = run.lab.client().namespace.within(|| {
+        let mut stream = TcpStream::connect(vip)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_write_timeout(Some(PATIENCE))?;
+        stream.write_all(&sent)?;
+        stream.shutdown(Shutdown::Write)?;
+        let mut returned = Vec::with_capacity(back);
+        stream.read_to_end(&mut returned)?;
+        Ok(returned)
+    })?;
+    assert!(
+        returned == sent[length - back..],
+        "{} of {back} bytes came back, not all of them the same",
+        returned.len()
+    );
+    server.join().expect("the server does not panic")??;
+    Ok(())
 }
