@@ -1,7 +1,7 @@
 //! Puts the programs on devices, and takes them off. The links are pinned, so that the programs stay when the
 //! controller ends, and a later controller replaces them without a gap (`bpf_link_update`).
 
-use std::{fs, io, path::Path};
+use std::{io, path::Path};
 
 use aya::programs::{
     ProgramError, SchedClassifier, TcAttachType, Xdp, XdpMode,
@@ -122,13 +122,12 @@ impl Plane {
 
     /// Removes a pinned link; false: there was none.
     fn remove(&self, path: &Path, device: &str) -> Result<bool, AttachError> {
-        match fs::remove_file(path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-            Err(error) => {
-                Err(AttachError::Link { device: device.to_owned(), what: "remove", reason: error.to_string() })
-            }
-            Ok(()) => Ok(true),
-        }
+        let failed = |error: io::Error| AttachError::Link {
+            device: device.to_owned(),
+            what: "remove",
+            reason: error.to_string(),
+        };
+        link::remove(path).map_err(failed)
     }
 }
 

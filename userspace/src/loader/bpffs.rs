@@ -14,7 +14,7 @@ use std::{
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use vipgate_abi::{ABI_VERSION, maps};
 
-use super::{Hook, error::LoadError};
+use super::{Hook, error::LoadError, link};
 
 /// The directory of this ABI's pins.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -85,7 +85,8 @@ pub fn detach(bpffs: &Path) -> Result<Detached, LoadError> {
         let links = dir.join("links");
         // Programs first: none runs on tables that are half gone.
         for name in names(&links)? {
-            remove_file(&links.join(&name))?;
+            let path = links.join(&name);
+            link::remove(&path).map_err(|error| LoadError::io(format!("remove {}", path.display()), error))?;
             detached.devices.extend(parse_link_name(&name).map(|(_, device)| device));
         }
         remove_dir(&links)?;

@@ -1,4 +1,4 @@
-//! What a pinned link is attached to. aya opens pinned links, but does not tell their device.
+//! What a pinned link is attached to, and how it is taken off at once: two things of pinned links that aya lacks.
 
 use std::{
     ffi::CString,
@@ -10,10 +10,11 @@ use std::{
     path::Path,
 };
 
-/// `BPF_OBJ_GET` of linux/bpf.h.
+/// `BPF_OBJ_GET` and `BPF_LINK_DETACH` of linux/bpf.h.
 const OBJ_GET: libc::c_long = 7;
+const LINK_DETACH: libc::c_long = 34;
 
-/// Its arguments: the start of `union bpf_attr`.
+/// Arguments of the first: the start of `union bpf_attr`.
 #[repr(C)]
 struct ObjGet {
     pathname: u64,
@@ -30,6 +31,27 @@ pub(super) fn ifindex(path: &Path) -> io::Result<Option<u32>> {
     };
     let text = fs::read_to_string(format!("/proc/self/fdinfo/{}", link.as_raw_fd()))?;
     Ok(parse(&text))
+}
+
+/// Takes a pinned link's program off its device, and removes the pin. False: nothing was pinned there.
+///
+/// Removing the pin alone lets the kernel take the program off some time later, and packets would still be carried
+/// when who asked for an end was told of it.
+pub(super) fn remove(path: &Path) -> io::Result<bool> {
+    match open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        // What cannot be opened as a link cannot hold a program; the pin goes all the same.
+        Err(_) => {}
+        Ok(link) => detach(&link),
+    }
+    fs::remove_file(path).map(|()| true)
+}
+
+/// Best effort: a link whose device is gone refuses, and so do kernels before 5.9; the pin's removal does the rest.
+fn detach(link: &OwnedFd) {
+    let attr = link.as_raw_fd();
+    // SAFETY: the kernel reads the link's descriptor, the one argument of this command, alive during the call.
+    unsafe { libc::syscall(libc::SYS_bpf, LINK_DETACH, &raw const attr, size_of_val(&attr)) };
 }
 
 fn open(path: &Path) -> io::Result<OwnedFd> {
