@@ -31,8 +31,9 @@ pub trait Packet {
     /// Number of frames on the wire that this packet stands for.
     fn frames(&self) -> u32;
 
-    /// True when a way out with this MTU (bytes of IP packet) cannot send an IP packet of `ip_len` bytes in one piece.
-    fn exceeds(&self, ip_len: u16, mtu: u32) -> bool;
+    /// True when a way out with this MTU (bytes of IP packet) cannot send an IP packet of `ip_len` bytes, `headers` of
+    /// them IP and transport header, in one piece; of a packet that stands for several frames, one of those.
+    fn exceeds(&self, ip_len: u16, headers: u32, mtu: u32) -> bool;
 
     /// Index of the interface it arrived on.
     fn ifindex(&self) -> u32;

@@ -217,7 +217,7 @@ fn forward<P: Packet>(packet: &mut P, headers: &Headers, work: &Work) -> Result<
     let mut ttl_delta = 0;
     match port {
         Some(port) if port.ifindex != 0 && work.route.port != port::STACK => {
-            if packet.exceeds(headers.ip_len, port.mtu) {
+            if packet.exceeds(headers.ip_len, 20 + headers.l4_len as u32, port.mtu) {
                 if work.reply && fragment & DONT_FRAGMENT != 0 {
                     return Err(Reason::OverMtu);
                 }

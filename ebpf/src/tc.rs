@@ -50,11 +50,12 @@ impl Packet for TcPacket {
     }
 
     #[inline(always)]
-    fn exceeds(&self, ip_len: u16, mtu: u32) -> bool {
+    fn exceeds(&self, ip_len: u16, headers: u32, mtu: u32) -> bool {
         // SAFETY: reading a field of the running program's context.
         let gso_size = unsafe { (*self.0.skb.skb).gso_size };
-        // A super-packet is cut to segments of the sender's path MTU on the way out.
-        gso_size == 0 && ip_len as u32 > mtu
+        // A super-packet goes out in frames of its sender's segment size.
+        let largest = if gso_size == 0 { ip_len as u32 } else { headers + gso_size };
+        largest > mtu
     }
 
     #[inline(always)]

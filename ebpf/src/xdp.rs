@@ -44,7 +44,7 @@ impl Packet for XdpPacket {
     }
 
     #[inline(always)]
-    fn exceeds(&self, ip_len: u16, mtu: u32) -> bool {
+    fn exceeds(&self, ip_len: u16, _headers: u32, mtu: u32) -> bool {
         ip_len as u32 > mtu
     }
 

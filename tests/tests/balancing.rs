@@ -156,6 +156,14 @@ both_hooks! {
         run.lab.router.ip("link set priv0 mtu 1300")?;
         mirror(&run, 1 << 20, 1000)
     }
+
+    fn a_backend_learns_that_the_way_to_the_client_takes_smaller_packets(hook) {
+        let run = Running::new(hook, 1, 1)?;
+        run.lab.router.ip("link set pub0 mtu 1300")?;
+        // The client sends what fits but announces more, as one does whose small way lies beyond its neighbour.
+        run.lab.client().namespace.ip("route change 10.1.0.0/24 dev eth0 mtu 1300 advmss 1460")?;
+        mirror(&run, 1 << 20, 1 << 20)
+    }
 }
 
 /// Sends `length` bytes through a VIP to a backend that, when it has them all, sends the last `back` of them back.
