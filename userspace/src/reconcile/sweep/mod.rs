@@ -4,8 +4,8 @@
 //! flow, unless a word is old. So a million flows cost some milliseconds of one CPU a pass, and no system call but one
 //! for the time. It meets the programs by the race rules of `vipgate_abi::flow`.
 //!
-//! Every [`DEEP_EVERY`] passes, and when the reconciler ended flows, a *deep* pass reads every flow: it removes those
-//! of past generations and corrects the backends' load should it have drifted from what the table holds.
+//! Every [`DEEP_EVERY`] passes, and at once when the reconciler ended flows, a *deep* pass reads every flow: it removes
+//! those of past generations and corrects the backends' load should it have drifted from what the table holds.
 
 use std::{
     collections::HashMap,
@@ -27,6 +27,9 @@ const PASS: Duration = Duration::from_secs(5);
 /// Buckets between two rests: 256 KiB of words.
 const SLICE: u32 = 4096;
 const DEEP_EVERY: u32 = 12;
+/// Rests of a hurried pass: between its slices, and after it, so that a stream of changes does not keep a CPU busy.
+const BREATH: Duration = Duration::from_millis(1);
+const BETWEEN_HURRIED: Duration = Duration::from_secs(1);
 /// Over which jiffies are measured against the clock, once.
 const MEASURE: Duration = Duration::from_millis(250);
 
@@ -93,38 +96,77 @@ fn sweep(plane: &Plane, table: &FlowTable, shared: &Shared) -> Result<(), LoadEr
         return Ok(());
     };
     debug!(hz, "sweeping");
-    let rest = PASS / table.buckets().div_ceil(SLICE).max(1);
     let mut drift = Drift::default();
     for pass in (0..DEEP_EVERY).cycle() {
-        let deep = shared.deep.swap(false, Ordering::Relaxed) || pass == 0;
-        let mut sweep = Pass::new(table, hz, deep);
-        let mut bucket = 0;
-        while bucket < table.buckets() {
-            if pause(shared, rest) {
-                return Ok(());
-            }
-            let end = bucket.saturating_add(SLICE).min(table.buckets());
-            let now = plane.jiffies()?;
-            (bucket..end).for_each(|bucket| sweep.bucket(bucket, now));
-            bucket = end;
+        let hurried = shared.deep.swap(false, Ordering::Relaxed);
+        match walk(plane, table, shared, hz, hurried, hurried || pass == 0)? {
+            Walked::Stopped => return Ok(()),
+            // The hurried pass that comes does this one's work, too.
+            Walked::Interrupted => {}
+            Walked::All(count) => count.iter().for_each(|count| drift.correct(table, count)),
         }
-        if let Some(count) = sweep.count {
-            drift.correct(table, &count);
+        if hurried && rest(shared, BETWEEN_HURRIED, false) == Rested::Stop {
+            return Ok(());
         }
     }
     Ok(())
 }
 
-/// Rests; true: the sweeper shall end. A wish for a deep pass shortens the rest.
-fn pause(shared: &Shared, rest: Duration) -> bool {
-    let until = Instant::now() + rest;
+enum Walked {
+    /// With what a deep pass counted.
+    All(Option<Count>),
+    /// Somebody wishes for a deep pass.
+    Interrupted,
+    Stopped,
+}
+
+/// One pass, in slices: spread over [`PASS`], or hurried.
+fn walk(
+    plane: &Plane,
+    table: &FlowTable,
+    shared: &Shared,
+    hz: u32,
+    hurried: bool,
+    deep: bool,
+) -> Result<Walked, LoadError> {
+    let pause = if hurried { BREATH } else { PASS / table.buckets().div_ceil(SLICE).max(1) };
+    let mut pass = Pass::new(table, hz, deep);
+    let mut bucket = 0;
+    while bucket < table.buckets() {
+        match rest(shared, pause, !hurried) {
+            Rested::Long => {}
+            Rested::Short => return Ok(Walked::Interrupted),
+            Rested::Stop => return Ok(Walked::Stopped),
+        }
+        let end = bucket.saturating_add(SLICE).min(table.buckets());
+        let now = plane.jiffies()?;
+        (bucket..end).for_each(|bucket| pass.bucket(bucket, now));
+        bucket = end;
+    }
+    Ok(Walked::All(pass.count))
+}
+
+#[derive(PartialEq, Eq)]
+enum Rested {
+    Long,
+    /// Cut short by a wish for a deep pass.
+    Short,
+    /// The sweeper shall end.
+    Stop,
+}
+
+fn rest(shared: &Shared, time: Duration, may_be_short: bool) -> Rested {
+    let until = Instant::now() + time;
     loop {
         if shared.stop.load(Ordering::Relaxed) {
-            return true;
+            return Rested::Stop;
+        }
+        if may_be_short && shared.deep.load(Ordering::Relaxed) {
+            return Rested::Short;
         }
         let left = until.saturating_duration_since(Instant::now());
-        if left.is_zero() || shared.deep.load(Ordering::Relaxed) {
-            return false;
+        if left.is_zero() {
+            return Rested::Long;
         }
         thread::park_timeout(left);
     }
