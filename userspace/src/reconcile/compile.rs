@@ -197,3 +197,139 @@ pub fn check(vip: &VipState, limits: &Limits) -> Result<(), LimitError> {
 fn is_host(address: Ipv4Addr) -> bool {
     !(address.is_unspecified() || address.is_broadcast() || address.is_multicast() || address.is_loopback())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    fn backend(number: u32, host: u8) -> BackendState {
+        BackendState { number, address: Ipv4Addr::new(192, 168, 1, host), port: 8080, active: true }
+    }
+
+    fn listener(algorithm: Algorithm, backends: Vec<BackendState>) -> ListenerState {
+        ListenerState {
+            uuid: "a".into(),
+            number: 3,
+            protocol: Protocol::Udp,
+            port: 53,
+            algorithm,
+            max_connections: 5000,
+            idle_timeout: 60,
+            backends,
+        }
+    }
+
+    fn vip(listeners: Vec<ListenerState>) -> VipState {
+        VipState {
+            uuid: "v".into(),
+            address: Ipv4Addr::new(10, 0, 0, 5),
+            prefix_len: 24,
+            device: "eth0".into(),
+            enabled: true,
+            listeners,
+        }
+    }
+
+    /// The ring of the one listener that [`vip`] has.
+    fn ring(tables: &Tables) -> &[u32] {
+        match tables.services.values().next() {
+            Some(ServiceEntry::Balance { ring, .. }) => ring,
+            other => panic!("no listener but {other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_listener_is_a_key_of_its_address_protocol_and_port_in_network_order() {
+        let tables = compile(&vip(vec![listener(Algorithm::LeastConnections, vec![backend(8, 2), backend(7, 1)])]));
+        let key = Key {
+            data: ServiceKey { vip: [10, 0, 0, 5], protocol: 17, reserved: 0, port: [0, 53] },
+            prefix_len: ServiceKey::EXACT,
+        };
+        let service = tables.services[&key].value(900);
+        assert_eq!(
+            (service.kind, service.algorithm),
+            (Kind::Balance as u8, service::Algorithm::LeastConnections as u8)
+        );
+        assert_eq!((service.number, service.max_connections), (3, 5000));
+        assert_eq!((service.ring_base, service.ring_len), (900, 2));
+        assert_eq!(ring(&tables), [7, 8], "in the order of their numbers");
+        let expected = Backend {
+            addr: u32::from_ne_bytes([192, 168, 1, 2]),
+            port: u16::from_ne_bytes([0x1f, 0x90]),
+            generation: 0,
+            service: 3,
+            idle_timeout: 60,
+        };
+        assert_eq!(tables.backends[&8], expected);
+    }
+
+    #[test]
+    fn rings_of_both_hashing_algorithms_are_maglev_tables_of_backend_numbers() {
+        let pool = vec![backend(70, 1), backend(80, 2), backend(90, 3)];
+        for algorithm in [Algorithm::Source, Algorithm::Maglev] {
+            let tables = compile(&vip(vec![listener(algorithm, pool.clone())]));
+            assert_eq!(ring(&tables).len() as u32, maglev::table_size(3));
+            assert_eq!(ring(&tables).iter().collect::<BTreeSet<_>>(), BTreeSet::from([&70, &80, &90]));
+        }
+    }
+
+    #[test]
+    fn a_stopped_backend_gets_no_new_flows_and_keeps_its_entry() {
+        let stopped = BackendState { active: false, ..backend(8, 2) };
+        let tables = compile(&vip(vec![listener(Algorithm::RoundRobin, vec![backend(7, 1), stopped])]));
+        assert_eq!(ring(&tables), [7]);
+        assert!(tables.backends.contains_key(&8));
+    }
+
+    #[test]
+    fn an_empty_pool_keeps_its_key_and_drops() {
+        for algorithm in [Algorithm::RoundRobin, Algorithm::LeastConnections, Algorithm::Source, Algorithm::Maglev] {
+            assert!(ring(&compile(&vip(vec![listener(algorithm, vec![])]))).is_empty());
+        }
+    }
+
+    #[test]
+    fn a_disabled_vip_is_one_key_that_drops_everything() {
+        let enabled = vip(vec![listener(Algorithm::RoundRobin, vec![backend(7, 1)])]);
+        let tables = compile(&VipState { enabled: false, ..enabled });
+        let whole = Key::whole(Ipv4Addr::new(10, 0, 0, 5));
+        assert_eq!(tables.services, BTreeMap::from([(whole, ServiceEntry::Disabled)]));
+        assert!(tables.backends.is_empty());
+        assert_eq!((whole.prefix_len, whole.vip()), (32, Ipv4Addr::new(10, 0, 0, 5)));
+        assert_eq!(ServiceEntry::Disabled.value(0).kind, Kind::Disabled as u8);
+    }
+
+    #[test]
+    fn keys_of_one_vip_are_one_range() {
+        let one = Ipv4Addr::new(10, 0, 0, 5);
+        let next = Ipv4Addr::new(10, 0, 0, 6);
+        let last = Key::listener(one, Protocol::Udp, u16::MAX);
+        assert!(Key::whole(one) < Key::listener(one, Protocol::Tcp, 1) && last < Key::whole(next));
+    }
+
+    #[test]
+    fn what_the_tables_cannot_hold_is_refused_with_the_value_named() {
+        let limits = Limits { listeners: 10, backends: 100, backends_per_listener: 2 };
+        let of = |listener: ListenerState| vip(vec![listener]);
+        let plain = listener(Algorithm::RoundRobin, vec![backend(7, 1)]);
+        check(&of(plain.clone()), &limits).expect("fits");
+        let pool = |backends| ListenerState { backends, ..plain.clone() };
+        let nowhere = BackendState { address: Ipv4Addr::UNSPECIFIED, ..backend(7, 1) };
+        for (vip, named) in [
+            (of(ListenerState { number: 10, ..plain.clone() }), "number 10"),
+            (of(pool(vec![backend(100, 1)])), "number 100"),
+            (of(pool((1..4).map(|n| backend(n, n as u8)).collect())), "has 3 backends"),
+            (of(pool(vec![nowhere])), "0.0.0.0"),
+            (vip(vec![plain.clone(), ListenerState { number: 4, ..plain.clone() }]), "udp port 53"),
+            (VipState { address: Ipv4Addr::new(224, 0, 0, 1), ..of(plain.clone()) }, "224.0.0.1"),
+        ] {
+            let error = check(&vip, &limits).expect_err(named).to_string();
+            assert!(error.contains(named), "{error} should name {named}");
+        }
+        // The same port of another protocol is another listener's.
+        let tcp = ListenerState { protocol: Protocol::Tcp, number: 4, ..plain.clone() };
+        check(&vip(vec![plain, tcp]), &limits).expect("fits");
+    }
+}

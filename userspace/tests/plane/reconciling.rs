@@ -3,6 +3,7 @@
 use std::{collections::BTreeSet, net::Ipv4Addr, sync::Arc};
 
 use aya::maps::{Array, Map, MapData, MapError};
+use futures::future::join_all;
 use vipgate::{
     loader::{Hook, Options, Plane, Sizes},
     reconcile::{ApplyError, Reconciler},
@@ -303,6 +304,48 @@ fn a_stopped_reconciler_says_so() {
     let stopped = reconciler.clone();
     bench.room.run(async move { stopped.shutdown().await });
     assert_eq!(bench.apply(&reconciler, &["vip-5"]), Err(ApplyError::Stopped));
+}
+
+#[test]
+fn a_store_that_cannot_be_read_changes_nothing_and_is_read_again() {
+    let bench = Bench::new();
+    bench.desired.put(vip(5, "r0", [1]));
+    let reconciler = bench.start();
+    let before = bench.services();
+    bench.desired.remove("vip-5");
+    bench.desired.put(vip(6, "r0", [1]));
+    bench.desired.set_broken(true);
+    let error = bench.apply(&reconciler, &["vip-5", "vip-6"]).expect_err("no answer from the store");
+    assert!(matches!(&error, ApplyError::Source { reason } if reason.contains("on fire")), "{error}");
+    assert_eq!(bench.services(), before);
+    bench.desired.set_broken(false);
+    bench.room.wait("both changes", || {
+        (!bench.has_address("r0", 5) && bench.has_address("r0", 6) && bench.services().len() == 1).then_some(())
+    });
+}
+
+#[test]
+fn changes_that_come_together_are_all_made() {
+    let bench = Bench::new();
+    let reconciler = bench.start();
+    let hosts = 10..100_u8;
+    for host in hosts.clone() {
+        bench.desired.put(vip(host, "r0", [1]));
+    }
+    let all = hosts.clone().map(|host| {
+        let reconciler = reconciler.clone();
+        async move { reconciler.apply(BTreeSet::from([format!("vip-{host}")])).await }
+    });
+    let results = bench.room.run(join_all(all));
+    assert!(results.iter().all(Result::is_ok), "{results:?}");
+    assert_eq!(bench.services().len(), hosts.len());
+    assert!(hosts.clone().all(|host| bench.has_address("r0", host)));
+
+    hosts.clone().for_each(|host| bench.desired.remove(&format!("vip-{host}")));
+    let all = hosts.clone().map(|host| format!("vip-{host}")).collect();
+    bench.room.run(async move { reconciler.apply(all).await }).expect("applied");
+    assert!(bench.services().is_empty());
+    assert!(!hosts.clone().any(|host| bench.has_address("r0", host)));
 }
 
 #[test]

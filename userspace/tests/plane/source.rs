@@ -2,7 +2,6 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    convert::Infallible,
     net::Ipv4Addr,
     sync::{Arc, Mutex},
 };
@@ -18,7 +17,13 @@ pub(crate) struct Desired {
 struct Inner {
     vips: BTreeMap<String, VipState>,
     devices: BTreeSet<String>,
+    broken: bool,
 }
+
+/// A store that cannot be read.
+#[derive(Debug, thiserror::Error)]
+#[error("the disk is on fire")]
+pub(crate) struct Broken;
 
 impl Desired {
     /// Nothing but these devices.
@@ -36,24 +41,34 @@ impl Desired {
         self.inner.lock().expect("whole").vips.insert(vip.uuid.clone(), vip);
     }
 
+    /// Makes every read fail, or work again.
+    pub(crate) fn set_broken(&self, broken: bool) {
+        self.inner.lock().expect("whole").broken = broken;
+    }
+
+    fn read<T>(&self, of: impl FnOnce(&Inner) -> T) -> Result<T, Broken> {
+        let inner = self.inner.lock().expect("whole");
+        if inner.broken { Err(Broken) } else { Ok(of(&inner)) }
+    }
+
     pub(crate) fn remove(&self, uuid: &str) {
         self.inner.lock().expect("whole").vips.remove(uuid);
     }
 }
 
 impl Source for Desired {
-    type Error = Infallible;
+    type Error = Broken;
 
-    async fn vip(&self, uuid: &str) -> Result<Option<VipState>, Infallible> {
-        Ok(self.inner.lock().expect("whole").vips.get(uuid).cloned())
+    async fn vip(&self, uuid: &str) -> Result<Option<VipState>, Broken> {
+        self.read(|inner| inner.vips.get(uuid).cloned())
     }
 
-    async fn vips(&self) -> Result<Vec<VipState>, Infallible> {
-        Ok(self.inner.lock().expect("whole").vips.values().cloned().collect())
+    async fn vips(&self) -> Result<Vec<VipState>, Broken> {
+        self.read(|inner| inner.vips.values().cloned().collect())
     }
 
-    async fn devices(&self) -> Result<BTreeSet<String>, Infallible> {
-        Ok(self.inner.lock().expect("whole").devices.clone())
+    async fn devices(&self) -> Result<BTreeSet<String>, Broken> {
+        self.read(|inner| inner.devices.clone())
     }
 }
 
