@@ -18,7 +18,7 @@ use crate::{
     count,
     maps::{BACKENDS, CONFIG, PORTS},
     packet::{ETH_LEN, L4_OFFSET, Packet, load, load_address, store, store_address, store_mac},
-    parse::{IPV4, TCP, UDP, VERSION_IHL},
+    parse::{FRAGMENT_OFFSET, IPV4, TCP, UDP, VERSION_IHL},
     pipeline::{NO_WORK, Work},
     route::{self, Rewritten},
     table,
@@ -37,8 +37,6 @@ const QUOTE_L4: usize = QUOTE + 20;
 const QUOTE_END: usize = QUOTE_L4 + 8;
 /// The end of a quoted TCP checksum, which most quotes have today (RFC 1812, section 4.3.2.3).
 const QUOTE_TCP_CHECKSUM_END: usize = QUOTE_L4 + 18;
-/// The fragment offset, as read from the header: only a first fragment has ports.
-const FRAGMENT_OFFSET: u16 = 0x1fffu16.to_be();
 
 /// [`relay`]'s answer where it is no verdict.
 pub const NOT_RELAYED: u32 = u32::MAX - 1;
@@ -117,6 +115,7 @@ pub fn turn_back<P: Packet>(packet: &mut P, work: &mut Work) -> u32 {
         || protocol != ICMP
         || !(kind == UNREACHABLE || kind == TIME_EXCEEDED || kind == PARAMETER_PROBLEM)
         || quoted_version_ihl != VERSION_IHL
+        // Only a first fragment has ports.
         || quoted_fragment & FRAGMENT_OFFSET != 0
         || !(quoted_protocol == TCP || quoted_protocol == UDP)
     {

@@ -9,6 +9,7 @@
 
 mod atomic;
 mod count;
+mod fragment;
 pub mod icmp;
 pub mod maps;
 pub mod packet;

@@ -2,7 +2,7 @@
 
 use aya_ebpf::{
     bindings::BPF_F_MMAPABLE,
-    btf_maps::{Array, DevMap, HashMap, LpmTrie, PerCpuArray},
+    btf_maps::{Array, DevMap, HashMap, LpmTrie, LruHashMap, PerCpuArray},
     macros::btf_map,
 };
 use vipgate_abi::{
@@ -10,6 +10,7 @@ use vipgate_abi::{
     config::Config,
     counters::{REASON_SLOTS, Traffic},
     flow::{Bucket, Flow, WAYS},
+    fragment::{FRAGMENTED_PACKETS, FragmentKey, FragmentPorts},
     maps::{DEFAULT_BACKENDS, DEFAULT_FLOWS, DEFAULT_RING_ELEMENTS, DEFAULT_SERVICES, MAX_PORTS},
     port::Port,
     service::{Service, ServiceKey},
@@ -56,3 +57,6 @@ pub static TX_PORTS: DevMap<{ MAX_PORTS as usize }> = DevMap::new();
 
 #[btf_map]
 pub static REASONS: PerCpuArray<u64, { REASON_SLOTS as usize }> = PerCpuArray::new();
+
+#[btf_map]
+pub static FRAGMENTS: LruHashMap<FragmentKey, FragmentPorts, { FRAGMENTED_PACKETS as usize }> = LruHashMap::new();

@@ -261,6 +261,9 @@ fn rewrite<P: Packet>(packet: &mut P, headers: &Headers, new: &Rewritten, ttl_de
         store(checksum_at, update(load(checksum_at), addresses + ttl_delta));
         store_address(data + ETH_LEN + 12, new.src);
         store_address(data + ETH_LEN + 16, new.dst);
+        if headers.l4_len == 0 {
+            return;
+        }
         store(data + L4_OFFSET, new.sport);
         store(data + L4_OFFSET + 2, new.dport);
         let offset = headers.checksum_offset();

@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     io::{self, Read as _, Write as _},
-    net::{Ipv4Addr, Shutdown, TcpListener, TcpStream},
+    net::{Ipv4Addr, Shutdown, TcpListener, TcpStream, UdpSocket},
     time::Duration,
 };
 use vipgate_tests::{
@@ -155,6 +155,34 @@ both_hooks! {
         // Neither end knows: only the router can tell the client. What comes back fits.
         run.lab.router.ip("link set priv0 mtu 1300")?;
         mirror(&run, 1 << 20, 1000)
+    }
+
+    fn a_large_datagram_and_its_answer_arrive_in_fragments(hook) {
+        let run = Running::new(hook, 1, 1)?;
+        let listener = Listener { port: 9000, instance_port: 9001, ..UDP };
+        let (_, _, vip) = run.cloud.balanced(VIP, listener, &[0])?;
+        let backend = &run.lab.backends[0].namespace;
+        let socket = backend.within(|| Ok(UdpSocket::bind(("0.0.0.0", listener.instance_port))?))?;
+        socket.set_read_timeout(Some(PATIENCE))?;
+        let server = backend.spawn(move || -> Result<()> {
+            let mut buffer = vec![0; 65536];
+            let (length, client) = socket.recv_from(&mut buffer)?;
+            socket.send_to(&buffer[..length], client)?;
+            Ok(())
+        })?;
+        let sent: Vec<u8> = (0..20_000).map(|index: u32| (index % 249) as u8).collect();
+        let returned = run.lab.client().namespace.within(|| {
+            let socket = UdpSocket::bind(("0.0.0.0", 0))?;
+            socket.set_read_timeout(Some(PATIENCE))?;
+            socket.send_to(&sent, vip)?;
+            let mut buffer = vec![0; 65536];
+            let (length, _) = socket.recv_from(&mut buffer)?;
+            buffer.truncate(length);
+            Ok(buffer)
+        })?;
+        assert!(returned == sent, "{} bytes came back", returned.len());
+        server.join().expect("the server does not panic")??;
+        Ok(())
     }
 
     fn a_backend_learns_that_the_way_to_the_client_takes_smaller_packets(hook) {

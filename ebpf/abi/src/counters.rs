@@ -55,7 +55,7 @@ reasons! {
     Malformed = 1 Pass "malformed",
     /// An IPv4 header with options.
     IpOptions = 2 Pass "ip_options",
-    /// A fragment.
+    /// A fragment whose packet's first fragment has not come.
     Fragment = 3 Pass "fragment",
     /// Neither TCP nor UDP.
     OtherProtocol = 4 Pass "other_protocol",

@@ -15,6 +15,7 @@ pub mod checksum;
 pub mod config;
 pub mod counters;
 pub mod flow;
+pub mod fragment;
 pub mod hash;
 pub mod maps;
 pub mod port;

@@ -24,6 +24,8 @@ pub const PORTS: &str = "PORTS";
 pub const PORT_NUMBERS: &str = "PORT_NUMBERS";
 /// DEVMAP: port number to interface index, for XDP redirects.
 pub const TX_PORTS: &str = "TX_PORTS";
+/// LRU hash: [`crate::fragment::FragmentKey`] to [`crate::fragment::FragmentPorts`].
+pub const FRAGMENTS: &str = "FRAGMENTS";
 /// Per-CPU array of u64 by [`crate::counters::Reason`].
 pub const REASONS: &str = "REASONS";
 
@@ -37,7 +39,7 @@ pub const PROGRAM_EGRESS: &str = "vipgate_egress";
 pub const PROGRAM_CLOCK: &str = "vipgate_clock";
 
 /// Every map that is pinned: all of them.
-pub const PINNED: [&str; 13] = [
+pub const PINNED: [&str; 14] = [
     CONFIG,
     FLOW_BUCKETS,
     FLOWS,
@@ -50,6 +52,7 @@ pub const PINNED: [&str; 13] = [
     PORTS,
     PORT_NUMBERS,
     TX_PORTS,
+    FRAGMENTS,
     REASONS,
 ];
 

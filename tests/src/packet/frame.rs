@@ -128,6 +128,22 @@ impl Frame {
         self
     }
 
+    /// The frames that the packet is cut to: at `offset`s in bytes, multiples of 8, after its IPv4 header.
+    #[must_use]
+    pub fn fragments(&self, offsets: &[u16]) -> Vec<Self> {
+        let whole = self.transport_bytes();
+        let ends = offsets.iter().skip(1).copied().map(usize::from).chain([whole.len()]);
+        let cut = |(&offset, end): (&u16, usize)| {
+            let more = if end < whole.len() { 0x2000 } else { 0 };
+            let mut fragment = self.clone();
+            fragment.fragment = offset / 8 | more;
+            fragment.payload = whole[usize::from(offset)..end].to_vec();
+            fragment.transport = Transport::Other(self.protocol());
+            fragment
+        };
+        offsets.iter().zip(ends).map(cut).collect()
+    }
+
     /// The bytes on the wire, without the frame check sequence.
     #[must_use]
     pub fn bytes(&self) -> Vec<u8> {

@@ -14,6 +14,7 @@ use vipgate_abi::{
     config::Config,
     counters::{REASON_SLOTS, Traffic},
     flow::{Bucket, Flow, WAYS},
+    fragment::{FRAGMENTED_PACKETS, FragmentKey, FragmentPorts},
     maps,
     port::Port,
     service::{Service, ServiceKey},
@@ -54,6 +55,7 @@ fn shapes(sizes: Sizes) -> Vec<Shape> {
         shape(maps::PORT_NUMBERS, index, size_of::<u32>(), maps::MAX_PORTS, false),
         // ifindex and program, since Linux 5.8.
         shape(maps::TX_PORTS, index, 2 * size_of::<u32>(), maps::MAX_PORTS, false),
+        shape(maps::FRAGMENTS, size_of::<FragmentKey>(), size_of::<FragmentPorts>(), FRAGMENTED_PACKETS, false),
         shape(maps::REASONS, index, size_of::<u64>(), REASON_SLOTS, false),
     ]
 }

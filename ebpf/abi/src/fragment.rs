@@ -1,0 +1,34 @@
+//! Ports of fragmented packets: only a packet's first fragment carries them.
+
+use crate::{Be16, Be32};
+
+/// What the fragments of one packet have alike (RFC 791, section 3.2).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FragmentKey {
+    pub src: Be32,
+    pub dst: Be32,
+    /// The identification field.
+    pub id: Be16,
+    /// IANA protocol number.
+    pub protocol: u8,
+    /// Routing domain, as in a flow's key.
+    pub zone: u8,
+}
+
+/// What its first fragment said.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FragmentPorts {
+    pub sport: Be16,
+    pub dport: Be16,
+    /// Low 32 bits of jiffies when it came: identifications are used again.
+    pub seen: u32,
+}
+
+const _: () = assert!(size_of::<FragmentKey>() == 12 && size_of::<FragmentPorts>() == 8);
+
+crate::pod!(FragmentKey, FragmentPorts);
+
+/// Packets whose fragments may be on their way at a time; the oldest are forgotten first.
+pub const FRAGMENTED_PACKETS: u32 = 1 << 14;
