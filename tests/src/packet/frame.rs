@@ -136,7 +136,7 @@ impl Frame {
         let cut = |(&offset, end): (&u16, usize)| {
             let more = if end < whole.len() { 0x2000 } else { 0 };
             let mut fragment = self.clone();
-            fragment.fragment = offset / 8 | more;
+            fragment.fragment = (offset / 8) | more;
             fragment.payload = whole[usize::from(offset)..end].to_vec();
             fragment.transport = Transport::Other(self.protocol());
             fragment
