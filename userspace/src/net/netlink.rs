@@ -2,12 +2,13 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use futures::TryStreamExt;
+use futures::{StreamExt, TryStreamExt};
+use netlink_packet_core::{NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::{
-    AddressFamily,
+    AddressFamily, RouteNetlinkMessage,
     address::{AddressAttribute, AddressMessage, AddressProtocol},
     link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage},
-    neighbour::{NeighbourFlags, NeighbourState},
+    neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState},
     route::{RouteAddress, RouteAttribute, RouteMessage, RouteType},
 };
 use rtnetlink::{AddressMessageBuilder, Error, Handle, RouteMessageBuilder};
@@ -105,10 +106,29 @@ impl Netlink {
         else {
             return Ok(());
         };
+        // The kernel would make an entry that an operator set for good an ordinary one.
+        if let Some(NeighbourState::Permanent | NeighbourState::Noarp) = self.neighbour(ifindex, neighbour).await {
+            return Ok(());
+        }
         let request = self.handle.neighbours().add(ifindex, IpAddr::V4(neighbour)).replace();
         let request = request.flags(NeighbourFlags::Use).state(NeighbourState::None);
         let confirmed = request.execute().await;
         confirmed.map_err(|error| failed(&format!("confirm the neighbour {neighbour}"), &error))
+    }
+
+    /// The state of one neighbour entry, if there is one.
+    async fn neighbour(&self, ifindex: u32, address: Ipv4Addr) -> Option<NeighbourState> {
+        let mut query = NeighbourMessage::default();
+        query.header.family = AddressFamily::Inet;
+        query.header.ifindex = ifindex;
+        query.attributes.push(NeighbourAttribute::Destination(NeighbourAddress::Inet(address)));
+        let mut request = NetlinkMessage::from(RouteNetlinkMessage::GetNeighbour(query));
+        request.header.flags = NLM_F_REQUEST;
+        let answer = self.handle.clone().request(request).ok()?.next().await?;
+        match answer.payload {
+            NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewNeighbour(entry)) => Some(entry.header.state),
+            _ => None,
+        }
     }
 }
 

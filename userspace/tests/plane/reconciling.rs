@@ -240,6 +240,21 @@ fn the_neighbours_of_backends_are_resolved_before_the_first_packet() {
 }
 
 #[test]
+fn a_neighbour_that_the_operator_set_for_good_stays_so() {
+    let bench = Bench::new();
+    let _far = bench.room.far("b0", "10.0.1.2/24");
+    bench.room.ip("neighbour add 10.0.1.1 lladdr 02:00:00:00:00:01 dev r1 nud permanent");
+    let reconciler = bench.start();
+    bench.desired.put(vip(5, "r0", [1, 2]));
+    bench.apply(&reconciler, &["vip-5"]).expect("applied");
+    // Neighbours are confirmed in the order of their addresses.
+    bench.room.wait("the second backend's neighbour entry", || {
+        bench.room.show("neighbour show 10.0.1.2 dev r1").contains("REACHABLE").then_some(())
+    });
+    assert!(bench.room.show("neighbour show 10.0.1.1 dev r1").contains("PERMANENT"));
+}
+
+#[test]
 fn flows_of_a_vip_that_goes_are_swept_at_once() {
     let bench = Bench::new();
     let reconciler = bench.start();
