@@ -1,7 +1,7 @@
 //! From one VIP's state to the table entries it needs. Pure: no I/O, no clock, no kernel.
 //!
 //! The result says what the kernel shall hold, not how to get there: where a ring lies in the arena and which
-//! generation a backend has are the [engine](super::engine)'s.
+//! generation a backend has are the engine's.
 
 use std::{
     collections::{BTreeMap, HashSet},

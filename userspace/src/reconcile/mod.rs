@@ -8,7 +8,7 @@
 //! and removes what nothing wants any more, so a crash at any point heals. What fails stays dirty and is tried again
 //! with growing pauses, while who asked for it gets the error.
 //!
-//! Reads the store through [`Source`](crate::state::Source) only, writes the kernel through the loader and `net` only.
+//! Reads the store through [`Source`] only, writes the kernel through the loader and `net` only.
 
 mod arena;
 pub mod compile;
