@@ -138,6 +138,27 @@ fn a_start_brings_everything_in_line_and_removes_what_nothing_wants() {
 }
 
 #[test]
+fn a_vip_that_moved_to_another_device_or_address_leaves_nothing_behind() {
+    let bench = Bench::new();
+    bench.desired.put(vip(5, "r0", [1]));
+    let reconciler = bench.start();
+    let moved = VipState { device: "r1".into(), ..vip(5, "r0", [1]) };
+    bench.desired.put(moved.clone());
+    bench.apply(&reconciler, &["vip-5"]).expect("applied");
+    assert!(bench.has_address("r1", 5) && !bench.has_address("r0", 5));
+    bench.desired.put(VipState { address: address(9), ..moved });
+    bench.apply(&reconciler, &["vip-5"]).expect("applied");
+    assert!(bench.has_address("r1", 9) && !bench.has_address("r1", 5));
+    assert_eq!(bench.services(), [(address(9), 80, Some(vec![51]))]);
+
+    // The same while no controller runs.
+    bench.room.run(async move { reconciler.shutdown().await });
+    bench.desired.put(VipState { address: address(9), ..vip(5, "r0", [1]) });
+    let _reconciler = bench.start();
+    assert!(bench.has_address("r0", 9) && !bench.has_address("r1", 9));
+}
+
+#[test]
 fn a_vip_on_a_device_that_is_missing_fails_and_heals_when_it_appears() {
     let bench = Bench::new();
     bench.desired.set_devices(&["r0", "r1", "late0"]);

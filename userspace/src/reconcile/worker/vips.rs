@@ -4,7 +4,7 @@
 //! that it does not know yet, or no longer.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     net::Ipv4Addr,
     time::Instant,
 };
@@ -20,8 +20,13 @@ use crate::{
     state::{Source, VipState},
 };
 
-/// A VIP by uuid whose entries come or came to the kernel, and its backends that are new.
-type Ready = (String, VipState, BTreeSet<Ipv4Addr>);
+/// A VIP on its way to the kernel.
+struct Ready {
+    uuid: String,
+    vip: VipState,
+    /// Backends that it did not have before.
+    fresh: BTreeSet<Ipv4Addr>,
+}
 
 impl<S: Source> Worker<S> {
     /// Everything stored is applied, everything else goes.
@@ -32,7 +37,7 @@ impl<S: Source> Worker<S> {
         }
         let vips = self.source.vips().await.map_err(|error| unreadable(&error))?;
         let count = vips.len();
-        let wanted: HashSet<Ipv4Addr> = vips.iter().map(|vip| vip.address).collect();
+        let wanted: HashMap<_, _> = vips.iter().map(|vip| (vip.address, vip.device.clone())).collect();
         let states = vips.into_iter().map(|vip| (vip.uuid.clone(), Some(vip))).collect();
         let errors = self.apply_states(states).await;
         let removed = self.remove_orphans(wanted).await?;
@@ -40,14 +45,20 @@ impl<S: Source> Worker<S> {
         Ok(())
     }
 
-    /// Removes the entries and addresses of VIPs that are not stored any more.
-    async fn remove_orphans(&mut self, wanted: HashSet<Ipv4Addr>) -> Result<usize, ApplyError> {
+    /// Removes the entries of VIPs that are not stored any more, and addresses where no VIP wants them. Tells of how
+    /// many VIPs entries were left.
+    async fn remove_orphans(&mut self, wanted: HashMap<Ipv4Addr, String>) -> Result<usize, ApplyError> {
         let held = self.lock().engine.vips();
-        let orphans: BTreeSet<Ipv4Addr> = held.into_iter().filter(|vip| !wanted.contains(vip)).collect();
-        let addresses = self.net.addresses().await.map_err(open)?;
-        for held in addresses.into_iter().filter(|held| !wanted.contains(&held.address)) {
+        let orphans: BTreeSet<Ipv4Addr> = held.into_iter().filter(|vip| !wanted.contains_key(vip)).collect();
+        for held in self.net.addresses().await.map_err(open)? {
+            let stays = match wanted.get(&held.address) {
+                Some(device) => self.device(device).is_none_or(|device| device.ifindex == held.ifindex),
+                None => false,
+            };
             // A kernel that does not keep the mark (before 5.18) still has the entries to tell.
-            if (held.vip || (orphans.contains(&held.address) && held.prefix_len == 32))
+            let ours = held.vip || (orphans.contains(&held.address) && held.prefix_len == 32);
+            if ours
+                && !stays
                 && let Err(error) = self.net.remove_vip(held.ifindex, held.address).await
             {
                 warn!(%error, "an address without a VIP stays");
@@ -93,7 +104,7 @@ impl<S: Source> Worker<S> {
         let mut ready = Vec::new();
         for (uuid, vip) in stored.into_iter().filter_map(|(uuid, state)| Some((uuid, state?))) {
             match self.prepare(&uuid, &vip).await {
-                Ok(fresh) => ready.push((uuid, vip, fresh)),
+                Ok(fresh) => ready.push(Ready { uuid, vip, fresh }),
                 Err(error) => drop(errors.insert(uuid, error)),
             }
         }
@@ -131,8 +142,12 @@ impl<S: Source> Worker<S> {
     async fn prepare(&mut self, uuid: &str, vip: &VipState) -> Result<BTreeSet<Ipv4Addr>, ApplyError> {
         check(vip, &self.limits).map_err(|error| failed(vip, &error))?;
         let before = self.placed().get(uuid).cloned();
-        if let Some(before) = before.as_ref().filter(|b| b.address != vip.address || b.device != vip.device) {
-            self.take_address(before).await.map_err(|error| failed(vip, &error))?;
+        match &before {
+            Some(before) if before.address != vip.address => self.remove(uuid).await?,
+            Some(before) if before.device != vip.device => {
+                self.take_address(before).await.map_err(|error| failed(vip, &error))?;
+            }
+            _ => {}
         }
         let backends: BTreeSet<Ipv4Addr> = active_backends(vip);
         let fresh = before.map_or_else(|| backends.clone(), |before| &backends - &before.backends);
@@ -146,8 +161,8 @@ impl<S: Source> Worker<S> {
     async fn fill_tables(&self, vips: Vec<Ready>, errors: &mut HashMap<String, ApplyError>) -> Vec<Ready> {
         let results = self.with_kernel(move |kernel| {
             let now = Instant::now();
-            let applied = vips.into_iter().map(|ready| (kernel.engine.apply(&compile(&ready.1), now), ready));
-            let applied: Vec<_> = applied.collect();
+            let applied = vips.into_iter().map(|ready| (kernel.engine.apply(&compile(&ready.vip), now), ready));
+            let applied: Vec<(_, Ready)> = applied.collect();
             if kernel.engine.take_ended() {
                 kernel.sweeper.flows_ended();
             }
@@ -157,7 +172,7 @@ impl<S: Source> Worker<S> {
         for (result, ready) in results.await {
             match result {
                 Ok(()) => held.push(ready),
-                Err(error) => drop(errors.insert(ready.0, failed(&ready.1, &error))),
+                Err(error) => drop(errors.insert(ready.uuid, failed(&ready.vip, &error))),
             }
         }
         held
@@ -165,13 +180,13 @@ impl<S: Source> Worker<S> {
 
     /// Puts the addresses of VIPs whose entries are there on their devices.
     async fn place(&mut self, vips: Vec<Ready>, errors: &mut HashMap<String, ApplyError>) {
-        if vips.iter().any(|(_, vip, _)| self.device(&vip.device).is_none()) {
+        if vips.iter().any(|ready| self.device(&ready.vip.device).is_none()) {
             // A VIP on a device that was not asked for yet; what fails is told for the VIP.
             let _ = self.sync_devices().await;
         }
         let mut neighbours = BTreeSet::new();
         let mut announced: BTreeMap<String, Vec<Ipv4Addr>> = BTreeMap::new();
-        for (uuid, vip, fresh) in vips {
+        for Ready { uuid, vip, fresh } in vips {
             neighbours.extend(fresh);
             match self.give_address(&vip.device, vip.address).await {
                 Ok(true) => announced.entry(vip.device).or_default().push(vip.address),
