@@ -49,8 +49,14 @@ Examples:
     #[command(after_help = "\
 Examples:
   vipgate detach
-  vipgate detach --bpffs /sys/fs/bpf/vipgate")]
-    Detach(Settings),
+  vipgate detach --bpffs /sys/fs/bpf/vipgate
+  vipgate detach --output json | jq .devices")]
+    Detach {
+        #[command(flatten)]
+        settings: Settings,
+        #[arg(long, value_enum, default_value_t)]
+        output: Output,
+    },
 
     /// What the kernel holds and counts, read from the pinned tables; needs no running controller.
     #[command(after_help = "\

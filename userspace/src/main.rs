@@ -9,7 +9,7 @@ use clap::Parser as _;
 use cli::{Cli, Command, Output};
 use vipgate::{
     config::Config,
-    loader::{self, LoadError, causes},
+    loader::{self, Detached, LoadError, causes},
     lock::{Lock, LockError},
     logging,
     net::Netlink,
@@ -74,21 +74,7 @@ fn run(command: Command) -> Result<(), Failure> {
             print_config(&load(settings)?, output);
             Ok(())
         }
-        Command::Detach(settings) => {
-            let bpffs = load(settings)?.bpffs;
-            let _lock = Lock::take(&bpffs)?;
-            // Addresses first: nobody shall be led to a router that does not balance any more.
-            let vips = runtime()?.block_on(async { Netlink::open()?.remove_all_vips().await });
-            let vips = vips.map_err(|error| Failure::new(1, &error))?;
-            let detached = loader::detach(&bpffs)?;
-            if vips == 0 && detached.devices.is_empty() && detached.maps == 0 {
-                println!("nothing was attached");
-            } else {
-                let (devices, tables) = (detached.devices.join(", "), detached.maps);
-                println!("detached from {devices}; {tables} tables and {vips} addresses removed");
-            }
-            Ok(())
-        }
+        Command::Detach { settings, output } => detach(&load(settings)?.bpffs, output),
         Command::Status { settings, output } => print_status(&load(settings)?.bpffs, output),
     }
 }
@@ -100,6 +86,22 @@ fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
 
 fn load(settings: cli::Settings) -> Result<Config, Failure> {
     settings.load().map_err(|error| Failure::new(2, &error))
+}
+
+fn detach(bpffs: &Path, output: Output) -> Result<(), Failure> {
+    let _lock = Lock::take(bpffs)?;
+    // Addresses first: nobody shall be led to a router that does not balance any more.
+    let vips = runtime()?.block_on(async { Netlink::open()?.remove_all_vips().await });
+    let vips = vips.map_err(|error| Failure::new(1, &error))?;
+    let Detached { devices, maps } = loader::detach(bpffs)?;
+    match output {
+        Output::Json => println!("{}", serde_json::json!({ "devices": devices, "tables": maps, "addresses": vips })),
+        Output::Text if vips == 0 && devices.is_empty() && maps == 0 => println!("nothing was attached"),
+        Output::Text => {
+            println!("detached from {}; {maps} tables and {vips} addresses removed", devices.join(", "));
+        }
+    }
+    Ok(())
 }
 
 fn print_status(bpffs: &Path, output: Output) -> Result<(), Failure> {
