@@ -6,10 +6,14 @@
 use crate::{
     build,
     setup::{self, Need},
-    sh::{cargo, is_root, step, which},
+    sh::{cargo, is_root, which},
 };
-use anyhow::{Result, bail};
-use std::time::Instant;
+use anyhow::{Context as _, Result, bail};
+use std::{
+    io::{BufRead as _, BufReader},
+    process::{Command, ExitStatus, Stdio},
+    time::Instant,
+};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -38,12 +42,72 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     if let Some(filter) = &args.filter {
         command.arg(filter);
     }
-    step("all tests of the workspace", &mut command)?;
-    eprintln!("all tests passed in {:.0} s", started.elapsed().as_secs_f64());
+    eprintln!("==> all tests of the workspace");
+    let (tally, status) = run_counting(&mut command)?;
+    eprintln!("    done in {:.0} s", started.elapsed().as_secs_f64());
+    println!("{} passed, {} failed", tally.passed, tally.failed);
+    if !status.success() {
+        bail!("the tests failed: {status}");
+    }
     Ok(())
+}
+
+/// Tests over all test programs.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Tally {
+    passed: u64,
+    failed: u64,
+}
+
+impl Tally {
+    /// Adds a test program's last line: `test result: ok. 3 passed; 0 failed; ...`.
+    fn add(&mut self, line: &str) {
+        let Some(result) = line.strip_prefix("test result: ") else { return };
+        let words: Vec<&str> = result.split([' ', ';', '.']).filter(|word| !word.is_empty()).collect();
+        let count = |what: &str| {
+            let at = words.iter().position(|word| *word == what)?;
+            words.get(at.checked_sub(1)?)?.parse::<u64>().ok()
+        };
+        self.passed += count("passed").unwrap_or_default();
+        self.failed += count("failed").unwrap_or_default();
+    }
+}
+
+/// Runs the tests with their output shown as it comes, and counts them.
+fn run_counting(command: &mut Command) -> Result<(Tally, ExitStatus)> {
+    let mut child = command.stdout(Stdio::piped()).spawn().context("cannot start cargo")?;
+    let mut tally = Tally::default();
+    if let Some(output) = child.stdout.take() {
+        for line in BufReader::new(output).split(b'\n') {
+            let line = line.context("cannot read what the tests say")?;
+            let line = String::from_utf8_lossy(&line);
+            println!("{line}");
+            tally.add(&line);
+        }
+    }
+    Ok((tally, child.wait().context("cannot wait for cargo")?))
 }
 
 /// The variable that tells cargo how to start a program of the host's own target.
 fn runner_variable() -> String {
     format!("CARGO_TARGET_{}_UNKNOWN_LINUX_GNU_RUNNER", std::env::consts::ARCH.to_uppercase())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn results_of_test_programs_are_added_up_and_other_lines_passed_over() {
+        let mut tally = Tally::default();
+        for line in [
+            "running 3 tests",
+            "test a ... ok",
+            "test result: ok. 2 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.31s",
+            "test result: FAILED. 10 passed; 1 failed; 0 ignored; 0 measured; 0 filtered out; finished in 9.25s",
+        ] {
+            tally.add(line);
+        }
+        assert_eq!(tally, Tally { passed: 12, failed: 1 });
+    }
 }
