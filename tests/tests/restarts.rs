@@ -1,10 +1,17 @@
 //! The controller comes and goes: the traffic does not notice, and no call is lost.
 
-use serde_json::json;
-use std::{net::Ipv4Addr, process::ExitStatus};
+use serde_json::{Value, json};
+use std::{
+    collections::BTreeSet,
+    net::Ipv4Addr,
+    ops::Range,
+    process::ExitStatus,
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
 use vipgate_tests::{
     both_hooks,
-    lab::{Api, Cloud, Controller, ECHO, Lab, LabOptions, Listener, Load, Result, WEB, vipgate_binary},
+    lab::{Api, Cloud, Controller, ECHO, Lab, LabOptions, Listener, Load, Result, WEB, vipgate_binary, wait_until},
 };
 
 const VIP: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 10);
@@ -116,6 +123,71 @@ both_hooks! {
         drop((controller, other));
         Ok(())
     }
+}
+
+/// Makes listeners and deletes some of them again until told to stop; the answers do not matter, nor whether there are any.
+fn mutate(cloud: &Cloud, balancer: &str, ports: Range<u16>, stop: &AtomicBool) {
+    for port in ports.cycle().take(5000) {
+        if stop.load(Ordering::Relaxed) {
+            return;
+        }
+        if let Ok(listener) = cloud.listener(balancer, Listener { port, ..WEB }) {
+            let _ = cloud.add_backends(&listener, &[0, 1]);
+            if port % 3 == 0 {
+                let _ = cloud.api.delete(&format!("/load-balancers/listeners/{listener}"));
+            }
+        }
+    }
+}
+
+fn kill_and_start(lab: &Lab, mut controller: Controller, times: usize) -> Result<Controller> {
+    for _ in 0..times {
+        // Not a wait for something, but the length of the time in which the kill falls anywhere.
+        std::thread::sleep(Duration::from_millis(300));
+        controller.kill()?;
+        controller = lab.start_controller()?;
+    }
+    Ok(controller)
+}
+
+#[test]
+fn whenever_the_controller_is_killed_the_kernel_comes_to_hold_what_is_stored() -> Result<()> {
+    let (lab, controller, cloud) = start(vipgate_tests::lab::Hook::Tc)?;
+    let (_, balancer) = cloud.load_balancer(VIP)?;
+    let stop = AtomicBool::new(false);
+    let controller = std::thread::scope(|scope| {
+        for ports in [9000..9200, 9200..9400, 9400..9600] {
+            scope.spawn(|| mutate(&cloud, &balancer, ports, &stop));
+        }
+        let survivor = kill_and_start(&lab, controller, 6);
+        stop.store(true, Ordering::Relaxed);
+        survivor
+    })?;
+
+    // The jobs that were accepted last may still run.
+    let ports =
+        |found: Vec<Value>, key: &str| found.iter().filter_map(|one| one[key].as_u64()).collect::<BTreeSet<_>>();
+    wait_until("the kernel to hold what is stored", Duration::from_secs(30), || {
+        let stored = ports(cloud.api.query("/load-balancers/listeners")?, "loadBalancerPort");
+        let status = lab
+            .router
+            .command(vipgate_binary()?)
+            .args(["status", "--output", "json", "--bpffs"])
+            .arg(lab.bpffs.path())
+            .output()?;
+        let status: Value = serde_json::from_slice(&status.stdout)?;
+        let held = ports(status["services"].as_array().cloned().unwrap_or_default(), "port");
+        anyhow::ensure!(stored == held, "stored {stored:?}, held {held:?}");
+        anyhow::ensure!(stored.len() > 3, "too few calls came through to prove anything: {stored:?}");
+        Ok(())
+    })?;
+    let active = cloud.api.query("/load-balancers/listeners")?;
+    let active = active.iter().filter(|one| one["vmNicRefs"].as_array().is_some_and(|refs| refs.len() == 2));
+    for port in active.filter_map(|one| u16::try_from(one["loadBalancerPort"].as_u64()?).ok()) {
+        lab.client().fetch(std::net::SocketAddrV4::new(VIP, port))?;
+    }
+    drop(controller);
+    Ok(())
 }
 
 #[test]
