@@ -42,3 +42,69 @@ pub const fn update_udp(checksum: u16, delta: u64) -> u16 {
         sum => sum,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+
+    use proptest::prelude::*;
+    use std::vec::Vec;
+
+    use super::*;
+
+    /// RFC 1071, computed in full over native-order words.
+    fn full(words: &[u16]) -> u16 {
+        let mut sum: u32 = words.iter().copied().map(u32::from).sum();
+        while sum > 0xffff {
+            sum = (sum & 0xffff) + (sum >> 16);
+        }
+        !(sum as u16)
+    }
+
+    /// 0 and 0xffff are one value in one's complement arithmetic; a header that is not all zero never sums to the first.
+    fn same(one: u16, other: u16) -> bool {
+        one == other || (one ^ other) == 0xffff && (one == 0 || other == 0)
+    }
+
+    proptest! {
+        #[test]
+        fn an_update_gives_what_a_full_sum_gives(
+            mut words in prop::collection::vec(any::<u16>(), 2..40),
+            changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u16>()), 1..8),
+        ) {
+            let before = full(&words);
+            let mut delta = 0;
+            for (index, new) in changes {
+                let index = index.index(words.len());
+                let word = &mut words[index];
+                delta += delta16(*word, new);
+                *word = new;
+            }
+            prop_assert!(same(update(before, delta), full(&words)), "{:04x} {:04x}", update(before, delta), full(&words));
+        }
+
+        #[test]
+        fn a_32_bit_change_is_that_of_its_two_words(old: u32, new: u32, checksum: u16) {
+            let words = delta16(old as u16, new as u16) + delta16((old >> 16) as u16, (new >> 16) as u16);
+            prop_assert!(same(update(checksum, delta32(old, new)), update(checksum, words)));
+        }
+
+        #[test]
+        fn a_change_and_its_reverse_leave_the_checksum(old: u32, new: u32, checksum: u16) {
+            let there = update(checksum, delta32(old, new));
+            prop_assert!(same(update(there, delta32(new, old)), checksum));
+        }
+
+        #[test]
+        fn a_udp_checksum_never_becomes_none_and_none_stays(checksum: u16, delta in 0..u64::from(u32::MAX) * 4) {
+            prop_assert_eq!(update_udp(checksum, delta) == 0, checksum == 0);
+        }
+
+        #[test]
+        fn a_fold_keeps_the_sum(parts: Vec<u16>) {
+            prop_assume!(parts.len() < 1000);
+            let sum = parts.iter().copied().map(u64::from).sum();
+            prop_assert_eq!(fold(sum), !full(&parts));
+        }
+    }
+}
