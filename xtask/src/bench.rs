@@ -1,7 +1,7 @@
 //! `cargo xtask bench`: builds everything optimised and runs the `bench` binary of the tests crate.
 
 use crate::{
-    build::{binary, target_directory},
+    build::target_directory,
     ebpf,
     setup::{self, Need},
     sh::{as_root, cargo, run as run_command, step},
@@ -18,7 +18,6 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args) -> Result<()> {
     setup::ensure(&[Need::Build, Need::Lab])?;
     ebpf::build()?;
-    binary(true)?;
     step(
         "the benchmark",
         &mut cargo(&["build", "--locked", "--release", "--package", "vipgate-tests", "--bin", "bench"]),
