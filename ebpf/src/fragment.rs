@@ -3,13 +3,12 @@
 //! A fragment that overtakes its packet's first one cannot be told whose it is: it goes up the stack, and the packet is
 //! lost as if the fragment were. Nothing is held back, so that a flood of fragments has nothing to fill.
 
-use aya_ebpf::helpers::bpf_jiffies64;
 use vipgate_abi::{
     Be32,
     fragment::{FragmentKey, FragmentPorts},
 };
 
-use crate::{maps::FRAGMENTS, verifier::opaque};
+use crate::{clock::jiffies, maps::FRAGMENTS, verifier::opaque};
 
 /// Jiffies after which a first fragment's ports are not believed any more: 16 seconds at 250 a second.
 const LIFETIME: u32 = 4096;
@@ -28,12 +27,6 @@ fn key(src: Be32, dst: Be32, packet: u32) -> FragmentKey {
     FragmentKey { src, dst, id: (packet >> 16) as u16, protocol: packet as u8, zone: 0 }
 }
 
-#[inline(always)]
-fn now() -> u32 {
-    // SAFETY: takes nothing, returns a number.
-    unsafe { bpf_jiffies64() as u32 }
-}
-
 /// Remembers a first fragment's ports.
 #[inline(always)]
 pub fn remember(src: Be32, dst: Be32, packet: u32, sport: u16, dport: u16) {
@@ -43,7 +36,7 @@ pub fn remember(src: Be32, dst: Be32, packet: u32, sport: u16, dport: u16) {
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn remember_ports(src: u32, dst: u32, packet: u32, ports: u32) -> u32 {
-    let ports = FragmentPorts { sport: (ports >> 16) as u16, dport: ports as u16, seen: now() };
+    let ports = FragmentPorts { sport: (ports >> 16) as u16, dport: ports as u16, seen: jiffies() };
     opaque(FRAGMENTS.insert(&key(src, dst, packet), &ports, 0).is_ok() as u32)
 }
 
@@ -55,7 +48,7 @@ pub extern "C" fn recall_ports(src: u32, dst: u32, packet: u32) -> u64 {
     };
     // SAFETY: a value of FRAGMENTS; one that is being evicted still reads as some packet's ports, and its age is checked.
     let ports = unsafe { *ports };
-    if now().wrapping_sub(ports.seen) > LIFETIME {
+    if jiffies().wrapping_sub(ports.seen) > LIFETIME {
         return UNKNOWN;
     }
     (ports.sport as u64) << 16 | ports.dport as u64

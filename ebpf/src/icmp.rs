@@ -11,13 +11,13 @@ use vipgate_abi::{
     checksum::{delta16, delta32, update, update_udp},
     counters::Reason,
     flow::FlowKey,
-    hash, port,
+    hash,
 };
 
 use crate::{
     count,
-    maps::{BACKENDS, CONFIG, PORTS},
-    packet::{ETH_LEN, L4_OFFSET, Packet, load, load_address, store, store_address, store_mac},
+    maps::{BACKENDS, CONFIG},
+    packet::{ETH_LEN, L4_OFFSET, Packet, load, load_address, store, store_address},
     parse::{FRAGMENT_OFFSET, IPV4, TCP, UDP, VERSION_IHL},
     pipeline::{NO_WORK, Work},
     route::{self, Rewritten},
@@ -61,29 +61,19 @@ fn send<P: Packet>(packet: &mut P, work: &mut Work) -> Result<i32, Reason> {
     if !route::ask_way(packet, ICMP, work) {
         return Err(Reason::Unroutable);
     }
-    let Some(way_out) = PORTS.get(work.route.port as u32) else {
+    let Some(way_out) = work.route.way_out() else {
         return Err(Reason::NoNeighbour);
     };
-    if work.route.port == port::STACK || way_out.ifindex == 0 {
-        return Err(Reason::NoNeighbour);
-    }
     let data = packet.data();
     if data + L4_OFFSET > packet.data_end() {
         return Err(Reason::Malformed);
     }
-    let ttl_at = data + ETH_LEN + 8;
-    // SAFETY: checked just above. The word is TTL and protocol.
+    // SAFETY: both headers' bounds are checked just above.
     unsafe {
-        let old: u16 = load(ttl_at);
-        if u16::from_le(old) as u8 <= 1 {
+        let Some(delta) = work.route.depart(data, way_out) else {
             return Err(Reason::TtlExpired);
-        }
-        let new = u16::to_le(u16::from_le(old) - 1);
-        store(ttl_at, new);
-        let checksum_at = data + ETH_LEN + 10;
-        store(checksum_at, update(load(checksum_at), delta16(old, new)));
-        store_mac(data, work.route.next_hop);
-        store_mac(data + 6, way_out.mac);
+        };
+        change(data + ETH_LEN + 10, delta);
     }
     Ok(packet.send(work.route.port, way_out.ifindex))
 }

@@ -8,6 +8,7 @@
 #![warn(clippy::undocumented_unsafe_blocks)]
 
 mod atomic;
+pub mod clock;
 mod count;
 mod fragment;
 pub mod icmp;

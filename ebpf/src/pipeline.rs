@@ -2,7 +2,6 @@
 
 use core::ptr;
 
-use aya_ebpf::helpers::bpf_jiffies64;
 use vipgate_abi::{
     checksum::{delta16, delta32, update},
     config::Config,
@@ -12,9 +11,11 @@ use vipgate_abi::{
 };
 
 use crate::{
-    atomic, count, icmp,
-    maps::{BACKEND_LOAD, BACKENDS, CONFIG, PORTS},
-    packet::{ETH_LEN, L4_OFFSET, Packet, load, load_address, store, store_address, store_mac},
+    atomic,
+    clock::jiffies,
+    count, icmp,
+    maps::{BACKEND_LOAD, BACKENDS, CONFIG},
+    packet::{ETH_LEN, L4_OFFSET, Packet, load, load_address, store, store_address},
     parse::{DONT_FRAGMENT, Headers, parse},
     route::{self, Rewritten, Route},
     service,
@@ -93,8 +94,7 @@ fn process<P: Packet>(packet: &mut P) -> Result<i32, Reason> {
     let frames = packet.frames();
     let arrival = Arrival {
         hash: hash::flow(&headers.key, config.flow_seed),
-        // SAFETY: takes nothing, returns a number.
-        now: unsafe { bpf_jiffies64() } as u32,
+        now: jiffies(),
         config,
         frames,
         bytes: headers.wire_bytes(frames),
@@ -207,39 +207,30 @@ fn connect<P: Packet>(packet: &P, arrival: &Arrival, work: &mut Work) -> Result<
 /// error is turned back at egress (`icmp`).
 #[inline(always)]
 fn forward<P: Packet>(packet: &mut P, headers: &Headers, work: &Work) -> Result<i32, Reason> {
-    let port = PORTS.get(work.route.port as u32);
     let data = headers.data;
-    let ttl_at = data + ETH_LEN + 8;
-    // SAFETY: parse checked the headers' bounds. The words are TTL and protocol, and the fragment field.
-    let (old_ttl, fragment): (u16, u16) = unsafe { (load(ttl_at), load(data + ETH_LEN + 6)) };
+    // SAFETY: parse checked the headers' bounds.
+    let fragment: u16 = unsafe { load(data + ETH_LEN + 6) };
     let mut to_stack = None;
     let mut ifindex = 0;
     let mut ttl_delta = 0;
-    match port {
-        Some(port) if port.ifindex != 0 && work.route.port != port::STACK => {
-            if packet.exceeds(headers.ip_len, 20 + headers.l4_len as u32, port.mtu) {
-                if work.reply && fragment & DONT_FRAGMENT != 0 {
-                    return Err(Reason::OverMtu);
-                }
-                to_stack = Some(Reason::OverMtu);
-            } else if u16::from_le(old_ttl) as u8 <= 1 {
-                if work.reply {
-                    return Err(Reason::TtlExpired);
-                }
-                to_stack = Some(Reason::TtlExpired);
-            } else {
-                let new_ttl = u16::to_le(u16::from_le(old_ttl) - 1);
-                ttl_delta = delta16(old_ttl, new_ttl);
-                ifindex = port.ifindex;
-                // SAFETY: as above.
-                unsafe {
-                    store(ttl_at, new_ttl);
-                    store_mac(data, work.route.next_hop);
-                    store_mac(data + 6, port.mac);
-                }
+    if let Some(port) = work.route.way_out() {
+        if packet.exceeds(headers.ip_len, 20 + headers.l4_len as u32, port.mtu) {
+            if work.reply && fragment & DONT_FRAGMENT != 0 {
+                return Err(Reason::OverMtu);
             }
+            to_stack = Some(Reason::OverMtu);
+        // SAFETY: parse checked the headers' bounds.
+        } else if let Some(delta) = unsafe { work.route.depart(data, port) } {
+            ttl_delta = delta;
+            ifindex = port.ifindex;
+        } else {
+            if work.reply {
+                return Err(Reason::TtlExpired);
+            }
+            to_stack = Some(Reason::TtlExpired);
         }
-        _ => to_stack = Some(Reason::NoNeighbour),
+    } else {
+        to_stack = Some(Reason::NoNeighbour);
     }
     rewrite(packet, headers, &work.rewritten, ttl_delta);
     match to_stack {

@@ -4,11 +4,10 @@
 
 use aya_ebpf::{
     bindings::TC_ACT_OK,
-    helpers::bpf_jiffies64,
     macros::{classifier, xdp},
     programs::{TcContext, XdpContext},
 };
-use vipgate_pipeline::{icmp, pipeline, tc::TcPacket, xdp::XdpPacket};
+use vipgate_pipeline::{clock, icmp, pipeline, tc::TcPacket, xdp::XdpPacket};
 
 #[xdp]
 #[inline(always)]
@@ -34,6 +33,5 @@ pub fn vipgate_egress(ctx: TcContext) -> i32 {
 /// Tells the controller the kernel's time: a test run returns the low 32 bits of jiffies.
 #[xdp]
 pub fn vipgate_clock(_ctx: XdpContext) -> u32 {
-    // SAFETY: takes nothing, returns a number.
-    unsafe { bpf_jiffies64() as u32 }
+    clock::jiffies()
 }

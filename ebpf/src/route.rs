@@ -1,4 +1,4 @@
-//! Stage 8, the slow half: where a flow's packets leave, asked of the kernel's routing and neighbour tables.
+//! Stage 8: where a flow's packets leave, asked of the kernel's routing and neighbour tables, and how they do.
 
 use core::mem::zeroed;
 
@@ -11,13 +11,14 @@ use aya_ebpf::{
 };
 use vipgate_abi::{
     Be16, Be32,
+    checksum::delta16,
     flow::{Flow, FlowKey},
-    port,
+    port::{self, Port},
 };
 
 use crate::{
-    maps::PORT_NUMBERS,
-    packet::Packet,
+    maps::{PORT_NUMBERS, PORTS},
+    packet::{ETH_LEN, Packet, load, store, store_mac},
     pipeline::{Arrival, Work},
 };
 
@@ -29,6 +30,36 @@ const INET: u8 = 2;
 pub struct Route {
     pub port: u16,
     pub next_hop: [u8; 6],
+}
+
+impl Route {
+    /// The device to send by; None: the stack routes the packet.
+    #[inline(always)]
+    pub fn way_out(&self) -> Option<&'static Port> {
+        PORTS.get(self.port as u32).filter(|port| port.ifindex != 0 && self.port != port::STACK)
+    }
+
+    /// Makes the frame one hop older, from the device to the next hop: what that adds to the IPv4 checksum's sum
+    /// (`vipgate_abi::checksum`). None: its time to live is over, and it is unchanged.
+    ///
+    /// # Safety
+    /// The frame's Ethernet and IPv4 headers are directly readable from `data`.
+    #[inline(always)]
+    pub unsafe fn depart(&self, data: usize, port: &Port) -> Option<u64> {
+        let ttl_at = data + ETH_LEN + 8;
+        // SAFETY: as the caller promises. The word is TTL and protocol.
+        unsafe {
+            let old: u16 = load(ttl_at);
+            if u16::from_le(old) as u8 <= 1 {
+                return None;
+            }
+            let new = u16::to_le(u16::from_le(old) - 1);
+            store(ttl_at, new);
+            store_mac(data, self.next_hop);
+            store_mac(data + 6, port.mac);
+            Some(delta16(old, new))
+        }
+    }
 }
 
 /// What a packet looks like once it is rewritten.
