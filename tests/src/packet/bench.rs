@@ -14,9 +14,10 @@ use aya::{
         lpm_trie::{Key, LpmTrie},
         xdp::DevMap,
     },
-    programs::{ProgramError, SchedClassifier, Xdp, XdpMode},
+    programs::{SchedClassifier, Xdp, XdpMode},
 };
 use nix::sched::{CloneFlags, unshare};
+use vipgate::loader::load_persistently;
 use vipgate_abi::{
     backend::Backend,
     config::Config,
@@ -49,6 +50,16 @@ static BENCHMARK: &[u8] = object!("vipgate-bench");
 pub enum Hook {
     Xdp,
     Tc,
+}
+
+impl Hook {
+    /// The program that the controller attaches there.
+    fn program(self) -> &'static str {
+        match self {
+            Self::Xdp => maps::PROGRAM_XDP,
+            Self::Tc => maps::PROGRAM_TC,
+        }
+    }
 }
 
 /// What a program decided.
@@ -113,13 +124,10 @@ impl Bench {
 
     /// The programs that the controller loads, with a small flow table.
     pub fn new(hook: Hook) -> Result<Self> {
-        let program = match hook {
-            Hook::Xdp => maps::PROGRAM_XDP,
-            Hook::Tc => maps::PROGRAM_TC,
-        };
+        let program = hook.program();
         let mut bench = Self::open(hook, PROGRAMS, Self::BUCKETS, &[])?;
-        bench.load_program(program)?;
-        bench.load_egress()?;
+        bench.load_program(hook, program)?;
+        bench.load_program(Hook::Tc, maps::PROGRAM_EGRESS)?;
         bench.program = program;
         Ok(bench)
     }
@@ -133,8 +141,8 @@ impl Bench {
             Hook::Xdp => ("bench_xdp", "bench_empty_xdp"),
             Hook::Tc => ("bench_tc", "bench_empty_tc"),
         };
-        bench.load_program(program)?;
-        bench.load_program(empty)?;
+        bench.load_program(hook, program)?;
+        bench.load_program(hook, empty)?;
         bench.program = program;
         bench.empty = empty;
         bench.set_headers(headers)?;
@@ -167,7 +175,7 @@ impl Bench {
         let start = processor_time()?;
         let mut frame = [0; 64];
         frame[12] = 0x08;
-        let (result, _) = self.test_run(name, &frame, repeat)?;
+        let (result, _) = self.test_run(self.hook, name, &frame, repeat)?;
         let nanoseconds = (processor_time()? - start) * 1e9 / f64::from(repeat);
         Ok((nanoseconds, self.verdict(result.return_value)))
     }
@@ -183,8 +191,8 @@ impl Bench {
     /// The programs that the controller loads, in the calling thread's namespace as it is, without ports.
     pub fn in_namespace(hook: Hook, buckets: u32) -> Result<Self> {
         let mut bench = Self::load_object(hook, PROGRAMS, buckets, &[])?;
-        bench.program = maps::PROGRAM_XDP;
-        bench.load_program(bench.program)?;
+        bench.program = hook.program();
+        bench.load_program(hook, bench.program)?;
         Ok(bench)
     }
 
@@ -201,7 +209,7 @@ impl Bench {
     pub fn sink(device: &str) -> Result<Self> {
         let mut bench = Self::load_object(Hook::Xdp, BENCHMARK, 8, &[])?;
         bench.program = "bench_sink";
-        bench.load_program(bench.program)?;
+        bench.load_program(Hook::Xdp, bench.program)?;
         bench.attach(device)?;
         Ok(bench)
     }
@@ -217,7 +225,7 @@ impl Bench {
         let count = u32::try_from(headers.len())?;
         let mut bench = Self::load_object(Hook::Xdp, BENCHMARK, 8, &[("BENCH_HEADERS", count)])?;
         bench.program = "bench_send";
-        bench.load_program(bench.program)?;
+        bench.load_program(Hook::Xdp, bench.program)?;
         bench.set_headers(headers)?;
         bench.device = ifindex(device)?;
         Ok(bench)
@@ -265,20 +273,18 @@ impl Bench {
         Ok(bench)
     }
 
-    fn load_program(&mut self, name: &str) -> Result<()> {
-        let hook = self.hook;
-        let ebpf = &mut self.ebpf;
-        persistently(|| match hook {
-            Hook::Xdp => Ok(program::<Xdp>(ebpf, name)?.load()),
-            Hook::Tc => Ok(program::<SchedClassifier>(ebpf, name)?.load()),
-        })
+    fn load_program(&mut self, hook: Hook, name: &str) -> Result<()> {
+        match hook {
+            Hook::Xdp => {
+                let xdp = program::<Xdp>(&mut self.ebpf, name)?;
+                load_persistently(|| xdp.load())
+            }
+            Hook::Tc => {
+                let tc = program::<SchedClassifier>(&mut self.ebpf, name)?;
+                load_persistently(|| tc.load())
+            }
+        }
         .with_context(|| format!("the kernel refused {name}"))
-    }
-
-    fn load_egress(&mut self) -> Result<()> {
-        let ebpf = &mut self.ebpf;
-        persistently(|| Ok(program::<SchedClassifier>(ebpf, maps::PROGRAM_EGRESS)?.load()))
-            .context("the kernel refused the egress program")
     }
 
     fn map(&mut self, name: &str) -> Result<&mut Map> {
@@ -421,23 +427,14 @@ impl Bench {
 
     /// Runs the egress program once on a frame, as if the stack sent it: the frame as it leaves.
     pub fn run_egress(&mut self, frame: &Frame) -> Result<Vec<u8>> {
-        let (result, bytes) = {
-            let bytes = frame.bytes();
-            let mut out = vec![0; bytes.len() + 64];
-            let options =
-                TestRunOptions { data_in: Some(&bytes), data_out: Some(&mut out), repeat: 1, ..TestRunOptions::new() };
-            let egress = program::<SchedClassifier>(&mut self.ebpf, maps::PROGRAM_EGRESS)?;
-            let result = egress.test_run(options).context("the test run failed")?;
-            out.truncate(result.data_size_out as usize);
-            (result, out)
-        };
+        let (result, bytes) = self.test_run(Hook::Tc, maps::PROGRAM_EGRESS, &frame.bytes(), 1)?;
         ensure!(result.return_value == 0, "verdict {}", result.return_value);
         Ok(bytes)
     }
 
     /// Runs the hook's program once on these bytes, as if they came in through pub0.
     pub fn run_bytes(&mut self, bytes: &[u8]) -> Result<Outcome> {
-        let (result, bytes) = self.test_run(self.program, bytes, 1)?;
+        let (result, bytes) = self.test_run(self.hook, self.program, bytes, 1)?;
         Ok(Outcome { verdict: self.verdict(result.return_value), bytes })
     }
 
@@ -450,11 +447,11 @@ impl Bench {
         }
     }
 
-    fn test_run(&mut self, name: &str, bytes: &[u8], repeat: u32) -> Result<(TestRunResult, Vec<u8>)> {
+    fn test_run(&mut self, hook: Hook, name: &str, bytes: &[u8], repeat: u32) -> Result<(TestRunResult, Vec<u8>)> {
         let mut out = vec![0; bytes.len() + 64];
         let mut options = TestRunOptions { data_in: Some(bytes), data_out: Some(&mut out), ..TestRunOptions::new() };
         options.repeat = repeat;
-        let result = match self.hook {
+        let result = match hook {
             Hook::Xdp => program::<Xdp>(&mut self.ebpf, name)?.test_run(options),
             Hook::Tc => program::<SchedClassifier>(&mut self.ebpf, name)?.test_run(options),
         }
@@ -535,20 +532,6 @@ fn make_network() -> Result<()> {
         .collect();
     ip_batch(&hosts)?;
     std::fs::write("/proc/sys/net/ipv4/ip_forward", "1").context("cannot enable forwarding")
-}
-
-/// Loads a program. The kernel gives a verification up with EAGAIN when a signal is pending for the thread, and a test's
-/// child processes send some: a few tries are in order.
-fn persistently(mut load: impl FnMut() -> Result<Result<(), ProgramError>>) -> Result<()> {
-    let mut tries = 0;
-    loop {
-        tries += 1;
-        match load()? {
-            Err(ProgramError::LoadError { io_error, .. })
-                if io_error.raw_os_error() == Some(libc::EAGAIN) && tries < 20 => {}
-            other => return Ok(other?),
-        }
-    }
 }
 
 fn program<'a, P>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut P>

@@ -36,6 +36,7 @@ pub use self::{
     error::{AttachError, LoadError, TableError, causes},
     flows::FlowTable,
     mapping::Mapping,
+    object::load_persistently,
     ports::Ports,
     tables::{Epoch, Tables},
 };

@@ -20,7 +20,6 @@ use vipgate_abi::{
     service::{Service, ServiceKey},
 };
 
-use self::LoadFailure::Refused;
 use super::{Sizes, bpffs::PinDir, error::LoadError};
 
 /// The kernel programs, as `cargo xtask build` made them; a deployed router needs no toolchain.
@@ -123,47 +122,35 @@ pub(super) fn load(dir: &PinDir, wanted: Sizes) -> Result<(Programs, Sizes), Loa
         }
     }
     let mut programs = Programs { ebpf };
-    load_program(maps::PROGRAM_CLOCK, || {
-        program::<Xdp>(&mut programs.ebpf, maps::PROGRAM_CLOCK)?.load().map_err(Refused)
-    })?;
-    load_program(maps::PROGRAM_TC, || programs.tc()?.load().map_err(Refused))?;
-    load_program(maps::PROGRAM_EGRESS, || programs.egress()?.load().map_err(Refused))?;
-    load_program(maps::PROGRAM_XDP, || programs.xdp()?.load().map_err(Refused))?;
+    let clock: &mut Xdp = program(&mut programs.ebpf, maps::PROGRAM_CLOCK)?;
+    let refused = LoadError::program;
+    load_persistently(|| clock.load()).map_err(|error| refused(maps::PROGRAM_CLOCK, &error))?;
+    let tc = programs.tc()?;
+    load_persistently(|| tc.load()).map_err(|error| refused(maps::PROGRAM_TC, &error))?;
+    let egress = programs.egress()?;
+    load_persistently(|| egress.load()).map_err(|error| refused(maps::PROGRAM_EGRESS, &error))?;
+    let xdp = programs.xdp()?;
+    load_persistently(|| xdp.load()).map_err(|error| refused(maps::PROGRAM_XDP, &error))?;
     Ok((programs, sizes))
 }
 
 /// The kernel gives a verification up with EAGAIN when a signal is pending for the thread, whatever it is for: so often
 /// it is asked again.
-const TRIES: u32 = 10;
+const TRIES: u32 = 20;
 
-/// Loads a program.
-fn load_program(name: &'static str, mut load: impl FnMut() -> Result<(), LoadFailure>) -> Result<(), LoadError> {
+/// Loads a program, again when the kernel was interrupted while it verified it.
+pub fn load_persistently(mut load: impl FnMut() -> Result<(), ProgramError>) -> Result<(), ProgramError> {
     let mut tries = 0;
     loop {
         tries += 1;
         match load() {
-            Ok(()) => return Ok(()),
-            Err(LoadFailure::Other(error)) => return Err(error),
-            Err(Refused(ProgramError::LoadError { io_error, .. }))
+            Err(ProgramError::LoadError { io_error, .. })
                 if io_error.raw_os_error() == Some(libc::EAGAIN) && tries < TRIES =>
             {
-                debug!(name, tries, "the kernel was interrupted while it verified the program");
+                debug!(tries, "the kernel was interrupted while it verified a program");
             }
-            Err(Refused(error)) => return Err(LoadError::program(name, &error)),
+            result => return result,
         }
-    }
-}
-
-/// Why a program is not loaded.
-enum LoadFailure {
-    /// By the kernel.
-    Refused(ProgramError),
-    Other(LoadError),
-}
-
-impl From<LoadError> for LoadFailure {
-    fn from(error: LoadError) -> Self {
-        Self::Other(error)
     }
 }
 
