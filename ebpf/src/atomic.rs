@@ -1,6 +1,5 @@
-//! Atomics on map memory. `core::sync::atomic` hides compare-and-swap on this target, the intrinsics do not.
-
-use core::intrinsics::{AtomicOrdering::SeqCst, atomic_cxchg, atomic_xadd};
+//! Atomics on map memory. `core::sync::atomic` hides compare-and-swap on the BPF target, the intrinsics do not; other
+//! targets' stable compilers have it the other way round.
 
 /// Stores `new` if the word is still `old`; tells whether it did.
 ///
@@ -9,7 +8,7 @@ use core::intrinsics::{AtomicOrdering::SeqCst, atomic_cxchg, atomic_xadd};
 #[inline(always)]
 pub unsafe fn compare_and_swap(word: *mut u64, old: u64, new: u64) -> bool {
     // SAFETY: as the caller promises.
-    unsafe { atomic_cxchg::<u64, { SeqCst }, { SeqCst }>(word, old, new).1 }
+    unsafe { target::compare_and_swap(word, old, new) }
 }
 
 /// Adds to a counter that other CPUs add to as well; gives the value before.
@@ -19,7 +18,7 @@ pub unsafe fn compare_and_swap(word: *mut u64, old: u64, new: u64) -> bool {
 #[inline(always)]
 pub unsafe fn fetch_add(counter: *mut u64, value: u64) -> u64 {
     // SAFETY: as the caller promises.
-    unsafe { atomic_xadd::<u64, u64, { SeqCst }>(counter, value) }
+    unsafe { target::fetch_add(counter, value) }
 }
 
 /// Adds to a 32-bit counter that other CPUs add to as well; wraps.
@@ -29,5 +28,48 @@ pub unsafe fn fetch_add(counter: *mut u64, value: u64) -> u64 {
 #[inline(always)]
 pub unsafe fn add32(counter: *mut u32, value: u32) {
     // SAFETY: as the caller promises.
-    unsafe { atomic_xadd::<u32, u32, { SeqCst }>(counter, value) };
+    unsafe { target::add32(counter, value) };
+}
+
+#[cfg(target_arch = "bpf")]
+mod target {
+    use core::intrinsics::{AtomicOrdering::SeqCst, atomic_cxchg, atomic_xadd};
+
+    #[inline(always)]
+    pub(super) unsafe fn compare_and_swap(word: *mut u64, old: u64, new: u64) -> bool {
+        // SAFETY: as the caller promises.
+        unsafe { atomic_cxchg::<u64, { SeqCst }, { SeqCst }>(word, old, new).1 }
+    }
+
+    #[inline(always)]
+    pub(super) unsafe fn fetch_add(counter: *mut u64, value: u64) -> u64 {
+        // SAFETY: as the caller promises.
+        unsafe { atomic_xadd::<u64, u64, { SeqCst }>(counter, value) }
+    }
+
+    #[inline(always)]
+    pub(super) unsafe fn add32(counter: *mut u32, value: u32) {
+        // SAFETY: as the caller promises.
+        unsafe { atomic_xadd::<u32, u32, { SeqCst }>(counter, value) };
+    }
+}
+
+#[cfg(not(target_arch = "bpf"))]
+mod target {
+    use core::sync::atomic::{AtomicU32, AtomicU64, Ordering::SeqCst};
+
+    pub(super) unsafe fn compare_and_swap(word: *mut u64, old: u64, new: u64) -> bool {
+        // SAFETY: as the caller promises.
+        unsafe { AtomicU64::from_ptr(word) }.compare_exchange(old, new, SeqCst, SeqCst).is_ok()
+    }
+
+    pub(super) unsafe fn fetch_add(counter: *mut u64, value: u64) -> u64 {
+        // SAFETY: as the caller promises.
+        unsafe { AtomicU64::from_ptr(counter) }.fetch_add(value, SeqCst)
+    }
+
+    pub(super) unsafe fn add32(counter: *mut u32, value: u32) {
+        // SAFETY: as the caller promises.
+        unsafe { AtomicU32::from_ptr(counter) }.fetch_add(value, SeqCst);
+    }
 }

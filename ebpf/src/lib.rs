@@ -2,10 +2,18 @@
 //!
 //! It knows addresses, ports and small numbers; UUIDs and rules stay in the controller, which fills the tables
 //! (`maps`, layouts in `vipgate_abi`). What it does not understand goes up the stack unchanged.
+//!
+//! Compiled for anything but BPF, it runs in tests: `vipgate_host_kernel` then stands for the kernel.
 #![no_std]
-#![feature(core_intrinsics)]
-#![allow(internal_features, reason = "compare-and-swap on this target is reached through the intrinsics only")]
+#![cfg_attr(target_arch = "bpf", feature(core_intrinsics))]
+#![cfg_attr(
+    target_arch = "bpf",
+    allow(internal_features, reason = "compare-and-swap on this target is reached through the intrinsics only")
+)]
 #![warn(clippy::undocumented_unsafe_blocks)]
+
+#[cfg(not(target_arch = "bpf"))]
+extern crate vipgate_host_kernel as aya_ebpf;
 
 mod atomic;
 pub mod clock;
@@ -24,6 +32,7 @@ mod tcp;
 mod verifier;
 pub mod xdp;
 
+#[cfg(target_arch = "bpf")]
 #[panic_handler]
 fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
     loop {}
@@ -31,6 +40,7 @@ fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
 
 /// The kernel lets programs that call GPL-only helpers (`bpf_fib_lookup`) load only under a licence it knows for one: of
 /// this crate's two, it is the GPL that is offered to it.
+#[cfg(target_arch = "bpf")]
 #[unsafe(link_section = "license")]
 #[unsafe(no_mangle)]
 static LICENSE: [u8; 7] = *b"GPL v2\0";

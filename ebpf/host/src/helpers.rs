@@ -1,0 +1,134 @@
+//! The kernel's helper functions, as far as the pipeline calls them.
+#![expect(clippy::missing_safety_doc, reason = "the contracts are those of the helpers that they stand for")]
+
+use std::ffi::{c_int, c_long, c_void};
+
+use aya_ebpf_bindings::bindings::{
+    __sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, BPF_FIB_LKUP_RET_NOT_FWDED, BPF_FIB_LKUP_RET_SUCCESS,
+    TC_ACT_REDIRECT, bpf_fib_lookup as FibLookup,
+};
+
+use crate::{
+    kernel,
+    packet::{Checksum, SocketBuffer},
+};
+
+const EFAULT: c_long = -14;
+const EINVAL: c_long = -22;
+const ENOMEM: c_long = -12;
+const AF_INET: u8 = 2;
+/// What a UDP checksum of 0 is sent as.
+const CSUM_MANGLED_0: u16 = 0xffff;
+
+pub unsafe fn bpf_jiffies64() -> u64 {
+    kernel::jiffies()
+}
+
+/// `skb_do_redirect` finds the device later.
+pub unsafe fn bpf_redirect(ifindex: u32, flags: u64) -> c_long {
+    assert_eq!(flags, 0, "redirects go out of a device, not into it");
+    kernel::redirect(ifindex);
+    c_long::from(TC_ACT_REDIRECT)
+}
+
+/// `bpf_ipv4_fib_lookup` over [`kernel::route`].
+pub unsafe fn bpf_fib_lookup(context: *mut c_void, params: *mut FibLookup, size: c_int, flags: u32) -> c_long {
+    assert!(!context.is_null() && flags == 0);
+    // SAFETY: the caller gives its own structure.
+    let params = unsafe { &mut *params };
+    if size as usize != size_of::<FibLookup>() || params.family != AF_INET {
+        return EINVAL;
+    }
+    // SAFETY: of plain integers, each of which is a value.
+    let destination = unsafe { params.__bindgen_anon_4.ipv4_dst }.to_ne_bytes();
+    let Some(route) = kernel::route(destination) else {
+        return BPF_FIB_LKUP_RET_NOT_FWDED.into();
+    };
+    if route.answer == BPF_FIB_LKUP_RET_SUCCESS {
+        params.ifindex = route.ifindex;
+        params.dmac = route.gateway.unwrap_or_else(|| kernel::neighbour(destination));
+    }
+    route.answer.into()
+}
+
+/// `bpf_try_make_writable`: the buffer may move in memory even if all was readable before, so here it always does.
+pub unsafe fn bpf_skb_pull_data(skb: *mut __sk_buff, len: u32) -> c_long {
+    // SAFETY: programs get their buffers from `SocketBuffer::context` only.
+    let buffer = unsafe { SocketBuffer::of(skb) };
+    let wanted = if len == 0 { buffer.linear_len() } else { len as usize };
+    if buffer.pull(wanted) { 0 } else { ENOMEM }
+}
+
+/// `inet_proto_csum_replace_by_diff` under the flags that a size of 0 allows.
+pub unsafe fn bpf_l4_csum_replace(skb: *mut __sk_buff, offset: u32, from: u64, to: u64, flags: u64) -> c_long {
+    if offset > 0xffff || offset & 1 != 0 {
+        return EFAULT;
+    }
+    let known = u64::from(BPF_F_MARK_MANGLED_0 | BPF_F_PSEUDO_HDR);
+    if flags & !known != 0 || from != 0 {
+        return EINVAL;
+    }
+    // SAFETY: as above.
+    let buffer = unsafe { SocketBuffer::of(skb) };
+    let offset = offset as usize;
+    if !buffer.pull((offset + 2).max(buffer.linear_len())) {
+        return EFAULT;
+    }
+    let checksum = buffer.checksum;
+    let bytes = &mut buffer.linear_mut()[offset..offset + 2];
+    let mut sum = u16::from_ne_bytes([bytes[0], bytes[1]]);
+    let none_as_zero = flags & u64::from(BPF_F_MARK_MANGLED_0) != 0;
+    if none_as_zero && sum == 0 {
+        return 0;
+    }
+    match checksum {
+        Checksum::Complete => sum = !folded(to + u64::from(!sum)),
+        // The field holds the pseudo-header's sum, not its complement; the device adds the rest.
+        Checksum::Partial if flags & u64::from(BPF_F_PSEUDO_HDR) != 0 => sum = folded(to + u64::from(sum)),
+        Checksum::Partial => {}
+    }
+    if none_as_zero && sum == 0 {
+        sum = CSUM_MANGLED_0;
+    }
+    bytes.copy_from_slice(&sum.to_ne_bytes());
+    0
+}
+
+/// `csum_fold` without its complement.
+fn folded(mut sum: u64) -> u16 {
+    while sum > 0xffff {
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    sum as u16
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn replaced(bytes: [u8; 4], checksum: Checksum, flags: u32) -> Vec<u8> {
+        let mut buffer = SocketBuffer::new(&bytes, 0, 1).checksum(checksum);
+        let context = buffer.context();
+        // SAFETY: the buffer lives.
+        assert_eq!(unsafe { bpf_l4_csum_replace(context.skb.skb, 2, 0, 1, flags.into()) }, 0);
+        buffer.bytes()
+    }
+
+    #[test]
+    fn a_complete_checksum_follows_every_change_and_a_partial_one_the_pseudo_header() {
+        let word = |value: u16| [[9, 9], value.to_ne_bytes()].concat();
+        let bytes = |value: u16| word(value).try_into().unwrap_or_default();
+        let pseudo = BPF_F_PSEUDO_HDR;
+        for (before, checksum, flags, after) in [
+            (0x1234, Checksum::Complete, 0, 0x1233),
+            (0x1234, Checksum::Complete, pseudo, 0x1233),
+            (0x1234, Checksum::Partial, 0, 0x1234),
+            (0x1234, Checksum::Partial, pseudo, 0x1235),
+            (0, Checksum::Complete, BPF_F_MARK_MANGLED_0, 0),
+            (1, Checksum::Complete, BPF_F_MARK_MANGLED_0, 0xffff),
+            (1, Checksum::Complete, 0, 0),
+        ] {
+            assert_eq!(replaced(bytes(before), checksum, flags), word(after), "{before:04x} {checksum:?} {flags:x}");
+        }
+    }
+}
