@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 use vipgate_tests::lab::{
-    Cloud, Controller, ECHO, Hook, Lab, LabOptions, Result, Running, WEB, controller::PASSWORD, vipgate_binary,
+    Cloud, Controller, ECHO, Hook, Lab, LabOptions, Result, Running, UDP, WEB, controller::PASSWORD, vipgate_binary,
     wait_until,
 };
 
@@ -61,6 +61,59 @@ fn status_of_a_router_without_tables_says_so() -> Result<()> {
     let output = vipgate(&lab, "status")?;
     assert_eq!(output.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&output.stderr).contains("nothing is pinned"));
+    Ok(())
+}
+
+#[test]
+fn flows_shows_each_connection_once_with_both_directions_and_without_a_controller() -> Result<()> {
+    let run = Running::new(Hook::Tc, 1, 2)?;
+    let (_, balancer) = run.cloud.load_balancer(VIP)?;
+    for listener in [ECHO, UDP] {
+        let uuid = run.cloud.listener(&balancer, listener)?;
+        run.cloud.add_backends(&uuid, &[0, 1])?;
+    }
+    let client = run.lab.client();
+    let mut tcp = client.tcp(std::net::SocketAddrV4::new(VIP, ECHO.port))?;
+    let mut udp = client.udp(std::net::SocketAddrV4::new(VIP, UDP.port))?;
+    let (tcp_origin, udp_origin) = (tcp.ask()?, udp.ask()?);
+    for _ in 0..9 {
+        udp.ask()?;
+    }
+    let Running { controller, lab, .. } = run;
+    controller.kill()?;
+
+    let flows = |words: &str| -> Result<Value> {
+        let output = vipgate(&lab, &format!("flows --output json {words}"))?;
+        serde_json::from_slice(&output.stdout).with_context(|| String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let all = flows("--sort packets")?;
+    assert_eq!(all["found"], 2, "{all}");
+    let [datagrams, stream] = [0, 1].map(|index| &all["connections"][index]);
+    assert_eq!(datagrams["client"], udp_origin.client.to_string());
+    assert_eq!(datagrams["vip"], format!("{VIP}:{}", UDP.port));
+    assert_eq!((&datagrams["state"], &datagrams["protocol"]), (&"datagrams".into(), &"udp".into()));
+    assert_eq!((&datagrams["packetsIn"], &datagrams["packetsOut"]), (&10.into(), &10.into()));
+    assert!(datagrams["bytesOut"].as_u64() > datagrams["bytesIn"].as_u64(), "answers are longer: {datagrams}");
+    assert_eq!((&stream["state"], &stream["client"]), (&"established".into(), &tcp_origin.client.to_string().into()));
+    let backend = lab.backends.iter().find(|backend| backend.name == tcp_origin.backend).context("a backend")?;
+    assert_eq!(stream["backend"], format!("{}:{}", backend.address, ECHO.instance_port));
+
+    assert_eq!(flows("--protocol udp --state datagrams --client 10.1.0.0/24")?["found"], 1);
+    assert_eq!(flows("--vip 10.1.0.11")?["found"], 0);
+    assert_eq!(flows("--top 1 --sort bytes")?["connections"].as_array().map(Vec::len), Some(1));
+    let text = vipgate(&lab, &format!("flows --port {}", ECHO.port))?;
+    let text = String::from_utf8_lossy(&text.stdout).into_owned();
+    assert!(text.contains(&tcp_origin.client.to_string()) && text.ends_with("1 connection\n"), "{text}");
+    Ok(())
+}
+
+#[test]
+fn flows_of_a_router_without_tables_says_so() -> Result<()> {
+    let lab = Lab::new(LabOptions { hook: Hook::Tc, clients: 0, backends: 0 })?;
+    let output = vipgate(&lab, "flows")?;
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("nothing is pinned"));
+    assert_eq!(vipgate(&lab, "flows --client 10.1")?.status.code(), Some(2));
     Ok(())
 }
 

@@ -1,8 +1,10 @@
-//! The command line: `vipgate serve | check-config | detach | status`.
+//! The command line: `vipgate serve | check-config | detach | status | flows`.
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 use vipgate::config::{Config, ConfigError, FILE_VARIABLE, Layers};
+
+use crate::flows::Wanted;
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -66,6 +68,23 @@ Examples:
     Status {
         #[command(flatten)]
         settings: Settings,
+        #[arg(long, value_enum, default_value_t)]
+        output: Output,
+    },
+
+    /// The connections in the flow table, read from the pinned tables; needs no running controller.
+    #[command(after_help = "\
+Examples:
+  vipgate flows --vip 10.1.0.10 --port 80 --state established
+  vipgate flows --client 10.1.0.0/24 --sort bytes --top 20
+  vipgate flows --idle 300 --output json | jq -r '.connections[].client'
+
+Exit codes: 0 the table was read, whether connections were found or not; 1 nothing is loaded; more: vipgate --help")]
+    Flows {
+        #[command(flatten)]
+        settings: Settings,
+        #[command(flatten)]
+        wanted: Wanted,
         #[arg(long, value_enum, default_value_t)]
         output: Output,
     },

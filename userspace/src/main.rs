@@ -1,9 +1,10 @@
 //! The `vipgate` command: reads flags, runs one of the library's commands, turns its error into an exit code.
 
 mod cli;
+mod flows;
 mod status;
 
-use std::{error::Error, path::Path, process::ExitCode};
+use std::{error::Error, io, path::Path, process::ExitCode};
 
 use clap::Parser as _;
 use cli::{Cli, Command, Output};
@@ -76,6 +77,7 @@ fn run(command: Command) -> Result<(), Failure> {
         }
         Command::Detach { settings, output } => detach(&load(settings)?.bpffs, output),
         Command::Status { settings, output } => print_status(&load(settings)?.bpffs, output),
+        Command::Flows { settings, wanted, output } => print_flows(&load(settings)?.bpffs, &wanted, output),
     }
 }
 
@@ -105,15 +107,32 @@ fn detach(bpffs: &Path, output: Output) -> Result<(), Failure> {
 }
 
 fn print_status(bpffs: &Path, output: Output) -> Result<(), Failure> {
-    let Some(status) = loader::status::read(bpffs)? else {
-        let message = format!("nothing is pinned in {}: has `vipgate serve` run with this --bpffs?", bpffs.display());
-        return Err(Failure { code: 1, message });
-    };
+    let status = loader::status::read(bpffs)?.ok_or_else(|| nothing_pinned(bpffs))?;
     match output {
         Output::Text => print!("{}", status::text(&status)),
         Output::Json => println!("{}", status::json(&status)),
     }
     Ok(())
+}
+
+fn print_flows(bpffs: &Path, wanted: &flows::Wanted, output: Output) -> Result<(), Failure> {
+    let mut found = Vec::new();
+    let take = |flow| {
+        if wanted.includes(&flow) {
+            found.push(flow);
+        }
+    };
+    loader::read_connections(bpffs, take)?.ok_or_else(|| nothing_pinned(bpffs))?;
+    match flows::print(found, wanted, output, io::stdout().lock()) {
+        // Who reads has seen enough.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        result => result.map_err(|error| Failure::new(1, &error)),
+    }
+}
+
+fn nothing_pinned(bpffs: &Path) -> Failure {
+    let message = format!("nothing is pinned in {}: has `vipgate serve` run with this --bpffs?", bpffs.display());
+    Failure { code: 1, message }
 }
 
 fn print_config(config: &Config, output: Output) {

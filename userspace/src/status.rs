@@ -100,7 +100,8 @@ fn service_line(key: ServiceKey, prefix_len: u32, service: &Service) -> String {
     format!("{vip} {} {port} {}", protocol(key.protocol), algorithm(service).unwrap_or("disabled"))
 }
 
-fn protocol(number: u8) -> String {
+/// By its name where it has one.
+pub(crate) fn protocol(number: u8) -> String {
     match number {
         6 => "tcp".to_owned(),
         17 => "udp".to_owned(),
@@ -124,7 +125,8 @@ fn address(backend: &BackendStatus) -> String {
     format!("{}:{}", Ipv4Addr::from(u32::from_be(entry.addr)), u16::from_be(entry.port))
 }
 
-fn flow_state(state: State) -> &'static str {
+/// A state's name.
+pub(crate) fn flow_state(state: State) -> &'static str {
     match state {
         State::Empty => "empty",
         State::Busy => "busy",

@@ -38,8 +38,12 @@ impl<T: Pod> Mapping<T> {
     /// Words from one element to the next: the kernel rounds an element up to 8 bytes.
     const STRIDE: usize = size_of::<T>().div_ceil(WORD);
 
-    /// Maps a whole array, whose element size the caller has checked.
+    /// Maps a whole array, for reading and writing.
     pub fn new(name: &'static str, map: &MapData) -> Result<Self, TableError> {
+        Self::with(name, map, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE)
+    }
+
+    fn with(name: &'static str, map: &MapData, access: ProtFlags) -> Result<Self, TableError> {
         let info = map.info().map_err(|error| TableError::new(name, "ask about", error))?;
         let failed = |error: io::Error| TableError::Mapping { map: name, source: error };
         if info.value_size() as usize != size_of::<T>() {
@@ -48,7 +52,6 @@ impl<T: Pod> Mapping<T> {
         let count = info.max_entries();
         let bytes = NonZeroUsize::new(count as usize * Self::STRIDE * WORD)
             .ok_or_else(|| failed(io::Error::new(io::ErrorKind::InvalidData, "no elements")))?;
-        let access = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
         // SAFETY: a new mapping at an address of the kernel's choice touches no memory that exists; the length is
         // within the map's, as the kernel checks.
         let start = unsafe { mmap(None, bytes, access, MapFlags::MAP_SHARED, map.fd().as_fd(), 0) }
@@ -123,6 +126,32 @@ impl Mapping<u32> {
         // SAFETY: a u32 element is the first 4 bytes of its word, aligned, within the mapping; atomics of both sizes
         // on the same memory are what the programs do, too.
         Some(unsafe { &*std::ptr::from_ref(word).cast::<AtomicU32>() })
+    }
+}
+
+/// A whole array mapped for reading only: what it gives cannot be written through.
+#[derive(Debug)]
+pub(super) struct View<T>(Mapping<T>);
+
+impl<T: Pod> View<T> {
+    /// Maps a whole array.
+    pub(super) fn new(name: &'static str, map: &MapData) -> Result<Self, TableError> {
+        Mapping::with(name, map, ProtFlags::PROT_READ).map(Self)
+    }
+
+    /// Number of elements.
+    pub(super) fn len(&self) -> u32 {
+        self.0.len()
+    }
+
+    /// A copy of one element, see [`Mapping::read`].
+    pub(super) fn read(&self, index: u32) -> Option<T> {
+        self.0.read(index)
+    }
+
+    /// One word of an element.
+    pub(super) fn word(&self, index: u32, at: usize) -> Option<u64> {
+        Some(self.0.words(index)?.get(at)?.load(Ordering::Acquire))
     }
 }
 

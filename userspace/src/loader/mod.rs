@@ -10,6 +10,7 @@
 
 mod attach;
 mod bpffs;
+mod connections;
 mod error;
 mod flows;
 mod link;
@@ -33,6 +34,7 @@ use self::object::Programs;
 pub use self::{
     attach::Target,
     bpffs::{Detached, PinDir, detach},
+    connections::{Connection, hz, read_connections},
     error::{AttachError, LoadError, TableError, causes},
     flows::FlowTable,
     mapping::Mapping,

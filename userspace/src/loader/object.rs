@@ -107,6 +107,35 @@ pub(super) fn lift_memlock() {
 /// Opens or makes the maps, and loads the programs. The sizes are those that the maps really have.
 pub(super) fn load(dir: &PinDir, wanted: Sizes) -> Result<(Programs, Sizes), LoadError> {
     let sizes = sizes_of_pins(dir, wanted)?;
+    let mut programs = Programs { ebpf: with_maps(dir, sizes)? };
+    for name in maps::PINNED {
+        if programs.ebpf.map(name).is_none() {
+            return Err(LoadError::Incomplete { kind: "map", name });
+        }
+    }
+    load_clock(&mut programs)?;
+    let refused = LoadError::program;
+    let tc = programs.tc()?;
+    load_persistently(|| tc.load()).map_err(|error| refused(maps::PROGRAM_TC, &error))?;
+    let egress = programs.egress()?;
+    load_persistently(|| egress.load()).map_err(|error| refused(maps::PROGRAM_EGRESS, &error))?;
+    let xdp = programs.xdp()?;
+    load_persistently(|| xdp.load()).map_err(|error| refused(maps::PROGRAM_XDP, &error))?;
+    Ok((programs, sizes))
+}
+
+/// The clock alone, for who only reads: makes no map, so all of them must be pinned.
+pub(super) fn clock(dir: &PinDir) -> Result<Programs, LoadError> {
+    if let Some(name) = maps::PINNED.into_iter().find(|name| !dir.map(name).exists()) {
+        return Err(LoadError::ForeignPin { path: dir.map(name), problem: "it is missing".to_owned() });
+    }
+    let mut programs = Programs { ebpf: with_maps(dir, sizes_of_pins(dir, Sizes::default())?)? };
+    load_clock(&mut programs)?;
+    Ok(programs)
+}
+
+/// The object with its maps, opened where they are pinned, else made and pinned. No program is loaded yet.
+fn with_maps(dir: &PinDir, sizes: Sizes) -> Result<Ebpf, LoadError> {
     let mut loader = EbpfLoader::new();
     for shape in shapes(sizes) {
         check_pin(&dir.map(shape.name), &shape)?;
@@ -115,23 +144,12 @@ pub(super) fn load(dir: &PinDir, wanted: Sizes) -> Result<(Programs, Sizes), Loa
             loader.map_max_entries(shape.name, shape.entries);
         }
     }
-    let ebpf = loader.load(OBJECT).map_err(LoadError::object)?;
-    for name in maps::PINNED {
-        if ebpf.map(name).is_none() {
-            return Err(LoadError::Incomplete { kind: "map", name });
-        }
-    }
-    let mut programs = Programs { ebpf };
+    loader.load(OBJECT).map_err(LoadError::object)
+}
+
+fn load_clock(programs: &mut Programs) -> Result<(), LoadError> {
     let clock: &mut Xdp = program(&mut programs.ebpf, maps::PROGRAM_CLOCK)?;
-    let refused = LoadError::program;
-    load_persistently(|| clock.load()).map_err(|error| refused(maps::PROGRAM_CLOCK, &error))?;
-    let tc = programs.tc()?;
-    load_persistently(|| tc.load()).map_err(|error| refused(maps::PROGRAM_TC, &error))?;
-    let egress = programs.egress()?;
-    load_persistently(|| egress.load()).map_err(|error| refused(maps::PROGRAM_EGRESS, &error))?;
-    let xdp = programs.xdp()?;
-    load_persistently(|| xdp.load()).map_err(|error| refused(maps::PROGRAM_XDP, &error))?;
-    Ok((programs, sizes))
+    load_persistently(|| clock.load()).map_err(|error| LoadError::program(maps::PROGRAM_CLOCK, &error))
 }
 
 /// The kernel gives a verification up with EAGAIN when a signal is pending for the thread, whatever it is for: so often

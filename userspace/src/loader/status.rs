@@ -10,7 +10,7 @@ use aya::maps::{MapData, PerCpuArray};
 use vipgate_abi::{
     backend::Backend,
     counters::{Reason, Traffic},
-    flow::{State, Word},
+    flow::State,
     maps,
     port::Port,
     service::{Service, ServiceKey},
@@ -19,8 +19,8 @@ use vipgate_abi::{
 use super::{
     Hook,
     bpffs::PinDir,
+    connections::FlowView,
     error::{LoadError, TableError},
-    flows::FlowTable,
     object::open,
     ports::Ports,
     tables::Tables,
@@ -63,8 +63,8 @@ pub fn read(bpffs: &Path) -> Result<Option<Status>, LoadError> {
         return Ok(None);
     }
     let tables = Tables::open(&dir)?;
-    let flow_table = FlowTable::open(&dir)?;
-    let flows = count_flows(&flow_table);
+    let flow_table = FlowView::open(&dir)?;
+    let flows = flow_table.count();
     let services = tables.services()?;
     Ok(Some(Status {
         links: dir.pinned_links()?,
@@ -73,7 +73,7 @@ pub fn read(bpffs: &Path) -> Result<Option<Status>, LoadError> {
         services,
         reasons: reasons(&dir)?,
         flows,
-        flow_capacity: u64::from(flow_table.buckets()) * vipgate_abi::flow::WAYS as u64,
+        flow_capacity: flow_table.capacity(),
     }))
 }
 
@@ -106,17 +106,4 @@ fn reasons(dir: &PinDir) -> Result<Vec<(Reason, u64)>, LoadError> {
         }
     }
     Ok(reasons)
-}
-
-fn count_flows(table: &FlowTable) -> BTreeMap<State, u64> {
-    let mut counts = BTreeMap::new();
-    for bucket in 0..table.buckets() {
-        for word in table.words(bucket) {
-            match Word(word.load(std::sync::atomic::Ordering::Relaxed)).state() {
-                State::Empty => {}
-                state => *counts.entry(state).or_default() += 1,
-            }
-        }
-    }
-    counts
 }

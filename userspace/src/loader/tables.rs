@@ -16,7 +16,7 @@ use super::{
     Sizes,
     bpffs::PinDir,
     error::{LoadError, TableError},
-    mapping::Mapping,
+    mapping::{Mapping, View},
     object::open,
 };
 
@@ -106,8 +106,16 @@ impl Tables {
 
 /// Opens a pinned array and maps it into memory.
 pub(super) fn mapping<T: aya::Pod>(dir: &PinDir, name: &'static str) -> Result<Mapping<T>, LoadError> {
-    let data = MapData::from_pin(dir.map(name)).map_err(|error| TableError::new(name, "open", error))?;
-    Ok(Mapping::new(name, &data)?)
+    Ok(Mapping::new(name, &pinned(dir, name)?)?)
+}
+
+/// The same for reading only.
+pub(super) fn view<T: aya::Pod>(dir: &PinDir, name: &'static str) -> Result<View<T>, LoadError> {
+    Ok(View::new(name, &pinned(dir, name)?)?)
+}
+
+fn pinned(dir: &PinDir, name: &'static str) -> Result<MapData, TableError> {
+    MapData::from_pin(dir.map(name)).map_err(|error| TableError::new(name, "open", error))
 }
 
 /// The epoch under which flows remember their next hop.

@@ -20,7 +20,7 @@ use std::{
 use tracing::{debug, error, warn};
 use vipgate_abi::flow::{FLAG_REPLY, Flow, State, WAYS, Word};
 
-use crate::loader::{FlowTable, LoadError, Plane};
+use crate::loader::{self, FlowTable, LoadError, Plane};
 
 /// Time of one pass over the table: how late a flow may be found to be over.
 const PASS: Duration = Duration::from_secs(5);
@@ -30,8 +30,6 @@ const DEEP_EVERY: u32 = 12;
 /// Rests of a hurried pass: between its slices, and after it, so that a stream of changes does not keep a CPU busy.
 const BREATH: Duration = Duration::from_millis(1);
 const BETWEEN_HURRIED: Duration = Duration::from_secs(1);
-/// Over which jiffies are measured against the clock, once.
-const MEASURE: Duration = Duration::from_millis(250);
 
 /// Seconds without a packet after which a connection is over.
 const HALF_OPEN: u32 = 30;
@@ -60,7 +58,7 @@ impl Sweeper {
             let shared = Arc::clone(&shared);
             let run = move || {
                 if let Err(error) = sweep(&plane, &table, &shared) {
-                    error!(error = %crate::loader::causes(&error), "the sweeper ends; idle flows will stay");
+                    error!(error = %loader::causes(&error), "the sweeper ends; idle flows will stay");
                 }
             };
             let spawned = thread::Builder::new().name("vipgate-sweeper".into()).spawn(run);
@@ -92,9 +90,7 @@ impl Drop for Sweeper {
 }
 
 fn sweep(plane: &Plane, table: &FlowTable, shared: &Shared) -> Result<(), LoadError> {
-    let Some(hz) = measure_hz(plane, shared)? else {
-        return Ok(());
-    };
+    let hz = loader::hz()?;
     debug!(hz, "sweeping");
     let mut drift = Drift::default();
     for pass in (0..DEEP_EVERY).cycle() {
@@ -170,27 +166,6 @@ fn rest(shared: &Shared, time: Duration, may_be_short: bool) -> Rested {
         }
         thread::park_timeout(left);
     }
-}
-
-/// Jiffies a second. No system call tells it (`sysconf(_SC_CLK_TCK)` is another unit), so it is measured; `None`: the
-/// sweeper shall end.
-fn measure_hz(plane: &Plane, shared: &Shared) -> Result<Option<u32>, LoadError> {
-    let (start, first) = (Instant::now(), plane.jiffies()?);
-    while start.elapsed() < MEASURE {
-        if shared.stop.load(Ordering::Relaxed) {
-            return Ok(None);
-        }
-        thread::park_timeout(MEASURE);
-    }
-    let (time, jiffies) = (start.elapsed(), plane.jiffies()?.wrapping_sub(first));
-    Ok(Some(nearest_hz(f64::from(jiffies) / time.as_secs_f64())))
-}
-
-/// The frequency that kernels are built with next to what was measured, or what was measured when none is near.
-fn nearest_hz(measured: f64) -> u32 {
-    const USUAL: [u32; 4] = [100, 250, 300, 1000];
-    let near = USUAL.into_iter().find(|hz| (measured / f64::from(*hz) - 1.0).abs() < 0.08);
-    near.unwrap_or(measured.round().max(1.0) as u32)
 }
 
 /// One walk over the table.

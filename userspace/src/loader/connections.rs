@@ -1,0 +1,161 @@
+//! The connections in the flow table, read from the pins alone: works with and without a running controller, and
+//! changes nothing. A flow is copied between two looks at its slot's word, as the race rules of `vipgate_abi::flow` want.
+
+use std::{
+    collections::BTreeMap,
+    net::{Ipv4Addr, SocketAddrV4},
+    path::Path,
+};
+
+use nix::time::{ClockId, clock_getres};
+use vipgate_abi::{
+    Be16, Be32,
+    flow::{Bucket, FLAG_REPLY, Flow, State, WAYS, Word},
+    maps,
+};
+
+use super::{bpffs::PinDir, error::LoadError, mapping::View, object, tables::view};
+
+/// A connection: both directions of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Connection {
+    /// IANA protocol number.
+    pub protocol: u8,
+    pub client: SocketAddrV4,
+    pub vip: SocketAddrV4,
+    pub backend: SocketAddrV4,
+    pub state: State,
+    /// Seconds since the last packet in either direction.
+    pub idle: u32,
+    /// From the client; the count wraps at 2^32.
+    pub packets_in: u32,
+    pub bytes_in: u64,
+    /// To the client; the count wraps at 2^32.
+    pub packets_out: u32,
+    pub bytes_out: u64,
+}
+
+/// Gives every connection to `take`, in the table's order. `None`: nothing is pinned under this bpffs root.
+pub fn read_connections(bpffs: &Path, take: impl FnMut(Connection)) -> Result<Option<()>, LoadError> {
+    let dir = PinDir::new(bpffs);
+    if !dir.path().exists() {
+        return Ok(None);
+    }
+    let now = object::clock(&dir)?.jiffies()?;
+    FlowView::open(&dir)?.connections(now, hz()?, take);
+    Ok(Some(()))
+}
+
+/// Jiffies a second: the kernel's coarse clocks move once a jiffy, and tell so.
+pub fn hz() -> Result<u32, LoadError> {
+    let tick = clock_getres(ClockId::CLOCK_MONOTONIC_COARSE)
+        .map_err(|error| LoadError::io("ask for the resolution of the coarse clock", error.into()))?;
+    let nanoseconds = u32::try_from(tick.tv_nsec()).unwrap_or(u32::MAX).max(1);
+    Ok((1_000_000_000 + nanoseconds / 2) / nanoseconds)
+}
+
+/// The flow table, mapped for reading only.
+#[derive(Debug)]
+pub(super) struct FlowView {
+    buckets: View<Bucket>,
+    flows: View<Flow>,
+}
+
+impl FlowView {
+    pub(super) fn open(dir: &PinDir) -> Result<Self, LoadError> {
+        Ok(Self { buckets: view(dir, maps::FLOW_BUCKETS)?, flows: view(dir, maps::FLOWS)? })
+    }
+
+    /// Number of flows that fit.
+    pub(super) fn capacity(&self) -> u64 {
+        u64::from(self.buckets.len()) * WAYS as u64
+    }
+
+    /// Flows by state; empty slots are left out.
+    pub(super) fn count(&self) -> BTreeMap<State, u64> {
+        let mut counts = BTreeMap::new();
+        for slot in 0..self.flows.len() {
+            match self.word(slot).map(Word::state) {
+                None | Some(State::Empty) => {}
+                Some(state) => *counts.entry(state).or_default() += 1,
+            }
+        }
+        counts
+    }
+
+    fn connections(&self, now: u32, hz: u32, mut take: impl FnMut(Connection)) {
+        for slot in 0..self.flows.len() {
+            if let Some(connection) = self.connection(slot, now, hz) {
+                take(connection);
+            }
+        }
+    }
+
+    /// The connection whose first flow is in this slot.
+    fn connection(&self, slot: u32, now: u32, hz: u32) -> Option<Connection> {
+        let (word, flow) = self.stable(slot).filter(|(_, flow)| flow.flags & FLAG_REPLY == 0)?;
+        // The other direction may just be gone, or its slot be another connection's.
+        let reply = self.stable(flow.peer).filter(|(_, reply)| reply.peer == slot && reply.flags & FLAG_REPLY != 0);
+        let idle = reply.map_or(word.age(now), |(reply, _)| reply.age(now).min(word.age(now)));
+        let answer = reply.map(|(_, reply)| reply).unwrap_or_default();
+        Some(Connection {
+            protocol: flow.key.protocol,
+            client: address(flow.key.src, flow.key.sport),
+            vip: address(flow.key.dst, flow.key.dport),
+            backend: address(flow.new_dst, flow.new_dport),
+            state: reply.map_or(word.state(), |(reply, _)| both(word.state(), reply.state())),
+            idle: idle / hz,
+            packets_in: flow.packets,
+            bytes_in: flow.bytes,
+            packets_out: answer.packets,
+            bytes_out: answer.bytes,
+        })
+    }
+
+    fn word(&self, slot: u32) -> Option<Word> {
+        self.buckets.word(slot / WAYS as u32, slot as usize % WAYS).map(Word)
+    }
+
+    /// A slot's flow and the word under which it was read whole (rule 2).
+    fn stable(&self, slot: u32) -> Option<(Word, Flow)> {
+        let before = self.word(slot).filter(|word| !matches!(word.state(), State::Empty | State::Busy))?;
+        let flow = self.flows.read(slot)?;
+        let after = self.word(slot)?;
+        let same = after.same_flow(before) && !matches!(after.state(), State::Empty | State::Busy);
+        same.then_some((after, flow))
+    }
+}
+
+/// What the states of both directions come to: over when one is, else as far as the further one.
+fn both(one: State, other: State) -> State {
+    if one == State::Closed || other == State::Closed {
+        State::Closed
+    } else if one == State::Closing || other == State::Closing {
+        State::Closing
+    } else {
+        one.max(other)
+    }
+}
+
+fn address(addr: Be32, port: Be16) -> SocketAddrV4 {
+    SocketAddrV4::new(Ipv4Addr::from(u32::from_be(addr)), u16::from_be(port))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_jiffy_is_what_kernels_are_built_with() {
+        assert!([100, 250, 300, 1000].contains(&hz().expect("a clock")));
+    }
+
+    #[test]
+    fn a_connection_is_over_when_one_direction_is() {
+        use State::{Answered, Closed, Closing, Established, Opening};
+        assert_eq!(both(Established, Closing), Closing);
+        assert_eq!(both(Closed, Closing), Closed);
+        assert_eq!(both(Opening, Answered), Answered);
+        assert_eq!(both(Established, Answered), Established);
+    }
+}
