@@ -11,6 +11,16 @@ pub unsafe fn compare_and_swap(word: *mut u64, old: u64, new: u64) -> bool {
     unsafe { target::compare_and_swap(word, old, new) }
 }
 
+/// [`compare_and_swap`] for 32 bits.
+///
+/// # Safety
+/// `word` points to map memory, aligned to 4 bytes.
+#[inline(always)]
+pub unsafe fn compare_and_swap32(word: *mut u32, old: u32, new: u32) -> bool {
+    // SAFETY: as the caller promises.
+    unsafe { target::compare_and_swap32(word, old, new) }
+}
+
 /// Adds to a counter that other CPUs add to as well; gives the value before.
 ///
 /// # Safety
@@ -42,6 +52,12 @@ mod target {
     }
 
     #[inline(always)]
+    pub(super) unsafe fn compare_and_swap32(word: *mut u32, old: u32, new: u32) -> bool {
+        // SAFETY: as the caller promises.
+        unsafe { atomic_cxchg::<u32, { SeqCst }, { SeqCst }>(word, old, new).1 }
+    }
+
+    #[inline(always)]
     pub(super) unsafe fn fetch_add(counter: *mut u64, value: u64) -> u64 {
         // SAFETY: as the caller promises.
         unsafe { atomic_xadd::<u64, u64, { SeqCst }>(counter, value) }
@@ -61,6 +77,11 @@ mod target {
     pub(super) unsafe fn compare_and_swap(word: *mut u64, old: u64, new: u64) -> bool {
         // SAFETY: as the caller promises.
         unsafe { AtomicU64::from_ptr(word) }.compare_exchange(old, new, SeqCst, SeqCst).is_ok()
+    }
+
+    pub(super) unsafe fn compare_and_swap32(word: *mut u32, old: u32, new: u32) -> bool {
+        // SAFETY: as the caller promises.
+        unsafe { AtomicU32::from_ptr(word) }.compare_exchange(old, new, SeqCst, SeqCst).is_ok()
     }
 
     pub(super) unsafe fn fetch_add(counter: *mut u64, value: u64) -> u64 {

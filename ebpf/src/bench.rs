@@ -13,8 +13,10 @@ use aya_ebpf::{
     macros::{btf_map, classifier, xdp},
     programs::{TcContext, XdpContext},
 };
+use vipgate_abi::checksum::{delta16, delta32, update, update_udp};
 use vipgate_pipeline::{
-    packet::{ETH_LEN, Packet, store, store_mac},
+    packet::{ETH_LEN, Packet, store, store_address, store_mac},
+    parse::UDP,
     pipeline,
     tc::TcPacket,
     xdp::XdpPacket,
@@ -24,13 +26,23 @@ use vipgate_pipeline::{
 type Headers = [u16; 32];
 const WORDS: usize = 20;
 
-/// The packets to run, in turn.
-#[btf_map]
-static BENCH_HEADERS: Array<Headers, 1, 0> = Array::new();
+/// Words of the headers: IPv4's and the transport's, TCP or UDP.
+const PROTOCOL: usize = 4;
+const IP_CHECKSUM: usize = 5;
+const SOURCE: usize = 6;
+const SOURCE_PORT: usize = 10;
+const UDP_CHECKSUM: usize = 13;
+const TCP_CHECKSUM: usize = 18;
 
-/// The next packet's index, and the number of packets minus one: a power of two minus one.
+/// The packets to run: they differ from this one in their source only, so that they need no memory that the measured
+/// program's tables would have to share the caches with.
 #[btf_map]
-static BENCH_TURN: Array<[u32; 2], 1, 0> = Array::new();
+static BENCH_TEMPLATE: Array<Headers, 1, 0> = Array::new();
+
+/// The next packet's number; the number of packets minus one, a power of two minus one; and how many bits of a packet's
+/// number are added to the source port, the others being added to the source address.
+#[btf_map]
+static BENCH_TURN: Array<[u32; 3], 1, 0> = Array::new();
 
 /// Frames that came to the sink.
 #[btf_map]
@@ -41,12 +53,12 @@ static BENCH_SUNK: PerCpuArray<u64, 1> = PerCpuArray::new();
 fn renew<P: Packet>(packet: &P) -> Option<()> {
     let turn = BENCH_TURN.get_ptr_mut(0)?;
     // SAFETY: the one element; the benchmark runs on one CPU.
-    let index = unsafe {
-        let [index, mask] = *turn;
-        (*turn)[0] = (index + 1) & mask;
-        index
+    let (number, port_bits) = unsafe {
+        let [number, mask, port_bits] = *turn;
+        (*turn)[0] = (number + 1) & mask;
+        (number, port_bits & 15)
     };
-    let headers = BENCH_HEADERS.get(index)?;
+    let headers = BENCH_TEMPLATE.get(0)?;
     let start = packet.data() + ETH_LEN;
     if start + WORDS * 2 > packet.data_end() {
         return None;
@@ -56,6 +68,23 @@ fn renew<P: Packet>(packet: &P) -> Option<()> {
         // SAFETY: within the packet, checked above.
         unsafe { store(start + word * 2, headers[word]) };
         word += 1;
+    }
+    let old_source = headers[SOURCE] as u32 | (headers[SOURCE + 1] as u32) << 16;
+    let source = (u32::from_be(old_source) + (number >> port_bits)).to_be();
+    let old_port = headers[SOURCE_PORT];
+    let port = (u16::from_be(old_port) + (number & ((1 << port_bits) - 1)) as u16).to_be();
+    let address = delta32(old_source, source);
+    let whole = address + delta16(old_port, port);
+    // SAFETY: as above.
+    unsafe {
+        store(start + IP_CHECKSUM * 2, update(headers[IP_CHECKSUM], address));
+        store_address(start + SOURCE * 2, source);
+        store(start + SOURCE_PORT * 2, port);
+        if u16::from_be(headers[PROTOCOL]) as u8 == UDP {
+            store(start + UDP_CHECKSUM * 2, update_udp(headers[UDP_CHECKSUM], whole));
+        } else {
+            store(start + TCP_CHECKSUM * 2, update(headers[TCP_CHECKSUM], whole));
+        }
     }
     Some(())
 }

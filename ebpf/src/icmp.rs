@@ -19,7 +19,6 @@ use crate::{
     maps::{BACKENDS, CONFIG},
     packet::{ETH_LEN, L4_OFFSET, Packet, load, load_address, store, store_address},
     parse::{FRAGMENT_OFFSET, IPV4, TCP, UDP, VERSION_IHL},
-    pipeline::{NO_WORK, Work},
     route::{self, Rewritten},
     table,
 };
@@ -45,11 +44,11 @@ pub const NOT_RELAYED: u32 = u32::MAX - 1;
 /// unchanged.
 #[inline(never)]
 pub fn relay<P: Packet>(packet: &mut P) -> u32 {
-    let mut work = NO_WORK;
-    if turn_back(packet, &mut work) == 0 {
+    let mut outer = NOBODY;
+    if turn_back(packet, &mut outer) == 0 {
         return NOT_RELAYED;
     }
-    match send(packet, &mut work) {
+    match send(packet, &outer) {
         Ok(verdict) => verdict as u32,
         Err(reason) => count::verdict::<P>(reason) as u32,
     }
@@ -57,31 +56,34 @@ pub fn relay<P: Packet>(packet: &mut P) -> u32 {
 
 /// Sends a turned-back error to its receiver.
 #[inline(always)]
-fn send<P: Packet>(packet: &mut P, work: &mut Work) -> Result<i32, Reason> {
-    if !route::ask_way(packet, ICMP, work) {
+fn send<P: Packet>(packet: &mut P, outer: &Rewritten) -> Result<i32, Reason> {
+    let Some(route) = route::find_once(packet, ICMP, outer) else {
         return Err(Reason::Unroutable);
-    }
-    let Some(way_out) = work.route.way_out() else {
+    };
+    let Some(way_out) = route::port(route.port) else {
         return Err(Reason::NoNeighbour);
     };
     let data = packet.data();
     if data + L4_OFFSET > packet.data_end() {
         return Err(Reason::Malformed);
     }
-    // SAFETY: both headers' bounds are checked just above.
+    // SAFETY: both headers' bounds are checked just above; a route's MAC address is at an even address.
     unsafe {
-        let Some(delta) = work.route.depart(data, way_out) else {
+        let Some(delta) = route::depart(data, way_out, &route.next_hop) else {
             return Err(Reason::TtlExpired);
         };
         change(data + ETH_LEN + 10, delta);
     }
-    Ok(packet.send(work.route.port, way_out.ifindex))
+    Ok(packet.send(route.port, way_out.ifindex))
 }
 
-/// Rewrites an error about a translated packet, in place; 0: it is none, and unchanged. `work` gets the error's own new
+/// An error's own addresses, to be filled in; it has no ports.
+pub const NOBODY: Rewritten = Rewritten { src: 0, dst: 0, sport: 0, dport: 0 };
+
+/// Rewrites an error about a translated packet, in place; 0: it is none, and unchanged. `outer` gets the error's own new
 /// addresses.
 #[inline(always)]
-pub fn turn_back<P: Packet>(packet: &mut P, work: &mut Work) -> u32 {
+pub fn turn_back<P: Packet>(packet: &mut P, outer: &mut Rewritten) -> u32 {
     packet.pull(QUOTE_END);
     let data = packet.data();
     let end = packet.data_end();
@@ -132,8 +134,8 @@ pub fn turn_back<P: Packet>(packet: &mut P, work: &mut Work) -> u32 {
     let addresses = delta32(quoted.src, sent.src) + delta32(quoted.dst, sent.dst);
     let ports = delta16(quoted.sport, sent.sport) + delta16(quoted.dport, sent.dport);
     // An error from the quoted packet's receiver itself comes from where the connection's other side knows it.
-    work.rewritten.src = if src == quoted.dst { sent.dst } else { src };
-    work.rewritten.dst = sent.src;
+    outer.src = if src == quoted.dst { sent.dst } else { src };
+    outer.dst = sent.src;
     // SAFETY: as above; the TCP checksum is checked apart.
     unsafe {
         let mut changed = addresses + ports;
@@ -152,9 +154,9 @@ pub fn turn_back<P: Packet>(packet: &mut P, work: &mut Work) -> u32 {
         store(data + QUOTE_L4 + 2, sent.dport);
         change(data + L4_OFFSET + 2, changed);
         let dst = load_address(data + ETH_LEN + 16);
-        change(data + ETH_LEN + 10, delta32(src, work.rewritten.src) + delta32(dst, work.rewritten.dst));
-        store_address(data + ETH_LEN + 12, work.rewritten.src);
-        store_address(data + ETH_LEN + 16, work.rewritten.dst);
+        change(data + ETH_LEN + 10, delta32(src, outer.src) + delta32(dst, outer.dst));
+        store_address(data + ETH_LEN + 12, outer.src);
+        store_address(data + ETH_LEN + 16, outer.dst);
     }
     1
 }

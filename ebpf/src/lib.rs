@@ -22,7 +22,7 @@ mod fragment;
 pub mod icmp;
 pub mod maps;
 pub mod packet;
-mod parse;
+pub mod parse;
 pub mod pipeline;
 mod route;
 mod service;

@@ -119,3 +119,18 @@ pub unsafe fn store_mac(address: usize, mac: [u8; 6]) {
         store(address + 4, u16::from_ne_bytes([mac[4], mac[5]]));
     }
 }
+
+/// Writes a MAC address from memory that is no packet's.
+///
+/// # Safety
+/// As [`load`] for the three words at `address`; `mac` points to a MAC address at an even address.
+#[inline(always)]
+pub unsafe fn copy_mac(address: usize, mac: *const [u8; 6]) {
+    let words = mac.cast::<u16>();
+    // SAFETY: as the caller promises.
+    unsafe {
+        store(address, *words);
+        store(address + 2, *words.add(1));
+        store(address + 4, *words.add(2));
+    }
+}

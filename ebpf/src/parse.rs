@@ -29,6 +29,7 @@ const MORE_FRAGMENTS: u16 = 0x2000u16.to_be();
 pub const FRAGMENT_OFFSET: u16 = 0x1fffu16.to_be();
 
 /// A parsed packet. Its headers up to the transport header's fixed part are directly readable from `data`.
+#[derive(Clone, Copy)]
 pub struct Headers {
     /// Address of the Ethernet header.
     pub data: usize,

@@ -6,8 +6,7 @@ use vipgate_abi::{
     checksum::{delta16, delta32, update},
     config::Config,
     counters::Reason,
-    flow::FLAG_REPLY,
-    hash, port,
+    hash,
 };
 
 use crate::{
@@ -17,15 +16,11 @@ use crate::{
     maps::{BACKEND_LOAD, BACKENDS, CONFIG},
     packet::{ETH_LEN, L4_OFFSET, Packet, load, load_address, store, store_address},
     parse::{DONT_FRAGMENT, Headers, parse},
-    route::{self, Rewritten, Route},
+    route::{self, Rewritten},
     service,
     table::{self, Slot},
     tcp,
 };
-
-/// A hit stores its time only when the slot's is older than this many jiffies: the slot words stay shared, unmodified
-/// cache lines. Timeouts are whole seconds, so this much error does not matter.
-const TOUCH_AFTER: u32 = 256;
 
 /// Runs a packet through the pipeline: the hook's verdict.
 #[inline(always)]
@@ -55,35 +50,14 @@ fn unparsed<P: Packet>(packet: &mut P, reason: Reason) -> i32 {
     count::verdict::<P>(if service::is_disabled(dst) { Reason::Disabled } else { reason })
 }
 
-/// A parsed packet and what every stage needs of its surroundings.
-pub struct Arrival {
-    pub headers: Headers,
+/// A packet without a flow, and what the stages that make one need of its surroundings.
+pub struct Arrival<'a> {
+    pub headers: &'a Headers,
     pub hash: u64,
     /// Low 32 bits of jiffies.
     pub now: u32,
     pub config: &'static Config,
-    /// Frames and bytes on the wire.
-    pub frames: u32,
-    pub bytes: u32,
 }
-
-/// What remains to be done with a packet whose flow is known.
-pub struct Work {
-    pub rewritten: Rewritten,
-    pub route: Route,
-    /// The packet goes from backend to client.
-    pub reply: bool,
-}
-
-/// To be filled in.
-pub const NO_WORK: Work = Work {
-    rewritten: Rewritten { src: 0, dst: 0, sport: 0, dport: 0 },
-    route: Route { port: port::STACK, next_hop: [0; 6] },
-    reply: false,
-};
-
-/// `open`'s answer where it is no verdict.
-const OPENED: u32 = u32::MAX - 1;
 
 #[inline(always)]
 fn process<P: Packet>(packet: &mut P) -> Result<i32, Reason> {
@@ -91,140 +65,136 @@ fn process<P: Packet>(packet: &mut P) -> Result<i32, Reason> {
     let Some(config) = CONFIG.get(0) else {
         return Err(Reason::NotOurs);
     };
-    let frames = packet.frames();
-    let arrival = Arrival {
-        hash: hash::flow(&headers.key, config.flow_seed),
-        now: jiffies(),
-        config,
-        frames,
-        bytes: headers.wire_bytes(frames),
-        headers,
-    };
-    let mut work = NO_WORK;
-    let known = match table::lookup(arrival.headers.key.words(), arrival.hash, config.bucket_mask) {
-        Some(slot) => hit(packet, &arrival, &slot, &mut work)?,
-        None => false,
-    };
-    if !known {
-        let verdict = open(packet, &arrival, &mut work);
-        if verdict != OPENED {
-            return Ok(verdict as i32);
-        }
+    let hash = hash::flow(&headers.key, config.flow_seed);
+    if let Some(slot) = table::lookup(headers.key.words(), hash, config.bucket_mask)
+        && hit(packet, &headers, config, &slot)?
+    {
+        return forward(packet, &headers, &slot);
     }
-    forward(packet, &arrival.headers, &work)
+    // A copy: what the rare path takes by address is not what the hit keeps in registers.
+    let copy = headers;
+    let opened = open(packet, &copy, config, hash);
+    match table::opened(opened) {
+        Some(slot) => forward(packet, &headers, &slot),
+        None => Ok(opened as i32),
+    }
 }
 
-/// A packet of a known flow. False: the flow is over and the packet is treated as one without a flow.
+/// A packet of a known flow: false when the flow is over and the packet is to be treated as one without a flow.
 #[inline(always)]
-fn hit<P: Packet>(packet: &P, arrival: &Arrival, slot: &Slot, work: &mut Work) -> Result<bool, Reason> {
+fn hit<P: Packet>(packet: &P, headers: &Headers, config: &Config, slot: &Slot) -> Result<bool, Reason> {
     let flow = slot.flow;
-    // SAFETY: `flow` points into FLOWS. Another CPU may be claiming the slot: `holds` tells, below.
-    let (epoch, generation, backend, peer, flags) = unsafe {
-        work.rewritten = Rewritten::by(&*flow);
-        work.route = Route { port: (*flow).port, next_hop: (*flow).next_hop };
-        ((*flow).epoch, (*flow).generation, (*flow).backend, (*flow).peer, (*flow).flags)
-    };
-    if !slot.holds() {
-        return Ok(false);
-    }
-    let reply = flags & FLAG_REPLY != 0;
-    work.reply = reply;
+    // SAFETY: `flow` points into FLOWS. Another CPU may be claiming the slot: `forward` finds out.
+    let (epoch, generation, backend, peer) =
+        unsafe { ((*flow).epoch, (*flow).generation, (*flow).backend, (*flow).peer) };
+    let reply = slot.mark.is_reply();
     if BACKENDS.get(backend).is_none_or(|backend| backend.generation != generation) {
         table::remove(slot);
         // The client's packet meets the service that is there now; the backend's has nobody to go to.
         return if reply { Err(Reason::FlowEnded) } else { Ok(false) };
     }
-    if !tcp::is_plain(&arrival.headers, slot.seen.state()) {
-        if tcp::starts_anew(&arrival.headers, slot.seen.state(), reply) {
+    if !tcp::is_plain(headers, slot.mark.state()) {
+        if tcp::starts_anew(headers, slot.mark.state(), reply) {
             table::remove(slot);
             return Ok(false);
         }
-        tcp::follow(&arrival.headers, slot, peer, backend, reply);
+        tcp::follow(headers, slot, peer, backend, reply);
     }
-    if slot.seen.age(arrival.now) > TOUCH_AFTER {
-        slot.touch(arrival.now);
+    let now = jiffies();
+    if slot.mark.is_stale(now) {
+        table::touch(slot.index, now);
         // A one-way flow keeps its other direction alive.
-        if let Some(peer) = table::slot(peer) {
-            peer.touch(arrival.now);
-        }
+        table::touch(peer, now);
     }
-    if epoch != arrival.config.epoch as u16 {
-        let Some(epoch) = route::find(packet, arrival, work) else {
+    if epoch != config.epoch as u16 {
+        // SAFETY: as above.
+        let rewritten = unsafe { Rewritten::by(&*flow) };
+        let Some((epoch, route)) = route::find(packet, headers.key.protocol, config, &rewritten) else {
             return Err(Reason::Unroutable);
         };
         // SAFETY: `flow` points into FLOWS; rule 6.
         unsafe {
-            ptr::write_volatile(ptr::addr_of_mut!((*flow).port), work.route.port);
-            ptr::write_volatile(ptr::addr_of_mut!((*flow).next_hop), work.route.next_hop);
+            ptr::write_volatile(ptr::addr_of_mut!((*flow).port), route.port);
+            ptr::write_volatile(ptr::addr_of_mut!((*flow).next_hop), route.next_hop);
             ptr::write_volatile(ptr::addr_of_mut!((*flow).epoch), epoch);
         }
     }
-    // SAFETY: `flow` points into FLOWS; rule 6.
-    unsafe {
-        (*flow).packets = (*flow).packets.wrapping_add(arrival.frames);
-        (*flow).bytes += arrival.bytes as u64;
-    }
-    count::traffic(backend, reply, arrival.frames, arrival.bytes);
     Ok(true)
 }
 
-/// A packet without a flow: the service decides, and a new connection is inserted.
+/// A packet without a flow: the service decides, and a new connection is inserted. A verdict, or what
+/// [`table::opened`] takes.
 ///
 /// A function of its own, as the other rare paths are: it keeps the hit's code and stack small.
 #[inline(never)]
-fn open<P: Packet>(packet: &P, arrival: &Arrival, work: &mut Work) -> u32 {
-    match connect(packet, arrival, work) {
-        Ok(()) => OPENED,
-        Err(reason) => count::verdict::<P>(reason) as u32,
+fn open<P: Packet>(packet: &P, headers: &Headers, config: &'static Config, hash: u64) -> u64 {
+    let arrival = Arrival { headers, hash, now: jiffies(), config };
+    match connect(packet, &arrival) {
+        Ok(first) => first,
+        Err(reason) => count::verdict::<P>(reason) as u32 as u64,
     }
 }
 
 #[inline(always)]
-fn connect<P: Packet>(packet: &P, arrival: &Arrival, work: &mut Work) -> Result<(), Reason> {
+fn connect<P: Packet>(packet: &P, arrival: &Arrival) -> Result<u64, Reason> {
     let key = arrival.headers.key;
-    let service = service::lookup(&arrival.headers)?;
+    let service = service::lookup(arrival.headers)?;
     let Some((number, backend)) = service::choose(service, &key) else {
         return Err(Reason::NoBackend);
     };
-    work.rewritten = Rewritten { src: key.src, dst: backend.addr, sport: key.sport, dport: backend.port };
-    let Some(epoch) = route::find(packet, arrival, work) else {
+    let rewritten = Rewritten { src: key.src, dst: backend.addr, sport: key.sport, dport: backend.port };
+    let Some((epoch, route)) = route::find(packet, key.protocol, arrival.config, &rewritten) else {
         return Err(Reason::Unroutable);
     };
-    table::insert(arrival, work, epoch, number, backend.generation)?;
+    let first = table::insert(arrival, &rewritten, &route, epoch, number, backend.generation)?;
     if let Some(load) = BACKEND_LOAD.get_ptr_mut(number) {
         // SAFETY: aligned element of BACKEND_LOAD.
         unsafe { atomic::add32(load, 1) };
     }
     count::connection(number);
-    count::traffic(number, false, arrival.frames, arrival.bytes);
-    Ok(())
+    Ok(first)
 }
 
-/// The packet is rewritten and sent out of its port, or handed to the stack, which routes it.
+/// Stages 7 and 8: the packet becomes what its flow says, is counted, and is sent out of its port, or handed to the
+/// stack, which routes it.
 ///
 /// Where the stack shall answer with an ICMP error, the sender must recognise its own packet in it. So a backend's
 /// packet is handed over as it came; a client's, whose destination is the stack's own address, is translated, and its
 /// error is turned back at egress (`icmp`).
+///
+/// All is read from the flow as it is needed. A packet during whose rewriting another CPU claimed the slot may be of
+/// both flows, and is dropped: only an embryo, a closed or an idle flow can lose its slot.
 #[inline(always)]
-fn forward<P: Packet>(packet: &mut P, headers: &Headers, work: &Work) -> Result<i32, Reason> {
+fn forward<P: Packet>(packet: &mut P, headers: &Headers, slot: &Slot) -> Result<i32, Reason> {
     let data = headers.data;
-    // SAFETY: parse checked the headers' bounds.
-    let fragment: u16 = unsafe { load(data + ETH_LEN + 6) };
+    let flow = slot.flow;
+    let reply = slot.mark.is_reply();
+    let frames = packet.frames();
+    let bytes = headers.wire_bytes(frames);
+    // SAFETY: `flow` points into FLOWS; rule 6.
+    let (backend, way_out) = unsafe {
+        (*flow).packets = (*flow).packets.wrapping_add(frames);
+        (*flow).bytes += bytes as u64;
+        ((*flow).backend, (*flow).port)
+    };
+    count::traffic(backend, reply, frames, bytes);
     let mut to_stack = None;
     let mut ifindex = 0;
     let mut ttl_delta = 0;
-    if let Some(port) = work.route.way_out() {
+    if let Some(port) = route::port(way_out) {
         if packet.exceeds(headers.ip_len, 20 + headers.l4_len as u32, port.mtu) {
-            if work.reply && fragment & DONT_FRAGMENT != 0 {
+            // SAFETY: parse checked the headers' bounds.
+            let fragment: u16 = unsafe { load(data + ETH_LEN + 6) };
+            if reply && fragment & DONT_FRAGMENT != 0 {
                 return Err(Reason::OverMtu);
             }
             to_stack = Some(Reason::OverMtu);
-        // SAFETY: parse checked the headers' bounds.
-        } else if let Some(delta) = unsafe { work.route.depart(data, port) } {
+        // SAFETY: parse checked the headers' bounds, `flow` points into FLOWS.
+        } else if let Some(delta) = unsafe { route::depart(data, port, ptr::addr_of!((*flow).next_hop)) } {
             ttl_delta = delta;
             ifindex = port.ifindex;
         } else {
-            if work.reply {
+            if reply {
                 return Err(Reason::TtlExpired);
             }
             to_stack = Some(Reason::TtlExpired);
@@ -232,14 +202,19 @@ fn forward<P: Packet>(packet: &mut P, headers: &Headers, work: &Work) -> Result<
     } else {
         to_stack = Some(Reason::NoNeighbour);
     }
-    rewrite(packet, headers, &work.rewritten, ttl_delta);
+    // SAFETY: `flow` points into FLOWS.
+    let new = unsafe { Rewritten::by(&*flow) };
+    if !slot.holds() {
+        return Err(Reason::FlowEnded);
+    }
+    rewrite(packet, headers, &new, ttl_delta);
     match to_stack {
         Some(reason) => Err(reason),
-        None => Ok(packet.send(work.route.port, ifindex)),
+        None => Ok(packet.send(way_out, ifindex)),
     }
 }
 
-/// Stage 7: addresses, ports and both checksums, incrementally (RFC 1624).
+/// Addresses, ports and both checksums, incrementally (RFC 1624).
 #[inline(always)]
 fn rewrite<P: Packet>(packet: &mut P, headers: &Headers, new: &Rewritten, ttl_delta: u64) {
     let data = headers.data;

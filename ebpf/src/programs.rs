@@ -25,8 +25,8 @@ pub fn vipgate_tc(ctx: TcContext) -> i32 {
 #[classifier]
 #[inline(always)]
 pub fn vipgate_egress(ctx: TcContext) -> i32 {
-    let mut work = pipeline::NO_WORK;
-    icmp::turn_back(&mut TcPacket(ctx), &mut work);
+    let mut outer = icmp::NOBODY;
+    icmp::turn_back(&mut TcPacket(ctx), &mut outer);
     TC_ACT_OK as i32
 }
 

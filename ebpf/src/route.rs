@@ -12,14 +12,14 @@ use aya_ebpf::{
 use vipgate_abi::{
     Be16, Be32,
     checksum::delta16,
+    config::Config,
     flow::{Flow, FlowKey},
     port::{self, Port},
 };
 
 use crate::{
     maps::{PORT_NUMBERS, PORTS},
-    packet::{ETH_LEN, Packet, load, store, store_mac},
-    pipeline::{Arrival, Work},
+    packet::{ETH_LEN, Packet, copy_mac, load, store},
 };
 
 /// AF_INET.
@@ -32,33 +32,32 @@ pub struct Route {
     pub next_hop: [u8; 6],
 }
 
-impl Route {
-    /// The device to send by; None: the stack routes the packet.
-    #[inline(always)]
-    pub fn way_out(&self) -> Option<&'static Port> {
-        PORTS.get(self.port as u32).filter(|port| port.ifindex != 0 && self.port != port::STACK)
-    }
+/// The device to send by; None: the stack routes the packet.
+#[inline(always)]
+pub fn port(number: u16) -> Option<&'static Port> {
+    PORTS.get(number as u32).filter(|port| port.ifindex != 0 && number != port::STACK)
+}
 
-    /// Makes the frame one hop older, from the device to the next hop: what that adds to the IPv4 checksum's sum
-    /// (`vipgate_abi::checksum`). None: its time to live is over, and it is unchanged.
-    ///
-    /// # Safety
-    /// The frame's Ethernet and IPv4 headers are directly readable from `data`.
-    #[inline(always)]
-    pub unsafe fn depart(&self, data: usize, port: &Port) -> Option<u64> {
-        let ttl_at = data + ETH_LEN + 8;
-        // SAFETY: as the caller promises. The word is TTL and protocol.
-        unsafe {
-            let old: u16 = load(ttl_at);
-            if u16::from_le(old) as u8 <= 1 {
-                return None;
-            }
-            let new = u16::to_le(u16::from_le(old) - 1);
-            store(ttl_at, new);
-            store_mac(data, self.next_hop);
-            store_mac(data + 6, port.mac);
-            Some(delta16(old, new))
+/// Makes the frame one hop older, from the device to the next hop: what that adds to the IPv4 checksum's sum
+/// (`vipgate_abi::checksum`). None: its time to live is over, and it is unchanged.
+///
+/// # Safety
+/// The frame's Ethernet and IPv4 headers are directly readable from `data`; `next_hop` points to a MAC address at an even
+/// address.
+#[inline(always)]
+pub unsafe fn depart(data: usize, port: &Port, next_hop: *const [u8; 6]) -> Option<u64> {
+    let ttl_at = data + ETH_LEN + 8;
+    // SAFETY: as the caller promises. The word is TTL and protocol.
+    unsafe {
+        let old: u16 = load(ttl_at);
+        if u16::from_le(old) as u8 <= 1 {
+            return None;
         }
+        let new = u16::to_le(u16::from_le(old) - 1);
+        store(ttl_at, new);
+        copy_mac(data, next_hop);
+        copy_mac(data + 6, &port.mac);
+        Some(delta16(old, new))
     }
 }
 
@@ -84,35 +83,38 @@ impl Rewritten {
     }
 }
 
-/// Finds the way out for what a packet becomes: fills in the route, and gives the epoch to store with it: one that is
-/// always old when the answer may soon change. None: the kernel has no route, or forbids it.
+/// Finds the way out for what a packet becomes, and the epoch to store with it: one that is always old when the answer
+/// may soon change. None: the kernel has no route, or forbids it.
 ///
 /// Without a neighbour entry, or where the way out carries no program, the way is the stack: it resolves the
 /// neighbour, and the next packet asks again.
 #[inline(always)]
-pub fn find<P: Packet>(packet: &P, arrival: &Arrival, work: &mut Work) -> Option<u16> {
-    match ask(packet, arrival.headers.key.protocol, work) {
+pub fn find<P: Packet>(packet: &P, protocol: u8, config: &Config, rewritten: &Rewritten) -> Option<(u16, Route)> {
+    let mut route = NOWHERE;
+    match ask(packet, protocol, rewritten, &mut route) {
         NO_WAY => None,
-        LASTING => Some(arrival.config.epoch as u16),
-        _ => Some(0),
+        LASTING => Some((config.epoch as u16, route)),
+        _ => Some((0, route)),
     }
 }
 
-/// [`find`] for a packet without a flow; false: there is no way.
+/// [`find`] for a packet without a flow.
 #[inline(always)]
-pub fn ask_way<P: Packet>(packet: &P, protocol: u8, work: &mut Work) -> bool {
-    ask(packet, protocol, work) != NO_WAY
+pub fn find_once<P: Packet>(packet: &P, protocol: u8, rewritten: &Rewritten) -> Option<Route> {
+    let mut route = NOWHERE;
+    if ask(packet, protocol, rewritten, &mut route) == NO_WAY { None } else { Some(route) }
 }
 
 const NO_WAY: u32 = 0;
 const LASTING: u32 = 1;
 const PASSING: u32 = 2;
 
+/// To be filled in.
+const NOWHERE: Route = Route { port: port::STACK, next_hop: [0; 6] };
+
 /// Asks the kernel.
 #[inline(never)]
-fn ask<P: Packet>(packet: &P, protocol: u8, work: &mut Work) -> u32 {
-    work.route = Route { port: port::STACK, next_hop: [0; 6] };
-    let rewritten = &work.rewritten;
+fn ask<P: Packet>(packet: &P, protocol: u8, rewritten: &Rewritten, route: &mut Route) -> u32 {
     // SAFETY: a plain C struct of integers and unions of them.
     let mut fib: FibLookup = unsafe { zeroed() };
     fib.family = INET;
@@ -131,7 +133,7 @@ fn ask<P: Packet>(packet: &P, protocol: u8, work: &mut Work) -> u32 {
                 // SAFETY: a value of PORT_NUMBERS; elements are never removed while a program runs on the device.
                 unsafe { *number as u16 }
             });
-            work.route = Route { port: number, next_hop: fib.dmac };
+            *route = Route { port: number, next_hop: fib.dmac };
             LASTING
         }
         BPF_FIB_LKUP_RET_BLACKHOLE | BPF_FIB_LKUP_RET_UNREACHABLE | BPF_FIB_LKUP_RET_PROHIBIT => NO_WAY,

@@ -7,14 +7,15 @@ use core::{
 
 use vipgate_abi::{
     counters::Reason,
-    flow::{self, Bucket, FLAG_REPLY, Flow, State, WAYS, Ways, Word},
+    flow::{self, Bucket, FLAG_REPLY, Flow, Mark, State, WAYS, Ways, Word},
     hash, port,
 };
 
 use crate::{
     atomic,
     maps::{BACKEND_LOAD, FLOW_BUCKETS, FLOWS},
-    pipeline::{Arrival, Work},
+    pipeline::Arrival,
+    route::{Rewritten, Route},
     verifier::opaque,
 };
 
@@ -23,46 +24,36 @@ use crate::{
 pub struct Slot {
     /// Index in FLOWS.
     pub index: u32,
-    pub word: *mut u64,
     pub flow: *mut Flow,
-    /// The word as read when the slot was found.
+    /// The flow's mark as it was when the slot was found.
+    pub mark: Mark,
+    /// The word as it was; without its time when a lookup found the slot.
     pub seen: Word,
 }
 
 impl Slot {
-    #[inline(always)]
-    fn read(&self) -> Word {
-        // SAFETY: `word` points into FLOW_BUCKETS, aligned.
-        Word(unsafe { ptr::read_volatile(self.word) })
-    }
-
     /// True while the slot holds the flow that was found (rule 2).
     #[inline(always)]
     pub fn holds(&self) -> bool {
-        let now = self.read();
-        now.same_flow(self.seen) && now.state() as u8 > State::Busy as u8
-    }
-
-    /// Stores the time of a hit (rule 3).
-    #[inline(always)]
-    pub fn touch(&self, now: u32) {
-        // SAFETY: the upper half of an aligned word of FLOW_BUCKETS (little-endian).
-        unsafe { ptr::write_volatile(self.word.cast::<u32>().add(1), now) };
+        read_mark(self.flow).still(self.mark)
     }
 
     /// Moves the slot to a state (rule 4), unless it is in it, holds another flow, or loses the race: tells whether it
     /// moved it, and from where.
     #[inline(always)]
     pub fn move_to(&self, state: State) -> Option<State> {
+        let slot_word = word(self.index)?;
         let mut tries = 0;
         // A concurrent `touch` makes the swap fail; two tries are enough, the next packet tries again.
         while tries < 2 {
-            let word = self.read();
+            // SAFETY: aligned word of FLOW_BUCKETS.
+            let word = Word(unsafe { ptr::read_volatile(slot_word) });
             if !word.same_flow(self.seen) || word.state() == state || word.state() as u8 <= State::Busy as u8 {
                 return None;
             }
-            // SAFETY: aligned word of FLOW_BUCKETS.
-            if unsafe { atomic::compare_and_swap(self.word, word.0, word.with_state(state).0) } {
+            // SAFETY: as above.
+            if unsafe { atomic::compare_and_swap(slot_word, word.0, word.with_state(state).0) } {
+                opaque(mirror(self.index));
                 return Some(word.state());
             }
             tries += 1;
@@ -71,16 +62,21 @@ impl Slot {
     }
 }
 
+/// The word of a slot.
+#[inline(always)]
+fn word(index: u32) -> Option<*mut u64> {
+    let bucket = FLOW_BUCKETS.get_ptr_mut(index / WAYS as u32)?;
+    // SAFETY: the way is below WAYS.
+    Some(unsafe { words(bucket).add(index as usize % WAYS) })
+}
+
 /// The slot with this index.
 #[inline(always)]
 pub fn slot(index: u32) -> Option<Slot> {
-    let bucket = FLOW_BUCKETS.get_ptr_mut(index / WAYS as u32)?;
     let flow = FLOWS.get_ptr_mut(index)?;
-    // SAFETY: the way is below WAYS.
-    let word = unsafe { ptr::addr_of_mut!((*bucket).words).cast::<u64>().add(index as usize % WAYS) };
     // SAFETY: aligned word of FLOW_BUCKETS.
-    let seen = Word(unsafe { ptr::read_volatile(word) });
-    Some(Slot { index, word, flow, seen })
+    let seen = Word(unsafe { ptr::read_volatile(word(index)?) });
+    Some(Slot { index, flow, mark: read_mark(flow), seen })
 }
 
 /// The bucket number of a hash.
@@ -95,11 +91,109 @@ fn words(bucket: *mut Bucket) -> *mut u64 {
     unsafe { ptr::addr_of_mut!((*bucket).words).cast::<u64>() }
 }
 
+#[inline(always)]
+fn mark(flow: *mut Flow) -> *mut u32 {
+    // SAFETY: projects within the flow.
+    unsafe { ptr::addr_of_mut!((*flow).mark).cast::<u32>() }
+}
+
+#[inline(always)]
+fn read_mark(flow: *mut Flow) -> Mark {
+    compiler_fence(Ordering::Acquire);
+    // SAFETY: aligned word of FLOWS.
+    let mark = Mark(unsafe { ptr::read_volatile(mark(flow)) });
+    compiler_fence(Ordering::Acquire);
+    mark
+}
+
+#[inline(always)]
+fn write_mark(flow: *mut Flow, new: Mark) {
+    compiler_fence(Ordering::Release);
+    // SAFETY: aligned word of FLOWS.
+    unsafe { ptr::write_volatile(mark(flow), new.0) };
+    compiler_fence(Ordering::Release);
+}
+
+/// Stores the time of a hit (rule 3).
+#[inline(always)]
+pub fn touch(index: u32, now: u32) {
+    opaque(touch_at(index, now));
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn touch_at(index: u32, now: u32) -> u32 {
+    if let (Some(word), Some(flow)) = (word(index), FLOWS.get_ptr_mut(index)) {
+        // SAFETY: the upper half of an aligned word of FLOW_BUCKETS, the third byte of one of FLOWS (little-endian).
+        unsafe {
+            ptr::write_volatile(word.cast::<u32>().add(1), now);
+            ptr::write_volatile(mark(flow).cast::<u8>().add(2), flow::period(now));
+        }
+    }
+    opaque(0)
+}
+
+/// Brings a flow's mark to its slot's word (rule 4).
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn mirror(index: u32) -> u32 {
+    if let (Some(word), Some(flow)) = (word(index), FLOWS.get_ptr_mut(index)) {
+        let mut tries = 0;
+        // Hits and other changes make the swap fail; each of the latter mirrors the word itself.
+        while tries < 4 {
+            let seen = read_mark(flow);
+            // SAFETY: aligned word of FLOW_BUCKETS.
+            let Some(new) = seen.following(Word(unsafe { ptr::read_volatile(word) })) else {
+                break;
+            };
+            // SAFETY: aligned word of FLOWS.
+            if unsafe { atomic::compare_and_swap32(mark(flow), seen.0, new.0) } {
+                break;
+            }
+            tries += 1;
+        }
+    }
+    opaque(0)
+}
+
 /// Finds the flow whose key has these words.
 #[inline(always)]
 pub fn lookup(wanted: [u64; 2], hash: u64, mask: u32) -> Option<Slot> {
+    if let Some(slot) = find(flow::preferred(hash, mask), wanted, hash) {
+        return Some(slot);
+    }
+    match search(wanted[0], wanted[1], hash, mask) {
+        NOWHERE => None,
+        index => find(index, wanted, hash),
+    }
+}
+
+/// The flow in this slot, if its key has these words.
+#[inline(always)]
+fn find(index: u32, wanted: [u64; 2], hash: u64) -> Option<Slot> {
+    let flow = FLOWS.get_ptr_mut(index)?;
+    let mark = read_mark(flow);
+    // SAFETY: the key is the flow's first 16 bytes, aligned to 64.
+    let stored = unsafe { [ptr::read_volatile(flow.cast::<u64>()), ptr::read_volatile(flow.cast::<u64>().add(1))] };
+    let differs = (stored[0] ^ wanted[0]) | (stored[1] ^ wanted[1]);
+    if differs != 0 || !mark.is_live() {
+        return None;
+    }
+    Some(Slot { index, flow, mark, seen: Word::new(mark.state(), mark.round(), flow::tag(hash), 0) })
+}
+
+/// No slot.
+const NOWHERE: u32 = u32::MAX;
+
+/// The slot, other than the preferred one, of the flow whose key has these words.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn search(addresses: u64, rest: u64, hash: u64, mask: u32) -> u32 {
     let number = bucket_number(hash, mask);
-    let bucket = words(FLOW_BUCKETS.get_ptr_mut(number)?);
+    let Some(bucket) = FLOW_BUCKETS.get_ptr_mut(number) else {
+        return NOWHERE;
+    };
+    let bucket = words(bucket);
     let tag = flow::tag(hash);
     let mut candidates = Ways::default();
     let mut way = 0;
@@ -111,22 +205,14 @@ pub fn lookup(wanted: [u64; 2], hash: u64, mask: u32) -> Option<Slot> {
     let mut tried = 0;
     while tried < WAYS && !candidates.is_empty() {
         let (way, others) = candidates.pop();
-        // SAFETY: way < WAYS.
-        let word = unsafe { bucket.add(way) };
-        // SAFETY: aligned word of FLOW_BUCKETS.
-        let seen = Word(unsafe { ptr::read_volatile(word) });
         let index = number * WAYS as u32 + way as u32;
-        let flow = FLOWS.get_ptr_mut(index)?;
-        // SAFETY: the key is the flow's first 16 bytes, aligned to 64.
-        let stored = unsafe { [ptr::read_volatile(flow.cast::<u64>()), ptr::read_volatile(flow.cast::<u64>().add(1))] };
-        let differs = (stored[0] ^ wanted[0]) | (stored[1] ^ wanted[1]);
-        if differs == 0 && seen.state() as u8 > State::Busy as u8 {
-            return Some(Slot { index, word, flow, seen });
+        if find(index, [addresses, rest], hash).is_some() {
+            return index;
         }
         candidates = others;
         tried += 1;
     }
-    None
+    NOWHERE
 }
 
 /// The slot that `claim` names.
@@ -150,20 +236,26 @@ extern "C" fn claim(hash: u64, mask: u32, now: u32) -> u64 {
         return NOTHING;
     };
     let bucket = words(bucket);
+    let preferred = flow::preferred(hash, mask) as usize % WAYS;
     let mut tries = 0;
     while tries < 2 {
         tries += 1;
         // Rank and way in one number: the verifier has one value to follow through the loop.
         let mut best = 0u64;
-        let mut way = 0;
-        while way < WAYS {
-            // SAFETY: way < WAYS; aligned word of FLOW_BUCKETS.
-            let word = Word(unsafe { ptr::read_volatile(bucket.add(way)) });
-            let candidate = (word.eviction_rank(now) << 3) | way as u64;
-            if candidate > best {
-                best = candidate;
+        // SAFETY: preferred < WAYS; aligned word of FLOW_BUCKETS.
+        if unsafe { ptr::read_volatile(bucket.add(preferred)) } as u8 == State::Empty as u8 {
+            best = u64::MAX << 3 | preferred as u64;
+        } else {
+            let mut way = 0;
+            while way < WAYS {
+                // SAFETY: way < WAYS; aligned word of FLOW_BUCKETS.
+                let word = Word(unsafe { ptr::read_volatile(bucket.add(way)) });
+                let candidate = (word.eviction_rank(now) << 3) | way as u64;
+                if candidate > best {
+                    best = candidate;
+                }
+                way += 1;
             }
-            way += 1;
         }
         let best_way = best as usize & (WAYS - 1);
         // SAFETY: best_way < WAYS.
@@ -180,6 +272,10 @@ extern "C" fn claim(hash: u64, mask: u32, now: u32) -> u64 {
         // SAFETY: aligned word of FLOW_BUCKETS.
         if unsafe { atomic::compare_and_swap(word, best_word.0, claimed.0) } {
             let index = number * WAYS as u32 + best_way as u32;
+            if let Some(flow) = FLOWS.get_ptr_mut(index) {
+                // Rule 2. The flags stay: `part` reads them.
+                write_mark(flow, Mark::new(State::Busy, claimed.round(), 0, read_mark(flow).flags()));
+            }
             if best_word.state() as u8 != State::Empty as u8 {
                 opaque(part(index, best_word.state() as u32));
             }
@@ -197,16 +293,18 @@ extern "C" fn part(index: u32, state: u32) -> u32 {
         return opaque(0);
     };
     // SAFETY: `own` points into FLOWS; its fields still are those of the flow that left.
-    let (flags, backend, peer_index) = unsafe { ((*own).flags, (*own).backend, (*own).peer) };
-    let mut was_live = flags & FLAG_REPLY == 0 && State::from_byte(state as u8).is_live();
+    let (backend, peer_index) = unsafe { ((*own).backend, (*own).peer) };
+    let is_reply = read_mark(own).is_reply();
+    let mut was_live = !is_reply && State::from_byte(state as u8).is_live();
     if let Some(peer) = slot(peer_index) {
         // SAFETY: `flow` points into FLOWS. A peer that does not point back is another connection's.
-        let (points_back, peer_flags) = unsafe { ((*peer.flow).peer == index, (*peer.flow).flags) };
+        let points_back = unsafe { (*peer.flow).peer } == index;
+        let peer_is_reply = read_mark(peer.flow).is_reply();
         if points_back
-            && (peer_flags ^ flags) & FLAG_REPLY != 0
+            && peer_is_reply != is_reply
             && let Some(left) = peer.move_to(State::Empty)
         {
-            was_live |= peer_flags & FLAG_REPLY == 0 && left.is_live();
+            was_live |= !peer_is_reply && left.is_live();
         }
     }
     if was_live {
@@ -241,19 +339,29 @@ extern "C" fn remove_at(index: u32, seen: u64) -> u32 {
     opaque(0)
 }
 
-/// Publishes a claimed slot: what was written to its flow before is there before the word is.
+/// Publishes a claimed slot: what was written to its flow before is there before the mark and the word are.
 #[inline(always)]
-fn publish(slot: &Slot, state: State, tag: u16, now: u32) {
-    compiler_fence(Ordering::Release);
-    // SAFETY: aligned word of FLOW_BUCKETS that this CPU claimed.
-    unsafe { ptr::write_volatile(slot.word, Word::new(state, slot.seen.round(), tag, now).0) };
+fn publish(slot: &Slot, state: State, tag: u16, now: u32, flags: u8) {
+    let new = Word::new(state, slot.seen.round(), tag, now);
+    write_mark(slot.flow, Mark::of(new, flags));
+    if let Some(word) = word(slot.index) {
+        // SAFETY: aligned word of FLOW_BUCKETS that this CPU claimed.
+        unsafe { ptr::write_volatile(word, new.0) };
+    }
 }
 
-/// Inserts both directions of a new connection to the backend of this number and generation.
+/// Inserts both directions of a new connection to the backend of this number and generation: what [`opened`] takes.
 #[inline(always)]
-pub fn insert(arrival: &Arrival, work: &Work, epoch: u16, backend: u32, generation: u16) -> Result<(), Reason> {
+pub fn insert(
+    arrival: &Arrival,
+    rewritten: &Rewritten,
+    route: &Route,
+    epoch: u16,
+    backend: u32,
+    generation: u16,
+) -> Result<u64, Reason> {
     let mask = arrival.config.bucket_mask;
-    let reply_words = work.rewritten.reply_key(&arrival.headers.key).words();
+    let reply_words = rewritten.reply_key(&arrival.headers.key).words();
     let reply_hash = hash::words(reply_words, arrival.config.flow_seed);
     if make_room(reply_words[0], reply_words[1], reply_hash, mask) != 0 {
         return Err(Reason::ReplyInUse);
@@ -265,12 +373,21 @@ pub fn insert(arrival: &Arrival, work: &Work, epoch: u16, backend: u32, generati
     let reply = claim(reply_hash, mask, arrival.now);
     if reply == NOTHING {
         if let Some(first) = claimed(first) {
-            publish(&first, State::Empty, 0, arrival.now);
+            publish(&first, State::Empty, 0, arrival.now, 0);
         }
         return Err(Reason::TableFull);
     }
-    opaque(write(arrival, work, &Claims { first, reply, reply_hash, backend, generation, epoch }));
-    Ok(())
+    opaque(write(arrival, rewritten, route, &Claims { first, reply, reply_hash, backend, generation, epoch }));
+    Ok(first | OPENED)
+}
+
+/// Marks an inserted connection's first slot among verdicts, which are below it.
+const OPENED: u64 = 1 << 63;
+
+/// The slot that a connection was just inserted in; None: the number is a verdict.
+#[inline(always)]
+pub fn opened(number: u64) -> Option<Slot> {
+    if number & OPENED == 0 { None } else { slot(number as u32) }
 }
 
 /// Both slots of a new connection, and what their flows are to say.
@@ -285,13 +402,13 @@ struct Claims {
 
 /// Writes and publishes both flows.
 #[inline(never)]
-fn write(arrival: &Arrival, work: &Work, claims: &Claims) -> u32 {
+fn write(arrival: &Arrival, rewritten: &Rewritten, route: &Route, claims: &Claims) -> u32 {
     if let Some(slot) = claimed(claims.reply) {
         let key = &arrival.headers.key;
         let flow = slot.flow;
         // SAFETY: this CPU claimed the slot; what may be stale is the other connection's that was there before.
         unsafe {
-            (*flow).key = work.rewritten.reply_key(key);
+            (*flow).key = rewritten.reply_key(key);
             (*flow).new_src = key.dst;
             (*flow).new_dst = key.src;
             (*flow).new_sport = key.dport;
@@ -299,27 +416,25 @@ fn write(arrival: &Arrival, work: &Work, claims: &Claims) -> u32 {
             (*flow).port = port::STACK;
             // The way back is found when the first answer comes: epoch 0 is always old.
             (*flow).epoch = 0;
-            begin(flow, claims.first, claims, FLAG_REPLY);
+            begin(flow, claims.first, claims);
         }
-        publish(&slot, State::Opening, flow::tag(claims.reply_hash), arrival.now);
+        publish(&slot, State::Opening, flow::tag(claims.reply_hash), arrival.now, FLAG_REPLY);
     }
     if let Some(slot) = claimed(claims.first) {
         let flow = slot.flow;
         // SAFETY: as above.
         unsafe {
             (*flow).key = arrival.headers.key;
-            (*flow).new_src = work.rewritten.src;
-            (*flow).new_dst = work.rewritten.dst;
-            (*flow).new_sport = work.rewritten.sport;
-            (*flow).new_dport = work.rewritten.dport;
-            (*flow).port = work.route.port;
-            (*flow).next_hop = work.route.next_hop;
+            (*flow).new_src = rewritten.src;
+            (*flow).new_dst = rewritten.dst;
+            (*flow).new_sport = rewritten.sport;
+            (*flow).new_dport = rewritten.dport;
+            (*flow).port = route.port;
+            (*flow).next_hop = route.next_hop;
             (*flow).epoch = claims.epoch;
-            begin(flow, claims.reply, claims, 0);
-            (*flow).packets = arrival.frames;
-            (*flow).bytes = arrival.bytes as u64;
+            begin(flow, claims.reply, claims);
         }
-        publish(&slot, State::Opening, flow::tag(arrival.hash), arrival.now);
+        publish(&slot, State::Opening, flow::tag(arrival.hash), arrival.now, 0);
     }
     opaque(0)
 }
@@ -342,16 +457,13 @@ extern "C" fn make_room(addresses: u64, rest: u64, hash: u64, mask: u32) -> u32 
 /// # Safety
 /// This CPU claimed the flow's slot.
 #[inline(always)]
-unsafe fn begin(flow: *mut Flow, peer: u64, claims: &Claims, flags: u8) {
+unsafe fn begin(flow: *mut Flow, peer: u64, claims: &Claims) {
     // SAFETY: as the caller promises.
     unsafe {
         (*flow).generation = claims.generation;
         (*flow).backend = claims.backend;
         (*flow).peer = peer as u32;
         (*flow).packets = 0;
-        (*flow).meter = 0;
-        (*flow).flags = flags;
-        (*flow).reserved = 0;
         (*flow).bytes = 0;
     }
 }

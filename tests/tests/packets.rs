@@ -289,7 +289,7 @@ both_hooks! {
             ensure!(bench.load(number)? == 10, "{} connections", bench.load(number)?);
         }
         // Two connections of the second backend end: it gets the next two.
-        let ended: Vec<_> = bench.flows()?.into_iter().filter(|(_, flow)| flow.backend == numbers[1] && flow.flags == 0).take(2).collect();
+        let ended: Vec<_> = bench.flows()?.into_iter().filter(|(_, flow)| flow.backend == numbers[1] && !flow.mark.is_reply()).take(2).collect();
         for (_, flow) in &ended {
             let client = SocketAddrV4::new(Bench::CLIENT, u16::from_be(flow.key.sport));
             bench.run(&Frame::tcp(client, VIP, tcp::RST))?;
@@ -650,7 +650,7 @@ both_hooks! {
         bench.expect_sent(&answer, &to_client(answer.clone()))?;
         // What was evicted was taken off the load: each flow in the table is whole, and counted once.
         let flows = bench.flows()?;
-        let firsts = u32::try_from(flows.iter().filter(|(_, flow)| flow.flags == 0).count())?;
+        let firsts = u32::try_from(flows.iter().filter(|(_, flow)| !flow.mark.is_reply()).count())?;
         ensure!(flows.len() == 2 * firsts as usize, "{} flows, {firsts} of them first", flows.len());
         ensure!(bench.load(backend)? == firsts, "load {} for {firsts} connections", bench.load(backend)?);
         Ok(())

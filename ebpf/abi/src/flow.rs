@@ -1,8 +1,13 @@
 //! The flow table: a set-associative hash table in two arrays, and its race rules.
 //!
 //! A [`Bucket`] is one 64-byte cache line of [`WAYS`] slot words; the flow of way `w` of bucket `b` is element
-//! `b * WAYS + w` of FLOWS. So a lookup is one hash, one line of words, one line of flow. Every connection has two
-//! flows, one for each direction, that name each other by [`Flow::peer`].
+//! `b * WAYS + w` of FLOWS, a line of its own. Every connection has two flows, one for each direction, that name each
+//! other by [`Flow::peer`].
+//!
+//! A flow's hash names its bucket and the way that it prefers there ([`preferred`]). An insert takes that way when it is
+//! empty, which it is for most flows of a table that is not crowded; and a flow's line holds a [`Mark`], a mirror of its
+//! slot word. So a hit reads one line: with many flows nothing costs more than the lines that are not in the cache. Only
+//! a flow that is not in its preferred way is searched in the line of words.
 //!
 //! # The slot word
 //! ```text
@@ -10,17 +15,19 @@
 //! |  seen: jiffies |   tag   |  round  | state |
 //! ```
 //! `tag` is 16 bits of the flow's hash, `round` counts how often the slot was claimed, `seen` is when a packet last
-//! hit it.
+//! hit it (to a period of [`TOUCH_PERIOD`]).
 //!
 //! # Race rules
 //! CPUs and the controller's sweeper meet in a slot without locks. x86-64 and arm64 write aligned words whole.
 //! 1. Who takes a slot compare-and-swaps its whole word to `Busy` with the next round; only the winner writes the
 //!    flow, and then stores the word that publishes it. Nobody touches a `Busy` slot.
-//! 2. Who reads a flow compares the slot's round and tag before and after copying it: a slot that was claimed in
-//!    between reads as a miss.
-//! 3. A hit stores only `seen`, as a 32-bit write of the word's upper half: it can delay a claim's compare-and-swap,
-//!    never undo it. A `seen` written just after a claim only makes the new flow look fresh.
-//! 4. Every change of `state` is a compare-and-swap of the whole word; who loses it leaves the state to the winner.
+//! 2. Who claimed a slot marks its flow dead before it writes it, and live after. Who reads a flow compares the mark's
+//!    round before and after copying it: a flow that was dead, or that was claimed in between, reads as a miss.
+//! 3. A hit stores only `seen`, as a 32-bit write of the word's upper half, and `touched`, a byte of the mark: it can delay
+//!    a compare-and-swap, never undo it. A `seen` written just after a claim only makes the new flow look fresh.
+//! 4. Every change of `state` is a compare-and-swap of the whole word; who loses it leaves the state to the winner. The
+//!    winner then brings the mark to the word: it reads the mark, then the word, and compare-and-swaps the mark to the
+//!    word's state while both are of one round. Whoever comes last has seen the last word.
 //! 5. Who moves a connection's *first* flow (the one without [`FLAG_REPLY`]) from a live state to `Closed`, `Busy` or
 //!    `Empty` takes one off its backend's load: so it is taken off exactly once.
 //! 6. The next hop and the counters in a flow are written without claiming it, by CPUs that handle its packets; a torn
@@ -32,6 +39,10 @@ use crate::{Be16, Be32};
 
 /// Slots of a bucket.
 pub const WAYS: usize = 8;
+
+/// Binary logarithm of the jiffies between two stores of a busy flow's time: the slot words stay shared, unmodified cache
+/// lines. Timeouts are whole seconds, so this much error does not matter.
+pub const TOUCH_PERIOD: u32 = 8;
 
 /// The IPv4 5-tuple as the packet has it on arrival.
 #[repr(C)]
@@ -87,11 +98,8 @@ pub struct Flow {
     pub peer: u32,
     /// Packets forwarded; wraps.
     pub packets: u32,
-    /// Index of the meter that limits it; 0: none. Kept for bandwidth limits.
-    pub meter: u16,
-    /// `FLAG_*`.
-    pub flags: u8,
-    pub reserved: u8,
+    /// What a hit needs of the slot word.
+    pub mark: Mark,
     /// Bytes forwarded, from the Ethernet header.
     pub bytes: u64,
 }
@@ -101,6 +109,91 @@ const _: () = assert!(size_of::<Flow>() == 64 && size_of::<FlowKey>() == 16 && s
 /// The flow goes from backend to client.
 pub const FLAG_REPLY: u8 = 1;
 
+/// The mirror of a slot's word in its flow, one aligned 32-bit word:
+/// ```text
+/// 31   24 23     16 15      8 7      0
+/// | flags | touched |  round  | state |
+/// ```
+/// `touched` counts the periods of [`TOUCH_PERIOD`], `flags` are the flow's `FLAG_*`.
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Mark(pub u32);
+
+impl Mark {
+    #[inline(always)]
+    pub const fn new(state: State, round: u8, now: u32, flags: u8) -> Self {
+        Self((flags as u32) << 24 | (period(now) as u32) << 16 | (round as u32) << 8 | state as u32)
+    }
+
+    /// The mirror of a word.
+    #[inline(always)]
+    pub const fn of(word: Word, flags: u8) -> Self {
+        Self::new(word.state(), word.round(), word.seen(), flags)
+    }
+
+    #[inline(always)]
+    pub const fn state(self) -> State {
+        State::from_byte(self.0 as u8)
+    }
+
+    #[inline(always)]
+    pub const fn round(self) -> u8 {
+        (self.0 >> 8) as u8
+    }
+
+    #[inline(always)]
+    pub const fn flags(self) -> u8 {
+        (self.0 >> 24) as u8
+    }
+
+    /// True for the flow from backend to client.
+    #[inline(always)]
+    pub const fn is_reply(self) -> bool {
+        self.flags() & FLAG_REPLY != 0
+    }
+
+    /// True unless the slot is empty or being written.
+    #[inline(always)]
+    pub const fn is_live(self) -> bool {
+        self.0 as u8 > State::Busy as u8
+    }
+
+    /// True while a flow that was live under the mark `before` still is the same one.
+    #[inline(always)]
+    pub const fn still(self, before: Self) -> bool {
+        (self.0 ^ before.0) & 0xff00 == 0 && self.is_live()
+    }
+
+    /// True when the last hit's time was stored in another period than `now`.
+    #[inline(always)]
+    pub const fn is_stale(self, now: u32) -> bool {
+        (self.0 >> 16) as u8 != period(now)
+    }
+
+    /// The mark of the same flow in the state of its slot's word; `None`: the slot is another flow's by now, or they
+    /// agree.
+    #[inline(always)]
+    pub const fn following(self, word: Word) -> Option<Self> {
+        let state = word.0 as u8;
+        if self.round() != word.round() || self.0 as u8 == state {
+            return None;
+        }
+        Some(Self(self.0 & !0xff | state as u32))
+    }
+}
+
+/// The period that a time in jiffies is in; wraps.
+#[inline(always)]
+pub const fn period(now: u32) -> u8 {
+    (now >> TOUCH_PERIOD) as u8
+}
+
+/// The slot that a flow with this hash prefers.
+#[inline(always)]
+pub const fn preferred(hash: u64, bucket_mask: u32) -> u32 {
+    (hash as u32 & bucket_mask) * WAYS as u32 + (hash >> 45) as u32 % WAYS as u32
+}
+
 /// One cache line of slot words.
 #[repr(C, align(64))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -109,6 +202,10 @@ pub struct Bucket {
 }
 
 crate::pod!(FlowKey, Flow, Bucket);
+
+/// Offset of [`Flow::mark`], in bytes, for who changes it atomically.
+pub const MARK_OFFSET: usize = core::mem::offset_of!(Flow, mark);
+const _: () = assert!(MARK_OFFSET.is_multiple_of(4));
 
 /// A slot's state: the low byte of its word. In the order in which eviction prefers them, but for `Busy`.
 #[repr(u8)]
@@ -268,7 +365,7 @@ impl Ways {
     }
 }
 
-/// The tag of a flow's hash: bits that its bucket number does not use.
+/// The tag of a flow's hash: bits that neither its bucket number nor its preferred way use.
 #[inline(always)]
 pub const fn tag(hash: u64) -> u16 {
     (hash >> 48) as u16
@@ -330,6 +427,29 @@ mod tests {
         assert_eq!((claimed.state(), claimed.round(), claimed.tag(), claimed.seen()), (State::Busy, 0, 0xbeef, 42));
         assert!(!claimed.same_flow(word));
         assert!(word.with_state(State::Closed).same_flow(word));
+    }
+
+    #[test]
+    fn a_mark_follows_its_word_and_no_other_flows() {
+        let mark = Mark::new(State::Opening, 7, 0x1234, FLAG_REPLY);
+        let word = |state, round| Word::new(state, round, 0xbeef, 99);
+        let moved = mark.following(word(State::Established, 7)).expect("another state");
+        assert_eq!((moved.state(), moved.round(), moved.flags()), (State::Established, 7, FLAG_REPLY));
+        assert!(moved.still(mark) && moved.is_reply() && !moved.is_stale(0x12ff) && moved.is_stale(0x1300));
+        assert_eq!(mark.following(word(State::Opening, 7)), None);
+        assert_eq!(mark.following(word(State::Established, 8)), None);
+        let dead = mark.following(word(State::Empty, 7)).expect("another state");
+        assert!(!dead.is_live() && !dead.still(mark));
+        assert!(!Mark::new(State::Opening, 8, 0, 0).still(mark));
+    }
+
+    #[test]
+    fn a_preferred_slot_is_in_the_hashes_bucket() {
+        for hash in [0, 0x5eed_0000_0000_0003, u64::MAX, 1 << 45, 7 << 45] {
+            let slot = preferred(hash, 0x3ff);
+            assert_eq!(slot / WAYS as u32, hash as u32 & 0x3ff);
+        }
+        assert_eq!(preferred(5 << 45 | 2, 3), 2 * 8 + 5);
     }
 
     #[test]

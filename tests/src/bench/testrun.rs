@@ -7,9 +7,11 @@ use anyhow::{Result, ensure};
 use vipgate_abi::{flow::State, service::Algorithm};
 
 use super::{Report, Series};
-use crate::packet::{Bench, Frame, Hook, Verdict, tcp};
+use crate::packet::{Bench, Frame, Hook, Packets, Verdict, tcp};
 
 const TCP: u8 = 6;
+/// The first client.
+const CLIENTS: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(10, 64, 0, 0), 1024);
 const VIP: SocketAddrV4 = SocketAddrV4::new(Bench::VIP, 80);
 
 /// What a case runs.
@@ -49,32 +51,28 @@ pub fn run(report: &mut Report, hook: Hook, rounds: u32, repeat: u32) -> Result<
 }
 
 fn prepare(hook: Hook, kind: Kind) -> Result<Bench> {
-    let (packets, buckets) = match kind {
+    let (count, buckets) = match kind {
         Kind::Hit(flows) => (flows, flows.max(128)),
         Kind::Syn => (1 << 20, 1 << 16),
         Kind::Other => (1 << 10, 128),
     };
-    let frames = |flags| headers(packets, flags, if kind == Kind::Other { 81 } else { VIP.port() });
-    let mut bench = Bench::benchmark(hook, buckets, &frames(tcp::SYN))?;
+    let segments = |flags| Packets {
+        first: Frame::tcp(
+            CLIENTS,
+            SocketAddrV4::new(Bench::VIP, if kind == Kind::Other { 81 } else { VIP.port() }),
+            flags,
+        ),
+        count,
+        port_bits: 4,
+    };
+    let mut bench = Bench::benchmark(hook, buckets, &segments(tcp::SYN))?;
     let backends: Vec<_> = (10..20).map(|host| SocketAddrV4::new(Ipv4Addr::new(10, 2, 0, host), 8080)).collect();
     bench.serve(VIP, TCP, Algorithm::RoundRobin, &backends)?;
     if let Kind::Hit(flows) = kind {
         bench.time(flows)?;
         let made = bench.set_states(State::Established)?;
         ensure!(made >= flows * 2 / 100 * 99, "{made} flows of {flows} connections are in the table");
-        bench.set_headers(&frames(tcp::ACK))?;
+        bench.set_packets(&segments(tcp::ACK))?;
     }
     Ok(bench)
-}
-
-/// The headers of so many connections' segments.
-fn headers(count: u32, flags: u8, port: u16) -> Vec<[u16; 32]> {
-    let to = SocketAddrV4::new(Bench::VIP, port);
-    (0..count)
-        .map(|number| {
-            let host = Ipv4Addr::from(0x0a40_0000 + (number >> 4));
-            let sport = 1024 + u16::try_from(number & 15).unwrap_or_default();
-            Frame::tcp(SocketAddrV4::new(host, sport), to, flags).header_words()
-        })
-        .collect()
 }

@@ -15,7 +15,7 @@ use vipgate_abi::service::Algorithm;
 use super::{Report, Series};
 use crate::{
     lab::Namespace,
-    packet::{Bench, Frame, Hook},
+    packet::{Bench, Frame, Hook, Packets},
 };
 
 const UDP: u8 = 17;
@@ -114,7 +114,7 @@ impl Wire {
         };
         let to = if way == Way::Forwarding { SocketAddrV4::new(Ipv4Addr::new(10, 2, 0, 11), 80) } else { VIP };
         let nanoseconds = self.generator.within(|| {
-            let mut generator = Bench::generator("c0", &headers(flows, to))?;
+            let mut generator = Bench::generator("c0", &packets(flows, to))?;
             // Warms caches and flow tables up: every flow is known when the count starts.
             generator.send(flows.max(frames / 8), BATCH)?;
             let before = sink.sunk()?;
@@ -159,13 +159,8 @@ fn rules(way: Way) -> Option<String> {
     ))
 }
 
-/// Headers of so many flows' datagrams.
-fn headers(flows: u32, to: SocketAddrV4) -> Vec<[u16; 32]> {
-    (0..flows)
-        .map(|number| {
-            let host = Ipv4Addr::from(0x0a01_0014 + (number >> 10));
-            let sport = 1024 + u16::try_from(number & 1023).unwrap_or_default();
-            Frame::udp(SocketAddrV4::new(host, sport), to).payload(&[0; 18]).header_words()
-        })
-        .collect()
+/// So many flows' datagrams.
+fn packets(flows: u32, to: SocketAddrV4) -> Packets {
+    let first = Frame::udp(SocketAddrV4::new(Ipv4Addr::new(10, 1, 0, 20), 1024), to).payload(&[0; 18]);
+    Packets { first, count: flows, port_bits: 10 }
 }

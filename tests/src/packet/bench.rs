@@ -22,7 +22,7 @@ use vipgate_abi::{
     backend::Backend,
     config::Config,
     counters::{Reason, Traffic},
-    flow::{Bucket, Flow, State, WAYS, Word},
+    flow::{Bucket, Flow, Mark, State, WAYS, Word},
     maps,
     port::Port,
     service::{Algorithm, Kind, Service, ServiceKey},
@@ -80,6 +80,16 @@ pub struct Outcome {
     pub bytes: Vec<u8>,
 }
 
+/// Packets of many flows: the first one, and those that differ from it in their source.
+#[derive(Clone, Debug)]
+pub struct Packets {
+    pub first: Frame,
+    /// A power of two.
+    pub count: u32,
+    /// Consecutive packets have consecutive source ports, two to the power of this many, before the next address' turn.
+    pub port_bits: u32,
+}
+
 /// Loaded programs with their tables, in a network namespace of the calling thread.
 ///
 /// ```text
@@ -125,18 +135,16 @@ impl Bench {
     /// The programs that the controller loads, with a small flow table.
     pub fn new(hook: Hook) -> Result<Self> {
         let program = hook.program();
-        let mut bench = Self::open(hook, PROGRAMS, Self::BUCKETS, &[])?;
+        let mut bench = Self::open(hook, PROGRAMS, Self::BUCKETS)?;
         bench.load_program(hook, program)?;
         bench.load_program(Hook::Tc, maps::PROGRAM_EGRESS)?;
         bench.program = program;
         Ok(bench)
     }
 
-    /// The benchmark's programs, which run `headers` in turn (a power of two of them), with so many flow buckets.
-    pub fn benchmark(hook: Hook, buckets: u32, headers: &[[u16; 32]]) -> Result<Self> {
-        ensure!(headers.len().is_power_of_two(), "{} packets are no power of two", headers.len());
-        let count = u32::try_from(headers.len())?;
-        let mut bench = Self::open(hook, BENCHMARK, buckets, &[("BENCH_HEADERS", count)])?;
+    /// The benchmark's programs, which run `packets` in turn, with so many flow buckets.
+    pub fn benchmark(hook: Hook, buckets: u32, packets: &Packets) -> Result<Self> {
+        let mut bench = Self::open(hook, BENCHMARK, buckets)?;
         let (program, empty) = match hook {
             Hook::Xdp => ("bench_xdp", "bench_empty_xdp"),
             Hook::Tc => ("bench_tc", "bench_empty_tc"),
@@ -145,18 +153,15 @@ impl Bench {
         bench.load_program(hook, empty)?;
         bench.program = program;
         bench.empty = empty;
-        bench.set_headers(headers)?;
+        bench.set_packets(packets)?;
         Ok(bench)
     }
 
-    /// Other packets for the benchmark's programs, as many as before.
-    pub fn set_headers(&mut self, headers: &[[u16; 32]]) -> Result<()> {
-        let mut map = self.array::<[u16; 32]>("BENCH_HEADERS")?;
-        for (index, words) in (0u32..).zip(headers) {
-            map.set(index, words, 0)?;
-        }
-        let mask = u32::try_from(headers.len() - 1)?;
-        Ok(self.array::<[u32; 2]>("BENCH_TURN")?.set(0, [0, mask], 0)?)
+    /// Other packets for the benchmark's programs.
+    pub fn set_packets(&mut self, packets: &Packets) -> Result<()> {
+        ensure!(packets.count.is_power_of_two(), "{} packets are no power of two", packets.count);
+        self.array::<[u16; 32]>("BENCH_TEMPLATE")?.set(0, packets.first.header_words(), 0)?;
+        Ok(self.array::<[u32; 3]>("BENCH_TURN")?.set(0, [0, packets.count - 1, packets.port_bits], 0)?)
     }
 
     /// Runs the benchmark's program so often: nanoseconds a run, and the last run's verdict.
@@ -180,9 +185,9 @@ impl Bench {
         Ok((nanoseconds, self.verdict(result.return_value)))
     }
 
-    fn open(hook: Hook, object: &[u8], buckets: u32, sizes: &[(&str, u32)]) -> Result<Self> {
+    fn open(hook: Hook, object: &[u8], buckets: u32) -> Result<Self> {
         make_network()?;
-        let mut bench = Self::load_object(hook, object, buckets, sizes)?;
+        let mut bench = Self::load_object(hook, object, buckets)?;
         bench.set_port(1, "pub0", Self::PUBLIC_MAC)?;
         bench.set_port(2, "priv0", Self::PRIVATE_MAC)?;
         Ok(bench)
@@ -190,7 +195,7 @@ impl Bench {
 
     /// The programs that the controller loads, in the calling thread's namespace as it is, without ports.
     pub fn in_namespace(hook: Hook, buckets: u32) -> Result<Self> {
-        let mut bench = Self::load_object(hook, PROGRAMS, buckets, &[])?;
+        let mut bench = Self::load_object(hook, PROGRAMS, buckets)?;
         bench.program = hook.program();
         bench.load_program(hook, bench.program)?;
         Ok(bench)
@@ -207,7 +212,7 @@ impl Bench {
 
     /// The benchmark's sink on a device of the calling thread's namespace.
     pub fn sink(device: &str) -> Result<Self> {
-        let mut bench = Self::load_object(Hook::Xdp, BENCHMARK, 8, &[])?;
+        let mut bench = Self::load_object(Hook::Xdp, BENCHMARK, 8)?;
         bench.program = "bench_sink";
         bench.load_program(Hook::Xdp, bench.program)?;
         bench.attach(device)?;
@@ -221,12 +226,11 @@ impl Bench {
     }
 
     /// The benchmark's generator of these packets, in turn, out of a device of the calling thread's namespace.
-    pub fn generator(device: &str, headers: &[[u16; 32]]) -> Result<Self> {
-        let count = u32::try_from(headers.len())?;
-        let mut bench = Self::load_object(Hook::Xdp, BENCHMARK, 8, &[("BENCH_HEADERS", count)])?;
+    pub fn generator(device: &str, packets: &Packets) -> Result<Self> {
+        let mut bench = Self::load_object(Hook::Xdp, BENCHMARK, 8)?;
         bench.program = "bench_send";
         bench.load_program(Hook::Xdp, bench.program)?;
-        bench.set_headers(headers)?;
+        bench.set_packets(packets)?;
         bench.device = ifindex(device)?;
         Ok(bench)
     }
@@ -253,12 +257,8 @@ impl Bench {
         Ok(processor_time()? - start)
     }
 
-    fn load_object(hook: Hook, object: &[u8], buckets: u32, sizes: &[(&str, u32)]) -> Result<Self> {
-        let mut loader = EbpfLoader::new();
-        for (map, size) in sizes {
-            loader.map_max_entries(map, *size);
-        }
-        let ebpf = loader
+    fn load_object(hook: Hook, object: &[u8], buckets: u32) -> Result<Self> {
+        let ebpf = EbpfLoader::new()
             .map_max_entries(maps::FLOW_BUCKETS, buckets)
             .map_max_entries(maps::FLOWS, buckets * WAYS as u32)
             .map_max_entries(maps::RINGS, 1 << 16)
@@ -462,19 +462,24 @@ impl Bench {
 
     /// Moves every flow in the table to a state, as traffic would.
     pub fn set_states(&mut self, state: State) -> Result<u32> {
-        let mut moved = 0;
+        let mut slots = Vec::new();
         let mut buckets = self.array::<Bucket>(maps::FLOW_BUCKETS)?;
         for number in 0..buckets.len() {
             let mut bucket = buckets.get(&number, 0)?;
-            for word in &mut bucket.words {
+            for (way, word) in (0u32..).zip(&mut bucket.words) {
                 if Word(*word).state().is_live() {
                     *word = Word(*word).with_state(state).0;
-                    moved += 1;
+                    slots.push((number * WAYS as u32 + way, Word(*word)));
                 }
             }
             buckets.set(number, bucket, 0)?;
         }
-        Ok(moved)
+        let mut flows = self.array::<Flow>(maps::FLOWS)?;
+        for &(slot, word) in &slots {
+            let flow = flows.get(&slot, 0)?;
+            flows.set(slot, Flow { mark: Mark::of(word, flow.mark.flags()), ..flow }, 0)?;
+        }
+        Ok(u32::try_from(slots.len())?)
     }
 
     /// Runs `frame` and checks that it goes out as `expected`, to the last byte.

@@ -10,7 +10,7 @@ use std::{
 use nix::time::{ClockId, clock_getres};
 use vipgate_abi::{
     Be16, Be32,
-    flow::{Bucket, FLAG_REPLY, Flow, State, WAYS, Word},
+    flow::{Bucket, Flow, State, WAYS, Word},
     maps,
 };
 
@@ -93,9 +93,9 @@ impl FlowView {
 
     /// The connection whose first flow is in this slot.
     fn connection(&self, slot: u32, now: u32, hz: u32) -> Option<Connection> {
-        let (word, flow) = self.stable(slot).filter(|(_, flow)| flow.flags & FLAG_REPLY == 0)?;
+        let (word, flow) = self.stable(slot).filter(|(_, flow)| !flow.mark.is_reply())?;
         // The other direction may just be gone, or its slot be another connection's.
-        let reply = self.stable(flow.peer).filter(|(_, reply)| reply.peer == slot && reply.flags & FLAG_REPLY != 0);
+        let reply = self.stable(flow.peer).filter(|(_, reply)| reply.peer == slot && reply.mark.is_reply());
         let idle = reply.map_or(word.age(now), |(reply, _)| reply.age(now).min(word.age(now)));
         let answer = reply.map(|(_, reply)| reply).unwrap_or_default();
         Some(Connection {

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use vipgate_abi::{
     backend::Backend,
-    flow::{Bucket, FLAG_REPLY, Flow, State, WAYS, Word},
+    flow::{Bucket, Flow, Mark, State, WAYS, Word},
     maps,
 };
 
@@ -43,7 +43,7 @@ impl FlowTable {
     /// Writes a flow's slot, as a program does.
     #[cfg(test)]
     pub(crate) fn put(&self, slot: u32, word: Word, flow: Flow) {
-        self.flows.write(slot, flow);
+        self.flows.write(slot, Flow { mark: Mark::of(word, flow.mark.flags()), ..flow });
         self.slot(slot).expect("a slot").store(word.0, Ordering::Release);
     }
 
@@ -96,10 +96,21 @@ impl FlowTable {
         if word.compare_exchange(seen.0, empty, Ordering::AcqRel, Ordering::Relaxed).is_err() {
             return false;
         }
-        if flow.flags & FLAG_REPLY == 0 && seen.state().is_live() {
+        self.mirror(slot);
+        if !flow.mark.is_reply() && seen.state().is_live() {
             self.unload(flow.backend, 1);
         }
         true
+    }
+
+    /// Brings a flow's mark to its slot's word (rule 4).
+    fn mirror(&self, slot: u32) {
+        let (Some(word), Some(mark)) = (self.slot(slot), self.flows.mark(slot)) else {
+            return;
+        };
+        // Ends: once nothing changes the mark in between, the swap succeeds.
+        let follow = |mark| Mark(mark).following(Word(word.load(Ordering::Acquire))).map(|new| new.0);
+        mark.fetch_update(Ordering::AcqRel, Ordering::Acquire, follow).ok();
     }
 
     /// Takes connections off a backend's load, never below 0.

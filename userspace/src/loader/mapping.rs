@@ -15,6 +15,7 @@ use std::{
 
 use aya::{Pod, maps::MapData};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
+use vipgate_abi::flow::{Flow, MARK_OFFSET};
 
 use super::error::TableError;
 
@@ -152,6 +153,15 @@ impl<T: Pod> View<T> {
     /// One word of an element.
     pub(super) fn word(&self, index: u32, at: usize) -> Option<u64> {
         Some(self.0.words(index)?.get(at)?.load(Ordering::Acquire))
+    }
+}
+
+impl Mapping<Flow> {
+    /// The mark of one flow.
+    pub fn mark(&self, index: u32) -> Option<&AtomicU32> {
+        let words = self.words(index)?;
+        // SAFETY: within the element, aligned; atomics of both sizes on the same memory are what the programs do, too.
+        Some(unsafe { &*words.as_ptr().cast::<AtomicU32>().add(MARK_OFFSET / size_of::<u32>()) })
     }
 }
 

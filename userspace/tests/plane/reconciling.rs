@@ -10,7 +10,7 @@ use vipgate::{
     state::{Algorithm, BackendState, ListenerState, Protocol, VipState},
 };
 use vipgate_abi::{
-    flow::{Bucket, FLAG_REPLY, Flow, State, Word},
+    flow::{Bucket, FLAG_REPLY, Flow, Mark, State, Word},
     maps,
     service::{Kind, ServiceKey},
 };
@@ -284,14 +284,15 @@ fn flows_of_a_vip_that_goes_are_swept_at_once() {
 
     // A connection as the programs would have made it, in the slots 3 and 11.
     let backend = bench.plane.tables().expect("opens").backends().read(51).expect("inside");
-    let flow = Flow { backend: 51, generation: backend.generation, peer: 11, ..Flow::default() };
+    let word = Word::new(State::Established, 1, 7, bench.plane.jiffies().expect("a time"));
+    let flow =
+        Flow { backend: 51, generation: backend.generation, peer: 11, mark: Mark::of(word, 0), ..Flow::default() };
     let mut flows = bench.map::<Array<MapData, Flow>>(maps::FLOWS);
     flows.set(3, flow, 0).expect("written");
-    flows.set(11, Flow { peer: 3, flags: FLAG_REPLY, ..flow }, 0).expect("written");
-    let word = Word::new(State::Established, 1, 7, bench.plane.jiffies().expect("a time")).0;
+    flows.set(11, Flow { peer: 3, mark: Mark::of(word, FLAG_REPLY), ..flow }, 0).expect("written");
     let mut buckets = bench.map::<Array<MapData, Bucket>>(maps::FLOW_BUCKETS);
     for bucket in [0, 1] {
-        buckets.set(bucket, Bucket { words: [0, 0, 0, word, 0, 0, 0, 0] }, 0).expect("written");
+        buckets.set(bucket, Bucket { words: [0, 0, 0, word.0, 0, 0, 0, 0] }, 0).expect("written");
     }
     bench.map::<Array<MapData, u32>>(maps::BACKEND_LOAD).set(51, 1, 0).expect("written");
 

@@ -18,7 +18,7 @@ use std::{
 };
 
 use tracing::{debug, error, warn};
-use vipgate_abi::flow::{FLAG_REPLY, Flow, State, WAYS, Word};
+use vipgate_abi::flow::{Flow, State, WAYS, Word};
 
 use crate::loader::{self, FlowTable, LoadError, Plane};
 
@@ -243,14 +243,14 @@ impl<'a> Pass<'a> {
         // The word before the flow: should the slot be claimed in between, emptying it by this word fails.
         let word = self.table.word(flow.peer).filter(|word| !matches!(word.state(), State::Empty | State::Busy))?;
         let peer = self.table.flow(flow.peer)?;
-        let is_other = peer.peer == slot && (peer.flags ^ flow.flags) & FLAG_REPLY != 0;
+        let is_other = peer.peer == slot && peer.mark.is_reply() != flow.mark.is_reply();
         is_other.then_some((flow.peer, word, peer))
     }
 
     /// Counts a connection that stays.
     fn note(&mut self, word: Word, flow: &Flow) {
         if let Some(count) = &mut self.count
-            && flow.flags & FLAG_REPLY == 0
+            && !flow.mark.is_reply()
             && word.state().is_live()
         {
             *count.found.entry(flow.backend).or_default() += 1;

@@ -2,7 +2,10 @@
 
 use std::sync::atomic::AtomicU32;
 
-use vipgate_abi::backend::Backend;
+use vipgate_abi::{
+    backend::Backend,
+    flow::{FLAG_REPLY, Mark},
+};
 
 use super::*;
 
@@ -18,6 +21,9 @@ fn table() -> FlowTable {
     table
 }
 
+/// Of a flow from backend to client.
+const REPLY: Mark = Mark::new(State::Empty, 0, 0, FLAG_REPLY);
+
 fn word(state: State, age: u32) -> Word {
     Word::new(state, 3, 0xbeef, NOW.wrapping_sub(age * HZ))
 }
@@ -27,7 +33,7 @@ fn connect(table: &FlowTable, first: u32, one: (State, u32), other: (State, u32)
     let second = first + WAYS as u32;
     let flow = Flow { backend: 1, generation: 7, peer: second, ..Flow::default() };
     table.put(first, word(one.0, one.1), flow);
-    table.put(second, word(other.0, other.1), Flow { peer: first, flags: FLAG_REPLY, ..flow });
+    table.put(second, word(other.0, other.1), Flow { peer: first, mark: REPLY, ..flow });
     if one.0.is_live() {
         table.add_load(1, 1);
     }
@@ -92,7 +98,7 @@ fn a_flow_whose_other_direction_is_anothers_goes_alone() {
     let table = table();
     connect(&table, 0, (State::Established, IDLE + 1), (State::Established, 0));
     // The second slot was claimed for another connection.
-    let stranger = Flow { backend: 1, generation: 7, peer: 40, flags: FLAG_REPLY, ..Flow::default() };
+    let stranger = Flow { backend: 1, generation: 7, peer: 40, mark: REPLY, ..Flow::default() };
     table.put(8, word(State::Established, 0), stranger);
     pass(&table, false);
     assert_eq!(states(&table, 0), (State::Empty, State::Established));
