@@ -8,7 +8,7 @@ use std::{
 };
 use vipgate_tests::{
     both_hooks,
-    lab::{ECHO, Listener, Origin, Result, Running, UDP, WEB, host::TcpSession},
+    lab::{CHECKED_BY_WEB, ECHO, Listener, Origin, Result, Running, UDP, WEB, host::TcpSession},
 };
 
 const VIP: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 10);
@@ -138,7 +138,7 @@ both_hooks! {
 
     fn a_udp_client_is_told_that_no_one_listens_on_the_backend(hook) {
         let run = Running::new(hook, 1, 1)?;
-        let (_, _, vip) = run.cloud.balanced(VIP, Listener { instance_port: 7999, ..UDP }, &[0])?;
+        let (_, _, vip) = run.cloud.balanced(VIP, Listener { instance_port: 7999, tags: CHECKED_BY_WEB, ..UDP }, &[0])?;
         let mut session = run.lab.client().udp(vip)?;
         let error = session.ask().expect_err("nobody listens").root_cause().to_string();
         assert!(error.contains("refused"), "the backend's ICMP error is lost on the way: {error}");
@@ -159,7 +159,7 @@ both_hooks! {
 
     fn a_large_datagram_and_its_answer_arrive_in_fragments(hook) {
         let run = Running::new(hook, 1, 1)?;
-        let listener = Listener { port: 9000, instance_port: 9001, ..UDP };
+        let listener = Listener { port: 9000, instance_port: 9001, tags: CHECKED_BY_WEB, ..UDP };
         let (_, _, vip) = run.cloud.balanced(VIP, listener, &[0])?;
         let backend = &run.lab.backends[0].namespace;
         let socket = backend.within(|| Ok(UdpSocket::bind(("0.0.0.0", listener.instance_port))?))?;
@@ -196,7 +196,7 @@ both_hooks! {
 
 /// Sends `length` bytes through a VIP to a backend that, when it has them all, sends the last `back` of them back.
 fn mirror(run: &Running, length: usize, back: usize) -> Result<()> {
-    let listener = Listener { port: 9000, instance_port: 9001, ..ECHO };
+    let listener = Listener { port: 9000, instance_port: 9001, tags: CHECKED_BY_WEB, ..ECHO };
     let (_, _, vip) = run.cloud.balanced(VIP, listener, &[0])?;
     let backend = &run.lab.backends[0].namespace;
     let socket = backend.within(|| Ok(TcpListener::bind(("0.0.0.0", listener.instance_port))?))?;

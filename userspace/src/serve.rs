@@ -19,6 +19,7 @@ use vipgate_api::ApiError;
 
 use crate::{
     config::{Config, DEFAULT_PASSWORD, Secret},
+    health::Checks,
     loader::{LoadError, Options, Plane},
     lock::{Lock, LockError},
     net::Devices,
@@ -76,7 +77,9 @@ pub async fn serve(config: Config) -> Result<(), ServeError> {
     let sizes = plane.sizes();
     let limits = Limits { listeners: sizes.services, backends: sizes.backends, ..Limits::default() };
     let store = store.with_limits(limits);
-    let reconciler = Reconciler::start(plane, store.clone()).await?;
+    let checks = Checks::default();
+    let reconciler = Reconciler::start(plane, store.clone(), checks.clone()).await?;
+    let _checking = checks.run(store.clone(), reconciler.clone());
     let state =
         RestState::new(store.clone(), Arc::new(Devices), Arc::new(reconciler.clone()), rest::Settings::default())?;
     first_password(&store, &config).await?;

@@ -72,7 +72,37 @@ pub struct ListenerState {
     pub max_connections: u32,
     /// Seconds without a packet after which a flow is swept.
     pub idle_timeout: u32,
+    pub check: HealthCheck,
     pub backends: Vec<BackendState>,
+}
+
+/// How the backends of a listener are checked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HealthCheck {
+    pub protocol: Protocol,
+    /// `None`: the port that the backend serves.
+    pub port: Option<u16>,
+    /// Seconds from one check of a backend to its next.
+    pub interval: u32,
+    /// Seconds that a backend has to answer.
+    pub timeout: u32,
+    /// So many checks in a row must pass until an unhealthy backend is healthy.
+    pub healthy_threshold: u32,
+    /// So many checks in a row must fail until a healthy backend is unhealthy.
+    pub unhealthy_threshold: u32,
+}
+
+impl Default for HealthCheck {
+    fn default() -> Self {
+        Self {
+            protocol: Protocol::Tcp,
+            port: None,
+            interval: 5,
+            timeout: 2,
+            healthy_threshold: 2,
+            unhealthy_threshold: 2,
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -81,8 +111,10 @@ pub struct BackendState {
     pub number: u32,
     pub address: Ipv4Addr,
     pub port: u16,
-    /// False: the VM is stopped; it gets no new flows.
+    /// False: the VM is stopped; it gets no new flows, and those that it has may drain.
     pub active: bool,
+    /// False: it fails its checks; it gets no new flows, and those that it has end.
+    pub healthy: bool,
 }
 
 /// How much the kernel's tables hold. The store keeps its numbers below them, the reconciler checks once more.

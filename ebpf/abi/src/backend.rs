@@ -14,8 +14,19 @@ pub struct Backend {
     pub generation: u16,
     /// Number of the service (listener) it belongs to.
     pub service: u32,
-    /// Flows idle for longer, in seconds, are swept.
+    /// Flows idle for longer, in seconds, are swept. [`DOWN`]: it fails its health checks, has no place in a ring, and
+    /// whatever flow it still has is over.
     pub idle_timeout: u32,
+}
+
+/// The idle timeout of a backend that is down.
+pub const DOWN: u32 = 0;
+
+impl Backend {
+    #[inline(always)]
+    pub const fn is_down(&self) -> bool {
+        self.addr != 0 && self.idle_timeout == DOWN
+    }
 }
 
 const _: () = assert!(size_of::<Backend>() == 16);

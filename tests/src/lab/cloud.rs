@@ -34,14 +34,23 @@ pub struct Listener {
     pub port: u16,
     pub instance_port: u16,
     pub algorithm: &'static str,
+    /// System tags beside the algorithm's.
+    pub tags: &'static [&'static str],
 }
 
 /// The backends' web servers.
-pub const WEB: Listener = Listener { protocol: "tcp", port: 80, instance_port: HTTP_PORT, algorithm: "roundrobin" };
+pub const WEB: Listener =
+    Listener { protocol: "tcp", port: 80, instance_port: HTTP_PORT, algorithm: "roundrobin", tags: &[] };
 /// The backends' echo over TCP: connections that stay.
-pub const ECHO: Listener = Listener { protocol: "tcp", port: 7001, instance_port: ECHO_PORT, algorithm: "roundrobin" };
+pub const ECHO: Listener =
+    Listener { protocol: "tcp", port: 7001, instance_port: ECHO_PORT, algorithm: "roundrobin", tags: &[] };
 /// The backends' echo over UDP.
-pub const UDP: Listener = Listener { protocol: "udp", port: 7002, instance_port: ECHO_PORT, algorithm: "roundrobin" };
+pub const UDP: Listener =
+    Listener { protocol: "udp", port: 7002, instance_port: ECHO_PORT, algorithm: "roundrobin", tags: &[] };
+
+/// Tags of a listener whose backends' web servers are checked instead of what it serves: for services that the checks
+/// would disturb.
+pub const CHECKED_BY_WEB: &[&str] = &["healthCheckTarget::tcp:80"];
 
 impl Cloud {
     /// Makes everything up to the VMs.
@@ -73,6 +82,8 @@ impl Cloud {
 
     /// A listener without backends; its uuid.
     pub fn listener(&self, balancer: &str, listener: Listener) -> Result<String> {
+        let algorithm = format!("balancerAlgorithm::{}", listener.algorithm);
+        let tags: Vec<&str> = listener.tags.iter().copied().chain([algorithm.as_str()]).collect();
         let body = json!({
             "params": {
                 "name": "listener",
@@ -80,7 +91,7 @@ impl Cloud {
                 "loadBalancerPort": listener.port,
                 "instancePort": listener.instance_port,
             },
-            "systemTags": [format!("balancerAlgorithm::{}", listener.algorithm)],
+            "systemTags": tags,
         });
         uuid(&self.api.post(&format!("/load-balancers/{balancer}/listeners"), &body)?["inventory"])
     }
@@ -96,6 +107,23 @@ impl Cloud {
     pub fn remove_backends(&self, listener: &str, vms: &[usize]) -> Result<Value> {
         let nics: Vec<String> = vms.iter().map(|vm| format!("vmNicUuids={}", self.vms[*vm].nic)).collect();
         self.api.delete(&format!("/load-balancers/listeners/{listener}/vm-instances/nics?{}", nics.join("&")))
+    }
+
+    /// Changes a setting of the listener: the one that the tag `name::value` names.
+    pub fn change_tag(&self, listener: &str, tag: &str) -> Result<Value> {
+        let (name, _) = tag.split_once("::").with_context(|| format!("no tag is `{tag}`"))?;
+        let found = self.api.query(&format!("/system-tags?q=resourceUuid={listener}&q=tag~={name}%25"))?;
+        let uuid = uuid(found.first().with_context(|| format!("the listener has no tag {name}"))?)?;
+        self.api.put(&format!("/system-tags/{uuid}/actions"), &json!({ "updateSystemTag": { "tag": tag } }))
+    }
+
+    /// The status of the VM's reference on the listener.
+    pub fn status(&self, listener: &str, vm: usize) -> Result<String> {
+        let found = self.api.query(&format!("/load-balancers/listeners/{listener}"))?;
+        let refs = found.first().and_then(|listener| listener["vmNicRefs"].as_array());
+        let of_vm = |one: &&Value| one["vmNicUuid"] == self.vms[vm].nic.as_str();
+        let status = refs.into_iter().flatten().find(of_vm).and_then(|one| one["status"].as_str());
+        status.map(str::to_owned).with_context(|| format!("VM {vm} is not on the listener: {found:?}"))
     }
 
     /// Changes a VIP's state by its event: `enable` or `disable`.

@@ -164,6 +164,24 @@ impl Backend {
 
     /// Starts nginx and the echo services.
     pub(super) fn serve(&mut self, directory: &Path) -> Result<()> {
+        self.start_web(directory)?;
+        let (listener, socket) = self.namespace.within(|| {
+            let listener = TcpListener::bind(("0.0.0.0", ECHO_PORT)).context("cannot listen")?;
+            let socket = UdpSocket::bind(("0.0.0.0", ECHO_PORT)).context("cannot bind")?;
+            Ok((listener, socket))
+        })?;
+        echo_tcp(listener, self.name.clone());
+        echo_udp(socket, self.name.clone());
+        Ok(())
+    }
+
+    /// Ends nginx: its port refuses connections from now on. The echo services go on.
+    pub fn stop_web(&mut self) {
+        self.nginx = None;
+    }
+
+    /// Starts nginx, with its files in `directory`, and waits until it answers.
+    pub fn start_web(&mut self, directory: &Path) -> Result<()> {
         let home = directory.join(&self.name);
         fs::create_dir_all(&home).with_context(|| format!("cannot make {}", home.display()))?;
         let configuration = home.join("nginx.conf");
@@ -176,14 +194,6 @@ impl Backend {
             self.namespace.within(|| fetch(SocketAddrV4::new(Ipv4Addr::LOCALHOST, HTTP_PORT)))
         })?;
         self.nginx = Some(nginx);
-
-        let (listener, socket) = self.namespace.within(|| {
-            let listener = TcpListener::bind(("0.0.0.0", ECHO_PORT)).context("cannot listen")?;
-            let socket = UdpSocket::bind(("0.0.0.0", ECHO_PORT)).context("cannot bind")?;
-            Ok((listener, socket))
-        })?;
-        echo_tcp(listener, self.name.clone());
-        echo_udp(socket, self.name.clone());
         Ok(())
     }
 }

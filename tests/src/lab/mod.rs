@@ -24,7 +24,7 @@ pub mod wait;
 
 pub use api::{Api, Failure, Reply};
 pub use bpffs::BpfDirectory;
-pub use cloud::{Cloud, ECHO, Listener, UDP, WEB};
+pub use cloud::{CHECKED_BY_WEB, Cloud, ECHO, Listener, UDP, WEB};
 pub use controller::{Controller, vipgate_binary};
 pub use host::{Backend, Client, Origin};
 pub use load::{Load, LoadReport};

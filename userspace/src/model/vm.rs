@@ -209,22 +209,22 @@ pub(super) async fn destroy(tx: &mut Tx, request: &Delete) -> Result {
 }
 
 pub(super) async fn start(tx: &mut Tx, request: OfUuid) -> Result {
-    turn(tx, &request.uuid, RUNNING, "Pending").await
+    turn(tx, &request.uuid, RUNNING).await
 }
 
 pub(super) async fn stop(tx: &mut Tx, request: OfUuid) -> Result {
-    turn(tx, &request.uuid, STOPPED, "Inactive").await
+    turn(tx, &request.uuid, STOPPED).await
 }
 
-/// Brings the VM to a state, and its places behind listeners to a status. Nothing happens to one that is there already.
-async fn turn(tx: &mut Tx, uuid: &str, state: &str, status: &str) -> Result {
+/// Brings the VM to a state, and its places behind listeners with it. Nothing happens to one that is there already.
+async fn turn(tx: &mut Tx, uuid: &str, state: &str) -> Result {
     let instance = found(vm::get(tx, uuid).await?, "uuid", uuid, Resource::VmInstance)?;
     let outcome = Outcome::inventory(Resource::VmInstance, uuid);
     if instance.state == state {
         return Ok(outcome);
     }
     vm::set_state(tx, uuid, state).await?;
-    lb::set_status_of_instance(tx, uuid, status).await?;
+    lb::follow_instance(tx, uuid, state == RUNNING).await?;
     Ok(outcome.touching(vip::touched_by(tx, uuid).await?))
 }
 

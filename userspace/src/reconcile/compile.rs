@@ -10,7 +10,7 @@ use std::{
 
 use thiserror::Error;
 use vipgate_abi::{
-    backend::Backend,
+    backend::{self, Backend},
     service::{self, Kind, ServiceKey},
 };
 
@@ -86,8 +86,8 @@ impl ServiceEntry {
 /// Compiles one VIP.
 ///
 /// A Disabled VIP is one key for the whole address that drops; nothing of its listeners stays, so that their flows end.
-/// A listener without an active backend keeps its key with an empty ring, so that its packets are dropped and counted
-/// instead of reaching the router's own stack.
+/// A listener without a backend that takes new flows keeps its key with an empty ring, so that its packets are refused
+/// and counted, and no other service's.
 pub fn compile(vip: &VipState) -> Tables {
     let mut tables = Tables { vip: vip.address, services: BTreeMap::new(), backends: BTreeMap::new() };
     if !vip.enabled {
@@ -96,14 +96,15 @@ pub fn compile(vip: &VipState) -> Tables {
     }
     for listener in &vip.listeners {
         tables.services.insert(Key::listener(vip.address, listener.protocol, listener.port), balance(listener));
-        // A stopped VM's backend keeps its entry: it gets no new flows, and what it has may drain.
+        // A stopped VM's backend keeps its entry: it gets no new flows, and what it has may drain. An unhealthy one's
+        // entry says that it is down, which ends its flows.
         tables.backends.extend(listener.backends.iter().map(|b| (b.number, entry(listener, b))));
     }
     tables
 }
 
 fn balance(listener: &ListenerState) -> ServiceEntry {
-    let mut pool: Vec<&BackendState> = listener.backends.iter().filter(|b| b.active).collect();
+    let mut pool: Vec<&BackendState> = listener.backends.iter().filter(|b| b.active && b.healthy).collect();
     pool.sort_by_key(|b| b.number);
     let ring = match listener.algorithm {
         Algorithm::RoundRobin | Algorithm::LeastConnections => pool.iter().map(|b| b.number).collect(),
@@ -131,7 +132,7 @@ fn entry(listener: &ListenerState, backend: &BackendState) -> Backend {
         port: backend.port.to_be(),
         generation: 0,
         service: listener.number,
-        idle_timeout: listener.idle_timeout,
+        idle_timeout: if backend.healthy { listener.idle_timeout } else { backend::DOWN },
     }
 }
 
@@ -203,9 +204,10 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
+    use crate::state::HealthCheck;
 
     fn backend(number: u32, host: u8) -> BackendState {
-        BackendState { number, address: Ipv4Addr::new(192, 168, 1, host), port: 8080, active: true }
+        BackendState { number, address: Ipv4Addr::new(192, 168, 1, host), port: 8080, active: true, healthy: true }
     }
 
     fn listener(algorithm: Algorithm, backends: Vec<BackendState>) -> ListenerState {
@@ -217,6 +219,7 @@ mod tests {
             algorithm,
             max_connections: 5000,
             idle_timeout: 60,
+            check: HealthCheck::default(),
             backends,
         }
     }
@@ -281,6 +284,14 @@ mod tests {
         let tables = compile(&vip(vec![listener(Algorithm::RoundRobin, vec![backend(7, 1), stopped])]));
         assert_eq!(ring(&tables), [7]);
         assert!(tables.backends.contains_key(&8));
+    }
+
+    #[test]
+    fn an_unhealthy_backend_gets_no_new_flows_and_its_entry_says_that_it_is_down() {
+        let unhealthy = BackendState { healthy: false, ..backend(8, 2) };
+        let tables = compile(&vip(vec![listener(Algorithm::RoundRobin, vec![backend(7, 1), unhealthy])]));
+        assert_eq!(ring(&tables), [7]);
+        assert!(tables.backends[&8].is_down() && !tables.backends[&7].is_down());
     }
 
     #[test]

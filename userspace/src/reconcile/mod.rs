@@ -8,7 +8,7 @@
 //! and removes what nothing wants any more, so a crash at any point heals. What fails stays dirty and is tried again
 //! with growing pauses, while who asked for it gets the error.
 //!
-//! Reads the store through [`Source`] only, writes the kernel through the loader and `net` only.
+//! Reads the store through [`Source`] only, tells the health checks which backends there are, writes the kernel through the loader and `net` only.
 
 mod arena;
 pub mod compile;
@@ -25,7 +25,7 @@ use thiserror::Error;
 use tokio::sync::{mpsc, oneshot};
 
 use self::worker::{Command, Worker};
-use crate::{jobs, loader::Plane, state::Source};
+use crate::{health::Checks, jobs, loader::Plane, state::Source};
 
 /// Why the kernel does not hold what was asked for. It will be tried again.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
@@ -50,10 +50,11 @@ pub struct Reconciler {
 
 impl Reconciler {
     /// Starts in the calling thread's network namespace and brings everything in line once. VIPs and devices that
-    /// fail are told in the log and tried again; only what prevents all work is an error.
-    pub async fn start<S: Source>(plane: Arc<Plane>, source: S) -> Result<Self, ApplyError> {
+    /// fail are told in the log and tried again; only what prevents all work is an error. `checks` learns which
+    /// backends there are.
+    pub async fn start<S: Source>(plane: Arc<Plane>, source: S, checks: Checks) -> Result<Self, ApplyError> {
         let (commands, queue) = mpsc::channel(1024);
-        let worker = Worker::start(plane, source, commands.downgrade()).await?;
+        let worker = Worker::start(plane, source, checks, commands.downgrade()).await?;
         tokio::spawn(worker.run(queue));
         Ok(Self { commands })
     }

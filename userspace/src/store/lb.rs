@@ -179,18 +179,51 @@ pub async fn remove_nic(tx: &mut Tx, listener_uuid: &str, vm_nic_uuid: &str) -> 
     Ok(done.rows_affected() > 0)
 }
 
-/// Sets the status of every reference to a NIC of the VM instance.
-pub async fn set_status_of_instance(tx: &mut Tx, vm_instance_uuid: &str, status: &str) -> Result<()> {
+/// Brings the references to the NICs of a VM instance to its state: those of a running VM, unless they are unhealthy, are
+/// Pending, the others Inactive.
+pub async fn follow_instance(tx: &mut Tx, vm_instance_uuid: &str, running: bool) -> Result<()> {
     sqlx::query(
-        "UPDATE load_balancer_listener_vm_nic_refs SET status = $2, last_op_date = $3
+        "UPDATE load_balancer_listener_vm_nic_refs
+         SET status = CASE WHEN $2 AND healthy THEN 'Pending' ELSE 'Inactive' END, last_op_date = $3
          WHERE vm_nic_uuid IN (SELECT uuid FROM vm_nics WHERE vm_instance_uuid = $1)",
     )
     .bind(vm_instance_uuid)
-    .bind(status)
+    .bind(running)
     .bind(tx.now())
     .execute(tx.conn())
     .await?;
     Ok(())
+}
+
+/// Enters what the checks of a backend found. Gives the VIP that this changes; `None`: it was known, or the backend is gone.
+pub async fn set_healthy(tx: &mut Tx, backend: u32, healthy: bool) -> Result<Option<String>> {
+    Ok(sqlx::query_scalar(
+        "UPDATE load_balancer_listener_vm_nic_refs AS r
+         SET healthy = $2, last_op_date = $3, status = CASE
+             WHEN $2 AND 'Running' = (SELECT i.state FROM vm_nics n JOIN vm_instances i ON i.uuid = n.vm_instance_uuid
+                                      WHERE n.uuid = r.vm_nic_uuid)
+             THEN 'Pending' ELSE 'Inactive' END
+         WHERE number = $1 AND healthy <> $2
+         RETURNING (SELECT b.vip_uuid FROM load_balancer_listeners s JOIN load_balancers b ON b.uuid = s.load_balancer_uuid
+                    WHERE s.uuid = listener_uuid)",
+    )
+    .bind(backend)
+    .bind(healthy)
+    .bind(tx.now())
+    .fetch_optional(tx.conn())
+    .await?)
+}
+
+/// The VIPs with references that are Pending.
+pub async fn pending_vips(tx: &mut Tx) -> Result<Vec<String>> {
+    Ok(sqlx::query_scalar(
+        "SELECT DISTINCT b.vip_uuid FROM load_balancer_listener_vm_nic_refs r
+         JOIN load_balancer_listeners s ON s.uuid = r.listener_uuid
+         JOIN load_balancers b ON b.uuid = s.load_balancer_uuid
+         WHERE r.status = 'Pending'",
+    )
+    .fetch_all(tx.conn())
+    .await?)
 }
 
 /// The kernel holds the VIP: its Pending references are Active.

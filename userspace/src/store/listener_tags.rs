@@ -3,7 +3,7 @@
 //! Beyond the real system, numbers have sane bounds (it takes any 64-bit number, also below zero), and there is one more
 //! algorithm, `maglev`.
 
-use crate::state::{Algorithm, Protocol};
+use crate::state::{Algorithm, HealthCheck, Protocol};
 
 /// What a setting's value may be.
 #[derive(Clone, Copy, Debug)]
@@ -46,11 +46,17 @@ pub struct Balancing {
     pub max_connections: u32,
     /// Seconds.
     pub idle_timeout: u32,
+    pub check: HealthCheck,
 }
 
 impl Default for Balancing {
     fn default() -> Self {
-        Self { algorithm: Algorithm::RoundRobin, max_connections: 5000, idle_timeout: 60 }
+        Self {
+            algorithm: Algorithm::RoundRobin,
+            max_connections: 5000,
+            idle_timeout: 60,
+            check: HealthCheck::default(),
+        }
     }
 }
 
@@ -65,6 +71,13 @@ impl Balancing {
             }
             "maxConnection" => self.max_connections = number()?,
             "connectionIdleTimeout" => self.idle_timeout = number()?,
+            "healthCheckTarget" => {
+                (self.check.protocol, self.check.port) = target(value).ok_or_else(|| bad(tag, "no such target"))?;
+            }
+            "healthCheckInterval" => self.check.interval = number()?,
+            "healthCheckTimeout" => self.check.timeout = number()?,
+            "healthyThreshold" => self.check.healthy_threshold = number()?,
+            "unhealthyThreshold" => self.check.unhealthy_threshold = number()?,
             _ => {}
         }
         Ok(())
@@ -111,7 +124,7 @@ pub fn parse(tag: &str) -> Result<(&'static str, &str), BadTag> {
         Form::Number(least) if !value.parse::<u32>().is_ok_and(|number| number >= least) => {
             Err(bad(tag, &format!("the value is a whole number from {least} to {}", u32::MAX)))
         }
-        Form::Target if !is_target(value) => {
+        Form::Target if target(value).is_none() => {
             Err(bad(tag, "the value is tcp or udp, a colon, and `default` or a port from 1 to 65535"))
         }
         Form::Algorithm | Form::Number(_) | Form::Target => Ok((name, value)),
@@ -128,9 +141,18 @@ fn algorithm(value: &str) -> Option<Algorithm> {
     })
 }
 
-fn is_target(value: &str) -> bool {
-    let Some((protocol, port)) = value.split_once(':') else { return false };
-    matches!(protocol, "tcp" | "udp") && (port == "default" || port.parse::<u16>().is_ok_and(|port| port != 0))
+/// What is checked and where; no port: the one that the backend serves.
+fn target(value: &str) -> Option<(Protocol, Option<u16>)> {
+    let (protocol, port) = value.split_once(':')?;
+    let protocol = match protocol {
+        "tcp" => Protocol::Tcp,
+        "udp" => Protocol::Udp,
+        _ => return None,
+    };
+    match port {
+        "default" => Some((protocol, None)),
+        port => port.parse().ok().filter(|port| *port != 0).map(|port| (protocol, Some(port))),
+    }
 }
 
 fn bad(tag: &str, wanted: &str) -> BadTag {
@@ -210,9 +232,14 @@ mod tests {
     #[test]
     fn settings_are_read_from_tags() {
         let mut balancing = Balancing::default();
-        for tag in complete(&of(&["balancerAlgorithm::maglev", "maxConnection::0"]), Protocol::Tcp).unwrap() {
+        let given = of(&["balancerAlgorithm::maglev", "maxConnection::0", "healthCheckInterval::9"]);
+        for tag in complete(&given, Protocol::Udp).unwrap() {
             balancing.set(&tag).unwrap();
         }
-        assert_eq!(balancing, Balancing { algorithm: Algorithm::Maglev, max_connections: 0, idle_timeout: 60 });
+        let check = HealthCheck { protocol: Protocol::Udp, interval: 9, ..HealthCheck::default() };
+        let wanted = Balancing { algorithm: Algorithm::Maglev, max_connections: 0, idle_timeout: 60, check };
+        assert_eq!(balancing, wanted);
+        balancing.set("healthCheckTarget::tcp:8080").unwrap();
+        assert_eq!(balancing.check, HealthCheck { protocol: Protocol::Tcp, port: Some(8080), ..check });
     }
 }

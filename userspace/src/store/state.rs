@@ -49,8 +49,10 @@ macro_rules! tags_sql {
 macro_rules! backends_sql {
     ($where:literal) => {
         concat!(
-            "SELECT r.listener_uuid, r.number, n.ip, r.status FROM load_balancer_listener_vm_nic_refs r
+            "SELECT r.listener_uuid, r.number, n.ip, i.state = 'Running' AS running, r.healthy
+             FROM load_balancer_listener_vm_nic_refs r
              JOIN vm_nics n ON n.uuid = r.vm_nic_uuid
+             JOIN vm_instances i ON i.uuid = n.vm_instance_uuid
              JOIN load_balancer_listeners s ON s.uuid = r.listener_uuid
              JOIN load_balancers b ON b.uuid = s.load_balancer_uuid ",
             $where,
@@ -134,7 +136,8 @@ struct BackendRow {
     listener_uuid: String,
     number: u32,
     ip: String,
-    status: String,
+    running: bool,
+    healthy: bool,
 }
 
 struct Rows {
@@ -188,7 +191,8 @@ fn listener(row: ListenerRow, tags: &[TagRow], backends: &[BackendRow]) -> Resul
                 number: backend.number,
                 address: parse("address", &backend.ip, &row.uuid)?,
                 port: row.instance_port,
-                active: backend.status != "Inactive",
+                active: backend.running,
+                healthy: backend.healthy,
             })
         })
         .collect::<Result<_>>()?;
@@ -203,6 +207,7 @@ fn listener(row: ListenerRow, tags: &[TagRow], backends: &[BackendRow]) -> Resul
         algorithm: balancing.algorithm,
         max_connections: balancing.max_connections,
         idle_timeout: balancing.idle_timeout,
+        check: balancing.check,
         backends,
         uuid: row.uuid,
     })

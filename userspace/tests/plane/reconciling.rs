@@ -5,9 +5,10 @@ use std::{collections::BTreeSet, net::Ipv4Addr, sync::Arc};
 use aya::maps::{Array, Map, MapData, MapError};
 use futures::future::join_all;
 use vipgate::{
+    health::Checks,
     loader::{Hook, Options, Plane, Sizes},
     reconcile::{ApplyError, Reconciler},
-    state::{Algorithm, BackendState, ListenerState, Protocol, VipState},
+    state::{Algorithm, BackendState, HealthCheck, ListenerState, Protocol, VipState},
 };
 use vipgate_abi::{
     flow::{Bucket, FLAG_REPLY, Flow, Mark, State, Word},
@@ -37,7 +38,8 @@ impl Bench {
     }
 
     fn start(&self) -> Reconciler {
-        let started = self.room.run(Reconciler::start(Arc::clone(&self.plane), self.desired.clone()));
+        let started =
+            self.room.run(Reconciler::start(Arc::clone(&self.plane), self.desired.clone(), Checks::default()));
         started.expect("starts")
     }
 
@@ -396,7 +398,8 @@ fn ten_thousand_listeners_of_ten_backends_fit_the_default_tables() {
     for vip in 0..VIPS {
         desired.put(maglev_vip(vip, 10));
     }
-    let reconciler = room.run(Reconciler::start(Arc::clone(&plane), desired.clone())).expect("starts");
+    let reconciler =
+        room.run(Reconciler::start(Arc::clone(&plane), desired.clone(), Checks::default())).expect("starts");
     assert_eq!(plane.tables().expect("opens").services().expect("readable").len(), 10_000);
 
     desired.put(maglev_vip(7, 9));
@@ -412,6 +415,7 @@ fn maglev_vip(vip: u32, backends: u32) -> VipState {
             address: Ipv4Addr::from(0x0a01_0000 + backend),
             port: 8000 + n as u16,
             active: true,
+            healthy: true,
         });
         ListenerState {
             uuid: format!("listener-{number}"),
@@ -421,6 +425,7 @@ fn maglev_vip(vip: u32, backends: u32) -> VipState {
             algorithm: Algorithm::Maglev,
             max_connections: 0,
             idle_timeout: 60,
+            check: HealthCheck::default(),
             backends: backends.collect(),
         }
     };

@@ -6,7 +6,7 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use vipgate::state::{Algorithm, BackendState, ListenerState, Protocol, Source, VipState};
+use vipgate::state::{Algorithm, BackendState, HealthCheck, ListenerState, Protocol, Source, VipState};
 
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Desired {
@@ -80,6 +80,7 @@ pub(crate) fn vip(host: u8, device: &str, backends: impl IntoIterator<Item = u8>
         address: Ipv4Addr::new(10, 0, 1, n),
         port: 8080,
         active: true,
+        healthy: true,
     };
     VipState {
         uuid: format!("vip-{host}"),
@@ -95,6 +96,7 @@ pub(crate) fn vip(host: u8, device: &str, backends: impl IntoIterator<Item = u8>
             algorithm: Algorithm::RoundRobin,
             max_connections: 0,
             idle_timeout: 60,
+            check: HealthCheck::default(),
             backends: backends.into_iter().map(backend).collect(),
         }],
     }

@@ -6,11 +6,11 @@
 //! # Order
 //! Additions run backends, ring, service key: a packet that meets a key finds its ring written and the ring's backends
 //! filled in. Removals run the other way: key, then backends, and the ring's range rests in the
-//! [arena](super::arena). A changed ring is a new range that one key update swaps in.
+//! [arena](super::arena). A backend that is down leaves its ring before its flows end. A changed ring is a new range that one key update swaps in.
 //!
 //! # Generations
-//! A flow ends when its backend's generation moves on. That happens when a listener goes (its flows end at once), and
-//! when a number is given to another backend. A backend that only leaves its listener keeps its entry, so that its
+//! A flow ends when its backend's generation moves on. That happens when a listener goes (its flows end at once), when a
+//! backend is found to be down, and when a number is given to another backend. A backend that only leaves its listener keeps its entry, so that its
 //! flows drain.
 
 use std::{
@@ -131,11 +131,16 @@ impl<K: KernelTables> Engine<K> {
     /// Brings one VIP's entries to `tables`. After an error a part may be done; applying again does the rest.
     pub(super) fn apply(&mut self, tables: &Tables, now: Instant) -> Result<(), EngineError> {
         self.settle_claims(tables, now)?;
-        for (number, backend) in &tables.backends {
+        let (down, up): (Vec<_>, Vec<_>) = tables.backends.iter().partition(|(_, backend)| backend.is_down());
+        for (number, backend) in up {
             self.put_backend(*number, *backend)?;
         }
         for (key, entry) in &tables.services {
             self.put_service(*key, entry, now)?;
+        }
+        // No ring leads to them any more: what ends now does not begin anew there.
+        for (number, backend) in down {
+            self.put_backend(*number, *backend)?;
         }
         let first = Key::whole(tables.vip);
         let stale: Vec<Key> = self
@@ -178,7 +183,8 @@ impl<K: KernelTables> Engine<K> {
         }
         let held = self.kernel.backend(number);
         let same = held.addr == wanted.addr && held.port == wanted.port && held.service == wanted.service;
-        let generation = if same { held.generation } else { held.generation.wrapping_add(1) };
+        let ends = !same || (wanted.is_down() && !held.is_down());
+        let generation = if ends { held.generation.wrapping_add(1) } else { held.generation };
         let wanted = Backend { generation, ..wanted };
         if held == wanted {
             return Ok(());
@@ -188,8 +194,8 @@ impl<K: KernelTables> Engine<K> {
             if held.generation != 0 {
                 self.kernel.reset_traffic(number)?;
             }
-            self.ended |= held.addr != 0;
         }
+        self.ended |= ends && held.addr != 0;
         self.kernel.set_backend(number, wanted);
         if held.addr != 0 && held.service != wanted.service {
             self.forget_member(held.service, number);

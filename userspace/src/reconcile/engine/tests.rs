@@ -8,7 +8,7 @@ use vipgate_abi::service::Algorithm;
 use super::*;
 use crate::{
     reconcile::{arena::QUARANTINE, compile::compile},
-    state::{self, BackendState, ListenerState, Protocol, VipState},
+    state::{self, BackendState, HealthCheck, ListenerState, Protocol, VipState},
 };
 
 const ELEMENTS: u32 = 8192;
@@ -52,6 +52,7 @@ impl Fake {
             for number in self.ring_of(service) {
                 let backend = self.backends[*number as usize];
                 assert_ne!(backend.addr, 0, "{key:?} leads to the free number {number}");
+                assert!(!backend.is_down(), "{key:?} leads to {number}, which is down");
                 assert_eq!(backend.service, service.number, "{key:?} leads to {number}, another listener's");
             }
         }
@@ -89,7 +90,8 @@ impl KernelTables for Fake {
     fn set_backend(&mut self, number: u32, backend: Backend) {
         let held = &mut self.backends[number as usize];
         let same = (held.addr, held.port, held.service) == (backend.addr, backend.port, backend.service);
-        assert_eq!(same, held.generation == backend.generation, "flows of {held:?} would go to {backend:?}");
+        let stays = same && (held.is_down() || !backend.is_down());
+        assert_eq!(stays, held.generation == backend.generation, "flows of {held:?} would go to {backend:?}");
         *held = backend;
         self.look();
     }
@@ -134,6 +136,7 @@ fn listener(number: u32, port: u16, algorithm: state::Algorithm, backends: &[(u3
         address: Ipv4Addr::new(10, 0, 1, *host),
         port: 80,
         active: true,
+        healthy: true,
     };
     ListenerState {
         uuid: format!("listener-{number}"),
@@ -143,6 +146,7 @@ fn listener(number: u32, port: u16, algorithm: state::Algorithm, backends: &[(u3
         algorithm,
         max_connections: 0,
         idle_timeout: 60,
+        check: HealthCheck::default(),
         backends: backends.iter().map(backend).collect(),
     }
 }
@@ -213,6 +217,27 @@ fn a_backend_that_leaves_drains_and_a_listener_that_goes_ends_its_flows() {
         assert_ne!(backend.generation, leaving.generation, "flows ended");
     }
     assert!(engine.take_ended() && !engine.take_ended());
+}
+
+#[test]
+fn flows_of_a_backend_that_is_down_end_once() {
+    let mut engine = engine();
+    let up = vip(1, vec![round_robin(0, 80, &[(0, 1), (1, 2)])]);
+    let mut down = up.clone();
+    down.listeners[0].backends[1].healthy = false;
+    apply(&mut engine, &up);
+    let healthy = engine.kernel.backend(1);
+    engine.take_ended();
+    apply(&mut engine, &down);
+    let unhealthy = engine.kernel.backend(1);
+    assert!(unhealthy.is_down() && unhealthy.generation != healthy.generation && engine.take_ended());
+    // Again, also after a restart: nothing more ends.
+    let mut engine = Engine::new(engine.kernel).expect("the same tables");
+    apply(&mut engine, &down);
+    assert_eq!(engine.kernel.backend(1), unhealthy);
+    apply(&mut engine, &up);
+    assert!(!engine.kernel.backend(1).is_down() && !engine.take_ended());
+    assert_holds(&engine, &[up]);
 }
 
 #[test]
@@ -294,17 +319,19 @@ fn rings_that_overlap_in_the_tables_are_written_anew() {
 /// A store: numbers are unique in it, as SQL keeps them.
 fn stores() -> impl Strategy<Value = Vec<VipState>> {
     let algorithms = prop_oneof![Just(state::Algorithm::RoundRobin), Just(state::Algorithm::Maglev)];
-    // By listener number: its VIP, and by backend number: its listener and host.
+    // By listener number: its VIP, and by backend number: its listener, host and health.
     let listeners = vec(prop::option::of((0..3_u8, algorithms)), 4);
-    let backends = vec(prop::option::of((0..4_u32, 1..6_u8)), 6);
+    let backends = vec(prop::option::of((0..4_u32, 1..6_u8, prop::bool::weighted(0.7))), 6);
     (listeners, backends, vec(prop::bool::weighted(0.8), 3)).prop_map(|(listeners, backends, enabled)| {
         let mut vips: Vec<VipState> = (0..3).map(|host| vip(host + 1, vec![])).collect();
         for (number, (host, algorithm)) in (0..).zip(&listeners).filter_map(|(n, l)| Some((n, (*l)?))) {
-            let members: Vec<(u32, u8)> = (0..)
-                .zip(&backends)
-                .filter_map(|(n, backend)| backend.and_then(|(of, host)| (of == number).then_some((n, host))))
-                .collect();
-            vips[host as usize].listeners.push(listener(number, 80 + number as u16, algorithm, &members));
+            let of_it = |(n, backend): (u32, &Option<_>)| {
+                backend.and_then(|(of, host, healthy)| (of == number).then_some(((n, host), healthy)))
+            };
+            let (members, health): (Vec<(u32, u8)>, Vec<bool>) = (0..).zip(&backends).filter_map(of_it).unzip();
+            let mut listener = listener(number, 80 + number as u16, algorithm, &members);
+            listener.backends.iter_mut().zip(health).for_each(|(backend, healthy)| backend.healthy = healthy);
+            vips[host as usize].listeners.push(listener);
         }
         vips.iter_mut().zip(enabled).for_each(|(vip, enabled)| vip.enabled = enabled);
         vips

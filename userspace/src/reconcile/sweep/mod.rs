@@ -189,7 +189,9 @@ struct Count {
 
 impl<'a> Pass<'a> {
     fn new(table: &'a FlowTable, hz: u32, deep: bool) -> Self {
-        let idles = (0..table.backend_count()).filter_map(|number| table.backend(number)).filter(|b| b.addr != 0);
+        let idles = (0..table.backend_count())
+            .filter_map(|number| table.backend(number))
+            .filter(|b| b.addr != 0 && !b.is_down());
         let shortest_idle = idles.map(|backend| backend.idle_timeout).fold(u32::MAX, u32::min);
         let count = || {
             let loads = (0..table.backend_count()).map(|number| (number, table.load(number)));

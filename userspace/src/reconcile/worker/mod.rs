@@ -24,6 +24,7 @@ use tracing::{debug, warn};
 
 use super::{ApplyError, Reply, devices::Managed, engine::Engine, sweep::Sweeper};
 use crate::{
+    health::Checks,
     loader::{self, Epoch, Plane},
     net::{Device, Netlink, Watcher},
     state::{Limits, Source, VipState},
@@ -81,6 +82,7 @@ struct Retry {
 #[derive(Debug)]
 pub(super) struct Worker<S> {
     source: S,
+    checks: Checks,
     net: Netlink,
     kernel: Arc<Mutex<Kernel>>,
     epoch: Arc<Mutex<Epoch>>,
@@ -103,6 +105,7 @@ impl<S: Source> Worker<S> {
     pub(super) async fn start(
         plane: Arc<Plane>,
         source: S,
+        checks: Checks,
         commands: mpsc::WeakSender<Command>,
     ) -> Result<Self, ApplyError> {
         // Before anything is read, so that what changes while it is read is noticed.
@@ -127,6 +130,7 @@ impl<S: Source> Worker<S> {
         ];
         let mut worker = Self {
             source,
+            checks,
             net,
             kernel: Arc::new(Mutex::new(kernel)),
             epoch,

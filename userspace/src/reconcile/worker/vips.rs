@@ -135,6 +135,7 @@ impl<S: Source> Worker<S> {
             self.owners.remove(&vip);
         }
         self.placed().remove(uuid);
+        self.checks.forget(uuid);
         Ok(())
     }
 
@@ -154,6 +155,7 @@ impl<S: Source> Worker<S> {
         self.owners.insert(vip.address, uuid.to_owned());
         let placed = Placed { address: vip.address, device: vip.device.clone(), backends };
         self.placed().insert(uuid.to_owned(), placed);
+        self.checks.watch(vip);
         Ok(fresh)
     }
 
@@ -206,5 +208,5 @@ impl<S: Source> Worker<S> {
 /// The addresses to which a VIP sends new flows.
 fn active_backends(vip: &VipState) -> BTreeSet<Ipv4Addr> {
     let backends = vip.listeners.iter().filter(|_| vip.enabled).flat_map(|listener| &listener.backends);
-    backends.filter(|backend| backend.active).map(|backend| backend.address).collect()
+    backends.filter(|backend| backend.active && backend.healthy).map(|backend| backend.address).collect()
 }

@@ -1,0 +1,194 @@
+//! Health checks: whether backends answer, asked by the router itself.
+//!
+//! ```text
+//! reconciler: a VIP's backends -> board: whom to check, when, what was found -> prober: asks
+//! store, reconciler  <-  reporter: what changed  <-
+//! ```
+//! Each running VM's backend of each enabled VIP is asked at its own address, every interval of its listener. A backend
+//! changes its health after so many results in a row that say the opposite; a new one is healthy until then. What
+//! changed is stored first and applied then, as any change is: the reference's status tells it, the ring follows at
+//! once, and a controller that starts anew goes on with what was known.
+//!
+//! No thread and no task waits for a backend's turn: one task sleeps until the next one of all. The turns of backends
+//! with the same interval are spread over it. The number of checks that run at a time is bounded; should that not be
+//! enough, checks begin late, which [`Figures::late`] and the log tell.
+//!
+//! Touches the network by sockets of its own, the kernel's tables through the reconciler only.
+
+mod board;
+mod prober;
+mod report;
+
+use std::{
+    net::SocketAddrV4,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use tokio::{sync::Notify, task::AbortHandle};
+
+use self::board::Board;
+use crate::{
+    reconcile::Reconciler,
+    state::{HealthCheck, VipState},
+    store::Store,
+};
+
+/// The checks of all backends; clones are the same ones.
+#[derive(Clone, Debug, Default)]
+pub struct Checks {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    board: Mutex<Board>,
+    /// The board changed: the next turn may be sooner.
+    rescheduled: Notify,
+    /// A backend's health changed.
+    found: Notify,
+    counts: Counts,
+}
+
+#[derive(Debug, Default)]
+struct Counts {
+    passed: AtomicU64,
+    failed: AtomicU64,
+    inconclusive: AtomicU64,
+    changed: AtomicU64,
+    /// Milliseconds.
+    late: AtomicU64,
+}
+
+/// A moment's figures of the checks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Figures {
+    /// Backends that are checked.
+    pub backends: usize,
+    /// Those of them that are unhealthy.
+    pub unhealthy: usize,
+    /// Checks since the start that passed, that failed, and that the router itself could not make.
+    pub passed: u64,
+    pub failed: u64,
+    pub inconclusive: u64,
+    /// How often a backend's health changed since the start.
+    pub changed: u64,
+    /// How late the last check began.
+    pub late: Duration,
+}
+
+/// A backend to check.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Target {
+    /// The backend's number.
+    number: u32,
+    /// Where it is asked.
+    address: SocketAddrV4,
+    check: HealthCheck,
+    /// As stored.
+    healthy: bool,
+}
+
+/// What one check found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Finding {
+    Passed,
+    Failed(String),
+    /// The router itself could not ask; says nothing of the backend.
+    Inconclusive(String),
+}
+
+/// The running checks; they end on drop.
+#[derive(Debug)]
+pub struct Running {
+    tasks: Vec<AbortHandle>,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.tasks.iter().for_each(AbortHandle::abort);
+    }
+}
+
+impl Checks {
+    /// Checks a VIP's backends from now on, as it says, and no others of its. Those that were checked before keep what
+    /// was found.
+    pub fn watch(&self, vip: &VipState) {
+        let now = Instant::now();
+        self.with_board(|board| board.watch(&vip.uuid, targets(vip), now));
+    }
+
+    /// Ends the checks of a VIP's backends.
+    pub fn forget(&self, vip: &str) {
+        let now = Instant::now();
+        self.with_board(|board| board.watch(vip, Vec::new(), now));
+    }
+
+    /// Starts to check, in the calling thread's network namespace, and to report what changes.
+    #[must_use = "the checks end when this is dropped"]
+    pub fn run(&self, store: Store, reconciler: Reconciler) -> Running {
+        let mut running = self.probe();
+        let report = report::run(Arc::clone(&self.shared), store, reconciler);
+        running.tasks.push(tokio::spawn(report).abort_handle());
+        running
+    }
+
+    /// Checks without reporting.
+    fn probe(&self) -> Running {
+        Running { tasks: vec![tokio::spawn(prober::run(Arc::clone(&self.shared))).abort_handle()] }
+    }
+
+    pub fn figures(&self) -> Figures {
+        let (backends, unhealthy) = self.shared.board().count();
+        let counts = &self.shared.counts;
+        let of = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        Figures {
+            backends,
+            unhealthy,
+            passed: of(&counts.passed),
+            failed: of(&counts.failed),
+            inconclusive: of(&counts.inconclusive),
+            changed: of(&counts.changed),
+            late: Duration::from_millis(of(&counts.late)),
+        }
+    }
+
+    fn with_board(&self, change: impl FnOnce(&mut Board)) {
+        let mut board = self.shared.board();
+        change(&mut board);
+        let found = board.has_changes();
+        drop(board);
+        self.shared.rescheduled.notify_one();
+        if found {
+            self.shared.found.notify_one();
+        }
+    }
+}
+
+impl Shared {
+    /// The board stays whole when a holder panics: each change of it is one step.
+    fn board(&self) -> MutexGuard<'_, Board> {
+        self.board.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The backends of a VIP that are to be checked: those that could get flows if they answer.
+fn targets(vip: &VipState) -> Vec<Target> {
+    let listeners = vip.listeners.iter().filter(|_| vip.enabled);
+    let backends = listeners.flat_map(|listener| listener.backends.iter().map(|backend| (listener.check, backend)));
+    backends
+        .filter(|(_, backend)| backend.active)
+        .map(|(check, backend)| Target {
+            number: backend.number,
+            address: SocketAddrV4::new(backend.address, check.port.unwrap_or(backend.port)),
+            check,
+            healthy: backend.healthy,
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,163 @@
+//! Asks the backends whose turn it is.
+//!
+//! TCP: a connection that is made is a pass; it is reset at once, which leaves no socket in TIME_WAIT on the router.
+//! UDP: a datagram of one byte is sent. That it is answered proves the service, that it is not proves nothing, as only
+//! the service knows what it answers to: so silence passes, and what the network says against it (port, host or network
+//! unreachable) fails.
+
+use std::{
+    io,
+    net::{Ipv4Addr, SocketAddr, SocketAddrV4},
+    sync::{Arc, atomic::Ordering},
+    time::{Duration, Instant},
+};
+
+use nix::sys::{
+    resource::{Resource, getrlimit, setrlimit},
+    socket::{setsockopt, sockopt},
+};
+use tokio::{
+    net::{TcpSocket, UdpSocket},
+    sync::Semaphore,
+    task::JoinSet,
+    time::{sleep_until, timeout},
+};
+use tracing::{info, warn};
+
+use super::{Finding, Shared, board::Check};
+use crate::state::Protocol;
+
+/// What is sent to a UDP service.
+const DATAGRAM: [u8; 1] = [0];
+/// Checks at a time: what 100,000 checks a minute need when nobody answers within the default timeout of 2 s, and some.
+const MOST: usize = 4096;
+/// A check that begins later than this is told in the log,
+const LATE: Duration = Duration::from_secs(1);
+/// once in so long.
+const TELL_LATE: Duration = Duration::from_secs(60);
+
+/// How many checks run at a time: no more than half the files that the process may open.
+pub(super) fn most_at_once() -> usize {
+    let files = match getrlimit(Resource::RLIMIT_NOFILE) {
+        Ok((soft, hard)) if soft < hard => {
+            let raised = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
+            raised.map_or(soft, |()| hard)
+        }
+        Ok((soft, _)) => soft,
+        Err(_) => 1024,
+    };
+    usize::try_from(files / 2).unwrap_or(MOST).clamp(1, MOST)
+}
+
+/// Checks whoever's turn it is, for ever.
+pub(super) async fn run(shared: Arc<Shared>) {
+    let most = most_at_once();
+    let places = Arc::new(Semaphore::new(most));
+    // Ends its tasks when this one ends.
+    let mut checks = JoinSet::new();
+    let mut told_late: Option<Instant> = None;
+    loop {
+        while checks.try_join_next().is_some() {}
+        let next = shared.board().next();
+        let wait = async {
+            match next {
+                Some(at) => sleep_until(at.into()).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = wait => {}
+            () = shared.rescheduled.notified() => continue,
+        }
+        // The semaphore is never closed.
+        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
+        let now = Instant::now();
+        let Some(check) = shared.board().begin(now) else { continue };
+        let late = now.saturating_duration_since(check.due);
+        shared.counts.late.store(u64::try_from(late.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
+        if late > LATE && told_late.is_none_or(|at| at.elapsed() > TELL_LATE) {
+            told_late = Some(now);
+            let running = most - places.available_permits();
+            warn!(?late, running, most, "health checks begin late; longer intervals or shorter timeouts help");
+        }
+        let shared = Arc::clone(&shared);
+        checks.spawn(async move {
+            let finding = probe(check.protocol, check.address, check.timeout).await;
+            drop(place);
+            note(&shared, &check, &finding);
+        });
+    }
+}
+
+fn note(shared: &Shared, check: &Check, finding: &Finding) {
+    let counts = &shared.counts;
+    let count = match finding {
+        Finding::Passed => &counts.passed,
+        Finding::Failed(_) => &counts.failed,
+        Finding::Inconclusive(_) => &counts.inconclusive,
+    };
+    count.fetch_add(1, Ordering::Relaxed);
+    let noted = shared.board().done(check, finding, Instant::now());
+    if noted.is_next {
+        shared.rescheduled.notify_one();
+    }
+    if noted.health.is_none() {
+        return;
+    }
+    counts.changed.fetch_add(1, Ordering::Relaxed);
+    shared.found.notify_one();
+    let (vip, backend, address) = (&*check.vip, check.number, check.address);
+    match finding {
+        Finding::Failed(reason) => warn!(vip, backend, %address, reason, "a backend is unhealthy"),
+        Finding::Passed | Finding::Inconclusive(_) => info!(vip, backend, %address, "a backend is healthy again"),
+    }
+}
+
+/// One check.
+pub(super) async fn probe(protocol: Protocol, address: SocketAddrV4, patience: Duration) -> Finding {
+    let answer = async {
+        match protocol {
+            Protocol::Tcp => ask_tcp(address).await,
+            Protocol::Udp => ask_udp(address).await,
+        }
+    };
+    match (timeout(patience, answer).await, protocol) {
+        (Ok(Ok(())), _) | (Err(_), Protocol::Udp) => Finding::Passed,
+        (Err(_), Protocol::Tcp) => Finding::Failed(format!("no connection within {} s", patience.as_secs())),
+        (Ok(Err(error)), _) if is_ours(&error) => Finding::Inconclusive(error.to_string()),
+        (Ok(Err(error)), _) => Finding::Failed(error.to_string()),
+    }
+}
+
+async fn ask_tcp(address: SocketAddrV4) -> io::Result<()> {
+    let socket = TcpSocket::new_v4()?;
+    // Its close is a reset.
+    socket.set_zero_linger()?;
+    socket.connect(SocketAddr::V4(address)).await.map(drop)
+}
+
+/// Ends with the first thing that is heard, answer or error.
+async fn ask_udp(address: SocketAddrV4) -> io::Result<()> {
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).await?;
+    // Tells of hosts that are unreachable, too, not of ports alone.
+    setsockopt(&socket, sockopt::Ipv4RecvErr, &true)?;
+    socket.connect(address).await?;
+    socket.send(&DATAGRAM).await?;
+    socket.recv(&mut [0; 1]).await.map(drop)
+}
+
+/// Whether an error is the router's own, which lacks something, and not the backend's.
+fn is_ours(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(
+            libc::EMFILE
+                | libc::ENFILE
+                | libc::ENOBUFS
+                | libc::ENOMEM
+                | libc::EADDRNOTAVAIL
+                | libc::EADDRINUSE
+                | libc::EAGAIN
+        )
+    )
+}
