@@ -38,17 +38,18 @@ impl Slot {
         read_mark(self.flow).still(self.mark)
     }
 
-    /// Moves the slot to a state (rule 4), unless it is in it, holds another flow, or loses the race: tells whether it
-    /// moved it, and from where.
+    /// Moves the slot to a state (rule 4), unless it is in it, is over, holds another flow, or loses the race: tells
+    /// whether it moved it, and from where.
     #[inline(always)]
     pub fn move_to(&self, state: State) -> Option<State> {
+        let kept = if state as u8 == State::Empty as u8 { State::Busy } else { State::Closed };
         let slot_word = word(self.index)?;
         let mut tries = 0;
         // A concurrent `touch` makes the swap fail; two tries are enough, the next packet tries again.
         while tries < 2 {
             // SAFETY: aligned word of FLOW_BUCKETS.
             let word = Word(unsafe { ptr::read_volatile(slot_word) });
-            if !word.same_flow(self.seen) || word.state() == state || word.state() as u8 <= State::Busy as u8 {
+            if !word.same_flow(self.seen) || word.state() == state || word.state() as u8 <= kept as u8 {
                 return None;
             }
             // SAFETY: as above.

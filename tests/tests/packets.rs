@@ -349,6 +349,20 @@ both_hooks! {
         bench.expect_sent(&last, &to_backend(last.clone()))
     }
 
+    fn what_comes_late_does_not_revive_a_closed_connection(bench: &mut Bench) -> Result<()> {
+        let backend = serve(bench, TCP)?;
+        establish(bench)?;
+        let (end, answer) = (Frame::tcp(CLIENT, VIP, tcp::FIN | tcp::ACK), Frame::tcp(BACKEND, CLIENT, tcp::FIN | tcp::ACK));
+        for frame in [&end, &answer, &end, &answer] {
+            bench.run(frame)?;
+        }
+        ensure!(states(bench)? == [State::Closed, State::Closed]);
+        ensure!(bench.load(backend)? == 0);
+        bench.run(&Frame::tcp(CLIENT, VIP, tcp::SYN))?;
+        ensure!(bench.load(backend)? == 1);
+        Ok(())
+    }
+
     fn a_reset_closes_once_and_travels_on(bench: &mut Bench) -> Result<()> {
         let backend = serve(bench, TCP)?;
         establish(bench)?;
