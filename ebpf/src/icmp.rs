@@ -21,6 +21,7 @@ use crate::{
     parse::{FRAGMENT_OFFSET, IPV4, TCP, UDP, VERSION_IHL},
     route::{self, Rewritten},
     table,
+    verifier::opaque,
 };
 
 pub const ICMP: u8 = 1;
@@ -30,8 +31,9 @@ const UNREACHABLE: u8 = 3;
 const TIME_EXCEEDED: u8 = 11;
 const PARAMETER_PROBLEM: u8 = 12;
 
+const ICMP_LEN: usize = 8;
 /// Where the quoted packet's headers start, and the end of the 8 transport bytes that every quote has.
-const QUOTE: usize = L4_OFFSET + 8;
+const QUOTE: usize = L4_OFFSET + ICMP_LEN;
 const QUOTE_L4: usize = QUOTE + 20;
 const QUOTE_END: usize = QUOTE_L4 + 8;
 /// The end of a quoted TCP checksum, which most quotes have today (RFC 1812, section 4.3.2.3).
@@ -69,6 +71,9 @@ fn send<P: Packet>(packet: &mut P, outer: &Rewritten) -> Result<i32, Reason> {
     }
     // SAFETY: both headers' bounds are checked just above; a route's MAC address is at an even address.
     unsafe {
+        if packet.exceeds(u16::from_be(load(data + ETH_LEN + 2)), 20 + ICMP_LEN as u32, way_out.mtu) {
+            return Err(Reason::OverMtu);
+        }
         let Some(delta) = route::depart(data, way_out, &route.next_hop) else {
             return Err(Reason::TtlExpired);
         };
@@ -91,10 +96,11 @@ pub fn turn_back<P: Packet>(packet: &mut P, outer: &mut Rewritten) -> u32 {
         return 0;
     }
     // SAFETY: all within QUOTE_END bytes, checked just above.
-    let (ethertype, version_ihl, protocol, kind, quoted_version_ihl, quoted_fragment, quoted_protocol) = unsafe {
+    let (ethertype, version_ihl, ip_len, protocol, kind, quoted_version_ihl, quoted_fragment, quoted_protocol) = unsafe {
         (
             load::<u16>(data + 12),
             load::<u8>(data + ETH_LEN),
+            u16::from_be(load::<u16>(data + ETH_LEN + 2)) as usize,
             load::<u8>(data + ETH_LEN + 9),
             load::<u8>(data + L4_OFFSET),
             load::<u8>(data + QUOTE),
@@ -105,6 +111,9 @@ pub fn turn_back<P: Packet>(packet: &mut P, outer: &mut Rewritten) -> u32 {
     if ethertype != IPV4
         || version_ihl != VERSION_IHL
         || protocol != ICMP
+        // What follows the packet in its frame is not its checksum's to cover.
+        || ip_len < QUOTE_END - ETH_LEN
+        || !packet.holds(data, ip_len)
         || !(kind == UNREACHABLE || kind == TIME_EXCEEDED || kind == PARAMETER_PROBLEM)
         || quoted_version_ihl != VERSION_IHL
         // Only a first fragment has ports.
@@ -145,7 +154,10 @@ pub fn turn_back<P: Packet>(packet: &mut P, outer: &mut Rewritten) -> u32 {
             let new = update_udp(old, addresses + ports);
             store(data + QUOTE_L4 + 6, new);
             changed += delta16(old, new);
-        } else if data + QUOTE_TCP_CHECKSUM_END <= end {
+        // Opaque, or the compiler infers the second condition from the first, which the verifier cannot.
+        } else if opaque(ip_len as u32) as usize >= QUOTE_TCP_CHECKSUM_END - ETH_LEN
+            && data + QUOTE_TCP_CHECKSUM_END <= end
+        {
             changed += change(data + QUOTE_L4 + 16, addresses + ports);
         }
         store_address(data + QUOTE + 12, sent.src);

@@ -25,10 +25,10 @@
 //!    round before and after copying it: a flow that was dead, or that was claimed in between, reads as a miss.
 //! 3. A hit stores only `seen`, as a 32-bit write of the word's upper half, and `touched`, a byte of the mark: it can delay
 //!    a compare-and-swap, never undo it. A `seen` written just after a claim only makes the new flow look fresh.
-//! 4. Every change of `state` is a compare-and-swap of the whole word; who loses it leaves the state to the winner.
-//!    `Closed` is left for `Busy` and `Empty` only: what comes late for a connection that is over does not revive it. The
+//! 4. Every change of `state` is a compare-and-swap of the whole word; who loses it leaves the state to the winner. The
 //!    winner then brings the mark to the word: it reads the mark, then the word, and compare-and-swaps the mark to the
 //!    word's state while both are of one round. Whoever comes last has seen the last word.
+//!    `Closed` is left for `Busy` and `Empty` only: what comes late for a connection that is over does not revive it.
 //! 5. Who moves a connection's *first* flow (the one without [`FLAG_REPLY`]) from a live state to `Closed`, `Busy` or
 //!    `Empty` takes one off its backend's load: so it is taken off exactly once.
 //! 6. The next hop and the counters in a flow are written without claiming it, by CPUs that handle its packets; a torn
