@@ -61,6 +61,18 @@ macro_rules! array {
                 elements.resize_with(length, || UnsafeCell::new(MaybeUninit::zeroed()));
             }
 
+            /// # Errors
+            /// `ENOENT`: there is no such element.
+            pub fn set(&self, index: u32, value: impl Borrow<T>, _flags: u64) -> Result<(), i32>
+            where
+                T: Copy,
+            {
+                let element = self.get_ptr_mut(index).ok_or(ENOENT)?;
+                // SAFETY: an element of this table.
+                unsafe { element.write(*value.borrow()) };
+                Ok(())
+            }
+
             pub fn get(&self, index: u32) -> Option<&T> {
                 // SAFETY: initialised by `allocate`.
                 self.get_ptr_mut(index).map(|element| unsafe { &*element })

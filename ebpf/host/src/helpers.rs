@@ -4,7 +4,7 @@
 use std::ffi::{c_int, c_long, c_void};
 
 use aya_ebpf_bindings::bindings::{
-    __sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, BPF_FIB_LKUP_RET_NOT_FWDED, BPF_FIB_LKUP_RET_SUCCESS,
+    __sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, BPF_FIB_LKUP_RET_FRAG_NEEDED, BPF_FIB_LKUP_RET_NOT_FWDED, BPF_FIB_LKUP_RET_SUCCESS,
     TC_ACT_REDIRECT, bpf_fib_lookup as FibLookup,
 };
 
@@ -44,7 +44,8 @@ pub unsafe fn bpf_fib_lookup(context: *mut c_void, params: *mut FibLookup, size:
     let Some(route) = kernel::route(destination) else {
         return BPF_FIB_LKUP_RET_NOT_FWDED.into();
     };
-    if route.answer == BPF_FIB_LKUP_RET_SUCCESS {
+    // A packet that does not fit is told of when all is known.
+    if route.answer == BPF_FIB_LKUP_RET_SUCCESS || route.answer == BPF_FIB_LKUP_RET_FRAG_NEEDED {
         params.ifindex = route.ifindex;
         params.dmac = route.gateway.unwrap_or_else(|| kernel::neighbour(destination));
     }

@@ -1,0 +1,108 @@
+//! Running one packet at a hook.
+
+use vipgate_abi::counters::Reason;
+use vipgate_host_kernel::{
+    bindings::{
+        TC_ACT_OK, TC_ACT_REDIRECT, TC_ACT_SHOT,
+        xdp_action::{XDP_DROP, XDP_PASS, XDP_REDIRECT},
+    },
+    kernel,
+    packet::{Checksum, SocketBuffer, XdpFrame},
+};
+use vipgate_pipeline::{icmp, pipeline, tc::TcPacket, xdp::XdpPacket};
+
+use crate::{input::Buffer, world};
+
+/// Where packets are met.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Hook {
+    Xdp,
+    Tc,
+}
+
+/// A packet that comes in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Arriving {
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) ifindex: u32,
+    /// At TC, where it is not simply one frame.
+    pub(crate) buffer: Option<Buffer>,
+}
+
+/// What became of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Outcome {
+    pub(crate) verdict: Verdict,
+    pub(crate) bytes: Vec<u8>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// Up the stack, and why.
+    Pass(Reason),
+    Drop(Reason),
+    /// Out of the interface of this index.
+    Redirect(u32),
+}
+
+impl Arriving {
+    /// Runs it through the pipeline. What the verdict, the counters and the packet's length say together is checked here.
+    pub(crate) fn run(&self, hook: Hook) -> Outcome {
+        let before = world::reasons();
+        let _ = kernel::take_redirect();
+        let (verdict, bytes) = match hook {
+            Hook::Xdp => self.run_xdp(),
+            Hook::Tc => self.run_tc(),
+        };
+        let counted = world::reason_since(&before);
+        let redirect = kernel::take_redirect();
+        let [pass, drop, redirected] = match hook {
+            Hook::Xdp => [XDP_PASS, XDP_DROP, XDP_REDIRECT].map(|action| action as i32),
+            Hook::Tc => [TC_ACT_OK, TC_ACT_SHOT, TC_ACT_REDIRECT],
+        };
+        let verdict = match (counted, redirect) {
+            (None, Some(ifindex)) if verdict == redirected => Verdict::Redirect(ifindex),
+            (Some(reason), None) if verdict == pass && !reason.is_drop() => Verdict::Pass(reason),
+            (Some(reason), None) if verdict == drop && reason.is_drop() => Verdict::Drop(reason),
+            _ => panic!("{hook:?}: verdict {verdict}, counted {counted:?}, redirected to {redirect:?}"),
+        };
+        assert_eq!(bytes.len(), self.bytes.len(), "a packet's length changed");
+        Outcome { verdict, bytes }
+    }
+
+    fn run_xdp(&self) -> (i32, Vec<u8>) {
+        let mut frame = XdpFrame::new(&self.bytes, self.ifindex);
+        let verdict = pipeline::run(XdpPacket(frame.context()));
+        (verdict, frame.bytes().to_vec())
+    }
+
+    fn run_tc(&self) -> (i32, Vec<u8>) {
+        let mut buffer = self.socket_buffer();
+        let verdict = pipeline::run(TcPacket(buffer.context()));
+        (verdict, buffer.bytes())
+    }
+
+    /// Runs it through the egress program, as if the stack sent it: the packet that leaves, and whether it was an error
+    /// to turn back.
+    pub(crate) fn run_at_egress(&self) -> (bool, Vec<u8>) {
+        let before = world::reasons();
+        let mut buffer = self.socket_buffer();
+        let mut outer = icmp::NOBODY;
+        let turned = icmp::turn_back(&mut TcPacket(buffer.context()), &mut outer) != 0;
+        assert_eq!(world::reason_since(&before), None, "the stack's own packets are nothing to count");
+        assert_eq!(kernel::take_redirect(), None, "the stack's own packets go their way");
+        (turned, buffer.bytes())
+    }
+
+    fn socket_buffer(&self) -> SocketBuffer {
+        let whole = SocketBuffer::new(&self.bytes, self.bytes.len(), self.ifindex);
+        match self.buffer {
+            None => whole,
+            Some(Buffer { linear, segments, segment_size, partial_checksum }) => {
+                SocketBuffer::new(&self.bytes, linear.into(), self.ifindex)
+                    .segments(segments.into(), segment_size.into())
+                    .checksum(if partial_checksum { Checksum::Partial } else { Checksum::Complete })
+            }
+        }
+    }
+}

@@ -1,0 +1,238 @@
+//! What an input's bytes mean: a start, and steps.
+//!
+//! Kept inputs must mean the same tomorrow: a step's number and operands never change, new steps take free numbers, and
+//! a step without meaning is passed over. Operands name things by small numbers (see `world`), so that most inputs
+//! meet services, backends and flows that exist.
+
+/// A start, and what then happens.
+#[derive(Clone, Debug)]
+pub struct Case {
+    /// Seed of the flow table's hash.
+    pub seed: u8,
+    /// Number of flow buckets: a power of two.
+    pub buckets: u32,
+    pub steps: Vec<Step>,
+}
+
+#[derive(Clone, Debug)]
+pub enum Step {
+    /// A service's kind and algorithm, and its ring's backends.
+    Serve {
+        service: u8,
+        what: u8,
+        ring: Vec<u8>,
+    },
+    Withdraw {
+        service: u8,
+    },
+    /// A number is given to another backend.
+    Backend {
+        number: u8,
+        address: u8,
+        port: u8,
+    },
+    /// A backend's flows end at once.
+    EndFlows {
+        number: u8,
+    },
+    /// What the kernel says of a network.
+    Route {
+        network: u8,
+        answer: u8,
+    },
+    Mtu {
+        port: u8,
+        mtu: u16,
+    },
+    /// A device comes or goes.
+    Port {
+        port: u8,
+        present: bool,
+    },
+    Wait {
+        jiffies: u16,
+    },
+    /// Changes a byte of the next packet.
+    Mangle {
+        offset: u8,
+        bits: u8,
+    },
+    /// Cuts so many bytes off the next packet.
+    Cut {
+        bytes: u8,
+    },
+    /// A client's packet to a service.
+    Ask {
+        client: u8,
+        port: u8,
+        service: u8,
+        shape: Shape,
+    },
+    /// The answer to a packet that was sent on.
+    Answer {
+        to: u8,
+        shape: Shape,
+    },
+    /// A packet between the same ends as one that was sent on.
+    Again {
+        after: u8,
+        shape: Shape,
+    },
+    /// An ICMP error about a packet that was sent on, by its receiver or a host on the way.
+    Error {
+        about: u8,
+        from: u8,
+        kind: u8,
+        quoted: u8,
+    },
+    /// The same from the router's own stack.
+    OwnError {
+        about: u8,
+        kind: u8,
+        quoted: u8,
+    },
+    /// Any bytes.
+    Raw {
+        bytes: Vec<u8>,
+    },
+}
+
+/// What a packet is like beyond its addresses.
+#[derive(Clone, Debug, Default)]
+pub struct Shape {
+    pub tcp_flags: u8,
+    pub ttl: Option<u8>,
+    /// Identification; more fragments (0x80), don't fragment (0x40), offset in units of 8 bytes.
+    pub fragment: Option<(u8, u8)>,
+    pub payload: Option<u16>,
+    pub tcp_options: Option<u8>,
+    pub ip_options: Option<u8>,
+    pub without_checksum: bool,
+    /// At TC, what a driver never shows at XDP.
+    pub buffer: Option<Buffer>,
+}
+
+/// A socket buffer that is not simply one frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Buffer {
+    /// Directly readable bytes.
+    pub linear: u8,
+    pub segments: u8,
+    pub segment_size: u16,
+    pub partial_checksum: bool,
+}
+
+/// Steps of one input. Longer inputs find nothing that several shorter ones do not.
+const MAX_STEPS: usize = 64;
+
+impl Case {
+    /// Every sequence of bytes is a case; what follows the last whole step counts for nothing.
+    #[must_use]
+    pub fn decode(bytes: &[u8]) -> Self {
+        let mut reader = Reader(bytes);
+        let seed = reader.byte().unwrap_or(0);
+        let buckets = 1 << (reader.byte().unwrap_or(0) & 3);
+        let mut steps = Vec::new();
+        while steps.len() < MAX_STEPS {
+            let Some(number) = reader.byte() else { break };
+            match Step::decode(number, &mut reader) {
+                Some(Some(step)) => steps.push(step),
+                Some(None) => {}
+                None => break,
+            }
+        }
+        Self { seed, buckets, steps }
+    }
+}
+
+impl Step {
+    /// None: the input ends within the step. `Some(None)`: its number has no meaning.
+    fn decode(number: u8, input: &mut Reader<'_>) -> Option<Option<Self>> {
+        Some(Some(match number & 0x1f {
+            0 => {
+                let (service, what) = (input.byte()?, input.byte()?);
+                Self::Serve { service, what, ring: input.bytes(usize::from(what >> 5))? }
+            }
+            1 => Self::Withdraw { service: input.byte()? },
+            2 => Self::Backend { number: input.byte()?, address: input.byte()?, port: input.byte()? },
+            3 => Self::EndFlows { number: input.byte()? },
+            4 => Self::Route { network: input.byte()?, answer: input.byte()? },
+            5 => Self::Mtu { port: input.byte()?, mtu: input.word()? },
+            6 => {
+                let port = input.byte()?;
+                Self::Port { port, present: port & 0x80 == 0 }
+            }
+            7 => Self::Wait { jiffies: input.word()? },
+            8 => Self::Mangle { offset: input.byte()?, bits: input.byte()? },
+            9 => Self::Cut { bytes: input.byte()? },
+            10 => Self::Ask {
+                client: input.byte()?,
+                port: input.byte()?,
+                service: input.byte()?,
+                shape: Shape::decode(input)?,
+            },
+            11 => Self::Answer { to: input.byte()?, shape: Shape::decode(input)? },
+            12 => Self::Again { after: input.byte()?, shape: Shape::decode(input)? },
+            13 => Self::Error { about: input.byte()?, from: input.byte()?, kind: input.byte()?, quoted: input.byte()? },
+            14 => Self::OwnError { about: input.byte()?, kind: input.byte()?, quoted: input.byte()? },
+            15 => {
+                let length = usize::from(input.byte()?);
+                Self::Raw { bytes: input.bytes(length)? }
+            }
+            _ => return Some(None),
+        }))
+    }
+}
+
+impl Shape {
+    fn decode(input: &mut Reader<'_>) -> Option<Self> {
+        let (tcp_flags, has) = (input.byte()?, input.byte()?);
+        let mut shape = Self { tcp_flags, ..Self::default() };
+        if has & 1 != 0 {
+            shape.ttl = Some(input.byte()?);
+        }
+        if has & 2 != 0 {
+            shape.fragment = Some((input.byte()?, input.byte()?));
+        }
+        if has & 4 != 0 {
+            shape.payload = Some(input.word()?);
+        }
+        if has & 8 != 0 {
+            shape.tcp_options = Some(input.byte()?);
+        }
+        if has & 16 != 0 {
+            shape.ip_options = Some(input.byte()?);
+        }
+        shape.without_checksum = has & 32 != 0;
+        if has & 64 != 0 {
+            shape.buffer = Some(Buffer {
+                linear: input.byte()?,
+                segments: input.byte()?,
+                segment_size: input.word()?,
+                partial_checksum: has & 128 != 0,
+            });
+        }
+        Some(shape)
+    }
+}
+
+struct Reader<'a>(&'a [u8]);
+
+impl Reader<'_> {
+    fn byte(&mut self) -> Option<u8> {
+        let (first, rest) = self.0.split_first()?;
+        self.0 = rest;
+        Some(*first)
+    }
+
+    /// Two bytes, the lower first.
+    fn word(&mut self) -> Option<u16> {
+        Some(u16::from_le_bytes([self.byte()?, self.byte()?]))
+    }
+
+    fn bytes(&mut self, length: usize) -> Option<Vec<u8>> {
+        let (bytes, rest) = self.0.split_at_checked(length)?;
+        self.0 = rest;
+        Some(bytes.to_vec())
+    }
+}

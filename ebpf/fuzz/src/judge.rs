@@ -1,0 +1,192 @@
+//! What must hold of a packet's way through the pipeline, whatever the packet.
+
+use vipgate_abi::{
+    counters::Reason,
+    flow::{FlowKey, State},
+    service::{Kind, ServiceKey},
+};
+use vipgate_host_kernel::{
+    bindings::{BPF_FIB_LKUP_RET_FRAG_NEEDED, BPF_FIB_LKUP_RET_SUCCESS},
+    btf_maps::lpm_trie::Key,
+    kernel,
+};
+use vipgate_pipeline::maps;
+
+use crate::{
+    hook::{Arriving, Outcome, Verdict},
+    table::{Slot, Table},
+    wire::{ICMP, Ipv4, TCP, UDP, add, same_sum, sum, word},
+    world,
+};
+
+const FIN_SYN_RST_ACK: u8 = 0x17;
+const SYN: u8 = 0x02;
+
+/// Checks one packet, between the table before it and the one after.
+pub(crate) fn judge(came: &Arriving, outcome: &Outcome, before: &Table, after: &Table) {
+    let (old, new) = (&came.bytes, &outcome.bytes);
+    let translated = match outcome.verdict {
+        Verdict::Drop(_) => return,
+        Verdict::Redirect(ifindex) => {
+            sent(came, new, ifindex);
+            true
+        }
+        Verdict::Pass(Reason::NoNeighbour | Reason::OverMtu | Reason::TtlExpired) if old != new => true,
+        Verdict::Pass(reason) => {
+            assert_eq!(old, new, "passed up as {reason:?}, yet changed");
+            false
+        }
+    };
+    if translated {
+        let moved = matches!(outcome.verdict, Verdict::Redirect(_));
+        let partial = came.buffer.is_some_and(|buffer| buffer.partial_checksum);
+        let (old_packet, new_packet) = translation(old, new, moved, partial);
+        if old_packet.protocol == ICMP {
+            quote(old, new, &old_packet, before);
+        } else if let (Some(sent), Some(received)) = (old_packet.ports(old), new_packet.ports(new)) {
+            let ends = [key(&old_packet, sent), key(&new_packet, received)];
+            flow(old, &old_packet, &ends, before, after);
+        }
+    }
+}
+
+/// Checks one of the router's own errors: turned back or as it was.
+pub(crate) fn own_error(came: &Arriving, turned: bool, new: &[u8], table: &Table) {
+    if turned {
+        let (packet, _) = translation(&came.bytes, new, false, false);
+        quote(&came.bytes, new, &packet, table);
+    } else {
+        assert_eq!(came.bytes, new, "no error to turn back, yet changed");
+    }
+}
+
+/// A packet that was sent out of a device: to where the kernel routes it, fitting, with its hop counted.
+fn sent(came: &Arriving, new: &[u8], ifindex: u32) {
+    let packet = Ipv4::of_frame(new).expect("what is sent on is a whole IPv4 packet");
+    let route = kernel::route(packet.dst).expect("what is sent on has a route");
+    assert!(
+        matches!(route.answer, BPF_FIB_LKUP_RET_SUCCESS | BPF_FIB_LKUP_RET_FRAG_NEEDED) && route.ifindex == ifindex,
+        "sent to interface {ifindex} against {route:?}"
+    );
+    let port = (0..4).map(world::port_of).find(|port| port.ifindex == ifindex).expect("sent out of a port");
+    assert_eq!(new[6..12], port.mac, "the source is the port's");
+    let next_hop = route.gateway.unwrap_or_else(|| kernel::neighbour(packet.dst));
+    assert_eq!(new[0..6], next_hop, "the destination is the next hop's");
+    if came.buffer.is_none_or(|buffer| buffer.segment_size == 0) {
+        assert!((packet.end - packet.at) as u32 <= port.mtu, "larger than the way out's {}", port.mtu);
+    }
+}
+
+/// Checks that nothing but a translation happened, and that whoever could tell a damaged packet from a good one still can:
+/// every checksum that covers what changed is wrong by as much as before.
+fn translation(old: &[u8], new: &[u8], moved: bool, partial: bool) -> (Ipv4, Ipv4) {
+    let before = Ipv4::of_frame(old).expect("what is translated is a whole IPv4 packet");
+    let after = Ipv4::of_frame(new).expect("a translation leaves a whole IPv4 packet");
+    let mut allowed = vec![before.checksum_and_addresses()];
+    if moved {
+        allowed.extend([0..12, before.at + 8..before.at + 9]);
+        assert!(before.ttl > 1 && after.ttl == before.ttl - 1, "time to live {} after {}", after.ttl, before.ttl);
+    }
+    assert!(same_sum(sum(&old[before.header()]), sum(&new[after.header()])), "the header's checksum is another");
+    let (old_l4, new_l4) = (&old[before.l4..before.end], &new[after.l4..after.end]);
+    if before.protocol == ICMP {
+        allowed.push(before.l4_checksum());
+        allowed.extend(allowed_in_quote(old, before.l4 + 8));
+        assert!(same_sum(sum(old_l4), sum(new_l4)), "the ICMP checksum is another");
+    } else if before.ports(old).is_some() {
+        allowed.extend([before.l4..before.l4 + 4, before.l4_checksum()]);
+        let (old_sum, new_sum) = (field(old, &before), field(new, &after));
+        if before.protocol == UDP && old_sum == 0 {
+            assert_eq!(new_sum, 0, "a datagram without checksum has got one");
+        } else if partial {
+            // The field is the pseudo-header's sum: it differs from it by what it did before.
+            let expected = add(add(old_sum, !before.addresses_sum()), after.addresses_sum());
+            assert!(same_sum(new_sum, expected), "the partial checksum is {new_sum:04x} instead of {expected:04x}");
+        } else {
+            let with_pseudo_header = |packet: &Ipv4, l4: &[u8]| add(packet.addresses_sum(), sum(l4));
+            assert!(
+                same_sum(with_pseudo_header(&before, old_l4), with_pseudo_header(&after, new_l4)),
+                "the transport checksum is another"
+            );
+            assert!(before.protocol != UDP || new_sum != 0, "a datagram has lost its checksum");
+        }
+    }
+    let mut expected = old.to_vec();
+    for range in allowed {
+        if range.end <= old.len() {
+            expected[range.clone()].copy_from_slice(&new[range]);
+        }
+    }
+    assert_eq!(expected, new, "something else changed");
+    (before, after)
+}
+
+fn field(bytes: &[u8], packet: &Ipv4) -> u16 {
+    word(bytes, packet.l4_checksum().start).expect("a translated packet has its transport header")
+}
+
+/// What a turned-back quote may differ in: checksums, addresses, ports.
+fn allowed_in_quote(bytes: &[u8], at: usize) -> Vec<std::ops::Range<usize>> {
+    let quoted = Ipv4::at(bytes, at).expect("what is turned back quotes a packet");
+    vec![quoted.checksum_and_addresses(), quoted.l4..quoted.l4 + 4, quoted.l4_checksum()]
+}
+
+/// An error's quote is the packet as its receiver sent it: what the answering flow's packets become, the other way round.
+fn quote(old: &[u8], new: &[u8], packet: &Ipv4, table: &Table) {
+    let at = packet.l4 + 8;
+    let (translated, original) = (Ipv4::at(old, at), Ipv4::at(new, at));
+    let (translated, original) = translated.zip(original).expect("what is turned back quotes a packet");
+    assert!(
+        same_sum(sum(&old[translated.header()]), sum(&new[original.header()])),
+        "the quoted header's checksum is another"
+    );
+    let ports = translated.ports(old).zip(original.ports(new));
+    let (old_ports, new_ports) = ports.expect("what is turned back quotes ports");
+    let answers = reversed(&key(&translated, old_ports));
+    let flow = table.find(&answers).expect("what is turned back is about a flow");
+    assert!(flow.is_current(), "turned back though its backend's flows were ended");
+    let [from, to] = flow.rewritten();
+    let quoted = key(&original, new_ports);
+    assert_eq!([(quoted.dst, quoted.dport), (quoted.src, quoted.sport)], [from, to], "quoted as nobody sent it");
+    let receiver = Ipv4::of_frame(new).expect("an error is a whole packet").dst;
+    assert_eq!(receiver, original.src, "an error for another than who sent what it quotes");
+}
+
+/// A translated packet is what its flow says; a flow stays with its backend, a new one has one of its service's.
+fn flow(old: &[u8], packet: &Ipv4, [came, left]: &[FlowKey; 2], before: &Table, after: &Table) {
+    let flow = after.find(came).expect("a translated packet has a flow");
+    assert_eq!(
+        flow.rewritten(),
+        [(left.src, left.sport), (left.dst, left.dport)],
+        "translated as its flow does not say: {flow:?}"
+    );
+    let flags = if packet.protocol == TCP { old[packet.l4 + 13] & FIN_SYN_RST_ACK } else { SYN };
+    let known = before.find(came).filter(Slot::is_current);
+    match known {
+        Some(known) if packet.protocol == UDP || known.word.state() != State::Closed || flags & SYN == 0 => {
+            assert_eq!(known.rewritten(), flow.rewritten(), "a connection went elsewhere");
+        }
+        Some(_) => {}
+        None => {
+            assert_eq!(flags, SYN, "only a SYN opens a connection");
+            let key = Key::new(ServiceKey::EXACT, ServiceKey::new(came.dst, came.protocol, came.dport));
+            let service = maps::SERVICES.get(&key).expect("a new flow is a service's");
+            assert_eq!(service.kind, Kind::Balance as u8, "a service that is Disabled takes nothing");
+            let ring = service.ring_base..service.ring_base + service.ring_len;
+            let backends = ring.filter_map(|index| maps::RINGS.get(index).copied());
+            assert!(backends.into_iter().any(|number| number == flow.flow.backend), "no backend of the service");
+            let backend = world::backend(flow.flow.backend);
+            assert_eq!((left.dst, left.dport), (backend.addr, backend.port), "sent to where its backend is not");
+            assert_eq!((left.src, left.sport), (came.src, came.sport), "the client is another");
+        }
+    }
+}
+
+fn key(packet: &Ipv4, (sport, dport): (u16, u16)) -> FlowKey {
+    let (src, dst) = (u32::from_ne_bytes(packet.src), u32::from_ne_bytes(packet.dst));
+    FlowKey { src, dst, sport: sport.to_be(), dport: dport.to_be(), protocol: packet.protocol, zone: 0, vlan: 0 }
+}
+
+fn reversed(key: &FlowKey) -> FlowKey {
+    FlowKey { src: key.dst, dst: key.src, sport: key.dport, dport: key.sport, ..*key }
+}

@@ -1,0 +1,117 @@
+//! The packet path under arbitrary packets, tables and times.
+//!
+//! An input is a sequence of bytes that says what happens ([`input`]): services and backends come and go, packets arrive,
+//! are answered, damaged, quoted in errors. It runs through the pipeline at both hooks, compiled for the host, and after
+//! every step everything holds that must hold whatever came: of the packet ([`judge`]) and of the flow table ([`table`]).
+//! Both hooks decide alike.
+//!
+//! The same function is the fuzz target (`cargo xtask fuzz`), a test over random inputs, and the test that replays
+//! `regressions/`: inputs that once failed.
+
+#[path = "../../../tests/src/packet/frame.rs"]
+pub mod frame;
+mod hook;
+pub mod input;
+mod judge;
+mod table;
+mod traffic;
+mod wire;
+mod world;
+
+use std::{
+    ops::Add,
+    sync::{Mutex, PoisonError},
+};
+
+use hook::{Hook, Outcome, Verdict};
+use input::{Case, Step};
+use table::Table;
+use traffic::{Sent, Traffic};
+use wire::Ipv4;
+use world::World;
+
+/// The tables are the process's.
+static TURN: Mutex<()> = Mutex::new(());
+
+/// What an input led to, to see that inputs lead anywhere.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    pub packets: u64,
+    pub sent: u64,
+    pub errors_turned_back: u64,
+}
+
+impl Add for Tally {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self {
+            packets: self.packets + other.packets,
+            sent: self.sent + other.sent,
+            errors_turned_back: self.errors_turned_back + other.errors_turned_back,
+        }
+    }
+}
+
+/// Runs an input.
+///
+/// # Panics
+/// Something did not hold: that is what is looked for.
+pub fn run(bytes: &[u8]) -> Tally {
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let case = Case::decode(bytes);
+    let [(at_xdp, tally), (at_tc, _)] = [Hook::Xdp, Hook::Tc].map(|hook| play(&case, hook));
+    if !case.steps.iter().any(is_for_tc) {
+        assert_eq!(at_xdp, at_tc, "the hooks decide differently");
+    }
+    tally
+}
+
+/// True for packets that are not the same at both hooks.
+fn is_for_tc(step: &Step) -> bool {
+    match step {
+        Step::Ask { shape, .. } | Step::Answer { shape, .. } | Step::Again { shape, .. } => shape.buffer.is_some(),
+        _ => false,
+    }
+}
+
+/// Runs a case at one hook: what became of each packet.
+fn play(case: &Case, hook: Hook) -> (Vec<Outcome>, Tally) {
+    let mut world = World::new(case.seed, case.buckets);
+    let mut traffic = Traffic::default();
+    let mut outcomes = Vec::new();
+    let mut tally = Tally::default();
+    let mut before = Table::read(&world);
+    for step in &case.steps {
+        if world.change(step) {
+            continue;
+        }
+        let Some(mut packet) = traffic.packet(step) else { continue };
+        if hook == Hook::Xdp {
+            packet.buffer = None;
+        }
+        if matches!(step, Step::OwnError { .. }) {
+            let (turned, left) = packet.run_at_egress();
+            tally.errors_turned_back += u64::from(turned);
+            judge::own_error(&packet, turned, &left, &before);
+            continue;
+        }
+        let outcome = packet.run(hook);
+        let after = Table::read(&world);
+        after.check();
+        judge::judge(&packet, &outcome, &before, &after);
+        tally.packets += 1;
+        if let Verdict::Redirect(ifindex) = outcome.verdict {
+            tally.sent += 1;
+            let carries_ports =
+                Ipv4::of_frame(&outcome.bytes).is_some_and(|packet| packet.ports(&outcome.bytes).is_some());
+            tally.errors_turned_back += u64::from(matches!(step, Step::Error { .. }));
+            if carries_ports {
+                traffic.sent.push(Sent { came: packet.bytes, left: outcome.bytes.clone(), ifindex });
+            }
+        }
+        outcomes.push(outcome);
+        before = after;
+    }
+    (outcomes, tally)
+}

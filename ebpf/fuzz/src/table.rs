@@ -1,0 +1,110 @@
+//! The flow table as any moment between two packets must show it (the rules are in `vipgate_abi::flow`).
+
+use std::collections::HashSet;
+
+use vipgate_abi::{
+    flow::{self, Flow, FlowKey, State, WAYS, Word},
+    hash,
+};
+use vipgate_pipeline::maps;
+
+use crate::world::{self, BACKENDS, World};
+
+/// A slot that is not empty.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Slot {
+    pub(crate) word: Word,
+    pub(crate) flow: Flow,
+}
+
+impl Slot {
+    /// True while its backend's flows have not been ended.
+    pub(crate) fn is_current(&self) -> bool {
+        world::backend(self.flow.backend).generation == self.flow.generation
+    }
+
+    /// What packets of the flow become: source and destination.
+    pub(crate) fn rewritten(&self) -> [(u32, u16); 2] {
+        [(self.flow.new_src, self.flow.new_sport), (self.flow.new_dst, self.flow.new_dport)]
+    }
+}
+
+/// The table by index of FLOWS; None: the slot is empty.
+#[derive(Clone, Debug)]
+pub(crate) struct Table(Vec<Option<Slot>>);
+
+impl Table {
+    pub(crate) fn read(world: &World) -> Self {
+        let slot = |index: u32| {
+            let bucket = maps::FLOW_BUCKETS.get(index / WAYS as u32)?;
+            let word = Word(bucket.words[index as usize % WAYS]);
+            let flow = *maps::FLOWS.get(index)?;
+            let slot = Slot { word, flow };
+            if word.state() == State::Empty {
+                assert!(!flow.mark.is_live(), "slot {index} is empty, its mark is not: {slot:?}");
+                return None;
+            }
+            Some(slot)
+        };
+        Self((0..world.buckets * WAYS as u32).map(slot).collect())
+    }
+
+    /// The flow of a key, whatever its state.
+    pub(crate) fn find(&self, key: &FlowKey) -> Option<Slot> {
+        self.0.iter().flatten().find(|slot| slot.flow.key == *key).copied()
+    }
+
+    /// Checks everything that holds between two packets.
+    pub(crate) fn check(&self) {
+        let mut keys = HashSet::new();
+        let mut loads = [0; BACKENDS as usize];
+        for (index, slot) in self.0.iter().enumerate().filter_map(|(index, slot)| Some((index, slot.as_ref()?))) {
+            self.check_slot(index, slot);
+            assert!(keys.insert(slot.flow.key), "the key of slot {index} is there twice: {slot:?}");
+            if !slot.flow.mark.is_reply() && slot.word.state().is_live() {
+                loads[slot.flow.backend as usize] += 1;
+            }
+        }
+        for (number, expected) in (0u32..).zip(loads) {
+            let load = maps::BACKEND_LOAD.get(number).copied().unwrap_or_default();
+            assert_eq!(load, expected, "load of backend {number}: {self:#?}");
+        }
+    }
+
+    fn check_slot(&self, index: usize, slot: &Slot) {
+        let Slot { word, flow } = slot;
+        assert_ne!(word.state(), State::Busy, "slot {index} was left claimed");
+        assert_eq!(
+            (flow.mark.state(), flow.mark.round()),
+            (word.state(), word.round()),
+            "slot {index}'s mark is another's: {slot:?}"
+        );
+        let config = maps::CONFIG.get(0).copied().unwrap_or_default();
+        let hash = hash::flow(&flow.key, config.flow_seed);
+        assert_eq!((hash as u32 & config.bucket_mask) as usize, index / WAYS, "slot {index} is in another's bucket");
+        assert_eq!(word.tag(), flow::tag(hash), "slot {index} has another's tag");
+        let Some(Some(peer)) = self.0.get(flow.peer as usize) else {
+            panic!("slot {index} has no other direction: {slot:?}");
+        };
+        assert_eq!(peer.flow.peer as usize, index, "slot {index}'s other direction names another: {slot:?} {peer:?}");
+        assert_ne!(peer.flow.mark.is_reply(), flow.mark.is_reply(), "slot {index}: {slot:?} {peer:?}");
+        assert_eq!((peer.flow.backend, peer.flow.generation), (flow.backend, flow.generation));
+        assert_eq!(peer.flow.key, answer_key(slot), "slot {index}'s answers have another key");
+        assert_eq!(
+            peer.rewritten(),
+            [(flow.key.dst, flow.key.dport), (flow.key.src, flow.key.sport)],
+            "answers to slot {index} do not become answers to what came: {slot:?} {peer:?}"
+        );
+        assert_eq!(
+            word.state() == State::Closed,
+            peer.word.state() == State::Closed,
+            "one direction of slot {index} is over: {slot:?} {peer:?}"
+        );
+    }
+}
+
+/// The key of the packets that answer a flow's.
+fn answer_key(slot: &Slot) -> FlowKey {
+    let [(src, sport), (dst, dport)] = slot.rewritten();
+    FlowKey { src: dst, dst: src, sport: dport, dport: sport, ..slot.flow.key }
+}

@@ -1,0 +1,116 @@
+//! Reading packets apart from the pipeline's own way, to judge what it made of them.
+
+use std::ops::Range;
+
+pub(crate) const ICMP: u8 = 1;
+pub(crate) const TCP: u8 = 6;
+pub(crate) const UDP: u8 = 17;
+
+pub(crate) const ETH_LEN: usize = 14;
+const IPV4: u16 = 0x0800;
+
+/// An IPv4 packet within `bytes`: where its parts are, and what it says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Ipv4 {
+    /// Offset of its header.
+    pub(crate) at: usize,
+    /// Offset of what follows its header.
+    pub(crate) l4: usize,
+    /// Offset of its end.
+    pub(crate) end: usize,
+    pub(crate) protocol: u8,
+    pub(crate) ttl: u8,
+    pub(crate) src: [u8; 4],
+    pub(crate) dst: [u8; 4],
+    pub(crate) offset: u16,
+    pub(crate) more_fragments: bool,
+}
+
+impl Ipv4 {
+    /// The packet of a frame; None: it holds no whole one.
+    pub(crate) fn of_frame(bytes: &[u8]) -> Option<Self> {
+        let packet = if word(bytes, 12)? == IPV4 { Self::at(bytes, ETH_LEN)? } else { return None };
+        (packet.end <= bytes.len()).then_some(packet)
+    }
+
+    /// A packet whose header starts here; its end may lie beyond the bytes, as a quote's does.
+    pub(crate) fn at(bytes: &[u8], at: usize) -> Option<Self> {
+        let header = bytes.get(at..at + 20)?;
+        let l4 = at + usize::from(header[0] & 15) * 4;
+        let end = at + usize::from(word(header, 2)?);
+        let fragment = word(header, 6)?;
+        let whole = header[0] >> 4 == 4 && l4 >= at + 20 && l4 <= bytes.len() && end >= l4;
+        whole.then_some(Self {
+            at,
+            l4,
+            end,
+            protocol: header[9],
+            ttl: header[8],
+            src: [header[12], header[13], header[14], header[15]],
+            dst: [header[16], header[17], header[18], header[19]],
+            offset: fragment & 0x1fff,
+            more_fragments: fragment & 0x2000 != 0,
+        })
+    }
+
+    /// Source and destination port, where there are any.
+    pub(crate) fn ports(&self, bytes: &[u8]) -> Option<(u16, u16)> {
+        if self.offset != 0 || !matches!(self.protocol, TCP | UDP) {
+            return None;
+        }
+        Some((word(bytes, self.l4)?, word(bytes, self.l4 + 2)?))
+    }
+
+    pub(crate) fn header(&self) -> Range<usize> {
+        self.at..self.l4
+    }
+
+    /// Where the header's checksum and addresses are.
+    pub(crate) fn checksum_and_addresses(&self) -> Range<usize> {
+        self.at + 10..self.at + 20
+    }
+
+    /// Where the transport checksum is.
+    pub(crate) fn l4_checksum(&self) -> Range<usize> {
+        let at = self.l4
+            + match self.protocol {
+                TCP => 16,
+                UDP => 6,
+                _ => 2,
+            };
+        at..at + 2
+    }
+
+    /// Sum of the addresses: all of the pseudo-header that a translation changes (RFC 9293, section 3.1).
+    pub(crate) fn addresses_sum(&self) -> u16 {
+        sum(&[self.src, self.dst].concat())
+    }
+}
+
+/// A 16-bit field.
+pub(crate) fn word(bytes: &[u8], at: usize) -> Option<u16> {
+    Some(u16::from_be_bytes([*bytes.get(at)?, *bytes.get(at + 1)?]))
+}
+
+/// One's complement sum of big-endian words (RFC 1071); an odd byte is followed by 0.
+pub(crate) fn sum(bytes: &[u8]) -> u16 {
+    let words = bytes.chunks(2).map(|pair| u32::from(pair[0]) << 8 | pair.get(1).map_or(0, |&low| low.into()));
+    folded(words.sum())
+}
+
+/// One's complement sum of two sums.
+pub(crate) fn add(one: u16, other: u16) -> u16 {
+    folded(u32::from(one) + u32::from(other))
+}
+
+fn folded(mut sum: u32) -> u16 {
+    while sum > 0xffff {
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    sum as u16
+}
+
+/// True for sums that are alike: 0 has two representations.
+pub(crate) fn same_sum(one: u16, other: u16) -> bool {
+    one % 0xffff == other % 0xffff
+}

@@ -1,0 +1,244 @@
+//! The tables and the kernel's answers that packets meet, and what small numbers name in them.
+//!
+//! ```text
+//! clients 10.1.0.0/24 - device 11 (port 1) [router] device 12 (port 2) - backends 10.2.0.0/24
+//! ```
+//! The networks 10.3.0.0/24 to 10.8.0.0/24 begin with the kernel's other answers: a device without a program, no
+//! neighbour, unreachable, a packet that does not fit, a gateway, and none at all.
+
+use vipgate_abi::{
+    backend::Backend,
+    config::Config,
+    counters::{REASON_SLOTS, Reason},
+    flow::WAYS,
+    port::Port,
+    service::{Algorithm, Kind, Service, ServiceKey},
+};
+use vipgate_host_kernel::{
+    bindings::{
+        BPF_FIB_LKUP_RET_FRAG_NEEDED, BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_NOT_FWDED, BPF_FIB_LKUP_RET_SUCCESS,
+        BPF_FIB_LKUP_RET_UNREACHABLE,
+    },
+    btf_maps::lpm_trie::Key,
+    kernel::{self, Route},
+};
+use vipgate_pipeline::maps;
+
+use crate::{
+    input::Step,
+    wire::{TCP, UDP},
+};
+
+pub(crate) const BACKENDS: u32 = 16;
+const SERVICES: u32 = 32;
+/// Elements of each service's ring.
+const RING: u32 = 8;
+const PORTS: u32 = 4;
+
+pub(crate) const PUBLIC: u32 = 11;
+pub(crate) const PRIVATE: u32 = 12;
+/// A device that carries no program.
+const OTHER: u32 = 14;
+
+/// The tables' and the kernel's state, as the controller last made it.
+#[derive(Debug)]
+pub(crate) struct World {
+    pub(crate) buckets: u32,
+    pub(crate) now: u32,
+    routes: Vec<Route>,
+    config: Config,
+}
+
+impl World {
+    /// Empty tables but for the ports and four services.
+    pub(crate) fn new(seed: u8, buckets: u32) -> Self {
+        let ways = WAYS as u32;
+        maps::CONFIG.allocate(1);
+        maps::FLOW_BUCKETS.allocate(buckets as usize);
+        maps::FLOWS.allocate((buckets * ways) as usize);
+        maps::BACKENDS.allocate(BACKENDS as usize);
+        maps::BACKEND_LOAD.allocate(BACKENDS as usize);
+        maps::BACKEND_TRAFFIC.allocate(BACKENDS as usize);
+        maps::RINGS.allocate((SERVICES * RING) as usize);
+        maps::CURSORS.allocate(SERVICES as usize);
+        maps::PORTS.allocate(PORTS as usize);
+        maps::REASONS.allocate(REASON_SLOTS as usize);
+        maps::SERVICES.clear();
+        maps::PORT_NUMBERS.clear();
+        maps::FRAGMENTS.clear();
+        let config = Config { flow_seed: u64::from(seed), bucket_mask: buckets - 1, epoch: 0 };
+        // The clock wraps while an input runs.
+        let mut world = Self { buckets, now: u32::MAX - 1000, routes: Vec::new(), config };
+        kernel::set_jiffies(world.now.into());
+        for (network, answer) in (0..).zip([0, 1, 2, 3, 4, 5, 6, 7]) {
+            world.set_route(network, answer);
+        }
+        for port in [1, 2] {
+            set_port(port, true);
+        }
+        for number in 1..8 {
+            set_backend(number, 0x20 | number, number);
+        }
+        for (service, what) in [(0, 0x40), (8, 0x42), (1, 0x44), (9, 0x46)] {
+            serve(service, what, &[1 + service % 4, 3 + service % 4]);
+        }
+        world.new_epoch();
+        world
+    }
+
+    /// A change that the controller or time makes; false: the step is a packet.
+    pub(crate) fn change(&mut self, step: &Step) -> bool {
+        match step {
+            Step::Serve { service, what, ring } => serve(*service, *what, ring),
+            Step::Withdraw { service } => drop(maps::SERVICES.remove(&service_key(*service))),
+            Step::Backend { number, address, port } => set_backend(*number, *address, *port),
+            Step::EndFlows { number } => {
+                let backend = backend(u32::from(*number) % BACKENDS);
+                let ended = Backend { generation: backend.generation.wrapping_add(1), ..backend };
+                set(maps::BACKENDS.set(u32::from(*number) % BACKENDS, ended, 0));
+            }
+            Step::Route { network, answer } => {
+                self.set_route(*network, *answer);
+                self.new_epoch();
+            }
+            Step::Mtu { port, mtu } => {
+                let number = u32::from(*port) % PORTS;
+                set(maps::PORTS.set(number, Port { mtu: u32::from(*mtu), ..port_of(number) }, 0));
+            }
+            Step::Port { port, present } => {
+                set_port(u32::from(*port) % PORTS, *present);
+                self.new_epoch();
+            }
+            Step::Wait { jiffies } => {
+                self.now = self.now.wrapping_add(u32::from(*jiffies));
+                kernel::set_jiffies(self.now.into());
+            }
+            _ => return false,
+        }
+        true
+    }
+
+    fn set_route(&mut self, network: u8, answer: u8) {
+        let network = [10, 1 + network % 8, 0, 0];
+        let (answer, ifindex, gateway) = match answer % 8 {
+            0 => (BPF_FIB_LKUP_RET_SUCCESS, PUBLIC, None),
+            1 => (BPF_FIB_LKUP_RET_SUCCESS, PRIVATE, None),
+            2 => (BPF_FIB_LKUP_RET_SUCCESS, OTHER, None),
+            3 => (BPF_FIB_LKUP_RET_NO_NEIGH, PUBLIC, None),
+            4 => (BPF_FIB_LKUP_RET_UNREACHABLE, 0, None),
+            5 => (BPF_FIB_LKUP_RET_FRAG_NEEDED, PRIVATE, None),
+            6 => (BPF_FIB_LKUP_RET_SUCCESS, PUBLIC, Some([0x02, 0, 0, 0, 0, 0xfe])),
+            _ => (BPF_FIB_LKUP_RET_NOT_FWDED, 0, None),
+        };
+        self.routes.retain(|route| route.network != network);
+        self.routes.push(Route { network, prefix_len: 24, answer, ifindex, gateway });
+        kernel::set_routes(self.routes.clone());
+    }
+
+    /// As the controller does after a change of routes, neighbours or devices.
+    fn new_epoch(&mut self) {
+        self.config.epoch += 1;
+        set(maps::CONFIG.set(0, self.config, 0));
+    }
+}
+
+/// A host: in the network 10.1.0.0/24 to 10.8.0.0/24 that the upper bits name.
+pub(crate) fn address(host: u8) -> [u8; 4] {
+    [10, 1 + (host >> 5), 0, host & 31]
+}
+
+/// A service's VIP, protocol and port.
+pub(crate) fn service(number: u8) -> ([u8; 4], u8, u16) {
+    let vip = [10, 1, 0, 100 + (number & 3)];
+    (vip, if number & 8 == 0 { TCP } else { UDP }, 80 + u16::from(number >> 2 & 1))
+}
+
+fn service_key(number: u8) -> Key<ServiceKey> {
+    let (vip, protocol, port) = service(number);
+    let vip = u32::from_ne_bytes(vip);
+    if number & 16 == 0 {
+        Key::new(ServiceKey::EXACT, ServiceKey::new(vip, protocol, port.to_be()))
+    } else {
+        Key::new(ServiceKey::WHOLE_VIP, ServiceKey::new(vip, 0, 0))
+    }
+}
+
+fn serve(service: u8, what: u8, ring: &[u8]) {
+    let number = u32::from(service) % SERVICES;
+    let algorithm = match what >> 1 & 3 {
+        0 => Algorithm::RoundRobin,
+        1 => Algorithm::LeastConnections,
+        2 => Algorithm::Source,
+        _ => Algorithm::Maglev,
+    };
+    let ring_base = number * RING;
+    for (index, &backend) in (ring_base..).zip(ring) {
+        set(maps::RINGS.set(index, u32::from(backend) % BACKENDS, 0));
+    }
+    let value = Service {
+        kind: if what & 1 == 0 { Kind::Balance } else { Kind::Disabled } as u8,
+        algorithm: algorithm as u8,
+        number,
+        ring_base,
+        ring_len: ring.len() as u32,
+        ..Service::default()
+    };
+    set(maps::SERVICES.insert(&service_key(service), value, 0));
+}
+
+fn set_backend(number: u8, host: u8, port: u8) {
+    let number = u32::from(number) % BACKENDS;
+    let value = Backend {
+        addr: if host == 0 { 0 } else { u32::from_ne_bytes(address(host)) },
+        port: (8080 + u16::from(port & 3)).to_be(),
+        generation: backend(number).generation.wrapping_add(1),
+        service: 0,
+        idle_timeout: 60,
+    };
+    set(maps::BACKENDS.set(number, value, 0));
+}
+
+fn set_port(number: u32, present: bool) {
+    if number == 0 {
+        return;
+    }
+    let ifindex = 10 + number;
+    let mac = [0x02, 0xff, 0, 0, 0, number as u8];
+    let value = if present { Port { ifindex, mtu: 1500, mac, reserved: 0 } } else { Port::default() };
+    set(maps::PORTS.set(number, value, 0));
+    let ports: Vec<Port> = (0..PORTS).map(port_of).collect();
+    maps::TX_PORTS.fill(&ports.iter().map(|port| port.ifindex).collect::<Vec<_>>());
+    maps::PORT_NUMBERS.clear();
+    for (number, port) in (0u32..).zip(ports).filter(|(_, port)| port.ifindex != 0) {
+        set(maps::PORT_NUMBERS.insert(port.ifindex, number, 0));
+    }
+}
+
+fn set(result: Result<(), i32>) {
+    assert_eq!(result, Ok(()), "the world names no element that is not there");
+}
+
+/// A backend by number; all zero: there is none.
+pub(crate) fn backend(number: u32) -> Backend {
+    maps::BACKENDS.get(number).copied().unwrap_or_default()
+}
+
+/// A port by number.
+pub(crate) fn port_of(number: u32) -> Port {
+    maps::PORTS.get(number).copied().unwrap_or_default()
+}
+
+/// How often each reason was counted.
+pub(crate) fn reasons() -> Vec<u64> {
+    (0..REASON_SLOTS).map(|number| maps::REASONS.get(number).copied().unwrap_or_default()).collect()
+}
+
+/// The one reason that was counted since then; None: there was none.
+pub(crate) fn reason_since(before: &[u64]) -> Option<Reason> {
+    let after = reasons();
+    let counted: Vec<usize> = (0..after.len()).filter(|&number| after[number] != before[number]).collect();
+    let total: u64 = after.iter().sum::<u64>() - before.iter().sum::<u64>();
+    assert!(total <= 1, "one packet, {total} reasons");
+    let number = *counted.first()?;
+    Some(*Reason::ALL.get(number).unwrap_or_else(|| panic!("reason {number} has no name")))
+}

@@ -1,0 +1,85 @@
+//! A bounded run of the fuzz target's harness: inputs that once failed, and random ones.
+
+use std::{cell::Cell, error::Error, fs, path::Path};
+
+use proptest::{
+    collection::vec,
+    prelude::{ProptestConfig, Strategy, any},
+    prop_oneof,
+    sample::select,
+    test_runner::TestRunner,
+};
+use vipgate_fuzz::{Tally, run};
+
+/// Random inputs of one run.
+const CASES: u32 = 4000;
+
+/// A shape's bytes: TCP flags that connections see, mostly nothing special, and the operands that its second byte announces.
+fn shape() -> impl Strategy<Value = Vec<u8>> {
+    const OPERANDS: [usize; 8] = [1, 2, 2, 1, 1, 0, 4, 0];
+    let flags = prop_oneof![9 => select(vec![0x02, 0x12, 0x10, 0x18, 0x11, 0x04]), 1 => any::<u8>()];
+    let has = prop_oneof![6 => select(vec![0]), 2 => select(vec![1, 2, 4, 8, 16, 32]), 1 => any::<u8>()];
+    (flags, has, vec(any::<u8>(), 11)).prop_map(|(flags, has, operands): (u8, u8, Vec<u8>)| {
+        let length = OPERANDS.iter().enumerate().map(|(bit, length)| usize::from(has >> bit & 1) * length).sum();
+        [&[flags, has], &operands[..length]].concat()
+    })
+}
+
+/// A step's bytes.
+fn step(number: u8, operands: impl Strategy<Value = Vec<u8>>) -> impl Strategy<Value = Vec<u8>> {
+    operands.prop_map(move |operands| [&[number], &operands[..]].concat())
+}
+
+/// The bytes of a step that ends in a shape.
+fn packet(number: u8, operands: impl Strategy<Value = Vec<u8>>) -> impl Strategy<Value = Vec<u8>> {
+    (step(number, operands), shape()).prop_map(|(step, shape)| [step, shape].concat())
+}
+
+/// An input in which most steps meet what earlier ones left.
+fn input() -> impl Strategy<Value = Vec<u8>> {
+    let some = |length| vec(any::<u8>(), length);
+    let ask =
+        (0..3u8, 0..3u8, select(vec![0, 8, 1, 9, 2])).prop_map(|(client, port, service)| vec![client, port, service]);
+    let ring = (any::<u8>(), 0..32u8, vec(0..8u8, 0..8))
+        .prop_map(|(service, what, ring)| [&[service & 25, (ring.len() as u8) << 5 | what], &ring[..]].concat());
+    let steps = prop_oneof![
+        12 => packet(10, ask),
+        8 => packet(11, vec(0..4u8, 1)),
+        8 => packet(12, vec(0..4u8, 1)),
+        2 => step(13, (0..3u8, 0..3u8, 0..4u8, 20..80u8).prop_map(|(a, b, c, d)| vec![a, b, c, d])),
+        1 => step(14, (0..3u8, 0..4u8, 20..80u8).prop_map(|(a, b, c)| vec![a, b, c])),
+        1 => step(0, ring),
+        1 => prop_oneof![step(1, some(1)), step(2, some(3)), step(3, some(1))],
+        1 => prop_oneof![step(4, some(2)), step(5, some(3)), step(6, some(1))],
+        1 => prop_oneof![step(7, some(2)), step(8, some(2)), step(9, vec(0..9u8, 1))],
+        1 => some(40),
+    ];
+    (some(2), vec(steps, 0..48)).prop_map(|(start, steps)| [start, steps.concat()].concat())
+}
+
+#[test]
+fn what_must_hold_holds_whatever_comes() -> Result<(), Box<dyn Error>> {
+    let total = Cell::new(Tally::default());
+    let config = ProptestConfig { cases: CASES, failure_persistence: None, ..ProptestConfig::default() };
+    TestRunner::new(config).run(&input(), |input| {
+        total.set(total.get() + run(&input));
+        Ok(())
+    })?;
+    // Inputs that lead nowhere would prove nothing.
+    let Tally { packets, sent, errors_turned_back } = total.get();
+    assert!(
+        sent > packets / 4 && errors_turned_back > sent / 100,
+        "{sent} of {packets} packets were sent on, {errors_turned_back} errors turned back"
+    );
+    Ok(())
+}
+
+#[test]
+fn inputs_that_failed_once_hold() -> Result<(), Box<dyn Error>> {
+    for entry in fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("regressions"))? {
+        let path = entry?.path();
+        println!("{}", path.display());
+        run(&fs::read(path)?);
+    }
+    Ok(())
+}
