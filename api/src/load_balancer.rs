@@ -136,12 +136,14 @@ pub struct GetCandidateVmNics {
     pub listener_uuid: String,
 }
 
-/// Of adding and removing alike.
+/// Of adding and removing alike. NICs are added with their weights (`balancerWeight::<NIC's uuid>::50`) as system tags.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ListenerNics {
     pub listener_uuid: String,
     pub vm_nic_uuids: Vec<String>,
+    #[serde(default)]
+    pub system_tags: Vec<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

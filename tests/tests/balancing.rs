@@ -1,5 +1,6 @@
 //! Packets from clients to backends: who gets them, whom the backends see, and what stays together.
 
+use serde_json::json;
 use std::{
     collections::{BTreeMap, BTreeSet},
     io::{self, Read as _, Write as _},
@@ -133,6 +134,31 @@ both_hooks! {
         assert_eq!(kind, Some(io::ErrorKind::ConnectionRefused), "{refused:#}");
         run.cloud.add_backends(&listener, &[0])?;
         assert_eq!(run.lab.client().fetch(vip)?.backend, "backend1");
+        Ok(())
+    }
+
+    fn backends_get_the_shares_that_their_weights_say(hook) {
+        let run = Running::new(hook, 1, 2)?;
+        let (_, listener, vip) = run.cloud.balanced(VIP, Listener { algorithm: "weightroundrobin", ..WEB }, &[0])?;
+        let nics = [&run.cloud.vms[0].nic, &run.cloud.vms[1].nic];
+        let first = json!({
+            "resourceType": "LoadBalancerListenerVO",
+            "resourceUuid": listener,
+            "tag": format!("balancerWeight::{}::90", nics[0]),
+        });
+        run.cloud.api.create("/system-tags", &first)?;
+        let second = json!({
+            "params": { "vmNicUuids": [nics[1]] },
+            "systemTags": [format!("balancerWeight::{}::30", nics[1])],
+        });
+        run.cloud.api.post(&format!("/load-balancers/listeners/{listener}/vm-instances/nics"), &second)?;
+        let of_the_second = || -> Result<usize> {
+            let origins = run.lab.client().fetch_many(vip, 40)?;
+            Ok(origins.iter().filter(|origin| origin.backend == "backend2").count())
+        };
+        assert_eq!(of_the_second()?, 10);
+        run.cloud.change_tag(&listener, &format!("balancerWeight::{}::0", nics[1]))?;
+        assert_eq!(of_the_second()?, 0);
         Ok(())
     }
 

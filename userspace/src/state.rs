@@ -51,7 +51,7 @@ impl Protocol {
     }
 }
 
-/// `balancerAlgorithm` of a listener.
+/// `balancerAlgorithm` of a listener. All but least connections give each backend its weight's share.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Algorithm {
     RoundRobin,
@@ -113,6 +113,9 @@ pub struct BackendState {
     pub port: u16,
     /// False: the VM is stopped; it gets no new flows, and those that it has may drain.
     pub active: bool,
+    /// Its share of new flows, in proportion to those of the listener's other backends; 0: it gets none, and those that it
+    /// has may drain.
+    pub weight: u8,
     /// False: it fails its checks; it gets no new flows, and those that it has end.
     pub healthy: bool,
 }

@@ -111,7 +111,7 @@ impl Cloud {
 
     /// Changes a setting of the listener: the one that the tag `name::value` names.
     pub fn change_tag(&self, listener: &str, tag: &str) -> Result<Value> {
-        let (name, _) = tag.split_once("::").with_context(|| format!("no tag is `{tag}`"))?;
+        let (name, _) = tag.rsplit_once("::").with_context(|| format!("no tag is `{tag}`"))?;
         let found = self.api.query(&format!("/system-tags?q=resourceUuid={listener}&q=tag~={name}%25"))?;
         let uuid = uuid(found.first().with_context(|| format!("the listener has no tag {name}"))?)?;
         self.api.put(&format!("/system-tags/{uuid}/actions"), &json!({ "updateSystemTag": { "tag": tag } }))

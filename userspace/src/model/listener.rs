@@ -141,6 +141,9 @@ pub(super) async fn add_nics(tx: &mut Tx, request: ListenerNics) -> Result {
         }
         peers.insert(nic.l3_network_uuid);
     }
+    for text in &request.system_tags {
+        tag::set_weight(tx, &row.uuid, text).await?;
+    }
     if let Some(provider) = &balancer.provider_type {
         vip::bind(tx, &balancer.vip_uuid, provider, peers.iter().map(String::as_str)).await?;
     }

@@ -8,11 +8,12 @@ use vipgate_api::{
 
 use super::{Outcome, Result, resource::found};
 use crate::store::{
-    self, Tx, listener_tags,
+    self, Tx, lb,
+    listener_tags::{self, ListenerTag, WEIGHT},
     tag::{self, SystemTag},
 };
 
-/// Tags of listeners are all there from the listener's creation: another one is one too many.
+/// A listener's settings are all there from its creation: another one is one too many. What comes is a NIC's weight.
 pub(super) async fn create(tx: &mut Tx, request: CreateTag) -> Result {
     let CreateTag { resource_type, resource_uuid, tag } = request;
     let kind = store::resource::kind_of(tx, &resource_uuid).await?;
@@ -20,12 +21,36 @@ pub(super) async fn create(tx: &mut Tx, request: CreateTag) -> Result {
         return Err(ApiError::not_found("resourceUuid", &resource_uuid, &resource_type));
     }
     if resource_type == Resource::Listener.kind() {
-        let (name, _) = parse(&tag)?;
-        return Err(ApiError::operation(format!(
-            "listener[uuid:{resource_uuid}] has a tag {name} already; update that one"
-        )));
+        let (name, _) = parse(&tag)?.subject();
+        if name != WEIGHT {
+            return Err(has_already(&resource_uuid, name));
+        }
+        let uuid = set_weight(tx, &resource_uuid, &tag).await?;
+        let vips = store::vip::touched_by(tx, &resource_uuid).await?;
+        return Ok(Outcome::inventory(Resource::SystemTag, uuid).touching(vips));
     }
     Err(no_match(&tag, &resource_type))
+}
+
+/// Gives a NIC that is on a listener its weight; the tag's uuid.
+pub(super) async fn set_weight(tx: &mut Tx, listener_uuid: &str, text: &str) -> Result<String> {
+    let ListenerTag::Weight { nic, .. } = parse(text)? else {
+        return Err(ApiError::invalid_argument(format!("invalid tag[{text}]: only {WEIGHT} can be given here")));
+    };
+    if !lb::has_nic(tx, listener_uuid, nic).await? {
+        return Err(ApiError::invalid_argument(format!(
+            "invalid tag[{text}]: VM NIC[uuid:{nic}] is not on listener[uuid:{listener_uuid}]"
+        )));
+    }
+    let prefix = format!("{WEIGHT}::{nic}::");
+    if tag::system_with_prefix(tx, listener_uuid, &prefix).await?.is_some() {
+        return Err(has_already(listener_uuid, &prefix));
+    }
+    insert(tx, Resource::Listener, listener_uuid, text).await
+}
+
+fn has_already(listener_uuid: &str, name: &str) -> ApiError {
+    ApiError::operation(format!("listener[uuid:{listener_uuid}] has a tag {name} already; update that one"))
 }
 
 /// Takes effect at once.
@@ -38,12 +63,10 @@ pub(super) async fn update(tx: &mut Tx, request: UpdateSystemTag) -> Result {
             row.uuid, row.tag, row.resource_type
         )));
     }
-    let (old, _) = parse(&row.tag)?;
-    let (new, _) = parse(&request.tag)?;
-    if old != new {
+    if parse(&row.tag)?.subject() != parse(&request.tag)?.subject() {
         return Err(ApiError::invalid_argument(format!(
-            "field[tag]: tag[uuid:{}] is {old}::..., it can't become {new}::...",
-            row.uuid
+            "field[tag]: tag[uuid:{}] is {}, it can't become {}: its value alone can change",
+            row.uuid, row.tag, request.tag
         )));
     }
     tag::update_system(tx, &row.uuid, &request.tag).await?;
@@ -51,9 +74,14 @@ pub(super) async fn update(tx: &mut Tx, request: UpdateSystemTag) -> Result {
     Ok(Outcome::inventory(Resource::SystemTag, row.uuid).touching(vips))
 }
 
-/// System tags can't be deleted by a call, user tags can.
+/// System tags can't be deleted by a call, but for a NIC's weight, which is the default one then. User tags can.
 pub(super) async fn delete(tx: &mut Tx, request: &Delete) -> Result {
     if let Some(row) = tag::system(tx, &request.uuid).await? {
+        if row.resource_type == Resource::Listener.kind() && listener_tags::weight(&row.tag).is_some() {
+            tag::delete_system(tx, &row.uuid).await?;
+            let vips = store::vip::touched_by(tx, &row.resource_uuid).await?;
+            return Ok(Outcome::empty().touching(vips));
+        }
         return Err(ApiError::operation(format!(
             "tag[uuid:{}, tag:{}] can't be deleted, a {} needs it",
             row.uuid, row.tag, row.resource_type
@@ -65,8 +93,8 @@ pub(super) async fn delete(tx: &mut Tx, request: &Delete) -> Result {
     Err(ApiError::not_found("uuid", &request.uuid, Resource::SystemTag.kind()))
 }
 
-/// Enters a checked system tag.
-pub(super) async fn insert(tx: &mut Tx, resource: Resource, resource_uuid: &str, text: &str) -> Result<()> {
+/// Enters a checked system tag; its uuid.
+pub(super) async fn insert(tx: &mut Tx, resource: Resource, resource_uuid: &str, text: &str) -> Result<String> {
     let row = SystemTag {
         uuid: store::new_uuid(),
         resource_uuid: resource_uuid.to_owned(),
@@ -74,7 +102,8 @@ pub(super) async fn insert(tx: &mut Tx, resource: Resource, resource_uuid: &str,
         tag: text.to_owned(),
         inherent: false,
     };
-    Ok(tag::insert_system(tx, &row).await?)
+    tag::insert_system(tx, &row).await?;
+    Ok(row.uuid)
 }
 
 /// Refuses system tags on a resource that knows none.
@@ -86,6 +115,6 @@ fn no_match(tag: &str, kind: &str) -> ApiError {
     ApiError::invalid_argument(format!("no system tag matches [{tag}] for resourceType[{kind}]"))
 }
 
-fn parse(tag: &str) -> Result<(&'static str, &str)> {
+fn parse(tag: &str) -> Result<ListenerTag<'_>> {
     listener_tags::parse(tag).map_err(|error| ApiError::invalid_argument(error.to_string()))
 }

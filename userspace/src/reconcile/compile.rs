@@ -104,13 +104,18 @@ pub fn compile(vip: &VipState) -> Tables {
 }
 
 fn balance(listener: &ListenerState) -> ServiceEntry {
-    let mut pool: Vec<&BackendState> = listener.backends.iter().filter(|b| b.active && b.healthy).collect();
+    let mut pool: Vec<&BackendState> =
+        listener.backends.iter().filter(|b| b.active && b.healthy && b.weight > 0).collect();
     pool.sort_by_key(|b| b.number);
     let ring = match listener.algorithm {
-        Algorithm::RoundRobin | Algorithm::LeastConnections => pool.iter().map(|b| b.number).collect(),
+        Algorithm::RoundRobin => turns(&pool),
+        // What it compares is connections, whatever the weights are.
+        Algorithm::LeastConnections => pool.iter().map(|b| b.number).collect(),
         Algorithm::Source | Algorithm::Maglev => {
-            let addresses: Vec<_> = pool.iter().map(|b| SocketAddrV4::new(b.address, b.port)).collect();
-            maglev::table(&addresses).into_iter().map(|at| pool[at as usize].number).collect()
+            let member =
+                |b: &&BackendState| maglev::Member { address: SocketAddrV4::new(b.address, b.port), weight: b.weight };
+            let members: Vec<_> = pool.iter().map(member).collect();
+            maglev::table(&members).into_iter().map(|at| pool[at as usize].number).collect()
         }
     };
     ServiceEntry::Balance {
@@ -124,6 +129,25 @@ fn balance(listener: &ListenerState) -> ServiceEntry {
         max_connections: listener.max_connections,
         ring,
     }
+}
+
+/// The order of turns of a weighted round robin: as many turns for each as its weight says, and each one's evenly spread
+/// over the ring, so that no backend gets its flows in a burst. The shortest such order: weights that all are multiples
+/// of a number are divided by it, and equal ones are one turn each.
+fn turns(pool: &[&BackendState]) -> Vec<u32> {
+    let divisor = pool.iter().fold(0, |divisor, b| gcd(divisor, b.weight)).max(1);
+    let mut turns: Vec<(u64, u32)> = Vec::new();
+    for backend in pool {
+        let count = u64::from(backend.weight / divisor);
+        // The middle of each of `count` equal parts, in units of 1 / 2^33 of the ring.
+        turns.extend((0..count).map(|turn| (((2 * turn + 1) << 32) / count, backend.number)));
+    }
+    turns.sort_unstable();
+    turns.into_iter().map(|(_, number)| number).collect()
+}
+
+fn gcd(a: u8, b: u8) -> u8 {
+    if b == 0 { a } else { gcd(b, a % b) }
 }
 
 fn entry(listener: &ListenerState, backend: &BackendState) -> Backend {
@@ -207,7 +231,14 @@ mod tests {
     use crate::state::HealthCheck;
 
     fn backend(number: u32, host: u8) -> BackendState {
-        BackendState { number, address: Ipv4Addr::new(192, 168, 1, host), port: 8080, active: true, healthy: true }
+        BackendState {
+            number,
+            address: Ipv4Addr::new(192, 168, 1, host),
+            port: 8080,
+            active: true,
+            weight: 100,
+            healthy: true,
+        }
     }
 
     fn listener(algorithm: Algorithm, backends: Vec<BackendState>) -> ListenerState {
@@ -284,6 +315,21 @@ mod tests {
         let tables = compile(&vip(vec![listener(Algorithm::RoundRobin, vec![backend(7, 1), stopped])]));
         assert_eq!(ring(&tables), [7]);
         assert!(tables.backends.contains_key(&8));
+    }
+
+    #[test]
+    fn weights_are_turns_evenly_spread_and_none_for_weight_zero() {
+        let pool: Vec<_> = [(1, 50), (2, 20), (3, 10), (4, 0)]
+            .map(|(n, weight)| BackendState { weight, ..backend(n, n as u8) })
+            .into();
+        let of = |algorithm| ring(&compile(&vip(vec![listener(algorithm, pool.clone())]))).to_vec();
+        assert_eq!(of(Algorithm::RoundRobin), [1, 2, 1, 1, 3, 1, 2, 1]);
+        assert_eq!(of(Algorithm::LeastConnections), [1, 2, 3]);
+        let table = of(Algorithm::Source);
+        let share = |n| table.iter().filter(|number| **number == n).count() * 8 * 100 / table.len();
+        assert_eq!([1, 2, 3, 4].map(share).map(|percents| (percents + 50) / 100), [5, 2, 1, 0]);
+        let tables = compile(&vip(vec![listener(Algorithm::RoundRobin, pool)]));
+        assert!(tables.backends.contains_key(&4), "what it has may drain");
     }
 
     #[test]

@@ -34,19 +34,37 @@ pub fn table_size(backends: u32) -> u32 {
     smallest_prime_from(class.saturating_mul(ELEMENTS_PER_BACKEND))
 }
 
+/// One of a pool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Member {
+    pub address: SocketAddrV4,
+    /// Its share of the table, in proportion to the others'. Not 0.
+    pub weight: u8,
+}
+
 /// The lookup table of a pool: each element is a position in `pool`. Empty for an empty pool.
 ///
-/// Weights, once the API has them, are repeated turns: a backend of weight 3 takes three elements each round.
-pub fn table(pool: &[SocketAddrV4]) -> Vec<u32> {
+/// Weights: in each round a backend gathers its weight and takes a turn when it has as much as the heaviest one gathers
+/// in a round. So those of equal weight take theirs as the paper has it, whatever the weight is.
+pub fn table(pool: &[Member]) -> Vec<u32> {
     let size = table_size(u32::try_from(pool.len()).unwrap_or(u32::MAX));
+    let heaviest = pool.iter().map(|member| u32::from(member.weight)).max().unwrap_or(0);
+    if heaviest == 0 {
+        return Vec::new();
+    }
     let mut turns: Vec<Preference> =
-        pool.iter().zip(0..).map(|(backend, at)| Preference::new(*backend, at, size)).collect();
+        pool.iter().zip(0..).map(|(member, at)| Preference::new(*member, at, size)).collect();
     turns.sort_by_key(|preference| preference.backend);
 
     let mut table = vec![FREE; size as usize];
     let mut left = table.len();
     while left > 0 {
         for preference in &mut turns {
+            preference.gathered += preference.weight;
+            if preference.gathered < heaviest {
+                continue;
+            }
+            preference.gathered -= heaviest;
             // The size is prime and larger than the skip, so a walk visits every element: a free one is found.
             let mut element = preference.next(size);
             while table[element as usize] != FREE {
@@ -69,16 +87,20 @@ const FREE: u32 = u32::MAX;
 struct Preference {
     backend: SocketAddrV4,
     at: u32,
+    weight: u32,
+    gathered: u32,
     element: u32,
     skip: u32,
 }
 
 impl Preference {
-    fn new(backend: SocketAddrV4, at: u32, size: u32) -> Self {
+    fn new(Member { address: backend, weight }: Member, at: u32, size: u32) -> Self {
         let name = (u64::from(u32::from(*backend.ip())) << 16) | u64::from(backend.port());
         Self {
             backend,
             at,
+            weight: weight.into(),
+            gathered: 0,
             element: below(hash(name, OFFSET_SEED), size),
             skip: 1 + below(hash(name, SKIP_SEED), size - 1),
         }
@@ -121,7 +143,10 @@ fn is_prime(n: u32) -> bool {
 mod tests {
     use std::{collections::BTreeMap, net::Ipv4Addr};
 
-    use proptest::{collection::btree_set, prelude::*};
+    use proptest::{
+        collection::{btree_set, vec},
+        prelude::*,
+    };
 
     use super::*;
 
@@ -137,9 +162,13 @@ mod tests {
         shares
     }
 
+    fn equal(pool: &[SocketAddrV4]) -> Vec<Member> {
+        pool.iter().map(|address| Member { address: *address, weight: 100 }).collect()
+    }
+
     /// The table as backends instead of positions.
     fn named(pool: &[SocketAddrV4]) -> Vec<SocketAddrV4> {
-        table(pool).into_iter().map(|at| pool[at as usize]).collect()
+        table(&equal(pool)).into_iter().map(|at| pool[at as usize]).collect()
     }
 
     fn pools(most: usize) -> impl Strategy<Value = Vec<SocketAddrV4>> {
@@ -157,13 +186,13 @@ mod tests {
     #[test]
     fn an_empty_pool_has_an_empty_table_and_one_backend_takes_all() {
         assert!(table(&[]).is_empty());
-        assert_eq!(table(&[backend(7)]), vec![0; 1601]);
+        assert_eq!(table(&equal(&[backend(7)])), vec![0; 1601]);
     }
 
     #[test]
     fn a_known_pool_keeps_its_table_for_ever() {
         // Flows move when this fails: routers of two versions would disagree.
-        let table = table(&[backend(1), backend(2), backend(3)]);
+        let table = table(&equal(&[backend(1), backend(2), backend(3)]));
         let digest = table.iter().fold(0_u64, |sum, at| sum.wrapping_mul(31).wrapping_add(u64::from(*at) + 1));
         assert_eq!(digest, 18_301_056_786_020_640_603);
     }
@@ -184,12 +213,28 @@ mod tests {
     proptest! {
         #[test]
         fn every_backend_gets_its_share_within_two_percent(pool in pools(60)) {
-            let table = table(&pool);
+            let table = table(&equal(&pool));
             let shares = shares(&table);
             let fair = table.len() as f64 / pool.len() as f64;
             for at in 0..pool.len() as u32 {
                 let share = shares.get(&at).copied().unwrap_or(0) as f64;
                 prop_assert!((share - fair).abs() <= 1.0_f64.max(fair * 0.02), "{at} has {share}, fair is {fair}");
+            }
+        }
+
+        #[test]
+        fn weights_are_shares(pool in pools(16), weights in vec(1..=100_u8, 16)) {
+            let pool: Vec<Member> =
+                pool.into_iter().zip(weights).map(|(address, weight)| Member { address, weight }).collect();
+            let table = table(&pool);
+            let shares = shares(&table);
+            let all: u32 = pool.iter().map(|member| u32::from(member.weight)).sum();
+            for (at, member) in (0..).zip(&pool) {
+                let share = shares.get(&at).copied().unwrap_or(0) as f64;
+                let fair = table.len() as f64 * f64::from(member.weight) / f64::from(all);
+                // What it gathers for its next turn, and its share of what all gather for theirs.
+                let rounding = 1.0 + fair / table.len() as f64 * pool.len() as f64;
+                prop_assert!((share - fair).abs() <= rounding, "{member:?} has {share}, fair is {fair}");
             }
         }
 

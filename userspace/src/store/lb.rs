@@ -160,6 +160,18 @@ pub async fn add_nic(tx: &mut Tx, listener_uuid: &str, vm_nic_uuid: &str, status
     Ok(done.rows_affected() > 0)
 }
 
+/// Whether the NIC is behind the listener.
+pub async fn has_nic(tx: &mut Tx, listener_uuid: &str, vm_nic_uuid: &str) -> Result<bool> {
+    Ok(sqlx::query_scalar(
+        "SELECT EXISTS (SELECT 1 FROM load_balancer_listener_vm_nic_refs
+                        WHERE listener_uuid = $1 AND vm_nic_uuid = $2)",
+    )
+    .bind(listener_uuid)
+    .bind(vm_nic_uuid)
+    .fetch_one(tx.conn())
+    .await?)
+}
+
 /// How many NICs are behind the listener.
 pub async fn count_nics(tx: &mut Tx, listener_uuid: &str) -> Result<u32> {
     Ok(sqlx::query_scalar("SELECT COUNT(*) FROM load_balancer_listener_vm_nic_refs WHERE listener_uuid = $1")

@@ -1,7 +1,8 @@
 //! The system tags that a listener keeps its settings in, `name::value`: their grammar and their defaults. Pure.
 //!
 //! Beyond the real system, numbers have sane bounds (it takes any 64-bit number, also below zero), and there is one more
-//! algorithm, `maglev`.
+//! algorithm, `maglev`. From later versions of it come the weights of NICs, `balancerWeight::<NIC's uuid>::<weight>`, which
+//! a listener has any number of, and `weightroundrobin`, which is `roundrobin`: that obeys weights here.
 
 use crate::state::{Algorithm, HealthCheck, Protocol};
 
@@ -26,6 +27,39 @@ const SETTINGS: [(&str, Form, &str); 8] = [
     ("healthyThreshold", Form::Number(1), "2"),
     ("unhealthyThreshold", Form::Number(1), "2"),
 ];
+
+/// Name of the tags that give a NIC its weight.
+pub const WEIGHT: &str = "balancerWeight";
+/// What a NIC without such a tag has.
+pub const DEFAULT_WEIGHT: u8 = 100;
+const MAX_WEIGHT: u8 = 100;
+
+/// A tag of a listener.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ListenerTag<'a> {
+    Setting { name: &'static str, value: &'a str },
+    Weight { nic: &'a str, weight: u8 },
+}
+
+impl<'a> ListenerTag<'a> {
+    /// What it is about, by its name and NIC: a listener has one tag for each.
+    #[must_use]
+    pub const fn subject(&self) -> (&'static str, &'a str) {
+        match self {
+            Self::Setting { name, .. } => (name, ""),
+            Self::Weight { nic, .. } => (WEIGHT, nic),
+        }
+    }
+}
+
+/// The NIC and its weight that a tag is about; `None`: it is about something else.
+#[must_use]
+pub fn weight(tag: &str) -> Option<(&str, u8)> {
+    match parse(tag) {
+        Ok(ListenerTag::Weight { nic, weight }) => Some((nic, weight)),
+        Ok(ListenerTag::Setting { .. }) | Err(_) => None,
+    }
+}
 
 /// Why a tag is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -63,7 +97,7 @@ impl Default for Balancing {
 impl Balancing {
     /// Takes over a checked tag; tags about other things change nothing.
     pub fn set(&mut self, tag: &str) -> Result<(), BadTag> {
-        let (name, value) = parse(tag)?;
+        let ListenerTag::Setting { name, value } = parse(tag)? else { return Ok(()) };
         let number = || value.parse().map_err(|_| bad(tag, "the value is no number"));
         match name {
             "balancerAlgorithm" => {
@@ -92,7 +126,9 @@ pub fn complete(given: &[String], protocol: Protocol) -> Result<Vec<String>, Bad
     let mut tags = Vec::with_capacity(SETTINGS.len());
     let mut seen = Vec::with_capacity(SETTINGS.len());
     for tag in given {
-        let (name, _) = parse(tag)?;
+        let ListenerTag::Setting { name, .. } = parse(tag)? else {
+            return Err(bad(tag, "a new listener has no VM NIC yet; give the weight with the NIC, or afterwards"));
+        };
         if seen.contains(&name) {
             return Err(BadTag::Twice(name));
         }
@@ -113,13 +149,19 @@ pub fn complete(given: &[String], protocol: Protocol) -> Result<Vec<String>, Bad
 ///
 /// # Errors
 /// [`BadTag`] where it is none of a listener, or its setting can't have the value.
-pub fn parse(tag: &str) -> Result<(&'static str, &str), BadTag> {
+pub fn parse(tag: &str) -> Result<ListenerTag<'_>, BadTag> {
     let unknown = || BadTag::Unknown(tag.to_owned());
     let (name, value) = tag.split_once("::").ok_or_else(unknown)?;
+    if name == WEIGHT {
+        let wanted = || bad(tag, &format!("write {WEIGHT}::<uuid of the VM NIC>::<weight from 0 to {MAX_WEIGHT}>"));
+        let (nic, weight) = value.split_once("::").filter(|(nic, _)| !nic.is_empty()).ok_or_else(wanted)?;
+        let weight = weight.parse().ok().filter(|weight| *weight <= MAX_WEIGHT).ok_or_else(wanted)?;
+        return Ok(ListenerTag::Weight { nic, weight });
+    }
     let (name, form, _) = SETTINGS.into_iter().find(|(setting, ..)| *setting == name).ok_or_else(unknown)?;
     match form {
         Form::Algorithm if algorithm(value).is_none() => {
-            Err(bad(tag, "the algorithm is one of roundrobin, leastconn, source, maglev"))
+            Err(bad(tag, "the algorithm is one of roundrobin, weightroundrobin, leastconn, source, maglev"))
         }
         Form::Number(least) if !value.parse::<u32>().is_ok_and(|number| number >= least) => {
             Err(bad(tag, &format!("the value is a whole number from {least} to {}", u32::MAX)))
@@ -127,13 +169,13 @@ pub fn parse(tag: &str) -> Result<(&'static str, &str), BadTag> {
         Form::Target if target(value).is_none() => {
             Err(bad(tag, "the value is tcp or udp, a colon, and `default` or a port from 1 to 65535"))
         }
-        Form::Algorithm | Form::Number(_) | Form::Target => Ok((name, value)),
+        Form::Algorithm | Form::Number(_) | Form::Target => Ok(ListenerTag::Setting { name, value }),
     }
 }
 
 fn algorithm(value: &str) -> Option<Algorithm> {
     Some(match value {
-        "roundrobin" => Algorithm::RoundRobin,
+        "roundrobin" | "weightroundrobin" => Algorithm::RoundRobin,
         "leastconn" => Algorithm::LeastConnections,
         "source" => Algorithm::Source,
         "maglev" => Algorithm::Maglev,
@@ -160,7 +202,7 @@ fn bad(tag: &str, wanted: &str) -> BadTag {
 }
 
 fn names() -> String {
-    SETTINGS.map(|(name, ..)| name).join(", ")
+    SETTINGS.into_iter().map(|(name, ..)| name).chain([WEIGHT]).collect::<Vec<_>>().join(", ")
 }
 
 #[cfg(test)]
@@ -216,6 +258,10 @@ mod tests {
             "healthCheckTarget::tcp:0",
             "healthCheckTarget::tcp:65536",
             "healthCheckTarget::tcp:80:81",
+            "balancerWeight::nic",
+            "balancerWeight::nic::101",
+            "balancerWeight::nic::-1",
+            "balancerWeight::::1",
         ] {
             let error = parse(tag).unwrap_err();
             assert!(matches!(error, BadTag::Value { .. }) && error.to_string().contains(tag), "{error}");
@@ -227,6 +273,17 @@ mod tests {
         for tag in ["sessionPersistence::cookie", "balancerAlgorithm", "balancerAlgorithm:source", ""] {
             assert_eq!(parse(tag).unwrap_err(), BadTag::Unknown(tag.to_owned()));
         }
+    }
+
+    #[test]
+    fn weights_are_one_nics_and_not_a_new_listeners() {
+        assert_eq!(weight("balancerWeight::nic::0"), Some(("nic", 0)));
+        assert_eq!(weight("maxConnection::1"), None);
+        let error = complete(&of(&["balancerWeight::nic::1"]), Protocol::Tcp).unwrap_err();
+        assert!(error.to_string().contains("no VM NIC yet"), "{error}");
+        let subject = |tag| parse(tag).unwrap().subject();
+        assert_eq!(subject("balancerWeight::nic::1"), subject("balancerWeight::nic::2"));
+        assert_ne!(subject("balancerWeight::nic::1"), subject("balancerWeight::other::1"));
     }
 
     #[test]

@@ -9,7 +9,10 @@ use std::{
 
 use sqlx::FromRow;
 
-use super::{Error, Result, Store, Tx, listener_tags::Balancing};
+use super::{
+    Error, Result, Store, Tx,
+    listener_tags::{self, Balancing, DEFAULT_WEIGHT},
+};
 use crate::state::{BackendState, ListenerState, Protocol, Source, VipState};
 
 macro_rules! vips_sql {
@@ -49,7 +52,7 @@ macro_rules! tags_sql {
 macro_rules! backends_sql {
     ($where:literal) => {
         concat!(
-            "SELECT r.listener_uuid, r.number, n.ip, i.state = 'Running' AS running, r.healthy
+            "SELECT r.listener_uuid, r.vm_nic_uuid, r.number, n.ip, i.state = 'Running' AS running, r.healthy
              FROM load_balancer_listener_vm_nic_refs r
              JOIN vm_nics n ON n.uuid = r.vm_nic_uuid
              JOIN vm_instances i ON i.uuid = n.vm_instance_uuid
@@ -134,6 +137,7 @@ struct TagRow {
 #[derive(FromRow)]
 struct BackendRow {
     listener_uuid: String,
+    vm_nic_uuid: String,
     number: u32,
     ip: String,
     running: bool,
@@ -181,6 +185,7 @@ impl Rows {
 
 fn listener(row: ListenerRow, tags: &[TagRow], backends: &[BackendRow]) -> Result<ListenerState> {
     let mut balancing = Balancing::default();
+    let weights: HashMap<&str, u8> = tags.iter().filter_map(|row| listener_tags::weight(&row.tag)).collect();
     for TagRow { tag, .. } in tags {
         balancing.set(tag).map_err(|_| corrupt("tag", tag, &row.uuid))?;
     }
@@ -192,6 +197,7 @@ fn listener(row: ListenerRow, tags: &[TagRow], backends: &[BackendRow]) -> Resul
                 address: parse("address", &backend.ip, &row.uuid)?,
                 port: row.instance_port,
                 active: backend.running,
+                weight: weights.get(backend.vm_nic_uuid.as_str()).copied().unwrap_or(DEFAULT_WEIGHT),
                 healthy: backend.healthy,
             })
         })

@@ -37,6 +37,20 @@ pub async fn system(tx: &mut Tx, uuid: &str) -> Result<Option<SystemTag>> {
     Ok(sqlx::query_as("SELECT * FROM system_tags WHERE uuid = $1").bind(uuid).fetch_optional(tx.conn()).await?)
 }
 
+/// A resource's tag that begins so.
+pub async fn system_with_prefix(tx: &mut Tx, resource_uuid: &str, prefix: &str) -> Result<Option<SystemTag>> {
+    Ok(sqlx::query_as("SELECT * FROM system_tags WHERE resource_uuid = $1 AND substr(tag, 1, length($2)) = $2")
+        .bind(resource_uuid)
+        .bind(prefix)
+        .fetch_optional(tx.conn())
+        .await?)
+}
+
+pub async fn delete_system(tx: &mut Tx, uuid: &str) -> Result<()> {
+    sqlx::query("DELETE FROM system_tags WHERE uuid = $1").bind(uuid).execute(tx.conn()).await?;
+    Ok(())
+}
+
 pub async fn update_system(tx: &mut Tx, uuid: &str, tag: &str) -> Result<()> {
     sqlx::query("UPDATE system_tags SET tag = $2, last_op_date = $3 WHERE uuid = $1")
         .bind(uuid)

@@ -415,6 +415,7 @@ fn maglev_vip(vip: u32, backends: u32) -> VipState {
             address: Ipv4Addr::from(0x0a01_0000 + backend),
             port: 8000 + n as u16,
             active: true,
+            weight: 100,
             healthy: true,
         });
         ListenerState {

@@ -80,6 +80,7 @@ pub(crate) fn vip(host: u8, device: &str, backends: impl IntoIterator<Item = u8>
         address: Ipv4Addr::new(10, 0, 1, n),
         port: 8080,
         active: true,
+        weight: 100,
         healthy: true,
     };
     VipState {

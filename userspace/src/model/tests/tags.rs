@@ -30,7 +30,7 @@ async fn an_update_keeps_to_the_tags_setting_and_its_values() {
     let to = |text: &str| json!({"uuid": tag, "tag": text});
     let api = Api::UpdateSystemTag;
     site.router.refuses(api, to("maxConnection::lots"), "SYS.1007", "maxConnection::lots").await;
-    site.router.refuses(api, to("healthyThreshold::3"), "SYS.1007", "can't become healthyThreshold").await;
+    site.router.refuses(api, to("healthyThreshold::3"), "SYS.1007", "can't become healthyThreshold::3").await;
     site.router.refuses(api, to("nothing"), "SYS.1007", "nothing").await;
     let unknown = json!({"uuid": UNKNOWN, "tag": "maxConnection::1"});
     site.router.refuses(api, unknown, "SYS.1003", "SystemTagVO] not found").await;
@@ -52,6 +52,41 @@ async fn a_listeners_tags_can_not_be_deleted_nor_doubled() {
     site.router.refuses(api, other, "SYS.1007", "no system tag matches").await;
     let wrong = create("VipVO", &site.listener, "maxConnection::7");
     site.router.refuses(api, wrong, "SYS.1003", "type:VipVO] not found").await;
+}
+
+#[tokio::test]
+async fn a_nics_weight_comes_changes_and_goes() {
+    let site = Site::new().await;
+    let (listener, nic) = (&site.listener, &site.nic);
+    let weight = async || site.router.store.vip(&site.vip).await.unwrap().unwrap().listeners[0].backends[0].weight;
+    let create = |tag: String| json!({"resourceType": "LoadBalancerListenerVO", "resourceUuid": listener, "tag": tag});
+    let tag = |weight: u8| format!("balancerWeight::{nic}::{weight}");
+    let api = Api::CreateSystemTag;
+    site.router.refuses(api, create(tag(5)), "SYS.1007", "is not on listener").await;
+
+    let add = json!({"listenerUuid": listener, "vmNicUuids": [nic], "systemTags": [tag(7)]});
+    site.router.ok(Api::AddVmNicToLoadBalancer, add.clone()).await;
+    assert_eq!(weight().await, 7);
+    site.router.refuses(api, create(tag(5)), "SYS.1006", "update that one").await;
+    let uuid = tag_of(&site, "balancerWeight").await;
+    let outcome = site.router.ok(Api::UpdateSystemTag, json!({"uuid": uuid, "tag": tag(0)})).await;
+    assert_eq!((weight().await, outcome.vips), (0, site.vips()));
+    let other = json!({"uuid": uuid, "tag": format!("balancerWeight::{UNKNOWN}::1")});
+    site.router.refuses(Api::UpdateSystemTag, other, "SYS.1007", "can't become").await;
+
+    assert_eq!(site.router.ok(Api::DeleteTag, json!({"uuid": uuid})).await.vips, site.vips());
+    assert_eq!(weight().await, 100);
+    let outcome = site.router.ok(api, create(tag(5))).await;
+    assert_eq!((weight().await, outcome.vips), (5, site.vips()));
+
+    // A NIC that leaves takes its weight with it.
+    let nics = json!({"listenerUuid": listener, "vmNicUuids": [nic]});
+    site.router.ok(Api::RemoveVmNicFromLoadBalancer, nics.clone()).await;
+    site.router.ok(Api::AddVmNicToLoadBalancer, nics).await;
+    assert_eq!(weight().await, 100);
+    let foreign = json!({"listenerUuid": listener, "vmNicUuids": [nic], "systemTags": ["maxConnection::1"]});
+    site.router.ok(Api::RemoveVmNicFromLoadBalancer, add).await;
+    site.router.refuses(Api::AddVmNicToLoadBalancer, foreign, "SYS.1007", "only balancerWeight").await;
 }
 
 #[tokio::test]

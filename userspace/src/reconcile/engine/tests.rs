@@ -136,6 +136,7 @@ fn listener(number: u32, port: u16, algorithm: state::Algorithm, backends: &[(u3
         address: Ipv4Addr::new(10, 0, 1, *host),
         port: 80,
         active: true,
+        weight: 100,
         healthy: true,
     };
     ListenerState {
