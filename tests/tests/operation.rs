@@ -4,15 +4,19 @@ use anyhow::Context as _;
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use std::{
+    collections::BTreeSet,
     fs,
     net::Ipv4Addr,
     path::Path,
     process::{Command, Output},
     time::Duration,
 };
-use vipgate_tests::lab::{
-    Cloud, Controller, ECHO, Hook, Lab, LabOptions, Result, Running, UDP, WEB, controller::PASSWORD, vipgate_binary,
-    wait_until,
+use vipgate_tests::{
+    both_hooks,
+    lab::{
+        Cloud, Controller, ECHO, Hook, Lab, LabOptions, Result, Running, UDP, WEB, controller::PASSWORD,
+        vipgate_binary, wait_until,
+    },
 };
 
 const VIP: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 10);
@@ -114,6 +118,53 @@ fn flows_of_a_router_without_tables_says_so() -> Result<()> {
     assert_eq!(output.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&output.stderr).contains("nothing is pinned"));
     assert_eq!(vipgate(&lab, "flows --client 10.1")?.status.code(), Some(2));
+    Ok(())
+}
+
+both_hooks! {
+    fn doctor_finds_what_was_spoiled_and_its_remedies_mend_it(hook) {
+        let run = Running::new(hook, 1, 1)?;
+        let examine = || -> Result<(Option<i32>, Value)> {
+            let output = vipgate(&run.lab, "doctor --output json")?;
+            let report = serde_json::from_slice(&output.stdout);
+            Ok((output.status.code(), report.with_context(|| String::from_utf8_lossy(&output.stderr).into_owned())?))
+        };
+        let worse = |report: &Value| -> Vec<Value> {
+            let findings = report["findings"].as_array().cloned().unwrap_or_default();
+            findings.into_iter().filter(|finding| finding["severity"] != "note").collect()
+        };
+        let (code, well) = examine()?;
+        assert_eq!((code, worse(&well)), (Some(0), Vec::new()), "{well}");
+        let devices = well["devices"].as_array().context("devices")?;
+        assert_eq!(devices.iter().map(|device| &device["name"]).collect::<Vec<_>>(), ["pub0", "priv0"]);
+        assert!(devices.iter().all(|device| device["hook"] == run.lab.hook.to_string() && device["driver"] == "veth"));
+
+        let router = &run.lab.router;
+        router.sysctl("net/ipv4/conf/pub0/rp_filter", "1")?;
+        router.sysctl("net/ipv4/conf/priv0/accept_local", "0")?;
+        router.sysctl("net/ipv4/ip_forward", "0")?;
+        let (code, ill) = examine()?;
+        let found: BTreeSet<String> =
+            worse(&ill).iter().map(|one| format!("{} {}", one["device"], one["check"]).replace('"', "")).collect();
+        let expected =
+            ["null ip_forward", "priv0 accept_local", "priv0 forwarding", "pub0 forwarding", "pub0 rp_filter"];
+        assert_eq!((code, found), (Some(1), expected.map(str::to_owned).into()));
+        for finding in worse(&ill) {
+            let remedy = finding["remedy"].as_str().context("a remedy")?;
+            assert!(router.command("sh").args(["-c", remedy]).output()?.status.success(), "{remedy}");
+        }
+        assert_eq!(examine()?.0, Some(0));
+        Ok(())
+    }
+}
+
+#[test]
+fn doctor_examines_every_device_of_a_router_before_its_first_start() -> Result<()> {
+    let lab = Lab::new(LabOptions { hook: Hook::Tc, clients: 0, backends: 0 })?;
+    let output = vipgate(&lab, "doctor")?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(text.contains("device   pub0: no program, driver veth") && text.contains("device   priv0"), "{text}");
+    assert_eq!(output.status.code(), Some(0), "{text}");
     Ok(())
 }
 

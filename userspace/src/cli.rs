@@ -1,4 +1,4 @@
-//! The command line: `vipgate serve | check-config | detach | status | flows`.
+//! The command line: `vipgate serve | check-config | detach | status | flows | doctor`.
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
@@ -85,6 +85,22 @@ Exit codes: 0 the table was read, whether connections were found or not; 1 nothi
         settings: Settings,
         #[command(flatten)]
         wanted: Wanted,
+        #[arg(long, value_enum, default_value_t)]
+        output: Output,
+    },
+
+    /// What hinders this router, and the command that mends it: devices, offloads, kernel settings and features.
+    /// Changes nothing; needs no running controller, and before the first start examines every Ethernet device.
+    #[command(after_help = "\
+Examples:
+  vipgate doctor
+  vipgate doctor --hook xdp
+  vipgate doctor --output json | jq -r '.findings[].remedy'
+
+Exit codes: 0 nothing worse than notes; 1 findings; more: vipgate --help")]
+    Doctor {
+        #[command(flatten)]
+        settings: Settings,
         #[arg(long, value_enum, default_value_t)]
         output: Output,
     },

@@ -10,6 +10,7 @@ use clap::Parser as _;
 use cli::{Cli, Command, Output};
 use vipgate::{
     config::Config,
+    doctor::{self, DoctorError},
     loader::{self, Detached, LoadError, causes},
     lock::{Lock, LockError},
     logging,
@@ -78,6 +79,7 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Detach { settings, output } => detach(&load(settings)?.bpffs, output),
         Command::Status { settings, output } => print_status(&load(settings)?.bpffs, output),
         Command::Flows { settings, wanted, output } => print_flows(&load(settings)?.bpffs, &wanted, output),
+        Command::Doctor { settings, output } => examine(&load(settings)?, output),
     }
 }
 
@@ -127,6 +129,21 @@ fn print_flows(bpffs: &Path, wanted: &flows::Wanted, output: Output) -> Result<(
         // Who reads has seen enough.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         result => result.map_err(|error| Failure::new(1, &error)),
+    }
+}
+
+fn examine(config: &Config, output: Output) -> Result<(), Failure> {
+    let report = runtime()?.block_on(doctor::examine(config)).map_err(|error| match error {
+        DoctorError::Pins(error) => error.into(),
+        error @ DoctorError::Net(_) => Failure::new(1, &error),
+    })?;
+    match output {
+        Output::Text => print!("{report}"),
+        Output::Json => println!("{}", serde_json::json!(report)),
+    }
+    match report.defects() {
+        0 => Ok(()),
+        count => Err(Failure { code: 1, message: format!("{count} defects found") }),
     }
 }
 

@@ -4,14 +4,15 @@
 //! restart finds tables and flows as they were and swaps each device's program in place. Everything here blocks (it
 //! makes system calls); callers on the async runtime use `spawn_blocking`.
 //!
-//! The only module of the controller with unsafe code, all of it in `mapping` (shared memory) and `link` (one system
-//! call that aya has no safe way for).
-#![allow(unsafe_code, reason = "shared memory and a bare bpf(2) call; see each SAFETY comment")]
+//! The only module of the controller with unsafe code, all of it in `mapping` (shared memory), `link` and `ethtool`
+//! (one system call each that no crate here has a safe way for).
+#![allow(unsafe_code, reason = "shared memory, a bare bpf(2) and an ioctl(2) call; see each SAFETY comment")]
 
 mod attach;
 mod bpffs;
 mod connections;
 mod error;
+mod ethtool;
 mod flows;
 mod link;
 mod mapping;
@@ -36,6 +37,7 @@ pub use self::{
     bpffs::{Detached, PinDir, detach},
     connections::{Connection, hz, read_connections},
     error::{AttachError, LoadError, TableError, causes},
+    ethtool::{Driver, driver},
     flows::FlowTable,
     mapping::Mapping,
     object::load_persistently,

@@ -34,6 +34,17 @@ pub struct Device {
     pub up: bool,
 }
 
+/// A device and what only the doctor asks of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Link {
+    pub device: Device,
+    pub rx_queues: u32,
+    /// A veth's other end, where it is in the same namespace: its interface index.
+    pub peer: Option<u32>,
+    /// It carries an XDP program, whoever's.
+    pub xdp: bool,
+}
+
 /// What could not be done to the router's network.
 #[derive(Debug, Error)]
 pub enum NetError {

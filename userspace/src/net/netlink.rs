@@ -7,13 +7,13 @@ use netlink_packet_core::{NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage,
     address::{AddressAttribute, AddressMessage, AddressProtocol},
-    link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage},
+    link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage, LinkXdp, XdpAttached},
     neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState},
     route::{RouteAddress, RouteAttribute, RouteMessage, RouteType},
 };
 use rtnetlink::{AddressMessageBuilder, Error, Handle, RouteMessageBuilder};
 
-use super::{Device, NetError};
+use super::{Device, Link, NetError};
 
 /// Marks the addresses that vipgate set (`IFA_PROTO`, Linux 5.18), so that a later start finds those that no VIP has
 /// any more. Shown by `ip -d address` as `proto 0x56`.
@@ -51,8 +51,17 @@ impl Netlink {
 
     /// The router's devices.
     pub async fn devices(&self) -> Result<Vec<Device>, NetError> {
+        Ok(self.messages().await?.iter().map(device).collect())
+    }
+
+    /// The router's devices with all that is known of them.
+    pub async fn links(&self) -> Result<Vec<Link>, NetError> {
+        Ok(self.messages().await?.iter().map(link).collect())
+    }
+
+    async fn messages(&self) -> Result<Vec<LinkMessage>, NetError> {
         let links = self.handle.link().get().execute().try_collect::<Vec<_>>().await;
-        Ok(links.map_err(|error| failed("list the devices", &error))?.iter().map(device).collect())
+        links.map_err(|error| failed("list the devices", &error))
     }
 
     /// The IPv4 addresses of all devices.
@@ -168,6 +177,26 @@ fn device(link: &LinkMessage) -> Device {
         }
     }
     device
+}
+
+fn link(message: &LinkMessage) -> Link {
+    let mut link = Link { device: device(message), rx_queues: 0, peer: None, xdp: false };
+    let mut elsewhere = false;
+    for attribute in &message.attributes {
+        match attribute {
+            LinkAttribute::NumRxQueues(queues) => link.rx_queues = *queues,
+            LinkAttribute::Link(peer) => link.peer = Some(*peer),
+            LinkAttribute::LinkNetNsId(_) => elsewhere = true,
+            LinkAttribute::Xdp(about) => {
+                let attached = |one: &LinkXdp| matches!(one, LinkXdp::Attached(how) if *how != XdpAttached::None);
+                link.xdp = about.iter().any(attached);
+            }
+            _ => {}
+        }
+    }
+    // An index of another namespace means nothing here.
+    link.peer = link.peer.filter(|_| !elsewhere);
+    link
 }
 
 fn held_address(message: &AddressMessage) -> Option<HeldAddress> {

@@ -30,8 +30,8 @@ fn path(device: &str, name: &str) -> PathBuf {
     [IPV4, device, name].iter().collect()
 }
 
-/// 0 when it cannot be read: what cannot be read cannot be written either, and that is told.
-fn read(device: &str, name: &str) -> u32 {
+/// A device's setting; of `all` those of all devices. 0 when it cannot be read: what cannot be read cannot be written either, and that is told.
+pub fn read(device: &str, name: &str) -> u32 {
     fs::read_to_string(path(device, name)).ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0)
 }
 

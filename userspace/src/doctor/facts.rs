@@ -1,0 +1,110 @@
+//! What the doctor looks at.
+
+use std::{collections::BTreeMap, fs, path::Path};
+
+use nix::sys::{
+    statfs::{BPF_FS_MAGIC, statfs},
+    utsname::uname,
+};
+
+use super::DoctorError;
+use crate::{
+    config::Config,
+    loader::{Driver, Hook, PinDir, driver},
+    net::{Link, Netlink, sysctl},
+};
+
+/// The router at one moment.
+#[derive(Clone, Debug)]
+pub(super) struct Facts {
+    /// The kernel's release, such as `6.12.3`.
+    pub(super) kernel: String,
+    pub(super) hook: Hook,
+    pub(super) bpffs: String,
+    pub(super) bpffs_is_mounted: bool,
+    /// `net.core.bpf_jit_enable`; `None`: not told in this namespace.
+    pub(super) jit: Option<u32>,
+    /// The kernel describes its types, which newer features of the loader want.
+    pub(super) btf: bool,
+    pub(super) ip_forward: u32,
+    /// Connections that the kernel tracks in this namespace; `None`: the module is not loaded.
+    pub(super) tracked: Option<u32>,
+    pub(super) cpus: u32,
+    pub(super) devices: Vec<DeviceFacts>,
+    /// Pinned links whose device is not there.
+    pub(super) lost: Vec<String>,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct DeviceFacts {
+    pub(super) link: Link,
+    pub(super) hook: Option<Hook>,
+    pub(super) driver: Driver,
+    pub(super) forwarding: u32,
+    pub(super) accept_local: u32,
+    /// The larger of the device's own and that of all: what counts (ip-sysctl).
+    pub(super) rp_filter: u32,
+    /// A veth's other end, where it is in the same namespace.
+    pub(super) peer: Option<Peer>,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Peer {
+    pub(super) name: String,
+    pub(super) driver: Driver,
+    /// It carries an XDP program.
+    pub(super) xdp: bool,
+}
+
+impl Facts {
+    /// Reads them all.
+    pub(super) async fn collect(config: &Config) -> Result<Self, DoctorError> {
+        let links = Netlink::open()?.links().await?;
+        let pinned: BTreeMap<String, Hook> =
+            PinDir::new(&config.bpffs).pinned_links()?.into_iter().map(|(hook, device)| (device, hook)).collect();
+        let wanted = |link: &&Link| match pinned.is_empty() {
+            true => link.device.ethernet && link.device.up && link.device.name != "lo",
+            false => pinned.contains_key(&link.device.name),
+        };
+        let devices = links.iter().filter(wanted).map(|link| DeviceFacts::collect(link, &links, &pinned)).collect();
+        let lost = pinned.keys().filter(|name| !links.iter().any(|link| link.device.name == **name)).cloned().collect();
+        let existing = config.bpffs.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
+        Ok(Self {
+            kernel: uname().map(|name| name.release().to_string_lossy().into_owned()).unwrap_or_default(),
+            hook: config.hook,
+            bpffs: config.bpffs.display().to_string(),
+            bpffs_is_mounted: statfs(existing).is_ok_and(|found| found.filesystem_type() == BPF_FS_MAGIC),
+            jit: number("/proc/sys/net/core/bpf_jit_enable"),
+            btf: Path::new("/sys/kernel/btf/vmlinux").exists(),
+            ip_forward: number("/proc/sys/net/ipv4/ip_forward").unwrap_or(0),
+            tracked: number("/proc/sys/net/netfilter/nf_conntrack_count"),
+            cpus: std::thread::available_parallelism().map_or(1, |cpus| u32::try_from(cpus.get()).unwrap_or(1)),
+            devices,
+            lost,
+        })
+    }
+}
+
+impl DeviceFacts {
+    fn collect(link: &Link, links: &[Link], pinned: &BTreeMap<String, Hook>) -> Self {
+        let name = &link.device.name;
+        let peer = links.iter().find(|other| link.device.veth && link.peer == Some(other.device.ifindex));
+        Self {
+            link: link.clone(),
+            hook: pinned.get(name).copied(),
+            driver: driver(name).unwrap_or_default(),
+            forwarding: sysctl::read(name, "forwarding"),
+            accept_local: sysctl::read(name, "accept_local"),
+            rp_filter: sysctl::read("all", "rp_filter").max(sysctl::read(name, "rp_filter")),
+            peer: peer.map(|peer| Peer {
+                name: peer.device.name.clone(),
+                driver: driver(&peer.device.name).unwrap_or_default(),
+                xdp: peer.xdp,
+            }),
+        }
+    }
+}
+
+fn number(path: &str) -> Option<u32> {
+    fs::read_to_string(path).ok()?.trim().parse().ok()
+}

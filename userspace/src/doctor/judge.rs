@@ -1,0 +1,245 @@
+//! What the facts mean: a check a function, each finding with its remedy.
+
+use std::cmp::Reverse;
+
+use super::{
+    Examined, Facts, Finding, Report, Severity,
+    facts::{DeviceFacts, Peer},
+};
+use crate::loader::Hook;
+
+/// The first kernel with TCX links.
+const OLDEST: (u32, u32) = (6, 6);
+/// Native XDP without multi-buffer wants a packet in one page, beside its headroom and the kernel's own data.
+const XDP_MTU: u32 = 3498;
+
+pub(super) fn judge(facts: &Facts) -> Report {
+    let mut findings = Vec::new();
+    kernel(facts, &mut findings);
+    network(facts, &mut findings);
+    for device in &facts.devices {
+        settings(device, &mut findings);
+        offloads(device, facts.hook, &mut findings);
+        queues(device, facts.cpus, &mut findings);
+        mtu(device, facts, &mut findings);
+        carried(device, facts, &mut findings);
+    }
+    // Stable: those of a device stay together.
+    findings.sort_by_key(|finding| Reverse(finding.severity));
+    let devices = facts.devices.iter().map(|device| Examined {
+        name: device.link.device.name.clone(),
+        hook: device.hook.map(|hook| hook.to_string()),
+        driver: device.driver.name.clone(),
+        mtu: device.link.device.mtu,
+        queues: receive_queues(device),
+    });
+    Report { kernel: facts.kernel.clone(), devices: devices.collect(), findings }
+}
+
+fn router(severity: Severity, check: &'static str, problem: String, remedy: impl Into<String>) -> Finding {
+    Finding { severity, device: None, check, problem, remedy: remedy.into() }
+}
+
+fn kernel(facts: &Facts, findings: &mut Vec<Finding>) {
+    if version(&facts.kernel).is_some_and(|version| version < OLDEST) {
+        let problem = format!("the kernel {} has no TCX links, which vipgate needs", facts.kernel);
+        findings.push(router(Severity::Error, "kernel", problem, "boot Linux 6.6 or later"));
+    }
+    if !facts.bpffs_is_mounted {
+        let problem = format!("{} is on no BPF file system: tables would not outlive the controller", facts.bpffs);
+        findings.push(router(Severity::Error, "bpffs", problem, "mount -t bpf bpf /sys/fs/bpf"));
+    }
+    if facts.jit == Some(0) {
+        let problem = "BPF programs are interpreted instead of compiled: every packet costs many times as much";
+        findings.push(router(Severity::Warning, "jit", problem.to_owned(), "sysctl -w net.core.bpf_jit_enable=1"));
+    }
+    if !facts.btf {
+        let problem = "the kernel has no type information (CONFIG_DEBUG_INFO_BTF): tools such as bpftool show less";
+        findings.push(router(Severity::Note, "btf", problem.to_owned(), "use a kernel with CONFIG_DEBUG_INFO_BTF=y"));
+    }
+}
+
+/// Major and minor number of a release.
+fn version(release: &str) -> Option<(u32, u32)> {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse);
+    Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
+}
+
+fn network(facts: &Facts, findings: &mut Vec<Finding>) {
+    if facts.ip_forward == 0 {
+        let problem =
+            "the kernel does not route: what the programs hand to the stack, and the backends' own traffic, ends";
+        findings.push(router(Severity::Error, "ip_forward", problem.to_owned(), "sysctl -w net.ipv4.ip_forward=1"));
+    }
+    if facts.tracked.is_some_and(|count| count > 0) {
+        let problem = format!(
+            "connection tracking is at work ({} entries): packets that go through the stack pay for it",
+            facts.tracked.unwrap_or_default()
+        );
+        let remedy = "nft list ruleset # and remove what uses `ct` or nat, where nothing needs it";
+        findings.push(router(Severity::Note, "conntrack", problem, remedy));
+    }
+    for device in &facts.lost {
+        let problem = format!("a program is pinned for {device}, which is not there");
+        findings.push(router(Severity::Warning, "lost_device", problem, "systemctl restart vipgate"));
+    }
+    if facts.devices.is_empty() {
+        let problem = "there is no Ethernet device that is up".to_owned();
+        findings.push(router(Severity::Error, "devices", problem, "ip link set <device> up"));
+    }
+}
+
+/// The kernel settings that `serve` makes when it takes a device over; a candidate gets them then.
+fn settings(device: &DeviceFacts, findings: &mut Vec<Finding>) {
+    if device.hook.is_none() {
+        return;
+    }
+    let mut wrong = |name: &'static str, value: u32, severity, problem: &str| {
+        let remedy = format!("sysctl -w net/ipv4/conf/{}/{name}={value}", device.link.device.name);
+        findings.push(about(device, severity, name, problem.to_owned(), remedy));
+    };
+    if device.forwarding == 0 {
+        wrong("forwarding", 1, Severity::Error, "the device does not forward: no new connection finds a way out by it");
+    }
+    if device.accept_local == 0 {
+        wrong(
+            "accept_local",
+            1,
+            Severity::Warning,
+            "answers of backends that go through the stack are dropped as martians",
+        );
+    }
+    if device.rp_filter == 1 {
+        wrong("rp_filter", 2, Severity::Error, "strict reverse path filtering drops packets that go through the stack");
+    }
+}
+
+fn offloads(device: &DeviceFacts, wanted: Hook, findings: &mut Vec<Finding>) {
+    let name = &device.link.device.name;
+    let on = |feature: &str| device.driver.features.get(feature).copied().unwrap_or(false);
+    let xdp = is_xdp(device, wanted);
+    if on("rx-lro") {
+        let problem =
+            "large receive offload merges packets that are to be forwarded, and keeps native XDP off".to_owned();
+        findings.push(about(device, Severity::Error, "lro", problem, format!("ethtool -K {name} lro off")));
+    }
+    if xdp && on("rx-gro-hw") {
+        let problem = "the hardware merges packets before XDP sees them".to_owned();
+        findings.push(about(device, Severity::Warning, "gro_hw", problem, format!("ethtool -K {name} rx-gro-hw off")));
+    }
+    if !device.link.device.veth {
+        return;
+    }
+    if !xdp {
+        if !on("tx-tcp-segmentation") {
+            let problem = "large (GSO) packets are cut before they leave: bulk TCP costs more".to_owned();
+            findings.push(about(device, Severity::Note, "tso", problem, format!("ethtool -K {name} tso on")));
+        }
+        return;
+    }
+    match &device.peer {
+        Some(peer) => xdp_peer(device, peer, findings),
+        None => {
+            let problem =
+                "its other end is in another namespace, where it must poll (GRO on, or an XDP program) to get \
+                           what XDP redirects to it, and compute its checksums itself"
+                    .to_owned();
+            let remedy = "ethtool -K <peer> gro on tx off # in the peer's namespace, and tx off in the hosts behind it";
+            findings.push(about(device, Severity::Note, "peer", problem, remedy.to_owned()));
+        }
+    }
+}
+
+/// A veth's other end, under native XDP.
+fn xdp_peer(device: &DeviceFacts, peer: &Peer, findings: &mut Vec<Finding>) {
+    let on = |feature: &str| peer.driver.features.get(feature).copied().unwrap_or(false);
+    let name = &peer.name;
+    if !on("rx-gro") && !peer.xdp {
+        let problem = format!("its other end {name} does not poll, and what XDP redirects to it is dropped");
+        findings.push(about(device, Severity::Error, "peer_napi", problem, format!("ethtool -K {name} gro on")));
+    }
+    if on("tx-checksum-ip-generic") {
+        let problem = format!("its other end {name} leaves checksums undone, which XDP cannot see");
+        findings.push(about(device, Severity::Warning, "peer_checksum", problem, format!("ethtool -K {name} tx off")));
+    }
+}
+
+fn queues(device: &DeviceFacts, cpus: u32, findings: &mut Vec<Finding>) {
+    let Some((used, most)) = device.driver.channels else { return };
+    let wanted = cpus.min(most);
+    if !device.link.device.veth && used < wanted {
+        let problem = format!("{used} of {most} receive queues are in use for {cpus} CPUs: the others get no packets");
+        let remedy = format!("ethtool -L {} combined {wanted}", device.link.device.name);
+        findings.push(about(device, Severity::Warning, "queues", problem, remedy));
+    }
+}
+
+fn mtu(device: &DeviceFacts, facts: &Facts, findings: &mut Vec<Finding>) {
+    let (name, own) = (&device.link.device.name, device.link.device.mtu);
+    if facts.hook == Hook::Xdp && device.hook.is_none() && own > XDP_MTU {
+        let problem = format!("its MTU of {own} is too large for native XDP in most drivers");
+        findings.push(about(
+            device,
+            Severity::Warning,
+            "mtu_xdp",
+            problem,
+            format!("ip link set dev {name} mtu {XDP_MTU}"),
+        ));
+    }
+    let smallest = facts.devices.iter().map(|other| other.link.device.mtu).min().unwrap_or(own);
+    if own > smallest {
+        let problem = format!(
+            "its MTU of {own} is larger than another device's {smallest}: larger packets go through the stack, which \
+             fragments or refuses them"
+        );
+        findings.push(about(device, Severity::Note, "mtu", problem, format!("ip link set dev {name} mtu {smallest}")));
+    }
+}
+
+/// Whether the device is up and carries what it should.
+fn carried(device: &DeviceFacts, facts: &Facts, findings: &mut Vec<Finding>) {
+    let name = &device.link.device.name;
+    if !device.link.device.up {
+        let problem = "the device is down".to_owned();
+        findings.push(about(device, Severity::Error, "down", problem, format!("ip link set dev {name} up")));
+    }
+    if device.hook.is_some_and(|hook| is_native_or_generic(hook) && !device.link.xdp) {
+        let problem = "its pinned XDP program is not on it any more".to_owned();
+        findings.push(about(device, Severity::Error, "program", problem, "systemctl restart vipgate".to_owned()));
+    }
+    if device.link.xdp && !device.hook.is_some_and(is_native_or_generic) && facts.hook != Hook::Tc {
+        let problem = "another program's XDP program is on it, and sees every packet first".to_owned();
+        findings.push(about(
+            device,
+            Severity::Warning,
+            "foreign_xdp",
+            problem,
+            format!("ip link set dev {name} xdp off"),
+        ));
+    }
+    if device.hook == Some(Hook::XdpGeneric) {
+        let problem = "generic XDP copies packets and is slower than TC".to_owned();
+        let remedy = "set hook = \"auto\" in vipgate.toml; systemctl restart vipgate".to_owned();
+        findings.push(about(device, Severity::Note, "generic_xdp", problem, remedy));
+    }
+}
+
+/// Native XDP runs on the device, or would.
+fn is_xdp(device: &DeviceFacts, wanted: Hook) -> bool {
+    match device.hook {
+        Some(hook) => hook == Hook::Xdp,
+        None => wanted == Hook::Xdp || (wanted == Hook::Auto && !device.link.device.veth),
+    }
+}
+
+pub(super) fn is_native_or_generic(hook: Hook) -> bool {
+    matches!(hook, Hook::Xdp | Hook::XdpGeneric)
+}
+
+fn receive_queues(device: &DeviceFacts) -> u32 {
+    device.driver.channels.map_or(device.link.rx_queues, |(used, _)| used)
+}
+
+fn about(device: &DeviceFacts, severity: Severity, check: &'static str, problem: String, remedy: String) -> Finding {
+    Finding { severity, device: Some(device.link.device.name.clone()), check, problem, remedy }
+}

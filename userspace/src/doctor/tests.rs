@@ -1,0 +1,147 @@
+use super::{
+    Facts,
+    facts::{DeviceFacts, Peer},
+    judge::{is_native_or_generic, judge},
+};
+use crate::{
+    loader::{Driver, Hook},
+    net::{Device, Link},
+};
+
+fn device(name: &str, hook: Option<Hook>) -> DeviceFacts {
+    let features = [("rx-gro", true), ("tx-tcp-segmentation", true)];
+    DeviceFacts {
+        link: Link {
+            device: Device {
+                name: name.to_owned(),
+                ifindex: 2,
+                mtu: 1500,
+                mac: [2; 6],
+                ethernet: true,
+                veth: false,
+                up: true,
+            },
+            rx_queues: 2,
+            peer: None,
+            xdp: hook.is_some_and(is_native_or_generic),
+        },
+        hook,
+        driver: Driver {
+            name: "virtio_net".to_owned(),
+            features: features.map(|(name, on)| (name.to_owned(), on)).into(),
+            channels: Some((2, 2)),
+        },
+        forwarding: 1,
+        accept_local: 1,
+        rp_filter: 0,
+        peer: None,
+    }
+}
+
+fn turn_on(device: &mut DeviceFacts, feature: &str) {
+    device.driver.features.insert(feature.to_owned(), true);
+}
+
+fn healthy() -> Facts {
+    Facts {
+        kernel: "6.12.3-amd64".to_owned(),
+        hook: Hook::Xdp,
+        bpffs: "/sys/fs/bpf/vipgate".to_owned(),
+        bpffs_is_mounted: true,
+        jit: Some(1),
+        btf: true,
+        ip_forward: 1,
+        tracked: None,
+        cpus: 2,
+        devices: vec![device("eth0", Some(Hook::Xdp)), device("eth1", Some(Hook::Xdp))],
+        lost: Vec::new(),
+    }
+}
+
+/// The checks that find something once `spoil` has been at the router.
+fn found(spoil: impl FnOnce(&mut Facts)) -> Vec<&'static str> {
+    let mut facts = healthy();
+    spoil(&mut facts);
+    judge(&facts).findings.iter().map(|finding| finding.check).collect()
+}
+
+#[test]
+fn a_healthy_router_has_no_finding() {
+    let report = judge(&healthy());
+    assert!(report.findings.is_empty() && report.defects() == 0, "{report}");
+    assert_eq!(report.devices[0].hook.as_deref(), Some("xdp"));
+}
+
+#[test]
+fn every_defect_of_the_router_is_found_alone() {
+    assert_eq!(found(|facts| facts.kernel = "5.15.0".to_owned()), ["kernel"]);
+    assert_eq!(found(|facts| facts.kernel = "6.5.9".to_owned()), ["kernel"]);
+    assert_eq!(found(|facts| facts.bpffs_is_mounted = false), ["bpffs"]);
+    assert_eq!(found(|facts| facts.jit = Some(0)), ["jit"]);
+    assert_eq!(found(|facts| facts.jit = None), [""; 0]);
+    assert_eq!(found(|facts| facts.btf = false), ["btf"]);
+    assert_eq!(found(|facts| facts.ip_forward = 0), ["ip_forward"]);
+    assert_eq!(found(|facts| facts.tracked = Some(0)), [""; 0]);
+    assert_eq!(found(|facts| facts.tracked = Some(7)), ["conntrack"]);
+    assert_eq!(found(|facts| facts.lost.push("eth9".to_owned())), ["lost_device"]);
+    assert_eq!(found(|facts| facts.devices.clear()), ["devices"]);
+}
+
+#[test]
+fn every_defect_of_a_device_is_found_alone() {
+    let spoiled = |spoil: fn(&mut DeviceFacts)| found(|facts| spoil(&mut facts.devices[0]));
+    assert_eq!(spoiled(|device| device.forwarding = 0), ["forwarding"]);
+    assert_eq!(spoiled(|device| device.accept_local = 0), ["accept_local"]);
+    assert_eq!(spoiled(|device| device.rp_filter = 1), ["rp_filter"]);
+    assert_eq!(spoiled(|device| device.rp_filter = 2), [""; 0]);
+    assert_eq!(spoiled(|device| turn_on(device, "rx-lro")), ["lro"]);
+    assert_eq!(spoiled(|device| turn_on(device, "rx-gro-hw")), ["gro_hw"]);
+    assert_eq!(spoiled(|device| device.driver.channels = Some((1, 8))), ["queues"]);
+    assert_eq!(spoiled(|device| device.driver.channels = Some((1, 1))), [""; 0]);
+    assert_eq!(spoiled(|device| device.link.device.mtu = 9000), ["mtu"]);
+    assert_eq!(spoiled(|device| device.link.device.up = false), ["down"]);
+    assert_eq!(spoiled(|device| device.link.xdp = false), ["program"]);
+    assert_eq!(spoiled(|device| device.hook = Some(Hook::Tc)), ["foreign_xdp"]);
+    assert_eq!(spoiled(|device| device.hook = Some(Hook::XdpGeneric)), ["generic_xdp"]);
+}
+
+#[test]
+fn a_veth_under_xdp_needs_a_peer_that_polls_and_computes_checksums() {
+    let veth = |peer: Option<Peer>| {
+        found(|facts| {
+            facts.devices[0].link.device.veth = true;
+            facts.devices[0].peer = peer;
+        })
+    };
+    let peer = |gro: bool, checksum: bool, xdp: bool| {
+        let features = [("rx-gro", gro), ("tx-checksum-ip-generic", checksum)];
+        let features = features.map(|(name, on)| (name.to_owned(), on)).into();
+        Some(Peer { name: "c0".to_owned(), driver: Driver { features, ..Driver::default() }, xdp })
+    };
+    assert_eq!(veth(None), ["peer"]);
+    assert_eq!(veth(peer(true, false, false)), [""; 0]);
+    assert_eq!(veth(peer(false, false, true)), [""; 0]);
+    assert_eq!(veth(peer(false, false, false)), ["peer_napi"]);
+    assert_eq!(veth(peer(true, true, false)), ["peer_checksum"]);
+}
+
+#[test]
+fn a_candidate_is_not_blamed_for_what_serve_will_set() {
+    let checks = found(|facts| {
+        for device in &mut facts.devices {
+            (device.hook, device.link.xdp) = (None, false);
+            (device.forwarding, device.accept_local, device.rp_filter) = (0, 0, 1);
+        }
+    });
+    assert!(checks.is_empty(), "{checks:?}");
+}
+
+#[test]
+fn the_worst_comes_first_and_each_finding_has_a_remedy() {
+    let mut facts = healthy();
+    (facts.btf, facts.jit, facts.ip_forward) = (false, Some(0), 0);
+    let report = judge(&facts);
+    assert!(report.findings.is_sorted_by(|one, other| one.severity >= other.severity));
+    assert!(report.defects() == 2 && report.findings.iter().all(|finding| !finding.remedy.is_empty()));
+    assert!(report.to_string().starts_with("kernel   6.12.3-amd64\ndevice   eth0: xdp, driver virtio_net"));
+}
