@@ -1,4 +1,4 @@
-//! The project's own commands: `cargo xtask setup | build | demo | test | lint | bench | package`.
+//! The project's own commands: `cargo xtask setup | build | demo | test | fuzz | lint | bench | package`.
 //!
 //! One module a command. What runs here is what CI and the README run: nothing has a second, hidden way.
 
@@ -6,6 +6,7 @@ mod bench;
 mod build;
 mod demo;
 mod ebpf;
+mod fuzz;
 mod lint;
 mod package;
 mod setup;
@@ -48,6 +49,12 @@ enum Command {
     )]
     Test(test::Args),
 
+    /// Look for packets and tables under which the packet path, compiled for this machine, breaks what must hold.
+    #[command(
+        after_help = "Examples:\n  cargo xtask fuzz\n  cargo xtask fuzz --minutes 60    # goes on where the last run ended"
+    )]
+    Fuzz(fuzz::Args),
+
     /// Formatting, clippy with warnings as errors, the kernel programs' lints, licences of the dependencies.
     #[command(after_help = "Example:\n  cargo xtask lint")]
     Lint(lint::Args),
@@ -69,6 +76,7 @@ fn main() -> ExitCode {
         Command::Build(args) => build::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::Test(args) => test::run(&args),
+        Command::Fuzz(args) => fuzz::run(&args),
         Command::Lint(args) => lint::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Package(args) => package::run(&args),

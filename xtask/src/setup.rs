@@ -25,9 +25,11 @@ pub(crate) enum Need {
     Lab,
     /// Formatting and lints.
     Lint,
+    /// The fuzzer.
+    Fuzz,
 }
 
-const EVERYTHING: [Need; 3] = [Need::Build, Need::Lab, Need::Lint];
+const EVERYTHING: [Need; 4] = [Need::Build, Need::Lab, Need::Lint, Need::Fuzz];
 
 /// A program of the lab, the Debian package that brings it, and what for.
 struct Tool {
@@ -65,6 +67,7 @@ enum Missing {
     /// Debian has no BPF toolchain here: rustup's nightly with rust-src instead.
     RustupToolchain,
     BpfLinker,
+    CargoFuzz,
     Component(&'static str),
 }
 
@@ -79,6 +82,7 @@ impl Missing {
             Self::BpfLinker => {
                 ("bpf-linker 0.13 (cargo)".to_owned(), "links the kernel programs and writes their BTF".to_owned())
             }
+            Self::CargoFuzz => ("cargo-fuzz 0.13 (cargo)".to_owned(), "cargo xtask fuzz".to_owned()),
             Self::Component(name) => (format!("{name} (rustup component)"), "cargo xtask lint".to_owned()),
         }
     }
@@ -117,6 +121,14 @@ fn missing(needs: &[Need]) -> Vec<Missing> {
             .into_iter()
             .filter(|(program, _)| which(program).is_none());
         missing.extend(absent.map(|(_, component)| Missing::Component(component)));
+    }
+    if needs.contains(&Need::Fuzz) {
+        if which("c++").is_none() {
+            missing.push(Missing::Package { name: "g++", why: "compiles the fuzzer's runtime" });
+        }
+        if which("cargo-fuzz").is_none() {
+            missing.push(Missing::CargoFuzz);
+        }
     }
     missing
 }
@@ -172,6 +184,12 @@ fn install(missing: Vec<Missing>) -> Result<()> {
             Missing::Package { .. } => {}
             Missing::RustupToolchain => rustup_toolchain()?,
             Missing::BpfLinker => bpf_linker()?,
+            Missing::CargoFuzz => step(
+                "cargo-fuzz (about a minute)",
+                Command::new("cargo")
+                    .args(["install", "cargo-fuzz", "--version", "^0.13", "--locked"])
+                    .env_remove("CARGO_TARGET_DIR"),
+            )?,
             Missing::Component(name) => step(
                 &format!("rustup component {name}"),
                 Command::new("rustup").current_dir(crate::sh::root()).args(["component", "add", name]),

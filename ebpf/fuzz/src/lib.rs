@@ -13,6 +13,8 @@ pub mod frame;
 mod hook;
 pub mod input;
 mod judge;
+#[cfg(test)]
+mod properties;
 mod table;
 mod traffic;
 mod wire;

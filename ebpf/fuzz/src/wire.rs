@@ -30,16 +30,16 @@ impl Ipv4 {
     /// The packet of a frame; None: it holds no whole one.
     pub(crate) fn of_frame(bytes: &[u8]) -> Option<Self> {
         let packet = if word(bytes, 12)? == IPV4 { Self::at(bytes, ETH_LEN)? } else { return None };
-        (packet.end <= bytes.len()).then_some(packet)
+        (packet.l4..=bytes.len()).contains(&packet.end).then_some(packet)
     }
 
-    /// A packet whose header starts here; its end may lie beyond the bytes, as a quote's does.
+    /// A packet whose header starts here; its end may lie anywhere, as a quote's does.
     pub(crate) fn at(bytes: &[u8], at: usize) -> Option<Self> {
         let header = bytes.get(at..at + 20)?;
         let l4 = at + usize::from(header[0] & 15) * 4;
         let end = at + usize::from(word(header, 2)?);
         let fragment = word(header, 6)?;
-        let whole = header[0] >> 4 == 4 && l4 >= at + 20 && l4 <= bytes.len() && end >= l4;
+        let whole = header[0] >> 4 == 4 && l4 >= at + 20 && l4 <= bytes.len();
         whole.then_some(Self {
             at,
             l4,

@@ -9,10 +9,10 @@ use proptest::{
     sample::select,
     test_runner::TestRunner,
 };
-use vipgate_fuzz::{Tally, run};
+use vipgate_fuzz::{Tally, input::Case, run};
 
 /// Random inputs of one run.
-const CASES: u32 = 4000;
+const CASES: u32 = 3000;
 
 /// A shape's bytes: TCP flags that connections see, mostly nothing special, and the operands that its second byte announces.
 fn shape() -> impl Strategy<Value = Vec<u8>> {
@@ -78,8 +78,9 @@ fn what_must_hold_holds_whatever_comes() -> Result<(), Box<dyn Error>> {
 fn inputs_that_failed_once_hold() -> Result<(), Box<dyn Error>> {
     for entry in fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("regressions"))? {
         let path = entry?.path();
-        println!("{}", path.display());
-        run(&fs::read(path)?);
+        let input = fs::read(&path)?;
+        println!("{}: {:?}", path.display(), Case::decode(&input));
+        run(&input);
     }
     Ok(())
 }

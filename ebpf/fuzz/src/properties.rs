@@ -1,0 +1,105 @@
+//! What clients and backends see, to the byte: of any packet, against frames whose checksums are computed in full.
+
+use std::{
+    net::{Ipv4Addr, SocketAddrV4},
+    sync::{MutexGuard, PoisonError},
+};
+
+use proptest::prelude::*;
+
+use crate::{
+    TURN,
+    frame::{Frame, tcp},
+    hook::{Arriving, Hook, Verdict},
+    input::Step,
+    wire::{TCP, UDP},
+    world::{self, PRIVATE, PUBLIC, World},
+};
+
+/// The device's MAC addresses are those that `world` gives its ports.
+const PUBLIC_MAC: [u8; 6] = [0x02, 0xff, 0, 0, 0, 1];
+const PRIVATE_MAC: [u8; 6] = [0x02, 0xff, 0, 0, 0, 2];
+/// The one backend.
+const BACKEND: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(10, 2, 0, 9), 8081);
+
+/// The tables, for as long as a case runs.
+fn turn() -> MutexGuard<'static, ()> {
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn frame(protocol: u8, src: SocketAddrV4, dst: SocketAddrV4, payload: &[u8]) -> Frame {
+    if protocol == UDP { Frame::udp(src, dst) } else { Frame::tcp(src, dst, tcp::SYN) }.payload(payload)
+}
+
+/// A world whose services have one backend, and a client's and a VIP's sockets there.
+fn world(client: u8, port: u16, protocol: u8) -> (World, SocketAddrV4, SocketAddrV4) {
+    let mut world = World::new(7, 1);
+    let number = if protocol == UDP { 8 } else { 0 };
+    // Backend 9 is host 9 of the second network, at its second port; the service's ring has it alone.
+    assert!(world.change(&Step::Backend { number: 9, address: 0x20 | 9, port: 1 }));
+    assert!(world.change(&Step::Serve { service: number, what: 0, ring: vec![9] }));
+    let (vip, _, vip_port) = world::service(number);
+    let client = SocketAddrV4::new(Ipv4Addr::from(world::address(client)), port);
+    (world, client, SocketAddrV4::new(Ipv4Addr::from(vip), vip_port))
+}
+
+/// Runs a frame that must be sent on: what leaves.
+fn sent(hook: Hook, frame: &Frame, ifindex: u32) -> Vec<u8> {
+    let outcome = Arriving { bytes: frame.bytes(), ifindex, buffer: None }.run(hook);
+    assert!(matches!(outcome.verdict, Verdict::Redirect(_)), "{:?} for {frame:?}", outcome.verdict);
+    outcome.bytes
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn what_is_asked_comes_to_the_backend_and_its_answer_back(
+        (client, port) in (0..32u8, 1..=u16::MAX),
+        protocol in prop_oneof![Just(TCP), Just(UDP)],
+        asked in prop::collection::vec(any::<u8>(), 0..1400),
+        answered in prop::collection::vec(any::<u8>(), 0..1400),
+    ) {
+        let _turn = turn();
+        for hook in [Hook::Xdp, Hook::Tc] {
+            let (_world, client, vip) = world(client, port, protocol);
+            let ask = frame(protocol, client, vip, &asked);
+            let expected = ask.clone().between(client, BACKEND).forwarded(PRIVATE_MAC, mac(BACKEND));
+            prop_assert_eq!(sent(hook, &ask, PUBLIC), expected.bytes());
+            let answer = frame(protocol, BACKEND, client, &answered);
+            let expected = answer.clone().between(vip, client).forwarded(PUBLIC_MAC, mac(client));
+            prop_assert_eq!(sent(hook, &answer, PRIVATE), expected.bytes());
+        }
+    }
+
+    #[test]
+    fn an_error_about_what_was_asked_quotes_what_the_client_sent(
+        (client, port) in (0..32u8, 1..=u16::MAX),
+        protocol in prop_oneof![Just(TCP), Just(UDP)],
+        asked in prop::collection::vec(any::<u8>(), 0..600),
+        quoted in 28..548usize,
+        kind in prop_oneof![Just([3, 1]), Just([3, 4]), Just([11, 0]), Just([12, 0])],
+        rest: u32,
+    ) {
+        let _turn = turn();
+        for hook in [Hook::Xdp, Hook::Tc] {
+            let (_world, client, vip) = world(client, port, protocol);
+            let ask = frame(protocol, client, vip, &asked);
+            let mut translated = ask.clone().between(client, BACKEND);
+            sent(hook, &ask, PUBLIC);
+            // By a host on the way, and by the backend itself, which the client knows as the VIP.
+            for (from, known_as) in [(Ipv4Addr::new(10, 2, 0, 30), Ipv4Addr::new(10, 2, 0, 30)), (*BACKEND.ip(), *vip.ip())] {
+                translated.ttl = 9;
+                let error = Frame::icmp_error(from, *client.ip(), kind, rest, &translated, quoted);
+                let original = translated.clone().between(client, vip);
+                let expected = Frame::icmp_error(known_as, *client.ip(), kind, rest, &original, quoted)
+                    .forwarded(PUBLIC_MAC, mac(client));
+                prop_assert_eq!(sent(hook, &error, PRIVATE), expected.bytes());
+            }
+        }
+    }
+}
+
+fn mac(host: SocketAddrV4) -> [u8; 6] {
+    vipgate_host_kernel::kernel::neighbour(host.ip().octets())
+}

@@ -1,0 +1,38 @@
+//! `cargo xtask fuzz`: looks for inputs under which the packet path breaks what must hold (`ebpf/fuzz`).
+//!
+//! cargo-fuzz builds the target with coverage counters and the address sanitizer. The pinned compiler has both, behind
+//! switches that `RUSTC_BOOTSTRAP` unlocks, so no nightly is needed.
+
+use crate::{
+    setup::{self, Need},
+    sh::{cargo, root, run as run_command},
+};
+use anyhow::{Context as _, Result};
+use std::fs;
+
+/// What was found worth keeping, and inputs that failed once: both are where an input's mutations start.
+const CORPUS: &str = "fuzz/corpus/packets";
+const REGRESSIONS: &str = "fuzz/regressions";
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// How long to look.
+    #[arg(long, default_value_t = 10, value_name = "N")]
+    minutes: u64,
+}
+
+pub(crate) fn run(args: &Args) -> Result<()> {
+    setup::ensure(&[Need::Fuzz])?;
+    let directory = root().join("ebpf");
+    let corpus = directory.join(CORPUS);
+    fs::create_dir_all(&corpus).with_context(|| format!("cannot make {}", corpus.display()))?;
+    let mut fuzz = cargo(&["fuzz", "run", "--features", "libfuzzer", "packets", CORPUS, REGRESSIONS, "--"]);
+    fuzz.current_dir(&directory).env("RUSTC_BOOTSTRAP", "1");
+    fuzz.args(["-max_len=512", "-print_final_stats=1", &format!("-max_total_time={}", args.minutes * 60)]);
+    run_command(&mut fuzz).with_context(|| {
+        format!(
+            "a failing input is in ebpf/fuzz/artifacts: shorten it (cargo fuzz tmin), mend what it shows, and keep it in \
+             ebpf/{REGRESSIONS} under a name that says what it shows"
+        )
+    })
+}
