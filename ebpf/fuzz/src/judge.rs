@@ -22,11 +22,55 @@ use crate::{
 const FIN_SYN_RST_ACK: u8 = 0x17;
 const SYN: u8 = 0x02;
 
-/// Checks one packet, between the table before it and the one after.
-pub(crate) fn judge(came: &Arriving, outcome: &Outcome, before: &Table, after: &Table) {
+/// Jiffies for which a first fragment's ports are believed.
+const FRAGMENTS_LIFETIME: u32 = 4096;
+
+/// A packet's first fragment, which later ones depend on.
+#[derive(Debug)]
+struct FirstFragment {
+    id: u16,
+    key: FlowKey,
+    seen: u32,
+}
+
+/// What is remembered from packet to packet.
+#[derive(Debug, Default)]
+pub(crate) struct Judge {
+    first_fragments: Vec<FirstFragment>,
+}
+
+impl Judge {
+    /// Checks one packet that came at this time, between the table before it and the one after.
+    pub(crate) fn packet(&mut self, came: &Arriving, outcome: &Outcome, now: u32, before: &Table, after: &Table) {
+        let translated = judge(came, outcome, before, after);
+        let Some(packet) = Ipv4::of_frame(&came.bytes) else { return };
+        let id = word(&came.bytes, packet.at + 4).unwrap_or_default();
+        if let Some(ports) = packet.ports(&came.bytes).filter(|_| packet.more_fragments) {
+            self.first_fragments.push(FirstFragment { id, key: key(&packet, ports), seen: now });
+        }
+        if translated && packet.offset != 0 {
+            self.later_fragment(&packet, id, &outcome.bytes, now, after);
+        }
+    }
+
+    /// A later fragment goes where a first one went that came not long ago. Several may have come, not all of them whole.
+    fn later_fragment(&self, packet: &Ipv4, id: u16, new: &[u8], now: u32, table: &Table) {
+        let sent = Ipv4::of_frame(new).expect("a translated fragment is a packet");
+        let portless = key(packet, (0, 0));
+        let fits = |first: &FirstFragment| {
+            let same_packet = first.id == id && FlowKey { sport: 0, dport: 0, ..first.key } == portless;
+            let ends = table.find(&first.key).map(|flow| flow.rewritten().map(|(address, _)| address.to_ne_bytes()));
+            same_packet && now.wrapping_sub(first.seen) <= FRAGMENTS_LIFETIME && ends == Some([sent.src, sent.dst])
+        };
+        assert!(self.first_fragments.iter().any(fits), "no first fragment went there: {:?}", self.first_fragments);
+    }
+}
+
+/// Checks one packet by itself: true when it was translated.
+fn judge(came: &Arriving, outcome: &Outcome, before: &Table, after: &Table) -> bool {
     let (old, new) = (&came.bytes, &outcome.bytes);
     let translated = match outcome.verdict {
-        Verdict::Drop(_) => return,
+        Verdict::Drop(_) => false,
         Verdict::Redirect(ifindex) => {
             sent(came, new, ifindex);
             true
@@ -48,6 +92,7 @@ pub(crate) fn judge(came: &Arriving, outcome: &Outcome, before: &Table, after: &
             flow(old, &old_packet, &ends, before, after);
         }
     }
+    translated
 }
 
 /// Checks one of the router's own errors: turned back or as it was.

@@ -27,6 +27,7 @@ use std::{
 
 use hook::{Hook, Outcome, Verdict};
 use input::{Case, Step};
+use judge::Judge;
 use table::Table;
 use traffic::{Sent, Traffic};
 use wire::Ipv4;
@@ -81,6 +82,7 @@ fn is_for_tc(step: &Step) -> bool {
 fn play(case: &Case, hook: Hook) -> (Vec<Outcome>, Tally) {
     let mut world = World::new(case.seed, case.buckets);
     let mut traffic = Traffic::default();
+    let mut judge = Judge::default();
     let mut outcomes = Vec::new();
     let mut tally = Tally::default();
     let mut before = Table::read(&world);
@@ -101,7 +103,7 @@ fn play(case: &Case, hook: Hook) -> (Vec<Outcome>, Tally) {
         let outcome = packet.run(hook);
         let after = Table::read(&world);
         after.check();
-        judge::judge(&packet, &outcome, &before, &after);
+        judge.packet(&packet, &outcome, world.now, &before, &after);
         tally.packets += 1;
         if let Verdict::Redirect(ifindex) = outcome.verdict {
             tally.sent += 1;

@@ -77,7 +77,8 @@ proptest! {
         (client, port) in (0..32u8, 1..=u16::MAX),
         protocol in prop_oneof![Just(TCP), Just(UDP)],
         asked in prop::collection::vec(any::<u8>(), 0..600),
-        quoted in 28..548usize,
+        // 37 bytes would be half of a TCP checksum, which is nobody's to translate.
+        quoted in prop_oneof![28..37usize, 38..548usize],
         kind in prop_oneof![Just([3, 1]), Just([3, 4]), Just([11, 0]), Just([12, 0])],
         rest: u32,
     ) {

@@ -40,12 +40,20 @@ fn input() -> impl Strategy<Value = Vec<u8>> {
     let some = |length| vec(any::<u8>(), length);
     let ask =
         (0..3u8, 0..3u8, select(vec![0, 8, 1, 9, 2])).prop_map(|(client, port, service)| vec![client, port, service]);
+    // A packet's fragments: the first one, and others of this or of another packet.
+    let fragments =
+        (0..3u8, select(vec![0, 8]), 0..2u8, vec((0..2u8, 1..9u8), 0..4)).prop_map(|(client, service, id, later)| {
+            let fragment = |id, cut| vec![10, client, 0, service, 2, 2, id, cut];
+            let later = later.into_iter().map(|(id, offset)| fragment(id, offset));
+            std::iter::once(fragment(id, 0x80)).chain(later).flatten().collect::<Vec<u8>>()
+        });
     let ring = (any::<u8>(), 0..32u8, vec(0..8u8, 0..8))
         .prop_map(|(service, what, ring)| [&[service & 25, (ring.len() as u8) << 5 | what], &ring[..]].concat());
     let steps = prop_oneof![
         12 => packet(10, ask),
         8 => packet(11, vec(0..4u8, 1)),
         8 => packet(12, vec(0..4u8, 1)),
+        2 => fragments,
         2 => step(13, (0..3u8, 0..3u8, 0..4u8, 20..80u8).prop_map(|(a, b, c, d)| vec![a, b, c, d])),
         1 => step(14, (0..3u8, 0..4u8, 20..80u8).prop_map(|(a, b, c)| vec![a, b, c])),
         1 => step(0, ring),
