@@ -11,6 +11,7 @@
     allow(internal_features, reason = "compare-and-swap on this target is reached through the intrinsics only")
 )]
 #![warn(clippy::undocumented_unsafe_blocks)]
+#![allow(clippy::needless_borrows_for_generic_args, reason = "helpers take keys by address: a value is copied first")]
 
 #[cfg(not(target_arch = "bpf"))]
 extern crate vipgate_host_kernel as aya_ebpf;

@@ -15,8 +15,8 @@ use crate::packet::{ETH_LEN, Packet};
 pub struct TcPacket(pub TcContext);
 
 impl Packet for TcPacket {
-    const PASS: i32 = TC_ACT_OK as i32;
-    const DROP: i32 = TC_ACT_SHOT as i32;
+    const PASS: i32 = TC_ACT_OK;
+    const DROP: i32 = TC_ACT_SHOT;
 
     #[inline(always)]
     fn data(&self) -> usize {
