@@ -6,11 +6,12 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use vipgate_abi::{
-    backend::Backend,
+    backend::{Backend, BackendRoute},
     config::Config,
     counters::{REASON_SLOTS, Traffic},
     flow::{Bucket, Flow, WAYS},
     fragment::{FRAGMENTED_PACKETS, FragmentKey, FragmentPorts},
+    interest,
     maps::{DEFAULT_BACKENDS, DEFAULT_FLOWS, DEFAULT_RING_ELEMENTS, DEFAULT_SERVICES, MAX_PORTS},
     port::Port,
     service::{Service, ServiceKey},
@@ -29,6 +30,9 @@ pub static FLOW_BUCKETS: Array<Bucket, { DEFAULT_FLOWS as usize / WAYS }, MMAPAB
 pub static FLOWS: Array<Flow, { DEFAULT_FLOWS as usize }, MMAPABLE> = Array::new();
 
 #[btf_map]
+pub static INTEREST: Array<u64, { interest::WORDS }, MMAPABLE> = Array::new();
+
+#[btf_map]
 pub static SERVICES: LpmTrie<ServiceKey, Service, { DEFAULT_SERVICES as usize }> = LpmTrie::new();
 
 #[btf_map]
@@ -36,6 +40,9 @@ pub static BACKENDS: Array<Backend, { DEFAULT_BACKENDS as usize }, MMAPABLE> = A
 
 #[btf_map]
 pub static BACKEND_LOAD: Array<u32, { DEFAULT_BACKENDS as usize }, MMAPABLE> = Array::new();
+
+#[btf_map]
+pub static BACKEND_ROUTES: Array<BackendRoute, { DEFAULT_BACKENDS as usize }, 0> = Array::new();
 
 #[btf_map]
 pub static BACKEND_TRAFFIC: PerCpuArray<Traffic, { DEFAULT_BACKENDS as usize }> = PerCpuArray::new();

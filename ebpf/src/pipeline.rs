@@ -6,14 +6,16 @@ use vipgate_abi::{
     checksum::{delta16, delta32, update},
     config::Config,
     counters::Reason,
+    flow::FlowKey,
     hash,
+    interest::Bit,
 };
 
 use crate::{
     atomic,
     clock::jiffies,
     count, icmp,
-    maps::{BACKEND_LOAD, BACKENDS, CONFIG},
+    maps::{BACKEND_LOAD, BACKENDS, CONFIG, INTEREST},
     packet::{ETH_LEN, L4_OFFSET, Packet, load, load_address, store, store_address},
     parse::{DONT_FRAGMENT, Headers, parse},
     route::{self, Rewritten},
@@ -62,6 +64,9 @@ pub struct Arrival<'a> {
 #[inline(always)]
 fn process<P: Packet>(packet: &mut P) -> Result<i32, Reason> {
     let headers = parse(packet)?;
+    if !is_of_interest(&headers.key) {
+        return Err(Reason::NotOurs);
+    }
     let Some(config) = CONFIG.get(0) else {
         return Err(Reason::NotOurs);
     };
@@ -78,6 +83,13 @@ fn process<P: Packet>(packet: &mut P) -> Result<i32, Reason> {
         Some(slot) => forward(packet, &headers, &slot),
         None => Ok(opened as i32),
     }
+}
+
+/// False: neither a flow nor a service can be about this packet (`vipgate_abi::interest`).
+#[inline(always)]
+fn is_of_interest(key: &FlowKey) -> bool {
+    let is_set = |bit: Bit| INTEREST.get(bit.word()).is_some_and(|word| word & bit.mask() != 0);
+    is_set(Bit::to(key.dst)) || is_set(Bit::from(key.src))
 }
 
 /// A packet of a known flow: false when the flow is over and the packet is to be treated as one without a flow.
@@ -143,7 +155,8 @@ fn connect<P: Packet>(packet: &P, arrival: &Arrival) -> Result<u64, Reason> {
         return Err(Reason::NoBackend);
     };
     let rewritten = Rewritten { src: key.src, dst: backend.addr, sport: key.sport, dport: backend.port };
-    let Some((epoch, route)) = route::find(packet, key.protocol, arrival.config, &rewritten) else {
+    let way = route::to_backend(packet, number, backend.generation, arrival, &rewritten);
+    let Some((epoch, route)) = way else {
         return Err(Reason::Unroutable);
     };
     let first = table::insert(arrival, &rewritten, &route, epoch, number, backend.generation)?;

@@ -1,6 +1,6 @@
 //! Stage 8: where a flow's packets leave, asked of the kernel's routing and neighbour tables, and how they do.
 
-use core::mem::zeroed;
+use core::{mem::zeroed, ptr};
 
 use aya_ebpf::{
     bindings::{
@@ -18,8 +18,9 @@ use vipgate_abi::{
 };
 
 use crate::{
-    maps::{PORT_NUMBERS, PORTS},
+    maps::{BACKEND_ROUTES, PORT_NUMBERS, PORTS},
     packet::{ETH_LEN, Packet, copy_mac, load, store},
+    pipeline::Arrival,
 };
 
 /// AF_INET.
@@ -96,6 +97,35 @@ pub fn find<P: Packet>(packet: &P, protocol: u8, config: &Config, rewritten: &Re
         LASTING => Some((config.epoch as u16, route)),
         _ => Some((0, route)),
     }
+}
+
+/// [`find`] for a backend's new flow: asked once for all its flows while nothing changes.
+#[inline(always)]
+pub fn to_backend<P: Packet>(
+    packet: &P,
+    number: u32,
+    generation: u16,
+    arrival: &Arrival,
+    rewritten: &Rewritten,
+) -> Option<(u16, Route)> {
+    let config = arrival.config;
+    let known = BACKEND_ROUTES.get_ptr_mut(number)?;
+    // SAFETY: `known` points into BACKEND_ROUTES; the epoch is read before what it vouches for.
+    unsafe {
+        let epoch = ptr::read_volatile(ptr::addr_of!((*known).epoch));
+        if epoch == config.epoch as u16 && (*known).generation == generation {
+            return Some((epoch, Route { port: (*known).port, next_hop: (*known).next_hop }));
+        }
+    }
+    let (epoch, route) = find(packet, arrival.headers.key.protocol, config, rewritten)?;
+    // SAFETY: as above; the epoch is written after what it vouches for.
+    unsafe {
+        ptr::write_volatile(ptr::addr_of_mut!((*known).port), route.port);
+        ptr::write_volatile(ptr::addr_of_mut!((*known).next_hop), route.next_hop);
+        ptr::write_volatile(ptr::addr_of_mut!((*known).generation), generation);
+        ptr::write_volatile(ptr::addr_of_mut!((*known).epoch), epoch);
+    }
+    Some((epoch, route))
 }
 
 /// [`find`] for a packet without a flow.

@@ -25,10 +25,8 @@ pub struct Slot {
     /// Index in FLOWS.
     pub index: u32,
     pub flow: *mut Flow,
-    /// The flow's mark as it was when the slot was found.
+    /// The flow's mark as it was when the slot was found: who the slot is meant to hold.
     pub mark: Mark,
-    /// The word as it was; without its time when a lookup found the slot.
-    pub seen: Word,
 }
 
 impl Slot {
@@ -49,7 +47,10 @@ impl Slot {
         while tries < 2 {
             // SAFETY: aligned word of FLOW_BUCKETS.
             let word = Word(unsafe { ptr::read_volatile(slot_word) });
-            if !word.same_flow(self.seen) || word.state() == state || word.state() as u8 <= kept as u8 {
+            if word.round() != self.mark.round()
+                || word.state() as u8 == state as u8
+                || word.state() as u8 <= kept as u8
+            {
                 return None;
             }
             // SAFETY: as above.
@@ -76,8 +77,8 @@ fn word(index: u32) -> Option<*mut u64> {
 pub fn slot(index: u32) -> Option<Slot> {
     let flow = FLOWS.get_ptr_mut(index)?;
     // SAFETY: aligned word of FLOW_BUCKETS.
-    let seen = Word(unsafe { ptr::read_volatile(word(index)?) });
-    Some(Slot { index, flow, mark: read_mark(flow), seen })
+    let word = Word(unsafe { ptr::read_volatile(word(index)?) });
+    Some(Slot { index, flow, mark: Mark::of(word, read_mark(flow).flags()) })
 }
 
 /// The bucket number of a hash.
@@ -160,18 +161,18 @@ extern "C" fn mirror(index: u32) -> u32 {
 /// Finds the flow whose key has these words.
 #[inline(always)]
 pub fn lookup(wanted: [u64; 2], hash: u64, mask: u32) -> Option<Slot> {
-    if let Some(slot) = find(flow::preferred(hash, mask), wanted, hash) {
+    if let Some(slot) = find(flow::preferred(hash, mask), wanted) {
         return Some(slot);
     }
     match search(wanted[0], wanted[1], hash, mask) {
         NOWHERE => None,
-        index => find(index, wanted, hash),
+        index => find(index, wanted),
     }
 }
 
 /// The flow in this slot, if its key has these words.
 #[inline(always)]
-fn find(index: u32, wanted: [u64; 2], hash: u64) -> Option<Slot> {
+fn find(index: u32, wanted: [u64; 2]) -> Option<Slot> {
     let flow = FLOWS.get_ptr_mut(index)?;
     let mark = read_mark(flow);
     // SAFETY: the key is the flow's first 16 bytes, aligned to 64.
@@ -180,7 +181,7 @@ fn find(index: u32, wanted: [u64; 2], hash: u64) -> Option<Slot> {
     if differs != 0 || !mark.is_live() {
         return None;
     }
-    Some(Slot { index, flow, mark, seen: Word::new(mark.state(), mark.round(), flow::tag(hash), 0) })
+    Some(Slot { index, flow, mark })
 }
 
 /// No slot.
@@ -207,7 +208,7 @@ extern "C" fn search(addresses: u64, rest: u64, hash: u64, mask: u32) -> u32 {
     while tried < WAYS && !candidates.is_empty() {
         let (way, others) = candidates.pop();
         let index = number * WAYS as u32 + way as u32;
-        if find(index, [addresses, rest], hash).is_some() {
+        if find(index, [addresses, rest]).is_some() {
             return index;
         }
         candidates = others;
@@ -220,7 +221,7 @@ extern "C" fn search(addresses: u64, rest: u64, hash: u64, mask: u32) -> u32 {
 #[inline(always)]
 fn claimed(claim: u64) -> Option<Slot> {
     let slot = slot(claim as u32)?;
-    Some(Slot { seen: Word::new(State::Busy, (claim >> 32) as u8, 0, 0), ..slot })
+    Some(Slot { mark: Mark::new(State::Busy, (claim >> 32) as u8, 0, 0), ..slot })
 }
 
 /// No slot.
@@ -326,14 +327,14 @@ pub fn release(backend: u32) {
 /// Removes a connection: both directions.
 #[inline(always)]
 pub fn remove(slot: &Slot) {
-    opaque(remove_at(slot.index, slot.seen.0));
+    opaque(remove_at(slot.index, slot.mark.0));
 }
 
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn remove_at(index: u32, seen: u64) -> u32 {
+extern "C" fn remove_at(index: u32, mark: u32) -> u32 {
     if let Some(slot) = slot(index)
-        && let Some(left) = (Slot { seen: Word(seen), ..slot }).move_to(State::Empty)
+        && let Some(left) = (Slot { mark: Mark(mark), ..slot }).move_to(State::Empty)
     {
         opaque(part(index, left as u32));
     }
@@ -343,7 +344,7 @@ extern "C" fn remove_at(index: u32, seen: u64) -> u32 {
 /// Publishes a claimed slot: what was written to its flow before is there before the mark and the word are.
 #[inline(always)]
 fn publish(slot: &Slot, state: State, tag: u16, now: u32, flags: u8) {
-    let new = Word::new(state, slot.seen.round(), tag, now);
+    let new = Word::new(state, slot.mark.round(), tag, now);
     write_mark(slot.flow, Mark::of(new, flags));
     if let Some(word) = word(slot.index) {
         // SAFETY: aligned word of FLOW_BUCKETS that this CPU claimed.
@@ -444,8 +445,9 @@ fn write(arrival: &Arrival, rewritten: &Rewritten, route: &Route, claims: &Claim
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn make_room(addresses: u64, rest: u64, hash: u64, mask: u32) -> u32 {
-    if let Some(other) = lookup([addresses, rest], hash, mask) {
-        if other.seen.state() as u8 > State::Answered as u8 {
+    // Searched at once: what is not there, as it should be, need not be looked for where it would prefer to be.
+    if let Some(other) = find(search(addresses, rest, hash, mask), [addresses, rest]) {
+        if other.mark.state() as u8 > State::Answered as u8 {
             return 1;
         }
         remove(&other);

@@ -1,6 +1,6 @@
 //! TCP and UDP connection states: what a packet that is not plain data changes in its connection's two slots.
 
-use vipgate_abi::flow::{State, Word};
+use vipgate_abi::flow::{Mark, State};
 
 use crate::{
     parse::{ACK, FIN, Headers, RST, SYN},
@@ -28,7 +28,7 @@ pub fn starts_anew(headers: &Headers, state: State, reply: bool) -> bool {
 #[inline(always)]
 pub fn follow(headers: &Headers, own: &Slot, peer: u32, backend: u32, reply: bool) {
     let what = headers.tcp_flags as u32 | (headers.is_udp() as u32 * IS_UDP) | (reply as u32 * IS_REPLY);
-    opaque(follow_at(own.index, own.seen.0, peer, backend, what));
+    opaque(follow_at(own.index, own.mark.0, peer, backend, what));
 }
 
 /// Above the TCP flags.
@@ -37,9 +37,9 @@ const IS_REPLY: u32 = 0x200;
 
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn follow_at(own: u32, seen: u64, peer: u32, backend: u32, what: u32) -> u32 {
+extern "C" fn follow_at(own: u32, mark: u32, peer: u32, backend: u32, what: u32) -> u32 {
     if let (Some(own), Some(peer)) = (table::slot(own), table::slot(peer)) {
-        let own = Slot { seen: Word(seen), ..own };
+        let own = Slot { mark: Mark(mark), ..own };
         let reply = what & IS_REPLY != 0;
         if what & IS_UDP != 0 {
             follow_udp(&own, &peer, reply);
@@ -53,7 +53,7 @@ extern "C" fn follow_at(own: u32, seen: u64, peer: u32, backend: u32, what: u32)
 /// An answer makes a datagram flow more than an embryo.
 #[inline(always)]
 fn follow_udp(own: &Slot, peer: &Slot, reply: bool) {
-    if reply && own.seen.state() as u8 == State::Opening as u8 {
+    if reply && own.mark.state() as u8 == State::Opening as u8 {
         own.move_to(State::Datagrams);
         peer.move_to(State::Datagrams);
     }
@@ -62,7 +62,7 @@ fn follow_udp(own: &Slot, peer: &Slot, reply: bool) {
 /// A connection's states after RFC 9293, section 3.3.2, as far as a middle box can see them.
 #[inline(always)]
 fn follow_tcp(flags: u8, own: &Slot, peer: &Slot, backend: u32, reply: bool) {
-    let state = own.seen.state() as u8;
+    let state = own.mark.state() as u8;
     let both = if flags & RST != 0 {
         State::Closed
     } else if flags & SYN != 0 {
@@ -71,7 +71,7 @@ fn follow_tcp(flags: u8, own: &Slot, peer: &Slot, backend: u32, reply: bool) {
         }
         State::Answered
     } else if flags & FIN != 0 {
-        if peer.seen.state() as u8 != State::Closing as u8 {
+        if peer.mark.state() as u8 != State::Closing as u8 {
             own.move_to(State::Closing);
             return;
         }

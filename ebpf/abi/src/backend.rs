@@ -29,6 +29,21 @@ impl Backend {
     }
 }
 
-const _: () = assert!(size_of::<Backend>() == 16);
+/// The way to a backend, as the last new flow found it: an element of the BACKEND_ROUTES map, which only the programs write.
+/// Who stores one stores the epoch last, so that a torn one is not believed.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BackendRoute {
+    /// [`crate::config::Config::epoch`] under which it was found; 0: never.
+    pub epoch: u16,
+    /// Index of PORTS.
+    pub port: u16,
+    pub next_hop: [u8; 6],
+    /// [`Backend::generation`] of the backend that it leads to.
+    pub generation: u16,
+    pub reserved: [u16; 2],
+}
 
-crate::pod!(Backend);
+const _: () = assert!(size_of::<Backend>() == 16 && size_of::<BackendRoute>() == 16);
+
+crate::pod!(Backend, BackendRoute);

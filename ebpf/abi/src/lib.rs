@@ -17,6 +17,7 @@ pub mod counters;
 pub mod flow;
 pub mod fragment;
 pub mod hash;
+pub mod interest;
 pub mod maps;
 pub mod port;
 pub mod service;

@@ -6,12 +6,16 @@ pub const CONFIG: &str = "CONFIG";
 pub const FLOW_BUCKETS: &str = "FLOW_BUCKETS";
 /// Array of [`crate::flow::Flow`], mmapable, *sized*: [`crate::flow::WAYS`] for each bucket.
 pub const FLOWS: &str = "FLOWS";
+/// Array of u64, mmapable: the set of [`crate::interest::Bit`]s.
+pub const INTEREST: &str = "INTEREST";
 /// LPM trie: [`crate::service::ServiceKey`] to [`crate::service::Service`], *sized*.
 pub const SERVICES: &str = "SERVICES";
 /// Array of [`crate::backend::Backend`], mmapable, *sized*.
 pub const BACKENDS: &str = "BACKENDS";
 /// Array of u32 by backend, mmapable, *sized* as BACKENDS: live connections of each backend.
 pub const BACKEND_LOAD: &str = "BACKEND_LOAD";
+/// Array of [`crate::backend::BackendRoute`] by backend, *sized* as BACKENDS.
+pub const BACKEND_ROUTES: &str = "BACKEND_ROUTES";
 /// Per-CPU array of [`crate::counters::Traffic`] by backend, *sized* as BACKENDS.
 pub const BACKEND_TRAFFIC: &str = "BACKEND_TRAFFIC";
 /// Array of u32, mmapable, *sized*: the arena of the rings, elements are backend numbers.
@@ -39,13 +43,15 @@ pub const PROGRAM_EGRESS: &str = "vipgate_egress";
 pub const PROGRAM_CLOCK: &str = "vipgate_clock";
 
 /// Every map that is pinned: all of them.
-pub const PINNED: [&str; 14] = [
+pub const PINNED: [&str; 16] = [
     CONFIG,
     FLOW_BUCKETS,
     FLOWS,
+    INTEREST,
     SERVICES,
     BACKENDS,
     BACKEND_LOAD,
+    BACKEND_ROUTES,
     BACKEND_TRAFFIC,
     RINGS,
     CURSORS,

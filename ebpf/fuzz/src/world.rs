@@ -11,6 +11,7 @@ use vipgate_abi::{
     config::Config,
     counters::{REASON_SLOTS, Reason},
     flow::WAYS,
+    interest::{self, Bit},
     port::Port,
     service::{Algorithm, Kind, Service, ServiceKey},
 };
@@ -58,10 +59,12 @@ impl World {
         maps::FLOWS.allocate((buckets * ways) as usize);
         maps::BACKENDS.allocate(BACKENDS as usize);
         maps::BACKEND_LOAD.allocate(BACKENDS as usize);
+        maps::BACKEND_ROUTES.allocate(BACKENDS as usize);
         maps::BACKEND_TRAFFIC.allocate(BACKENDS as usize);
         maps::RINGS.allocate((SERVICES * RING) as usize);
         maps::CURSORS.allocate(SERVICES as usize);
         maps::PORTS.allocate(PORTS as usize);
+        maps::INTEREST.allocate(interest::WORDS);
         maps::REASONS.allocate(REASON_SLOTS as usize);
         maps::SERVICES.clear();
         maps::PORT_NUMBERS.clear();
@@ -183,7 +186,14 @@ fn serve(service: u8, what: u8, ring: &[u8]) {
         ring_len: ring.len() as u32,
         ..Service::default()
     };
+    add_interest(Bit::to(u32::from_ne_bytes(self::service(service).0)));
     set(maps::SERVICES.insert(&service_key(service), value, 0));
+}
+
+/// What is of interest once stays so: more bits than needed are no harm.
+fn add_interest(bit: Bit) {
+    let word = maps::INTEREST.get(bit.word()).copied().unwrap_or_default();
+    set(maps::INTEREST.set(bit.word(), word | bit.mask(), 0));
 }
 
 fn set_backend(number: u8, host: u8, port: u8) {
@@ -195,6 +205,7 @@ fn set_backend(number: u8, host: u8, port: u8) {
         service: 0,
         idle_timeout: 60,
     };
+    add_interest(Bit::from(value.addr));
     set(maps::BACKENDS.set(number, value, 0));
 }
 

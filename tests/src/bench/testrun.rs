@@ -12,6 +12,8 @@ use crate::packet::{Bench, Frame, Hook, Packets, Verdict, tcp};
 const TCP: u8 = 6;
 /// The first client.
 const CLIENTS: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(10, 64, 0, 0), 1024);
+/// No service's.
+const ELSEWHERE: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(10, 77, 0, 1), 80);
 const VIP: SocketAddrV4 = SocketAddrV4::new(Bench::VIP, 80);
 
 /// What a case runs.
@@ -57,11 +59,7 @@ fn prepare(hook: Hook, kind: Kind) -> Result<Bench> {
         Kind::Other => (1 << 10, 128),
     };
     let segments = |flags| Packets {
-        first: Frame::tcp(
-            CLIENTS,
-            SocketAddrV4::new(Bench::VIP, if kind == Kind::Other { 81 } else { VIP.port() }),
-            flags,
-        ),
+        first: Frame::tcp(CLIENTS, if kind == Kind::Other { ELSEWHERE } else { VIP }, flags),
         count,
         port_bits: 4,
     };

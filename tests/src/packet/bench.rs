@@ -23,6 +23,7 @@ use vipgate_abi::{
     config::Config,
     counters::{Reason, Traffic},
     flow::{Bucket, Flow, Mark, State, WAYS, Word},
+    interest::Bit,
     maps,
     port::Port,
     service::{Algorithm, Kind, Service, ServiceKey},
@@ -264,6 +265,7 @@ impl Bench {
             .map_max_entries(maps::RINGS, 1 << 16)
             .map_max_entries(maps::BACKENDS, 4096)
             .map_max_entries(maps::BACKEND_LOAD, 4096)
+            .map_max_entries(maps::BACKEND_ROUTES, 4096)
             .map_max_entries(maps::BACKEND_TRAFFIC, 4096)
             .load(object)
             .context("cannot load the programs")?;
@@ -339,6 +341,7 @@ impl Bench {
     }
 
     pub fn set_backend(&mut self, number: u32, backend: Backend) -> Result<()> {
+        self.add_interest(Bit::from(backend.addr))?;
         Ok(self.array(maps::BACKENDS)?.set(number, backend, 0)?)
     }
 
@@ -370,7 +373,14 @@ impl Bench {
         Ok(numbers)
     }
 
+    fn add_interest(&mut self, bit: Bit) -> Result<()> {
+        let mut words = self.array::<u64>(maps::INTEREST)?;
+        let word = words.get(&bit.word(), 0)?;
+        Ok(words.set(bit.word(), word | bit.mask(), 0)?)
+    }
+
     pub fn set_service(&mut self, vip: SocketAddrV4, protocol: u8, prefix_len: u32, service: Service) -> Result<()> {
+        self.add_interest(Bit::to(u32::from(*vip.ip()).to_be()))?;
         let key = Key::new(prefix_len, ServiceKey::new(u32::from(*vip.ip()).to_be(), protocol, vip.port().to_be()));
         Ok(LpmTrie::try_from(self.map(maps::SERVICES)?)?.insert(&key, service, 0)?)
     }

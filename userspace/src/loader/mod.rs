@@ -14,6 +14,7 @@ mod connections;
 mod error;
 mod ethtool;
 mod flows;
+mod interest;
 mod link;
 mod mapping;
 mod object;

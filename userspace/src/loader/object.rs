@@ -10,12 +10,12 @@ use aya::{
 use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
 use tracing::debug;
 use vipgate_abi::{
-    backend::Backend,
+    backend::{Backend, BackendRoute},
     config::Config,
     counters::{REASON_SLOTS, Traffic},
     flow::{Bucket, Flow, WAYS},
     fragment::{FRAGMENTED_PACKETS, FragmentKey, FragmentPorts},
-    maps,
+    interest, maps,
     port::Port,
     service::{Service, ServiceKey},
 };
@@ -44,9 +44,11 @@ fn shapes(sizes: Sizes) -> Vec<Shape> {
         shape(maps::CONFIG, index, size_of::<Config>(), 1, false),
         shape(maps::FLOW_BUCKETS, index, size_of::<Bucket>(), sizes.flows / WAYS as u32, true),
         shape(maps::FLOWS, index, size_of::<Flow>(), sizes.flows, true),
+        shape(maps::INTEREST, index, size_of::<u64>(), interest::WORDS as u32, false),
         shape(maps::SERVICES, trie_key, size_of::<Service>(), sizes.services, true),
         shape(maps::BACKENDS, index, size_of::<Backend>(), sizes.backends, true),
         shape(maps::BACKEND_LOAD, index, size_of::<u32>(), sizes.backends, true),
+        shape(maps::BACKEND_ROUTES, index, size_of::<BackendRoute>(), sizes.backends, true),
         shape(maps::BACKEND_TRAFFIC, index, size_of::<Traffic>(), sizes.backends, true),
         shape(maps::RINGS, index, size_of::<u32>(), sizes.ring_elements, true),
         shape(maps::CURSORS, index, size_of::<u64>(), sizes.services, true),

@@ -16,12 +16,16 @@ use super::{
     Sizes,
     bpffs::PinDir,
     error::{LoadError, TableError},
+    interest::Interest,
     mapping::{Mapping, View},
     object::open,
 };
 
-/// Services, rings and backends. One writer: the reconciler.
+/// Services, rings and backends. One writer: the reconciler, which says so by [`Tables::begin`].
 pub struct Tables {
+    dir: PinDir,
+    /// The writer's.
+    interest: Option<Interest>,
     services: LpmTrie<MapData, ServiceKey, Service>,
     traffic: PerCpuArray<MapData, Traffic>,
     backends: Mapping<Backend>,
@@ -38,6 +42,8 @@ impl fmt::Debug for Tables {
 impl Tables {
     pub(super) fn open(dir: &PinDir) -> Result<Self, LoadError> {
         Ok(Self {
+            dir: dir.clone(),
+            interest: None,
             services: open(dir, maps::SERVICES)?,
             traffic: open(dir, maps::BACKEND_TRAFFIC)?,
             backends: mapping(dir, maps::BACKENDS)?,
@@ -53,8 +59,20 @@ impl Tables {
         entries.collect::<Result<_, _>>().map_err(|error| TableError::new(maps::SERVICES, "read", error))
     }
 
+    /// To be called before the first write: learns what the tables hold, and brings what follows from it in line.
+    pub fn begin(&mut self) -> Result<(), LoadError> {
+        let services = self.services()?.into_iter().map(|(key, prefix_len, _)| (key, prefix_len)).collect();
+        let backends = (0..self.backends.len()).filter_map(|number| self.backends.read(number));
+        self.interest = Some(Interest::open(&self.dir, services, backends)?);
+        Ok(())
+    }
+
     /// Adds or replaces a service at once.
     pub fn set_service(&mut self, key: ServiceKey, prefix_len: u32, service: Service) -> Result<(), TableError> {
+        // Should it not be written, the bit costs a look.
+        if let Some(interest) = &mut self.interest {
+            interest.add_service(key, prefix_len);
+        }
         let key = TrieKey::new(prefix_len, key);
         self.services.insert(&key, service, 0).map_err(|error| TableError::new(maps::SERVICES, "write", error))
     }
@@ -62,9 +80,25 @@ impl Tables {
     /// Removes a service; one that is not there is no error.
     pub fn remove_service(&mut self, key: ServiceKey, prefix_len: u32) -> Result<(), TableError> {
         match self.services.remove(&TrieKey::new(prefix_len, key)) {
-            Err(MapError::KeyNotFound | MapError::ElementNotFound) => Ok(()),
-            Err(error) if super::error::os_error(&error) == Some(libc::ENOENT) => Ok(()),
-            other => other.map_err(|error| TableError::new(maps::SERVICES, "remove from", error)),
+            Ok(()) | Err(MapError::KeyNotFound | MapError::ElementNotFound) => {}
+            Err(error) if super::error::os_error(&error) == Some(libc::ENOENT) => {}
+            Err(error) => return Err(TableError::new(maps::SERVICES, "remove from", error)),
+        }
+        if let Some(interest) = &mut self.interest {
+            interest.remove_service(key, prefix_len);
+        }
+        Ok(())
+    }
+
+    /// Writes a backend; nothing beyond the end.
+    pub fn set_backend(&mut self, number: u32, backend: Backend) {
+        let held = self.backends.read(number).unwrap_or_default();
+        if let Some(interest) = &mut self.interest {
+            interest.add_backend(&backend);
+        }
+        self.backends.write(number, backend);
+        if let Some(interest) = &mut self.interest {
+            interest.remove_backend(&held);
         }
     }
 

@@ -319,7 +319,7 @@ impl KernelTables for loader::Tables {
     }
 
     fn set_backend(&mut self, number: u32, backend: Backend) {
-        self.backends().write(number, backend);
+        self.set_backend(number, backend);
     }
 
     fn reset_traffic(&mut self, number: u32) -> Result<(), TableError> {

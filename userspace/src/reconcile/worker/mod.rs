@@ -114,8 +114,10 @@ impl<S: Source> Worker<S> {
         let sizes = plane.sizes();
         let limits = Limits { listeners: sizes.services, backends: sizes.backends, ..Limits::default() };
         let (kernel, epoch) = blocking(move || {
+            let mut tables = plane.tables().map_err(open)?;
+            tables.begin().map_err(open)?;
             let kernel = Kernel {
-                engine: Engine::new(plane.tables().map_err(open)?).map_err(open)?,
+                engine: Engine::new(tables).map_err(open)?,
                 devices: Managed::new(Arc::clone(&plane)).map_err(open)?,
                 sweeper: Sweeper::start(Arc::clone(&plane)).map_err(open)?,
             };

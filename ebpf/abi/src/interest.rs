@@ -1,0 +1,75 @@
+//! Which addresses the router's services are about: a set of bits that tells most other traffic apart before the flow
+//! table is looked at.
+//!
+//! A packet concerns vipgate when it goes *to* an address that has a service, or comes *from* one that answers for a
+//! service. Each such address sets a bit, chosen by a hash; a packet whose two bits are both clear is not ours. A bit that
+//! another address set costs such a packet a look into the tables, no more.
+//!
+//! The controller sets a bit before the entry that needs it, and clears it after the last one that did.
+
+use crate::Be32;
+
+/// Binary logarithm of the number of bits for each direction.
+const BITS_LOG2: u32 = 19;
+/// Number of 64-bit words: the map's elements.
+pub const WORDS: usize = 2 << (BITS_LOG2 - 6);
+
+/// One bit of the set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Bit(u32);
+
+impl Bit {
+    /// The bit of packets to an address.
+    #[inline(always)]
+    pub const fn to(addr: Be32) -> Self {
+        Self(hash(addr))
+    }
+
+    /// The bit of packets from an address.
+    #[inline(always)]
+    pub const fn from(addr: Be32) -> Self {
+        Self(hash(addr) | 1 << BITS_LOG2)
+    }
+
+    /// The word that the bit is in, below [`WORDS`].
+    #[inline(always)]
+    pub const fn word(self) -> u32 {
+        self.0 >> 6
+    }
+
+    /// The bit within its word.
+    #[inline(always)]
+    pub const fn mask(self) -> u64 {
+        1 << (self.0 & 63)
+    }
+}
+
+/// Multiplicative hashing (Knuth, The Art of Computer Programming, volume 3, section 6.4).
+#[inline(always)]
+const fn hash(addr: Be32) -> u32 {
+    addr.wrapping_mul(0x9e37_79b1) >> (32 - BITS_LOG2)
+}
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+
+    use super::*;
+
+    #[test]
+    fn every_bit_is_in_a_word_and_directions_have_bits_of_their_own() {
+        for addr in [0, 1, 0x0a00_0001, 0x6400_010a, u32::MAX] {
+            let (to, from) = (Bit::to(addr), Bit::from(addr));
+            assert!((to.word() as usize) < WORDS / 2);
+            assert!((WORDS / 2..WORDS).contains(&(from.word() as usize)));
+            assert_eq!(to.mask(), from.mask());
+        }
+    }
+
+    #[test]
+    fn a_network_of_addresses_spreads_over_the_bits() {
+        let bits: std::collections::BTreeSet<_> =
+            (0..65_536u32).map(|host| Bit::to((0x0a01_0000 | host).to_be())).collect();
+        assert!(bits.len() > 55_000, "{}", bits.len());
+    }
+}
