@@ -5,3 +5,19 @@ pub mod testrun;
 pub mod wire;
 
 pub use report::{Report, Row, Series};
+
+/// How much a run measures.
+#[derive(Clone, Copy, Debug)]
+pub struct Effort {
+    /// Rounds of every figure.
+    pub rounds: u32,
+    /// Packets of a round.
+    pub packets: u32,
+    /// Seconds of a round that is measured by time.
+    pub seconds: u32,
+}
+
+impl Effort {
+    pub const QUICK: Self = Self { rounds: 5, packets: 300_000, seconds: 1 };
+    pub const FULL: Self = Self { rounds: 9, packets: 2_000_000, seconds: 3 };
+}

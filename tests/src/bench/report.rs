@@ -74,6 +74,22 @@ impl Row {
         self
     }
 
+    /// The ratio to the baseline shall be at most this.
+    #[must_use]
+    pub fn ratio_at_most(mut self, goal: f64) -> Self {
+        self.goal = Some(format!("ratio at most {goal}"));
+        self.goal_met = self.ratio.map(|ratio| ratio <= goal);
+        self
+    }
+
+    /// The ratio to the baseline shall be at least this.
+    #[must_use]
+    pub fn ratio_at_least(mut self, goal: f64) -> Self {
+        self.goal = Some(format!("ratio at least {goal}"));
+        self.goal_met = self.ratio.map(|ratio| ratio >= goal);
+        self
+    }
+
     /// The figure beside another's, round by round.
     #[must_use]
     pub fn beside(mut self, name: impl Into<String>, own: &Series, baseline: &Series) -> Self {

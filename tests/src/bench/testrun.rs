@@ -6,7 +6,7 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use anyhow::{Result, ensure};
 use vipgate_abi::{flow::State, service::Algorithm};
 
-use super::{Report, Series};
+use super::{Effort, Report, Series};
 use crate::packet::{Bench, Frame, Hook, Packets, Verdict, tcp};
 
 const TCP: u8 = 6;
@@ -28,7 +28,7 @@ enum Kind {
 }
 
 /// Measures every case in turn, round by round.
-pub fn run(report: &mut Report, hook: Hook, rounds: u32, repeat: u32) -> Result<()> {
+pub fn run(report: &mut Report, hook: Hook, effort: Effort) -> Result<()> {
     let cases = [
         ("hit, 1 flow", Kind::Hit(1), 35.0),
         ("hit, 65,536 flows", Kind::Hit(1 << 16), 65.0),
@@ -39,9 +39,9 @@ pub fn run(report: &mut Report, hook: Hook, rounds: u32, repeat: u32) -> Result<
     for (name, kind, goal) in cases {
         let mut net = Series::default();
         let mut bench = prepare(hook, kind)?;
-        for _ in 0..rounds {
-            let empty = bench.time_empty(repeat)?;
-            let (whole, verdict) = bench.time(repeat)?;
+        for _ in 0..effort.rounds {
+            let empty = bench.time_empty(effort.packets)?;
+            let (whole, verdict) = bench.time(effort.packets)?;
             let expected = if kind == Kind::Other { Verdict::Pass } else { Verdict::Redirect };
             ensure!(verdict == expected, "{name}: verdict {verdict:?}");
             net.push(whole - empty);

@@ -12,7 +12,7 @@ use std::{net::Ipv4Addr, net::SocketAddrV4};
 use anyhow::{Context as _, Result, ensure};
 use vipgate_abi::service::Algorithm;
 
-use super::{Report, Series};
+use super::{Effort, Report, Series};
 use crate::{
     lab::Namespace,
     packet::{Bench, Frame, Hook, Packets},
@@ -36,16 +36,16 @@ enum Way {
 }
 
 /// Measures each way in turn.
-pub fn run(report: &mut Report, rounds: u32, frames: u32) -> Result<()> {
+pub fn run(report: &mut Report, effort: Effort) -> Result<()> {
     for flows in [1, 1 << 14] {
         let wire = Wire::new()?;
         let ways = [Way::Nothing, Way::Vipgate, Way::Forwarding, Way::NftablesDnat, Way::NftablesJhash];
         let mut series = ways.map(|_| Series::default());
-        for _ in 0..rounds {
+        for _ in 0..effort.rounds {
             let mut base = 0.0;
             for (way, net) in ways.iter().zip(&mut series) {
                 let nanoseconds =
-                    wire.measure(*way, flows, frames).with_context(|| format!("{way:?}, {flows} flows"))?;
+                    wire.measure(*way, flows, effort.packets).with_context(|| format!("{way:?}, {flows} flows"))?;
                 if *way == Way::Nothing {
                     base = nanoseconds;
                     net.push(nanoseconds);

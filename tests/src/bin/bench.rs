@@ -3,38 +3,57 @@
 use std::path::PathBuf;
 
 use anyhow::Result;
-use clap::Parser;
+use clap::{Parser, ValueEnum};
 use vipgate_tests::{
-    bench::{Report, testrun, wire},
+    bench::{Effort, Report, testrun, wire},
     packet::Hook,
 };
 
 /// Measures vipgate beside its peers; every figure is a median with its spread.
 #[derive(Debug, Parser)]
-#[command(after_help = "Example: cargo xtask bench -- --quick --json figures.json")]
+#[command(
+    after_help = "Examples:\n  cargo xtask bench -- --quick --json figures.json\n  cargo xtask bench -- --part wire"
+)]
 struct Arguments {
     /// Fewer and shorter rounds.
     #[arg(long)]
     quick: bool,
+    /// Only this part; may be given more than once.
+    #[arg(long, value_name = "PART")]
+    part: Vec<Part>,
     /// Writes the figures to this file.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
 }
 
+/// What is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Part {
+    /// Time per packet by test run.
+    Testrun,
+    /// Packets on the wire beside nftables and plain forwarding.
+    Wire,
+}
+
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
-    let (rounds, repeat) = if arguments.quick { (5, 300_000) } else { (9, 2_000_000) };
+    let effort = if arguments.quick { Effort::QUICK } else { Effort::FULL };
+    let wanted = |part| arguments.part.is_empty() || arguments.part.contains(&part);
     let mut report = Report::default();
-    for hook in [Hook::Xdp, Hook::Tc] {
-        // A thread of its own: the bench enters a network namespace and stays there.
-        std::thread::scope(|scope| {
-            scope
-                .spawn(|| testrun::run(&mut report, hook, rounds, repeat))
-                .join()
-                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-        })?;
+    if wanted(Part::Testrun) {
+        for hook in [Hook::Xdp, Hook::Tc] {
+            // A thread of its own: the bench enters a network namespace and stays there.
+            std::thread::scope(|scope| {
+                scope
+                    .spawn(|| testrun::run(&mut report, hook, effort))
+                    .join()
+                    .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            })?;
+        }
     }
-    wire::run(&mut report, rounds, repeat)?;
+    if wanted(Part::Wire) {
+        wire::run(&mut report, effort)?;
+    }
     if let Some(path) = &arguments.json {
         report.write(path)?;
     }
