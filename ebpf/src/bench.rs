@@ -89,7 +89,7 @@ fn renew<P: Packet>(packet: &P) -> Option<()> {
     Some(())
 }
 
-#[xdp]
+#[xdp(frags)]
 #[inline(always)]
 pub fn bench_xdp(ctx: XdpContext) -> u32 {
     let packet = XdpPacket(ctx);

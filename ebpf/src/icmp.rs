@@ -79,7 +79,7 @@ fn send<P: Packet>(packet: &mut P, outer: &Rewritten) -> Result<i32, Reason> {
         };
         change(data + ETH_LEN + 10, delta);
     }
-    Ok(packet.send(route.port, way_out.ifindex))
+    Ok(packet.send(route.port, way_out))
 }
 
 /// An error's own addresses, to be filled in; it has no ports.
@@ -113,7 +113,7 @@ pub fn turn_back<P: Packet>(packet: &mut P, outer: &mut Rewritten) -> u32 {
         || protocol != ICMP
         // What follows the packet in its frame is not its checksum's to cover.
         || ip_len < QUOTE_END - ETH_LEN
-        || !packet.holds(data, ip_len)
+        || !packet.holds(data, 0, ip_len)
         || !(kind == UNREACHABLE || kind == TIME_EXCEEDED || kind == PARAMETER_PROBLEM)
         || quoted_version_ihl != VERSION_IHL
         // Only a first fragment has ports.

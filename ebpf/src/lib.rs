@@ -22,6 +22,7 @@ mod count;
 mod fragment;
 pub mod icmp;
 pub mod maps;
+mod offset;
 pub mod packet;
 pub mod parse;
 pub mod pipeline;

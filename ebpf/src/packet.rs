@@ -2,7 +2,7 @@
 
 use core::ffi::c_void;
 
-use vipgate_abi::Be32;
+use vipgate_abi::{Be32, port::Port};
 
 /// Length of the Ethernet header, in bytes.
 pub const ETH_LEN: usize = 14;
@@ -25,8 +25,9 @@ pub trait Packet {
     /// Makes the first `bytes` bytes directly readable where the hook can; `data` must be read again after it.
     fn pull(&mut self, bytes: usize);
 
-    /// True when the frame holds an IP packet of `ip_len` bytes; `data` is the frame's address.
-    fn holds(&self, data: usize, ip_len: usize) -> bool;
+    /// True when the frame holds an IP packet of `ip_len` bytes; `data` is the frame's address, moved on by `shift` bytes
+    /// of VLAN tags.
+    fn holds(&self, data: usize, shift: usize, ip_len: usize) -> bool;
 
     /// Number of frames on the wire that this packet stands for.
     fn frames(&self) -> u32;
@@ -49,8 +50,11 @@ pub trait Packet {
     /// `address` is that of two directly readable bytes at `offset`.
     unsafe fn update_l4_checksum(&mut self, address: usize, offset: usize, udp: bool, addresses: u64, ports: u64);
 
-    /// Sends it out of a port; its Ethernet header is ready.
-    fn send(&self, port: u16, ifindex: u32) -> i32;
+    /// Removes `shift` bytes of VLAN tags, over which the Ethernet header was written: direct addresses are void after it.
+    fn untag(&mut self, shift: usize);
+
+    /// Sends it out of the port of this number; its Ethernet header is ready, without the port's VLAN tags.
+    fn send(&mut self, number: u16, port: &Port) -> i32;
 }
 
 /// Types that packets are read and written in: bytes and 16-bit words.

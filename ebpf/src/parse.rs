@@ -3,7 +3,7 @@
 use vipgate_abi::{counters::Reason, flow::FlowKey};
 
 use crate::{
-    fragment,
+    fragment, offset,
     packet::{ETH_LEN, L4_OFFSET, Packet, load, load_address},
 };
 
@@ -16,8 +16,8 @@ pub const SYN: u8 = 0x02;
 pub const RST: u8 = 0x04;
 pub const ACK: u8 = 0x10;
 
-const TCP_LEN: usize = 20;
-const UDP_LEN: usize = 8;
+pub const TCP_LEN: usize = 20;
+pub const UDP_LEN: usize = 8;
 /// EtherType of IPv4, as read from the frame.
 pub const IPV4: u16 = 0x0800u16.to_be();
 /// Version 4, header of 5 words: no options.
@@ -28,15 +28,17 @@ pub const DONT_FRAGMENT: u16 = 0x4000u16.to_be();
 const MORE_FRAGMENTS: u16 = 0x2000u16.to_be();
 pub const FRAGMENT_OFFSET: u16 = 0x1fffu16.to_be();
 
-/// A parsed packet. Its headers up to the transport header's fixed part are directly readable from `data`.
+/// A parsed packet. Its headers up to the IPv4 header's fixed part are directly readable from `data`, and those up to the
+/// transport header's, where `l4_len` is not 0.
 #[derive(Clone, Copy)]
 pub struct Headers {
-    /// Address of the Ethernet header.
+    /// Address of the Ethernet header: where it would be without VLAN tags ([`offset`]).
     pub data: usize,
     pub key: FlowKey,
     /// 0 for UDP; of a later fragment, those of plain data.
     pub tcp_flags: u8,
-    /// Length of the transport header, in bytes; 0 in a later fragment, which has none.
+    /// Length of the transport header, in bytes; 0 in a later fragment, which has none, and where it is at another
+    /// offset than [`L4_OFFSET`].
     pub l4_len: u8,
     /// Length of the IP packet, in bytes.
     pub ip_len: u16,
@@ -62,6 +64,8 @@ impl Headers {
 }
 
 /// Parses an IPv4 TCP or UDP packet.
+///
+/// Inlined with constants for the usual place of its headers.
 #[inline(always)]
 pub fn parse<P: Packet>(packet: &mut P) -> Result<Headers, Reason> {
     packet.pull(L4_OFFSET + TCP_LEN);
@@ -71,22 +75,43 @@ pub fn parse<P: Packet>(packet: &mut P) -> Result<Headers, Reason> {
         return Err(if data + ETH_LEN <= end && ethertype(data) != IPV4 { Reason::NotIpv4 } else { Reason::Malformed });
     }
     if ethertype(data) != IPV4 {
-        return Err(Reason::NotIpv4);
+        return if offset::is_tag(ethertype(data)) { offset::parse(packet) } else { Err(Reason::NotIpv4) };
     }
-    // SAFETY: all within the first L4_OFFSET bytes, checked above.
-    let (version_ihl, ip_len, fragment, protocol) = unsafe {
+    // SAFETY: within the first L4_OFFSET bytes, checked above.
+    let version_ihl: u8 = unsafe { load(data + ETH_LEN) };
+    if version_ihl != VERSION_IHL {
+        return if has_options(version_ihl) { offset::parse(packet) } else { Err(Reason::Malformed) };
+    }
+    parse_at(packet, Place { data, end, shift: 0, header_len: 20 })
+}
+
+/// Where a packet lies in its frame.
+pub struct Place {
+    /// Address of the Ethernet header: where it would be without VLAN tags. The IPv4 header's fixed part is readable.
+    pub data: usize,
+    /// Address past the last readable byte.
+    pub end: usize,
+    /// Bytes of VLAN tags.
+    pub shift: usize,
+    /// Length of the IPv4 header.
+    pub header_len: usize,
+}
+
+/// Parses what follows the Ethernet header.
+#[inline(always)]
+pub fn parse_at<P: Packet>(packet: &P, place: Place) -> Result<Headers, Reason> {
+    let Place { data, end, shift, header_len } = place;
+    // SAFETY: all within the IPv4 header's fixed part.
+    let (ip_len, fragment, protocol, src, dst) = unsafe {
         (
-            load::<u8>(data + ETH_LEN),
             u16::from_be(load::<u16>(data + ETH_LEN + 2)) as usize,
             load::<u16>(data + ETH_LEN + 6),
             load::<u8>(data + ETH_LEN + 9),
+            load_address(data + ETH_LEN + 12),
+            load_address(data + ETH_LEN + 16),
         )
     };
-    if version_ihl != VERSION_IHL {
-        return Err(if version_ihl >> 4 == 4 && version_ihl & 15 > 5 { Reason::IpOptions } else { Reason::Malformed });
-    }
-    // SAFETY: as above.
-    let (src, dst) = unsafe { (load_address(data + ETH_LEN + 12), load_address(data + ETH_LEN + 16)) };
+    let holds = |length| ip_len >= header_len + length && packet.holds(data, shift, ip_len);
     let mut key = FlowKey { src, dst, sport: 0, dport: 0, protocol, zone: 0, vlan: 0 };
     // SAFETY: as above.
     let packet_id = || fragment::packet(unsafe { load(data + ETH_LEN + 4) }, protocol);
@@ -95,38 +120,39 @@ pub fn parse<P: Packet>(packet: &mut P) -> Result<Headers, Reason> {
         if ports == fragment::UNKNOWN {
             return Err(Reason::Fragment);
         }
-        if ip_len < 20 || !packet.holds(data, ip_len) {
+        if !holds(0) {
             return Err(Reason::Malformed);
         }
         key.sport = (ports >> 16) as u16;
         key.dport = ports as u16;
         return Ok(Headers { data, key, tcp_flags: ACK, l4_len: 0, ip_len: ip_len as u16 });
     }
-    if data + L4_OFFSET + UDP_LEN > end {
+    let l4 = data + ETH_LEN + header_len;
+    if l4 + UDP_LEN > end {
         return Err(Reason::Malformed);
     }
     let is_first = fragment & MORE_FRAGMENTS != 0;
     // SAFETY: checked just above.
-    (key.sport, key.dport) = unsafe { (load(data + L4_OFFSET), load(data + L4_OFFSET + 2)) };
+    (key.sport, key.dport) = unsafe { (load(l4), load(l4 + 2)) };
     let headers = match protocol {
         TCP => {
-            if data + L4_OFFSET + TCP_LEN > end {
+            if l4 + TCP_LEN > end {
                 return Err(Reason::Malformed);
             }
             // SAFETY: within the TCP header, checked just above.
-            let (offset, tcp_flags) = unsafe { (load::<u8>(data + L4_OFFSET + 12), load::<u8>(data + L4_OFFSET + 13)) };
+            let (offset, tcp_flags) = unsafe { (load::<u8>(l4 + 12), load::<u8>(l4 + 13)) };
             let l4_len = (offset >> 4) as usize * 4;
-            if l4_len < TCP_LEN || ip_len < 20 + l4_len || !packet.holds(data, ip_len) {
+            if l4_len < TCP_LEN || !holds(l4_len) {
                 return Err(Reason::Malformed);
             }
             Headers { data, key, tcp_flags, l4_len: l4_len as u8, ip_len: ip_len as u16 }
         }
         UDP => {
             // SAFETY: within the UDP header, checked above.
-            let udp_len = u16::from_be(unsafe { load::<u16>(data + L4_OFFSET + 4) }) as usize;
+            let udp_len = u16::from_be(unsafe { load::<u16>(l4 + 4) }) as usize;
             // A first fragment holds less than its packet.
             let held = if is_first { UDP_LEN } else { udp_len };
-            if udp_len < UDP_LEN || ip_len < 20 + held || !packet.holds(data, ip_len) {
+            if udp_len < UDP_LEN || !holds(held) {
                 return Err(Reason::Malformed);
             }
             Headers { data, key, tcp_flags: 0, l4_len: UDP_LEN as u8, ip_len: ip_len as u16 }
@@ -139,9 +165,15 @@ pub fn parse<P: Packet>(packet: &mut P) -> Result<Headers, Reason> {
     Ok(headers)
 }
 
+/// True for an IPv4 header with options (RFC 791, section 3.1).
+#[inline(always)]
+pub fn has_options(version_ihl: u8) -> bool {
+    version_ihl >> 4 == 4 && version_ihl & 15 > 5
+}
+
 /// The EtherType of a frame of at least ETH_LEN readable bytes, as read.
 #[inline(always)]
-fn ethertype(data: usize) -> u16 {
+pub fn ethertype(data: usize) -> u16 {
     // SAFETY: every caller has checked ETH_LEN bytes.
     unsafe { load::<u16>(data + 12) }
 }

@@ -16,12 +16,14 @@ use crate::{
     clock::jiffies,
     count, icmp,
     maps::{BACKEND_LOAD, BACKENDS, CONFIG, INTEREST},
+    offset,
     packet::{ETH_LEN, L4_OFFSET, Packet, load, load_address, store, store_address},
     parse::{DONT_FRAGMENT, Headers, parse},
     route::{self, Rewritten},
     service,
     table::{self, Slot},
     tcp,
+    verifier::opaque,
 };
 
 /// Runs a packet through the pipeline: the hook's verdict.
@@ -29,7 +31,7 @@ use crate::{
 pub fn run<P: Packet>(mut packet: P) -> i32 {
     match process(&mut packet) {
         Ok(verdict) => verdict,
-        Err(reason @ (Reason::OtherProtocol | Reason::Fragment | Reason::IpOptions)) => unparsed(&mut packet, reason),
+        Err(reason @ (Reason::OtherProtocol | Reason::Fragment)) => unparsed(&mut packet, reason),
         Err(reason) => count::verdict::<P>(reason),
     }
 }
@@ -191,8 +193,7 @@ fn forward<P: Packet>(packet: &mut P, headers: &Headers, slot: &Slot) -> Result<
         ((*flow).backend, (*flow).port)
     };
     count::traffic(backend, reply, frames, bytes);
-    let mut to_stack = None;
-    let mut ifindex = 0;
+    let mut leave = Err(Reason::NoNeighbour);
     let mut ttl_delta = 0;
     if let Some(port) = route::port(way_out) {
         if packet.exceeds(headers.ip_len, 20 + headers.l4_len as u32, port.mtu) {
@@ -201,35 +202,30 @@ fn forward<P: Packet>(packet: &mut P, headers: &Headers, slot: &Slot) -> Result<
             if reply && fragment & DONT_FRAGMENT != 0 {
                 return Err(Reason::OverMtu);
             }
-            to_stack = Some(Reason::OverMtu);
+            leave = Err(Reason::OverMtu);
         // SAFETY: parse checked the headers' bounds, `flow` points into FLOWS.
         } else if let Some(delta) = unsafe { route::depart(data, port, ptr::addr_of!((*flow).next_hop)) } {
             ttl_delta = delta;
-            ifindex = port.ifindex;
+            leave = Ok(port);
         } else {
             if reply {
                 return Err(Reason::TtlExpired);
             }
-            to_stack = Some(Reason::TtlExpired);
+            leave = Err(Reason::TtlExpired);
         }
-    } else {
-        to_stack = Some(Reason::NoNeighbour);
     }
     // SAFETY: `flow` points into FLOWS.
     let new = unsafe { Rewritten::by(&*flow) };
     if !slot.holds() {
         return Err(Reason::FlowEnded);
     }
-    rewrite(packet, headers, &new, ttl_delta);
-    match to_stack {
-        Some(reason) => Err(reason),
-        None => Ok(packet.send(way_out, ifindex)),
-    }
+    rewrite(packet, headers, &new, ttl_delta, leave.is_ok());
+    Ok(packet.send(way_out, leave?))
 }
 
-/// Addresses, ports and both checksums, incrementally (RFC 1624).
+/// Addresses, ports and both checksums, incrementally (RFC 1624), of a packet that `leaves` or goes up the stack.
 #[inline(always)]
-fn rewrite<P: Packet>(packet: &mut P, headers: &Headers, new: &Rewritten, ttl_delta: u64) {
+fn rewrite<P: Packet>(packet: &mut P, headers: &Headers, new: &Rewritten, ttl_delta: u64, leaves: bool) {
     let data = headers.data;
     let key = &headers.key;
     let addresses = delta32(key.src, new.src) + delta32(key.dst, new.dst);
@@ -241,6 +237,8 @@ fn rewrite<P: Packet>(packet: &mut P, headers: &Headers, new: &Rewritten, ttl_de
         store_address(data + ETH_LEN + 12, new.src);
         store_address(data + ETH_LEN + 16, new.dst);
         if headers.l4_len == 0 {
+            let ports = new.sport as u32 | (new.dport as u32) << 16;
+            opaque(offset::rewrite(packet, data, ports, addresses, leaves));
             return;
         }
         store(data + L4_OFFSET, new.sport);

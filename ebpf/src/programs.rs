@@ -9,7 +9,8 @@ use aya_ebpf::{
 };
 use vipgate_pipeline::{clock, icmp, pipeline, tc::TcPacket, xdp::XdpPacket};
 
-#[xdp]
+/// Takes frames in several buffers, too: native XDP then runs on devices of any MTU.
+#[xdp(frags)]
 #[inline(always)]
 pub fn vipgate_xdp(ctx: XdpContext) -> u32 {
     pipeline::run(XdpPacket(ctx)) as u32

@@ -5,12 +5,16 @@ use core::ffi::c_void;
 use aya_ebpf::{
     EbpfContext,
     bindings::{BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, TC_ACT_OK, TC_ACT_SHOT},
-    helpers::{bpf_l4_csum_replace, bpf_redirect, bpf_skb_pull_data},
+    helpers::{bpf_l4_csum_replace, bpf_redirect, bpf_skb_pull_data, bpf_skb_vlan_pop, bpf_skb_vlan_push},
     programs::TcContext,
 };
-use vipgate_abi::checksum::fold;
+use vipgate_abi::{Be32, checksum::fold, port::Port};
 
-use crate::packet::{ETH_LEN, Packet};
+use crate::{
+    offset::{CUSTOMER_TAG, TAG_LEN},
+    packet::{ETH_LEN, Packet, load, store},
+    verifier::opaque,
+};
 
 pub struct TcPacket(pub TcContext);
 
@@ -38,8 +42,8 @@ impl Packet for TcPacket {
     }
 
     #[inline(always)]
-    fn holds(&self, _data: usize, ip_len: usize) -> bool {
-        ETH_LEN + ip_len <= self.0.len() as usize
+    fn holds(&self, _data: usize, shift: usize, ip_len: usize) -> bool {
+        shift + ETH_LEN + ip_len <= self.0.len() as usize
     }
 
     #[inline(always)]
@@ -53,8 +57,12 @@ impl Packet for TcPacket {
     fn exceeds(&self, ip_len: u16, headers: u32, mtu: u32) -> bool {
         // SAFETY: reading a field of the running program's context.
         let gso_size = unsafe { (*self.0.skb.skb).gso_size };
-        // A super-packet goes out in frames of its sender's segment size.
-        let largest = if gso_size == 0 { ip_len as u32 } else { headers + gso_size };
+        // A super-packet goes out in frames of its sender's segment size. Headers at other offsets may have any length.
+        let largest = match (gso_size, headers) {
+            (0, _) => ip_len as u32,
+            (_, 20) => LONGEST_HEADERS + gso_size,
+            _ => headers + gso_size,
+        };
         largest > mtu
     }
 
@@ -89,9 +97,95 @@ impl Packet for TcPacket {
         }
     }
 
+    /// The helper moves the old Ethernet header, so that the new one is written again after it.
     #[inline(always)]
-    fn send(&self, _port: u16, ifindex: u32) -> i32 {
+    fn untag(&mut self, shift: usize) {
+        let data = self.data();
+        if data + ETH_LEN + 2 * TAG_LEN > self.data_end() {
+            return;
+        }
+        let mut addresses = [0u16; 6];
+        // SAFETY: checked just above.
+        unsafe {
+            if shift == TAG_LEN {
+                read_addresses(data + TAG_LEN, &mut addresses);
+            } else {
+                read_addresses(data + 2 * TAG_LEN, &mut addresses);
+                // The inner tag's type, which the helper looks at, was written over.
+                store(data + ETH_LEN - 2 + TAG_LEN, CUSTOMER_TAG);
+            }
+        }
+        self.pop();
+        let data = self.data();
+        if data + ETH_LEN > self.data_end() {
+            return;
+        }
+        let mut word = 0;
+        while word < addresses.len() {
+            // SAFETY: within the Ethernet header, checked just above.
+            unsafe { store(data + 2 * word, addresses[word]) };
+            word += 1;
+        }
+    }
+
+    #[inline(always)]
+    fn send(&mut self, _number: u16, port: &Port) -> i32 {
+        let [outer, inner] = port.tags;
+        // The kernel keeps the outer tag of what came in beside the packet.
+        // SAFETY: reading a field of the running program's context.
+        if unsafe { (*self.0.skb.skb).vlan_present } != 0 {
+            self.pop();
+        }
+        if outer != 0 && self.tag(outer, inner) == 0 {
+            return Self::DROP;
+        }
         // SAFETY: takes numbers only.
-        unsafe { bpf_redirect(ifindex, 0) as i32 }
+        unsafe { bpf_redirect(port.ifindex, 0) as i32 }
+    }
+}
+
+/// Longest IPv4 and TCP headers, in bytes.
+const LONGEST_HEADERS: u32 = 120;
+
+/// Reads an Ethernet header's addresses.
+///
+/// # Safety
+/// 12 bytes at `at` are directly readable.
+#[inline(always)]
+unsafe fn read_addresses(at: usize, addresses: &mut [u16; 6]) {
+    let mut word = 0;
+    while word < addresses.len() {
+        // SAFETY: as the caller promises.
+        addresses[word] = unsafe { load(at + 2 * word) };
+        word += 1;
+    }
+}
+
+impl TcPacket {
+    /// Removes all tags, of which there are at most two.
+    #[inline(never)]
+    fn pop(&mut self) -> u32 {
+        // SAFETY: the context is the running program's. Failure leaves the tags where they are.
+        unsafe {
+            bpf_skb_vlan_pop(self.0.skb.skb);
+            if (*self.0.skb.skb).vlan_present != 0 {
+                bpf_skb_vlan_pop(self.0.skb.skb);
+            }
+        }
+        opaque(0)
+    }
+
+    /// Adds one or, where `inner` is not 0, two VLAN tags; 0: there is no memory for them.
+    #[inline(never)]
+    fn tag(&mut self, outer: Be32, inner: Be32) -> u32 {
+        // The first two bytes are the TPID, which the helper takes as they are; it takes the TCI as a number.
+        let push = |packet: &Self, tag: Be32| {
+            // SAFETY: the context is the running program's.
+            unsafe { bpf_skb_vlan_push(packet.0.skb.skb, tag as u16, u16::from_be((tag >> 16) as u16)) }
+        };
+        if inner != 0 && push(self, inner) != 0 {
+            return opaque(0);
+        }
+        opaque((push(self, outer) == 0) as u32)
     }
 }

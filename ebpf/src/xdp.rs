@@ -5,13 +5,16 @@ use core::ffi::c_void;
 use aya_ebpf::{
     EbpfContext,
     bindings::xdp_action::{XDP_DROP, XDP_PASS},
+    helpers::{bpf_xdp_adjust_head, bpf_xdp_get_buff_len},
     programs::XdpContext,
 };
-use vipgate_abi::checksum;
+use vipgate_abi::{Be32, checksum, port::Port};
 
 use crate::{
     maps::TX_PORTS,
-    packet::{ETH_LEN, Packet, load, store},
+    offset::TAG_LEN,
+    packet::{ETH_LEN, Packet, load, store, store_address},
+    verifier::opaque,
 };
 
 pub struct XdpPacket(pub XdpContext);
@@ -34,8 +37,9 @@ impl Packet for XdpPacket {
     fn pull(&mut self, _bytes: usize) {}
 
     #[inline(always)]
-    fn holds(&self, data: usize, ip_len: usize) -> bool {
-        data + ETH_LEN + ip_len <= self.data_end()
+    fn holds(&self, data: usize, shift: usize, ip_len: usize) -> bool {
+        // Of a frame in several buffers, the first holds the headers.
+        data + ETH_LEN + ip_len <= self.data_end() || shift + ETH_LEN + ip_len <= self.buffers()
     }
 
     #[inline(always)]
@@ -69,10 +73,58 @@ impl Packet for XdpPacket {
     }
 
     #[inline(always)]
-    fn send(&self, port: u16, _ifindex: u32) -> i32 {
+    fn untag(&mut self, shift: usize) {
+        // SAFETY: the context is the running program's. It only fails for frames that parse would not have taken.
+        unsafe { bpf_xdp_adjust_head(self.0.ctx, shift as i32) };
+    }
+
+    #[inline(always)]
+    fn send(&mut self, number: u16, port: &Port) -> i32 {
+        let [outer, inner] = port.tags;
+        if outer != 0 && self.tag(outer, inner) == 0 {
+            return XDP_DROP as i32;
+        }
         // A port that has just gone reads as a miss: the lower flag bits give the verdict for it.
-        match TX_PORTS.redirect(port as u32, XDP_DROP as u64) {
+        match TX_PORTS.redirect(number as u32, XDP_DROP as u64) {
             Ok(verdict) | Err(verdict) => verdict as i32,
         }
+    }
+}
+
+impl XdpPacket {
+    /// Length of the frame in all its buffers, in bytes.
+    #[inline(never)]
+    fn buffers(&self) -> usize {
+        // SAFETY: the context is the running program's.
+        unsafe { bpf_xdp_get_buff_len(self.0.ctx) as usize }
+    }
+
+    /// Puts one or, where `inner` is not 0, two VLAN tags between the Ethernet header's addresses and its type; 0: the driver
+    /// left no room for them.
+    #[inline(never)]
+    fn tag(&mut self, outer: Be32, inner: Be32) -> u32 {
+        let room = if inner == 0 { TAG_LEN } else { 2 * TAG_LEN };
+        // SAFETY: the context is the running program's.
+        if unsafe { bpf_xdp_adjust_head(self.0.ctx, -(room as i32)) } != 0 {
+            return opaque(0);
+        }
+        let data = self.data();
+        if data + ETH_LEN + 2 * TAG_LEN > self.data_end() {
+            return opaque(0);
+        }
+        let mut at = 0;
+        while at < 12 {
+            // SAFETY: within the Ethernet header that moved on by `room`, checked just above.
+            unsafe { store::<u16>(data + at, load(data + room + at)) };
+            at += 2;
+        }
+        // SAFETY: as above.
+        unsafe {
+            store_address(data + 12, outer);
+            if inner != 0 {
+                store_address(data + 12 + TAG_LEN, inner);
+            }
+        }
+        opaque(1)
     }
 }

@@ -185,30 +185,19 @@ both_hooks! {
 
     fn a_large_datagram_and_its_answer_arrive_in_fragments(hook) {
         let run = Running::new(hook, 1, 1)?;
-        let listener = Listener { port: 9000, instance_port: 9001, tags: CHECKED_BY_WEB, ..UDP };
-        let (_, _, vip) = run.cloud.balanced(VIP, listener, &[0])?;
-        let backend = &run.lab.backends[0].namespace;
-        let socket = backend.within(|| Ok(UdpSocket::bind(("0.0.0.0", listener.instance_port))?))?;
-        socket.set_read_timeout(Some(PATIENCE))?;
-        let server = backend.spawn(move || -> Result<()> {
-            let mut buffer = vec![0; 65536];
-            let (length, client) = socket.recv_from(&mut buffer)?;
-            socket.send_to(&buffer[..length], client)?;
-            Ok(())
-        })?;
-        let sent: Vec<u8> = (0..20_000).map(|index: u32| (index % 249) as u8).collect();
-        let returned = run.lab.client().namespace.within(|| {
-            let socket = UdpSocket::bind(("0.0.0.0", 0))?;
-            socket.set_read_timeout(Some(PATIENCE))?;
-            socket.send_to(&sent, vip)?;
-            let mut buffer = vec![0; 65536];
-            let (length, _) = socket.recv_from(&mut buffer)?;
-            buffer.truncate(length);
-            Ok(buffer)
-        })?;
-        assert!(returned == sent, "{} bytes came back", returned.len());
-        server.join().expect("the server does not panic")??;
-        Ok(())
+        mirror_datagram(&run, 20_000)
+    }
+
+    fn jumbo_frames_carry_streams(hook) {
+        let run = Running::new(hook, 1, 1)?;
+        run.lab.set_mtu(9000)?;
+        mirror(&run, 16 << 20, 16 << 20)
+    }
+
+    fn jumbo_frames_carry_datagrams(hook) {
+        let run = Running::new(hook, 1, 1)?;
+        run.lab.set_mtu(9000)?;
+        mirror_datagram(&run, 8192)
     }
 
     fn a_backend_learns_that_the_way_to_the_client_takes_smaller_packets(hook) {
@@ -218,6 +207,34 @@ both_hooks! {
         run.lab.client().namespace.ip("route change 10.1.0.0/24 dev eth0 mtu 1300 advmss 1460")?;
         mirror(&run, 1 << 20, 1 << 20)
     }
+}
+
+/// Sends a datagram of `length` bytes through a VIP to a backend that sends it back.
+fn mirror_datagram(run: &Running, length: u32) -> Result<()> {
+    let listener = Listener { port: 9000, instance_port: 9001, tags: CHECKED_BY_WEB, ..UDP };
+    let (_, _, vip) = run.cloud.balanced(VIP, listener, &[0])?;
+    let backend = &run.lab.backends[0].namespace;
+    let socket = backend.within(|| Ok(UdpSocket::bind(("0.0.0.0", listener.instance_port))?))?;
+    socket.set_read_timeout(Some(PATIENCE))?;
+    let server = backend.spawn(move || -> Result<()> {
+        let mut buffer = vec![0; 65536];
+        let (length, client) = socket.recv_from(&mut buffer)?;
+        socket.send_to(&buffer[..length], client)?;
+        Ok(())
+    })?;
+    let sent: Vec<u8> = (0..length).map(|index| (index % 249) as u8).collect();
+    let returned = run.lab.client().namespace.within(|| {
+        let socket = UdpSocket::bind(("0.0.0.0", 0))?;
+        socket.set_read_timeout(Some(PATIENCE))?;
+        socket.send_to(&sent, vip)?;
+        let mut buffer = vec![0; 65536];
+        let (length, _) = socket.recv_from(&mut buffer)?;
+        buffer.truncate(length);
+        Ok(buffer)
+    })?;
+    assert!(returned == sent, "{} bytes came back", returned.len());
+    server.join().expect("the server does not panic")??;
+    Ok(())
 }
 
 /// Sends `length` bytes through a VIP to a backend that, when it has them all, sends the last `back` of them back.

@@ -49,12 +49,12 @@ enum Verdict {
 }
 
 reasons! {
-    /// Not IPv4 (ARP, IPv6, VLAN-tagged, ...).
+    /// Not IPv4 (ARP, IPv6, ...).
     NotIpv4 = 0 Pass "not_ipv4",
     /// Headers end beyond the packet, or their lengths contradict each other.
     Malformed = 1 Pass "malformed",
-    /// An IPv4 header with options.
-    IpOptions = 2 Pass "ip_options",
+    /// The kernel has no route to the flow's destination, or forbids it.
+    Unroutable = 2 Drop "unroutable",
     /// A fragment whose packet's first fragment has not come.
     Fragment = 3 Pass "fragment",
     /// Neither TCP nor UDP.
@@ -79,8 +79,6 @@ reasons! {
     ReplyInUse = 13 Drop "reply_in_use",
     /// The flow's listener is gone, or its backend's flows were ended.
     FlowEnded = 14 Drop "flow_ended",
-    /// The kernel has no route to the flow's destination, or forbids it.
-    Unroutable = 15 Drop "unroutable",
 }
 
 /// Number of elements of the REASONS map; larger than the enum, so that reasons can be added without a new layout.

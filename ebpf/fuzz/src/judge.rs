@@ -15,7 +15,7 @@ use vipgate_pipeline::maps;
 use crate::{
     hook::{Arriving, Outcome, Verdict},
     table::{Slot, Table},
-    wire::{ICMP, Ipv4, TCP, UDP, add, same_sum, sum, word},
+    wire::{ICMP, Ipv4, TCP, UDP, add, same_sum, sum, untagged, word},
     world,
 };
 
@@ -83,6 +83,8 @@ fn judge(came: &Arriving, outcome: &Outcome, before: &Table, after: &Table) -> b
     };
     if translated {
         let moved = matches!(outcome.verdict, Verdict::Redirect(_));
+        // What leaves has left its tags here.
+        let old = &if moved { untagged(old) } else { old.clone() };
         let partial = came.buffer.is_some_and(|buffer| buffer.partial_checksum);
         let (old_packet, new_packet) = translation(old, new, moved, partial);
         if old_packet.protocol == ICMP {

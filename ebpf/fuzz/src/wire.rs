@@ -29,7 +29,8 @@ pub(crate) struct Ipv4 {
 impl Ipv4 {
     /// The packet of a frame; None: it holds no whole one.
     pub(crate) fn of_frame(bytes: &[u8]) -> Option<Self> {
-        let packet = if word(bytes, 12)? == IPV4 { Self::at(bytes, ETH_LEN)? } else { return None };
+        let tags = tags_len(bytes);
+        let packet = if word(bytes, 12 + tags)? == IPV4 { Self::at(bytes, ETH_LEN + tags)? } else { return None };
         (packet.l4..=bytes.len()).contains(&packet.end).then_some(packet)
     }
 
@@ -85,6 +86,22 @@ impl Ipv4 {
     pub(crate) fn addresses_sum(&self) -> u16 {
         sum(&[self.src, self.dst].concat())
     }
+}
+
+/// Length of a frame's VLAN tags, of which two are looked at (IEEE 802.1Q, 802.1ad).
+fn tags_len(bytes: &[u8]) -> usize {
+    let is_tag = |at| matches!(word(bytes, at), Some(0x8100 | 0x88a8));
+    match (is_tag(12), is_tag(16)) {
+        (false, _) => 0,
+        (true, false) => 4,
+        (true, true) => 8,
+    }
+}
+
+/// The frame without its tags.
+pub(crate) fn untagged(bytes: &[u8]) -> Vec<u8> {
+    let (addresses, rest) = bytes.split_at(12.min(bytes.len()));
+    [addresses, &rest[tags_len(bytes)..]].concat()
 }
 
 /// A 16-bit field.

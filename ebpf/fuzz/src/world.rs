@@ -215,7 +215,7 @@ fn set_port(number: u32, present: bool) {
     }
     let ifindex = 10 + number;
     let mac = [0x02, 0xff, 0, 0, 0, number as u8];
-    let value = if present { Port { ifindex, mtu: 1500, mac, reserved: 0 } } else { Port::default() };
+    let value = if present { Port { ifindex, mtu: 1500, mac, ..Port::default() } } else { Port::default() };
     set(maps::PORTS.set(number, value, 0));
     let ports: Vec<Port> = (0..PORTS).map(port_of).collect();
     maps::TX_PORTS.fill(&ports.iter().map(|port| port.ifindex).collect::<Vec<_>>());

@@ -5,12 +5,12 @@ use std::ffi::{c_int, c_long, c_void};
 
 use aya_ebpf_bindings::bindings::{
     __sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, BPF_FIB_LKUP_RET_FRAG_NEEDED, BPF_FIB_LKUP_RET_NOT_FWDED,
-    BPF_FIB_LKUP_RET_SUCCESS, TC_ACT_REDIRECT, bpf_fib_lookup as FibLookup,
+    BPF_FIB_LKUP_RET_SUCCESS, TC_ACT_REDIRECT, bpf_fib_lookup as FibLookup, xdp_md,
 };
 
 use crate::{
     kernel,
-    packet::{Checksum, SocketBuffer},
+    packet::{Checksum, SocketBuffer, XdpFrame},
 };
 
 const EFAULT: c_long = -14;
@@ -58,6 +58,30 @@ pub unsafe fn bpf_skb_pull_data(skb: *mut __sk_buff, len: u32) -> c_long {
     let buffer = unsafe { SocketBuffer::of(skb) };
     let wanted = if len == 0 { buffer.linear_len() } else { len as usize };
     if buffer.pull(wanted) { 0 } else { ENOMEM }
+}
+
+/// A frame here has room for two VLAN tags before it.
+pub unsafe fn bpf_xdp_adjust_head(ctx: *mut xdp_md, delta: c_int) -> c_long {
+    // SAFETY: programs get their frames from `XdpFrame::context` only.
+    let frame = unsafe { XdpFrame::of(ctx) };
+    if frame.move_head(delta) { 0 } else { EINVAL }
+}
+
+pub unsafe fn bpf_xdp_get_buff_len(ctx: *mut xdp_md) -> u64 {
+    // SAFETY: as above.
+    unsafe { XdpFrame::of(ctx) }.bytes().len() as u64
+}
+
+pub unsafe fn bpf_skb_vlan_pop(skb: *mut __sk_buff) -> c_long {
+    // SAFETY: as above.
+    unsafe { SocketBuffer::of(skb) }.pop_tag();
+    0
+}
+
+pub unsafe fn bpf_skb_vlan_push(skb: *mut __sk_buff, protocol: u16, tci: u16) -> c_long {
+    // SAFETY: as above.
+    unsafe { SocketBuffer::of(skb) }.push_tag(protocol, tci);
+    0
 }
 
 /// `inet_proto_csum_replace_by_diff` under the flags that a size of 0 allows.

@@ -7,6 +7,12 @@ use aya_ebpf_bindings::bindings::{__sk_buff, xdp_md};
 
 use crate::programs::{SkBuff, TcContext, XdpContext};
 
+/// Length of the Ethernet header, and where its type is.
+const ETH_LEN: usize = 14;
+const ETHERTYPE: usize = 12;
+/// EtherTypes of VLAN tags (IEEE 802.1Q, 802.1ad), as read from a frame.
+const TAGS: [u16; 2] = [0x8100u16.to_be(), 0x88a8u16.to_be()];
+
 /// A frame in a driver's buffer.
 #[repr(C)]
 #[derive(Debug)]
@@ -39,6 +45,20 @@ impl XdpFrame {
     #[must_use]
     pub fn bytes(&self) -> &[u8] {
         &self.bytes
+    }
+
+    /// Moves the frame's first byte; false: there is no room, or too little would be left.
+    pub(crate) fn move_head(&mut self, delta: i32) -> bool {
+        const ROOM: usize = 8;
+        let by = delta.unsigned_abs() as usize;
+        if delta < 0 && by <= ROOM {
+            self.bytes = vec![0; by].into_iter().chain(self.bytes.iter().copied()).collect();
+        } else if delta >= 0 && by + ETH_LEN <= self.bytes.len() {
+            self.bytes = self.bytes[by..].into();
+        } else {
+            return false;
+        }
+        true
     }
 
     /// The frame of a context.
@@ -81,6 +101,8 @@ impl SocketBuffer {
         skb.len = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
         skb.ifindex = ifindex;
         skb.ingress_ifindex = ifindex;
+        let ethertype = bytes.get(ETHERTYPE..ETH_LEN).map_or(0, |word| u16::from_ne_bytes([word[0], word[1]]));
+        skb.protocol = ethertype.into();
         Self { skb, linear: linear.into(), pages: pages.to_vec(), checksum: Checksum::Complete }
     }
 
@@ -131,6 +153,51 @@ impl SocketBuffer {
         true
     }
 
+    /// `skb_vlan_pop`: the tag beside the frame goes, else the one in it; the next one in it then is beside it.
+    pub(crate) fn pop_tag(&mut self) {
+        if self.skb.vlan_present != 0 {
+            self.skb.vlan_present = 0;
+        } else if self.take_tag().is_none() {
+            return;
+        }
+        if let Some([protocol, tci]) = self.take_tag() {
+            self.set_tag(protocol, u16::from_be(tci));
+        }
+    }
+
+    /// `skb_vlan_push`: a tag beside the frame goes into it.
+    pub(crate) fn push_tag(&mut self, protocol: u16, tci: u16) {
+        if self.skb.vlan_present != 0 {
+            let inner = [self.skb.vlan_proto as u16, (self.skb.vlan_tci as u16).to_be()];
+            let (head, tail) = self.linear.split_at(ETHERTYPE);
+            let tag: Vec<u8> = inner.iter().flat_map(|word| word.to_ne_bytes()).collect();
+            self.linear = [head, &tag, tail].concat().into();
+            self.skb.len += 4;
+            self.skb.protocol = u32::from(inner[0]);
+        }
+        self.set_tag(protocol, tci);
+    }
+
+    fn set_tag(&mut self, protocol: u16, tci: u16) {
+        self.skb.vlan_present = 1;
+        self.skb.vlan_proto = protocol.into();
+        self.skb.vlan_tci = tci.into();
+    }
+
+    /// Takes the first tag out of the frame, by what the kernel knows of it: type and TCI as they were in it.
+    fn take_tag(&mut self) -> Option<[u16; 2]> {
+        let protocol = self.skb.protocol as u16;
+        if !TAGS.contains(&protocol) || self.linear.len() < ETH_LEN + 4 {
+            return None;
+        }
+        let word = |at: usize| u16::from_ne_bytes([self.linear[at], self.linear[at + 1]]);
+        let (tci, next) = (word(ETH_LEN), word(ETH_LEN + 2));
+        self.linear = [&self.linear[..ETHERTYPE], &self.linear[ETHERTYPE + 4..]].concat().into();
+        self.skb.len -= 4;
+        self.skb.protocol = next.into();
+        Some([protocol, tci])
+    }
+
     /// The buffer of a context.
     ///
     /// # Safety
@@ -155,6 +222,19 @@ impl fmt::Debug for SocketBuffer {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn tags_come_off_as_the_kernel_takes_them() {
+        let frame = |tags: &[u8]| [&[1; 12][..], tags, &[8, 0, 9, 9]].concat();
+        let mut buffer = SocketBuffer::new(&frame(&[0x88, 0xa8, 0, 1, 0x81, 0, 0, 2]), 64, 1);
+        buffer.pop_tag();
+        assert_eq!((buffer.bytes(), buffer.skb.vlan_present, buffer.skb.vlan_tci), (frame(&[]), 1, 2));
+        buffer.pop_tag();
+        assert_eq!((buffer.bytes(), buffer.skb.vlan_present), (frame(&[]), 0));
+        buffer.push_tag(TAGS[0], 5);
+        buffer.push_tag(TAGS[1], 6);
+        assert_eq!((buffer.bytes(), buffer.skb.vlan_tci), (frame(&[0x81, 0, 0, 5]), 6));
+    }
 
     #[test]
     fn a_pull_makes_bytes_readable_and_loses_none() {

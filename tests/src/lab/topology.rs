@@ -43,7 +43,7 @@ pub struct Lab {
     pub backends: Vec<Backend>,
     pub router: Namespace,
     pub hook: Hook,
-    _switches: [Namespace; 2],
+    switches: [Namespace; 2],
     directory: TempDir,
 }
 
@@ -87,7 +87,7 @@ impl Lab {
         }
         let bpffs = BpfDirectory::new(prefix.trim_end_matches('-'))?;
         let switches = [public.namespace, private.namespace];
-        Ok(Self { bpffs, clients, backends, router, hook: options.hook, _switches: switches, directory })
+        Ok(Self { bpffs, clients, backends, router, hook: options.hook, switches, directory })
     }
 
     /// Where the lab keeps its files: the store, the logs.
@@ -99,6 +99,20 @@ impl Lab {
     /// Starts `vipgate serve` in the router's namespace and waits until it is ready.
     pub fn start_controller(&self) -> Result<Controller> {
         Controller::start(self, &[])
+    }
+
+    /// Gives every device of the lab this MTU.
+    pub fn set_mtu(&self, mtu: u32) -> Result<()> {
+        let hosts =
+            self.clients.iter().map(|client| &client.namespace).chain(self.backends.iter().map(|b| &b.namespace));
+        for namespace in self.switches.iter().chain(hosts).chain([&self.router]) {
+            let links = namespace.ip("-oneline link")?;
+            // A veth is printed as `number: name@other: ...`.
+            for (name, _) in links.lines().filter_map(|link| link.split(' ').nth(1)?.split_once('@')) {
+                namespace.ip(&format!("link set {name} mtu {mtu}"))?;
+            }
+        }
+        Ok(())
     }
 
     #[must_use]

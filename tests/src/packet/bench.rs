@@ -308,7 +308,7 @@ impl Bench {
     /// Makes a device a port.
     pub fn set_port(&mut self, number: u32, device: &str, mac: [u8; 6]) -> Result<()> {
         let ifindex = ifindex(device)?;
-        self.array(maps::PORTS)?.set(number, Port { ifindex, mtu: 1500, mac, reserved: 0 }, 0)?;
+        self.array(maps::PORTS)?.set(number, Port { ifindex, mtu: 1500, mac, ..Port::default() }, 0)?;
         HashMap::<_, u32, u32>::try_from(self.map(maps::PORT_NUMBERS)?)?.insert(ifindex, number, 0)?;
         Ok(DevMap::try_from(self.map(maps::TX_PORTS)?)?.set(number, ifindex, None, 0)?)
     }
@@ -318,6 +318,23 @@ impl Bench {
         let mut ports = self.array::<Port>(maps::PORTS)?;
         let port = ports.get(&number, 0)?;
         Ok(ports.set(number, Port { mtu, ..port }, 0)?)
+    }
+
+    /// The hook whose program runs.
+    #[must_use]
+    pub fn hook(&self) -> Hook {
+        self.hook
+    }
+
+    /// Sets the VLAN tags that leave by a port, the outer one first: TPID and TCI.
+    pub fn set_tags(&mut self, number: u32, tags: &[[u16; 2]]) -> Result<()> {
+        let mut ports = self.array::<Port>(maps::PORTS)?;
+        let mut port = ports.get(&number, 0)?;
+        port.tags = [0; 2];
+        for (word, [tpid, tci]) in port.tags.iter_mut().zip(tags) {
+            *word = u32::from_ne_bytes([tpid.to_be_bytes(), tci.to_be_bytes()].concat().try_into().unwrap_or_default());
+        }
+        Ok(ports.set(number, port, 0)?)
     }
 
     /// Adds a backend; its number.

@@ -35,6 +35,8 @@ pub enum Transport {
 pub struct Frame {
     pub dst_mac: [u8; 6],
     pub src_mac: [u8; 6],
+    /// VLAN tags, the outer one first: TPID and TCI.
+    pub tags: Vec<[u16; 2]>,
     pub ethertype: u16,
     pub src: Ipv4Addr,
     pub dst: Ipv4Addr,
@@ -55,6 +57,7 @@ impl Frame {
         Self {
             dst_mac: [0x02, 0, 0, 0, 0, 0x01],
             src_mac: [0x02, 0, 0, 0, 0, 0xfe],
+            tags: Vec::new(),
             ethertype: 0x0800,
             src,
             dst,
@@ -101,6 +104,20 @@ impl Frame {
     #[must_use]
     pub fn payload(mut self, payload: &[u8]) -> Self {
         self.payload = payload.to_vec();
+        self
+    }
+
+    /// The frame behind these VLAN tags.
+    #[must_use]
+    pub fn tagged(mut self, tags: &[[u16; 2]]) -> Self {
+        self.tags = tags.to_vec();
+        self
+    }
+
+    /// The packet with these options in its IPv4 header: a multiple of 4 bytes.
+    #[must_use]
+    pub fn ip_options(mut self, options: &[u8]) -> Self {
+        self.ip_options = options.to_vec();
         self
     }
 
@@ -160,7 +177,8 @@ impl Frame {
         ip.extend(&self.ip_options);
         let checksum = internet_checksum(&ip);
         ip[10..12].copy_from_slice(&checksum.to_be_bytes());
-        [&self.dst_mac[..], &self.src_mac, &self.ethertype.to_be_bytes(), &ip, &transport].concat()
+        let tags: Vec<u8> = self.tags.iter().flatten().flat_map(|word| word.to_be_bytes()).collect();
+        [&self.dst_mac[..], &self.src_mac, &tags, &self.ethertype.to_be_bytes(), &ip, &transport].concat()
     }
 
     /// IPv4 and transport header as the benchmark's programs take them: 16-bit words as on the wire, the rest 0.

@@ -101,7 +101,7 @@ impl Managed {
         if !device.ethernet {
             return Err("it carries no Ethernet frames".to_owned());
         }
-        let port = Port { ifindex: device.ifindex, mtu: device.mtu, mac: device.mac, reserved: 0 };
+        let port = Port { ifindex: device.ifindex, mtu: device.mtu, mac: device.mac, ..Port::default() };
         let text = |error: TableError| error.to_string();
         if let Some((held, number)) = self.ready.get(&device.name).cloned() {
             if self.ports.get(&number) != Some(&port) {

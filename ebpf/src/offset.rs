@@ -1,0 +1,103 @@
+//! Packets whose headers are not at the usual offsets: behind one or two VLAN tags (IEEE 802.1Q, 802.1ad), or with IPv4
+//! options (RFC 791, section 3.1). Rare, so all of it is off the hit's path.
+//!
+//! Such a packet runs through the same stages as every other: `Headers::data` is where its Ethernet header would be
+//! without the tags, so that the IPv4 header is where the stages look for it, and the new Ethernet header is
+//! written over the tags. Only the transport header is elsewhere, which `Headers::l4_len` of 0 says: [`rewrite`] finds it
+//! again. A packet that does not leave by us keeps its tags, and goes up the stack as it came.
+//!
+//! Tags are the link's, not the connection's: a VIP is one, by whichever VLAN its packets come, so they are no part of a
+//! flow's key, and its answers leave with the tags of the way back. Overlapping networks would be zones.
+
+use vipgate_abi::{checksum::delta16, counters::Reason};
+
+use crate::{
+    packet::{ETH_LEN, Packet, load, store},
+    parse::{FRAGMENT_OFFSET, Headers, IPV4, Place, TCP_LEN, UDP, UDP_LEN, ethertype, parse_at},
+    verifier::opaque,
+};
+
+/// EtherTypes of VLAN tags, as read from the frame.
+pub const CUSTOMER_TAG: u16 = 0x8100u16.to_be();
+const SERVICE_TAG: u16 = 0x88a8u16.to_be();
+/// Length of a VLAN tag, in bytes.
+pub const TAG_LEN: usize = 4;
+
+/// True for the EtherType of a VLAN tag.
+#[inline(always)]
+pub fn is_tag(ethertype: u16) -> bool {
+    ethertype == CUSTOMER_TAG || ethertype == SERVICE_TAG
+}
+
+/// Parses a packet with tags or options.
+#[inline(always)]
+pub fn parse<P: Packet>(packet: &mut P) -> Result<Headers, Reason> {
+    // Here, where the verifier sees that what comes does not touch the transport header.
+    Ok(Headers { l4_len: 0, ..find(packet)? })
+}
+
+#[inline(never)]
+fn find<P: Packet>(packet: &mut P) -> Result<Headers, Reason> {
+    // The longest headers first; a short packet has only what it has.
+    packet.pull(ETH_LEN + 2 * TAG_LEN + 20 + UDP_LEN);
+    packet.pull(ETH_LEN + 2 * TAG_LEN + 60 + TCP_LEN);
+    let mut data = packet.data();
+    let end = packet.data_end();
+    let mut shift = 0;
+    if data + ETH_LEN + TAG_LEN <= end && is_tag(ethertype(data)) {
+        data += TAG_LEN;
+        shift = TAG_LEN;
+        if data + ETH_LEN + TAG_LEN <= end && is_tag(ethertype(data)) {
+            data += TAG_LEN;
+            shift = 2 * TAG_LEN;
+        }
+    }
+    if data + ETH_LEN + 20 > end {
+        return Err(Reason::Malformed);
+    }
+    if ethertype(data) != IPV4 {
+        return Err(Reason::NotIpv4);
+    }
+    // SAFETY: checked just above.
+    let version_ihl: u8 = unsafe { load(data + ETH_LEN) };
+    let header_len = (version_ihl & 15) as usize * 4;
+    if version_ihl >> 4 != 4 || header_len < 20 {
+        return Err(Reason::Malformed);
+    }
+    parse_at(packet, Place { data, end, shift, header_len })
+}
+
+/// What is left of a packet's rewriting: the transport header, if it has one, and the tags, if it leaves.
+///
+/// `data` is `Headers::data`, `ports` the new ports as the header's first word has them, `addresses` what the IPv4 addresses
+/// changed by (`vipgate_abi::checksum`).
+#[inline(never)]
+pub fn rewrite<P: Packet>(packet: &mut P, data: usize, ports: u32, addresses: u64, leaves: bool) -> u32 {
+    let start = packet.data();
+    let end = packet.data_end();
+    let shift = data - start;
+    // SAFETY: parse checked the bounds of the IPv4 header's fixed part.
+    let (version_ihl, fragment, protocol) =
+        unsafe { (load::<u8>(data + ETH_LEN), load::<u16>(data + ETH_LEN + 6), load::<u8>(data + ETH_LEN + 9)) };
+    let offset = ETH_LEN + (version_ihl & 15) as usize * 4;
+    let l4 = data + offset;
+    let is_udp = protocol == UDP;
+    if fragment & FRAGMENT_OFFSET == 0 && l4 + UDP_LEN <= end {
+        let (sport, dport) = (ports as u16, (ports >> 16) as u16);
+        // SAFETY: checked just above, and for TCP by what follows.
+        unsafe {
+            let changed = delta16(load(l4), sport) + delta16(load(l4 + 2), dport);
+            store(l4, sport);
+            store(l4 + 2, dport);
+            if is_udp {
+                packet.update_l4_checksum(l4 + 6, shift + offset + 6, true, addresses, changed);
+            } else if l4 + TCP_LEN <= end {
+                packet.update_l4_checksum(l4 + 16, shift + offset + 16, false, addresses, changed);
+            }
+        }
+    }
+    if leaves && shift != 0 {
+        packet.untag(shift);
+    }
+    opaque(0)
+}

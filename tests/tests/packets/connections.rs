@@ -1,0 +1,116 @@
+//! Connections from their first packet to their last.
+
+use super::*;
+
+both_hooks! {
+    fn the_handshake_establishes_and_two_fins_close(bench: &mut Bench) -> Result<()> {
+        let backend = serve(bench, TCP)?;
+        establish(bench)?;
+        ensure!(states(bench)? == [State::Established, State::Established]);
+        bench.run(&Frame::tcp(CLIENT, VIP, tcp::FIN | tcp::ACK))?;
+        ensure!(states(bench)? == [State::Closing, State::Established]);
+        ensure!(bench.load(backend)? == 1);
+        bench.run(&Frame::tcp(BACKEND, CLIENT, tcp::FIN | tcp::ACK))?;
+        ensure!(states(bench)? == [State::Closed, State::Closed]);
+        ensure!(bench.load(backend)? == 0);
+        let last = Frame::tcp(CLIENT, VIP, tcp::ACK);
+        bench.expect_sent(&last, &to_backend(last.clone()))
+    }
+
+    fn what_comes_late_does_not_revive_a_closed_connection(bench: &mut Bench) -> Result<()> {
+        let backend = serve(bench, TCP)?;
+        establish(bench)?;
+        let (end, answer) = (Frame::tcp(CLIENT, VIP, tcp::FIN | tcp::ACK), Frame::tcp(BACKEND, CLIENT, tcp::FIN | tcp::ACK));
+        for frame in [&end, &answer, &end, &answer] {
+            bench.run(frame)?;
+        }
+        ensure!(states(bench)? == [State::Closed, State::Closed]);
+        ensure!(bench.load(backend)? == 0);
+        bench.run(&Frame::tcp(CLIENT, VIP, tcp::SYN))?;
+        ensure!(bench.load(backend)? == 1);
+        Ok(())
+    }
+
+    fn a_reset_closes_once_and_travels_on(bench: &mut Bench) -> Result<()> {
+        let backend = serve(bench, TCP)?;
+        establish(bench)?;
+        for _ in 0..2 {
+            let reset = Frame::tcp(BACKEND, CLIENT, tcp::RST | tcp::ACK);
+            bench.expect_sent(&reset, &to_client(reset.clone()))?;
+            ensure!(states(bench)? == [State::Closed, State::Closed]);
+            ensure!(bench.load(backend)? == 0);
+        }
+        Ok(())
+    }
+
+    fn an_ack_without_an_answer_establishes_nothing(bench: &mut Bench) -> Result<()> {
+        serve(bench, TCP)?;
+        bench.run(&Frame::tcp(CLIENT, VIP, tcp::SYN))?;
+        bench.run(&Frame::tcp(CLIENT, VIP, tcp::ACK))?;
+        ensure!(states(bench)? == [State::Opening, State::Opening]);
+        Ok(())
+    }
+
+    fn a_reused_port_starts_anew_after_a_close(bench: &mut Bench) -> Result<()> {
+        let backend = serve(bench, TCP)?;
+        establish(bench)?;
+        bench.run(&Frame::tcp(CLIENT, VIP, tcp::RST))?;
+        bench.run(&Frame::tcp(CLIENT, VIP, tcp::SYN))?;
+        ensure!(states(bench)? == [State::Opening, State::Opening]);
+        ensure!(bench.load(backend)? == 1 && bench.traffic(backend)?.connections == 2);
+        Ok(())
+    }
+
+    fn a_segment_without_a_connection_goes_to_the_stack_that_resets_it(bench: &mut Bench) -> Result<()> {
+        serve(bench, TCP)?;
+        for flags in [tcp::ACK, tcp::FIN | tcp::ACK, tcp::RST, tcp::SYN | tcp::ACK, tcp::SYN | tcp::RST, 0] {
+            bench.expect_refused(&Frame::tcp(CLIENT, VIP, flags), Reason::NoFlow)?;
+        }
+        ensure!(bench.flows()?.is_empty());
+        Ok(())
+    }
+
+    fn a_new_generation_ends_the_flows_at_once(bench: &mut Bench) -> Result<()> {
+        let number = serve(bench, TCP)?;
+        establish(bench)?;
+        let mut backend = bench.backend(number)?;
+        backend.generation += 1;
+        bench.set_backend(number, backend)?;
+        bench.expect_refused(&Frame::tcp(BACKEND, CLIENT, tcp::ACK), Reason::FlowEnded)?;
+        ensure!(bench.flows()?.is_empty());
+        ensure!(bench.load(number)? == 0);
+        bench.expect_refused(&Frame::tcp(CLIENT, VIP, tcp::ACK), Reason::NoFlow)?;
+        let syn = Frame::tcp(CLIENT, VIP, tcp::SYN);
+        bench.expect_sent(&syn, &to_backend(syn.clone()))
+    }
+
+    fn one_client_port_through_two_vips_to_one_backend_is_refused_not_mixed_up(bench: &mut Bench) -> Result<()> {
+        serve(bench, TCP)?;
+        establish(bench)?;
+        let other_vip = SocketAddrV4::new(Ipv4Addr::new(10, 1, 0, 101), 80);
+        bench.serve(other_vip, TCP, Algorithm::RoundRobin, &[BACKEND])?;
+        bench.expect_refused(&Frame::tcp(CLIENT, other_vip, tcp::SYN), Reason::ReplyInUse)?;
+        let data = Frame::tcp(BACKEND, CLIENT, tcp::ACK).payload(b"mine");
+        bench.expect_sent(&data, &to_client(data.clone()))
+    }
+
+    fn a_flood_of_syns_evicts_embryos_and_never_an_established_flow(bench: &mut Bench) -> Result<()> {
+        let backend = serve(bench, TCP)?;
+        establish(bench)?;
+        let slots = Bench::BUCKETS * 8;
+        for number in 0..slots * 2 {
+            let host = Ipv4Addr::from(0x0b00_0000 + number);
+            bench.run(&Frame::tcp(SocketAddrV4::new(host, 7), VIP, tcp::SYN))?;
+        }
+        let data = Frame::tcp(CLIENT, VIP, tcp::ACK).payload(b"alive");
+        bench.expect_sent(&data, &to_backend(data.clone()))?;
+        let answer = Frame::tcp(BACKEND, CLIENT, tcp::ACK).payload(b"alive too");
+        bench.expect_sent(&answer, &to_client(answer.clone()))?;
+        // What was evicted was taken off the load: each flow in the table is whole, and counted once.
+        let flows = bench.flows()?;
+        let firsts = u32::try_from(flows.iter().filter(|(_, flow)| !flow.mark.is_reply()).count())?;
+        ensure!(flows.len() == 2 * firsts as usize, "{} flows, {firsts} of them first", flows.len());
+        ensure!(bench.load(backend)? == firsts, "load {} for {firsts} connections", bench.load(backend)?);
+        Ok(())
+    }
+}

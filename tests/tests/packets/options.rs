@@ -1,0 +1,156 @@
+//! IPv4 options: kept, whatever they are.
+
+use super::*;
+
+/// Options of one kind as a header holds them (RFC 791, section 3.1; RFC 2113; RFC 7126).
+const NO_OPERATIONS: [u8; 4] = [1, 1, 1, 0];
+const ROUTER_ALERT: [u8; 4] = [148, 4, 0, 0];
+const RECORD_ROUTE: [u8; 40] = {
+    let mut option = [0; 40];
+    (option[0], option[1], option[2]) = (7, 39, 4);
+    option
+};
+const TIMESTAMP: [u8; 12] = [68, 12, 5, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+const SOURCE_ROUTE: [u8; 8] = [131, 7, 4, 10, 1, 0, 1, 0];
+
+/// A whole connection whose packets, both ways, have these options.
+fn tcp_connection(bench: &mut Bench, options: &[u8]) -> Result<()> {
+    let backend = serve(bench, TCP)?;
+    for (flags, reply) in [(tcp::SYN, false), (tcp::SYN | tcp::ACK, true), (tcp::ACK, false), (tcp::ACK, true)] {
+        let payload = if flags == tcp::ACK { &b"odd"[..] } else { b"" };
+        if reply {
+            let frame = Frame::tcp(BACKEND, CLIENT, flags).payload(payload).ip_options(options);
+            bench.expect_sent(&frame, &to_client(frame.clone()))?;
+        } else {
+            let frame = Frame::tcp(CLIENT, VIP, flags).payload(payload).ip_options(options);
+            bench.expect_sent(&frame, &to_backend(frame.clone()))?;
+        }
+    }
+    ensure!(states(bench)? == [State::Established, State::Established]);
+    ensure!(bench.load(backend)? == 1);
+    Ok(())
+}
+
+fn datagrams(bench: &mut Bench, options: &[u8]) -> Result<()> {
+    serve(bench, UDP)?;
+    for checksum in [true, false] {
+        for length in [0, 1, 2, 1000] {
+            let payload = vec![0x5a; length];
+            let mut ask = Frame::udp(CLIENT, VIP).payload(&payload).ip_options(options);
+            ask.transport = Transport::Udp { sport: CLIENT.port(), dport: VIP.port(), checksum };
+            bench.expect_sent(&ask, &to_backend(ask.clone()))?;
+            let mut answer = Frame::udp(BACKEND, CLIENT).payload(&payload).ip_options(options);
+            answer.transport = Transport::Udp { sport: BACKEND.port(), dport: CLIENT.port(), checksum };
+            bench.expect_sent(&answer, &to_client(answer.clone()))?;
+        }
+    }
+    Ok(())
+}
+
+both_hooks! {
+    fn no_operations_are_kept_in_tcp(bench: &mut Bench) -> Result<()> {
+        tcp_connection(bench, &NO_OPERATIONS)
+    }
+
+    fn no_operations_are_kept_in_udp(bench: &mut Bench) -> Result<()> {
+        datagrams(bench, &NO_OPERATIONS)
+    }
+
+    fn a_router_alert_is_kept_in_tcp(bench: &mut Bench) -> Result<()> {
+        tcp_connection(bench, &ROUTER_ALERT)
+    }
+
+    fn a_router_alert_is_kept_in_udp(bench: &mut Bench) -> Result<()> {
+        datagrams(bench, &ROUTER_ALERT)
+    }
+
+    fn a_record_route_of_the_longest_header_is_kept_in_tcp(bench: &mut Bench) -> Result<()> {
+        tcp_connection(bench, &RECORD_ROUTE)
+    }
+
+    fn a_record_route_of_the_longest_header_is_kept_in_udp(bench: &mut Bench) -> Result<()> {
+        datagrams(bench, &RECORD_ROUTE)
+    }
+
+    fn a_timestamp_is_kept_in_tcp(bench: &mut Bench) -> Result<()> {
+        tcp_connection(bench, &TIMESTAMP)
+    }
+
+    fn a_timestamp_is_kept_in_udp(bench: &mut Bench) -> Result<()> {
+        datagrams(bench, &TIMESTAMP)
+    }
+
+    fn a_source_route_is_kept_in_tcp(bench: &mut Bench) -> Result<()> {
+        tcp_connection(bench, &SOURCE_ROUTE)
+    }
+
+    fn a_source_route_is_kept_in_udp(bench: &mut Bench) -> Result<()> {
+        datagrams(bench, &SOURCE_ROUTE)
+    }
+
+    fn every_length_of_options_is_kept(bench: &mut Bench) -> Result<()> {
+        serve(bench, TCP)?;
+        for words in 1..=10 {
+            let syn = Frame::tcp(CLIENT, VIP, tcp::SYN).ip_options(&vec![1; words * 4]);
+            bench.expect_sent(&syn, &to_backend(syn.clone()))?;
+        }
+        Ok(())
+    }
+
+    fn options_come_and_go_within_a_connection(bench: &mut Bench) -> Result<()> {
+        serve(bench, TCP)?;
+        establish(bench)?;
+        let plain = Frame::tcp(CLIENT, VIP, tcp::ACK).payload(b"plain");
+        bench.expect_sent(&plain, &to_backend(plain.clone()))?;
+        let options = plain.clone().ip_options(&ROUTER_ALERT);
+        bench.expect_sent(&options, &to_backend(options.clone()))?;
+        bench.expect_sent(&plain, &to_backend(plain.clone()))
+    }
+
+    fn fragments_with_options_follow_their_first_one(bench: &mut Bench) -> Result<()> {
+        serve(bench, UDP)?;
+        let ask = Frame::udp(CLIENT, VIP).payload(&[0xa5; 2000]).ip_options(&NO_OPERATIONS);
+        let sent = to_backend(ask.clone()).fragments(&[0, 1400]);
+        for (fragment, expected) in ask.fragments(&[0, 1400]).iter().zip(&sent) {
+            bench.expect_sent(fragment, expected)?;
+        }
+        Ok(())
+    }
+
+    fn a_client_whose_packet_with_options_is_over_age_is_the_stacks(bench: &mut Bench) -> Result<()> {
+        serve(bench, UDP)?;
+        let mut ask = Frame::udp(CLIENT, VIP).payload(b"old").ip_options(&NO_OPERATIONS);
+        ask.ttl = 1;
+        let outcome = bench.run(&ask)?;
+        ensure!(outcome.verdict == Verdict::Pass && outcome.bytes == ask.between(CLIENT, BACKEND).bytes());
+        ensure!(bench.reason(Reason::TtlExpired)? == 1);
+        Ok(())
+    }
+
+    fn options_to_others_go_up_unchanged(bench: &mut Bench) -> Result<()> {
+        serve(bench, TCP)?;
+        let other = SocketAddrV4::new(Ipv4Addr::new(10, 1, 0, 101), 80);
+        bench.expect_refused(&Frame::tcp(CLIENT, other, tcp::SYN).ip_options(&ROUTER_ALERT), Reason::NotOurs)?;
+        let igmp = Frame::other(Bench::CLIENT, Ipv4Addr::new(224, 0, 0, 22), 2).payload(&[0x22; 16]);
+        bench.expect_refused(&igmp.ip_options(&ROUTER_ALERT), Reason::OtherProtocol)
+    }
+
+    fn options_to_a_disabled_vip_end_there(bench: &mut Bench) -> Result<()> {
+        let service = Service { kind: Kind::Disabled as u8, ..Service::default() };
+        bench.set_service(VIP, 0, ServiceKey::WHOLE_VIP, service)?;
+        bench.expect_refused(&Frame::tcp(CLIENT, VIP, tcp::SYN).ip_options(&ROUTER_ALERT), Reason::Disabled)?;
+        let echo = Frame::other(Bench::CLIENT, Bench::VIP, 1).payload(&[8; 40]).ip_options(&ROUTER_ALERT);
+        bench.expect_refused(&echo, Reason::Disabled)
+    }
+
+    fn every_truncation_with_options_goes_up_unchanged(bench: &mut Bench) -> Result<()> {
+        serve(bench, TCP)?;
+        let whole = Frame::tcp(CLIENT, VIP, tcp::SYN).ip_options(&RECORD_ROUTE).bytes();
+        for length in 34..whole.len() {
+            let outcome = bench.run_bytes(&whole[..length])?;
+            ensure!(outcome.verdict == Verdict::Pass && outcome.bytes == whole[..length], "{length} bytes");
+        }
+        ensure!(bench.flows()?.is_empty());
+        Ok(())
+    }
+}
