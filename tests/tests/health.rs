@@ -123,6 +123,20 @@ both_hooks! {
         Ok(())
     }
 
+    fn a_host_that_is_gone_fails_checks_by_udp_too(hook) {
+        let run = Running::new(hook, 1, 2)?;
+        let gone = &run.lab.backends[0].namespace;
+        gone.ip("link set eth0 down")?;
+        run.lab.router.ip("neigh flush dev priv0")?;
+        let (_, listener, vip) = run.cloud.balanced(VIP, Listener { tags: FAST, ..UDP }, &[0, 1])?;
+        wait_for_status(&run, &listener, 0, "Inactive")?;
+        gone.ip("link set eth0 up")?;
+        wait_for_status(&run, &listener, 0, "Active")?;
+        assert_eq!(run.cloud.status(&listener, 1)?, "Active");
+        run.lab.client().ask_udp(vip)?;
+        Ok(())
+    }
+
     fn a_stopped_vm_is_inactive_and_not_checked(hook) {
         let mut run = Running::new(hook, 1, 2)?;
         let (_, listener, vip) = run.cloud.balanced(VIP, Listener { tags: FAST, ..WEB }, &[0, 1])?;

@@ -22,9 +22,13 @@ pub(crate) fn text(status: &Status) -> String {
         lines.push(service_line(*key, *prefix_len, service));
         for (_, backend) in backends_of(status, service) {
             let (traffic, load) = (backend.traffic, backend.load);
-            let leaving = if backend.chosen { "" } else { ", leaving" };
+            let state = match backend.chosen {
+                true => "",
+                false if backend.backend.is_down() => ", unhealthy",
+                false => ", leaving",
+            };
             lines.push(format!(
-                "  {:<21} {load} open{leaving}, {} made, in {} packets {} bytes, out {} packets {} bytes",
+                "  {:<21} {load} open{state}, {} made, in {} packets {} bytes, out {} packets {} bytes",
                 address(backend),
                 traffic.connections,
                 traffic.packets_in,
@@ -52,6 +56,7 @@ pub(crate) fn json(status: &Status) -> Value {
                 "number": number,
                 "address": address(backend),
                 "chosen": backend.chosen,
+                "healthy": !backend.backend.is_down(),
                 "open": backend.load,
                 "connections": backend.traffic.connections,
                 "packetsIn": backend.traffic.packets_in,
@@ -83,10 +88,12 @@ pub(crate) fn json(status: &Status) -> Value {
     })
 }
 
-/// Backends of a service, those that left it and still have connections among them.
+/// Backends of a service, unhealthy ones and those that left it and still have connections among them.
 fn backends_of<'a>(status: &'a Status, service: &'a Service) -> impl Iterator<Item = (&'a u32, &'a BackendStatus)> {
     let balances = service.kind == Kind::Balance as u8;
-    let listed = move |one: &BackendStatus| one.backend.service == service.number && (one.chosen || one.load > 0);
+    let listed = move |one: &BackendStatus| {
+        one.backend.service == service.number && (one.chosen || one.load > 0 || one.backend.is_down())
+    };
     status.backends.iter().filter(move |(_, one)| balances && listed(one))
 }
 

@@ -13,7 +13,7 @@
 //! with the same interval are spread over it. The number of checks that run at a time is bounded; should that not be
 //! enough, checks begin late, which [`Figures::late`] and the log tell.
 //!
-//! Touches the network by sockets of its own, the kernel's tables through the reconciler only.
+//! Touches the network by sockets of its own and asks `net` for neighbours; the kernel's tables through the reconciler only.
 
 mod board;
 mod prober;

@@ -3,7 +3,7 @@
 //! TCP: a connection that is made is a pass; it is reset at once, which leaves no socket in TIME_WAIT on the router.
 //! UDP: a datagram of one byte is sent. That it is answered proves the service, that it is not proves nothing, as only
 //! the service knows what it answers to: so silence passes, and what the network says against it (port, host or network
-//! unreachable) fails.
+//! unreachable, nobody on the link who has the address) fails.
 
 use std::{
     io,
@@ -25,7 +25,7 @@ use tokio::{
 use tracing::{info, warn};
 
 use super::{Finding, Shared, board::Check};
-use crate::state::Protocol;
+use crate::{net::Netlink, state::Protocol};
 
 /// What is sent to a UDP service.
 const DATAGRAM: [u8; 1] = [0];
@@ -56,6 +56,13 @@ pub(super) async fn run(shared: Arc<Shared>) {
     // Ends its tasks when this one ends.
     let mut checks = JoinSet::new();
     let mut told_late: Option<Instant> = None;
+    let net = match Netlink::open() {
+        Ok(net) => Some(net),
+        Err(error) => {
+            warn!(%error, "checks by UDP do not see hosts that are gone");
+            None
+        }
+    };
     loop {
         while checks.try_join_next().is_some() {}
         let next = shared.board().next();
@@ -80,9 +87,9 @@ pub(super) async fn run(shared: Arc<Shared>) {
             let running = most - places.available_permits();
             warn!(?late, running, most, "health checks begin late; longer intervals or shorter timeouts help");
         }
-        let shared = Arc::clone(&shared);
+        let (shared, net) = (Arc::clone(&shared), net.clone());
         checks.spawn(async move {
-            let finding = probe(check.protocol, check.address, check.timeout).await;
+            let finding = probe(net.as_ref(), check.protocol, check.address, check.timeout).await;
             drop(place);
             note(&shared, &check, &finding);
         });
@@ -114,7 +121,12 @@ fn note(shared: &Shared, check: &Check, finding: &Finding) {
 }
 
 /// One check.
-pub(super) async fn probe(protocol: Protocol, address: SocketAddrV4, patience: Duration) -> Finding {
+pub(super) async fn probe(
+    net: Option<&Netlink>,
+    protocol: Protocol,
+    address: SocketAddrV4,
+    patience: Duration,
+) -> Finding {
     let answer = async {
         match protocol {
             Protocol::Tcp => ask_tcp(address).await,
@@ -122,7 +134,14 @@ pub(super) async fn probe(protocol: Protocol, address: SocketAddrV4, patience: D
         }
     };
     match (timeout(patience, answer).await, protocol) {
-        (Ok(Ok(())), _) | (Err(_), Protocol::Udp) => Finding::Passed,
+        (Ok(Ok(())), _) => Finding::Passed,
+        // The kernel takes longer than most timeouts to say so by itself.
+        (Err(_), Protocol::Udp) => match net {
+            Some(net) if net.is_unresolved(*address.ip()).await => {
+                Finding::Failed("no host on the link has its address".to_owned())
+            }
+            _ => Finding::Passed,
+        },
         (Err(_), Protocol::Tcp) => Finding::Failed(format!("no connection within {} s", patience.as_secs())),
         (Ok(Err(error)), _) if is_ours(&error) => Finding::Inconclusive(error.to_string()),
         (Ok(Err(error)), _) => Finding::Failed(error.to_string()),

@@ -158,13 +158,13 @@ fn a_check_that_takes_longer_than_the_interval_is_not_doubled() {
 async fn tcp_passes_where_somebody_accepts_and_fails_where_nobody_listens() {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port is free");
     let address = local(listener.local_addr());
-    assert_eq!(prober::probe(Protocol::Tcp, address, SECOND).await, Finding::Passed);
+    assert_eq!(prober::probe(None, Protocol::Tcp, address, SECOND).await, Finding::Passed);
     // It is reset, so that nothing of it stays in TIME_WAIT.
     let (mut accepted, _) = listener.accept().expect("a connection came");
     let error = std::io::Read::read(&mut accepted, &mut [0]).expect_err("no orderly end");
     assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
     drop(listener);
-    let finding = prober::probe(Protocol::Tcp, address, SECOND).await;
+    let finding = prober::probe(None, Protocol::Tcp, address, SECOND).await;
     assert!(matches!(&finding, Finding::Failed(reason) if reason.contains("refused")), "{finding:?}");
 }
 
@@ -173,7 +173,7 @@ async fn udp_passes_on_an_answer_and_on_silence_and_fails_where_nobody_listens()
     let server = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port is free");
     let address = local(server.local_addr());
     let silence = Duration::from_millis(50);
-    assert_eq!(prober::probe(Protocol::Udp, address, silence).await, Finding::Passed);
+    assert_eq!(prober::probe(None, Protocol::Udp, address, silence).await, Finding::Passed);
     let answering = std::thread::spawn(move || {
         // The one before left its datagram.
         for _ in 0..2 {
@@ -182,9 +182,9 @@ async fn udp_passes_on_an_answer_and_on_silence_and_fails_where_nobody_listens()
         }
     });
     // Far beyond the test's patience, should the answer not end it.
-    assert_eq!(prober::probe(Protocol::Udp, address, 3600 * SECOND).await, Finding::Passed);
+    assert_eq!(prober::probe(None, Protocol::Udp, address, 3600 * SECOND).await, Finding::Passed);
     answering.join().expect("the server has ended, its port is closed");
-    let finding = prober::probe(Protocol::Udp, address, 3600 * SECOND).await;
+    let finding = prober::probe(None, Protocol::Udp, address, 3600 * SECOND).await;
     assert!(matches!(&finding, Finding::Failed(reason) if reason.contains("refused")), "{finding:?}");
 }
 

@@ -108,11 +108,7 @@ impl Netlink {
     /// Has the kernel resolve the next hop towards an address, or confirm what it knows, as if a packet had been sent:
     /// the fast path does not use the stack, so nobody else would. Without a route there is nothing to do.
     pub async fn confirm_neighbour(&self, address: Ipv4Addr) -> Result<(), NetError> {
-        let query = RouteMessageBuilder::<Ipv4Addr>::new().destination_prefix(address, 32).build();
-        let routes = self.handle.route().get(query).execute().try_collect::<Vec<_>>().await;
-        let Some((ifindex, neighbour)) =
-            routes.ok().as_deref().and_then(<[_]>::first).and_then(|r| next_hop(r, address))
-        else {
+        let Some((ifindex, neighbour)) = self.next_hop(address).await else {
             return Ok(());
         };
         // The kernel would make an entry that an operator set for good an ordinary one.
@@ -123,6 +119,23 @@ impl Netlink {
         let request = request.flags(NeighbourFlags::Use).state(NeighbourState::None);
         let confirmed = request.execute().await;
         confirmed.map_err(|error| failed(&format!("confirm the neighbour {neighbour}"), &error))
+    }
+
+    /// Whether nobody answers on the link for an address, or for the router that leads to it: packets to it are being
+    /// dropped.
+    pub async fn is_unresolved(&self, address: Ipv4Addr) -> bool {
+        let Some((ifindex, neighbour)) = self.next_hop(address).await else {
+            return false;
+        };
+        let state = self.neighbour(ifindex, neighbour).await;
+        matches!(state, Some(NeighbourState::Incomplete | NeighbourState::Failed))
+    }
+
+    /// The device and neighbour through which packets to an address go, if they go to another host.
+    async fn next_hop(&self, address: Ipv4Addr) -> Option<(u32, Ipv4Addr)> {
+        let query = RouteMessageBuilder::<Ipv4Addr>::new().destination_prefix(address, 32).build();
+        let routes = self.handle.route().get(query).execute().try_collect::<Vec<_>>().await;
+        next_hop(routes.ok()?.first()?, address)
     }
 
     /// The state of one neighbour entry, if there is one.

@@ -142,6 +142,7 @@ impl<K: KernelTables> Engine<K> {
         for (number, backend) in down {
             self.put_backend(*number, *backend)?;
         }
+        self.drop_down_and_left(tables);
         let first = Key::whole(tables.vip);
         let stale: Vec<Key> = self
             .services
@@ -204,6 +205,27 @@ impl<K: KernelTables> Engine<K> {
         Ok(())
     }
 
+    /// A backend that was down when it left its listener has no flows that could drain: its entry goes.
+    fn drop_down_and_left(&mut self, tables: &Tables) {
+        for entry in tables.services.values() {
+            let ServiceEntry::Balance { number: listener, .. } = entry else { continue };
+            let members = self.members.get(listener).into_iter().flatten().copied();
+            let left: Vec<u32> = members
+                .filter(|number| !tables.backends.contains_key(number) && self.kernel.backend(*number).is_down())
+                .collect();
+            for number in left {
+                self.free_backend(number);
+                self.forget_member(*listener, number);
+            }
+        }
+    }
+
+    fn free_backend(&mut self, number: u32) {
+        self.ended = true;
+        let generation = self.kernel.backend(number).generation.wrapping_add(1);
+        self.kernel.set_backend(number, Backend { generation, ..Backend::default() });
+    }
+
     fn put_service(&mut self, key: Key, entry: &ServiceEntry, now: Instant) -> Result<(), EngineError> {
         let ring: &[u32] = match entry {
             ServiceEntry::Balance { ring, .. } => ring,
@@ -256,9 +278,7 @@ impl<K: KernelTables> Engine<K> {
         }
         self.owners.remove(&held.number);
         for number in self.members.remove(&held.number).unwrap_or_default() {
-            self.ended = true;
-            let generation = self.kernel.backend(number).generation.wrapping_add(1);
-            self.kernel.set_backend(number, Backend { generation, ..Backend::default() });
+            self.free_backend(number);
         }
         Ok(())
     }

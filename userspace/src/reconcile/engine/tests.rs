@@ -239,6 +239,12 @@ fn flows_of_a_backend_that_is_down_end_once() {
     apply(&mut engine, &up);
     assert!(!engine.kernel.backend(1).is_down() && !engine.take_ended());
     assert_holds(&engine, &[up]);
+    // Left while it is down: nothing of it can drain.
+    apply(&mut engine, &down);
+    let left = vip(1, vec![round_robin(0, 80, &[(0, 1)])]);
+    apply(&mut engine, &left);
+    assert_eq!(engine.kernel.backend(1).addr, 0);
+    assert_holds(&engine, &[left]);
 }
 
 #[test]
