@@ -6,7 +6,7 @@ use std::{
 };
 use vipgate_tests::{
     both_hooks,
-    lab::{Client, ECHO, Listener, Result, Running, UDP, WEB, wait_until},
+    lab::{Client, ECHO, Listener, Result, Running, UDP, WEB, topology::PRIVATE_ROUTER, wait_until},
 };
 
 const VIP: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 10);
@@ -131,6 +131,8 @@ both_hooks! {
         let (_, listener, vip) = run.cloud.balanced(VIP, Listener { tags: FAST, ..UDP }, &[0, 1])?;
         wait_for_status(&run, &listener, 0, "Inactive")?;
         gone.ip("link set eth0 up")?;
+        // Its way to the clients went with the link.
+        gone.ip(&format!("route add default via {PRIVATE_ROUTER}"))?;
         wait_for_status(&run, &listener, 0, "Active")?;
         assert_eq!(run.cloud.status(&listener, 1)?, "Active");
         run.lab.client().ask_udp(vip)?;

@@ -14,7 +14,7 @@ use std::{
 use vipgate_tests::{
     both_hooks,
     lab::{
-        Cloud, Controller, ECHO, Hook, Lab, LabOptions, Result, Running, UDP, WEB, controller::PASSWORD,
+        Cloud, Controller, ECHO, Hook, Lab, LabOptions, Listener, Result, Running, UDP, WEB, controller::PASSWORD,
         vipgate_binary, wait_until,
     },
 };
@@ -56,6 +56,29 @@ fn status_tells_the_same_with_and_without_a_controller() -> Result<()> {
     assert_eq!(service["backends"][0]["connections"], 5);
     let text = vipgate(&lab, "status")?;
     assert!(String::from_utf8_lossy(&text.stdout).contains("10.1.0.10 tcp 80 roundrobin"));
+    Ok(())
+}
+
+#[test]
+fn status_tells_which_backends_are_unhealthy_and_how_the_checks_do() -> Result<()> {
+    let mut run = Running::new(Hook::Tc, 1, 2)?;
+    let tags = &["healthCheckInterval::1", "healthCheckTimeout::1"];
+    run.cloud.balanced(VIP, Listener { tags, ..WEB }, &[0, 1])?;
+    run.lab.backends[0].stop_web();
+    let found = wait_until("status to tell of it", Duration::from_secs(30), || {
+        let found = status(&run.lab)?;
+        anyhow::ensure!(found["checks"]["unhealthy"] == 1 && found["services"][0]["backends"][0]["healthy"] == false);
+        anyhow::ensure!(found["checks"]["perMinute"].as_u64() > Some(0), "{found}");
+        Ok(found)
+    })?;
+    assert_eq!(found["checks"]["backends"], 2);
+    assert_eq!(found["services"][0]["backends"][1]["healthy"], true);
+    let text = String::from_utf8_lossy(&vipgate(&run.lab, "status")?.stdout).into_owned();
+    assert!(text.contains("checks   2 backends, 1 unhealthy") && text.contains("0 open, unhealthy"), "{text}");
+    // Without a controller nobody checks, and what the kernel holds is told all the same.
+    run.controller.stop()?;
+    let found = status(&run.lab)?;
+    assert!(found["checks"].is_null() && found["services"][0]["backends"][0]["healthy"] == false, "{found}");
     Ok(())
 }
 

@@ -12,7 +12,7 @@ use vipgate::{
     config::Config,
     doctor::{self, DoctorError},
     loader::{self, Detached, LoadError, causes},
-    lock::{Lock, LockError},
+    lock::{self, Lock, LockError},
     logging,
     net::Netlink,
     serve::{ServeError, serve},
@@ -110,9 +110,10 @@ fn detach(bpffs: &Path, output: Output) -> Result<(), Failure> {
 
 fn print_status(bpffs: &Path, output: Output) -> Result<(), Failure> {
     let status = loader::status::read(bpffs)?.ok_or_else(|| nothing_pinned(bpffs))?;
+    let checks = lock::ask(bpffs).and_then(|said| serde_json::from_str(&said).ok());
     match output {
-        Output::Text => print!("{}", status::text(&status)),
-        Output::Json => println!("{}", status::json(&status)),
+        Output::Text => print!("{}", status::text(&status, checks.as_ref())),
+        Output::Json => println!("{}", status::json(&status, checks.as_ref())),
     }
     Ok(())
 }

@@ -63,7 +63,7 @@ pub enum ServeError {
 /// What keeps it from starting, or ends it; everything that was opened is closed again, and traffic goes on.
 pub async fn serve(config: Config) -> Result<(), ServeError> {
     let stop = stop_signal()?;
-    let _lock = Lock::take(&config.bpffs)?;
+    let lock = Lock::take(&config.bpffs)?;
     let listener = TcpListener::bind(config.listen)
         .await
         .map_err(|source| ServeError::Listen { address: config.listen, source })?;
@@ -80,6 +80,10 @@ pub async fn serve(config: Config) -> Result<(), ServeError> {
     let checks = Checks::default();
     let reconciler = Reconciler::start(plane, store.clone(), checks.clone()).await?;
     let _checking = checks.run(store.clone(), reconciler.clone());
+    let answering = lock.answer(move || serde_json::json!(checks.figures()).to_string());
+    let answering = answering.map_err(|source| ServeError::Io { what: "cannot answer `vipgate status`", source })?;
+    // Ends with the runtime.
+    tokio::spawn(answering);
     let state =
         RestState::new(store.clone(), Arc::new(Devices), Arc::new(reconciler.clone()), rest::Settings::default())?;
     first_password(&store, &config).await?;

@@ -1,16 +1,20 @@
-//! `vipgate status`: the loader's picture of the kernel, as lines for people or one JSON object.
+//! `vipgate status`: the loader's picture of the kernel and the running controller's checks, as lines for people or one
+//! JSON object.
 
 use std::{collections::BTreeMap, net::Ipv4Addr};
 
 use serde_json::{Value, json};
-use vipgate::loader::status::{BackendStatus, Status};
+use vipgate::{
+    health::Figures,
+    loader::status::{BackendStatus, Status},
+};
 use vipgate_abi::{
     flow::State,
     service::{Algorithm, Kind, Service, ServiceKey},
 };
 
-/// Lines for people.
-pub(crate) fn text(status: &Status) -> String {
+/// Lines for people. `checks`: of the running controller, if there is one.
+pub(crate) fn text(status: &Status, checks: Option<&Figures>) -> String {
     let mut lines = Vec::new();
     let devices: Vec<String> = status.links.iter().map(|(hook, device)| format!("{device} ({hook})")).collect();
     lines.push(format!("devices  {}", if devices.is_empty() { "none".to_owned() } else { devices.join(", ") }));
@@ -18,6 +22,17 @@ pub(crate) fn text(status: &Status) -> String {
         status.flows.iter().map(|(state, count)| format!("{count} {}", flow_state(*state))).collect();
     let used: u64 = status.flows.values().sum();
     lines.push(format!("flows    {used} of {} {}", status.flow_capacity, states.join(", ")));
+    if let Some(checks) = checks {
+        lines.push(format!(
+            "checks   {} backends, {} unhealthy, {} checks a minute, late by {} ms at most; {} passed, {} failed",
+            checks.backends,
+            checks.unhealthy,
+            checks.per_minute,
+            checks.late_milliseconds,
+            checks.passed,
+            checks.failed,
+        ));
+    }
     for (key, prefix_len, service) in &status.services {
         lines.push(service_line(*key, *prefix_len, service));
         for (_, backend) in backends_of(status, service) {
@@ -47,7 +62,7 @@ pub(crate) fn text(status: &Status) -> String {
 }
 
 /// The same as one object.
-pub(crate) fn json(status: &Status) -> Value {
+pub(crate) fn json(status: &Status, checks: Option<&Figures>) -> Value {
     let devices = status.links.iter().map(|(hook, device)| json!({ "name": device, "hook": hook }));
     let flows: BTreeMap<&str, u64> = status.flows.iter().map(|(state, count)| (flow_state(*state), *count)).collect();
     let services = status.services.iter().map(|(key, prefix_len, service)| {
@@ -82,6 +97,7 @@ pub(crate) fn json(status: &Status) -> Value {
     json!({
         "devices": devices.collect::<Vec<_>>(),
         "flows": { "capacity": status.flow_capacity, "states": flows },
+        "checks": checks,
         "services": services.collect::<Vec<_>>(),
         "drops": reasons(true),
         "passes": reasons(false),

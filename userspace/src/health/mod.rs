@@ -11,7 +11,7 @@
 //!
 //! No thread and no task waits for a backend's turn: one task sleeps until the next one of all. The turns of backends
 //! with the same interval are spread over it. The number of checks that run at a time is bounded; should that not be
-//! enough, checks begin late, which [`Figures::late`] and the log tell.
+//! enough, checks begin late, which [`Figures::late_milliseconds`] and the log tell.
 //!
 //! Touches the network by sockets of its own and asks `net` for neighbours; the kernel's tables through the reconciler only.
 
@@ -25,9 +25,10 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
-    time::{Duration, Instant},
+    time::Instant,
 };
 
+use serde::{Deserialize, Serialize};
 use tokio::{sync::Notify, task::AbortHandle};
 
 use self::board::Board;
@@ -59,12 +60,13 @@ struct Counts {
     failed: AtomicU64,
     inconclusive: AtomicU64,
     changed: AtomicU64,
-    /// Milliseconds.
-    late: AtomicU64,
+    per_minute: AtomicU64,
+    late_milliseconds: AtomicU64,
 }
 
 /// A moment's figures of the checks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Figures {
     /// Backends that are checked.
     pub backends: usize,
@@ -76,8 +78,10 @@ pub struct Figures {
     pub inconclusive: u64,
     /// How often a backend's health changed since the start.
     pub changed: u64,
-    /// How late the last check began.
-    pub late: Duration,
+    /// Checks begun a minute, of late.
+    pub per_minute: u64,
+    /// How late a check began at most, of late, in milliseconds.
+    pub late_milliseconds: u64,
 }
 
 /// A backend to check.
@@ -152,7 +156,8 @@ impl Checks {
             failed: of(&counts.failed),
             inconclusive: of(&counts.inconclusive),
             changed: of(&counts.changed),
-            late: Duration::from_millis(of(&counts.late)),
+            per_minute: of(&counts.per_minute),
+            late_milliseconds: of(&counts.late_milliseconds),
         }
     }
 

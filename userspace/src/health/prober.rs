@@ -24,13 +24,15 @@ use tokio::{
 };
 use tracing::{info, warn};
 
-use super::{Finding, Shared, board::Check};
+use super::{Counts, Finding, Shared, board::Check};
 use crate::{net::Netlink, state::Protocol};
 
 /// What is sent to a UDP service.
 const DATAGRAM: [u8; 1] = [0];
 /// Checks at a time: what 100,000 checks a minute need when nobody answers within the default timeout of 2 s, and some.
 const MOST: usize = 4096;
+/// Over which the rate of checks is measured.
+const WINDOW: Duration = Duration::from_secs(5);
 /// A check that begins later than this is told in the log,
 const LATE: Duration = Duration::from_secs(1);
 /// once in so long.
@@ -55,6 +57,7 @@ pub(super) async fn run(shared: Arc<Shared>) {
     let places = Arc::new(Semaphore::new(most));
     // Ends its tasks when this one ends.
     let mut checks = JoinSet::new();
+    let mut window = Window { since: Instant::now(), begun: 0, latest: Duration::ZERO };
     let mut told_late: Option<Instant> = None;
     let net = match Netlink::open() {
         Ok(net) => Some(net),
@@ -81,7 +84,7 @@ pub(super) async fn run(shared: Arc<Shared>) {
         let now = Instant::now();
         let Some(check) = shared.board().begin(now) else { continue };
         let late = now.saturating_duration_since(check.due);
-        shared.counts.late.store(u64::try_from(late.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
+        window.note(now, late, &shared.counts);
         if late > LATE && told_late.is_none_or(|at| at.elapsed() > TELL_LATE) {
             told_late = Some(now);
             let running = most - places.available_permits();
@@ -93,6 +96,28 @@ pub(super) async fn run(shared: Arc<Shared>) {
             drop(place);
             note(&shared, &check, &finding);
         });
+    }
+}
+
+/// Measures the rate and the delay of checks: what is told is what the last whole window saw.
+struct Window {
+    since: Instant,
+    begun: u64,
+    latest: Duration,
+}
+
+impl Window {
+    fn note(&mut self, now: Instant, late: Duration, counts: &Counts) {
+        self.begun += 1;
+        self.latest = self.latest.max(late);
+        let elapsed = now.saturating_duration_since(self.since);
+        if elapsed >= WINDOW {
+            let per_minute = self.begun as f64 * 60.0 / elapsed.as_secs_f64();
+            counts.per_minute.store(per_minute.round() as u64, Ordering::Relaxed);
+            let latest = u64::try_from(self.latest.as_millis()).unwrap_or(u64::MAX);
+            counts.late_milliseconds.store(latest, Ordering::Relaxed);
+            *self = Self { since: now, begun: 0, latest: Duration::ZERO };
+        }
     }
 }
 
