@@ -10,8 +10,9 @@ use crate::{
 use anyhow::{Context as _, Result};
 use std::fs;
 
-/// What was found worth keeping, and inputs that failed once: both are where an input's mutations start.
+/// Where mutations start: what was found worth keeping, inputs that lead far, and inputs that failed once.
 const CORPUS: &str = "fuzz/corpus/packets";
+const SEEDS: &str = "fuzz/seeds";
 const REGRESSIONS: &str = "fuzz/regressions";
 
 #[derive(Debug, clap::Args)]
@@ -26,7 +27,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let directory = root().join("ebpf");
     let corpus = directory.join(CORPUS);
     fs::create_dir_all(&corpus).with_context(|| format!("cannot make {}", corpus.display()))?;
-    let mut fuzz = cargo(&["fuzz", "run", "--features", "libfuzzer", "packets", CORPUS, REGRESSIONS, "--"]);
+    let mut fuzz = cargo(&["fuzz", "run", "--features", "libfuzzer", "packets", CORPUS, SEEDS, REGRESSIONS, "--"]);
     fuzz.current_dir(&directory).env("RUSTC_BOOTSTRAP", "1");
     fuzz.args(["-max_len=512", "-print_final_stats=1", &format!("-max_total_time={}", args.minutes * 60)]);
     run_command(&mut fuzz).with_context(|| {

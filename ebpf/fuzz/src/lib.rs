@@ -6,7 +6,7 @@
 //! Both hooks decide alike.
 //!
 //! The same function is the fuzz target (`cargo xtask fuzz`), a test over random inputs, and the test that replays
-//! `regressions/`: inputs that once failed.
+//! `regressions/`, inputs that once failed, and `seeds/`, inputs that lead where random ones seldom come.
 
 #[path = "../../../tests/src/packet/frame.rs"]
 pub mod frame;

@@ -31,8 +31,8 @@ fn frame(protocol: u8, src: SocketAddrV4, dst: SocketAddrV4, payload: &[u8]) -> 
     if protocol == UDP { Frame::udp(src, dst) } else { Frame::tcp(src, dst, tcp::SYN) }.payload(payload)
 }
 
-/// A world whose services have one backend, and a client's and a VIP's sockets there.
-fn world(client: u8, port: u16, protocol: u8) -> (World, SocketAddrV4, SocketAddrV4) {
+/// Makes the tables those of a service with one backend: a client's and the service's sockets.
+fn serve(client: u8, port: u16, protocol: u8) -> (SocketAddrV4, SocketAddrV4) {
     let mut world = World::new(7, 1);
     let number = if protocol == UDP { 8 } else { 0 };
     // Backend 9 is host 9 of the second network, at its second port; the service's ring has it alone.
@@ -40,7 +40,7 @@ fn world(client: u8, port: u16, protocol: u8) -> (World, SocketAddrV4, SocketAdd
     assert!(world.change(&Step::Serve { service: number, what: 0, ring: vec![9] }));
     let (vip, _, vip_port) = world::service(number);
     let client = SocketAddrV4::new(Ipv4Addr::from(world::address(client)), port);
-    (world, client, SocketAddrV4::new(Ipv4Addr::from(vip), vip_port))
+    (client, SocketAddrV4::new(Ipv4Addr::from(vip), vip_port))
 }
 
 /// Runs a frame that must be sent on: what leaves.
@@ -62,7 +62,7 @@ proptest! {
     ) {
         let _turn = turn();
         for hook in [Hook::Xdp, Hook::Tc] {
-            let (_world, client, vip) = world(client, port, protocol);
+            let (client, vip) = serve(client, port, protocol);
             let ask = frame(protocol, client, vip, &asked);
             let expected = ask.clone().between(client, BACKEND).forwarded(PRIVATE_MAC, mac(BACKEND));
             prop_assert_eq!(sent(hook, &ask, PUBLIC), expected.bytes());
@@ -84,7 +84,7 @@ proptest! {
     ) {
         let _turn = turn();
         for hook in [Hook::Xdp, Hook::Tc] {
-            let (_world, client, vip) = world(client, port, protocol);
+            let (client, vip) = serve(client, port, protocol);
             let ask = frame(protocol, client, vip, &asked);
             let mut translated = ask.clone().between(client, BACKEND);
             sent(hook, &ask, PUBLIC);
