@@ -3,7 +3,8 @@
 use super::{Client, Result, host::fetch};
 use anyhow::Context as _;
 use std::{
-    net::SocketAddrV4,
+    collections::BTreeMap,
+    net::{SocketAddrV4, UdpSocket},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -75,4 +76,103 @@ impl Drop for Load {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
     }
+}
+
+/// Numbered datagrams of one flow at a steady rate, each of which wants its answer.
+#[derive(Debug)]
+pub struct Datagrams {
+    client: SocketAddrV4,
+    stop: Arc<AtomicBool>,
+    answered: Arc<AtomicU64>,
+    thread: Option<JoinHandle<Result<DatagramReport>>>,
+}
+
+#[derive(Clone, Debug, Default)]
+pub struct DatagramReport {
+    pub answered: u64,
+    /// The numbers of those that had no answer.
+    pub lost: Vec<u64>,
+}
+
+/// Between two datagrams.
+const INTERVAL: Duration = Duration::from_micros(500);
+/// Unanswered ones at a time: less than any socket on their way holds, so that a busy machine loses none.
+const WINDOW: usize = 64;
+/// An answer that takes longer is lost.
+const ANSWER: Duration = Duration::from_secs(2);
+
+impl Datagrams {
+    pub fn start(client: &Client, vip: SocketAddrV4) -> Result<Self> {
+        let socket = client.namespace.within(|| {
+            let socket = UdpSocket::bind((client.address, 0)).context("cannot open a UDP socket")?;
+            socket.set_read_timeout(Some(INTERVAL))?;
+            socket.connect(vip)?;
+            Ok(socket)
+        })?;
+        let port = socket.local_addr()?.port();
+        let (stop, answered) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+        let (stopped, counted) = (Arc::clone(&stop), Arc::clone(&answered));
+        let thread = std::thread::spawn(move || exchange(&socket, &stopped, &counted));
+        Ok(Self { client: SocketAddrV4::new(client.address, port), stop, answered, thread: Some(thread) })
+    }
+
+    /// The flow's address at the client.
+    #[must_use]
+    pub fn client(&self) -> SocketAddrV4 {
+        self.client
+    }
+
+    /// Waits for `more` further answers.
+    pub fn wait_for(&self, more: u64) -> Result<()> {
+        let goal = self.answered.load(Ordering::Relaxed) + more;
+        super::wait_until("datagrams to be answered", Duration::from_secs(20), || {
+            let answered = self.answered.load(Ordering::Relaxed);
+            anyhow::ensure!(answered >= goal, "{answered} of {goal}");
+            Ok(())
+        })
+    }
+
+    /// Sends no more, waits for the last answers, and tells.
+    pub fn stop(mut self) -> Result<DatagramReport> {
+        self.stop.store(true, Ordering::Relaxed);
+        let thread = self.thread.take().context("a load is stopped once")?;
+        thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    }
+}
+
+impl Drop for Datagrams {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+    }
+}
+
+fn exchange(socket: &UdpSocket, stop: &AtomicBool, answered: &AtomicU64) -> Result<DatagramReport> {
+    let mut report = DatagramReport::default();
+    let mut waiting: BTreeMap<u64, Instant> = BTreeMap::new();
+    let (mut next, mut due) = (0_u64, Instant::now());
+    let end = due + LONGEST;
+    while !waiting.is_empty() || !(stop.load(Ordering::Relaxed) || Instant::now() > end) {
+        let now = Instant::now();
+        if !stop.load(Ordering::Relaxed) && now < end && now >= due && waiting.len() < WINDOW {
+            // What could not even be sent has no answer either.
+            let _ = socket.send(next.to_string().as_bytes());
+            waiting.insert(next, now);
+            next += 1;
+            // Not later than now, or a pause would be made up for in one burst.
+            due = (due + INTERVAL).max(now);
+            continue;
+        }
+        let mut answer = [0; 128];
+        let length = socket.recv(&mut answer).unwrap_or(0);
+        let text = String::from_utf8_lossy(&answer[..length]);
+        if let Some(number) = text.split(' ').next().and_then(|number| number.parse().ok())
+            && waiting.remove(&number).is_some()
+        {
+            report.answered += 1;
+            answered.fetch_add(1, Ordering::Relaxed);
+        }
+        let late = |_: &u64, sent: &mut Instant| sent.elapsed() > ANSWER;
+        report.lost.extend(waiting.extract_if(.., late).map(|(number, _)| number));
+    }
+    Ok(report)
 }

@@ -27,7 +27,7 @@ pub use bpffs::BpfDirectory;
 pub use cloud::{CHECKED_BY_WEB, Cloud, ECHO, Listener, UDP, WEB};
 pub use controller::{Controller, vipgate_binary};
 pub use host::{Backend, Client, Origin};
-pub use load::{Load, LoadReport};
+pub use load::{DatagramReport, Datagrams, Load, LoadReport};
 pub use netns::Namespace;
 pub use process::Process;
 pub use running::Running;

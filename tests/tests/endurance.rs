@@ -1,0 +1,110 @@
+//! Nothing is lost: the controller ends in every way, again and again, under traffic that is counted.
+
+use anyhow::{Context as _, ensure};
+use serde_json::Value;
+use std::{
+    collections::BTreeMap,
+    net::{Ipv4Addr, SocketAddrV4},
+};
+use vipgate_tests::{
+    both_hooks,
+    lab::{Datagrams, ECHO, Lab, Load, Result, Running, UDP, WEB, host::TcpSession, vipgate_binary},
+};
+
+const VIP: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 10);
+/// In each hook.
+const ROUNDS: usize = 50;
+/// TCP connections that stay through all rounds.
+const SESSIONS: usize = 8;
+
+both_hooks! {
+    fn fifty_ends_and_starts_lose_no_packet_no_connection_and_no_count(hook) {
+        let run = Running::new(hook, 1, 2)?;
+        let (_, balancer) = run.cloud.load_balancer(VIP)?;
+        for listener in [WEB, ECHO, UDP] {
+            let uuid = run.cloud.listener(&balancer, listener)?;
+            run.cloud.add_backends(&uuid, &[0, 1])?;
+        }
+        let Running { mut controller, lab, .. } = run;
+        let client = lab.client();
+        let connect = || client.tcp(SocketAddrV4::new(VIP, ECHO.port));
+        let mut sessions = (0..SESSIONS).map(|_| connect()).collect::<Result<Vec<_>>>()?;
+        let origins = sessions.iter_mut().map(TcpSession::ask).collect::<Result<Vec<_>>>()?;
+        let datagrams = Datagrams::start(client, SocketAddrV4::new(VIP, UDP.port))?;
+        let requests = Load::start(client, SocketAddrV4::new(VIP, WEB.port))?;
+        datagrams.wait_for(100)?;
+        requests.wait_for(10)?;
+
+        let flows: Vec<_> =
+            origins.iter().map(|origin| (origin.client, ECHO.port)).chain([(datagrams.client(), UDP.port)]).collect();
+        let mut counts = Counts::read(&lab, &flows)?;
+        for round in 0..ROUNDS {
+            if round % 2 == 0 {
+                controller.kill()?;
+            } else {
+                ensure!(controller.stop()?.success(), "an orderly end failed in round {round}");
+            }
+            datagrams.wait_for(20)?;
+            controller = lab.start_controller()?;
+            datagrams.wait_for(20)?;
+            for (session, origin) in sessions.iter_mut().zip(&origins) {
+                let answer = session.ask().with_context(|| format!("a connection broke in round {round}"))?;
+                ensure!(answer == *origin, "{answer:?} answers for {origin:?} in round {round}");
+            }
+            let next = Counts::read(&lab, &flows)?;
+            counts.check_grown(&next).with_context(|| format!("in round {round}"))?;
+            counts = next;
+        }
+        let (datagrams, requests) = (datagrams.stop()?, requests.stop()?);
+        ensure!(datagrams.lost.is_empty(), "{} of {} datagrams are lost", datagrams.lost.len(), datagrams.answered);
+        ensure!(requests.failures.is_empty(), "{:?}", requests.failures);
+        println!("{ROUNDS} rounds, {} datagrams, {} requests: none lost", datagrams.answered, requests.answered);
+        drop(controller);
+        Ok(())
+    }
+}
+
+/// What the kernel has counted at one moment.
+struct Counts(BTreeMap<String, u64>);
+
+impl Counts {
+    /// Those of all backends, and of the flows from these clients to these ports.
+    fn read(lab: &Lab, watched: &[(SocketAddrV4, u16)]) -> Result<Self> {
+        let mut counts = BTreeMap::new();
+        let status = ask(lab, "status")?;
+        for service in status["services"].as_array().context("services")? {
+            for backend in service["backends"].as_array().context("backends")? {
+                for what in ["connections", "packetsIn", "bytesIn", "packetsOut", "bytesOut"] {
+                    let name = format!("{what} of backend {} at {}", backend["number"], service["port"]);
+                    counts.insert(name, backend[what].as_u64().context("a count")?);
+                }
+            }
+        }
+        let flows = ask(lab, "flows")?;
+        let flows = flows["connections"].as_array().context("connections")?;
+        for (client, port) in watched {
+            let (client, vip) = (client.to_string(), SocketAddrV4::new(VIP, *port).to_string());
+            let flow = flows.iter().find(|flow| flow["client"] == client && flow["vip"] == vip);
+            let flow = flow.with_context(|| format!("the flow of {client} is lost"))?;
+            for what in ["packetsIn", "packetsOut"] {
+                counts.insert(format!("{what} of {client}"), flow[what].as_u64().context("a count")?);
+            }
+        }
+        Ok(Self(counts))
+    }
+
+    /// No count is missing or smaller in `next`.
+    fn check_grown(&self, next: &Self) -> Result<()> {
+        for (name, count) in &self.0 {
+            let now = next.0.get(name).with_context(|| format!("{name} is not counted any more"))?;
+            ensure!(now >= count, "{name}: {count} became {now}");
+        }
+        Ok(())
+    }
+}
+
+fn ask(lab: &Lab, command: &str) -> Result<Value> {
+    let mut vipgate = lab.router.command(vipgate_binary()?);
+    let output = vipgate.args([command, "--output", "json", "--bpffs"]).arg(lab.bpffs.path()).output()?;
+    serde_json::from_slice(&output.stdout).with_context(|| String::from_utf8_lossy(&output.stderr).into_owned())
+}
