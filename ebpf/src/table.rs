@@ -270,21 +270,31 @@ extern "C" fn claim(hash: u64, mask: u32, now: u32) -> u64 {
             }
             return NOTHING;
         }
-        let claimed = best_word.claimed();
-        // SAFETY: aligned word of FLOW_BUCKETS.
-        if unsafe { atomic::compare_and_swap(word, best_word.0, claimed.0) } {
-            let index = number * WAYS as u32 + best_way as u32;
-            if let Some(flow) = FLOWS.get_ptr_mut(index) {
-                // Rule 2. The flags stay: `part` reads them.
-                write_mark(flow, Mark::new(State::Busy, claimed.round(), 0, read_mark(flow).flags()));
-            }
-            if best_word.state() as u8 != State::Empty as u8 {
-                opaque(part(index, best_word.state() as u32));
-            }
+        let index = number * WAYS as u32 + best_way as u32;
+        if let Some(claimed) = take(index, word, best_word) {
             return (claimed.round() as u64) << 32 | index as u64;
         }
     }
     NOTHING
+}
+
+/// Claims the slot whose word was read as `held` (rule 1) and ends what its flow meant for others; `None`: another CPU
+/// was first.
+#[inline(always)]
+fn take(index: u32, word: *mut u64, held: Word) -> Option<Word> {
+    let claimed = held.claimed();
+    // SAFETY: aligned word of FLOW_BUCKETS.
+    if !unsafe { atomic::compare_and_swap(word, held.0, claimed.0) } {
+        return None;
+    }
+    if let Some(flow) = FLOWS.get_ptr_mut(index) {
+        // Rule 2. The flags stay: `part` reads them.
+        write_mark(flow, Mark::new(State::Busy, claimed.round(), 0, read_mark(flow).flags()));
+    }
+    if held.state() as u8 != State::Empty as u8 {
+        opaque(part(index, held.state() as u32));
+    }
+    Some(claimed)
 }
 
 /// Ends what the slot that left `state` meant for others: its connection's other direction, and the backend's load.
@@ -303,6 +313,7 @@ extern "C" fn part(index: u32, state: u32) -> u32 {
         let points_back = unsafe { (*peer.flow).peer } == index;
         let peer_is_reply = read_mark(peer.flow).is_reply();
         if points_back
+            && peer.mark.state() as u8 > State::Busy as u8
             && peer_is_reply != is_reply
             && let Some(left) = peer.move_to(State::Empty)
         {
@@ -330,13 +341,28 @@ pub fn remove(slot: &Slot) {
     opaque(remove_at(slot.index, slot.mark.0));
 }
 
+/// Claims the slot before it empties it: were it free at once, another CPU could write a new flow to it while `part`
+/// still reads the one that left.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn remove_at(index: u32, mark: u32) -> u32 {
-    if let Some(slot) = slot(index)
-        && let Some(left) = (Slot { mark: Mark(mark), ..slot }).move_to(State::Empty)
-    {
-        opaque(part(index, left as u32));
+    let (Some(slot), Some(word)) = (slot(index), word(index)) else {
+        return opaque(0);
+    };
+    let mut tries = 0;
+    // As in `move_to`.
+    while tries < 2 {
+        // SAFETY: aligned word of FLOW_BUCKETS.
+        let held = Word(unsafe { ptr::read_volatile(word) });
+        if held.round() != Mark(mark).round() || held.state() as u8 <= State::Busy as u8 {
+            break;
+        }
+        if let Some(claimed) = take(index, word, held) {
+            let slot = Slot { mark: Mark::new(State::Busy, claimed.round(), 0, 0), ..slot };
+            publish(&slot, State::Empty, held.tag(), held.seen(), 0);
+            break;
+        }
+        tries += 1;
     }
     opaque(0)
 }

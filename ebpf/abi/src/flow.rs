@@ -20,7 +20,8 @@
 //! # Race rules
 //! CPUs and the controller's sweeper meet in a slot without locks. x86-64 and arm64 write aligned words whole.
 //! 1. Who takes a slot compare-and-swaps its whole word to `Busy` with the next round; only the winner writes the
-//!    flow, and then stores the word that publishes it. Nobody touches a `Busy` slot.
+//!    flow, and then stores the word that publishes it. Nobody touches a `Busy` slot. Who removes a connection
+//!    claims a slot of it, too, so that what it reads there is the flow that it removes.
 //! 2. Who claimed a slot marks its flow dead before it writes it, and live after. Who reads a flow compares the mark's
 //!    round before and after copying it: a flow that was dead, or that was claimed in between, reads as a miss.
 //! 3. A hit stores only `seen`, as a 32-bit write of the word's upper half, and `touched`, a byte of the mark: it can delay
