@@ -14,7 +14,7 @@ use aya::{
         lpm_trie::{Key, LpmTrie},
         xdp::DevMap,
     },
-    programs::{SchedClassifier, Xdp, XdpMode},
+    programs::{Program, SchedClassifier, Xdp, XdpMode},
 };
 use nix::sched::{CloneFlags, unshare};
 use vipgate::loader::load_persistently;
@@ -135,8 +135,13 @@ impl Bench {
 
     /// The programs that the controller loads, with a small flow table.
     pub fn new(hook: Hook) -> Result<Self> {
+        Self::with_buckets(hook, Self::BUCKETS)
+    }
+
+    /// The same with so many flow buckets, a power of two.
+    pub fn with_buckets(hook: Hook, buckets: u32) -> Result<Self> {
         let program = hook.program();
-        let mut bench = Self::open(hook, PROGRAMS, Self::BUCKETS)?;
+        let mut bench = Self::open(hook, PROGRAMS, buckets)?;
         bench.load_program(hook, program)?;
         bench.load_program(Hook::Tc, maps::PROGRAM_EGRESS)?;
         bench.program = program;
@@ -407,6 +412,12 @@ impl Bench {
         Ok(LpmTrie::<_, ServiceKey, Service>::try_from(self.map(maps::SERVICES)?)?.remove(&key)?)
     }
 
+    /// Takes the tables that name the rings out of the bench; its program keeps them.
+    pub fn take_swap(&mut self) -> Result<Swap> {
+        let mut take = |name| self.ebpf.take_map(name).with_context(|| format!("the object has no map {name}"));
+        Ok(Swap { rings: take(maps::RINGS)?.try_into()?, services: take(maps::SERVICES)?.try_into()? })
+    }
+
     /// How often a reason was counted.
     pub fn reason(&mut self, reason: Reason) -> Result<u64> {
         let counters = PerCpuArray::<_, u64>::try_from(self.map(maps::REASONS)?)?;
@@ -447,6 +458,13 @@ impl Bench {
         Ok(flows)
     }
 
+    /// Every slot by its index: its word, and the flow in it.
+    pub fn slots(&mut self) -> Result<Vec<(Word, Flow)>> {
+        let words = self.array::<Bucket>(maps::FLOW_BUCKETS)?.iter().collect::<Result<Vec<_>, _>>()?;
+        let flows = self.array::<Flow>(maps::FLOWS)?.iter().collect::<Result<Vec<_>, _>>()?;
+        Ok(words.into_iter().flat_map(|bucket| bucket.words).map(Word).zip(flows).collect())
+    }
+
     /// Runs the hook's program once on a frame.
     pub fn run(&mut self, frame: &Frame) -> Result<Outcome> {
         self.run_bytes(&frame.bytes())
@@ -463,6 +481,22 @@ impl Bench {
     pub fn run_bytes(&mut self, bytes: &[u8]) -> Result<Outcome> {
         let (result, bytes) = self.test_run(self.hook, self.program, bytes, 1)?;
         Ok(Outcome { verdict: self.verdict(result.return_value), bytes })
+    }
+
+    /// The same from several threads at once.
+    pub fn run_shared(&self, frame: &Frame) -> Result<Outcome> {
+        let program = self.ebpf.program(self.program).with_context(|| format!("no program {}", self.program))?;
+        let bytes = frame.bytes();
+        let mut out = vec![0; bytes.len() + 64];
+        let options = TestRunOptions { data_in: Some(&bytes), data_out: Some(&mut out), ..TestRunOptions::new() };
+        let result = match program {
+            Program::Xdp(xdp) => xdp.test_run(options),
+            Program::SchedClassifier(tc) => tc.test_run(options),
+            _ => bail!("{} is of another kind", self.program),
+        }
+        .context("the test run failed")?;
+        out.truncate(result.data_size_out as usize);
+        Ok(Outcome { verdict: self.verdict(result.return_value), bytes: out })
     }
 
     fn verdict(&self, value: u32) -> Verdict {
@@ -535,6 +569,24 @@ impl Bench {
     }
 }
 
+/// The tables of a bench through which rings are swapped, while its program runs on other threads.
+#[allow(missing_debug_implementations, reason = "aya's maps have none")]
+pub struct Swap {
+    rings: Array<MapData, u32>,
+    services: LpmTrie<MapData, ServiceKey, Service>,
+}
+
+impl Swap {
+    /// Writes the service's ring, and then the service, as the controller does.
+    pub fn set(&mut self, vip: SocketAddrV4, protocol: u8, service: Service, ring: &[u32]) -> Result<()> {
+        for (index, backend) in (service.ring_base..).zip(ring) {
+            self.rings.set(index, backend, 0)?;
+        }
+        let key = ServiceKey::new(u32::from(*vip.ip()).to_be(), protocol, vip.port().to_be());
+        Ok(self.services.insert(&Key::new(ServiceKey::EXACT, key), service, 0)?)
+    }
+}
+
 /// Puts the calling thread into a network namespace of its own, which ends with the thread and with all that is in it.
 fn make_network() -> Result<()> {
     unshare(CloneFlags::CLONE_NEWNET).context("cannot make a network namespace (root needed)")?;
@@ -568,7 +620,7 @@ fn make_network() -> Result<()> {
 
 fn program<'a, P>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut P>
 where
-    &'a mut P: TryFrom<&'a mut aya::programs::Program>,
+    &'a mut P: TryFrom<&'a mut Program>,
 {
     let program = ebpf.program_mut(name).with_context(|| format!("the object has no program {name}"))?;
     program.try_into().ok().with_context(|| format!("{name} is of another kind"))

@@ -1,0 +1,173 @@
+//! Two CPUs in one bucket: the race rules of the flow table, on the real programs.
+
+use std::{
+    collections::BTreeMap,
+    net::{Ipv4Addr, SocketAddrV4},
+    sync::Barrier,
+    thread,
+};
+
+use anyhow::{Context as _, Result, ensure};
+use nix::{
+    sched::{CpuSet, sched_setaffinity},
+    unistd::Pid,
+};
+use vipgate_abi::{
+    flow::{self, Flow, FlowKey, State, Word},
+    hash,
+    service::Algorithm,
+};
+use vipgate_tests::packet::{Bench, Frame, Hook, Verdict, tcp};
+
+const TCP: u8 = 6;
+const UDP: u8 = 17;
+const VIP: SocketAddrV4 = SocketAddrV4::new(Bench::VIP, 80);
+const BACKENDS: [SocketAddrV4; 2] =
+    [SocketAddrV4::new(Ipv4Addr::new(10, 2, 0, 11), 8080), SocketAddrV4::new(Ipv4Addr::new(10, 2, 0, 12), 8080)];
+/// More connections than a bucket has room for.
+const CLIENTS: u16 = 10;
+const RUNS: u32 = 60_000;
+
+#[test]
+fn two_cpus_in_one_bucket_keep_the_race_rules_xdp() -> Result<()> {
+    hammer(Hook::Xdp)
+}
+
+#[test]
+fn two_cpus_in_one_bucket_keep_the_race_rules_tc() -> Result<()> {
+    hammer(Hook::Tc)
+}
+
+/// Opens, answers, uses, ends and evicts the same few connections from two CPUs at once, and looks at what is left.
+fn hammer(hook: Hook) -> Result<()> {
+    let mut bench = Bench::with_buckets(hook, 1)?;
+    let mut numbers = bench.serve(VIP, TCP, Algorithm::Maglev, &BACKENDS)?;
+    numbers.extend(bench.serve(VIP, UDP, Algorithm::Maglev, &BACKENDS)?);
+    let frames = frames();
+    let start = Barrier::new(2);
+    let strike = |cpu: usize| -> Result<BTreeMap<&'static str, u32>> {
+        pin(cpu)?;
+        start.wait();
+        let mut verdicts = BTreeMap::new();
+        let mut random = Random(0x9e37_79b9 + cpu as u64);
+        for _ in 0..RUNS {
+            let outcome = bench.run_shared(&frames[random.below(frames.len())])?;
+            let verdict = match outcome.verdict {
+                Verdict::Redirect => "sent",
+                Verdict::Pass => "passed",
+                Verdict::Drop => "dropped",
+                Verdict::Other(_) => "broken",
+            };
+            *verdicts.entry(verdict).or_default() += 1;
+        }
+        Ok(verdicts)
+    };
+    let verdicts = thread::scope(|scope| {
+        let other = scope.spawn(|| strike(1));
+        let own = strike(0);
+        let other = other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        Ok::<_, anyhow::Error>([own?, other?])
+    })?;
+    for verdicts in &verdicts {
+        ensure!(!verdicts.contains_key("broken"), "{verdicts:?}");
+        ensure!(verdicts.get("sent").is_some_and(|sent| *sent > RUNS / 20), "too little came through: {verdicts:?}");
+    }
+
+    let seed = bench.config()?.flow_seed;
+    let slots = bench.slots()?;
+    let mut live: BTreeMap<u32, u32> = BTreeMap::new();
+    for (index, (word, flow)) in (0..).zip(&slots) {
+        ensure!(word.0 as u8 != State::Busy as u8, "slot {index} is left to nobody");
+        if word.state() == State::Empty {
+            continue;
+        }
+        check_whole(*word, flow, seed).with_context(|| format!("slot {index}: {word:x?} {flow:?}"))?;
+        check_peer(index, flow, &slots).with_context(|| format!("slot {index}: {word:x?} {flow:?}"))?;
+        if !flow.mark.is_reply() && word.state().is_live() {
+            *live.entry(flow.backend).or_default() += 1;
+        }
+    }
+    for number in numbers {
+        let (load, found) = (bench.load(number)?, live.get(&number).copied().unwrap_or(0));
+        ensure!(load == found, "backend {number} counts {load} connections, the table holds {found}: {slots:x?}");
+    }
+    println!("{hook:?}: {verdicts:?}");
+    Ok(())
+}
+
+/// A flow says one thing only: its tag, its key and its rewrite belong together, and its mark to its word (rules 1, 2 and 4).
+fn check_whole(word: Word, flow: &Flow, seed: u64) -> Result<()> {
+    let marked = (flow.mark.state(), flow.mark.round());
+    ensure!(marked == (word.state(), word.round()), "the mark does not mirror the word");
+    ensure!(word.tag() == flow::tag(hash::flow(&flow.key, seed)), "the tag is another key's");
+    let (client, port) = (u32::from(Bench::CLIENT).to_be(), VIP.port().to_be());
+    let vip = u32::from(Bench::VIP).to_be();
+    let backend = |addr: u32| BACKENDS.iter().any(|backend| u32::from(*backend.ip()).to_be() == addr);
+    let key = &flow.key;
+    if !flow.mark.is_reply() {
+        ensure!((key.src, key.dst, key.dport) == (client, vip, port), "not a client's key");
+        ensure!((flow.new_src, flow.new_sport) == (client, key.sport), "the client's address is changed");
+        ensure!(backend(flow.new_dst), "sent to nobody");
+    } else {
+        ensure!(backend(key.src) && (key.dst, key.sport) == (client, BACKENDS[0].port().to_be()), "no backend's key");
+        ensure!((flow.new_src, flow.new_sport) == (vip, port), "not answered by the VIP");
+        ensure!((flow.new_dst, flow.new_dport) == (client, key.dport), "answered to another client");
+    }
+    Ok(())
+}
+
+/// Two flows that name each other are the two directions of one connection.
+fn check_peer(index: u32, flow: &Flow, slots: &[(Word, Flow)]) -> Result<()> {
+    let (word, peer) = slots.get(flow.peer as usize).context("a peer beyond the table")?;
+    if word.state() == State::Empty || peer.peer != index {
+        // The other direction was evicted in the moment in which this one was made: it ages out.
+        return Ok(());
+    }
+    ensure!(peer.mark.is_reply() != flow.mark.is_reply(), "both go the same way: {peer:?}");
+    ensure!((peer.backend, peer.generation) == (flow.backend, flow.generation), "of two backends: {peer:?}");
+    let mirrored =
+        FlowKey { src: flow.new_dst, dst: flow.new_src, sport: flow.new_dport, dport: flow.new_sport, ..flow.key };
+    ensure!(peer.key == mirrored, "not the other direction: {peer:?}");
+    Ok(())
+}
+
+/// Everything that may happen to the connections.
+fn frames() -> Vec<Frame> {
+    let mut frames = Vec::new();
+    for port in 0..CLIENTS {
+        let client = SocketAddrV4::new(Bench::CLIENT, 40_000 + port);
+        let fin = tcp::FIN | tcp::ACK;
+        // Opening twice as often: the others need what it makes.
+        for flags in [tcp::SYN, tcp::SYN, tcp::ACK, fin, tcp::RST] {
+            frames.push(Frame::tcp(client, VIP, flags));
+        }
+        frames.extend([Frame::udp(client, VIP), Frame::udp(client, VIP)]);
+        for backend in BACKENDS {
+            for flags in [tcp::SYN | tcp::ACK, tcp::ACK, fin, tcp::RST] {
+                frames.push(Frame::tcp(backend, client, flags));
+            }
+            frames.push(Frame::udp(backend, client));
+        }
+    }
+    frames
+}
+
+fn pin(cpu: usize) -> Result<()> {
+    let cpus = thread::available_parallelism()?.get();
+    ensure!(cpus > 1, "one CPU meets nobody");
+    let mut set = CpuSet::new();
+    set.set(cpu % cpus)?;
+    sched_setaffinity(Pid::from_raw(0), &set).context("cannot stay on one CPU")
+}
+
+/// Marsaglia's xorshift: the same numbers in each run.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, end: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        usize::try_from(self.0 >> 32).unwrap_or_default() % end
+    }
+}
