@@ -38,7 +38,7 @@ fn every_packet_during_a_swap_goes_to_a_backend_of_the_old_ring_or_the_new_tc() 
 /// A pool that shrinks and grows by one backend a swap, while a thread opens flows as fast as it can.
 fn swap_under_load(hook: Hook) -> Result<()> {
     let mut bench = Bench::with_buckets(hook, 1 << 12)?;
-    let numbers = BACKENDS.map(|host| bench.add_backend(address(host), 1)).collect::<Result<Vec<_>>>()?;
+    let numbers = serve(&mut bench)?;
     let mut swap = bench.take_swap()?;
     let all: BTreeSet<u8> = BACKENDS.collect();
     let mut pool = all.clone();
@@ -93,7 +93,7 @@ fn a_backend_that_goes_moves_its_own_flows_and_few_others() -> Result<()> {
     for pool in [all.clone(), all.iter().copied().filter(|host| *host != gone).collect()] {
         // A table of its own: no flow is known.
         let mut bench = Bench::with_buckets(Hook::Xdp, 1 << 12)?;
-        let numbers = BACKENDS.map(|host| bench.add_backend(address(host), 1)).collect::<Result<Vec<_>>>()?;
+        let numbers = serve(&mut bench)?;
         set(&mut bench.take_swap()?, &pool, &numbers, 0)?;
         chosen.push((0..POPULATION).map(|number| open(&bench, number)).collect::<Result<Vec<_>>>()?);
     }
@@ -111,6 +111,11 @@ fn a_backend_that_goes_moves_its_own_flows_and_few_others() -> Result<()> {
     // Maglev's paper (section 5.3, figure 12) has some per cent at 100 elements a backend; a plain modulus moves 90.
     ensure!(share(others) < 6.0, "{others} of {POPULATION} flows moved without need");
     Ok(())
+}
+
+/// A service of all backends; their numbers, in their order.
+fn serve(bench: &mut Bench) -> Result<Vec<u32>> {
+    bench.serve(VIP, UDP, Algorithm::Maglev, &BACKENDS.map(address).collect::<Vec<_>>())
 }
 
 /// Sends the first datagram of flow `number`: the host number of the backend that gets it.
