@@ -4,7 +4,7 @@ use super::{Api, Lab, Namespace, Process, Result, leftovers::next_number};
 use anyhow::Context as _;
 use nix::sys::signal::Signal;
 use std::{
-    env,
+    env, fs,
     os::unix::net::UnixDatagram,
     path::PathBuf,
     process::{Command, ExitStatus},
@@ -65,6 +65,14 @@ impl Controller {
     /// A client of its API that has not logged in.
     pub fn stranger(router: &Namespace) -> Result<Api> {
         Api::new(router, &format!("http://{LISTEN}"))
+    }
+
+    /// Bytes of memory that it has in use, as the kernel counts them.
+    pub fn resident(&self) -> Result<u64> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.process.id()))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("it has ended")?;
+        let kilobytes: u64 = line.trim().trim_end_matches(" kB").parse()?;
+        Ok(kilobytes * 1024)
     }
 
     /// SIGTERM, as systemd stops a service; its exit status.
