@@ -17,6 +17,7 @@ use vipgate_abi::{
 use crate::{
     count,
     maps::{BACKENDS, CONFIG},
+    offset::{self, TAG_LEN},
     packet::{ETH_LEN, L4_OFFSET, Packet, load, load_address, store, store_address},
     parse::{FRAGMENT_OFFSET, IPV4, TCP, UDP, VERSION_IHL},
     route::{self, Rewritten},
@@ -65,8 +66,9 @@ fn send<P: Packet>(packet: &mut P, outer: &Rewritten) -> Result<i32, Reason> {
     let Some(way_out) = route::port(route.port) else {
         return Err(Reason::NoNeighbour);
     };
-    let data = packet.data();
-    if data + L4_OFFSET > packet.data_end() {
+    let end = packet.data_end();
+    let (data, shift) = offset::behind_tags(packet.data(), end);
+    if data + L4_OFFSET > end {
         return Err(Reason::Malformed);
     }
     // SAFETY: both headers' bounds are checked just above; a route's MAC address is at an even address.
@@ -79,6 +81,9 @@ fn send<P: Packet>(packet: &mut P, outer: &Rewritten) -> Result<i32, Reason> {
         };
         change(data + ETH_LEN + 10, delta);
     }
+    if shift != 0 {
+        packet.untag(shift);
+    }
     Ok(packet.send(route.port, way_out))
 }
 
@@ -89,9 +94,11 @@ pub const NOBODY: Rewritten = Rewritten { src: 0, dst: 0, sport: 0, dport: 0 };
 /// addresses.
 #[inline(always)]
 pub fn turn_back<P: Packet>(packet: &mut P, outer: &mut Rewritten) -> u32 {
+    // With its tags, if it has any.
     packet.pull(QUOTE_END);
-    let data = packet.data();
+    packet.pull(QUOTE_END + 2 * TAG_LEN);
     let end = packet.data_end();
+    let (data, shift) = offset::behind_tags(packet.data(), end);
     if data + QUOTE_END > end {
         return 0;
     }
@@ -113,7 +120,7 @@ pub fn turn_back<P: Packet>(packet: &mut P, outer: &mut Rewritten) -> u32 {
         || protocol != ICMP
         // What follows the packet in its frame is not its checksum's to cover.
         || ip_len < QUOTE_END - ETH_LEN
-        || !packet.holds(data, 0, ip_len)
+        || !packet.holds(data, shift, ip_len)
         || !(kind == UNREACHABLE || kind == TIME_EXCEEDED || kind == PARAMETER_PROBLEM)
         || quoted_version_ihl != VERSION_IHL
         // Only a first fragment has ports.

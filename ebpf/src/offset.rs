@@ -29,6 +29,18 @@ pub fn is_tag(ethertype: u16) -> bool {
     ethertype == CUSTOMER_TAG || ethertype == SERVICE_TAG
 }
 
+/// Where a frame's Ethernet header would be without its tags, of which two are looked at, and their length.
+#[inline(always)]
+pub fn behind_tags(data: usize, end: usize) -> (usize, usize) {
+    if data + ETH_LEN + TAG_LEN > end || !is_tag(ethertype(data)) {
+        return (data, 0);
+    }
+    if data + ETH_LEN + 2 * TAG_LEN > end || !is_tag(ethertype(data + TAG_LEN)) {
+        return (data + TAG_LEN, TAG_LEN);
+    }
+    (data + 2 * TAG_LEN, 2 * TAG_LEN)
+}
+
 /// Parses a packet with tags or options.
 #[inline(always)]
 pub fn parse<P: Packet>(packet: &mut P) -> Result<Headers, Reason> {
@@ -41,17 +53,8 @@ fn find<P: Packet>(packet: &mut P) -> Result<Headers, Reason> {
     // The longest headers first; a short packet has only what it has.
     packet.pull(ETH_LEN + 2 * TAG_LEN + 20 + UDP_LEN);
     packet.pull(ETH_LEN + 2 * TAG_LEN + 60 + TCP_LEN);
-    let mut data = packet.data();
     let end = packet.data_end();
-    let mut shift = 0;
-    if data + ETH_LEN + TAG_LEN <= end && is_tag(ethertype(data)) {
-        data += TAG_LEN;
-        shift = TAG_LEN;
-        if data + ETH_LEN + TAG_LEN <= end && is_tag(ethertype(data)) {
-            data += TAG_LEN;
-            shift = 2 * TAG_LEN;
-        }
-    }
+    let (data, shift) = behind_tags(packet.data(), end);
     if data + ETH_LEN + 20 > end {
         return Err(Reason::Malformed);
     }

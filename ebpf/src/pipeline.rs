@@ -45,8 +45,9 @@ fn unparsed<P: Packet>(packet: &mut P, reason: Reason) -> i32 {
             return verdict as i32;
         }
     }
-    let data = packet.data();
-    if data + L4_OFFSET > packet.data_end() {
+    let end = packet.data_end();
+    let (data, _) = offset::behind_tags(packet.data(), end);
+    if data + L4_OFFSET > end {
         return count::verdict::<P>(reason);
     }
     // SAFETY: the destination address ends at L4_OFFSET, checked just above.
