@@ -46,7 +46,7 @@ pub(crate) enum Verdict {
 }
 
 impl Arriving {
-    /// Runs it through the pipeline. What the verdict, the counters and the packet's length say together is checked here.
+    /// Runs it through the pipeline. What the verdict and the counters say together is checked here.
     pub(crate) fn run(&self, hook: Hook) -> Outcome {
         let before = world::reasons();
         let _ = kernel::take_redirect();
@@ -66,7 +66,6 @@ impl Arriving {
             (Some(reason), None) if verdict == drop && reason.is_drop() => Verdict::Drop(reason),
             _ => panic!("{hook:?}: verdict {verdict}, counted {counted:?}, redirected to {redirect:?}"),
         };
-        assert_eq!(bytes.len(), self.bytes.len(), "a packet's length changed");
         Outcome { verdict, bytes }
     }
 
@@ -79,7 +78,7 @@ impl Arriving {
     fn run_tc(&self) -> (i32, Vec<u8>) {
         let mut buffer = self.socket_buffer();
         let verdict = pipeline::run(TcPacket(buffer.context()));
-        (verdict, buffer.bytes())
+        (verdict, buffer.on_wire())
     }
 
     /// Runs it through the egress program, as if the stack sent it: the packet that leaves, and whether it was an error
@@ -91,17 +90,18 @@ impl Arriving {
         let turned = icmp::turn_back(&mut TcPacket(buffer.context()), &mut outer) != 0;
         assert_eq!(world::reason_since(&before), None, "the stack's own packets are nothing to count");
         assert_eq!(kernel::take_redirect(), None, "the stack's own packets go their way");
-        (turned, buffer.bytes())
+        (turned, buffer.on_wire())
     }
 
     fn socket_buffer(&self) -> SocketBuffer {
         let whole = SocketBuffer::new(&self.bytes, self.bytes.len(), self.ifindex);
         match self.buffer {
-            None => whole,
+            None => whole.received(),
             Some(Buffer { linear, segments, segment_size, partial_checksum }) => {
                 SocketBuffer::new(&self.bytes, linear.into(), self.ifindex)
                     .segments(segments.into(), segment_size.into())
                     .checksum(if partial_checksum { Checksum::Partial } else { Checksum::Complete })
+                    .received()
             }
         }
     }

@@ -61,6 +61,15 @@ pub enum Step {
     Cut {
         bytes: u8,
     },
+    /// Puts VLAN tags into the next packet.
+    Tag {
+        tags: Tags,
+    },
+    /// The tags that a port's packets leave with.
+    PortTags {
+        port: u8,
+        tags: Tags,
+    },
     /// A client's packet to a service.
     Ask {
         client: u8,
@@ -95,6 +104,32 @@ pub enum Step {
     Raw {
         bytes: Vec<u8>,
     },
+}
+
+/// VLAN tags: how many (0x03, up to two), the outer one's type (0x04: 802.1ad), and their TCIs.
+#[derive(Clone, Copy, Debug)]
+pub struct Tags {
+    what: u8,
+    outer: u16,
+    inner: u16,
+}
+
+impl Tags {
+    /// TPID and TCI of each, the outer one first.
+    #[must_use]
+    pub fn words(&self) -> Vec<[u16; 2]> {
+        let inner = [0x8100, self.inner];
+        let outer = [if self.what & 4 == 0 { 0x8100 } else { 0x88a8 }, self.outer];
+        match self.what & 3 {
+            0 => Vec::new(),
+            1 => vec![outer],
+            _ => vec![outer, inner],
+        }
+    }
+
+    fn decode(input: &mut Reader<'_>) -> Option<Self> {
+        Some(Self { what: input.byte()?, outer: input.word()?, inner: input.word()? })
+    }
 }
 
 /// What a packet is like beyond its addresses.
@@ -179,6 +214,8 @@ impl Step {
                 let length = usize::from(input.byte()?);
                 Self::Raw { bytes: input.bytes(length)? }
             }
+            16 => Self::Tag { tags: Tags::decode(input)? },
+            17 => Self::PortTags { port: input.byte()?, tags: Tags::decode(input)? },
             _ => return Some(None),
         }))
     }

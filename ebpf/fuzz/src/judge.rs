@@ -83,8 +83,8 @@ fn judge(came: &Arriving, outcome: &Outcome, before: &Table, after: &Table) -> b
     };
     if translated {
         let moved = matches!(outcome.verdict, Verdict::Redirect(_));
-        // What leaves has left its tags here.
-        let old = &if moved { untagged(old) } else { old.clone() };
+        // What leaves has left its tags here, and has those of the way out, which `sent` saw.
+        let (old, new) = &if moved { (untagged(old), untagged(new)) } else { (old.clone(), new.clone()) };
         let partial = came.buffer.is_some_and(|buffer| buffer.partial_checksum);
         let (old_packet, new_packet) = translation(old, new, moved, partial);
         if old_packet.protocol == ICMP {
@@ -117,6 +117,8 @@ fn sent(came: &Arriving, new: &[u8], ifindex: u32) {
     );
     let port = (0..4).map(world::port_of).find(|port| port.ifindex == ifindex).expect("sent out of a port");
     assert_eq!(new[6..12], port.mac, "the source is the port's");
+    let tags: Vec<u8> = port.tags.into_iter().filter(|&tag| tag != 0).flat_map(u32::to_ne_bytes).collect();
+    assert_eq!(new[12..packet.at - 2], tags, "the tags are the port's");
     let next_hop = route.gateway.unwrap_or_else(|| kernel::neighbour(packet.dst));
     assert_eq!(new[0..6], next_hop, "the destination is the next hop's");
     if came.buffer.is_none_or(|buffer| buffer.segment_size == 0) {

@@ -10,6 +10,9 @@ use crate::{
     world::{self, PRIVATE, PUBLIC},
 };
 
+/// Where VLAN tags are in a frame.
+const TAGS: usize = 12;
+
 /// A packet that was sent on: as it came, as it left, and through which interface.
 #[derive(Clone, Debug)]
 pub(crate) struct Sent {
@@ -24,6 +27,7 @@ pub(crate) struct Traffic {
     pub(crate) sent: Vec<Sent>,
     mangles: Vec<(u8, u8)>,
     cut: usize,
+    tags: Vec<u8>,
 }
 
 impl Traffic {
@@ -32,6 +36,10 @@ impl Traffic {
         let mut packet = match step {
             Step::Mangle { offset, bits } => {
                 self.mangles.push((*offset, *bits));
+                return None;
+            }
+            Step::Tag { tags } => {
+                self.tags = tags.words().as_flattened().iter().flat_map(|word| word.to_be_bytes()).collect();
                 return None;
             }
             Step::Cut { bytes } => {
@@ -62,9 +70,16 @@ impl Traffic {
             Step::OwnError { about, kind, quoted } => {
                 error([10, 1, 0, 1], &self.sent(*about)?.left, *kind, *quoted, PRIVATE)?
             }
-            Step::Raw { bytes } => Arriving { bytes: bytes.clone(), ifindex: PUBLIC, buffer: None },
+            // Its tags are its own.
+            Step::Raw { bytes } => {
+                self.tags.clear();
+                Arriving { bytes: bytes.clone(), ifindex: PUBLIC, buffer: None }
+            }
             _ => return None,
         };
+        if !self.tags.is_empty() {
+            packet.bytes.splice(TAGS..TAGS, self.tags.drain(..));
+        }
         let length = packet.bytes.len().saturating_sub(std::mem::take(&mut self.cut));
         packet.bytes.truncate(length);
         for (offset, bits) in self.mangles.drain(..) {

@@ -120,6 +120,16 @@ impl SocketBuffer {
         self
     }
 
+    /// As the stack receives it: the first VLAN tag in the frame goes beside it (`skb_vlan_untag`).
+    #[must_use]
+    pub fn received(mut self) -> Self {
+        self.pull(ETH_LEN + 4);
+        if let Some([protocol, tci]) = self.take_tag() {
+            self.set_tag(protocol, u16::from_be(tci));
+        }
+        self
+    }
+
     /// The context to run a program with, which must end before the buffer is used again.
     pub fn context(&mut self) -> TcContext {
         TcContext { skb: SkBuff { skb: (&raw mut *self).cast() } }
@@ -129,6 +139,16 @@ impl SocketBuffer {
     #[must_use]
     pub fn bytes(&self) -> Vec<u8> {
         [&self.linear[..], &self.pages].concat()
+    }
+
+    /// All of its bytes as on the wire: with the VLAN tag that is beside them.
+    #[must_use]
+    pub fn on_wire(&self) -> Vec<u8> {
+        let mut bytes = self.bytes();
+        if self.skb.vlan_present != 0 {
+            bytes.splice(ETHERTYPE..ETHERTYPE, self.tag_beside().map(u16::to_ne_bytes).concat());
+        }
+        bytes
     }
 
     pub(crate) fn linear(&self) -> &[u8] {
@@ -168,14 +188,18 @@ impl SocketBuffer {
     /// `skb_vlan_push`: a tag beside the frame goes into it.
     pub(crate) fn push_tag(&mut self, protocol: u16, tci: u16) {
         if self.skb.vlan_present != 0 {
-            let inner = [self.skb.vlan_proto as u16, (self.skb.vlan_tci as u16).to_be()];
+            let inner = self.tag_beside();
             let (head, tail) = self.linear.split_at(ETHERTYPE);
-            let tag: Vec<u8> = inner.iter().flat_map(|word| word.to_ne_bytes()).collect();
-            self.linear = [head, &tag, tail].concat().into();
+            self.linear = [head, &inner.map(u16::to_ne_bytes).concat(), tail].concat().into();
             self.skb.len += 4;
             self.skb.protocol = u32::from(inner[0]);
         }
         self.set_tag(protocol, tci);
+    }
+
+    /// The tag beside the frame: type and TCI as they would be in it.
+    fn tag_beside(&self) -> [u16; 2] {
+        [self.skb.vlan_proto as u16, (self.skb.vlan_tci as u16).to_be()]
     }
 
     fn set_tag(&mut self, protocol: u16, tci: u16) {
