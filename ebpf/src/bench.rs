@@ -7,17 +7,22 @@
 use aya_ebpf::{
     bindings::{
         TC_ACT_SHOT,
-        xdp_action::{XDP_DROP, XDP_TX},
+        xdp_action::{XDP_DROP, XDP_PASS, XDP_TX},
     },
-    btf_maps::{Array, PerCpuArray},
+    btf_maps::{Array, LruHashMap, PerCpuArray},
     macros::{btf_map, classifier, xdp},
     programs::{TcContext, XdpContext},
 };
-use vipgate_abi::checksum::{delta16, delta32, update, update_udp};
+use vipgate_abi::{
+    checksum::{delta16, delta32, update, update_udp},
+    flow::FlowKey,
+    hash,
+};
 use vipgate_pipeline::{
-    packet::{ETH_LEN, Packet, store, store_address, store_mac},
-    parse::UDP,
-    pipeline,
+    maps,
+    packet::{ETH_LEN, L4_OFFSET, Packet, load, load_address, store, store_address, store_mac},
+    parse::{self, UDP},
+    pipeline, route, table,
     tc::TcPacket,
     xdp::XdpPacket,
 };
@@ -125,6 +130,79 @@ pub fn bench_empty_tc(ctx: TcContext) -> i32 {
         return i32::MAX;
     }
     TC_ACT_SHOT as i32
+}
+
+/// What the flow table is compared with: as many bytes of value as a flow has beside its key.
+#[btf_map]
+static BENCH_LRU: LruHashMap<FlowKey, [u64; 6], 8> = LruHashMap::new();
+
+/// Only what a lookup needs: parsing and the flow table.
+#[xdp]
+#[inline(always)]
+pub fn bench_table(ctx: XdpContext) -> u32 {
+    let mut packet = XdpPacket(ctx);
+    let (Some(()), Ok(headers), Some(config)) = (renew(&packet), parse::parse(&mut packet), maps::CONFIG.get(0)) else {
+        return u32::MAX;
+    };
+    let hash = hash::flow(&headers.key, config.flow_seed);
+    if table::lookup(headers.key.words(), hash, config.bucket_mask).is_some() { XDP_TX } else { XDP_PASS }
+}
+
+/// The same with the kernel's LRU hash table, which this fills, too.
+#[xdp]
+#[inline(always)]
+pub fn bench_lru(ctx: XdpContext) -> u32 {
+    let mut packet = XdpPacket(ctx);
+    if renew(&packet).is_none() {
+        return u32::MAX;
+    }
+    let Ok(headers) = parse::parse(&mut packet) else {
+        return u32::MAX;
+    };
+    if BENCH_LRU.get_ptr(&headers.key).is_some() {
+        return XDP_TX;
+    }
+    if BENCH_LRU.insert(&headers.key, &[0; 6], 0).is_err() { u32::MAX } else { XDP_PASS }
+}
+
+/// The least that sending a packet on takes: one fixed destination, no table. The limit of its hook.
+#[inline(always)]
+fn bare<P: Packet>(packet: &mut P) -> Option<i32> {
+    let data = packet.data();
+    if data + L4_OFFSET + 8 > packet.data_end() {
+        return None;
+    }
+    let port = route::port(OUT)?;
+    let sink = Mac(SINK);
+    // SAFETY: within the packet, checked above; UDP's checksum is 0 or stays as it is, which nobody checks here.
+    unsafe {
+        let old = load_address(data + ETH_LEN + 16);
+        let delta = route::depart(data, port, &sink.0)? + delta32(old, TARGET);
+        store(data + ETH_LEN + 10, update(load(data + ETH_LEN + 10), delta));
+        store_address(data + ETH_LEN + 16, TARGET);
+    }
+    Some(packet.send(OUT, port.ifindex))
+}
+
+/// The port that [`bare`] sends by, and to whom.
+const OUT: u16 = 2;
+const SINK: [u8; 6] = [0x02, 0, 0, 0, 2, 11];
+const TARGET: u32 = u32::from_ne_bytes([10, 2, 0, 11]);
+
+/// At an even address, as `depart` takes it.
+#[repr(align(2))]
+struct Mac([u8; 6]);
+
+#[xdp]
+#[inline(always)]
+pub fn bench_bare_xdp(ctx: XdpContext) -> u32 {
+    bare(&mut XdpPacket(ctx)).map_or(XDP_DROP, |verdict| verdict as u32)
+}
+
+#[classifier]
+#[inline(always)]
+pub fn bench_bare_tc(ctx: TcContext) -> i32 {
+    bare(&mut TcPacket(ctx)).unwrap_or(TC_ACT_SHOT as i32)
 }
 
 /// The router's MAC address, and the generator's.

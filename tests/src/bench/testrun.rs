@@ -14,6 +14,8 @@ const TCP: u8 = 6;
 const CLIENTS: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(10, 64, 0, 0), 1024);
 /// No service's.
 const ELSEWHERE: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(10, 77, 0, 1), 80);
+/// The network of all other VIPs.
+const OTHER_VIPS: Ipv4Addr = Ipv4Addr::new(10, 3, 0, 0);
 const VIP: SocketAddrV4 = SocketAddrV4::new(Bench::VIP, 80);
 
 /// What a case runs.
@@ -21,56 +23,119 @@ const VIP: SocketAddrV4 = SocketAddrV4::new(Bench::VIP, 80);
 enum Kind {
     /// Established connections, so many.
     Hit(u32),
-    /// New connections only, over a table that is always full.
-    Syn,
+    /// New connections only, so many in turn, over a table of half as many slots: it is always full.
+    Syn(u32),
     /// Traffic that is not ours.
-    Other,
+    Elsewhere,
+    /// To a VIP's port that nobody serves.
+    OtherPort,
 }
+
+impl Kind {
+    fn verdict(self) -> Verdict {
+        match self {
+            Self::Hit(_) | Self::Syn(_) => Verdict::Redirect,
+            Self::Elsewhere | Self::OtherPort => Verdict::Pass,
+        }
+    }
+
+    /// Packets in turn, and buckets of the flow table.
+    fn sizes(self) -> (u32, u32) {
+        match self {
+            Self::Hit(flows) => (flows, flows.max(128)),
+            Self::Syn(clients) => (clients, clients / 16),
+            Self::Elsewhere | Self::OtherPort => (1 << 10, 128),
+        }
+    }
+}
+
+/// A figure: its name, what runs, how many VIPs there are, and what it shall be at most, in XDP.
+struct Case(&'static str, Kind, u32, Option<f64>);
+
+const CASES: [Case; 11] = [
+    Case("hit, 1 flow", Kind::Hit(1), 1, Some(35.0)),
+    Case("hit, 65,536 flows", Kind::Hit(1 << 16), 1, Some(65.0)),
+    Case("hit, 1,048,576 flows", Kind::Hit(1 << 20), 1, Some(150.0)),
+    Case("hit, 65,536 flows, 1,000 VIPs", Kind::Hit(1 << 16), 1000, None),
+    Case("SYN, 1,024 clients, table full", Kind::Syn(1 << 10), 1, Some(250.0)),
+    Case("SYN, 65,536 clients, table full", Kind::Syn(1 << 16), 1, Some(250.0)),
+    Case("SYN, 1,048,576 clients, table full", Kind::Syn(1 << 20), 1, None),
+    Case("SYN, 1,024 clients, 1,000 VIPs", Kind::Syn(1 << 10), 1000, None),
+    Case("not ours", Kind::Elsewhere, 1, Some(20.0)),
+    Case("not ours, 1,000 VIPs", Kind::Elsewhere, 1000, Some(20.0)),
+    Case("a VIP's other port", Kind::OtherPort, 1, None),
+];
 
 /// Measures every case in turn, round by round.
 pub fn run(report: &mut Report, hook: Hook, effort: Effort) -> Result<()> {
-    let cases = [
-        ("hit, 1 flow", Kind::Hit(1), 35.0),
-        ("hit, 65,536 flows", Kind::Hit(1 << 16), 65.0),
-        ("hit, 1,048,576 flows", Kind::Hit(1 << 20), 150.0),
-        ("SYN", Kind::Syn, 250.0),
-        ("not ours", Kind::Other, 20.0),
-    ];
-    for (name, kind, goal) in cases {
+    for Case(name, kind, vips, goal) in CASES {
         let mut net = Series::default();
-        let mut bench = prepare(hook, kind)?;
+        let mut bench = prepare(hook, kind, vips)?;
         for _ in 0..effort.rounds {
             let empty = bench.time_empty(effort.packets)?;
             let (whole, verdict) = bench.time(effort.packets)?;
-            let expected = if kind == Kind::Other { Verdict::Pass } else { Verdict::Redirect };
-            ensure!(verdict == expected, "{name}: verdict {verdict:?}");
+            ensure!(verdict == kind.verdict(), "{name}: verdict {verdict:?}");
             net.push(whole - empty);
         }
-        let row = net.row(format!("{hook:?} test run: {name}"), "ns");
-        report.add(if hook == Hook::Xdp { row.at_most(goal) } else { row });
+        let row = net.row(format!("test run, {hook:?}: {name}"), "ns");
+        report.add(match goal {
+            Some(goal) if hook == Hook::Xdp => row.at_most(goal),
+            _ => row,
+        });
     }
     Ok(())
 }
 
-fn prepare(hook: Hook, kind: Kind) -> Result<Bench> {
-    let (count, buckets) = match kind {
-        Kind::Hit(flows) => (flows, flows.max(128)),
-        Kind::Syn => (1 << 20, 1 << 16),
-        Kind::Other => (1 << 10, 128),
+/// Measures lookups alone: our table beside the kernel's, both with the parsing that they need.
+pub fn tables(report: &mut Report, effort: Effort) -> Result<()> {
+    for (flows, text) in [(1, "1 flow"), (1 << 16, "65,536 flows"), (1 << 20, "1,048,576 flows")] {
+        let (mut own, mut other) = (Series::default(), Series::default());
+        let mut ours = prepare(Hook::Xdp, Kind::Hit(flows), 1)?;
+        ours.measure_lookups()?;
+        let mut lru = Bench::lru(2 << 20, &segments(VIP, flows, tcp::ACK))?;
+        lru.time(flows)?;
+        for _ in 0..effort.rounds {
+            for (bench, net) in [(&mut ours, &mut own), (&mut lru, &mut other)] {
+                let empty = bench.time_empty(effort.packets)?;
+                let (whole, verdict) = bench.time(effort.packets)?;
+                ensure!(verdict == Verdict::Other(XDP_TX), "{text}: verdict {verdict:?}");
+                net.push(whole - empty);
+            }
+        }
+        let name = |table: &str| format!("test run, lookup alone, {text}: {table}");
+        report.add(other.row(name("LRU_HASH"), "ns"));
+        report.add(own.row(name("our table"), "ns").beside("LRU_HASH", &own, &other));
+    }
+    Ok(())
+}
+
+/// What the lookup programs answer for a flow that they found.
+const XDP_TX: u32 = 3;
+
+fn prepare(hook: Hook, kind: Kind, vips: u32) -> Result<Bench> {
+    let (count, buckets) = kind.sizes();
+    let to = match kind {
+        Kind::Elsewhere => ELSEWHERE,
+        Kind::OtherPort => SocketAddrV4::new(*VIP.ip(), 81),
+        Kind::Hit(_) | Kind::Syn(_) => VIP,
     };
-    let segments = |flags| Packets {
-        first: Frame::tcp(CLIENTS, if kind == Kind::Other { ELSEWHERE } else { VIP }, flags),
-        count,
-        port_bits: 4,
-    };
-    let mut bench = Bench::benchmark(hook, buckets, &segments(tcp::SYN))?;
+    let mut bench = Bench::benchmark(hook, buckets, &segments(to, count, tcp::SYN))?;
     let backends: Vec<_> = (10..20).map(|host| SocketAddrV4::new(Ipv4Addr::new(10, 2, 0, host), 8080)).collect();
     bench.serve(VIP, TCP, Algorithm::RoundRobin, &backends)?;
+    for other in 1..vips {
+        let vip = Ipv4Addr::from_bits(OTHER_VIPS.to_bits() + other);
+        bench.serve(SocketAddrV4::new(vip, VIP.port()), TCP, Algorithm::RoundRobin, &backends[..1])?;
+    }
     if let Kind::Hit(flows) = kind {
         bench.time(flows)?;
         let made = bench.set_states(State::Established)?;
         ensure!(made >= flows * 2 / 100 * 99, "{made} flows of {flows} connections are in the table");
-        bench.set_packets(&segments(tcp::ACK))?;
+        bench.set_packets(&segments(to, count, tcp::ACK))?;
     }
     Ok(bench)
+}
+
+/// One segment of each of so many connections.
+fn segments(to: SocketAddrV4, count: u32, flags: u8) -> Packets {
+    Packets { first: Frame::tcp(CLIENTS, to, flags), count, port_bits: 4 }
 }

@@ -41,15 +41,9 @@ fn main() -> Result<()> {
     let wanted = |part| arguments.part.is_empty() || arguments.part.contains(&part);
     let mut report = Report::default();
     if wanted(Part::Testrun) {
-        for hook in [Hook::Xdp, Hook::Tc] {
-            // A thread of its own: the bench enters a network namespace and stays there.
-            std::thread::scope(|scope| {
-                scope
-                    .spawn(|| testrun::run(&mut report, hook, effort))
-                    .join()
-                    .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-            })?;
-        }
+        apart(|| testrun::run(&mut report, Hook::Xdp, effort))?;
+        apart(|| testrun::run(&mut report, Hook::Tc, effort))?;
+        apart(|| testrun::tables(&mut report, effort))?;
     }
     if wanted(Part::Wire) {
         wire::run(&mut report, effort)?;
@@ -58,4 +52,9 @@ fn main() -> Result<()> {
         report.write(path)?;
     }
     Ok(())
+}
+
+/// Runs on a thread of its own: what it makes enters network namespaces and stays there.
+fn apart(work: impl FnOnce() -> Result<()> + Send) -> Result<()> {
+    std::thread::scope(|scope| scope.spawn(work).join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
 }

@@ -14,7 +14,7 @@ use aya::{
         lpm_trie::{Key, LpmTrie},
         xdp::DevMap,
     },
-    programs::{Program, SchedClassifier, Xdp, XdpMode},
+    programs::{Program, SchedClassifier, TcAttachType, Xdp, XdpMode},
 };
 use nix::sched::{CloneFlags, unshare};
 use vipgate::loader::load_persistently;
@@ -155,12 +155,31 @@ impl Bench {
             Hook::Xdp => ("bench_xdp", "bench_empty_xdp"),
             Hook::Tc => ("bench_tc", "bench_empty_tc"),
         };
-        bench.load_program(hook, program)?;
-        bench.load_program(hook, empty)?;
         bench.program = program;
-        bench.empty = empty;
-        bench.set_packets(packets)?;
+        bench.load_measured(empty, packets)?;
         Ok(bench)
+    }
+
+    /// The kernel's LRU hash table with room for so many flows, instead of ours.
+    pub fn lru(entries: u32, packets: &Packets) -> Result<Self> {
+        make_network()?;
+        let mut bench = Self::load_sized(Hook::Xdp, BENCHMARK, 8, Some(("BENCH_LRU", entries)))?;
+        bench.program = "bench_lru";
+        bench.load_measured("bench_empty_xdp", packets)?;
+        Ok(bench)
+    }
+
+    fn load_measured(&mut self, empty: &'static str, packets: &Packets) -> Result<()> {
+        self.load_program(self.hook, self.program)?;
+        self.load_program(self.hook, empty)?;
+        self.empty = empty;
+        self.set_packets(packets)
+    }
+
+    /// From now on only the flow table's lookup is measured.
+    pub fn measure_lookups(&mut self) -> Result<()> {
+        self.program = "bench_table";
+        self.load_program(self.hook, self.program)
     }
 
     /// Other packets for the benchmark's programs.
@@ -207,13 +226,31 @@ impl Bench {
         Ok(bench)
     }
 
-    /// Attaches the XDP program natively to a device of the calling thread's namespace, until the bench goes.
+    /// Attaches the program to a device of the calling thread's namespace, XDP natively, until the bench goes.
     pub fn attach(&mut self, device: &str) -> Result<()> {
         let name = self.program;
-        program::<Xdp>(&mut self.ebpf, name)?
-            .attach(device, XdpMode::Driver)
-            .with_context(|| format!("cannot attach {name} to {device}"))?;
+        let failed = || format!("cannot attach {name} to {device}");
+        match self.hook {
+            Hook::Xdp => {
+                program::<Xdp>(&mut self.ebpf, name)?.attach(device, XdpMode::Driver).with_context(failed)?;
+            }
+            Hook::Tc => {
+                let program = program::<SchedClassifier>(&mut self.ebpf, name)?;
+                program.attach(device, TcAttachType::Ingress).with_context(failed)?;
+            }
+        }
         Ok(())
+    }
+
+    /// The least that a program of this hook can do to send packets on, without tables: its limit.
+    pub fn bare(hook: Hook) -> Result<Self> {
+        let mut bench = Self::load_object(hook, BENCHMARK, 8)?;
+        bench.program = match hook {
+            Hook::Xdp => "bench_bare_xdp",
+            Hook::Tc => "bench_bare_tc",
+        };
+        bench.load_program(hook, bench.program)?;
+        Ok(bench)
     }
 
     /// The benchmark's sink on a device of the calling thread's namespace.
@@ -264,7 +301,15 @@ impl Bench {
     }
 
     fn load_object(hook: Hook, object: &[u8], buckets: u32) -> Result<Self> {
-        let ebpf = EbpfLoader::new()
+        Self::load_sized(hook, object, buckets, None)
+    }
+
+    fn load_sized(hook: Hook, object: &[u8], buckets: u32, size: Option<(&str, u32)>) -> Result<Self> {
+        let mut loader = EbpfLoader::new();
+        if let Some((map, entries)) = size {
+            loader.map_max_entries(map, entries);
+        }
+        let ebpf = loader
             .map_max_entries(maps::FLOW_BUCKETS, buckets)
             .map_max_entries(maps::FLOWS, buckets * WAYS as u32)
             .map_max_entries(maps::RINGS, 1 << 16)
