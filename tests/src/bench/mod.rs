@@ -1,5 +1,6 @@
 //! The benchmark: speed as ratios and differences, measured in turns within one run.
 
+pub mod plot;
 mod report;
 pub mod testrun;
 pub mod wire;

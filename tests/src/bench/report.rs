@@ -118,6 +118,12 @@ impl Report {
         self.0.push(row);
     }
 
+    /// The figures so far.
+    #[must_use]
+    pub fn rows(&self) -> &[Row] {
+        &self.0
+    }
+
     /// Writes the rows as a JSON list.
     pub fn write(&self, path: &Path) -> Result<()> {
         let json = serde_json::to_string_pretty(&self.0)?;

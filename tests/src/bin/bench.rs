@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 use clap::{Parser, ValueEnum};
 use vipgate_tests::{
-    bench::{Effort, Report, testrun, wire},
+    bench::{Effort, Report, plot, testrun, wire},
     packet::Hook,
 };
 
@@ -24,6 +24,9 @@ struct Arguments {
     /// Writes the figures to this file.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// Draws the figures into this directory, a plot (SVG) for each group of them.
+    #[arg(long, value_name = "DIRECTORY")]
+    plots: Option<PathBuf>,
 }
 
 /// What is measured.
@@ -50,6 +53,9 @@ fn main() -> Result<()> {
     }
     if let Some(path) = &arguments.json {
         report.write(path)?;
+    }
+    if let Some(directory) = &arguments.plots {
+        plot::draw(report.rows(), directory)?;
     }
     Ok(())
 }

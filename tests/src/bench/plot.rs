@@ -1,0 +1,118 @@
+//! Plots of the figures: bars beside each other for what a group of rows compares.
+
+use std::{collections::BTreeMap, fs, ops::Range, path::Path};
+
+use anyhow::{Context as _, Result, anyhow};
+use plotters::{
+    coord::ranged1d::{IntoSegmentedCoord as _, SegmentValue},
+    prelude::{ChartBuilder, Color as _, IntoDrawingArea as _, RGBColor, Rectangle, SVGBackend, Text, TextStyle},
+    style::{BLACK, WHITE},
+};
+
+use super::Row;
+
+const OURS: RGBColor = RGBColor(0x1f, 0x77, 0xb4);
+const OTHERS: RGBColor = RGBColor(0xb0, 0xb0, 0xb0);
+const GOAL: RGBColor = RGBColor(0xd6, 0x27, 0x28);
+const WIDTH: u32 = 900;
+const ROW_HEIGHT: u32 = 26;
+const LABELS: u32 = 290;
+
+/// Draws every group of rows into a file of its own: those whose names are alike up to the last colon, and whose units
+/// are.
+pub fn draw(rows: &[Row], directory: &Path) -> Result<()> {
+    fs::create_dir_all(directory).with_context(|| format!("cannot make {}", directory.display()))?;
+    let mut groups: BTreeMap<(&str, &str), Vec<(&str, &Row)>> = BTreeMap::new();
+    for row in rows {
+        if let Some((group, label)) = row.name.rsplit_once(": ") {
+            groups.entry((group, row.unit)).or_default().push((label, row));
+        }
+    }
+    for ((group, unit), bars) in groups.iter().filter(|(_, bars)| bars.len() > 1) {
+        let path = directory.join(file_name(group, unit));
+        // The library's errors borrow the drawing.
+        chart(&path, &format!("{group} ({unit})"), bars).map_err(|error| anyhow!("{}: {error}", path.display()))?;
+    }
+    Ok(())
+}
+
+/// `wire, 1 UDP flow` in ns becomes `wire-1-udp-flow-ns.svg`.
+fn file_name(group: &str, unit: &str) -> String {
+    let text = format!("{group} {unit}").to_lowercase();
+    let words: Vec<_> = text.split(|c: char| !c.is_ascii_alphanumeric()).filter(|word| !word.is_empty()).collect();
+    words.join("-") + ".svg"
+}
+
+fn chart(path: &Path, title: &str, bars: &[(&str, &Row)]) -> Result<(), Box<dyn std::error::Error>> {
+    let longest = bars.iter().map(|(_, row)| row.max).fold(0.0, f64::max).max(1.0);
+    let count = i32::try_from(bars.len())?;
+    let height = u32::try_from(bars.len())? * ROW_HEIGHT + 80;
+    let area = SVGBackend::new(path, (WIDTH, height)).into_drawing_area();
+    area.fill(&WHITE)?;
+    let rows: Range<i32> = 0..count;
+    let mut chart = ChartBuilder::on(&area)
+        .caption(title, ("sans-serif", 18))
+        .margin(10)
+        .x_label_area_size(24)
+        .y_label_area_size(LABELS)
+        .build_cartesian_2d(0.0..longest * 1.12, rows.into_segmented())?;
+    let label = |at: &SegmentValue<i32>| match at {
+        SegmentValue::CenterOf(at) | SegmentValue::Exact(at) => {
+            // The first row is the topmost.
+            usize::try_from(count - 1 - at)
+                .ok()
+                .and_then(|at| bars.get(at))
+                .map_or(String::new(), |(label, _)| (*label).to_owned())
+        }
+        SegmentValue::Last => String::new(),
+    };
+    chart
+        .configure_mesh()
+        .disable_y_mesh()
+        .y_labels(bars.len())
+        .y_label_formatter(&label)
+        .label_style(("sans-serif", 13))
+        .draw()?;
+    for (at, (label, row)) in (0..count).rev().zip(bars) {
+        let (low, high) = (SegmentValue::Exact(at), SegmentValue::Exact(at + 1));
+        let color = if label.contains("vipgate") || label.contains("our ") { OURS } else { OTHERS };
+        let mut bar = Rectangle::new([(0.0, low.clone()), (row.median, high)], color.filled());
+        bar.set_margin(4, 4, 0, 0);
+        chart.draw_series([bar])?;
+        // From the least to the most that a round gave.
+        let mut spread =
+            Rectangle::new([(row.min, low), (row.max, SegmentValue::Exact(at + 1))], BLACK.mix(0.25).filled());
+        spread.set_margin(11, 11, 0, 0);
+        chart.draw_series([spread])?;
+        let text = format!("{:.*}", usize::from(row.median < 10.0), row.median);
+        let color = if row.goal_met == Some(false) { GOAL } else { BLACK };
+        let style = TextStyle::from(("sans-serif", 13)).color(&color);
+        chart.draw_series([Text::new(text, (row.max + longest * 0.01, SegmentValue::CenterOf(at)), style)])?;
+    }
+    area.present()?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bench::Series;
+
+    #[test]
+    fn rows_of_one_group_are_one_plot_and_single_rows_are_none() {
+        let mut series = Series::default();
+        [3.0, 1.0, 2.0].into_iter().for_each(|value| series.push(value));
+        let row = |name: &str| series.row(name, "ns");
+        let rows =
+            [row("wire, 1 flow: vipgate (xdp)"), row("wire, 1 flow: nftables"), row("alone: one"), row("no group")];
+        let directory = tempfile::tempdir().expect("a directory");
+        draw(&rows, directory.path()).expect("drawn");
+        let files: Vec<_> =
+            fs::read_dir(directory.path()).expect("read").flatten().map(|file| file.file_name()).collect();
+        assert_eq!(files, ["wire-1-flow-ns.svg"]);
+        let plot = fs::read_to_string(directory.path().join("wire-1-flow-ns.svg")).expect("read");
+        for text in ["wire, 1 flow (ns)", "vipgate (xdp)", "nftables", "2.0"] {
+            assert!(plot.contains(text), "no {text} in {plot}");
+        }
+    }
+}
