@@ -31,6 +31,16 @@ pub unsafe fn fetch_add(counter: *mut u64, value: u64) -> u64 {
     unsafe { target::fetch_add(counter, value) }
 }
 
+/// [`fetch_add`] for 32 bits; wraps.
+///
+/// # Safety
+/// `counter` points to map memory, aligned to 4 bytes.
+#[inline(always)]
+pub unsafe fn fetch_add32(counter: *mut u32, value: u32) -> u32 {
+    // SAFETY: as the caller promises.
+    unsafe { target::fetch_add32(counter, value) }
+}
+
 /// Adds to a 32-bit counter that other CPUs add to as well; wraps.
 ///
 /// # Safety
@@ -64,6 +74,12 @@ mod target {
     }
 
     #[inline(always)]
+    pub(super) unsafe fn fetch_add32(counter: *mut u32, value: u32) -> u32 {
+        // SAFETY: as the caller promises.
+        unsafe { atomic_xadd::<u32, u32, { SeqCst }>(counter, value) }
+    }
+
+    #[inline(always)]
     pub(super) unsafe fn add32(counter: *mut u32, value: u32) {
         // SAFETY: as the caller promises.
         unsafe { atomic_xadd::<u32, u32, { SeqCst }>(counter, value) };
@@ -87,6 +103,11 @@ mod target {
     pub(super) unsafe fn fetch_add(counter: *mut u64, value: u64) -> u64 {
         // SAFETY: as the caller promises.
         unsafe { AtomicU64::from_ptr(counter) }.fetch_add(value, SeqCst)
+    }
+
+    pub(super) unsafe fn fetch_add32(counter: *mut u32, value: u32) -> u32 {
+        // SAFETY: as the caller promises.
+        unsafe { AtomicU32::from_ptr(counter) }.fetch_add(value, SeqCst)
     }
 
     pub(super) unsafe fn add32(counter: *mut u32, value: u32) {

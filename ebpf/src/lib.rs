@@ -20,6 +20,7 @@ mod atomic;
 pub mod clock;
 mod count;
 mod fragment;
+mod hairpin;
 pub mod icmp;
 pub mod maps;
 mod offset;

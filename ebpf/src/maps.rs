@@ -54,6 +54,9 @@ pub static RINGS: Array<u32, { DEFAULT_RING_ELEMENTS as usize }, MMAPABLE> = Arr
 pub static CURSORS: Array<u64, { DEFAULT_SERVICES as usize }, 0> = Array::new();
 
 #[btf_map]
+pub static SERVICE_LOAD: Array<u32, { DEFAULT_SERVICES as usize }, MMAPABLE> = Array::new();
+
+#[btf_map]
 pub static PORTS: Array<Port, { MAX_PORTS as usize }, 0> = Array::new();
 
 #[btf_map]

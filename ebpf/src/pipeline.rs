@@ -14,7 +14,7 @@ use vipgate_abi::{
 use crate::{
     atomic,
     clock::jiffies,
-    count, icmp,
+    count, hairpin, icmp,
     maps::{BACKEND_LOAD, BACKENDS, CONFIG, INTEREST},
     offset,
     packet::{ETH_LEN, L4_OFFSET, Packet, load, load_address, store, store_address},
@@ -157,12 +157,15 @@ fn connect<P: Packet>(packet: &P, arrival: &Arrival) -> Result<u64, Reason> {
     let Some((number, backend)) = service::choose(service, &key) else {
         return Err(Reason::NoBackend);
     };
-    let rewritten = Rewritten { src: key.src, dst: backend.addr, sport: key.sport, dport: backend.port };
+    let mut rewritten = Rewritten { src: key.src, dst: backend.addr, sport: key.sport, dport: backend.port };
     let way = route::to_backend(packet, number, backend.generation, arrival, &rewritten);
     let Some((epoch, route)) = way else {
         return Err(Reason::Unroutable);
     };
-    let first = table::insert(arrival, &rewritten, &route, epoch, number, backend.generation)?;
+    hairpin::translate(packet, &key, route.port, arrival.hash, &mut rewritten);
+    service::admit(service.number, service.max_connections)?;
+    let inserted = table::insert(arrival, &rewritten, &route, epoch, number, backend.generation);
+    let first = inserted.inspect_err(|_| service::leave(backend.service))?;
     if let Some(load) = BACKEND_LOAD.get_ptr_mut(number) {
         // SAFETY: aligned element of BACKEND_LOAD.
         unsafe { atomic::add32(load, 1) };

@@ -24,7 +24,7 @@ use crate::{
 };
 
 /// AF_INET.
-const INET: u8 = 2;
+pub const INET: u8 = 2;
 
 /// The way out of a flow.
 #[derive(Clone, Copy)]

@@ -12,7 +12,7 @@ use vipgate_abi::{
 
 use crate::{
     atomic,
-    maps::{BACKEND_LOAD, BACKENDS, CURSORS, RINGS, SERVICES},
+    maps::{BACKEND_LOAD, BACKENDS, CURSORS, RINGS, SERVICE_LOAD, SERVICES},
     parse::{ACK, FIN, Headers, RST, SYN},
 };
 
@@ -38,6 +38,32 @@ pub fn lookup(headers: &Headers) -> Result<&'static Service, Reason> {
         return Err(Reason::NoBackend);
     }
     Ok(service)
+}
+
+/// Counts one more connection of a service that may have `most` (0: any number), exactly, however many CPUs ask at once:
+/// who finds that it was one too many takes it back.
+#[inline(always)]
+pub fn admit(number: u32, most: u32) -> Result<(), Reason> {
+    let Some(load) = SERVICE_LOAD.get_ptr_mut(number) else {
+        return Ok(());
+    };
+    // SAFETY: aligned element of SERVICE_LOAD.
+    let before = unsafe { atomic::fetch_add32(load, 1) };
+    // Below 0 is drift, which the sweeper corrects.
+    if most != 0 && before >= most && before as i32 >= 0 {
+        leave(number);
+        return Err(Reason::TooManyConnections);
+    }
+    Ok(())
+}
+
+/// Takes one connection off a service's load.
+#[inline(always)]
+pub fn leave(number: u32) {
+    if let Some(load) = SERVICE_LOAD.get_ptr_mut(number) {
+        // SAFETY: aligned element of SERVICE_LOAD.
+        unsafe { atomic::add32(load, u32::MAX) };
+    }
 }
 
 /// True for the address of a VIP that is Disabled.

@@ -13,9 +13,10 @@ use vipgate_abi::{
 
 use crate::{
     atomic,
-    maps::{BACKEND_LOAD, FLOW_BUCKETS, FLOWS},
+    maps::{BACKEND_LOAD, BACKENDS, FLOW_BUCKETS, FLOWS},
     pipeline::Arrival,
     route::{Rewritten, Route},
+    service,
     verifier::opaque,
 };
 
@@ -168,6 +169,12 @@ pub fn lookup(wanted: [u64; 2], hash: u64, mask: u32) -> Option<Slot> {
         NOWHERE => None,
         index => find(index, wanted),
     }
+}
+
+/// True when there is a flow whose key has these words: [`lookup`] with a smaller stack, where its speed does not matter.
+#[inline(always)]
+pub fn is_taken(wanted: [u64; 2], hash: u64, mask: u32) -> bool {
+    search(wanted[0], wanted[1], hash, mask) != NOWHERE
 }
 
 /// The flow in this slot, if its key has these words.
@@ -326,12 +333,15 @@ extern "C" fn part(index: u32, state: u32) -> u32 {
     opaque(0)
 }
 
-/// Takes one connection off a backend's load (rule 5).
+/// Takes one connection off a backend's load, and off its service's (rule 5).
 #[inline(always)]
 pub fn release(backend: u32) {
     if let Some(load) = BACKEND_LOAD.get_ptr_mut(backend) {
         // SAFETY: aligned element of BACKEND_LOAD.
         unsafe { atomic::add32(load, u32::MAX) };
+    }
+    if let Some(backend) = BACKENDS.get(backend) {
+        service::leave(backend.service);
     }
 }
 

@@ -4,15 +4,17 @@ use serde_json::json;
 use std::{
     collections::{BTreeMap, BTreeSet},
     io::{self, Read as _, Write as _},
-    net::{Ipv4Addr, Shutdown, TcpListener, TcpStream, UdpSocket},
+    net::{Ipv4Addr, Shutdown, SocketAddrV4, TcpListener, TcpStream, UdpSocket},
     time::Duration,
 };
 use vipgate_tests::{
     both_hooks,
-    lab::{CHECKED_BY_WEB, ECHO, Listener, Origin, Result, Running, UDP, WEB, host::TcpSession},
+    lab::{CHECKED_BY_WEB, ECHO, Listener, Origin, Result, Running, UDP, WEB, host::TcpSession, wait_until},
 };
 
 const VIP: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 10);
+/// The router in the backends' network.
+const PRIVATE_ROUTER: Ipv4Addr = Ipv4Addr::new(10, 2, 0, 1);
 const ALL: [usize; 3] = [0, 1, 2];
 /// Without a byte for so long, a transfer has failed.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -119,7 +121,7 @@ both_hooks! {
         run.cloud.add_backends(&udp_on_the_same_port, &[1])?;
 
         let client = run.lab.client();
-        let at = |port| std::net::SocketAddrV4::new(VIP, port);
+        let at = |port| SocketAddrV4::new(VIP, port);
         assert_eq!(client.curl(at(80))?.backend, "backend1");
         assert_eq!(client.curl(at(81))?.backend, "backend2");
         assert_eq!(client.ask_udp(at(80))?.backend, "backend2");
@@ -186,6 +188,66 @@ both_hooks! {
     fn a_large_datagram_and_its_answer_arrive_in_fragments(hook) {
         let run = Running::new(hook, 1, 1)?;
         mirror_datagram(&run, 20_000)
+    }
+
+    fn a_full_listener_lets_clients_wait_until_there_is_room(hook) {
+        let run = Running::new(hook, 1, 1)?;
+        let limited = Listener { tags: &["maxConnection::2", "healthCheckTarget::tcp:80"], ..ECHO };
+        let (_, listener, vip) = run.cloud.balanced(VIP, limited, &[0])?;
+        let client = run.lab.client();
+        let mut first = client.tcp(vip)?;
+        let mut second = client.tcp(vip)?;
+        assert!(client.tcp(vip).is_err(), "a third connection");
+        assert_eq!((first.ask()?.backend, second.ask()?.backend), ("backend1".into(), "backend1".into()));
+        drop(first);
+        wait_until("the room that the first one left", PATIENCE, || client.tcp(vip)?.ask())?;
+        run.cloud.change_tag(&listener, "maxConnection::0")?;
+        let mut more = (0..20).map(|_| client.tcp(vip)).collect::<Result<Vec<_>>>()?;
+        more.iter_mut().try_for_each(|session| session.ask().map(drop))?;
+        assert_eq!(second.ask()?.backend, "backend1");
+        Ok(())
+    }
+
+    fn a_client_in_the_backends_network_is_served(hook) {
+        let run = Running::new(hook, 1, 2)?;
+        let (_, balancer) = run.cloud.load_balancer(VIP)?;
+        for listener in [WEB, UDP] {
+            let uuid = run.cloud.listener(&balancer, listener)?;
+            run.cloud.add_backends(&uuid, &[0])?;
+        }
+        // Its neighbour, and the backend itself.
+        for client in [&run.lab.backends[1].namespace, &run.lab.backends[0].namespace] {
+            for _ in 0..10 {
+                let answer = client.run("curl", &format!("--silent --show-error --fail --max-time 3 http://{VIP}/"))?;
+                let origin: Origin = answer.parse()?;
+                assert_eq!((origin.backend.as_str(), *origin.client.ip()), ("backend1", PRIVATE_ROUTER));
+            }
+            let answer = client.within(|| {
+                let socket = UdpSocket::bind("0.0.0.0:0")?;
+                socket.set_read_timeout(Some(PATIENCE))?;
+                socket.connect((VIP, UDP.port))?;
+                socket.send(b"1")?;
+                let mut answer = [0; 128];
+                let length = socket.recv(&mut answer)?;
+                Ok(String::from_utf8_lossy(&answer[..length]).into_owned())
+            })?;
+            assert!(answer.starts_with(&format!("1 backend1 {PRIVATE_ROUTER}:")), "{answer}");
+        }
+        // Clients from elsewhere are still seen as they are.
+        let client = run.lab.client();
+        assert_eq!(*client.fetch(SocketAddrV4::new(VIP, WEB.port))?.client.ip(), client.address);
+        Ok(())
+    }
+
+    fn a_vip_answers_an_echo_request_while_it_is_enabled(hook) {
+        let run = Running::new(hook, 1, 1)?;
+        let (vip, _, _) = run.cloud.balanced(VIP, WEB, &[0])?;
+        let ping = || run.lab.client().namespace.run("ping", &format!("-c1 -W1 {VIP}"));
+        ping()?;
+        run.cloud.change_vip_state(&vip, "disable")?;
+        assert!(ping().is_err(), "a Disabled VIP answers");
+        run.cloud.change_vip_state(&vip, "enable")?;
+        wait_until("the VIP to answer", PATIENCE, || ping().map(drop))
     }
 
     fn jumbo_frames_carry_streams(hook) {

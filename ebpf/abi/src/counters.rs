@@ -79,6 +79,8 @@ reasons! {
     ReplyInUse = 13 Drop "reply_in_use",
     /// The flow's listener is gone, or its backend's flows were ended.
     FlowEnded = 14 Drop "flow_ended",
+    /// The listener has as many connections as it may: who waits and tries again gets in when one ends.
+    TooManyConnections = 15 Drop "too_many_connections",
 }
 
 /// Number of elements of the REASONS map; larger than the enum, so that reasons can be added without a new layout.

@@ -31,7 +31,7 @@
 //!    word's state while both are of one round. Whoever comes last has seen the last word.
 //!    `Closed` is left for `Busy` and `Empty` only: what comes late for a connection that is over does not revive it.
 //! 5. Who moves a connection's *first* flow (the one without [`FLAG_REPLY`]) from a live state to `Closed`, `Busy` or
-//!    `Empty` takes one off its backend's load: so it is taken off exactly once.
+//!    `Empty` takes one off its backend's and service's load: so it is taken off exactly once.
 //! 6. The next hop and the counters in a flow are written without claiming it, by CPUs that handle its packets; a torn
 //!    next hop cannot be seen because the writer stores the epoch that validates it last.
 //! 7. Two CPUs that meet the same new flow at once may both insert it: lookups use the first, the other is never hit

@@ -22,6 +22,8 @@ pub const BACKEND_TRAFFIC: &str = "BACKEND_TRAFFIC";
 pub const RINGS: &str = "RINGS";
 /// Array of u64 by service number, *sized*: the round-robin cursors.
 pub const CURSORS: &str = "CURSORS";
+/// Array of u32 by service number, mmapable, *sized* as CURSORS: live connections of each service.
+pub const SERVICE_LOAD: &str = "SERVICE_LOAD";
 /// Array of [`crate::port::Port`] by port number.
 pub const PORTS: &str = "PORTS";
 /// Hash: interface index (u32) to port number (u32).
@@ -43,7 +45,7 @@ pub const PROGRAM_EGRESS: &str = "vipgate_egress";
 pub const PROGRAM_CLOCK: &str = "vipgate_clock";
 
 /// Every map that is pinned: all of them.
-pub const PINNED: [&str; 16] = [
+pub const PINNED: [&str; 17] = [
     CONFIG,
     FLOW_BUCKETS,
     FLOWS,
@@ -55,6 +57,7 @@ pub const PINNED: [&str; 16] = [
     BACKEND_TRAFFIC,
     RINGS,
     CURSORS,
+    SERVICE_LOAD,
     PORTS,
     PORT_NUMBERS,
     TX_PORTS,

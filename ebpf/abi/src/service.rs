@@ -42,13 +42,13 @@ pub struct Service {
     /// One of [`Algorithm`]'s values.
     pub algorithm: u8,
     pub reserved: u16,
-    /// The listener's number: index of CURSORS.
+    /// The listener's number: index of CURSORS and SERVICE_LOAD.
     pub number: u32,
     /// First element of the service's ring in RINGS.
     pub ring_base: u32,
     /// Number of elements; 0: there is no backend.
     pub ring_len: u32,
-    /// Most connections at a time; 0: no limit. Kept for the API's maxConnection.
+    /// Most connections at a time, the API's maxConnection; 0: no limit.
     pub max_connections: u32,
     pub reserved2: u32,
 }

@@ -63,6 +63,7 @@ impl World {
         maps::BACKEND_TRAFFIC.allocate(BACKENDS as usize);
         maps::RINGS.allocate((SERVICES * RING) as usize);
         maps::CURSORS.allocate(SERVICES as usize);
+        maps::SERVICE_LOAD.allocate(SERVICES as usize);
         maps::PORTS.allocate(PORTS as usize);
         maps::INTEREST.allocate(interest::WORDS);
         maps::REASONS.allocate(REASON_SLOTS as usize);

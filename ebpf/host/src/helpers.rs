@@ -31,9 +31,12 @@ pub unsafe fn bpf_redirect(ifindex: u32, flags: u64) -> c_long {
     c_long::from(TC_ACT_REDIRECT)
 }
 
-/// `bpf_ipv4_fib_lookup` over [`kernel::route`].
+/// `bpf_ipv4_fib_lookup` over [`kernel::route`], of a kernel that knows no flags but the oldest.
 pub unsafe fn bpf_fib_lookup(context: *mut c_void, params: *mut FibLookup, size: c_int, flags: u32) -> c_long {
-    assert!(!context.is_null() && flags == 0);
+    assert!(!context.is_null());
+    if flags != 0 {
+        return EINVAL;
+    }
     // SAFETY: the caller gives its own structure.
     let params = unsafe { &mut *params };
     if size as usize != size_of::<FibLookup>() || params.family != AF_INET {

@@ -105,7 +105,7 @@ pub struct Bench {
     program: &'static str,
     /// The benchmark's prologue alone.
     empty: &'static str,
-    /// The generator's device.
+    /// The device that packets come in by, or leave by from a generator; 0: none.
     device: u32,
     next_backend: u32,
     next_service: u32,
@@ -284,9 +284,7 @@ impl Bench {
         frame[0..6].copy_from_slice(&Self::PUBLIC_MAC);
         frame[6..12].copy_from_slice(&Self::GATEWAY_MAC);
         frame[12] = 0x08;
-        // struct xdp_md: data, data_end, data_meta, ingress_ifindex, rx_queue_index, egress_ifindex.
-        let context: Vec<u8> =
-            [0, frame.len() as u32, 0, self.device, 0, 0].iter().flat_map(|field| field.to_ne_bytes()).collect();
+        let context = self.context(Hook::Xdp, frame.len() as u32);
         let options = TestRunOptions {
             data_in: Some(&frame),
             ctx_in: Some(&context),
@@ -488,6 +486,24 @@ impl Bench {
         Ok(self.array(maps::BACKEND_LOAD)?.get(&backend, 0)?)
     }
 
+    /// A service's live connections.
+    pub fn service_load(&mut self, service: u32) -> Result<u32> {
+        Ok(self.array(maps::SERVICE_LOAD)?.get(&service, 0)?)
+    }
+
+    pub fn set_service_load(&mut self, service: u32, connections: u32) -> Result<()> {
+        Ok(self.array(maps::SERVICE_LOAD)?.set(service, connections, 0)?)
+    }
+
+    /// Lets a listener have so many connections at a time; 0: any number.
+    pub fn limit(&mut self, vip: SocketAddrV4, protocol: u8, most: u32) -> Result<()> {
+        let key =
+            Key::new(ServiceKey::EXACT, ServiceKey::new(u32::from(*vip.ip()).to_be(), protocol, vip.port().to_be()));
+        let mut services = LpmTrie::<_, ServiceKey, Service>::try_from(self.map(maps::SERVICES)?)?;
+        let service = services.get(&key, 0)?;
+        Ok(services.insert(&key, Service { max_connections: most, ..service }, 0)?)
+    }
+
     /// Every flow in the table, with its slot word.
     pub fn flows(&mut self) -> Result<Vec<(Word, Flow)>> {
         let mut flows = Vec::new();
@@ -522,7 +538,7 @@ impl Bench {
         Ok(bytes)
     }
 
-    /// Runs the hook's program once on these bytes, as if they came in through pub0.
+    /// Runs the hook's program once on these bytes, as if they came in through a device.
     pub fn run_bytes(&mut self, bytes: &[u8]) -> Result<Outcome> {
         let (result, bytes) = self.test_run(self.hook, self.program, bytes, 1)?;
         Ok(Outcome { verdict: self.verdict(result.return_value), bytes })
@@ -556,6 +572,10 @@ impl Bench {
     fn test_run(&mut self, hook: Hook, name: &str, bytes: &[u8], repeat: u32) -> Result<(TestRunResult, Vec<u8>)> {
         let mut out = vec![0; bytes.len() + 64];
         let mut options = TestRunOptions { data_in: Some(bytes), data_out: Some(&mut out), ..TestRunOptions::new() };
+        let context = self.context(hook, u32::try_from(bytes.len())?);
+        if self.device != 0 {
+            options.ctx_in = Some(&context);
+        }
         options.repeat = repeat;
         let result = match hook {
             Hook::Xdp => program::<Xdp>(&mut self.ebpf, name)?.test_run(options),
@@ -564,6 +584,27 @@ impl Bench {
         .context("the test run failed")?;
         out.truncate(result.data_size_out as usize);
         Ok((result, out))
+    }
+
+    /// The context of a packet that comes in by the device.
+    fn context(&self, hook: Hook, length: u32) -> Vec<u8> {
+        let fields = match hook {
+            // struct xdp_md: data, data_end, data_meta, ingress_ifindex, rx_queue_index, egress_ifindex.
+            Hook::Xdp => vec![0, length, 0, self.device, 0, 0],
+            // struct __sk_buff: ifindex is the eleventh of 48 words.
+            Hook::Tc => (0..48).map(|word| if word == 10 { self.device } else { 0 }).collect(),
+        };
+        fields.iter().flat_map(|field: &u32| field.to_ne_bytes()).collect()
+    }
+
+    /// Lets packets come in by this device, instead of by none that the router has.
+    pub fn arrive_by(&mut self, device: &str) -> Result<()> {
+        if self.hook == Hook::Xdp {
+            // The kernel knows a receive queue of the device only while it carries a program.
+            self.attach(device)?;
+        }
+        self.device = ifindex(device)?;
+        Ok(())
     }
 
     /// Moves every flow in the table to a state, as traffic would.

@@ -41,8 +41,10 @@ macro_rules! both_hooks {
 mod balancing;
 mod connections;
 mod fragments;
+mod hairpin;
 mod icmp;
 mod jumbo;
+mod limits;
 mod malformed;
 mod options;
 mod rewriting;

@@ -16,7 +16,38 @@ pub struct FlowTable {
     buckets: Mapping<Bucket>,
     flows: Mapping<Flow>,
     backends: Mapping<Backend>,
-    load: Mapping<u32>,
+    backend_loads: Loads,
+    service_loads: Loads,
+}
+
+/// Live connections, by number of backend or service.
+#[derive(Debug)]
+pub struct Loads(Mapping<u32>);
+
+impl Loads {
+    /// How many numbers there are.
+    pub fn count(&self) -> u32 {
+        self.0.len()
+    }
+
+    /// Connections that are counted for a number.
+    pub fn get(&self, number: u32) -> u32 {
+        self.0.cell(number).map_or(0, |load| load.load(Ordering::Relaxed))
+    }
+
+    /// Takes connections off, never below 0.
+    pub fn take(&self, number: u32, connections: u32) {
+        if let Some(load) = self.0.cell(number) {
+            load.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |load| Some(load.saturating_sub(connections))).ok();
+        }
+    }
+
+    /// Adds connections; what a program took off below 0 comes back.
+    pub fn add(&self, number: u32, connections: u32) {
+        if let Some(load) = self.0.cell(number) {
+            load.fetch_add(connections, Ordering::Relaxed);
+        }
+    }
 }
 
 impl FlowTable {
@@ -25,7 +56,8 @@ impl FlowTable {
             buckets: mapping(dir, maps::FLOW_BUCKETS)?,
             flows: mapping(dir, maps::FLOWS)?,
             backends: mapping(dir, maps::BACKENDS)?,
-            load: mapping(dir, maps::BACKEND_LOAD)?,
+            backend_loads: Loads(mapping(dir, maps::BACKEND_LOAD)?),
+            service_loads: Loads(mapping(dir, maps::SERVICE_LOAD)?),
         })
     }
 
@@ -36,7 +68,8 @@ impl FlowTable {
             buckets: Mapping::anonymous(buckets),
             flows: Mapping::anonymous(buckets * WAYS as u32),
             backends: Mapping::anonymous(backends),
-            load: Mapping::anonymous(backends),
+            backend_loads: Loads(Mapping::anonymous(backends)),
+            service_loads: Loads(Mapping::anonymous(backends)),
         }
     }
 
@@ -81,13 +114,18 @@ impl FlowTable {
         self.backends.read(number)
     }
 
-    /// Live connections that are counted for a backend.
-    pub fn load(&self, number: u32) -> u32 {
-        self.load.cell(number).map_or(0, |load| load.load(Ordering::Relaxed))
+    /// Live connections of the backends.
+    pub fn backend_loads(&self) -> &Loads {
+        &self.backend_loads
     }
 
-    /// Empties a slot if its word still is `seen` (rule 4), and takes the flow that was in it off its backend's load
-    /// when it was the one that counts (rule 5). False: the slot changed in between and was left alone.
+    /// Live connections of the services.
+    pub fn service_loads(&self) -> &Loads {
+        &self.service_loads
+    }
+
+    /// Empties a slot if its word still is `seen` (rule 4), and takes the flow that was in it off its backend's and
+    /// service's load when it was the one that counts (rule 5). False: the slot changed in between and was left alone.
     pub fn empty(&self, slot: u32, seen: Word, flow: &Flow) -> bool {
         let Some(word) = self.slot(slot) else {
             return false;
@@ -98,7 +136,10 @@ impl FlowTable {
         }
         self.mirror(slot);
         if !flow.mark.is_reply() && seen.state().is_live() {
-            self.unload(flow.backend, 1);
+            self.backend_loads.take(flow.backend, 1);
+            if let Some(backend) = self.backend(flow.backend) {
+                self.service_loads.take(backend.service, 1);
+            }
         }
         true
     }
@@ -111,20 +152,6 @@ impl FlowTable {
         // Ends: once nothing changes the mark in between, the swap succeeds.
         let follow = |mark| Mark(mark).following(Word(word.load(Ordering::Acquire))).map(|new| new.0);
         mark.fetch_update(Ordering::AcqRel, Ordering::Acquire, follow).ok();
-    }
-
-    /// Takes connections off a backend's load, never below 0.
-    pub fn unload(&self, number: u32, connections: u32) {
-        if let Some(load) = self.load.cell(number) {
-            load.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |load| Some(load.saturating_sub(connections))).ok();
-        }
-    }
-
-    /// Adds connections to a backend's load.
-    pub fn add_load(&self, number: u32, connections: u32) {
-        if let Some(load) = self.load.cell(number) {
-            load.fetch_add(connections, Ordering::Relaxed);
-        }
     }
 
     fn slot(&self, slot: u32) -> Option<&AtomicU64> {

@@ -39,7 +39,7 @@ pub use self::{
     connections::{Connection, hz, read_connections},
     error::{AttachError, LoadError, TableError, causes},
     ethtool::{Driver, driver},
-    flows::FlowTable,
+    flows::{FlowTable, Loads},
     mapping::Mapping,
     object::load_persistently,
     ports::Ports,

@@ -52,6 +52,7 @@ fn shapes(sizes: Sizes) -> Vec<Shape> {
         shape(maps::BACKEND_TRAFFIC, index, size_of::<Traffic>(), sizes.backends, true),
         shape(maps::RINGS, index, size_of::<u32>(), sizes.ring_elements, true),
         shape(maps::CURSORS, index, size_of::<u64>(), sizes.services, true),
+        shape(maps::SERVICE_LOAD, index, size_of::<u32>(), sizes.services, true),
         shape(maps::PORTS, index, size_of::<Port>(), maps::MAX_PORTS, false),
         shape(maps::PORT_NUMBERS, index, size_of::<u32>(), maps::MAX_PORTS, false),
         // ifindex and program, since Linux 5.8.

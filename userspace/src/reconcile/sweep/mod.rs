@@ -5,7 +5,7 @@
 //! for the time. It meets the programs by the race rules of `vipgate_abi::flow`.
 //!
 //! Every [`DEEP_EVERY`] passes, and at once when the reconciler ended flows, a *deep* pass reads every flow: it removes
-//! those of past generations and corrects the backends' load should it have drifted from what the table holds.
+//! those of past generations and corrects the backends' and services' load should it have drifted from what the table holds.
 
 use std::{
     collections::HashMap,
@@ -18,9 +18,12 @@ use std::{
 };
 
 use tracing::{debug, error, warn};
-use vipgate_abi::flow::{Flow, State, WAYS, Word};
+use vipgate_abi::{
+    backend::Backend,
+    flow::{Flow, State, WAYS, Word},
+};
 
-use crate::loader::{self, FlowTable, LoadError, Plane};
+use crate::loader::{self, FlowTable, LoadError, Loads, Plane};
 
 /// Time of one pass over the table: how late a flow may be found to be over.
 const PASS: Duration = Duration::from_secs(5);
@@ -178,13 +181,31 @@ struct Pass<'a> {
     count: Option<Count>,
 }
 
-/// What a deep pass saw of backends' connections.
+/// What a deep pass saw of connections.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Count {
+    backends: Tally,
+    services: Tally,
+}
+
+/// The same by number of backend, or of service.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Tally {
     /// Loads at the pass's start, those that were not 0.
     before: HashMap<u32, u32>,
     /// Connections in the table.
     found: HashMap<u32, u32>,
+}
+
+impl Tally {
+    fn start(loads: &Loads) -> Self {
+        let all = (0..loads.count()).map(|number| (number, loads.get(number)));
+        Self { before: all.filter(|(_, load)| *load != 0).collect(), found: HashMap::new() }
+    }
+
+    fn note(&mut self, number: u32) {
+        *self.found.entry(number).or_default() += 1;
+    }
 }
 
 impl<'a> Pass<'a> {
@@ -193,10 +214,8 @@ impl<'a> Pass<'a> {
             .filter_map(|number| table.backend(number))
             .filter(|b| b.addr != 0 && !b.is_down());
         let shortest_idle = idles.map(|backend| backend.idle_timeout).fold(u32::MAX, u32::min);
-        let count = || {
-            let loads = (0..table.backend_count()).map(|number| (number, table.load(number)));
-            Count { before: loads.filter(|(_, load)| *load != 0).collect(), found: HashMap::new() }
-        };
+        let count =
+            || Count { backends: Tally::start(table.backend_loads()), services: Tally::start(table.service_loads()) };
         Self { table, hz, shortest_idle, count: deep.then(count) }
     }
 
@@ -228,14 +247,14 @@ impl<'a> Pass<'a> {
         let age = peer.as_ref().map_or(word.age(now), |(_, peer, _)| word.age(now).min(peer.age(now)));
         let timeout = timeout(word.state(), peer.as_ref().map(|(_, peer, _)| peer.state()), backend.idle_timeout);
         if backend.generation == flow.generation && !is_over(age, timeout, self.hz) {
-            self.note(word, &flow);
+            self.note(word, &flow, &backend);
             return;
         }
         // The other direction first: when a packet just hit it, the connection is alive and both stay.
         if let Some((peer_slot, peer_word, peer_flow)) = peer
             && !self.table.empty(peer_slot, peer_word, &peer_flow)
         {
-            return self.note(word, &flow);
+            return self.note(word, &flow, &backend);
         }
         self.table.empty(slot, word, &flow);
     }
@@ -250,12 +269,13 @@ impl<'a> Pass<'a> {
     }
 
     /// Counts a connection that stays.
-    fn note(&mut self, word: Word, flow: &Flow) {
+    fn note(&mut self, word: Word, flow: &Flow, backend: &Backend) {
         if let Some(count) = &mut self.count
             && !flow.mark.is_reply()
             && word.state().is_live()
         {
-            *count.found.entry(flow.backend).or_default() += 1;
+            count.backends.note(flow.backend);
+            count.services.note(backend.service);
         }
     }
 }
@@ -284,31 +304,38 @@ fn timeout(one: State, other: Option<State>, idle: u32) -> u32 {
 /// row find in the same direction is drift.
 #[derive(Debug, Default)]
 struct Drift {
-    last: HashMap<u32, i64>,
+    backends: HashMap<u32, i64>,
+    services: HashMap<u32, i64>,
 }
 
 impl Drift {
     fn correct(&mut self, table: &FlowTable, count: &Count) {
-        let mut surpluses = HashMap::new();
-        let of = |counts: &HashMap<u32, u32>, number| i64::from(counts.get(&number).copied().unwrap_or(0));
-        for number in 0..table.backend_count() {
-            let (before, after) = (of(&count.before, number), i64::from(table.load(number)));
-            let found = of(&count.found, number);
-            let surplus = found.clamp(before.min(after), before.max(after)) - found;
-            if surplus == 0 {
-                continue;
-            }
-            let (off, left) = settle(self.last.get(&number).copied().unwrap_or(0), surplus);
-            let by = u32::try_from(off.unsigned_abs()).unwrap_or(u32::MAX);
-            match off.signum() {
-                1 => table.unload(number, by),
-                -1 => table.add_load(number, by),
-                _ => {}
-            }
-            surpluses.insert(number, left);
-        }
-        self.last = surpluses;
+        self.backends = correct(&self.backends, table.backend_loads(), &count.backends);
+        self.services = correct(&self.services, table.service_loads(), &count.services);
     }
+}
+
+/// Corrects loads by the `last` pass's surpluses and this one's, which are given back.
+fn correct(last: &HashMap<u32, i64>, loads: &Loads, tally: &Tally) -> HashMap<u32, i64> {
+    let mut surpluses = HashMap::new();
+    let of = |counts: &HashMap<u32, u32>, number| i64::from(counts.get(&number).copied().unwrap_or(0));
+    for number in 0..loads.count() {
+        let (before, after) = (of(&tally.before, number), i64::from(loads.get(number)));
+        let found = of(&tally.found, number);
+        let surplus = found.clamp(before.min(after), before.max(after)) - found;
+        if surplus == 0 {
+            continue;
+        }
+        let (off, left) = settle(last.get(&number).copied().unwrap_or(0), surplus);
+        let by = u32::try_from(off.unsigned_abs()).unwrap_or(u32::MAX);
+        match off.signum() {
+            1 => loads.take(number, by),
+            -1 => loads.add(number, by),
+            _ => {}
+        }
+        surpluses.insert(number, left);
+    }
+    surpluses
 }
 
 /// What to take off for the last and this pass's surplus, and what surplus is left to be seen again.

@@ -17,7 +17,7 @@ const NOW: u32 = 1000;
 /// A table with one backend, number 1, generation 7.
 fn table() -> FlowTable {
     let table = FlowTable::in_memory(64, 4);
-    table.put_backend(1, Backend { addr: 1, generation: 7, idle_timeout: IDLE, ..Backend::default() });
+    table.put_backend(1, Backend { addr: 1, generation: 7, service: 3, idle_timeout: IDLE, ..Backend::default() });
     table
 }
 
@@ -35,7 +35,8 @@ fn connect(table: &FlowTable, first: u32, one: (State, u32), other: (State, u32)
     table.put(first, word(one.0, one.1), flow);
     table.put(second, word(other.0, other.1), Flow { peer: first, mark: REPLY, ..flow });
     if one.0.is_live() {
-        table.add_load(1, 1);
+        table.backend_loads().add(1, 1);
+        table.service_loads().add(3, 1);
     }
 }
 
@@ -70,13 +71,14 @@ fn connections_go_when_both_directions_are_idle_for_their_states_time() {
         connect(&table, 16, (one, dies), (other, dies));
         connect(&table, 32, (one, dies), (other, 0));
         connect(&table, 48, (one, 0), (other, dies));
-        let before = table.load(1);
+        let before = table.backend_loads().get(1);
         pass(&table, false);
         assert_eq!(states(&table, 0), (one, other), "{one:?}: young enough");
         assert_eq!(states(&table, 16), GONE, "{one:?}: over");
         assert_eq!(states(&table, 32), (one, other), "{one:?}: the backend still talks");
         assert_eq!(states(&table, 48), (one, other), "{one:?}: the client still talks");
-        assert_eq!(before - table.load(1), u32::from(one.is_live()), "{one:?}: counted once");
+        assert_eq!(before - table.backend_loads().get(1), u32::from(one.is_live()), "{one:?}: counted once");
+        assert_eq!(table.service_loads().get(3), table.backend_loads().get(1));
     }
 }
 
@@ -88,9 +90,9 @@ fn flows_of_a_past_generation_go_in_a_deep_pass() {
     pass(&table, false);
     assert_ne!(states(&table, 0), GONE);
     let count = pass(&table, true).expect("counted");
-    assert_eq!((count.before, count.found), (HashMap::from([(1, 1)]), HashMap::new()));
+    assert_eq!((count.backends.before, count.backends.found), (HashMap::from([(1, 1)]), HashMap::new()));
     assert_eq!(states(&table, 0), GONE);
-    assert_eq!(table.load(1), 0);
+    assert_eq!(table.backend_loads().get(1), 0);
 }
 
 #[test]
@@ -102,7 +104,7 @@ fn a_flow_whose_other_direction_is_anothers_goes_alone() {
     table.put(8, word(State::Established, 0), stranger);
     pass(&table, false);
     assert_eq!(states(&table, 0), (State::Empty, State::Established));
-    assert_eq!(table.load(1), 0);
+    assert_eq!(table.backend_loads().get(1), 0);
     // A peer beyond the table, as a torn read may show, is none.
     table.put(0, word(State::Closed, 60), Flow { peer: u32::MAX, generation: 7, backend: 1, ..Flow::default() });
     pass(&table, false);
@@ -123,16 +125,20 @@ fn a_deep_pass_counts_connections_and_two_correct_the_load() {
     for first in [0, 16, 32] {
         connect(&table, first, (State::Established, 1), (State::Established, 1));
     }
-    table.add_load(1, 10);
-    table.add_load(2, 4);
+    table.backend_loads().add(1, 10);
+    table.service_loads().add(3, 20);
+    // One that a program took off too often.
+    table.service_loads().add(2, u32::MAX);
+    table.backend_loads().add(2, 4);
     let mut drift = Drift::default();
     for _ in 0..2 {
-        assert_eq!((table.load(1), table.load(2)), (13, 4), "one look proves nothing");
+        assert_eq!((table.backend_loads().get(1), table.backend_loads().get(2)), (13, 4), "one look proves nothing");
         let count = pass(&table, true).expect("counted");
-        assert_eq!(count.found, HashMap::from([(1, 3)]));
+        assert_eq!(count.backends.found, HashMap::from([(1, 3)]));
         drift.correct(&table, &count);
     }
-    assert_eq!((table.load(1), table.load(2)), (3, 0));
+    assert_eq!((table.backend_loads().get(1), table.backend_loads().get(2)), (3, 0));
+    assert_eq!((table.service_loads().get(3), table.service_loads().get(2)), (3, 0));
 }
 
 #[test]
@@ -142,9 +148,12 @@ fn a_load_that_changes_during_the_pass_is_no_drift() {
     for round in 1..4_u32 {
         let before = HashMap::from([(1, round * 10)]);
         // Half of the ten that came during the pass were seen.
-        table.add_load(1, (round + 1) * 10 - table.load(1));
-        drift.correct(&table, &Count { before, found: HashMap::from([(1, round * 10 + 5)]) });
-        assert_eq!(table.load(1), (round + 1) * 10);
+        table.backend_loads().add(1, (round + 1) * 10 - table.backend_loads().get(1));
+        drift.correct(
+            &table,
+            &Count { backends: Tally { before, found: HashMap::from([(1, round * 10 + 5)]) }, ..Count::default() },
+        );
+        assert_eq!(table.backend_loads().get(1), (round + 1) * 10);
     }
 }
 
@@ -155,15 +164,15 @@ fn two_sweepers_take_each_connection_off_the_load_once() {
         for first in (0..512).filter(|slot| slot % 16 < 8) {
             connect(&table, first, (State::Established, IDLE + 1), (State::Established, IDLE + 1));
         }
-        assert_eq!(table.load(1), 256);
+        assert_eq!(table.backend_loads().get(1), 256);
         // An extra one, to see a load that was taken twice.
-        table.add_load(1, 256);
+        table.backend_loads().add(1, 256);
         thread::scope(|scope| {
             for _ in 0..2 {
                 scope.spawn(|| pass(&table, false));
             }
         });
-        assert_eq!(table.load(1), 256);
+        assert_eq!(table.backend_loads().get(1), 256);
         assert!((0..512).all(|slot| table.word(slot).is_some_and(|word| word.state() == State::Empty)));
     }
 }
@@ -199,7 +208,7 @@ fn a_connection_that_is_hit_in_time_is_never_removed() {
         stop.store(true, Ordering::Relaxed);
     });
     assert_eq!(states(&table, 0), (State::Established, State::Established));
-    assert_eq!(table.load(1), 1);
+    assert_eq!(table.backend_loads().get(1), 1);
 }
 
 #[test]

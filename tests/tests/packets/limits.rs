@@ -1,0 +1,106 @@
+//! How many connections a listener may have at a time.
+
+use super::*;
+
+/// A service of one backend that may have so many connections; the backend's number.
+fn serve_at_most(bench: &mut Bench, protocol: u8, most: u32) -> Result<u32> {
+    let number = serve(bench, protocol)?;
+    bench.limit(VIP, protocol, most)?;
+    Ok(number)
+}
+
+fn client(port: u16) -> SocketAddrV4 {
+    SocketAddrV4::new(Bench::CLIENT, port)
+}
+
+/// Opens connections from these ports; how many were sent on.
+fn open(bench: &mut Bench, ports: std::ops::Range<u16>) -> Result<u32> {
+    let mut sent = 0;
+    for port in ports {
+        let outcome = bench.run(&Frame::tcp(client(port), VIP, tcp::SYN))?;
+        sent += u32::from(outcome.verdict == Verdict::Redirect);
+    }
+    Ok(sent)
+}
+
+both_hooks! {
+    fn a_full_listener_takes_no_connection_more(bench: &mut Bench) -> Result<()> {
+        let backend = serve_at_most(bench, TCP, 3)?;
+        ensure!(open(bench, 1000..1003)? == 3);
+        bench.expect_refused(&Frame::tcp(client(1003), VIP, tcp::SYN), Reason::TooManyConnections)?;
+        // Those that it has go on.
+        ensure!(open(bench, 1000..1003)? == 3);
+        ensure!(bench.load(backend)? == 3 && bench.service_load(1)? == 3);
+        Ok(())
+    }
+
+    fn a_full_listener_takes_no_datagram_of_a_new_flow(bench: &mut Bench) -> Result<()> {
+        serve_at_most(bench, UDP, 1)?;
+        let first = Frame::udp(client(1000), VIP);
+        bench.expect_sent(&first, &to_backend(first.clone()))?;
+        bench.expect_refused(&Frame::udp(client(1001), VIP), Reason::TooManyConnections)?;
+        bench.expect_sent(&first, &to_backend(first.clone()))
+    }
+
+    fn a_connection_that_ends_makes_room(bench: &mut Bench) -> Result<()> {
+        serve_at_most(bench, TCP, 1)?;
+        ensure!(open(bench, 1000..1002)? == 1);
+        bench.run(&Frame::tcp(client(1000), VIP, tcp::RST))?;
+        ensure!(bench.service_load(1)? == 0);
+        ensure!(open(bench, 1001..1003)? == 1);
+        Ok(())
+    }
+
+    fn a_higher_limit_holds_at_once(bench: &mut Bench) -> Result<()> {
+        serve_at_most(bench, TCP, 1)?;
+        ensure!(open(bench, 1000..1004)? == 1);
+        bench.limit(VIP, TCP, 3)?;
+        ensure!(open(bench, 1001..1005)? == 2);
+        Ok(())
+    }
+
+    fn a_lower_limit_ends_nothing_and_takes_nothing_new(bench: &mut Bench) -> Result<()> {
+        serve_at_most(bench, TCP, 4)?;
+        ensure!(open(bench, 1000..1004)? == 4);
+        bench.limit(VIP, TCP, 2)?;
+        ensure!(open(bench, 1000..1004)? == 4, "known connections");
+        for port in 1000..1002 {
+            bench.run(&Frame::tcp(client(port), VIP, tcp::RST))?;
+        }
+        bench.expect_refused(&Frame::tcp(client(1004), VIP, tcp::SYN), Reason::TooManyConnections)
+    }
+
+    fn without_a_limit_every_connection_is_taken(bench: &mut Bench) -> Result<()> {
+        serve_at_most(bench, TCP, 0)?;
+        ensure!(open(bench, 1000..1100)? == 100);
+        ensure!(bench.service_load(1)? == 100);
+        Ok(())
+    }
+
+    fn a_limit_counts_over_all_backends(bench: &mut Bench) -> Result<()> {
+        let backends = [11, 12].map(|host| SocketAddrV4::new(Ipv4Addr::new(10, 2, 0, host), 8080));
+        let numbers = bench.serve(VIP, TCP, Algorithm::RoundRobin, &backends)?;
+        bench.limit(VIP, TCP, 5)?;
+        ensure!(open(bench, 1000..1010)? == 5);
+        ensure!(bench.load(numbers[0])? + bench.load(numbers[1])? == 5);
+        Ok(())
+    }
+
+    fn what_is_refused_for_another_reason_counts_nothing(bench: &mut Bench) -> Result<()> {
+        serve_at_most(bench, TCP, 2)?;
+        establish(bench)?;
+        // The same client port through another VIP to the same backend.
+        let other = SocketAddrV4::new(Ipv4Addr::new(10, 1, 0, 101), 80);
+        bench.serve(other, TCP, Algorithm::RoundRobin, &[BACKEND])?;
+        bench.expect_refused(&Frame::tcp(CLIENT, other, tcp::SYN), Reason::ReplyInUse)?;
+        ensure!(bench.service_load(1)? == 1 && bench.service_load(2)? == 0);
+        Ok(())
+    }
+
+    fn a_load_below_zero_refuses_nobody(bench: &mut Bench) -> Result<()> {
+        serve_at_most(bench, TCP, 1)?;
+        bench.set_service_load(1, u32::MAX)?;
+        ensure!(open(bench, 1000..1001)? == 1);
+        Ok(())
+    }
+}
