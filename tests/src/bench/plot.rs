@@ -6,7 +6,10 @@ use anyhow::{Context as _, Result, anyhow};
 use plotters::{
     coord::ranged1d::{IntoSegmentedCoord as _, SegmentValue},
     prelude::{ChartBuilder, Color as _, IntoDrawingArea as _, RGBColor, Rectangle, SVGBackend, Text, TextStyle},
-    style::{BLACK, WHITE},
+    style::{
+        BLACK, WHITE,
+        text_anchor::{HPos, Pos, VPos},
+    },
 };
 
 use super::Row;
@@ -68,7 +71,8 @@ fn chart(path: &Path, title: &str, bars: &[(&str, &Row)]) -> Result<(), Box<dyn 
     };
     chart
         .configure_mesh()
-        .disable_y_mesh()
+        .disable_mesh()
+        .x_label_formatter(&|value| format!("{value:.0}"))
         .y_labels(bars.len())
         .y_label_formatter(&label)
         .label_style(("sans-serif", 13))
@@ -86,7 +90,7 @@ fn chart(path: &Path, title: &str, bars: &[(&str, &Row)]) -> Result<(), Box<dyn 
         chart.draw_series([spread])?;
         let text = format!("{:.*}", usize::from(row.median < 10.0), row.median);
         let color = if row.goal_met == Some(false) { GOAL } else { BLACK };
-        let style = TextStyle::from(("sans-serif", 13)).color(&color);
+        let style = TextStyle::from(("sans-serif", 13)).color(&color).pos(Pos::new(HPos::Left, VPos::Center));
         chart.draw_series([Text::new(text, (row.max + longest * 0.01, SegmentValue::CenterOf(at)), style)])?;
     }
     area.present()?;

@@ -12,7 +12,7 @@ use std::{
 };
 
 use nix::{
-    mount::{MsFlags, mount},
+    mount::{MntFlags, MsFlags, mount, umount2},
     sched::{CloneFlags, unshare},
 };
 use tempfile::TempDir;
@@ -27,6 +27,13 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub(crate) struct Room {
     dir: TempDir,
     runtime: tokio::runtime::Runtime,
+}
+
+impl Drop for Room {
+    /// A directory that something is mounted on could not be removed.
+    fn drop(&mut self) {
+        umount2(self.dir.path(), MntFlags::MNT_DETACH).expect("mounted");
+    }
 }
 
 impl Room {
