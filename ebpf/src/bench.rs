@@ -46,10 +46,11 @@ const TCP_CHECKSUM: usize = 18;
 #[btf_map]
 static BENCH_TEMPLATE: Array<Headers, 1, 0> = Array::new();
 
-/// The next packet's number; the number of packets minus one, a power of two minus one; and how many bits of a packet's
-/// number are added to the source port, the others being added to the source address.
+/// How often there was a next packet; the number of packets minus one, a power of two minus one; how many bits of a
+/// packet's number are added to the source port, the others being added to the source address; and an odd number by which
+/// the turns' numbers become the packets': 1 for their order, a large one for one that no cache foresees.
 #[btf_map]
-static BENCH_TURN: Array<[u32; 3], 1, 0> = Array::new();
+static BENCH_TURN: Array<[u32; 4], 1, 0> = Array::new();
 
 /// Frames that came to the sink.
 #[btf_map]
@@ -61,9 +62,9 @@ fn renew<P: Packet>(packet: &P) -> Option<()> {
     let turn = BENCH_TURN.get_ptr_mut(0)?;
     // SAFETY: the one element; the benchmark runs on one CPU.
     let (number, port_bits) = unsafe {
-        let [number, mask, port_bits] = *turn;
-        (*turn)[0] = (number + 1) & mask;
-        (number, port_bits & 15)
+        let [count, mask, port_bits, factor] = *turn;
+        (*turn)[0] = count.wrapping_add(1);
+        (count.wrapping_mul(factor) & mask, port_bits & 15)
     };
     let headers = BENCH_TEMPLATE.get(0)?;
     let start = packet.data() + ETH_LEN;

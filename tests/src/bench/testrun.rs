@@ -94,6 +94,7 @@ pub fn tables(report: &mut Report, effort: Effort) -> Result<()> {
         ours.measure_lookups()?;
         let mut lru = Bench::lru(2 << 20, &segments(VIP, flows, tcp::ACK))?;
         lru.time(flows)?;
+        lru.set_packets(&scattered(segments(VIP, flows, tcp::ACK)))?;
         for _ in 0..effort.rounds {
             for (bench, net) in [(&mut ours, &mut own), (&mut lru, &mut other)] {
                 let empty = bench.time_empty(effort.packets)?;
@@ -130,12 +131,17 @@ fn prepare(hook: Hook, kind: Kind, vips: u32) -> Result<Bench> {
         bench.time(flows)?;
         let made = bench.set_states(State::Established)?;
         ensure!(made >= flows * 2 / 100 * 99, "{made} flows of {flows} connections are in the table");
-        bench.set_packets(&segments(to, count, tcp::ACK))?;
+        bench.set_packets(&scattered(segments(to, count, tcp::ACK)))?;
     }
     Ok(bench)
 }
 
 /// One segment of each of so many connections.
 fn segments(to: SocketAddrV4, count: u32, flags: u8) -> Packets {
-    Packets { first: Frame::tcp(CLIENTS, to, flags), count, port_bits: 4 }
+    Packets { first: Frame::tcp(CLIENTS, to, flags), count, port_bits: 4, scattered: false }
+}
+
+/// The same in another order than that in which their flows were made, which a table may keep.
+fn scattered(packets: Packets) -> Packets {
+    Packets { scattered: true, ..packets }
 }

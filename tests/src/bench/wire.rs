@@ -214,5 +214,5 @@ fn rules(way: Way) -> Option<String> {
 /// So many flows' datagrams.
 fn packets(flows: u32, to: SocketAddrV4) -> Packets {
     let first = Frame::udp(SocketAddrV4::new(Ipv4Addr::new(10, 1, 0, 20), 1024), to).payload(&[0; 18]);
-    Packets { first, count: flows, port_bits: 10 }
+    Packets { first, count: flows, port_bits: 10, scattered: true }
 }

@@ -89,6 +89,8 @@ pub struct Packets {
     pub count: u32,
     /// Consecutive packets have consecutive source ports, two to the power of this many, before the next address' turn.
     pub port_bits: u32,
+    /// They come in an order that no cache foresees, not in that of their sources.
+    pub scattered: bool,
 }
 
 /// Loaded programs with their tables, in a network namespace of the calling thread.
@@ -186,7 +188,8 @@ impl Bench {
     pub fn set_packets(&mut self, packets: &Packets) -> Result<()> {
         ensure!(packets.count.is_power_of_two(), "{} packets are no power of two", packets.count);
         self.array::<[u16; 32]>("BENCH_TEMPLATE")?.set(0, packets.first.header_words(), 0)?;
-        Ok(self.array::<[u32; 3]>("BENCH_TURN")?.set(0, [0, packets.count - 1, packets.port_bits], 0)?)
+        let factor = if packets.scattered { 0x9e37_79b1 } else { 1 };
+        Ok(self.array::<[u32; 4]>("BENCH_TURN")?.set(0, [0, packets.count - 1, packets.port_bits, factor], 0)?)
     }
 
     /// Runs the benchmark's program so often: nanoseconds a run, and the last run's verdict.
