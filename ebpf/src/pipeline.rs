@@ -113,7 +113,9 @@ fn hit<P: Packet>(packet: &P, headers: &Headers, config: &Config, slot: &Slot) -
             table::remove(slot);
             return Ok(false);
         }
-        tcp::follow(headers, slot, peer, backend, reply);
+        if !tcp::follow(headers, slot, peer, backend, reply) {
+            return Err(Reason::TooManyConnections);
+        }
     }
     let now = jiffies();
     if slot.mark.is_stale(now) {
@@ -163,9 +165,10 @@ fn connect<P: Packet>(packet: &P, arrival: &Arrival) -> Result<u64, Reason> {
         return Err(Reason::Unroutable);
     };
     hairpin::translate(packet, &key, route.port, arrival.hash, &mut rewritten);
-    service::admit(service.number, service.max_connections)?;
-    let inserted = table::insert(arrival, &rewritten, &route, epoch, number, backend.generation);
-    let first = inserted.inspect_err(|_| service::leave(backend.service))?;
+    if !service::has_room(service.number, service.max_connections) {
+        return Err(Reason::TooManyConnections);
+    }
+    let first = table::insert(arrival, &rewritten, &route, epoch, number, backend.generation)?;
     if let Some(load) = BACKEND_LOAD.get_ptr_mut(number) {
         // SAFETY: aligned element of BACKEND_LOAD.
         unsafe { atomic::add32(load, 1) };

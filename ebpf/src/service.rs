@@ -40,29 +40,59 @@ pub fn lookup(headers: &Headers) -> Result<&'static Service, Reason> {
     Ok(service)
 }
 
-/// Counts one more connection of a service that may have `most` (0: any number), exactly, however many CPUs ask at once:
-/// who finds that it was one too many takes it back.
+/// Whether a service that may have so many connections (0: any number) has room for one more.
 #[inline(always)]
-pub fn admit(number: u32, most: u32) -> Result<(), Reason> {
+pub fn has_room(number: u32, most: u32) -> bool {
+    most == 0 || SERVICE_LOAD.get(number).is_none_or(|load| is_below(*load, most))
+}
+
+/// A load below 0 is drift, which the sweeper corrects.
+#[inline(always)]
+fn is_below(load: u32, most: u32) -> bool {
+    load < most || (load as i32) < 0
+}
+
+/// Counts one more connection of the service with this key, exactly, however many CPUs ask at once: who finds that it
+/// was one too many takes it back. Gives the service's number, or says that it is full; [`NOBODYS`]: it is gone.
+#[inline(always)]
+pub fn admit(key: &FlowKey) -> Result<u32, Reason> {
+    let key = Key::new(ServiceKey::EXACT, ServiceKey::new(key.dst, key.protocol, key.dport));
+    let Some(service) = SERVICES.get(&key) else {
+        return Ok(NOBODYS);
+    };
+    let (number, most) = (service.number, service.max_connections);
     let Some(load) = SERVICE_LOAD.get_ptr_mut(number) else {
-        return Ok(());
+        return Ok(NOBODYS);
     };
     // SAFETY: aligned element of SERVICE_LOAD.
     let before = unsafe { atomic::fetch_add32(load, 1) };
-    // Below 0 is drift, which the sweeper corrects.
-    if most != 0 && before >= most && before as i32 >= 0 {
+    if most != 0 && !is_below(before, most) {
         leave(number);
         return Err(Reason::TooManyConnections);
     }
-    Ok(())
+    Ok(number)
+}
+
+/// No service's number.
+pub const NOBODYS: u32 = u32::MAX;
+
+/// Adds one connection to a service's load, whatever its limit.
+#[inline(always)]
+pub fn enter(number: u32) {
+    count(number, 1);
 }
 
 /// Takes one connection off a service's load.
 #[inline(always)]
 pub fn leave(number: u32) {
+    count(number, u32::MAX);
+}
+
+#[inline(always)]
+fn count(number: u32, change: u32) {
     if let Some(load) = SERVICE_LOAD.get_ptr_mut(number) {
         // SAFETY: aligned element of SERVICE_LOAD.
-        unsafe { atomic::add32(load, u32::MAX) };
+        unsafe { atomic::add32(load, change) };
     }
 }
 

@@ -314,7 +314,7 @@ extern "C" fn part(index: u32, state: u32) -> u32 {
     // SAFETY: `own` points into FLOWS; its fields still are those of the flow that left.
     let (backend, peer_index) = unsafe { ((*own).backend, (*own).peer) };
     let is_reply = read_mark(own).is_reply();
-    let mut was_live = !is_reply && State::from_byte(state as u8).is_live();
+    let mut first_left = if is_reply { None } else { Some(State::from_byte(state as u8)) };
     if let Some(peer) = slot(peer_index) {
         // SAFETY: `flow` points into FLOWS. A peer that does not point back is another connection's.
         let points_back = unsafe { (*peer.flow).peer } == index;
@@ -323,26 +323,41 @@ extern "C" fn part(index: u32, state: u32) -> u32 {
             && peer.mark.state() as u8 > State::Busy as u8
             && peer_is_reply != is_reply
             && let Some(left) = peer.move_to(State::Empty)
+            && !peer_is_reply
         {
-            was_live |= !peer_is_reply && left.is_live();
+            first_left = Some(left);
         }
     }
-    if was_live {
-        release(backend);
-    }
+    account(backend, first_left, State::Empty);
     opaque(0)
 }
 
-/// Takes one connection off a backend's load, and off its service's (rule 5).
+/// A connection's first flow left a state (None: it did not) for another: what that means for the loads that count it
+/// (rule 5).
 #[inline(always)]
-pub fn release(backend: u32) {
-    if let Some(load) = BACKEND_LOAD.get_ptr_mut(backend) {
+pub fn account(backend: u32, left: Option<State>, state: State) {
+    if let Some(left) = left {
+        opaque(account_for(backend, left as u32, state as u32));
+    }
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn account_for(backend: u32, left: u32, state: u32) -> u32 {
+    let (left, state) = (State::from_byte(left as u8), State::from_byte(state as u8));
+    if left.is_live()
+        && !state.is_live()
+        && let Some(load) = BACKEND_LOAD.get_ptr_mut(backend)
+    {
         // SAFETY: aligned element of BACKEND_LOAD.
         unsafe { atomic::add32(load, u32::MAX) };
     }
-    if let Some(backend) = BACKENDS.get(backend) {
-        service::leave(backend.service);
+    if left.is_admitted() != state.is_admitted()
+        && let Some(backend) = BACKENDS.get(backend)
+    {
+        if state.is_admitted() { service::enter(backend.service) } else { service::leave(backend.service) }
     }
+    opaque(0)
 }
 
 /// Removes a connection: both directions.

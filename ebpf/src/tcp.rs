@@ -4,6 +4,7 @@ use vipgate_abi::flow::{Mark, State};
 
 use crate::{
     parse::{ACK, FIN, Headers, RST, SYN},
+    service,
     table::{self, Slot},
     verifier::opaque,
 };
@@ -24,12 +25,17 @@ pub fn starts_anew(headers: &Headers, state: State, reply: bool) -> bool {
     !reply && state as u8 == State::Closed as u8 && headers.tcp_flags & (SYN | ACK) == SYN
 }
 
-/// Follows the connection: the packet hit the slot `own`, of `backend`, whose other direction is at `peer`.
+/// Follows the connection: the packet hit the slot `own`, of `backend`, whose other direction is at `peer`. False: the
+/// listener is full, and the packet that would complete the handshake must not arrive.
 #[inline(always)]
-pub fn follow(headers: &Headers, own: &Slot, peer: u32, backend: u32, reply: bool) {
+pub fn follow(headers: &Headers, own: &Slot, peer: u32, backend: u32, reply: bool) -> bool {
     let what = headers.tcp_flags as u32 | (headers.is_udp() as u32 * IS_UDP) | (reply as u32 * IS_REPLY);
-    opaque(follow_at(own.index, own.mark.0, peer, backend, what));
+    opaque(follow_at(own.index, own.mark.0, peer, backend, what)) != REFUSED
 }
+
+/// [`follow_at`]'s answers.
+const FOLLOWED: u32 = 0;
+const REFUSED: u32 = 1;
 
 /// Above the TCP flags.
 const IS_UDP: u32 = 0x100;
@@ -42,50 +48,68 @@ extern "C" fn follow_at(own: u32, mark: u32, peer: u32, backend: u32, what: u32)
         let own = Slot { mark: Mark(mark), ..own };
         let reply = what & IS_REPLY != 0;
         if what & IS_UDP != 0 {
-            follow_udp(&own, &peer, reply);
-        } else {
-            follow_tcp(what as u8, &own, &peer, backend, reply);
+            follow_udp(&own, &peer, backend, reply);
+        } else if !follow_tcp(what as u8, &own, &peer, backend, reply) {
+            return opaque(REFUSED);
         }
     }
-    opaque(0)
+    opaque(FOLLOWED)
 }
 
 /// An answer makes a datagram flow more than an embryo.
 #[inline(always)]
-fn follow_udp(own: &Slot, peer: &Slot, reply: bool) {
+fn follow_udp(own: &Slot, peer: &Slot, backend: u32, reply: bool) {
     if reply && own.mark.state() as u8 == State::Opening as u8 {
         own.move_to(State::Datagrams);
-        peer.move_to(State::Datagrams);
+        table::account(backend, peer.move_to(State::Datagrams), State::Datagrams);
     }
 }
 
-/// A connection's states after RFC 9293, section 3.3.2, as far as a middle box can see them.
+/// A connection's states after RFC 9293, section 3.3.2, as far as a middle box can see them. False: see [`follow`].
 #[inline(always)]
-fn follow_tcp(flags: u8, own: &Slot, peer: &Slot, backend: u32, reply: bool) {
+fn follow_tcp(flags: u8, own: &Slot, peer: &Slot, backend: u32, reply: bool) -> bool {
     let state = own.mark.state() as u8;
     let both = if flags & RST != 0 {
         State::Closed
     } else if flags & SYN != 0 {
         if !(reply && flags & ACK != 0 && state == State::Opening as u8) {
-            return;
+            return true;
         }
         State::Answered
     } else if flags & FIN != 0 {
         if peer.mark.state() as u8 != State::Closing as u8 {
-            own.move_to(State::Closing);
-            return;
+            let left = own.move_to(State::Closing);
+            if !reply {
+                table::account(backend, left, State::Closing);
+            }
+            return true;
         }
         State::Closed
     } else if !reply && state == State::Answered as u8 && flags & ACK != 0 {
-        State::Established
+        return establish(own, peer);
     } else {
-        return;
+        return true;
     };
     let (first, second) = if reply { (peer, own) } else { (own, peer) };
     let left = first.move_to(both);
     second.move_to(both);
-    // Rule 5: the load goes down once.
-    if both as u8 == State::Closed as u8 && left.is_some_and(State::is_live) {
-        table::release(backend);
+    table::account(backend, left, both);
+    true
+}
+
+/// The client completes the handshake, and so becomes one of its listener's connections. Where the listener is full, the
+/// packet is lost, as it is when a listening socket's queue is full: the backend repeats its SYN-ACK, the client its
+/// answer, and there may be room then.
+#[inline(always)]
+fn establish(own: &Slot, peer: &Slot) -> bool {
+    // SAFETY: `flow` points into FLOWS; of a flow that left its slot meanwhile, `move_to` finds out.
+    let Ok(service) = service::admit(unsafe { &(*own.flow).key }) else {
+        return false;
+    };
+    if !own.move_to(State::Established).is_some_and(|left| !left.is_admitted()) {
+        // Another packet did it.
+        service::leave(service);
     }
+    peer.move_to(State::Established);
+    true
 }

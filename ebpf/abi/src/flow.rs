@@ -31,7 +31,8 @@
 //!    word's state while both are of one round. Whoever comes last has seen the last word.
 //!    `Closed` is left for `Busy` and `Empty` only: what comes late for a connection that is over does not revive it.
 //! 5. Who moves a connection's *first* flow (the one without [`FLAG_REPLY`]) from a live state to `Closed`, `Busy` or
-//!    `Empty` takes one off its backend's and service's load: so it is taken off exactly once.
+//!    `Empty` takes one off its backend's load; who moves it to or from a state that [is admitted](State::is_admitted)
+//!    adds one to its service's load or takes one off: so each is counted exactly once.
 //! 6. The next hop and the counters in a flow are written without claiming it, by CPUs that handle its packets; a torn
 //!    next hop cannot be seen because the writer stores the epoch that validates it last.
 //! 7. Two CPUs that meet the same new flow at once may both insert it: lookups use the first, the other is never hit
@@ -244,6 +245,13 @@ impl State {
             7 => Self::Established,
             _ => Self::Busy,
         }
+    }
+
+    /// True for the states that count against a listener's limit: both sides have spoken, and of a TCP connection the
+    /// handshake is complete. So a flood of first packets fills no listener.
+    #[inline(always)]
+    pub const fn is_admitted(self) -> bool {
+        self as u8 >= Self::Datagrams as u8
     }
 
     /// True for the states that count as a connection of the backend.

@@ -13,14 +13,25 @@ fn client(port: u16) -> SocketAddrV4 {
     SocketAddrV4::new(Bench::CLIENT, port)
 }
 
-/// Opens connections from these ports; how many were sent on.
+/// A new connection's first packet from this port: the backend that it was sent to, if it was.
+fn knock(bench: &mut Bench, port: u16) -> Result<Option<SocketAddrV4>> {
+    let outcome = bench.run(&Frame::tcp(client(port), VIP, tcp::SYN))?;
+    let destination = outcome.bytes[30..34].first_chunk().copied().map(Ipv4Addr::from_octets);
+    let backend = destination.map(|address| SocketAddrV4::new(address, BACKEND.port()));
+    Ok(backend.filter(|_| outcome.verdict == Verdict::Redirect))
+}
+
+/// Opens connections from these ports, handshake and all, while the listener lets them in; how many there are then.
 fn open(bench: &mut Bench, ports: std::ops::Range<u16>) -> Result<u32> {
-    let mut sent = 0;
+    let mut opened = 0;
     for port in ports {
-        let outcome = bench.run(&Frame::tcp(client(port), VIP, tcp::SYN))?;
-        sent += u32::from(outcome.verdict == Verdict::Redirect);
+        if let Some(backend) = knock(bench, port)? {
+            bench.run(&Frame::tcp(backend, client(port), tcp::SYN | tcp::ACK))?;
+            let answer = bench.run(&Frame::tcp(client(port), VIP, tcp::ACK))?;
+            opened += u32::from(answer.verdict == Verdict::Redirect);
+        }
     }
-    Ok(sent)
+    Ok(opened)
 }
 
 both_hooks! {
@@ -29,7 +40,10 @@ both_hooks! {
         ensure!(open(bench, 1000..1003)? == 3);
         bench.expect_refused(&Frame::tcp(client(1003), VIP, tcp::SYN), Reason::TooManyConnections)?;
         // Those that it has go on.
-        ensure!(open(bench, 1000..1003)? == 3);
+        for port in 1000..1003 {
+            let frame = Frame::tcp(client(port), VIP, tcp::ACK).payload(b"more");
+            bench.expect_sent(&frame, &to_backend(frame.clone()))?;
+        }
         ensure!(bench.load(backend)? == 3 && bench.service_load(1)? == 3);
         Ok(())
     }
@@ -38,8 +52,39 @@ both_hooks! {
         serve_at_most(bench, UDP, 1)?;
         let first = Frame::udp(client(1000), VIP);
         bench.expect_sent(&first, &to_backend(first.clone()))?;
+        bench.run(&Frame::udp(BACKEND, client(1000)))?;
         bench.expect_refused(&Frame::udp(client(1001), VIP), Reason::TooManyConnections)?;
         bench.expect_sent(&first, &to_backend(first.clone()))
+    }
+
+    fn first_packets_alone_fill_no_listener(bench: &mut Bench) -> Result<()> {
+        serve_at_most(bench, TCP, 2)?;
+        for port in 2000..2100 {
+            ensure!(knock(bench, port)? == Some(BACKEND), "{port}");
+        }
+        ensure!(bench.service_load(1)? == 0);
+        ensure!(open(bench, 1000..1003)? == 2);
+        Ok(())
+    }
+
+    fn of_handshakes_at_once_only_as_many_complete_as_there_is_room_for(bench: &mut Bench) -> Result<()> {
+        serve_at_most(bench, TCP, 2)?;
+        for port in 1000..1003 {
+            ensure!(knock(bench, port)? == Some(BACKEND));
+            bench.run(&Frame::tcp(BACKEND, client(port), tcp::SYN | tcp::ACK))?;
+        }
+        let answer = |port| Frame::tcp(client(port), VIP, tcp::ACK);
+        for port in 1000..1002 {
+            bench.expect_sent(&answer(port), &to_backend(answer(port)))?;
+        }
+        bench.expect_refused(&answer(1002), Reason::TooManyConnections)?;
+        // The backend repeats its part until there is room.
+        bench.run(&Frame::tcp(client(1000), VIP, tcp::RST))?;
+        let again = Frame::tcp(BACKEND, client(1002), tcp::SYN | tcp::ACK);
+        ensure!(bench.run(&again)?.verdict == Verdict::Redirect);
+        bench.expect_sent(&answer(1002), &to_backend(answer(1002)))?;
+        ensure!(bench.service_load(1)? == 2);
+        Ok(())
     }
 
     fn a_connection_that_ends_makes_room(bench: &mut Bench) -> Result<()> {
@@ -63,8 +108,9 @@ both_hooks! {
         serve_at_most(bench, TCP, 4)?;
         ensure!(open(bench, 1000..1004)? == 4);
         bench.limit(VIP, TCP, 2)?;
-        ensure!(open(bench, 1000..1004)? == 4, "known connections");
         for port in 1000..1002 {
+            let frame = Frame::tcp(client(port), VIP, tcp::ACK);
+            bench.expect_sent(&frame, &to_backend(frame.clone()))?;
             bench.run(&Frame::tcp(client(port), VIP, tcp::RST))?;
         }
         bench.expect_refused(&Frame::tcp(client(1004), VIP, tcp::SYN), Reason::TooManyConnections)

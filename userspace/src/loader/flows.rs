@@ -137,7 +137,7 @@ impl FlowTable {
         self.mirror(slot);
         if !flow.mark.is_reply() && seen.state().is_live() {
             self.backend_loads.take(flow.backend, 1);
-            if let Some(backend) = self.backend(flow.backend) {
+            if let Some(backend) = self.backend(flow.backend).filter(|_| seen.state().is_admitted()) {
                 self.service_loads.take(backend.service, 1);
             }
         }

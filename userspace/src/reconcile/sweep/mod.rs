@@ -275,7 +275,9 @@ impl<'a> Pass<'a> {
             && word.state().is_live()
         {
             count.backends.note(flow.backend);
-            count.services.note(backend.service);
+            if word.state().is_admitted() {
+                count.services.note(backend.service);
+            }
         }
     }
 }

@@ -36,6 +36,8 @@ fn connect(table: &FlowTable, first: u32, one: (State, u32), other: (State, u32)
     table.put(second, word(other.0, other.1), Flow { peer: first, mark: REPLY, ..flow });
     if one.0.is_live() {
         table.backend_loads().add(1, 1);
+    }
+    if one.0.is_admitted() {
         table.service_loads().add(3, 1);
     }
 }
@@ -78,7 +80,8 @@ fn connections_go_when_both_directions_are_idle_for_their_states_time() {
         assert_eq!(states(&table, 32), (one, other), "{one:?}: the backend still talks");
         assert_eq!(states(&table, 48), (one, other), "{one:?}: the client still talks");
         assert_eq!(before - table.backend_loads().get(1), u32::from(one.is_live()), "{one:?}: counted once");
-        assert_eq!(table.service_loads().get(3), table.backend_loads().get(1));
+        let admitted = if one.is_admitted() { table.backend_loads().get(1) } else { 0 };
+        assert_eq!(table.service_loads().get(3), admitted, "{one:?}: counts against the limit");
     }
 }
 
