@@ -106,7 +106,7 @@ fn establish(own: &Slot, peer: &Slot) -> bool {
     let Ok(service) = service::admit(unsafe { &(*own.flow).key }) else {
         return false;
     };
-    if !own.move_to(State::Established).is_some_and(|left| !left.is_admitted()) {
+    if own.move_to(State::Established).is_none_or(State::is_admitted) {
         // Another packet did it.
         service::leave(service);
     }
