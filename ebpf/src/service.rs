@@ -7,7 +7,7 @@ use vipgate_abi::{
     counters::Reason,
     flow::FlowKey,
     hash,
-    service::{Algorithm, Kind, Service, ServiceKey},
+    service::{Algorithm, Kind, Member, Service, ServiceKey},
 };
 
 use crate::{
@@ -119,7 +119,7 @@ pub fn choose(service: &Service, key: &FlowKey) -> Option<(u32, Backend)> {
         } else {
             hash::to_index(hash::flow(key, 0), service.ring_len)
         };
-        *RINGS.get(service.ring_base + index)?
+        Member(*RINGS.get(service.ring_base + index)?).number()
     };
     let backend = BACKENDS.get(number)?;
     if backend.addr == 0 { None } else { Some((number, *backend)) }
@@ -128,22 +128,22 @@ pub fn choose(service: &Service, key: &FlowKey) -> Option<(u32, Backend)> {
 /// No backend.
 const NOBODY: u32 = u32::MAX;
 
-/// The backend with the fewest live connections among COMPARED of the ring; ties go to the lowest number.
+/// The backend with the fewest live connections for its weight among COMPARED of the ring; ties go to the lowest number.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn least_connections(ring_base: u32, ring_len: u32, hash: u64) -> u32 {
     let mut index = hash::to_index(hash, ring_len);
-    // Load and number in one value: the verifier has one to follow through the loop.
+    // Fullness and number in one value: the verifier has one to follow through the loop.
     let mut best = u64::MAX;
     let mut compared = 0;
     while compared < COMPARED && compared < ring_len {
-        let Some(number) = RINGS.get(ring_base + index) else {
+        let Some(member) = RINGS.get(ring_base + index).copied().map(Member) else {
             return NOBODY;
         };
-        let Some(load) = BACKEND_LOAD.get(*number) else {
+        let Some(load) = BACKEND_LOAD.get(member.number()) else {
             return NOBODY;
         };
-        let candidate = ((*load as u64) << 32) | *number as u64;
+        let candidate = ((member.fullness(*load) as u64) << 32) | member.number() as u64;
         if candidate < best {
             best = candidate;
         }

@@ -51,7 +51,7 @@ impl Protocol {
     }
 }
 
-/// `balancerAlgorithm` of a listener. All but least connections give each backend its weight's share.
+/// `balancerAlgorithm` of a listener. Each gives every backend its weight's share.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Algorithm {
     RoundRobin,

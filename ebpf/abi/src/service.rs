@@ -80,3 +80,46 @@ pub enum Algorithm {
     /// The ring is a Maglev table, indexed by a hash of the 5-tuple.
     Maglev = 4,
 }
+
+/// An element of a ring: a backend's number, and above it the weight by which least connections compares its load; 0 where
+/// all weigh the same, and in other rings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Member(pub u32);
+
+impl Member {
+    /// Backend numbers are below it.
+    pub const NUMBERS: u32 = 1 << 24;
+
+    #[inline(always)]
+    pub const fn new(number: u32, weight: u8) -> Self {
+        Self(((weight as u32) << 24) | (number % Self::NUMBERS))
+    }
+
+    #[inline(always)]
+    pub const fn number(self) -> u32 {
+        self.0 % Self::NUMBERS
+    }
+
+    /// How full the backend would be with one connection more than `load`: connections for each unit of weight, in 256ths.
+    #[inline(always)]
+    pub const fn fullness(self, load: u32) -> u32 {
+        let weight = self.0 >> 24;
+        // A load of more than 24 bits is drift.
+        let load = (load % Self::NUMBERS + 1) << 8;
+        if weight > 1 { load / weight } else { load }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_member_of_twice_the_weight_is_as_full_with_twice_the_connections() {
+        let (light, heavy) = (Member::new(7, 50), Member::new(Member::NUMBERS - 1, 100));
+        assert_eq!((light.number(), heavy.number()), (7, Member::NUMBERS - 1));
+        assert_eq!(light.fullness(9), heavy.fullness(19));
+        assert!(light.fullness(9) > heavy.fullness(18) && light.fullness(10) > heavy.fullness(19));
+        assert_eq!(Member::new(7, 0).fullness(3), Member::new(8, 1).fullness(3));
+    }
+}

@@ -26,7 +26,7 @@ use vipgate_abi::{
     interest::Bit,
     maps,
     port::Port,
-    service::{Algorithm, Kind, Service, ServiceKey},
+    service::{Algorithm, Kind, Member, Service, ServiceKey},
 };
 
 use super::Frame;
@@ -445,6 +445,15 @@ impl Bench {
         let mut words = self.array::<u64>(maps::INTEREST)?;
         let word = words.get(&bit.word(), 0)?;
         Ok(words.set(bit.word(), word | bit.mask(), 0)?)
+    }
+
+    /// Gives the backends of the service that was made last their weights.
+    pub fn weigh(&mut self, backends: &[u32], weights: &[u8]) -> Result<()> {
+        let ring_base = self.next_ring - u32::try_from(backends.len())?;
+        for (index, (&backend, &weight)) in (ring_base..).zip(backends.iter().zip(weights)) {
+            self.array(maps::RINGS)?.set(index, Member::new(backend, weight).0, 0)?;
+        }
+        Ok(())
     }
 
     pub fn set_service(&mut self, vip: SocketAddrV4, protocol: u8, prefix_len: u32, service: Service) -> Result<()> {

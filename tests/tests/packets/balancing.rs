@@ -38,6 +38,20 @@ both_hooks! {
         Ok(())
     }
 
+    fn least_connections_fills_backends_by_their_weights(bench: &mut Bench) -> Result<()> {
+        let backends = [11, 12, 13].map(|host| SocketAddrV4::new(Ipv4Addr::new(10, 2, 0, host), 8080));
+        let numbers = bench.serve(VIP, TCP, Algorithm::LeastConnections, &backends)?;
+        let weights = [1, 2, 5];
+        bench.weigh(&numbers, &weights)?;
+        for port in 0..40 {
+            bench.run(&Frame::tcp(SocketAddrV4::new(Bench::CLIENT, 1000 + port), VIP, tcp::SYN))?;
+        }
+        for (number, weight) in numbers.into_iter().zip(weights) {
+            ensure!(bench.load(number)? == u32::from(weight) * 5, "weight {weight}: {}", bench.load(number)?);
+        }
+        Ok(())
+    }
+
     fn source_keeps_a_client_on_its_backend(bench: &mut Bench) -> Result<()> {
         let backends = [11, 12, 13, 14].map(|host| SocketAddrV4::new(Ipv4Addr::new(10, 2, 0, host), 8080));
         bench.serve(VIP, TCP, Algorithm::Source, &backends)?;

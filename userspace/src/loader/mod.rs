@@ -30,7 +30,7 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
-use vipgate_abi::{flow, maps};
+use vipgate_abi::{flow, maps, service::Member};
 
 use self::object::Programs;
 pub use self::{
@@ -124,7 +124,10 @@ impl Sizes {
         if !flows.is_power_of_two() || flows < 16 * flow::WAYS as u32 || flows > 1 << 28 {
             return wrong("flows", flows, "a power of two from 128 to 268435456");
         }
-        for (name, value) in [("services", services), ("backends", backends), ("ring_elements", ring_elements)] {
+        if !(1..=Member::NUMBERS).contains(&backends) {
+            return wrong("backends", backends, "from 1 to 16777216");
+        }
+        for (name, value) in [("services", services), ("ring_elements", ring_elements)] {
             if !(1..=1 << 28).contains(&value) {
                 return wrong(name, value, "from 1 to 268435456");
             }

@@ -11,7 +11,7 @@ use std::{
 use thiserror::Error;
 use vipgate_abi::{
     backend::{self, Backend},
-    service::{self, Kind, ServiceKey},
+    service::{self, Kind, Member, ServiceKey},
 };
 
 use super::maglev;
@@ -60,7 +60,7 @@ pub enum ServiceEntry {
         /// The listener's number.
         number: u32,
         max_connections: u32,
-        /// Backend numbers; empty: the listener has no backend.
+        /// [`Member`]s; empty: the listener has no backend.
         ring: Vec<u32>,
     },
 }
@@ -109,8 +109,7 @@ fn balance(listener: &ListenerState) -> ServiceEntry {
     pool.sort_by_key(|b| b.number);
     let ring = match listener.algorithm {
         Algorithm::RoundRobin => turns(&pool),
-        // What it compares is connections, whatever the weights are.
-        Algorithm::LeastConnections => pool.iter().map(|b| b.number).collect(),
+        Algorithm::LeastConnections => pool.iter().map(|b| Member::new(b.number, b.weight).0).collect(),
         Algorithm::Source | Algorithm::Maglev => {
             let member =
                 |b: &&BackendState| maglev::Member { address: SocketAddrV4::new(b.address, b.port), weight: b.weight };
@@ -288,7 +287,8 @@ mod tests {
         );
         assert_eq!((service.number, service.max_connections), (3, 5000));
         assert_eq!((service.ring_base, service.ring_len), (900, 2));
-        assert_eq!(ring(&tables), [7, 8], "in the order of their numbers");
+        let members = [7, 8].map(|number| Member::new(number, 100).0);
+        assert_eq!(ring(&tables), members, "in the order of their numbers");
         let expected = Backend {
             addr: u32::from_ne_bytes([192, 168, 1, 2]),
             port: u16::from_ne_bytes([0x1f, 0x90]),
@@ -324,7 +324,8 @@ mod tests {
             .into();
         let of = |algorithm| ring(&compile(&vip(vec![listener(algorithm, pool.clone())]))).to_vec();
         assert_eq!(of(Algorithm::RoundRobin), [1, 2, 1, 1, 3, 1, 2, 1]);
-        assert_eq!(of(Algorithm::LeastConnections), [1, 2, 3]);
+        let members = [(1, 50), (2, 20), (3, 10)].map(|(number, weight)| Member::new(number, weight).0);
+        assert_eq!(of(Algorithm::LeastConnections), members);
         let table = of(Algorithm::Source);
         let share = |n| table.iter().filter(|number| **number == n).count() * 8 * 100 / table.len();
         assert_eq!([1, 2, 3, 4].map(share).map(|percents| (percents + 50) / 100), [5, 2, 1, 0]);

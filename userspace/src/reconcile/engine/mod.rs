@@ -22,7 +22,7 @@ use std::{
 use thiserror::Error;
 use vipgate_abi::{
     backend::Backend,
-    service::{Kind, Service},
+    service::{Kind, Member, Service},
 };
 
 use super::{
@@ -293,7 +293,7 @@ impl<K: KernelTables> Engine<K> {
             return Ok(());
         };
         let mut ring = self.kernel.ring(held.ring_base, held.ring_len);
-        ring.retain(|member| *member != number);
+        ring.retain(|member| Member(*member).number() != number);
         if ring.len() == held.ring_len as usize {
             return Ok(());
         }

@@ -49,8 +49,8 @@ impl Fake {
     fn look(&mut self) {
         self.writes += 1;
         for (key, service) in self.services.iter().filter(|_| !self.foreign) {
-            for number in self.ring_of(service) {
-                let backend = self.backends[*number as usize];
+            for number in self.ring_of(service).iter().map(|member| Member(*member).number()) {
+                let backend = self.backends[number as usize];
                 assert_ne!(backend.addr, 0, "{key:?} leads to the free number {number}");
                 assert!(!backend.is_down(), "{key:?} leads to {number}, which is down");
                 assert_eq!(backend.service, service.number, "{key:?} leads to {number}, another listener's");
