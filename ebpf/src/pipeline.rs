@@ -120,8 +120,10 @@ fn hit<P: Packet>(packet: &P, headers: &Headers, config: &Config, slot: &Slot) -
     let now = jiffies();
     if slot.mark.is_stale(now) {
         table::touch(slot.index, now);
-        // A one-way flow keeps its other direction alive.
-        table::touch(peer, now);
+        // The sweeper asks both directions; eviction, which takes idle datagrams' flows, asks one.
+        if headers.is_udp() {
+            table::touch(peer, now);
+        }
     }
     if epoch != config.epoch as u16 {
         // SAFETY: as above.

@@ -20,7 +20,7 @@ use std::{
 use tracing::{debug, error, warn};
 use vipgate_abi::{
     backend::Backend,
-    flow::{Flow, State, WAYS, Word},
+    flow::{Flow, State, TOUCH_PERIOD, WAYS, Word},
 };
 
 use crate::loader::{self, FlowTable, LoadError, Loads, Plane};
@@ -282,8 +282,9 @@ impl<'a> Pass<'a> {
     }
 }
 
+/// A busy flow's time is stored once in a while only.
 fn is_over(age: u32, seconds: u32, hz: u32) -> bool {
-    u64::from(age) > u64::from(seconds) * u64::from(hz)
+    u64::from(age) > u64::from(seconds) * u64::from(hz) + (1 << TOUCH_PERIOD)
 }
 
 /// Seconds without a packet in either direction after which a connection is over. Its two slots may differ for the
