@@ -1,7 +1,7 @@
 //! `cargo xtask bench`: builds everything optimised and runs the `bench` binary of the tests crate.
 
 use crate::{
-    build::target_directory,
+    build::{binary, target_directory},
     ebpf,
     setup::{self, Need},
     sh::{as_root, cargo, run as run_command, step},
@@ -16,8 +16,10 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
-    setup::ensure(&[Need::Build, Need::Lab])?;
+    setup::ensure(&[Need::Build, Need::Lab, Need::Bench])?;
     ebpf::build()?;
+    // The parts with whole connections and the control plane run the controller.
+    binary(true)?;
     step(
         "the benchmark",
         &mut cargo(&["build", "--locked", "--release", "--package", "vipgate-tests", "--bin", "bench"]),

@@ -23,13 +23,15 @@ pub(crate) enum Need {
     Build,
     /// The network-namespace lab.
     Lab,
+    /// The benchmark's generators and peers.
+    Bench,
     /// Formatting and lints.
     Lint,
     /// The fuzzer.
     Fuzz,
 }
 
-const EVERYTHING: [Need; 4] = [Need::Build, Need::Lab, Need::Lint, Need::Fuzz];
+const EVERYTHING: [Need; 5] = [Need::Build, Need::Lab, Need::Bench, Need::Lint, Need::Fuzz];
 
 /// A program of the lab, the Debian package that brings it, and what for.
 struct Tool {
@@ -52,6 +54,12 @@ const LAB: [Tool; 9] = [
     tool("nft", "nftables", "the benchmark's other contestant"),
     tool("tcpdump", "tcpdump", "looking at packets when a test fails"),
     tool("bpftool", "bpftool", "looking at programs and maps when a test fails"),
+];
+
+const BENCH: [Tool; 3] = [
+    tool("wrk", "wrk", "new connections of the benchmark"),
+    tool("iperf3", "iperf3", "bulk TCP of the benchmark"),
+    tool("haproxy", "haproxy", "the proxy that the benchmark compares with"),
 ];
 
 /// Debian's compiler with the BPF target's core library prebuilt: no nightly, no build-std.
@@ -112,9 +120,11 @@ fn missing(needs: &[Need]) -> Vec<Missing> {
     if needs.contains(&Need::Build) {
         missing_for_build(&mut missing);
     }
-    if needs.contains(&Need::Lab) {
-        let absent = LAB.iter().filter(|tool| which(tool.program).is_none());
-        missing.extend(absent.map(|tool| Missing::Package { name: tool.package, why: tool.why }));
+    for (need, tools) in [(Need::Lab, LAB.as_slice()), (Need::Bench, BENCH.as_slice())] {
+        if needs.contains(&need) {
+            let absent = tools.iter().filter(|tool| which(tool.program).is_none());
+            missing.extend(absent.map(|tool| Missing::Package { name: tool.package, why: tool.why }));
+        }
     }
     if needs.contains(&Need::Lint) {
         let absent = [("cargo-clippy", "clippy"), ("rustfmt", "rustfmt")]

@@ -1,5 +1,8 @@
 //! The benchmark: speed as ratios and differences, measured in turns within one run.
 
+pub mod bulk;
+pub mod connections;
+mod peers;
 pub mod plot;
 mod report;
 pub mod testrun;

@@ -34,6 +34,12 @@ impl Series {
         self.0.push(value);
     }
 
+    /// Whether there was no round.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// The middle round; of an even number, the higher of the two in the middle. 0 without rounds.
     #[must_use]
     pub fn median(&self) -> f64 {

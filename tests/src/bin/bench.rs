@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 use clap::{Parser, ValueEnum};
 use vipgate_tests::{
-    bench::{Effort, Report, plot, testrun, wire},
+    bench::{Effort, Report, bulk, connections, plot, testrun, wire},
     packet::Hook,
 };
 
@@ -36,6 +36,10 @@ enum Part {
     Testrun,
     /// Packets on the wire beside nftables and plain forwarding.
     Wire,
+    /// Bulk TCP beside nftables, HAProxy and plain forwarding.
+    Bulk,
+    /// New connections beside the same.
+    Connections,
 }
 
 fn main() -> Result<()> {
@@ -50,6 +54,12 @@ fn main() -> Result<()> {
     }
     if wanted(Part::Wire) {
         wire::run(&mut report, effort)?;
+    }
+    if wanted(Part::Bulk) {
+        bulk::run(&mut report, effort)?;
+    }
+    if wanted(Part::Connections) {
+        connections::run(&mut report, effort)?;
     }
     if let Some(path) = &arguments.json {
         report.write(path)?;

@@ -67,6 +67,11 @@ impl Controller {
         Api::new(router, &format!("http://{LISTEN}"))
     }
 
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.process.id()
+    }
+
     /// Bytes of memory that it has in use, as the kernel counts them.
     pub fn resident(&self) -> Result<u64> {
         let status = fs::read_to_string(format!("/proc/{}/status", self.process.id()))?;

@@ -180,6 +180,12 @@ impl Backend {
         self.nginx = None;
     }
 
+    /// The process of the web server, unless that is stopped.
+    #[must_use]
+    pub fn web_id(&self) -> Option<u32> {
+        self.nginx.as_ref().map(Process::id)
+    }
+
     /// Starts nginx, with its files in `directory`, and waits until it answers.
     pub fn start_web(&mut self, directory: &Path) -> Result<()> {
         let home = directory.join(&self.name);
