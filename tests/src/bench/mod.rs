@@ -2,6 +2,7 @@
 
 pub mod bulk;
 pub mod connections;
+pub mod control;
 mod peers;
 pub mod plot;
 mod report;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 use clap::{Parser, ValueEnum};
 use vipgate_tests::{
-    bench::{Effort, Report, bulk, connections, plot, testrun, wire},
+    bench::{Effort, Report, bulk, connections, control, plot, testrun, wire},
     packet::Hook,
 };
 
@@ -40,6 +40,8 @@ enum Part {
     Bulk,
     /// New connections beside the same.
     Connections,
+    /// The control plane through the REST API, and packets among many listeners.
+    Control,
 }
 
 fn main() -> Result<()> {
@@ -60,6 +62,10 @@ fn main() -> Result<()> {
     }
     if wanted(Part::Connections) {
         connections::run(&mut report, effort)?;
+    }
+    if wanted(Part::Control) {
+        control::run(&mut report, effort)?;
+        apart(|| control::packets(&mut report, effort))?;
     }
     if let Some(path) = &arguments.json {
         report.write(path)?;
