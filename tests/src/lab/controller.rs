@@ -72,11 +72,21 @@ impl Controller {
         self.process.id()
     }
 
-    /// Bytes of memory that it has in use, as the kernel counts them.
+    /// Bytes of memory that it has in use, as the kernel counts them: the tables that it maps included.
     pub fn resident(&self) -> Result<u64> {
+        self.memory("VmRSS")
+    }
+
+    /// Bytes of memory that are its own: neither files nor the kernel's tables.
+    pub fn own_memory(&self) -> Result<u64> {
+        self.memory("RssAnon")
+    }
+
+    fn memory(&self, field: &str) -> Result<u64> {
         let status = fs::read_to_string(format!("/proc/{}/status", self.process.id()))?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("it has ended")?;
-        let kilobytes: u64 = line.trim().trim_end_matches(" kB").parse()?;
+        let value =
+            |line: &str| Some(line.strip_prefix(field)?.strip_prefix(':')?.trim().trim_end_matches(" kB").parse());
+        let kilobytes: u64 = status.lines().find_map(value).context("it has ended")??;
         Ok(kilobytes * 1024)
     }
 

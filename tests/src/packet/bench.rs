@@ -1,6 +1,7 @@
 //! The programs on the bench: loaded with small tables, fed with frames.
 
 use std::{
+    fs::File,
     net::{Ipv4Addr, SocketAddrV4},
     process::Command,
     sync::atomic::{AtomicU32, Ordering},
@@ -102,6 +103,8 @@ pub struct Packets {
 #[derive(Debug)]
 pub struct Bench {
     ebpf: Ebpf,
+    /// Keeps the namespace that was made for it when the thread goes on to another bench's.
+    _network: Option<File>,
     hook: Hook,
     /// The program that runs.
     program: &'static str,
@@ -164,8 +167,9 @@ impl Bench {
 
     /// The kernel's LRU hash table with room for so many flows, instead of ours.
     pub fn lru(entries: u32, packets: &Packets) -> Result<Self> {
-        make_network()?;
+        let network = make_network()?;
         let mut bench = Self::load_sized(Hook::Xdp, BENCHMARK, 8, Some(("BENCH_LRU", entries)))?;
+        bench._network = Some(network);
         bench.program = "bench_lru";
         bench.load_measured("bench_empty_xdp", packets)?;
         Ok(bench)
@@ -214,8 +218,9 @@ impl Bench {
     }
 
     fn open(hook: Hook, object: &[u8], buckets: u32) -> Result<Self> {
-        make_network()?;
+        let network = make_network()?;
         let mut bench = Self::load_object(hook, object, buckets)?;
+        bench._network = Some(network);
         bench.set_port(1, "pub0", Self::PUBLIC_MAC)?;
         bench.set_port(2, "priv0", Self::PRIVATE_MAC)?;
         Ok(bench)
@@ -320,8 +325,17 @@ impl Bench {
             .map_max_entries(maps::BACKEND_TRAFFIC, 4096)
             .load(object)
             .context("cannot load the programs")?;
-        let mut bench =
-            Self { ebpf, hook, program: "", empty: "", device: 0, next_backend: 1, next_service: 1, next_ring: 0 };
+        let mut bench = Self {
+            ebpf,
+            _network: None,
+            hook,
+            program: "",
+            empty: "",
+            device: 0,
+            next_backend: 1,
+            next_service: 1,
+            next_ring: 0,
+        };
         bench.set_config(Config { flow_seed: 0x5eed, bucket_mask: buckets - 1, epoch: 1 })?;
         Ok(bench)
     }
@@ -685,8 +699,9 @@ impl Swap {
     }
 }
 
-/// Puts the calling thread into a network namespace of its own, which ends with the thread and with all that is in it.
-fn make_network() -> Result<()> {
+/// Puts the calling thread into a network namespace of its own, which ends, with all that is in it, when neither the thread is
+/// in it nor the file is open.
+fn make_network() -> Result<File> {
     unshare(CloneFlags::CLONE_NEWNET).context("cannot make a network namespace (root needed)")?;
     for words in [
         "link set lo up",
@@ -713,7 +728,8 @@ fn make_network() -> Result<()> {
         })
         .collect();
     ip_batch(&hosts)?;
-    std::fs::write("/proc/sys/net/ipv4/ip_forward", "1").context("cannot enable forwarding")
+    std::fs::write("/proc/sys/net/ipv4/ip_forward", "1").context("cannot enable forwarding")?;
+    File::open("/proc/thread-self/ns/net").context("cannot open the namespace")
 }
 
 fn program<'a, P>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut P>
