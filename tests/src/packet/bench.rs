@@ -24,6 +24,7 @@ use vipgate_abi::{
     config::Config,
     counters::{Reason, Traffic},
     flow::{Bucket, Flow, Mark, State, WAYS, Word},
+    fragment::{FragmentKey, FragmentPorts},
     interest::Bit,
     maps,
     port::Port,
@@ -112,6 +113,8 @@ pub struct Bench {
     empty: &'static str,
     /// The device that packets come in by, or leave by from a generator; 0: none.
     device: u32,
+    /// At TC, how many segments of how many bytes each packet stands for; 0: it is one.
+    segments: [u32; 2],
     next_backend: u32,
     next_service: u32,
     next_ring: u32,
@@ -151,6 +154,23 @@ impl Bench {
         bench.load_program(Hook::Tc, maps::PROGRAM_EGRESS)?;
         bench.program = program;
         Ok(bench)
+    }
+
+    /// Loads every program of every object, each with tables of its own: those of one table must be of one kind.
+    pub fn load_all() -> Result<usize> {
+        let mut loaded = 0;
+        for object in [PROGRAMS, BENCHMARK] {
+            let load = || Self::load_object(Hook::Tc, object, Self::BUCKETS);
+            let names = |(name, program): (&str, &Program)| {
+                let hook = if matches!(program, Program::Xdp(_)) { Hook::Xdp } else { Hook::Tc };
+                (hook, name.to_owned())
+            };
+            for (hook, name) in load()?.ebpf.programs().map(names).collect::<Vec<_>>() {
+                load()?.load_program(hook, &name)?;
+                loaded += 1;
+            }
+        }
+        Ok(loaded)
     }
 
     /// The benchmark's programs, which run `packets` in turn, with so many flow buckets.
@@ -332,6 +352,7 @@ impl Bench {
             program: "",
             empty: "",
             device: 0,
+            segments: [0; 2],
             next_backend: 1,
             next_service: 1,
             next_ring: 0,
@@ -438,21 +459,21 @@ impl Bench {
         let number = self.next_service;
         self.next_service += 1;
         let numbers = backends.iter().map(|&backend| self.add_backend(backend, number)).collect::<Result<Vec<_>>>()?;
-        let ring_base = self.next_ring;
-        self.next_ring += u32::try_from(numbers.len())?;
-        for (index, &backend) in (ring_base..).zip(&numbers) {
-            self.array(maps::RINGS)?.set(index, backend, 0)?;
-        }
-        let service = Service {
-            kind: Kind::Balance as u8,
-            algorithm: algorithm as u8,
-            number,
-            ring_base,
-            ring_len: u32::try_from(numbers.len())?,
-            ..Service::default()
-        };
+        let service = self.ring(number, algorithm, &numbers)?;
         self.set_service(vip, protocol, ServiceKey::EXACT, service)?;
         Ok(numbers)
+    }
+
+    /// A service of this number over a ring of these backends.
+    pub fn ring(&mut self, number: u32, algorithm: Algorithm, ring: &[u32]) -> Result<Service> {
+        let ring_base = self.next_ring;
+        let ring_len = u32::try_from(ring.len())?;
+        self.next_ring += ring_len;
+        for (index, &backend) in (ring_base..).zip(ring) {
+            self.array(maps::RINGS)?.set(index, backend, 0)?;
+        }
+        let (kind, algorithm) = (Kind::Balance as u8, algorithm as u8);
+        Ok(Service { kind, algorithm, number, ring_base, ring_len, ..Service::default() })
     }
 
     fn add_interest(&mut self, bit: Bit) -> Result<()> {
@@ -552,6 +573,37 @@ impl Bench {
         Ok(words.into_iter().flat_map(|bucket| bucket.words).map(Word).zip(flows).collect())
     }
 
+    /// From now on packets at TC are super-packets of so many segments, with so many bytes of data in each but the last.
+    pub fn set_segments(&mut self, count: u32, bytes: u32) {
+        self.segments = [count, bytes];
+    }
+
+    /// Lets time pass for the first fragments that are remembered.
+    pub fn age_fragments(&mut self, jiffies: u32) -> Result<()> {
+        let mut fragments = HashMap::<_, FragmentKey, FragmentPorts>::try_from(self.map(maps::FRAGMENTS)?)?;
+        for (key, ports) in fragments.iter().collect::<Result<Vec<_>, _>>()? {
+            fragments.insert(key, FragmentPorts { seen: ports.seen.wrapping_sub(jiffies), ..ports }, 0)?;
+        }
+        Ok(())
+    }
+
+    /// Takes a port away, as when its device goes.
+    pub fn remove_port(&mut self, number: u32) -> Result<()> {
+        Ok(self.array(maps::PORTS)?.set(number, Port::default(), 0)?)
+    }
+
+    /// Makes every flow ask for its way again.
+    pub fn move_epoch(&mut self) -> Result<()> {
+        let config = self.config()?;
+        self.set_config(Config { epoch: config.epoch + 1, ..config })
+    }
+
+    /// Ends all flows of a backend.
+    pub fn end_flows(&mut self, number: u32) -> Result<()> {
+        let backend = self.backend(number)?;
+        self.set_backend(number, Backend { generation: backend.generation + 1, ..backend })
+    }
+
     /// Runs the hook's program once on a frame.
     pub fn run(&mut self, frame: &Frame) -> Result<Outcome> {
         self.run_bytes(&frame.bytes())
@@ -599,7 +651,7 @@ impl Bench {
         let mut out = vec![0; bytes.len() + 64];
         let mut options = TestRunOptions { data_in: Some(bytes), data_out: Some(&mut out), ..TestRunOptions::new() };
         let context = self.context(hook, u32::try_from(bytes.len())?);
-        if self.device != 0 {
+        if self.device != 0 || self.segments != [0; 2] {
             options.ctx_in = Some(&context);
         }
         options.repeat = repeat;
@@ -617,8 +669,16 @@ impl Bench {
         let fields = match hook {
             // struct xdp_md: data, data_end, data_meta, ingress_ifindex, rx_queue_index, egress_ifindex.
             Hook::Xdp => vec![0, length, 0, self.device, 0, 0],
-            // struct __sk_buff: ifindex is the eleventh of 48 words.
-            Hook::Tc => (0..48).map(|word| if word == 10 { self.device } else { 0 }).collect(),
+            // struct __sk_buff, 48 words.
+            Hook::Tc => {
+                const IFINDEX: usize = 10;
+                const GSO_SEGMENTS: usize = 41;
+                const GSO_SIZE: usize = 44;
+                let mut fields = vec![0; 48];
+                fields[IFINDEX] = self.device;
+                [fields[GSO_SEGMENTS], fields[GSO_SIZE]] = self.segments;
+                fields
+            }
         };
         fields.iter().flat_map(|field: &u32| field.to_ne_bytes()).collect()
     }

@@ -4,7 +4,7 @@ use super::*;
 
 both_hooks! {
     fn round_robin_takes_every_backend_in_turn(bench: &mut Bench) -> Result<()> {
-        let backends = [11, 12, 13].map(|host| SocketAddrV4::new(Ipv4Addr::new(10, 2, 0, host), 8080));
+        let backends = backends([11, 12, 13]);
         let numbers = bench.serve(VIP, TCP, Algorithm::RoundRobin, &backends)?;
         for port in 0..12 {
             bench.run(&Frame::tcp(SocketAddrV4::new(Bench::CLIENT, 1000 + port), VIP, tcp::SYN))?;
@@ -16,7 +16,7 @@ both_hooks! {
     }
 
     fn least_connections_takes_the_idlest_backend(bench: &mut Bench) -> Result<()> {
-        let backends = [11, 12, 13].map(|host| SocketAddrV4::new(Ipv4Addr::new(10, 2, 0, host), 8080));
+        let backends = backends([11, 12, 13]);
         let numbers = bench.serve(VIP, TCP, Algorithm::LeastConnections, &backends)?;
         for port in 0..30 {
             bench.run(&Frame::tcp(SocketAddrV4::new(Bench::CLIENT, 1000 + port), VIP, tcp::SYN))?;
@@ -39,7 +39,7 @@ both_hooks! {
     }
 
     fn least_connections_fills_backends_by_their_weights(bench: &mut Bench) -> Result<()> {
-        let backends = [11, 12, 13].map(|host| SocketAddrV4::new(Ipv4Addr::new(10, 2, 0, host), 8080));
+        let backends = backends([11, 12, 13]);
         let numbers = bench.serve(VIP, TCP, Algorithm::LeastConnections, &backends)?;
         let weights = [1, 2, 5];
         bench.weigh(&numbers, &weights)?;
@@ -53,7 +53,7 @@ both_hooks! {
     }
 
     fn source_keeps_a_client_on_its_backend(bench: &mut Bench) -> Result<()> {
-        let backends = [11, 12, 13, 14].map(|host| SocketAddrV4::new(Ipv4Addr::new(10, 2, 0, host), 8080));
+        let backends = backends([11, 12, 13, 14]);
         bench.serve(VIP, TCP, Algorithm::Source, &backends)?;
         for port in 0..20 {
             bench.run(&Frame::tcp(SocketAddrV4::new(Bench::CLIENT, 1000 + port), VIP, tcp::SYN))?;
@@ -65,7 +65,7 @@ both_hooks! {
     }
 
     fn maglev_spreads_one_clients_ports(bench: &mut Bench) -> Result<()> {
-        let backends = [11, 12].map(|host| SocketAddrV4::new(Ipv4Addr::new(10, 2, 0, host), 8080));
+        let backends = backends([11, 12]);
         let numbers = bench.serve(VIP, TCP, Algorithm::Maglev, &backends)?;
         for port in 0..100 {
             bench.run(&Frame::tcp(SocketAddrV4::new(Bench::CLIENT, 1000 + port), VIP, tcp::SYN))?;
@@ -80,18 +80,109 @@ both_hooks! {
     fn a_flow_keeps_its_backend_when_the_ring_changes(bench: &mut Bench) -> Result<()> {
         serve(bench, TCP)?;
         establish(bench)?;
-        bench.serve(VIP, TCP, Algorithm::RoundRobin, &[SocketAddrV4::new(Ipv4Addr::new(10, 2, 0, 12), 8080)])?;
+        bench.serve(VIP, TCP, Algorithm::RoundRobin, &backends([12]))?;
         let data = Frame::tcp(CLIENT, VIP, tcp::ACK).payload(b"still there");
         bench.expect_sent(&data, &to_backend(data.clone()))
     }
 
     fn a_repeated_syn_goes_to_the_same_backend(bench: &mut Bench) -> Result<()> {
-        let backends = [11, 12].map(|host| SocketAddrV4::new(Ipv4Addr::new(10, 2, 0, host), 8080));
+        let backends = backends([11, 12]);
         let numbers = bench.serve(VIP, TCP, Algorithm::RoundRobin, &backends)?;
         for _ in 0..5 {
             bench.run(&Frame::tcp(CLIENT, VIP, tcp::SYN))?;
         }
         ensure!(bench.load(numbers[0])? + bench.load(numbers[1])? == 1);
+        Ok(())
+    }
+
+    fn a_backend_that_is_listed_more_often_gets_more_turns(bench: &mut Bench) -> Result<()> {
+        let numbers = bench.serve(VIP, TCP, Algorithm::RoundRobin, &backends([11, 12]))?;
+        let [light, heavy] = numbers[..] else { anyhow::bail!("two backends") };
+        let service = bench.ring(1, Algorithm::RoundRobin, &[heavy, light, heavy, heavy])?;
+        bench.set_service(VIP, TCP, ServiceKey::EXACT, service)?;
+        for port in 0..20 {
+            bench.run(&Frame::tcp(SocketAddrV4::new(Bench::CLIENT, 1000 + port), VIP, tcp::SYN))?;
+        }
+        ensure!(bench.load(light)? == 5 && bench.load(heavy)? == 15);
+        Ok(())
+    }
+
+    fn source_spreads_clients_over_all_backends(bench: &mut Bench) -> Result<()> {
+        let numbers = bench.serve(VIP, UDP, Algorithm::Source, &backends([11, 12, 13, 14]))?;
+        for host in 0..200u32 {
+            bench.run(&Frame::udp(SocketAddrV4::new(Ipv4Addr::from(0xc633_6400 + host), 7), VIP))?;
+        }
+        for number in numbers {
+            let load = bench.load(number)?;
+            ensure!((25..=80).contains(&load), "{load} of 200");
+        }
+        Ok(())
+    }
+
+    fn source_has_one_backend_for_a_client_of_both_protocols(bench: &mut Bench) -> Result<()> {
+        for host in 10..30 {
+            let (tcp_vip, udp_vip) = (SocketAddrV4::new(Bench::VIP, 1000), SocketAddrV4::new(Bench::VIP, 2000));
+            let hosts = backends([11, 12, 13]);
+            let by_tcp = bench.serve(tcp_vip, TCP, Algorithm::Source, &hosts)?;
+            let by_udp = bench.serve(udp_vip, UDP, Algorithm::Source, &hosts)?;
+            let client = SocketAddrV4::new(Ipv4Addr::new(10, 1, 0, host), 7);
+            bench.run(&Frame::tcp(client, tcp_vip, tcp::SYN))?;
+            bench.run(&Frame::udp(client, udp_vip))?;
+            for (one, other) in by_tcp.into_iter().zip(by_udp) {
+                ensure!(bench.load(one)? == bench.load(other)?, "client {client}");
+            }
+        }
+        Ok(())
+    }
+
+    fn maglev_chooses_alike_whatever_the_tables_seed(bench: &mut Bench) -> Result<()> {
+        let numbers = bench.serve(VIP, UDP, Algorithm::Maglev, &backends([11, 12, 13]))?;
+        let choices = |bench: &mut Bench| {
+            let choose = |port| {
+                let outcome = bench.run(&Frame::udp(SocketAddrV4::new(Bench::CLIENT, port), VIP))?;
+                ensure!(outcome.verdict == Verdict::Redirect);
+                Ok(outcome.bytes[33])
+            };
+            (1000..1040).map(choose).collect::<Result<Vec<u8>>>()
+        };
+        let before = choices(bench)?;
+        for number in numbers {
+            bench.end_flows(number)?;
+        }
+        // As after a restart that lost the table, or on another router.
+        let mut config = bench.config()?;
+        config.flow_seed ^= 0x1234_5678_9abc_def0;
+        bench.set_config(config)?;
+        ensure!(choices(bench)? == before);
+        Ok(())
+    }
+
+    fn maglev_tells_destination_ports_apart(bench: &mut Bench) -> Result<()> {
+        let numbers = [bench.add_backend(BACKEND, 1)?, bench.add_backend(backends([12])[0], 1)?];
+        let service = bench.ring(1, Algorithm::Maglev, &numbers)?;
+        bench.set_service(SocketAddrV4::new(Bench::VIP, 0), UDP, ServiceKey::EXACT - 16, service)?;
+        let mut of_the_first = 0;
+        for port in 5001..=5060 {
+            let outcome = bench.run(&Frame::udp(CLIENT, SocketAddrV4::new(Bench::VIP, port)))?;
+            ensure!(outcome.verdict == Verdict::Redirect);
+            of_the_first += u32::from(outcome.bytes[30..34] == BACKEND.ip().octets());
+        }
+        ensure!((15..=45).contains(&of_the_first), "{of_the_first} of 60");
+        Ok(())
+    }
+
+    fn one_backend_takes_everything_by_every_algorithm(bench: &mut Bench) -> Result<()> {
+        let algorithms = [Algorithm::RoundRobin, Algorithm::LeastConnections, Algorithm::Source, Algorithm::Maglev];
+        for (vip, algorithm) in (9000..).zip(algorithms) {
+            let vip = SocketAddrV4::new(Bench::VIP, vip);
+            let number = bench.serve(vip, TCP, algorithm, &[BACKEND])?[0];
+            for client in 0..10 {
+                let client = SocketAddrV4::new(Bench::CLIENT, vip.port() + 100 * client);
+                let syn = Frame::tcp(client, vip, tcp::SYN);
+                bench.expect_sent(&syn, &to_backend(syn.clone()))?;
+            }
+            ensure!(bench.load(number)? == 10);
+        }
         Ok(())
     }
 }

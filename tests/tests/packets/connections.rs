@@ -73,9 +73,7 @@ both_hooks! {
     fn a_new_generation_ends_the_flows_at_once(bench: &mut Bench) -> Result<()> {
         let number = serve(bench, TCP)?;
         establish(bench)?;
-        let mut backend = bench.backend(number)?;
-        backend.generation += 1;
-        bench.set_backend(number, backend)?;
+        bench.end_flows(number)?;
         bench.expect_refused(&Frame::tcp(BACKEND, CLIENT, tcp::ACK), Reason::FlowEnded)?;
         ensure!(bench.flows()?.is_empty());
         ensure!(bench.load(number)? == 0);

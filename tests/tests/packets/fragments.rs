@@ -55,4 +55,117 @@ both_hooks! {
         let first = &syn.fragments(&[0, 8])[0];
         bench.expect_refused(first, Reason::Malformed)
     }
+
+    fn later_fragments_come_in_any_order(bench: &mut Bench) -> Result<()> {
+        serve(bench, UDP)?;
+        let ask = Frame::udp(CLIENT, VIP).payload(&[1; 4000]);
+        let offsets = [0, 1000, 2000, 3000];
+        let (fragments, expected) = (ask.fragments(&offsets), to_backend(ask.clone()).fragments(&offsets));
+        for index in [0, 3, 1, 2, 1] {
+            bench.expect_sent(&fragments[index], &expected[index])?;
+        }
+        Ok(())
+    }
+
+    fn a_first_fragment_may_hold_no_more_than_a_datagrams_header(bench: &mut Bench) -> Result<()> {
+        serve(bench, UDP)?;
+        let ask = Frame::udp(CLIENT, VIP).payload(&[0xff; 17]);
+        let offsets = [0, 8, 16, 24];
+        for (fragment, expected) in ask.fragments(&offsets).iter().zip(to_backend(ask.clone()).fragments(&offsets)) {
+            bench.expect_sent(fragment, &expected)?;
+        }
+        Ok(())
+    }
+
+    fn fragments_of_two_datagrams_mixed_go_each_its_way(bench: &mut Bench) -> Result<()> {
+        bench.serve(VIP, UDP, Algorithm::RoundRobin, &backends([11, 12]))?;
+        let of = |port, id, host| {
+            let client = SocketAddrV4::new(Bench::CLIENT, port);
+            let ask = Frame { id, ..Frame::udp(client, VIP).payload(&[9; 2000]) };
+            let sent = ask.clone().between(client, backends([host])[0]);
+            let sent = sent.forwarded(Bench::PRIVATE_MAC, Bench::backend_mac(host));
+            (ask.fragments(&[0, 800, 1600]), sent.fragments(&[0, 800, 1600]))
+        };
+        let (one, other) = (of(1000, 1, 11), of(2000, 2, 12));
+        for index in 0..3 {
+            bench.expect_sent(&one.0[index], &one.1[index])?;
+            bench.expect_sent(&other.0[index], &other.1[index])?;
+        }
+        Ok(())
+    }
+
+    fn an_identification_used_again_is_the_later_packets(bench: &mut Bench) -> Result<()> {
+        serve(bench, UDP)?;
+        for port in [1000, 2000] {
+            let client = SocketAddrV4::new(Bench::CLIENT, port);
+            let ask = Frame::udp(client, VIP).payload(&[9; 1000]);
+            for (fragment, expected) in ask.fragments(&[0, 600]).iter().zip(to_backend(ask.clone()).fragments(&[0, 600])) {
+                bench.expect_sent(fragment, &expected)?;
+            }
+        }
+        let flows = bench.flows()?;
+        let of = |port: u16| flows.iter().find(|(_, flow)| flow.key.sport == port.to_be()).map(|(_, flow)| flow.packets);
+        ensure!(of(1000) == Some(2) && of(2000) == Some(2), "{flows:?}");
+        Ok(())
+    }
+
+    fn a_first_fragment_of_long_ago_is_forgotten(bench: &mut Bench) -> Result<()> {
+        serve(bench, UDP)?;
+        let ask = Frame::udp(CLIENT, VIP).payload(&[1; 2000]);
+        let (fragments, expected) = (ask.fragments(&[0, 1480]), to_backend(ask.clone()).fragments(&[0, 1480]));
+        bench.expect_sent(&fragments[0], &expected[0])?;
+        bench.age_fragments(3000)?;
+        bench.expect_sent(&fragments[1], &expected[1])?;
+        bench.age_fragments(2000)?;
+        bench.expect_refused(&fragments[1], Reason::Fragment)?;
+        bench.expect_sent(&fragments[0], &expected[0])?;
+        bench.expect_sent(&fragments[1], &expected[1])
+    }
+
+    fn fragments_that_are_for_no_service_are_not_ours(bench: &mut Bench) -> Result<()> {
+        serve(bench, UDP)?;
+        let other = SocketAddrV4::new(Bench::VIP, VIP.port() + 1);
+        for fragment in Frame::udp(CLIENT, other).payload(&[1; 2000]).fragments(&[0, 1480]) {
+            bench.expect_refused(&fragment, Reason::NotOurs)?;
+        }
+        Ok(())
+    }
+
+    fn fragments_of_other_protocols_are_the_stacks(bench: &mut Bench) -> Result<()> {
+        serve(bench, UDP)?;
+        let echo = Frame::other(Bench::CLIENT, Bench::VIP, 1).payload(&[8; 2000]);
+        let fragments = echo.fragments(&[0, 1480]);
+        bench.expect_refused(&fragments[0], Reason::OtherProtocol)?;
+        bench.expect_refused(&fragments[1], Reason::Fragment)
+    }
+
+    fn fragments_to_a_disabled_vip_end_there(bench: &mut Bench) -> Result<()> {
+        let service = Service { kind: Kind::Disabled as u8, ..Service::default() };
+        bench.set_service(VIP, 0, ServiceKey::WHOLE_VIP, service)?;
+        let fragments = Frame::udp(CLIENT, VIP).payload(&[1; 2000]).fragments(&[0, 1480]);
+        for fragment in fragments.iter().rev().chain(&fragments) {
+            bench.expect_refused(fragment, Reason::Disabled)?;
+        }
+        Ok(())
+    }
+
+    fn an_answers_fragments_end_with_their_flow(bench: &mut Bench) -> Result<()> {
+        let backend = serve(bench, UDP)?;
+        bench.run(&Frame::udp(CLIENT, VIP))?;
+        let answer = Frame::udp(BACKEND, CLIENT).payload(&[2; 2000]);
+        let (fragments, expected) = (answer.fragments(&[0, 1480]), to_client(answer.clone()).fragments(&[0, 1480]));
+        bench.expect_sent(&fragments[0], &expected[0])?;
+        bench.end_flows(backend)?;
+        bench.expect_refused(&fragments[1], Reason::FlowEnded)?;
+        bench.expect_refused(&fragments[1], Reason::NotOurs)
+    }
+
+    fn a_fragment_shorter_than_it_says_is_malformed(bench: &mut Bench) -> Result<()> {
+        serve(bench, UDP)?;
+        let ask = Frame::udp(CLIENT, VIP).payload(&[1; 2000]);
+        let mut fragments = ask.fragments(&[0, 1480]);
+        bench.run(&fragments[0])?;
+        fragments[1].total_len = Some(20 + 528 + 1);
+        bench.expect_refused(&fragments[1], Reason::Malformed)
+    }
 }

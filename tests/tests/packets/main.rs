@@ -39,18 +39,28 @@ macro_rules! both_hooks {
 }
 
 mod balancing;
+mod checksums;
 mod connections;
+mod counters;
+mod datagrams;
 mod fragments;
 mod hairpin;
 mod icmp;
 mod jumbo;
 mod limits;
 mod malformed;
+mod objects;
 mod options;
+mod quotes;
 mod rewriting;
+mod segments;
 mod services;
+mod sizes;
 mod stack;
+mod states;
+mod untouched;
 mod vlan;
+mod ways;
 
 fn serve(bench: &mut Bench, protocol: u8) -> Result<u32> {
     Ok(bench.serve(VIP, protocol, Algorithm::RoundRobin, &[BACKEND])?[0])
@@ -68,18 +78,49 @@ fn to_client(frame: Frame) -> Frame {
     frame.between(VIP, CLIENT).forwarded(Bench::PUBLIC_MAC, Bench::client_mac(10))
 }
 
-/// Drives the handshake to an established connection.
-fn establish(bench: &mut Bench) -> Result<()> {
-    for (flags, reply) in [(tcp::SYN, false), (tcp::SYN | tcp::ACK, true), (tcp::ACK, false)] {
-        if reply {
-            let frame = Frame::tcp(BACKEND, CLIENT, flags);
-            bench.expect_sent(&frame, &to_client(frame.clone()))?;
-        } else {
-            let frame = Frame::tcp(CLIENT, VIP, flags);
-            bench.expect_sent(&frame, &to_backend(frame.clone()))?;
-        }
+/// Who sends a segment.
+#[derive(Clone, Copy)]
+enum Side {
+    Client,
+    Backend,
+}
+
+/// Runs segments with these flags, each of which arrives at the other side.
+fn exchange(bench: &mut Bench, segments: &[(Side, u8)]) -> Result<()> {
+    for &(side, flags) in segments {
+        let (frame, translate): (_, fn(Frame) -> Frame) = match side {
+            Side::Client => (Frame::tcp(CLIENT, VIP, flags), to_backend),
+            Side::Backend => (Frame::tcp(BACKEND, CLIENT, flags), to_client),
+        };
+        bench.expect_sent(&frame, &translate(frame.clone())).with_context(|| format!("flags {flags:#x}"))?;
     }
     Ok(())
+}
+
+/// Drives the handshake to an established connection.
+fn establish(bench: &mut Bench) -> Result<()> {
+    exchange(bench, &[(Side::Client, tcp::SYN), (Side::Backend, tcp::SYN | tcp::ACK), (Side::Client, tcp::ACK)])
+}
+
+/// Sends a datagram each way, which arrives.
+fn ask_and_answer(bench: &mut Bench, ask: &Frame, answer: &Frame) -> Result<()> {
+    bench.expect_sent(ask, &to_backend(ask.clone()))?;
+    bench.expect_sent(answer, &to_client(answer.clone()))
+}
+
+/// Runs a frame that its flow translates, and that the stack gets to send or to refuse.
+fn expect_handed_over(bench: &mut Bench, frame: &Frame, translated: &Frame, reason: Reason) -> Result<()> {
+    let before = bench.reason(reason)?;
+    let outcome = bench.run(frame)?;
+    ensure!(outcome.verdict == Verdict::Pass, "verdict {:?}", outcome.verdict);
+    ensure!(outcome.bytes == translated.bytes(), "handed over {:02x?}", outcome.bytes);
+    ensure!(bench.reason(reason)? == before + 1, "not counted as {}", reason.name());
+    Ok(())
+}
+
+/// Backends of the private network, by their last byte.
+fn backends<const N: usize>(hosts: [u8; N]) -> [SocketAddrV4; N] {
+    hosts.map(|host| SocketAddrV4::new(Ipv4Addr::new(10, 2, 0, host), 8080))
 }
 
 fn states(bench: &mut Bench) -> Result<Vec<State>> {

@@ -47,9 +47,7 @@ both_hooks! {
         bench.expect_sent(&ask, &to_backend(ask.clone()))?;
         command("ip neigh replace 10.2.0.11 lladdr 02:00:00:00:02:ee dev priv0")?;
         bench.expect_sent(&ask, &to_backend(ask.clone()))?;
-        let mut config = bench.config()?;
-        config.epoch += 1;
-        bench.set_config(config)?;
+        bench.move_epoch()?;
         let mut expected = to_backend(ask.clone());
         expected.dst_mac[5] = 0xee;
         bench.expect_sent(&ask, &expected)

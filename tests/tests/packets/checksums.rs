@@ -1,0 +1,143 @@
+//! Checksums at the edges of one's complement arithmetic (RFC 1071, RFC 1624).
+
+use super::*;
+
+/// Offsets in a frame without options.
+const IP: usize = 24;
+const TCP_AT: usize = 50;
+const UDP_AT: usize = 40;
+
+/// The field of a frame as two bytes.
+fn field(frame: &Frame, at: usize) -> [u8; 2] {
+    let bytes = frame.bytes();
+    [bytes[at], bytes[at + 1]]
+}
+
+/// Runs the frame that `make` makes of the first number for which `wanted` holds of it as it comes and as it leaves.
+fn find(
+    bench: &mut Bench,
+    make: impl Fn(u16) -> Frame,
+    translate: impl Fn(Frame) -> Frame,
+    wanted: impl Fn(&Frame, &Frame) -> bool,
+) -> Result<()> {
+    let found = (0..=u16::MAX).map(|number| {
+        let frame = make(number);
+        let translated = translate(frame.clone());
+        (frame, translated)
+    });
+    let (frame, translated) = found
+        .into_iter()
+        .find(|(frame, translated)| wanted(frame, translated))
+        .context("no number gives this checksum")?;
+    bench.expect_sent(&frame, &translated)
+}
+
+fn numbered_header(id: u16) -> Frame {
+    Frame { id, ..Frame::udp(CLIENT, VIP).payload(b"header") }
+}
+
+fn numbered_segment(number: u16) -> Frame {
+    Frame::tcp(CLIENT, VIP, tcp::ACK).payload(&number.to_be_bytes())
+}
+
+fn numbered_answer(number: u16) -> Frame {
+    Frame::udp(BACKEND, CLIENT).payload(&number.to_be_bytes())
+}
+
+/// One's complement sum.
+fn add(field: [u8; 2], more: u16) -> [u8; 2] {
+    let (sum, carry) = u16::from_be_bytes(field).overflowing_add(more);
+    (sum + u16::from(carry)).to_be_bytes()
+}
+
+/// Runs a frame whose transport checksum at `at` is wrong: it leaves as wrong as it came.
+fn damaged(bench: &mut Bench, frame: &Frame, expected: &Frame, at: usize) -> Result<()> {
+    const WRONG_BY: u16 = 0x0101;
+    let (mut bytes, mut expected) = (frame.bytes(), expected.bytes());
+    for bytes in [&mut bytes, &mut expected] {
+        let wrong = add([bytes[at], bytes[at + 1]], WRONG_BY);
+        bytes[at..at + 2].copy_from_slice(&wrong);
+    }
+    let outcome = bench.run_bytes(&bytes)?;
+    ensure!(outcome.verdict == Verdict::Redirect && outcome.bytes == expected, "{:02x?}", outcome.bytes);
+    Ok(())
+}
+
+both_hooks! {
+    fn a_header_checksum_of_zero_is_updated(bench: &mut Bench) -> Result<()> {
+        serve(bench, UDP)?;
+        find(bench, numbered_header, to_backend, |came, _| field(came, IP) == [0, 0])
+    }
+
+    fn a_header_checksum_becomes_zero(bench: &mut Bench) -> Result<()> {
+        serve(bench, UDP)?;
+        find(bench, numbered_header, to_backend, |_, left| field(left, IP) == [0, 0])
+    }
+
+    fn a_header_checksum_just_below_the_carry_is_updated(bench: &mut Bench) -> Result<()> {
+        serve(bench, UDP)?;
+        find(bench, numbered_header, to_backend, |came, _| field(came, IP) == [0xff, 0xfe])
+    }
+
+    fn a_segments_checksum_of_zero_is_updated(bench: &mut Bench) -> Result<()> {
+        serve(bench, TCP)?;
+        establish(bench)?;
+        find(bench, numbered_segment, to_backend, |came, _| field(came, TCP_AT) == [0, 0])
+    }
+
+    fn a_segments_checksum_becomes_zero_and_stays_so(bench: &mut Bench) -> Result<()> {
+        serve(bench, TCP)?;
+        establish(bench)?;
+        find(bench, numbered_segment, to_backend, |_, left| field(left, TCP_AT) == [0, 0])
+    }
+
+    fn a_datagrams_checksum_of_ffff_is_updated(bench: &mut Bench) -> Result<()> {
+        serve(bench, UDP)?;
+        let ask = |number: u16| Frame::udp(CLIENT, VIP).payload(&number.to_be_bytes());
+        find(bench, ask, to_backend, |came, _| field(came, UDP_AT) == [0xff, 0xff])
+    }
+
+    fn an_answers_checksum_that_becomes_zero_is_sent_as_ffff(bench: &mut Bench) -> Result<()> {
+        serve(bench, UDP)?;
+        bench.run(&Frame::udp(CLIENT, VIP))?;
+        find(bench, numbered_answer, to_client, |_, left| field(left, UDP_AT) == [0xff, 0xff])
+    }
+
+    fn an_answer_without_checksum_stays_without(bench: &mut Bench) -> Result<()> {
+        serve(bench, UDP)?;
+        bench.run(&Frame::udp(CLIENT, VIP))?;
+        let mut answer = Frame::udp(BACKEND, CLIENT).payload(b"odd");
+        answer.transport = Transport::Udp { sport: BACKEND.port(), dport: CLIENT.port(), checksum: false };
+        bench.expect_sent(&answer, &to_client(answer.clone()))
+    }
+
+    // Only the addresses change the sum then.
+    fn a_backend_on_the_listeners_port_gets_right_checksums(bench: &mut Bench) -> Result<()> {
+        let backend = SocketAddrV4::new(*BACKEND.ip(), VIP.port());
+        bench.serve(VIP, TCP, Algorithm::RoundRobin, &[backend])?;
+        let syn = Frame::tcp(CLIENT, VIP, tcp::SYN).payload(b"odd");
+        let expected = syn.clone().between(CLIENT, backend).forwarded(Bench::PRIVATE_MAC, Bench::backend_mac(11));
+        bench.expect_sent(&syn, &expected)?;
+        let answer = Frame::tcp(backend, CLIENT, tcp::SYN | tcp::ACK);
+        bench.expect_sent(&answer, &to_client(answer.clone()))
+    }
+
+    fn a_damaged_segment_leaves_as_damaged(bench: &mut Bench) -> Result<()> {
+        serve(bench, TCP)?;
+        establish(bench)?;
+        let data = Frame::tcp(CLIENT, VIP, tcp::ACK).payload(b"flipped");
+        damaged(bench, &data, &to_backend(data.clone()), TCP_AT)
+    }
+
+    fn a_damaged_datagram_leaves_as_damaged(bench: &mut Bench) -> Result<()> {
+        serve(bench, UDP)?;
+        let ask = Frame::udp(CLIENT, VIP).payload(b"flipped");
+        damaged(bench, &ask, &to_backend(ask.clone()), UDP_AT)
+    }
+
+    fn a_damaged_header_leaves_as_damaged(bench: &mut Bench) -> Result<()> {
+        serve(bench, UDP)?;
+        let ask = Frame::udp(CLIENT, VIP).payload(b"flipped");
+        damaged(bench, &ask, &to_backend(ask.clone()), IP)
+    }
+}

@@ -1,0 +1,90 @@
+//! UDP: flows without a handshake.
+
+use super::*;
+
+fn ask() -> Frame {
+    Frame::udp(CLIENT, VIP).payload(b"ask")
+}
+
+fn answer() -> Frame {
+    Frame::udp(BACKEND, CLIENT).payload(b"answer")
+}
+
+both_hooks! {
+    fn unanswered_datagrams_stay_one_embryo(bench: &mut Bench) -> Result<()> {
+        let backend = serve(bench, UDP)?;
+        for _ in 0..5 {
+            bench.expect_sent(&ask(), &to_backend(ask()))?;
+        }
+        ensure!(states(bench)? == [State::Opening, State::Opening]);
+        ensure!(bench.load(backend)? == 1 && bench.traffic(backend)?.connections == 1);
+        Ok(())
+    }
+
+    fn empty_datagrams_are_carried_both_ways(bench: &mut Bench) -> Result<()> {
+        serve(bench, UDP)?;
+        ask_and_answer(bench, &ask().payload(&[]), &answer().payload(&[]))
+    }
+
+    fn an_answer_from_another_port_is_not_the_flows(bench: &mut Bench) -> Result<()> {
+        serve(bench, UDP)?;
+        bench.expect_sent(&ask(), &to_backend(ask()))?;
+        let other = SocketAddrV4::new(*BACKEND.ip(), BACKEND.port() + 1);
+        bench.expect_refused(&Frame::udp(other, CLIENT), Reason::NotOurs)?;
+        ensure!(states(bench)? == [State::Opening, State::Opening]);
+        Ok(())
+    }
+
+    fn an_answer_to_another_port_is_not_the_flows(bench: &mut Bench) -> Result<()> {
+        serve(bench, UDP)?;
+        bench.expect_sent(&ask(), &to_backend(ask()))?;
+        let other = SocketAddrV4::new(Bench::CLIENT, CLIENT.port() + 1);
+        bench.expect_refused(&Frame::udp(BACKEND, other), Reason::NotOurs)
+    }
+
+    fn tcp_and_udp_of_one_port_are_two_services(bench: &mut Bench) -> Result<()> {
+        let by_tcp = serve(bench, TCP)?;
+        let by_udp = bench.serve(VIP, UDP, Algorithm::RoundRobin, &backends([12]))?[0];
+        establish(bench)?;
+        let to_other = ask().between(CLIENT, backends([12])[0]);
+        bench.expect_sent(&ask(), &to_other.forwarded(Bench::PRIVATE_MAC, Bench::backend_mac(12)))?;
+        ensure!(bench.traffic(by_tcp)?.connections == 1 && bench.traffic(by_udp)?.connections == 1);
+        Ok(())
+    }
+
+    fn ended_flows_of_datagrams_are_balanced_anew(bench: &mut Bench) -> Result<()> {
+        let numbers = bench.serve(VIP, UDP, Algorithm::RoundRobin, &backends([11, 12]))?;
+        ask_and_answer(bench, &ask(), &answer())?;
+        bench.end_flows(numbers[0])?;
+        let to_other = ask().between(CLIENT, backends([12])[0]);
+        bench.expect_sent(&ask(), &to_other.forwarded(Bench::PRIVATE_MAC, Bench::backend_mac(12)))?;
+        ensure!(bench.load(numbers[0])? == 0 && bench.load(numbers[1])? == 1);
+        bench.expect_refused(&answer(), Reason::NotOurs)
+    }
+
+    // RFC 768: the length is the header's and the data's; what else the IP packet holds is nobody's.
+    fn a_datagram_shorter_than_its_packet_is_carried_whole(bench: &mut Bench) -> Result<()> {
+        serve(bench, UDP)?;
+        let longer = |frame: Frame| Frame { total_len: Some(20 + 8 + 3 + 5), ..frame };
+        let trailer = [1, 2, 3, 4, 5];
+        let outcome = bench.run_bytes(&[longer(ask()).bytes(), trailer.to_vec()].concat())?;
+        ensure!(outcome.verdict == Verdict::Redirect);
+        ensure!(outcome.bytes == [longer(to_backend(ask())).bytes(), trailer.to_vec()].concat());
+        Ok(())
+    }
+
+    fn the_lowest_and_highest_ports_are_ports(bench: &mut Bench) -> Result<()> {
+        for (client, vip) in [(1, 65535), (65535, 1), (65535, 65535)] {
+            let (client, vip) = (SocketAddrV4::new(Bench::CLIENT, client), SocketAddrV4::new(Bench::VIP, vip));
+            let backend = SocketAddrV4::new(*BACKEND.ip(), 65535 - vip.port() + 1);
+            bench.serve(vip, UDP, Algorithm::RoundRobin, &[backend])?;
+            let ask = Frame::udp(client, vip).payload(b"edge");
+            let expected = ask.clone().between(client, backend).forwarded(Bench::PRIVATE_MAC, Bench::backend_mac(11));
+            bench.expect_sent(&ask, &expected)?;
+            let answer = Frame::udp(backend, client).payload(b"edge");
+            let expected = answer.clone().between(vip, client).forwarded(Bench::PUBLIC_MAC, Bench::client_mac(10));
+            bench.expect_sent(&answer, &expected)?;
+        }
+        Ok(())
+    }
+}

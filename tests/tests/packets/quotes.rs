@@ -1,0 +1,156 @@
+//! What ICMP errors may quote, and what they may not.
+
+use super::*;
+
+const ROUTER: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 20);
+
+/// An answer as its backend sent it, and as the client got it.
+fn answer(payload: &[u8]) -> (Frame, Frame) {
+    let answer = Frame::udp(BACKEND, CLIENT).payload(payload);
+    let delivered = answer.clone().between(VIP, CLIENT);
+    (answer, delivered)
+}
+
+/// The error about an answer as it comes, and as it goes on.
+fn about(sent: &Frame, delivered: &Frame, kind: [u8; 2], rest: u32, length: usize) -> (Frame, Frame) {
+    let error = Frame::icmp_error(ROUTER, Bench::VIP, kind, rest, delivered, length);
+    let turned = Frame::icmp_error(ROUTER, *BACKEND.ip(), kind, rest, sent, length);
+    (error, turned)
+}
+
+fn to_private(frame: Frame) -> Frame {
+    frame.forwarded(Bench::PRIVATE_MAC, Bench::backend_mac(11))
+}
+
+/// A flow that a client's datagram has opened.
+fn asked(bench: &mut Bench) -> Result<u32> {
+    let backend = serve(bench, UDP)?;
+    bench.run(&Frame::udp(CLIENT, VIP))?;
+    Ok(backend)
+}
+
+both_hooks! {
+    fn every_code_of_an_error_reaches_the_sender(bench: &mut Bench) -> Result<()> {
+        asked(bench)?;
+        let (sent, delivered) = answer(b"x");
+        let unreachable = (0..=15).map(|code| [3, code]);
+        for kind in unreachable.chain([[11, 0], [11, 1], [12, 0], [12, 1], [12, 2]]) {
+            let (error, turned) = about(&sent, &delivered, kind, 0, 28);
+            bench.expect_sent(&error, &to_private(turned))?;
+        }
+        Ok(())
+    }
+
+    fn what_quotes_without_being_an_error_is_the_stacks(bench: &mut Bench) -> Result<()> {
+        asked(bench)?;
+        let (sent, delivered) = answer(b"x");
+        // Source quench (RFC 6633 ended it), redirect, and what is neither.
+        for kind in [[4, 0], [5, 0], [5, 3], [9, 0], [10, 0], [30, 0], [255, 0]] {
+            let (error, _) = about(&sent, &delivered, kind, 0, 28);
+            bench.expect_refused(&error, Reason::OtherProtocol)?;
+        }
+        Ok(())
+    }
+
+    fn a_quoted_datagram_without_checksum_stays_without(bench: &mut Bench) -> Result<()> {
+        asked(bench)?;
+        let (mut sent, mut delivered) = answer(b"none");
+        for frame in [&mut sent, &mut delivered] {
+            if let Transport::Udp { checksum, .. } = &mut frame.transport {
+                *checksum = false;
+            }
+        }
+        for length in [28, 32] {
+            let (error, turned) = about(&sent, &delivered, [3, 3], 0, length);
+            bench.expect_sent(&error, &to_private(turned))?;
+        }
+        Ok(())
+    }
+
+    fn quotes_of_every_length_keep_right_checksums(bench: &mut Bench) -> Result<()> {
+        serve(bench, TCP)?;
+        establish(bench)?;
+        let sent = Frame::tcp(BACKEND, CLIENT, tcp::ACK).payload(&[0xc3; 30]);
+        let delivered = sent.clone().between(VIP, CLIENT);
+        // At 37 bytes the quote has half a checksum, which nobody can check.
+        for length in (28..37).chain(38..=70) {
+            let (error, turned) = about(&sent, &delivered, [11, 0], 0, length);
+            bench.expect_sent(&error, &to_private(turned)).with_context(|| format!("{length} bytes quoted"))?;
+        }
+        Ok(())
+    }
+
+    fn a_quoted_first_fragment_is_turned_back(bench: &mut Bench) -> Result<()> {
+        asked(bench)?;
+        let (sent, delivered) = answer(&[9; 2000]);
+        let (sent, delivered) = (sent.fragments(&[0, 1480]), delivered.fragments(&[0, 1480]));
+        // Reassembly took too long (RFC 792).
+        let (error, turned) = about(&sent[0], &delivered[0], [11, 1], 0, 60);
+        bench.expect_sent(&error, &to_private(turned))?;
+        let (error, _) = about(&sent[1], &delivered[1], [11, 1], 0, 60);
+        bench.expect_refused(&error, Reason::OtherProtocol)
+    }
+
+    fn an_errors_own_header_is_kept(bench: &mut Bench) -> Result<()> {
+        asked(bench)?;
+        let (sent, delivered) = answer(b"x");
+        let (error, turned) = about(&sent, &delivered, [3, 4], 1280, 29);
+        let header = |frame: Frame| Frame { tos: 0xc0, id: 0xbeef, fragment: 0, ttl: 2, ..frame };
+        bench.expect_sent(&header(error), &to_private(header(turned)))
+    }
+
+    fn an_errors_last_hop_ends_at_the_stack(bench: &mut Bench) -> Result<()> {
+        asked(bench)?;
+        let (sent, delivered) = answer(b"x");
+        let (error, turned) = about(&sent, &delivered, [3, 1], 0, 28);
+        expect_handed_over(bench, &Frame { ttl: 1, ..error }, &Frame { ttl: 1, ..turned }, Reason::TtlExpired)
+    }
+
+    fn an_error_with_options_is_the_stacks(bench: &mut Bench) -> Result<()> {
+        asked(bench)?;
+        let (sent, delivered) = answer(b"x");
+        let (error, _) = about(&sent, &delivered, [3, 1], 0, 28);
+        bench.expect_refused(&error.ip_options(&[1; 4]), Reason::OtherProtocol)
+    }
+
+    fn an_error_about_an_ended_flow_is_not_ours(bench: &mut Bench) -> Result<()> {
+        let backend = asked(bench)?;
+        bench.end_flows(backend)?;
+        let (sent, delivered) = answer(b"x");
+        let (error, _) = about(&sent, &delivered, [3, 1], 0, 28);
+        bench.expect_refused(&error, Reason::OtherProtocol)
+    }
+
+    fn an_error_about_another_protocol_of_a_flows_ports_is_not_ours(bench: &mut Bench) -> Result<()> {
+        asked(bench)?;
+        let quoted = Frame::tcp(VIP, CLIENT, tcp::ACK);
+        bench.expect_refused(&Frame::icmp_error(ROUTER, Bench::VIP, [3, 1], 0, &quoted, 40), Reason::OtherProtocol)?;
+        let quoted = Frame::other(Bench::VIP, Bench::CLIENT, 132).payload(&Frame::udp(VIP, CLIENT).bytes()[34..]);
+        bench.expect_refused(&Frame::icmp_error(ROUTER, Bench::VIP, [3, 2], 0, &quoted, 28), Reason::OtherProtocol)
+    }
+
+    fn every_truncation_of_an_error_goes_up_unchanged(bench: &mut Bench) -> Result<()> {
+        asked(bench)?;
+        let (sent, delivered) = answer(b"x");
+        let whole = about(&sent, &delivered, [3, 1], 0, 29).0.bytes();
+        for length in 34..whole.len() {
+            let outcome = bench.run_bytes(&whole[..length])?;
+            ensure!(outcome.verdict == Verdict::Pass && outcome.bytes == whole[..length], "{length} bytes");
+        }
+        Ok(())
+    }
+
+    fn a_port_that_a_backend_closed_is_told_from_the_vip_over_tcp_too(bench: &mut Bench) -> Result<()> {
+        serve(bench, TCP)?;
+        let syn = Frame::tcp(CLIENT, VIP, tcp::SYN);
+        bench.run(&syn)?;
+        let arrived = syn.clone().between(CLIENT, BACKEND);
+        // Firewalls refuse so: communication administratively prohibited.
+        let error = Frame::icmp_error(*BACKEND.ip(), Bench::CLIENT, [3, 13], 0, &arrived, 40);
+        let turned = Frame::icmp_error(Bench::VIP, Bench::CLIENT, [3, 13], 0, &syn, 40);
+        bench.expect_sent(&error, &turned.forwarded(Bench::PUBLIC_MAC, Bench::client_mac(10)))?;
+        // The client's TCP decides what that means.
+        ensure!(states(bench)? == [State::Opening, State::Opening]);
+        Ok(())
+    }
+}

@@ -1,0 +1,82 @@
+//! GSO super-packets at TC: one socket buffer that leaves as several frames.
+
+use super::*;
+
+/// Runs with super-packets of so many segments of so many bytes.
+fn with_segments(count: u32, bytes: u32, case: impl FnOnce(&mut Bench, u32) -> Result<()>) -> Result<()> {
+    let bench = &mut Bench::new(Hook::Tc)?;
+    let backend = serve(bench, TCP)?;
+    establish(bench)?;
+    bench.set_segments(count, bytes);
+    case(bench, backend)
+}
+
+fn data(length: usize) -> Frame {
+    Frame::tcp(CLIENT, VIP, tcp::ACK).payload(&vec![7; length])
+}
+
+#[test]
+fn a_super_packet_of_segments_that_fit_is_sent_whole() -> Result<()> {
+    with_segments(2, 1460, |bench, _| bench.expect_sent(&data(2920), &to_backend(data(2920))))
+}
+
+#[test]
+fn segments_one_byte_too_large_are_the_stacks() -> Result<()> {
+    with_segments(2, 1461, |bench, _| {
+        expect_handed_over(bench, &data(2922), &data(2922).between(CLIENT, BACKEND), Reason::OverMtu)
+    })
+}
+
+#[test]
+fn a_super_packet_is_counted_as_the_frames_that_leave() -> Result<()> {
+    with_segments(3, 1000, |bench, backend| {
+        let before = bench.traffic(backend)?;
+        bench.expect_sent(&data(2500), &to_backend(data(2500)))?;
+        let after = bench.traffic(backend)?;
+        ensure!(after.packets_in - before.packets_in == 3);
+        ensure!(after.bytes_in - before.bytes_in == 3 * 54 + 2500, "{}", after.bytes_in - before.bytes_in);
+        Ok(())
+    })
+}
+
+#[test]
+fn an_answers_super_packet_is_counted_and_sent_whole() -> Result<()> {
+    with_segments(2, 1460, |bench, backend| {
+        let answer = Frame::tcp(BACKEND, CLIENT, tcp::ACK).payload(&[8; 2000]);
+        let before = bench.traffic(backend)?;
+        bench.expect_sent(&answer, &to_client(answer.clone()))?;
+        let after = bench.traffic(backend)?;
+        ensure!((after.packets_out - before.packets_out, after.bytes_out - before.bytes_out) == (2, 2 * 54 + 2000));
+        Ok(())
+    })
+}
+
+#[test]
+fn tcp_options_count_towards_each_segments_size() -> Result<()> {
+    for (segment, fits) in [(1448, true), (1449, false)] {
+        with_segments(2, segment, |bench, _| {
+            let mut frame = data(2000);
+            if let Transport::Tcp { options, .. } = &mut frame.transport {
+                options.extend([1, 1, 8, 10, 0, 0, 0, 1, 0, 0, 0, 2]);
+            }
+            if fits {
+                bench.expect_sent(&frame, &to_backend(frame.clone()))
+            } else {
+                expect_handed_over(bench, &frame, &frame.clone().between(CLIENT, BACKEND), Reason::OverMtu)
+            }
+        })?;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_super_packet_of_datagrams_is_sent_whole() -> Result<()> {
+    let bench = &mut Bench::new(Hook::Tc)?;
+    let backend = serve(bench, UDP)?;
+    bench.set_segments(2, 1000);
+    let ask = Frame::udp(CLIENT, VIP).payload(&[7; 1800]);
+    bench.expect_sent(&ask, &to_backend(ask.clone()))?;
+    let traffic = bench.traffic(backend)?;
+    ensure!((traffic.packets_in, traffic.bytes_in) == (2, 2 * 42 + 1800), "{traffic:?}");
+    Ok(())
+}

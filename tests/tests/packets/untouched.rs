@@ -1,0 +1,101 @@
+//! What is none of the services' business goes up the stack as it came.
+
+use super::*;
+
+both_hooks! {
+    fn link_layer_protocols_go_up_unchanged(bench: &mut Bench) -> Result<()> {
+        serve(bench, TCP)?;
+        // LLDP, EAPOL, MPLS, PPPoE, 802.3 by length: none of them IPv4, whatever follows.
+        for ethertype in [0x88cc, 0x888e, 0x8847, 0x8864, 0x0026] {
+            let mut frame = Frame::tcp(CLIENT, VIP, tcp::SYN);
+            frame.ethertype = ethertype;
+            bench.expect_refused(&frame, Reason::NotIpv4)?;
+        }
+        Ok(())
+    }
+
+    fn multicast_and_broadcast_are_not_ours(bench: &mut Bench) -> Result<()> {
+        serve(bench, UDP)?;
+        for (host, mac) in [
+            (Ipv4Addr::new(224, 0, 0, 251), [0x01, 0, 0x5e, 0, 0, 0xfb]),
+            (Ipv4Addr::BROADCAST, [0xff; 6]),
+            (Ipv4Addr::new(10, 1, 0, 255), [0xff; 6]),
+        ] {
+            let mut frame = Frame::udp(CLIENT, SocketAddrV4::new(host, VIP.port()));
+            frame.dst_mac = mac;
+            bench.expect_refused(&frame, Reason::NotOurs)?;
+        }
+        Ok(())
+    }
+
+    // Their first bytes look like the listener's ports.
+    fn tunnels_to_a_vip_are_the_stacks(bench: &mut Bench) -> Result<()> {
+        serve(bench, TCP)?;
+        let inside = &Frame::tcp(CLIENT, VIP, tcp::SYN).bytes()[34..];
+        for protocol in [4, 41, 47, 50, 51, 89, 112, 132, 255] {
+            let frame = Frame::other(Bench::CLIENT, Bench::VIP, protocol).payload(inside);
+            bench.expect_refused(&frame, Reason::OtherProtocol)?;
+        }
+        let packet = &Frame::tcp(CLIENT, VIP, tcp::SYN).bytes()[14..];
+        bench.expect_refused(&Frame::other(Bench::CLIENT, Bench::VIP, 4).payload(packet), Reason::OtherProtocol)?;
+        ensure!(bench.flows()?.is_empty());
+        Ok(())
+    }
+
+    fn an_echo_to_a_vip_is_the_stacks_to_answer(bench: &mut Bench) -> Result<()> {
+        serve(bench, TCP)?;
+        for kind in [8, 0, 13, 17] {
+            let echo = Frame::other(Bench::CLIENT, Bench::VIP, 1).payload(&[kind, 0, 0, 0, 0, 1, 0, 1, b'p', b'i']);
+            bench.expect_refused(&echo, Reason::OtherProtocol)?;
+        }
+        Ok(())
+    }
+
+    fn connections_that_a_backend_opens_are_not_ours(bench: &mut Bench) -> Result<()> {
+        serve(bench, TCP)?;
+        let far = SocketAddrV4::new(Ipv4Addr::new(198, 51, 100, 7), 443);
+        let own = SocketAddrV4::new(*BACKEND.ip(), 50_000);
+        bench.expect_refused(&Frame::tcp(own, far, tcp::SYN), Reason::NotOurs)?;
+        bench.expect_refused(&Frame::tcp(far, own, tcp::SYN | tcp::ACK), Reason::NotOurs)?;
+        bench.expect_refused(&Frame::udp(BACKEND, far), Reason::NotOurs)?;
+        ensure!(bench.flows()?.is_empty());
+        Ok(())
+    }
+
+    fn a_backends_unasked_answer_is_not_ours(bench: &mut Bench) -> Result<()> {
+        serve(bench, TCP)?;
+        for flags in [tcp::SYN, tcp::SYN | tcp::ACK, tcp::ACK, tcp::FIN | tcp::ACK, tcp::RST] {
+            bench.expect_refused(&Frame::tcp(BACKEND, CLIENT, flags), Reason::NotOurs)?;
+        }
+        Ok(())
+    }
+
+    fn traffic_straight_to_a_backend_is_routed_by_the_stack(bench: &mut Bench) -> Result<()> {
+        serve(bench, TCP)?;
+        establish(bench)?;
+        bench.expect_refused(&Frame::tcp(CLIENT, BACKEND, tcp::SYN), Reason::NotOurs)?;
+        bench.expect_refused(&Frame::tcp(CLIENT, BACKEND, tcp::ACK), Reason::NotOurs)?;
+        ensure!(states(bench)? == [State::Established, State::Established]);
+        Ok(())
+    }
+
+    fn another_protocol_of_a_flows_ports_is_not_the_flows(bench: &mut Bench) -> Result<()> {
+        serve(bench, TCP)?;
+        establish(bench)?;
+        bench.expect_refused(&Frame::udp(CLIENT, VIP), Reason::NotOurs)?;
+        bench.expect_refused(&Frame::udp(BACKEND, CLIENT), Reason::NotOurs)?;
+        ensure!(states(bench)? == [State::Established, State::Established]);
+        Ok(())
+    }
+
+    fn another_clients_segment_is_not_the_flows(bench: &mut Bench) -> Result<()> {
+        serve(bench, TCP)?;
+        establish(bench)?;
+        let beside = SocketAddrV4::new(Ipv4Addr::new(10, 1, 0, 11), CLIENT.port());
+        bench.expect_refused(&Frame::tcp(beside, VIP, tcp::RST), Reason::NoFlow)?;
+        let other_port = SocketAddrV4::new(Bench::CLIENT, CLIENT.port() + 1);
+        bench.expect_refused(&Frame::tcp(other_port, VIP, tcp::RST), Reason::NoFlow)?;
+        ensure!(states(bench)? == [State::Established, State::Established]);
+        Ok(())
+    }
+}

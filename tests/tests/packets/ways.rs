@@ -1,0 +1,119 @@
+//! The way out, found when a flow begins and again when something changed.
+
+use super::*;
+
+fn ask() -> Frame {
+    Frame::udp(CLIENT, VIP).payload(b"ask")
+}
+
+fn answer() -> Frame {
+    Frame::udp(BACKEND, CLIENT).payload(b"answer")
+}
+
+/// A flow that has been answered.
+fn answered(bench: &mut Bench) -> Result<()> {
+    serve(bench, UDP)?;
+    ask_and_answer(bench, &ask(), &answer())
+}
+
+both_hooks! {
+    fn answers_follow_the_client_to_its_new_mac(bench: &mut Bench) -> Result<()> {
+        answered(bench)?;
+        command("ip neigh replace 10.1.0.10 lladdr 02:00:00:00:01:ee dev pub0")?;
+        bench.expect_sent(&answer(), &to_client(answer()))?;
+        bench.move_epoch()?;
+        bench.expect_sent(&answer(), &Frame { dst_mac: Bench::client_mac(0xee), ..to_client(answer()) })
+    }
+
+    fn a_lost_neighbour_is_the_stacks_to_find_again(bench: &mut Bench) -> Result<()> {
+        answered(bench)?;
+        command("ip neigh del 10.2.0.11 dev priv0")?;
+        bench.move_epoch()?;
+        for _ in 0..2 {
+            expect_handed_over(bench, &ask(), &ask().between(CLIENT, BACKEND), Reason::NoNeighbour)?;
+        }
+        command("ip neigh add 10.2.0.11 lladdr 02:00:00:00:02:0b dev priv0")?;
+        bench.expect_sent(&ask(), &to_backend(ask()))
+    }
+
+    fn a_lost_client_is_the_stacks_to_find_again(bench: &mut Bench) -> Result<()> {
+        answered(bench)?;
+        command("ip neigh del 10.1.0.10 dev pub0")?;
+        bench.move_epoch()?;
+        expect_handed_over(bench, &answer(), &answer().between(VIP, CLIENT), Reason::NoNeighbour)?;
+        command("ip neigh add 10.1.0.10 lladdr 02:00:00:00:01:0a dev pub0")?;
+        bench.expect_sent(&answer(), &to_client(answer()))
+    }
+
+    fn a_port_that_went_leaves_its_flows_to_the_stack(bench: &mut Bench) -> Result<()> {
+        answered(bench)?;
+        bench.remove_port(2)?;
+        expect_handed_over(bench, &ask(), &ask().between(CLIENT, BACKEND), Reason::NoNeighbour)?;
+        bench.expect_sent(&answer(), &to_client(answer()))?;
+        bench.set_port(2, "priv0", Bench::PRIVATE_MAC)?;
+        bench.expect_sent(&ask(), &to_backend(ask()))
+    }
+
+    fn a_flow_whose_route_becomes_forbidden_drops(bench: &mut Bench) -> Result<()> {
+        answered(bench)?;
+        command("ip route add blackhole 10.2.0.11")?;
+        bench.expect_sent(&ask(), &to_backend(ask()))?;
+        bench.move_epoch()?;
+        bench.expect_refused(&ask(), Reason::Unroutable)?;
+        command("ip route del blackhole 10.2.0.11")?;
+        bench.expect_sent(&ask(), &to_backend(ask()))
+    }
+
+    fn without_any_route_the_stack_tells_the_client(bench: &mut Bench) -> Result<()> {
+        command("ip route del default")?;
+        let nowhere = SocketAddrV4::new(Ipv4Addr::new(198, 51, 100, 7), 53);
+        bench.serve(VIP, UDP, Algorithm::RoundRobin, &[nowhere])?;
+        expect_handed_over(bench, &ask(), &ask().between(CLIENT, nowhere), Reason::NoNeighbour)
+    }
+
+    fn a_backend_behind_the_gateway_is_reached_through_it(bench: &mut Bench) -> Result<()> {
+        let far = SocketAddrV4::new(Ipv4Addr::new(198, 51, 100, 7), 53);
+        bench.serve(VIP, UDP, Algorithm::RoundRobin, &[far])?;
+        bench.expect_sent(&ask(), &ask().between(CLIENT, far).forwarded(Bench::PUBLIC_MAC, Bench::GATEWAY_MAC))
+    }
+
+    fn a_new_route_is_taken_once_the_epoch_moves(bench: &mut Bench) -> Result<()> {
+        answered(bench)?;
+        command("ip route add 10.2.0.11 via 10.2.0.30 dev priv0")?;
+        bench.move_epoch()?;
+        bench.expect_sent(&ask(), &Frame { dst_mac: Bench::backend_mac(30), ..to_backend(ask()) })
+    }
+
+    fn a_backend_behind_a_device_without_a_program_is_the_stacks(bench: &mut Bench) -> Result<()> {
+        command("ip link add third0 type veth peer name third1")?;
+        command("ip link set third1 up")?;
+        command("ip link set third0 up")?;
+        command("ip addr add 10.3.0.1/24 dev third0")?;
+        command("ip neigh add 10.3.0.9 lladdr 02:00:00:00:03:09 dev third0")?;
+        let beyond = SocketAddrV4::new(Ipv4Addr::new(10, 3, 0, 9), 53);
+        bench.serve(VIP, UDP, Algorithm::RoundRobin, &[beyond])?;
+        for _ in 0..2 {
+            expect_handed_over(bench, &ask(), &ask().between(CLIENT, beyond), Reason::NoNeighbour)?;
+        }
+        Ok(())
+    }
+
+    fn answers_with_the_last_hops_left_are_sent_on(bench: &mut Bench) -> Result<()> {
+        answered(bench)?;
+        for ttl in [2, 255] {
+            let answer = Frame { ttl, ..answer() };
+            bench.expect_sent(&answer, &to_client(answer.clone()))?;
+        }
+        bench.expect_refused(&Frame { ttl: 0, ..answer() }, Reason::TtlExpired)
+    }
+
+    fn answers_keep_type_of_service_and_identification(bench: &mut Bench) -> Result<()> {
+        answered(bench)?;
+        // The highest bit of the fragment field is reserved (RFC 791), and not ours to clear.
+        for fragment in [0, 0x4000, 0x8000, 0xc000] {
+            let answer = Frame { tos: 0x2e << 2 | 3, id: 0xffff, fragment, ..answer() };
+            bench.expect_sent(&answer, &to_client(answer.clone()))?;
+        }
+        Ok(())
+    }
+}
