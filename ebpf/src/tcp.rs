@@ -77,6 +77,10 @@ fn follow_tcp(flags: u8, own: &Slot, peer: &Slot, backend: u32, reply: bool) -> 
         }
         State::Answered
     } else if flags & FIN != 0 {
+        // An embryo stays one: a closing connection is never evicted, and a flood could make any number of those.
+        if !own.mark.state().is_admitted() {
+            return true;
+        }
         if peer.mark.state() as u8 != State::Closing as u8 {
             let left = own.move_to(State::Closing);
             if !reply {

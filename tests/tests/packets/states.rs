@@ -45,6 +45,14 @@ both_hooks! {
         expect(bench, backend, [State::Established; 2], 1)
     }
 
+    fn a_fin_leaves_an_embryo_one_that_may_be_evicted(bench: &mut Bench) -> Result<()> {
+        let backend = serve(bench, TCP)?;
+        exchange(bench, &[(Client, tcp::SYN), (Client, tcp::FIN), (Client, FIN_ACK)])?;
+        expect(bench, backend, [State::Opening; 2], 1)?;
+        exchange(bench, &[(Backend, SYN_ACK), (Client, FIN_ACK), (Backend, FIN_ACK)])?;
+        expect(bench, backend, [State::Answered; 2], 1)
+    }
+
     fn a_clients_own_syn_ack_answers_nothing(bench: &mut Bench) -> Result<()> {
         let backend = serve(bench, TCP)?;
         exchange(bench, &[(Client, tcp::SYN), (Client, SYN_ACK), (Client, tcp::ACK)])?;
