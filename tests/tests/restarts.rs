@@ -11,7 +11,9 @@ use std::{
 };
 use vipgate_tests::{
     both_hooks,
-    lab::{Api, Cloud, Controller, ECHO, Lab, LabOptions, Listener, Load, Result, WEB, vipgate_binary, wait_until},
+    lab::{
+        Api, Cloud, Controller, ECHO, Lab, LabOptions, Listener, Load, Result, WEB, report, vipgate_binary, wait_until,
+    },
 };
 
 const VIP: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 10);
@@ -169,13 +171,7 @@ fn whenever_the_controller_is_killed_the_kernel_comes_to_hold_what_is_stored() -
         |found: Vec<Value>, key: &str| found.iter().filter_map(|one| one[key].as_u64()).collect::<BTreeSet<_>>();
     wait_until("the kernel to hold what is stored", Duration::from_secs(30), || {
         let stored = ports(cloud.api.query("/load-balancers/listeners")?, "loadBalancerPort");
-        let status = lab
-            .router
-            .command(vipgate_binary()?)
-            .args(["status", "--output", "json", "--bpffs"])
-            .arg(lab.bpffs.path())
-            .output()?;
-        let status: Value = serde_json::from_slice(&status.stdout)?;
+        let status = report(&lab, "status")?;
         let held = ports(status["services"].as_array().cloned().unwrap_or_default(), "port");
         anyhow::ensure!(stored == held, "stored {stored:?}, held {held:?}");
         anyhow::ensure!(stored.len() > 3, "too few calls came through to prove anything: {stored:?}");

@@ -152,6 +152,16 @@ impl Cloud {
         }
         Ok((vip, uuid, SocketAddrV4::new(address, listener.port)))
     }
+
+    /// A load balancer with a listener of each kind, each over the first two VMs.
+    pub fn balanced_everywhere(&self, address: Ipv4Addr) -> Result<()> {
+        let (_, balancer) = self.load_balancer(address)?;
+        for listener in [WEB, ECHO, UDP] {
+            let uuid = self.listener(&balancer, listener)?;
+            self.add_backends(&uuid, &[0, 1])?;
+        }
+        Ok(())
+    }
 }
 
 /// The `uuid` of an inventory.

@@ -14,7 +14,7 @@ use std::{
 };
 
 /// However long a test takes, its load ends.
-const LONGEST: Duration = Duration::from_secs(120);
+const LONGEST: Duration = Duration::from_secs(600);
 
 /// HTTP requests one after another, each on a new connection.
 #[derive(Debug)]
@@ -82,6 +82,7 @@ impl Drop for Load {
 #[derive(Debug)]
 pub struct Datagrams {
     client: SocketAddrV4,
+    vip: SocketAddrV4,
     stop: Arc<AtomicBool>,
     answered: Arc<AtomicU64>,
     thread: Option<JoinHandle<Result<DatagramReport>>>,
@@ -113,13 +114,19 @@ impl Datagrams {
         let (stop, answered) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         let (stopped, counted) = (Arc::clone(&stop), Arc::clone(&answered));
         let thread = std::thread::spawn(move || exchange(&socket, &stopped, &counted));
-        Ok(Self { client: SocketAddrV4::new(client.address, port), stop, answered, thread: Some(thread) })
+        Ok(Self { client: SocketAddrV4::new(client.address, port), vip, stop, answered, thread: Some(thread) })
     }
 
     /// The flow's address at the client.
     #[must_use]
     pub fn client(&self) -> SocketAddrV4 {
         self.client
+    }
+
+    /// Whom they are sent to.
+    #[must_use]
+    pub fn vip(&self) -> SocketAddrV4 {
+        self.vip
     }
 
     /// Waits for `more` further answers.

@@ -20,6 +20,7 @@ pub mod load;
 pub mod netns;
 pub mod process;
 pub mod running;
+pub mod standing;
 pub mod topology;
 pub mod wait;
 
@@ -33,6 +34,7 @@ pub use load::{DatagramReport, Datagrams, Load, LoadReport};
 pub use netns::Namespace;
 pub use process::Process;
 pub use running::Running;
+pub use standing::{Counts, Standing, report};
 pub use topology::{Hook, Lab, LabOptions};
 pub use wait::wait_until;
 

@@ -1,0 +1,63 @@
+//! A SYN flood from everywhere takes nothing from those who are connected.
+//!
+//! A file of its own, so that nothing else runs meanwhile: every namespace of a machine receives through the same queue
+//! of each CPU, which the flood fills to the brim.
+
+use anyhow::{Context as _, ensure};
+use std::{
+    net::{Ipv4Addr, SocketAddrV4},
+    time::Duration,
+};
+use vipgate_tests::{
+    both_hooks,
+    lab::{Counts, Datagrams, ECHO, Flood, Running, Standing, UDP, WEB, report, wait_until},
+};
+
+const VIP: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 10);
+/// Each from another source.
+const SYNS: u64 = 1 << 20;
+const PATIENCE: Duration = Duration::from_secs(20);
+/// TCP connections that stay.
+const SESSIONS: usize = 8;
+
+both_hooks! {
+    fn a_syn_flood_from_a_million_sources_takes_nothing_from_those_who_are_connected(hook) {
+        let run = Running::new(hook, 1, 2)?;
+        run.cloud.balanced_everywhere(VIP)?;
+        let client = run.lab.client();
+        let mut standing = Standing::open(client, SocketAddrV4::new(VIP, ECHO.port), SESSIONS)?;
+        let datagrams = Datagrams::start(client, SocketAddrV4::new(VIP, UDP.port))?;
+        datagrams.wait_for(100)?;
+        let flows = standing.flows(&datagrams);
+        let counts = Counts::read(&run.lab, &flows)?;
+        let before = run.controller.resident()?;
+
+        let flood = Flood::start(&run.lab, SocketAddrV4::new(VIP, WEB.port))?;
+        let mut asked = 0;
+        while flood.sent() < SYNS {
+            standing.ask().with_context(|| format!("after {} SYNs", flood.sent()))?;
+            asked += SESSIONS;
+            // The wires' queues are full of the flood: a client's own packets may be lost there more than once.
+            wait_until("a new client gets through", PATIENCE, || client.fetch(SocketAddrV4::new(VIP, WEB.port)))?;
+        }
+        let sent = flood.stop()?;
+        let datagrams = datagrams.stop()?;
+        let grown = run.controller.resident()?.saturating_sub(before);
+        ensure!(grown < 16 << 20, "the controller has grown by {grown} bytes");
+        let after = Counts::read(&run.lab, &flows)?;
+        counts.check_grown(&after)?;
+        let opened = after.connections(WEB.port) - counts.connections(WEB.port);
+        ensure!(opened > SYNS / 10, "{opened} of {sent} SYNs opened a connection: that is no flood");
+        // The wires of the lab are queues that the flood fills, so datagrams are lost before the router has seen them. Whom
+        // the router drops it counts: answers to forged sources, to which it has no route, and nobody else.
+        let drops = report(&run.lab, "status")?["drops"].clone();
+        let others = drops.as_object().context("drops")?.keys().find(|reason| *reason != "unroutable");
+        ensure!(others.is_none(), "the router dropped {drops}");
+        println!(
+            "{sent} SYNs, {opened} half-open connections: {asked} answers on connections, {} datagrams answered, {} lost on the wires; dropped {drops}",
+            datagrams.answered,
+            datagrams.lost.len(),
+        );
+        Ok(())
+    }
+}
