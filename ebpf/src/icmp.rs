@@ -19,7 +19,7 @@ use crate::{
     maps::{BACKENDS, CONFIG},
     offset::{self, TAG_LEN},
     packet::{ETH_LEN, L4_OFFSET, Packet, load, load_address, store, store_address},
-    parse::{FRAGMENT_OFFSET, IPV4, TCP, UDP, VERSION_IHL},
+    parse::{FRAGMENT_OFFSET, IPV4, TCP, UDP, VERSION_IHL, ethertype, has_options},
     route::{self, Rewritten},
     table,
     verifier::opaque,
@@ -33,12 +33,13 @@ const TIME_EXCEEDED: u8 = 11;
 const PARAMETER_PROBLEM: u8 = 12;
 
 const ICMP_LEN: usize = 8;
-/// Where the quoted packet's headers start, and the end of the 8 transport bytes that every quote has.
-const QUOTE: usize = L4_OFFSET + ICMP_LEN;
-const QUOTE_L4: usize = QUOTE + 20;
-const QUOTE_END: usize = QUOTE_L4 + 8;
-/// The end of a quoted TCP checksum, which most quotes have today (RFC 1812, section 4.3.2.3).
-const QUOTE_TCP_CHECKSUM_END: usize = QUOTE_L4 + 18;
+/// The transport bytes that every quote has, and the end of a TCP checksum in them, which most quotes have today (RFC
+/// 1812, section 4.3.2.3).
+const QUOTED: usize = 8;
+const TCP_CHECKSUM_END: usize = 18;
+/// The longest headers that are looked at: tags, and the options of both packets, which an error may have because what
+/// it quotes has them (RFC 1122, section 3.2.2).
+const LONGEST: usize = ETH_LEN + 2 * TAG_LEN + 60 + ICMP_LEN + 60 + TCP_CHECKSUM_END;
 
 /// [`relay`]'s answer where it is no verdict.
 pub const NOT_RELAYED: u32 = u32::MAX - 1;
@@ -94,35 +95,39 @@ pub const NOBODY: Rewritten = Rewritten { src: 0, dst: 0, sport: 0, dport: 0 };
 /// addresses.
 #[inline(always)]
 pub fn turn_back<P: Packet>(packet: &mut P, outer: &mut Rewritten) -> u32 {
-    // With its tags, if it has any.
-    packet.pull(QUOTE_END);
-    packet.pull(QUOTE_END + 2 * TAG_LEN);
-    let end = packet.data_end();
-    let (data, shift) = offset::behind_tags(packet.data(), end);
-    if data + QUOTE_END > end {
+    // At egress this is about every packet of the stack's: what else it is shows in its first header.
+    packet.pull(ETH_LEN + 2 * TAG_LEN + 20);
+    if !is_icmp(packet) {
         return 0;
     }
-    // SAFETY: all within QUOTE_END bytes, checked just above.
-    let (ethertype, version_ihl, ip_len, protocol, kind, quoted_version_ihl, quoted_fragment, quoted_protocol) = unsafe {
-        (
-            load::<u16>(data + 12),
-            load::<u8>(data + ETH_LEN),
-            u16::from_be(load::<u16>(data + ETH_LEN + 2)) as usize,
-            load::<u8>(data + ETH_LEN + 9),
-            load::<u8>(data + L4_OFFSET),
-            load::<u8>(data + QUOTE),
-            load::<u16>(data + QUOTE + 6),
-            load::<u8>(data + QUOTE + 9),
-        )
-    };
-    if ethertype != IPV4
-        || version_ihl != VERSION_IHL
-        || protocol != ICMP
+    packet.pull(LONGEST);
+    let end = packet.data_end();
+    let (data, shift) = offset::behind_tags(packet.data(), end);
+    if data + L4_OFFSET > end {
+        return 0;
+    }
+    // SAFETY: within the IPv4 header's fixed part, checked just above.
+    let (version_ihl, ip_len) =
+        unsafe { (load::<u8>(data + ETH_LEN), u16::from_be(load::<u16>(data + ETH_LEN + 2)) as usize) };
+    let header_len = header_len(version_ihl);
+    let icmp = data + ETH_LEN + header_len;
+    let quote = icmp + ICMP_LEN;
+    if quote + 20 > end {
+        return 0;
+    }
+    // SAFETY: within the ICMP header and the quoted IPv4 header's fixed part, checked just above.
+    let (kind, quoted_version_ihl, quoted_fragment, quoted_protocol) =
+        unsafe { (load::<u8>(icmp), load::<u8>(quote), load::<u16>(quote + 6), load::<u8>(quote + 9)) };
+    let quoted_header_len = self::header_len(quoted_version_ihl);
+    let quote_l4 = quote + quoted_header_len;
+    let quote_l4_offset = header_len + ICMP_LEN + quoted_header_len;
+    if quote_l4 + QUOTED > end
+        || !is_header(version_ihl)
         // What follows the packet in its frame is not its checksum's to cover.
-        || ip_len < QUOTE_END - ETH_LEN
+        || ip_len < quote_l4_offset + QUOTED
         || !packet.holds(data, shift, ip_len)
         || !(kind == UNREACHABLE || kind == TIME_EXCEEDED || kind == PARAMETER_PROBLEM)
-        || quoted_version_ihl != VERSION_IHL
+        || !is_header(quoted_version_ihl)
         // Only a first fragment has ports.
         || quoted_fragment & FRAGMENT_OFFSET != 0
         || !(quoted_protocol == TCP || quoted_protocol == UDP)
@@ -132,10 +137,10 @@ pub fn turn_back<P: Packet>(packet: &mut P, outer: &mut Rewritten) -> u32 {
     // SAFETY: as above.
     let (src, quoted) = unsafe {
         let quoted = FlowKey {
-            src: load_address(data + QUOTE + 12),
-            dst: load_address(data + QUOTE + 16),
-            sport: load(data + QUOTE_L4),
-            dport: load(data + QUOTE_L4 + 2),
+            src: load_address(quote + 12),
+            dst: load_address(quote + 16),
+            sport: load(quote_l4),
+            dport: load(quote_l4 + 2),
             protocol: quoted_protocol,
             zone: 0,
             vlan: 0,
@@ -155,29 +160,50 @@ pub fn turn_back<P: Packet>(packet: &mut P, outer: &mut Rewritten) -> u32 {
     // SAFETY: as above; the TCP checksum is checked apart.
     unsafe {
         let mut changed = addresses + ports;
-        changed += change(data + QUOTE + 10, addresses);
+        changed += change(quote + 10, addresses);
         if quoted_protocol == UDP {
-            let old: u16 = load(data + QUOTE_L4 + 6);
+            let old: u16 = load(quote_l4 + 6);
             let new = update_udp(old, addresses + ports);
-            store(data + QUOTE_L4 + 6, new);
+            store(quote_l4 + 6, new);
             changed += delta16(old, new);
         // Opaque, or the compiler infers the second condition from the first, which the verifier cannot.
-        } else if opaque(ip_len as u32) as usize >= QUOTE_TCP_CHECKSUM_END - ETH_LEN
-            && data + QUOTE_TCP_CHECKSUM_END <= end
+        } else if opaque(ip_len as u32) as usize >= quote_l4_offset + TCP_CHECKSUM_END
+            && quote_l4 + TCP_CHECKSUM_END <= end
         {
-            changed += change(data + QUOTE_L4 + 16, addresses + ports);
+            changed += change(quote_l4 + 16, addresses + ports);
         }
-        store_address(data + QUOTE + 12, sent.src);
-        store_address(data + QUOTE + 16, sent.dst);
-        store(data + QUOTE_L4, sent.sport);
-        store(data + QUOTE_L4 + 2, sent.dport);
-        change(data + L4_OFFSET + 2, changed);
+        store_address(quote + 12, sent.src);
+        store_address(quote + 16, sent.dst);
+        store(quote_l4, sent.sport);
+        store(quote_l4 + 2, sent.dport);
+        change(icmp + 2, changed);
         let dst = load_address(data + ETH_LEN + 16);
         change(data + ETH_LEN + 10, delta32(src, outer.src) + delta32(dst, outer.dst));
         store_address(data + ETH_LEN + 12, outer.src);
         store_address(data + ETH_LEN + 16, outer.dst);
     }
     1
+}
+
+/// True for an IPv4 packet that carries ICMP.
+#[inline(always)]
+fn is_icmp<P: Packet>(packet: &P) -> bool {
+    let end = packet.data_end();
+    let (data, _) = offset::behind_tags(packet.data(), end);
+    // SAFETY: within the IPv4 header's fixed part, which is checked first.
+    data + L4_OFFSET <= end && ethertype(data) == IPV4 && unsafe { load::<u8>(data + ETH_LEN + 9) } == ICMP
+}
+
+/// The length of an IPv4 header that begins with this byte, in bytes.
+#[inline(always)]
+fn header_len(version_ihl: u8) -> usize {
+    (version_ihl & 15) as usize * 4
+}
+
+/// True for the first byte of an IPv4 header.
+#[inline(always)]
+fn is_header(version_ihl: u8) -> bool {
+    version_ihl == VERSION_IHL || has_options(version_ihl)
 }
 
 /// Updates a checksum by `delta`; what that itself changes for a checksum around it.

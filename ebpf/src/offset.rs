@@ -50,8 +50,6 @@ pub fn parse<P: Packet>(packet: &mut P) -> Result<Headers, Reason> {
 
 #[inline(never)]
 fn find<P: Packet>(packet: &mut P) -> Result<Headers, Reason> {
-    // The longest headers first; a short packet has only what it has.
-    packet.pull(ETH_LEN + 2 * TAG_LEN + 20 + UDP_LEN);
     packet.pull(ETH_LEN + 2 * TAG_LEN + 60 + TCP_LEN);
     let end = packet.data_end();
     let (data, shift) = behind_tags(packet.data(), end);

@@ -22,7 +22,8 @@ pub trait Packet {
     /// Address past the last byte that may be read directly.
     fn data_end(&self) -> usize;
 
-    /// Makes the first `bytes` bytes directly readable where the hook can; `data` must be read again after it.
+    /// Makes the first `bytes` bytes, or all of a shorter packet, directly readable where the hook can; `data` must be
+    /// read again after it.
     fn pull(&mut self, bytes: usize);
 
     /// True when the frame holds an IP packet of `ip_len` bytes; `data` is the frame's address, moved on by `shift` bytes

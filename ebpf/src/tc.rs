@@ -37,7 +37,7 @@ impl Packet for TcPacket {
         if self.0.data() + bytes > self.0.data_end() {
             // SAFETY: the context is the running program's. Failure leaves the buffer as it was; the bounds check
             // that follows sees it.
-            unsafe { bpf_skb_pull_data(self.0.skb.skb, bytes as u32) };
+            unsafe { bpf_skb_pull_data(self.0.skb.skb, self.0.len().min(bytes as u32)) };
         }
     }
 

@@ -11,7 +11,7 @@ use crate::{
     TURN,
     frame::{Frame, tcp},
     hook::{Arriving, Hook, Verdict},
-    input::Step,
+    input::{Buffer, Step},
     wire::{TCP, UDP},
     world::{self, PRIVATE, PUBLIC, World},
 };
@@ -81,22 +81,42 @@ proptest! {
         quoted in prop_oneof![28..37usize, 38..548usize],
         kind in prop_oneof![Just([3, 1]), Just([3, 4]), Just([11, 0]), Just([12, 0])],
         rest: u32,
+        // Words of options in the error's header, and in the quoted one.
+        (own, options) in (0..=10usize, 0..=10usize),
     ) {
         let _turn = turn();
         for hook in [Hook::Xdp, Hook::Tc] {
             let (client, vip) = serve(client, port, protocol);
-            let ask = frame(protocol, client, vip, &asked);
+            let ask = frame(protocol, client, vip, &asked).ip_options(&vec![1; 4 * options]);
+            let quoted = quoted + 4 * options;
             let mut translated = ask.clone().between(client, BACKEND);
             sent(hook, &ask, PUBLIC);
             // By a host on the way, and by the backend itself, which the client knows as the VIP.
             for (from, known_as) in [(Ipv4Addr::new(10, 2, 0, 30), Ipv4Addr::new(10, 2, 0, 30)), (*BACKEND.ip(), *vip.ip())] {
                 translated.ttl = 9;
-                let error = Frame::icmp_error(from, *client.ip(), kind, rest, &translated, quoted);
+                let error = Frame::icmp_error(from, *client.ip(), kind, rest, &translated, quoted).ip_options(&vec![1; 4 * own]);
                 let original = translated.clone().between(client, vip);
                 let expected = Frame::icmp_error(known_as, *client.ip(), kind, rest, &original, quoted)
+                    .ip_options(&vec![1; 4 * own])
                     .forwarded(PUBLIC_MAC, mac(client));
                 prop_assert_eq!(sent(hook, &error, PRIVATE), expected.bytes());
             }
+        }
+    }
+}
+
+/// Shorter than the headers that are asked for, the datagram is all there is.
+#[test]
+fn a_short_datagram_without_directly_readable_bytes_is_sent_on() {
+    let _turn = turn();
+    for length in 0..16 {
+        let (client, vip) = serve(1, 40_000, UDP);
+        let ask = frame(UDP, client, vip, &vec![7; length]);
+        for linear in [14, 34, 41] {
+            let buffer = Buffer { linear, segments: 0, segment_size: 0, partial_checksum: false };
+            let outcome = Arriving { bytes: ask.bytes(), ifindex: PUBLIC, buffer: Some(buffer) }.run(Hook::Tc);
+            let expected = ask.clone().between(client, BACKEND).forwarded(PRIVATE_MAC, mac(BACKEND));
+            assert_eq!(outcome.bytes, expected.bytes(), "{length} bytes of data, {linear} readable");
         }
     }
 }

@@ -106,11 +106,94 @@ both_hooks! {
         expect_handed_over(bench, &Frame { ttl: 1, ..error }, &Frame { ttl: 1, ..turned }, Reason::TtlExpired)
     }
 
-    fn an_error_with_options_is_the_stacks(bench: &mut Bench) -> Result<()> {
+    fn an_errors_own_options_are_kept(bench: &mut Bench) -> Result<()> {
         asked(bench)?;
         let (sent, delivered) = answer(b"x");
-        let (error, _) = about(&sent, &delivered, [3, 1], 0, 28);
-        bench.expect_refused(&error.ip_options(&[1; 4]), Reason::OtherProtocol)
+        let (error, turned) = about(&sent, &delivered, [3, 1], 0, 28);
+        for words in 1..=10 {
+            let options = vec![1; words * 4];
+            let (error, turned) = (error.clone().ip_options(&options), turned.clone().ip_options(&options));
+            bench.expect_sent(&error, &to_private(turned))?;
+        }
+        Ok(())
+    }
+
+    fn a_quoted_answers_options_are_kept(bench: &mut Bench) -> Result<()> {
+        serve(bench, TCP)?;
+        establish(bench)?;
+        for words in 1..=10 {
+            let sent = Frame::tcp(BACKEND, CLIENT, tcp::ACK).payload(&[0xc3; 30]).ip_options(&vec![1; words * 4]);
+            let delivered = sent.clone().between(VIP, CLIENT);
+            let shortest = 28 + words * 4;
+            // As in `quotes_of_every_length_keep_right_checksums`.
+            for length in (shortest..shortest + 9).chain(shortest + 10..=shortest + 42) {
+                let (error, turned) = about(&sent, &delivered, [3, 4], 1280, length);
+                bench.expect_sent(&error, &to_private(turned)).with_context(|| format!("{length} bytes quoted"))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn a_quoted_requests_options_are_kept(bench: &mut Bench) -> Result<()> {
+        asked(bench)?;
+        for words in 1..=10 {
+            let ask = Frame::udp(CLIENT, VIP).payload(b"anybody?").ip_options(&vec![1; words * 4]);
+            let arrived = ask.clone().between(CLIENT, BACKEND);
+            for length in [28 + words * 4, 36 + words * 4] {
+                let error = Frame::icmp_error(*BACKEND.ip(), Bench::CLIENT, [3, 3], 0, &arrived, length);
+                let turned = Frame::icmp_error(Bench::VIP, Bench::CLIENT, [3, 3], 0, &ask, length);
+                bench.expect_sent(&error, &turned.forwarded(Bench::PUBLIC_MAC, Bench::client_mac(10)))?;
+            }
+        }
+        Ok(())
+    }
+
+    // Who answers a packet with a record route or a source route answers with one (RFC 1122, section 3.2.2.6).
+    fn options_of_an_error_and_of_its_quote_are_kept_behind_tags(bench: &mut Bench) -> Result<()> {
+        serve(bench, TCP)?;
+        establish(bench)?;
+        let sent = Frame::tcp(BACKEND, CLIENT, tcp::ACK).ip_options(&[1; 40]);
+        let delivered = sent.clone().between(VIP, CLIENT);
+        for tags in [&[][..], &[[0x8100, 7]], &[[0x88a8, 7], [0x8100, 8]]] {
+            for length in [68, 80] {
+                let (error, turned) = about(&sent, &delivered, [11, 0], 0, length);
+                let (error, turned) = (error.ip_options(&[7; 40]), turned.ip_options(&[7; 40]));
+                bench.expect_sent(&error.tagged(tags), &to_private(turned))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn the_stacks_own_errors_turn_options_back_too(bench: &mut Bench) -> Result<()> {
+        asked(bench)?;
+        let ask = Frame::udp(CLIENT, VIP).payload(b"too large").ip_options(&[1; 12]);
+        let translated = ask.clone().between(CLIENT, BACKEND);
+        let own = Ipv4Addr::new(10, 1, 0, 1);
+        for options in [&[][..], &[1; 12]] {
+            for length in [40, 49] {
+                let error = |quoted| Frame::icmp_error(own, Bench::CLIENT, [3, 4], 1400, quoted, length);
+                let left = bench.run_egress(&error(&translated).ip_options(options))?;
+                ensure!(left == error(&ask).ip_options(options).bytes(), "{length} bytes quoted: {left:02x?}");
+            }
+        }
+        Ok(())
+    }
+
+    fn a_quote_cut_within_its_options_is_the_stacks(bench: &mut Bench) -> Result<()> {
+        asked(bench)?;
+        let (sent, delivered) = answer(b"x");
+        let options = |frame: &Frame| frame.clone().ip_options(&[1; 16]);
+        for length in 20..44 {
+            let (error, _) = about(&options(&sent), &options(&delivered), [3, 1], 0, length);
+            bench.expect_refused(&error, Reason::OtherProtocol)?;
+        }
+        // Headers shorter than headers are.
+        for version_ihl in [0x40, 0x44, 0x55, 0x65] {
+            let short = |frame: &Frame| Frame { version_ihl: Some(version_ihl), ..frame.clone() };
+            let (error, _) = about(&short(&sent), &short(&delivered), [3, 1], 0, 29);
+            bench.expect_refused(&error, Reason::OtherProtocol)?;
+        }
+        Ok(())
     }
 
     fn an_error_about_an_ended_flow_is_not_ours(bench: &mut Bench) -> Result<()> {
@@ -134,6 +217,12 @@ both_hooks! {
         let (sent, delivered) = answer(b"x");
         let whole = about(&sent, &delivered, [3, 1], 0, 29).0.bytes();
         for length in 34..whole.len() {
+            let outcome = bench.run_bytes(&whole[..length])?;
+            ensure!(outcome.verdict == Verdict::Pass && outcome.bytes == whole[..length], "{length} bytes");
+        }
+        let options = |frame: &Frame| frame.clone().ip_options(&[1; 40]);
+        let whole = options(&about(&options(&sent), &options(&delivered), [3, 1], 0, 69).0).bytes();
+        for length in 74..whole.len() {
             let outcome = bench.run_bytes(&whole[..length])?;
             ensure!(outcome.verdict == Verdict::Pass && outcome.bytes == whole[..length], "{length} bytes");
         }
