@@ -122,7 +122,8 @@ async fn answer_until(listener: TcpListener, router: Router, stop: watch::Receiv
         // The sender lives until it has told.
         let _ = stop.wait_for(|stop| *stop).await;
     };
-    let serving = axum::serve(listener, router).with_graceful_shutdown(told(stop.clone())).into_future();
+    let serving =
+        axum::serve(rest::Accepting(listener), router).with_graceful_shutdown(told(stop.clone())).into_future();
     let too_long = async {
         told(stop).await;
         sleep(GRACE).await;

@@ -6,6 +6,7 @@
 //! rules and the jobs; never the kernel.
 
 mod header;
+mod raw;
 mod respond;
 mod route;
 mod session;
@@ -34,7 +35,10 @@ use vipgate_api::{
     unserved::Unserved,
 };
 
-pub use self::session::{LIFETIME, set_first_password};
+pub use self::{
+    raw::Accepting,
+    session::{LIFETIME, set_first_password},
+};
 use self::{
     respond::{accepted, bad_request, failed, internal, method_not_allowed, no_api, plain, running, succeeded},
     route::{Found, Match, Target},

@@ -1,8 +1,14 @@
 //! Sections 3.x of the API document: URLs, verbs, headers, bodies, and the plain replies where they are wrong.
 
+use std::fmt::Write as _;
+
 use http::StatusCode;
 use reqwest::{Method, Response};
 use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
 
 use super::support::{Server, Site, json_of, uuid_of};
 
@@ -25,6 +31,29 @@ async fn both_bases_serve_and_nothing_else_does() {
         let reply = server.bare(Method::GET, path).header("Authorization", &session).send().await.unwrap();
         assert_eq!(plain(reply).await, (StatusCode::NOT_FOUND, format!("no api mapping to {path}")));
     }
+}
+
+/// Clients percent-encode what the grammar of URLs forbids, or they don't.
+#[tokio::test]
+async fn characters_that_urls_forbid_are_taken_as_they_are() {
+    let server = Server::start().await;
+    for name in ["a", "b|\"é\"", "c"] {
+        server.create("/zones", json!({ "name": name })).await;
+    }
+    let address = server.base.strip_prefix("http://").unwrap();
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let mut requests = String::new();
+    for target in ["/v1/zones?q=name>a&q=name<c&fields=name", "/v1/zones?q=name~=b|\"é%22&fields=name&count=false"] {
+        let session = server.session();
+        write!(requests, "GET {target} HTTP/1.1\r\nHost: {address}\r\nAuthorization: OAuth {session}\r\n\r\n").unwrap();
+    }
+    // Both at once: the second is read from the same connection.
+    stream.write_all(requests.as_bytes()).await.unwrap();
+    stream.shutdown().await.unwrap();
+    let mut answers = String::new();
+    stream.read_to_string(&mut answers).await.unwrap();
+    assert_eq!(answers.matches("HTTP/1.1 200").count(), 2, "{answers}");
+    assert_eq!(answers.matches(r#"[{"name":"b|\"é\""}]"#).count(), 2, "{answers}");
 }
 
 #[tokio::test]

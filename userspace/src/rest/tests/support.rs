@@ -22,7 +22,7 @@ use tokio::{net::TcpListener, sync::Semaphore, task::JoinHandle, time::Instant};
 use crate::{
     jobs::{self, Apply, Change, NotApplied},
     model::Devices,
-    rest::{RestState, Settings, router, set_first_password},
+    rest::{Accepting, RestState, Settings, router, set_first_password},
     store::Store,
 };
 
@@ -151,7 +151,7 @@ impl Server {
         state.jobs().recover().await.unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let base = format!("http://{}", listener.local_addr().unwrap());
-        let task = tokio::spawn(async move { axum::serve(listener, router(state)).await.unwrap() });
+        let task = tokio::spawn(async move { axum::serve(Accepting(listener), router(state)).await.unwrap() });
         let client = Client::builder().no_proxy().build().unwrap();
         Self { base, kernel, store, dir, task, client, session: String::new() }
     }
