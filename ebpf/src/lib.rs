@@ -24,6 +24,7 @@ mod hairpin;
 pub mod icmp;
 pub mod maps;
 mod offset;
+mod other;
 pub mod packet;
 pub mod parse;
 pub mod pipeline;

@@ -29,6 +29,13 @@ pub static FLOW_BUCKETS: Array<Bucket, { DEFAULT_FLOWS as usize / WAYS }, MMAPAB
 #[btf_map]
 pub static FLOWS: Array<Flow, { DEFAULT_FLOWS as usize }, MMAPABLE> = Array::new();
 
+/// Of a program that bridges, see `other`; as these are, of any other.
+#[btf_map]
+pub static OTHER_BUCKETS: Array<Bucket, 1, MMAPABLE> = Array::new();
+
+#[btf_map]
+pub static OTHER_FLOWS: Array<Flow, 1, MMAPABLE> = Array::new();
+
 #[btf_map]
 pub static INTEREST: Array<u64, { interest::WORDS }, MMAPABLE> = Array::new();
 

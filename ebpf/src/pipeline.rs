@@ -16,7 +16,7 @@ use crate::{
     clock::jiffies,
     count, hairpin, icmp,
     maps::{BACKEND_LOAD, BACKENDS, CONFIG, INTEREST},
-    offset,
+    offset, other,
     packet::{ETH_LEN, L4_OFFSET, Packet, load, load_address, store, store_address},
     parse::{DONT_FRAGMENT, Headers, parse},
     route::{self, Rewritten},
@@ -122,7 +122,7 @@ fn hit<P: Packet>(packet: &P, headers: &Headers, config: &Config, slot: &Slot) -
         table::touch(slot.index, now);
         // The sweeper asks both directions; eviction, which takes idle datagrams' flows, asks one.
         if headers.is_udp() {
-            table::touch(peer, now);
+            table::touch(other::beside(slot.index, peer), now);
         }
     }
     if epoch != config.epoch as u16 {

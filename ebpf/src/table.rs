@@ -14,6 +14,7 @@ use vipgate_abi::{
 use crate::{
     atomic,
     maps::{BACKEND_LOAD, BACKENDS, FLOW_BUCKETS, FLOWS},
+    other::{self, OTHER},
     pipeline::Arrival,
     route::{Rewritten, Route},
     service,
@@ -23,7 +24,7 @@ use crate::{
 /// A flow in its slot.
 #[derive(Clone, Copy)]
 pub struct Slot {
-    /// Index in FLOWS.
+    /// Index in FLOWS, or in OTHER_FLOWS (see `other`).
     pub index: u32,
     pub flow: *mut Flow,
     /// The flow's mark as it was when the slot was found: who the slot is meant to hold.
@@ -68,7 +69,7 @@ impl Slot {
 /// The word of a slot.
 #[inline(always)]
 fn word(index: u32) -> Option<*mut u64> {
-    let bucket = FLOW_BUCKETS.get_ptr_mut(index / WAYS as u32)?;
+    let bucket = other::bucket(((index & !OTHER) / WAYS as u32) | (index & OTHER))?;
     // SAFETY: the way is below WAYS.
     Some(unsafe { words(bucket).add(index as usize % WAYS) })
 }
@@ -76,7 +77,7 @@ fn word(index: u32) -> Option<*mut u64> {
 /// The slot with this index.
 #[inline(always)]
 pub fn slot(index: u32) -> Option<Slot> {
-    let flow = FLOWS.get_ptr_mut(index)?;
+    let flow = other::flow(index)?;
     // SAFETY: aligned word of FLOW_BUCKETS.
     let word = Word(unsafe { ptr::read_volatile(word(index)?) });
     Some(Slot { index, flow, mark: Mark::of(word, read_mark(flow).flags()) })
@@ -126,7 +127,7 @@ pub fn touch(index: u32, now: u32) {
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn touch_at(index: u32, now: u32) -> u32 {
-    if let (Some(word), Some(flow)) = (word(index), FLOWS.get_ptr_mut(index)) {
+    if let (Some(word), Some(flow)) = (word(index), other::flow(index)) {
         // SAFETY: the upper half of an aligned word of FLOW_BUCKETS, the third byte of one of FLOWS (little-endian).
         unsafe {
             ptr::write_volatile(word.cast::<u32>().add(1), now);
@@ -140,7 +141,7 @@ extern "C" fn touch_at(index: u32, now: u32) -> u32 {
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn mirror(index: u32) -> u32 {
-    if let (Some(word), Some(flow)) = (word(index), FLOWS.get_ptr_mut(index)) {
+    if let (Some(word), Some(flow)) = (word(index), other::flow(index)) {
         let mut tries = 0;
         // Hits and other changes make the swap fail; each of the latter mirrors the word itself.
         while tries < 4 {
@@ -165,10 +166,7 @@ pub fn lookup(wanted: [u64; 2], hash: u64, mask: u32) -> Option<Slot> {
     if let Some(slot) = find(flow::preferred(hash, mask), wanted) {
         return Some(slot);
     }
-    match search(wanted[0], wanted[1], hash, mask) {
-        NOWHERE => None,
-        index => find(index, wanted),
-    }
+    searched(wanted, hash, mask)
 }
 
 /// True when there is a flow whose key has these words: [`lookup`] with a smaller stack, where its speed does not matter.
@@ -177,10 +175,22 @@ pub fn is_taken(wanted: [u64; 2], hash: u64, mask: u32) -> bool {
     search(wanted[0], wanted[1], hash, mask) != NOWHERE
 }
 
-/// The flow in this slot, if its key has these words.
+/// The flow that [`search`] finds; what is not there, as it should be, need not be looked for where it would prefer to be.
+#[inline(always)]
+fn searched(wanted: [u64; 2], hash: u64, mask: u32) -> Option<Slot> {
+    let index = search(wanted[0], wanted[1], hash, mask);
+    same(other::flow(index)?, index, wanted)
+}
+
+/// The flow in this slot of our own table, if its key has these words.
 #[inline(always)]
 fn find(index: u32, wanted: [u64; 2]) -> Option<Slot> {
-    let flow = FLOWS.get_ptr_mut(index)?;
+    same(FLOWS.get_ptr_mut(index)?, index, wanted)
+}
+
+/// The slot of a flow, if its key has these words.
+#[inline(always)]
+fn same(flow: *mut Flow, index: u32, wanted: [u64; 2]) -> Option<Slot> {
     let mark = read_mark(flow);
     // SAFETY: the key is the flow's first 16 bytes, aligned to 64.
     let stored = unsafe { [ptr::read_volatile(flow.cast::<u64>()), ptr::read_volatile(flow.cast::<u64>().add(1))] };
@@ -194,12 +204,21 @@ fn find(index: u32, wanted: [u64; 2]) -> Option<Slot> {
 /// No slot.
 const NOWHERE: u32 = u32::MAX;
 
-/// The slot, other than the preferred one, of the flow whose key has these words.
+/// The slot of the flow whose key has these words: of our own table one other than the preferred, of the other table any.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn search(addresses: u64, rest: u64, hash: u64, mask: u32) -> u32 {
-    let number = bucket_number(hash, mask);
-    let Some(bucket) = FLOW_BUCKETS.get_ptr_mut(number) else {
+    let wanted = [addresses, rest];
+    let found = search_bucket(bucket_number(hash, mask), wanted, hash);
+    match other::mask() {
+        Some(mask) if found == NOWHERE => search_bucket(bucket_number(hash, mask) | OTHER, wanted, hash),
+        _ => found,
+    }
+}
+
+#[inline(always)]
+fn search_bucket(number: u32, wanted: [u64; 2], hash: u64) -> u32 {
+    let Some(bucket) = other::bucket(number) else {
         return NOWHERE;
     };
     let bucket = words(bucket);
@@ -214,8 +233,8 @@ extern "C" fn search(addresses: u64, rest: u64, hash: u64, mask: u32) -> u32 {
     let mut tried = 0;
     while tried < WAYS && !candidates.is_empty() {
         let (way, others) = candidates.pop();
-        let index = number * WAYS as u32 + way as u32;
-        if find(index, [addresses, rest]).is_some() {
+        let index = ((number & !OTHER) * WAYS as u32 + way as u32) | (number & OTHER);
+        if other::flow(index).is_some_and(|flow| same(flow, index, wanted).is_some()) {
             return index;
         }
         candidates = others;
@@ -294,7 +313,7 @@ fn take(index: u32, word: *mut u64, held: Word) -> Option<Word> {
     if !unsafe { atomic::compare_and_swap(word, held.0, claimed.0) } {
         return None;
     }
-    if let Some(flow) = FLOWS.get_ptr_mut(index) {
+    if let Some(flow) = other::flow(index) {
         // Rule 2. The flags stay: `part` reads them.
         write_mark(flow, Mark::new(State::Busy, claimed.round(), 0, read_mark(flow).flags()));
     }
@@ -308,16 +327,16 @@ fn take(index: u32, word: *mut u64, held: Word) -> Option<Word> {
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn part(index: u32, state: u32) -> u32 {
-    let Some(own) = FLOWS.get_ptr_mut(index) else {
+    let Some(own) = other::flow(index) else {
         return opaque(0);
     };
     // SAFETY: `own` points into FLOWS; its fields still are those of the flow that left.
-    let (backend, peer_index) = unsafe { ((*own).backend, (*own).peer) };
+    let (backend, peer_index) = unsafe { ((*own).backend, other::beside(index, (*own).peer)) };
     let is_reply = read_mark(own).is_reply();
     let mut first_left = if is_reply { None } else { Some(State::from_byte(state as u8)) };
     if let Some(peer) = slot(peer_index) {
         // SAFETY: `flow` points into FLOWS. A peer that does not point back is another connection's.
-        let points_back = unsafe { (*peer.flow).peer } == index;
+        let points_back = other::beside(index, unsafe { (*peer.flow).peer }) == index;
         let peer_is_reply = read_mark(peer.flow).is_reply();
         if points_back
             && peer.mark.state() as u8 > State::Busy as u8
@@ -496,12 +515,11 @@ fn write(arrival: &Arrival, rewritten: &Rewritten, route: &Route, claims: &Claim
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn make_room(addresses: u64, rest: u64, hash: u64, mask: u32) -> u32 {
-    // Searched at once: what is not there, as it should be, need not be looked for where it would prefer to be.
-    if let Some(other) = find(search(addresses, rest, hash, mask), [addresses, rest]) {
-        if other.mark.state() as u8 > State::Answered as u8 {
+    if let Some(held) = searched([addresses, rest], hash, mask) {
+        if held.mark.state() as u8 > State::Answered as u8 {
             return 1;
         }
-        remove(&other);
+        remove(&held);
     }
     0
 }

@@ -3,6 +3,7 @@
 use vipgate_abi::flow::{Mark, State};
 
 use crate::{
+    other,
     parse::{ACK, FIN, Headers, RST, SYN},
     service,
     table::{self, Slot},
@@ -44,7 +45,7 @@ const IS_REPLY: u32 = 0x200;
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn follow_at(own: u32, mark: u32, peer: u32, backend: u32, what: u32) -> u32 {
-    if let (Some(own), Some(peer)) = (table::slot(own), table::slot(peer)) {
+    if let (Some(own), Some(peer)) = (table::slot(own), table::slot(other::beside(own, peer))) {
         let own = Slot { mark: Mark(mark), ..own };
         let reply = what & IS_REPLY != 0;
         if what & IS_UDP != 0 {

@@ -6,6 +6,12 @@ pub const CONFIG: &str = "CONFIG";
 pub const FLOW_BUCKETS: &str = "FLOW_BUCKETS";
 /// Array of [`crate::flow::Flow`], mmapable, *sized*: [`crate::flow::WAYS`] for each bucket.
 pub const FLOWS: &str = "FLOWS";
+/// As FLOW_BUCKETS, of the table that a program *bridges* to; no pin of its own.
+pub const OTHER_BUCKETS: &str = "OTHER_BUCKETS";
+/// As FLOWS, of the table that a program *bridges* to; no pin of its own.
+pub const OTHER_FLOWS: &str = "OTHER_FLOWS";
+/// Global variable, u32: the bucket mask of that table; 0: the program does not bridge.
+pub const OTHER_MASK: &str = "OTHER_MASK";
 /// Array of u64, mmapable: the set of [`crate::interest::Bit`]s.
 pub const INTEREST: &str = "INTEREST";
 /// LPM trie: [`crate::service::ServiceKey`] to [`crate::service::Service`], *sized*.
@@ -44,7 +50,7 @@ pub const PROGRAM_EGRESS: &str = "vipgate_egress";
 /// An XDP program that is never attached: a test run of it returns the low 32 bits of jiffies.
 pub const PROGRAM_CLOCK: &str = "vipgate_clock";
 
-/// Every map that is pinned: all of them.
+/// Every map that is pinned: all but those of the table that is bridged to.
 pub const PINNED: [&str; 17] = [
     CONFIG,
     FLOW_BUCKETS,

@@ -156,6 +156,37 @@ impl Bench {
         Ok(bench)
     }
 
+    /// The same programs, bridging to another flow table of the same size.
+    pub fn bridging(hook: Hook) -> Result<Self> {
+        let program = hook.program();
+        let network = make_network()?;
+        let mut loader = EbpfLoader::new();
+        let mask = Self::BUCKETS - 1;
+        loader
+            .override_global(maps::OTHER_MASK, &mask, true)
+            .map_max_entries(maps::OTHER_BUCKETS, Self::BUCKETS)
+            .map_max_entries(maps::OTHER_FLOWS, Self::BUCKETS * WAYS as u32);
+        let mut bench = Self::load_with(hook, PROGRAMS, Self::BUCKETS, loader)?;
+        bench.enter(network)?;
+        bench.load_program(hook, program)?;
+        bench.program = program;
+        Ok(bench)
+    }
+
+    /// Exchanges the flows of our own table and of the one that is bridged to.
+    pub fn swap_flows(&mut self) -> Result<()> {
+        fn swap<V: Pod>(bench: &mut Bench, own: &str, other: &str) -> Result<()> {
+            for index in 0..bench.array::<V>(own)?.len() {
+                let (mine, theirs) = (bench.array::<V>(own)?.get(&index, 0)?, bench.array::<V>(other)?.get(&index, 0)?);
+                bench.array(own)?.set(index, theirs, 0)?;
+                bench.array(other)?.set(index, mine, 0)?;
+            }
+            Ok(())
+        }
+        swap::<Flow>(self, maps::FLOWS, maps::OTHER_FLOWS)?;
+        swap::<Bucket>(self, maps::FLOW_BUCKETS, maps::OTHER_BUCKETS)
+    }
+
     /// Loads every program of every object, each with tables of its own: those of one table must be of one kind.
     pub fn load_all() -> Result<usize> {
         let mut loaded = 0;
@@ -240,10 +271,15 @@ impl Bench {
     fn open(hook: Hook, object: &[u8], buckets: u32) -> Result<Self> {
         let network = make_network()?;
         let mut bench = Self::load_object(hook, object, buckets)?;
-        bench._network = Some(network);
-        bench.set_port(1, "pub0", Self::PUBLIC_MAC)?;
-        bench.set_port(2, "priv0", Self::PRIVATE_MAC)?;
+        bench.enter(network)?;
         Ok(bench)
+    }
+
+    /// Knows the devices of the network that was made for it.
+    fn enter(&mut self, network: File) -> Result<()> {
+        self._network = Some(network);
+        self.set_port(1, "pub0", Self::PUBLIC_MAC)?;
+        self.set_port(2, "priv0", Self::PRIVATE_MAC)
     }
 
     /// The programs that the controller loads, in the calling thread's namespace as it is, without ports.
@@ -335,6 +371,10 @@ impl Bench {
         if let Some((map, entries)) = size {
             loader.map_max_entries(map, entries);
         }
+        Self::load_with(hook, object, buckets, loader)
+    }
+
+    fn load_with(hook: Hook, object: &[u8], buckets: u32, mut loader: EbpfLoader<'_>) -> Result<Self> {
         let ebpf = loader
             .map_max_entries(maps::FLOW_BUCKETS, buckets)
             .map_max_entries(maps::FLOWS, buckets * WAYS as u32)
@@ -553,9 +593,18 @@ impl Bench {
 
     /// Every flow in the table, with its slot word.
     pub fn flows(&mut self) -> Result<Vec<(Word, Flow)>> {
+        self.flows_of(maps::FLOW_BUCKETS, maps::FLOWS)
+    }
+
+    /// The same of the table that is bridged to.
+    pub fn flows_aside(&mut self) -> Result<Vec<(Word, Flow)>> {
+        self.flows_of(maps::OTHER_BUCKETS, maps::OTHER_FLOWS)
+    }
+
+    fn flows_of(&mut self, buckets: &str, entries: &str) -> Result<Vec<(Word, Flow)>> {
         let mut flows = Vec::new();
-        let buckets = self.array::<Bucket>(maps::FLOW_BUCKETS)?.iter().collect::<Result<Vec<_>, _>>()?;
-        let entries = self.array::<Flow>(maps::FLOWS)?;
+        let buckets = self.array::<Bucket>(buckets)?.iter().collect::<Result<Vec<_>, _>>()?;
+        let entries = self.array::<Flow>(entries)?;
         for (number, bucket) in (0u32..).zip(buckets) {
             for (way, word) in (0u32..).zip(bucket.words.map(Word)) {
                 if word.state().is_live() || word.state() == State::Closed {

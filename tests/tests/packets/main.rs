@@ -39,6 +39,7 @@ macro_rules! both_hooks {
 }
 
 mod balancing;
+mod bridging;
 mod checksums;
 mod connections;
 mod counters;

@@ -1,0 +1,131 @@
+//! Programs that know two flow tables, while the controller moves the flows from one to the other: a connection goes on
+//! whichever holds it, and where it is.
+
+use super::{
+    Side::{Backend, Client},
+    *,
+};
+
+const SYN_ACK: u8 = tcp::SYN | tcp::ACK;
+const FIN_ACK: u8 = tcp::FIN | tcp::ACK;
+
+/// Segments as [`exchange`] takes them; before each one, the tables change places.
+fn exchange_swapped(bench: &mut Bench, segments: &[(Side, u8)]) -> Result<()> {
+    segments.iter().try_for_each(|segment| {
+        bench.swap_flows()?;
+        exchange(bench, &[*segment])
+    })
+}
+
+fn states_aside(bench: &mut Bench) -> Result<Vec<State>> {
+    ensure!(bench.flows()?.is_empty(), "a flow of the other table is in our own, too");
+    let mut states: Vec<_> = bench.flows_aside()?.into_iter().map(|(word, _)| word.state()).collect();
+    states.sort();
+    Ok(states)
+}
+
+both_hooks! {
+    fn a_connection_of_the_other_table_goes_on_there(bench: &mut Bench) -> Result<()> {
+        let bench = &mut Bench::bridging(bench.hook())?;
+        let backend = serve(bench, TCP)?;
+        establish(bench)?;
+        bench.swap_flows()?;
+        exchange(bench, &[(Client, tcp::ACK), (Backend, tcp::ACK), (Backend, tcp::ACK)])?;
+        ensure!(states_aside(bench)? == [State::Established; 2]);
+        let flows = bench.flows_aside()?;
+        let packets = |reply| flows.iter().find(|(_, flow)| flow.mark.is_reply() == reply).map(|(_, flow)| flow.packets);
+        ensure!((packets(false), packets(true)) == (Some(3), Some(3)), "{flows:?}");
+        let traffic = bench.traffic(backend)?;
+        ensure!((traffic.packets_in, traffic.packets_out, traffic.connections) == (3, 3, 1));
+        ensure!(bench.load(backend)? == 1 && bench.service_load(1)? == 1);
+        Ok(())
+    }
+
+    fn a_handshake_and_an_end_in_the_other_table_are_followed(bench: &mut Bench) -> Result<()> {
+        let bench = &mut Bench::bridging(bench.hook())?;
+        let backend = serve(bench, TCP)?;
+        exchange(bench, &[(Client, tcp::SYN)])?;
+        bench.swap_flows()?;
+        exchange(bench, &[(Backend, SYN_ACK)])?;
+        ensure!(states_aside(bench)? == [State::Answered; 2] && bench.service_load(1)? == 0);
+        exchange(bench, &[(Client, tcp::ACK)])?;
+        ensure!(states_aside(bench)? == [State::Established; 2] && bench.service_load(1)? == 1);
+        exchange(bench, &[(Client, FIN_ACK)])?;
+        ensure!(states_aside(bench)? == [State::Closing, State::Established] && bench.load(backend)? == 1);
+        exchange(bench, &[(Backend, FIN_ACK), (Client, tcp::ACK)])?;
+        ensure!(states_aside(bench)? == [State::Closed; 2]);
+        ensure!(bench.load(backend)? == 0 && bench.service_load(1)? == 0);
+        Ok(())
+    }
+
+    fn a_connection_that_changes_tables_before_every_packet_is_counted_once(bench: &mut Bench) -> Result<()> {
+        let bench = &mut Bench::bridging(bench.hook())?;
+        let backend = serve(bench, TCP)?;
+        for _ in 0..3 {
+            exchange_swapped(bench, &[(Client, tcp::SYN), (Backend, SYN_ACK), (Client, tcp::ACK), (Backend, tcp::ACK)])?;
+            ensure!(bench.load(backend)? == 1 && bench.service_load(1)? == 1);
+            exchange_swapped(bench, &[(Client, FIN_ACK), (Backend, FIN_ACK)])?;
+            ensure!(bench.load(backend)? == 0 && bench.service_load(1)? == 0);
+        }
+        ensure!(bench.traffic(backend)?.connections == 3);
+        Ok(())
+    }
+
+    fn a_connection_opened_again_leaves_the_other_table(bench: &mut Bench) -> Result<()> {
+        let bench = &mut Bench::bridging(bench.hook())?;
+        let backend = serve(bench, TCP)?;
+        establish(bench)?;
+        exchange(bench, &[(Client, tcp::RST)])?;
+        bench.swap_flows()?;
+        establish(bench)?;
+        ensure!(bench.flows_aside()?.is_empty() && states(bench)? == [State::Established; 2]);
+        ensure!(bench.load(backend)? == 1);
+        Ok(())
+    }
+
+    fn ended_flows_of_the_other_table_end(bench: &mut Bench) -> Result<()> {
+        let bench = &mut Bench::bridging(bench.hook())?;
+        let backend = serve(bench, TCP)?;
+        establish(bench)?;
+        bench.swap_flows()?;
+        bench.end_flows(backend)?;
+        bench.expect_refused(&Frame::tcp(BACKEND, CLIENT, tcp::ACK), Reason::FlowEnded)?;
+        ensure!(bench.flows_aside()?.is_empty() && bench.load(backend)? == 0);
+        bench.expect_refused(&Frame::tcp(CLIENT, VIP, tcp::ACK), Reason::NoFlow)
+    }
+
+    fn datagrams_of_the_other_table_keep_their_backend(bench: &mut Bench) -> Result<()> {
+        let bench = &mut Bench::bridging(bench.hook())?;
+        bench.serve(VIP, UDP, Algorithm::RoundRobin, &backends([11, 12]))?;
+        let (ask, answer) = (Frame::udp(CLIENT, VIP), Frame::udp(BACKEND, CLIENT));
+        bench.expect_sent(&ask, &to_backend(ask.clone()))?;
+        bench.swap_flows()?;
+        for _ in 0..3 {
+            ask_and_answer(bench, &ask, &answer)?;
+        }
+        ensure!(states_aside(bench)? == [State::Datagrams; 2]);
+        Ok(())
+    }
+
+    fn a_port_that_is_answered_in_the_other_table_is_in_use(bench: &mut Bench) -> Result<()> {
+        let bench = &mut Bench::bridging(bench.hook())?;
+        serve(bench, TCP)?;
+        establish(bench)?;
+        bench.swap_flows()?;
+        let other_vip = SocketAddrV4::new(Ipv4Addr::new(10, 1, 0, 101), 80);
+        bench.serve(other_vip, TCP, Algorithm::RoundRobin, &[BACKEND])?;
+        bench.expect_refused(&Frame::tcp(CLIENT, other_vip, tcp::SYN), Reason::ReplyInUse)
+    }
+
+    fn an_error_about_a_flow_of_the_other_table_reaches_its_sender(bench: &mut Bench) -> Result<()> {
+        let bench = &mut Bench::bridging(bench.hook())?;
+        serve(bench, UDP)?;
+        bench.run(&Frame::udp(CLIENT, VIP))?;
+        bench.swap_flows()?;
+        let sent = Frame::udp(BACKEND, CLIENT).payload(b"x");
+        let delivered = sent.clone().between(VIP, CLIENT);
+        let error = Frame::icmp_error(Bench::CLIENT, Bench::VIP, [3, 3], 0, &delivered, 28);
+        let turned = Frame::icmp_error(Bench::CLIENT, *BACKEND.ip(), [3, 3], 0, &sent, 28);
+        bench.expect_sent(&error, &turned.forwarded(Bench::PRIVATE_MAC, Bench::backend_mac(11)))
+    }
+}
