@@ -49,6 +49,9 @@ pub const NOT_RELAYED: u32 = u32::MAX - 1;
 #[inline(never)]
 pub fn relay<P: Packet>(packet: &mut P) -> u32 {
     let mut outer = NOBODY;
+    if !packet.is_for_port() {
+        return count::verdict::<P>(Reason::OtherHost) as u32;
+    }
     if turn_back(packet, &mut outer) == 0 {
         return NOT_RELAYED;
     }

@@ -59,6 +59,10 @@ fn find<P: Packet>(packet: &mut P) -> Result<Headers, Reason> {
     if ethertype(data) != IPV4 {
         return Err(Reason::NotIpv4);
     }
+    // SAFETY: behind tags or not, a frame begins with an Ethernet header.
+    if !unsafe { packet.is_for_device(packet.data()) } {
+        return Err(Reason::OtherHost);
+    }
     // SAFETY: checked just above.
     let version_ihl: u8 = unsafe { load(data + ETH_LEN) };
     let header_len = (version_ihl & 15) as usize * 4;

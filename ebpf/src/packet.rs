@@ -30,6 +30,16 @@ pub trait Packet {
     /// of VLAN tags.
     fn holds(&self, data: usize, shift: usize, ip_len: usize) -> bool;
 
+    /// False: the frame is not addressed to the device that it came by, as far as the hook knows without asking a
+    /// table. `data` is the frame's address.
+    ///
+    /// # Safety
+    /// ETH_LEN bytes are directly readable from `data`.
+    unsafe fn is_for_device(&self, data: usize) -> bool;
+
+    /// [`Self::is_for_device`] in full.
+    fn is_for_port(&self) -> bool;
+
     /// Number of frames on the wire that this packet stands for.
     fn frames(&self) -> u32;
 
@@ -137,5 +147,21 @@ pub unsafe fn copy_mac(address: usize, mac: *const [u8; 6]) {
         store(address, *words);
         store(address + 2, *words.add(1));
         store(address + 4, *words.add(2));
+    }
+}
+
+/// True when the packet has this MAC address there.
+///
+/// # Safety
+/// As [`copy_mac`].
+#[inline(always)]
+pub unsafe fn is_mac(address: usize, mac: *const [u8; 6]) -> bool {
+    let words = mac.cast::<u16>();
+    // SAFETY: as the caller promises.
+    unsafe {
+        let differs = load::<u16>(address) ^ *words
+            | load::<u16>(address + 2) ^ *words.add(1)
+            | load::<u16>(address + 4) ^ *words.add(2);
+        differs == 0
     }
 }

@@ -78,6 +78,10 @@ pub fn parse<P: Packet>(packet: &mut P) -> Result<Headers, Reason> {
         return if offset::is_tag(ethertype(data)) { offset::parse(packet) } else { Err(Reason::NotIpv4) };
     }
     // SAFETY: within the first L4_OFFSET bytes, checked above.
+    if !unsafe { packet.is_for_device(data) } {
+        return Err(Reason::OtherHost);
+    }
+    // SAFETY: as above.
     let version_ihl: u8 = unsafe { load(data + ETH_LEN) };
     if version_ihl != VERSION_IHL {
         return if has_options(version_ihl) { offset::parse(packet) } else { Err(Reason::Malformed) };

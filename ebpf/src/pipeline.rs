@@ -158,6 +158,9 @@ fn open<P: Packet>(packet: &P, headers: &Headers, config: &'static Config, hash:
 fn connect<P: Packet>(packet: &P, arrival: &Arrival) -> Result<u64, Reason> {
     let key = arrival.headers.key;
     let service = service::lookup(arrival.headers)?;
+    if !packet.is_for_port() {
+        return Err(Reason::OtherHost);
+    }
     let Some((number, backend)) = service::choose(service, &key) else {
         return Err(Reason::NoBackend);
     };

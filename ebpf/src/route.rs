@@ -39,6 +39,18 @@ pub fn port(number: u16) -> Option<&'static Port> {
     PORTS.get(number as u32).filter(|port| port.ifindex != 0 && number != port::STACK)
 }
 
+/// The port of the device with this interface index; None: it is none.
+#[inline(always)]
+pub fn port_of(ifindex: u32) -> Option<&'static Port> {
+    port(port_number(ifindex)?)
+}
+
+#[inline(always)]
+fn port_number(ifindex: u32) -> Option<u16> {
+    // SAFETY: a value of PORT_NUMBERS; elements are never removed while a program runs on the device.
+    PORT_NUMBERS.get_ptr(&ifindex).map(|number| unsafe { *number as u16 })
+}
+
 /// Makes the frame one hop older, from the device to the next hop: what that adds to the IPv4 checksum's sum
 /// (`vipgate_abi::checksum`). None: its time to live is over, and it is unchanged.
 ///
@@ -159,11 +171,7 @@ fn ask<P: Packet>(packet: &P, protocol: u8, rewritten: &Rewritten, route: &mut R
     match answer {
         // FRAG_NEEDED: the way out is known, the packet does not fit it; that is checked for each packet anyway.
         BPF_FIB_LKUP_RET_SUCCESS | BPF_FIB_LKUP_RET_FRAG_NEEDED => {
-            let number = PORT_NUMBERS.get_ptr(&fib.ifindex).map_or(port::STACK, |number| {
-                // SAFETY: a value of PORT_NUMBERS; elements are never removed while a program runs on the device.
-                unsafe { *number as u16 }
-            });
-            *route = Route { port: number, next_hop: fib.dmac };
+            *route = Route { port: port_number(fib.ifindex).unwrap_or(port::STACK), next_hop: fib.dmac };
             LASTING
         }
         BPF_FIB_LKUP_RET_BLACKHOLE | BPF_FIB_LKUP_RET_UNREACHABLE | BPF_FIB_LKUP_RET_PROHIBIT => NO_WAY,

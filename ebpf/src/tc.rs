@@ -46,6 +46,19 @@ impl Packet for TcPacket {
         shift + ETH_LEN + ip_len <= self.0.len() as usize
     }
 
+    /// The device's driver told, by its own address.
+    #[inline(always)]
+    unsafe fn is_for_device(&self, _data: usize) -> bool {
+        const PACKET_HOST: u32 = 0;
+        // SAFETY: reading a field of the running program's context.
+        unsafe { (*self.0.skb.skb).pkt_type == PACKET_HOST }
+    }
+
+    #[inline(always)]
+    fn is_for_port(&self) -> bool {
+        true
+    }
+
     #[inline(always)]
     fn frames(&self) -> u32 {
         // SAFETY: reading a field of the running program's context.

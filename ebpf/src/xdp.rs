@@ -13,7 +13,8 @@ use vipgate_abi::{Be32, checksum, port::Port};
 use crate::{
     maps::TX_PORTS,
     offset::TAG_LEN,
-    packet::{ETH_LEN, Packet, load, store, store_address},
+    packet::{ETH_LEN, Packet, is_mac, load, store, store_address},
+    route,
     verifier::opaque,
 };
 
@@ -40,6 +41,26 @@ impl Packet for XdpPacket {
     fn holds(&self, data: usize, shift: usize, ip_len: usize) -> bool {
         // Of a frame in several buffers, the first holds the headers.
         data + ETH_LEN + ip_len <= self.data_end() || shift + ETH_LEN + ip_len <= self.buffers()
+    }
+
+    /// By the group bit alone (IEEE 802, section 8.2): the device's own address is two lookups away.
+    #[inline(always)]
+    unsafe fn is_for_device(&self, data: usize) -> bool {
+        // SAFETY: as the caller promises.
+        unsafe { load::<u8>(data) & 1 == 0 }
+    }
+
+    /// Asked before a connection is opened, not for each of its packets: what a bridge floods of another host's
+    /// connections never gets a flow here, so that all of it comes to this. Only of connections that this router had before
+    /// another took their VIP does it carry on what is flooded.
+    #[inline(always)]
+    fn is_for_port(&self) -> bool {
+        let data = self.data();
+        if data + ETH_LEN > self.data_end() {
+            return false;
+        }
+        // SAFETY: checked just above; a port's address is at an even address.
+        route::port_of(self.ifindex()).is_none_or(|port| unsafe { is_mac(data, &port.mac) })
     }
 
     #[inline(always)]

@@ -81,6 +81,9 @@ reasons! {
     FlowEnded = 14 Drop "flow_ended",
     /// The listener has as many connections as it may: who waits and tries again gets in when one ends.
     TooManyConnections = 15 Drop "too_many_connections",
+    /// The frame is addressed to a group or to another host's MAC address, as those that a bridge floods: the stack drops
+    /// it, or knows a device (a macvlan, say) whose address that is.
+    OtherHost = 16 Pass "other_host",
 }
 
 /// Number of elements of the REASONS map; larger than the enum, so that reasons can be added without a new layout.

@@ -11,7 +11,7 @@ use vipgate_host_kernel::{
 };
 use vipgate_pipeline::{icmp, pipeline, tc::TcPacket, xdp::XdpPacket};
 
-use crate::{input::Buffer, world};
+use crate::{frame::Frame, input::Buffer, world};
 
 /// Where packets are met.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,6 +46,12 @@ pub(crate) enum Verdict {
 }
 
 impl Arriving {
+    /// A frame that is addressed to the device that it comes by.
+    pub(crate) fn by(ifindex: u32, mut frame: Frame) -> Self {
+        frame.dst_mac = world::mac(ifindex);
+        Self { bytes: frame.bytes(), ifindex, buffer: None }
+    }
+
     /// Runs it through the pipeline. What the verdict and the counters say together is checked here.
     pub(crate) fn run(&self, hook: Hook) -> Outcome {
         let before = world::reasons();
@@ -94,14 +100,15 @@ impl Arriving {
     }
 
     fn socket_buffer(&self) -> SocketBuffer {
+        let mac = world::mac(self.ifindex);
         let whole = SocketBuffer::new(&self.bytes, self.bytes.len(), self.ifindex);
         match self.buffer {
-            None => whole.received(),
+            None => whole.received(mac),
             Some(Buffer { linear, segments, segment_size, partial_checksum }) => {
                 SocketBuffer::new(&self.bytes, linear.into(), self.ifindex)
                     .segments(segments.into(), segment_size.into())
                     .checksum(if partial_checksum { Checksum::Partial } else { Checksum::Complete })
-                    .received()
+                    .received(mac)
             }
         }
     }

@@ -13,7 +13,7 @@ use vipgate_host_kernel::{
 use vipgate_pipeline::maps;
 
 use crate::{
-    hook::{Arriving, Outcome, Verdict},
+    hook::{Arriving, Hook, Outcome, Verdict},
     table::{Slot, Table},
     wire::{ICMP, Ipv4, TCP, UDP, add, same_sum, sum, untagged, word},
     world,
@@ -34,15 +34,23 @@ struct FirstFragment {
 }
 
 /// What is remembered from packet to packet.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Judge {
+    hook: Hook,
     first_fragments: Vec<FirstFragment>,
 }
 
 impl Judge {
+    pub(crate) fn new(hook: Hook) -> Self {
+        Self { hook, first_fragments: Vec::new() }
+    }
+
     /// Checks one packet that came at this time, between the table before it and the one after.
     pub(crate) fn packet(&mut self, came: &Arriving, outcome: &Outcome, now: u32, before: &Table, after: &Table) {
         let translated = judge(came, outcome, before, after);
+        if translated {
+            self.addressee(came, before);
+        }
         let Some(packet) = Ipv4::of_frame(&came.bytes) else { return };
         let id = word(&came.bytes, packet.at + 4).unwrap_or_default();
         if let Some(ports) = packet.ports(&came.bytes).filter(|_| packet.more_fragments) {
@@ -50,6 +58,18 @@ impl Judge {
         }
         if translated && packet.offset != 0 {
             self.later_fragment(&packet, id, &outcome.bytes, now, after);
+        }
+    }
+
+    /// What is translated was addressed to the device that it came by. XDP asks that of each connection once, and only
+    /// whether it is for a group of each packet.
+    fn addressee(&self, came: &Arriving, before: &Table) {
+        assert_eq!(came.bytes[0] & 1, 0, "addressed to a group");
+        let packet = Ipv4::of_frame(&came.bytes).expect("what is translated is a whole IPv4 packet");
+        let ports = packet.ports(&came.bytes);
+        let is_known = ports.is_none_or(|ports| before.find(&key(&packet, ports)).is_some());
+        if self.hook == Hook::Tc || !is_known && world::is_port(came.ifindex) {
+            assert_eq!(came.bytes[..6], world::mac(came.ifindex), "addressed to another host");
         }
     }
 

@@ -34,6 +34,9 @@ use vipgate_abi::counters::Reason;
 use wire::Ipv4;
 use world::World;
 
+/// Length of a frame's first field, its destination.
+const MAC_LEN: usize = 6;
+
 /// The tables are the process's.
 static TURN: Mutex<()> = Mutex::new(());
 
@@ -65,15 +68,17 @@ pub fn run(bytes: &[u8]) -> Tally {
     let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     let case = Case::decode(bytes);
     let [(at_xdp, tally), (at_tc, _)] = [Hook::Xdp, Hook::Tc].map(|hook| play(&case, hook));
-    if !case.steps.iter().any(is_for_tc) {
+    if !case.steps.iter().any(is_of_one_hook) {
         assert_eq!(at_xdp, at_tc, "the hooks decide differently");
     }
     tally
 }
 
-/// True for packets that are not the same at both hooks.
-fn is_for_tc(step: &Step) -> bool {
+/// True for packets that are not the same at both hooks: TC knows whether each is addressed to its device.
+fn is_of_one_hook(step: &Step) -> bool {
     match step {
+        Step::Mangle { offset, .. } => usize::from(*offset) < MAC_LEN,
+        Step::Raw { bytes } => bytes.get(..MAC_LEN) != Some(&world::mac(world::PUBLIC)),
         Step::Ask { shape, .. } | Step::Answer { shape, .. } | Step::Again { shape, .. } => shape.buffer.is_some(),
         _ => false,
     }
@@ -83,7 +88,7 @@ fn is_for_tc(step: &Step) -> bool {
 fn play(case: &Case, hook: Hook) -> (Vec<Outcome>, Tally) {
     let mut world = World::new(case.seed, case.buckets);
     let mut traffic = Traffic::default();
-    let mut judge = Judge::default();
+    let mut judge = Judge::new(hook);
     let mut outcomes = Vec::new();
     let mut tally = Tally::default();
     let mut before = Table::read(&world);

@@ -45,7 +45,7 @@ fn serve(client: u8, port: u16, protocol: u8) -> (SocketAddrV4, SocketAddrV4) {
 
 /// Runs a frame that must be sent on: what leaves.
 fn sent(hook: Hook, frame: &Frame, ifindex: u32) -> Vec<u8> {
-    let outcome = Arriving { bytes: frame.bytes(), ifindex, buffer: None }.run(hook);
+    let outcome = Arriving::by(ifindex, frame.clone()).run(hook);
     assert!(matches!(outcome.verdict, Verdict::Redirect(_)), "{:?} for {frame:?}", outcome.verdict);
     outcome.bytes
 }
@@ -114,7 +114,7 @@ fn a_short_datagram_without_directly_readable_bytes_is_sent_on() {
         let ask = frame(UDP, client, vip, &vec![7; length]);
         for linear in [14, 34, 41] {
             let buffer = Buffer { linear, segments: 0, segment_size: 0, partial_checksum: false };
-            let outcome = Arriving { bytes: ask.bytes(), ifindex: PUBLIC, buffer: Some(buffer) }.run(Hook::Tc);
+            let outcome = Arriving { buffer: Some(buffer), ..Arriving::by(PUBLIC, ask.clone()) }.run(Hook::Tc);
             let expected = ask.clone().between(client, BACKEND).forwarded(PRIVATE_MAC, mac(BACKEND));
             assert_eq!(outcome.bytes, expected.bytes(), "{length} bytes of data, {linear} readable");
         }

@@ -131,7 +131,7 @@ fn shaped(src: SocketAddrV4, dst: SocketAddrV4, protocol: u8, shape: &Shape, ifi
     }
     let length = shape.payload.unwrap_or(0) % 2048;
     frame.payload = (0..length).map(|byte| byte.to_le_bytes()[0]).collect();
-    Arriving { bytes: frame.bytes(), ifindex, buffer: shape.buffer }
+    Arriving { buffer: shape.buffer, ..Arriving::by(ifindex, frame) }
 }
 
 /// An ICMP error that quotes a frame's packet, to that packet's sender.
@@ -148,5 +148,5 @@ fn error(from: [u8; 4], about: &[u8], kind: u8, quoted: u8, ifindex: u32) -> Opt
     let checksum = !sum(&message);
     message[2..4].copy_from_slice(&checksum.to_be_bytes());
     let frame = Frame::other(Ipv4Addr::from(from), Ipv4Addr::from(to), 1).payload(&message);
-    Some(Arriving { bytes: frame.bytes(), ifindex, buffer: None })
+    Some(Arriving::by(ifindex, frame))
 }

@@ -224,8 +224,8 @@ fn set_port(number: u32, present: bool) {
         return;
     }
     let ifindex = 10 + number;
-    let mac = [0x02, 0xff, 0, 0, 0, number as u8];
-    let value = if present { Port { ifindex, mtu: 1500, mac, ..Port::default() } } else { Port::default() };
+    let here = Port { ifindex, mtu: 1500, mac: mac(ifindex), ..Port::default() };
+    let value = if present { here } else { Port::default() };
     set(maps::PORTS.set(number, value, 0));
     let ports: Vec<Port> = (0..PORTS).map(port_of).collect();
     maps::TX_PORTS.fill(&ports.iter().map(|port| port.ifindex).collect::<Vec<_>>());
@@ -233,6 +233,16 @@ fn set_port(number: u32, present: bool) {
     for (number, port) in (0u32..).zip(ports).filter(|(_, port)| port.ifindex != 0) {
         set(maps::PORT_NUMBERS.insert(port.ifindex, number, 0));
     }
+}
+
+/// True while the device carries a program.
+pub(crate) fn is_port(ifindex: u32) -> bool {
+    (0..PORTS).any(|number| port_of(number).ifindex == ifindex)
+}
+
+/// A device's MAC address.
+pub(crate) fn mac(ifindex: u32) -> [u8; 6] {
+    [0x02, 0xff, 0, 0, 0, (ifindex - 10) as u8]
 }
 
 fn set(result: Result<(), i32>) {

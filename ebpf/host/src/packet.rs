@@ -13,6 +13,12 @@ const ETHERTYPE: usize = 12;
 /// EtherTypes of VLAN tags (IEEE 802.1Q, 802.1ad), as read from a frame.
 const TAGS: [u16; 2] = [0x8100u16.to_be(), 0x88a8u16.to_be()];
 
+/// Whose packet a socket buffer is (`PACKET_*` of linux/if_packet.h).
+const HOST: u32 = 0;
+const BROADCAST: u32 = 1;
+const MULTICAST: u32 = 2;
+const OTHER_HOST: u32 = 3;
+
 /// A frame in a driver's buffer.
 #[repr(C)]
 #[derive(Debug)]
@@ -120,9 +126,16 @@ impl SocketBuffer {
         self
     }
 
-    /// As the stack receives it: the first VLAN tag in the frame goes beside it (`skb_vlan_untag`).
+    /// As the stack receives it by a device with this MAC address: whose it is is told (`eth_type_trans`), and the first
+    /// VLAN tag in the frame goes beside it (`skb_vlan_untag`).
     #[must_use]
-    pub fn received(mut self) -> Self {
+    pub fn received(mut self, mac: [u8; 6]) -> Self {
+        self.skb.pkt_type = match self.bytes().get(..mac.len()) {
+            Some(to) if to == [0xff; 6] => BROADCAST,
+            Some([first, ..]) if first & 1 != 0 => MULTICAST,
+            Some(to) if to != mac => OTHER_HOST,
+            _ => HOST,
+        };
         self.pull(ETH_LEN + 4);
         if let Some([protocol, tci]) = self.take_tag() {
             self.set_tag(protocol, u16::from_be(tci));

@@ -53,9 +53,12 @@ pub struct Frame {
 }
 
 impl Frame {
+    /// Where frames go unless they say otherwise: the router's public device.
+    pub const ROUTER_MAC: [u8; 6] = [0x02, 0, 0, 0, 1, 0x01];
+
     fn new(src: Ipv4Addr, dst: Ipv4Addr, transport: Transport) -> Self {
         Self {
-            dst_mac: [0x02, 0, 0, 0, 0, 0x01],
+            dst_mac: Self::ROUTER_MAC,
             src_mac: [0x02, 0, 0, 0, 0, 0xfe],
             tags: Vec::new(),
             ethertype: 0x0800,

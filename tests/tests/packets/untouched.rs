@@ -14,7 +14,7 @@ both_hooks! {
         Ok(())
     }
 
-    fn multicast_and_broadcast_are_not_ours(bench: &mut Bench) -> Result<()> {
+    fn multicast_and_broadcast_are_the_stacks(bench: &mut Bench) -> Result<()> {
         serve(bench, UDP)?;
         for (host, mac) in [
             (Ipv4Addr::new(224, 0, 0, 251), [0x01, 0, 0x5e, 0, 0, 0xfb]),
@@ -23,9 +23,51 @@ both_hooks! {
         ] {
             let mut frame = Frame::udp(CLIENT, SocketAddrV4::new(host, VIP.port()));
             frame.dst_mac = mac;
-            bench.expect_refused(&frame, Reason::NotOurs)?;
+            bench.expect_refused(&frame, Reason::OtherHost)?;
         }
         Ok(())
+    }
+
+    fn a_vips_packets_to_a_group_are_the_stacks(bench: &mut Bench) -> Result<()> {
+        serve(bench, UDP)?;
+        let ask = Frame::udp(CLIENT, VIP);
+        for dst_mac in [[0xff; 6], [0x01, 0, 0x5e, 0, 0, 0xfb], [0x33, 0x33, 0, 0, 0, 1]] {
+            let ask = Frame { dst_mac, ..ask.clone() };
+            for frame in [ask.clone(), ask.clone().tagged(&[[0x8100, 7]]), ask.ip_options(&[1; 4])] {
+                bench.expect_refused(&frame, Reason::OtherHost)?;
+            }
+        }
+        ensure!(bench.flows()?.is_empty());
+        // Nor does the flow of one that came to the router take them.
+        bench.run(&ask)?;
+        bench.expect_refused(&Frame { dst_mac: [0xff; 6], ..ask }, Reason::OtherHost)
+    }
+
+    fn a_vips_packets_to_another_hosts_address_are_the_stacks(bench: &mut Bench) -> Result<()> {
+        bench.arrive_by("pub0")?;
+        serve(bench, TCP)?;
+        let syn = Frame::tcp(CLIENT, VIP, tcp::SYN);
+        for dst_mac in [Bench::GATEWAY_MAC, Bench::PRIVATE_MAC, [0x02, 0, 0, 0, 0, 0x01]] {
+            let syn = Frame { dst_mac, ..syn.clone() };
+            for frame in [syn.clone(), syn.clone().tagged(&[[0x8100, 7]]), syn.ip_options(&[1; 4])] {
+                bench.expect_refused(&frame, Reason::OtherHost)?;
+            }
+        }
+        ensure!(bench.flows()?.is_empty());
+        bench.expect_sent(&syn, &to_backend(syn.clone()))
+    }
+
+    fn an_error_to_another_hosts_address_is_the_stacks(bench: &mut Bench) -> Result<()> {
+        bench.arrive_by("pub0")?;
+        serve(bench, UDP)?;
+        bench.run(&Frame::udp(CLIENT, VIP))?;
+        let answer = Frame::udp(VIP, CLIENT);
+        let error = Frame::icmp_error(Bench::CLIENT, Bench::VIP, [3, 3], 0, &answer, 28);
+        for dst_mac in [Bench::GATEWAY_MAC, [0xff; 6]] {
+            bench.expect_refused(&Frame { dst_mac, ..error.clone() }, Reason::OtherHost)?;
+        }
+        let turned = Frame::icmp_error(Bench::CLIENT, *BACKEND.ip(), [3, 3], 0, &answer.between(BACKEND, CLIENT), 28);
+        bench.expect_sent(&error, &turned.forwarded(Bench::PRIVATE_MAC, Bench::backend_mac(11)))
     }
 
     // Their first bytes look like the listener's ports.
