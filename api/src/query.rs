@@ -24,7 +24,7 @@ pub struct Query {
     pub count: bool,
     /// The reply has `total` besides its inventories.
     pub reply_with_count: bool,
-    /// Accepted and without effect, as in the system this follows.
+    /// Of the records with the same value of this field, the first alone.
     pub group_by: Option<String>,
     pub sort: Option<Sort>,
     /// Empty: every field.
@@ -85,6 +85,9 @@ fn split(values: &str) -> Vec<String> {
     values.split(',').map(str::to_owned).collect()
 }
 
+/// Of the operators, those that are words.
+const WORDS: [&str; 2] = ["is null", "not null"];
+
 /// The operators in the order in which they are tried. The first that occurs anywhere in the condition wins, even inside
 /// the value: that is how the documented system reads them.
 const OPERATORS: [(&str, Make); 12] = [
@@ -123,14 +126,23 @@ pub fn parse(pairs: &Pairs) -> Result<Query, BadRequest> {
 }
 
 fn condition(text: &str) -> Result<Condition, BadRequest> {
-    let (name, value, make) = OPERATORS
+    let (operator, name, value, make) = OPERATORS
         .iter()
-        .find_map(|(operator, make)| text.split_once(operator).map(|(name, value)| (name.trim(), value, make)))
+        .find_map(|(operator, make)| text.split_once(operator).map(|(name, value)| (*operator, name, value, make)))
         .ok_or_else(|| BadRequest(format!("condition `{text}` has no operator; the operators are {}", operators())))?;
-    if name.is_empty() {
+    let bare = name.trim();
+    if bare.is_empty() {
         return Err(BadRequest(format!("condition `{text}` has no field before its operator")));
     }
     let test = make(value);
+    // The words need a space before them, signs must not have one beside them.
+    if !WORDS.contains(&operator) && (name.ends_with(' ') || value.starts_with(' ')) {
+        return Err(BadRequest(format!(
+            "condition `{text}` has a space beside its operator; write `{bare}{operator}{}`",
+            value.trim_start()
+        )));
+    }
+    let name = bare;
     if let Test::In(values) | Test::NotIn(values) = &test
         && values.len() > MOST_VALUES
     {
@@ -219,7 +231,16 @@ mod tests {
 
     #[test]
     fn names_are_trimmed_and_values_are_not() {
-        assert_eq!(test_of(" name = web "), ("name".into(), Test::Equal(" web ".into())));
+        assert_eq!(test_of(" name=we b "), ("name".into(), Test::Equal("we b ".into())));
+        assert_eq!(test_of(" name is null"), ("name".into(), Test::IsNull));
+    }
+
+    #[test]
+    fn a_space_beside_an_operator_is_refused() {
+        for text in ["name =web", "name= web", "name = web", "name ?=a,b", "name!~= %"] {
+            let error = condition(text).unwrap_err().0;
+            assert!(error.contains("space") && error.contains("write `name"), "{error}");
+        }
     }
 
     #[test]
@@ -290,7 +311,7 @@ mod tests {
 
         #[test]
         fn plain_names_and_values_come_back_whole(name in "[a-zA-Z_.]{1,20}", value in "[^=<>!?~]{0,30}") {
-            prop_assume!(value != "null");
+            prop_assume!(value != "null" && !value.starts_with(' '));
             prop_assert_eq!(test_of(&format!("{name}={value}")), (name, Test::Equal(value)));
         }
     }

@@ -1,9 +1,11 @@
 //! The query API: a parsed query becomes SQL and its rows become inventories. Reads the store, changes nothing.
 //!
-//! One declarative table ([`table`]) of resources and fields drives the conditions, the order, the selection and the
-//! printing, so that whatever can be seen can be asked for. Replies of calls that changed something are printed by the same
+//! One declarative table ([`table`]) of resources and fields, and one of the ways between them ([`relation`]), drive the
+//! conditions, the order, the selection and the printing, so that whatever can be seen can be asked for. Replies of calls that changed something are printed by the same
 //! code ([`render`]): an inventory looks the same wherever it comes from.
 
+mod condition;
+mod relation;
 mod render;
 mod select;
 mod table;

@@ -9,6 +9,7 @@ use sqlx::{AssertSqlSafe, Row, sqlite::SqliteRow};
 use vipgate_api::{ApiError, Date, Reply};
 
 use super::{
+    condition::no_such,
     select,
     table::{Items, Kind, List, Table},
 };
@@ -68,7 +69,7 @@ impl Chosen {
     pub(super) fn new(table: &Table, fields: &[String]) -> Result<Self, ApiError> {
         let names = table.fields.iter().map(|field| field.name).chain(table.lists.iter().map(|list| list.name));
         if let Some(wrong) = fields.iter().find(|field| !names.clone().any(|name| name == **field)) {
-            return Err(select::unknown(table, wrong, names));
+            return Err(no_such(table, "field", wrong, names.clone()).elaborate(select::listed(names)));
         }
         Ok(Self((!fields.is_empty()).then(|| fields.to_vec())))
     }

@@ -33,7 +33,7 @@ pub(super) struct Field {
 pub(super) enum Kind {
     /// 32 lower-case hexadecimal digits. Compared by the index.
     Uuid,
-    /// Compared without regard to the case of ASCII letters, as MySQL does.
+    /// Compared without regard to case ([`crate::store::fold`]).
     Text,
     Number,
     /// 0 or 1.
@@ -62,6 +62,11 @@ pub(super) enum Items {
 impl Table {
     pub(super) fn of(resource: Resource) -> Option<&'static Self> {
         TABLES.iter().find(|table| table.resource == resource)
+    }
+
+    /// Tags hang on what has a uuid.
+    pub(super) fn has_tags(&self) -> bool {
+        self.key == "uuid"
     }
 
     pub(super) fn field(&self, name: &str) -> Option<&'static Field> {
@@ -185,12 +190,13 @@ pub(super) const TABLES: &[Table] = &[
             NAME,
             DESCRIPTION,
             uuid("zoneUuid"),
-            uuid("clusterUuid"),
-            uuid("imageUuid"),
-            uuid("hostUuid"),
-            uuid("lastHostUuid"),
-            uuid("instanceOfferingUuid"),
-            uuid("rootVolumeUuid"),
+            // Of another system: kept as they were given.
+            text("clusterUuid"),
+            text("imageUuid"),
+            text("hostUuid"),
+            text("lastHostUuid"),
+            text("instanceOfferingUuid"),
+            text("rootVolumeUuid"),
             text("platform"),
             uuid("defaultL3NetworkUuid"),
             text("type"),

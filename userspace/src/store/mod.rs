@@ -9,6 +9,7 @@
 
 pub mod address;
 pub mod error;
+pub mod fold;
 pub mod lb;
 pub mod listener_tags;
 pub mod network;
@@ -74,7 +75,8 @@ impl Store {
             .foreign_keys(true)
             .journal_mode(SqliteJournalMode::Wal)
             .synchronous(SqliteSynchronous::Full)
-            .busy_timeout(PATIENCE);
+            .busy_timeout(PATIENCE)
+            .collation(fold::COLLATION, fold::compare);
         let writer = SqlitePoolOptions::new()
             .max_connections(1)
             .acquire_timeout(PATIENCE)

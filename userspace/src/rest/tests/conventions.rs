@@ -43,13 +43,16 @@ async fn characters_that_urls_forbid_are_taken_as_they_are() {
     let address = server.base.strip_prefix("http://").unwrap();
     let mut stream = TcpStream::connect(address).await.unwrap();
     let mut requests = String::new();
-    for target in ["/v1/zones?q=name>a&q=name<c&fields=name", "/v1/zones?q=name~=b|\"é%22&fields=name&count=false"] {
+    for (target, connection) in [
+        ("/v1/zones?q=name>a&q=name<c&fields=name", "keep-alive"),
+        ("/v1/zones?q=name~=b|\"é%22&fields=name&count=false", "close"),
+    ] {
         let session = server.session();
-        write!(requests, "GET {target} HTTP/1.1\r\nHost: {address}\r\nAuthorization: OAuth {session}\r\n\r\n").unwrap();
+        let headers = format!("Host: {address}\r\nConnection: {connection}\r\nAuthorization: OAuth {session}");
+        write!(requests, "GET {target} HTTP/1.1\r\n{headers}\r\n\r\n").unwrap();
     }
     // Both at once: the second is read from the same connection.
     stream.write_all(requests.as_bytes()).await.unwrap();
-    stream.shutdown().await.unwrap();
     let mut answers = String::new();
     stream.read_to_string(&mut answers).await.unwrap();
     assert_eq!(answers.matches("HTTP/1.1 200").count(), 2, "{answers}");

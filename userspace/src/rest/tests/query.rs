@@ -56,6 +56,8 @@ async fn every_operator_selects() {
         ("q=createDate%3EJan+1,+2017+1:00:00+AM", vec!["a", "B", "c"]),
         ("q=createDate%3C2017-01-01T01:00:00Z", vec![]),
         ("q=name=a'+OR+'1'='1", vec![]),
+        ("q=vmInstance.name=b", vec![]),
+        ("q=description not null&q=name~=%_%", vec!["a", "c"]),
     ] {
         assert_eq!(names(&server, query).await, expected, "{query}");
     }
@@ -74,13 +76,15 @@ async fn pages_are_certain_and_counted() {
     let server = Server::start().await;
     zones(&server).await;
     let page = server.query("/zones?start=1&limit=1&replyWithCount=true&sort=-name").await;
-    assert_eq!((&page["total"], &page["inventories"][0]["name"]), (&json!(3), &json!("a")));
+    assert_eq!((&page["total"], &page["inventories"][0]["name"]), (&json!(3), &json!("B")));
     let count = server.query("/zones?count=true&q=name!=a").await;
     assert_eq!(count["total"], 2);
     assert_eq!(count.get("inventories"), None);
     assert_eq!(names(&server, "limit=0").await, [""; 0]);
     assert_eq!(names(&server, "sort=%2Bname&limit=2.0").await, names(&server, "sort=+name&limit=2").await);
-    assert_eq!(names(&server, "groupBy=type").await.len(), 3);
+    assert_eq!(names(&server, "groupBy=type&sort=name").await, ["a"]);
+    assert_eq!(server.query("/zones?groupBy=name&replyWithCount=true").await["total"], 3);
+    assert_eq!(server.query("/zones?groupBy=type&count=true").await["total"], 1);
 }
 
 #[tokio::test]
@@ -94,7 +98,7 @@ async fn fields_are_all_that_is_shown() {
 #[tokio::test]
 async fn what_does_not_exist_is_an_error_that_names_it_and_the_nearest() {
     let server = Server::start().await;
-    for query in ["q=nmae=a", "sort=nmae", "fields=nmae", "count=true&q=nmae=a"] {
+    for query in ["q=nmae=a", "sort=nmae", "fields=nmae", "groupBy=nmae", "count=true&q=nmae=a", "q=l3Network.nmae=a"] {
         let reply = server.get(&format!("/zones?{query}")).await;
         assert_eq!(reply.status(), StatusCode::SERVICE_UNAVAILABLE, "{query}");
         let error = json_of(reply).await["error"].take();
@@ -102,10 +106,20 @@ async fn what_does_not_exist_is_an_error_that_names_it_and_the_nearest() {
         let details = error["details"].as_str().unwrap();
         assert!(details.contains("`nmae`") && details.contains("`name`"), "{details}");
     }
-    for query in ["q=cluster.name=a", "q=__systemTag__=a"] {
-        let reply = server.get(&format!("/zones?{query}")).await;
-        assert_eq!(json_of(reply).await["error"]["code"], "SYS.1014", "{query}");
+    for (query, named) in [
+        ("q=vmInstanse.name=a", "`vmInstance`"),
+        ("q=l3Network.ipRange.vipp.name=a", "`vip`"),
+        ("q=vmInstance.vmNics=a", "`vmNics.uuid`"),
+        ("q=__systemTags__=a", "`__systemTag__`"),
+        ("sort=vmInstance.name", "`vmInstance.name`"),
+        ("fields=__userTag__", "`__userTag__`"),
+    ] {
+        let error = json_of(server.get(&format!("/zones?{query}")).await).await["error"].take();
+        assert_eq!(error["code"], "SYS.1000", "{query}");
+        assert!(error["details"].as_str().unwrap().contains(named), "{error}");
     }
+    let far = format!("/zones?q={}name=a", "l3Network.zone.".repeat(20));
+    assert_eq!(json_of(server.get(&far).await).await["error"]["code"], "SYS.1007");
     for query in ["q=createDate=yesterday", "q=createDate~=J%25"] {
         let reply = server.get(&format!("/zones?{query}")).await;
         assert_eq!(json_of(reply).await["error"]["code"], "SYS.1007", "{query}");
@@ -115,7 +129,17 @@ async fn what_does_not_exist_is_an_error_that_names_it_and_the_nearest() {
 #[tokio::test]
 async fn what_cannot_be_read_is_a_plain_400() {
     let server = Server::start().await;
-    for query in ["q=name", "q==a", "limit=ten", "limit=-1", "start=1.5", "count=perhaps", "limit=1&limit=2"] {
+    for query in [
+        "q=name",
+        "q==a",
+        "q=name%20=a",
+        "q=name=+a",
+        "limit=ten",
+        "limit=-1",
+        "start=1.5",
+        "count=perhaps",
+        "limit=1&limit=2",
+    ] {
         assert_eq!(server.get(&format!("/zones?{query}")).await.status(), StatusCode::BAD_REQUEST, "{query}");
     }
 }

@@ -1,0 +1,253 @@
+//! From conditions to SQL: every name comes from the tables of resources and relations, every value is bound.
+//!
+//! A condition on a related resource holds if one of those meets its test. A condition on a list of texts or on tags is
+//! about the list as a whole: `__userTag__!=a` holds for what has no tag `a`, `__userTag__ is null` for what has none.
+
+use sea_query::{
+    Alias, BinOper, Cond, Expr, ExprTrait, IntoColumnRef, IntoIden, Query as Sql, SelectStatement, SimpleExpr,
+    extension::sqlite::SqliteExpr,
+};
+use vipgate_api::{
+    ApiError, Code, Date, number,
+    query::{Condition, Test},
+};
+
+use super::{
+    relation::Step,
+    table::{Field, Items, Kind, Table, column},
+};
+use crate::store::fold::{COLLATION, MOST_PATTERN, glob};
+
+/// The longest way from one resource to another: any that makes sense is shorter.
+pub(super) const MOST_STEPS: usize = 16;
+
+/// Conditions on the tags of a resource, and where those are.
+const TAGS: [(&str, &str); 2] = [("__systemTag__", "system_tags"), ("__userTag__", "user_tags")];
+
+/// The column of a field.
+pub(super) fn ident(field: &str) -> impl IntoIden + IntoColumnRef + use<> {
+    Alias::new(column(field))
+}
+
+/// What all rows of the table must meet, and all conditions.
+pub(super) fn all(table: &'static Table, conditions: &[Condition]) -> Result<Cond, ApiError> {
+    let mut all = of_table(table);
+    for condition in conditions {
+        let steps: Vec<_> = condition.name.split('.').collect();
+        if steps.len() > MOST_STEPS {
+            return Err(ApiError::invalid_argument(format!(
+                "condition `{}` takes {} steps, at most {MOST_STEPS} are possible",
+                condition.name,
+                steps.len()
+            )));
+        }
+        all = all.add(follow(table, &steps, condition)?);
+    }
+    Ok(all)
+}
+
+fn of_table(table: &Table) -> Cond {
+    match table.only {
+        Some((column, value)) => Cond::all().add(Expr::col(column).eq(value)),
+        None => Cond::all(),
+    }
+}
+
+fn follow(table: &'static Table, path: &[&str], condition: &Condition) -> Result<SimpleExpr, ApiError> {
+    match path {
+        [] => Err(no_field(table, "", condition)),
+        [last] => one(table, last, condition),
+        [first, rest @ ..] => {
+            let step = table.step(first).ok_or_else(|| no_step(table, first, condition))?;
+            Ok(across(&step, follow(step.table, rest, condition)?))
+        }
+    }
+}
+
+/// One of the resources at the step's far end meets the condition.
+fn across(step: &Step, condition: SimpleExpr) -> SimpleExpr {
+    let mut far = Sql::select();
+    far.column(ident(step.far)).from(step.table.name).cond_where(of_table(step.table).add(condition));
+    let far = match step.via {
+        None => far,
+        Some((pairs, near, key)) => {
+            Sql::select().column(near).from(pairs).and_where(Expr::col(key).in_subquery(far)).take()
+        }
+    };
+    Expr::col(ident(step.near)).in_subquery(far)
+}
+
+fn one(table: &'static Table, name: &str, condition: &Condition) -> Result<SimpleExpr, ApiError> {
+    let test = &condition.test;
+    if let Some(field) = table.field(name) {
+        return meets(field, ident(field.name), test);
+    }
+    if let Some((_, tags)) = TAGS.iter().find(|(known, _)| *known == name).filter(|_| table.has_tags()) {
+        return listed(table, tags, "resource_uuid", "tag", test);
+    }
+    let texts = table.lists.iter().filter(|list| list.name == name).find_map(|list| match list.of {
+        Items::Texts { table, owner, column } => Some((table, owner, column)),
+        Items::Inventories { .. } | Items::Nothing => None,
+    });
+    match texts {
+        Some((items, owner, text)) => listed(table, items, owner, text, test),
+        None => Err(no_field(table, name, condition)),
+    }
+}
+
+/// A test of a list of texts, each of which is a row of `items`.
+fn listed(
+    table: &'static Table,
+    items: &'static str,
+    owner: &'static str,
+    text: &'static str,
+    test: &Test,
+) -> Result<SimpleExpr, ApiError> {
+    let key = || Expr::col(ident(table.key));
+    let mut owners = Sql::select();
+    owners.column(owner).from(items);
+    let having = |test: &Test| -> Result<SelectStatement, ApiError> {
+        let field = Field { name: text, kind: Kind::Text };
+        Ok(owners.clone().and_where(meets(&field, text, test)?).take())
+    };
+    let without = |test: Test| Ok(key().not_in_subquery(having(&test)?));
+    match test {
+        Test::IsNull => Ok(key().not_in_subquery(owners)),
+        Test::NotNull => Ok(key().in_subquery(owners)),
+        Test::NotEqual(text) => without(Test::Equal(text.clone())),
+        Test::NotIn(texts) => without(Test::In(texts.clone())),
+        Test::NotLike(pattern) => without(Test::Like(pattern.clone())),
+        Test::Equal(_)
+        | Test::Greater(_)
+        | Test::GreaterOrEqual(_)
+        | Test::Less(_)
+        | Test::LessOrEqual(_)
+        | Test::In(_)
+        | Test::Like(_) => Ok(key().in_subquery(having(test)?)),
+    }
+}
+
+/// The value of `column` meets the test.
+fn meets(field: &Field, column: impl IntoColumnRef, test: &Test) -> Result<SimpleExpr, ApiError> {
+    let column = Expr::col(column);
+    let value = |text: &String| value(field, text);
+    let values = |texts: &Vec<String>| texts.iter().map(|text| self::value(field, text)).collect::<Result<Vec<_>, _>>();
+    Ok(match test {
+        Test::Equal(text) => compared(field.kind, column).eq(value(text)?),
+        Test::NotEqual(text) => compared(field.kind, column).ne(value(text)?),
+        Test::Greater(text) => compared(field.kind, column).gt(value(text)?),
+        Test::GreaterOrEqual(text) => compared(field.kind, column).gte(value(text)?),
+        Test::Less(text) => compared(field.kind, column).lt(value(text)?),
+        Test::LessOrEqual(text) => compared(field.kind, column).lte(value(text)?),
+        Test::In(texts) => compared(field.kind, column).is_in(values(texts)?),
+        Test::NotIn(texts) => compared(field.kind, column).is_not_in(values(texts)?),
+        Test::Like(pattern) => printed(field, column)?.glob(like(field, pattern)?),
+        Test::NotLike(pattern) => printed(field, column)?.glob(like(field, pattern)?).not(),
+        Test::IsNull => column.is_null(),
+        Test::NotNull => column.is_not_null(),
+    })
+}
+
+/// What is compared with a [`value`].
+pub(super) fn compared(kind: Kind, column: SimpleExpr) -> SimpleExpr {
+    match kind {
+        Kind::Uuid | Kind::Number | Kind::Flag => column,
+        Kind::Text => column.binary(BinOper::Custom("COLLATE"), Expr::col(COLLATION)),
+        Kind::Date => column.div(1000),
+    }
+}
+
+/// The value of a condition in the field's type.
+fn value(field: &Field, text: &str) -> Result<SimpleExpr, ApiError> {
+    let wrong = |what: &str| {
+        ApiError::invalid_argument(format!("field `{}` is compared with {what}, not with `{text}`", field.name))
+    };
+    Ok(match field.kind {
+        Kind::Uuid => Expr::val(text.to_ascii_lowercase()),
+        Kind::Text => Expr::val(text),
+        Kind::Number => Expr::val(number::parse(text).ok_or_else(|| wrong("a whole number"))?),
+        Kind::Flag => match text.trim().to_ascii_lowercase().as_str() {
+            "true" | "1" => Expr::val(1),
+            "false" | "0" => Expr::val(0),
+            _ => return Err(wrong("true or false")),
+        },
+        Kind::Date => {
+            let date: Date = text.trim().parse().map_err(|_| wrong("a date such as `Jun 7, 2017 9:20:10 PM`"))?;
+            Expr::val(date.millis() / 1000)
+        }
+    })
+}
+
+/// What a pattern is matched with.
+fn printed(field: &Field, column: SimpleExpr) -> Result<SimpleExpr, ApiError> {
+    match field.kind {
+        Kind::Uuid | Kind::Text => Ok(column),
+        Kind::Number => Ok(column.cast_as("text")),
+        Kind::Flag | Kind::Date => {
+            Err(ApiError::invalid_argument(format!("field `{}` is no text: it has no patterns", field.name)))
+        }
+    }
+}
+
+fn like(field: &Field, pattern: &str) -> Result<SimpleExpr, ApiError> {
+    glob(pattern).map(Expr::val).ok_or_else(|| {
+        ApiError::invalid_argument(format!(
+            "the pattern for field `{}` is longer than {MOST_PATTERN} characters, or has a NUL in it",
+            field.name
+        ))
+    })
+}
+
+/// The last name of a condition is no field.
+fn no_field(table: &'static Table, name: &str, condition: &Condition) -> ApiError {
+    let lists = table.lists.iter().filter(|list| matches!(list.of, Items::Texts { .. })).map(|list| list.name);
+    let tags = TAGS.iter().filter(|_| table.has_tags()).map(|(name, _)| *name);
+    let fields = table.fields.iter().map(|field| field.name).chain(lists).chain(tags);
+    let error = if table.step(name).is_some() {
+        let kind = table.resource.kind();
+        let details = format!("`{name}` of {kind} is a resource: ask for a field of it, such as `{name}.uuid`");
+        ApiError::new(Code::Internal, details)
+    } else {
+        no_such(table, "field", name, fields.clone())
+    };
+    error.elaborate(format!("condition `{}`: {}", condition.name, listing(table, fields)))
+}
+
+/// A name before a dot is no resource.
+fn no_step(table: &'static Table, name: &str, condition: &Condition) -> ApiError {
+    let steps = table.steps().flat_map(|step| step.names).copied();
+    let fields = table.fields.iter().map(|field| field.name);
+    no_such(table, "resource", name, steps).elaborate(format!(
+        "condition `{}`: {}",
+        condition.name,
+        listing(table, fields)
+    ))
+}
+
+fn listing(table: &'static Table, fields: impl Iterator<Item = &'static str>) -> String {
+    let steps = table.steps().filter_map(|step| step.names.first()).map(|name| format!("{name}."));
+    let known: Vec<_> = fields.map(str::to_owned).chain(steps).collect();
+    format!("there are {}", known.join(", "))
+}
+
+/// The error that names what is unknown and what was probably meant, of `names`.
+pub(super) fn no_such(table: &Table, what: &str, name: &str, names: impl Iterator<Item = &'static str>) -> ApiError {
+    let kind = table.resource.kind();
+    let meant = names.min_by_key(|known| distance(known, name)).map(|meant| format!("; did you mean `{meant}`?"));
+    let details = format!("{kind} has no {what} `{name}` that can be queried{}", meant.unwrap_or_default());
+    ApiError::new(Code::Internal, details)
+}
+
+/// Levenshtein's distance, in characters, without regard to case.
+fn distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.to_lowercase().chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (above, x) in a.to_lowercase().chars().enumerate() {
+        let mut diagonal = std::mem::replace(&mut row[0], above + 1);
+        for (left, y) in b.iter().enumerate() {
+            let best = (diagonal + usize::from(x != *y)).min(row[left] + 1).min(row[left + 1] + 1);
+            diagonal = std::mem::replace(&mut row[left + 1], best);
+        }
+    }
+    row[b.len()]
+}

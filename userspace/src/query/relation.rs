@@ -1,0 +1,161 @@
+//! The one table of what belongs to what: each row is a way from one resource to another, and back.
+//!
+//! A condition follows these ways by the names here: `vip.name` of a load balancer, `listeners.protocol` of one. To a
+//! resource of which there can be several the first name is the one of the document, its other number is taken as well.
+
+use vipgate_api::Resource;
+
+use super::table::Table;
+
+/// Two resources that belong together.
+#[derive(Debug)]
+pub(super) struct Relation {
+    pub(super) ends: [End; 2],
+    /// The table of pairs and its columns for both ends, where neither end holds the other's key.
+    pub(super) via: Option<(&'static str, [&'static str; 2])>,
+}
+
+#[derive(Debug)]
+pub(super) struct End {
+    pub(super) resource: Resource,
+    /// What the other end calls it.
+    pub(super) names: &'static [&'static str],
+    /// The field whose value both ends, or the pair, share.
+    pub(super) field: &'static str,
+}
+
+/// A way that a condition takes from one resource.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Step {
+    pub(super) names: &'static [&'static str],
+    pub(super) near: &'static str,
+    pub(super) far: &'static str,
+    pub(super) table: &'static Table,
+    /// Table of pairs, its near and its far column.
+    pub(super) via: Option<(&'static str, &'static str, &'static str)>,
+}
+
+impl Table {
+    /// The ways from here to other resources.
+    pub(super) fn steps(&'static self) -> impl Iterator<Item = Step> + Clone {
+        RELATIONS.iter().flat_map(|relation| [step(relation, 0), step(relation, 1)]).filter_map(|(near, step)| {
+            let near = Self::of(near.resource)?;
+            // Two resources can be one table, which one of them takes a part of.
+            (near.name == self.name).then_some(step?)
+        })
+    }
+
+    pub(super) fn step(&'static self, name: &str) -> Option<Step> {
+        self.steps().find(|step| step.names.contains(&name))
+    }
+}
+
+fn step(relation: &'static Relation, near: usize) -> (&'static End, Option<Step>) {
+    let [near_end, far_end] = [&relation.ends[near], &relation.ends[1 - near]];
+    let step = Table::of(far_end.resource).map(|table| Step {
+        names: far_end.names,
+        near: near_end.field,
+        far: far_end.field,
+        table,
+        via: relation.via.map(|(name, columns)| (name, columns[near], columns[1 - near])),
+    });
+    (near_end, step)
+}
+
+type Names = &'static [&'static str];
+
+/// `resource`, which its owner calls `names`, holds the owner's uuid in `field` and calls it `up`.
+const fn belongs(resource: Resource, names: Names, field: &'static str, owner: Resource, up: Names) -> Relation {
+    let ends = [End { resource, names, field }, End { resource: owner, names: up, field: "uuid" }];
+    Relation { ends, via: None }
+}
+
+/// Each end may have several of the other: the pairs are in a table of their own.
+const fn pairs(
+    a: (Resource, Names),
+    b: (Resource, Names),
+    table: &'static str,
+    columns: [&'static str; 2],
+) -> Relation {
+    let ends = [End { resource: a.0, names: a.1, field: "uuid" }, End { resource: b.0, names: b.1, field: "uuid" }];
+    Relation { ends, via: Some((table, columns)) }
+}
+
+const ZONE: Names = &["zone"];
+const L3_NETWORK: Names = &["l3Network"];
+const PROVIDER: Names = &["serviceProvider", "networkServiceProvider"];
+const VIPS: Names = &["vip", "vips"];
+const VM_NICS: Names = &["vmNic", "vmNics"];
+
+pub(super) const RELATIONS: &[Relation] = &[
+    belongs(Resource::L2Network, &["l2Network", "l2Networks"], "zoneUuid", Resource::Zone, ZONE),
+    belongs(Resource::L3Network, &["l3Network", "l3Networks"], "zoneUuid", Resource::Zone, ZONE),
+    belongs(Resource::VmInstance, &["vmInstance", "vmInstances"], "zoneUuid", Resource::Zone, ZONE),
+    belongs(Resource::L3Network, &["l3Network", "l3Networks"], "l2NetworkUuid", Resource::L2Network, &["l2Network"]),
+    pairs(
+        (Resource::NetworkServiceProvider, PROVIDER),
+        (Resource::L2Network, &["l2Network", "l2Networks"]),
+        "network_service_provider_l2_network_refs",
+        ["network_service_provider_uuid", "l2_network_uuid"],
+    ),
+    belongs(Resource::IpRange, &["ipRanges", "ipRange"], "l3NetworkUuid", Resource::L3Network, L3_NETWORK),
+    belongs(
+        Resource::NetworkServiceRef,
+        &["networkServices", "networkService"],
+        "l3NetworkUuid",
+        Resource::L3Network,
+        L3_NETWORK,
+    ),
+    belongs(
+        Resource::NetworkServiceRef,
+        &["networkServices", "networkService"],
+        "networkServiceProviderUuid",
+        Resource::NetworkServiceProvider,
+        PROVIDER,
+    ),
+    pairs(
+        (Resource::NetworkServiceProvider, PROVIDER),
+        (Resource::L3Network, &["l3Network", "l3Networks"]),
+        "network_service_l3_network_refs",
+        ["network_service_provider_uuid", "l3_network_uuid"],
+    ),
+    belongs(
+        Resource::VmInstance,
+        &["defaultVmInstance", "defaultVmInstances"],
+        "defaultL3NetworkUuid",
+        Resource::L3Network,
+        &["defaultL3Network"],
+    ),
+    belongs(Resource::VmNic, &["vmNics", "vmNic"], "vmInstanceUuid", Resource::VmInstance, &["vmInstance"]),
+    belongs(Resource::VmNic, VM_NICS, "l3NetworkUuid", Resource::L3Network, L3_NETWORK),
+    belongs(Resource::Vip, VIPS, "l3NetworkUuid", Resource::L3Network, L3_NETWORK),
+    belongs(Resource::Vip, VIPS, "ipRangeUuid", Resource::IpRange, &["ipRange"]),
+    pairs(
+        (Resource::Vip, &["peerVip", "peerVips"]),
+        (Resource::L3Network, &["peerL3Network", "peerL3Networks"]),
+        "vip_peer_l3_networks",
+        ["vip_uuid", "l3_network_uuid"],
+    ),
+    belongs(Resource::LoadBalancer, &["loadBalancer", "loadBalancers"], "vipUuid", Resource::Vip, &["vip"]),
+    belongs(
+        Resource::Listener,
+        &["listeners", "listener"],
+        "loadBalancerUuid",
+        Resource::LoadBalancer,
+        &["loadBalancer"],
+    ),
+    belongs(Resource::ListenerNicRef, &["vmNicRefs", "vmNicRef"], "listenerUuid", Resource::Listener, &["listener"]),
+    belongs(
+        Resource::ListenerNicRef,
+        &["loadBalancerListenerRef", "loadBalancerListenerRefs"],
+        "vmNicUuid",
+        Resource::VmNic,
+        &["vmNic"],
+    ),
+    pairs(
+        (Resource::Listener, &["loadBalancerListener", "loadBalancerListeners"]),
+        (Resource::VmNic, VM_NICS),
+        "load_balancer_listener_vm_nic_refs",
+        ["listener_uuid", "vm_nic_uuid"],
+    ),
+];

@@ -1,0 +1,127 @@
+//! How texts compare: without regard to case, in every alphabet, and alike on every database.
+//!
+//! Each character is folded to one other, and folded texts compare by code points. SQLite gets this as a collation, its
+//! patterns as GLOB classes that name every case of a letter; a database with `translate()` does the same by the same
+//! pairs of characters. No index may use the collation: its order follows the Unicode version of the standard library.
+
+use std::{cmp::Ordering, collections::HashMap, sync::LazyLock};
+
+/// Name of the collation.
+pub const COLLATION: &str = "folded";
+
+/// The longest pattern in characters, runs of `%` counted once: what it makes stays below SQLite's 50,000 bytes.
+pub const MOST_PATTERN: usize = 4096;
+
+/// The character that stands for all cases of `c`. The cases of a letter are what upper and lower case lead to, where
+/// that is one character: as Unicode's simple case folding, but that `ı` is an `i`, too, as it is for MySQL.
+#[must_use]
+pub fn fold(c: char) -> char {
+    if c.is_ascii() {
+        return c.to_ascii_lowercase();
+    }
+    let upper = single(c.to_uppercase()).unwrap_or(c);
+    single(upper.to_lowercase()).unwrap_or(upper)
+}
+
+fn single(mut mapped: impl Iterator<Item = char>) -> Option<char> {
+    mapped.next().filter(|_| mapped.next().is_none())
+}
+
+/// Orders two texts by their folded characters.
+#[must_use]
+pub fn compare(a: &str, b: &str) -> Ordering {
+    a.chars().map(fold).cmp(b.chars().map(fold))
+}
+
+/// Beyond this code point there are no cases.
+const LAST_CASED: u32 = 0x1_FFFF;
+
+/// Folded character -> all its cases, where there is more than one.
+static CASES: LazyLock<HashMap<char, String>> = LazyLock::new(|| {
+    let mut cases = HashMap::<char, String>::new();
+    for c in (0..=LAST_CASED).filter_map(char::from_u32) {
+        let folded = fold(c);
+        if folded != c {
+            cases.entry(folded).or_insert_with(|| folded.into()).push(c);
+        }
+    }
+    cases
+});
+
+/// A pattern with `%` and `_`, where `\` makes the next character mean itself, as a GLOB pattern that heeds no case.
+/// `None`: it is too long, or holds a NUL, which no text has.
+#[must_use]
+pub fn glob(pattern: &str) -> Option<String> {
+    let mut glob = String::with_capacity(pattern.len() * 4);
+    let mut length = 0;
+    let mut rest = pattern.chars();
+    while let Some(c) = rest.next() {
+        if c == '%' && glob.ends_with('*') {
+            continue;
+        }
+        length += 1;
+        match c {
+            '%' => glob.push('*'),
+            '_' => glob.push('?'),
+            '\\' => literal(rest.next().unwrap_or('\\'), &mut glob),
+            other => literal(other, &mut glob),
+        }
+        if length > MOST_PATTERN || c == '\0' {
+            return None;
+        }
+    }
+    Some(glob)
+}
+
+fn literal(c: char, glob: &mut String) {
+    match (c, CASES.get(&fold(c))) {
+        ('*' | '?' | '[', _) => glob.extend(['[', c, ']']),
+        (_, Some(cases)) => {
+            glob.push('[');
+            glob.push_str(cases);
+            glob.push(']');
+        }
+        (_, None) => glob.push(c),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cases_of_every_alphabet_are_the_same() {
+        for (a, b) in
+            [("Web", "wEB"), ("ÉTÉ", "été"), ("ΣΊΣΥΦΟΣ", "σίσυφος"), ("Ж", "ж"), ("ẞ", "ß"), ("Å", "å"), ("K", "k")]
+        {
+            assert_eq!(compare(a, b), Ordering::Equal, "{a} {b}");
+        }
+        for (a, b) in [("e", "é"), ("ß", "ss"), ("a", "a "), ("", "a"), ("网", "络")] {
+            assert_ne!(compare(a, b), Ordering::Equal, "{a} {b}");
+        }
+    }
+
+    #[test]
+    fn what_is_folded_stays() {
+        for c in '\0'..=char::MAX {
+            assert_eq!(fold(fold(c)), fold(c), "{c:?}");
+            assert!(u32::from(c) <= LAST_CASED || fold(c) == c, "{c:?}");
+        }
+    }
+
+    #[test]
+    fn patterns_name_every_case() {
+        assert_eq!(glob("%%w_é%").unwrap(), "*[wW]?[éÉ]*");
+        assert_eq!(glob(r"\%\_\\*?[]-^\").unwrap(), r"%_\[*][?][[]]-^\");
+        assert_eq!(glob(r"\%%").unwrap(), "%*");
+    }
+
+    #[test]
+    fn the_longest_pattern_is_one_that_sqlite_takes() {
+        let longest = CASES.values().max_by_key(|cases| cases.len()).unwrap();
+        let longest = longest.chars().next().unwrap().to_string();
+        assert!(glob(&longest.repeat(MOST_PATTERN)).unwrap().len() <= 50_000);
+        assert_eq!(glob(&longest.repeat(MOST_PATTERN + 1)), None);
+        assert_eq!(glob("a\0b"), None);
+    }
+}
