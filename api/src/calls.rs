@@ -34,7 +34,7 @@ apis! {
     CreateLoadBalancer, DeleteLoadBalancer, QueryLoadBalancer, UpdateLoadBalancer, RefreshLoadBalancer,
     CreateLoadBalancerListener, DeleteLoadBalancerListener, QueryLoadBalancerListener, UpdateLoadBalancerListener,
     GetCandidateVmNicsForLoadBalancer, AddVmNicToLoadBalancer, RemoveVmNicFromLoadBalancer,
-    CreateSystemTag, UpdateSystemTag, DeleteTag, QuerySystemTag, QueryUserTag,
+    CreateSystemTag, UpdateSystemTag, CreateUserTag, DeleteTag, QuerySystemTag, QueryUserTag,
 }
 
 /// An HTTP verb that the API knows.

@@ -24,12 +24,18 @@ pub(crate) const CALLS: &[Call] = &[
         &[UUID, TAG],
         Answer::Inventory(Resource::SystemTag),
     ),
+    Call::create(
+        Api::CreateUserTag,
+        &[post("/user-tags")],
+        &[text("resourceType").required(), text("resourceUuid").required(), TAG],
+        Answer::Inventory(Resource::UserTag),
+    ),
     Call::delete(Api::DeleteTag, &[delete("/tags/{uuid}")], &[UUID, DELETE_MODE], Answer::Empty),
     Call::query(Api::QuerySystemTag, Resource::SystemTag, &[get("/system-tags"), get("/system-tags/{uuid}")]),
     Call::query(Api::QueryUserTag, Resource::UserTag, &[get("/user-tags"), get("/user-tags/{uuid}")]),
 ];
 
-/// Here `resource_uuid` is the resource that is tagged.
+/// Of a system tag and a user tag alike; here `resource_uuid` is the resource that is tagged.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct CreateTag {

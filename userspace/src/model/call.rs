@@ -63,6 +63,7 @@ pub async fn call(
         Api::RemoveVmNicFromLoadBalancer => listener::remove_nics(tx, arguments.read()?).await,
 
         Api::CreateSystemTag => tag::create(tx, arguments.read()?).await,
+        Api::CreateUserTag => tag::create_user(tx, arguments.read()?).await,
         Api::UpdateSystemTag => tag::update(tx, arguments.read()?).await,
         Api::DeleteTag => tag::delete(tx, &arguments.read()?).await,
 

@@ -1,4 +1,5 @@
-//! System tags: settings that are no fields. A listener keeps its settings so, a VM the addresses it was asked to have.
+//! Tags. System tags are settings that are no fields: a listener keeps its settings so, a VM the addresses it was asked to
+//! have. User tags are any text that somebody wants to find resources by.
 
 use vipgate_api::{
     ApiError, Resource,
@@ -15,11 +16,7 @@ use crate::store::{
 
 /// A listener's settings are all there from its creation: another one is one too many. What comes is a NIC's weight.
 pub(super) async fn create(tx: &mut Tx, request: CreateTag) -> Result {
-    let CreateTag { resource_type, resource_uuid, tag } = request;
-    let kind = store::resource::kind_of(tx, &resource_uuid).await?;
-    if kind.as_deref() != Some(&resource_type) {
-        return Err(ApiError::not_found("resourceUuid", &resource_uuid, &resource_type));
-    }
+    let CreateTag { resource_type, resource_uuid, tag } = tagged(tx, request).await?;
     if resource_type == Resource::Listener.kind() {
         let (name, _) = parse(&tag)?.subject();
         if name != WEIGHT {
@@ -30,6 +27,25 @@ pub(super) async fn create(tx: &mut Tx, request: CreateTag) -> Result {
         return Ok(Outcome::inventory(Resource::SystemTag, uuid).touching(vips));
     }
     Err(no_match(&tag, &resource_type))
+}
+
+/// Any text on any resource. One that it has already is answered as it is.
+pub(super) async fn create_user(tx: &mut Tx, request: CreateTag) -> Result {
+    let CreateTag { resource_type, resource_uuid, tag } = tagged(tx, request).await?;
+    let uuid = tag::insert_user(tx, &resource_uuid, &resource_type, &tag).await?;
+    Ok(Outcome::inventory(Resource::UserTag, uuid))
+}
+
+/// The request, if there is such a resource of that type.
+async fn tagged(tx: &mut Tx, request: CreateTag) -> Result<CreateTag> {
+    match store::resource::kind_of(tx, &request.resource_uuid).await? {
+        Some(kind) if kind == request.resource_type => Ok(request),
+        Some(kind) => Err(ApiError::invalid_argument(format!(
+            "field[resourceType]: resource[uuid:{}] is a {kind}, not a {}",
+            request.resource_uuid, request.resource_type
+        ))),
+        None => Err(ApiError::not_found("resourceUuid", &request.resource_uuid, &request.resource_type)),
+    }
 }
 
 /// Gives a NIC that is on a listener its weight; the tag's uuid.

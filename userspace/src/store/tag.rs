@@ -61,21 +61,21 @@ pub async fn update_system(tx: &mut Tx, uuid: &str, tag: &str) -> Result<()> {
     Ok(())
 }
 
-/// Enters a user tag, if the resource has not got it yet.
-pub async fn insert_user(tx: &mut Tx, resource_uuid: &str, resource_type: &str, tag: &str) -> Result<()> {
-    sqlx::query(
+/// Enters a user tag, if the resource has not got it yet; the uuid of the one it has then.
+pub async fn insert_user(tx: &mut Tx, resource_uuid: &str, resource_type: &str, tag: &str) -> Result<String> {
+    Ok(sqlx::query_scalar(
         "INSERT INTO user_tags (uuid, resource_uuid, resource_type, tag, create_date, last_op_date)
          VALUES ($1, $2, $3, $4, $5, $5)
-         ON CONFLICT (resource_uuid, tag) DO NOTHING",
+         ON CONFLICT (resource_uuid, tag) DO UPDATE SET tag = excluded.tag
+         RETURNING uuid",
     )
     .bind(new_uuid())
     .bind(resource_uuid)
     .bind(resource_type)
     .bind(tag)
     .bind(tx.now())
-    .execute(tx.conn())
-    .await?;
-    Ok(())
+    .fetch_one(tx.conn())
+    .await?)
 }
 
 /// Deletes a user tag; `false`: there is none of that uuid.

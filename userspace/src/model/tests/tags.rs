@@ -1,4 +1,4 @@
-//! System tags of listeners.
+//! System tags of listeners, user tags of anything.
 
 use serde_json::json;
 use vipgate_api::{Api, Reply, Resource};
@@ -51,7 +51,32 @@ async fn a_listeners_tags_can_not_be_deleted_nor_doubled() {
     let other = create("VipVO", &site.vip, "maxConnection::7");
     site.router.refuses(api, other, "SYS.1007", "no system tag matches").await;
     let wrong = create("VipVO", &site.listener, "maxConnection::7");
-    site.router.refuses(api, wrong, "SYS.1003", "type:VipVO] not found").await;
+    site.router.refuses(api, wrong, "SYS.1007", "is a LoadBalancerListenerVO, not a VipVO").await;
+    let nothing = create("VipVO", UNKNOWN, "maxConnection::7");
+    site.router.refuses(api, nothing, "SYS.1003", "type:VipVO] not found").await;
+}
+
+#[tokio::test]
+async fn a_user_tag_comes_and_goes_alone_or_with_its_resource() {
+    let site = Site::new().await;
+    let router = &site.router;
+    let create = |kind: &str, uuid: &str, tag: &str| json!({"resourceType": kind, "resourceUuid": uuid, "tag": tag});
+    let of_vip = || create("VipVO", &site.vip, "team::a");
+    let tag = router.make(Api::CreateUserTag, of_vip()).await;
+    assert_eq!(router.make(Api::CreateUserTag, of_vip()).await, tag, "the same again is the same tag");
+    let other = router.make(Api::CreateUserTag, create("LoadBalancerListenerVO", &site.listener, "team::a")).await;
+    assert_ne!(other, tag);
+    let tags = "SELECT uuid FROM user_tags WHERE tag = $1 ORDER BY uuid";
+    assert_eq!(router.texts(tags, "team::a").await.len(), 2);
+
+    router.ok(Api::DeleteTag, json!({"uuid": tag})).await;
+    assert_eq!(router.texts(tags, "team::a").await, [other]);
+    router.ok(Api::DeleteLoadBalancer, json!({"uuid": site.balancer})).await;
+    assert!(router.texts(tags, "team::a").await.is_empty());
+    let wrong = create("EipVO", &site.vip, "team::a");
+    router.refuses(Api::CreateUserTag, wrong, "SYS.1007", "is a VipVO, not a EipVO").await;
+    router.refuses(Api::CreateUserTag, create("VipVO", UNKNOWN, "t"), "SYS.1003", "not found").await;
+    router.refuses(Api::CreateUserTag, create("VipVO", &site.vip, " "), "SYS.1007", "field[tag]").await;
 }
 
 #[tokio::test]

@@ -156,6 +156,26 @@ async fn a_uuid_in_the_path_finds_one_or_none_and_ignores_the_rest() {
 }
 
 #[tokio::test]
+async fn resources_are_found_by_their_tags_and_those_of_related_ones() {
+    let server = Server::start().await;
+    let site = Site::build(&server).await;
+    let tag = json!({"resourceType": "VipVO", "resourceUuid": site.vip, "tag": "tier::GOLD"});
+    let tag = server.create("/user-tags", tag).await;
+    assert_eq!((&tag["type"], &tag["resourceUuid"]), (&json!("User"), &json!(site.vip)));
+    let balancers =
+        async |query: &str| server.query(&format!("/load-balancers?count=true&q={query}")).await["total"].clone();
+    assert_eq!(balancers("vip.__userTag__=tier::gold").await, 1);
+    assert_eq!(balancers("vip.__userTag__~=tier::%25").await, 1);
+    assert_eq!(balancers("listeners.__systemTag__=maxConnection::5000").await, 1);
+    assert_eq!(balancers("listeners.loadBalancer.vip.l3Network.zone.name=SITE").await, 1);
+    for none in ["__userTag__ not null", "vip.__userTag__!=tier::gold", "vip.__userTag__ is null", "vip.name=other"] {
+        assert_eq!(balancers(none).await, 0, "{none}");
+    }
+    server.call(Method::DELETE, &format!("/tags/{}", uuid_of(&tag)), Value::Null).await;
+    assert_eq!(balancers("vip.__userTag__ is null").await, 1);
+}
+
+#[tokio::test]
 async fn an_l2_network_with_a_tag_is_found_under_both_urls() {
     let server = Server::start().await;
     Site::build(&server).await;
