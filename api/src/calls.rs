@@ -22,7 +22,7 @@ macro_rules! apis {
 }
 
 apis! {
-    LogInByAccount, LogOut, ValidateSession,
+    LogInByAccount, LogOut, ValidateSession, RenewSession,
     CreateZone, DeleteZone, QueryZone,
     CreateL2NoVlanNetwork, CreateL2VlanNetwork, DeleteL2Network, QueryL2Network, QueryL2VlanNetwork,
     CreateL3Network, DeleteL3Network, QueryL3Network, AddDnsToL3Network, RemoveDnsFromL3Network,

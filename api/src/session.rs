@@ -1,9 +1,9 @@
-//! Sessions: log in, log out, ask whether one still holds. None of them needs a session itself.
+//! Sessions: log in, log out, ask whether one still holds, make it hold longer.
 
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    calls::{Answer, Api, Call, delete, get, in_path, put, text},
+    calls::{Answer, Api, Call, Kind, Param, Rule, delete, get, in_path, put, text},
     date::Date,
     resource::Resource,
 };
@@ -28,6 +28,14 @@ pub(crate) const CALLS: &[Call] = &[
         Answer::Members,
     )
     .without_session(),
+    Call::action(
+        Api::RenewSession,
+        &[put("/accounts/sessions/{sessionUuid}/renew")],
+        &["renewSession"],
+        &[in_path("sessionUuid"), Param::new("duration", Kind::Long).rule(Rule::Range(60, 31_536_000))],
+        Answer::Inventory(Resource::Session),
+    )
+    .sync(),
 ];
 
 /// Holds a secret: it has no `Debug`, so that it cannot reach a log.
@@ -46,6 +54,16 @@ pub struct LogInByAccount {
 #[serde(rename_all = "camelCase")]
 pub struct SessionUuid {
     pub session_uuid: String,
+}
+
+/// The uuid is a secret as well.
+#[allow(missing_debug_implementations, reason = "the session must not reach a log")]
+#[derive(Clone, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RenewSession {
+    pub session_uuid: String,
+    /// Seconds from now; as long as a new session when absent.
+    pub duration: Option<u64>,
 }
 
 /// Its `uuid` is what `Authorization: OAuth` carries.

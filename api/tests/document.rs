@@ -120,7 +120,7 @@ fn no_parameter_in_a_path_is_asked_for_elsewhere() {
 
 #[test]
 fn reads_are_synchronous_and_changes_are_not() {
-    let sessions = ["LogInByAccount", "LogOut"];
+    let sessions = ["LogInByAccount", "LogOut", "RenewSession"];
     for row in calls::all() {
         let read = row.routes.iter().all(|route| route.method == Method::Get);
         let asynchronous = row.mode == Mode::Async;

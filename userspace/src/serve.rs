@@ -5,7 +5,6 @@
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
-use axum::Router;
 use sd_notify::NotifyState;
 use tokio::{
     net::TcpListener,
@@ -93,7 +92,7 @@ pub async fn serve(config: Config) -> Result<(), ServeError> {
     info!(%address, store = config.store, hook = %config.hook, "vipgate serves the API");
     tell_systemd(&[NotifyState::Ready]);
     tokio::select! {
-        answered = answer_until(listener, rest::router(state), stop) => answered?,
+        answered = answer_until(listener, state, stop) => answered?,
         () = reconciler.ended() => return Err(ServeError::Ended),
     }
 
@@ -117,13 +116,14 @@ async fn first_password(store: &Store, config: &Config) -> Result<(), ServeError
 }
 
 /// Serves requests until `stop`, and then lets those in flight finish.
-async fn answer_until(listener: TcpListener, router: Router, stop: watch::Receiver<bool>) -> Result<(), ServeError> {
+async fn answer_until(listener: TcpListener, state: RestState, stop: watch::Receiver<bool>) -> Result<(), ServeError> {
     let told = |mut stop: watch::Receiver<bool>| async move {
         // The sender lives until it has told.
         let _ = stop.wait_for(|stop| *stop).await;
     };
-    let serving =
-        axum::serve(rest::Accepting(listener), router).with_graceful_shutdown(told(stop.clone())).into_future();
+    let serving = axum::serve(rest::Accepting(listener), rest::router(state))
+        .with_graceful_shutdown(told(stop.clone()))
+        .into_future();
     let too_long = async {
         told(stop).await;
         sleep(GRACE).await;

@@ -70,6 +70,7 @@ pub async fn call(
         Api::LogInByAccount
         | Api::LogOut
         | Api::ValidateSession
+        | Api::RenewSession
         | Api::QueryZone
         | Api::QueryL2Network
         | Api::QueryL2VlanNetwork

@@ -5,6 +5,7 @@
 //! error object, with 503 for a synchronous call and through the job for an asynchronous one. Touches the store, the
 //! rules and the jobs; never the kernel.
 
+mod attempts;
 mod header;
 mod raw;
 mod respond;
@@ -19,12 +20,12 @@ use std::{sync::Arc, time::Duration};
 use axum::{
     Router,
     body::{Body, to_bytes},
-    extract::{Request, State},
+    extract::{ConnectInfo, Request, State, connect_info::IntoMakeServiceWithConnectInfo},
     http::{HeaderMap, StatusCode, Uri, header::HOST, uri::Authority},
     response::Response,
 };
 use percent_encoding::percent_decode_str;
-use serde::{Serialize, de::DeserializeOwned};
+use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 use tokio::time::timeout;
 use vipgate_api::{
@@ -32,11 +33,12 @@ use vipgate_api::{
     calls::{Method, Mode},
     query::{self as grammar, Query},
     request::{self, BadRequest},
+    session::SessionInventory,
     unserved::Unserved,
 };
 
 pub use self::{
-    raw::Accepting,
+    raw::{Accepting, Peer},
     session::{LIFETIME, set_first_password},
 };
 use self::{
@@ -108,15 +110,15 @@ impl RestState {
     }
 }
 
-/// The whole API, under `/zstack/v1` and `/v1`.
-pub fn router(state: RestState) -> Router {
-    Router::new().fallback(serve).with_state(state)
+/// The whole API, under `/zstack/v1` and `/v1`, for an [`Accepting`] listener.
+pub fn router(state: RestState) -> IntoMakeServiceWithConnectInfo<Router, Peer> {
+    Router::new().fallback(serve).with_state(state).into_make_service_with_connect_info()
 }
 
 /// Each request runs in a task of its own: a caller that hangs up can't stop it between a commit and what follows, and
 /// a fault of ours costs one reply only.
-async fn serve(State(state): State<RestState>, request: Request) -> Response {
-    match tokio::spawn(async move { state.answer(request).await }).await {
+async fn serve(State(state): State<RestState>, ConnectInfo(peer): ConnectInfo<Peer>, request: Request) -> Response {
+    match tokio::spawn(async move { state.answer(peer, request).await }).await {
         Ok(Ok(response) | Err(response)) => response,
         Err(_) => internal("the request met a fault of the controller, which its log describes"),
     }
@@ -124,6 +126,7 @@ async fn serve(State(state): State<RestState>, request: Request) -> Response {
 
 /// A request that was found in the table and read.
 struct Incoming {
+    peer: Peer,
     method: Method,
     found: Match,
     query: Vec<(String, String)>,
@@ -135,7 +138,7 @@ struct Incoming {
 type Answer = Result<Response, Response>;
 
 impl RestState {
-    async fn answer(&self, request: Request) -> Answer {
+    async fn answer(&self, peer: Peer, request: Request) -> Answer {
         let (parts, body) = request.into_parts();
         let path = segments(&parts.uri).ok_or_else(|| no_api(parts.uri.path()))?;
         let method = verb(parts.method.as_str());
@@ -161,7 +164,7 @@ impl RestState {
             Method::Get | Method::Delete => Map::new(),
         };
         let found = choose(method, found, &body).map_err(bad_request)?;
-        let incoming = Incoming { method, found, query, body, headers: parts.headers };
+        let incoming = Incoming { peer, method, found, query, body, headers: parts.headers };
         match incoming.found.target {
             Target::Unserved(call) => self.refuse(call, &incoming).await,
             Target::Served(call) => match call.mode {
@@ -206,7 +209,7 @@ impl RestState {
     async fn sync(&self, call: &'static Call, incoming: &Incoming) -> Answer {
         let arguments = incoming.arguments(call).map_err(bad_request)?;
         let with_schema = header::wants_schema(&incoming.headers);
-        match self.run_sync(call, arguments, &incoming.headers).await {
+        match self.run_sync(call, arguments, incoming).await {
             Ok((members, reply)) => Ok(succeeded(members, &reply, with_schema)),
             Err(error) => Err(failed(&error, with_schema)),
         }
@@ -216,14 +219,16 @@ impl RestState {
         &self,
         call: &'static Call,
         mut arguments: Map<String, Value>,
-        headers: &HeaderMap,
+        incoming: &Incoming,
     ) -> Result<(Map<String, Value>, Reply), ApiError> {
         request::check(call, &mut arguments)?;
         match call.api {
-            Api::LogInByAccount => {
-                let session = self.sessions.log_in(typed(arguments)?).await?;
-                let members = Map::from_iter([("inventory".to_owned(), printed(&session)?)]);
-                Ok((members, Reply::Inventory(Resource::Session, String::new())))
+            Api::LogInByAccount => opened(&self.sessions.log_in(typed(arguments)?, incoming.peer.0).await?),
+            Api::RenewSession => {
+                let mut tx = self.store.read().await?;
+                session::caller(&mut tx, header::session(&incoming.headers).unwrap_or_default()).await?;
+                drop(tx);
+                opened(&self.sessions.renew(&typed(arguments)?).await?)
             }
             Api::LogOut => {
                 self.sessions.log_out(&typed(arguments)?).await?;
@@ -232,7 +237,8 @@ impl RestState {
             Api::ValidateSession => Ok((self.sessions.validity(&typed(arguments)?).await?, Reply::Empty)),
             api => {
                 let mut tx = self.store.read().await?;
-                let caller = session::caller(&mut tx, header::session(headers).unwrap_or_default()).await?;
+                let session = header::session(&incoming.headers).unwrap_or_default();
+                let caller = session::caller(&mut tx, session).await?;
                 let outcome = model::call(&mut tx, &caller, self.devices.as_ref(), api, arguments).await?;
                 let members = query::render(&mut tx, &outcome.reply).await?;
                 // Members that are inventories by what the table says of the call.
@@ -378,6 +384,8 @@ fn typed<T: DeserializeOwned>(arguments: Map<String, Value>) -> Result<T, ApiErr
     serde_json::from_value(arguments.into()).map_err(|error| ApiError::invalid_argument(error.to_string()))
 }
 
-fn printed(inventory: &impl Serialize) -> Result<Value, ApiError> {
-    serde_json::to_value(inventory).map_err(|error| ApiError::internal(error.to_string()))
+/// The reply that hands over a session.
+fn opened(session: &SessionInventory) -> Result<(Map<String, Value>, Reply), ApiError> {
+    let printed = serde_json::to_value(session).map_err(|error| ApiError::internal(error.to_string()))?;
+    Ok((Map::from_iter([("inventory".to_owned(), printed)]), Reply::Inventory(Resource::Session, String::new())))
 }

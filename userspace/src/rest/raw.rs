@@ -7,11 +7,15 @@
 
 use std::{
     io,
+    net::{IpAddr, SocketAddr},
     pin::Pin,
     task::{Context, Poll, ready},
 };
 
-use axum::serve::Listener;
+use axum::{
+    extract::connect_info::Connected,
+    serve::{IncomingStream, Listener},
+};
 use httparse::{EMPTY_HEADER, Request, Status, parse_chunk_size};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
@@ -39,6 +43,16 @@ impl<L: Listener> Listener for Accepting<L> {
 
     fn local_addr(&self) -> io::Result<Self::Addr> {
         self.0.local_addr()
+    }
+}
+
+/// The address that a request came from.
+#[derive(Clone, Copy, Debug)]
+pub struct Peer(pub(super) IpAddr);
+
+impl<L: Listener<Addr = SocketAddr>> Connected<IncomingStream<'_, Accepting<L>>> for Peer {
+    fn connect_info(stream: IncomingStream<'_, Accepting<L>>) -> Self {
+        Self(stream.remote_addr().ip())
     }
 }
 

@@ -4,8 +4,9 @@
 //! Argon2id hash (RFC 9106). Of a session only a hash is stored, too. Neither is ever logged.
 
 use std::{
+    net::IpAddr,
     sync::{Arc, LazyLock},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use argon2::{Argon2, PasswordHash, PasswordHasher, PasswordVerifier, password_hash::Error::PasswordInvalid};
@@ -13,10 +14,11 @@ use serde_json::{Map, Value};
 use sha2::{Digest, Sha256, Sha512};
 use tokio::{sync::Semaphore, task};
 use vipgate_api::{
-    ApiError, Date,
-    session::{LogInByAccount, SessionInventory, SessionUuid},
+    ApiError, Code, Date,
+    session::{LogInByAccount, RenewSession, SessionInventory, SessionUuid},
 };
 
+use super::attempts::{Attempts, Who};
 use crate::{
     model::Caller,
     store::{self, Store, Tx, new_uuid},
@@ -37,23 +39,24 @@ pub(super) struct Sessions {
     store: Store,
     lifetime: Duration,
     hashing: Arc<Semaphore>,
+    attempts: Arc<Attempts>,
 }
 
 impl Sessions {
     pub(super) fn new(store: Store, lifetime: Duration) -> Self {
-        Self { store, lifetime, hashing: Arc::new(Semaphore::new(HASHES_AT_ONCE)) }
+        Self { store, lifetime, hashing: Arc::new(Semaphore::new(HASHES_AT_ONCE)), attempts: Arc::default() }
     }
 
-    /// Opens a session.
-    pub(super) async fn log_in(&self, request: LogInByAccount) -> Result<SessionInventory, ApiError> {
+    /// Opens a session for a caller at that address.
+    pub(super) async fn log_in(&self, request: LogInByAccount, peer: IpAddr) -> Result<SessionInventory, ApiError> {
+        // Names are of any length until one is known.
+        let who = (peer, digest(&request.account_name));
         let account = account(&mut self.store.read().await?, &request.account_name).await?;
         let (account_uuid, stored) = account.unzip();
         // An unknown account costs the same time as a wrong password.
         let stored = stored.flatten().unwrap_or_else(|| NOBODY.clone());
-        if !self.verify(request.password, stored).await? {
-            return Err(ApiError::authentication());
-        }
-        let Some(account_uuid) = account_uuid else {
+        let right = self.verify(request.password, stored, &who).await?;
+        let Some(account_uuid) = account_uuid.filter(|_| right) else {
             return Err(ApiError::authentication());
         };
 
@@ -72,7 +75,7 @@ impl Sessions {
             )));
         }
         let uuid = new_uuid();
-        let expires = now.saturating_add(i64::try_from(self.lifetime.as_millis()).unwrap_or(i64::MAX));
+        let expires = after(now, self.lifetime);
         sqlx::query(
             "INSERT INTO sessions (uuid_hash, account_uuid, create_date, expired_date) VALUES ($1, $2, $3, $4)",
         )
@@ -84,14 +87,27 @@ impl Sessions {
         .await
         .map_err(database)?;
         tx.commit().await?;
-        let date = |millis| Date::from_millis(millis).ok_or_else(|| ApiError::internal("the clock is out of range"));
-        Ok(SessionInventory {
-            uuid,
-            user_uuid: account_uuid.clone(),
-            account_uuid,
-            expired_date: date(expires)?,
-            create_date: date(now)?,
-        })
+        inventory(uuid, account_uuid, expires, now)
+    }
+
+    /// Makes a session hold as long as a new one, or as long as was asked for, from now on.
+    pub(super) async fn renew(&self, request: &RenewSession) -> Result<SessionInventory, ApiError> {
+        let mut tx = self.store.begin().await?;
+        let now = tx.now();
+        let expires = after(now, request.duration.map_or(self.lifetime, Duration::from_secs));
+        let renewed: Option<(String, i64)> = sqlx::query_as(
+            "UPDATE sessions SET expired_date = $1 WHERE uuid_hash = $2 AND expired_date > $3
+             RETURNING account_uuid, create_date",
+        )
+        .bind(expires)
+        .bind(digest(&request.session_uuid))
+        .bind(now)
+        .fetch_optional(tx.conn())
+        .await
+        .map_err(database)?;
+        let (account_uuid, created) = renewed.ok_or_else(ApiError::invalid_session)?;
+        tx.commit().await?;
+        inventory(request.session_uuid.clone(), account_uuid, expires, created)
     }
 
     /// Ends a session; one that does not exist has ended already.
@@ -112,9 +128,28 @@ impl Sessions {
         Ok(Map::from_iter([("valid".to_owned(), valid.into())]))
     }
 
-    async fn verify(&self, password: String, stored: String) -> Result<bool, ApiError> {
+    /// Whether the password is right; an error for who has tried too often.
+    async fn verify(&self, password: String, stored: String, who: &Who) -> Result<bool, ApiError> {
         // Never closed, so the permit is always granted.
         let _permit = self.hashing.acquire().await;
+        // Asked for here, so that attempts that come all at once are counted, too.
+        let wait = self.attempts.wait(who, Instant::now());
+        if !wait.is_zero() {
+            return Err(ApiError::new(
+                Code::Authentication,
+                format!("too many failed log-ins; try again in {} s", wait.as_secs() + 1),
+            ));
+        }
+        let right = Self::matches(password, stored).await?;
+        if right {
+            self.attempts.succeeded(who);
+        } else {
+            self.attempts.failed(who.clone(), Instant::now());
+        }
+        Ok(right)
+    }
+
+    async fn matches(password: String, stored: String) -> Result<bool, ApiError> {
         task::spawn_blocking(move || {
             match Argon2::default().verify_password(password.to_ascii_lowercase().as_bytes(), stored.as_str()) {
                 Ok(()) => Ok(true),
@@ -125,6 +160,21 @@ impl Sessions {
         .await
         .map_err(|_| ApiError::internal("the password could not be checked"))?
     }
+}
+
+fn after(now: i64, time: Duration) -> i64 {
+    now.saturating_add(i64::try_from(time.as_millis()).unwrap_or(i64::MAX))
+}
+
+fn inventory(uuid: String, account_uuid: String, expires: i64, created: i64) -> Result<SessionInventory, ApiError> {
+    let date = |millis| Date::from_millis(millis).ok_or_else(|| ApiError::internal("the clock is out of range"));
+    Ok(SessionInventory {
+        uuid,
+        user_uuid: account_uuid.clone(),
+        account_uuid,
+        expired_date: date(expires)?,
+        create_date: date(created)?,
+    })
 }
 
 /// Whom the session stands for.

@@ -2,7 +2,8 @@
 
 use http::StatusCode;
 use reqwest::Method;
-use serde_json::json;
+use serde_json::{Value, json};
+use vipgate_api::Date;
 
 use super::support::{PASSWORD, Server, json_of, quick, sha512};
 use crate::rest::Settings;
@@ -41,6 +42,44 @@ async fn a_wrong_password_and_an_unknown_account_are_told_alike() {
     }
     assert_eq!(errors[0]["code"], "ID.1000");
     assert_eq!(errors[0], errors[1]);
+}
+
+#[tokio::test]
+async fn whoever_fails_again_and_again_must_wait_and_others_need_not() {
+    let server = Server::start().await;
+    let log_in = async |name: &str, password: &str| {
+        let body = json!({"logInByAccount": {"accountName": name, "password": sha512(password)}});
+        json_of(server.bare(Method::PUT, LOGIN).json(&body).send().await.unwrap()).await
+    };
+    for _ in 0..9 {
+        assert_eq!(log_in("nobody", "wrong").await["error"]["code"], "ID.1000");
+    }
+    let error = log_in("nobody", "wrong").await["error"].take();
+    assert_eq!(error["code"], "ID.1000");
+    assert!(error["details"].as_str().unwrap().contains("try again in"), "{error}");
+    assert!(log_in("admin", PASSWORD).await["inventory"]["uuid"].is_string());
+}
+
+#[tokio::test]
+async fn a_session_can_be_renewed_as_long_as_it_holds() {
+    let server = Server::start().await;
+    let renew = async |session: &str, body: Value| {
+        let path = format!("/accounts/sessions/{session}/renew");
+        json_of(server.request(Method::PUT, &path).json(&body).send().await.unwrap()).await
+    };
+    let expires = async |duration: u64| {
+        let reply = renew(server.session(), json!({"renewSession": {"duration": duration}})).await["inventory"].take();
+        assert_eq!(reply["uuid"], server.session());
+        reply["expiredDate"].as_str().unwrap().parse::<Date>().unwrap().millis()
+    };
+    let year = 31_536_000;
+    assert!(expires(year).await - expires(60).await > 31_000_000_000);
+    assert_eq!(renew(server.session(), json!({"renewSession": {}})).await["inventory"]["uuid"], server.session());
+    let error = |reply: Value| reply["error"]["code"].clone();
+    assert_eq!(error(renew("unknown", json!({"renewSession": {}})).await), "ID.1001");
+    assert_eq!(error(renew(server.session(), json!({"renewSession": {"duration": 59}})).await), "SYS.1007");
+    server.bare(Method::DELETE, &format!("/v1/accounts/sessions/{}", server.session())).send().await.unwrap();
+    assert_eq!(error(renew(server.session(), json!({"renewSession": {}})).await), "ID.1001");
 }
 
 #[tokio::test]
