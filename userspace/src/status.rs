@@ -1,7 +1,7 @@
 //! `vipgate status`: the loader's picture of the kernel and the running controller's checks, as lines for people or one
 //! JSON object.
 
-use std::{collections::BTreeMap, net::Ipv4Addr};
+use std::{borrow::Cow, collections::BTreeMap, net::Ipv4Addr};
 
 use serde_json::{Value, json};
 use vipgate::{
@@ -124,11 +124,11 @@ fn service_line(key: ServiceKey, prefix_len: u32, service: &Service) -> String {
 }
 
 /// By its name where it has one.
-pub(crate) fn protocol(number: u8) -> String {
+pub(crate) fn protocol(number: u8) -> Cow<'static, str> {
     match number {
-        6 => "tcp".to_owned(),
-        17 => "udp".to_owned(),
-        other => other.to_string(),
+        6 => "tcp".into(),
+        17 => "udp".into(),
+        other => other.to_string().into(),
     }
 }
 
