@@ -12,7 +12,7 @@ use vipgate_abi::{
     flow::{Bucket, Flow, WAYS},
     fragment::{FRAGMENTED_PACKETS, FragmentKey, FragmentPorts},
     interest,
-    maps::{DEFAULT_BACKENDS, DEFAULT_FLOWS, DEFAULT_RING_ELEMENTS, DEFAULT_SERVICES, MAX_PORTS},
+    maps::{DEFAULT_BACKENDS, DEFAULT_FLOWS, DEFAULT_RING_ELEMENTS, DEFAULT_SERVICES, KEYS_PER_SERVICE, MAX_PORTS},
     port::Port,
     service::{Service, ServiceKey},
 };
@@ -40,7 +40,7 @@ pub static OTHER_FLOWS: Array<Flow, 1, MMAPABLE> = Array::new();
 pub static INTEREST: Array<u64, { interest::WORDS }, MMAPABLE> = Array::new();
 
 #[btf_map]
-pub static SERVICES: LpmTrie<ServiceKey, Service, { DEFAULT_SERVICES as usize }> = LpmTrie::new();
+pub static SERVICES: LpmTrie<ServiceKey, Service, { (DEFAULT_SERVICES * KEYS_PER_SERVICE) as usize }> = LpmTrie::new();
 
 #[btf_map]
 pub static BACKENDS: Array<Backend, { DEFAULT_BACKENDS as usize }, MMAPABLE> = Array::new();

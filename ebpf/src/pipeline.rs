@@ -164,7 +164,8 @@ fn connect<P: Packet>(packet: &P, arrival: &Arrival) -> Result<u64, Reason> {
     let Some((number, backend)) = service::choose(service, &key) else {
         return Err(Reason::NoBackend);
     };
-    let mut rewritten = Rewritten { src: key.src, dst: backend.addr, sport: key.sport, dport: backend.port };
+    let dport = service.target_port(key.dport, backend.port);
+    let mut rewritten = Rewritten { src: key.src, dst: backend.addr, sport: key.sport, dport };
     let way = route::to_backend(packet, number, backend.generation, arrival, &rewritten);
     let Some((epoch, route)) = way else {
         return Err(Reason::Unroutable);

@@ -22,19 +22,22 @@ const COMPARED: u32 = 32;
 /// The service that a packet is for, or why there is none for it.
 #[inline(always)]
 pub fn lookup(headers: &Headers) -> Result<&'static Service, Reason> {
-    let key = &headers.key;
-    let key = Key::new(ServiceKey::EXACT, ServiceKey::new(key.dst, key.protocol, key.dport));
+    let flow = &headers.key;
+    let key = Key::new(ServiceKey::EXACT, ServiceKey::new(flow.dst, flow.protocol, flow.dport));
     let Some(service) = SERVICES.get(&key) else {
         return Err(Reason::NotOurs);
     };
     if service.kind == Kind::Disabled as u8 {
         return Err(Reason::Disabled);
     }
+    if !service.admits(flow.src) {
+        return Err(Reason::SourceNotAllowed);
+    }
     // Only a SYN opens a TCP flow; the stack, which owns the VIP's address and has no socket there, resets the rest.
     if !headers.is_udp() && headers.tcp_flags & (SYN | ACK | RST | FIN) != SYN {
         return Err(Reason::NoFlow);
     }
-    if service.ring_len == 0 {
+    if service.kind == Kind::Balance as u8 && service.ring_len == 0 {
         return Err(Reason::NoBackend);
     }
     Ok(service)
@@ -106,7 +109,9 @@ pub fn is_disabled(dst: Be32) -> bool {
 /// Chooses a backend: its number and what it is.
 #[inline(always)]
 pub fn choose(service: &Service, key: &FlowKey) -> Option<(u32, Backend)> {
-    let number = if service.algorithm == Algorithm::LeastConnections as u8 {
+    let number = if service.kind == Kind::Forward as u8 {
+        service.backend
+    } else if service.algorithm == Algorithm::LeastConnections as u8 {
         least_connections(service.ring_base, service.ring_len, hash::flow(key, 0))
     } else {
         let index = if service.algorithm == Algorithm::RoundRobin as u8 {

@@ -84,6 +84,8 @@ reasons! {
     /// The frame is addressed to a group or to another host's MAC address, as those that a bridge floods: the stack drops
     /// it, or knows a device (a macvlan, say) whose address that is.
     OtherHost = 16 Pass "other_host",
+    /// The service takes no flows from this source: a port-forwarding rule's allowedCidr.
+    SourceNotAllowed = 17 Drop "source_not_allowed",
 }
 
 /// Number of elements of the REASONS map; larger than the enum, so that reasons can be added without a new layout.

@@ -14,7 +14,7 @@ pub const OTHER_FLOWS: &str = "OTHER_FLOWS";
 pub const OTHER_MASK: &str = "OTHER_MASK";
 /// Array of u64, mmapable: the set of [`crate::interest::Bit`]s.
 pub const INTEREST: &str = "INTEREST";
-/// LPM trie: [`crate::service::ServiceKey`] to [`crate::service::Service`], *sized*.
+/// LPM trie: [`crate::service::ServiceKey`] to [`crate::service::Service`], *sized*: [`KEYS_PER_SERVICE`] for each service.
 pub const SERVICES: &str = "SERVICES";
 /// Array of [`crate::backend::Backend`], mmapable, *sized*.
 pub const BACKENDS: &str = "BACKENDS";
@@ -73,8 +73,11 @@ pub const PINNED: [&str; 17] = [
 
 /// Default number of flow entries: two an established connection. A power of two.
 pub const DEFAULT_FLOWS: u32 = 1 << 20;
-/// Default number of keys in the services trie.
+/// Default number of services: listeners and port-forwarding rules.
 pub const DEFAULT_SERVICES: u32 = 1 << 16;
+/// Room in the services trie for each service, which costs nothing until it is used: the widest range of ports takes 30
+/// prefixes (1 to 65534), and a VIP has a key of its own.
+pub const KEYS_PER_SERVICE: u32 = 32;
 /// Default number of backends, over all listeners.
 pub const DEFAULT_BACKENDS: u32 = 1 << 17;
 /// Default number of ring elements, over all listeners: 10,000 listeners of 10 backends fit.

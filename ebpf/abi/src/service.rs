@@ -4,7 +4,7 @@
 //! listener is a full-length key, a port range is the few port prefixes that cover it, and a rule for the whole VIP
 //! is the bare 32-bit prefix.
 
-use crate::Be32;
+use crate::{Be16, Be32};
 
 /// The trie key's data; all bytes, because tries compare bytes from the most significant.
 #[repr(C)]
@@ -28,7 +28,7 @@ impl ServiceKey {
 
     /// The key that a packet to `vip` (network order) looks up.
     #[inline(always)]
-    pub const fn new(vip: Be32, protocol: u8, port: crate::Be16) -> Self {
+    pub const fn new(vip: Be32, protocol: u8, port: Be16) -> Self {
         Self { vip: vip.to_ne_bytes(), protocol, reserved: 0, port: port.to_ne_bytes() }
     }
 }
@@ -41,21 +41,45 @@ pub struct Service {
     pub kind: u8,
     /// One of [`Algorithm`]'s values.
     pub algorithm: u8,
-    pub reserved: u16,
-    /// The listener's number: index of CURSORS and SERVICE_LOAD.
+    /// Of [`Kind::Forward`]: added to the destination port (as a number, not as the packet carries it); wraps.
+    pub port_shift: u16,
+    /// The service's number: index of CURSORS and SERVICE_LOAD.
     pub number: u32,
-    /// First element of the service's ring in RINGS.
+    /// Of [`Kind::Balance`]: first element of its ring in RINGS.
     pub ring_base: u32,
     /// Number of elements; 0: there is no backend.
     pub ring_len: u32,
     /// Most connections at a time, the API's maxConnection; 0: no limit.
     pub max_connections: u32,
-    pub reserved2: u32,
+    /// Of [`Kind::Forward`]: number of its one backend.
+    pub backend: u32,
+    /// Who may open a flow: sources that agree with this address ...
+    pub source: Be32,
+    /// ... in the bits that are set here; 0: everybody.
+    pub source_mask: Be32,
 }
 
-const _: () = assert!(size_of::<Service>() == 24 && size_of::<ServiceKey>() == 8);
+const _: () = assert!(size_of::<Service>() == 32 && size_of::<ServiceKey>() == 8);
 
 crate::pod!(Service, ServiceKey);
+
+impl Service {
+    /// Whether a packet from `src` may open a flow.
+    #[inline(always)]
+    pub const fn admits(&self, src: Be32) -> bool {
+        src & self.source_mask == self.source
+    }
+
+    /// Where a packet to `port` goes on the backend whose own port is `backend`.
+    #[inline(always)]
+    pub const fn target_port(&self, port: Be16, backend: Be16) -> Be16 {
+        if self.kind == Kind::Forward as u8 {
+            u16::from_be(port).wrapping_add(self.port_shift).to_be()
+        } else {
+            backend
+        }
+    }
+}
 
 /// What a service does with its packets.
 #[repr(u8)]
@@ -65,6 +89,8 @@ pub enum Kind {
     Disabled = 1,
     /// Balances them over a ring of backends.
     Balance = 2,
+    /// Sends them to one backend, each port to the one that is `port_shift` above it: all keys of a range have the same value.
+    Forward = 3,
 }
 
 /// How a backend is chosen from the ring for a new flow.
@@ -113,6 +139,23 @@ impl Member {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_range_goes_to_an_equal_range_and_a_listener_to_its_backends_port() {
+        let forward = |port_shift| Service { kind: Kind::Forward as u8, port_shift, ..Service::default() };
+        let target = |service: Service, port: u16| u16::from_be(service.target_port(port.to_be(), 8080u16.to_be()));
+        assert_eq!([8000, 8007].map(|port| target(forward(1000), port)), [9000, 9007]);
+        assert_eq!(target(forward(22u16.wrapping_sub(2222)), 2222), 22);
+        assert_eq!(target(Service { kind: Kind::Balance as u8, ..forward(5) }, 80), 8080);
+    }
+
+    #[test]
+    fn a_source_is_admitted_by_its_prefix() {
+        let of = |octets| u32::from_ne_bytes(octets);
+        let narrow = Service { source: of([10, 1, 0, 0]), source_mask: of([255, 255, 255, 0]), ..Service::default() };
+        assert!(narrow.admits(of([10, 1, 0, 255])) && !narrow.admits(of([10, 1, 1, 0])));
+        assert!(Service::default().admits(of([10, 1, 1, 0])));
+    }
 
     #[test]
     fn a_member_of_twice_the_weight_is_as_full_with_twice_the_connections() {

@@ -35,6 +35,15 @@ pub enum Step {
     EndFlows {
         number: u8,
     },
+    /// A service of one backend, with the shift of its ports, and who may use it: hosts that agree with an address in so
+    /// many bits.
+    Forward {
+        service: u8,
+        backend: u8,
+        shift: u16,
+        source: u8,
+        bits: u8,
+    },
     /// What the kernel says of a network.
     Route {
         network: u8,
@@ -216,6 +225,13 @@ impl Step {
             }
             16 => Self::Tag { tags: Tags::decode(input)? },
             17 => Self::PortTags { port: input.byte()?, tags: Tags::decode(input)? },
+            18 => Self::Forward {
+                service: input.byte()?,
+                backend: input.byte()?,
+                shift: input.word()?,
+                source: input.byte()?,
+                bits: input.byte()?,
+            },
             _ => return Some(None),
         }))
     }

@@ -240,12 +240,19 @@ fn flow(old: &[u8], packet: &Ipv4, [came, left]: &[FlowKey; 2], before: &Table, 
             assert_eq!(flags, SYN, "only a SYN opens a connection");
             let key = Key::new(ServiceKey::EXACT, ServiceKey::new(came.dst, came.protocol, came.dport));
             let service = maps::SERVICES.get(&key).expect("a new flow is a service's");
-            assert_eq!(service.kind, Kind::Balance as u8, "a service that is Disabled takes nothing");
-            let ring = service.ring_base..service.ring_base + service.ring_len;
-            let backends = ring.filter_map(|index| maps::RINGS.get(index).copied());
-            assert!(backends.into_iter().any(|number| number == flow.flow.backend), "no backend of the service");
             let backend = world::backend(flow.flow.backend);
-            assert_eq!((left.dst, left.dport), (backend.addr, backend.port), "sent to where its backend is not");
+            if service.kind == Kind::Forward as u8 {
+                let (source, port) = (service.source, u16::from_be(came.dport).wrapping_add(service.port_shift));
+                assert_eq!(flow.flow.backend, service.backend, "another backend than the service's one");
+                assert_eq!((left.dst, left.dport), (backend.addr, port.to_be()), "sent to where its target is not");
+                assert_eq!(came.src & service.source_mask, source, "the service takes nothing from there");
+            } else {
+                assert_eq!(service.kind, Kind::Balance as u8, "a service that is Disabled takes nothing");
+                let ring = service.ring_base..service.ring_base + service.ring_len;
+                let mut backends = ring.filter_map(|index| maps::RINGS.get(index).copied());
+                assert!(backends.any(|number| number == flow.flow.backend), "no backend of the service");
+                assert_eq!((left.dst, left.dport), (backend.addr, backend.port), "sent to where its backend is not");
+            }
             assert_eq!((left.src, left.sport), (came.src, came.sport), "the client is another");
         }
     }

@@ -94,6 +94,9 @@ impl World {
     pub(crate) fn change(&mut self, step: &Step) -> bool {
         match step {
             Step::Serve { service, what, ring } => serve(*service, *what, ring),
+            Step::Forward { service, backend, shift, source, bits } => {
+                forward(*service, *backend, *shift, (*source, *bits));
+            }
             Step::Withdraw { service } => drop(maps::SERVICES.remove(&service_key(*service))),
             Step::Backend { number, address, port } => set_backend(*number, *address, *port),
             Step::EndFlows { number } => {
@@ -194,6 +197,21 @@ fn serve(service: u8, what: u8, ring: &[u8]) {
         number,
         ring_base,
         ring_len: ring.len() as u32,
+        ..Service::default()
+    };
+    add_interest(Bit::to(u32::from_ne_bytes(self::service(service).0)));
+    set(maps::SERVICES.insert(&service_key(service), value, 0));
+}
+
+fn forward(service: u8, backend: u8, port_shift: u16, (source, bits): (u8, u8)) {
+    let mask = u32::MAX.checked_shl(32 - u32::from(bits % 33)).unwrap_or(0);
+    let value = Service {
+        kind: Kind::Forward as u8,
+        number: u32::from(service) % SERVICES,
+        backend: u32::from(backend) % BACKENDS,
+        port_shift,
+        source: (u32::from_be_bytes(address(source)) & mask).to_be(),
+        source_mask: mask.to_be(),
         ..Service::default()
     };
     add_interest(Bit::to(u32::from_ne_bytes(self::service(service).0)));

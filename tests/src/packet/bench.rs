@@ -517,6 +517,37 @@ impl Bench {
         Ok(Service { kind, algorithm, number, ring_base, ring_len, ..Service::default() })
     }
 
+    /// Forwards ports of a VIP, as many as the prefix of the first one's number covers, to as many of a guest; the backend's
+    /// number.
+    pub fn forward(&mut self, first: SocketAddrV4, protocol: u8, prefix_len: u32, to: SocketAddrV4) -> Result<u32> {
+        let number = self.next_service;
+        self.next_service += 1;
+        let backend = self.add_backend(to, number)?;
+        let port_shift = to.port().wrapping_sub(first.port());
+        let service = Service { kind: Kind::Forward as u8, number, backend, port_shift, ..Service::default() };
+        self.set_service(first, protocol, prefix_len, service)?;
+        Ok(backend)
+    }
+
+    /// Lets only clients of this network open flows of a service.
+    pub fn allow(&mut self, vip: SocketAddrV4, protocol: u8, prefix_len: u32, network: [Ipv4Addr; 2]) -> Result<()> {
+        let [source, source_mask] = network.map(|address| u32::from(address).to_be());
+        self.change_service(vip, protocol, prefix_len, |service| Service { source, source_mask, ..service })
+    }
+
+    fn change_service(
+        &mut self,
+        vip: SocketAddrV4,
+        protocol: u8,
+        prefix_len: u32,
+        change: impl FnOnce(Service) -> Service,
+    ) -> Result<()> {
+        let key = Key::new(prefix_len, ServiceKey::new(u32::from(*vip.ip()).to_be(), protocol, vip.port().to_be()));
+        let mut services = LpmTrie::<_, ServiceKey, Service>::try_from(self.map(maps::SERVICES)?)?;
+        let service = services.get(&key, 0)?;
+        Ok(services.insert(&key, change(service), 0)?)
+    }
+
     fn add_interest(&mut self, bit: Bit) -> Result<()> {
         let mut words = self.array::<u64>(maps::INTEREST)?;
         let word = words.get(&bit.word(), 0)?;
@@ -585,11 +616,7 @@ impl Bench {
 
     /// Lets a listener have so many connections at a time; 0: any number.
     pub fn limit(&mut self, vip: SocketAddrV4, protocol: u8, most: u32) -> Result<()> {
-        let key =
-            Key::new(ServiceKey::EXACT, ServiceKey::new(u32::from(*vip.ip()).to_be(), protocol, vip.port().to_be()));
-        let mut services = LpmTrie::<_, ServiceKey, Service>::try_from(self.map(maps::SERVICES)?)?;
-        let service = services.get(&key, 0)?;
-        Ok(services.insert(&key, Service { max_connections: most, ..service }, 0)?)
+        self.change_service(vip, protocol, ServiceKey::EXACT, |service| Service { max_connections: most, ..service })
     }
 
     /// Every flow in the table, with its slot word.

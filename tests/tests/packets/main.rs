@@ -44,6 +44,7 @@ mod checksums;
 mod connections;
 mod counters;
 mod datagrams;
+mod forwarding;
 mod fragments;
 mod hairpin;
 mod icmp;

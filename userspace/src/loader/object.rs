@@ -45,7 +45,13 @@ fn shapes(sizes: Sizes) -> Vec<Shape> {
         shape(maps::FLOW_BUCKETS, index, size_of::<Bucket>(), sizes.flows / WAYS as u32, true),
         shape(maps::FLOWS, index, size_of::<Flow>(), sizes.flows, true),
         shape(maps::INTEREST, index, size_of::<u64>(), interest::WORDS as u32, false),
-        shape(maps::SERVICES, trie_key, size_of::<Service>(), sizes.services, true),
+        shape(
+            maps::SERVICES,
+            trie_key,
+            size_of::<Service>(),
+            sizes.services.saturating_mul(maps::KEYS_PER_SERVICE),
+            true,
+        ),
         shape(maps::BACKENDS, index, size_of::<Backend>(), sizes.backends, true),
         shape(maps::BACKEND_LOAD, index, size_of::<u32>(), sizes.backends, true),
         shape(maps::BACKEND_ROUTES, index, size_of::<BackendRoute>(), sizes.backends, true),
@@ -183,7 +189,7 @@ fn sizes_of_pins(dir: &PinDir, wanted: Sizes) -> Result<Sizes, LoadError> {
     let backends = either(maps::BACKENDS, maps::BACKEND_LOAD)?.or(pinned(maps::BACKEND_TRAFFIC)?);
     Ok(Sizes {
         flows: pinned(maps::FLOWS)?.or(buckets).unwrap_or(wanted.flows),
-        services: either(maps::SERVICES, maps::CURSORS)?.unwrap_or(wanted.services),
+        services: either(maps::CURSORS, maps::SERVICE_LOAD)?.unwrap_or(wanted.services),
         backends: backends.unwrap_or(wanted.backends),
         ring_elements: pinned(maps::RINGS)?.unwrap_or(wanted.ring_elements),
     })
