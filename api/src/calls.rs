@@ -3,7 +3,7 @@
 //! A row says where the call lives, what it takes and what it answers. The REST layer routes, decodes and checks by it, so
 //! a new call is one row, one request type and one rule of the model.
 
-use crate::{l2, l3, load_balancer, network_service, resource::Resource, session, tag, vip, vm, zone};
+use crate::{l2, l3, load_balancer, network_service, port_forwarding, resource::Resource, session, tag, vip, vm, zone};
 
 macro_rules! apis {
     ($($name:ident,)*) => {
@@ -34,6 +34,9 @@ apis! {
     CreateLoadBalancer, DeleteLoadBalancer, QueryLoadBalancer, UpdateLoadBalancer, RefreshLoadBalancer,
     CreateLoadBalancerListener, DeleteLoadBalancerListener, QueryLoadBalancerListener, UpdateLoadBalancerListener,
     GetCandidateVmNicsForLoadBalancer, AddVmNicToLoadBalancer, RemoveVmNicFromLoadBalancer,
+    CreatePortForwardingRule, DeletePortForwardingRule, QueryPortForwardingRule, UpdatePortForwardingRule,
+    ChangePortForwardingRuleState, GetPortForwardingAttachableVmNics, AttachPortForwardingRule,
+    DetachPortForwardingRule,
     CreateSystemTag, UpdateSystemTag, CreateUserTag, DeleteTag, QuerySystemTag, QueryUserTag,
 }
 
@@ -215,6 +218,11 @@ impl Call {
         call
     }
 
+    /// A POST that has all its parameters in its path: clients send a body of their own making, which is not looked at.
+    pub const fn attach(api: Api, routes: &'static [Route], params: &'static [Param], answer: Answer) -> Self {
+        Self::new(api, Mode::Async, routes, params, answer)
+    }
+
     /// A PUT with its parameters under the name of the action.
     pub const fn action(
         api: Api,
@@ -265,6 +273,7 @@ pub fn all() -> impl Iterator<Item = &'static Call> {
         network_service::CALLS,
         vip::CALLS,
         load_balancer::CALLS,
+        port_forwarding::CALLS,
         tag::CALLS,
     ]
     .into_iter()
@@ -297,10 +306,14 @@ mod tests {
     }
 
     #[test]
-    fn posts_and_puts_have_a_body_key_and_the_others_none() {
+    fn puts_and_posts_with_parameters_outside_their_path_have_a_body_key_and_the_others_none() {
         for call in all() {
             for route in call.routes {
-                let takes_body = matches!(route.method, Method::Post | Method::Put);
+                let takes_body = match route.method {
+                    Method::Put => true,
+                    Method::Post => call.params.iter().any(|param| param.place == Place::Argument),
+                    Method::Get | Method::Delete => false,
+                };
                 assert_eq!(takes_body, !call.body.is_empty(), "{}", call.api.name());
             }
         }

@@ -18,6 +18,7 @@ pub mod l3;
 pub mod load_balancer;
 pub mod network_service;
 pub mod number;
+pub mod port_forwarding;
 pub mod query;
 pub mod reply;
 pub mod request;

@@ -40,7 +40,7 @@ struct Param {
 }
 
 /// The sections of the document that are served; a dot at the end stands for all below.
-const SERVED: [&str; 7] = ["4.1.1", "4.1.2", "4.1.3", "4.1.4", "4.1.5", "4.1.7.", "4.1.10."];
+const SERVED: [&str; 8] = ["4.1.1", "4.1.2", "4.1.3", "4.1.4", "4.1.5", "4.1.7.", "4.1.9.", "4.1.10."];
 /// Of those, the ones that are not: bandwidth limits and certificates.
 const NOT_YET: [&str; 9] = [
     "SetVipQos",
@@ -54,9 +54,9 @@ const NOT_YET: [&str; 9] = [
     "UpdateCertificate",
 ];
 
-/// Fields that a null keeps out of a reply, since nulls are never written: not every NIC has metadata, and a VIP that
-/// nothing uses yet has neither use nor provider.
-const NULLABLE: [&str; 3] = ["metaData", "serviceProvider", "useFor"];
+/// Fields that a null keeps out of a reply, since nulls are never written: not every NIC has metadata, a VIP that
+/// nothing uses yet has neither use nor provider, and a detached rule has neither NIC nor guest.
+const NULLABLE: [&str; 5] = ["metaData", "serviceProvider", "useFor", "vmNicUuid", "guestIp"];
 
 /// Parameters that the walk leaves out: what they name is not served yet.
 const LEFT_OUT: [&str; 1] = ["certificateUuid"];
@@ -220,7 +220,7 @@ fn every_documented_call_of_this_slice_takes_its_parameters_and_answers_its_fiel
     walk.call("GetNetworkServiceTypes", &json!({}))?;
     let providers = walk.call("QueryNetworkServiceProvider", &json!({}))?;
     let provider = providers["inventories"][0]["uuid"].as_str().context("a provider")?;
-    let services = json!({ "l3NetworkUuid": cloud.private_l3, "networkServices": { provider: ["LoadBalancer"] } });
+    let services = json!({ "l3NetworkUuid": cloud.private_l3, "networkServices": { provider: ["LoadBalancer", "PortForwarding"] } });
     walk.call("DetachNetworkServiceFromL3Network", &services)?;
     walk.call("AttachNetworkServiceToL3Network", &services)?;
     walk.call("QueryNetworkServiceL3NetworkRef", &json!({}))?;
@@ -271,6 +271,32 @@ fn every_documented_call_of_this_slice_takes_its_parameters_and_answers_its_fiel
     walk.call("RefreshLoadBalancer", &json!({ "uuid": balancer }))?;
     let renamed = json!({ "uuid": balancer, "name": "lb", "description": "changed", "resourceUuid": balancer });
     walk.call("UpdateLoadBalancer", &renamed)?;
+
+    let rule = "55555555555545558555555555555555";
+    let created = walk.call(
+        "CreatePortForwardingRule",
+        &json!({
+            "vipUuid": vip, "vipPortStart": 2000, "vipPortEnd": 2009, "privatePortStart": 3000, "privatePortEnd": 3009,
+            "protocolType": "TCP", "vmNicUuid": cloud.vms[0].nic, "allowedCidr": "10.0.0.0/8", "name": "rule",
+            "description": "a range", "resourceUuid": rule,
+        }),
+    )?;
+    let inventory = &created["inventory"];
+    assert_eq!((&inventory["vipIp"], &inventory["allowedCidr"]), (&json!(VIP), &json!("10.0.0.0/8")));
+    assert_eq!(inventory["guestIp"], json!(run.lab.backends[0].address));
+    let used = walk.call("GetVipUsedPorts", &json!({ "uuid": vip, "protocol": "tcp" }))?;
+    assert_eq!(used["inventories"][0]["usedPorts"].as_array().map(Vec::len), Some(11), "{used}");
+    walk.call("UpdatePortForwardingRule", &json!({ "uuid": rule, "name": "range", "description": "changed" }))?;
+    walk.call("QueryPortForwardingRule", &json!({ "uuid": rule }))?;
+    for event in ["disable", "enable"] {
+        walk.call("ChangePortForwardingRuleState", &json!({ "uuid": rule, "stateEvent": event }))?;
+    }
+    let detached = walk.call("DetachPortForwardingRule", &json!({ "uuid": rule }))?;
+    assert!(detached["inventory"]["vmNicUuid"].is_null() && detached["inventory"]["guestIp"].is_null());
+    let candidates = walk.call("GetPortForwardingAttachableVmNics", &json!({ "ruleUuid": rule }))?;
+    assert_eq!(candidates["inventories"].as_array().map(Vec::len), Some(2));
+    walk.call("AttachPortForwardingRule", &json!({ "ruleUuid": rule, "vmNicUuid": cloud.vms[1].nic }))?;
+    walk.call("DeletePortForwardingRule", &json!({ "uuid": rule, "deleteMode": "Permissive" }))?;
 
     walk.call("RemoveVmNicFromLoadBalancer", &nics)?;
     walk.call("DeleteLoadBalancerListener", &json!({ "uuid": listener }))?;

@@ -74,7 +74,7 @@ pub async fn serve(config: Config) -> Result<(), ServeError> {
         warn!(held = ?plane.sizes(), configured = ?config.datapath, "the tables keep their sizes until `vipgate detach`");
     }
     let sizes = plane.sizes();
-    let limits = Limits { listeners: sizes.services, backends: sizes.backends, ..Limits::default() };
+    let limits = Limits { services: sizes.services, backends: sizes.backends, ..Limits::default() };
     let store = store.with_limits(limits);
     let checks = Checks::default();
     let reconciler = Reconciler::start(plane, store.clone(), checks.clone()).await?;

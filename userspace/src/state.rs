@@ -5,6 +5,7 @@
 
 use std::{collections::BTreeSet, net::Ipv4Addr};
 
+use ipnet::Ipv4Net;
 use vipgate_abi::maps;
 
 /// Where the reconciler reads the desired state. Each call sees one committed state.
@@ -33,6 +34,8 @@ pub struct VipState {
     /// False: everything sent to it is dropped.
     pub enabled: bool,
     pub listeners: Vec<ListenerState>,
+    /// What forwards now: rules that are enabled and lead to a running VM.
+    pub forwards: Vec<ForwardState>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -120,11 +123,29 @@ pub struct BackendState {
     pub healthy: bool,
 }
 
+/// A port-forwarding rule: ports of the VIP that lead to as many of a guest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ForwardState {
+    pub uuid: String,
+    /// Small stable number, unique among listeners and rules, kept in SQL: indexes the kernel's tables.
+    pub number: u32,
+    /// The same for the guest, unique among all backends.
+    pub backend: u32,
+    pub protocol: Protocol,
+    /// First and last.
+    pub ports: (u16, u16),
+    pub guest: Ipv4Addr,
+    /// Where the first port leads; the others follow.
+    pub guest_port: u16,
+    /// Who may use it.
+    pub allowed: Ipv4Net,
+}
+
 /// How much the kernel's tables hold. The store keeps its numbers below them, the reconciler checks once more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Listener numbers are below it.
-    pub listeners: u32,
+    /// Numbers of listeners and port-forwarding rules are below it.
+    pub services: u32,
     /// Backend numbers are below it.
     pub backends: u32,
     /// Backends of one listener: what least connections can compare for one new flow.
@@ -133,6 +154,6 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { listeners: maps::DEFAULT_SERVICES, backends: maps::DEFAULT_BACKENDS, backends_per_listener: 1000 }
+        Self { services: maps::DEFAULT_SERVICES, backends: maps::DEFAULT_BACKENDS, backends_per_listener: 1000 }
     }
 }

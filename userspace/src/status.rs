@@ -1,7 +1,10 @@
 //! `vipgate status`: the loader's picture of the kernel and the running controller's checks, as lines for people or one
 //! JSON object.
 
-use std::{borrow::Cow, collections::BTreeMap, net::Ipv4Addr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::Ipv4Addr,
+};
 
 use serde_json::{Value, json};
 use vipgate::{
@@ -33,8 +36,8 @@ pub(crate) fn text(status: &Status, checks: Option<&Figures>) -> String {
             checks.failed,
         ));
     }
-    for (key, prefix_len, service) in &status.services {
-        lines.push(service_line(*key, *prefix_len, service));
+    for (key, prefix_len, service) in shown(status) {
+        lines.push(service_line(*key, *prefix_len, service, last_port(status, *key, *prefix_len, service)));
         for (_, backend) in backends_of(status, service) {
             let (traffic, load) = (backend.traffic, backend.load);
             let state = match backend.chosen {
@@ -65,7 +68,7 @@ pub(crate) fn text(status: &Status, checks: Option<&Figures>) -> String {
 pub(crate) fn json(status: &Status, checks: Option<&Figures>) -> Value {
     let devices = status.links.iter().map(|(hook, device)| json!({ "name": device, "hook": hook }));
     let flows: BTreeMap<&str, u64> = status.flows.iter().map(|(state, count)| (flow_state(*state), *count)).collect();
-    let services = status.services.iter().map(|(key, prefix_len, service)| {
+    let services = shown(status).map(|(key, prefix_len, service)| {
         let backends = backends_of(status, service).map(|(number, backend)| {
             json!({
                 "number": number,
@@ -82,9 +85,12 @@ pub(crate) fn json(status: &Status, checks: Option<&Figures>) -> Value {
         });
         json!({
             "vip": Ipv4Addr::from(key.vip),
-            "protocol": (*prefix_len == ServiceKey::EXACT).then(|| protocol(key.protocol)),
-            "port": (*prefix_len == ServiceKey::EXACT).then(|| u16::from_be_bytes(key.port)),
+            "protocol": (*prefix_len != ServiceKey::WHOLE_VIP).then(|| protocol(key.protocol)),
+            "port": (*prefix_len != ServiceKey::WHOLE_VIP).then(|| u16::from_be_bytes(key.port)),
+            "lastPort": last_port(status, *key, *prefix_len, service),
             "disabled": service.kind == Kind::Disabled as u8,
+            "forwards": service.kind == Kind::Forward as u8,
+            "allowed": (service.source_mask != 0).then(|| allowed(service)),
             "algorithm": algorithm(service),
             "ringElements": service.ring_len,
             "backends": backends.collect::<Vec<_>>(),
@@ -104,31 +110,67 @@ pub(crate) fn json(status: &Status, checks: Option<&Figures>) -> Value {
     })
 }
 
+/// The services, each once: of a range's keys, the first.
+fn shown(status: &Status) -> impl Iterator<Item = &(ServiceKey, u32, Service)> {
+    let mut rules = BTreeSet::new();
+    let mut services: Vec<_> = status.services.iter().collect();
+    services.sort_by_key(|(key, prefix_len, _)| (*key, *prefix_len));
+    services
+        .into_iter()
+        .filter(move |(_, _, service)| service.kind != Kind::Forward as u8 || rules.insert(service.number))
+}
+
+/// The last port of what begins with this key; `None`: it has no ports.
+fn last_port(status: &Status, key: ServiceKey, prefix_len: u32, service: &Service) -> Option<u16> {
+    let of_rule = |other: &&(ServiceKey, u32, Service)| {
+        let (_, _, other) = other;
+        service.kind == Kind::Forward as u8 && other.kind == service.kind && other.number == service.number
+    };
+    let last = |key: &ServiceKey, prefix_len: u32| {
+        u16::from_be_bytes(key.port) | u16::MAX.checked_shr(prefix_len + u16::BITS - ServiceKey::EXACT).unwrap_or(0)
+    };
+    let own = (prefix_len != ServiceKey::WHOLE_VIP).then(|| last(&key, prefix_len));
+    let others = status.services.iter().filter(of_rule).map(|(key, prefix_len, _)| last(key, *prefix_len));
+    others.chain(own).max()
+}
+
+/// The sources that a service takes flows from, in CIDR notation.
+fn allowed(service: &Service) -> String {
+    format!("{}/{}", Ipv4Addr::from(u32::from_be(service.source)), service.source_mask.count_ones())
+}
+
 /// Backends of a service, unhealthy ones and those that left it and still have connections among them.
 fn backends_of<'a>(status: &'a Status, service: &'a Service) -> impl Iterator<Item = (&'a u32, &'a BackendStatus)> {
-    let balances = service.kind == Kind::Balance as u8;
+    let has_any = service.kind != Kind::Disabled as u8;
     let listed = move |one: &BackendStatus| {
         one.backend.service == service.number && (one.chosen || one.load > 0 || one.backend.is_down())
     };
-    status.backends.iter().filter(move |(_, one)| balances && listed(one))
+    status.backends.iter().filter(move |(_, one)| has_any && listed(one))
 }
 
-fn service_line(key: ServiceKey, prefix_len: u32, service: &Service) -> String {
+fn service_line(key: ServiceKey, prefix_len: u32, service: &Service, last: Option<u16>) -> String {
     let vip = Ipv4Addr::from(key.vip);
-    if prefix_len != ServiceKey::EXACT {
+    if prefix_len == ServiceKey::WHOLE_VIP {
         let what = if service.kind == Kind::Disabled as u8 { "disabled" } else { "whole address" };
         return format!("{vip} {what}");
     }
     let port = u16::from_be_bytes(key.port);
-    format!("{vip} {} {port} {}", protocol(key.protocol), algorithm(service).unwrap_or("disabled"))
+    let ports = last.filter(|last| *last != port).map_or_else(|| port.to_string(), |last| format!("{port}-{last}"));
+    let what = match algorithm(service) {
+        Some(algorithm) => algorithm.to_owned(),
+        None if service.kind != Kind::Forward as u8 => "disabled".to_owned(),
+        None if service.source_mask == 0 => "forward".to_owned(),
+        None => format!("forward from {}", allowed(service)),
+    };
+    format!("{vip} {} {ports} {what}", protocol(key.protocol))
 }
 
 /// By its name where it has one.
-pub(crate) fn protocol(number: u8) -> Cow<'static, str> {
+pub(crate) fn protocol(number: u8) -> String {
     match number {
-        6 => "tcp".into(),
-        17 => "udp".into(),
-        other => other.to_string().into(),
+        6 => "tcp".to_owned(),
+        17 => "udp".to_owned(),
+        other => other.to_string(),
     }
 }
 

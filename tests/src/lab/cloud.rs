@@ -62,7 +62,7 @@ impl Cloud {
             network(&api, &zone, "private", "Private", PRIVATE_DEVICE, PRIVATE_RANGE, PRIVATE_ROUTER)?;
         let provider = api.query("/network-services/providers?q=type=vrouter")?;
         let provider = uuid(provider.first().context("the provider vrouter is always there")?)?;
-        let services = json!({ "params": { "networkServices": { provider: ["LoadBalancer"] } } });
+        let services = json!({ "params": { "networkServices": { provider: ["LoadBalancer", "PortForwarding"] } } });
         api.post(&format!("/l3-networks/{private_l3}/network-services"), &services)?;
         let vms = lab.backends.iter().map(|backend| vm(&api, &private_l3, backend)).collect::<Result<_>>()?;
         Ok(Self { api, zone, public_l2, public_l3, private_l2, private_l3, vms })
@@ -124,6 +124,22 @@ impl Cloud {
         let of_vm = |one: &&Value| one["vmNicUuid"] == self.vms[vm].nic.as_str();
         let status = refs.into_iter().flatten().find(of_vm).and_then(|one| one["status"].as_str());
         status.map(str::to_owned).with_context(|| format!("VM {vm} is not on the listener: {found:?}"))
+    }
+
+    /// A rule of this protocol (`TCP`, `UDP`) that leads ports of the VIP to as many of the VM; its uuid.
+    pub fn forward(&self, vip: &str, protocol: &str, ports: [u16; 2], private: [u16; 2], vm: usize) -> Result<String> {
+        let rule = json!({
+            "name": "rule", "vipUuid": vip, "protocolType": protocol, "vmNicUuid": self.vms[vm].nic,
+            "vipPortStart": ports[0], "vipPortEnd": ports[1],
+            "privatePortStart": private[0], "privatePortEnd": private[1],
+        });
+        uuid(&self.api.create("/port-forwarding", &rule)?)
+    }
+
+    /// Changes a rule's state by its event: `enable` or `disable`.
+    pub fn change_rule_state(&self, rule: &str, event: &str) -> Result<Value> {
+        let body = json!({ "changePortForwardingRuleState": { "stateEvent": event } });
+        self.api.put(&format!("/port-forwarding/{rule}/actions"), &body)
     }
 
     /// Changes a VIP's state by its event: `enable` or `disable`.

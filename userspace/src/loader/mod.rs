@@ -97,9 +97,9 @@ impl FromStr for Hook {
 pub struct Sizes {
     /// Flow entries: two an established connection; a power of two. 72 bytes each.
     pub flows: u32,
-    /// Keys of the services trie, and listeners.
+    /// Listeners and port-forwarding rules; the services trie has room for the keys of each.
     pub services: u32,
-    /// Backends, over all listeners.
+    /// Backends, over all listeners and rules.
     pub backends: u32,
     /// Ring elements, over all listeners. 8 bytes each.
     pub ring_elements: u32,

@@ -13,7 +13,7 @@ use vipgate_abi::{
     flow::State,
     maps,
     port::Port,
-    service::{Service, ServiceKey},
+    service::{Kind, Member, Service, ServiceKey},
 };
 
 use super::{
@@ -84,7 +84,9 @@ fn backends(
 ) -> Result<BTreeMap<u32, BackendStatus>, TableError> {
     let rings =
         services.iter().flat_map(|(_, _, service)| (0..service.ring_len).map(|element| service.ring_base + element));
-    let chosen: BTreeSet<u32> = rings.filter_map(|element| tables.rings().read(element)).collect();
+    let members = rings.filter_map(|element| tables.rings().read(element)).map(|member| Member(member).number());
+    let forwards = services.iter().filter(|(_, _, service)| service.kind == Kind::Forward as u8);
+    let chosen: BTreeSet<u32> = members.chain(forwards.map(|(_, _, service)| service.backend)).collect();
     let mut backends = BTreeMap::new();
     for number in 0..tables.backends().len() {
         if let Some(backend) = tables.backends().read(number).filter(|backend| backend.addr != 0) {

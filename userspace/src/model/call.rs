@@ -4,7 +4,10 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 use vipgate_api::{Api, ApiError};
 
-use super::{Caller, Devices, Result, ip_range, l2, l3, listener, load_balancer, network_service, tag, vip, vm, zone};
+use super::{
+    Caller, Devices, Result, ip_range, l2, l3, listener, load_balancer, network_service, port_forwarding, tag, vip, vm,
+    zone,
+};
 use crate::store::Tx;
 
 /// Runs a call's rules in the transaction. `arguments` have passed `vipgate_api::request::check`.
@@ -62,6 +65,14 @@ pub async fn call(
         Api::AddVmNicToLoadBalancer => listener::add_nics(tx, arguments.read()?).await,
         Api::RemoveVmNicFromLoadBalancer => listener::remove_nics(tx, arguments.read()?).await,
 
+        Api::CreatePortForwardingRule => port_forwarding::create(tx, caller, arguments.read()?).await,
+        Api::DeletePortForwardingRule => port_forwarding::delete(tx, &arguments.read()?).await,
+        Api::UpdatePortForwardingRule => port_forwarding::update(tx, arguments.read()?).await,
+        Api::ChangePortForwardingRuleState => port_forwarding::change_state(tx, arguments.read()?).await,
+        Api::GetPortForwardingAttachableVmNics => port_forwarding::candidates(tx, arguments.read()?).await,
+        Api::AttachPortForwardingRule => port_forwarding::attach(tx, arguments.read()?).await,
+        Api::DetachPortForwardingRule => port_forwarding::detach(tx, arguments.read()?).await,
+
         Api::CreateSystemTag => tag::create(tx, arguments.read()?).await,
         Api::CreateUserTag => tag::create_user(tx, arguments.read()?).await,
         Api::UpdateSystemTag => tag::update(tx, arguments.read()?).await,
@@ -83,6 +94,7 @@ pub async fn call(
         | Api::QueryVip
         | Api::QueryLoadBalancer
         | Api::QueryLoadBalancerListener
+        | Api::QueryPortForwardingRule
         | Api::QuerySystemTag
         | Api::QueryUserTag => {
             Err(ApiError::unimplemented(format!("{} is no call of the model: it changes no resource", api.name())))

@@ -9,7 +9,7 @@ use vipgate_api::{
 };
 
 use super::{
-    Caller, Outcome, Result, load_balancer,
+    Caller, Outcome, Result, load_balancer, network_service,
     resource::{self, New, found, require},
     tag, vip, vip_use, vm,
 };
@@ -20,7 +20,7 @@ use crate::{
         lb::{self, Listener},
         listener_tags,
         number::{self, Numbers},
-        service,
+        port_forwarding,
     },
 };
 
@@ -54,6 +54,14 @@ pub(super) async fn create(tx: &mut Tx, caller: &Caller, request: CreateLoadBala
             ))
         });
     }
+    let name = if protocol == Protocol::Udp { "UDP" } else { "TCP" };
+    if let Some(rule) = port_forwarding::overlapping(tx, &balancer.vip_uuid, name, (port, port)).await? {
+        return Err(ApiError::operation(format!(
+            "Current port range [{port},{port}] is conflicted with the used port range [{},{}] of port-forwarding \
+             rule[uuid:{}] on VIP[uuid:{}]",
+            rule.vip_port_start, rule.vip_port_end, rule.uuid, balancer.vip_uuid
+        )));
+    }
 
     let new =
         New { resource: Resource::Listener, uuid: request.resource_uuid.as_deref(), user_tags: &request.user_tags };
@@ -70,7 +78,7 @@ pub(super) async fn create(tx: &mut Tx, caller: &Caller, request: CreateLoadBala
             Protocol::Udp => "udp",
         }
         .to_owned(),
-        number: number::next(tx, Numbers::Listener).await?,
+        number: number::next(tx, Numbers::Service).await?,
     };
     lb::insert_listener(tx, &row).await?;
     for text in tags {
@@ -120,7 +128,7 @@ pub(super) async fn add_nics(tx: &mut Tx, request: ListenerNics) -> Result {
     let mut peers = BTreeSet::new();
     for uuid in &request.vm_nic_uuids {
         let nic = vm::nic(tx, "vmNicUuids", uuid).await?;
-        let provider = provider_of(tx, &nic.l3_network_uuid, uuid).await?;
+        let provider = network_service::provider_of(tx, &nic.l3_network_uuid, uuid, vip_use::LOAD_BALANCER).await?;
         match &balancer.provider_type {
             Some(first) if *first != provider => {
                 return Err(ApiError::operation(format!(
@@ -155,19 +163,6 @@ pub(super) async fn add_nics(tx: &mut Tx, request: ListenerNics) -> Result {
         )));
     }
     Ok(Outcome::inventory(Resource::Listener, row.uuid).touching([balancer.vip_uuid]))
-}
-
-/// The type of the provider that balances on the NIC's network.
-async fn provider_of(tx: &mut Tx, l3_network_uuid: &str, nic_uuid: &str) -> Result<String> {
-    let provider = match service::provider_of(tx, l3_network_uuid, vip_use::LOAD_BALANCER).await? {
-        Some(provider) => service::provider_type(tx, &provider).await?,
-        None => None,
-    };
-    provider.ok_or_else(|| {
-        ApiError::operation(format!(
-            "L3 network[uuid:{l3_network_uuid}] of VM NIC[uuid:{nic_uuid}] has no LoadBalancer service; attach it first"
-        ))
-    })
 }
 
 /// NICs that are not on the listener are passed over; answers with the load balancer.

@@ -9,7 +9,7 @@ use vipgate_api::{
 use super::{
     Caller, Outcome, Result,
     resource::{self, New, found},
-    vip,
+    vip, vip_use,
 };
 use crate::store::{
     Tx,
@@ -24,7 +24,7 @@ pub(super) async fn create(tx: &mut Tx, caller: &Caller, request: CreateLoadBala
     if request.system_tags.iter().any(|tag| tag == OWN_ROUTER) {
         return Err(ApiError::unimplemented(format!("tag[{OWN_ROUTER}]: every load balancer runs on this router")));
     }
-    vip::use_for_load_balancing(tx, vip).await?;
+    vip::use_for(tx, &vip, vip_use::LOAD_BALANCER, "a load balancer").await?;
     let new =
         New { resource: Resource::LoadBalancer, uuid: request.resource_uuid.as_deref(), user_tags: &request.user_tags };
     let uuid = resource::register_untagged(tx, caller, new, &request.system_tags).await?;

@@ -13,6 +13,7 @@ mod l3;
 mod listener;
 mod load_balancer;
 mod network_service;
+mod port_forwarding;
 mod resource;
 mod tag;
 mod vip;
@@ -49,6 +50,10 @@ pub trait Devices: Send + Sync {
     /// The addresses that the router has of its own, VIPs not among them. Must not block.
     fn addresses(&self) -> BTreeSet<Ipv4Addr>;
 }
+
+/// The states of what can be switched off.
+const ENABLED: &str = "Enabled";
+const DISABLED: &str = "Disabled";
 
 /// What a call did.
 #[derive(Debug)]

@@ -55,6 +55,22 @@ pub(super) async fn detach(tx: &mut Tx, request: NetworkServices) -> Result {
     Ok(Outcome::inventory(Resource::L3Network, l3))
 }
 
+/// The type of the provider from which a NIC's network takes the service.
+///
+/// # Errors
+/// SYS.1006: it takes it from nobody.
+pub(super) async fn provider_of(tx: &mut Tx, l3_network_uuid: &str, nic_uuid: &str, name: &str) -> Result<String> {
+    let provider = match service::provider_of(tx, l3_network_uuid, name).await? {
+        Some(provider) => service::provider_type(tx, &provider).await?,
+        None => None,
+    };
+    provider.ok_or_else(|| {
+        ApiError::operation(format!(
+            "L3 network[uuid:{l3_network_uuid}] of VM NIC[uuid:{nic_uuid}] has no {name} service; attach it first"
+        ))
+    })
+}
+
 fn refuse(why: &str) -> ApiError {
     ApiError::invalid_argument(format!("field[networkServices]: {why}"))
 }

@@ -1,6 +1,6 @@
 //! Virtual IPs.
 
-use std::net::Ipv4Addr;
+use std::{collections::BTreeSet, net::Ipv4Addr};
 
 use serde_json::json;
 use vipgate_api::{
@@ -10,18 +10,15 @@ use vipgate_api::{
 };
 
 use super::{
-    Caller, Devices, Outcome, Result,
+    Caller, DISABLED, Devices, ENABLED, Outcome, Result,
     allocate::{Strategy, allocate},
     resource::{self, New, found, require},
     vip_use,
 };
 use crate::store::{
-    self, Tx, lb,
+    self, Tx, lb, port_forwarding,
     vip::{self, Vip},
 };
-
-const ENABLED: &str = "Enabled";
-const DISABLED: &str = "Disabled";
 
 pub(super) async fn create(tx: &mut Tx, caller: &Caller, devices: &dyn Devices, request: CreateVip) -> Result {
     let strategy = Strategy::of_name(request.allocator_strategy.as_deref())?;
@@ -89,11 +86,14 @@ pub(super) async fn change_state(tx: &mut Tx, request: ChangeVipState) -> Result
 
 pub(super) async fn used_ports(tx: &mut Tx, request: GetVipUsedPorts) -> Result {
     require(tx, "uuid", &request.uuid, Resource::Vip).await?;
-    let udp = request.protocol.eq_ignore_ascii_case("udp");
-    let ports = lb::ports_on_vip(tx, &request.uuid, udp).await?;
+    let mut ports: BTreeSet<u16> =
+        lb::ports_on_vip(tx, &request.uuid, request.protocol == "UDP").await?.into_iter().collect();
+    for (first, last) in port_forwarding::ports_on_vip(tx, &request.uuid, &request.protocol).await? {
+        ports.extend(first..=last);
+    }
     let inventory = VipUsedPortsInventory {
         uuid: request.uuid,
-        protocol: if udp { "UDP" } else { "TCP" }.to_owned(),
+        protocol: request.protocol,
         used_ports: ports.iter().map(ToString::to_string).collect(),
     };
     let members = [("inventories".to_owned(), json!([inventory]))];
@@ -104,16 +104,15 @@ pub(super) async fn get(tx: &mut Tx, field: &str, uuid: &str) -> Result<Vip> {
     found(vip::get(tx, uuid).await?, field, uuid, Resource::Vip)
 }
 
-/// Notes that load balancing is on the VIP.
-pub(super) async fn use_for_load_balancing(tx: &mut Tx, mut row: Vip) -> Result<()> {
-    let uses = vip_use::add(row.use_for.as_deref(), vip_use::LOAD_BALANCER).map_err(|conflict| {
+/// Notes that a service is on the VIP; `what` is the resource that brings it.
+pub(super) async fn use_for(tx: &mut Tx, row: &Vip, service: &str, what: &str) -> Result<()> {
+    let uses = vip_use::add(row.use_for.as_deref(), service).map_err(|conflict| {
         ApiError::invalid_argument(format!(
-            "field[vipUuid]: VIP[uuid:{}, ip:{}] is used for {}, which can't share it with a load balancer",
+            "field[vipUuid]: VIP[uuid:{}, ip:{}] is used for {}, which can't share it with {what}",
             row.uuid, row.ip, conflict.with
         ))
     })?;
-    row.use_for = Some(uses);
-    Ok(vip::update(tx, &row).await?)
+    Ok(vip::update(tx, &Vip { use_for: Some(uses), ..row.clone() }).await?)
 }
 
 /// Binds the VIP to the provider that serves it and to the guest networks that it reaches.
@@ -137,14 +136,20 @@ pub(super) async fn bind(tx: &mut Tx, uuid: &str, provider: &str, peers: impl In
     Ok(())
 }
 
-/// After a delete: a VIP without load balancers is no longer used for load balancing, and one without services has
-/// neither provider nor guest networks.
+/// After a delete: a VIP without load balancers is no longer used for load balancing, one without rules no longer for
+/// port forwarding, and one without services has neither provider nor guest networks.
 pub(super) async fn settle(tx: &mut Tx, uuid: &str) -> store::Result<()> {
     let Some(mut row) = vip::get(tx, uuid).await? else { return Ok(()) };
-    if row.use_for.is_none() || lb::count_on_vip(tx, uuid).await? > 0 {
+    let before = row.use_for.clone();
+    if lb::count_on_vip(tx, uuid).await? == 0 {
+        row.use_for = vip_use::remove(row.use_for.as_deref(), vip_use::LOAD_BALANCER);
+    }
+    if port_forwarding::count_on_vip(tx, uuid).await? == 0 {
+        row.use_for = vip_use::remove(row.use_for.as_deref(), vip_use::PORT_FORWARDING);
+    }
+    if row.use_for == before {
         return Ok(());
     }
-    row.use_for = vip_use::remove(row.use_for.as_deref(), vip_use::LOAD_BALANCER);
     if row.use_for.is_none() {
         row.service_provider = None;
         vip::clear_peers(tx, uuid).await?;

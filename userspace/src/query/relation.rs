@@ -158,4 +158,6 @@ pub(super) const RELATIONS: &[Relation] = &[
         "load_balancer_listener_vm_nic_refs",
         ["listener_uuid", "vm_nic_uuid"],
     ),
+    belongs(Resource::PortForwardingRule, &["portForwarding"], "vipUuid", Resource::Vip, &["vip"]),
+    belongs(Resource::PortForwardingRule, &["portForwarding"], "vmNicUuid", Resource::VmNic, &["vmNic"]),
 ];

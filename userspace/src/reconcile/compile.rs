@@ -4,24 +4,30 @@
 //! generation a backend has are the engine's.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::BTreeMap,
     net::{Ipv4Addr, SocketAddrV4},
 };
 
+use ipnet::Ipv4Net;
 use thiserror::Error;
 use vipgate_abi::{
     backend::{self, Backend},
     service::{self, Kind, Member, ServiceKey},
 };
 
-use super::maglev;
-use crate::state::{Algorithm, BackendState, Limits, ListenerState, Protocol, VipState};
+use super::{maglev, prefixes};
+use crate::state::{Algorithm, BackendState, ForwardState, Limits, ListenerState, Protocol, VipState};
+
+/// Seconds without a packet after which a rule's flow is over: the least that a NAT may take for an established TCP
+/// connection (RFC 5382, section 5), and what is recommended for datagrams (RFC 4787, section 4.3).
+const TCP_IDLE: u32 = 2 * 60 * 60 + 4 * 60;
+const UDP_IDLE: u32 = 5 * 60;
 
 /// A key of the services trie. Ordered by VIP first, so that one VIP's keys are one range.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Key {
     pub data: ServiceKey,
-    /// Bits of `data` that count: [`ServiceKey::EXACT`] or [`ServiceKey::WHOLE_VIP`].
+    /// Bits of `data` that count: [`ServiceKey::EXACT`], fewer for a range of ports, or [`ServiceKey::WHOLE_VIP`].
     pub prefix_len: u32,
 }
 
@@ -30,6 +36,14 @@ impl Key {
     pub fn listener(vip: Ipv4Addr, protocol: Protocol, port: u16) -> Self {
         let data = ServiceKey { vip: vip.octets(), protocol: protocol.number(), port: port.to_be_bytes(), reserved: 0 };
         Self { data, prefix_len: ServiceKey::EXACT }
+    }
+
+    /// The keys that together are the ports of a range.
+    pub fn range(vip: Ipv4Addr, protocol: Protocol, (first, last): (u16, u16)) -> impl Iterator<Item = Self> {
+        prefixes::cover(first, last).into_iter().map(move |(port, bits)| Self {
+            prefix_len: ServiceKey::EXACT - u16::BITS + bits,
+            ..Self::listener(vip, protocol, port)
+        })
     }
 
     /// The key of the whole VIP, which applies where no listener's does.
@@ -63,13 +77,46 @@ pub enum ServiceEntry {
         /// [`Member`]s; empty: the listener has no backend.
         ring: Vec<u32>,
     },
+    /// Of each of the keys of a port-forwarding rule.
+    Forward {
+        /// The rule's number.
+        number: u32,
+        backend: u32,
+        port_shift: u16,
+        allowed: Ipv4Net,
+    },
 }
 
 impl ServiceEntry {
+    /// The service's number; `None`: it has no backends.
+    pub const fn number(&self) -> Option<u32> {
+        match self {
+            Self::Disabled => None,
+            Self::Balance { number, .. } | Self::Forward { number, .. } => Some(*number),
+        }
+    }
+
+    /// What its keys point to in the arena.
+    pub fn ring(&self) -> &[u32] {
+        match self {
+            Self::Balance { ring, .. } => ring,
+            Self::Disabled | Self::Forward { .. } => &[],
+        }
+    }
+
     /// The trie's value, given where the ring lies.
     pub fn value(&self, ring_base: u32) -> service::Service {
         match self {
             Self::Disabled => service::Service { kind: Kind::Disabled as u8, ..service::Service::default() },
+            Self::Forward { number, backend, port_shift, allowed } => service::Service {
+                kind: Kind::Forward as u8,
+                number: *number,
+                backend: *backend,
+                port_shift: *port_shift,
+                source: u32::from(allowed.network()).to_be(),
+                source_mask: u32::from(allowed.netmask()).to_be(),
+                ..service::Service::default()
+            },
             Self::Balance { algorithm, number, max_connections, ring } => service::Service {
                 kind: Kind::Balance as u8,
                 algorithm: *algorithm as u8,
@@ -85,7 +132,7 @@ impl ServiceEntry {
 
 /// Compiles one VIP.
 ///
-/// A Disabled VIP is one key for the whole address that drops; nothing of its listeners stays, so that their flows end.
+/// A Disabled VIP is one key for the whole address that drops; nothing of its services stays, so that their flows end.
 /// A listener without a backend that takes new flows keeps its key with an empty ring, so that its packets are refused
 /// and counted, and no other service's.
 pub fn compile(vip: &VipState) -> Tables {
@@ -100,7 +147,31 @@ pub fn compile(vip: &VipState) -> Tables {
         // entry says that it is down, which ends its flows.
         tables.backends.extend(listener.backends.iter().map(|b| (b.number, entry(listener, b))));
     }
+    for forward in &vip.forwards {
+        let service = ServiceEntry::Forward {
+            number: forward.number,
+            backend: forward.backend,
+            port_shift: forward.guest_port.wrapping_sub(forward.ports.0),
+            allowed: forward.allowed,
+        };
+        let keys = Key::range(vip.address, forward.protocol, forward.ports);
+        tables.services.extend(keys.map(|key| (key, service.clone())));
+        tables.backends.insert(forward.backend, guest(forward));
+    }
     tables
+}
+
+fn guest(forward: &ForwardState) -> Backend {
+    Backend {
+        addr: u32::from(forward.guest).to_be(),
+        port: forward.guest_port.to_be(),
+        generation: 0,
+        service: forward.number,
+        idle_timeout: match forward.protocol {
+            Protocol::Tcp => TCP_IDLE,
+            Protocol::Udp => UDP_IDLE,
+        },
+    }
 }
 
 fn balance(listener: &ListenerState) -> ServiceEntry {
@@ -159,23 +230,19 @@ fn entry(listener: &ListenerState, backend: &BackendState) -> Backend {
     }
 }
 
-/// Why a VIP cannot be brought to the kernel.
+/// Why a VIP cannot be brought to the kernel. Who wants too much is named by kind and uuid.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub enum LimitError {
-    #[error(
-        "listener {listener} would be number {number}, the router's tables hold {limit}; raise the size `services`"
-    )]
-    Listeners { listener: String, number: u32, limit: u32 },
-    #[error(
-        "listener {listener} would have backend number {number}, the router's tables hold {limit}; raise the size `backends`"
-    )]
-    Backends { listener: String, number: u32, limit: u32 },
-    #[error("listener {listener} has {count} backends, at most {limit} are possible; remove some or add a listener")]
-    BackendsPerListener { listener: String, count: usize, limit: u32 },
-    #[error("listener {listener} has the backend address {address}, which no host can have")]
-    BackendAddress { listener: String, address: Ipv4Addr },
-    #[error("listener {listener} wants {protocol} port {port} of {vip}, which another listener of that VIP has")]
-    PortTaken { listener: String, vip: Ipv4Addr, protocol: &'static str, port: u16 },
+    #[error("{owner} would be number {number}, the router's tables hold {limit}; raise the size `services`")]
+    Services { owner: String, number: u32, limit: u32 },
+    #[error("{owner} would have backend number {number}, the router's tables hold {limit}; raise the size `backends`")]
+    Backends { owner: String, number: u32, limit: u32 },
+    #[error("{owner} has {count} backends, at most {limit} are possible; remove some or add a listener")]
+    BackendsPerListener { owner: String, count: usize, limit: u32 },
+    #[error("{owner} has the backend address {address}, which no host can have")]
+    BackendAddress { owner: String, address: Ipv4Addr },
+    #[error("{owner} wants {protocol} port {port} of {vip}, which another service of that VIP has")]
+    PortTaken { owner: String, vip: Ipv4Addr, protocol: &'static str, port: u16 },
     #[error("{vip} cannot be a VIP: it is not a unicast address")]
     VipAddress { vip: Ipv4Addr },
 }
@@ -185,34 +252,50 @@ pub fn check(vip: &VipState, limits: &Limits) -> Result<(), LimitError> {
     if !is_host(vip.address) {
         return Err(LimitError::VipAddress { vip: vip.address });
     }
-    let mut ports = HashSet::new();
+    let mut ranges = Vec::new();
     for listener in &vip.listeners {
-        let name = || listener.uuid.clone();
-        if listener.number >= limits.listeners {
-            return Err(LimitError::Listeners { listener: name(), number: listener.number, limit: limits.listeners });
-        }
-        if !ports.insert((listener.protocol, listener.port)) {
-            let protocol = match listener.protocol {
-                Protocol::Tcp => "tcp",
-                Protocol::Udp => "udp",
-            };
-            return Err(LimitError::PortTaken { listener: name(), vip: vip.address, protocol, port: listener.port });
-        }
+        let owner = format!("listener {}", listener.uuid);
         let count = listener.backends.len();
         if count > limits.backends_per_listener as usize {
-            return Err(LimitError::BackendsPerListener {
-                listener: name(),
-                count,
-                limit: limits.backends_per_listener,
-            });
+            return Err(LimitError::BackendsPerListener { owner, count, limit: limits.backends_per_listener });
         }
-        for backend in &listener.backends {
-            if backend.number >= limits.backends {
-                return Err(LimitError::Backends { listener: name(), number: backend.number, limit: limits.backends });
-            }
-            if !is_host(backend.address) {
-                return Err(LimitError::BackendAddress { listener: name(), address: backend.address });
-            }
+        let backends = listener.backends.iter().map(|backend| (backend.number, backend.address));
+        check_service(&owner, listener.number, backends, limits)?;
+        ranges.push((listener.protocol, listener.port, listener.port, owner));
+    }
+    for forward in &vip.forwards {
+        let owner = format!("port-forwarding rule {}", forward.uuid);
+        check_service(&owner, forward.number, [(forward.backend, forward.guest)], limits)?;
+        ranges.push((forward.protocol, forward.ports.0, forward.ports.1, owner));
+    }
+    ranges.sort();
+    let taken = ranges.windows(2).find(|pair| pair[0].0 == pair[1].0 && pair[1].1 <= pair[0].2);
+    if let Some([_, (protocol, port, _, owner)]) = taken {
+        let protocol = match protocol {
+            Protocol::Tcp => "tcp",
+            Protocol::Udp => "udp",
+        };
+        return Err(LimitError::PortTaken { owner: owner.clone(), vip: vip.address, protocol, port: *port });
+    }
+    Ok(())
+}
+
+fn check_service(
+    owner: &str,
+    number: u32,
+    backends: impl IntoIterator<Item = (u32, Ipv4Addr)>,
+    limits: &Limits,
+) -> Result<(), LimitError> {
+    let owner = || owner.to_owned();
+    if number >= limits.services {
+        return Err(LimitError::Services { owner: owner(), number, limit: limits.services });
+    }
+    for (number, address) in backends {
+        if number >= limits.backends {
+            return Err(LimitError::Backends { owner: owner(), number, limit: limits.backends });
+        }
+        if !is_host(address) {
+            return Err(LimitError::BackendAddress { owner: owner(), address });
         }
     }
     Ok(())
@@ -262,7 +345,25 @@ mod tests {
             device: "eth0".into(),
             enabled: true,
             listeners,
+            forwards: vec![],
         }
+    }
+
+    fn forward(ports: (u16, u16), guest_port: u16) -> ForwardState {
+        ForwardState {
+            uuid: "f".into(),
+            number: 9,
+            backend: 90,
+            protocol: Protocol::Tcp,
+            ports,
+            guest: Ipv4Addr::new(192, 168, 1, 9),
+            guest_port,
+            allowed: "10.1.2.77/28".parse().expect("a network"),
+        }
+    }
+
+    fn forwarding(forwards: Vec<ForwardState>) -> VipState {
+        VipState { forwards, ..vip(vec![]) }
     }
 
     /// The ring of the one listener that [`vip`] has.
@@ -349,6 +450,41 @@ mod tests {
     }
 
     #[test]
+    fn a_rule_is_the_prefixes_of_its_range_and_one_backend() {
+        let tables = compile(&forwarding(vec![forward((1, 6), 1001)]));
+        let keys: Vec<_> = tables.services.keys().map(|key| (key.data.port, key.prefix_len)).collect();
+        assert_eq!(keys, [([0, 1], 64), ([0, 2], 63), ([0, 4], 63), ([0, 6], 64)]);
+        let values: Vec<_> = tables.services.values().map(|entry| entry.value(0)).collect();
+        assert!(values.windows(2).all(|pair| pair[0] == pair[1]), "one value for the whole range");
+        assert_eq!((values[0].kind, values[0].number, values[0].backend), (Kind::Forward as u8, 9, 90));
+        assert_eq!(values[0].port_shift, 1000);
+        let of = |octets| u32::from_ne_bytes(octets);
+        assert_eq!([values[0].source, values[0].source_mask], [of([10, 1, 2, 64]), of([255, 255, 255, 240])]);
+        let expected = Backend {
+            addr: of([192, 168, 1, 9]),
+            port: 1001_u16.to_be(),
+            generation: 0,
+            service: 9,
+            idle_timeout: 7440,
+        };
+        assert_eq!(tables.backends, BTreeMap::from([(90, expected)]));
+        let down = compile(&forwarding(vec![forward((2222, 2222), 22)]));
+        assert_eq!(
+            down.services.values().next().map(|entry| entry.value(0).port_shift),
+            Some(22_u16.wrapping_sub(2222))
+        );
+    }
+
+    #[test]
+    fn any_width_of_range_is_a_handful_of_keys() {
+        for (ports, count) in [((1, 65535), 16), ((1, 65534), 30), ((8000, 8015), 1), ((1024, 65535), 6)] {
+            assert_eq!(compile(&forwarding(vec![forward(ports, 1)])).services.len(), count, "{ports:?}");
+        }
+        // The rest is for the VIP's own.
+        const { assert!(30 < vipgate_abi::maps::KEYS_PER_SERVICE) };
+    }
+
+    #[test]
     fn a_disabled_vip_is_one_key_that_drops_everything() {
         let enabled = vip(vec![listener(Algorithm::RoundRobin, vec![backend(7, 1)])]);
         let tables = compile(&VipState { enabled: false, ..enabled });
@@ -369,7 +505,7 @@ mod tests {
 
     #[test]
     fn what_the_tables_cannot_hold_is_refused_with_the_value_named() {
-        let limits = Limits { listeners: 10, backends: 100, backends_per_listener: 2 };
+        let limits = Limits { services: 10, backends: 100, backends_per_listener: 2 };
         let of = |listener: ListenerState| vip(vec![listener]);
         let plain = listener(Algorithm::RoundRobin, vec![backend(7, 1)]);
         check(&of(plain.clone()), &limits).expect("fits");
@@ -386,6 +522,17 @@ mod tests {
             let error = check(&vip, &limits).expect_err(named).to_string();
             assert!(error.contains(named), "{error} should name {named}");
         }
+        for (rule, named) in [
+            (ForwardState { number: 10, ..forward((1, 2), 1) }, "number 10"),
+            (ForwardState { backend: 100, ..forward((1, 2), 1) }, "number 100"),
+            (ForwardState { guest: Ipv4Addr::BROADCAST, ..forward((1, 2), 1) }, "255.255.255.255"),
+            (ForwardState { protocol: Protocol::Udp, ..forward((50, 53), 50) }, "udp port 53"),
+        ] {
+            let vip = VipState { forwards: vec![rule], ..of(plain.clone()) };
+            let error = check(&vip, &limits).expect_err(named).to_string();
+            assert!(error.contains(named), "{error} should name {named}");
+        }
+        check(&VipState { forwards: vec![forward((50, 53), 50)], ..of(plain.clone()) }, &limits).expect("fits");
         // The same port of another protocol is another listener's.
         let tcp = ListenerState { protocol: Protocol::Tcp, number: 4, ..plain.clone() };
         check(&vip(vec![plain, tcp]), &limits).expect("fits");

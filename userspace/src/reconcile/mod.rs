@@ -15,6 +15,7 @@ pub mod compile;
 mod devices;
 mod engine;
 pub mod maglev;
+mod prefixes;
 mod sweep;
 mod worker;
 

@@ -14,6 +14,7 @@ pub mod lb;
 pub mod listener_tags;
 pub mod network;
 pub mod number;
+pub mod port_forwarding;
 pub mod resource;
 pub mod service;
 mod state;

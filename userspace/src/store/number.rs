@@ -12,7 +12,7 @@ macro_rules! next_sql {
             $table,
             " u WHERE u.number > $1 AND NOT EXISTS (SELECT 1 FROM ",
             $table,
-            " n WHERE n.number = u.number + 1) ORDER BY u.number LIMIT 1) END"
+            " n WHERE n.number = u.number + 1) ORDER BY 1 LIMIT 1) END"
         )
     };
 }
@@ -20,14 +20,16 @@ macro_rules! next_sql {
 /// A set of numbers, from 1 to below the size of its table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Numbers {
-    Listener,
+    /// Of listeners and port-forwarding rules.
+    Service,
+    /// Of NICs behind a listener or a rule.
     Backend,
 }
 
 impl Numbers {
     const fn name(self) -> &'static str {
         match self {
-            Self::Listener => "listener",
+            Self::Service => "service",
             Self::Backend => "backend",
         }
     }
@@ -35,7 +37,7 @@ impl Numbers {
     /// The highest number: 0 stays unused.
     const fn last(self, limits: Limits) -> u32 {
         match self {
-            Self::Listener => limits.listeners.saturating_sub(1),
+            Self::Service => limits.services.saturating_sub(1),
             Self::Backend => limits.backends.saturating_sub(1),
         }
     }
@@ -43,8 +45,8 @@ impl Numbers {
     /// The lowest number above `$1` that is not in use: `$1 + 1`, or what follows the first run of used ones.
     const fn next_sql(self) -> &'static str {
         match self {
-            Self::Listener => next_sql!("load_balancer_listeners"),
-            Self::Backend => next_sql!("load_balancer_listener_vm_nic_refs"),
+            Self::Service => next_sql!("service_numbers"),
+            Self::Backend => next_sql!("backend_numbers"),
         }
     }
 }

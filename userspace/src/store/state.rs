@@ -1,5 +1,5 @@
 //! What the router shall do, read from SQL: [`Source`] for the reconciler. One VIP costs what it holds; all of them cost
-//! four statements.
+//! five statements.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -13,7 +13,7 @@ use super::{
     Error, Result, Store, Tx,
     listener_tags::{self, Balancing, DEFAULT_WEIGHT},
 };
-use crate::state::{BackendState, ListenerState, Protocol, Source, VipState};
+use crate::state::{BackendState, ForwardState, ListenerState, Protocol, Source, VipState};
 
 macro_rules! vips_sql {
     ($where:literal) => {
@@ -64,6 +64,21 @@ macro_rules! backends_sql {
     };
 }
 
+macro_rules! forwards_sql {
+    ($where:literal) => {
+        concat!(
+            "SELECT r.vip_uuid, r.uuid, r.service_number, r.backend_number, r.protocol_type, r.vip_port_start,
+                    r.vip_port_end, r.private_port_start, r.allowed_cidr, n.ip
+             FROM port_forwarding_rules r
+             JOIN vm_nics n ON n.uuid = r.vm_nic_uuid
+             JOIN vm_instances i ON i.uuid = n.vm_instance_uuid
+             WHERE r.state = 'Enabled' AND i.state = 'Running'",
+            $where,
+            " ORDER BY r.service_number"
+        )
+    };
+}
+
 impl Source for Store {
     type Error = Error;
 
@@ -74,6 +89,7 @@ impl Source for Store {
             listeners: sqlx::query_as(listeners_sql!("WHERE b.vip_uuid = $1")).bind(uuid).fetch_all(tx.conn()).await?,
             tags: sqlx::query_as(tags_sql!("WHERE b.vip_uuid = $1")).bind(uuid).fetch_all(tx.conn()).await?,
             backends: sqlx::query_as(backends_sql!("WHERE b.vip_uuid = $1")).bind(uuid).fetch_all(tx.conn()).await?,
+            forwards: sqlx::query_as(forwards_sql!(" AND r.vip_uuid = $1")).bind(uuid).fetch_all(tx.conn()).await?,
         };
         end(tx).await?;
         Ok(rows.join()?.pop())
@@ -86,6 +102,7 @@ impl Source for Store {
             listeners: sqlx::query_as(listeners_sql!("")).fetch_all(tx.conn()).await?,
             tags: sqlx::query_as(tags_sql!("")).fetch_all(tx.conn()).await?,
             backends: sqlx::query_as(backends_sql!("")).fetch_all(tx.conn()).await?,
+            forwards: sqlx::query_as(forwards_sql!("")).fetch_all(tx.conn()).await?,
         };
         end(tx).await?;
         rows.join()
@@ -144,11 +161,26 @@ struct BackendRow {
     healthy: bool,
 }
 
+#[derive(FromRow)]
+struct ForwardRow {
+    vip_uuid: String,
+    uuid: String,
+    service_number: u32,
+    backend_number: u32,
+    protocol_type: String,
+    vip_port_start: u16,
+    vip_port_end: u16,
+    private_port_start: u16,
+    allowed_cidr: String,
+    ip: String,
+}
+
 struct Rows {
     vips: Vec<VipRow>,
     listeners: Vec<ListenerRow>,
     tags: Vec<TagRow>,
     backends: Vec<BackendRow>,
+    forwards: Vec<ForwardRow>,
 }
 
 impl Rows {
@@ -156,6 +188,7 @@ impl Rows {
         let mut backends = group(self.backends, |row| row.listener_uuid.clone());
         let mut tags = group(self.tags, |row| row.resource_uuid.clone());
         let mut listeners = group(self.listeners, |row| row.vip_uuid.clone());
+        let mut forwards = group(self.forwards, |row| row.vip_uuid.clone());
         self.vips
             .into_iter()
             .map(|vip| {
@@ -169,6 +202,7 @@ impl Rows {
                         listener(row, &tags, &backends)
                     })
                     .collect::<Result<_>>()?;
+                let forwards = forwards.remove(&vip.uuid).unwrap_or_default();
                 let netmask: Ipv4Addr = parse("netmask", &vip.netmask, &vip.uuid)?;
                 Ok(VipState {
                     address: parse("address", &vip.ip, &vip.uuid)?,
@@ -176,6 +210,7 @@ impl Rows {
                     device: vip.physical_interface,
                     enabled: vip.state == "Enabled",
                     listeners,
+                    forwards: forwards.into_iter().map(forward).collect::<Result<_>>()?,
                     uuid: vip.uuid,
                 })
             })
@@ -204,11 +239,7 @@ fn listener(row: ListenerRow, tags: &[TagRow], backends: &[BackendRow]) -> Resul
         .collect::<Result<_>>()?;
     Ok(ListenerState {
         number: row.number,
-        protocol: match row.protocol.as_str() {
-            "tcp" => Protocol::Tcp,
-            "udp" => Protocol::Udp,
-            other => return Err(corrupt("protocol", other, &row.uuid)),
-        },
+        protocol: protocol(&row.protocol, &row.uuid)?,
         port: row.load_balancer_port,
         algorithm: balancing.algorithm,
         max_connections: balancing.max_connections,
@@ -217,6 +248,28 @@ fn listener(row: ListenerRow, tags: &[TagRow], backends: &[BackendRow]) -> Resul
         backends,
         uuid: row.uuid,
     })
+}
+
+fn forward(row: ForwardRow) -> Result<ForwardState> {
+    Ok(ForwardState {
+        number: row.service_number,
+        backend: row.backend_number,
+        protocol: protocol(&row.protocol_type, &row.uuid)?,
+        ports: (row.vip_port_start, row.vip_port_end),
+        guest: parse("address", &row.ip, &row.uuid)?,
+        guest_port: row.private_port_start,
+        allowed: parse("allowed CIDR", &row.allowed_cidr, &row.uuid)?,
+        uuid: row.uuid,
+    })
+}
+
+/// Listeners spell it in lower case, rules in upper case.
+fn protocol(name: &str, uuid: &str) -> Result<Protocol> {
+    match name {
+        "tcp" | "TCP" => Ok(Protocol::Tcp),
+        "udp" | "UDP" => Ok(Protocol::Udp),
+        other => Err(corrupt("protocol", other, uuid)),
+    }
 }
 
 fn group<T>(rows: Vec<T>, key: impl Fn(&T) -> String) -> HashMap<String, Vec<T>> {

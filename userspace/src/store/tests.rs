@@ -207,7 +207,7 @@ async fn numbers_are_given_in_turn() {
     assert_eq!(number::next(&mut tx, Numbers::Backend).await.unwrap(), 1);
     // Number 1 was not used after all, and yet rests.
     assert_eq!(number::next(&mut tx, Numbers::Backend).await.unwrap(), 2);
-    assert_eq!(number::next(&mut tx, Numbers::Listener).await.unwrap(), 1);
+    assert_eq!(number::next(&mut tx, Numbers::Service).await.unwrap(), 1);
 }
 
 #[tokio::test]

@@ -102,7 +102,7 @@ pub async fn clear_peers(tx: &mut Tx, vip_uuid: &str) -> Result<()> {
 }
 
 /// The VIPs that a change of some resource touches: those that live in or below it, and those with a NIC of it behind
-/// them. `resource_uuid` may be of a zone, network, range, VM instance, NIC, VIP, load balancer or listener: every branch
+/// them. `resource_uuid` may be of a zone, network, range, VM instance, NIC, VIP, load balancer, listener or rule: every branch
 /// but the right ones finds nothing by its index, so the cost is what that resource holds.
 pub async fn touched_by(tx: &mut Tx, resource_uuid: &str) -> Result<Vec<String>> {
     Ok(sqlx::query_scalar(
@@ -124,7 +124,9 @@ pub async fn touched_by(tx: &mut Tx, resource_uuid: &str) -> Result<Vec<String>>
          SELECT uuid FROM vips WHERE uuid = $1
          UNION SELECT uuid FROM vips WHERE ip_range_uuid = $1
          UNION SELECT uuid FROM vips WHERE l3_network_uuid IN networks
-         UNION SELECT vip_uuid FROM load_balancers WHERE uuid IN balancers",
+         UNION SELECT vip_uuid FROM load_balancers WHERE uuid IN balancers
+         UNION SELECT vip_uuid FROM port_forwarding_rules WHERE uuid = $1
+         UNION SELECT vip_uuid FROM port_forwarding_rules WHERE vm_nic_uuid IN nics",
     )
     .bind(resource_uuid)
     .fetch_all(tx.conn())

@@ -437,5 +437,6 @@ fn maglev_vip(vip: u32, backends: u32) -> VipState {
         device: "r0".to_owned(),
         enabled: true,
         listeners: (0..10).map(listener).collect(),
+        forwards: vec![],
     }
 }

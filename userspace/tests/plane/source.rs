@@ -100,5 +100,6 @@ pub(crate) fn vip(host: u8, device: &str, backends: impl IntoIterator<Item = u8>
             check: HealthCheck::default(),
             backends: backends.into_iter().map(backend).collect(),
         }],
+        forwards: vec![],
     }
 }

@@ -18,6 +18,8 @@ pub(crate) struct Stage {
     /// `None` between a stop and the next start.
     controller: Option<Controller>,
     pub(crate) cloud: Cloud,
+    /// The VIP's uuid.
+    uuid: String,
     /// The web listener's uuid, and where it is.
     pub(crate) web: String,
     pub(crate) vip: SocketAddrV4,
@@ -39,13 +41,13 @@ impl Stage {
         let api = Controller::stranger(&lab.router)?.narrated().log_in("admin", PASSWORD)?;
         println!("  SESSION=...  # the uuid in that answer");
         let cloud = Cloud::new(&lab, api)?;
-        let (_, balancer) = cloud.load_balancer(VIP)?;
+        let (uuid, balancer) = cloud.load_balancer(VIP)?;
         let web = cloud.listener(&balancer, WEB)?;
         cloud.add_backends(&web, &[0, 1])?;
         let udp = cloud.listener(&balancer, Listener { algorithm: "source", ..UDP })?;
         cloud.add_backends(&udp, &[0, 1, 2])?;
         let at = |port| SocketAddrV4::new(VIP, port);
-        Ok(Self { controller: Some(controller), cloud, web, vip: at(WEB.port), udp: at(UDP.port), lab })
+        Ok(Self { controller: Some(controller), cloud, uuid, web, vip: at(WEB.port), udp: at(UDP.port), lab })
     }
 
     /// Asks the VIP `count` times from the first client and draws who answers.
@@ -107,6 +109,7 @@ pub(crate) fn tell(stage: &mut Stage, screen: &mut Screen) -> Result<()> {
     change_backends(stage, screen)?;
     restart(stage, screen)?;
     udp(stage, screen)?;
+    forward(stage, screen)?;
     screen.heading("what the kernel holds: vipgate status");
     let status = stage.status()?;
     print!("{status}");
@@ -166,6 +169,19 @@ fn udp(stage: &Stage, screen: &mut Screen) -> Result<()> {
         let same = origins.iter().all(|origin| origin.backend == origins[0].backend);
         screen.check(&format!("{} always reaches {}", client.address, origins[0].backend), same);
     }
+    Ok(())
+}
+
+fn forward(stage: &Stage, screen: &mut Screen) -> Result<()> {
+    screen.heading("ports 8080 to 8089 of the same VIP lead to ports 80 to 89 of the third backend");
+    let rule = stage.cloud.forward(&stage.uuid, "TCP", [8080, 8089], [80, 89], 2)?;
+    let at = SocketAddrV4::new(VIP, 8080);
+    let origin = stage.lab.client().curl(at)?;
+    println!("  {} {}", origin.backend, origin.client);
+    screen.check("the first of them is its web server", origin.backend == "backend3");
+    stage.cloud.change_rule_state(&rule, "disable")?;
+    screen.check("nobody answers once the rule is disabled", stage.lab.client().fetch(at).is_err());
+    stage.cloud.change_rule_state(&rule, "enable")?;
     Ok(())
 }
 

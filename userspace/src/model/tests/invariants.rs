@@ -17,7 +17,7 @@ struct Step {
 }
 
 /// The more often an API is named, the more often it is called.
-const APIS: [Api; 25] = [
+const APIS: [Api; 30] = [
     Api::CreateZone,
     Api::CreateL2NoVlanNetwork,
     Api::CreateL3Network,
@@ -43,10 +43,20 @@ const APIS: [Api; 25] = [
     Api::AddVmNicToLoadBalancer,
     Api::RemoveVmNicFromLoadBalancer,
     Api::UpdateSystemTag,
+    Api::CreatePortForwardingRule,
+    Api::CreatePortForwardingRule,
+    Api::AttachPortForwardingRule,
+    Api::DetachPortForwardingRule,
+    Api::ChangePortForwardingRuleState,
 ];
 /// Calls that undo a lot come seldom.
-const RARE: [Api; 4] =
-    [Api::DeleteZone, Api::DeleteL2Network, Api::DeleteLoadBalancer, Api::DeleteLoadBalancerListener];
+const RARE: [Api; 5] = [
+    Api::DeleteZone,
+    Api::DeleteL2Network,
+    Api::DeleteLoadBalancer,
+    Api::DeleteLoadBalancerListener,
+    Api::DeletePortForwardingRule,
+];
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
     let api = prop_oneof![15 => prop::sample::select(&APIS[..]), 1 => prop::sample::select(&RARE[..])];
@@ -67,6 +77,7 @@ async fn arguments(router: &Router, Step { api, seeds: [a, b, c] }: Step) -> Val
     let balancer = one(router, "SELECT uuid FROM load_balancers WHERE $1 = '' ORDER BY rowid", a).await;
     let listener = one(router, "SELECT uuid FROM load_balancer_listeners WHERE $1 = '' ORDER BY rowid", a).await;
     let nic = one(router, "SELECT uuid FROM vm_nics WHERE $1 = '' ORDER BY rowid", b).await;
+    let rule = one(router, "SELECT uuid FROM port_forwarding_rules WHERE $1 = '' ORDER BY rowid", a).await;
     let zone = one(router, "SELECT uuid FROM zones WHERE $1 = '' ORDER BY rowid", a).await;
     let l2 = one(router, "SELECT uuid FROM l2_networks WHERE $1 = '' ORDER BY rowid", a).await;
     match api {
@@ -78,7 +89,7 @@ async fn arguments(router: &Router, Step { api, seeds: [a, b, c] }: Step) -> Val
             json!({"name": "x", "l3NetworkUuid": l3, "networkCidr": format!("10.0.{}.0/29", b % 3)})
         }
         Api::AttachNetworkServiceToL3Network => {
-            json!({"l3NetworkUuid": l3, "networkServices": {VROUTER: ["LoadBalancer"]}})
+            json!({"l3NetworkUuid": l3, "networkServices": {VROUTER: ([["LoadBalancer"], ["PortForwarding"]][b % 2])}})
         }
         Api::CreateVmInstance => {
             json!({"name": "x", "l3NetworkUuids": [l3], "strategy": (["InstantStart", "JustCreate"][b % 2])})
@@ -96,6 +107,21 @@ async fn arguments(router: &Router, Step { api, seeds: [a, b, c] }: Step) -> Val
             let sql = "SELECT uuid FROM system_tags WHERE $1 = '' AND tag LIKE 'maxConnection%' ORDER BY rowid";
             json!({"uuid": one(router, sql, a).await, "tag": format!("maxConnection::{}", b % 9)})
         }
+        Api::CreatePortForwardingRule => {
+            let mut rule = json!({
+                "name": "x", "vipUuid": vip, "vipPortStart": 1 + b % 7, "vipPortEnd": 1 + c % 7,
+                "protocolType": (["TCP", "UDP"][c % 2]),
+            });
+            if c % 3 > 0 {
+                rule["vmNicUuid"] = nic.into();
+            }
+            rule
+        }
+        Api::AttachPortForwardingRule => json!({"ruleUuid": rule, "vmNicUuid": nic}),
+        Api::ChangePortForwardingRuleState => {
+            json!({"uuid": rule, "stateEvent": (["enable", "disable"][b % 2])})
+        }
+        Api::DetachPortForwardingRule | Api::DeletePortForwardingRule => json!({"uuid": rule}),
         Api::StartVmInstance | Api::StopVmInstance | Api::DestroyVmInstance => json!({"uuid": vm}),
         Api::DeleteVip => json!({"uuid": vip}),
         Api::DeleteZone => json!({"uuid": zone}),
@@ -115,15 +141,26 @@ async fn state(router: &Router) -> BTreeMap<String, VipState> {
 }
 
 /// Statements that find what must never be.
-const NEVER: [(&str, &str); 5] = [
+const NEVER: [(&str, &str); 8] = [
     ("an address without a user", "SELECT ip FROM used_ips WHERE $1 = '' AND uuid NOT IN
         (SELECT used_ip_uuid FROM vips UNION SELECT used_ip_uuid FROM vm_nics)"),
     ("a register row without a resource", "SELECT uuid FROM resources WHERE $1 = '' AND uuid NOT IN
         (SELECT uuid FROM zones UNION SELECT uuid FROM l2_networks UNION SELECT uuid FROM l3_networks
          UNION SELECT uuid FROM ip_ranges UNION SELECT uuid FROM vm_instances UNION SELECT uuid FROM vm_nics
-         UNION SELECT uuid FROM vips UNION SELECT uuid FROM load_balancers UNION SELECT uuid FROM load_balancer_listeners)"),
+         UNION SELECT uuid FROM vips UNION SELECT uuid FROM load_balancers UNION SELECT uuid FROM load_balancer_listeners
+         UNION SELECT uuid FROM port_forwarding_rules)"),
     ("a use that does not tell of the load balancers", "SELECT uuid FROM vips WHERE $1 = '' AND
-        (use_for IS 'LoadBalancer') <> EXISTS (SELECT 1 FROM load_balancers b WHERE b.vip_uuid = vips.uuid)"),
+        (IFNULL(use_for, '') LIKE '%LoadBalancer%') <> EXISTS (SELECT 1 FROM load_balancers b WHERE b.vip_uuid = vips.uuid)"),
+    ("a use that does not tell of the rules", "SELECT uuid FROM vips WHERE $1 = '' AND (IFNULL(use_for, '') LIKE '%PortForwarding%')
+        <> EXISTS (SELECT 1 FROM port_forwarding_rules r WHERE r.vip_uuid = vips.uuid)"),
+    ("two services on one port", "SELECT r.uuid FROM port_forwarding_rules r WHERE $1 = '' AND (
+        EXISTS (SELECT 1 FROM port_forwarding_rules o WHERE o.uuid <> r.uuid AND o.vip_uuid = r.vip_uuid
+                AND o.protocol_type = r.protocol_type AND o.vip_port_start <= r.vip_port_end AND o.vip_port_end >= r.vip_port_start)
+        OR EXISTS (SELECT 1 FROM load_balancer_listeners s JOIN load_balancers b ON b.uuid = s.load_balancer_uuid
+                   WHERE b.vip_uuid = r.vip_uuid AND upper(s.protocol) = r.protocol_type
+                   AND s.load_balancer_port BETWEEN r.vip_port_start AND r.vip_port_end))"),
+    ("a number that two have", "SELECT number || '' FROM service_numbers WHERE $1 = '' GROUP BY number HAVING COUNT(*) > 1
+        UNION ALL SELECT number || '' FROM backend_numbers GROUP BY number HAVING COUNT(*) > 1"),
     ("an unused VIP with a provider", "SELECT uuid FROM vips WHERE $1 = '' AND use_for IS NULL AND service_provider IS NOT NULL"),
     ("a running VM behind a listener as inactive, or the reverse", "SELECT r.id || '' FROM load_balancer_listener_vm_nic_refs r
         JOIN vm_nics n ON n.uuid = r.vm_nic_uuid JOIN vm_instances i ON i.uuid = n.vm_instance_uuid

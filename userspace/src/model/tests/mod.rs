@@ -5,6 +5,7 @@ mod invariants;
 mod lifecycle;
 mod listeners;
 mod networks;
+mod port_forwarding;
 mod tags;
 mod vips;
 mod vms;
@@ -105,6 +106,7 @@ impl Router {
              UNION ALL SELECT 'peer ' || vip_uuid || l3_network_uuid FROM vip_peer_l3_networks
              UNION ALL SELECT 'balancer ' || uuid || IFNULL(provider_type, '') FROM load_balancers
              UNION ALL SELECT 'ref ' || listener_uuid || vm_nic_uuid || status FROM load_balancer_listener_vm_nic_refs
+             UNION ALL SELECT 'rule ' || uuid || name || state || IFNULL(vm_nic_uuid, '') FROM port_forwarding_rules
              UNION ALL SELECT 'dns ' || dns FROM l3_network_dns
              UNION ALL SELECT 'service ' || network_service_type FROM network_service_l3_network_refs",
             "",
@@ -125,7 +127,7 @@ impl Router {
         self.make(Api::CreateL3Network, json!({"name": "net", "l2NetworkUuid": l2})).await
     }
 
-    /// A network with addresses `cidr` and load balancing, on a device, in a zone of its own.
+    /// A network with addresses `cidr`, load balancing and port forwarding, on a device, in a zone of its own.
     async fn network(&self, device: &str, cidr: &str) -> String {
         let zone = self.zone().await;
         self.network_in(&zone, device, cidr).await
@@ -136,7 +138,7 @@ impl Router {
         let l3 = self.l3(&l2).await;
         let range = json!({"l3NetworkUuid": l3, "name": "range", "networkCidr": cidr});
         self.make(Api::AddIpRangeByNetworkCidr, range).await;
-        let services = json!({"l3NetworkUuid": l3, "networkServices": {VROUTER: ["LoadBalancer"]}});
+        let services = json!({"l3NetworkUuid": l3, "networkServices": {VROUTER: ["LoadBalancer", "PortForwarding"]}});
         self.make(Api::AttachNetworkServiceToL3Network, services).await;
         l3
     }

@@ -9,9 +9,9 @@
 //! [arena](super::arena). A backend that is down leaves its ring before its flows end. A changed ring is a new range that one key update swaps in.
 //!
 //! # Generations
-//! A flow ends when its backend's generation moves on. That happens when a listener goes (its flows end at once), when a
-//! backend is found to be down, and when a number is given to another backend. A backend that only leaves its listener keeps its entry, so that its
-//! flows drain.
+//! A flow ends when its backend's generation moves on. That happens when a listener or a port-forwarding rule goes (its
+//! flows end at once), when a backend is found to be down, and when a number is given to another backend. A backend that
+//! only leaves its listener keeps its entry, so that its flows drain.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -78,9 +78,9 @@ pub(super) struct Engine<K> {
     arena: Arena,
     /// The services trie.
     services: BTreeMap<Key, Service>,
-    /// Which key has a listener number.
-    owners: HashMap<u32, Key>,
-    /// The backend numbers whose entries name a listener number, draining ones included.
+    /// Which keys have a service number: a listener's one, or those of a rule's range.
+    owners: HashMap<u32, BTreeSet<Key>>,
+    /// The backend numbers whose entries name a service number, draining ones included.
     members: HashMap<u32, BTreeSet<u32>>,
     /// Generations moved on since the last [`Engine::take_ended`].
     ended: bool,
@@ -91,15 +91,15 @@ impl<K: KernelTables> Engine<K> {
     pub(super) fn new(kernel: K) -> Result<Self, EngineError> {
         let mut arena = Arena::new(kernel.ring_elements());
         let mut services = BTreeMap::new();
-        let mut owners = HashMap::new();
+        let mut owners: HashMap<u32, BTreeSet<Key>> = HashMap::new();
         for (key, mut service) in kernel.services()? {
             if !arena.reserve(service.ring_base, service.ring_len) {
                 // Two rings overlap or one lies outside: a table that was written by something else. Known without its
                 // ring, it is written anew.
                 service.ring_len = 0;
             }
-            if service.kind == Kind::Balance as u8 {
-                owners.insert(service.number, key);
+            if let Some(number) = number_of(&service) {
+                owners.entry(number).or_default().insert(key);
             }
             services.insert(key, service);
         }
@@ -142,7 +142,7 @@ impl<K: KernelTables> Engine<K> {
         for (number, backend) in down {
             self.put_backend(*number, *backend)?;
         }
-        self.drop_down_and_left(tables);
+        self.drop_left(tables);
         let first = Key::whole(tables.vip);
         let stale: Vec<Key> = self
             .services
@@ -160,18 +160,18 @@ impl<K: KernelTables> Engine<K> {
     /// Numbers are unique in the store, so who wants one that another has says that the other's use is over, though
     /// its own VIP was not applied yet.
     fn settle_claims(&mut self, tables: &Tables, now: Instant) -> Result<(), EngineError> {
-        for (key, entry) in &tables.services {
-            if let ServiceEntry::Balance { number, .. } = entry
-                && let Some(owner) = self.owners.get(number).copied()
-                && owner != *key
-            {
-                self.remove_service(owner, now)?;
+        for number in tables.services.values().filter_map(ServiceEntry::number).collect::<BTreeSet<_>>() {
+            let is_its = |key: &Key| tables.services.get(key).and_then(ServiceEntry::number) == Some(number);
+            let others: Vec<Key> =
+                self.owners.get(&number).into_iter().flatten().filter(|key| !is_its(key)).copied().collect();
+            for key in others {
+                self.remove_service(key, now)?;
             }
         }
         for (number, wanted) in &tables.backends {
             let held = self.kernel.backend(*number);
             if held.addr != 0 && held.service != wanted.service {
-                self.leave_ring(held.service, *number, now)?;
+                self.leave(held.service, *number, now)?;
             }
         }
         Ok(())
@@ -205,17 +205,20 @@ impl<K: KernelTables> Engine<K> {
         Ok(())
     }
 
-    /// A backend that was down when it left its listener has no flows that could drain: its entry goes.
-    fn drop_down_and_left(&mut self, tables: &Tables) {
+    /// A backend that was down when it left its listener has no flows that could drain, and what left a rule shall have
+    /// none: their entries go.
+    fn drop_left(&mut self, tables: &Tables) {
         for entry in tables.services.values() {
-            let ServiceEntry::Balance { number: listener, .. } = entry else { continue };
-            let members = self.members.get(listener).into_iter().flatten().copied();
+            let Some(service) = entry.number() else { continue };
+            let drains = matches!(entry, ServiceEntry::Balance { .. });
+            let members = self.members.get(&service).into_iter().flatten().copied();
             let left: Vec<u32> = members
-                .filter(|number| !tables.backends.contains_key(number) && self.kernel.backend(*number).is_down())
+                .filter(|number| !tables.backends.contains_key(number))
+                .filter(|number| !drains || self.kernel.backend(*number).is_down())
                 .collect();
             for number in left {
                 self.free_backend(number);
-                self.forget_member(*listener, number);
+                self.forget_member(service, number);
             }
         }
     }
@@ -227,10 +230,7 @@ impl<K: KernelTables> Engine<K> {
     }
 
     fn put_service(&mut self, key: Key, entry: &ServiceEntry, now: Instant) -> Result<(), EngineError> {
-        let ring: &[u32] = match entry {
-            ServiceEntry::Balance { ring, .. } => ring,
-            ServiceEntry::Disabled => &[],
-        };
+        let ring = entry.ring();
         let held = self.services.get(&key).copied();
         if let Some(held) = held
             && held.ring_len as usize == ring.len()
@@ -258,14 +258,18 @@ impl<K: KernelTables> Engine<K> {
 
     fn set_service(&mut self, key: Key, service: Service) -> Result<(), EngineError> {
         self.kernel.set_service(key, service)?;
-        self.services.insert(key, service);
-        if service.kind == Kind::Balance as u8 {
-            self.owners.insert(service.number, key);
+        if let Some(before) = self.services.insert(key, service).as_ref().and_then(number_of)
+            && number_of(&service) != Some(before)
+        {
+            self.disown(before, key);
+        }
+        if let Some(number) = number_of(&service) {
+            self.owners.entry(number).or_default().insert(key);
         }
         Ok(())
     }
 
-    /// Removes a key and, of a listener, all its backends: its flows end.
+    /// Removes a key and, with the last one of its service, all its backends: its flows end.
     fn remove_service(&mut self, key: Key, now: Instant) -> Result<(), EngineError> {
         let Some(held) = self.services.get(&key).copied() else {
             return Ok(());
@@ -273,25 +277,38 @@ impl<K: KernelTables> Engine<K> {
         self.kernel.remove_service(key)?;
         self.services.remove(&key);
         self.arena.free(held.ring_base, held.ring_len, now);
-        if held.kind != Kind::Balance as u8 || self.owners.get(&held.number) != Some(&key) {
-            return Ok(());
-        }
-        self.owners.remove(&held.number);
-        for number in self.members.remove(&held.number).unwrap_or_default() {
-            self.free_backend(number);
+        if let Some(service) = number_of(&held) {
+            self.disown(service, key);
         }
         Ok(())
     }
 
-    /// Takes a backend out of a listener's ring, as well as can be done without knowing that listener's state: its own
-    /// VIP's apply, which must be under way, makes the exact ring.
-    fn leave_ring(&mut self, listener: u32, number: u32, now: Instant) -> Result<(), EngineError> {
-        let Some(key) = self.owners.get(&listener).copied() else {
-            return Ok(());
-        };
-        let Some(held) = self.services.get(&key).copied() else {
-            return Ok(());
-        };
+    /// A key is no longer the service's; with the last one, its backends go.
+    fn disown(&mut self, service: u32, key: Key) {
+        let Some(keys) = self.owners.get_mut(&service) else { return };
+        keys.remove(&key);
+        if keys.is_empty() {
+            self.owners.remove(&service);
+            for number in self.members.remove(&service).unwrap_or_default() {
+                self.free_backend(number);
+            }
+        }
+    }
+
+    /// Takes a backend from its service, as well as can be done without knowing that service's state, which its own VIP's
+    /// apply, which must be under way, makes exact: out of a listener's ring, while a rule goes with it.
+    fn leave(&mut self, service: u32, number: u32, now: Instant) -> Result<(), EngineError> {
+        for key in self.owners.get(&service).cloned().unwrap_or_default() {
+            match self.services.get(&key).copied() {
+                Some(held) if held.kind == Kind::Forward as u8 => self.remove_service(key, now)?,
+                Some(held) => self.leave_ring(key, held, number, now)?,
+                None => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn leave_ring(&mut self, key: Key, held: Service, number: u32, now: Instant) -> Result<(), EngineError> {
         let mut ring = self.kernel.ring(held.ring_base, held.ring_len);
         ring.retain(|member| Member(*member).number() != number);
         if ring.len() == held.ring_len as usize {
@@ -314,6 +331,11 @@ impl<K: KernelTables> Engine<K> {
             }
         }
     }
+}
+
+/// The number of a service that has backends.
+fn number_of(service: &Service) -> Option<u32> {
+    (service.kind != Kind::Disabled as u8).then_some(service.number)
 }
 
 impl KernelTables for loader::Tables {

@@ -8,7 +8,7 @@ use vipgate_abi::service::Algorithm;
 use super::*;
 use crate::{
     reconcile::{arena::QUARANTINE, compile::compile},
-    state::{self, BackendState, HealthCheck, ListenerState, Protocol, VipState},
+    state::{self, BackendState, ForwardState, HealthCheck, ListenerState, Protocol, VipState},
 };
 
 const ELEMENTS: u32 = 8192;
@@ -49,7 +49,9 @@ impl Fake {
     fn look(&mut self) {
         self.writes += 1;
         for (key, service) in self.services.iter().filter(|_| !self.foreign) {
-            for number in self.ring_of(service).iter().map(|member| Member(*member).number()) {
+            let ring = self.ring_of(service).iter().map(|member| Member(*member).number());
+            let guest = (service.kind == Kind::Forward as u8).then_some(service.backend);
+            for number in ring.chain(guest) {
                 let backend = self.backends[number as usize];
                 assert_ne!(backend.addr, 0, "{key:?} leads to the free number {number}");
                 assert!(!backend.is_down(), "{key:?} leads to {number}, which is down");
@@ -127,6 +129,7 @@ fn vip(host: u8, listeners: Vec<ListenerState>) -> VipState {
         device: "eth0".into(),
         enabled: true,
         listeners,
+        forwards: vec![],
     }
 }
 
@@ -154,6 +157,23 @@ fn listener(number: u32, port: u16, algorithm: state::Algorithm, backends: &[(u3
 
 fn round_robin(number: u32, port: u16, backends: &[(u32, u8)]) -> ListenerState {
     listener(number, port, state::Algorithm::RoundRobin, backends)
+}
+
+fn forward(number: u32, ports: (u16, u16), backend: u32, host: u8) -> ForwardState {
+    ForwardState {
+        uuid: format!("rule-{number}"),
+        number,
+        backend,
+        protocol: Protocol::Tcp,
+        ports,
+        guest: Ipv4Addr::new(10, 0, 1, host),
+        guest_port: 1000,
+        allowed: "0.0.0.0/0".parse().expect("a network"),
+    }
+}
+
+fn forwarding(host: u8, forwards: Vec<ForwardState>) -> VipState {
+    VipState { forwards, ..vip(host, vec![]) }
 }
 
 fn engine() -> Engine<Fake> {
@@ -248,6 +268,56 @@ fn flows_of_a_backend_that_is_down_end_once() {
 }
 
 #[test]
+fn a_rule_is_its_ranges_keys_and_its_flows_end_with_it() {
+    let mut engine = engine();
+    let both = forwarding(1, vec![forward(0, (100, 300), 0, 1), forward(1, (301, 301), 1, 2)]);
+    apply(&mut engine, &both);
+    assert_holds(&engine, std::slice::from_ref(&both));
+    let other = engine.kernel.backend(1);
+    let writes = engine.kernel.writes;
+    let mut engine = Engine::new(engine.kernel).expect("the same tables");
+    apply(&mut engine, &both);
+    assert_eq!(engine.kernel.writes, writes, "held already");
+
+    let generation = engine.kernel.backend(0).generation;
+    let one = forwarding(1, vec![forward(1, (301, 301), 1, 2)]);
+    apply(&mut engine, &one);
+    assert_holds(&engine, &[one]);
+    assert!(engine.kernel.backend(0).addr == 0 && engine.kernel.backend(0).generation != generation);
+    assert_eq!(engine.kernel.backend(1), other, "the other rule's flows go on");
+    assert!(engine.take_ended());
+}
+
+#[test]
+fn flows_of_a_rule_that_leads_elsewhere_end() {
+    let mut engine = engine();
+    apply(&mut engine, &forwarding(1, vec![forward(0, (80, 90), 0, 1)]));
+    let before = engine.kernel.backend(0);
+    let moved = forwarding(1, vec![forward(0, (80, 90), 0, 2)]);
+    apply(&mut engine, &moved);
+    assert_holds(&engine, &[moved]);
+    assert_ne!(engine.kernel.backend(0).generation, before.generation);
+    // Its number given to a rule of other ports, some of which are the same, and of another backend.
+    let reused = forwarding(1, vec![forward(0, (85, 200), 5, 2)]);
+    engine.take_ended();
+    apply(&mut engine, &reused);
+    assert_holds(&engine, &[reused]);
+    assert!(engine.kernel.backend(0).addr == 0 && engine.take_ended());
+}
+
+#[test]
+fn a_listener_in_anothers_place_ends_that_ones_flows() {
+    let mut engine = engine();
+    apply(&mut engine, &vip(1, vec![round_robin(0, 80, &[(0, 1)])]));
+    apply(&mut engine, &vip(1, vec![round_robin(1, 80, &[(1, 1)])]));
+    assert!(engine.kernel.backend(0).addr == 0 && engine.take_ended());
+    let rule = forwarding(1, vec![forward(2, (80, 80), 2, 1)]);
+    apply(&mut engine, &rule);
+    assert_holds(&engine, &[rule]);
+    assert!(engine.kernel.backend(1).addr == 0 && engine.take_ended());
+}
+
+#[test]
 fn disabling_drops_before_the_listeners_go_and_enabling_the_other_way() {
     let mut engine = engine();
     let on = vip(1, vec![round_robin(0, 80, &[(0, 1)])]);
@@ -329,7 +399,9 @@ fn stores() -> impl Strategy<Value = Vec<VipState>> {
     // By listener number: its VIP, and by backend number: its listener, host and health.
     let listeners = vec(prop::option::of((0..3_u8, algorithms)), 4);
     let backends = vec(prop::option::of((0..4_u32, 1..6_u8, prop::bool::weighted(0.7))), 6);
-    (listeners, backends, vec(prop::bool::weighted(0.8), 3)).prop_map(|(listeners, backends, enabled)| {
+    // Rules have numbers after those of listeners, or a listener's that is not there, and each its own thousand of ports.
+    let rules = vec(prop::option::of((0..3_u8, 0..3_u32, 0..1000_u16, 0..1000_u16, 1..6_u8)), 6);
+    (listeners, backends, vec(prop::bool::weighted(0.8), 3), rules).prop_map(|(listeners, backends, enabled, rules)| {
         let mut vips: Vec<VipState> = (0..3).map(|host| vip(host + 1, vec![])).collect();
         for (number, (host, algorithm)) in (0..).zip(&listeners).filter_map(|(n, l)| Some((n, (*l)?))) {
             let of_it = |(n, backend): (u32, &Option<_>)| {
@@ -339,6 +411,14 @@ fn stores() -> impl Strategy<Value = Vec<VipState>> {
             let mut listener = listener(number, 80 + number as u16, algorithm, &members);
             listener.backends.iter_mut().zip(health).for_each(|(backend, healthy)| backend.healthy = healthy);
             vips[host as usize].listeners.push(listener);
+        }
+        for (number, (host, backend, one, other, guest)) in (0..).zip(rules).filter_map(|(n, rule)| Some((n, rule?))) {
+            if listeners.get(number as usize).is_some_and(Option::is_some) {
+                continue;
+            }
+            let first = 1000 * (number as u16 + 1);
+            let ports = (first + one.min(other), first + one.max(other));
+            vips[host as usize].forwards.push(forward(number, ports, 10 + 3 * number + backend, guest));
         }
         vips.iter_mut().zip(enabled).for_each(|(vip, enabled)| vip.enabled = enabled);
         vips

@@ -112,7 +112,7 @@ impl<S: Source> Worker<S> {
         let watcher = Watcher::open().await.map_err(open)?;
         let net = Netlink::open().map_err(open)?;
         let sizes = plane.sizes();
-        let limits = Limits { listeners: sizes.services, backends: sizes.backends, ..Limits::default() };
+        let limits = Limits { services: sizes.services, backends: sizes.backends, ..Limits::default() };
         let (kernel, epoch) = blocking(move || {
             let mut tables = plane.tables().map_err(open)?;
             tables.begin().map_err(open)?;

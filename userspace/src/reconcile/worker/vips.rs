@@ -208,5 +208,7 @@ impl<S: Source> Worker<S> {
 /// The addresses to which a VIP sends new flows.
 fn active_backends(vip: &VipState) -> BTreeSet<Ipv4Addr> {
     let backends = vip.listeners.iter().filter(|_| vip.enabled).flat_map(|listener| &listener.backends);
-    backends.filter(|backend| backend.active && backend.healthy).map(|backend| backend.address).collect()
+    let backends = backends.filter(|backend| backend.active && backend.healthy).map(|backend| backend.address);
+    let guests = vip.forwards.iter().filter(|_| vip.enabled).map(|forward| forward.guest);
+    backends.chain(guests).collect()
 }
