@@ -2,6 +2,7 @@
 //! JSON object.
 
 use std::{
+    borrow::Cow,
     collections::{BTreeMap, BTreeSet},
     net::Ipv4Addr,
 };
@@ -166,11 +167,11 @@ fn service_line(key: ServiceKey, prefix_len: u32, service: &Service, last: Optio
 }
 
 /// By its name where it has one.
-pub(crate) fn protocol(number: u8) -> String {
+pub(crate) fn protocol(number: u8) -> Cow<'static, str> {
     match number {
-        6 => "tcp".to_owned(),
-        17 => "udp".to_owned(),
-        other => other.to_string(),
+        6 => "tcp".into(),
+        17 => "udp".into(),
+        other => other.to_string().into(),
     }
 }
 

@@ -62,6 +62,9 @@ const BENCH: [Tool; 3] = [
     tool("haproxy", "haproxy", "the proxy that the benchmark compares with"),
 ];
 
+/// Packages that start a service when they are installed.
+const SERVICES: [(&str, &str); 2] = [("nginx-light", "nginx.service"), ("haproxy", "haproxy.service")];
+
 /// Debian's compiler with the BPF target's core library prebuilt: no nightly, no build-std.
 const DEBIAN_TOOLCHAIN: [&str; 3] = ["rustc-web", "cargo-web", "libstd-rust-web-dev-bpf"];
 
@@ -215,11 +218,27 @@ fn apt(packages: &[&str]) -> Result<()> {
     };
     let mut update = as_root(&apt_get, "installing packages")?;
     step("package lists", update.args(["update", "-qq"]))?;
+    // Their programs are wanted, not their services, which would take ports now and at every boot.
+    let services: Vec<&str> =
+        SERVICES.into_iter().filter(|(package, _)| packages.contains(package)).map(|(_, service)| service).collect();
+    systemctl("mask", &services)?;
     eprintln!("==> installing {}", packages.join(" "));
     let mut install = as_root(Path::new("/usr/bin/env"), "installing packages")?;
     install.arg("DEBIAN_FRONTEND=noninteractive").arg(apt_get);
     install.args(["install", "-y", "--no-install-recommends"]).args(packages);
-    crate::sh::run(&mut install).context("apt-get could not install the packages")
+    crate::sh::run(&mut install).context("apt-get could not install the packages")?;
+    systemctl("unmask", &services)?;
+    systemctl("disable", &services)
+}
+
+/// Has systemd, if it runs this machine, do this to services.
+fn systemctl(verb: &str, services: &[&str]) -> Result<()> {
+    if services.is_empty() || !Path::new("/run/systemd/system").exists() {
+        return Ok(());
+    }
+    let Some(systemctl) = which("systemctl") else { return Ok(()) };
+    let mut command = as_root(&systemctl, "keeping services from starting")?;
+    crate::sh::run(command.arg("--quiet").arg(verb).args(services))
 }
 
 fn rustup_toolchain() -> Result<()> {

@@ -1,6 +1,9 @@
 //! `vipgate flows`: the flow table's connections, chosen and sorted, as a table for people or as JSON.
 
+mod text;
+
 use std::{
+    borrow::Cow,
     cmp::{Ordering, Reverse},
     io::{self, Write},
     net::{Ipv4Addr, SocketAddrV4},
@@ -165,49 +168,17 @@ pub(crate) fn print(mut flows: Vec<Connection>, wanted: &Wanted, output: Output,
     wanted.arrange(&mut flows);
     let mut to = io::BufWriter::with_capacity(1 << 16, to);
     match output {
-        Output::Text => text(&flows, found, &mut to)?,
+        Output::Text => text::write(&flows, found, &mut to)?,
         Output::Json => json(&flows, found, &mut to)?,
     }
     to.flush()
-}
-
-fn text(flows: &[Connection], found: usize, to: &mut impl Write) -> io::Result<()> {
-    if !flows.is_empty() {
-        writeln!(
-            to,
-            "{:<5} {:<21} {:<21} {:<21} {:<11} {:>6} {:>11} {:>14} {:>11} {:>14}",
-            "PROTO", "CLIENT", "VIP", "BACKEND", "STATE", "IDLE", "PACKETS-IN", "BYTES-IN", "PACKETS-OUT", "BYTES-OUT",
-        )?;
-    }
-    for flow in flows {
-        writeln!(
-            to,
-            "{:<5} {:<21} {:<21} {:<21} {:<11} {:>5}s {:>11} {:>14} {:>11} {:>14}",
-            protocol(flow.protocol),
-            flow.client,
-            flow.vip,
-            flow.backend,
-            flow_state(flow.state),
-            flow.idle,
-            flow.packets_in,
-            flow.bytes_in,
-            flow.packets_out,
-            flow.bytes_out,
-        )?;
-    }
-    let connections = if found == 1 { "connection" } else { "connections" };
-    if flows.len() < found {
-        writeln!(to, "{} of {found} {connections}", flows.len())
-    } else {
-        writeln!(to, "{found} {connections}")
-    }
 }
 
 /// A row of the JSON form.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Row {
-    protocol: String,
+    protocol: Cow<'static, str>,
     client: SocketAddrV4,
     vip: SocketAddrV4,
     backend: SocketAddrV4,
