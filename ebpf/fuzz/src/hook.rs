@@ -27,6 +27,8 @@ pub(crate) struct Arriving {
     pub(crate) ifindex: u32,
     /// At TC, where it is not simply one frame.
     pub(crate) buffer: Option<Buffer>,
+    /// At XDP, bytes in the first of several buffers.
+    pub(crate) first_buffer: Option<usize>,
 }
 
 /// What became of it.
@@ -49,7 +51,7 @@ impl Arriving {
     /// A frame that is addressed to the device that it comes by.
     pub(crate) fn by(ifindex: u32, mut frame: Frame) -> Self {
         frame.dst_mac = world::mac(ifindex);
-        Self { bytes: frame.bytes(), ifindex, buffer: None }
+        Self { bytes: frame.bytes(), ifindex, buffer: None, first_buffer: None }
     }
 
     /// Runs it through the pipeline. What the verdict and the counters say together is checked here.
@@ -76,9 +78,9 @@ impl Arriving {
     }
 
     fn run_xdp(&self) -> (i32, Vec<u8>) {
-        let mut frame = XdpFrame::new(&self.bytes, self.ifindex);
+        let mut frame = XdpFrame::new(&self.bytes, self.first_buffer.unwrap_or(usize::MAX), self.ifindex);
         let verdict = pipeline::run(XdpPacket(frame.context()));
-        (verdict, frame.bytes().to_vec())
+        (verdict, frame.bytes())
     }
 
     fn run_tc(&self) -> (i32, Vec<u8>) {

@@ -109,6 +109,19 @@ pub enum Step {
         kind: u8,
         quoted: u8,
     },
+    /// How many connections a service may have; 0: any number.
+    Limit {
+        service: u8,
+        most: u8,
+    },
+    /// At XDP, so many bytes of the next packet are in its first buffer, and the rest in others.
+    Buffers {
+        first: u16,
+    },
+    /// The sweeper removes what was idle for so many jiffies, and what is of past generations.
+    Sweep {
+        idle: u16,
+    },
     /// Any bytes.
     Raw {
         bytes: Vec<u8>,
@@ -232,6 +245,9 @@ impl Step {
                 source: input.byte()?,
                 bits: input.byte()?,
             },
+            19 => Self::Limit { service: input.byte()?, most: input.byte()? },
+            20 => Self::Buffers { first: input.word()? },
+            21 => Self::Sweep { idle: input.word()? },
             _ => return Some(None),
         }))
     }

@@ -90,6 +90,10 @@ impl Judge {
 fn judge(came: &Arriving, outcome: &Outcome, before: &Table, after: &Table) -> bool {
     let (old, new) = (&came.bytes, &outcome.bytes);
     let translated = match outcome.verdict {
+        Verdict::Drop(Reason::TooManyConnections) => {
+            full(old);
+            false
+        }
         Verdict::Drop(_) => false,
         Verdict::Redirect(ifindex) => {
             sent(came, new, ifindex);
@@ -115,6 +119,19 @@ fn judge(came: &Arriving, outcome: &Outcome, before: &Table, after: &Table) -> b
         }
     }
     translated
+}
+
+/// A packet that is dropped for it is for a service that has as many connections as it may.
+fn full(bytes: &[u8]) {
+    let packet = Ipv4::of_frame(bytes).expect("a connection's packet is a whole IPv4 packet");
+    // A later fragment does not tell.
+    let Some(ports) = packet.ports(bytes) else { return };
+    let key = key(&packet, ports);
+    let service = Key::new(ServiceKey::EXACT, ServiceKey::new(key.dst, key.protocol, key.dport));
+    let service = maps::SERVICES.get(&service).expect("who has a limit is a service");
+    let load = maps::SERVICE_LOAD.get(service.number).copied().unwrap_or_default();
+    let is_reached = load >= service.max_connections && load as i32 >= 0;
+    assert!(service.max_connections != 0 && is_reached, "refused with {load} connections: {service:?}");
 }
 
 /// Checks one of the router's own errors: turned back or as it was.

@@ -15,6 +15,7 @@ pub mod input;
 mod judge;
 #[cfg(test)]
 mod properties;
+mod sweeper;
 mod table;
 mod traffic;
 mod wire;
@@ -78,6 +79,7 @@ pub fn run(bytes: &[u8]) -> Tally {
 fn is_of_one_hook(step: &Step) -> bool {
     match step {
         Step::Mangle { offset, .. } => usize::from(*offset) < MAC_LEN,
+        Step::Buffers { .. } => true,
         Step::Raw { bytes } => bytes.get(..MAC_LEN) != Some(&world::mac(world::PUBLIC)),
         Step::Ask { shape, .. } | Step::Answer { shape, .. } | Step::Again { shape, .. } => shape.buffer.is_some(),
         _ => false,
@@ -94,11 +96,14 @@ fn play(case: &Case, hook: Hook) -> (Vec<Outcome>, Tally) {
     let mut before = Table::read(&world);
     for step in &case.steps {
         if world.change(step) {
+            before = Table::read(&world);
+            before.check();
             continue;
         }
         let Some(mut packet) = traffic.packet(step) else { continue };
-        if hook == Hook::Xdp {
-            packet.buffer = None;
+        match hook {
+            Hook::Xdp => packet.buffer = None,
+            Hook::Tc => packet.first_buffer = None,
         }
         if matches!(step, Step::OwnError { .. }) {
             let (turned, left) = packet.run_at_egress();

@@ -28,6 +28,7 @@ pub(crate) struct Traffic {
     mangles: Vec<(u8, u8)>,
     cut: usize,
     tags: Vec<u8>,
+    first_buffer: Option<usize>,
 }
 
 impl Traffic {
@@ -40,6 +41,10 @@ impl Traffic {
             }
             Step::Tag { tags } => {
                 self.tags = tags.words().as_flattened().iter().flat_map(|word| word.to_be_bytes()).collect();
+                return None;
+            }
+            Step::Buffers { first } => {
+                self.first_buffer = Some(usize::from(*first));
                 return None;
             }
             Step::Cut { bytes } => {
@@ -73,7 +78,7 @@ impl Traffic {
             // Its tags are its own.
             Step::Raw { bytes } => {
                 self.tags.clear();
-                Arriving { bytes: bytes.clone(), ifindex: PUBLIC, buffer: None }
+                Arriving { bytes: bytes.clone(), ifindex: PUBLIC, buffer: None, first_buffer: None }
             }
             _ => return None,
         };
@@ -82,6 +87,7 @@ impl Traffic {
         }
         let length = packet.bytes.len().saturating_sub(std::mem::take(&mut self.cut));
         packet.bytes.truncate(length);
+        packet.first_buffer = self.first_buffer.take();
         for (offset, bits) in self.mangles.drain(..) {
             if let Some(byte) = packet.bytes.get_mut(usize::from(offset)) {
                 *byte ^= bits;

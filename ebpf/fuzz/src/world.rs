@@ -27,6 +27,7 @@ use vipgate_pipeline::maps;
 
 use crate::{
     input::Step,
+    sweeper,
     wire::{TCP, UDP},
 };
 
@@ -129,6 +130,13 @@ impl World {
                 self.now = self.now.wrapping_add(u32::from(*jiffies));
                 kernel::set_jiffies(self.now.into());
             }
+            Step::Limit { service, most } => {
+                let key = service_key(*service);
+                if let Some(held) = maps::SERVICES.get(&key).copied() {
+                    set(maps::SERVICES.insert(&key, Service { max_connections: u32::from(*most), ..held }, 0));
+                }
+            }
+            Step::Sweep { idle } => sweeper::sweep(self, u32::from(*idle)),
             _ => return false,
         }
         true
@@ -263,7 +271,7 @@ pub(crate) fn mac(ifindex: u32) -> [u8; 6] {
     [0x02, 0xff, 0, 0, 0, (ifindex - 10) as u8]
 }
 
-fn set(result: Result<(), i32>) {
+pub(crate) fn set(result: Result<(), i32>) {
     assert_eq!(result, Ok(()), "the world names no element that is not there");
 }
 

@@ -65,6 +65,9 @@ fn input() -> impl Strategy<Value = Vec<u8>> {
         1 => prop_oneof![step(1, some(1)), step(2, some(3)), step(3, some(1))],
         1 => prop_oneof![step(4, some(2)), step(5, some(3)), step(6, some(1))],
         1 => prop_oneof![step(7, some(2)), step(8, some(2)), step(9, vec(0..9u8, 1))],
+        2 => step(19, (select(vec![0, 8, 1, 9, 2]), 0..4u8).prop_map(|(service, most)| vec![service, most])),
+        2 => step(20, (0..90u8).prop_map(|first| vec![first, 0])),
+        1 => step(21, vec(any::<u8>(), 2)),
         1 => some(40),
     ];
     (some(2), vec(steps, 0..48)).prop_map(|(start, steps)| [start, steps.concat()].concat())

@@ -25,13 +25,17 @@ const OTHER_HOST: u32 = 3;
 pub struct XdpFrame {
     /// First, so that its address is the frame's.
     md: xdp_md,
+    /// The first buffer.
     bytes: Box<[u8]>,
+    /// Those behind it, which nobody reads directly.
+    others: Box<[u8]>,
 }
 
 impl XdpFrame {
-    /// A frame that came in by an interface.
+    /// A frame that came in by an interface, so many bytes of it in its first buffer.
     #[must_use]
-    pub fn new(bytes: &[u8], ifindex: u32) -> Self {
+    pub fn new(bytes: &[u8], first: usize, ifindex: u32) -> Self {
+        let (bytes, others) = bytes.split_at(first.min(bytes.len()));
         let md = xdp_md {
             data: 0,
             data_end: 0,
@@ -40,7 +44,7 @@ impl XdpFrame {
             rx_queue_index: 0,
             egress_ifindex: 0,
         };
-        Self { md, bytes: bytes.into() }
+        Self { md, bytes: bytes.into(), others: others.into() }
     }
 
     /// The context to run a program with, which must end before the frame is used again.
@@ -48,8 +52,13 @@ impl XdpFrame {
         XdpContext { ctx: (&raw mut *self).cast() }
     }
 
+    /// All of its bytes.
     #[must_use]
-    pub fn bytes(&self) -> &[u8] {
+    pub fn bytes(&self) -> Vec<u8> {
+        [&self.bytes[..], &self.others].concat()
+    }
+
+    pub(crate) fn first_buffer(&self) -> &[u8] {
         &self.bytes
     }
 

@@ -18,12 +18,12 @@ pub struct XdpContext {
 impl XdpContext {
     #[must_use]
     pub fn data(&self) -> usize {
-        self.frame().bytes().as_ptr() as usize
+        self.frame().first_buffer().as_ptr() as usize
     }
 
     #[must_use]
     pub fn data_end(&self) -> usize {
-        self.data() + self.frame().bytes().len()
+        self.data() + self.frame().first_buffer().len()
     }
 
     #[must_use]
