@@ -3,7 +3,9 @@
 //! A row says where the call lives, what it takes and what it answers. The REST layer routes, decodes and checks by it, so
 //! a new call is one row, one request type and one rule of the model.
 
-use crate::{l2, l3, load_balancer, network_service, port_forwarding, resource::Resource, session, tag, vip, vm, zone};
+use crate::{
+    account, l2, l3, load_balancer, network_service, port_forwarding, resource::Resource, session, tag, vip, vm, zone,
+};
 
 macro_rules! apis {
     ($($name:ident,)*) => {
@@ -23,6 +25,8 @@ macro_rules! apis {
 
 apis! {
     LogInByAccount, LogOut, ValidateSession, RenewSession,
+    CreateAccount, UpdateAccount, DeleteAccount, QueryAccount, QueryQuota, UpdateQuota,
+    ShareResource, RevokeResourceSharing,
     CreateZone, DeleteZone, QueryZone,
     CreateL2NoVlanNetwork, CreateL2VlanNetwork, DeleteL2Network, QueryL2Network, QueryL2VlanNetwork,
     CreateL3Network, DeleteL3Network, QueryL3Network, AddDnsToL3Network, RemoveDnsFromL3Network,
@@ -266,6 +270,7 @@ impl Call {
 pub fn all() -> impl Iterator<Item = &'static Call> {
     [
         session::CALLS,
+        account::CALLS,
         zone::CALLS,
         l2::CALLS,
         l3::CALLS,

@@ -8,6 +8,7 @@
 //! - [`query`] is the grammar of the query API; [`error`] the error object; [`date`] and [`number`] the odd scalars;
 //!   [`json`] writes it all, and leaves out what has no value.
 
+pub mod account;
 pub mod calls;
 pub mod common;
 pub mod date;

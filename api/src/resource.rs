@@ -24,6 +24,8 @@ pub enum Resource {
     PortForwardingRule,
     SystemTag,
     UserTag,
+    Account,
+    Quota,
     Session,
 }
 
@@ -51,6 +53,8 @@ impl Resource {
             Self::PortForwardingRule => "org.zstack.network.service.portforwarding.PortForwardingRuleInventory",
             Self::SystemTag => "org.zstack.header.tag.SystemTagInventory",
             Self::UserTag => "org.zstack.header.tag.UserTagInventory",
+            Self::Account => "org.zstack.header.identity.AccountInventory",
+            Self::Quota => "org.zstack.header.identity.QuotaInventory",
             Self::Session => "org.zstack.header.identity.SessionInventory",
         }
     }
@@ -76,6 +80,8 @@ impl Resource {
             Self::PortForwardingRule => "PortForwardingRuleVO",
             Self::SystemTag => "SystemTagVO",
             Self::UserTag => "UserTagVO",
+            Self::Account => "AccountVO",
+            Self::Quota => "QuotaVO",
             Self::Session => "SessionVO",
         }
     }

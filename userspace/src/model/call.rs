@@ -5,8 +5,8 @@ use serde_json::{Map, Value};
 use vipgate_api::{Api, ApiError};
 
 use super::{
-    Caller, Devices, Result, ip_range, l2, l3, listener, load_balancer, network_service, port_forwarding, tag, vip, vm,
-    zone,
+    Caller, Devices, Result, access, account, ip_range, l2, l3, listener, load_balancer, network_service,
+    port_forwarding, tag, vip, vm, zone,
 };
 use crate::store::Tx;
 
@@ -22,8 +22,21 @@ pub async fn call(
     api: Api,
     arguments: Map<String, Value>,
 ) -> Result {
-    let arguments = Arguments(arguments);
+    access::check(tx, caller, api, &arguments).await?;
+    let mut outcome = decide(tx, caller, devices, api, Arguments(arguments)).await?;
+    access::hide(tx, caller, &mut outcome.reply).await?;
+    Ok(outcome)
+}
+
+async fn decide(tx: &mut Tx, caller: &Caller, devices: &dyn Devices, api: Api, arguments: Arguments) -> Result {
     match api {
+        Api::CreateAccount => account::create(tx, arguments.read()?).await,
+        Api::UpdateAccount => account::update(tx, caller, arguments.read()?).await,
+        Api::DeleteAccount => account::delete(tx, &arguments.read()?).await,
+        Api::UpdateQuota => account::set_quota(tx, arguments.read()?).await,
+        Api::ShareResource => account::share(tx, arguments.read()?).await,
+        Api::RevokeResourceSharing => account::unshare(tx, arguments.read()?).await,
+
         Api::CreateZone => zone::create(tx, caller, arguments.read()?).await,
         Api::DeleteZone => zone::delete(tx, &arguments.read()?).await,
 
@@ -82,6 +95,8 @@ pub async fn call(
         | Api::LogOut
         | Api::ValidateSession
         | Api::RenewSession
+        | Api::QueryAccount
+        | Api::QueryQuota
         | Api::QueryZone
         | Api::QueryL2Network
         | Api::QueryL2VlanNetwork

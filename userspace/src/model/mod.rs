@@ -5,6 +5,8 @@
 //! (presence, length, choice, range), so that what stands here is what needs the stored state or more than one
 //! parameter. [`call()`] finds the function of a call.
 
+mod access;
+mod account;
 mod allocate;
 mod call;
 mod ip_range;
@@ -40,6 +42,8 @@ pub type Result<T = Outcome> = std::result::Result<T, ApiError>;
 pub struct Caller {
     /// The account that will own what the call creates.
     pub account_uuid: String,
+    /// May do everything, with everybody's resources.
+    pub admin: bool,
 }
 
 /// The router's devices, as the rules see them.

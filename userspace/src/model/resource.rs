@@ -2,7 +2,7 @@
 
 use vipgate_api::{ApiError, Resource, common::Delete};
 
-use super::{Caller, Outcome, Result, tag, vip};
+use super::{Caller, Outcome, Result, access, tag, vip};
 use crate::store::{self, Tx, resource};
 
 /// What a create call says of the resource itself.
@@ -26,6 +26,7 @@ pub(super) async fn register(tx: &mut Tx, caller: &Caller, new: New<'_>) -> Resu
         }
         None => store::new_uuid(),
     };
+    access::room(tx, caller, new.resource).await?;
     resource::register(tx, new.resource.kind(), &uuid, &caller.account_uuid).await?;
     for text in new.user_tags {
         store::tag::insert_user(tx, &uuid, new.resource.kind(), text).await?;

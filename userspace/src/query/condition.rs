@@ -14,7 +14,7 @@ use vipgate_api::{
 
 use super::{
     relation::Step,
-    table::{Field, Items, Kind, Table, column},
+    table::{Access, Field, Items, Kind, Table, column},
 };
 use crate::store::fold::{COLLATION, MOST_PATTERN, glob};
 
@@ -30,8 +30,8 @@ pub(super) fn ident(field: &str) -> impl IntoIden + IntoColumnRef + use<> {
 }
 
 /// What all rows of the table must meet, and all conditions.
-pub(super) fn all(table: &'static Table, conditions: &[Condition]) -> Result<Cond, ApiError> {
-    let mut all = of_table(table);
+pub(super) fn all(table: &'static Table, conditions: &[Condition], viewer: Viewer<'_>) -> Result<Cond, ApiError> {
+    let mut all = of_table(table, viewer);
     for condition in conditions {
         let steps: Vec<_> = condition.name.split('.').collect();
         if steps.len() > MOST_STEPS {
@@ -41,33 +41,51 @@ pub(super) fn all(table: &'static Table, conditions: &[Condition]) -> Result<Con
                 steps.len()
             )));
         }
-        all = all.add(follow(table, &steps, condition)?);
+        all = all.add(follow(table, &steps, condition, viewer)?);
     }
     Ok(all)
 }
 
-fn of_table(table: &Table) -> Cond {
-    match table.only {
-        Some((column, value)) => Cond::all().add(Expr::col(column).eq(value)),
-        None => Cond::all(),
+/// The account that asks; `None`: an administrator.
+pub(super) type Viewer<'a> = Option<&'a str>;
+
+fn of_table(table: &Table, viewer: Viewer<'_>) -> Cond {
+    let mut all = Cond::all();
+    if let Some((column, value)) = table.only {
+        all = all.add(Expr::col(column).eq(value));
+    }
+    match (viewer, table.access) {
+        (None, _) | (_, Access::Everybody) => all,
+        (Some(account), Access::Account(column)) => all.add(Expr::col(column).eq(account)),
+        (Some(account), Access::Resource(column)) => {
+            let mut visible = Sql::select();
+            visible.column("resource_uuid").from("visible_resources");
+            visible.and_where(Expr::col("account_uuid").eq(account));
+            all.add(Expr::col(column).in_subquery(visible))
+        }
     }
 }
 
-fn follow(table: &'static Table, path: &[&str], condition: &Condition) -> Result<SimpleExpr, ApiError> {
+fn follow(
+    table: &'static Table,
+    path: &[&str],
+    condition: &Condition,
+    viewer: Viewer<'_>,
+) -> Result<SimpleExpr, ApiError> {
     match path {
         [] => Err(no_field(table, "", condition)),
         [last] => one(table, last, condition),
         [first, rest @ ..] => {
             let step = table.step(first).ok_or_else(|| no_step(table, first, condition))?;
-            Ok(across(&step, follow(step.table, rest, condition)?))
+            Ok(across(&step, follow(step.table, rest, condition, viewer)?, viewer))
         }
     }
 }
 
-/// One of the resources at the step's far end meets the condition.
-fn across(step: &Step, condition: SimpleExpr) -> SimpleExpr {
+/// One of the resources at the step's far end that the viewer sees meets the condition.
+fn across(step: &Step, condition: SimpleExpr, viewer: Viewer<'_>) -> SimpleExpr {
     let mut far = Sql::select();
-    far.column(ident(step.far)).from(step.table.name).cond_where(of_table(step.table).add(condition));
+    far.column(ident(step.far)).from(step.table.name).cond_where(of_table(step.table, viewer).add(condition));
     let far = match step.via {
         None => far,
         Some((pairs, near, key)) => {

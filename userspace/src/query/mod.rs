@@ -22,23 +22,29 @@ use crate::store::Tx;
 pub use render::render;
 use table::Table;
 
-/// Answers a query: `{"inventories": [...]}`, with `total` where it was asked for, or `{"total": n}` for a count.
+/// Answers a query of `viewer`, an account that sees what it owns and what is shared with it, or of an administrator
+/// (`None`): `{"inventories": [...]}`, with `total` where it was asked for, or `{"total": n}` for a count.
 ///
 /// # Errors
 /// A field that does not exist or a value that does not fit it, each named; or the database fails.
-pub async fn run(tx: &mut Tx, resource: Resource, query: &Query) -> Result<Map<String, Value>, ApiError> {
+pub async fn run(
+    tx: &mut Tx,
+    viewer: Option<&str>,
+    resource: Resource,
+    query: &Query,
+) -> Result<Map<String, Value>, ApiError> {
     let table = Table::of(resource)
         .ok_or_else(|| ApiError::internal(format!("{} has no table of fields to query", resource.kind())))?;
     let chosen = render::Chosen::new(table, &query.fields)?;
     let mut reply = Map::new();
     // Checked for a count as well: a query that is wrong is wrong with every parameter.
-    let page = select::page(table, query)?;
+    let page = select::page(table, query, viewer)?;
     if !query.count {
         let inventories = render::inventories(tx, table, &page, &chosen).await.map_err(ApiError::from)?;
         reply.insert("inventories".to_owned(), inventories.into());
     }
     if query.count || query.reply_with_count {
-        let (sql, values) = select::total(table, query)?.build_sqlx(SqliteQueryBuilder);
+        let (sql, values) = select::total(table, query, viewer)?.build_sqlx(SqliteQueryBuilder);
         let total: i64 = sqlx::query_scalar_with(sqlx::AssertSqlSafe(sql), values)
             .fetch_one(tx.conn())
             .await

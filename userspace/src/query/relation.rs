@@ -88,6 +88,7 @@ const VIPS: Names = &["vip", "vips"];
 const VM_NICS: Names = &["vmNic", "vmNics"];
 
 pub(super) const RELATIONS: &[Relation] = &[
+    belongs(Resource::Quota, &["quota", "quotas"], "identityUuid", Resource::Account, &["account"]),
     belongs(Resource::L2Network, &["l2Network", "l2Networks"], "zoneUuid", Resource::Zone, ZONE),
     belongs(Resource::L3Network, &["l3Network", "l3Networks"], "zoneUuid", Resource::Zone, ZONE),
     belongs(Resource::VmInstance, &["vmInstance", "vmInstances"], "zoneUuid", Resource::Zone, ZONE),

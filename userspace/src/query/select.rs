@@ -6,7 +6,7 @@ use sea_query::{
 use vipgate_api::{ApiError, query::Query};
 
 use super::{
-    condition::{self, compared, ident, no_such},
+    condition::{self, Viewer, compared, ident, no_such},
     table::{Field, Kind, Table},
 };
 
@@ -14,8 +14,8 @@ use super::{
 const TURN: &str = "turn";
 
 /// The rows of `table` that meet every condition of `query`, in their order, a page of them.
-pub(super) fn page(table: &'static Table, query: &Query) -> Result<SelectStatement, ApiError> {
-    let mut select = chosen(table, query)?;
+pub(super) fn page(table: &'static Table, query: &Query, viewer: Viewer<'_>) -> Result<SelectStatement, ApiError> {
+    let mut select = chosen(table, query, viewer)?;
     if let Some(sort) = &query.sort {
         let field = known(table, &sort.field)?;
         let order = if sort.descending { Order::Desc } else { Order::Asc };
@@ -30,14 +30,14 @@ pub(super) fn page(table: &'static Table, query: &Query) -> Result<SelectStateme
 }
 
 /// How many rows there would be without paging.
-pub(super) fn total(table: &'static Table, query: &Query) -> Result<SelectStatement, ApiError> {
-    let all = chosen(table, query)?;
+pub(super) fn total(table: &'static Table, query: &Query, viewer: Viewer<'_>) -> Result<SelectStatement, ApiError> {
+    let all = chosen(table, query, viewer)?;
     Ok(Sql::select().expr(Func::count(Expr::col(Asterisk))).from_subquery(all, "chosen").take())
 }
 
 /// The rows that meet every condition; of each group the first one.
-fn chosen(table: &'static Table, query: &Query) -> Result<SelectStatement, ApiError> {
-    let conditions = condition::all(table, &query.conditions)?;
+fn chosen(table: &'static Table, query: &Query, viewer: Viewer<'_>) -> Result<SelectStatement, ApiError> {
+    let conditions = condition::all(table, &query.conditions, viewer)?;
     let Some(name) = &query.group_by else {
         return Ok(all(table).from(table.name).cond_where(conditions).take());
     };

@@ -13,12 +13,24 @@ pub(super) struct Table {
     pub(super) name: &'static str,
     /// Only rows whose column has this value belong to it.
     pub(super) only: Option<(&'static str, &'static str)>,
+    /// Which rows an account sees.
+    pub(super) access: Access,
     /// The field that lists of it, and lists in it, refer to.
     pub(super) key: &'static str,
     /// What puts its rows into one certain order, which paging needs; spelt as fields, but the inventory may lack them.
     pub(super) order: &'static [&'static str],
     pub(super) fields: &'static [Field],
     pub(super) lists: &'static [List],
+}
+
+/// Which rows a normal account sees; an administrator sees all.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Access {
+    Everybody,
+    /// This column is the uuid of a resource that it owns or that is shared with it.
+    Resource(&'static str),
+    /// This column is its own uuid.
+    Account(&'static str),
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -108,7 +120,8 @@ const fn nothing(name: &'static str) -> List {
 
 /// A resource with a uuid, in the order in which its rows were made.
 const fn table(resource: Resource, name: &'static str, fields: &'static [Field], lists: &'static [List]) -> Table {
-    Table { resource, name, only: None, key: "uuid", order: &["createDate", "uuid"], fields, lists }
+    let access = Access::Resource("uuid");
+    Table { resource, name, only: None, access, key: "uuid", order: &["createDate", "uuid"], fields, lists }
 }
 
 const CREATED: Field = date("createDate");
@@ -232,29 +245,33 @@ pub(super) const TABLES: &[Table] = &[
         ],
         &[],
     ),
-    table(
-        Resource::NetworkServiceProvider,
-        "network_service_providers",
-        &[uuid("uuid"), NAME, DESCRIPTION, text("type"), CREATED, CHANGED],
-        &[
-            texts(
-                "networkServiceTypes",
-                "network_service_types",
-                "network_service_provider_uuid",
-                "network_service_type",
-            ),
-            texts(
-                "attachedL2NetworkUuids",
-                "network_service_provider_l2_network_refs",
-                "network_service_provider_uuid",
-                "l2_network_uuid",
-            ),
-        ],
-    ),
+    Table {
+        access: Access::Everybody,
+        ..table(
+            Resource::NetworkServiceProvider,
+            "network_service_providers",
+            &[uuid("uuid"), NAME, DESCRIPTION, text("type"), CREATED, CHANGED],
+            &[
+                texts(
+                    "networkServiceTypes",
+                    "network_service_types",
+                    "network_service_provider_uuid",
+                    "network_service_type",
+                ),
+                texts(
+                    "attachedL2NetworkUuids",
+                    "network_service_provider_l2_network_refs",
+                    "network_service_provider_uuid",
+                    "l2_network_uuid",
+                ),
+            ],
+        )
+    },
     Table {
         resource: Resource::NetworkServiceRef,
         name: "network_service_l3_network_refs",
         only: None,
+        access: Access::Resource("l3_network_uuid"),
         key: "l3NetworkUuid",
         order: &["l3NetworkUuid", "networkServiceType"],
         fields: &[uuid("l3NetworkUuid"), uuid("networkServiceProviderUuid"), text("networkServiceType")],
@@ -310,6 +327,7 @@ pub(super) const TABLES: &[Table] = &[
         resource: Resource::ListenerNicRef,
         name: "load_balancer_listener_vm_nic_refs",
         only: None,
+        access: Access::Resource("listener_uuid"),
         key: "id",
         order: &["id"],
         fields: &[number("id"), uuid("listenerUuid"), uuid("vmNicUuid"), text("status"), CREATED, CHANGED],
@@ -338,27 +356,47 @@ pub(super) const TABLES: &[Table] = &[
         ],
         &[],
     ),
-    table(
-        Resource::SystemTag,
-        "system_tags",
-        &[
-            uuid("uuid"),
-            uuid("resourceUuid"),
-            text("resourceType"),
-            text("tag"),
-            text("type"),
-            flag("inherent"),
-            CREATED,
-            CHANGED,
-        ],
-        &[],
-    ),
-    table(
-        Resource::UserTag,
-        "user_tags",
-        &[uuid("uuid"), uuid("resourceUuid"), text("resourceType"), text("tag"), text("type"), CREATED, CHANGED],
-        &[],
-    ),
+    Table {
+        access: Access::Resource("resource_uuid"),
+        ..table(
+            Resource::SystemTag,
+            "system_tags",
+            &[
+                uuid("uuid"),
+                uuid("resourceUuid"),
+                text("resourceType"),
+                text("tag"),
+                text("type"),
+                flag("inherent"),
+                CREATED,
+                CHANGED,
+            ],
+            &[],
+        )
+    },
+    Table {
+        access: Access::Resource("resource_uuid"),
+        ..table(
+            Resource::UserTag,
+            "user_tags",
+            &[uuid("uuid"), uuid("resourceUuid"), text("resourceType"), text("tag"), text("type"), CREATED, CHANGED],
+            &[],
+        )
+    },
+    Table {
+        access: Access::Account("uuid"),
+        ..table(Resource::Account, "accounts", &[uuid("uuid"), NAME, DESCRIPTION, text("type"), CREATED, CHANGED], &[])
+    },
+    Table {
+        resource: Resource::Quota,
+        name: "quotas",
+        only: None,
+        access: Access::Account("identity_uuid"),
+        key: "identityUuid",
+        order: &["identityUuid", "name"],
+        fields: &[NAME, uuid("identityUuid"), text("identityType"), number("value"), CREATED, CHANGED],
+        lists: &[],
+    },
 ];
 
 /// The column of a field: `l3NetworkUuid` -> `l3_network_uuid`.

@@ -63,7 +63,7 @@ async fn every_field_can_be_tested_sorted_by_and_chosen() {
                     reply_with_count: true,
                     ..everything()
                 };
-                let reply = run(&mut tx, table.resource, &query).await;
+                let reply = run(&mut tx, None, table.resource, &query).await;
                 assert!(reply.is_ok(), "{:?}.{}: {reply:?}", table.resource, field.name);
             }
         }
@@ -147,7 +147,7 @@ async fn documented_ways_lead_somewhere() {
     ] {
         let condition = Condition { name: name.to_owned(), test: Test::NotNull };
         let query = Query { conditions: vec![condition], ..everything() };
-        let reply = run(&mut tx, resource, &query).await;
+        let reply = run(&mut tx, None, resource, &query).await;
         assert!(reply.is_ok(), "{resource:?} {name}: {reply:?}");
     }
 }
@@ -175,7 +175,7 @@ fn no_value_is_ever_part_of_the_statement() {
     ];
     for test in tests {
         let query = Query { conditions: vec![Condition { name: "name".to_owned(), test }], ..everything() };
-        let statement = select::page(Table::of(Resource::Zone).unwrap(), &query).unwrap();
+        let statement = select::page(Table::of(Resource::Zone).unwrap(), &query, None).unwrap();
         let (sql, values) = statement.build(sea_query::SqliteQueryBuilder);
         assert!(!sql.to_lowercase().contains("drop"), "{sql}");
         assert!(format!("{values:?}").contains("\"'; "), "{values:?}");
@@ -185,7 +185,7 @@ fn no_value_is_ever_part_of_the_statement() {
 /// Names of the zones that a test selects.
 async fn selected(store: &Store, test: Test) -> Vec<String> {
     let query = Query { conditions: vec![Condition { name: "name".to_owned(), test }], ..everything() };
-    let reply = run(&mut store.read().await.unwrap(), Resource::Zone, &query).await.unwrap();
+    let reply = run(&mut store.read().await.unwrap(), None, Resource::Zone, &query).await.unwrap();
     let inventories = reply["inventories"].as_array().unwrap();
     inventories.iter().map(|zone| zone["name"].as_str().unwrap().to_owned()).collect()
 }

@@ -202,8 +202,9 @@ impl RestState {
         headers: &HeaderMap,
     ) -> Result<Map<String, Value>, ApiError> {
         let mut tx = self.store.read().await?;
-        session::caller(&mut tx, header::session(headers).unwrap_or_default()).await?;
-        query::run(&mut tx, resource, query).await
+        let caller = session::caller(&mut tx, header::session(headers).unwrap_or_default()).await?;
+        let viewer = (!caller.admin).then_some(caller.account_uuid.as_str());
+        query::run(&mut tx, viewer, resource, query).await
     }
 
     async fn sync(&self, call: &'static Call, incoming: &Incoming) -> Answer {
@@ -252,12 +253,17 @@ impl RestState {
     }
 
     async fn job(&self, call: &'static Call, incoming: &Incoming) -> Answer {
-        let arguments = incoming.arguments(call).map_err(bad_request)?;
+        let mut arguments = incoming.arguments(call).map_err(bad_request)?;
         let ticket = incoming.ticket(call.api.name()).map_err(bad_request)?;
+        let session = header::session(&incoming.headers).unwrap_or_default();
+        let hashed = self.sessions.hash_password(session, &mut arguments).await;
         let uuid = ticket.uuid.clone();
         tracing::debug!(api = ticket.api, job = uuid, "an asynchronous call came in");
         let mut tx = self.store.begin().await.map_err(internal)?;
-        let outcome = self.decide(&mut tx, call, arguments, &incoming.headers).await;
+        let outcome = match hashed {
+            Ok(()) => self.decide(&mut tx, call, arguments, &incoming.headers).await,
+            Err(error) => Err(error),
+        };
         self.accept(tx, ticket, outcome).await?;
         Ok(accepted(&self.base(&incoming.headers), &uuid))
     }

@@ -21,7 +21,7 @@ use vipgate_api::{
 use super::attempts::{Attempts, Who};
 use crate::{
     model::Caller,
-    store::{self, Store, Tx, new_uuid},
+    store::{self, Store, Tx, account::ADMIN, new_uuid},
 };
 
 /// Sessions that may hold at the same time.
@@ -149,6 +149,30 @@ impl Sessions {
         Ok(right)
     }
 
+    /// Puts a hash in the place of a password that comes with a call, for a caller whose session holds.
+    pub(super) async fn hash_password(
+        &self,
+        session: &str,
+        arguments: &mut Map<String, Value>,
+    ) -> Result<(), ApiError> {
+        let Some(Value::String(password)) = arguments.get_mut("password") else { return Ok(()) };
+        let secret = password.trim().to_ascii_lowercase();
+        if secret.is_empty() {
+            return Ok(());
+        }
+        caller(&mut self.store.read().await?, session).await?;
+        if secret.len() != 128 || !secret.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            return Err(ApiError::invalid_argument(
+                "field[password] must be the SHA-512 of the password, 128 hexadecimal digits",
+            ));
+        }
+        // Never closed, so the permit is always granted.
+        let _permit = self.hashing.acquire().await;
+        let hashed = task::spawn_blocking(move || hash(&secret)).await;
+        *password = hashed.map_err(|_| ApiError::internal("the password could not be hashed"))??;
+        Ok(())
+    }
+
     async fn matches(password: String, stored: String) -> Result<bool, ApiError> {
         task::spawn_blocking(move || {
             match Argon2::default().verify_password(password.to_ascii_lowercase().as_bytes(), stored.as_str()) {
@@ -179,18 +203,21 @@ fn inventory(uuid: String, account_uuid: String, expires: i64, created: i64) -> 
 
 /// Whom the session stands for.
 pub(super) async fn caller(tx: &mut Tx, session: &str) -> Result<Caller, ApiError> {
-    let account_uuid = owner(tx, session).await?.ok_or_else(ApiError::invalid_session)?;
-    Ok(Caller { account_uuid })
+    owner(tx, session).await?.ok_or_else(ApiError::invalid_session)
 }
 
-async fn owner(tx: &mut Tx, session: &str) -> Result<Option<String>, ApiError> {
+async fn owner(tx: &mut Tx, session: &str) -> Result<Option<Caller>, ApiError> {
     let now = tx.now();
-    sqlx::query_scalar("SELECT account_uuid FROM sessions WHERE uuid_hash = $1 AND expired_date > $2")
-        .bind(digest(session))
-        .bind(now)
-        .fetch_optional(tx.conn())
-        .await
-        .map_err(database)
+    let account: Option<(String, bool)> = sqlx::query_as(
+        "SELECT a.uuid, a.type = 'SystemAdmin' FROM sessions s JOIN accounts a ON a.uuid = s.account_uuid
+         WHERE s.uuid_hash = $1 AND s.expired_date > $2",
+    )
+    .bind(digest(session))
+    .bind(now)
+    .fetch_optional(tx.conn())
+    .await
+    .map_err(database)?;
+    Ok(account.map(|(account_uuid, admin)| Caller { account_uuid, admin }))
 }
 
 /// Gives the administrator its first password. Does nothing, and returns `false`, where it has one: the configuration
@@ -199,7 +226,8 @@ async fn owner(tx: &mut Tx, session: &str) -> Result<Option<String>, ApiError> {
 /// # Errors
 /// The database or the hashing fails.
 pub async fn set_first_password(store: &Store, password: &str) -> Result<bool, ApiError> {
-    let known: Option<String> = sqlx::query_scalar("SELECT password_hash FROM accounts WHERE type = 'SystemAdmin'")
+    let known: Option<String> = sqlx::query_scalar("SELECT password_hash FROM accounts WHERE uuid = $1")
+        .bind(ADMIN)
         .fetch_one(store.read().await?.conn())
         .await
         .map_err(database)?;
@@ -213,10 +241,11 @@ pub async fn set_first_password(store: &Store, password: &str) -> Result<bool, A
     let mut tx = store.begin().await?;
     let now = tx.now();
     let done = sqlx::query(
-        "UPDATE accounts SET password_hash = $1, last_op_date = $2 WHERE type = 'SystemAdmin' AND password_hash IS NULL",
+        "UPDATE accounts SET password_hash = $1, last_op_date = $2 WHERE uuid = $3 AND password_hash IS NULL",
     )
     .bind(hash)
     .bind(now)
+    .bind(ADMIN)
     .execute(tx.conn())
     .await
     .map_err(database)?;

@@ -7,6 +7,7 @@
 //!
 //! SQL texts are constants and every value is bound. Tables and columns: `userspace/migrations/sqlite/`.
 
+pub mod account;
 pub mod address;
 pub mod error;
 pub mod fold;

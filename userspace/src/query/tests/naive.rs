@@ -39,7 +39,7 @@ impl World {
     async fn load(tx: &mut Tx) -> Self {
         let mut rows = HashMap::new();
         for table in TABLES {
-            let reply = run(tx, table.resource, &everything()).await.unwrap();
+            let reply = run(tx, None, table.resource, &everything()).await.unwrap();
             let inventories = reply["inventories"].as_array().unwrap();
             let inventories = inventories.iter().map(|inventory| inventory.as_object().unwrap().clone());
             rows.insert(table.resource, inventories.collect());
@@ -452,7 +452,7 @@ proptest! {
             let mut found = 0;
             for _ in 0..QUERIES {
                 let (table, query) = query().new_tree(&mut runner).unwrap().current();
-                let mut reply = run(&mut tx, table.resource, &query).await.unwrap_or_else(|error| panic!("{query:?}: {error}"));
+                let mut reply = run(&mut tx, None, table.resource, &query).await.unwrap_or_else(|error| panic!("{query:?}: {error}"));
                 let (total, inventories) = world.answer(table, &query);
                 let inventories: Value = inventories.into_iter().map(Value::Object).collect();
                 assert_eq!(reply["inventories"].take(), inventories, "{:?} {query:?}", table.resource);

@@ -66,7 +66,7 @@ async fn a_wrong_verb_is_told_with_the_right_ones() {
         (Method::DELETE, "/vips", "GET, POST"),
         (Method::PATCH, "/vips/u/actions", "PUT"),
         (Method::POST, "/api-jobs/u", "GET"),
-        (Method::GET, "/accounts/login", "PUT"),
+        (Method::GET, "/accounts/sessions/u", "DELETE"),
     ] {
         let reply = server.request(method, path).send().await.unwrap();
         assert_eq!(reply.status(), StatusCode::METHOD_NOT_ALLOWED, "{path}");

@@ -4,6 +4,7 @@ use http::StatusCode;
 use reqwest::Method;
 use serde_json::{Value, json};
 use vipgate_api::{
+    account::{AccountInventory, QuotaInventory},
     l2::L2NetworkInventory,
     l3::{IpRangeInventory, L3NetworkInventory},
     load_balancer::{ListenerInventory, LoadBalancerInventory},
@@ -14,7 +15,7 @@ use vipgate_api::{
     zone::ZoneInventory,
 };
 
-use super::support::{Server, Site, json_of, uuid_of};
+use super::support::{Server, Site, json_of, sha512, uuid_of};
 
 /// Zones a, B, c with descriptions `first`, none, `100%`.
 async fn zones(server: &Server) {
@@ -232,8 +233,9 @@ async fn inventories_have_the_members_of_their_types() {
     server.made(Method::POST, "/zones", json!({"params": {"name": "tagged"}, "userTags": ["t"]})).await;
     let l2 = json!({"name": "v", "zoneUuid": site.zone, "physicalInterface": "eth1", "vlan": 7});
     server.call(Method::POST, "/l2-networks/vlan", json!({ "params": l2 })).await;
+    server.create("/accounts", json!({"name": "tenant", "password": sha512("tenant")})).await;
     type Retype = fn(&Value) -> Value;
-    let resources: [(&str, Retype); 13] = [
+    let resources: [(&str, Retype); 15] = [
         ("/zones", retyped::<ZoneInventory>),
         ("/l2-networks", retyped::<L2NetworkInventory>),
         ("/l3-networks", retyped::<L3NetworkInventory>),
@@ -247,6 +249,8 @@ async fn inventories_have_the_members_of_their_types() {
         ("/system-tags", retyped::<TagInventory>),
         ("/user-tags", retyped::<TagInventory>),
         ("/vm-instances", retyped::<VmInstanceInventory>),
+        ("/accounts", retyped::<AccountInventory>),
+        ("/accounts/quotas", retyped::<QuotaInventory>),
     ];
     for (path, retype) in resources {
         let reply = server.query(path).await;

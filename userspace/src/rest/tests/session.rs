@@ -83,6 +83,38 @@ async fn a_session_can_be_renewed_as_long_as_it_holds() {
 }
 
 #[tokio::test]
+async fn an_account_logs_in_with_its_password_and_with_the_new_one_after_a_change() {
+    let server = Server::start().await;
+    server.create("/zones", json!({"name": "hidden"})).await;
+    let account = json!({"name": "tenant", "password": sha512("first")});
+    let account = server.create("/accounts", account).await;
+    assert_eq!((&account["type"], account.get("password")), (&json!("Normal"), None));
+    let log_in = async |password: &str| {
+        let body = json!({"logInByAccount": {"accountName": "tenant", "password": sha512(password)}});
+        json_of(server.bare(Method::PUT, LOGIN).json(&body).send().await.unwrap()).await["inventory"].take()
+    };
+    let session = log_in("first").await;
+    assert_eq!(session["accountUuid"], account["uuid"]);
+    let session = format!("OAuth {}", session["uuid"].as_str().unwrap());
+    let get = |path: &str| server.bare(Method::GET, &format!("/v1{path}")).header("Authorization", &session).send();
+    assert_eq!(json_of(get("/zones").await.unwrap()).await["inventories"], json!([]));
+    let accounts = json_of(get("/accounts").await.unwrap()).await;
+    assert_eq!((accounts["inventories"].as_array().unwrap().len(), &accounts["inventories"][0]), (1, &account));
+    assert_eq!(json_of(get("/accounts/quotas?count=true").await.unwrap()).await["total"], 7);
+
+    let path = format!("/accounts/{}", account["uuid"].as_str().unwrap());
+    server.made(Method::PUT, &path, json!({"updateAccount": {"password": sha512("second")}})).await;
+    assert!(log_in("first").await.is_null());
+    assert!(log_in("second").await["uuid"].is_string());
+    let error = server.refused(Method::PUT, &path, json!({"updateAccount": {"password": "plain"}})).await;
+    assert_eq!(error["code"], "SYS.1007");
+    assert!(!error.to_string().contains("plain"), "{error}");
+    server.call(Method::DELETE, &path, Value::Null).await;
+    assert!(log_in("second").await.is_null());
+    assert_eq!(json_of(get("/zones").await.unwrap()).await["error"]["code"], "ID.1001");
+}
+
+#[tokio::test]
 async fn a_login_without_its_parameters_names_them() {
     let server = Server::start().await;
     let reply = server.bare(Method::PUT, LOGIN).json(&json!({"logInByAccount": {"accountName": "admin"}}));
