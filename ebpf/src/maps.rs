@@ -54,6 +54,10 @@ pub static BACKEND_ROUTES: Array<BackendRoute, { DEFAULT_BACKENDS as usize }, 0>
 #[btf_map]
 pub static BACKEND_TRAFFIC: PerCpuArray<Traffic, { DEFAULT_BACKENDS as usize }> = PerCpuArray::new();
 
+/// The controller's alone.
+#[btf_map]
+pub static PAST_TRAFFIC: Array<Traffic, { DEFAULT_BACKENDS as usize }, MMAPABLE> = Array::new();
+
 #[btf_map]
 pub static RINGS: Array<u32, { DEFAULT_RING_ELEMENTS as usize }, MMAPABLE> = Array::new();
 

@@ -70,9 +70,6 @@ pub async fn serve(config: Config) -> Result<(), ServeError> {
 
     let options = Options { bpffs: config.bpffs.clone(), hook: config.hook, sizes: config.datapath };
     let plane = spawn_blocking(move || Plane::open(&options)).await??;
-    if plane.sizes() != config.datapath {
-        warn!(held = ?plane.sizes(), configured = ?config.datapath, "the tables keep their sizes until `vipgate detach`");
-    }
     let sizes = plane.sizes();
     let limits = Limits { services: sizes.services, backends: sizes.backends, ..Limits::default() };
     let store = store.with_limits(limits);

@@ -37,6 +37,8 @@
 //!    next hop cannot be seen because the writer stores the epoch that validates it last.
 //! 7. Two CPUs that meet the same new flow at once may both insert it: lookups use the first, the other is never hit
 //!    and ages out as an embryo.
+//! 8. A connection is in one table. Only the controller moves it to another: it copies it, waits until nobody who looked
+//!    before that is still at work, brings the copy to what was changed meanwhile, and empties the old slots.
 
 use crate::{Be16, Be32};
 

@@ -24,6 +24,9 @@ pub const BACKEND_LOAD: &str = "BACKEND_LOAD";
 pub const BACKEND_ROUTES: &str = "BACKEND_ROUTES";
 /// Per-CPU array of [`crate::counters::Traffic`] by backend, *sized* as BACKENDS.
 pub const BACKEND_TRAFFIC: &str = "BACKEND_TRAFFIC";
+/// Array of [`crate::counters::Traffic`] by backend, mmapable, *sized* as BACKENDS: what BACKEND_TRAFFIC counted before it
+/// was made anew in another size. No program writes it; a backend's traffic is the sum of both.
+pub const PAST_TRAFFIC: &str = "PAST_TRAFFIC";
 /// Array of u32, mmapable, *sized*: the arena of the rings, elements are backend numbers.
 pub const RINGS: &str = "RINGS";
 /// Array of u64 by service number, *sized*: the round-robin cursors.
@@ -51,7 +54,7 @@ pub const PROGRAM_EGRESS: &str = "vipgate_egress";
 pub const PROGRAM_CLOCK: &str = "vipgate_clock";
 
 /// Every map that is pinned: all but those of the table that is bridged to.
-pub const PINNED: [&str; 17] = [
+pub const PINNED: [&str; 18] = [
     CONFIG,
     FLOW_BUCKETS,
     FLOWS,
@@ -61,6 +64,7 @@ pub const PINNED: [&str; 17] = [
     BACKEND_LOAD,
     BACKEND_ROUTES,
     BACKEND_TRAFFIC,
+    PAST_TRAFFIC,
     RINGS,
     CURSORS,
     SERVICE_LOAD,

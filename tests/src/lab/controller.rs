@@ -8,13 +8,17 @@ use std::{
     os::unix::net::UnixDatagram,
     path::PathBuf,
     process::{Command, ExitStatus},
-    time::Duration,
+    time::{Duration, Instant},
 };
+use vipgate::loader::Sizes;
 
 /// Where the API listens, in the router's namespace.
 pub const LISTEN: &str = "127.0.0.1:8080";
 /// The admin's first password.
 pub const PASSWORD: &str = "lab-password";
+
+/// The tables of a lab's controller.
+pub const SIZES: Sizes = Sizes { flows: 65_536, services: 1024, backends: 1024, ring_elements: 1 << 20 };
 
 /// Loading the programs and the first pass over the stored state, on a machine busy with other tests.
 const READY: Duration = Duration::from_secs(60);
@@ -36,10 +40,29 @@ impl Controller {
         Self::launch(lab, &mut serve(lab, wrapper)?)
     }
 
+    /// [`Controller::start`] with tables of these sizes.
+    pub fn start_with(lab: &Lab, sizes: Sizes) -> Result<Self> {
+        Self::launch(lab, with_sizes(&mut serve(lab, &[])?, sizes))
+    }
+
+    /// Starts one with tables of these sizes, and kills it as soon as `when` says so, or when it has started.
+    pub fn start_and_kill(lab: &Lab, sizes: Sizes, when: impl Fn() -> bool) -> Result<()> {
+        let (path, notifications) = notified(lab)?;
+        let mut command = serve(lab, &[])?;
+        let command = with_sizes(&mut command, sizes).env("NOTIFY_SOCKET", path);
+        let mut process = Process::start("vipgate", command, lab.directory())?;
+        let end = Instant::now() + READY;
+        while Instant::now() < end && !when() && notifications.recv(&mut [0]).is_err() {
+            // Not a wait for something, but the time between two looks: a stage may last some milliseconds.
+            std::thread::sleep(Duration::from_micros(200));
+        }
+        process.signal(Signal::SIGKILL)?;
+        process.wait(END)?;
+        Ok(())
+    }
+
     fn launch(lab: &Lab, command: &mut Command) -> Result<Self> {
-        let path = lab.directory().join(format!("notify-{}", next_number()));
-        let notifications = UnixDatagram::bind(&path).with_context(|| format!("cannot bind {}", path.display()))?;
-        notifications.set_nonblocking(true)?;
+        let (path, notifications) = notified(lab)?;
         let mut process = Process::start("vipgate", command.env("NOTIFY_SOCKET", &path), lab.directory())?;
         process.until("vipgate to be ready", READY, |_| {
             let mut message = [0; 256];
@@ -114,6 +137,22 @@ impl Controller {
     }
 }
 
+/// Where a controller tells that it is ready, as it would tell systemd, and what reads that.
+fn notified(lab: &Lab) -> Result<(PathBuf, UnixDatagram)> {
+    let path = lab.directory().join(format!("notify-{}", next_number()));
+    let notifications = UnixDatagram::bind(&path).with_context(|| format!("cannot bind {}", path.display()))?;
+    notifications.set_nonblocking(true)?;
+    Ok((path, notifications))
+}
+
+fn with_sizes(command: &mut Command, sizes: Sizes) -> &mut Command {
+    command
+        .env("VIPGATE_DATAPATH_FLOWS", sizes.flows.to_string())
+        .env("VIPGATE_DATAPATH_SERVICES", sizes.services.to_string())
+        .env("VIPGATE_DATAPATH_BACKENDS", sizes.backends.to_string())
+        .env("VIPGATE_DATAPATH_RING_ELEMENTS", sizes.ring_elements.to_string())
+}
+
 /// `vipgate serve` with the lab's settings, started through `wrapper` if that is not empty.
 fn serve(lab: &Lab, wrapper: &[&str]) -> Result<Command> {
     let binary = vipgate_binary()?;
@@ -133,11 +172,8 @@ fn serve(lab: &Lab, wrapper: &[&str]) -> Result<Command> {
         .env("VIPGATE_BPFFS", lab.bpffs.path())
         .env("VIPGATE_HOOK", lab.hook.to_string())
         .env("VIPGATE_ADMIN_PASSWORD", PASSWORD)
-        .env("VIPGATE_LOG_FILTER", "vipgate=debug,info")
-        .env("VIPGATE_DATAPATH_FLOWS", "65536")
-        .env("VIPGATE_DATAPATH_SERVICES", "1024")
-        .env("VIPGATE_DATAPATH_BACKENDS", "1024")
-        .env("VIPGATE_DATAPATH_RING_ELEMENTS", "1048576");
+        .env("VIPGATE_LOG_FILTER", "vipgate=debug,info");
+    with_sizes(&mut command, SIZES);
     Ok(command)
 }
 

@@ -21,6 +21,7 @@ const LONGEST: Duration = Duration::from_secs(600);
 pub struct Load {
     stop: Arc<AtomicBool>,
     done: Arc<AtomicU64>,
+    failed: Arc<AtomicU64>,
     thread: Option<JoinHandle<Result<LoadReport>>>,
 }
 
@@ -34,26 +35,37 @@ pub struct LoadReport {
 impl Load {
     pub fn start(client: &Client, vip: SocketAddrV4) -> Result<Self> {
         let (stop, done) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
-        let (stopped, counted) = (Arc::clone(&stop), Arc::clone(&done));
+        let failed = Arc::new(AtomicU64::new(0));
+        let (stopped, counted, failures) = (Arc::clone(&stop), Arc::clone(&done), Arc::clone(&failed));
         let thread = client.namespace.spawn(move || {
             let mut report = LoadReport::default();
             let end = Instant::now() + LONGEST;
             while !stopped.load(Ordering::Relaxed) && Instant::now() < end {
                 match fetch(vip) {
                     Ok(_) => report.answered += 1,
-                    Err(error) => report.failures.push(format!("{error:#}")),
+                    Err(error) => {
+                        report.failures.push(format!("{error:#}"));
+                        failures.fetch_add(1, Ordering::Relaxed);
+                    }
                 }
                 counted.fetch_add(1, Ordering::Relaxed);
             }
             report
         })?;
-        Ok(Self { stop, done, thread: Some(thread) })
+        Ok(Self { stop, done, failed, thread: Some(thread) })
     }
 
     /// Requests finished so far, answered or not.
     #[must_use]
     pub fn done(&self) -> u64 {
         self.done.load(Ordering::Relaxed)
+    }
+
+    /// None has failed so far.
+    pub fn check(&self) -> Result<()> {
+        let failed = self.failed.load(Ordering::Relaxed);
+        anyhow::ensure!(failed == 0, "{failed} of {} requests failed", self.done());
+        Ok(())
     }
 
     /// Waits for `more` further requests, so that what happened in between has met traffic.

@@ -27,7 +27,7 @@ pub mod wait;
 pub use api::{Api, Failure, Reply};
 pub use bpffs::BpfDirectory;
 pub use cloud::{CHECKED_BY_WEB, Cloud, ECHO, Listener, UDP, WEB};
-pub use controller::{Controller, vipgate_binary};
+pub use controller::{Controller, SIZES, vipgate_binary};
 pub use flood::Flood;
 pub use host::{Backend, Client, Origin};
 pub use load::{DatagramReport, Datagrams, Load, LoadReport};

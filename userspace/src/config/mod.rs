@@ -40,7 +40,7 @@ pub struct Config {
     /// The admin's password, stored at the first start only; `None`: [`DEFAULT_PASSWORD`].
     pub admin_password: Option<Secret>,
     pub log: Log,
-    /// Sizes of the kernel's tables. They hold from the moment the tables are made until `vipgate detach`.
+    /// Sizes of the kernel's tables. What is in tables of other sizes is carried over.
     pub datapath: Sizes,
     /// The layer that each setting came from, where it is not the default.
     origins: BTreeMap<&'static str, Origin>,

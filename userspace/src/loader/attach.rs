@@ -13,6 +13,7 @@ use tracing::{info, warn};
 
 use super::{
     Hook, LoadError, Plane,
+    bpffs::PinDir,
     error::{AttachError, causes, os_error},
     link,
     object::Programs,
@@ -145,11 +146,48 @@ fn incomplete(error: LoadError) -> ProgramError {
 
 fn attach_xdp(program: &mut Xdp, target: &Target, hook: Hook, old: Option<FdLink>) -> Result<FdLink, ProgramError> {
     let mode = if hook == Hook::XdpGeneric { XdpMode::Skb } else { XdpMode::Driver };
-    let id = match old {
-        Some(link) => program.attach_to_link(XdpLink::try_from(link).map_err(invalid)?)?,
-        None => program.attach_to_if_index(target.ifindex, mode)?,
-    };
+    match old {
+        Some(link) => update_xdp(program, link),
+        None => {
+            let id = program.attach_to_if_index(target.ifindex, mode)?;
+            FdLink::try_from(program.take_link(id)?).map_err(invalid)
+        }
+    }
+}
+
+fn update_xdp(program: &mut Xdp, link: FdLink) -> Result<FdLink, ProgramError> {
+    let id = program.attach_to_link(XdpLink::try_from(link).map_err(invalid)?)?;
     FdLink::try_from(program.take_link(id)?).map_err(invalid)
+}
+
+fn update_tc(program: &mut SchedClassifier, link: FdLink) -> Result<FdLink, ProgramError> {
+    let id = program.attach_to_link(link.try_into().map_err(invalid)?)?;
+    FdLink::try_from(program.take_link(id)?).map_err(invalid)
+}
+
+/// Gives every pinned link the program of its kind, each in one step.
+pub(super) fn update_all(dir: &PinDir, programs: &mut Programs) -> Result<(), LoadError> {
+    for name in dir.link_names()? {
+        let path = dir.links().join(&name);
+        let failed = |reason: String| LoadError::Link { path: path.clone(), reason };
+        let device = || link::ifindex(&path).map_err(|error| failed(error.to_string()));
+        if device()?.is_none() {
+            continue;
+        }
+        let link = FdLink::from(PinnedLink::from_pin(&path).map_err(|error| failed(causes(&error)))?);
+        let updated = match name.split('-').next() {
+            Some("egress") => update_tc(programs.egress()?, link),
+            Some("tc") => update_tc(programs.tc()?, link),
+            _ => update_xdp(programs.xdp()?, link),
+        };
+        // The device may go at any moment, and what its link holds with it.
+        if let Err(error) = updated
+            && device()?.is_some()
+        {
+            return Err(failed(causes(&error)));
+        }
+    }
+    Ok(())
 }
 
 fn attach_tc(
@@ -158,14 +196,14 @@ fn attach_tc(
     at: TcAttachType,
     old: Option<FdLink>,
 ) -> Result<FdLink, ProgramError> {
-    let id = match old {
-        Some(link) => program.attach_to_link(link.try_into().map_err(invalid)?)?,
+    match old {
+        Some(link) => update_tc(program, link),
         None => {
             let order = TcAttachOptions::TcxOrder(LinkOrder::default());
-            program.attach_with_options(&target.name, at, order)?
+            let id = program.attach_with_options(&target.name, at, order)?;
+            FdLink::try_from(program.take_link(id)?).map_err(invalid)
         }
-    };
-    FdLink::try_from(program.take_link(id)?).map_err(invalid)
+    }
 }
 
 /// A link that cannot be pinned, as kernels without BPF links make, would take the program along when the controller

@@ -5,16 +5,39 @@
 //! <bpffs>/abi-<N>/links/<hook>-<device> the links that hold the programs on their devices; the egress program's hook
 //!                                       is `egress`
 //! ```
+//! While tables get another size (`migrate`) there are two such directories, and which ones tells how far that is:
+//! ```text
+//! abi-<N>, abi-<N>-new        the new tables are being made, nothing is in them yet
+//! abi-<N>, abi-<N>-carried    connections are in both
+//! abi-<N>-old, abi-<N>-carried, or abi-<N>, abi-<N>-old
+//!                             all is in the new tables
+//! ```
+//! Tables of another ABI version (`abi-<M>`) cannot be read. Their links are taken over, so that the new programs replace the
+//! old ones in one step; the services come from the store again, the connections of before end.
 
 use std::{
+    ffi::OsStr,
     fs, io,
     path::{Path, PathBuf},
 };
 
+use aya::programs::links::{FdLink, PinnedLink};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use vipgate_abi::{ABI_VERSION, maps};
 
-use super::{Hook, error::LoadError, link};
+use super::{
+    Hook,
+    error::{LoadError, causes},
+    link,
+};
+
+/// A directory's part in a change of the tables' sizes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stage {
+    New,
+    Carried,
+    Old,
+}
 
 /// The directory of this ABI's pins.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,18 +51,97 @@ impl PinDir {
         Self { path: bpffs.join(format!("abi-{ABI_VERSION}")) }
     }
 
-    /// Makes the directories, after checking that they come to lie on a BPF file system.
-    pub fn create(bpffs: &Path) -> Result<Self, LoadError> {
-        let dir = Self::new(bpffs);
+    /// Checks that the directory is, or comes to lie, on a BPF file system.
+    pub fn check(bpffs: &Path) -> Result<Self, LoadError> {
         let existing = bpffs.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
         let kind =
             statfs(existing).map_err(|error| LoadError::io(format!("look at {}", existing.display()), error.into()))?;
         if kind.filesystem_type() != BPF_FS_MAGIC {
             return Err(LoadError::NotBpffs { path: bpffs.to_owned() });
         }
-        let links = dir.links();
+        Ok(Self::new(bpffs))
+    }
+
+    /// Makes the directory for links, and so that which it is in.
+    pub fn create(&self) -> Result<(), LoadError> {
+        let links = self.links();
+        fs::create_dir_all(&links).map_err(|error| LoadError::io(format!("make {}", links.display()), error))
+    }
+
+    /// This directory in a stage of a change of the tables' sizes.
+    pub(super) fn at(&self, stage: Stage) -> Self {
+        let mut name = self.path.clone().into_os_string();
+        name.push(match stage {
+            Stage::New => "-new",
+            Stage::Carried => "-carried",
+            Stage::Old => "-old",
+        });
+        Self { path: name.into() }
+    }
+
+    pub(super) fn exists(&self) -> bool {
+        self.path.exists()
+    }
+
+    /// Makes the directory itself.
+    pub(super) fn make(&self) -> Result<(), LoadError> {
+        fs::create_dir_all(&self.path).map_err(|error| LoadError::io(format!("make {}", self.path.display()), error))
+    }
+
+    /// Gives the directory the name of another, which is not there.
+    pub(super) fn rename(&self, to: &Self) -> Result<(), LoadError> {
+        let failed = |error| LoadError::io(format!("rename {} to {}", self.path.display(), to.path.display()), error);
+        fs::rename(&self.path, &to.path).map_err(failed)
+    }
+
+    /// The names of all pinned links.
+    pub(super) fn link_names(&self) -> Result<Vec<String>, LoadError> {
+        names(&self.links())
+    }
+
+    /// Pins the links of another directory here as well.
+    pub(super) fn share_links(&self, of: &Self) -> Result<(), LoadError> {
+        let links = self.links();
         fs::create_dir_all(&links).map_err(|error| LoadError::io(format!("make {}", links.display()), error))?;
-        Ok(dir)
+        let held = names(&links)?;
+        for name in of.link_names()?.into_iter().filter(|name| !held.contains(name)) {
+            let failed = |reason: String| LoadError::Link { path: links.join(&name), reason };
+            let link = PinnedLink::from_pin(of.links().join(&name)).map_err(|error| failed(causes(&error)))?;
+            FdLink::from(link).pin(links.join(&name)).map_err(|error| failed(causes(&error)))?;
+        }
+        Ok(())
+    }
+
+    /// Takes the links of other ABI versions over, and removes what else they have pinned; the names of their directories.
+    pub(super) fn succeed_others(&self) -> Result<Vec<String>, LoadError> {
+        let (Some(root), Some(own)) = (self.path.parent(), self.path.file_name().and_then(OsStr::to_str)) else {
+            return Ok(Vec::new());
+        };
+        let is_own = |name: &str| name.strip_prefix(own).is_some_and(|rest| rest.is_empty() || rest.starts_with('-'));
+        let mut others = names(root)?;
+        others.retain(|name| name.starts_with("abi-") && !is_own(name));
+        for other in others.iter().map(|name| Self { path: root.join(name) }) {
+            let held = self.link_names()?;
+            for name in other.link_names()?.into_iter().filter(|name| !held.contains(name)) {
+                let (from, to) = (other.links().join(&name), self.links().join(&name));
+                fs::rename(&from, &to).map_err(|error| LoadError::io(format!("move {}", from.display()), error))?;
+            }
+            other.remove()?;
+        }
+        Ok(others)
+    }
+
+    /// Removes the directory and the pins in it. What is pinned elsewhere, or runs, stays.
+    pub(super) fn remove(&self) -> Result<(), LoadError> {
+        let links = self.links();
+        for name in names(&links)? {
+            remove_file(&links.join(name))?;
+        }
+        remove_dir(&links)?;
+        for name in names(&self.path)? {
+            remove_file(&self.path.join(name))?;
+        }
+        remove_dir(&self.path)
     }
 
     pub fn path(&self) -> &Path {
@@ -97,6 +199,8 @@ pub fn detach(bpffs: &Path) -> Result<Detached, LoadError> {
         remove_dir(&dir)?;
     }
     detached.devices.sort();
+    // In the middle of a change of sizes a link may be pinned twice.
+    detached.devices.dedup();
     Ok(detached)
 }
 
@@ -168,7 +272,7 @@ mod tests {
     #[test]
     fn a_directory_that_is_not_on_a_bpffs_is_refused() {
         let dir = tempfile::tempdir().expect("a directory");
-        let error = PinDir::create(&dir.path().join("vipgate")).expect_err("refused");
+        let error = PinDir::check(&dir.path().join("vipgate")).expect_err("refused");
         assert!(matches!(error, LoadError::NotBpffs { .. }), "{error}");
         assert!(!dir.path().join("vipgate").exists());
     }

@@ -26,6 +26,8 @@ pub enum LoadError {
          `vipgate detach` removes it, and ends all flows"
     )]
     ForeignPin { path: PathBuf, problem: String },
+    #[error("cannot use the link {path}: {reason}")]
+    Link { path: PathBuf, reason: String },
     #[error(
         "the embedded object has no {kind} {name}; it is not a vipgate object: build it again with `cargo xtask build`"
     )]
@@ -81,7 +83,9 @@ fn last_lines(log: &str) -> String {
 /// A table could not be read or written.
 #[derive(Debug, Error)]
 pub enum TableError {
-    #[error("the map {map} is full; raise its size in the configuration and run `vipgate detach` once")]
+    #[error(
+        "the map {map} is full; raise its size in the configuration and start the controller again: nothing is lost"
+    )]
     Full { map: &'static str },
     #[error("cannot {what} the map {map}: {}", causes(source))]
     Map { map: &'static str, what: &'static str, source: Box<MapError> },

@@ -1,14 +1,18 @@
-//! The flow table through its mappings, for the sweeper: see the race rules in `vipgate_abi::flow`.
+//! The flow table through its mappings, for the sweeper and for who carries flows to another table: see the race rules in
+//! `vipgate_abi::flow`.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use vipgate_abi::{
     backend::Backend,
-    flow::{Bucket, Flow, Mark, State, WAYS, Word},
+    flow::{self, Bucket, Flow, FlowKey, Mark, State, WAYS, Word},
     maps,
 };
 
 use super::{bpffs::PinDir, error::LoadError, mapping::Mapping, tables::mapping};
+
+/// How often a slot is tried to be claimed.
+const CLAIMS: usize = 64;
 
 /// Buckets, flows, and what is known of their backends.
 #[derive(Debug)]
@@ -33,6 +37,11 @@ impl Loads {
     /// Connections that are counted for a number.
     pub fn get(&self, number: u32) -> u32 {
         self.0.cell(number).map_or(0, |load| load.load(Ordering::Relaxed))
+    }
+
+    /// Connections by number.
+    pub(super) fn all(&self) -> Vec<u32> {
+        (0..self.count()).map(|number| self.get(number)).collect()
     }
 
     /// Takes connections off, never below 0.
@@ -127,14 +136,9 @@ impl FlowTable {
     /// Empties a slot if its word still is `seen` (rule 4), and takes the flow that was in it off its backend's and
     /// service's load when it was the one that counts (rule 5). False: the slot changed in between and was left alone.
     pub fn empty(&self, slot: u32, seen: Word, flow: &Flow) -> bool {
-        let Some(word) = self.slot(slot) else {
-            return false;
-        };
-        let empty = seen.with_state(State::Empty).0;
-        if word.compare_exchange(seen.0, empty, Ordering::AcqRel, Ordering::Relaxed).is_err() {
+        if !self.exchange(slot, seen, seen.with_state(State::Empty)) {
             return false;
         }
-        self.mirror(slot);
         if !flow.mark.is_reply() && seen.state().is_live() {
             self.backend_loads.take(flow.backend, 1);
             if let Some(backend) = self.backend(flow.backend).filter(|_| seen.state().is_admitted()) {
@@ -142,6 +146,115 @@ impl FlowTable {
             }
         }
         true
+    }
+
+    /// A slot's flow and the word under which it was read whole (rule 2); `None`: there is none.
+    pub(super) fn stable(&self, slot: u32) -> Option<(Word, Flow)> {
+        let holds = |word: &Word| word.state() > State::Busy;
+        let before = self.word(slot).filter(holds)?;
+        let flow = self.flow(slot)?;
+        let after = self.word(slot).filter(holds)?;
+        after.same_flow(before).then_some((after, flow))
+    }
+
+    /// The slots of the bucket that a hash names.
+    fn bucket_of(&self, hash: u64) -> impl Iterator<Item = u32> + use<> {
+        let bucket = flow::preferred(hash, self.buckets() - 1) / WAYS as u32;
+        (0..WAYS as u32).map(move |way| bucket * WAYS as u32 + way)
+    }
+
+    /// The slot of the flow with this key.
+    pub(super) fn find(&self, key: &FlowKey, hash: u64) -> Option<u32> {
+        self.bucket_of(hash).find(|slot| self.stable(*slot).is_some_and(|(_, flow)| flow.key == *key))
+    }
+
+    /// Claims a slot for a flow with this hash as a program does (rule 1), and ends the connection that eviction prefers
+    /// where there is none empty. `None`: every slot holds an established connection.
+    pub(super) fn claim(&self, hash: u64, now: u32) -> Option<(u32, Word)> {
+        // Programs win races against this thread, but not for long.
+        for _ in 0..CLAIMS {
+            let preferred = flow::preferred(hash, self.buckets() - 1);
+            let empty = self.word(preferred).filter(|word| word.state() == State::Empty).map(|word| (preferred, word));
+            let best = || {
+                let words = self.bucket_of(hash).filter_map(|slot| Some((slot, self.word(slot)?)));
+                words.max_by_key(|(_, word)| word.eviction_rank(now))
+            };
+            let (slot, seen) = empty.or_else(best)?;
+            if !flow::is_evictable(seen.eviction_rank(now)) {
+                return None;
+            }
+            if seen.state() != State::Empty {
+                self.end(slot, seen);
+            } else if let claimed = seen.claimed()
+                && self.slot(slot)?.compare_exchange(seen.0, claimed.0, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+            {
+                self.flows.mark(slot)?.store(Mark::new(State::Busy, claimed.round(), 0, 0).0, Ordering::Release);
+                return Some((slot, claimed));
+            }
+        }
+        None
+    }
+
+    /// Ends the connection of the flow in this slot: both directions.
+    fn end(&self, slot: u32, seen: Word) {
+        let Some(flow) = self.flow(slot).filter(|flow| self.empty(slot, seen, flow)) else {
+            return;
+        };
+        let is_other = |other: &Flow| other.peer == slot && other.mark.is_reply() != flow.mark.is_reply();
+        if let Some((word, other)) = self.stable(flow.peer).filter(|(_, other)| is_other(other)) {
+            self.empty(flow.peer, word, &other);
+        }
+    }
+
+    /// Writes a flow to a slot that was claimed, and publishes it as it was under the word `like` (rules 1 and 2): the slot,
+    /// and its word now.
+    pub(super) fn publish(&self, (slot, claimed): (u32, Word), like: Word, hash: u64, flow: Flow) -> (u32, Word) {
+        let dead = Mark::new(State::Busy, claimed.round(), 0, 0);
+        self.flows.write(slot, Flow { mark: dead, ..flow });
+        let word = Word::new(like.state(), claimed.round(), flow::tag(hash), like.seen());
+        if let (Some(mark), Some(cell)) = (self.flows.mark(slot), self.slot(slot)) {
+            mark.store(Mark::of(word, flow.mark.flags()).0, Ordering::Release);
+            cell.store(word.0, Ordering::Release);
+        }
+        (slot, word)
+    }
+
+    /// Frees a slot that was claimed.
+    pub(super) fn release(&self, (slot, claimed): (u32, Word)) {
+        self.exchange(slot, claimed, claimed.with_state(State::Empty));
+    }
+
+    /// Moves the flow that was seen in a slot to a state (rule 4), without accounting for it; the state it was in. `None`:
+    /// it is there no more, or over, or in that state.
+    pub(super) fn move_to(&self, slot: u32, seen: Word, state: State) -> Option<State> {
+        let kept = if state == State::Empty { State::Busy } else { State::Closed };
+        loop {
+            let word = self.word(slot).filter(|word| word.same_flow(seen))?;
+            if word.state() == state || word.state() <= kept {
+                return None;
+            }
+            if self.exchange(slot, word, word.with_state(state)) {
+                return Some(word.state());
+            }
+        }
+    }
+
+    /// Adds packets and bytes to the counters of the flow in a slot (rule 6).
+    pub(super) fn count(&self, slot: u32, packets: u32, bytes: u64) {
+        if let Some((cell, total)) = self.flows.counters(slot) {
+            cell.fetch_add(packets, Ordering::Relaxed);
+            total.fetch_add(bytes, Ordering::Relaxed);
+        }
+    }
+
+    /// Swaps a slot's word for another of the same flow; false: it was not `seen` any more.
+    fn exchange(&self, slot: u32, seen: Word, new: Word) -> bool {
+        let swap = |word: &AtomicU64| word.compare_exchange(seen.0, new.0, Ordering::AcqRel, Ordering::Relaxed).is_ok();
+        let swapped = self.slot(slot).is_some_and(swap);
+        if swapped {
+            self.mirror(slot);
+        }
+        swapped
     }
 
     /// Brings a flow's mark to its slot's word (rule 4).

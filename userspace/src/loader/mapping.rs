@@ -6,7 +6,7 @@
 use std::{
     io,
     marker::PhantomData,
-    mem::MaybeUninit,
+    mem::{MaybeUninit, offset_of},
     num::NonZeroUsize,
     os::fd::AsFd,
     ptr::NonNull,
@@ -162,6 +162,14 @@ impl Mapping<Flow> {
         let words = self.words(index)?;
         // SAFETY: within the element, aligned; atomics of both sizes on the same memory are what the programs do, too.
         Some(unsafe { &*words.as_ptr().cast::<AtomicU32>().add(MARK_OFFSET / size_of::<u32>()) })
+    }
+
+    /// The counters of one flow: packets and bytes.
+    pub(super) fn counters(&self, index: u32) -> Option<(&AtomicU32, &AtomicU64)> {
+        let words = self.words(index)?;
+        // SAFETY: as in `mark`.
+        let packets = unsafe { &*words.as_ptr().cast::<AtomicU32>().add(offset_of!(Flow, packets) / size_of::<u32>()) };
+        Some((packets, words.get(offset_of!(Flow, bytes) / WORD)?))
     }
 }
 

@@ -4,19 +4,23 @@
 //! restart finds tables and flows as they were and swaps each device's program in place. Everything here blocks (it
 //! makes system calls); callers on the async runtime use `spawn_blocking`.
 //!
-//! The only module of the controller with unsafe code, all of it in `mapping` (shared memory), `link` and `ethtool`
-//! (one system call each that no crate here has a safe way for).
-#![allow(unsafe_code, reason = "shared memory, a bare bpf(2) and an ioctl(2) call; see each SAFETY comment")]
+//! The only module of the controller with unsafe code, all of it in `mapping` (shared memory), `link`, `grace` and
+//! `ethtool` (one system call each that no crate here has a safe way for).
+#![allow(unsafe_code, reason = "shared memory, bare bpf(2), membarrier(2) and ioctl(2) calls; see each SAFETY comment")]
 
 mod attach;
 mod bpffs;
+mod carry;
 mod connections;
+mod copy;
 mod error;
 mod ethtool;
 mod flows;
+mod grace;
 mod interest;
 mod link;
 mod mapping;
+mod migrate;
 mod object;
 mod ports;
 pub mod status;
@@ -30,6 +34,7 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
+use tracing::warn;
 use vipgate_abi::{flow, maps, service::Member};
 
 use self::object::Programs;
@@ -91,7 +96,7 @@ impl FromStr for Hook {
     }
 }
 
-/// Numbers of elements of the tables. They apply when the maps are made; maps that are pinned keep theirs.
+/// Numbers of elements of the tables. Tables of other sizes are carried over when the plane opens (`migrate`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Sizes {
@@ -159,7 +164,13 @@ impl Plane {
     pub fn open(options: &Options) -> Result<Arc<Self>, LoadError> {
         options.sizes.check()?;
         object::lift_memlock();
-        let dir = PinDir::create(&options.bpffs)?;
+        let dir = PinDir::check(&options.bpffs)?;
+        migrate::resume(&dir)?;
+        dir.create()?;
+        for other in dir.succeed_others()? {
+            warn!(tables = other, "tables of another version cannot be read: the connections in them end");
+        }
+        migrate::resize(&dir, options.sizes)?;
         let (programs, sizes) = object::load(&dir, options.sizes)?;
         tables::initialise(&dir, sizes)?;
         Ok(Arc::new(Self { dir, hook: options.hook, sizes, programs: Mutex::new(programs) }))

@@ -4,7 +4,7 @@ use std::{fs, path::Path};
 
 use aya::{
     Ebpf, EbpfLoader, TestRun, TestRunOptions,
-    maps::{Map, MapInfo},
+    maps::{Map, MapData, MapInfo},
     programs::{Program, ProgramError, SchedClassifier, Xdp},
 };
 use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
@@ -56,6 +56,7 @@ fn shapes(sizes: Sizes) -> Vec<Shape> {
         shape(maps::BACKEND_LOAD, index, size_of::<u32>(), sizes.backends, true),
         shape(maps::BACKEND_ROUTES, index, size_of::<BackendRoute>(), sizes.backends, true),
         shape(maps::BACKEND_TRAFFIC, index, size_of::<Traffic>(), sizes.backends, true),
+        shape(maps::PAST_TRAFFIC, index, size_of::<Traffic>(), sizes.backends, true),
         shape(maps::RINGS, index, size_of::<u32>(), sizes.ring_elements, true),
         shape(maps::CURSORS, index, size_of::<u64>(), sizes.services, true),
         shape(maps::SERVICE_LOAD, index, size_of::<u32>(), sizes.services, true),
@@ -116,7 +117,12 @@ pub(super) fn lift_memlock() {
 /// Opens or makes the maps, and loads the programs. The sizes are those that the maps really have.
 pub(super) fn load(dir: &PinDir, wanted: Sizes) -> Result<(Programs, Sizes), LoadError> {
     let sizes = sizes_of_pins(dir, wanted)?;
-    let mut programs = Programs { ebpf: with_maps(dir, sizes)? };
+    Ok((load_bridging(dir, sizes, None)?, sizes))
+}
+
+/// [`load`] for maps of these sizes; the programs bridge to the flow table of another directory, of so many flows.
+pub(super) fn load_bridging(dir: &PinDir, sizes: Sizes, other: Option<(&PinDir, u32)>) -> Result<Programs, LoadError> {
+    let mut programs = Programs { ebpf: with_maps(dir, sizes, other)? };
     for name in maps::PINNED {
         if programs.ebpf.map(name).is_none() {
             return Err(LoadError::Incomplete { kind: "map", name });
@@ -130,7 +136,31 @@ pub(super) fn load(dir: &PinDir, wanted: Sizes) -> Result<(Programs, Sizes), Loa
     load_persistently(|| egress.load()).map_err(|error| refused(maps::PROGRAM_EGRESS, &error))?;
     let xdp = programs.xdp()?;
     load_persistently(|| xdp.load()).map_err(|error| refused(maps::PROGRAM_XDP, &error))?;
-    Ok((programs, sizes))
+    Ok(programs)
+}
+
+/// Opens the maps, and makes and pins those that are missing.
+pub(super) fn make_maps(dir: &PinDir, sizes: Sizes) -> Result<(), LoadError> {
+    with_maps(dir, sizes, None).map(|_| ())
+}
+
+/// Makes the maps of other sizes in a directory of their own; those whose size stays are the same maps in both.
+pub(super) fn make_resized(dir: &PinDir, held: Sizes, next: &PinDir, sizes: Sizes) -> Result<(), LoadError> {
+    let stay = shapes(held).into_iter().zip(shapes(sizes));
+    // The flow table's mask is in CONFIG.
+    let stay = stay.filter(|(one, other)| one.entries == other.entries).map(|(shape, _)| shape.name);
+    for name in stay.filter(|name| *name != maps::CONFIG || held.flows == sizes.flows) {
+        let map = MapData::from_pin(dir.map(name)).map_err(|error| super::TableError::new(name, "open", error))?;
+        let path = next.map(name);
+        map.pin(&path).map_err(|error| LoadError::ForeignPin { path, problem: super::causes(&error) })?;
+    }
+    make_maps(next, sizes)
+}
+
+/// Whether a name is of the same map in both directories.
+pub(super) fn is_shared(name: &str, one: &PinDir, other: &PinDir) -> Result<bool, LoadError> {
+    let id = |dir: &PinDir| Ok::<_, LoadError>(info(&dir.map(name))?.map(|info| info.id()));
+    Ok(id(one)? == id(other)?)
 }
 
 /// The clock alone, for who only reads: makes no map, so all of them must be pinned.
@@ -138,14 +168,23 @@ pub(super) fn clock(dir: &PinDir) -> Result<Programs, LoadError> {
     if let Some(name) = maps::PINNED.into_iter().find(|name| !dir.map(name).exists()) {
         return Err(LoadError::ForeignPin { path: dir.map(name), problem: "it is missing".to_owned() });
     }
-    let mut programs = Programs { ebpf: with_maps(dir, sizes_of_pins(dir, Sizes::default())?)? };
+    let mut programs = Programs { ebpf: with_maps(dir, sizes_of_pins(dir, Sizes::default())?, None)? };
     load_clock(&mut programs)?;
     Ok(programs)
 }
 
 /// The object with its maps, opened where they are pinned, else made and pinned. No program is loaded yet.
-fn with_maps(dir: &PinDir, sizes: Sizes) -> Result<Ebpf, LoadError> {
+fn with_maps(dir: &PinDir, sizes: Sizes, other: Option<(&PinDir, u32)>) -> Result<Ebpf, LoadError> {
+    let other_mask = other.map_or(0, |(_, flows)| flows / WAYS as u32 - 1);
     let mut loader = EbpfLoader::new();
+    if let Some((other, flows)) = other {
+        loader
+            .override_global(maps::OTHER_MASK, &other_mask, true)
+            .map_pin_path(maps::OTHER_BUCKETS, other.map(maps::FLOW_BUCKETS))
+            .map_max_entries(maps::OTHER_BUCKETS, flows / WAYS as u32)
+            .map_pin_path(maps::OTHER_FLOWS, other.map(maps::FLOWS))
+            .map_max_entries(maps::OTHER_FLOWS, flows);
+    }
     for shape in shapes(sizes) {
         check_pin(&dir.map(shape.name), &shape)?;
         loader.map_pin_path(shape.name, dir.map(shape.name));
@@ -182,7 +221,7 @@ pub fn load_persistently(mut load: impl FnMut() -> Result<(), ProgramError>) -> 
 }
 
 /// The wanted sizes, but for those that pinned maps have already.
-fn sizes_of_pins(dir: &PinDir, wanted: Sizes) -> Result<Sizes, LoadError> {
+pub(super) fn sizes_of_pins(dir: &PinDir, wanted: Sizes) -> Result<Sizes, LoadError> {
     let pinned = |name: &str| Ok::<_, LoadError>(info(&dir.map(name))?.map(|info| info.max_entries()));
     let either = |one: &str, other: &str| Ok::<_, LoadError>(pinned(one)?.or(pinned(other)?));
     let buckets = pinned(maps::FLOW_BUCKETS)?.map(|buckets| buckets.saturating_mul(WAYS as u32));
@@ -226,8 +265,7 @@ pub(super) fn open<M>(dir: &PinDir, name: &'static str) -> Result<M, LoadError>
 where
     M: TryFrom<Map, Error = aya::maps::MapError>,
 {
-    let data =
-        aya::maps::MapData::from_pin(dir.map(name)).map_err(|error| super::TableError::new(name, "open", error))?;
+    let data = MapData::from_pin(dir.map(name)).map_err(|error| super::TableError::new(name, "open", error))?;
     let map = Map::from_map_data(data).and_then(M::try_from);
     Ok(map.map_err(|error| super::TableError::new(name, "open", error))?)
 }

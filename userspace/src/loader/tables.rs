@@ -28,6 +28,7 @@ pub struct Tables {
     interest: Option<Interest>,
     services: LpmTrie<MapData, ServiceKey, Service>,
     traffic: PerCpuArray<MapData, Traffic>,
+    past_traffic: Mapping<Traffic>,
     backends: Mapping<Backend>,
     load: Mapping<u32>,
     rings: Mapping<u32>,
@@ -46,6 +47,7 @@ impl Tables {
             interest: None,
             services: open(dir, maps::SERVICES)?,
             traffic: open(dir, maps::BACKEND_TRAFFIC)?,
+            past_traffic: mapping(dir, maps::PAST_TRAFFIC)?,
             backends: mapping(dir, maps::BACKENDS)?,
             load: mapping(dir, maps::BACKEND_LOAD)?,
             rings: mapping(dir, maps::RINGS)?,
@@ -119,7 +121,8 @@ impl Tables {
     pub fn traffic(&self, number: u32) -> Result<Traffic, TableError> {
         let values =
             self.traffic.get(&number, 0).map_err(|error| TableError::new(maps::BACKEND_TRAFFIC, "read", error))?;
-        Ok(values.iter().fold(Traffic::default(), |sum, of| Traffic {
+        let past = self.past_traffic.read(number).unwrap_or_default();
+        Ok(values.iter().fold(past, |sum, of| Traffic {
             packets_in: sum.packets_in + of.packets_in,
             bytes_in: sum.bytes_in + of.bytes_in,
             packets_out: sum.packets_out + of.packets_out,
@@ -129,8 +132,17 @@ impl Tables {
         }))
     }
 
+    /// Adds what another table of backends, that programs count in no more, has counted to what was before this one.
+    pub(super) fn add_past_traffic(&mut self, from: &Self) -> Result<(), TableError> {
+        for number in 0..self.backends.len().min(from.backends.len()) {
+            self.past_traffic.write(number, from.traffic(number)?);
+        }
+        Ok(())
+    }
+
     /// Zeroes what was counted for a backend.
     pub fn reset_traffic(&mut self, number: u32) -> Result<(), TableError> {
+        self.past_traffic.write(number, Traffic::default());
         let failed = |error| TableError::new(maps::BACKEND_TRAFFIC, "write", error);
         let cpus = aya::util::nr_cpus().map_err(|(_, error)| failed(error.into()))?;
         let zeroes = PerCpuValues::try_from(vec![Traffic::default(); cpus]).map_err(|error| failed(error.into()))?;

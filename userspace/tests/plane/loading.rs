@@ -2,12 +2,12 @@
 
 use std::fs;
 
-use vipgate::loader::{self, AttachError, Hook, LoadError, Options, Sizes, Target};
+use vipgate::loader::{self, AttachError, Hook, LoadError, Options, Target};
 use vipgate_abi::maps;
 
 use crate::room::{Room, SIZES};
 
-fn target(room: &Room, name: &str) -> Target {
+pub(crate) fn target(room: &Room, name: &str) -> Target {
     let text = room.show(&format!("-o link show dev {name}"));
     let ifindex = text.split(':').next().and_then(|index| index.parse().ok()).expect("an index");
     Target { name: name.to_owned(), ifindex, veth: true }
@@ -25,10 +25,7 @@ fn a_second_open_finds_the_tables_of_the_first() {
     }
     drop(first);
 
-    // Other sizes in the configuration do not take the flows away.
-    let other = Options { sizes: Sizes { flows: 8192, ..SIZES }, ..room.options(Hook::Tc) };
-    let second = loader::Plane::open(&other).expect("opens");
-    assert_eq!(second.sizes(), SIZES);
+    let second = room.open(Hook::Tc).expect("opens");
     let again = second.epoch().and_then(|epoch| Ok(epoch.get()?)).expect("readable");
     assert_eq!((again.flow_seed, again.bucket_mask), (config.flow_seed, config.bucket_mask));
     assert_ne!(again.epoch, config.epoch, "what flows remembered may be old");
@@ -95,6 +92,25 @@ fn the_hook_of_a_device_can_change() {
         let plane = room.open(hook).expect("opens");
         assert_eq!(plane.attach(&device).expect("attaches"), hook);
         assert_eq!(plane.attached().expect("a list"), [(hook, "r0.100".to_owned())]);
+    }
+}
+
+#[test]
+fn the_links_of_another_versions_tables_are_taken_over() {
+    for hook in [Hook::Tc, Hook::Xdp] {
+        let room = Room::enter();
+        room.veth("r0", "c0", "10.0.0.1/24");
+        let device = target(&room, "r0");
+        let pins = {
+            let plane = room.open(hook).expect("opens");
+            plane.attach(&device).expect("attaches");
+            plane.pins().to_owned()
+        };
+        fs::rename(&pins, pins.with_file_name("abi-0")).expect("renamed");
+        let plane = room.open(hook).expect("opens");
+        assert_eq!(plane.attached().expect("a list"), [(hook, "r0".to_owned())]);
+        assert_eq!(plane.attach(&device).expect("replaces the other version's"), hook);
+        assert!(!pins.with_file_name("abi-0").exists());
     }
 }
 

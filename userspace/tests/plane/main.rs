@@ -2,5 +2,6 @@
 
 mod loading;
 mod reconciling;
+mod resizing;
 mod room;
 mod source;

@@ -1,0 +1,164 @@
+//! Nothing is lost: the tables get other sizes, again and again, under traffic that is counted.
+
+use anyhow::{Context as _, ensure};
+use serde_json::Value;
+use std::{
+    cell::Cell,
+    fs,
+    net::{Ipv4Addr, SocketAddrV4},
+};
+use vipgate::loader::Sizes;
+use vipgate_tests::{
+    both_hooks,
+    lab::{Controller, Counts, Datagrams, ECHO, Lab, Load, Result, Running, SIZES, Standing, UDP, WEB, report},
+};
+
+const VIP: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 10);
+/// In each hook.
+const ROUNDS: usize = 50;
+/// Rounds in which the controller is killed while it changes the sizes, in each hook.
+const KILLED: usize = 24;
+/// TCP connections that stay through all rounds.
+const SESSIONS: usize = 8;
+
+/// The sizes of a round: each of them changes, alone and with others.
+fn sizes(round: usize) -> Sizes {
+    let doubled = |every: usize, size: u32| if (round / every).is_multiple_of(2) { size * 2 } else { size };
+    Sizes {
+        flows: doubled(1, SIZES.flows),
+        services: doubled(2, SIZES.services),
+        backends: doubled(3, SIZES.backends),
+        ring_elements: doubled(5, SIZES.ring_elements),
+    }
+}
+
+/// The load of a test: HTTP requests, datagrams, standing connections, and what was counted of them.
+struct Traffic<'a> {
+    lab: &'a Lab,
+    standing: Standing,
+    datagrams: Datagrams,
+    requests: Load,
+    counts: Counts,
+}
+
+impl<'a> Traffic<'a> {
+    fn start(lab: &'a Lab) -> Result<Self> {
+        let client = lab.client();
+        let mut standing = Standing::open(client, SocketAddrV4::new(VIP, ECHO.port), SESSIONS)?;
+        let datagrams = Datagrams::start(client, SocketAddrV4::new(VIP, UDP.port))?;
+        let requests = Load::start(client, SocketAddrV4::new(VIP, WEB.port))?;
+        datagrams.wait_for(100)?;
+        requests.wait_for(10)?;
+        standing.ask()?;
+        let counts = Counts::read(lab, &standing.flows(&datagrams))?;
+        Ok(Self { lab, standing, datagrams, requests, counts })
+    }
+
+    /// All of it goes on, and has been counted all the time.
+    fn check(&mut self) -> Result<()> {
+        self.datagrams.wait_for(20)?;
+        self.requests.wait_for(5)?;
+        self.requests.check()?;
+        self.standing.ask()?;
+        let next = Counts::read(self.lab, &self.standing.flows(&self.datagrams))?;
+        self.counts.check_grown(&next)?;
+        self.counts = next;
+        Ok(())
+    }
+
+    /// None is lost; the kernel has counted each of the datagrams.
+    fn finish(self) -> Result<()> {
+        let client = self.datagrams.client().to_string();
+        let (datagrams, requests) = (self.datagrams.stop()?, self.requests.stop()?);
+        ensure!(datagrams.lost.is_empty(), "{} of {} datagrams are lost", datagrams.lost.len(), datagrams.answered);
+        ensure!(requests.failures.is_empty(), "{:?}", requests.failures);
+        let flows = report(self.lab, "flows")?;
+        let flows = flows["connections"].as_array().context("connections")?;
+        let flow = flows
+            .iter()
+            .find(|flow| flow["protocol"] == "udp" && flow["client"] == client)
+            .context("the datagrams' flow")?;
+        let status = report(self.lab, "status")?;
+        let services = status["services"].as_array().context("services")?;
+        let service = services
+            .iter()
+            .find(|service| service["protocol"] == "udp" && service["port"] == UDP.port)
+            .context("the datagrams' service")?;
+        let backends = service["backends"].as_array().context("backends")?;
+        for what in ["packetsIn", "packetsOut"] {
+            ensure!(flow[what] == datagrams.answered, "{} datagrams, but {flow}", datagrams.answered);
+            let counted: u64 = backends.iter().filter_map(|backend| backend[what].as_u64()).sum();
+            ensure!(counted == datagrams.answered, "{} datagrams, but {service}", datagrams.answered);
+        }
+        println!("{} datagrams, {} requests: none lost, all counted", datagrams.answered, requests.answered);
+        Ok(())
+    }
+}
+
+/// The tables have these sizes, and no stage of a change is left.
+fn check_sizes(lab: &Lab, sizes: Sizes) -> Result<()> {
+    let status: Value = report(lab, "status")?;
+    let capacity = status["flows"]["capacity"].as_u64().context("a capacity")?;
+    ensure!(capacity == u64::from(sizes.flows), "room for {capacity} flows");
+    let pins = fs::read_dir(lab.bpffs.path())?.count();
+    ensure!(pins == 1, "{pins} directories of pins");
+    Ok(())
+}
+
+fn start(hook: vipgate_tests::lab::Hook) -> Result<(Lab, Controller)> {
+    let run = Running::new(hook, 1, 2)?;
+    run.cloud.balanced_everywhere(VIP)?;
+    let Running { controller, lab, .. } = run;
+    Ok((lab, controller))
+}
+
+both_hooks! {
+    fn fifty_changes_of_the_tables_sizes_lose_no_packet_no_connection_and_no_count(hook) {
+        let (lab, mut controller) = start(hook)?;
+        let mut traffic = Traffic::start(&lab)?;
+        for round in 0..ROUNDS {
+            if round % 2 == 0 {
+                controller.kill()?;
+            } else {
+                ensure!(controller.stop()?.success(), "an orderly end failed in round {round}");
+            }
+            controller = Controller::start_with(&lab, sizes(round))?;
+            check_sizes(&lab, sizes(round)).with_context(|| format!("in round {round}"))?;
+            traffic.check().with_context(|| format!("in round {round}"))?;
+        }
+        traffic.finish()?;
+        drop(controller);
+        Ok(())
+    }
+
+    fn a_kill_at_any_step_of_a_change_of_sizes_loses_nothing(hook) {
+        let (lab, mut controller) = start(hook)?;
+        let mut traffic = Traffic::start(&lab)?;
+        for round in 0..KILLED {
+            controller.kill()?;
+            // The stage's directory appears, and then some more is done.
+            let stage = ["-new", "-carried", "-carried", "-old"][round % 4];
+            let looks = Cell::new(round / 4 * 20 * usize::from(round % 4 != 2));
+            let reached = || {
+                let there = fs::read_dir(lab.bpffs.path()).is_ok_and(|entries| {
+                    entries.flatten().any(|entry| entry.file_name().to_string_lossy().ends_with(stage))
+                });
+                if there && looks.get() > 0 {
+                    looks.set(looks.get() - 1);
+                    return false;
+                }
+                there
+            };
+            Controller::start_and_kill(&lab, sizes(round), reached)?;
+            traffic.requests.wait_for(5).with_context(|| format!("killed in round {round}"))?;
+            let survived = traffic.requests.check().and_then(|()| traffic.standing.ask());
+            survived.with_context(|| format!("killed in round {round} at {stage}"))?;
+            controller = Controller::start_with(&lab, sizes(round))?;
+            check_sizes(&lab, sizes(round)).with_context(|| format!("in round {round}"))?;
+            traffic.check().with_context(|| format!("in round {round}, killed at {stage}"))?;
+        }
+        traffic.finish()?;
+        drop(controller);
+        Ok(())
+    }
+}

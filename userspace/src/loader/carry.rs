@@ -1,0 +1,403 @@
+//! Carries every connection from one flow table to another, while programs that bridge both follow packets in either.
+//!
+//! No program makes flows in the old table any more. A connection is first copied; from then on packets find the copy.
+//! Those that had found the flows of before are waited for, and only then what they still changed there is brought to the
+//! copy, and the old slots are emptied. So no packet is without its flow at any moment.
+
+use vipgate_abi::{
+    flow::{Flow, State, WAYS, Word},
+    hash,
+};
+
+use super::flows::FlowTable;
+
+/// Connections that are copied between two waits.
+const BATCH: usize = 1 << 16;
+
+/// What came of the connections.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Carried {
+    pub(super) connections: u64,
+    /// Those for which no slot of the new table was free.
+    pub(super) lost: u64,
+}
+
+/// Two tables with the same seed.
+pub(super) struct Carrier<'a> {
+    pub(super) old: &'a FlowTable,
+    pub(super) new: &'a FlowTable,
+    pub(super) seed: u64,
+    /// Low 32 bits of jiffies.
+    pub(super) now: u32,
+}
+
+/// One flow in both tables.
+#[derive(Clone, Copy)]
+struct Copy {
+    from: (u32, Word),
+    to: (u32, Word),
+    /// The counters that the copy began with.
+    packets: u32,
+    bytes: u64,
+}
+
+impl Carrier<'_> {
+    /// Carries all of them; `wait` returns when every packet that is being handled now has been.
+    pub(super) fn carry(&self, wait: impl Fn()) -> Carried {
+        let mut carried = Carried::default();
+        let mut slots = 0..self.old.buckets() * WAYS as u32;
+        while !slots.is_empty() {
+            let mut copies = Vec::new();
+            for slot in slots.by_ref() {
+                match self.copy(slot) {
+                    Copying::None => {}
+                    Copying::Done(both) => copies.push(both),
+                    Copying::NoSlot => carried.lost += 1,
+                }
+                if copies.len() == BATCH {
+                    break;
+                }
+            }
+            wait();
+            carried.connections += copies.len() as u64;
+            for [first, reply] in copies {
+                self.settle(first, reply);
+            }
+        }
+        carried
+    }
+
+    /// Copies the connection whose first flow is in this slot.
+    fn copy(&self, slot: u32) -> Copying {
+        let Some((word, first)) = self.old.stable(slot).filter(|(_, flow)| !flow.mark.is_reply()) else {
+            return Copying::None;
+        };
+        let is_its = |reply: &Flow| reply.peer == slot && reply.mark.is_reply();
+        let Some((reply_word, reply)) = self.old.stable(first.peer).filter(|(_, reply)| is_its(reply)) else {
+            return Copying::None;
+        };
+        let from = [(slot, word), (first.peer, reply_word)];
+        let hashes = [&first, &reply].map(|flow| hash::flow(&flow.key, self.seed));
+        // A controller that ended in the middle may have copied it already.
+        let held = |flow: &Flow, hash| {
+            let slot = self.new.find(&flow.key, hash)?;
+            self.new.stable(slot).map(|(word, copy)| ((slot, word), copy))
+        };
+        match (held(&first, hashes[0]), held(&reply, hashes[1])) {
+            (None, None) => {}
+            (Some((to, copy)), Some((reply_to, reply_copy))) if (copy.peer, reply_copy.peer) == (reply_to.0, to.0) => {
+                let begun = |from, to, old: &Flow, new: &Flow| {
+                    // How many of these the copy has is not known any more: it gets what it lacks.
+                    let lacks = new.packets.wrapping_sub(old.packets) > 1 << 31;
+                    let packets = if lacks { new.packets } else { old.packets };
+                    Copy { from, to, packets, bytes: old.bytes.min(new.bytes) }
+                };
+                return Copying::Done([
+                    begun(from[0], to, &first, &copy),
+                    begun(from[1], reply_to, &reply, &reply_copy),
+                ]);
+            }
+            // It ended between the two.
+            (None, Some(((slot, word), copy))) if self.new.stable(copy.peer).is_none() => {
+                self.new.move_to(slot, word, State::Empty);
+            }
+            // What is there is of later.
+            _ => return Copying::None,
+        }
+        let Some(to) = self.new.claim(hashes[0], self.now) else {
+            return Copying::NoSlot;
+        };
+        let Some(reply_to) = self.new.claim(hashes[1], self.now) else {
+            self.new.release(to);
+            return Copying::NoSlot;
+        };
+        let begun = |from, to, flow: &Flow| Copy { from, to, packets: flow.packets, bytes: flow.bytes };
+        let (slot, reply_slot) = (to.0, reply_to.0);
+        let reply_to = self.new.publish(reply_to, reply_word, hashes[1], Flow { peer: slot, ..reply });
+        let to = self.new.publish(to, word, hashes[0], Flow { peer: reply_slot, ..first });
+        let both = [begun(from[0], to, &first), begun(from[1], reply_to, &reply)];
+        if self.is_gone(&both[0]) {
+            self.discard(both);
+            return Copying::None;
+        }
+        Copying::Done(both)
+    }
+
+    /// True when a program has removed the flow that was copied: its client has opened another connection, which must not
+    /// meet the copy.
+    fn is_gone(&self, copy: &Copy) -> bool {
+        let (slot, seen) = copy.from;
+        self.old.word(slot).is_none_or(|word| !word.same_flow(seen) || word.state() <= State::Busy)
+    }
+
+    fn discard(&self, both: [Copy; 2]) {
+        for Copy { to: (slot, word), .. } in both {
+            self.new.move_to(slot, word, State::Empty);
+        }
+    }
+
+    /// Brings what packets still changed in the old flows to their copies, and empties the old slots.
+    fn settle(&self, first: Copy, reply: Copy) {
+        if self.is_gone(&first) {
+            self.discard([first, reply]);
+            return;
+        }
+        let state = |table: &FlowTable, (slot, seen): (u32, Word)| {
+            table.word(slot).filter(|word| word.same_flow(seen)).map_or(State::Empty, Word::state)
+        };
+        let olds = [first, reply].map(|copy| state(self.old, copy.from));
+        let news = [first, reply].map(|copy| state(self.new, copy.to));
+        let targets = further(olds, news);
+        let moved = |copy: Copy, target: Option<State>| self.new.move_to(copy.to.0, copy.to.1, target?);
+        let left = moved(first, targets[0]).or(targets[0]).unwrap_or(news[0]);
+        moved(reply, targets[1]);
+        if news[0] > State::Busy
+            && let Some(flow) = self.new.flow(first.to.0)
+        {
+            self.account(&flow, first.from.1.state(), [olds[0], left], targets[0].unwrap_or(news[0]));
+        }
+        for Copy { from: (slot, seen), to, packets, bytes } in [first, reply] {
+            if let Some((_, flow)) = self.old.stable(slot).filter(|(word, _)| word.same_flow(seen)) {
+                self.new.count(to.0, flow.packets.wrapping_sub(packets), flow.bytes.wrapping_sub(bytes));
+            }
+            self.old.move_to(slot, seen, State::Empty);
+        }
+    }
+
+    /// Corrects the loads where packets moved a connection's first flow from where both copies `began` in both tables, or
+    /// in one other than the `target`.
+    fn account(&self, flow: &Flow, began: State, left: [State; 2], target: State) {
+        let missing = |counts: fn(State) -> bool| {
+            let is = |state| i32::from(counts(state));
+            is(target) + is(began) - is(left[0]) - is(left[1])
+        };
+        let correct = |loads: &super::Loads, number, connections: i32| match connections {
+            0 => {}
+            more @ 1.. => loads.add(number, more.unsigned_abs()),
+            less => loads.take(number, less.unsigned_abs()),
+        };
+        correct(self.new.backend_loads(), flow.backend, missing(State::is_live));
+        if let Some(backend) = self.new.backend(flow.backend) {
+            correct(self.new.service_loads(), backend.service, missing(State::is_admitted));
+        }
+    }
+}
+
+/// What became of a slot.
+enum Copying {
+    /// It is not a connection's first one.
+    None,
+    /// First flow and reply.
+    Done([Copy; 2]),
+    NoSlot,
+}
+
+/// The states of a connection's first flow and reply that both its copies come to: each as far as the further one, and
+/// over where one is. `None`: the copy is gone already, or need not change.
+fn further(olds: [State; 2], news: [State; 2]) -> [Option<State>; 2] {
+    let all = [olds[0], olds[1], news[0], news[1]];
+    let closing = [0, 1].map(|of| olds[of] == State::Closing || news[of] == State::Closing);
+    let is_over = all.contains(&State::Closed) || closing == [true; 2];
+    // A side that has ended was part of a handshake that was complete.
+    let reached = |state| if state == State::Closing { State::Established } else { state };
+    let furthest = all.map(reached).into_iter().max().unwrap_or(State::Empty);
+    [0, 1].map(|of| {
+        let target = match (is_over, closing[of]) {
+            (true, _) => State::Closed,
+            (_, true) => State::Closing,
+            _ => furthest,
+        };
+        (news[of] > State::Busy && news[of] != target).then_some(target)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use State::{Answered, Closed, Closing, Datagrams, Empty, Established, Opening};
+    use vipgate_abi::{
+        backend::Backend,
+        flow::{FLAG_REPLY, FlowKey, Mark},
+    };
+
+    use super::*;
+
+    const SEED: u64 = 0x5eed;
+    const BACKEND: u32 = 3;
+    const SERVICE: u32 = 2;
+
+    fn table(buckets: u32) -> FlowTable {
+        let table = FlowTable::in_memory(buckets, 8);
+        table.put_backend(BACKEND, Backend { addr: 1, service: SERVICE, ..Backend::default() });
+        table
+    }
+
+    fn key(number: u32) -> FlowKey {
+        FlowKey { src: number, dst: 1, protocol: 6, ..FlowKey::default() }
+    }
+
+    fn reply_key(number: u32) -> FlowKey {
+        FlowKey { src: 2, dst: number, protocol: 6, ..FlowKey::default() }
+    }
+
+    /// A connection in a table, as programs make it.
+    fn connect(table: &FlowTable, number: u32, state: State) -> [u32; 2] {
+        let hashes = [key(number), reply_key(number)].map(|key| hash::flow(&key, SEED));
+        let slots = hashes.map(|hash| table.claim(hash, 100).expect("a slot"));
+        let like = Word::new(state, 0, 0, 77);
+        let flow = |key, peer: (u32, Word), flags| Flow {
+            key,
+            peer: peer.0,
+            backend: BACKEND,
+            packets: 5,
+            bytes: 500,
+            mark: Mark::of(like, flags),
+            ..Flow::default()
+        };
+        table.publish(slots[1], like, hashes[1], flow(reply_key(number), slots[0], FLAG_REPLY));
+        table.publish(slots[0], like, hashes[0], flow(key(number), slots[1], 0));
+        slots.map(|(slot, _)| slot)
+    }
+
+    /// Both flows of a connection: state, packets, bytes.
+    fn found(table: &FlowTable, number: u32) -> Option<[(State, u32, u64); 2]> {
+        let slots = [key(number), reply_key(number)].map(|key| table.find(&key, hash::flow(&key, SEED)));
+        let [first, reply] = [slots[0]?, slots[1]?].map(|slot| table.stable(slot).expect("a flow"));
+        assert_eq!((first.1.peer, reply.1.peer), (slots[1]?, slots[0]?), "they name each other");
+        assert_eq!((first.1.mark.state(), reply.1.mark.state()), (first.0.state(), reply.0.state()));
+        Some([first, reply].map(|(word, flow)| (word.state(), flow.packets, flow.bytes)))
+    }
+
+    fn carry(old: &FlowTable, new: &FlowTable, meanwhile: impl Fn()) -> Carried {
+        Carrier { old, new, seed: SEED, now: 100 }.carry(meanwhile)
+    }
+
+    fn is_empty(table: &FlowTable) -> bool {
+        (0..table.buckets() * WAYS as u32).all(|slot| table.word(slot).is_some_and(|word| word.state() == Empty))
+    }
+
+    #[test]
+    fn every_connection_is_carried_to_a_larger_and_to_a_smaller_table() {
+        let tables = [table(1024), table(4096), table(512)];
+        for number in 10..510 {
+            connect(
+                &tables[0],
+                number,
+                [Opening, Answered, Datagrams, Closing, Established, Closed][number as usize % 6],
+            );
+        }
+        let before: Vec<_> = (10..510).map(|number| found(&tables[0], number)).collect();
+        for pair in tables.windows(2) {
+            assert_eq!(carry(&pair[0], &pair[1], || ()), Carried { connections: 500, lost: 0 });
+            assert!(is_empty(&pair[0]));
+            // Both sides of a connection that ends are at it: then it is over.
+            let over = |[first, reply]: [(State, u32, u64); 2]| match first.0 {
+                Closing => [(Closed, first.1, first.2), (Closed, reply.1, reply.2)],
+                _ => [first, reply],
+            };
+            for (number, before) in (10..510).zip(&before) {
+                assert_eq!(found(&pair[1], number), before.map(over), "{number}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_packets_change_in_the_old_table_meanwhile_reaches_the_copy() {
+        let (old, new) = (table(64), table(128));
+        let slots = connect(&old, 10, Answered);
+        let seen = slots.map(|slot| old.word(slot).expect("a word"));
+        let meanwhile = || {
+            assert_eq!(found(&new, 10), Some([(Answered, 5, 500); 2]), "packets find the copy");
+            old.count(slots[0], 2, 20);
+            for (slot, seen) in slots.into_iter().zip(seen) {
+                old.move_to(slot, seen, Established);
+            }
+            new.count(new.find(&key(10), hash::flow(&key(10), SEED)).expect("a slot"), 1, 10);
+        };
+        carry(&old, &new, meanwhile);
+        assert_eq!(found(&new, 10), Some([(Established, 8, 530), (Established, 5, 500)]));
+        assert!(is_empty(&old));
+        // The program that did it has counted it already.
+        assert_eq!(new.service_loads().get(SERVICE), 0);
+    }
+
+    #[test]
+    fn a_handshake_that_completes_in_both_tables_is_counted_once() {
+        let (old, new) = (table(64), table(128));
+        let slots = connect(&old, 10, Answered);
+        new.service_loads().add(SERVICE, 2);
+        let meanwhile = || {
+            let copy = new.find(&key(10), hash::flow(&key(10), SEED)).expect("a slot");
+            for (table, slot) in [(&old, slots[0]), (&new, copy)] {
+                table.move_to(slot, table.word(slot).expect("a word"), Established);
+            }
+        };
+        carry(&old, &new, meanwhile);
+        assert_eq!(new.service_loads().get(SERVICE), 1);
+    }
+
+    #[test]
+    fn a_connection_that_was_copied_before_a_crash_is_not_doubled() {
+        let (old, new) = (table(64), table(128));
+        connect(&old, 10, Established);
+        connect(&new, 10, Established);
+        new.count(new.find(&key(10), hash::flow(&key(10), SEED)).expect("a slot"), 7, 70);
+        carry(&old, &new, || ());
+        assert_eq!(found(&new, 10), Some([(Established, 12, 570), (Established, 5, 500)]));
+        let held = (0..1024).filter(|slot| new.stable(*slot).is_some()).count();
+        assert_eq!(held, 2);
+    }
+
+    #[test]
+    fn a_connection_that_is_removed_from_the_old_table_meanwhile_leaves_no_copy() {
+        let (old, new) = (table(64), table(128));
+        let slots = connect(&old, 10, Closed);
+        let meanwhile = || {
+            // Its client opens it anew: a program that has not found the copy makes a second flow of the same key.
+            for slot in slots {
+                old.move_to(slot, old.word(slot).expect("a word"), Empty);
+            }
+            connect(&new, 10, Opening);
+        };
+        carry(&old, &new, meanwhile);
+        assert_eq!(found(&new, 10), Some([(Opening, 5, 500); 2]));
+        assert_eq!((0..1024).filter(|slot| new.stable(*slot).is_some()).count(), 2);
+    }
+
+    #[test]
+    fn half_a_copy_of_before_a_crash_is_made_anew() {
+        let (old, new) = (table(64), table(128));
+        connect(&old, 10, Answered);
+        let [first, _] = connect(&new, 10, Opening);
+        new.move_to(first, new.word(first).expect("a word"), Empty);
+        carry(&old, &new, || ());
+        assert_eq!(found(&new, 10), Some([(Answered, 5, 500); 2]));
+        assert_eq!((0..1024).filter(|slot| new.stable(*slot).is_some()).count(), 2);
+    }
+
+    #[test]
+    fn where_no_slot_is_free_an_embryo_makes_room_and_an_established_connection_does_not() {
+        let (old, new) = (table(64), table(1));
+        connect(&old, 10, Established);
+        for number in 20..24 {
+            connect(&new, number, if number == 20 { Opening } else { Established });
+        }
+        new.backend_loads().add(BACKEND, 4);
+        assert_eq!(carry(&old, &new, || ()), Carried { connections: 1, lost: 0 });
+        assert!(found(&new, 10).is_some() && found(&new, 20).is_none());
+        assert_eq!(new.backend_loads().get(BACKEND), 3, "it is counted no more");
+        connect(&old, 11, Established);
+        assert_eq!(carry(&old, &new, || ()), Carried { connections: 0, lost: 1 });
+    }
+
+    #[test]
+    fn a_connection_comes_to_the_further_of_its_copies_states() {
+        assert_eq!(further([Established; 2], [Established; 2]), [None; 2]);
+        assert_eq!(further([Answered; 2], [Opening; 2]), [Some(Answered); 2]);
+        assert_eq!(further([Opening; 2], [Opening, Answered]), [Some(Answered), None]);
+        assert_eq!(further([Closing, Established], [Established; 2]), [Some(Closing), None]);
+        assert_eq!(further([Closing, Established], [Established, Closing]), [Some(Closed); 2]);
+        assert_eq!(further([Closed; 2], [Established; 2]), [Some(Closed); 2]);
+        assert_eq!(further([Established; 2], [Empty, Established]), [None; 2]);
+        assert_eq!(further([Opening; 2], [Datagrams; 2]), [None; 2]);
+    }
+}

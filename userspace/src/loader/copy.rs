@@ -1,0 +1,149 @@
+//! What tables of another size need of the old ones before the first packet meets them, and what is brought to them when
+//! the last packet has left the old ones. Flows are not here: `carry` carries them.
+
+use aya::maps::{Array, LpmTrie, MapData, lpm_trie::Key};
+use tracing::warn;
+use vipgate_abi::{
+    config::Config,
+    flow::{State, WAYS},
+    hash, maps,
+    service::{Service, ServiceKey},
+};
+
+use super::{
+    Loads, Sizes, TableError,
+    bpffs::PinDir,
+    error::LoadError,
+    flows::FlowTable,
+    object::{is_shared, open},
+    tables::{Epoch, Tables},
+};
+
+/// Of a smaller flow table's buckets so many slots may be taken at first: some are left for who comes meanwhile.
+const FILLED: u8 = 6;
+
+/// The sizes nearest to the wanted ones that hold what is there; says which are not as wanted.
+pub(super) fn that_fit(dir: &PinDir, held: Sizes, wanted: Sizes) -> Result<Sizes, LoadError> {
+    let tables = Tables::open(dir)?;
+    let services = tables.services()?;
+    let numbers = services.iter().map(|(_, _, service)| service.number.saturating_add(1)).max().unwrap_or(1);
+    let keys = u32::try_from(services.len()).unwrap_or(u32::MAX);
+    let rings = services.iter().map(|(_, _, service)| service.ring_base.saturating_add(service.ring_len));
+    let is_used = |number: &u32| tables.backends().read(*number).is_some_and(|backend| backend.addr != 0);
+    let backends = (0..held.backends).rev().find(is_used).map_or(1, |last| last + 1);
+    let choose = |name, held: u32, wanted: u32, least: u32| {
+        if wanted >= least {
+            return wanted;
+        }
+        warn!(
+            "datapath.{name} = {wanted} is too small for what is in the table, which keeps its size of {held}: \
+             {least} is the smallest possible now"
+        );
+        held
+    };
+    Ok(Sizes {
+        flows: choose("flows", held.flows, wanted.flows, least_flows(dir, held.flows, wanted.flows)?),
+        services: choose("services", held.services, wanted.services, numbers.max(keys)),
+        backends: choose("backends", held.backends, wanted.backends, backends),
+        ring_elements: choose("ring_elements", held.ring_elements, wanted.ring_elements, rings.max().unwrap_or(1)),
+    })
+}
+
+/// The smallest number of flows, from the wanted one on, that holds the connections there are.
+fn least_flows(dir: &PinDir, held: u32, wanted: u32) -> Result<u32, LoadError> {
+    if wanted >= held {
+        return Ok(wanted);
+    }
+    let (table, seed) = (FlowTable::open(dir)?, Epoch::open(dir)?.get()?.flow_seed);
+    let mut buckets: Vec<_> = (0..held)
+        .filter_map(|slot| table.stable(slot))
+        .filter(|(word, _)| word.state() > State::Closed)
+        .map(|(_, flow)| hash::flow(&flow.key, seed) as u32)
+        .collect();
+    let mut flows = wanted;
+    while flows < held {
+        let mask = flows / WAYS as u32 - 1;
+        buckets.sort_unstable_by_key(|hash| hash & mask);
+        if buckets.chunk_by(|one, other| one & mask == other & mask).all(|bucket| bucket.len() <= usize::from(FILLED)) {
+            break;
+        }
+        flows *= 2;
+    }
+    Ok(flows)
+}
+
+/// The loads that new tables began with; what the old ones have grown since is theirs, too.
+#[derive(Debug, Default)]
+pub(super) struct Begun {
+    backends: Vec<u32>,
+    services: Vec<u32>,
+}
+
+/// Fills new tables with what the old ones hold: the configuration, services, backends, rings, cursors, loads.
+pub(super) fn fill(dir: &PinDir, next: &PinDir, sizes: Sizes) -> Result<Begun, LoadError> {
+    let (old, new) = (Tables::open(dir)?, Tables::open(next)?);
+    let services = old.services()?;
+    if !is_shared(maps::CONFIG, dir, next)? {
+        let config = Epoch::open(dir)?.get()?;
+        let mut copy: Array<MapData, Config> = open(next, maps::CONFIG)?;
+        let config = Config { bucket_mask: sizes.flows / WAYS as u32 - 1, ..config };
+        copy.set(0, config, 0).map_err(|error| TableError::new(maps::CONFIG, "write", error))?;
+    }
+    if !is_shared(maps::SERVICES, dir, next)? {
+        let mut copy: LpmTrie<MapData, ServiceKey, Service> = open(next, maps::SERVICES)?;
+        for (key, prefix_len, service) in &services {
+            copy.insert(&Key::new(*prefix_len, *key), service, 0)
+                .map_err(|error| TableError::new(maps::SERVICES, "write", error))?;
+        }
+        let from: Array<MapData, u64> = open(dir, maps::CURSORS)?;
+        let mut copy: Array<MapData, u64> = open(next, maps::CURSORS)?;
+        for (_, _, Service { number, .. }) in &services {
+            // A service without cursor is none that takes turns.
+            if let Ok(turn) = from.get(number, 0) {
+                copy.set(*number, turn, 0).map_err(|error| TableError::new(maps::CURSORS, "write", error))?;
+            }
+        }
+    }
+    if !is_shared(maps::BACKENDS, dir, next)? {
+        // Of a number that is free the generation counts.
+        for number in 0..old.backends().len() {
+            new.backends().write(number, old.backends().read(number).unwrap_or_default());
+        }
+    }
+    if !is_shared(maps::RINGS, dir, next)? {
+        let elements = services
+            .iter()
+            .flat_map(|(_, _, service)| (0..service.ring_len).map(|element| service.ring_base + element));
+        for element in elements {
+            new.rings().write(element, old.rings().read(element).unwrap_or_default());
+        }
+    }
+    let (from, to) = (FlowTable::open(dir)?, FlowTable::open(next)?);
+    let begin = |name, from: &Loads, to: &Loads| {
+        let loads = if is_shared(name, dir, next)? { Vec::new() } else { from.all() };
+        (0..).zip(&loads).for_each(|(number, load)| to.add(number, *load));
+        Ok::<_, LoadError>(loads)
+    };
+    Ok(Begun {
+        backends: begin(maps::BACKEND_LOAD, from.backend_loads(), to.backend_loads())?,
+        services: begin(maps::SERVICE_LOAD, from.service_loads(), to.service_loads())?,
+    })
+}
+
+/// Brings to the new tables what was counted in the old ones, where nothing is counted any more. Who does not know how the
+/// loads began leaves them to the sweeper.
+pub(super) fn settle(dir: &PinDir, next: &PinDir, begun: &Begun) -> Result<(), LoadError> {
+    if !is_shared(maps::BACKEND_TRAFFIC, dir, next)? {
+        Tables::open(next)?.add_past_traffic(&Tables::open(dir)?)?;
+    }
+    let (from, to) = (FlowTable::open(dir)?, FlowTable::open(next)?);
+    let grown = |begun: &[u32], from: &Loads, to: &Loads| {
+        for (number, before) in (0..).zip(begun) {
+            // Modulo 2^32: it may have shrunk.
+            to.add(number, from.get(number).wrapping_sub(*before));
+        }
+    };
+    grown(&begun.backends, from.backend_loads(), to.backend_loads());
+    grown(&begun.services, from.service_loads(), to.service_loads());
+    Ok(())
+}

@@ -1,0 +1,116 @@
+//! Gives the tables other sizes while packets go through them, and loses none, nor a connection, nor a count.
+//!
+//! Programs and devices are switched one after another, never all at once. So:
+//! 1. New tables are made beside the old ones, in a directory of their own, and filled (`copy`). Tables whose size stays
+//!    are shared.
+//! 2. If the flow table is one of the new: every device gets programs that make flows in the old table, and find them in
+//!    both. So whoever has programs of the next step is understood by those that have not.
+//! 3. Every device gets programs that use the new tables, and find flows in both. From the first of them on there is no way
+//!    back: connections are in both tables.
+//! 4. When the last packet has left the old tables, what they counted is brought over, and their connections are carried
+//!    to the new table (`carry`).
+//! 5. The new directory takes the old one's place. Programs that know only the new tables come with the next attachment.
+//!
+//! A controller that is killed leaves programs that do their work, at whatever step; the directories' names tell the next
+//! one how far it was (`bpffs`). Before step 3 it starts over, later it goes on.
+//!
+//! This runs before anything else writes tables.
+
+use tracing::{info, warn};
+use vipgate_abi::maps;
+
+use super::{
+    Sizes, attach,
+    bpffs::{PinDir, Stage},
+    carry::Carrier,
+    copy::{self, Begun},
+    error::{LoadError, causes},
+    flows::FlowTable,
+    grace,
+    object::{self, Programs},
+    tables::Epoch,
+};
+
+/// Finishes, or undoes, what a controller that ended in the middle of it has left.
+pub(super) fn resume(dir: &PinDir) -> Result<(), LoadError> {
+    let carried = dir.at(Stage::Carried);
+    dir.at(Stage::New).remove()?;
+    if carried.exists() && dir.exists() {
+        info!("going on with a change of the tables' sizes");
+        let sizes = object::sizes_of_pins(&carried, Sizes::default())?;
+        let mut programs = bridging(&carried, sizes, dir)?;
+        finish(dir, &carried, &mut programs, &Begun::default())?;
+    } else if carried.exists() {
+        carried.rename(dir)?;
+    }
+    dir.at(Stage::Old).remove()
+}
+
+/// Gives the tables the wanted sizes, as far as what they hold allows. Those that cannot be made leave all as it was.
+pub(super) fn resize(dir: &PinDir, wanted: Sizes) -> Result<(), LoadError> {
+    let held = object::sizes_of_pins(dir, wanted)?;
+    if held == wanted {
+        return Ok(());
+    }
+    object::make_maps(dir, held)?;
+    let sizes = copy::that_fit(dir, held, wanted)?;
+    if sizes == held {
+        return Ok(());
+    }
+    let new = dir.at(Stage::New);
+    let (mut programs, begun) = match prepare(dir, held, &new, sizes) {
+        Ok(prepared) => prepared,
+        Err(error) => {
+            warn!(error = %causes(&error), ?held, ?wanted, "the tables keep their sizes");
+            return new.remove();
+        }
+    };
+    let carried = dir.at(Stage::Carried);
+    new.rename(&carried)?;
+    finish(dir, &carried, &mut programs, &begun)?;
+    dir.at(Stage::Old).remove()?;
+    info!(?held, ?sizes, "the tables have other sizes");
+    Ok(())
+}
+
+/// Steps 1 and 2; the programs of step 3.
+fn prepare(dir: &PinDir, held: Sizes, new: &PinDir, sizes: Sizes) -> Result<(Programs, Begun), LoadError> {
+    new.make()?;
+    object::make_resized(dir, held, new, sizes)?;
+    let programs = bridging(new, sizes, dir)?;
+    if held.flows != sizes.flows {
+        let mut first = object::load_bridging(dir, held, Some((new, sizes.flows)))?;
+        attach::update_all(dir, &mut first)?;
+        grace::wait();
+    }
+    let begun = copy::fill(dir, new, sizes)?;
+    Ok((programs, begun))
+}
+
+/// The programs of step 3.
+fn bridging(next: &PinDir, sizes: Sizes, dir: &PinDir) -> Result<Programs, LoadError> {
+    let old = object::sizes_of_pins(dir, sizes)?;
+    let is_shared = object::is_shared(maps::FLOWS, dir, next)?;
+    object::load_bridging(next, sizes, (!is_shared).then_some((dir, old.flows)))
+}
+
+/// Steps 3 to 5.
+fn finish(dir: &PinDir, next: &PinDir, programs: &mut Programs, begun: &Begun) -> Result<(), LoadError> {
+    attach::update_all(dir, programs)?;
+    grace::wait();
+    copy::settle(dir, next, begun)?;
+    if !object::is_shared(maps::FLOWS, dir, next)? {
+        let (old, new) = (FlowTable::open(dir)?, FlowTable::open(next)?);
+        let seed = Epoch::open(next)?.get()?.flow_seed;
+        let carrier = Carrier { old: &old, new: &new, seed, now: programs.jiffies()? };
+        let carried = carrier.carry(grace::wait);
+        if carried.lost == 0 {
+            info!(connections = carried.connections, "all connections are carried over");
+        } else {
+            warn!(?carried, "the new flow table had no place for some connections; raise datapath.flows");
+        }
+    }
+    next.share_links(dir)?;
+    dir.rename(&dir.at(Stage::Old))?;
+    next.rename(dir)
+}
