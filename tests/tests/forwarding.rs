@@ -9,7 +9,7 @@ use anyhow::{Context as _, ensure};
 use serde_json::json;
 use vipgate_tests::{
     both_hooks,
-    lab::{Client, ECHO, Lab, Result, Running, WEB, wait_until},
+    lab::{Client, ECHO, Lab, Result, Running, WEB, vipgate_binary, wait_until},
 };
 
 const VIP: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 10);
@@ -54,6 +54,12 @@ fn refused(client: &Client, port: u16) -> Result<()> {
 
 fn guest_socket(lab: &Lab, port: u16) -> Result<UdpSocket> {
     lab.backends[0].namespace.within(|| bound(port))
+}
+
+/// What `vipgate status` prints.
+fn status(lab: &Lab, options: &str) -> Result<String> {
+    let words = format!("status --bpffs {}{options}", lab.bpffs.path().display());
+    lab.router.run(&vipgate_binary()?.display().to_string(), &words)
 }
 
 both_hooks! {
@@ -111,6 +117,23 @@ both_hooks! {
         run.cloud.api.create("/port-forwarding", &rule)?;
         assert_eq!(allowed.curl(vip(80))?.backend, "backend1");
         assert!(other.fetch(vip(80)).is_err());
+        let said = status(&run.lab, "")?;
+        let line = format!("{VIP} tcp 80 forward from {}/32\n", allowed.address);
+        assert!(said.contains(&line) && said.contains(" source_not_allowed"), "{said}");
+        Ok(())
+    }
+
+    fn a_range_is_one_line_of_the_status(hook) {
+        let run = Running::new(hook, 0, 1)?;
+        let uuid = run.cloud.vip(VIP)?;
+        run.cloud.forward(&uuid, "UDP", [1000, 2000], [3000, 4000], 0)?;
+        let said = status(&run.lab, "")?;
+        assert_eq!(said.matches(" forward").count(), 1, "{said}");
+        assert!(said.contains(&format!("{VIP} udp 1000-2000 forward\n")), "{said}");
+        let said: serde_json::Value = serde_json::from_str(&status(&run.lab, " --output json")?)?;
+        let [rule] = said["services"].as_array().context("services")?.as_slice() else { anyhow::bail!("{said}") };
+        assert_eq!((&rule["port"], &rule["lastPort"], &rule["forwards"]), (&json!(1000), &json!(2000), &json!(true)));
+        assert_eq!(rule["backends"][0]["address"], format!("{}:3000", run.lab.backends[0].address));
         Ok(())
     }
 
