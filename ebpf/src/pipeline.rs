@@ -108,7 +108,7 @@ fn hit<P: Packet>(packet: &P, headers: &Headers, config: &Config, slot: &Slot) -
         // The client's packet meets the service that is there now; the backend's has nobody to go to.
         return if reply { Err(Reason::FlowEnded) } else { Ok(false) };
     }
-    if !tcp::is_plain(headers, slot.mark.state()) {
+    if !tcp::is_plain(headers, slot.mark.state(), reply) {
         if tcp::starts_anew(headers, slot.mark.state(), reply) {
             table::remove(slot);
             return Ok(false);

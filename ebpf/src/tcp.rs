@@ -10,11 +10,12 @@ use crate::{
     verifier::opaque,
 };
 
-/// True when the packet changes nothing: data on an established connection, or a datagram of an answered one.
+/// True when the packet changes nothing: data on an established connection, or a datagram that is no first answer. So
+/// clients whom nobody answers cost no look at the other direction's flow.
 #[inline(always)]
-pub fn is_plain(headers: &Headers, state: State) -> bool {
+pub fn is_plain(headers: &Headers, state: State, reply: bool) -> bool {
     if headers.is_udp() {
-        state as u8 == State::Datagrams as u8
+        !reply || state as u8 != State::Opening as u8
     } else {
         state as u8 == State::Established as u8 && headers.tcp_flags & (SYN | FIN | RST) == 0
     }
@@ -49,7 +50,7 @@ extern "C" fn follow_at(own: u32, mark: u32, peer: u32, backend: u32, what: u32)
         let own = Slot { mark: Mark(mark), ..own };
         let reply = what & IS_REPLY != 0;
         if what & IS_UDP != 0 {
-            follow_udp(&own, &peer, backend, reply);
+            follow_udp(&own, &peer, backend);
         } else if !follow_tcp(what as u8, &own, &peer, backend, reply) {
             return opaque(REFUSED);
         }
@@ -57,13 +58,11 @@ extern "C" fn follow_at(own: u32, mark: u32, peer: u32, backend: u32, what: u32)
     opaque(FOLLOWED)
 }
 
-/// An answer makes a datagram flow more than an embryo.
+/// The first answer makes a datagram flow more than an embryo.
 #[inline(always)]
-fn follow_udp(own: &Slot, peer: &Slot, backend: u32, reply: bool) {
-    if reply && own.mark.state() as u8 == State::Opening as u8 {
-        own.move_to(State::Datagrams);
-        table::account(backend, peer.move_to(State::Datagrams), State::Datagrams);
-    }
+fn follow_udp(own: &Slot, peer: &Slot, backend: u32) {
+    own.move_to(State::Datagrams);
+    table::account(backend, peer.move_to(State::Datagrams), State::Datagrams);
 }
 
 /// A connection's states after RFC 9293, section 3.3.2, as far as a middle box can see them. False: see [`follow`].
