@@ -15,6 +15,7 @@ use vipgate_abi::{
     maps::{DEFAULT_BACKENDS, DEFAULT_FLOWS, DEFAULT_RING_ELEMENTS, DEFAULT_SERVICES, KEYS_PER_SERVICE, MAX_PORTS},
     port::Port,
     service::{Service, ServiceKey},
+    source::{self, Source, SourceKey},
 };
 
 /// The controller reads and writes these through a mapping, without a system call an element.
@@ -41,6 +42,12 @@ pub static INTEREST: Array<u64, { interest::WORDS }, MMAPABLE> = Array::new();
 
 #[btf_map]
 pub static SERVICES: LpmTrie<ServiceKey, Service, { (DEFAULT_SERVICES * KEYS_PER_SERVICE) as usize }> = LpmTrie::new();
+
+#[btf_map]
+pub static SOURCES: LpmTrie<SourceKey, Source, { DEFAULT_SERVICES as usize }> = LpmTrie::new();
+
+#[btf_map]
+pub static PORT_CURSORS: Array<u32, { source::CURSORS as usize }, 0> = Array::new();
 
 #[btf_map]
 pub static BACKENDS: Array<Backend, { DEFAULT_BACKENDS as usize }, MMAPABLE> = Array::new();

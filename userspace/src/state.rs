@@ -31,11 +31,17 @@ pub struct VipState {
     pub prefix_len: u8,
     /// The router's device on that network, which shall hold the address.
     pub device: String,
+    /// The address is the router's own, and stays where it is when the VIP goes.
+    pub own: bool,
     /// False: everything sent to it is dropped.
     pub enabled: bool,
     pub listeners: Vec<ListenerState>,
     /// What forwards now: rules that are enabled and lead to a running VM.
     pub forwards: Vec<ForwardState>,
+    /// The guest whose elastic IP it is now: enabled, attached, of a running VM.
+    pub elastic: Option<ElasticState>,
+    /// The guest networks whose way out it is: source NAT.
+    pub masquerades: Vec<MasqueradeState>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -141,10 +147,35 @@ pub struct ForwardState {
     pub allowed: Ipv4Net,
 }
 
+/// An elastic IP: a VIP that is one guest's, for every protocol and port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ElasticState {
+    pub uuid: String,
+    /// Small stable number, unique among listeners, rules and the like, kept in SQL: indexes the kernel's tables.
+    pub number: u32,
+    /// The same for the guest, unique among all backends.
+    pub backend: u32,
+    pub guest: Ipv4Addr,
+    /// The guest's own connections leave by this VIP: of several by the same device, the one that was attached first.
+    pub leads: bool,
+}
+
+/// Source NAT: a guest network whose connections to the outside leave by a VIP, each by a port of its own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MasqueradeState {
+    /// Of the L3 network.
+    pub uuid: String,
+    /// Small stable number, unique among listeners, rules and the like, kept in SQL: indexes the kernel's tables.
+    pub number: u32,
+    /// The same for the network, unique among all backends.
+    pub backend: u32,
+    pub network: Ipv4Net,
+}
+
 /// How much the kernel's tables hold. The store keeps its numbers below them, the reconciler checks once more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Numbers of listeners and port-forwarding rules are below it.
+    /// Numbers of listeners, rules, elastic IPs and networks with source NAT are below it.
     pub services: u32,
     /// Backend numbers are below it.
     pub backends: u32,

@@ -86,6 +86,11 @@ reasons! {
     OtherHost = 16 Pass "other_host",
     /// The service takes no flows from this source: a port-forwarding rule's allowedCidr.
     SourceNotAllowed = 17 Drop "source_not_allowed",
+    /// Every port that was tried for a masqueraded connection is in use towards its destination.
+    NoFreePort = 18 Drop "no_free_port",
+    /// The stack was about to send a guest's packet with the guest's own source where it has to be a VIP: what belongs to
+    /// no connection that the router knows does not leave.
+    Untranslated = 19 Drop "untranslated",
 }
 
 /// Number of elements of the REASONS map; larger than the enum, so that reasons can be added without a new layout.

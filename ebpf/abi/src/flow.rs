@@ -111,8 +111,11 @@ pub struct Flow {
 
 const _: () = assert!(size_of::<Flow>() == 64 && size_of::<FlowKey>() == 16 && size_of::<Bucket>() == 64);
 
-/// The flow goes from backend to client.
+/// The flow answers its connection's first packet.
 pub const FLAG_REPLY: u8 = 1;
+/// The flow goes from a backend or guest to the outside: its source is translated, its destination is not the router's.
+/// Of a connection that came from outside that is the answering one, of a guest's own the first one.
+pub const FLAG_OUTWARD: u8 = 2;
 
 /// The mirror of a slot's word in its flow, one aligned 32-bit word:
 /// ```text
@@ -151,10 +154,16 @@ impl Mark {
         (self.0 >> 24) as u8
     }
 
-    /// True for the flow from backend to client.
+    /// True for the flow that answers its connection's first packet.
     #[inline(always)]
     pub const fn is_reply(self) -> bool {
         self.flags() & FLAG_REPLY != 0
+    }
+
+    /// True for the flow that leaves a backend or guest.
+    #[inline(always)]
+    pub const fn is_outward(self) -> bool {
+        self.flags() & FLAG_OUTWARD != 0
     }
 
     /// True unless the slot is empty or being written.

@@ -2,7 +2,7 @@
 //! table is looked at.
 //!
 //! A packet concerns vipgate when it goes *to* an address that has a service, or comes *from* one that answers for a
-//! service. Each such address sets a bit, chosen by a hash; a packet whose two bits are both clear is not ours. A bit that
+//! service or gets another source on its way *out*. Each such address sets a bit, chosen by a hash; a packet whose two bits are both clear is not ours. A bit that
 //! another address set costs such a packet a look into the tables, no more.
 //!
 //! The controller sets a bit before the entry that needs it, and clears it after the last one that did.
@@ -11,8 +11,10 @@ use crate::Be32;
 
 /// Binary logarithm of the number of bits for each direction.
 const BITS_LOG2: u32 = 19;
+/// Number of bits for each direction.
+pub const BITS: u32 = 1 << BITS_LOG2;
 /// Number of 64-bit words: the map's elements.
-pub const WORDS: usize = 2 << (BITS_LOG2 - 6);
+pub const WORDS: usize = 3 << (BITS_LOG2 - 6);
 
 /// One bit of the set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -29,6 +31,13 @@ impl Bit {
     #[inline(always)]
     pub const fn from(addr: Be32) -> Self {
         Self(hash(addr) | 1 << BITS_LOG2)
+    }
+
+    /// The bit of packets from an address whose source is another one when they leave by some device; [`Self::from`] is set,
+    /// too.
+    #[inline(always)]
+    pub const fn out(addr: Be32) -> Self {
+        Self(hash(addr) | 2 << BITS_LOG2)
     }
 
     /// The word that the bit is in, below [`WORDS`].
@@ -59,10 +68,11 @@ mod tests {
     #[test]
     fn every_bit_is_in_a_word_and_directions_have_bits_of_their_own() {
         for addr in [0, 1, 0x0a00_0001, 0x6400_010a, u32::MAX] {
-            let (to, from) = (Bit::to(addr), Bit::from(addr));
-            assert!((to.word() as usize) < WORDS / 2);
-            assert!((WORDS / 2..WORDS).contains(&(from.word() as usize)));
-            assert_eq!(to.mask(), from.mask());
+            let bits = [Bit::to(addr), Bit::from(addr), Bit::out(addr)];
+            for (part, bit) in bits.iter().enumerate() {
+                assert_eq!(bit.word() as usize / (WORDS / 3), part);
+                assert_eq!(bit.mask(), bits[0].mask());
+            }
         }
     }
 

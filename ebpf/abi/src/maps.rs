@@ -16,6 +16,10 @@ pub const OTHER_MASK: &str = "OTHER_MASK";
 pub const INTEREST: &str = "INTEREST";
 /// LPM trie: [`crate::service::ServiceKey`] to [`crate::service::Service`], *sized*: [`KEYS_PER_SERVICE`] for each service.
 pub const SERVICES: &str = "SERVICES";
+/// LPM trie: [`crate::source::SourceKey`] to [`crate::source::Source`], *sized*: one for each service.
+pub const SOURCES: &str = "SOURCES";
+/// Array of u32, by a hash of where a masqueraded connection goes: how many ports were tried there ([`crate::source::CURSORS`]).
+pub const PORT_CURSORS: &str = "PORT_CURSORS";
 /// Array of [`crate::backend::Backend`], mmapable, *sized*.
 pub const BACKENDS: &str = "BACKENDS";
 /// Array of u32 by backend, mmapable, *sized* as BACKENDS: live connections of each backend.
@@ -54,12 +58,14 @@ pub const PROGRAM_EGRESS: &str = "vipgate_egress";
 pub const PROGRAM_CLOCK: &str = "vipgate_clock";
 
 /// Every map that is pinned: all but those of the table that is bridged to.
-pub const PINNED: [&str; 18] = [
+pub const PINNED: [&str; 20] = [
     CONFIG,
     FLOW_BUCKETS,
     FLOWS,
     INTEREST,
     SERVICES,
+    SOURCES,
+    PORT_CURSORS,
     BACKENDS,
     BACKEND_LOAD,
     BACKEND_ROUTES,
@@ -77,7 +83,7 @@ pub const PINNED: [&str; 18] = [
 
 /// Default number of flow entries: two an established connection. A power of two.
 pub const DEFAULT_FLOWS: u32 = 1 << 20;
-/// Default number of services: listeners and port-forwarding rules.
+/// Default number of services: listeners, port-forwarding rules, elastic IPs and networks with source NAT.
 pub const DEFAULT_SERVICES: u32 = 1 << 16;
 /// Room in the services trie for each service, which costs nothing until it is used: the widest range of ports takes 30
 /// prefixes (1 to 65534), and a VIP has a key of its own.

@@ -45,13 +45,13 @@ pub struct Service {
     pub port_shift: u16,
     /// The service's number: index of CURSORS and SERVICE_LOAD.
     pub number: u32,
-    /// Of [`Kind::Balance`]: first element of its ring in RINGS.
+    /// Of [`Kind::Balance`]: first element of its ring in RINGS. Of [`Kind::Elastic`]: see [`Self::device`].
     pub ring_base: u32,
     /// Number of elements; 0: there is no backend.
     pub ring_len: u32,
     /// Most connections at a time, the API's maxConnection; 0: no limit.
     pub max_connections: u32,
-    /// Of [`Kind::Forward`]: number of its one backend.
+    /// Of [`Kind::Forward`] and [`Kind::Elastic`]: number of its one backend.
     pub backend: u32,
     /// Who may open a flow: sources that agree with this address ...
     pub source: Be32,
@@ -70,10 +70,19 @@ impl Service {
         src & self.source_mask == self.source
     }
 
+    /// Of [`Kind::Elastic`]: interface index of the VIP's device. Guests that have an elastic IP by that device reach this one
+    /// as from outside, with theirs as their source.
+    #[inline(always)]
+    pub const fn device(&self) -> u32 {
+        self.ring_base
+    }
+
     /// Where a packet to `port` goes on the backend whose own port is `backend`.
     #[inline(always)]
     pub const fn target_port(&self, port: Be16, backend: Be16) -> Be16 {
-        if self.kind == Kind::Forward as u8 {
+        if self.kind == Kind::Elastic as u8 {
+            port
+        } else if self.kind == Kind::Forward as u8 {
             u16::from_be(port).wrapping_add(self.port_shift).to_be()
         } else {
             backend
@@ -91,6 +100,8 @@ pub enum Kind {
     Balance = 2,
     /// Sends them to one backend, each port to the one that is `port_shift` above it: all keys of a range have the same value.
     Forward = 3,
+    /// Sends them to the one guest whose elastic IP the VIP is, whatever their protocol and port: the whole VIP's key.
+    Elastic = 4,
 }
 
 /// How a backend is chosen from the ring for a new flow.

@@ -18,6 +18,7 @@ use vipgate_abi::{
     interest, maps,
     port::Port,
     service::{Service, ServiceKey},
+    source::{self, Source, SourceKey},
 };
 
 use super::{Sizes, bpffs::PinDir, error::LoadError};
@@ -52,6 +53,8 @@ fn shapes(sizes: Sizes) -> Vec<Shape> {
             sizes.services.saturating_mul(maps::KEYS_PER_SERVICE),
             true,
         ),
+        shape(maps::SOURCES, size_of::<u32>() + size_of::<SourceKey>(), size_of::<Source>(), sizes.services, true),
+        shape(maps::PORT_CURSORS, index, size_of::<u32>(), source::CURSORS, false),
         shape(maps::BACKENDS, index, size_of::<Backend>(), sizes.backends, true),
         shape(maps::BACKEND_LOAD, index, size_of::<u32>(), sizes.backends, true),
         shape(maps::BACKEND_ROUTES, index, size_of::<BackendRoute>(), sizes.backends, true),

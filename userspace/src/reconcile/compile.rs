@@ -11,17 +11,12 @@ use std::{
 use ipnet::Ipv4Net;
 use thiserror::Error;
 use vipgate_abi::{
-    backend::{self, Backend},
+    backend::{self, Backend, TCP_IDLE, UDP_IDLE},
     service::{self, Kind, Member, ServiceKey},
 };
 
 use super::{maglev, prefixes};
 use crate::state::{Algorithm, BackendState, ForwardState, Limits, ListenerState, Protocol, VipState};
-
-/// Seconds without a packet after which a rule's flow is over: the least that a NAT may take for an established TCP
-/// connection (RFC 5382, section 5), and what is recommended for datagrams (RFC 4787, section 4.3).
-const TCP_IDLE: u32 = 2 * 60 * 60 + 4 * 60;
-const UDP_IDLE: u32 = 5 * 60;
 
 /// A key of the services trie. Ordered by VIP first, so that one VIP's keys are one range.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -343,9 +338,12 @@ mod tests {
             address: Ipv4Addr::new(10, 0, 0, 5),
             prefix_len: 24,
             device: "eth0".into(),
+            own: false,
             enabled: true,
             listeners,
             forwards: vec![],
+            elastic: None,
+            masquerades: vec![],
         }
     }
 

@@ -208,9 +208,12 @@ impl Rows {
                     address: parse("address", &vip.ip, &vip.uuid)?,
                     prefix_len: netmask.to_bits().leading_ones() as u8,
                     device: vip.physical_interface,
+                    own: false,
                     enabled: vip.state == "Enabled",
                     listeners,
                     forwards: forwards.into_iter().map(forward).collect::<Result<_>>()?,
+                    elastic: None,
+                    masquerades: Vec::new(),
                     uuid: vip.uuid,
                 })
             })

@@ -438,5 +438,8 @@ fn maglev_vip(vip: u32, backends: u32) -> VipState {
         enabled: true,
         listeners: (0..10).map(listener).collect(),
         forwards: vec![],
+        own: false,
+        elastic: None,
+        masquerades: vec![],
     }
 }

@@ -101,5 +101,8 @@ pub(crate) fn vip(host: u8, device: &str, backends: impl IntoIterator<Item = u8>
             backends: backends.into_iter().map(backend).collect(),
         }],
         forwards: vec![],
+        own: false,
+        elastic: None,
+        masquerades: vec![],
     }
 }

@@ -130,6 +130,9 @@ fn vip(host: u8, listeners: Vec<ListenerState>) -> VipState {
         enabled: true,
         listeners,
         forwards: vec![],
+        own: false,
+        elastic: None,
+        masquerades: vec![],
     }
 }
 
