@@ -25,11 +25,11 @@ pub fn reason_only(reason: Reason) {
 
 /// Counts forwarded packets of a backend.
 #[inline(always)]
-pub fn traffic(backend: u32, reply: bool, packets: u32, bytes: u32) {
+pub fn traffic(backend: u32, outward: bool, packets: u32, bytes: u32) {
     if let Some(counters) = BACKEND_TRAFFIC.get_ptr_mut(backend) {
         // SAFETY: this CPU's own element.
         unsafe {
-            if reply {
+            if outward {
                 (*counters).packets_out += packets as u64;
                 (*counters).bytes_out += bytes as u64;
             } else {

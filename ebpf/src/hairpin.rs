@@ -1,6 +1,6 @@
 //! Clients in a backend's own network, or on the backend itself: their answers would go to them directly, past the
 //! router, from an address that they never asked (RFC 4787, section 6). So their connections get a source of the
-//! router's: its address in that network, and the client's port where that is free.
+//! router's: its address in that network, and a port there (`ports`).
 
 use core::mem::zeroed;
 
@@ -8,39 +8,34 @@ use aya_ebpf::{
     bindings::{BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_SUCCESS, BPF_FIB_LOOKUP_SRC, bpf_fib_lookup as FibLookup},
     helpers::bpf_fib_lookup,
 };
-use vipgate_abi::{Be16, Be32, flow::FlowKey, hash};
+use vipgate_abi::{Be16, Be32, flow::FlowKey};
 
 use crate::{
-    maps::CONFIG,
     packet::Packet,
+    ports,
     route::{self, INET, Rewritten},
-    table,
     verifier::opaque,
 };
-
-/// Ports that are tried when the client's own is taken: the first, how many there are, and how many are tried.
-const FIRST_PORT: u32 = 32768;
-const PORTS: u32 = 28232;
-const TRIES: u32 = 8;
 
 /// Gives a new connection a source of the router's, if its answers would not come back otherwise.
 ///
 /// The packet came in by the device that leads to the backend, or nothing is known of the latter: only then the kernel
 /// is asked.
 #[inline(always)]
-pub fn translate<P: Packet>(packet: &P, key: &FlowKey, way_out: u16, hash: u64, rewritten: &mut Rewritten) {
+pub fn translate<P: Packet>(packet: &P, key: &FlowKey, way_out: u16, rewritten: &mut Rewritten) {
     if route::port(way_out).is_none_or(|port| port.ifindex == packet.ifindex()) {
-        opaque(take_source(packet, key, hash, rewritten));
+        opaque(take_source(packet, key, rewritten));
     }
 }
 
 #[inline(never)]
-fn take_source<P: Packet>(packet: &P, key: &FlowKey, hash: u64, rewritten: &mut Rewritten) -> u32 {
+fn take_source<P: Packet>(packet: &P, key: &FlowKey, rewritten: &mut Rewritten) -> u32 {
     let source = source(packet, key.src, rewritten.dst);
     if source != 0 {
         rewritten.src = source;
         let [addresses, rest] = rewritten.reply_key(key).words();
-        rewritten.sport = free_port(addresses, rest, hash) as Be16;
+        // Should all that are tried be taken, who inserts the flow finds out.
+        rewritten.sport = ports::free_port(addresses, rest, 0) as Be16;
     }
     opaque(0)
 }
@@ -69,26 +64,4 @@ fn ask<P: Packet>(packet: &P, dst: Be32, flags: u32) -> (u32, Be32, Be32) {
     }
     // SAFETY: unions of plain integers.
     unsafe { (fib.ifindex, fib.__bindgen_anon_4.ipv4_dst, fib.__bindgen_anon_3.ipv4_src) }
-}
-
-/// A port on which no flow is answered: that of the reply's key words, or one that the hash names. The last one tried, should
-/// all be taken: who inserts the flow finds out.
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn free_port(addresses: u64, rest: u64, hash: u64) -> u32 {
-    const PORT_SHIFT: u32 = 16;
-    let mut port = (rest >> PORT_SHIFT) as u16;
-    let Some(config) = CONFIG.get(0) else {
-        return port as u32;
-    };
-    let mut tries = 0;
-    while tries < TRIES {
-        let words = [addresses, rest & !(0xffff << PORT_SHIFT) | (port as u64) << PORT_SHIFT];
-        if !table::is_taken(words, hash::words(words, config.flow_seed), config.bucket_mask) {
-            return port as u32;
-        }
-        port = ((FIRST_PORT + ((hash >> 16) as u32).wrapping_add(tries) % PORTS) as u16).to_be();
-        tries += 1;
-    }
-    port as u32
 }

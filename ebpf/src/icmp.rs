@@ -27,19 +27,45 @@ use crate::{
 
 pub const ICMP: u8 = 1;
 
-/// Types that quote a packet (RFC 792).
-const UNREACHABLE: u8 = 3;
-const TIME_EXCEEDED: u8 = 11;
-const PARAMETER_PROBLEM: u8 = 12;
+/// Length of the header, and offsets of its checksum and of a query's identifier, in bytes.
+pub const HEADER_LEN: usize = 8;
+pub const CHECKSUM: usize = 2;
+pub const IDENTIFIER: usize = 4;
 
-const ICMP_LEN: usize = 8;
+/// Sets of types (RFC 792, RFC 950), as bits: those that quote a packet, queries and what answers them.
+const ERRORS: u32 = 1 << 3 | 1 << 4 | 1 << 5 | 1 << 11 | 1 << 12;
+const REQUESTS: u32 = 1 << 8 | 1 << 13 | 1 << 15 | 1 << 17;
+const ANSWERS: u32 = 1 | 1 << 14 | 1 << 16 | 1 << 18;
+/// The errors that concern a packet's sender: unreachable, time exceeded, parameter problem. Redirects are the link's.
+const RELAYED: u32 = 1 << 3 | 1 << 11 | 1 << 12;
+
+#[inline(always)]
+const fn is_in(kind: u8, types: u32) -> bool {
+    kind < 32 && types >> kind & 1 != 0
+}
+
+#[inline(always)]
+pub const fn is_error(kind: u8) -> bool {
+    is_in(kind, ERRORS)
+}
+
+#[inline(always)]
+pub const fn is_request(kind: u8) -> bool {
+    is_in(kind, REQUESTS)
+}
+
+#[inline(always)]
+pub const fn is_answer(kind: u8) -> bool {
+    is_in(kind, ANSWERS)
+}
+
 /// The transport bytes that every quote has, and the end of a TCP checksum in them, which most quotes have today (RFC
 /// 1812, section 4.3.2.3).
 const QUOTED: usize = 8;
 const TCP_CHECKSUM_END: usize = 18;
 /// The longest headers that are looked at: tags, and the options of both packets, which an error may have because what
 /// it quotes has them (RFC 1122, section 3.2.2).
-const LONGEST: usize = ETH_LEN + 2 * TAG_LEN + 60 + ICMP_LEN + 60 + TCP_CHECKSUM_END;
+const LONGEST: usize = ETH_LEN + 2 * TAG_LEN + 60 + HEADER_LEN + 60 + TCP_CHECKSUM_END;
 
 /// [`relay`]'s answer where it is no verdict.
 pub const NOT_RELAYED: u32 = u32::MAX - 1;
@@ -52,7 +78,7 @@ pub fn relay<P: Packet>(packet: &mut P) -> u32 {
     if !packet.is_for_port() {
         return count::verdict::<P>(Reason::OtherHost) as u32;
     }
-    if turn_back(packet, &mut outer) == 0 {
+    if turn_back(packet, false, &mut outer) == 0 {
         return NOT_RELAYED;
     }
     match send(packet, &outer) {
@@ -77,7 +103,7 @@ fn send<P: Packet>(packet: &mut P, outer: &Rewritten) -> Result<i32, Reason> {
     }
     // SAFETY: both headers' bounds are checked just above; a route's MAC address is at an even address.
     unsafe {
-        if packet.exceeds(u16::from_be(load(data + ETH_LEN + 2)), 20 + ICMP_LEN as u32, way_out.mtu) {
+        if packet.exceeds(u16::from_be(load(data + ETH_LEN + 2)), 20 + HEADER_LEN as u32, way_out.mtu) {
             return Err(Reason::OverMtu);
         }
         let Some(delta) = route::depart(data, way_out, &route.next_hop) else {
@@ -94,10 +120,10 @@ fn send<P: Packet>(packet: &mut P, outer: &Rewritten) -> Result<i32, Reason> {
 /// An error's own addresses, to be filled in; it has no ports.
 pub const NOBODY: Rewritten = Rewritten { src: 0, dst: 0, sport: 0, dport: 0 };
 
-/// Rewrites an error about a translated packet, in place; 0: it is none, and unchanged. `outer` gets the error's own new
-/// addresses.
+/// Rewrites an error about a translated packet, in place; 0: it is none, and unchanged. `is_own`: it is the stack's.
+/// `outer` gets the error's own new addresses.
 #[inline(always)]
-pub fn turn_back<P: Packet>(packet: &mut P, outer: &mut Rewritten) -> u32 {
+pub fn turn_back<P: Packet>(packet: &mut P, is_own: bool, outer: &mut Rewritten) -> u32 {
     // At egress this is about every packet of the stack's: what else it is shows in its first header.
     packet.pull(ETH_LEN + 2 * TAG_LEN + 20);
     if !is_icmp(packet) {
@@ -114,7 +140,7 @@ pub fn turn_back<P: Packet>(packet: &mut P, outer: &mut Rewritten) -> u32 {
         unsafe { (load::<u8>(data + ETH_LEN), u16::from_be(load::<u16>(data + ETH_LEN + 2)) as usize) };
     let header_len = header_len(version_ihl);
     let icmp = data + ETH_LEN + header_len;
-    let quote = icmp + ICMP_LEN;
+    let quote = icmp + HEADER_LEN;
     if quote + 20 > end {
         return 0;
     }
@@ -123,27 +149,28 @@ pub fn turn_back<P: Packet>(packet: &mut P, outer: &mut Rewritten) -> u32 {
         unsafe { (load::<u8>(icmp), load::<u8>(quote), load::<u16>(quote + 6), load::<u8>(quote + 9)) };
     let quoted_header_len = self::header_len(quoted_version_ihl);
     let quote_l4 = quote + quoted_header_len;
-    let quote_l4_offset = header_len + ICMP_LEN + quoted_header_len;
+    let quote_l4_offset = header_len + HEADER_LEN + quoted_header_len;
     if quote_l4 + QUOTED > end
         || !is_header(version_ihl)
         // What follows the packet in its frame is not its checksum's to cover.
         || ip_len < quote_l4_offset + QUOTED
         || !packet.holds(data, shift, ip_len)
-        || !(kind == UNREACHABLE || kind == TIME_EXCEEDED || kind == PARAMETER_PROBLEM)
+        || !is_in(kind, RELAYED)
         || !is_header(quoted_version_ihl)
         // Only a first fragment has ports.
         || quoted_fragment & FRAGMENT_OFFSET != 0
-        || !(quoted_protocol == TCP || quoted_protocol == UDP)
     {
         return 0;
     }
+    // SAFETY: within the bytes that every quote has.
+    let (sport, dport) = unsafe { ports(quoted_protocol, quote_l4) };
     // SAFETY: as above.
     let (src, quoted) = unsafe {
         let quoted = FlowKey {
             src: load_address(quote + 12),
             dst: load_address(quote + 16),
-            sport: load(quote_l4),
-            dport: load(quote_l4 + 2),
+            sport,
+            dport,
             protocol: quoted_protocol,
             zone: 0,
             vlan: 0,
@@ -157,29 +184,41 @@ pub fn turn_back<P: Packet>(packet: &mut P, outer: &mut Rewritten) -> u32 {
     let sent = Rewritten { src: answers.dst, dst: answers.src, sport: answers.dport, dport: answers.sport };
     let addresses = delta32(quoted.src, sent.src) + delta32(quoted.dst, sent.dst);
     let ports = delta16(quoted.sport, sent.sport) + delta16(quoted.dport, sent.dport);
-    // An error from the quoted packet's receiver itself comes from where the connection's other side knows it.
-    outer.src = if src == quoted.dst { sent.dst } else { src };
+    // An error about a packet on its way in comes from where the connection's other side knows that: one from the packet's
+    // receiver, and one from a router before that, whose address is nobody's outside (RFC 5508, section 4.2). Our own
+    // is known there.
+    let is_from_inside = sent.dst != quoted.dst && (src == quoted.dst || !is_own);
+    outer.src = if is_from_inside { sent.dst } else { src };
     outer.dst = sent.src;
     // SAFETY: as above; the TCP checksum is checked apart.
     unsafe {
         let mut changed = addresses + ports;
         changed += change(quote + 10, addresses);
-        if quoted_protocol == UDP {
+        if quoted_protocol == ICMP {
+            // Of a query's two ports one is 0, before and after; what is no query has none.
+            if quoted.sport | quoted.dport != 0 {
+                changed += change(quote_l4 + CHECKSUM, ports);
+                store(quote_l4 + IDENTIFIER, sent.sport | sent.dport);
+            }
+        } else if quoted_protocol == UDP {
             let old: u16 = load(quote_l4 + 6);
             let new = update_udp(old, addresses + ports);
             store(quote_l4 + 6, new);
             changed += delta16(old, new);
         // Opaque, or the compiler infers the second condition from the first, which the verifier cannot.
-        } else if opaque(ip_len as u32) as usize >= quote_l4_offset + TCP_CHECKSUM_END
+        } else if quoted_protocol == TCP
+            && opaque(ip_len as u32) as usize >= quote_l4_offset + TCP_CHECKSUM_END
             && quote_l4 + TCP_CHECKSUM_END <= end
         {
             changed += change(quote_l4 + 16, addresses + ports);
         }
         store_address(quote + 12, sent.src);
         store_address(quote + 16, sent.dst);
-        store(quote_l4, sent.sport);
-        store(quote_l4 + 2, sent.dport);
-        change(icmp + 2, changed);
+        if quoted_protocol == UDP || quoted_protocol == TCP {
+            store(quote_l4, sent.sport);
+            store(quote_l4 + 2, sent.dport);
+        }
+        change(icmp + CHECKSUM, changed);
         let dst = load_address(data + ETH_LEN + 16);
         change(data + ETH_LEN + 10, delta32(src, outer.src) + delta32(dst, outer.dst));
         store_address(data + ETH_LEN + 12, outer.src);
@@ -195,6 +234,28 @@ fn is_icmp<P: Packet>(packet: &P) -> bool {
     let (data, _) = offset::behind_tags(packet.data(), end);
     // SAFETY: within the IPv4 header's fixed part, which is checked first.
     data + L4_OFFSET <= end && ethertype(data) == IPV4 && unsafe { load::<u8>(data + ETH_LEN + 9) } == ICMP
+}
+
+/// The ports of a quoted packet, as they are in a flow's key.
+///
+/// # Safety
+/// `l4` is the address of QUOTED readable bytes.
+#[inline(always)]
+unsafe fn ports(protocol: u8, l4: usize) -> (u16, u16) {
+    // SAFETY: as the caller promises.
+    unsafe {
+        if protocol == TCP || protocol == UDP {
+            return (load(l4), load(l4 + 2));
+        }
+        let kind = load(l4);
+        if protocol == ICMP && is_request(kind) {
+            (load(l4 + IDENTIFIER), 0)
+        } else if protocol == ICMP && is_answer(kind) {
+            (0, load(l4 + IDENTIFIER))
+        } else {
+            (0, 0)
+        }
+    }
 }
 
 /// The length of an IPv4 header that begins with this byte, in bytes.
@@ -214,7 +275,7 @@ fn is_header(version_ihl: u8) -> bool {
 /// # Safety
 /// `address` is that of two bytes of the packet, at an even offset.
 #[inline(always)]
-unsafe fn change(address: usize, delta: u64) -> u64 {
+pub unsafe fn change(address: usize, delta: u64) -> u64 {
     // SAFETY: as the caller promises.
     unsafe {
         let old: u16 = load(address);

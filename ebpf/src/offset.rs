@@ -1,5 +1,5 @@
 //! Packets whose headers are not at the usual offsets: behind one or two VLAN tags (IEEE 802.1Q, 802.1ad), or with IPv4
-//! options (RFC 791, section 3.1). Rare, so all of it is off the hit's path.
+//! options (RFC 791, section 3.1). Rare, so all of it is off the hit's path, as is what has no ports ([`portless`]).
 //!
 //! Such a packet runs through the same stages as every other: `Headers::data` is where its Ethernet header would be
 //! without the tags, so that the IPv4 header is where the stages look for it, and the new Ethernet header is
@@ -12,8 +12,10 @@
 use vipgate_abi::{checksum::delta16, counters::Reason};
 
 use crate::{
+    icmp::ICMP,
     packet::{ETH_LEN, Packet, load, store},
-    parse::{FRAGMENT_OFFSET, Headers, IPV4, Place, TCP_LEN, UDP, UDP_LEN, ethertype, parse_at},
+    parse::{FRAGMENT_OFFSET, Headers, IPV4, Place, TCP, TCP_LEN, UDP, UDP_LEN, ethertype, has_ports, parse_at},
+    portless,
     verifier::opaque,
 };
 
@@ -41,7 +43,7 @@ pub fn behind_tags(data: usize, end: usize) -> (usize, usize) {
     (data + 2 * TAG_LEN, 2 * TAG_LEN)
 }
 
-/// Parses a packet with tags or options.
+/// Parses a packet with tags or options, or without ports.
 #[inline(always)]
 pub fn parse<P: Packet>(packet: &mut P) -> Result<Headers, Reason> {
     // Here, where the verifier sees that what comes does not touch the transport header.
@@ -69,10 +71,15 @@ fn find<P: Packet>(packet: &mut P) -> Result<Headers, Reason> {
     if version_ihl >> 4 != 4 || header_len < 20 {
         return Err(Reason::Malformed);
     }
-    parse_at(packet, Place { data, end, shift, header_len })
+    let place = Place { data, end, shift, header_len };
+    // SAFETY: as above.
+    if !has_ports(unsafe { load(data + ETH_LEN + 9) }) {
+        return portless::parse(packet, &place);
+    }
+    parse_at(packet, place)
 }
 
-/// What is left of a packet's rewriting: the transport header, if it has one, and the tags, if it leaves.
+/// What is left of a packet's rewriting: the transport header, if there is one to change, and the tags, if it leaves.
 ///
 /// `data` is `Headers::data`, `ports` the new ports as the header's first word has them, `addresses` what the IPv4 addresses
 /// changed by (`vipgate_abi::checksum`).
@@ -87,7 +94,11 @@ pub fn rewrite<P: Packet>(packet: &mut P, data: usize, ports: u32, addresses: u6
     let offset = ETH_LEN + (version_ihl & 15) as usize * 4;
     let l4 = data + offset;
     let is_udp = protocol == UDP;
-    if fragment & FRAGMENT_OFFSET == 0 && l4 + UDP_LEN <= end {
+    if fragment & FRAGMENT_OFFSET != 0 {
+        // The transport header was in the first one.
+    } else if protocol == ICMP {
+        portless::rewrite(l4, end, ports);
+    } else if (is_udp || protocol == TCP) && l4 + UDP_LEN <= end {
         let (sport, dport) = (ports as u16, (ports >> 16) as u16);
         // SAFETY: checked just above, and for TCP by what follows.
         unsafe {

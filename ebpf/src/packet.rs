@@ -4,6 +4,8 @@ use core::ffi::c_void;
 
 use vipgate_abi::{Be32, port::Port};
 
+use crate::pipeline::Arrival;
+
 /// Length of the Ethernet header, in bytes.
 pub const ETH_LEN: usize = 14;
 /// Offset of the transport header: IPv4 without options.
@@ -63,6 +65,14 @@ pub trait Packet {
 
     /// Removes `shift` bytes of VLAN tags, over which the Ethernet header was written: direct addresses are void after it.
     fn untag(&mut self, shift: usize);
+
+    /// [`pipeline::open`](crate::pipeline::open) for this packet.
+    ///
+    /// A *global* function of the hook's own (see `verifier`): one that also takes the context and a pointer to numbers.
+    fn open(&self, arrival: &Arrival) -> u64;
+
+    /// [`pipeline::lead_out`](crate::pipeline::lead_out) for this packet; the same kind of function.
+    fn lead_out(&self, arrival: &Arrival) -> u64;
 
     /// Sends it out of the port of this number; its Ethernet header is ready, without the port's VLAN tags.
     fn send(&mut self, number: u16, port: &Port) -> i32;

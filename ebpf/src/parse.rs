@@ -25,7 +25,7 @@ pub const VERSION_IHL: u8 = 0x45;
 /// The fragment field's "don't fragment" bit, as read from the header.
 pub const DONT_FRAGMENT: u16 = 0x4000u16.to_be();
 /// The fragment field's "more fragments" bit and its offset, as read from the header.
-const MORE_FRAGMENTS: u16 = 0x2000u16.to_be();
+pub const MORE_FRAGMENTS: u16 = 0x2000u16.to_be();
 pub const FRAGMENT_OFFSET: u16 = 0x1fffu16.to_be();
 
 /// A parsed packet. Its headers up to the IPv4 header's fixed part are directly readable from `data`, and those up to the
@@ -35,19 +35,20 @@ pub struct Headers {
     /// Address of the Ethernet header: where it would be without VLAN tags ([`offset`]).
     pub data: usize,
     pub key: FlowKey,
-    /// 0 for UDP; of a later fragment, those of plain data.
+    /// 0 for other protocols; of a later fragment, those of plain data.
     pub tcp_flags: u8,
-    /// Length of the transport header, in bytes; 0 in a later fragment, which has none, and where it is at another
-    /// offset than [`L4_OFFSET`].
+    /// Length of the transport header, in bytes; 0 in a later fragment, which has none, where it is at another offset than
+    /// [`L4_OFFSET`], and where it has no ports (`portless`).
     pub l4_len: u8,
     /// Length of the IP packet, in bytes.
     pub ip_len: u16,
 }
 
 impl Headers {
+    /// True for what has no connections of its own: all but TCP.
     #[inline(always)]
-    pub fn is_udp(&self) -> bool {
-        self.key.protocol == UDP
+    pub fn is_datagram(&self) -> bool {
+        self.key.protocol != TCP
     }
 
     /// Bytes on the wire, Ethernet headers included, of the packet that goes out as this many frames.
@@ -56,14 +57,21 @@ impl Headers {
         ETH_LEN as u32 + self.ip_len as u32 + (frames - 1) * (L4_OFFSET as u32 + self.l4_len as u32)
     }
 
-    /// Offset of the transport checksum in the frame.
+    /// True for a transport header that is UDP's, where `l4_len` says that it is at the usual offset. By its length, which
+    /// the verifier knows of each path, unlike the protocol.
+    #[inline(always)]
+    pub fn is_udp(&self) -> bool {
+        self.l4_len == UDP_LEN as u8
+    }
+
+    /// Offset of the transport checksum in the frame, where [`Self::is_udp`] holds.
     #[inline(always)]
     pub fn checksum_offset(&self) -> usize {
         if self.is_udp() { L4_OFFSET + 6 } else { L4_OFFSET + 16 }
     }
 }
 
-/// Parses an IPv4 TCP or UDP packet.
+/// Parses an IPv4 packet.
 ///
 /// Inlined with constants for the usual place of its headers.
 #[inline(always)]
@@ -86,7 +94,17 @@ pub fn parse<P: Packet>(packet: &mut P) -> Result<Headers, Reason> {
     if version_ihl != VERSION_IHL {
         return if has_options(version_ihl) { offset::parse(packet) } else { Err(Reason::Malformed) };
     }
+    // SAFETY: as above.
+    if !has_ports(unsafe { load(data + ETH_LEN + 9) }) {
+        return offset::parse(packet);
+    }
     parse_at(packet, Place { data, end, shift: 0, header_len: 20 })
+}
+
+/// False for protocols that have none (`portless`).
+#[inline(always)]
+pub fn has_ports(protocol: u8) -> bool {
+    protocol == TCP || protocol == UDP
 }
 
 /// Where a packet lies in its frame.
@@ -101,7 +119,7 @@ pub struct Place {
     pub header_len: usize,
 }
 
-/// Parses what follows the Ethernet header.
+/// Parses what follows the Ethernet header of a packet with ports.
 #[inline(always)]
 pub fn parse_at<P: Packet>(packet: &P, place: Place) -> Result<Headers, Reason> {
     let Place { data, end, shift, header_len } = place;
@@ -138,30 +156,26 @@ pub fn parse_at<P: Packet>(packet: &P, place: Place) -> Result<Headers, Reason> 
     let is_first = fragment & MORE_FRAGMENTS != 0;
     // SAFETY: checked just above.
     (key.sport, key.dport) = unsafe { (load(l4), load(l4 + 2)) };
-    let headers = match protocol {
-        TCP => {
-            if l4 + TCP_LEN > end {
-                return Err(Reason::Malformed);
-            }
-            // SAFETY: within the TCP header, checked just above.
-            let (offset, tcp_flags) = unsafe { (load::<u8>(l4 + 12), load::<u8>(l4 + 13)) };
-            let l4_len = (offset >> 4) as usize * 4;
-            if l4_len < TCP_LEN || !holds(l4_len) {
-                return Err(Reason::Malformed);
-            }
-            Headers { data, key, tcp_flags, l4_len: l4_len as u8, ip_len: ip_len as u16 }
+    let headers = if protocol == TCP {
+        if l4 + TCP_LEN > end {
+            return Err(Reason::Malformed);
         }
-        UDP => {
-            // SAFETY: within the UDP header, checked above.
-            let udp_len = u16::from_be(unsafe { load::<u16>(l4 + 4) }) as usize;
-            // A first fragment holds less than its packet.
-            let held = if is_first { UDP_LEN } else { udp_len };
-            if udp_len < UDP_LEN || !holds(held) {
-                return Err(Reason::Malformed);
-            }
-            Headers { data, key, tcp_flags: 0, l4_len: UDP_LEN as u8, ip_len: ip_len as u16 }
+        // SAFETY: within the TCP header, checked just above.
+        let (offset, tcp_flags) = unsafe { (load::<u8>(l4 + 12), load::<u8>(l4 + 13)) };
+        let l4_len = (offset >> 4) as usize * 4;
+        if l4_len < TCP_LEN || !holds(l4_len) {
+            return Err(Reason::Malformed);
         }
-        _ => return Err(Reason::OtherProtocol),
+        Headers { data, key, tcp_flags, l4_len: l4_len as u8, ip_len: ip_len as u16 }
+    } else {
+        // SAFETY: within the UDP header, checked above.
+        let udp_len = u16::from_be(unsafe { load::<u16>(l4 + 4) }) as usize;
+        // A first fragment holds less than its packet.
+        let held = if is_first { UDP_LEN } else { udp_len };
+        if udp_len < UDP_LEN || !holds(held) {
+            return Err(Reason::Malformed);
+        }
+        Headers { data, key, tcp_flags: 0, l4_len: UDP_LEN as u8, ip_len: ip_len as u16 }
     };
     if is_first {
         fragment::remember(src, dst, packet_id(), key.sport, key.dport);

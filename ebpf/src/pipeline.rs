@@ -9,19 +9,19 @@ use vipgate_abi::{
     flow::FlowKey,
     hash,
     interest::Bit,
+    service::{Kind, Service},
 };
 
 use crate::{
-    atomic,
     clock::jiffies,
     count, hairpin, icmp,
-    maps::{BACKEND_LOAD, BACKENDS, CONFIG, INTEREST},
-    offset, other,
+    maps::{BACKENDS, CONFIG, INTEREST},
+    offset, other, outward,
     packet::{ETH_LEN, L4_OFFSET, Packet, load, load_address, store, store_address},
-    parse::{DONT_FRAGMENT, Headers, parse},
+    parse::{ACK, DONT_FRAGMENT, FIN, Headers, RST, SYN, TCP, has_ports, parse},
     route::{self, Rewritten},
     service,
-    table::{self, Slot},
+    table::{self, Connection, Slot},
     tcp,
     verifier::opaque,
 };
@@ -55,13 +55,29 @@ fn unparsed<P: Packet>(packet: &mut P, reason: Reason) -> i32 {
     count::verdict::<P>(if service::is_disabled(dst) { Reason::Disabled } else { reason })
 }
 
-/// A packet without a flow, and what the stages that make one need of its surroundings.
-pub struct Arrival<'a> {
-    pub headers: &'a Headers,
+/// A packet without a flow: what the stages that make one need to know of it. Numbers alone, see [`Packet::open`].
+#[repr(C)]
+pub struct Arrival {
+    pub key: FlowKey,
     pub hash: u64,
     /// Low 32 bits of jiffies.
     pub now: u32,
-    pub config: &'static Config,
+    /// As in [`Headers`].
+    pub tcp_flags: u32,
+}
+
+impl Arrival {
+    /// True for what opens a flow: of TCP, only a SYN does.
+    #[inline(always)]
+    pub fn opens(&self) -> bool {
+        self.key.protocol != TCP || self.tcp_flags as u8 & (SYN | ACK | RST | FIN) == SYN
+    }
+
+    /// True for a segment of a connection that is under way.
+    #[inline(always)]
+    pub fn resumes(&self) -> bool {
+        self.tcp_flags as u8 & (SYN | ACK | RST) == ACK
+    }
 }
 
 #[inline(always)]
@@ -79,9 +95,11 @@ fn process<P: Packet>(packet: &mut P) -> Result<i32, Reason> {
     {
         return forward(packet, &headers, &slot);
     }
-    // A copy: what the rare path takes by address is not what the hit keeps in registers.
-    let copy = headers;
-    let opened = open(packet, &copy, config, hash);
+    let arrival = Arrival { key: headers.key, hash, now: jiffies(), tcp_flags: headers.tcp_flags as u32 };
+    let mut opened = packet.open(&arrival);
+    if opened == UNSERVED {
+        opened = packet.lead_out(&arrival);
+    }
     match table::opened(opened) {
         Some(slot) => forward(packet, &headers, &slot),
         None => Ok(opened as i32),
@@ -121,7 +139,7 @@ fn hit<P: Packet>(packet: &P, headers: &Headers, config: &Config, slot: &Slot) -
     if slot.mark.is_stale(now) {
         table::touch(slot.index, now);
         // The sweeper asks both directions; eviction, which takes idle datagrams' flows, asks one.
-        if headers.is_udp() {
+        if headers.is_datagram() {
             table::touch(other::beside(slot.index, peer), now);
         }
     }
@@ -141,23 +159,41 @@ fn hit<P: Packet>(packet: &P, headers: &Headers, config: &Config, slot: &Slot) -
     Ok(true)
 }
 
-/// A packet without a flow: the service decides, and a new connection is inserted. A verdict, or what
-/// [`table::opened`] takes.
-///
-/// A function of its own, as the other rare paths are: it keeps the hit's code and stack small.
-#[inline(never)]
-fn open<P: Packet>(packet: &P, headers: &Headers, config: &'static Config, hash: u64) -> u64 {
-    let arrival = Arrival { headers, hash, now: jiffies(), config };
-    match connect(packet, &arrival) {
+/// [`open`]'s answer where there is no service: neither a verdict nor what [`table::opened`] takes.
+const UNSERVED: u64 = 1 << 62;
+
+/// A packet without a flow: the service that it is for decides, and a new connection is inserted. A verdict, what
+/// [`table::opened`] takes, or [`UNSERVED`].
+#[inline(always)]
+pub fn open<P: Packet>(packet: &P, arrival: &Arrival) -> u64 {
+    let connected = match service::lookup(arrival) {
+        Err(Reason::NotOurs) => return UNSERVED,
+        Err(reason) => Err(reason),
+        Ok(service) => connect(packet, arrival, service),
+    };
+    match connected {
         Ok(first) => first,
         Err(reason) => count::verdict::<P>(reason) as u32 as u64,
     }
 }
 
+/// The same for one that no service is for: it may be a guest's, on its way out. A verdict or what [`table::opened`] takes.
 #[inline(always)]
-fn connect<P: Packet>(packet: &P, arrival: &Arrival) -> Result<u64, Reason> {
-    let key = arrival.headers.key;
-    let service = service::lookup(arrival.headers)?;
+pub fn lead_out<P: Packet>(packet: &P, arrival: &Arrival) -> u64 {
+    match outward::connect(packet, arrival) {
+        Ok(first) => first,
+        Err(Reason::NotOurs) if !has_ports(arrival.key.protocol) => count::verdict::<P>(Reason::OtherProtocol) as u32 as u64,
+        Err(reason) => count::verdict::<P>(reason) as u32 as u64,
+    }
+}
+
+/// A packet for a service.
+#[inline(always)]
+fn connect<P: Packet>(packet: &P, arrival: &Arrival, service: &Service) -> Result<u64, Reason> {
+    let key = arrival.key;
+    let Some(config) = CONFIG.get(0) else {
+        return Err(Reason::NotOurs);
+    };
     if !packet.is_for_port() {
         return Err(Reason::OtherHost);
     }
@@ -166,29 +202,37 @@ fn connect<P: Packet>(packet: &P, arrival: &Arrival) -> Result<u64, Reason> {
     };
     let dport = service.target_port(key.dport, backend.port);
     let mut rewritten = Rewritten { src: key.src, dst: backend.addr, sport: key.sport, dport };
-    let way = route::to_backend(packet, number, backend.generation, arrival, &rewritten);
+    let way = route::to_backend(packet, number, backend.generation, key.protocol, config, &rewritten);
     let Some((epoch, route)) = way else {
         return Err(Reason::Unroutable);
     };
-    hairpin::translate(packet, &key, route.port, arrival.hash, &mut rewritten);
+    if !(service.kind == Kind::Elastic as u8 && outward::meet(service.device(), &key, &mut rewritten)) {
+        hairpin::translate(packet, &key, route.port, &mut rewritten);
+    }
     if !service::has_room(service.number, service.max_connections) {
         return Err(Reason::TooManyConnections);
     }
-    let first = table::insert(arrival, &rewritten, &route, epoch, number, backend.generation)?;
-    if let Some(load) = BACKEND_LOAD.get_ptr_mut(number) {
-        // SAFETY: aligned element of BACKEND_LOAD.
-        unsafe { atomic::add32(load, 1) };
-    }
-    count::connection(number);
-    Ok(first)
+    table::insert(
+        arrival,
+        config,
+        &Connection {
+            rewritten: &rewritten,
+            route: &route,
+            epoch,
+            backend: number,
+            generation: backend.generation,
+            is_outward: false,
+            is_exclusive: rewritten.src != key.src,
+        },
+    )
 }
 
 /// Stages 7 and 8: the packet becomes what its flow says, is counted, and is sent out of its port, or handed to the
 /// stack, which routes it.
 ///
-/// Where the stack shall answer with an ICMP error, the sender must recognise its own packet in it. So a backend's
-/// packet is handed over as it came; a client's, whose destination is the stack's own address, is translated, and its
-/// error is turned back at egress (`icmp`).
+/// Where the stack shall answer with an ICMP error, the sender must recognise its own packet in it. So what goes outward,
+/// a backend's packet or a guest's, is handed over as it came; what comes in, whose destination is the stack's own
+/// address, is translated, and its error is turned back at egress (`icmp`).
 ///
 /// All is read from the flow as it is needed. A packet during whose rewriting another CPU claimed the slot may be of
 /// both flows, and is dropped: only an embryo, a closed or an idle flow can lose its slot.
@@ -196,7 +240,7 @@ fn connect<P: Packet>(packet: &P, arrival: &Arrival) -> Result<u64, Reason> {
 fn forward<P: Packet>(packet: &mut P, headers: &Headers, slot: &Slot) -> Result<i32, Reason> {
     let data = headers.data;
     let flow = slot.flow;
-    let reply = slot.mark.is_reply();
+    let outward = slot.mark.is_outward();
     let frames = packet.frames();
     let bytes = headers.wire_bytes(frames);
     // SAFETY: `flow` points into FLOWS; rule 6.
@@ -205,14 +249,14 @@ fn forward<P: Packet>(packet: &mut P, headers: &Headers, slot: &Slot) -> Result<
         (*flow).bytes += bytes as u64;
         ((*flow).backend, (*flow).port)
     };
-    count::traffic(backend, reply, frames, bytes);
+    count::traffic(backend, outward, frames, bytes);
     let mut leave = Err(Reason::NoNeighbour);
     let mut ttl_delta = 0;
     if let Some(port) = route::port(way_out) {
         if packet.exceeds(headers.ip_len, 20 + headers.l4_len as u32, port.mtu) {
             // SAFETY: parse checked the headers' bounds.
             let fragment: u16 = unsafe { load(data + ETH_LEN + 6) };
-            if reply && fragment & DONT_FRAGMENT != 0 {
+            if outward && fragment & DONT_FRAGMENT != 0 {
                 return Err(Reason::OverMtu);
             }
             leave = Err(Reason::OverMtu);
@@ -221,7 +265,7 @@ fn forward<P: Packet>(packet: &mut P, headers: &Headers, slot: &Slot) -> Result<
             ttl_delta = delta;
             leave = Ok(port);
         } else {
-            if reply {
+            if outward {
                 return Err(Reason::TtlExpired);
             }
             leave = Err(Reason::TtlExpired);

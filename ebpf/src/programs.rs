@@ -7,7 +7,8 @@ use aya_ebpf::{
     macros::{classifier, xdp},
     programs::{TcContext, XdpContext},
 };
-use vipgate_pipeline::{clock, icmp, pipeline, tc::TcPacket, xdp::XdpPacket};
+use vipgate_abi::counters::Reason;
+use vipgate_pipeline::{clock, count, icmp, outward, pipeline, tc::TcPacket, xdp::XdpPacket};
 
 /// Takes frames in several buffers, too: native XDP then runs on devices of any MTU.
 #[xdp(frags)]
@@ -22,12 +23,17 @@ pub fn vipgate_tc(ctx: TcContext) -> i32 {
     pipeline::run(TcPacket(ctx))
 }
 
-/// At the ports' egress, whichever hook carries the traffic: turns back the quotes in the stack's own ICMP errors.
+/// At the ports' egress, whichever hook carries the traffic: turns back the quotes in the stack's own ICMP errors, and
+/// stops what must not leave with its source.
 #[classifier]
 #[inline(always)]
 pub fn vipgate_egress(ctx: TcContext) -> i32 {
+    let mut packet = TcPacket(ctx);
     let mut outer = icmp::NOBODY;
-    icmp::turn_back(&mut TcPacket(ctx), &mut outer);
+    icmp::turn_back(&mut packet, true, &mut outer);
+    if outward::is_untranslated(&packet) {
+        return count::verdict::<TcPacket>(Reason::Untranslated);
+    }
     TC_ACT_OK as i32
 }
 

@@ -4,8 +4,8 @@ use core::{mem::zeroed, ptr};
 
 use aya_ebpf::{
     bindings::{
-        BPF_FIB_LKUP_RET_BLACKHOLE, BPF_FIB_LKUP_RET_FRAG_NEEDED, BPF_FIB_LKUP_RET_PROHIBIT, BPF_FIB_LKUP_RET_SUCCESS,
-        BPF_FIB_LKUP_RET_UNREACHABLE, bpf_fib_lookup as FibLookup,
+        BPF_FIB_LKUP_RET_BLACKHOLE, BPF_FIB_LKUP_RET_FRAG_NEEDED, BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_PROHIBIT,
+        BPF_FIB_LKUP_RET_SUCCESS, BPF_FIB_LKUP_RET_UNREACHABLE, bpf_fib_lookup as FibLookup,
     },
     helpers::bpf_fib_lookup,
 };
@@ -20,7 +20,6 @@ use vipgate_abi::{
 use crate::{
     maps::{BACKEND_ROUTES, PORT_NUMBERS, PORTS},
     packet::{ETH_LEN, Packet, copy_mac, load, store},
-    pipeline::Arrival,
 };
 
 /// AF_INET.
@@ -31,6 +30,12 @@ pub const INET: u8 = 2;
 pub struct Route {
     pub port: u16,
     pub next_hop: [u8; 6],
+}
+
+/// The kernel's answer: the way out, and the device that leads there, known without a neighbour, too; 0: none does.
+struct Answer {
+    device: u32,
+    route: Route,
 }
 
 /// The device to send by; None: the stack routes the packet.
@@ -103,11 +108,22 @@ impl Rewritten {
 /// neighbour, and the next packet asks again.
 #[inline(always)]
 pub fn find<P: Packet>(packet: &P, protocol: u8, config: &Config, rewritten: &Rewritten) -> Option<(u16, Route)> {
-    let mut route = NOWHERE;
-    match ask(packet, protocol, rewritten, &mut route) {
+    find_device(packet, protocol, config, rewritten).map(|(epoch, route, _)| (epoch, route))
+}
+
+/// [`find`] with the device, by its interface index; 0: the packet is for the router itself, or the kernel knows none.
+#[inline(always)]
+pub fn find_device<P: Packet>(
+    packet: &P,
+    protocol: u8,
+    config: &Config,
+    rewritten: &Rewritten,
+) -> Option<(u16, Route, u32)> {
+    let mut answer = NOWHERE;
+    match ask(packet, protocol, rewritten, &mut answer) {
         NO_WAY => None,
-        LASTING => Some((config.epoch as u16, route)),
-        _ => Some((0, route)),
+        LASTING => Some((config.epoch as u16, answer.route, answer.device)),
+        _ => Some((0, answer.route, answer.device)),
     }
 }
 
@@ -117,10 +133,10 @@ pub fn to_backend<P: Packet>(
     packet: &P,
     number: u32,
     generation: u16,
-    arrival: &Arrival,
+    protocol: u8,
+    config: &Config,
     rewritten: &Rewritten,
 ) -> Option<(u16, Route)> {
-    let config = arrival.config;
     let known = BACKEND_ROUTES.get_ptr_mut(number)?;
     // SAFETY: `known` points into BACKEND_ROUTES; the epoch is read before what it vouches for.
     unsafe {
@@ -129,7 +145,7 @@ pub fn to_backend<P: Packet>(
             return Some((epoch, Route { port: (*known).port, next_hop: (*known).next_hop }));
         }
     }
-    let (epoch, route) = find(packet, arrival.headers.key.protocol, config, rewritten)?;
+    let (epoch, route) = find(packet, protocol, config, rewritten)?;
     // SAFETY: as above; the epoch is written after what it vouches for.
     unsafe {
         ptr::write_volatile(ptr::addr_of_mut!((*known).port), route.port);
@@ -143,8 +159,8 @@ pub fn to_backend<P: Packet>(
 /// [`find`] for a packet without a flow.
 #[inline(always)]
 pub fn find_once<P: Packet>(packet: &P, protocol: u8, rewritten: &Rewritten) -> Option<Route> {
-    let mut route = NOWHERE;
-    if ask(packet, protocol, rewritten, &mut route) == NO_WAY { None } else { Some(route) }
+    let mut answer = NOWHERE;
+    if ask(packet, protocol, rewritten, &mut answer) == NO_WAY { None } else { Some(answer.route) }
 }
 
 const NO_WAY: u32 = 0;
@@ -152,11 +168,11 @@ const LASTING: u32 = 1;
 const PASSING: u32 = 2;
 
 /// To be filled in.
-const NOWHERE: Route = Route { port: port::STACK, next_hop: [0; 6] };
+const NOWHERE: Answer = Answer { device: 0, route: Route { port: port::STACK, next_hop: [0; 6] } };
 
 /// Asks the kernel.
 #[inline(never)]
-fn ask<P: Packet>(packet: &P, protocol: u8, rewritten: &Rewritten, route: &mut Route) -> u32 {
+fn ask<P: Packet>(packet: &P, protocol: u8, rewritten: &Rewritten, known: &mut Answer) -> u32 {
     // SAFETY: a plain C struct of integers and unions of them.
     let mut fib: FibLookup = unsafe { zeroed() };
     fib.family = INET;
@@ -168,10 +184,13 @@ fn ask<P: Packet>(packet: &P, protocol: u8, rewritten: &Rewritten, route: &mut R
     fib.__bindgen_anon_4.ipv4_dst = rewritten.dst;
     // SAFETY: the context is the running program's, the parameters live on the stack.
     let answer = unsafe { bpf_fib_lookup(packet.context(), &mut fib, size_of::<FibLookup>() as i32, 0) } as u32;
+    if answer == BPF_FIB_LKUP_RET_SUCCESS || answer == BPF_FIB_LKUP_RET_NO_NEIGH {
+        known.device = fib.ifindex;
+    }
     match answer {
         // FRAG_NEEDED: the way out is known, the packet does not fit it; that is checked for each packet anyway.
         BPF_FIB_LKUP_RET_SUCCESS | BPF_FIB_LKUP_RET_FRAG_NEEDED => {
-            *route = Route { port: port_number(fib.ifindex).unwrap_or(port::STACK), next_hop: fib.dmac };
+            known.route = Route { port: port_number(fib.ifindex).unwrap_or(port::STACK), next_hop: fib.dmac };
             LASTING
         }
         BPF_FIB_LKUP_RET_BLACKHOLE | BPF_FIB_LKUP_RET_UNREACHABLE | BPF_FIB_LKUP_RET_PROHIBIT => NO_WAY,

@@ -13,7 +13,7 @@ use vipgate_abi::{
 use crate::{
     atomic,
     maps::{BACKEND_LOAD, BACKENDS, CURSORS, RINGS, SERVICE_LOAD, SERVICES},
-    parse::{ACK, FIN, Headers, RST, SYN},
+    pipeline::Arrival,
 };
 
 /// How many backends a least-connections choice compares; beyond it a window that moves with the flow's hash.
@@ -21,8 +21,8 @@ const COMPARED: u32 = 32;
 
 /// The service that a packet is for, or why there is none for it.
 #[inline(always)]
-pub fn lookup(headers: &Headers) -> Result<&'static Service, Reason> {
-    let flow = &headers.key;
+pub fn lookup(arrival: &Arrival) -> Result<&'static Service, Reason> {
+    let flow = &arrival.key;
     let key = Key::new(ServiceKey::EXACT, ServiceKey::new(flow.dst, flow.protocol, flow.dport));
     let Some(service) = SERVICES.get(&key) else {
         return Err(Reason::NotOurs);
@@ -33,8 +33,9 @@ pub fn lookup(headers: &Headers) -> Result<&'static Service, Reason> {
     if !service.admits(flow.src) {
         return Err(Reason::SourceNotAllowed);
     }
-    // Only a SYN opens a TCP flow; the stack, which owns the VIP's address and has no socket there, resets the rest.
-    if !headers.is_udp() && headers.tcp_flags & (SYN | ACK | RST | FIN) != SYN {
+    // The stack, which owns the VIP's address and has no socket there, resets the rest. What goes to an elastic IP has one
+    // place to go, whatever the table has forgotten.
+    if !(arrival.opens() || (service.kind == Kind::Elastic as u8 && arrival.resumes())) {
         return Err(Reason::NoFlow);
     }
     if service.kind == Kind::Balance as u8 && service.ring_len == 0 {
@@ -55,15 +56,18 @@ fn is_below(load: u32, most: u32) -> bool {
     load < most || (load as i32) < 0
 }
 
-/// Counts one more connection of the service with this key, exactly, however many CPUs ask at once: who finds that it
-/// was one too many takes it back. Gives the service's number, or says that it is full; [`NOBODYS`]: it is gone.
+/// Counts one more connection of the backend's service, exactly, however many CPUs ask at once: who finds that it was one
+/// too many takes it back. `key` is that of the connection's first flow. Gives the service's number, or says that it is
+/// full; [`NOBODYS`]: it is gone.
 #[inline(always)]
-pub fn admit(key: &FlowKey) -> Result<u32, Reason> {
-    let key = Key::new(ServiceKey::EXACT, ServiceKey::new(key.dst, key.protocol, key.dport));
-    let Some(service) = SERVICES.get(&key) else {
+pub fn admit(key: &FlowKey, backend: u32) -> Result<u32, Reason> {
+    let Some(number) = BACKENDS.get(backend).map(|backend| backend.service) else {
         return Ok(NOBODYS);
     };
-    let (number, most) = (service.number, service.max_connections);
+    let key = Key::new(ServiceKey::EXACT, ServiceKey::new(key.dst, key.protocol, key.dport));
+    // What a guest began itself, and what its service no longer takes, has no limit.
+    let service = SERVICES.get(&key).filter(|service| service.number == number);
+    let most = service.map_or(0, |service| service.max_connections);
     let Some(load) = SERVICE_LOAD.get_ptr_mut(number) else {
         return Ok(NOBODYS);
     };
@@ -109,7 +113,7 @@ pub fn is_disabled(dst: Be32) -> bool {
 /// Chooses a backend: its number and what it is.
 #[inline(always)]
 pub fn choose(service: &Service, key: &FlowKey) -> Option<(u32, Backend)> {
-    let number = if service.kind == Kind::Forward as u8 {
+    let number = if service.kind == Kind::Forward as u8 || service.kind == Kind::Elastic as u8 {
         service.backend
     } else if service.algorithm == Algorithm::LeastConnections as u8 {
         least_connections(service.ring_base, service.ring_len, hash::flow(key, 0))

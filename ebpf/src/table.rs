@@ -6,13 +6,14 @@ use core::{
 };
 
 use vipgate_abi::{
+    config::Config,
     counters::Reason,
-    flow::{self, Bucket, FLAG_REPLY, Flow, Mark, State, WAYS, Ways, Word},
+    flow::{self, Bucket, FLAG_OUTWARD, FLAG_REPLY, Flow, Mark, State, WAYS, Ways, Word},
     hash, port,
 };
 
 use crate::{
-    atomic,
+    atomic, count,
     maps::{BACKEND_LOAD, BACKENDS, FLOW_BUCKETS, FLOWS},
     other::{self, OTHER},
     pipeline::Arrival,
@@ -169,10 +170,11 @@ pub fn lookup(wanted: [u64; 2], hash: u64, mask: u32) -> Option<Slot> {
     searched(wanted, hash, mask)
 }
 
-/// True when there is a flow whose key has these words: [`lookup`] with a smaller stack, where its speed does not matter.
+/// The state of the flow whose key has these words, if there is one: [`lookup`] with a smaller stack, where its speed does
+/// not matter.
 #[inline(always)]
-pub fn is_taken(wanted: [u64; 2], hash: u64, mask: u32) -> bool {
-    search(wanted[0], wanted[1], hash, mask) != NOWHERE
+pub fn state_of(wanted: [u64; 2], hash: u64, mask: u32) -> Option<State> {
+    slot(search(wanted[0], wanted[1], hash, mask)).map(|slot| slot.mark.state())
 }
 
 /// The flow that [`search`] finds; what is not there, as it should be, need not be looked for where it would prefer to be.
@@ -208,16 +210,21 @@ const NOWHERE: u32 = u32::MAX;
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn search(addresses: u64, rest: u64, hash: u64, mask: u32) -> u32 {
-    let wanted = [addresses, rest];
-    let found = search_bucket(bucket_number(hash, mask), wanted, hash);
+    search_beside(NOWHERE, [addresses, rest], hash, mask)
+}
+
+/// [`search`] for a flow in another slot than this one.
+#[inline(always)]
+fn search_beside(own: u32, wanted: [u64; 2], hash: u64, mask: u32) -> u32 {
+    let found = search_bucket(bucket_number(hash, mask), own, wanted, hash);
     match other::mask() {
-        Some(mask) if found == NOWHERE => search_bucket(bucket_number(hash, mask) | OTHER, wanted, hash),
+        Some(mask) if found == NOWHERE => search_bucket(bucket_number(hash, mask) | OTHER, own, wanted, hash),
         _ => found,
     }
 }
 
 #[inline(always)]
-fn search_bucket(number: u32, wanted: [u64; 2], hash: u64) -> u32 {
+fn search_bucket(number: u32, own: u32, wanted: [u64; 2], hash: u64) -> u32 {
     let Some(bucket) = other::bucket(number) else {
         return NOWHERE;
     };
@@ -234,7 +241,7 @@ fn search_bucket(number: u32, wanted: [u64; 2], hash: u64) -> u32 {
     while tried < WAYS && !candidates.is_empty() {
         let (way, others) = candidates.pop();
         let index = ((number & !OTHER) * WAYS as u32 + way as u32) | (number & OTHER);
-        if other::flow(index).is_some_and(|flow| same(flow, index, wanted).is_some()) {
+        if index != own && other::flow(index).is_some_and(|flow| same(flow, index, wanted).is_some()) {
             return index;
         }
         candidates = others;
@@ -422,19 +429,28 @@ fn publish(slot: &Slot, state: State, tag: u16, now: u32, flags: u8) {
     }
 }
 
-/// Inserts both directions of a new connection to the backend of this number and generation: what [`opened`] takes.
+/// A connection that is to be.
+pub struct Connection<'a> {
+    /// What its first packet becomes.
+    pub rewritten: &'a Rewritten,
+    /// The way out of its first flow, and the epoch under which that was found.
+    pub route: &'a Route,
+    pub epoch: u16,
+    /// Index of BACKENDS, and that element's generation.
+    pub backend: u32,
+    pub generation: u16,
+    /// A guest began it: its first flow goes outside, not its answers.
+    pub is_outward: bool,
+    /// Its source was chosen among ones that other connections could get at the same moment (rule 9).
+    pub is_exclusive: bool,
+}
+
+/// Inserts both directions of a new connection, and counts it: what [`opened`] takes.
 #[inline(always)]
-pub fn insert(
-    arrival: &Arrival,
-    rewritten: &Rewritten,
-    route: &Route,
-    epoch: u16,
-    backend: u32,
-    generation: u16,
-) -> Result<u64, Reason> {
-    let mask = arrival.config.bucket_mask;
-    let reply_words = rewritten.reply_key(&arrival.headers.key).words();
-    let reply_hash = hash::words(reply_words, arrival.config.flow_seed);
+pub fn insert(arrival: &Arrival, config: &Config, new: &Connection) -> Result<u64, Reason> {
+    let mask = config.bucket_mask;
+    let reply_words = new.rewritten.reply_key(&arrival.key).words();
+    let reply_hash = hash::words(reply_words, config.flow_seed);
     if make_room(reply_words[0], reply_words[1], reply_hash, mask) != 0 {
         return Err(Reason::ReplyInUse);
     }
@@ -444,13 +460,48 @@ pub fn insert(
     }
     let reply = claim(reply_hash, mask, arrival.now);
     if reply == NOTHING {
-        if let Some(first) = claimed(first) {
-            publish(&first, State::Empty, 0, arrival.now, 0);
-        }
+        give_back(first, arrival.now);
         return Err(Reason::TableFull);
     }
-    opaque(write(arrival, rewritten, route, &Claims { first, reply, reply_hash, backend, generation, epoch }));
+    let claims = Claims { first, reply, reply_hash };
+    opaque(write_reply(arrival, new, &claims));
+    if new.is_exclusive && is_contested(reply_words[0], reply_words[1], reply_hash, mask, reply as u32) != 0 {
+        give_back(reply, arrival.now);
+        give_back(first, arrival.now);
+        return Err(Reason::ReplyInUse);
+    }
+    opaque(write_first(arrival, new, &claims));
+    if let Some(load) = BACKEND_LOAD.get_ptr_mut(new.backend) {
+        // SAFETY: aligned element of BACKEND_LOAD.
+        unsafe { atomic::add32(load, 1) };
+    }
+    count::connection(new.backend);
     Ok(first | OPENED)
+}
+
+/// Empties a slot that `claim` gave.
+#[inline(always)]
+fn give_back(claim: u64, now: u32) {
+    if let Some(slot) = claimed(claim) {
+        publish(&slot, State::Empty, 0, now, 0);
+    }
+}
+
+/// 1: the flow with these key words that was just published in the slot `own` is not the only one (rule 9).
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn is_contested(addresses: u64, rest: u64, hash: u64, mask: u32, own: u32) -> u32 {
+    let Some(word) = word(own) else {
+        return 1;
+    };
+    // The one atomic operation without another purpose: a full barrier, so that what was published is seen before others
+    // are looked for.
+    // SAFETY: aligned word of FLOW_BUCKETS.
+    unsafe {
+        let held = ptr::read_volatile(word);
+        atomic::compare_and_swap(word, held, held);
+    }
+    opaque((search_beside(own, [addresses, rest], hash, mask) != NOWHERE) as u32)
 }
 
 /// Marks an inserted connection's first slot among verdicts, which are below it.
@@ -462,25 +513,22 @@ pub fn opened(number: u64) -> Option<Slot> {
     if number & OPENED == 0 { None } else { slot(number as u32) }
 }
 
-/// Both slots of a new connection, and what their flows are to say.
+/// Both slots of a new connection.
 struct Claims {
     first: u64,
     reply: u64,
     reply_hash: u64,
-    backend: u32,
-    generation: u16,
-    epoch: u16,
 }
 
-/// Writes and publishes both flows.
+/// Writes and publishes the flow of a new connection's answers.
 #[inline(never)]
-fn write(arrival: &Arrival, rewritten: &Rewritten, route: &Route, claims: &Claims) -> u32 {
+fn write_reply(arrival: &Arrival, new: &Connection, claims: &Claims) -> u32 {
     if let Some(slot) = claimed(claims.reply) {
-        let key = &arrival.headers.key;
+        let key = &arrival.key;
         let flow = slot.flow;
         // SAFETY: this CPU claimed the slot; what may be stale is the other connection's that was there before.
         unsafe {
-            (*flow).key = rewritten.reply_key(key);
+            (*flow).key = new.rewritten.reply_key(key);
             (*flow).new_src = key.dst;
             (*flow).new_dst = key.src;
             (*flow).new_sport = key.dport;
@@ -488,25 +536,33 @@ fn write(arrival: &Arrival, rewritten: &Rewritten, route: &Route, claims: &Claim
             (*flow).port = port::STACK;
             // The way back is found when the first answer comes: epoch 0 is always old.
             (*flow).epoch = 0;
-            begin(flow, claims.first, claims);
+            begin(flow, claims.first, new);
         }
-        publish(&slot, State::Opening, flow::tag(claims.reply_hash), arrival.now, FLAG_REPLY);
+        let flags = if new.is_outward { FLAG_REPLY } else { FLAG_REPLY | FLAG_OUTWARD };
+        publish(&slot, State::Opening, flow::tag(claims.reply_hash), arrival.now, flags);
     }
+    opaque(0)
+}
+
+/// The same of its first packet's direction.
+#[inline(never)]
+fn write_first(arrival: &Arrival, new: &Connection, claims: &Claims) -> u32 {
     if let Some(slot) = claimed(claims.first) {
         let flow = slot.flow;
         // SAFETY: as above.
         unsafe {
-            (*flow).key = arrival.headers.key;
-            (*flow).new_src = rewritten.src;
-            (*flow).new_dst = rewritten.dst;
-            (*flow).new_sport = rewritten.sport;
-            (*flow).new_dport = rewritten.dport;
-            (*flow).port = route.port;
-            (*flow).next_hop = route.next_hop;
-            (*flow).epoch = claims.epoch;
-            begin(flow, claims.reply, claims);
+            (*flow).key = arrival.key;
+            (*flow).new_src = new.rewritten.src;
+            (*flow).new_dst = new.rewritten.dst;
+            (*flow).new_sport = new.rewritten.sport;
+            (*flow).new_dport = new.rewritten.dport;
+            (*flow).port = new.route.port;
+            (*flow).next_hop = new.route.next_hop;
+            (*flow).epoch = new.epoch;
+            begin(flow, claims.reply, new);
         }
-        publish(&slot, State::Opening, flow::tag(arrival.hash), arrival.now, 0);
+        let flags = if new.is_outward { FLAG_OUTWARD } else { 0 };
+        publish(&slot, State::Opening, flow::tag(arrival.hash), arrival.now, flags);
     }
     opaque(0)
 }
@@ -529,11 +585,11 @@ extern "C" fn make_room(addresses: u64, rest: u64, hash: u64, mask: u32) -> u32 
 /// # Safety
 /// This CPU claimed the flow's slot.
 #[inline(always)]
-unsafe fn begin(flow: *mut Flow, peer: u64, claims: &Claims) {
+unsafe fn begin(flow: *mut Flow, peer: u64, new: &Connection) {
     // SAFETY: as the caller promises.
     unsafe {
-        (*flow).generation = claims.generation;
-        (*flow).backend = claims.backend;
+        (*flow).generation = new.generation;
+        (*flow).backend = new.backend;
         (*flow).peer = peer as u32;
         (*flow).packets = 0;
         (*flow).bytes = 0;

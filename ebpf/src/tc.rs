@@ -4,7 +4,7 @@ use core::ffi::c_void;
 
 use aya_ebpf::{
     EbpfContext,
-    bindings::{BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, TC_ACT_OK, TC_ACT_SHOT},
+    bindings::{__sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, TC_ACT_OK, TC_ACT_SHOT},
     helpers::{bpf_l4_csum_replace, bpf_redirect, bpf_skb_pull_data, bpf_skb_vlan_pop, bpf_skb_vlan_push},
     programs::TcContext,
 };
@@ -13,6 +13,7 @@ use vipgate_abi::{Be32, checksum::fold, port::Port};
 use crate::{
     offset::{CUSTOMER_TAG, TAG_LEN},
     packet::{ETH_LEN, Packet, load, store},
+    pipeline::{self, Arrival},
     verifier::opaque,
 };
 
@@ -142,6 +143,16 @@ impl Packet for TcPacket {
     }
 
     #[inline(always)]
+    fn open(&self, arrival: &Arrival) -> u64 {
+        open_tc(self.0.skb.skb, arrival)
+    }
+
+    #[inline(always)]
+    fn lead_out(&self, arrival: &Arrival) -> u64 {
+        lead_out_tc(self.0.skb.skb, arrival)
+    }
+
+    #[inline(always)]
     fn send(&mut self, _number: u16, port: &Port) -> i32 {
         let [outer, inner] = port.tags;
         // The kernel keeps the outer tag of what came in beside the packet.
@@ -154,6 +165,26 @@ impl Packet for TcPacket {
         }
         // SAFETY: takes numbers only.
         unsafe { bpf_redirect(port.ifindex, 0) as i32 }
+    }
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn open_tc(context: *mut __sk_buff, arrival: *const Arrival) -> u64 {
+    // SAFETY: the caller's pointer is to an arrival of its own, but the verifier looks at this function alone.
+    match unsafe { arrival.as_ref() } {
+        Some(arrival) => pipeline::open(&TcPacket(TcContext::new(context)), arrival),
+        None => TC_ACT_SHOT as u64,
+    }
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn lead_out_tc(context: *mut __sk_buff, arrival: *const Arrival) -> u64 {
+    // SAFETY: as above.
+    match unsafe { arrival.as_ref() } {
+        Some(arrival) => pipeline::lead_out(&TcPacket(TcContext::new(context)), arrival),
+        None => TC_ACT_SHOT as u64,
     }
 }
 

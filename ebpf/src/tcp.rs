@@ -1,4 +1,4 @@
-//! TCP and UDP connection states: what a packet that is not plain data changes in its connection's two slots.
+//! Connection states, TCP's and all others': what a packet that is not plain data changes in its connection's two slots.
 
 use vipgate_abi::flow::{Mark, State};
 
@@ -14,7 +14,7 @@ use crate::{
 /// clients whom nobody answers cost no look at the other direction's flow.
 #[inline(always)]
 pub fn is_plain(headers: &Headers, state: State, reply: bool) -> bool {
-    if headers.is_udp() {
+    if headers.is_datagram() {
         !reply || state as u8 != State::Opening as u8
     } else {
         state as u8 == State::Established as u8 && headers.tcp_flags & (SYN | FIN | RST) == 0
@@ -31,7 +31,7 @@ pub fn starts_anew(headers: &Headers, state: State, reply: bool) -> bool {
 /// listener is full, and the packet that would complete the handshake must not arrive.
 #[inline(always)]
 pub fn follow(headers: &Headers, own: &Slot, peer: u32, backend: u32, reply: bool) -> bool {
-    let what = headers.tcp_flags as u32 | (headers.is_udp() as u32 * IS_UDP) | (reply as u32 * IS_REPLY);
+    let what = headers.tcp_flags as u32 | (headers.is_datagram() as u32 * IS_DATAGRAM) | (reply as u32 * IS_REPLY);
     opaque(follow_at(own.index, own.mark.0, peer, backend, what)) != REFUSED
 }
 
@@ -40,7 +40,7 @@ const FOLLOWED: u32 = 0;
 const REFUSED: u32 = 1;
 
 /// Above the TCP flags.
-const IS_UDP: u32 = 0x100;
+const IS_DATAGRAM: u32 = 0x100;
 const IS_REPLY: u32 = 0x200;
 
 #[unsafe(no_mangle)]
@@ -49,8 +49,8 @@ extern "C" fn follow_at(own: u32, mark: u32, peer: u32, backend: u32, what: u32)
     if let (Some(own), Some(peer)) = (table::slot(own), table::slot(other::beside(own, peer))) {
         let own = Slot { mark: Mark(mark), ..own };
         let reply = what & IS_REPLY != 0;
-        if what & IS_UDP != 0 {
-            follow_udp(&own, &peer, backend);
+        if what & IS_DATAGRAM != 0 {
+            follow_datagram(&own, &peer, backend);
         } else if !follow_tcp(what as u8, &own, &peer, backend, reply) {
             return opaque(REFUSED);
         }
@@ -60,7 +60,7 @@ extern "C" fn follow_at(own: u32, mark: u32, peer: u32, backend: u32, what: u32)
 
 /// The first answer makes a datagram flow more than an embryo.
 #[inline(always)]
-fn follow_udp(own: &Slot, peer: &Slot, backend: u32) {
+fn follow_datagram(own: &Slot, peer: &Slot, backend: u32) {
     own.move_to(State::Datagrams);
     table::account(backend, peer.move_to(State::Datagrams), State::Datagrams);
 }
@@ -90,7 +90,7 @@ fn follow_tcp(flags: u8, own: &Slot, peer: &Slot, backend: u32, reply: bool) -> 
         }
         State::Closed
     } else if !reply && state == State::Answered as u8 && flags & ACK != 0 {
-        return establish(own, peer);
+        return establish(own, peer, backend);
     } else {
         return true;
     };
@@ -105,9 +105,9 @@ fn follow_tcp(flags: u8, own: &Slot, peer: &Slot, backend: u32, reply: bool) -> 
 /// packet is lost, as it is when a listening socket's queue is full: the backend repeats its SYN-ACK, the client its
 /// answer, and there may be room then.
 #[inline(always)]
-fn establish(own: &Slot, peer: &Slot) -> bool {
+fn establish(own: &Slot, peer: &Slot, backend: u32) -> bool {
     // SAFETY: `flow` points into FLOWS; of a flow that left its slot meanwhile, `move_to` finds out.
-    let Ok(service) = service::admit(unsafe { &(*own.flow).key }) else {
+    let Ok(service) = service::admit(unsafe { &(*own.flow).key }, backend) else {
         return false;
     };
     if own.move_to(State::Established).is_none_or(State::is_admitted) {

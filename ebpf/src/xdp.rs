@@ -4,7 +4,10 @@ use core::ffi::c_void;
 
 use aya_ebpf::{
     EbpfContext,
-    bindings::xdp_action::{XDP_DROP, XDP_PASS},
+    bindings::{
+        xdp_action::{XDP_DROP, XDP_PASS},
+        xdp_md,
+    },
     helpers::{bpf_xdp_adjust_head, bpf_xdp_get_buff_len},
     programs::XdpContext,
 };
@@ -14,6 +17,7 @@ use crate::{
     maps::TX_PORTS,
     offset::TAG_LEN,
     packet::{ETH_LEN, Packet, is_mac, load, store, store_address},
+    pipeline::{self, Arrival},
     route,
     verifier::opaque,
 };
@@ -100,6 +104,16 @@ impl Packet for XdpPacket {
     }
 
     #[inline(always)]
+    fn open(&self, arrival: &Arrival) -> u64 {
+        open_xdp(self.0.ctx, arrival)
+    }
+
+    #[inline(always)]
+    fn lead_out(&self, arrival: &Arrival) -> u64 {
+        lead_out_xdp(self.0.ctx, arrival)
+    }
+
+    #[inline(always)]
     fn send(&mut self, number: u16, port: &Port) -> i32 {
         let [outer, inner] = port.tags;
         if outer != 0 && self.tag(outer, inner) == 0 {
@@ -109,6 +123,26 @@ impl Packet for XdpPacket {
         match TX_PORTS.redirect(number as u32, XDP_DROP as u64) {
             Ok(verdict) | Err(verdict) => verdict as i32,
         }
+    }
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn open_xdp(context: *mut xdp_md, arrival: *const Arrival) -> u64 {
+    // SAFETY: the caller's pointer is to an arrival of its own, but the verifier looks at this function alone.
+    match unsafe { arrival.as_ref() } {
+        Some(arrival) => pipeline::open(&XdpPacket(XdpContext::new(context)), arrival),
+        None => XDP_DROP as u64,
+    }
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn lead_out_xdp(context: *mut xdp_md, arrival: *const Arrival) -> u64 {
+    // SAFETY: as above.
+    match unsafe { arrival.as_ref() } {
+        Some(arrival) => pipeline::lead_out(&XdpPacket(XdpContext::new(context)), arrival),
+        None => XDP_DROP as u64,
     }
 }
 

@@ -57,7 +57,7 @@ reasons! {
     Unroutable = 2 Drop "unroutable",
     /// A fragment whose packet's first fragment has not come.
     Fragment = 3 Pass "fragment",
-    /// Neither TCP nor UDP.
+    /// Neither TCP nor UDP, and about no flow or service of ours.
     OtherProtocol = 4 Pass "other_protocol",
     /// No flow and no service: traffic that is not ours.
     NotOurs = 5 Pass "not_ours",

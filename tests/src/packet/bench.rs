@@ -29,6 +29,7 @@ use vipgate_abi::{
     maps,
     port::Port,
     service::{Algorithm, Kind, Member, Service, ServiceKey},
+    source::{Source, SourceKey, SourceKind},
 };
 
 use super::Frame;
@@ -529,6 +530,76 @@ impl Bench {
         Ok(backend)
     }
 
+    /// Makes a VIP on the public device the guest's elastic IP, for its own connections, too, if it `leads`; the guest's
+    /// backend number.
+    pub fn elastic(&mut self, vip: Ipv4Addr, guest: Ipv4Addr, leads: bool) -> Result<u32> {
+        let (number, backend) = self.add_whole_backend(guest)?;
+        let device = ifindex("pub0")?;
+        let service = Service { kind: Kind::Elastic as u8, number, ring_base: device, backend, ..Service::default() };
+        self.set_service(SocketAddrV4::new(vip, 0), 0, ServiceKey::WHOLE_VIP, service)?;
+        if leads {
+            self.set_source(guest, 32, vip, Source { kind: SourceKind::Elastic as u8, backend, ..Source::default() })?;
+        }
+        Ok(backend)
+    }
+
+    /// Makes a VIP on the public device the way out of a network, 10.2.0.0 with a prefix of so many bits; the network's
+    /// backend number. `shared`: the VIP has services, whose ports are not given away.
+    pub fn masquerade(&mut self, vip: Ipv4Addr, prefix_len: u8, shared: bool) -> Result<u32> {
+        let (_, backend) = self.add_whole_backend(vip)?;
+        let source = Source { kind: SourceKind::Masquerade as u8, backend, shared: shared.into(), ..Source::default() };
+        self.set_source(Self::GUESTS, prefix_len, vip, source)?;
+        self.add_interest(Bit::to(u32::from(vip).to_be()))?;
+        Ok(backend)
+    }
+
+    /// The guests' network, and its first address.
+    const GUESTS: Ipv4Addr = Ipv4Addr::new(10, 2, 0, 0);
+
+    /// A backend for every protocol and port, of a service of its own; the numbers of both.
+    fn add_whole_backend(&mut self, address: Ipv4Addr) -> Result<(u32, u32)> {
+        let number = self.next_service;
+        self.next_service += 1;
+        Ok((number, self.add_backend(SocketAddrV4::new(address, 0), number)?))
+    }
+
+    /// What packets from a network get as their source when they leave by the public device.
+    pub fn set_source(&mut self, network: Ipv4Addr, prefix_len: u8, vip: Ipv4Addr, source: Source) -> Result<()> {
+        let last = u32::from(network) | u32::MAX.checked_shr(prefix_len.into()).unwrap_or(0);
+        for address in u32::from(network)..=last {
+            self.add_interest(Bit::from(address.to_be()))?;
+            self.add_interest(Bit::out(address.to_be()))?;
+        }
+        let key = Key::new(32 + u32::from(prefix_len), SourceKey::new(ifindex("pub0")?, u32::from(network).to_be()));
+        let source = Source { vip: u32::from(vip).to_be(), ..source };
+        Ok(LpmTrie::try_from(self.map(maps::SOURCES)?)?.insert(&key, source, 0)?)
+    }
+
+    pub fn remove_source(&mut self, network: Ipv4Addr, prefix_len: u8) -> Result<()> {
+        let key = Key::new(32 + u32::from(prefix_len), SourceKey::new(ifindex("pub0")?, u32::from(network).to_be()));
+        Ok(LpmTrie::<_, SourceKey, Source>::try_from(self.map(maps::SOURCES)?)?.remove(&key)?)
+    }
+
+    /// Empties both slots of the connection from here to there.
+    pub fn forget(&mut self, from: SocketAddrV4, to: SocketAddrV4) -> Result<()> {
+        let is_its = |flow: &Flow| {
+            let at = |addr: u32, port: u16| SocketAddrV4::new(u32::from_be(addr).into(), u16::from_be(port));
+            at(flow.key.src, flow.key.sport) == from && at(flow.key.dst, flow.key.dport) == to
+        };
+        let slots = self.slots()?;
+        let at =
+            slots.iter().position(|(word, flow)| word.state().is_live() && is_its(flow)).context("no such flow")?;
+        for index in [u32::try_from(at)?, slots[at].1.peer] {
+            let mut flows = self.array::<Flow>(maps::FLOWS)?;
+            flows.set(index, Flow::default(), 0)?;
+            let mut buckets = self.array::<Bucket>(maps::FLOW_BUCKETS)?;
+            let mut bucket = buckets.get(&(index / WAYS as u32), 0)?;
+            bucket.words[index as usize % WAYS] = 0;
+            buckets.set(index / WAYS as u32, bucket, 0)?;
+        }
+        Ok(())
+    }
+
     /// Lets only clients of this network open flows of a service.
     pub fn allow(&mut self, vip: SocketAddrV4, protocol: u8, prefix_len: u32, network: [Ipv4Addr; 2]) -> Result<()> {
         let [source, source_mask] = network.map(|address| u32::from(address).to_be());
@@ -691,6 +762,18 @@ impl Bench {
         let (result, bytes) = self.test_run(Hook::Tc, maps::PROGRAM_EGRESS, &frame.bytes(), 1)?;
         ensure!(result.return_value == 0, "verdict {}", result.return_value);
         Ok(bytes)
+    }
+
+    /// The same by the device; false: the frame ends there.
+    pub fn leaves(&mut self, frame: &Frame, device: &str) -> Result<bool> {
+        let before = std::mem::replace(&mut self.device, ifindex(device)?);
+        let run = self.test_run(Hook::Tc, maps::PROGRAM_EGRESS, &frame.bytes(), 1);
+        self.device = before;
+        match run?.0.return_value {
+            0 => Ok(true),
+            2 => Ok(false),
+            other => bail!("verdict {other}"),
+        }
     }
 
     /// Runs the hook's program once on these bytes, as if they came in through a device.

@@ -104,6 +104,15 @@ impl Frame {
         Self::other(src, dst, 1).payload(&message)
     }
 
+    /// An ICMP query or its answer (RFC 792): an echo request is 8, its reply 0.
+    #[must_use]
+    pub fn icmp_query(src: Ipv4Addr, dst: Ipv4Addr, kind: u8, id: u16, data: &[u8]) -> Self {
+        let mut message = [&[kind, 0, 0, 0][..], &id.to_be_bytes(), &[0, 1], data].concat();
+        let checksum = internet_checksum(&message);
+        message[2..4].copy_from_slice(&checksum.to_be_bytes());
+        Self::other(src, dst, 1).payload(&message)
+    }
+
     #[must_use]
     pub fn payload(mut self, payload: &[u8]) -> Self {
         self.payload = payload.to_vec();

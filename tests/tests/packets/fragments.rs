@@ -135,8 +135,9 @@ both_hooks! {
         serve(bench, UDP)?;
         let echo = Frame::other(Bench::CLIENT, Bench::VIP, 1).payload(&[8; 2000]);
         let fragments = echo.fragments(&[0, 1480]);
+        bench.expect_refused(&fragments[1], Reason::Fragment)?;
         bench.expect_refused(&fragments[0], Reason::OtherProtocol)?;
-        bench.expect_refused(&fragments[1], Reason::Fragment)
+        bench.expect_refused(&fragments[1], Reason::OtherProtocol)
     }
 
     fn fragments_to_a_disabled_vip_end_there(bench: &mut Bench) -> Result<()> {

@@ -51,7 +51,7 @@ both_hooks! {
             ensure!(outcome.verdict == Verdict::Redirect);
             let port = u16::from_be_bytes([outcome.bytes[34], outcome.bytes[35]]);
             let source = SocketAddrV4::new(*ROUTER.ip(), port);
-            ensure!((port == CLIENT.port()) == (host == 10) && port >= 32768, "port {port}");
+            ensure!((port == CLIENT.port()) == (host == 10) && port >= 1024, "port {port}");
             let sent = ask.clone().between(source, NEIGHBOUR).forwarded(Bench::PUBLIC_MAC, Bench::client_mac(20));
             ensure!(outcome.bytes == sent.bytes());
             let answer = Frame::udp(NEIGHBOUR, source).payload(b"you");

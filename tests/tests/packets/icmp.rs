@@ -28,10 +28,11 @@ both_hooks! {
         let ask = Frame::udp(CLIENT, VIP).payload(b"anybody?");
         bench.run(&ask)?;
         let arrived = ask.clone().between(CLIENT, BACKEND);
-        for (from, seen) in [(*BACKEND.ip(), Bench::VIP), (Ipv4Addr::new(10, 2, 0, 30), Ipv4Addr::new(10, 2, 0, 30))] {
+        // From the backend, and from a router before it, whose address means nothing to the client.
+        for from in [*BACKEND.ip(), Ipv4Addr::new(10, 2, 0, 30)] {
             for length in [28, 36] {
                 let error = Frame::icmp_error(from, Bench::CLIENT, [3, 3], 0, &arrived, length);
-                let expected = Frame::icmp_error(seen, Bench::CLIENT, [3, 3], 0, &ask, length)
+                let expected = Frame::icmp_error(Bench::VIP, Bench::CLIENT, [3, 3], 0, &ask, length)
                     .forwarded(Bench::PUBLIC_MAC, Bench::client_mac(10));
                 bench.expect_sent(&error, &expected)?;
             }

@@ -7,6 +7,7 @@ use vipgate_abi::{
     counters::Reason,
     flow::State,
     service::{Algorithm, Kind, Service, ServiceKey},
+    source::{Source, SourceKind},
 };
 use vipgate_tests::packet::{Bench, Frame, Hook, Transport, Verdict, tcp};
 
@@ -44,6 +45,7 @@ mod checksums;
 mod connections;
 mod counters;
 mod datagrams;
+mod elastic;
 mod forwarding;
 mod fragments;
 mod hairpin;
@@ -51,6 +53,7 @@ mod icmp;
 mod jumbo;
 mod limits;
 mod malformed;
+mod masquerade;
 mod objects;
 mod options;
 mod quotes;

@@ -132,7 +132,7 @@ both_hooks! {
         let other = SocketAddrV4::new(Ipv4Addr::new(10, 1, 0, 101), 80);
         bench.expect_refused(&Frame::tcp(CLIENT, other, tcp::SYN).ip_options(&ROUTER_ALERT), Reason::NotOurs)?;
         let igmp = Frame::other(Bench::CLIENT, Ipv4Addr::new(224, 0, 0, 22), 2).payload(&[0x22; 16]);
-        bench.expect_refused(&igmp.ip_options(&ROUTER_ALERT), Reason::OtherProtocol)
+        bench.expect_refused(&igmp.ip_options(&ROUTER_ALERT), Reason::NotOurs)
     }
 
     fn options_to_a_disabled_vip_end_there(bench: &mut Bench) -> Result<()> {

@@ -1,0 +1,80 @@
+//! Packets of protocols without ports, off the hit's path. They run through the same stages: an ICMP query's identifier
+//! serves as its port (RFC 5508, section 3.1), as the source port of a request and the destination port of an answer;
+//! every other protocol has port 0 on both sides, and is translated by its addresses alone.
+
+use vipgate_abi::{checksum::delta16, counters::Reason, flow::FlowKey};
+
+use crate::{
+    fragment,
+    icmp::{self, ICMP},
+    packet::{ETH_LEN, Packet, load, load_address, store},
+    parse::{FRAGMENT_OFFSET, Headers, MORE_FRAGMENTS, Place},
+};
+
+/// Parses what follows the Ethernet header of such a packet. An ICMP error is none of these: `Reason::OtherProtocol`.
+#[inline(always)]
+pub fn parse<P: Packet>(packet: &P, place: &Place) -> Result<Headers, Reason> {
+    let ip = place.data + ETH_LEN;
+    // SAFETY: all within the IPv4 header's fixed part, which is readable.
+    let (ip_len, id, fragment, protocol, src, dst) = unsafe {
+        let ip_len = u16::from_be(load::<u16>(ip + 2));
+        (ip_len, load(ip + 4), load::<u16>(ip + 6), load(ip + 9), load_address(ip + 12), load_address(ip + 16))
+    };
+    if (ip_len as usize) < place.header_len || !packet.holds(place.data, place.shift, ip_len as usize) {
+        return Err(Reason::Malformed);
+    }
+    let key = FlowKey { src, dst, sport: 0, dport: 0, protocol, zone: 0, vlan: 0 };
+    let mut headers = Headers { data: place.data, key, tcp_flags: 0, l4_len: 0, ip_len };
+    if protocol != ICMP {
+        return Ok(headers);
+    }
+    let packet = fragment::packet(id, ICMP);
+    if fragment & FRAGMENT_OFFSET != 0 {
+        let ports = fragment::recall_ports(src, dst, packet);
+        if ports == fragment::UNKNOWN {
+            return Err(Reason::Fragment);
+        }
+        (headers.key.sport, headers.key.dport) = ((ports >> 16) as u16, ports as u16);
+        return Ok(headers);
+    }
+    let l4 = place.data + ETH_LEN + place.header_len;
+    if l4 + icmp::HEADER_LEN > place.end || (ip_len as usize) < place.header_len + icmp::HEADER_LEN {
+        return Err(Reason::Malformed);
+    }
+    // SAFETY: within the ICMP header, checked just above.
+    let (kind, id) = unsafe { (load::<u8>(l4), load::<u16>(l4 + icmp::IDENTIFIER)) };
+    if icmp::is_error(kind) {
+        return Err(Reason::OtherProtocol);
+    }
+    if icmp::is_request(kind) {
+        headers.key.sport = id;
+    } else if icmp::is_answer(kind) {
+        headers.key.dport = id;
+    }
+    if fragment & MORE_FRAGMENTS != 0 {
+        fragment::remember(src, dst, packet, headers.key.sport, headers.key.dport);
+    }
+    Ok(headers)
+}
+
+/// What is left of such a packet's rewriting after its IPv4 header: an ICMP query's identifier, and its checksum, which
+/// covers no addresses. `l4` is where its first fragment has the ICMP header, `ports` are as in `offset::rewrite`.
+#[inline(always)]
+pub fn rewrite(l4: usize, end: usize, ports: u32) {
+    if l4 + icmp::HEADER_LEN > end {
+        return;
+    }
+    // SAFETY: checked just above.
+    unsafe {
+        let (kind, old) = (load::<u8>(l4), load::<u16>(l4 + icmp::IDENTIFIER));
+        let new = if icmp::is_request(kind) {
+            ports as u16
+        } else if icmp::is_answer(kind) {
+            (ports >> 16) as u16
+        } else {
+            return;
+        };
+        store(l4 + icmp::IDENTIFIER, new);
+        icmp::change(l4 + icmp::CHECKSUM, delta16(old, new));
+    }
+}

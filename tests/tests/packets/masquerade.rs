@@ -1,0 +1,219 @@
+//! Source NAT: a network's guests share a VIP, each of their connections with a port of its own.
+
+use std::collections::BTreeSet;
+
+use super::*;
+
+const SERVER: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(203, 0, 113, 7), 443);
+const GUESTS: [Ipv4Addr; 2] = [Ipv4Addr::new(10, 2, 0, 11), Ipv4Addr::new(10, 2, 0, 12)];
+
+const fn vip(port: u16) -> SocketAddrV4 {
+    SocketAddrV4::new(Bench::VIP, port)
+}
+
+fn to_gateway(frame: Frame) -> Frame {
+    frame.forwarded(Bench::PUBLIC_MAC, Bench::GATEWAY_MAC)
+}
+
+fn to_guest(frame: Frame, guest: usize) -> Frame {
+    frame.forwarded(Bench::PRIVATE_MAC, Bench::backend_mac(11 + u8::try_from(guest).unwrap_or(0)))
+}
+
+/// Sends a guest's datagram and its answer; the port that it got.
+fn exchange_by(bench: &mut Bench, guest: usize, port: u16, server: SocketAddrV4) -> Result<u16> {
+    let from = SocketAddrV4::new(GUESTS[guest], port);
+    let ask = Frame::udp(from, server).payload(b"ask");
+    let outcome = bench.run(&ask)?;
+    ensure!(outcome.verdict == Verdict::Redirect, "verdict {:?}", outcome.verdict);
+    let given = u16::from_be_bytes([outcome.bytes[34], outcome.bytes[35]]);
+    ensure!(outcome.bytes == to_gateway(ask.between(vip(given), server)).bytes());
+    let answer = Frame::udp(server, vip(given)).payload(b"answer");
+    bench.expect_sent(&answer, &to_guest(answer.clone().between(server, from), guest))?;
+    Ok(given)
+}
+
+both_hooks! {
+    fn a_guests_connection_keeps_its_port_where_it_is_free(bench: &mut Bench) -> Result<()> {
+        let number = bench.masquerade(Bench::VIP, 24, false)?;
+        ensure!(exchange_by(bench, 0, 40_000, SERVER)? == 40_000);
+        // Another destination is another connection: the port is free there.
+        let other = SocketAddrV4::new(*SERVER.ip(), 80);
+        ensure!(exchange_by(bench, 1, 40_000, other)? == 40_000);
+        let taken = exchange_by(bench, 1, 40_000, SERVER)?;
+        ensure!(taken != 40_000 && taken >= 1024, "port {taken}");
+        // Both go on by theirs.
+        ensure!(exchange_by(bench, 0, 40_000, SERVER)? == 40_000 && exchange_by(bench, 1, 40_000, SERVER)? == taken);
+        let traffic = bench.traffic(number)?;
+        ensure!((traffic.packets_in, traffic.packets_out, traffic.connections) == (5, 5, 3), "{traffic:?}");
+        Ok(())
+    }
+
+    fn a_system_port_is_given_to_nobody(bench: &mut Bench) -> Result<()> {
+        bench.masquerade(Bench::VIP, 24, false)?;
+        for port in [1, 123, 500, 1023] {
+            ensure!(exchange_by(bench, 0, port, SERVER)? >= 1024);
+        }
+        Ok(())
+    }
+
+    fn connections_are_followed_and_their_ends_give_the_port_back(bench: &mut Bench) -> Result<()> {
+        let number = bench.masquerade(Bench::VIP, 24, false)?;
+        let from = SocketAddrV4::new(GUESTS[0], 40_000);
+        for (ask, answer) in [(tcp::SYN, tcp::SYN | tcp::ACK), (tcp::ACK, tcp::ACK), (tcp::FIN | tcp::ACK, tcp::FIN | tcp::ACK)] {
+            let out = Frame::tcp(from, SERVER, ask);
+            bench.expect_sent(&out, &to_gateway(out.clone().between(vip(40_000), SERVER)))?;
+            let back = Frame::tcp(SERVER, vip(40_000), answer);
+            bench.expect_sent(&back, &to_guest(back.clone().between(SERVER, from), 0))?;
+        }
+        ensure!(states(bench)? == [State::Closed; 2] && bench.load(number)? == 0);
+        let next = Frame::tcp(SocketAddrV4::new(GUESTS[1], 40_000), SERVER, tcp::SYN);
+        let outcome = bench.run(&next)?;
+        ensure!(outcome.verdict == Verdict::Redirect);
+        let given = u16::from_be_bytes([outcome.bytes[34], outcome.bytes[35]]);
+        ensure!(given != 40_000, "a closed connection's port rests while others are free");
+        Ok(())
+    }
+
+    fn identifiers_of_pings_are_translated_like_ports(bench: &mut Bench) -> Result<()> {
+        bench.masquerade(Bench::VIP, 24, false)?;
+        let server = *SERVER.ip();
+        let mut given = BTreeSet::new();
+        for (number, guest) in GUESTS.into_iter().enumerate() {
+            for (id, data) in [(5000, &b"even"[..]), (0, b"odd")] {
+                let outcome = bench.run(&Frame::icmp_query(guest, server, 8, id, data))?;
+                ensure!(outcome.verdict == Verdict::Redirect);
+                let new = u16::from_be_bytes([outcome.bytes[38], outcome.bytes[39]]);
+                ensure!(outcome.bytes == to_gateway(Frame::icmp_query(Bench::VIP, server, 8, new, data)).bytes());
+                ensure!(given.insert(new) && new >= 1024, "identifier {new}");
+                let answer = Frame::icmp_query(server, Bench::VIP, 0, new, data);
+                bench.expect_sent(&answer, &to_guest(Frame::icmp_query(server, guest, 0, id, data), number))?;
+                // The same for an error that quotes it.
+                let (hop, seen) = (Ipv4Addr::new(198, 51, 100, 1), Frame::icmp_query(Bench::VIP, server, 8, new, data));
+                let error = Frame::icmp_error(hop, Bench::VIP, [11, 0], 0, &seen, 28 + data.len());
+                let asked = Frame::icmp_query(guest, server, 8, id, data);
+                let turned = Frame::icmp_error(hop, guest, [11, 0], 0, &asked, 28 + data.len());
+                bench.expect_sent(&error, &to_guest(turned, number))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn another_protocol_is_one_guests_for_each_destination(bench: &mut Bench) -> Result<()> {
+        bench.masquerade(Bench::VIP, 24, false)?;
+        let of = |src, dst| Frame::other(src, dst, 47).payload(&[0; 24]);
+        bench.expect_sent(&of(GUESTS[0], *SERVER.ip()), &to_gateway(of(Bench::VIP, *SERVER.ip())))?;
+        bench.expect_sent(&of(*SERVER.ip(), Bench::VIP), &to_guest(of(*SERVER.ip(), GUESTS[0]), 0))?;
+        bench.expect_refused(&of(GUESTS[1], *SERVER.ip()), Reason::ReplyInUse)
+    }
+
+    fn fragments_follow_the_first_ones_port(bench: &mut Bench) -> Result<()> {
+        bench.masquerade(Bench::VIP, 24, false)?;
+        exchange_by(bench, 0, 40_000, SERVER)?;
+        let from = SocketAddrV4::new(GUESTS[1], 40_000);
+        let ask = Frame::udp(from, SERVER).payload(&[0xa5; 3001]);
+        let offsets = [0, 1480, 2960];
+        let fragments = ask.fragments(&offsets);
+        let first = bench.run(&fragments[0])?;
+        let given = u16::from_be_bytes([first.bytes[34], first.bytes[35]]);
+        let sent = to_gateway(ask.between(vip(given), SERVER)).fragments(&offsets);
+        ensure!(given != 40_000 && first.bytes == sent[0].bytes());
+        for (fragment, expected) in fragments[1..].iter().zip(&sent[1..]) {
+            bench.expect_sent(fragment, expected)?;
+        }
+        Ok(())
+    }
+
+    fn ports_of_the_vips_services_are_not_given_away(bench: &mut Bench) -> Result<()> {
+        bench.masquerade(Bench::VIP, 24, true)?;
+        bench.forward(vip(40_000), UDP, ServiceKey::EXACT - 4, SocketAddrV4::new(GUESTS[1], 9000))?;
+        for port in [40_000, 40_007, 40_015] {
+            let given = exchange_by(bench, 0, port, SERVER)?;
+            ensure!(!(40_000..40_016).contains(&given), "port {given}");
+        }
+        ensure!(exchange_by(bench, 0, 40_016, SERVER)? == 40_016);
+        // A client that asks the service from where a guest has asked meets the service.
+        let ask = Frame::udp(SERVER, vip(40_001));
+        bench.expect_sent(&ask, &to_guest(ask.clone().between(SERVER, SocketAddrV4::new(GUESTS[1], 9001)), 1))
+    }
+
+    fn an_elastic_ip_wins_over_its_networks_way_out(bench: &mut Bench) -> Result<()> {
+        let elastic = Ipv4Addr::new(10, 1, 0, 101);
+        bench.masquerade(Bench::VIP, 24, false)?;
+        bench.elastic(elastic, GUESTS[0], true)?;
+        let from = SocketAddrV4::new(GUESTS[0], 53);
+        let ask = Frame::udp(from, SERVER);
+        bench.expect_sent(&ask, &to_gateway(ask.clone().between(SocketAddrV4::new(elastic, 53), SERVER)))?;
+        exchange_by(bench, 1, 40_000, SERVER).map(drop)
+    }
+
+    fn a_service_wins_over_the_way_out(bench: &mut Bench) -> Result<()> {
+        bench.masquerade(Bench::VIP, 24, false)?;
+        let balanced = SocketAddrV4::new(Ipv4Addr::new(10, 1, 0, 102), 80);
+        bench.serve(balanced, UDP, Algorithm::RoundRobin, &[SocketAddrV4::new(Ipv4Addr::new(10, 1, 0, 20), 8080)])?;
+        let from = SocketAddrV4::new(GUESTS[0], 40_000);
+        let ask = Frame::udp(from, balanced);
+        let sent = ask.clone().between(from, SocketAddrV4::new(Ipv4Addr::new(10, 1, 0, 20), 8080));
+        bench.expect_sent(&ask, &sent.forwarded(Bench::PUBLIC_MAC, Bench::client_mac(20)))
+    }
+
+    fn what_is_no_guests_request_is_left_to_the_stack_and_ends_at_egress(bench: &mut Bench) -> Result<()> {
+        bench.masquerade(Bench::VIP, 24, false)?;
+        let from = SocketAddrV4::new(GUESTS[0], 40_000);
+        for flags in [tcp::ACK, tcp::SYN | tcp::ACK, tcp::RST, tcp::FIN | tcp::ACK] {
+            let stray = Frame::tcp(from, SERVER, flags);
+            bench.expect_refused(&stray, Reason::NoFlow)?;
+            ensure!(!bench.leaves(&stray, "pub0")?);
+        }
+        // From outside, nobody is asked who has not asked.
+        bench.expect_refused(&Frame::tcp(SERVER, vip(40_000), tcp::SYN), Reason::NotOurs)?;
+        bench.expect_refused(&Frame::udp(SERVER, vip(40_000)), Reason::NotOurs)?;
+        bench.expect_refused(&Frame::icmp_query(*SERVER.ip(), Bench::VIP, 8, 5, b"router?"), Reason::OtherProtocol)?;
+        // The router's own packets, and those of its own public address, leave.
+        ensure!(bench.leaves(&Frame::tcp(vip(22), SERVER, tcp::ACK), "pub0")?);
+        Ok(())
+    }
+
+    fn every_free_port_is_found_and_none_is_given_twice(bench: &mut Bench) -> Result<()> {
+        // So many that no bucket overflows: what is idle would be evicted.
+        let mut bench = Bench::with_buckets(bench.hook(), 1 << 18)?;
+        let number = bench.masquerade(Bench::VIP, 24, false)?;
+        let mut given = BTreeSet::new();
+        // One guest uses all ports of a destination.
+        for port in 1024..=u16::MAX {
+            ensure!(given.insert(exchange_by(&mut bench, 0, port, SERVER)?));
+        }
+        ensure!(given.len() == 64_512);
+        let other = SocketAddrV4::new(GUESTS[1], 40_000);
+        bench.expect_refused(&Frame::udp(other, SERVER), Reason::NoFreePort)?;
+        // Elsewhere they are all free.
+        ensure!(exchange_by(&mut bench, 1, 40_000, SocketAddrV4::new(*SERVER.ip(), 444))? == 40_000);
+        // One that becomes free is found before long: each packet tries some more.
+        bench.forget(SocketAddrV4::new(GUESTS[0], 5555), SERVER)?;
+        let found = (0..2 * 64_512 / 32).find_map(|_| exchange_by(&mut bench, 1, 40_000, SERVER).ok());
+        ensure!(found == Some(5555), "found {found:?}");
+        ensure!(bench.traffic(number)?.connections == 64_514);
+        Ok(())
+    }
+
+    fn half_open_connections_give_their_ports_to_others_when_none_is_free(bench: &mut Bench) -> Result<()> {
+        let mut bench = Bench::with_buckets(bench.hook(), 1 << 15)?;
+        bench.masquerade(Bench::VIP, 24, false)?;
+        let kept = exchange_by(&mut bench, 0, 40_000, SERVER)?;
+        // A guest floods the destination from every port.
+        for port in 1024..=u16::MAX {
+            bench.run(&Frame::udp(SocketAddrV4::new(GUESTS[0], port), SERVER))?;
+        }
+        let given = exchange_by(&mut bench, 1, 40_000, SERVER)?;
+        ensure!(given != kept && exchange_by(&mut bench, 0, 40_000, SERVER)? == kept);
+        Ok(())
+    }
+
+    fn a_detached_networks_flows_end(bench: &mut Bench) -> Result<()> {
+        let number = bench.masquerade(Bench::VIP, 24, false)?;
+        exchange_by(bench, 0, 40_000, SERVER)?;
+        bench.remove_source(Ipv4Addr::new(10, 2, 0, 0), 24)?;
+        bench.end_flows(number)?;
+        bench.expect_refused(&Frame::udp(SERVER, vip(40_000)), Reason::FlowEnded)?;
+        bench.expect_refused(&Frame::udp(SocketAddrV4::new(GUESTS[0], 40_000), SERVER), Reason::NotOurs)
+    }
+}
