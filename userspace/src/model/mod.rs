@@ -8,6 +8,7 @@
 mod access;
 mod account;
 mod allocate;
+mod attachment;
 mod call;
 mod ip_range;
 mod l2;
@@ -28,7 +29,7 @@ mod tests;
 
 use std::{collections::BTreeSet, net::Ipv4Addr};
 
-use vipgate_api::{ApiError, Reply, Resource};
+use vipgate_api::{ApiError, Reply, Resource, vip::StateEvent};
 
 use crate::store::{self, Tx, lb};
 
@@ -58,6 +59,13 @@ pub trait Devices: Send + Sync {
 /// The states of what can be switched off.
 const ENABLED: &str = "Enabled";
 const DISABLED: &str = "Disabled";
+
+const fn state_after(event: StateEvent) -> &'static str {
+    match event {
+        StateEvent::Enable => ENABLED,
+        StateEvent::Disable => DISABLED,
+    }
+}
 
 /// What a call did.
 #[derive(Debug)]

@@ -8,16 +8,15 @@ use vipgate_api::{
         AttachPortForwardingRule, ChangePortForwardingRuleState, CreatePortForwardingRule,
         GetPortForwardingAttachableVmNics,
     },
-    vip::StateEvent,
 };
 
 use super::{
-    Caller, DISABLED, ENABLED, Outcome, Result, network_service,
+    Caller, ENABLED, Outcome, Result, attachment,
     resource::{self, New, found},
-    vip, vip_use, vm,
+    state_after, vip, vip_use, vm,
 };
 use crate::store::{
-    Tx, lb, network,
+    Tx, lb,
     number::{self, Numbers},
     port_forwarding::{self, Rule},
     vip::Vip,
@@ -67,7 +66,8 @@ pub(super) async fn create(tx: &mut Tx, caller: &Caller, request: CreatePortForw
     };
     port_forwarding::insert(tx, &row).await?;
     if let Some(nic) = nic {
-        lead_to(tx, &mut row, &nic).await?;
+        let provider = provider_to(tx, &vip, &nic).await?;
+        lead_to(tx, &mut row, &nic, &provider).await?;
     }
     Ok(changed(row))
 }
@@ -125,38 +125,22 @@ async fn check_ports(tx: &mut Tx, vip: &Vip, protocol: &str, ports: Ports) -> Re
     Ok(())
 }
 
-/// Leads a rule to a NIC, if the VIP can reach it.
-async fn lead_to(tx: &mut Tx, row: &mut Rule, nic: &VmNic) -> Result<()> {
-    let vip = vip::get(tx, "vipUuid", &row.vip_uuid).await?;
-    if nic.l3_network_uuid == vip.l3_network_uuid {
-        return Err(refuse(
-            "vmNicUuid",
-            &format!(
-                "VM NIC[uuid:{}] is on the L3 network of VIP[uuid:{}] itself; take one of another",
-                nic.uuid, vip.uuid
-            ),
-        ));
-    }
-    let provider = network_service::provider_of(tx, &nic.l3_network_uuid, &nic.uuid, vip_use::PORT_FORWARDING).await?;
-    if zone_of(tx, &nic.l3_network_uuid).await? != zone_of(tx, &vip.l3_network_uuid).await? {
-        return Err(ApiError::operation(format!(
-            "VM NIC[uuid:{}] is in another zone than VIP[uuid:{}], which can't reach it",
-            nic.uuid, vip.uuid
-        )));
-    }
+/// The type of the provider by which rules of the VIP can lead to the NIC.
+async fn provider_to(tx: &mut Tx, vip: &Vip, nic: &VmNic) -> Result<String> {
+    let provider = attachment::provider_between(tx, vip, nic, vip_use::PORT_FORWARDING).await?;
     if let Some(other) = port_forwarding::of_other_vip(tx, &nic.vm_instance_uuid, &vip.uuid).await? {
         return Err(ApiError::operation(format!(
             "VM instance[uuid:{}] has port-forwarding rule[uuid:{}] of another VIP[uuid:{}]; a VM takes those of one VIP",
             nic.vm_instance_uuid, other.uuid, other.vip_uuid
         )));
     }
-    vip::bind(tx, &vip.uuid, &provider, [nic.l3_network_uuid.as_str()]).await?;
-    row.vm_nic_uuid = Some(nic.uuid.clone());
-    Ok(port_forwarding::update(tx, row).await?)
+    Ok(provider)
 }
 
-async fn zone_of(tx: &mut Tx, l3_network_uuid: &str) -> Result<Option<String>> {
-    Ok(network::l3(tx, l3_network_uuid).await?.map(|network| network.zone_uuid))
+async fn lead_to(tx: &mut Tx, row: &mut Rule, nic: &VmNic, provider: &str) -> Result<()> {
+    vip::bind(tx, &row.vip_uuid, provider, [nic.l3_network_uuid.as_str()]).await?;
+    row.vm_nic_uuid = Some(nic.uuid.clone());
+    Ok(port_forwarding::update(tx, row).await?)
 }
 
 pub(super) async fn update(tx: &mut Tx, request: Update) -> Result {
@@ -175,11 +159,7 @@ pub(super) async fn delete(tx: &mut Tx, request: &Delete) -> Result {
 /// Disabled: it forwards nothing.
 pub(super) async fn change_state(tx: &mut Tx, request: ChangePortForwardingRuleState) -> Result {
     let mut row = get(tx, "uuid", &request.uuid).await?;
-    row.state = match request.state_event {
-        StateEvent::Enable => ENABLED,
-        StateEvent::Disable => DISABLED,
-    }
-    .to_owned();
+    row.state = state_after(request.state_event).to_owned();
     port_forwarding::update(tx, &row).await?;
     Ok(changed(row))
 }
@@ -189,7 +169,7 @@ pub(super) async fn candidates(tx: &mut Tx, request: GetPortForwardingAttachable
     let nics = if row.vm_nic_uuid.is_some() {
         Vec::new()
     } else {
-        require_enabled(&row)?;
+        attachment::require_enabled(&label(&row), &row.state)?;
         port_forwarding::candidates(tx, &row).await?
     };
     Ok(Outcome::new(Reply::Inventories(Resource::VmNic, nics)))
@@ -198,34 +178,23 @@ pub(super) async fn candidates(tx: &mut Tx, request: GetPortForwardingAttachable
 pub(super) async fn attach(tx: &mut Tx, request: AttachPortForwardingRule) -> Result {
     let mut row = get(tx, "ruleUuid", &request.rule_uuid).await?;
     let nic = vm::nic(tx, "vmNicUuid", &request.vm_nic_uuid).await?;
-    if let Some(other) = &row.vm_nic_uuid {
-        return Err(ApiError::operation(format!(
-            "port-forwarding rule[uuid:{}] is attached to VM NIC[uuid:{other}] already; detach it first",
-            row.uuid
-        )));
-    }
-    require_enabled(&row)?;
-    lead_to(tx, &mut row, &nic).await?;
+    attachment::require_attachable(&label(&row), row.vm_nic_uuid.as_deref(), &row.state)?;
+    let vip = vip::get(tx, "vipUuid", &row.vip_uuid).await?;
+    let provider = provider_to(tx, &vip, &nic).await?;
+    lead_to(tx, &mut row, &nic, &provider).await?;
     Ok(changed(row))
 }
 
 pub(super) async fn detach(tx: &mut Tx, request: OfUuid) -> Result {
     let mut row = get(tx, "uuid", &request.uuid).await?;
-    if row.vm_nic_uuid.take().is_none() {
-        return Err(ApiError::operation(format!("port-forwarding rule[uuid:{}] is attached to no VM NIC", row.uuid)));
-    }
+    attachment::require_attached(&label(&row), row.vm_nic_uuid.take().as_deref())?;
     port_forwarding::update(tx, &row).await?;
     Ok(changed(row))
 }
 
-fn require_enabled(row: &Rule) -> Result<()> {
-    if row.state == ENABLED {
-        return Ok(());
-    }
-    Err(ApiError::operation(format!(
-        "port-forwarding rule[uuid:{}] is {}; enable it before it is attached",
-        row.uuid, row.state
-    )))
+/// As errors name it.
+fn label(row: &Rule) -> String {
+    format!("port-forwarding rule[uuid:{}]", row.uuid)
 }
 
 fn changed(row: Rule) -> Outcome {

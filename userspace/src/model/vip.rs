@@ -6,14 +6,14 @@ use serde_json::json;
 use vipgate_api::{
     ApiError, Reply, Resource,
     common::{Delete, Update},
-    vip::{ChangeVipState, CreateVip, GetVipUsedPorts, StateEvent, VipUsedPortsInventory},
+    vip::{ChangeVipState, CreateVip, GetVipUsedPorts, VipUsedPortsInventory},
 };
 
 use super::{
-    Caller, DISABLED, Devices, ENABLED, Outcome, Result,
+    Caller, Devices, ENABLED, Outcome, Result,
     allocate::{Strategy, allocate},
     resource::{self, New, found, require},
-    vip_use,
+    state_after, vip_use,
 };
 use crate::store::{
     self, Tx, lb, port_forwarding,
@@ -75,11 +75,7 @@ pub(super) async fn update(tx: &mut Tx, request: Update) -> Result {
 /// Disabled: the VIP carries nothing.
 pub(super) async fn change_state(tx: &mut Tx, request: ChangeVipState) -> Result {
     let mut row = get(tx, "uuid", &request.uuid).await?;
-    row.state = match request.state_event {
-        StateEvent::Enable => ENABLED,
-        StateEvent::Disable => DISABLED,
-    }
-    .to_owned();
+    row.state = state_after(request.state_event).to_owned();
     vip::update(tx, &row).await?;
     Ok(Outcome::inventory(Resource::Vip, &row.uuid).touching([row.uuid]))
 }
