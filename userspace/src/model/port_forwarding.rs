@@ -29,6 +29,7 @@ const ANYBODY: &str = "0.0.0.0/0";
 /// First and last port.
 type Ports = (u16, u16);
 
+/// As in the real system, a rule made with the NIC of a VM that does not run is left unattached.
 pub(super) async fn create(tx: &mut Tx, caller: &Caller, request: CreatePortForwardingRule) -> Result {
     let vip = vip::get(tx, "vipUuid", &request.vip_uuid).await?;
     let (ports, private) = ports(&request)?;
@@ -67,7 +68,9 @@ pub(super) async fn create(tx: &mut Tx, caller: &Caller, request: CreatePortForw
     port_forwarding::insert(tx, &row).await?;
     if let Some(nic) = nic {
         let provider = provider_to(tx, &vip, &nic).await?;
-        lead_to(tx, &mut row, &nic, &provider).await?;
+        if vm::is_running(tx, &nic).await? {
+            lead_to(tx, &mut row, &nic, &provider).await?;
+        }
     }
     Ok(changed(row))
 }

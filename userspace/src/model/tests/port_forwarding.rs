@@ -263,7 +263,8 @@ async fn a_disabled_rule_forwards_nothing_and_is_not_attached() {
 async fn a_stopped_vm_gets_nothing_until_it_runs() {
     let site = Site::new().await;
     site.router.ok(Api::StopVmInstance, json!({"uuid": site.vm})).await;
-    let uuid = site.router.make(CREATE, single(&site, json!({"vmNicUuid": site.nic}))).await;
+    let uuid = site.router.make(CREATE, single(&site, json!({}))).await;
+    site.router.ok(ATTACH, json!({"ruleUuid": uuid, "vmNicUuid": site.nic})).await;
     let bound = "SELECT IFNULL(vm_nic_uuid, '') FROM port_forwarding_rules WHERE uuid = $1";
     assert_eq!(site.router.text(bound, &uuid).await, site.nic);
     assert!(vip(&site).await.forwards.is_empty());
@@ -271,6 +272,20 @@ async fn a_stopped_vm_gets_nothing_until_it_runs() {
     assert_eq!(vip(&site).await.forwards.len(), 1);
     assert_eq!(site.router.ok(Api::StopVmInstance, json!({"uuid": site.vm})).await.vips, site.vips());
     assert!(vip(&site).await.forwards.is_empty());
+}
+
+/// The real system forgets the NIC then, and its clients know that from the reply.
+#[tokio::test]
+async fn a_rule_made_with_the_nic_of_a_stopped_vm_is_unattached() {
+    let site = Site::new().await;
+    site.router.ok(Api::StopVmInstance, json!({"uuid": site.vm})).await;
+    let uuid = site.router.make(CREATE, single(&site, json!({"vmNicUuid": site.nic}))).await;
+    site.router.refuses(DETACH, json!({"uuid": uuid}), "SYS.1006", "attached to no VM NIC").await;
+    site.router.ok(Api::StartVmInstance, json!({"uuid": site.vm})).await;
+    assert!(vip(&site).await.forwards.is_empty());
+    let own = site.router.vm(&site.public).await;
+    site.router.ok(Api::StopVmInstance, json!({"uuid": own.0})).await;
+    site.router.refuses(CREATE, rule(&site, json!({"vmNicUuid": own.1})), "SYS.1007", "of VIP").await;
 }
 
 #[tokio::test]
