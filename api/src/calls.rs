@@ -4,7 +4,8 @@
 //! a new call is one row, one request type and one rule of the model.
 
 use crate::{
-    account, l2, l3, load_balancer, network_service, port_forwarding, resource::Resource, session, tag, vip, vm, zone,
+    account, eip, l2, l3, load_balancer, network_service, port_forwarding, resource::Resource, session, tag, vip, vm,
+    zone,
 };
 
 macro_rules! apis {
@@ -41,6 +42,7 @@ apis! {
     CreatePortForwardingRule, DeletePortForwardingRule, QueryPortForwardingRule, UpdatePortForwardingRule,
     ChangePortForwardingRuleState, GetPortForwardingAttachableVmNics, AttachPortForwardingRule,
     DetachPortForwardingRule,
+    CreateEip, DeleteEip, QueryEip, UpdateEip, ChangeEipState, GetEipAttachableVmNics, AttachEip, DetachEip,
     CreateSystemTag, UpdateSystemTag, CreateUserTag, DeleteTag, QuerySystemTag, QueryUserTag,
 }
 
@@ -118,11 +120,12 @@ pub enum Rule {
     NotEmpty,
 }
 
-/// Where the documents put a parameter. Variables of the path win over the other two places.
+/// Where the documents put a parameter. Variables of the path win over the other places.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place {
+    /// In the path of every route.
     Path,
-    /// The body of a POST or PUT, the query string of a GET or DELETE.
+    /// The body of a POST or PUT, the query string of a GET or DELETE, unless the route has it in its path.
     Argument,
 }
 
@@ -175,6 +178,8 @@ pub const NEW_NAME: Param = text("name").rule(NAME_LENGTH);
 pub const DESCRIPTION: Param = text("description").rule(Rule::MaxLength(2048));
 /// The uuid that the caller wants for what is created.
 pub const RESOURCE_UUID: Param = text("resourceUuid").rule(Rule::Uuid);
+/// What happens to the state of what can be switched off.
+pub const STATE_EVENT: Param = text("stateEvent").required().rule(Rule::OneOf(&["enable", "disable"]));
 pub const DELETE_MODE: Param = text("deleteMode").rule(Rule::OneOf(&["Permissive", "Enforcing"]));
 
 /// What the documents say the reply holds; it names the classes of `schema`.
@@ -279,6 +284,7 @@ pub fn all() -> impl Iterator<Item = &'static Call> {
         vip::CALLS,
         load_balancer::CALLS,
         port_forwarding::CALLS,
+        eip::CALLS,
         tag::CALLS,
     ]
     .into_iter()
@@ -301,11 +307,10 @@ mod tests {
     #[test]
     fn a_parameter_is_in_the_path_exactly_if_every_route_names_it() {
         for call in all() {
-            for route in call.routes {
-                for param in call.params {
-                    let named = route.path.contains(&format!("{{{}}}", param.name));
-                    assert_eq!(named, param.place == Place::Path, "{} of {}", param.name, call.api.name());
-                }
+            for param in call.params {
+                let variable = format!("{{{}}}", param.name);
+                let named = call.routes.iter().all(|route| route.path.contains(&variable));
+                assert_eq!(named, param.place == Place::Path, "{} of {}", param.name, call.api.name());
             }
         }
     }

@@ -33,3 +33,18 @@ pub struct Update {
     pub name: Option<String>,
     pub description: Option<String>,
 }
+
+/// Of every change of state.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ChangeState {
+    pub uuid: String,
+    pub state_event: StateEvent,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum StateEvent {
+    Enable,
+    Disable,
+}

@@ -12,6 +12,7 @@ pub mod account;
 pub mod calls;
 pub mod common;
 pub mod date;
+pub mod eip;
 pub mod error;
 pub mod json;
 pub mod l2;

@@ -4,12 +4,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     calls::{
-        Answer, Api, Call, DELETE_MODE, DESCRIPTION, Kind, NAME, NEW_NAME, Param, RESOURCE_UUID, Rule, UUID, delete,
-        get, in_path, post, put, text,
+        Answer, Api, Call, DELETE_MODE, DESCRIPTION, Kind, NAME, NEW_NAME, Param, RESOURCE_UUID, Rule, STATE_EVENT,
+        UUID, delete, get, in_path, post, put, text,
     },
     date::Date,
     resource::Resource,
-    vip::StateEvent,
 };
 
 const RULE: Answer = Answer::Inventory(Resource::PortForwardingRule);
@@ -59,7 +58,7 @@ pub(crate) const CALLS: &[Call] = &[
         Api::ChangePortForwardingRuleState,
         &[put("/port-forwarding/{uuid}/actions")],
         &["changePortForwardingRuleState"],
-        &[UUID, text("stateEvent").required().rule(Rule::OneOf(&["enable", "disable"]))],
+        &[UUID, STATE_EVENT],
         RULE,
     ),
     Call::read(
@@ -100,13 +99,6 @@ pub struct CreatePortForwardingRule {
     pub system_tags: Vec<String>,
     #[serde(default)]
     pub user_tags: Vec<String>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct ChangePortForwardingRuleState {
-    pub uuid: String,
-    pub state_event: StateEvent,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]

@@ -44,8 +44,10 @@ pub fn decode(
 
     let mut found = Map::new();
     for param in call.params {
+        let variable = path.iter().find(|(name, _)| name == param.name).map(|(_, value)| value.as_str().into());
         let value = match param.place {
-            Place::Path => path.iter().find(|(name, _)| name == param.name).map(|(_, value)| value.as_str().into()),
+            _ if variable.is_some() => variable,
+            Place::Path => None,
             Place::Argument if in_body => from_body(param, inner)?,
             Place::Argument => from_query(param, query)?,
         };

@@ -4,8 +4,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     calls::{
-        Answer, Api, Call, DELETE_MODE, DESCRIPTION, NAME, NEW_NAME, RESOURCE_UUID, Rule, UUID, delete, get, post, put,
-        text,
+        Answer, Api, Call, DELETE_MODE, DESCRIPTION, NAME, NEW_NAME, RESOURCE_UUID, Rule, STATE_EVENT, UUID, delete,
+        get, post, put, text,
     },
     date::Date,
     resource::Resource,
@@ -30,13 +30,7 @@ pub(crate) const CALLS: &[Call] = &[
     Call::delete(Api::DeleteVip, &[delete("/vips/{uuid}")], &[UUID, DELETE_MODE], Answer::Empty),
     Call::query(Api::QueryVip, Resource::Vip, &[get("/vips"), get("/vips/{uuid}")]),
     Call::action(Api::UpdateVip, &[put("/vips/{uuid}/actions")], &["updateVip"], &[UUID, NEW_NAME, DESCRIPTION], VIP),
-    Call::action(
-        Api::ChangeVipState,
-        &[put("/vips/{uuid}/actions")],
-        &["changeVipState"],
-        &[UUID, text("stateEvent").required().rule(Rule::OneOf(&["enable", "disable"]))],
-        VIP,
-    ),
+    Call::action(Api::ChangeVipState, &[put("/vips/{uuid}/actions")], &["changeVipState"], &[UUID, STATE_EVENT], VIP),
     Call::read(
         Api::GetVipUsedPorts,
         &[get("/vips/{uuid}/usedports")],
@@ -60,20 +54,6 @@ pub struct CreateVip {
     pub system_tags: Vec<String>,
     #[serde(default)]
     pub user_tags: Vec<String>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct ChangeVipState {
-    pub uuid: String,
-    pub state_event: StateEvent,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub enum StateEvent {
-    Enable,
-    Disable,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]

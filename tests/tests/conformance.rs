@@ -40,7 +40,7 @@ struct Param {
 }
 
 /// The sections of the document that are served; a dot at the end stands for all below.
-const SERVED: [&str; 8] = ["4.1.1", "4.1.2", "4.1.3", "4.1.4", "4.1.5", "4.1.7.", "4.1.9.", "4.1.10."];
+const SERVED: [&str; 9] = ["4.1.1", "4.1.2", "4.1.3", "4.1.4", "4.1.5", "4.1.7.", "4.1.8.", "4.1.9.", "4.1.10."];
 /// Of those, the ones that are not: bandwidth limits and certificates.
 const NOT_YET: [&str; 9] = [
     "SetVipQos",
@@ -55,7 +55,7 @@ const NOT_YET: [&str; 9] = [
 ];
 
 /// Fields that a null keeps out of a reply, since nulls are never written: not every NIC has metadata, a VIP that
-/// nothing uses yet has neither use nor provider, and a detached rule has neither NIC nor guest.
+/// nothing uses yet has neither use nor provider, and a detached rule or elastic IP has neither NIC nor guest.
 const NULLABLE: [&str; 5] = ["metaData", "serviceProvider", "useFor", "vmNicUuid", "guestIp"];
 
 /// Parameters that the walk leaves out: what they name is not served yet.
@@ -210,6 +210,7 @@ fn has_fields(reply: &Value, name: &str, fields: &[String]) -> Result<()> {
 }
 
 const VIP: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 20);
+const ELASTIC: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 21);
 
 #[test]
 fn every_documented_call_of_this_slice_takes_its_parameters_and_answers_its_fields() -> Result<()> {
@@ -220,7 +221,10 @@ fn every_documented_call_of_this_slice_takes_its_parameters_and_answers_its_fiel
     walk.call("GetNetworkServiceTypes", &json!({}))?;
     let providers = walk.call("QueryNetworkServiceProvider", &json!({}))?;
     let provider = providers["inventories"][0]["uuid"].as_str().context("a provider")?;
-    let services = json!({ "l3NetworkUuid": cloud.private_l3, "networkServices": { provider: ["LoadBalancer", "PortForwarding"] } });
+    let services = json!({
+        "l3NetworkUuid": cloud.private_l3,
+        "networkServices": { provider: ["LoadBalancer", "PortForwarding", "Eip"] },
+    });
     walk.call("DetachNetworkServiceFromL3Network", &services)?;
     walk.call("AttachNetworkServiceToL3Network", &services)?;
     walk.call("QueryNetworkServiceL3NetworkRef", &json!({}))?;
@@ -297,6 +301,32 @@ fn every_documented_call_of_this_slice_takes_its_parameters_and_answers_its_fiel
     assert_eq!(candidates["inventories"].as_array().map(Vec::len), Some(2));
     walk.call("AttachPortForwardingRule", &json!({ "ruleUuid": rule, "vmNicUuid": cloud.vms[1].nic }))?;
     walk.call("DeletePortForwardingRule", &json!({ "uuid": rule, "deleteMode": "Permissive" }))?;
+
+    let elastic = cloud.vip(ELASTIC)?;
+    let eip = "66666666666646668666666666666666";
+    let created = walk.call(
+        "CreateEip",
+        &json!({
+            "name": "eip", "description": "a guest's own", "vipUuid": elastic, "vmNicUuid": cloud.vms[0].nic,
+            "resourceUuid": eip,
+        }),
+    )?;
+    let inventory = &created["inventory"];
+    assert_eq!((&inventory["vipIp"], &inventory["vmNicUuid"]), (&json!(ELASTIC), &json!(cloud.vms[0].nic)));
+    assert_eq!(inventory["guestIp"], json!(run.lab.backends[0].address));
+    walk.call("UpdateEip", &json!({ "uuid": eip, "name": "elastic", "description": "changed" }))?;
+    walk.call("QueryEip", &json!({ "uuid": eip }))?;
+    for event in ["disable", "enable"] {
+        walk.call("ChangeEipState", &json!({ "uuid": eip, "stateEvent": event }))?;
+    }
+    let detached = walk.call("DetachEip", &json!({ "uuid": eip }))?;
+    assert!(detached["inventory"]["vmNicUuid"].is_null() && detached["inventory"]["guestIp"].is_null());
+    let candidates = walk.call("GetEipAttachableVmNics", &json!({ "eipUuid": eip, "vipUuid": elastic }))?;
+    assert_eq!(candidates["inventories"].as_array().map(Vec::len), Some(2));
+    walk.call("AttachEip", &json!({ "eipUuid": eip, "vmNicUuid": cloud.vms[1].nic }))?;
+    let found = cloud.api.query(&format!("/eips?q=vmNic.vmInstance.uuid={}", cloud.vms[1].uuid))?;
+    assert_eq!(found[0]["guestIp"], json!(run.lab.backends[1].address));
+    walk.call("DeleteEip", &json!({ "uuid": eip, "deleteMode": "Permissive" }))?;
 
     walk.call("RemoveVmNicFromLoadBalancer", &nics)?;
     walk.call("DeleteLoadBalancerListener", &json!({ "uuid": listener }))?;

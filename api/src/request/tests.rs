@@ -149,6 +149,17 @@ fn a_wanted_uuid_must_look_like_one() {
 }
 
 #[test]
+fn a_parameter_that_only_some_routes_have_in_their_path_is_asked_for_by_the_others() {
+    let candidates = call(Api::GetEipAttachableVmNics);
+    let read = |path: &[(&str, &str)], query: &[(&str, &str)]| {
+        decode(candidates, Method::Get, &pairs(path), &pairs(query), &Map::new()).unwrap()
+    };
+    assert_eq!(read(&[("eipUuid", "e")], &[("eipUuid", "other")])["eipUuid"], "e");
+    let found = read(&[], &[("eipUuid", "e"), ("vipUuid", "v")]);
+    assert_eq!((&found["eipUuid"], &found["vipUuid"]), (&json!("e"), &json!("v")));
+}
+
+#[test]
 fn an_absent_body_is_an_empty_one() {
     for body in [json!({}), json!({"params": null}), json!({"": {}})] {
         assert_eq!(post(Api::CreateZone, &[], &body).unwrap(), Map::new());

@@ -62,7 +62,8 @@ impl Cloud {
             network(&api, &zone, "private", "Private", PRIVATE_DEVICE, PRIVATE_RANGE, PRIVATE_ROUTER)?;
         let provider = api.query("/network-services/providers?q=type=vrouter")?;
         let provider = uuid(provider.first().context("the provider vrouter is always there")?)?;
-        let services = json!({ "params": { "networkServices": { provider: ["LoadBalancer", "PortForwarding"] } } });
+        let services =
+            json!({ "params": { "networkServices": { provider: ["LoadBalancer", "PortForwarding", "Eip"] } } });
         api.post(&format!("/l3-networks/{private_l3}/network-services"), &services)?;
         let vms = lab.backends.iter().map(|backend| vm(&api, &private_l3, backend)).collect::<Result<_>>()?;
         Ok(Self { api, zone, public_l2, public_l3, private_l2, private_l3, vms })

@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 use vipgate_api::{Api, ApiError};
 
 use super::{
-    Caller, Devices, Result, access, account, ip_range, l2, l3, listener, load_balancer, network_service,
+    Caller, Devices, Result, access, account, eip, ip_range, l2, l3, listener, load_balancer, network_service,
     port_forwarding, tag, vip, vm, zone,
 };
 use crate::store::Tx;
@@ -86,6 +86,14 @@ async fn decide(tx: &mut Tx, caller: &Caller, devices: &dyn Devices, api: Api, a
         Api::AttachPortForwardingRule => port_forwarding::attach(tx, arguments.read()?).await,
         Api::DetachPortForwardingRule => port_forwarding::detach(tx, arguments.read()?).await,
 
+        Api::CreateEip => eip::create(tx, caller, arguments.read()?).await,
+        Api::DeleteEip => eip::delete(tx, &arguments.read()?).await,
+        Api::UpdateEip => eip::update(tx, arguments.read()?).await,
+        Api::ChangeEipState => eip::change_state(tx, arguments.read()?).await,
+        Api::GetEipAttachableVmNics => eip::candidates(tx, arguments.read()?).await,
+        Api::AttachEip => eip::attach(tx, arguments.read()?).await,
+        Api::DetachEip => eip::detach(tx, arguments.read()?).await,
+
         Api::CreateSystemTag => tag::create(tx, arguments.read()?).await,
         Api::CreateUserTag => tag::create_user(tx, arguments.read()?).await,
         Api::UpdateSystemTag => tag::update(tx, arguments.read()?).await,
@@ -110,6 +118,7 @@ async fn decide(tx: &mut Tx, caller: &Caller, devices: &dyn Devices, api: Api, a
         | Api::QueryLoadBalancer
         | Api::QueryLoadBalancerListener
         | Api::QueryPortForwardingRule
+        | Api::QueryEip
         | Api::QuerySystemTag
         | Api::QueryUserTag => {
             Err(ApiError::unimplemented(format!("{} is no call of the model: it changes no resource", api.name())))

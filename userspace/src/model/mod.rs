@@ -10,6 +10,7 @@ mod account;
 mod allocate;
 mod attachment;
 mod call;
+mod eip;
 mod ip_range;
 mod l2;
 mod l3;
@@ -29,7 +30,7 @@ mod tests;
 
 use std::{collections::BTreeSet, net::Ipv4Addr};
 
-use vipgate_api::{ApiError, Reply, Resource, vip::StateEvent};
+use vipgate_api::{ApiError, Reply, Resource, common::StateEvent};
 
 use crate::store::{self, Tx, lb};
 

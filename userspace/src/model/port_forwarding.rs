@@ -3,11 +3,8 @@
 use ipnet::Ipv4Net;
 use vipgate_api::{
     ApiError, Reply, Resource,
-    common::{Delete, OfUuid, Update},
-    port_forwarding::{
-        AttachPortForwardingRule, ChangePortForwardingRuleState, CreatePortForwardingRule,
-        GetPortForwardingAttachableVmNics,
-    },
+    common::{ChangeState, Delete, OfUuid, Update},
+    port_forwarding::{AttachPortForwardingRule, CreatePortForwardingRule, GetPortForwardingAttachableVmNics},
 };
 
 use super::{
@@ -160,7 +157,7 @@ pub(super) async fn delete(tx: &mut Tx, request: &Delete) -> Result {
 }
 
 /// Disabled: it forwards nothing.
-pub(super) async fn change_state(tx: &mut Tx, request: ChangePortForwardingRuleState) -> Result {
+pub(super) async fn change_state(tx: &mut Tx, request: ChangeState) -> Result {
     let mut row = get(tx, "uuid", &request.uuid).await?;
     row.state = state_after(request.state_event).to_owned();
     port_forwarding::update(tx, &row).await?;

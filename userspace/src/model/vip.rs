@@ -5,8 +5,8 @@ use std::{collections::BTreeSet, net::Ipv4Addr};
 use serde_json::json;
 use vipgate_api::{
     ApiError, Reply, Resource,
-    common::{Delete, Update},
-    vip::{ChangeVipState, CreateVip, GetVipUsedPorts, VipUsedPortsInventory},
+    common::{ChangeState, Delete, Update},
+    vip::{CreateVip, GetVipUsedPorts, VipUsedPortsInventory},
 };
 
 use super::{
@@ -16,7 +16,7 @@ use super::{
     state_after, vip_use,
 };
 use crate::store::{
-    self, Tx, lb, port_forwarding,
+    self, Tx, eip, lb, port_forwarding,
     vip::{self, Vip},
 };
 
@@ -73,7 +73,7 @@ pub(super) async fn update(tx: &mut Tx, request: Update) -> Result {
 }
 
 /// Disabled: the VIP carries nothing.
-pub(super) async fn change_state(tx: &mut Tx, request: ChangeVipState) -> Result {
+pub(super) async fn change_state(tx: &mut Tx, request: ChangeState) -> Result {
     let mut row = get(tx, "uuid", &request.uuid).await?;
     row.state = state_after(request.state_event).to_owned();
     vip::update(tx, &row).await?;
@@ -133,7 +133,8 @@ pub(super) async fn bind(tx: &mut Tx, uuid: &str, provider: &str, peers: impl In
 }
 
 /// After a delete: a VIP without load balancers is no longer used for load balancing, one without rules no longer for
-/// port forwarding, and one without services has neither provider nor guest networks.
+/// port forwarding, one without its elastic IP no longer for that, and one without services has neither provider nor
+/// guest networks.
 pub(super) async fn settle(tx: &mut Tx, uuid: &str) -> store::Result<()> {
     let Some(mut row) = vip::get(tx, uuid).await? else { return Ok(()) };
     let before = row.use_for.clone();
@@ -142,6 +143,9 @@ pub(super) async fn settle(tx: &mut Tx, uuid: &str) -> store::Result<()> {
     }
     if port_forwarding::count_on_vip(tx, uuid).await? == 0 {
         row.use_for = vip_use::remove(row.use_for.as_deref(), vip_use::PORT_FORWARDING);
+    }
+    if !eip::is_on_vip(tx, uuid).await? {
+        row.use_for = vip_use::remove(row.use_for.as_deref(), vip_use::EIP);
     }
     if row.use_for == before {
         return Ok(());

@@ -3,7 +3,7 @@
 /// A network service on a VIP, as `useFor` spells it. `Eip` wants a VIP for itself; the others mix.
 pub(super) const LOAD_BALANCER: &str = "LoadBalancer";
 pub(super) const PORT_FORWARDING: &str = "PortForwarding";
-const EIP: &str = "Eip";
+pub(super) const EIP: &str = "Eip";
 
 /// Another use of the VIP rules this one out.
 #[derive(Debug, PartialEq, Eq)]

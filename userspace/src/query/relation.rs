@@ -161,4 +161,6 @@ pub(super) const RELATIONS: &[Relation] = &[
     ),
     belongs(Resource::PortForwardingRule, &["portForwarding"], "vipUuid", Resource::Vip, &["vip"]),
     belongs(Resource::PortForwardingRule, &["portForwarding"], "vmNicUuid", Resource::VmNic, &["vmNic"]),
+    belongs(Resource::Eip, &["eip"], "vipUuid", Resource::Vip, &["vip"]),
+    belongs(Resource::Eip, &["eip"], "vmNicUuid", Resource::VmNic, &["vmNic"]),
 ];

@@ -356,6 +356,23 @@ pub(super) const TABLES: &[Table] = &[
         ],
         &[],
     ),
+    table(
+        Resource::Eip,
+        "eip_inventories",
+        &[
+            uuid("uuid"),
+            NAME,
+            DESCRIPTION,
+            uuid("vmNicUuid"),
+            uuid("vipUuid"),
+            CREATED,
+            CHANGED,
+            text("state"),
+            text("vipIp"),
+            text("guestIp"),
+        ],
+        &[],
+    ),
     Table {
         access: Access::Resource("resource_uuid"),
         ..table(

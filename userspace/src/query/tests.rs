@@ -144,6 +144,11 @@ async fn documented_ways_lead_somewhere() {
         (Resource::Listener, "vmNicRefs.status"),
         (Resource::Vip, "loadBalancer.listeners.loadBalancerPort"),
         (Resource::NetworkServiceProvider, "l3Network.l2Network.zone.name"),
+        (Resource::VmInstance, "vmNics.portForwarding.allowedCidr"),
+        (Resource::VmInstance, "vmNics.eip.vipIp"),
+        (Resource::Vip, "eip.guestIp"),
+        (Resource::Eip, "vip.l3Network.name"),
+        (Resource::Eip, "vmNic.vmInstance.name"),
     ] {
         let condition = Condition { name: name.to_owned(), test: Test::NotNull };
         let query = Query { conditions: vec![condition], ..everything() };

@@ -9,6 +9,7 @@
 
 pub mod account;
 pub mod address;
+pub mod eip;
 pub mod error;
 pub mod fold;
 pub mod lb;

@@ -20,9 +20,9 @@ macro_rules! next_sql {
 /// A set of numbers, from 1 to below the size of its table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Numbers {
-    /// Of listeners and port-forwarding rules.
+    /// Of listeners, port-forwarding rules and elastic IPs.
     Service,
-    /// Of NICs behind a listener or a rule.
+    /// Of NICs behind one of those.
     Backend,
 }
 

@@ -127,18 +127,12 @@ pub async fn of_other_vip(tx: &mut Tx, vm_instance_uuid: &str, vip_uuid: &str) -
     .await?)
 }
 
-/// The NICs that a rule could be attached to: of user VMs, on networks of its VIP's zone that take port forwarding and
-/// are not the VIP's own, without a rule for the same private ports, the VM without one of another VIP.
+/// The NICs that a rule could be attached to: those that its VIP reaches, without a rule for the same private ports, the
+/// VM without one of another VIP.
 pub async fn candidates(tx: &mut Tx, row: &Rule) -> Result<Vec<String>> {
     Ok(sqlx::query_scalar(
-        "SELECT n.uuid FROM vips v
-         JOIN l3_networks p ON p.uuid = v.l3_network_uuid
-         JOIN l3_networks l ON l.zone_uuid = p.zone_uuid AND l.uuid <> p.uuid
-         JOIN network_service_l3_network_refs f
-              ON f.l3_network_uuid = l.uuid AND f.network_service_type = 'PortForwarding'
-         JOIN vm_nics n ON n.l3_network_uuid = l.uuid
-         JOIN vm_instances i ON i.uuid = n.vm_instance_uuid
-         WHERE v.uuid = $1 AND i.type = 'UserVm' AND i.state IN ('Running', 'Stopped')
+        "SELECT n.uuid FROM reachable_vm_nics n
+         WHERE n.vip_uuid = $1 AND n.network_service_type = 'PortForwarding'
            AND NOT EXISTS (SELECT 1 FROM port_forwarding_rules r
                            WHERE r.vm_nic_uuid = n.uuid AND r.protocol_type = $2
                              AND r.private_port_start <= $4 AND r.private_port_end >= $3)

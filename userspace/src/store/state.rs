@@ -1,5 +1,5 @@
 //! What the router shall do, read from SQL: [`Source`] for the reconciler. One VIP costs what it holds; all of them cost
-//! five statements.
+//! six statements.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -13,7 +13,7 @@ use super::{
     Error, Result, Store, Tx,
     listener_tags::{self, Balancing, DEFAULT_WEIGHT},
 };
-use crate::state::{BackendState, ForwardState, ListenerState, Protocol, Source, VipState};
+use crate::state::{BackendState, ElasticState, ForwardState, ListenerState, Protocol, Source, VipState};
 
 macro_rules! vips_sql {
     ($where:literal) => {
@@ -79,6 +79,29 @@ macro_rules! forwards_sql {
     };
 }
 
+/// One leads if none in force on its NIC that was attached earlier has its VIP on the same device.
+macro_rules! elastic_sql {
+    ($where:literal) => {
+        concat!(
+            "WITH in_force AS NOT MATERIALIZED (
+                 SELECT e.*, d.physical_interface FROM eips e
+                 JOIN vips v ON v.uuid = e.vip_uuid
+                 JOIN l3_networks l ON l.uuid = v.l3_network_uuid
+                 JOIN l2_networks d ON d.uuid = l.l2_network_uuid
+                 WHERE e.state = 'Enabled')
+             SELECT e.vip_uuid, e.uuid, e.service_number, e.backend_number, n.ip,
+                    NOT EXISTS (SELECT 1 FROM in_force o
+                                WHERE o.vm_nic_uuid = e.vm_nic_uuid AND o.attach_order < e.attach_order
+                                  AND o.physical_interface = e.physical_interface) AS leads
+             FROM in_force e
+             JOIN vm_nics n ON n.uuid = e.vm_nic_uuid
+             JOIN vm_instances i ON i.uuid = n.vm_instance_uuid
+             WHERE i.state = 'Running'",
+            $where
+        )
+    };
+}
+
 impl Source for Store {
     type Error = Error;
 
@@ -90,6 +113,7 @@ impl Source for Store {
             tags: sqlx::query_as(tags_sql!("WHERE b.vip_uuid = $1")).bind(uuid).fetch_all(tx.conn()).await?,
             backends: sqlx::query_as(backends_sql!("WHERE b.vip_uuid = $1")).bind(uuid).fetch_all(tx.conn()).await?,
             forwards: sqlx::query_as(forwards_sql!(" AND r.vip_uuid = $1")).bind(uuid).fetch_all(tx.conn()).await?,
+            elastic: sqlx::query_as(elastic_sql!(" AND e.vip_uuid = $1")).bind(uuid).fetch_all(tx.conn()).await?,
         };
         end(tx).await?;
         Ok(rows.join()?.pop())
@@ -103,6 +127,7 @@ impl Source for Store {
             tags: sqlx::query_as(tags_sql!("")).fetch_all(tx.conn()).await?,
             backends: sqlx::query_as(backends_sql!("")).fetch_all(tx.conn()).await?,
             forwards: sqlx::query_as(forwards_sql!("")).fetch_all(tx.conn()).await?,
+            elastic: sqlx::query_as(elastic_sql!("")).fetch_all(tx.conn()).await?,
         };
         end(tx).await?;
         rows.join()
@@ -175,12 +200,23 @@ struct ForwardRow {
     ip: String,
 }
 
+#[derive(FromRow)]
+struct ElasticRow {
+    vip_uuid: String,
+    uuid: String,
+    service_number: u32,
+    backend_number: u32,
+    ip: String,
+    leads: bool,
+}
+
 struct Rows {
     vips: Vec<VipRow>,
     listeners: Vec<ListenerRow>,
     tags: Vec<TagRow>,
     backends: Vec<BackendRow>,
     forwards: Vec<ForwardRow>,
+    elastic: Vec<ElasticRow>,
 }
 
 impl Rows {
@@ -189,6 +225,7 @@ impl Rows {
         let mut tags = group(self.tags, |row| row.resource_uuid.clone());
         let mut listeners = group(self.listeners, |row| row.vip_uuid.clone());
         let mut forwards = group(self.forwards, |row| row.vip_uuid.clone());
+        let mut elastic: HashMap<_, _> = self.elastic.into_iter().map(|row| (row.vip_uuid.clone(), row)).collect();
         self.vips
             .into_iter()
             .map(|vip| {
@@ -212,7 +249,7 @@ impl Rows {
                     enabled: vip.state == "Enabled",
                     listeners,
                     forwards: forwards.into_iter().map(forward).collect::<Result<_>>()?,
-                    elastic: None,
+                    elastic: elastic.remove(&vip.uuid).map(elastic_ip).transpose()?,
                     masquerades: Vec::new(),
                     uuid: vip.uuid,
                 })
@@ -266,6 +303,16 @@ fn forward(row: ForwardRow) -> Result<ForwardState> {
     })
 }
 
+fn elastic_ip(row: ElasticRow) -> Result<ElasticState> {
+    Ok(ElasticState {
+        number: row.service_number,
+        backend: row.backend_number,
+        guest: parse("address", &row.ip, &row.uuid)?,
+        leads: row.leads,
+        uuid: row.uuid,
+    })
+}
+
 /// Listeners spell it in lower case, rules in upper case.
 fn protocol(name: &str, uuid: &str) -> Result<Protocol> {
     match name {
@@ -283,7 +330,7 @@ fn group<T>(rows: Vec<T>, key: impl Fn(&T) -> String) -> HashMap<String, Vec<T>>
     groups
 }
 
-fn parse<T: FromStr>(what: &'static str, value: &str, uuid: &str) -> Result<T> {
+pub(super) fn parse<T: FromStr>(what: &'static str, value: &str, uuid: &str) -> Result<T> {
     value.parse().map_err(|_| corrupt(what, value, uuid))
 }
 

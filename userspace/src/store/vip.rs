@@ -102,8 +102,9 @@ pub async fn clear_peers(tx: &mut Tx, vip_uuid: &str) -> Result<()> {
 }
 
 /// The VIPs that a change of some resource touches: those that live in or below it, and those with a NIC of it behind
-/// them. `resource_uuid` may be of a zone, network, range, VM instance, NIC, VIP, load balancer, listener or rule: every branch
-/// but the right ones finds nothing by its index, so the cost is what that resource holds.
+/// them, and those that share a NIC with an elastic IP among these, since of them one leads. `resource_uuid` may be of a
+/// zone, network, range, VM instance, NIC, VIP, load balancer, listener, rule or elastic IP: every branch but the right ones
+/// finds nothing by its index, so the cost is what that resource holds.
 pub async fn touched_by(tx: &mut Tx, resource_uuid: &str) -> Result<Vec<String>> {
     Ok(sqlx::query_scalar(
         "WITH networks (uuid) AS (
@@ -120,10 +121,17 @@ pub async fn touched_by(tx: &mut Tx, resource_uuid: &str) -> Result<Vec<String>>
              UNION SELECT listener_uuid FROM load_balancer_listener_vm_nic_refs WHERE vm_nic_uuid IN nics),
          balancers (uuid) AS (
              SELECT uuid FROM load_balancers WHERE uuid = $1
-             UNION SELECT load_balancer_uuid FROM load_balancer_listeners WHERE uuid IN listeners)
-         SELECT uuid FROM vips WHERE uuid = $1
-         UNION SELECT uuid FROM vips WHERE ip_range_uuid = $1
-         UNION SELECT uuid FROM vips WHERE l3_network_uuid IN networks
+             UNION SELECT load_balancer_uuid FROM load_balancer_listeners WHERE uuid IN listeners),
+         own (uuid) AS (
+             SELECT uuid FROM vips WHERE uuid = $1
+             UNION SELECT uuid FROM vips WHERE ip_range_uuid = $1
+             UNION SELECT uuid FROM vips WHERE l3_network_uuid IN networks
+             UNION SELECT vip_uuid FROM eips WHERE uuid = $1),
+         elastic (nic) AS (
+             SELECT uuid FROM nics
+             UNION SELECT vm_nic_uuid FROM eips WHERE vip_uuid IN own)
+         SELECT uuid FROM own
+         UNION SELECT vip_uuid FROM eips WHERE vm_nic_uuid IN elastic
          UNION SELECT vip_uuid FROM load_balancers WHERE uuid IN balancers
          UNION SELECT vip_uuid FROM port_forwarding_rules WHERE uuid = $1
          UNION SELECT vip_uuid FROM port_forwarding_rules WHERE vm_nic_uuid IN nics",

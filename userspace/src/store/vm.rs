@@ -1,8 +1,10 @@
 //! VM instances and their NICs.
 
+use std::net::Ipv4Addr;
+
 use sqlx::FromRow;
 
-use super::{Result, Tx};
+use super::{Result, Tx, state::parse};
 
 /// A row of `vm_instances`.
 #[derive(Clone, Debug, FromRow)]
@@ -35,6 +37,17 @@ pub struct VmNic {
     pub gateway: String,
     pub internal_name: String,
     pub device_id: i64,
+}
+
+impl VmNic {
+    /// Whether the address is one of the NIC's subnet.
+    ///
+    /// # Errors
+    /// [`super::Error::Corrupt`]: an address is none.
+    pub fn subnet_holds(&self, ip: &str) -> Result<bool> {
+        let bits = |what, text| parse(what, text, &self.uuid).map(Ipv4Addr::to_bits);
+        Ok((bits("address", &self.ip)? ^ bits("address", ip)?) & bits("netmask", &self.netmask)? == 0)
+    }
 }
 
 pub async fn insert(tx: &mut Tx, row: &VmInstance) -> Result<()> {
@@ -104,4 +117,13 @@ pub async fn insert_nic(tx: &mut Tx, row: &VmNic) -> Result<bool> {
 
 pub async fn nic(tx: &mut Tx, uuid: &str) -> Result<Option<VmNic>> {
     Ok(sqlx::query_as("SELECT * FROM vm_nics WHERE uuid = $1").bind(uuid).fetch_optional(tx.conn()).await?)
+}
+
+/// The uuid of a NIC that the VM has on the L3 network.
+pub async fn nic_on(tx: &mut Tx, vm_instance_uuid: &str, l3_network_uuid: &str) -> Result<Option<String>> {
+    Ok(sqlx::query_scalar("SELECT uuid FROM vm_nics WHERE vm_instance_uuid = $1 AND l3_network_uuid = $2 LIMIT 1")
+        .bind(vm_instance_uuid)
+        .bind(l3_network_uuid)
+        .fetch_optional(tx.conn())
+        .await?)
 }

@@ -50,6 +50,8 @@ async fn seen(site: &Site, caller: &Caller, resource: Resource) -> Vec<Value> {
 #[tokio::test]
 async fn a_normal_account_neither_sees_nor_touches_what_is_others() {
     let (site, tenant) = with_tenant().await;
+    let elastic = site.router.vip(&site.public).await;
+    let eip = site.router.make(Api::CreateEip, json!({"name": "e", "vipUuid": elastic, "vmNicUuid": site.nic})).await;
     for resource in [
         Resource::Zone,
         Resource::L2Network,
@@ -59,6 +61,7 @@ async fn a_normal_account_neither_sees_nor_touches_what_is_others() {
         Resource::LoadBalancer,
         Resource::Listener,
         Resource::ListenerNicRef,
+        Resource::Eip,
         Resource::VmInstance,
         Resource::VmNic,
         Resource::SystemTag,
@@ -82,6 +85,8 @@ async fn a_normal_account_neither_sees_nor_touches_what_is_others() {
         ),
         (Api::AddVmNicToLoadBalancer, json!({"listenerUuid": listener, "vmNicUuids": [nic]})),
         (Api::GetCandidateVmNicsForLoadBalancer, json!({"listenerUuid": listener})),
+        (Api::DetachEip, json!({"uuid": eip})),
+        (Api::GetEipAttachableVmNics, json!({"vipUuid": vip})),
         (Api::StopVmInstance, json!({"uuid": site.vm})),
         (Api::DeleteL3Network, json!({"uuid": site.guest})),
         (
@@ -124,6 +129,10 @@ async fn what_is_shared_can_be_used_and_not_changed() {
     assert_eq!(candidates.reply, Reply::Inventories(Resource::VmNic, vec![nic.clone()]), "its own NIC alone");
     made(&site, &tenant, Api::AddVmNicToLoadBalancer, json!({"listenerUuid": listener, "vmNicUuids": [nic]})).await;
     assert_eq!(seen(&site, &tenant, Resource::ListenerNicRef).await.len(), 1);
+    let elastic = made(&site, &tenant, Api::CreateVip, json!({"name": "v", "l3NetworkUuid": site.public})).await;
+    let eip = made(&site, &tenant, Api::CreateEip, json!({"name": "e", "vipUuid": elastic})).await;
+    denied(&site, &tenant, Api::AttachEip, json!({"eipUuid": eip, "vmNicUuid": site.nic}), "ID.1002").await;
+    made(&site, &tenant, Api::AttachEip, json!({"eipUuid": eip, "vmNicUuid": nic})).await;
     assert_eq!(seen(&site, &tenant, Resource::SystemTag).await.len(), 8);
     assert_eq!(seen(&site, &other, Resource::Vip).await.len(), 0);
 
@@ -138,7 +147,7 @@ async fn what_is_shared_can_be_used_and_not_changed() {
 
     site.router.ok(Api::RevokeResourceSharing, sharing).await;
     assert_eq!(seen(&site, &tenant, Resource::L3Network).await.len(), 0);
-    assert_eq!(seen(&site, &tenant, Resource::Vip).await.len(), 1, "what is built on it stays");
+    assert_eq!(seen(&site, &tenant, Resource::Vip).await.len(), 2, "what is built on it stays");
     site.router.ok(Api::ShareResource, json!({"resourceUuids": [site.public], "toPublic": true})).await;
     assert_eq!(seen(&site, &other, Resource::L3Network).await.len(), 1);
     site.router.ok(Api::RevokeResourceSharing, json!({"resourceUuids": [site.public], "all": true})).await;

@@ -17,7 +17,7 @@ struct Step {
 }
 
 /// The more often an API is named, the more often it is called.
-const APIS: [Api; 30] = [
+const APIS: [Api; 35] = [
     Api::CreateZone,
     Api::CreateL2NoVlanNetwork,
     Api::CreateL3Network,
@@ -48,14 +48,20 @@ const APIS: [Api; 30] = [
     Api::AttachPortForwardingRule,
     Api::DetachPortForwardingRule,
     Api::ChangePortForwardingRuleState,
+    Api::CreateEip,
+    Api::CreateEip,
+    Api::AttachEip,
+    Api::DetachEip,
+    Api::ChangeEipState,
 ];
 /// Calls that undo a lot come seldom.
-const RARE: [Api; 5] = [
+const RARE: [Api; 6] = [
     Api::DeleteZone,
     Api::DeleteL2Network,
     Api::DeleteLoadBalancer,
     Api::DeleteLoadBalancerListener,
     Api::DeletePortForwardingRule,
+    Api::DeleteEip,
 ];
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
@@ -78,6 +84,7 @@ async fn arguments(router: &Router, Step { api, seeds: [a, b, c] }: Step) -> Val
     let listener = one(router, "SELECT uuid FROM load_balancer_listeners WHERE $1 = '' ORDER BY rowid", a).await;
     let nic = one(router, "SELECT uuid FROM vm_nics WHERE $1 = '' ORDER BY rowid", b).await;
     let rule = one(router, "SELECT uuid FROM port_forwarding_rules WHERE $1 = '' ORDER BY rowid", a).await;
+    let eip = one(router, "SELECT uuid FROM eips WHERE $1 = '' ORDER BY rowid", a).await;
     let zone = one(router, "SELECT uuid FROM zones WHERE $1 = '' ORDER BY rowid", a).await;
     let l2 = one(router, "SELECT uuid FROM l2_networks WHERE $1 = '' ORDER BY rowid", a).await;
     match api {
@@ -89,7 +96,7 @@ async fn arguments(router: &Router, Step { api, seeds: [a, b, c] }: Step) -> Val
             json!({"name": "x", "l3NetworkUuid": l3, "networkCidr": format!("10.0.{}.0/29", b % 3)})
         }
         Api::AttachNetworkServiceToL3Network => {
-            json!({"l3NetworkUuid": l3, "networkServices": {VROUTER: ([["LoadBalancer"], ["PortForwarding"]][b % 2])}})
+            json!({"l3NetworkUuid": l3, "networkServices": {VROUTER: ([["LoadBalancer"], ["PortForwarding"], ["Eip"]][b % 3])}})
         }
         Api::CreateVmInstance => {
             json!({"name": "x", "l3NetworkUuids": [l3], "strategy": (["InstantStart", "JustCreate"][b % 2])})
@@ -122,6 +129,11 @@ async fn arguments(router: &Router, Step { api, seeds: [a, b, c] }: Step) -> Val
             json!({"uuid": rule, "stateEvent": (["enable", "disable"][b % 2])})
         }
         Api::DetachPortForwardingRule | Api::DeletePortForwardingRule => json!({"uuid": rule}),
+        Api::CreateEip if c % 3 == 0 => json!({"name": "x", "vipUuid": vip}),
+        Api::CreateEip => json!({"name": "x", "vipUuid": vip, "vmNicUuid": nic}),
+        Api::AttachEip => json!({"eipUuid": eip, "vmNicUuid": nic}),
+        Api::ChangeEipState => json!({"uuid": eip, "stateEvent": (["enable", "disable"][b % 2])}),
+        Api::DetachEip | Api::DeleteEip => json!({"uuid": eip}),
         Api::StartVmInstance | Api::StopVmInstance | Api::DestroyVmInstance => json!({"uuid": vm}),
         Api::DeleteVip => json!({"uuid": vip}),
         Api::DeleteZone => json!({"uuid": zone}),
@@ -141,18 +153,21 @@ async fn state(router: &Router) -> BTreeMap<String, VipState> {
 }
 
 /// Statements that find what must never be.
-const NEVER: [(&str, &str); 8] = [
+const NEVER: [(&str, &str); 9] = [
     ("an address without a user", "SELECT ip FROM used_ips WHERE $1 = '' AND uuid NOT IN
         (SELECT used_ip_uuid FROM vips UNION SELECT used_ip_uuid FROM vm_nics)"),
     ("a register row without a resource", "SELECT uuid FROM resources WHERE $1 = '' AND uuid NOT IN
         (SELECT uuid FROM zones UNION SELECT uuid FROM l2_networks UNION SELECT uuid FROM l3_networks
          UNION SELECT uuid FROM ip_ranges UNION SELECT uuid FROM vm_instances UNION SELECT uuid FROM vm_nics
          UNION SELECT uuid FROM vips UNION SELECT uuid FROM load_balancers UNION SELECT uuid FROM load_balancer_listeners
-         UNION SELECT uuid FROM port_forwarding_rules)"),
+         UNION SELECT uuid FROM port_forwarding_rules UNION SELECT uuid FROM eips)"),
     ("a use that does not tell of the load balancers", "SELECT uuid FROM vips WHERE $1 = '' AND
         (IFNULL(use_for, '') LIKE '%LoadBalancer%') <> EXISTS (SELECT 1 FROM load_balancers b WHERE b.vip_uuid = vips.uuid)"),
     ("a use that does not tell of the rules", "SELECT uuid FROM vips WHERE $1 = '' AND (IFNULL(use_for, '') LIKE '%PortForwarding%')
         <> EXISTS (SELECT 1 FROM port_forwarding_rules r WHERE r.vip_uuid = vips.uuid)"),
+    ("a use that does not tell of the elastic IP, or tells of more", "SELECT uuid FROM vips WHERE $1 = '' AND
+        (IFNULL(use_for, '') LIKE '%Eip%' OR EXISTS (SELECT 1 FROM eips e WHERE e.vip_uuid = vips.uuid))
+        AND (use_for IS NOT 'Eip' OR NOT EXISTS (SELECT 1 FROM eips e WHERE e.vip_uuid = vips.uuid))"),
     ("two services on one port", "SELECT r.uuid FROM port_forwarding_rules r WHERE $1 = '' AND (
         EXISTS (SELECT 1 FROM port_forwarding_rules o WHERE o.uuid <> r.uuid AND o.vip_uuid = r.vip_uuid
                 AND o.protocol_type = r.protocol_type AND o.vip_port_start <= r.vip_port_end AND o.vip_port_end >= r.vip_port_start)
@@ -166,6 +181,17 @@ const NEVER: [(&str, &str); 8] = [
         JOIN vm_nics n ON n.uuid = r.vm_nic_uuid JOIN vm_instances i ON i.uuid = n.vm_instance_uuid
         WHERE $1 = '' AND (r.status = 'Inactive') <> (i.state = 'Stopped')"),
 ];
+
+/// Of the elastic IPs that are one guest's by one device, one leads.
+fn assert_led(vips: &BTreeMap<String, VipState>) {
+    let mut leaders = BTreeMap::new();
+    for vip in vips.values() {
+        if let Some(eip) = &vip.elastic {
+            *leaders.entry((&vip.device, eip.guest)).or_insert(0) += u32::from(eip.leads);
+        }
+    }
+    assert!(leaders.values().all(|leaders| *leaders == 1), "{leaders:?} of {vips:?}");
+}
 
 async fn run(steps: Vec<Step>) {
     let site = Site::new().await;
@@ -187,6 +213,7 @@ async fn run(steps: Vec<Step>) {
             let changed = before.get(uuid) != after.get(uuid);
             assert!(!changed || named.contains(uuid), "{} {arguments} changed VIP {uuid} silently", step.api.name());
         }
+        assert_led(&after);
         let changed = devices != router.store.devices().await.unwrap();
         assert!(!changed || devices_named, "{} {arguments} changed the devices silently", step.api.name());
         for (what, sql) in NEVER {

@@ -81,6 +81,8 @@ async fn deleting_what_is_not_there_succeeds_for_every_resource_but_listeners_an
         Api::DestroyVmInstance,
         Api::DeleteVip,
         Api::DeleteLoadBalancer,
+        Api::DeletePortForwardingRule,
+        Api::DeleteEip,
     ] {
         assert!(site.router.ok(api, json!({"uuid": UNKNOWN})).await.vips.is_empty(), "{}", api.name());
     }

@@ -2,6 +2,7 @@
 //! REST layer sends them, and what they left behind is read by SQL.
 
 mod accounts;
+mod eips;
 mod invariants;
 mod lifecycle;
 mod listeners;
@@ -112,6 +113,7 @@ impl Router {
              UNION ALL SELECT 'balancer ' || uuid || IFNULL(provider_type, '') FROM load_balancers
              UNION ALL SELECT 'ref ' || listener_uuid || vm_nic_uuid || status FROM load_balancer_listener_vm_nic_refs
              UNION ALL SELECT 'rule ' || uuid || name || state || IFNULL(vm_nic_uuid, '') FROM port_forwarding_rules
+             UNION ALL SELECT 'eip ' || uuid || name || state || IFNULL(vm_nic_uuid, '') FROM eips
              UNION ALL SELECT 'dns ' || dns FROM l3_network_dns
              UNION ALL SELECT 'service ' || network_service_type FROM network_service_l3_network_refs",
             "",
@@ -132,7 +134,7 @@ impl Router {
         self.make(Api::CreateL3Network, json!({"name": "net", "l2NetworkUuid": l2})).await
     }
 
-    /// A network with addresses `cidr`, load balancing and port forwarding, on a device, in a zone of its own.
+    /// A network with addresses `cidr` and every service that is offered, on a device, in a zone of its own.
     async fn network(&self, device: &str, cidr: &str) -> String {
         let zone = self.zone().await;
         self.network_in(&zone, device, cidr).await
@@ -143,7 +145,8 @@ impl Router {
         let l3 = self.l3(&l2).await;
         let range = json!({"l3NetworkUuid": l3, "name": "range", "networkCidr": cidr});
         self.make(Api::AddIpRangeByNetworkCidr, range).await;
-        let services = json!({"l3NetworkUuid": l3, "networkServices": {VROUTER: ["LoadBalancer", "PortForwarding"]}});
+        let services =
+            json!({"l3NetworkUuid": l3, "networkServices": {VROUTER: ["LoadBalancer", "PortForwarding", "Eip"]}});
         self.make(Api::AttachNetworkServiceToL3Network, services).await;
         l3
     }

@@ -135,7 +135,7 @@ async fn name_servers_are_ipv4_and_come_once() {
 async fn the_types_name_their_providers() {
     let router = Router::new().await;
     let Reply::Members(members) = router.ok(Api::GetNetworkServiceTypes, json!({})).await.reply else { panic!() };
-    assert_eq!(members["types"], json!({"LoadBalancer": [VROUTER], "PortForwarding": [VROUTER]}));
+    assert_eq!(members["types"], json!({"Eip": [VROUTER], "LoadBalancer": [VROUTER], "PortForwarding": [VROUTER]}));
 }
 
 #[tokio::test]
@@ -163,7 +163,7 @@ async fn detaching_passes_over_what_is_not_attached() {
     let l3 = router.network("eth0", "10.0.0.0/24").await;
     let api = Api::DetachNetworkServiceFromL3Network;
     let services =
-        json!({"l3NetworkUuid": l3, "networkServices": {VROUTER: ["LoadBalancer", "PortForwarding", "SNAT"]}});
+        json!({"l3NetworkUuid": l3, "networkServices": {VROUTER: ["LoadBalancer", "PortForwarding", "Eip", "SNAT"]}});
     for _ in 0..2 {
         assert_eq!(router.make(api, services.clone()).await, l3);
     }

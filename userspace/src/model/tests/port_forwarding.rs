@@ -183,10 +183,9 @@ async fn a_vip_is_used_for_port_forwarding_while_it_has_a_rule() {
 #[tokio::test]
 async fn a_vip_of_an_elastic_ip_takes_no_rules() {
     let site = Site::new().await;
-    let mut tx = site.router.store.begin().await.unwrap();
-    sqlx::query("UPDATE vips SET use_for = 'Eip' WHERE uuid = $1").bind(&site.vip).execute(tx.conn()).await.unwrap();
-    tx.commit().await.unwrap();
-    site.router.refuses(CREATE, single(&site, json!({})), "SYS.1007", "used for Eip").await;
+    let vip = site.router.vip(&site.public).await;
+    site.router.make(Api::CreateEip, json!({"name": "eip", "vipUuid": vip})).await;
+    site.router.refuses(CREATE, single(&site, json!({"vipUuid": vip})), "SYS.1007", "used for Eip").await;
 }
 
 #[tokio::test]

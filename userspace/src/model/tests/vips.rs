@@ -220,9 +220,7 @@ async fn use_provider_and_guest_networks_follow_the_load_balancers() {
 async fn a_vip_that_another_service_owns_takes_no_load_balancer() {
     let (router, l3) = small().await;
     let vip = router.vip(&l3).await;
-    let mut tx = router.store.begin().await.unwrap();
-    sqlx::query("UPDATE vips SET use_for = 'Eip'").execute(tx.conn()).await.unwrap();
-    tx.commit().await.unwrap();
+    router.make(Api::CreateEip, json!({"name": "eip", "vipUuid": vip})).await;
     let arguments = json!({"name": "lb", "vipUuid": vip});
     router.refuses(Api::CreateLoadBalancer, arguments.clone(), "SYS.1007", "is used for Eip").await;
     let arguments = with(arguments, json!({"vipUuid": UNKNOWN}));

@@ -189,6 +189,23 @@ async fn lists_and_maps_in_a_query_string_come_in_both_forms() {
 }
 
 #[tokio::test]
+async fn nics_for_an_elastic_ip_are_asked_for_by_its_uuid_or_its_vips() {
+    let server = Server::start().await;
+    let site = Site::build(&server).await;
+    let vip = server.create("/vips", json!({"name": "v", "l3NetworkUuid": site.public})).await;
+    let eip = server.create("/eips", json!({"name": "e", "vipUuid": uuid_of(&vip)})).await;
+    for path in [
+        format!("/{}/vm-instances/candidate-nics", uuid_of(&eip)),
+        format!("/vm-instances/candidate-nics?vipUuid={}", site.vip),
+    ] {
+        // No network has the service.
+        assert_eq!(server.query(&format!("/eips{path}")).await["inventories"], json!([]), "{path}");
+    }
+    let reply = server.get("/eips/vm-instances/candidate-nics").await;
+    assert_eq!(json_of(reply).await["error"]["code"], "SYS.1007");
+}
+
+#[tokio::test]
 async fn html_characters_are_escaped_and_nulls_are_left_out() {
     let server = Server::start().await;
     server.create("/zones", json!({"name": "<a>&'='"})).await;
@@ -244,7 +261,7 @@ async fn a_documented_call_that_is_not_served_says_so_and_stores_nothing() {
     let server = Server::start().await;
     let site = Site::build(&server).await;
     for (method, path, body) in [
-        (Method::POST, "/eips".to_owned(), json!({"params": {"name": "e", "vipUuid": site.vip}})),
+        (Method::POST, "/security-groups".to_owned(), json!({"params": {"name": "g"}})),
         (Method::PUT, format!("/vips/{}/actions", site.vip), json!({"setVipQos": {"inboundBandwidth": 10_485_760}})),
         (Method::POST, "/certificates".to_owned(), json!({"params": {"name": "c", "certificate": "-"}})),
         (
@@ -256,7 +273,7 @@ async fn a_documented_call_that_is_not_served_says_so_and_stores_nothing() {
         let error = server.refused(method, &path, body).await;
         assert_eq!(error["code"], "SYS.1014", "{path}: {error}");
     }
-    let reply = server.get("/eips").await;
+    let reply = server.get("/security-groups").await;
     assert_eq!(reply.status(), StatusCode::SERVICE_UNAVAILABLE);
     assert_eq!(json_of(reply).await["error"]["code"], "SYS.1014");
     let listeners = server.query("/load-balancers/listeners?count=true").await;

@@ -5,10 +5,12 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use vipgate_api::{
     account::{AccountInventory, QuotaInventory},
+    eip::EipInventory,
     l2::L2NetworkInventory,
     l3::{IpRangeInventory, L3NetworkInventory},
     load_balancer::{ListenerInventory, LoadBalancerInventory},
     network_service::{NetworkServiceProviderInventory, NetworkServiceRefInventory},
+    port_forwarding::PortForwardingRuleInventory,
     tag::TagInventory,
     vip::VipInventory,
     vm::{VmInstanceInventory, VmNicInventory},
@@ -234,8 +236,16 @@ async fn inventories_have_the_members_of_their_types() {
     let l2 = json!({"name": "v", "zoneUuid": site.zone, "physicalInterface": "eth1", "vlan": 7});
     server.call(Method::POST, "/l2-networks/vlan", json!({ "params": l2 })).await;
     server.create("/accounts", json!({"name": "tenant", "password": sha512("tenant")})).await;
+    let refs = server.query("/l3-networks/network-services/refs").await;
+    let provider = refs["inventories"][0]["networkServiceProviderUuid"].as_str().unwrap();
+    let services = json!({"networkServices": {provider: ["PortForwarding", "Eip"]}});
+    server.create(&format!("/l3-networks/{}/network-services", site.guest), services).await;
+    let rule = json!({"name": "r", "vipUuid": site.vip, "vipPortStart": 22, "protocolType": "TCP"});
+    server.create("/port-forwarding", rule).await;
+    let vip = server.create("/vips", json!({"name": "elastic", "l3NetworkUuid": site.public})).await;
+    server.create("/eips", json!({"name": "e", "vipUuid": uuid_of(&vip), "vmNicUuid": site.nic})).await;
     type Retype = fn(&Value) -> Value;
-    let resources: [(&str, Retype); 15] = [
+    let resources: [(&str, Retype); 17] = [
         ("/zones", retyped::<ZoneInventory>),
         ("/l2-networks", retyped::<L2NetworkInventory>),
         ("/l3-networks", retyped::<L3NetworkInventory>),
@@ -246,6 +256,8 @@ async fn inventories_have_the_members_of_their_types() {
         ("/vips", retyped::<VipInventory>),
         ("/load-balancers", retyped::<LoadBalancerInventory>),
         ("/load-balancers/listeners", retyped::<ListenerInventory>),
+        ("/port-forwarding", retyped::<PortForwardingRuleInventory>),
+        ("/eips", retyped::<EipInventory>),
         ("/system-tags", retyped::<TagInventory>),
         ("/user-tags", retyped::<TagInventory>),
         ("/vm-instances", retyped::<VmInstanceInventory>),

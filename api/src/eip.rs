@@ -1,0 +1,89 @@
+//! Elastic IPs: a VIP that is one NIC's, for every protocol and port.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    calls::{
+        Answer, Api, Call, DELETE_MODE, DESCRIPTION, NAME, NEW_NAME, RESOURCE_UUID, STATE_EVENT, UUID, delete, get,
+        in_path, post, put, text,
+    },
+    date::Date,
+    resource::Resource,
+};
+
+const EIP: Answer = Answer::Inventory(Resource::Eip);
+
+pub(crate) const CALLS: &[Call] = &[
+    Call::create(
+        Api::CreateEip,
+        &[post("/eips")],
+        &[NAME, DESCRIPTION, text("vipUuid").required(), text("vmNicUuid"), RESOURCE_UUID],
+        EIP,
+    ),
+    Call::delete(Api::DeleteEip, &[delete("/eips/{uuid}")], &[UUID, DELETE_MODE], Answer::Empty),
+    Call::query(Api::QueryEip, Resource::Eip, &[get("/eips"), get("/eips/{uuid}")]),
+    Call::action(Api::UpdateEip, &[put("/eips/{uuid}/actions")], &["updateEip"], &[UUID, NEW_NAME, DESCRIPTION], EIP),
+    Call::action(Api::ChangeEipState, &[put("/eips/{uuid}/actions")], &["changeEipState"], &[UUID, STATE_EVENT], EIP),
+    // Beyond the document, the shorter path is for asking by VIP, before there is an elastic IP.
+    Call::read(
+        Api::GetEipAttachableVmNics,
+        &[get("/eips/{eipUuid}/vm-instances/candidate-nics"), get("/eips/vm-instances/candidate-nics")],
+        &[text("eipUuid"), text("vipUuid")],
+        Answer::Inventories(Resource::VmNic),
+    ),
+    // The document calls the answer empty; the real system's holds the inventory, which its clients read.
+    Call::attach(
+        Api::AttachEip,
+        &[post("/eips/{eipUuid}/vm-instances/nics/{vmNicUuid}")],
+        &[in_path("eipUuid"), in_path("vmNicUuid")],
+        EIP,
+    ),
+    Call::delete(Api::DetachEip, &[delete("/eips/{uuid}/vm-instances/nics")], &[UUID], EIP),
+];
+
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CreateEip {
+    pub name: String,
+    pub description: Option<String>,
+    pub vip_uuid: String,
+    pub vm_nic_uuid: Option<String>,
+    pub resource_uuid: Option<String>,
+    #[serde(default)]
+    pub system_tags: Vec<String>,
+    #[serde(default)]
+    pub user_tags: Vec<String>,
+}
+
+/// One of the two must be there; the elastic IP wins.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct GetEipAttachableVmNics {
+    pub eip_uuid: Option<String>,
+    /// Of the VIP that an elastic IP shall have.
+    pub vip_uuid: Option<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AttachEip {
+    pub eip_uuid: String,
+    pub vm_nic_uuid: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct EipInventory {
+    pub uuid: String,
+    pub name: String,
+    pub description: Option<String>,
+    /// Absent: attached to no NIC.
+    pub vm_nic_uuid: Option<String>,
+    pub vip_uuid: String,
+    pub create_date: Date,
+    pub last_op_date: Date,
+    /// `Enabled` or `Disabled`.
+    pub state: String,
+    pub vip_ip: String,
+    pub guest_ip: Option<String>,
+}
