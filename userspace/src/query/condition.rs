@@ -8,7 +8,7 @@ use sea_query::{
     extension::sqlite::SqliteExpr,
 };
 use vipgate_api::{
-    ApiError, Code, Date, number,
+    ApiError, Code, Date, Resource, number,
     query::{Condition, Test},
 };
 
@@ -23,6 +23,9 @@ pub(super) const MOST_STEPS: usize = 16;
 
 /// Conditions on the tags of a resource, and where those are.
 const TAGS: [(&str, &str); 2] = [("__systemTag__", "system_tags"), ("__userTag__", "user_tags")];
+
+/// Fields that the document's examples ask for by a name that no inventory has: resource, that name, the field.
+const SYNONYMS: [(Resource, &str, &str); 1] = [(Resource::Eip, "ip", "vipIp")];
 
 /// The column of a field.
 pub(super) fn ident(field: &str) -> impl IntoIden + IntoColumnRef + use<> {
@@ -97,7 +100,8 @@ fn across(step: &Step, condition: SimpleExpr, viewer: Viewer<'_>) -> SimpleExpr 
 
 fn one(table: &'static Table, name: &str, condition: &Condition) -> Result<SimpleExpr, ApiError> {
     let test = &condition.test;
-    if let Some(field) = table.field(name) {
+    let synonym = SYNONYMS.iter().find(|(resource, known, _)| *resource == table.resource && *known == name);
+    if let Some(field) = table.field(synonym.map_or(name, |(.., field)| field)) {
         return meets(field, ident(field.name), test);
     }
     if let Some((_, tags)) = TAGS.iter().find(|(known, _)| *known == name).filter(|_| table.has_tags()) {

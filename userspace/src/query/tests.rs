@@ -145,7 +145,7 @@ async fn documented_ways_lead_somewhere() {
         (Resource::Vip, "loadBalancer.listeners.loadBalancerPort"),
         (Resource::NetworkServiceProvider, "l3Network.l2Network.zone.name"),
         (Resource::VmInstance, "vmNics.portForwarding.allowedCidr"),
-        (Resource::VmInstance, "vmNics.eip.vipIp"),
+        (Resource::VmInstance, "vmNics.eip.ip"),
         (Resource::Vip, "eip.guestIp"),
         (Resource::Eip, "vip.l3Network.name"),
         (Resource::Eip, "vmNic.vmInstance.name"),

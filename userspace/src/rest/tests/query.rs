@@ -178,6 +178,30 @@ async fn resources_are_found_by_their_tags_and_those_of_related_ones() {
     assert_eq!(balancers("vip.__userTag__ is null").await, 1);
 }
 
+/// An elastic IP of the site's NIC.
+async fn elastic_ip(server: &Server, site: &Site) -> Value {
+    let refs = server.query("/l3-networks/network-services/refs").await;
+    let provider = refs["inventories"][0]["networkServiceProviderUuid"].as_str().unwrap();
+    let services = json!({"networkServices": {provider: ["Eip"]}});
+    server.create(&format!("/l3-networks/{}/network-services", site.guest), services).await;
+    let vip = server.create("/vips", json!({"name": "elastic", "l3NetworkUuid": site.public})).await;
+    server.create("/eips", json!({"name": "e", "vipUuid": uuid_of(&vip), "vmNicUuid": site.nic})).await
+}
+
+#[tokio::test]
+async fn a_vm_is_found_by_its_elastic_ip_as_the_document_shows() {
+    let server = Server::start().await;
+    let site = Site::build(&server).await;
+    let eip = elastic_ip(&server, &site).await;
+    let vms =
+        async |condition: &str| server.query(&format!("/vm-instances?count=true&q={condition}")).await["total"].clone();
+    for name in ["ip", "vipIp"] {
+        assert_eq!(vms(&format!("vmNics.eip.{name}={}", eip["vipIp"].as_str().unwrap())).await, 1, "{name}");
+        assert_eq!(vms(&format!("vmNics.eip.{name}=192.168.0.100")).await, 0, "{name}");
+    }
+    assert_eq!(vms("vmNics.eip.vip.name=elastic").await, 1);
+}
+
 #[tokio::test]
 async fn an_l2_network_with_a_tag_is_found_under_both_urls() {
     let server = Server::start().await;
@@ -236,14 +260,9 @@ async fn inventories_have_the_members_of_their_types() {
     let l2 = json!({"name": "v", "zoneUuid": site.zone, "physicalInterface": "eth1", "vlan": 7});
     server.call(Method::POST, "/l2-networks/vlan", json!({ "params": l2 })).await;
     server.create("/accounts", json!({"name": "tenant", "password": sha512("tenant")})).await;
-    let refs = server.query("/l3-networks/network-services/refs").await;
-    let provider = refs["inventories"][0]["networkServiceProviderUuid"].as_str().unwrap();
-    let services = json!({"networkServices": {provider: ["PortForwarding", "Eip"]}});
-    server.create(&format!("/l3-networks/{}/network-services", site.guest), services).await;
+    elastic_ip(&server, &site).await;
     let rule = json!({"name": "r", "vipUuid": site.vip, "vipPortStart": 22, "protocolType": "TCP"});
     server.create("/port-forwarding", rule).await;
-    let vip = server.create("/vips", json!({"name": "elastic", "l3NetworkUuid": site.public})).await;
-    server.create("/eips", json!({"name": "e", "vipUuid": uuid_of(&vip), "vmNicUuid": site.nic})).await;
     type Retype = fn(&Value) -> Value;
     let resources: [(&str, Retype); 17] = [
         ("/zones", retyped::<ZoneInventory>),
