@@ -37,20 +37,24 @@ const WORDS: usize = 20;
 const PROTOCOL: usize = 4;
 const IP_CHECKSUM: usize = 5;
 const SOURCE: usize = 6;
+const DESTINATION: usize = 8;
 const SOURCE_PORT: usize = 10;
 const UDP_CHECKSUM: usize = 13;
 const TCP_CHECKSUM: usize = 18;
 
-/// The packets to run: they differ from this one in their source only, so that they need no memory that the measured
+/// The packets to run: they differ from this one in their source, or their source port and destination, only, so that they need no memory that the measured
 /// program's tables would have to share the caches with.
 #[btf_map]
 static BENCH_TEMPLATE: Array<Headers, 1, 0> = Array::new();
 
 /// How often there was a next packet; the number of packets minus one, a power of two minus one; how many bits of a
-/// packet's number are added to the source port, the others being added to the source address; and an odd number by which
-/// the turns' numbers become the packets': 1 for their order, a large one for one that no cache foresees.
+/// packet's number are added to the source port, the others being added to the source address, or with [`TO_OTHERS`] to the
+/// destination's; and an odd number by which the turns' numbers become the packets': 1 for their order, a large one for one
+/// that no cache foresees.
 #[btf_map]
 static BENCH_TURN: Array<[u32; 4], 1, 0> = Array::new();
+
+const TO_OTHERS: u32 = 1 << 4;
 
 /// Frames that came to the sink.
 #[btf_map]
@@ -61,10 +65,10 @@ static BENCH_SUNK: PerCpuArray<u64, 1> = PerCpuArray::new();
 fn renew<P: Packet>(packet: &P) -> Option<()> {
     let turn = BENCH_TURN.get_ptr_mut(0)?;
     // SAFETY: the one element; the benchmark runs on one CPU.
-    let (number, port_bits) = unsafe {
+    let (number, port_bits, to_others) = unsafe {
         let [count, mask, port_bits, factor] = *turn;
         (*turn)[0] = count.wrapping_add(1);
-        (count.wrapping_mul(factor) & mask, port_bits & 15)
+        (count.wrapping_mul(factor) & mask, port_bits & 15, port_bits & TO_OTHERS != 0)
     };
     let headers = BENCH_TEMPLATE.get(0)?;
     let start = packet.data() + ETH_LEN;
@@ -77,16 +81,25 @@ fn renew<P: Packet>(packet: &P) -> Option<()> {
         unsafe { store(start + word * 2, headers[word]) };
         word += 1;
     }
-    let old_source = headers[SOURCE] as u32 | (headers[SOURCE + 1] as u32) << 16;
-    let source = (u32::from_be(old_source) + (number >> port_bits)).to_be();
+    let words = if to_others {
+        [headers[DESTINATION], headers[DESTINATION + 1]]
+    } else {
+        [headers[SOURCE], headers[SOURCE + 1]]
+    };
+    let old_address = words[0] as u32 | (words[1] as u32) << 16;
+    let new_address = (u32::from_be(old_address) + (number >> port_bits)).to_be();
     let old_port = headers[SOURCE_PORT];
     let port = (u16::from_be(old_port) + (number & ((1 << port_bits) - 1)) as u16).to_be();
-    let address = delta32(old_source, source);
+    let address = delta32(old_address, new_address);
     let whole = address + delta16(old_port, port);
     // SAFETY: as above.
     unsafe {
         store(start + IP_CHECKSUM * 2, update(headers[IP_CHECKSUM], address));
-        store_address(start + SOURCE * 2, source);
+        if to_others {
+            store_address(start + DESTINATION * 2, new_address);
+        } else {
+            store_address(start + SOURCE * 2, new_address);
+        }
         store(start + SOURCE_PORT * 2, port);
         if u16::from_be(headers[PROTOCOL]) as u8 == UDP {
             store(start + UDP_CHECKSUM * 2, update_udp(headers[UDP_CHECKSUM], whole));

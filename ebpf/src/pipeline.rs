@@ -182,7 +182,9 @@ pub fn open<P: Packet>(packet: &P, arrival: &Arrival) -> u64 {
 pub fn lead_out<P: Packet>(packet: &P, arrival: &Arrival) -> u64 {
     match outward::connect(packet, arrival) {
         Ok(first) => first,
-        Err(Reason::NotOurs) if !has_ports(arrival.key.protocol) => count::verdict::<P>(Reason::OtherProtocol) as u32 as u64,
+        Err(Reason::NotOurs) if !has_ports(arrival.key.protocol) => {
+            count::verdict::<P>(Reason::OtherProtocol) as u32 as u64
+        }
         Err(reason) => count::verdict::<P>(reason) as u32 as u64,
     }
 }

@@ -96,8 +96,13 @@ fn prepare(flags: u8, others: u32) -> Result<Bench> {
     const CLIENTS: u32 = 1 << 10;
     let vip = SocketAddrV4::new(Bench::VIP, 80);
     let client = SocketAddrV4::new(Ipv4Addr::new(10, 64, 0, 0), 1024);
-    let segments =
-        |flags| Packets { first: Frame::tcp(client, vip, flags), count: CLIENTS, port_bits: 4, scattered: false };
+    let segments = |flags| Packets {
+        first: Frame::tcp(client, vip, flags),
+        count: CLIENTS,
+        port_bits: 4,
+        to_others: false,
+        scattered: false,
+    };
     let buckets = if flags == tcp::SYN { CLIENTS / 16 } else { CLIENTS };
     let mut bench = Bench::benchmark(packet::Hook::Xdp, buckets, &segments(tcp::SYN))?;
     let backends: Vec<_> = (10..20).map(|host| SocketAddrV4::new(Ipv4Addr::new(10, 2, 0, host), 8080)).collect();

@@ -4,7 +4,10 @@
 use std::net::{Ipv4Addr, SocketAddrV4};
 
 use anyhow::{Result, ensure};
-use vipgate_abi::{flow::State, service::Algorithm};
+use vipgate_abi::{
+    flow::State,
+    service::{Algorithm, ServiceKey},
+};
 
 use super::{Effort, Report, Series};
 use crate::packet::{Bench, Frame, Hook, Packets, Verdict, tcp};
@@ -14,8 +17,10 @@ const TCP: u8 = 6;
 const CLIENTS: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(10, 64, 0, 0), 1024);
 /// No service's.
 const ELSEWHERE: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(10, 77, 0, 1), 80);
-/// The network of all other VIPs.
+/// The networks of all other VIPs, of their guests, and of VIPs with ranges of ports.
 const OTHER_VIPS: Ipv4Addr = Ipv4Addr::new(10, 3, 0, 0);
+const OTHER_GUESTS: Ipv4Addr = Ipv4Addr::new(10, 4, 0, 0);
+const RANGES: Ipv4Addr = Ipv4Addr::new(10, 5, 0, 0);
 const VIP: SocketAddrV4 = SocketAddrV4::new(Bench::VIP, 80);
 
 /// What a case runs.
@@ -86,6 +91,90 @@ pub fn run(report: &mut Report, hook: Hook, effort: Effort) -> Result<()> {
     Ok(())
 }
 
+/// Measures hits of every kind of service in turn, alone and among many others.
+pub fn services(report: &mut Report, hook: Hook, effort: Effort) -> Result<()> {
+    let kinds = [Offer::Balanced, Offer::Range, Offer::Elastic, Offer::Outward];
+    let mut nets: Vec<[Series; 2]> = kinds.iter().map(|_| Default::default()).collect();
+    let mut benches = Vec::new();
+    for kind in kinds {
+        benches.push([offer(hook, kind, 10)?, offer(hook, kind, 10_000)?]);
+    }
+    for _ in 0..effort.rounds {
+        for (benches, nets) in benches.iter_mut().zip(&mut nets) {
+            for (bench, net) in benches.iter_mut().zip(nets) {
+                let empty = bench.time_empty(effort.packets)?;
+                let (whole, verdict) = bench.time(effort.packets)?;
+                ensure!(verdict == Verdict::Redirect, "verdict {verdict:?}");
+                net.push(whole - empty);
+            }
+        }
+    }
+    for (kind, [few, many]) in kinds.into_iter().zip(&nets) {
+        let name = |count: &str| format!("test run, {hook:?}: {} hit, {HITS} flows, {count} services", kind.name());
+        let row = few.row(name("10"), "ns");
+        report.add(match kind {
+            Offer::Balanced => row,
+            _ => row.beside(Offer::Balanced.name(), few, &nets[0][0]).ratio_at_most(1.1),
+        });
+        report.add(many.row(name("10,000"), "ns").beside("10 services", many, few).ratio_at_most(1.1));
+    }
+    Ok(())
+}
+
+/// Connections whose packets are hits.
+const HITS: u32 = 1024;
+
+/// What a connection is of.
+#[derive(Clone, Copy)]
+enum Offer {
+    Balanced,
+    /// A port-forwarding rule of 16 ports.
+    Range,
+    Elastic,
+    /// An elastic IP's guest's own.
+    Outward,
+}
+
+impl Offer {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Balanced => "load balancer",
+            Self::Range => "port forwarding",
+            Self::Elastic => "elastic IP",
+            Self::Outward => "elastic IP, outward",
+        }
+    }
+}
+
+/// Established connections of that kind, among so many elastic IPs and so many ranges of ports.
+fn offer(hook: Hook, offer: Offer, others: u32) -> Result<Bench> {
+    let guest = Ipv4Addr::new(10, 2, 0, 11);
+    let packets = |flags| match offer {
+        Offer::Outward => {
+            let first = Frame::tcp(SocketAddrV4::new(guest, 1024), ELSEWHERE, flags);
+            Packets { first, count: HITS, port_bits: 10, to_others: false, scattered: false }
+        }
+        _ => segments(VIP, HITS, flags),
+    };
+    let mut bench = Bench::benchmark(hook, HITS, &packets(tcp::SYN))?;
+    for other in 0..others {
+        let at = |network: Ipv4Addr| Ipv4Addr::from_bits(network.to_bits() + other);
+        bench.elastic(at(OTHER_VIPS), at(OTHER_GUESTS), true)?;
+        let range = SocketAddrV4::new(at(RANGES), 8000);
+        bench.forward(range, TCP, ServiceKey::EXACT - 4, SocketAddrV4::new(guest, 8000))?;
+    }
+    match offer {
+        Offer::Balanced => drop(bench.serve(VIP, TCP, Algorithm::RoundRobin, &[SocketAddrV4::new(guest, 8080)])?),
+        Offer::Range => drop(bench.forward(VIP, TCP, ServiceKey::EXACT - 4, SocketAddrV4::new(guest, 8080))?),
+        Offer::Elastic | Offer::Outward => drop(bench.elastic(*VIP.ip(), guest, true)?),
+    }
+    bench.time(HITS)?;
+    let made = bench.set_states(State::Established)?;
+    ensure!(made >= HITS * 2 / 100 * 99, "{made} flows of {HITS} connections are in the table");
+    bench.set_packets(&scattered(packets(tcp::ACK)))?;
+    Ok(bench)
+}
+
 /// Measures lookups alone: our table beside the kernel's, both with the parsing that they need.
 pub fn tables(report: &mut Report, effort: Effort) -> Result<()> {
     for (flows, text) in [(1, "1 flow"), (1 << 16, "65,536 flows"), (1 << 20, "1,048,576 flows")] {
@@ -138,7 +227,7 @@ fn prepare(hook: Hook, kind: Kind, vips: u32) -> Result<Bench> {
 
 /// One segment of each of so many connections.
 fn segments(to: SocketAddrV4, count: u32, flags: u8) -> Packets {
-    Packets { first: Frame::tcp(CLIENTS, to, flags), count, port_bits: 4, scattered: false }
+    Packets { first: Frame::tcp(CLIENTS, to, flags), count, port_bits: 4, to_others: false, scattered: false }
 }
 
 /// The same in another order than that in which their flows were made, which a table may keep.

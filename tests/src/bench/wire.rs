@@ -35,9 +35,12 @@ enum Way {
     NftablesDnat,
     NftablesJhash,
     Forwarding,
+    /// Source NAT: the generator's network is the guests', the sink's is outside.
+    Masquerade(Hook),
+    NftablesMasquerade,
 }
 
-use Way::{Bare, Forwarding, NftablesDnat, NftablesJhash, Nothing, Vipgate};
+use Way::{Bare, Forwarding, Masquerade, NftablesDnat, NftablesJhash, NftablesMasquerade, Nothing, Vipgate};
 
 /// Measures each way in turn, with one flow, with many, and with new ones only.
 pub fn run(report: &mut Report, effort: Effort) -> Result<()> {
@@ -52,9 +55,12 @@ pub fn run(report: &mut Report, effort: Effort) -> Result<()> {
         NftablesJhash,
     ];
     let under_flood = [Nothing, Vipgate(Hook::Xdp), Vipgate(Hook::Tc), NftablesJhash];
+    let outgoing = [Nothing, Masquerade(Hook::Xdp), Masquerade(Hook::Tc), NftablesMasquerade];
     measure(report, effort, &every, 1, "1 UDP flow", Some(75.0))?;
     measure(report, effort, &every, 1 << 14, "16,384 UDP flows", Some(110.0))?;
-    measure(report, effort, &under_flood, 1 << 20, "new UDP flows only", Some(300.0))
+    measure(report, effort, &under_flood, 1 << 20, "new UDP flows only", Some(300.0))?;
+    measure(report, effort, &outgoing, 1, "1 outgoing UDP flow", None)?;
+    measure(report, effort, &outgoing, 1 << 20, "new outgoing UDP flows only", None)
 }
 
 fn measure(report: &mut Report, effort: Effort, ways: &[Way], flows: u32, text: &str, goal: Option<f64>) -> Result<()> {
@@ -77,6 +83,11 @@ fn measure(report: &mut Report, effort: Effort, ways: &[Way], flows: u32, text: 
     for (way, net) in &series {
         let row = net.row(format!("wire, {text}: {}", way.name()), "ns");
         let row = match (way, of(Bare(Hook::Tc)), of(NftablesJhash)) {
+            (Masquerade(_), ..) => match of(NftablesMasquerade) {
+                Some(peer) if flows > 1 => row.beside(NftablesMasquerade.name(), net, peer).ratio_at_most(0.5),
+                Some(peer) => row.beside(NftablesMasquerade.name(), net, peer),
+                None => row,
+            },
             (Vipgate(Hook::Tc), Some(bare), _) => row.beside(Bare(Hook::Tc).name(), net, bare).ratio_at_most(1.25),
             (Vipgate(_), _, Some(jhash)) => row.beside(NftablesJhash.name(), net, jhash),
             _ => row,
@@ -100,6 +111,9 @@ impl Way {
             NftablesDnat => "nftables DNAT",
             NftablesJhash => "nftables jhash",
             Forwarding => "plain forwarding",
+            Masquerade(Hook::Xdp) => "vipgate source NAT (xdp)",
+            Masquerade(Hook::Tc) => "vipgate source NAT (tc)",
+            NftablesMasquerade => "nftables masquerade",
         }
     }
 }
@@ -131,6 +145,7 @@ impl Wire {
         wire.router.ip("addr add 10.1.0.1/24 dev r0")?;
         wire.router.ip("addr add 10.2.0.1/24 dev r1")?;
         wire.router.ip(&format!("addr add {}/32 dev r0", Bench::VIP))?;
+        wire.router.ip("route add 10.64.0.0/16 via 10.2.0.10")?;
         for host in BACKENDS {
             wire.router.ip(&format!("neigh add 10.2.0.{host} lladdr 02:00:00:00:02:{host:02x} dev r1"))?;
         }
@@ -141,6 +156,7 @@ impl Wire {
     fn measure(&self, way: Way, flows: u32, frames: u32) -> Result<f64> {
         let router = match way {
             Vipgate(hook) => Some(self.router.within(|| vipgate(hook))?),
+            Masquerade(hook) => Some(self.router.within(|| masquerade(hook))?),
             Bare(hook) => Some(self.router.within(|| bare(hook))?),
             _ => None,
         };
@@ -152,7 +168,11 @@ impl Wire {
             Nothing => self.router.within(|| Bench::sink("r0"))?,
             _ => self.sink.within(|| Bench::sink("b0"))?,
         };
-        let to = if way == Forwarding { SocketAddrV4::new(Ipv4Addr::new(10, 2, 0, 11), 80) } else { VIP };
+        let to = match way {
+            Forwarding => SocketAddrV4::new(Ipv4Addr::new(10, 2, 0, 11), 80),
+            Masquerade(_) | NftablesMasquerade => OUTSIDE,
+            Nothing | Bare(_) | Vipgate(_) | NftablesDnat | NftablesJhash => VIP,
+        };
         let nanoseconds = self.generator.within(|| {
             let mut generator = Bench::generator("c0", &packets(flows, to))?;
             // Warms caches and flow tables up: every flow is known when the count starts.
@@ -174,6 +194,15 @@ fn vipgate(hook: Hook) -> Result<Bench> {
     set_ports(&mut bench)?;
     let backends: Vec<_> = BACKENDS.map(|host| SocketAddrV4::new(Ipv4Addr::new(10, 2, 0, host), 8080)).collect();
     bench.serve(VIP, UDP, Algorithm::Maglev, &backends)?;
+    bench.attach("r0")?;
+    Ok(bench)
+}
+
+/// The same with source NAT for the generator's network, by the router's address on r1.
+fn masquerade(hook: Hook) -> Result<Bench> {
+    let mut bench = Bench::in_namespace(hook, 1 << 14)?;
+    set_ports(&mut bench)?;
+    bench.masquerade_by("r1", Ipv4Addr::new(10, 2, 0, 1), GUESTS, false)?;
     bench.attach("r0")?;
     Ok(bench)
 }
@@ -203,7 +232,13 @@ fn rules(way: Way) -> Option<String> {
                 backends.join(", ")
             )
         }
-        Nothing | Bare(_) | Vipgate(_) | Forwarding => return None,
+        NftablesMasquerade => {
+            return Some(
+                "table ip nat { chain postrouting { type nat hook postrouting priority srcnat ; oifname r1 masquerade ; } ; }"
+                    .to_owned(),
+            );
+        }
+        Nothing | Bare(_) | Vipgate(_) | Masquerade(_) | Forwarding => return None,
     };
     Some(format!(
         "table ip nat {{ chain prerouting {{ type nat hook prerouting priority dstnat ; ip daddr {} udp dport 80 {translation} ; }} ; }}",
@@ -211,8 +246,13 @@ fn rules(way: Way) -> Option<String> {
     ))
 }
 
-/// So many flows' datagrams.
+/// The network of the generator, and the first host that it asks outside, behind a gateway of the sink's network.
+const GUESTS: (Ipv4Addr, u8) = (Ipv4Addr::new(10, 1, 0, 0), 24);
+const OUTSIDE: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(10, 64, 0, 0), 80);
+
+/// So many flows' datagrams: from many clients to the VIP, or from one guest to many hosts outside, for each of which it has
+/// its ports.
 fn packets(flows: u32, to: SocketAddrV4) -> Packets {
     let first = Frame::udp(SocketAddrV4::new(Ipv4Addr::new(10, 1, 0, 20), 1024), to).payload(&[0; 18]);
-    Packets { first, count: flows, port_bits: 10, scattered: true }
+    Packets { first, count: flows, port_bits: 10, to_others: to == OUTSIDE, scattered: true }
 }

@@ -34,6 +34,8 @@ struct Arguments {
 enum Part {
     /// Time per packet by test run.
     Testrun,
+    /// The same of each kind of service beside the load balancer's, among few and many.
+    Services,
     /// Packets on the wire beside nftables and plain forwarding.
     Wire,
     /// Bulk TCP beside nftables, HAProxy and plain forwarding.
@@ -53,6 +55,10 @@ fn main() -> Result<()> {
         apart(|| testrun::run(&mut report, Hook::Xdp, effort))?;
         apart(|| testrun::run(&mut report, Hook::Tc, effort))?;
         apart(|| testrun::tables(&mut report, effort))?;
+    }
+    if wanted(Part::Services) {
+        apart(|| testrun::services(&mut report, Hook::Xdp, effort))?;
+        apart(|| testrun::services(&mut report, Hook::Tc, effort))?;
     }
     if wanted(Part::Wire) {
         wire::run(&mut report, effort)?;

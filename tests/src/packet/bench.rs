@@ -84,7 +84,8 @@ pub struct Outcome {
     pub bytes: Vec<u8>,
 }
 
-/// Packets of many flows: the first one, and those that differ from it in their source.
+/// Packets of many flows: the first one, and those that differ from it in their source, or in its port and their
+/// destination.
 #[derive(Clone, Debug)]
 pub struct Packets {
     pub first: Frame,
@@ -92,6 +93,8 @@ pub struct Packets {
     pub count: u32,
     /// Consecutive packets have consecutive source ports, two to the power of this many, before the next address' turn.
     pub port_bits: u32,
+    /// It is the destination's address that the other bits count.
+    pub to_others: bool,
     /// They come in an order that no cache foresees, not in that of their sources.
     pub scattered: bool,
 }
@@ -129,6 +132,8 @@ impl Bench {
     pub const GATEWAY_MAC: [u8; 6] = [0x02, 0, 0, 0, 1, 0xfe];
     /// In buckets.
     pub const BUCKETS: u32 = 128;
+    /// Of backends.
+    const NUMBERS: u32 = 1 << 15;
 
     /// The MAC of a client, 10.1.0.`host`.
     #[must_use]
@@ -244,8 +249,9 @@ impl Bench {
     pub fn set_packets(&mut self, packets: &Packets) -> Result<()> {
         ensure!(packets.count.is_power_of_two(), "{} packets are no power of two", packets.count);
         self.array::<[u16; 32]>("BENCH_TEMPLATE")?.set(0, packets.first.header_words(), 0)?;
+        let port_bits = packets.port_bits | if packets.to_others { 1 << 4 } else { 0 };
         let factor = if packets.scattered { 0x9e37_79b1 } else { 1 };
-        Ok(self.array::<[u32; 4]>("BENCH_TURN")?.set(0, [0, packets.count - 1, packets.port_bits, factor], 0)?)
+        Ok(self.array::<[u32; 4]>("BENCH_TURN")?.set(0, [0, packets.count - 1, port_bits, factor], 0)?)
     }
 
     /// Runs the benchmark's program so often: nanoseconds a run, and the last run's verdict.
@@ -381,10 +387,10 @@ impl Bench {
             .map_max_entries(maps::FLOW_BUCKETS, buckets)
             .map_max_entries(maps::FLOWS, buckets * WAYS as u32)
             .map_max_entries(maps::RINGS, 1 << 16)
-            .map_max_entries(maps::BACKENDS, 4096)
-            .map_max_entries(maps::BACKEND_LOAD, 4096)
-            .map_max_entries(maps::BACKEND_ROUTES, 4096)
-            .map_max_entries(maps::BACKEND_TRAFFIC, 4096)
+            .map_max_entries(maps::BACKENDS, Self::NUMBERS)
+            .map_max_entries(maps::BACKEND_LOAD, Self::NUMBERS)
+            .map_max_entries(maps::BACKEND_ROUTES, Self::NUMBERS)
+            .map_max_entries(maps::BACKEND_TRAFFIC, Self::NUMBERS)
             .load(object)
             .context("cannot load the programs")?;
         let mut bench = Self {
@@ -538,23 +544,30 @@ impl Bench {
         let service = Service { kind: Kind::Elastic as u8, number, ring_base: device, backend, ..Service::default() };
         self.set_service(SocketAddrV4::new(vip, 0), 0, ServiceKey::WHOLE_VIP, service)?;
         if leads {
-            self.set_source(guest, 32, vip, Source { kind: SourceKind::Elastic as u8, backend, ..Source::default() })?;
+            self.set_source(
+                "pub0",
+                (guest, 32),
+                vip,
+                Source { kind: SourceKind::Elastic as u8, backend, ..Source::default() },
+            )?;
         }
         Ok(backend)
     }
 
-    /// Makes a VIP on the public device the way out of a network, 10.2.0.0 with a prefix of so many bits; the network's
-    /// backend number. `shared`: the VIP has services, whose ports are not given away.
-    pub fn masquerade(&mut self, vip: Ipv4Addr, prefix_len: u8, shared: bool) -> Result<u32> {
+    /// Makes a VIP on the public device the way out of the backends' network; the network's backend number. `shared`: the VIP
+    /// has services, whose ports are not given away.
+    pub fn masquerade(&mut self, vip: Ipv4Addr, shared: bool) -> Result<u32> {
+        self.masquerade_by("pub0", vip, (Ipv4Addr::new(10, 2, 0, 0), 24), shared)
+    }
+
+    /// The same by any device, for any network.
+    pub fn masquerade_by(&mut self, device: &str, vip: Ipv4Addr, network: (Ipv4Addr, u8), shared: bool) -> Result<u32> {
         let (_, backend) = self.add_whole_backend(vip)?;
         let source = Source { kind: SourceKind::Masquerade as u8, backend, shared: shared.into(), ..Source::default() };
-        self.set_source(Self::GUESTS, prefix_len, vip, source)?;
+        self.set_source(device, network, vip, source)?;
         self.add_interest(Bit::to(u32::from(vip).to_be()))?;
         Ok(backend)
     }
-
-    /// The guests' network, and its first address.
-    const GUESTS: Ipv4Addr = Ipv4Addr::new(10, 2, 0, 0);
 
     /// A backend for every protocol and port, of a service of its own; the numbers of both.
     fn add_whole_backend(&mut self, address: Ipv4Addr) -> Result<(u32, u32)> {
@@ -563,14 +576,18 @@ impl Bench {
         Ok((number, self.add_backend(SocketAddrV4::new(address, 0), number)?))
     }
 
-    /// What packets from a network get as their source when they leave by the public device.
-    pub fn set_source(&mut self, network: Ipv4Addr, prefix_len: u8, vip: Ipv4Addr, source: Source) -> Result<()> {
+    /// What packets from a network get as their source when they leave by the device.
+    pub fn set_source(
+        &mut self,
+        device: &str,
+        (network, prefix_len): (Ipv4Addr, u8),
+        vip: Ipv4Addr,
+        source: Source,
+    ) -> Result<()> {
         let last = u32::from(network) | u32::MAX.checked_shr(prefix_len.into()).unwrap_or(0);
-        for address in u32::from(network)..=last {
-            self.add_interest(Bit::from(address.to_be()))?;
-            self.add_interest(Bit::out(address.to_be()))?;
-        }
-        let key = Key::new(32 + u32::from(prefix_len), SourceKey::new(ifindex("pub0")?, u32::from(network).to_be()));
+        let addresses = (u32::from(network)..=last).map(u32::to_be);
+        self.add_interests(addresses.flat_map(|address| [Bit::from(address), Bit::out(address)]))?;
+        let key = Key::new(32 + u32::from(prefix_len), SourceKey::new(ifindex(device)?, u32::from(network).to_be()));
         let source = Source { vip: u32::from(vip).to_be(), ..source };
         Ok(LpmTrie::try_from(self.map(maps::SOURCES)?)?.insert(&key, source, 0)?)
     }
@@ -620,9 +637,20 @@ impl Bench {
     }
 
     fn add_interest(&mut self, bit: Bit) -> Result<()> {
+        self.add_interests([bit])
+    }
+
+    fn add_interests(&mut self, bits: impl IntoIterator<Item = Bit>) -> Result<()> {
+        let mut wanted = std::collections::HashMap::<u32, u64>::new();
+        for bit in bits {
+            *wanted.entry(bit.word()).or_default() |= bit.mask();
+        }
         let mut words = self.array::<u64>(maps::INTEREST)?;
-        let word = words.get(&bit.word(), 0)?;
-        Ok(words.set(bit.word(), word | bit.mask(), 0)?)
+        for (word, mask) in wanted {
+            let held = words.get(&word, 0)?;
+            words.set(word, held | mask, 0)?;
+        }
+        Ok(())
     }
 
     /// Gives the backends of the service that was made last their weights.

@@ -34,7 +34,7 @@ fn exchange_by(bench: &mut Bench, guest: usize, port: u16, server: SocketAddrV4)
 
 both_hooks! {
     fn a_guests_connection_keeps_its_port_where_it_is_free(bench: &mut Bench) -> Result<()> {
-        let number = bench.masquerade(Bench::VIP, 24, false)?;
+        let number = bench.masquerade(Bench::VIP, false)?;
         ensure!(exchange_by(bench, 0, 40_000, SERVER)? == 40_000);
         // Another destination is another connection: the port is free there.
         let other = SocketAddrV4::new(*SERVER.ip(), 80);
@@ -49,7 +49,7 @@ both_hooks! {
     }
 
     fn a_system_port_is_given_to_nobody(bench: &mut Bench) -> Result<()> {
-        bench.masquerade(Bench::VIP, 24, false)?;
+        bench.masquerade(Bench::VIP, false)?;
         for port in [1, 123, 500, 1023] {
             ensure!(exchange_by(bench, 0, port, SERVER)? >= 1024);
         }
@@ -57,7 +57,7 @@ both_hooks! {
     }
 
     fn connections_are_followed_and_their_ends_give_the_port_back(bench: &mut Bench) -> Result<()> {
-        let number = bench.masquerade(Bench::VIP, 24, false)?;
+        let number = bench.masquerade(Bench::VIP, false)?;
         let from = SocketAddrV4::new(GUESTS[0], 40_000);
         for (ask, answer) in [(tcp::SYN, tcp::SYN | tcp::ACK), (tcp::ACK, tcp::ACK), (tcp::FIN | tcp::ACK, tcp::FIN | tcp::ACK)] {
             let out = Frame::tcp(from, SERVER, ask);
@@ -75,7 +75,7 @@ both_hooks! {
     }
 
     fn identifiers_of_pings_are_translated_like_ports(bench: &mut Bench) -> Result<()> {
-        bench.masquerade(Bench::VIP, 24, false)?;
+        bench.masquerade(Bench::VIP, false)?;
         let server = *SERVER.ip();
         let mut given = BTreeSet::new();
         for (number, guest) in GUESTS.into_iter().enumerate() {
@@ -99,7 +99,7 @@ both_hooks! {
     }
 
     fn another_protocol_is_one_guests_for_each_destination(bench: &mut Bench) -> Result<()> {
-        bench.masquerade(Bench::VIP, 24, false)?;
+        bench.masquerade(Bench::VIP, false)?;
         let of = |src, dst| Frame::other(src, dst, 47).payload(&[0; 24]);
         bench.expect_sent(&of(GUESTS[0], *SERVER.ip()), &to_gateway(of(Bench::VIP, *SERVER.ip())))?;
         bench.expect_sent(&of(*SERVER.ip(), Bench::VIP), &to_guest(of(*SERVER.ip(), GUESTS[0]), 0))?;
@@ -107,7 +107,7 @@ both_hooks! {
     }
 
     fn fragments_follow_the_first_ones_port(bench: &mut Bench) -> Result<()> {
-        bench.masquerade(Bench::VIP, 24, false)?;
+        bench.masquerade(Bench::VIP, false)?;
         exchange_by(bench, 0, 40_000, SERVER)?;
         let from = SocketAddrV4::new(GUESTS[1], 40_000);
         let ask = Frame::udp(from, SERVER).payload(&[0xa5; 3001]);
@@ -124,7 +124,7 @@ both_hooks! {
     }
 
     fn ports_of_the_vips_services_are_not_given_away(bench: &mut Bench) -> Result<()> {
-        bench.masquerade(Bench::VIP, 24, true)?;
+        bench.masquerade(Bench::VIP, true)?;
         bench.forward(vip(40_000), UDP, ServiceKey::EXACT - 4, SocketAddrV4::new(GUESTS[1], 9000))?;
         for port in [40_000, 40_007, 40_015] {
             let given = exchange_by(bench, 0, port, SERVER)?;
@@ -138,7 +138,7 @@ both_hooks! {
 
     fn an_elastic_ip_wins_over_its_networks_way_out(bench: &mut Bench) -> Result<()> {
         let elastic = Ipv4Addr::new(10, 1, 0, 101);
-        bench.masquerade(Bench::VIP, 24, false)?;
+        bench.masquerade(Bench::VIP, false)?;
         bench.elastic(elastic, GUESTS[0], true)?;
         let from = SocketAddrV4::new(GUESTS[0], 53);
         let ask = Frame::udp(from, SERVER);
@@ -147,7 +147,7 @@ both_hooks! {
     }
 
     fn a_service_wins_over_the_way_out(bench: &mut Bench) -> Result<()> {
-        bench.masquerade(Bench::VIP, 24, false)?;
+        bench.masquerade(Bench::VIP, false)?;
         let balanced = SocketAddrV4::new(Ipv4Addr::new(10, 1, 0, 102), 80);
         bench.serve(balanced, UDP, Algorithm::RoundRobin, &[SocketAddrV4::new(Ipv4Addr::new(10, 1, 0, 20), 8080)])?;
         let from = SocketAddrV4::new(GUESTS[0], 40_000);
@@ -157,7 +157,7 @@ both_hooks! {
     }
 
     fn what_is_no_guests_request_is_left_to_the_stack_and_ends_at_egress(bench: &mut Bench) -> Result<()> {
-        bench.masquerade(Bench::VIP, 24, false)?;
+        bench.masquerade(Bench::VIP, false)?;
         let from = SocketAddrV4::new(GUESTS[0], 40_000);
         for flags in [tcp::ACK, tcp::SYN | tcp::ACK, tcp::RST, tcp::FIN | tcp::ACK] {
             let stray = Frame::tcp(from, SERVER, flags);
@@ -176,7 +176,7 @@ both_hooks! {
     fn every_free_port_is_found_and_none_is_given_twice(bench: &mut Bench) -> Result<()> {
         // So many that no bucket overflows: what is idle would be evicted.
         let mut bench = Bench::with_buckets(bench.hook(), 1 << 18)?;
-        let number = bench.masquerade(Bench::VIP, 24, false)?;
+        let number = bench.masquerade(Bench::VIP, false)?;
         let mut given = BTreeSet::new();
         // One guest uses all ports of a destination.
         for port in 1024..=u16::MAX {
@@ -197,7 +197,7 @@ both_hooks! {
 
     fn half_open_connections_give_their_ports_to_others_when_none_is_free(bench: &mut Bench) -> Result<()> {
         let mut bench = Bench::with_buckets(bench.hook(), 1 << 15)?;
-        bench.masquerade(Bench::VIP, 24, false)?;
+        bench.masquerade(Bench::VIP, false)?;
         let kept = exchange_by(&mut bench, 0, 40_000, SERVER)?;
         // A guest floods the destination from every port.
         for port in 1024..=u16::MAX {
@@ -209,7 +209,7 @@ both_hooks! {
     }
 
     fn a_detached_networks_flows_end(bench: &mut Bench) -> Result<()> {
-        let number = bench.masquerade(Bench::VIP, 24, false)?;
+        let number = bench.masquerade(Bench::VIP, false)?;
         exchange_by(bench, 0, 40_000, SERVER)?;
         bench.remove_source(Ipv4Addr::new(10, 2, 0, 0), 24)?;
         bench.end_flows(number)?;
