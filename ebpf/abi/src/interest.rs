@@ -40,6 +40,18 @@ impl Bit {
         Self(hash(addr) | 2 << BITS_LOG2)
     }
 
+    /// The bits of packets from whatever address, and of those that get another source: what a network needs that has more
+    /// addresses than there are bits.
+    pub fn from_and_out_of_all() -> impl Iterator<Item = Self> {
+        (BITS..3 * BITS).map(Self)
+    }
+
+    /// The bit's number among all of them, below `3 *` [`BITS`].
+    #[inline(always)]
+    pub const fn index(self) -> u32 {
+        self.0
+    }
+
     /// The word that the bit is in, below [`WORDS`].
     #[inline(always)]
     pub const fn word(self) -> u32 {
@@ -72,6 +84,7 @@ mod tests {
             for (part, bit) in bits.iter().enumerate() {
                 assert_eq!(bit.word() as usize / (WORDS / 3), part);
                 assert_eq!(bit.mask(), bits[0].mask());
+                assert_eq!((bit.word(), bit.mask()), (bit.index() / 64, 1 << (bit.index() % 64)));
             }
         }
     }

@@ -8,6 +8,7 @@ use vipgate_abi::{
     flow::{State, WAYS},
     hash, maps,
     service::{Service, ServiceKey},
+    source::{Source, SourceKey},
 };
 
 use super::{
@@ -16,7 +17,7 @@ use super::{
     error::LoadError,
     flows::FlowTable,
     object::{is_shared, open},
-    tables::{Epoch, Tables},
+    tables::{Epoch, Tables, insert},
 };
 
 /// Of a smaller flow table's buckets so many slots may be taken at first: some are left for who comes meanwhile.
@@ -26,11 +27,17 @@ const FILLED: u8 = 6;
 pub(super) fn that_fit(dir: &PinDir, held: Sizes, wanted: Sizes) -> Result<Sizes, LoadError> {
     let tables = Tables::open(dir)?;
     let services = tables.services()?;
-    let numbers = services.iter().map(|(_, _, service)| service.number.saturating_add(1)).max().unwrap_or(1);
-    let keys = u32::try_from(services.len()).unwrap_or(u32::MAX);
-    let rings = services.iter().map(|(_, _, service)| service.ring_base.saturating_add(service.ring_len));
-    let is_used = |number: &u32| tables.backends().read(*number).is_some_and(|backend| backend.addr != 0);
-    let backends = (0..held.backends).rev().find(is_used).map_or(1, |last| last + 1);
+    let used: Vec<_> = (0..held.backends)
+        .filter_map(|number| Some((number, tables.backends().read(number).filter(|backend| backend.addr != 0)?)))
+        .collect();
+    // Source NAT has numbers, too, but no key among the services.
+    let numbers = services.iter().map(|(_, _, service)| service.number);
+    let numbers = numbers.chain(used.iter().map(|(_, backend)| backend.service));
+    let numbers = numbers.map(|number| number.saturating_add(1)).max().unwrap_or(1);
+    let keys = u32::try_from(services.len().max(tables.sources()?.len())).unwrap_or(u32::MAX);
+    let rings = services.iter().map(|(_, _, service)| service).filter(|service| service.ring_len > 0);
+    let rings = rings.map(|service| service.ring_base.saturating_add(service.ring_len));
+    let backends = used.last().map_or(1, |(last, _)| last + 1);
     let choose = |name, held: u32, wanted: u32, least: u32| {
         if wanted >= least {
             return wanted;
@@ -79,7 +86,7 @@ pub(super) struct Begun {
     services: Vec<u32>,
 }
 
-/// Fills new tables with what the old ones hold: the configuration, services, backends, rings, cursors, loads.
+/// Fills new tables with what the old ones hold: the configuration, services, sources, backends, rings, cursors, loads.
 pub(super) fn fill(dir: &PinDir, next: &PinDir, sizes: Sizes) -> Result<Begun, LoadError> {
     let (old, new) = (Tables::open(dir)?, Tables::open(next)?);
     let services = old.services()?;
@@ -92,8 +99,7 @@ pub(super) fn fill(dir: &PinDir, next: &PinDir, sizes: Sizes) -> Result<Begun, L
     if !is_shared(maps::SERVICES, dir, next)? {
         let mut copy: LpmTrie<MapData, ServiceKey, Service> = open(next, maps::SERVICES)?;
         for (key, prefix_len, service) in &services {
-            copy.insert(&Key::new(*prefix_len, *key), service, 0)
-                .map_err(|error| TableError::new(maps::SERVICES, "write", error))?;
+            insert(&mut copy, maps::SERVICES, Key::new(*prefix_len, *key), *service)?;
         }
         let from: Array<MapData, u64> = open(dir, maps::CURSORS)?;
         let mut copy: Array<MapData, u64> = open(next, maps::CURSORS)?;
@@ -102,6 +108,12 @@ pub(super) fn fill(dir: &PinDir, next: &PinDir, sizes: Sizes) -> Result<Begun, L
             if let Ok(turn) = from.get(number, 0) {
                 copy.set(*number, turn, 0).map_err(|error| TableError::new(maps::CURSORS, "write", error))?;
             }
+        }
+    }
+    if !is_shared(maps::SOURCES, dir, next)? {
+        let mut copy: LpmTrie<MapData, SourceKey, Source> = open(next, maps::SOURCES)?;
+        for (key, prefix_len, source) in old.sources()? {
+            insert(&mut copy, maps::SOURCES, Key::new(prefix_len, key), source)?;
         }
     }
     if !is_shared(maps::BACKENDS, dir, next)? {

@@ -1,13 +1,14 @@
-//! Keeps the set of addresses that packets are looked up for (`vipgate_abi::interest`) in line with services and
+//! Keeps the set of addresses that packets are looked up for (`vipgate_abi::interest`) in line with services, sources and
 //! backends: a bit is set before the first entry that needs it is written, and cleared after the last one is gone.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 
 use vipgate_abi::{
     backend::Backend,
-    interest::{Bit, WORDS},
+    interest::{BITS, Bit, WORDS},
     maps,
     service::ServiceKey,
+    source::SourceKey,
 };
 
 use super::{bpffs::PinDir, error::LoadError, mapping::Mapping, tables::mapping};
@@ -18,29 +19,39 @@ pub(super) struct Interest {
     words: Mapping<u64>,
     /// Keys with their prefix lengths: the trie cannot be asked for one, it answers with the longest match.
     services: HashSet<(ServiceKey, u32)>,
-    /// How many services and backends need a bit.
-    uses: HashMap<Bit, u32>,
+    sources: HashSet<(SourceKey, u32)>,
+    uses: Uses,
 }
 
+/// How many services, sources and backends need a bit, by its number: a network of 65,536 guests needs as many bits twice,
+/// and a hash map would take 20 ms to count them.
+#[derive(Debug)]
+struct Uses(Vec<u32>);
+
 impl Interest {
-    /// Brings the bits in line with the services and backends that there are.
+    /// Brings the bits in line with the services, sources and backends that there are.
     pub(super) fn open(
         dir: &PinDir,
         services: HashSet<(ServiceKey, u32)>,
+        sources: HashSet<(SourceKey, u32)>,
         backends: impl Iterator<Item = Backend>,
     ) -> Result<Self, LoadError> {
         let words = mapping(dir, maps::INTEREST)?;
-        let (mut uses, mut wanted) = (HashMap::new(), vec![0; WORDS]);
-        for bit in services.iter().map(|(key, _)| to(key)).chain(backends.filter_map(|backend| from(&backend))) {
-            *uses.entry(bit).or_default() += 1;
-            if let Some(word) = wanted.get_mut(bit.word() as usize) {
+        let (mut uses, mut wanted) = (Uses::none(), vec![0; WORDS]);
+        let mut need = |bit: Bit| {
+            if uses.add(bit)
+                && let Some(word) = wanted.get_mut(bit.word() as usize)
+            {
                 *word |= bit.mask();
             }
-        }
+        };
+        services.iter().for_each(|(key, _)| need(to(key)));
+        sources.iter().for_each(|(key, prefix_len)| out(*key, *prefix_len, &mut need));
+        backends.filter_map(|backend| from(&backend)).for_each(&mut need);
         for (at, word) in (0..).zip(wanted) {
             words.write(at, word);
         }
-        Ok(Self { words, services, uses })
+        Ok(Self { words, services, sources, uses })
     }
 
     /// A service is about to be written.
@@ -57,6 +68,20 @@ impl Interest {
         }
     }
 
+    /// A source is about to be written.
+    pub(super) fn add_source(&mut self, key: SourceKey, prefix_len: u32) {
+        if self.sources.insert((key, prefix_len)) {
+            out(key, prefix_len, |bit| self.add(bit));
+        }
+    }
+
+    /// A source is gone.
+    pub(super) fn remove_source(&mut self, key: SourceKey, prefix_len: u32) {
+        if self.sources.remove(&(key, prefix_len)) {
+            out(key, prefix_len, |bit| self.remove(bit));
+        }
+    }
+
     /// A backend is about to be written.
     pub(super) fn add_backend(&mut self, backend: &Backend) {
         from(backend).into_iter().for_each(|bit| self.add(bit));
@@ -68,20 +93,13 @@ impl Interest {
     }
 
     fn add(&mut self, bit: Bit) {
-        let uses = self.uses.entry(bit).or_default();
-        *uses += 1;
-        if *uses == 1 {
+        if self.uses.add(bit) {
             self.change(bit, |word| word | bit.mask());
         }
     }
 
     fn remove(&mut self, bit: Bit) {
-        let Some(uses) = self.uses.get_mut(&bit) else {
-            return;
-        };
-        *uses -= 1;
-        if *uses == 0 {
-            self.uses.remove(&bit);
+        if self.uses.remove(bit) {
             self.change(bit, |word| word & !bit.mask());
         }
     }
@@ -94,6 +112,38 @@ impl Interest {
     }
 }
 
+impl Uses {
+    fn none() -> Self {
+        Self(vec![0; 3 * BITS as usize])
+    }
+
+    /// One more; true: it is the first.
+    fn add(&mut self, bit: Bit) -> bool {
+        let Some(uses) = self.0.get_mut(bit.index() as usize) else { return false };
+        *uses += 1;
+        *uses == 1
+    }
+
+    /// One less; true: it was the last.
+    fn remove(&mut self, bit: Bit) -> bool {
+        let Some(uses) = self.0.get_mut(bit.index() as usize).filter(|uses| **uses > 0) else { return false };
+        *uses -= 1;
+        *uses == 0
+    }
+}
+
+/// Gives the bits that a source needs to `each`: those of all its addresses.
+fn out(key: SourceKey, prefix_len: u32, each: impl FnMut(Bit)) {
+    let first = u32::from_be_bytes(key.addr);
+    match 1_u32.checked_shl(SourceKey::EXACT.saturating_sub(prefix_len)) {
+        Some(count) if count <= BITS => {
+            let guests = (first..=first | (count - 1)).map(u32::to_be);
+            guests.flat_map(|guest| [Bit::from(guest), Bit::out(guest)]).for_each(each);
+        }
+        _ => Bit::from_and_out_of_all().for_each(each),
+    }
+}
+
 /// The bit that a service needs.
 fn to(key: &ServiceKey) -> Bit {
     Bit::to(u32::from_ne_bytes(key.vip))
@@ -102,4 +152,37 @@ fn to(key: &ServiceKey) -> Bit {
 /// The bit that a backend needs; none for a free number.
 fn from(backend: &Backend) -> Option<Bit> {
     (backend.addr != 0).then(|| Bit::from(backend.addr))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bits(addr: [u8; 4], hosts: u32) -> Vec<Bit> {
+        let mut bits = Vec::new();
+        let key = SourceKey { device: [0; 4], addr };
+        out(key, SourceKey::EXACT - hosts, |bit| bits.push(bit));
+        bits
+    }
+
+    #[test]
+    fn a_source_needs_the_bits_of_all_its_addresses() {
+        let addr = u32::from_ne_bytes([10, 2, 0, 7]);
+        assert_eq!(bits([10, 2, 0, 7], 0), [Bit::from(addr), Bit::out(addr)]);
+        let last = u32::from_ne_bytes([10, 2, 0, 255]);
+        let network = bits([10, 2, 0, 0], 8);
+        assert_eq!(network.len(), 512);
+        assert!(network.contains(&Bit::out(addr)) && network.contains(&Bit::from(last)));
+        assert_eq!(bits([255, 255, 0, 0], 16).len(), 1 << 17);
+        for hosts in [20, 24, 32] {
+            assert_eq!(bits([0; 4], hosts).len(), 2 * BITS as usize, "more addresses than bits: all, each once");
+        }
+    }
+
+    #[test]
+    fn a_bit_is_wanted_from_its_first_use_to_its_last() {
+        let (mut uses, bit) = (Uses::none(), Bit::out(7));
+        assert!(uses.add(bit) && !uses.add(bit));
+        assert!(!uses.remove(bit) && uses.remove(bit) && !uses.remove(bit));
+    }
 }

@@ -2,7 +2,10 @@
 
 use std::{fmt, fs::File, io::Read};
 
-use aya::maps::{Array, LpmTrie, MapData, MapError, PerCpuArray, PerCpuValues, lpm_trie::Key as TrieKey};
+use aya::{
+    Pod,
+    maps::{Array, LpmTrie, MapData, MapError, PerCpuArray, PerCpuValues, lpm_trie::Key as TrieKey},
+};
 use vipgate_abi::{
     backend::Backend,
     config::Config,
@@ -10,6 +13,7 @@ use vipgate_abi::{
     flow::WAYS,
     maps,
     service::{Service, ServiceKey},
+    source::{Source, SourceKey},
 };
 
 use super::{
@@ -21,12 +25,13 @@ use super::{
     object::open,
 };
 
-/// Services, rings and backends. One writer: the reconciler, which says so by [`Tables::begin`].
+/// Services, sources, rings and backends. One writer: the reconciler, which says so by [`Tables::begin`].
 pub struct Tables {
     dir: PinDir,
     /// The writer's.
     interest: Option<Interest>,
     services: LpmTrie<MapData, ServiceKey, Service>,
+    sources: LpmTrie<MapData, SourceKey, Source>,
     traffic: PerCpuArray<MapData, Traffic>,
     past_traffic: Mapping<Traffic>,
     backends: Mapping<Backend>,
@@ -46,6 +51,7 @@ impl Tables {
             dir: dir.clone(),
             interest: None,
             services: open(dir, maps::SERVICES)?,
+            sources: open(dir, maps::SOURCES)?,
             traffic: open(dir, maps::BACKEND_TRAFFIC)?,
             past_traffic: mapping(dir, maps::PAST_TRAFFIC)?,
             backends: mapping(dir, maps::BACKENDS)?,
@@ -56,16 +62,20 @@ impl Tables {
 
     /// Every service, by its key and the key's prefix length in bits.
     pub fn services(&self) -> Result<Vec<(ServiceKey, u32, Service)>, TableError> {
-        let entries =
-            self.services.iter().map(|entry| entry.map(|(key, service)| (key.data(), key.prefix_len(), service)));
-        entries.collect::<Result<_, _>>().map_err(|error| TableError::new(maps::SERVICES, "read", error))
+        entries(&self.services, maps::SERVICES)
+    }
+
+    /// Every source, by its key and the key's prefix length in bits.
+    pub fn sources(&self) -> Result<Vec<(SourceKey, u32, Source)>, TableError> {
+        entries(&self.sources, maps::SOURCES)
     }
 
     /// To be called before the first write: learns what the tables hold, and brings what follows from it in line.
     pub fn begin(&mut self) -> Result<(), LoadError> {
         let services = self.services()?.into_iter().map(|(key, prefix_len, _)| (key, prefix_len)).collect();
+        let sources = self.sources()?.into_iter().map(|(key, prefix_len, _)| (key, prefix_len)).collect();
         let backends = (0..self.backends.len()).filter_map(|number| self.backends.read(number));
-        self.interest = Some(Interest::open(&self.dir, services, backends)?);
+        self.interest = Some(Interest::open(&self.dir, services, sources, backends)?);
         Ok(())
     }
 
@@ -75,19 +85,31 @@ impl Tables {
         if let Some(interest) = &mut self.interest {
             interest.add_service(key, prefix_len);
         }
-        let key = TrieKey::new(prefix_len, key);
-        self.services.insert(&key, service, 0).map_err(|error| TableError::new(maps::SERVICES, "write", error))
+        insert(&mut self.services, maps::SERVICES, TrieKey::new(prefix_len, key), service)
     }
 
     /// Removes a service; one that is not there is no error.
     pub fn remove_service(&mut self, key: ServiceKey, prefix_len: u32) -> Result<(), TableError> {
-        match self.services.remove(&TrieKey::new(prefix_len, key)) {
-            Ok(()) | Err(MapError::KeyNotFound | MapError::ElementNotFound) => {}
-            Err(error) if super::error::os_error(&error) == Some(libc::ENOENT) => {}
-            Err(error) => return Err(TableError::new(maps::SERVICES, "remove from", error)),
-        }
+        remove(&mut self.services, maps::SERVICES, TrieKey::new(prefix_len, key))?;
         if let Some(interest) = &mut self.interest {
             interest.remove_service(key, prefix_len);
+        }
+        Ok(())
+    }
+
+    /// Adds or replaces a source at once.
+    pub fn set_source(&mut self, key: SourceKey, prefix_len: u32, source: Source) -> Result<(), TableError> {
+        if let Some(interest) = &mut self.interest {
+            interest.add_source(key, prefix_len);
+        }
+        insert(&mut self.sources, maps::SOURCES, TrieKey::new(prefix_len, key), source)
+    }
+
+    /// Removes a source; one that is not there is no error.
+    pub fn remove_source(&mut self, key: SourceKey, prefix_len: u32) -> Result<(), TableError> {
+        remove(&mut self.sources, maps::SOURCES, TrieKey::new(prefix_len, key))?;
+        if let Some(interest) = &mut self.interest {
+            interest.remove_source(key, prefix_len);
         }
         Ok(())
     }
@@ -150,13 +172,42 @@ impl Tables {
     }
 }
 
+/// Every entry of a trie: key, prefix length in bits, value.
+fn entries<K: Pod, V: Pod>(trie: &LpmTrie<MapData, K, V>, name: &'static str) -> Result<Vec<(K, u32, V)>, TableError> {
+    let entries = trie.iter().map(|entry| entry.map(|(key, value)| (key.data(), key.prefix_len(), value)));
+    entries.collect::<Result<_, _>>().map_err(|error| TableError::new(name, "read", error))
+}
+
+/// Adds or replaces an entry of a trie.
+pub(super) fn insert<K: Pod, V: Pod>(
+    trie: &mut LpmTrie<MapData, K, V>,
+    name: &'static str,
+    key: TrieKey<K>,
+    value: V,
+) -> Result<(), TableError> {
+    trie.insert(&key, value, 0).map_err(|error| TableError::new(name, "write", error))
+}
+
+/// Removes an entry of a trie; one that is not there is no error.
+fn remove<K: Pod, V: Pod>(
+    trie: &mut LpmTrie<MapData, K, V>,
+    name: &'static str,
+    key: TrieKey<K>,
+) -> Result<(), TableError> {
+    match trie.remove(&key) {
+        Ok(()) | Err(MapError::KeyNotFound | MapError::ElementNotFound) => Ok(()),
+        Err(error) if super::error::os_error(&error) == Some(libc::ENOENT) => Ok(()),
+        Err(error) => Err(TableError::new(name, "remove from", error)),
+    }
+}
+
 /// Opens a pinned array and maps it into memory.
-pub(super) fn mapping<T: aya::Pod>(dir: &PinDir, name: &'static str) -> Result<Mapping<T>, LoadError> {
+pub(super) fn mapping<T: Pod>(dir: &PinDir, name: &'static str) -> Result<Mapping<T>, LoadError> {
     Ok(Mapping::new(name, &pinned(dir, name)?)?)
 }
 
 /// The same for reading only.
-pub(super) fn view<T: aya::Pod>(dir: &PinDir, name: &'static str) -> Result<View<T>, LoadError> {
+pub(super) fn view<T: Pod>(dir: &PinDir, name: &'static str) -> Result<View<T>, LoadError> {
     Ok(View::new(name, &pinned(dir, name)?)?)
 }
 

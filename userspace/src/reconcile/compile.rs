@@ -13,6 +13,7 @@ use thiserror::Error;
 use vipgate_abi::{
     backend::{self, Backend, TCP_IDLE, UDP_IDLE},
     service::{self, Kind, Member, ServiceKey},
+    source::{self, SourceKey, SourceKind},
 };
 
 use super::{maglev, prefixes};
@@ -51,13 +52,42 @@ impl Key {
     }
 }
 
+/// A key of the sources trie: guests, and the device by which their packets are about to leave.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Origin {
+    pub data: SourceKey,
+    /// Bits of `data` that count: [`SourceKey::EXACT`] for one guest, fewer for a network.
+    pub prefix_len: u32,
+}
+
+impl Origin {
+    /// The key of the guests that a network has, by a device's interface index.
+    pub fn new(device: u32, guests: Ipv4Net) -> Self {
+        let data = SourceKey::new(device, u32::from(guests.network()).to_be());
+        Self { data, prefix_len: SourceKey::EXACT - u32::BITS + u32::from(guests.prefix_len()) }
+    }
+
+    /// Whether both are about the same guests, by whatever devices.
+    pub fn same_guests(&self, other: &Self) -> bool {
+        (self.data.addr, self.prefix_len) == (other.data.addr, other.prefix_len)
+    }
+}
+
 /// What one VIP needs in the kernel.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tables {
     pub vip: Ipv4Addr,
     pub services: BTreeMap<Key, ServiceEntry>,
+    pub sources: BTreeMap<Origin, SourceEntry>,
     /// By backend number, without their generations.
     pub backends: BTreeMap<u32, Backend>,
+}
+
+impl Tables {
+    /// Of a VIP that needs nothing.
+    pub fn empty(vip: Ipv4Addr) -> Self {
+        Self { vip, services: BTreeMap::new(), sources: BTreeMap::new(), backends: BTreeMap::new() }
+    }
 }
 
 /// A service with its ring's content.
@@ -80,6 +110,14 @@ pub enum ServiceEntry {
         port_shift: u16,
         allowed: Ipv4Net,
     },
+    /// Of the whole VIP, which is one guest's.
+    Elastic {
+        /// The elastic IP's number.
+        number: u32,
+        backend: u32,
+        /// Interface index of the VIP's device.
+        device: u32,
+    },
 }
 
 impl ServiceEntry {
@@ -87,7 +125,7 @@ impl ServiceEntry {
     pub const fn number(&self) -> Option<u32> {
         match self {
             Self::Disabled => None,
-            Self::Balance { number, .. } | Self::Forward { number, .. } => Some(*number),
+            Self::Balance { number, .. } | Self::Forward { number, .. } | Self::Elastic { number, .. } => Some(*number),
         }
     }
 
@@ -95,7 +133,7 @@ impl ServiceEntry {
     pub fn ring(&self) -> &[u32] {
         match self {
             Self::Balance { ring, .. } => ring,
-            Self::Disabled | Self::Forward { .. } => &[],
+            Self::Disabled | Self::Forward { .. } | Self::Elastic { .. } => &[],
         }
     }
 
@@ -112,6 +150,13 @@ impl ServiceEntry {
                 source_mask: u32::from(allowed.netmask()).to_be(),
                 ..service::Service::default()
             },
+            Self::Elastic { number, backend, device } => service::Service {
+                kind: Kind::Elastic as u8,
+                number: *number,
+                backend: *backend,
+                ring_base: *device,
+                ..service::Service::default()
+            },
             Self::Balance { algorithm, number, max_connections, ring } => service::Service {
                 kind: Kind::Balance as u8,
                 algorithm: *algorithm as u8,
@@ -125,15 +170,31 @@ impl ServiceEntry {
     }
 }
 
-/// Compiles one VIP.
+/// What packets of guests become, and whose they are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SourceEntry {
+    /// Number of the elastic IP, or of the network's source NAT; `None`: the packets are dropped.
+    pub number: Option<u32>,
+    pub value: source::Source,
+}
+
+/// Compiles one VIP. `device` is the interface index of its device, which elastic IPs and source NAT are told apart by:
+/// while the device is not there, they have no entries.
 ///
-/// A Disabled VIP is one key for the whole address that drops; nothing of its services stays, so that their flows end.
+/// A Disabled VIP is one key for the whole address that drops, and keys that drop what would leave by it; nothing of its
+/// services stays, so that their flows end. Of the router's own address only the services go: what the router itself
+/// sends and gets must pass.
 /// A listener without a backend that takes new flows keeps its key with an empty ring, so that its packets are refused
 /// and counted, and no other service's.
-pub fn compile(vip: &VipState) -> Tables {
-    let mut tables = Tables { vip: vip.address, services: BTreeMap::new(), backends: BTreeMap::new() };
+pub fn compile(vip: &VipState, device: Option<u32>) -> Tables {
+    let mut tables = Tables::empty(vip.address);
+    if let Some(device) = device {
+        translate(vip, device, &mut tables);
+    }
     if !vip.enabled {
-        tables.services.insert(Key::whole(vip.address), ServiceEntry::Disabled);
+        if !vip.own {
+            tables.services.insert(Key::whole(vip.address), ServiceEntry::Disabled);
+        }
         return tables;
     }
     for listener in &vip.listeners {
@@ -154,6 +215,43 @@ pub fn compile(vip: &VipState) -> Tables {
         tables.backends.insert(forward.backend, guest(forward));
     }
     tables
+}
+
+/// What takes all protocols: the VIP's guest and the networks whose way out it is.
+fn translate(vip: &VipState, device: u32, tables: &mut Tables) {
+    let entry = |kind, number, backend| {
+        let (kind, number, backend) = match vip.enabled {
+            true => (kind, Some(number), backend),
+            // Dropped: without an entry the packets would leave with another source.
+            false => (SourceKind::Disabled, None, 0),
+        };
+        let vip = u32::from(vip.address).to_be();
+        SourceEntry { number, value: source::Source { vip, backend, kind: kind as u8, ..source::Source::default() } }
+    };
+    if let Some(elastic) = &vip.elastic {
+        let (number, backend) = (elastic.number, elastic.backend);
+        if elastic.leads {
+            let guest = Origin::new(device, elastic.guest.into());
+            tables.sources.insert(guest, entry(SourceKind::Elastic, number, backend));
+        }
+        if vip.enabled {
+            tables.services.insert(Key::whole(vip.address), ServiceEntry::Elastic { number, backend, device });
+            tables.backends.insert(backend, all_of(elastic.guest, number));
+        }
+    }
+    for masquerade in &vip.masquerades {
+        let mut source = entry(SourceKind::Masquerade, masquerade.number, masquerade.backend);
+        source.value.shared = u8::from(vip.enabled && !(vip.listeners.is_empty() && vip.forwards.is_empty()));
+        tables.sources.insert(Origin::new(device, masquerade.network), source);
+        if vip.enabled {
+            tables.backends.insert(masquerade.backend, all_of(vip.address, masquerade.number));
+        }
+    }
+}
+
+/// A backend that takes every protocol and port.
+fn all_of(address: Ipv4Addr, service: u32) -> Backend {
+    Backend { addr: u32::from(address).to_be(), port: 0, generation: 0, service, idle_timeout: TCP_IDLE }
 }
 
 fn guest(forward: &ForwardState) -> Backend {
@@ -263,6 +361,14 @@ pub fn check(vip: &VipState, limits: &Limits) -> Result<(), LimitError> {
         check_service(&owner, forward.number, [(forward.backend, forward.guest)], limits)?;
         ranges.push((forward.protocol, forward.ports.0, forward.ports.1, owner));
     }
+    if let Some(elastic) = &vip.elastic {
+        let owner = format!("elastic IP {}", elastic.uuid);
+        check_service(&owner, elastic.number, [(elastic.backend, elastic.guest)], limits)?;
+    }
+    for masquerade in &vip.masquerades {
+        let owner = format!("source NAT of L3 network {}", masquerade.uuid);
+        check_service(&owner, masquerade.number, [(masquerade.backend, vip.address)], limits)?;
+    }
     ranges.sort();
     let taken = ranges.windows(2).find(|pair| pair[0].0 == pair[1].0 && pair[1].1 <= pair[0].2);
     if let Some([_, (protocol, port, _, owner)]) = taken {
@@ -305,7 +411,10 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
-    use crate::state::HealthCheck;
+    use crate::state::{ElasticState, HealthCheck, MasqueradeState};
+
+    /// Interface index of the VIPs' device.
+    const DEVICE: Option<u32> = Some(3);
 
     fn backend(number: u32, host: u8) -> BackendState {
         BackendState {
@@ -374,7 +483,8 @@ mod tests {
 
     #[test]
     fn a_listener_is_a_key_of_its_address_protocol_and_port_in_network_order() {
-        let tables = compile(&vip(vec![listener(Algorithm::LeastConnections, vec![backend(8, 2), backend(7, 1)])]));
+        let tables =
+            compile(&vip(vec![listener(Algorithm::LeastConnections, vec![backend(8, 2), backend(7, 1)])]), DEVICE);
         let key = Key {
             data: ServiceKey { vip: [10, 0, 0, 5], protocol: 17, reserved: 0, port: [0, 53] },
             prefix_len: ServiceKey::EXACT,
@@ -402,7 +512,7 @@ mod tests {
     fn rings_of_both_hashing_algorithms_are_maglev_tables_of_backend_numbers() {
         let pool = vec![backend(70, 1), backend(80, 2), backend(90, 3)];
         for algorithm in [Algorithm::Source, Algorithm::Maglev] {
-            let tables = compile(&vip(vec![listener(algorithm, pool.clone())]));
+            let tables = compile(&vip(vec![listener(algorithm, pool.clone())]), DEVICE);
             assert_eq!(ring(&tables).len() as u32, maglev::table_size(3));
             assert_eq!(ring(&tables).iter().collect::<BTreeSet<_>>(), BTreeSet::from([&70, &80, &90]));
         }
@@ -411,7 +521,7 @@ mod tests {
     #[test]
     fn a_stopped_backend_gets_no_new_flows_and_keeps_its_entry() {
         let stopped = BackendState { active: false, ..backend(8, 2) };
-        let tables = compile(&vip(vec![listener(Algorithm::RoundRobin, vec![backend(7, 1), stopped])]));
+        let tables = compile(&vip(vec![listener(Algorithm::RoundRobin, vec![backend(7, 1), stopped])]), DEVICE);
         assert_eq!(ring(&tables), [7]);
         assert!(tables.backends.contains_key(&8));
     }
@@ -421,21 +531,21 @@ mod tests {
         let pool: Vec<_> = [(1, 50), (2, 20), (3, 10), (4, 0)]
             .map(|(n, weight)| BackendState { weight, ..backend(n, n as u8) })
             .into();
-        let of = |algorithm| ring(&compile(&vip(vec![listener(algorithm, pool.clone())]))).to_vec();
+        let of = |algorithm| ring(&compile(&vip(vec![listener(algorithm, pool.clone())]), DEVICE)).to_vec();
         assert_eq!(of(Algorithm::RoundRobin), [1, 2, 1, 1, 3, 1, 2, 1]);
         let members = [(1, 50), (2, 20), (3, 10)].map(|(number, weight)| Member::new(number, weight).0);
         assert_eq!(of(Algorithm::LeastConnections), members);
         let table = of(Algorithm::Source);
         let share = |n| table.iter().filter(|number| **number == n).count() * 8 * 100 / table.len();
         assert_eq!([1, 2, 3, 4].map(share).map(|percents| (percents + 50) / 100), [5, 2, 1, 0]);
-        let tables = compile(&vip(vec![listener(Algorithm::RoundRobin, pool)]));
+        let tables = compile(&vip(vec![listener(Algorithm::RoundRobin, pool)]), DEVICE);
         assert!(tables.backends.contains_key(&4), "what it has may drain");
     }
 
     #[test]
     fn an_unhealthy_backend_gets_no_new_flows_and_its_entry_says_that_it_is_down() {
         let unhealthy = BackendState { healthy: false, ..backend(8, 2) };
-        let tables = compile(&vip(vec![listener(Algorithm::RoundRobin, vec![backend(7, 1), unhealthy])]));
+        let tables = compile(&vip(vec![listener(Algorithm::RoundRobin, vec![backend(7, 1), unhealthy])]), DEVICE);
         assert_eq!(ring(&tables), [7]);
         assert!(tables.backends[&8].is_down() && !tables.backends[&7].is_down());
     }
@@ -443,13 +553,13 @@ mod tests {
     #[test]
     fn an_empty_pool_keeps_its_key_and_drops() {
         for algorithm in [Algorithm::RoundRobin, Algorithm::LeastConnections, Algorithm::Source, Algorithm::Maglev] {
-            assert!(ring(&compile(&vip(vec![listener(algorithm, vec![])]))).is_empty());
+            assert!(ring(&compile(&vip(vec![listener(algorithm, vec![])]), DEVICE)).is_empty());
         }
     }
 
     #[test]
     fn a_rule_is_the_prefixes_of_its_range_and_one_backend() {
-        let tables = compile(&forwarding(vec![forward((1, 6), 1001)]));
+        let tables = compile(&forwarding(vec![forward((1, 6), 1001)]), DEVICE);
         let keys: Vec<_> = tables.services.keys().map(|key| (key.data.port, key.prefix_len)).collect();
         assert_eq!(keys, [([0, 1], 64), ([0, 2], 63), ([0, 4], 63), ([0, 6], 64)]);
         let values: Vec<_> = tables.services.values().map(|entry| entry.value(0)).collect();
@@ -466,7 +576,7 @@ mod tests {
             idle_timeout: 7440,
         };
         assert_eq!(tables.backends, BTreeMap::from([(90, expected)]));
-        let down = compile(&forwarding(vec![forward((2222, 2222), 22)]));
+        let down = compile(&forwarding(vec![forward((2222, 2222), 22)]), DEVICE);
         assert_eq!(
             down.services.values().next().map(|entry| entry.value(0).port_shift),
             Some(22_u16.wrapping_sub(2222))
@@ -476,7 +586,7 @@ mod tests {
     #[test]
     fn any_width_of_range_is_a_handful_of_keys() {
         for (ports, count) in [((1, 65535), 16), ((1, 65534), 30), ((8000, 8015), 1), ((1024, 65535), 6)] {
-            assert_eq!(compile(&forwarding(vec![forward(ports, 1)])).services.len(), count, "{ports:?}");
+            assert_eq!(compile(&forwarding(vec![forward(ports, 1)]), DEVICE).services.len(), count, "{ports:?}");
         }
         // The rest is for the VIP's own.
         const { assert!(30 < vipgate_abi::maps::KEYS_PER_SERVICE) };
@@ -485,12 +595,90 @@ mod tests {
     #[test]
     fn a_disabled_vip_is_one_key_that_drops_everything() {
         let enabled = vip(vec![listener(Algorithm::RoundRobin, vec![backend(7, 1)])]);
-        let tables = compile(&VipState { enabled: false, ..enabled });
+        let tables = compile(&VipState { enabled: false, ..enabled }, DEVICE);
         let whole = Key::whole(Ipv4Addr::new(10, 0, 0, 5));
         assert_eq!(tables.services, BTreeMap::from([(whole, ServiceEntry::Disabled)]));
         assert!(tables.backends.is_empty());
         assert_eq!((whole.prefix_len, whole.vip()), (32, Ipv4Addr::new(10, 0, 0, 5)));
         assert_eq!(ServiceEntry::Disabled.value(0).kind, Kind::Disabled as u8);
+    }
+
+    fn elastic(leads: bool) -> VipState {
+        let guest = Ipv4Addr::new(192, 168, 1, 9);
+        let elastic = ElasticState { uuid: "e".into(), number: 6, backend: 60, guest, leads };
+        VipState { elastic: Some(elastic), ..vip(vec![]) }
+    }
+
+    /// The router's own address, by which 192.168.0.0/16 goes out.
+    fn own(listeners: Vec<ListenerState>) -> VipState {
+        let network = "192.168.0.0/16".parse().expect("a network");
+        let masquerade = MasqueradeState { uuid: "n".into(), number: 8, backend: 80, network };
+        VipState { own: true, masquerades: vec![masquerade], ..vip(listeners) }
+    }
+
+    #[test]
+    fn an_elastic_ip_is_the_whole_vip_and_its_guest_leaves_by_the_one_that_leads() {
+        let (vip, guest) = (u32::from_ne_bytes([10, 0, 0, 5]), u32::from_ne_bytes([192, 168, 1, 9]));
+        let tables = compile(&elastic(true), DEVICE);
+        let service = tables.services[&Key::whole(Ipv4Addr::new(10, 0, 0, 5))].value(0);
+        assert_eq!((service.kind, service.number, service.backend), (Kind::Elastic as u8, 6, 60));
+        assert_eq!(service.device(), 3);
+        let expected = Backend { addr: guest, port: 0, generation: 0, service: 6, idle_timeout: 7440 };
+        assert_eq!(tables.backends, BTreeMap::from([(60, expected)]));
+        assert!(expected.takes_all());
+        let key = Origin { data: SourceKey::new(3, guest), prefix_len: 64 };
+        let kind = SourceKind::Elastic as u8;
+        let value = source::Source { vip, backend: 60, kind, ..source::Source::default() };
+        assert_eq!(tables.sources, BTreeMap::from([(key, SourceEntry { number: Some(6), value })]));
+
+        let follower = compile(&elastic(false), DEVICE);
+        assert!(follower.sources.is_empty());
+        assert_eq!((follower.services, follower.backends), (tables.services, tables.backends));
+    }
+
+    #[test]
+    fn a_masqueraded_network_leaves_by_the_vip_and_spares_the_ports_of_its_services() {
+        let vip = u32::from_ne_bytes([10, 0, 0, 5]);
+        for (state, shared) in [
+            (own(vec![]), 0),
+            (own(vec![listener(Algorithm::RoundRobin, vec![])]), 1),
+            (VipState { forwards: vec![forward((1, 2), 1)], ..own(vec![]) }, 1),
+        ] {
+            let tables = compile(&state, DEVICE);
+            let key =
+                Origin { data: SourceKey { device: 3_u32.to_ne_bytes(), addr: [192, 168, 0, 0] }, prefix_len: 48 };
+            let kind = SourceKind::Masquerade as u8;
+            let value = source::Source { vip, backend: 80, kind, shared, ..source::Source::default() };
+            assert_eq!(tables.sources, BTreeMap::from([(key, SourceEntry { number: Some(8), value })]));
+            let expected = Backend { addr: vip, port: 0, generation: 0, service: 8, idle_timeout: 7440 };
+            assert_eq!(tables.backends[&80], expected);
+        }
+    }
+
+    #[test]
+    fn what_would_leave_by_a_disabled_vip_is_dropped_and_the_routers_own_address_goes_on() {
+        let disabled = |state| compile(&VipState { enabled: false, ..state }, DEVICE);
+        let whole = Key::whole(Ipv4Addr::new(10, 0, 0, 5));
+        for (state, services) in [
+            (elastic(true), BTreeMap::from([(whole, ServiceEntry::Disabled)])),
+            (own(vec![listener(Algorithm::RoundRobin, vec![backend(7, 1)])]), BTreeMap::new()),
+        ] {
+            let (on, off) = (compile(&state, DEVICE), disabled(state));
+            assert_eq!(off.services, services);
+            assert!(off.backends.is_empty());
+            assert!(off.sources.keys().eq(on.sources.keys()));
+            let (vip, kind) = (u32::from_ne_bytes([10, 0, 0, 5]), SourceKind::Disabled as u8);
+            let value = source::Source { vip, kind, ..source::Source::default() };
+            assert!(off.sources.values().all(|entry| *entry == SourceEntry { number: None, value }));
+        }
+    }
+
+    #[test]
+    fn without_its_device_a_vip_has_only_what_needs_none() {
+        let state = VipState { elastic: elastic(true).elastic, ..own(vec![listener(Algorithm::RoundRobin, vec![])]) };
+        let tables = compile(&state, None);
+        assert!(tables.sources.is_empty() && tables.backends.is_empty());
+        assert_eq!(tables.services.into_keys().collect::<Vec<_>>(), [Key::listener(state.address, Protocol::Udp, 53)]);
     }
 
     #[test]
@@ -531,6 +719,14 @@ mod tests {
             assert!(error.contains(named), "{error} should name {named}");
         }
         check(&VipState { forwards: vec![forward((50, 53), 50)], ..of(plain.clone()) }, &limits).expect("fits");
+        let (mut guest, mut network) = (elastic(true), own(vec![]));
+        [&guest, &network].into_iter().for_each(|vip| check(vip, &limits).expect("fits"));
+        guest.elastic.iter_mut().for_each(|elastic| elastic.backend = 100);
+        network.masquerades[0].number = 10;
+        for (vip, named) in [(guest, "elastic IP e would have backend number 100"), (network, "number 10")] {
+            let error = check(&vip, &limits).expect_err(named).to_string();
+            assert!(error.contains(named), "{error} should name {named}");
+        }
         // The same port of another protocol is another listener's.
         let tcp = ListenerState { protocol: Protocol::Tcp, number: 4, ..plain.clone() };
         check(&vip(vec![plain, tcp]), &limits).expect("fits");

@@ -12,13 +12,16 @@ use vipgate::{
 };
 use vipgate_abi::{
     flow::{Bucket, FLAG_REPLY, Flow, Mark, State, Word},
+    interest::{BITS, WORDS},
     maps,
     service::{Kind, ServiceKey},
+    source::SourceKind,
 };
 
 use crate::{
+    loading::target,
     room::Room,
-    source::{Desired, vip},
+    source::{Desired, elastic, own, vip},
 };
 
 /// A room with a device r0 and what a test looks at.
@@ -71,6 +74,28 @@ impl Bench {
             .collect();
         services.sort();
         services
+    }
+
+    /// The sources by device, first address and prefix length: VIP and kind.
+    fn sources(&self) -> Vec<(u32, Ipv4Addr, u32, Ipv4Addr, u8)> {
+        let sources = self.plane.tables().and_then(|tables| Ok(tables.sources()?)).expect("readable");
+        let mut sources: Vec<_> = sources
+            .into_iter()
+            .map(|(key, prefix_len, source)| {
+                let device = u32::from_ne_bytes(key.device);
+                (device, key.addr.into(), prefix_len, u32::from_be(source.vip).into(), source.kind)
+            })
+            .collect();
+        sources.sort();
+        sources
+    }
+
+    /// The numbers of bits of interest that are set: to, from, out.
+    fn interest(&self) -> [u32; 3] {
+        let words: Array<MapData, u64> = self.map(maps::INTEREST);
+        let third = WORDS as u32 / 3;
+        let ones = |at| words.get(&at, 0).expect("inside").count_ones();
+        [0, 1, 2].map(|part| (part * third..(part + 1) * third).map(ones).sum())
     }
 
     fn has_address(&self, device: &str, host: u8) -> bool {
@@ -385,6 +410,85 @@ fn changes_that_come_together_are_all_made() {
     bench.room.run(async move { reconciler.apply(all).await }).expect("applied");
     assert!(bench.services().is_empty());
     assert!(!hosts.clone().any(|host| bench.has_address("r0", host)));
+}
+
+#[test]
+fn an_elastic_ip_comes_goes_and_follows_its_device() {
+    let bench = Bench::new();
+    let reconciler = bench.start();
+    bench.desired.put(elastic(5, "r0", 7));
+    bench.apply(&reconciler, &["vip-5"]).expect("applied");
+    let guest = Ipv4Addr::new(10, 0, 1, 7);
+    let source = |device| (device, guest, 64, address(5), SourceKind::Elastic as u8);
+    let first = target(&bench.room, "r0").ifindex;
+    assert_eq!(bench.sources(), [source(first)]);
+    let service = bench.plane.tables().and_then(|tables| Ok(tables.services()?)).expect("readable")[0].2;
+    assert_eq!((service.kind, service.device()), (Kind::Elastic as u8, first));
+    assert!(bench.has_address("r0", 5));
+    assert_eq!(bench.interest(), [1, 1, 1]);
+
+    // Under another index: addresses and entries come again, and flows go on.
+    let backend = || bench.plane.tables().expect("opens").backends().read(5).expect("inside");
+    let held = backend();
+    bench.room.ip("link del r0");
+    bench.room.veth("d0", "d1", "10.9.0.1/24");
+    bench.room.veth("r0", "c0", "10.0.0.1/24");
+    let second = target(&bench.room, "r0").ifindex;
+    assert_ne!(first, second);
+    bench.room.wait("the entries by the new device", || (bench.sources() == [source(second)]).then_some(()));
+    bench.room.wait("the address", || bench.has_address("r0", 5).then_some(()));
+    assert_eq!(backend(), held);
+
+    bench.desired.put(VipState { enabled: false, ..elastic(5, "r0", 7) });
+    bench.apply(&reconciler, &["vip-5"]).expect("applied");
+    assert_eq!(bench.sources(), [(second, guest, 64, address(5), SourceKind::Disabled as u8)]);
+    bench.desired.remove("vip-5");
+    bench.apply(&reconciler, &["vip-5"]).expect("applied");
+    assert!(bench.sources().is_empty() && bench.services().is_empty());
+    assert_eq!(bench.interest(), [0; 3]);
+}
+
+#[test]
+fn the_routers_own_address_stays_whatever_becomes_of_its_vip() {
+    let bench = Bench::new();
+    let has_own = || bench.room.show("-4 -o address show dev r0").contains(" 10.0.0.1/24 ");
+    bench.desired.put(own("r0", "10.64.0.0/16"));
+    let reconciler = bench.start();
+    let device = target(&bench.room, "r0").ifindex;
+    let source = |kind: SourceKind| (device, Ipv4Addr::new(10, 64, 0, 0), 48, address(1), kind as u8);
+    assert_eq!(bench.sources(), [source(SourceKind::Masquerade)]);
+    assert!(bench.services().is_empty() && has_own() && !bench.has_address("r0", 1));
+    let [_, from, out] = bench.interest();
+    assert!(out > 55_000 && from >= out, "every guest's bit: {from}, {out}");
+
+    bench.desired.put(VipState { enabled: false, ..own("r0", "10.64.0.0/16") });
+    bench.apply(&reconciler, &["vip-1"]).expect("applied");
+    assert_eq!(bench.sources(), [source(SourceKind::Disabled)]);
+    assert!(bench.services().is_empty() && has_own(), "the router itself goes on");
+
+    bench.desired.put(own("r0", "10.0.0.0/8"));
+    bench.apply(&reconciler, &["vip-1"]).expect("applied");
+    assert_eq!(bench.interest(), [0, BITS, BITS], "more addresses than bits");
+    // It goes while no controller runs: the entries do, the address does not.
+    bench.room.run(async move { reconciler.shutdown().await });
+    bench.desired.remove("vip-1");
+    let _reconciler = bench.start();
+    assert!(bench.sources().is_empty() && has_own());
+    assert_eq!(bench.interest(), [0; 3]);
+}
+
+#[test]
+fn sources_outlive_the_controller_and_are_not_written_anew() {
+    let bench = Bench::new();
+    bench.desired.put(elastic(5, "r0", 7));
+    bench.desired.put(own("r0", "10.64.0.0/16"));
+    let first = bench.start();
+    let held = |number| bench.plane.tables().expect("opens").backends().read(number).expect("inside");
+    let (sources, interest, backends) = (bench.sources(), bench.interest(), [5, 200].map(held));
+    assert_eq!(sources.len(), 2);
+    bench.room.run(async move { first.shutdown().await });
+    let _second = bench.start();
+    assert_eq!((bench.sources(), bench.interest(), [5, 200].map(held)), (sources, interest, backends));
 }
 
 #[test]

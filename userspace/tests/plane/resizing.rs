@@ -11,6 +11,7 @@ use vipgate_abi::{
     flow::{self, Bucket, FLAG_REPLY, Flow, FlowKey, Mark, State, WAYS, Word},
     hash, maps,
     service::{Algorithm, Kind, Service, ServiceKey},
+    source::{Source, SourceKey, SourceKind},
 };
 
 use crate::{
@@ -48,6 +49,12 @@ fn service() -> Service {
     }
 }
 
+/// A network with source NAT.
+fn source() -> (SourceKey, u32, Source) {
+    let value = Source { vip: 1, backend: BACKEND, kind: SourceKind::Masquerade as u8, ..Source::default() };
+    (SourceKey::new(3, u32::from_ne_bytes([10, 2, 0, 0])), 56, value)
+}
+
 fn backend() -> Backend {
     Backend { addr: 7, port: 80, generation: 9, service: SERVICE, idle_timeout: 60 }
 }
@@ -65,6 +72,8 @@ fn fill(plane: &Plane) {
     }
     tables.set_backend(BACKEND, backend());
     tables.set_service(key(), ServiceKey::EXACT, service()).expect("written");
+    let (network, prefix_len, value) = source();
+    tables.set_source(network, prefix_len, value).expect("written");
     map::<Array<MapData, u64>>(plane, maps::CURSORS).set(SERVICE, 77, 0).expect("written");
     let counted = Traffic { packets_in: 3, bytes_in: 300, connections: 1, ..Traffic::default() };
     let cpus = aya::util::nr_cpus().expect("a number");
@@ -127,6 +136,7 @@ fn check(room: &Room, plane: &Plane, sizes: Sizes) {
     assert_eq!(plane.sizes(), sizes);
     let tables = plane.tables().expect("opens");
     assert_eq!(tables.services().expect("readable"), [(key(), ServiceKey::EXACT, service())]);
+    assert_eq!(tables.sources().expect("readable"), [source()]);
     assert_eq!(tables.backends().read(BACKEND), Some(backend()));
     assert!((4000..4003).all(|element| tables.rings().read(element) == Some(BACKEND)));
     assert_eq!(map::<Array<MapData, u64>>(plane, maps::CURSORS).get(&SERVICE, 0).expect("readable"), 77);

@@ -4,14 +4,18 @@
 //! [worker](super::worker)'s.
 //!
 //! # Order
-//! Additions run backends, ring, service key: a packet that meets a key finds its ring written and the ring's backends
-//! filled in. Removals run the other way: key, then backends, and the ring's range rests in the
+//! Additions run backends, ring, service key, source: a packet that meets a key finds its ring written and the ring's
+//! backends filled in. Removals run the other way: source, key, then backends, and the ring's range rests in the
 //! [arena](super::arena). A backend that is down leaves its ring before its flows end. A changed ring is a new range that one key update swaps in.
 //!
 //! # Generations
-//! A flow ends when its backend's generation moves on. That happens when a listener or a port-forwarding rule goes (its
-//! flows end at once), when a backend is found to be down, and when a number is given to another backend. A backend that
+//! A flow ends when its backend's generation moves on. That happens when a listener, a port-forwarding rule, an elastic IP
+//! or a network's source NAT goes (its flows end at once), when a backend is found to be down, and when a number is given to another backend. A backend that
 //! only leaves its listener keeps its entry, so that its flows drain.
+//!
+//! # Whose an entry is
+//! A service key names its VIP, so it is that VIP's for ever. The key of a source does not: of several elastic IPs of one
+//! guest another one may come to lead. Such an entry is the VIP's that its value names, who wrote it last.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -23,11 +27,12 @@ use thiserror::Error;
 use vipgate_abi::{
     backend::Backend,
     service::{Kind, Member, Service},
+    source::{Source, SourceKind},
 };
 
 use super::{
     arena::Arena,
-    compile::{Key, ServiceEntry, Tables},
+    compile::{Key, Origin, ServiceEntry, SourceEntry, Tables},
 };
 use crate::loader::{self, TableError};
 
@@ -39,6 +44,13 @@ pub(super) trait KernelTables {
     fn set_service(&mut self, key: Key, service: Service) -> Result<(), TableError>;
     /// Removes an entry; one that is not there is no error.
     fn remove_service(&mut self, key: Key) -> Result<(), TableError>;
+
+    /// Every entry of the sources trie.
+    fn sources(&self) -> Result<Vec<(Origin, Source)>, TableError>;
+    /// Adds or replaces an entry at once.
+    fn set_source(&mut self, origin: Origin, source: Source) -> Result<(), TableError>;
+    /// Removes an entry; one that is not there is no error.
+    fn remove_source(&mut self, origin: Origin) -> Result<(), TableError>;
 
     /// Number of elements of BACKENDS.
     fn backend_count(&self) -> u32;
@@ -71,6 +83,13 @@ pub(super) enum EngineError {
     BackendNumber { number: u32, limit: u32 },
 }
 
+/// An entry that leads packets to a service's backends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Place {
+    Service(Key),
+    Source(Origin),
+}
+
 /// The tables and what is known of them. Only the engine writes them, so what it knows is what they hold.
 #[derive(Debug)]
 pub(super) struct Engine<K> {
@@ -78,8 +97,12 @@ pub(super) struct Engine<K> {
     arena: Arena,
     /// The services trie.
     services: BTreeMap<Key, Service>,
-    /// Which keys have a service number: a listener's one, or those of a rule's range.
-    owners: HashMap<u32, BTreeSet<Key>>,
+    /// The sources trie.
+    sources: BTreeMap<Origin, SourceEntry>,
+    /// The same entries by the VIPs that they name.
+    sources_of: HashMap<Ipv4Addr, BTreeSet<Origin>>,
+    /// Where a service number is: a listener's one key, those of a rule's range, an elastic IP's key and source, a source.
+    owners: HashMap<u32, BTreeSet<Place>>,
     /// The backend numbers whose entries name a service number, draining ones included.
     members: HashMap<u32, BTreeSet<u32>>,
     /// Generations moved on since the last [`Engine::take_ended`].
@@ -89,33 +112,43 @@ pub(super) struct Engine<K> {
 impl<K: KernelTables> Engine<K> {
     /// Learns what the kernel holds.
     pub(super) fn new(kernel: K) -> Result<Self, EngineError> {
-        let mut arena = Arena::new(kernel.ring_elements());
-        let mut services = BTreeMap::new();
-        let mut owners: HashMap<u32, BTreeSet<Key>> = HashMap::new();
-        for (key, mut service) in kernel.services()? {
-            if !arena.reserve(service.ring_base, service.ring_len) {
+        let arena = Arena::new(kernel.ring_elements());
+        let mut engine = Self {
+            arena,
+            services: BTreeMap::new(),
+            sources: BTreeMap::new(),
+            sources_of: HashMap::new(),
+            owners: HashMap::new(),
+            members: HashMap::new(),
+            ended: false,
+            kernel,
+        };
+        for (key, mut service) in engine.kernel.services()? {
+            if !engine.arena.reserve(service.ring_base, service.ring_len) {
                 // Two rings overlap or one lies outside: a table that was written by something else. Known without its
                 // ring, it is written anew.
                 service.ring_len = 0;
             }
-            if let Some(number) = number_of(&service) {
-                owners.entry(number).or_default().insert(key);
-            }
-            services.insert(key, service);
+            engine.note_service(key, service);
         }
-        let mut members: HashMap<u32, BTreeSet<u32>> = HashMap::new();
-        for number in 0..kernel.backend_count() {
-            let backend = kernel.backend(number);
+        for (origin, value) in engine.kernel.sources()? {
+            let backend = engine.kernel.backend(value.backend);
+            let led = value.kind != SourceKind::Disabled as u8 && backend.addr != 0;
+            let number = led.then_some(backend.service);
+            engine.note_source(origin, SourceEntry { number, value });
+        }
+        for number in 0..engine.kernel.backend_count() {
+            let backend = engine.kernel.backend(number);
             if backend.addr != 0 {
-                members.entry(backend.service).or_default().insert(number);
+                engine.members.entry(backend.service).or_default().insert(number);
             }
         }
-        Ok(Self { kernel, arena, services, owners, members, ended: false })
+        Ok(engine)
     }
 
     /// Every VIP that has an entry.
     pub(super) fn vips(&self) -> BTreeSet<Ipv4Addr> {
-        self.services.keys().map(Key::vip).collect()
+        self.services.keys().map(Key::vip).chain(self.sources_of.keys().copied()).collect()
     }
 
     /// Whether flows ended since this was last asked: the sweeper should clear them away.
@@ -125,7 +158,7 @@ impl<K: KernelTables> Engine<K> {
 
     /// Removes all that a VIP has; its flows end.
     pub(super) fn remove(&mut self, vip: Ipv4Addr, now: Instant) -> Result<(), EngineError> {
-        self.apply(&Tables { vip, services: BTreeMap::new(), backends: BTreeMap::new() }, now)
+        self.apply(&Tables::empty(vip), now)
     }
 
     /// Brings one VIP's entries to `tables`. After an error a part may be done; applying again does the rest.
@@ -138,11 +171,19 @@ impl<K: KernelTables> Engine<K> {
         for (key, entry) in &tables.services {
             self.put_service(*key, entry, now)?;
         }
+        for (origin, entry) in &tables.sources {
+            self.put_source(*origin, *entry)?;
+        }
         // No ring leads to them any more: what ends now does not begin anew there.
         for (number, backend) in down {
             self.put_backend(*number, *backend)?;
         }
         self.drop_left(tables);
+        let held = self.sources_of.get(&tables.vip).into_iter().flatten().copied();
+        let stale: Vec<Origin> = held.filter(|origin| !tables.sources.contains_key(origin)).collect();
+        for origin in stale {
+            self.remove_source(origin)?;
+        }
         let first = Key::whole(tables.vip);
         let stale: Vec<Key> = self
             .services
@@ -160,12 +201,22 @@ impl<K: KernelTables> Engine<K> {
     /// Numbers are unique in the store, so who wants one that another has says that the other's use is over, though
     /// its own VIP was not applied yet.
     fn settle_claims(&mut self, tables: &Tables, now: Instant) -> Result<(), EngineError> {
-        for number in tables.services.values().filter_map(ServiceEntry::number).collect::<BTreeSet<_>>() {
-            let is_its = |key: &Key| tables.services.get(key).and_then(ServiceEntry::number) == Some(number);
-            let others: Vec<Key> =
-                self.owners.get(&number).into_iter().flatten().filter(|key| !is_its(key)).copied().collect();
-            for key in others {
-                self.remove_service(key, now)?;
+        let services = tables.services.values().filter_map(ServiceEntry::number);
+        let sources: BTreeMap<u32, Origin> =
+            tables.sources.iter().filter_map(|(origin, entry)| Some((entry.number?, *origin))).collect();
+        for number in services.chain(sources.keys().copied()).collect::<BTreeSet<_>>() {
+            let is_its = |place: &Place| match place {
+                Place::Service(key) => tables.services.get(key).and_then(ServiceEntry::number) == Some(number),
+                // The same guests by another device: their flows go on.
+                Place::Source(origin) => {
+                    let same_vip = self.sources.get(origin).is_some_and(|held| vip_of(held) == tables.vip);
+                    same_vip && sources.get(&number).is_some_and(|its| its.same_guests(origin))
+                }
+            };
+            let others: Vec<Place> =
+                self.owners.get(&number).into_iter().flatten().filter(|place| !is_its(place)).copied().collect();
+            for place in others {
+                self.remove_place(place, now)?;
             }
         }
         for (number, wanted) in &tables.backends {
@@ -208,9 +259,11 @@ impl<K: KernelTables> Engine<K> {
     /// A backend that was down when it left its listener has no flows that could drain, and what left a rule shall have
     /// none: their entries go.
     fn drop_left(&mut self, tables: &Tables) {
-        for entry in tables.services.values() {
-            let Some(service) = entry.number() else { continue };
-            let drains = matches!(entry, ServiceEntry::Balance { .. });
+        let services = tables.services.values();
+        let services = services.map(|entry| (entry.number(), matches!(entry, ServiceEntry::Balance { .. })));
+        let sources = tables.sources.values().map(|entry| (entry.number, false));
+        for (service, drains) in services.chain(sources) {
+            let Some(service) = service else { continue };
             let members = self.members.get(&service).into_iter().flatten().copied();
             let left: Vec<u32> = members
                 .filter(|number| !tables.backends.contains_key(number))
@@ -258,18 +311,16 @@ impl<K: KernelTables> Engine<K> {
 
     fn set_service(&mut self, key: Key, service: Service) -> Result<(), EngineError> {
         self.kernel.set_service(key, service)?;
-        if let Some(before) = self.services.insert(key, service).as_ref().and_then(number_of)
-            && number_of(&service) != Some(before)
-        {
-            self.disown(before, key);
-        }
-        if let Some(number) = number_of(&service) {
-            self.owners.entry(number).or_default().insert(key);
-        }
+        self.note_service(key, service);
         Ok(())
     }
 
-    /// Removes a key and, with the last one of its service, all its backends: its flows end.
+    fn note_service(&mut self, key: Key, service: Service) {
+        let before = self.services.insert(key, service).as_ref().and_then(number_of);
+        self.own(Place::Service(key), before, number_of(&service));
+    }
+
+    /// Removes a key and, with the last entry of its service, all its backends: its flows end.
     fn remove_service(&mut self, key: Key, now: Instant) -> Result<(), EngineError> {
         let Some(held) = self.services.get(&key).copied() else {
             return Ok(());
@@ -277,32 +328,81 @@ impl<K: KernelTables> Engine<K> {
         self.kernel.remove_service(key)?;
         self.services.remove(&key);
         self.arena.free(held.ring_base, held.ring_len, now);
-        if let Some(service) = number_of(&held) {
-            self.disown(service, key);
+        self.own(Place::Service(key), number_of(&held), None);
+        Ok(())
+    }
+
+    fn put_source(&mut self, origin: Origin, entry: SourceEntry) -> Result<(), EngineError> {
+        if self.sources.get(&origin) != Some(&entry) {
+            self.kernel.set_source(origin, entry.value)?;
+            self.note_source(origin, entry);
         }
         Ok(())
     }
 
-    /// A key is no longer the service's; with the last one, its backends go.
-    fn disown(&mut self, service: u32, key: Key) {
-        let Some(keys) = self.owners.get_mut(&service) else { return };
-        keys.remove(&key);
-        if keys.is_empty() {
-            self.owners.remove(&service);
-            for number in self.members.remove(&service).unwrap_or_default() {
+    fn note_source(&mut self, origin: Origin, entry: SourceEntry) {
+        let before = self.sources.insert(origin, entry);
+        before.iter().for_each(|before| self.forget_source(origin, before));
+        self.sources_of.entry(vip_of(&entry)).or_default().insert(origin);
+        self.own(Place::Source(origin), before.and_then(|before| before.number), entry.number);
+    }
+
+    /// Removes a source and, with the last entry of its service, all its backends: its flows end.
+    fn remove_source(&mut self, origin: Origin) -> Result<(), EngineError> {
+        let Some(held) = self.sources.get(&origin).copied() else {
+            return Ok(());
+        };
+        self.kernel.remove_source(origin)?;
+        self.sources.remove(&origin);
+        self.forget_source(origin, &held);
+        self.own(Place::Source(origin), held.number, None);
+        Ok(())
+    }
+
+    fn forget_source(&mut self, origin: Origin, held: &SourceEntry) {
+        let vip = vip_of(held);
+        if let Some(sources) = self.sources_of.get_mut(&vip) {
+            sources.remove(&origin);
+            if sources.is_empty() {
+                self.sources_of.remove(&vip);
+            }
+        }
+    }
+
+    fn remove_place(&mut self, place: Place, now: Instant) -> Result<(), EngineError> {
+        match place {
+            Place::Service(key) => self.remove_service(key, now),
+            Place::Source(origin) => self.remove_source(origin),
+        }
+    }
+
+    /// An entry is another service's than before; with the last one of a service, its backends go.
+    fn own(&mut self, place: Place, before: Option<u32>, service: Option<u32>) {
+        if let Some(number) = service {
+            self.owners.entry(number).or_default().insert(place);
+        }
+        let Some(left) = before.filter(|_| before != service) else { return };
+        let Some(places) = self.owners.get_mut(&left) else { return };
+        places.remove(&place);
+        if places.is_empty() {
+            self.owners.remove(&left);
+            for number in self.members.remove(&left).unwrap_or_default() {
                 self.free_backend(number);
             }
         }
     }
 
     /// Takes a backend from its service, as well as can be done without knowing that service's state, which its own VIP's
-    /// apply, which must be under way, makes exact: out of a listener's ring, while a rule goes with it.
+    /// apply, which must be under way, makes exact: out of a listener's ring, while what has one backend goes with it.
     fn leave(&mut self, service: u32, number: u32, now: Instant) -> Result<(), EngineError> {
-        for key in self.owners.get(&service).cloned().unwrap_or_default() {
-            match self.services.get(&key).copied() {
-                Some(held) if held.kind == Kind::Forward as u8 => self.remove_service(key, now)?,
-                Some(held) => self.leave_ring(key, held, number, now)?,
-                None => {}
+        for place in self.owners.get(&service).cloned().unwrap_or_default() {
+            let listener = match place {
+                Place::Service(key) => self.services.get(&key).filter(|held| held.kind == Kind::Balance as u8),
+                Place::Source(_) => None,
+            };
+            match (place, listener.copied()) {
+                (Place::Service(key), Some(held)) => self.leave_ring(key, held, number, now)?,
+                _ => self.remove_place(place, now)?,
             }
         }
         Ok(())
@@ -338,6 +438,11 @@ fn number_of(service: &Service) -> Option<u32> {
     (service.kind != Kind::Disabled as u8).then_some(service.number)
 }
 
+/// The VIP whose entry it is.
+fn vip_of(entry: &SourceEntry) -> Ipv4Addr {
+    u32::from_be(entry.value.vip).into()
+}
+
 impl KernelTables for loader::Tables {
     fn services(&self) -> Result<Vec<(Key, Service)>, TableError> {
         let services = self.services()?;
@@ -350,6 +455,19 @@ impl KernelTables for loader::Tables {
 
     fn remove_service(&mut self, key: Key) -> Result<(), TableError> {
         self.remove_service(key.data, key.prefix_len)
+    }
+
+    fn sources(&self) -> Result<Vec<(Origin, Source)>, TableError> {
+        let sources = self.sources()?;
+        Ok(sources.into_iter().map(|(data, prefix_len, source)| (Origin { data, prefix_len }, source)).collect())
+    }
+
+    fn set_source(&mut self, origin: Origin, source: Source) -> Result<(), TableError> {
+        self.set_source(origin.data, origin.prefix_len, source)
+    }
+
+    fn remove_source(&mut self, origin: Origin) -> Result<(), TableError> {
+        self.remove_source(origin.data, origin.prefix_len)
     }
 
     fn backend_count(&self) -> u32 {

@@ -2,22 +2,28 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
+use ipnet::Ipv4Net;
 use proptest::{collection::vec, prelude::*, sample::subsequence};
 use vipgate_abi::service::Algorithm;
 
 use super::*;
 use crate::{
     reconcile::{arena::QUARANTINE, compile::compile},
-    state::{self, BackendState, ForwardState, HealthCheck, ListenerState, Protocol, VipState},
+    state::{
+        self, BackendState, ElasticState, ForwardState, HealthCheck, ListenerState, MasqueradeState, Protocol, VipState,
+    },
 };
 
 const ELEMENTS: u32 = 8192;
 const BACKENDS: u32 = 64;
+/// Interface index of the VIPs' device.
+const DEVICE: u32 = 3;
 
 /// Tables in memory.
 #[derive(Debug)]
 struct Fake {
     services: BTreeMap<Key, Service>,
+    sources: BTreeMap<Origin, Source>,
     backends: Vec<Backend>,
     rings: Vec<u32>,
     /// Number of keys that fit.
@@ -31,6 +37,7 @@ impl Default for Fake {
     fn default() -> Self {
         Self {
             services: BTreeMap::new(),
+            sources: BTreeMap::new(),
             backends: vec![Backend::default(); BACKENDS as usize],
             rings: vec![u32::MAX; ELEMENTS as usize],
             capacity: 1000,
@@ -50,13 +57,23 @@ impl Fake {
         self.writes += 1;
         for (key, service) in self.services.iter().filter(|_| !self.foreign) {
             let ring = self.ring_of(service).iter().map(|member| Member(*member).number());
-            let guest = (service.kind == Kind::Forward as u8).then_some(service.backend);
+            let guest = [Kind::Forward, Kind::Elastic].map(|kind| kind as u8).contains(&service.kind);
+            let guest = guest.then_some(service.backend);
             for number in ring.chain(guest) {
                 let backend = self.backends[number as usize];
                 assert_ne!(backend.addr, 0, "{key:?} leads to the free number {number}");
                 assert!(!backend.is_down(), "{key:?} leads to {number}, which is down");
                 assert_eq!(backend.service, service.number, "{key:?} leads to {number}, another listener's");
             }
+        }
+        for (origin, source) in self.sources.iter().filter(|(_, source)| source.kind != SourceKind::Disabled as u8) {
+            let backend = self.backends[source.backend as usize];
+            assert!(backend.takes_all(), "{origin:?} leads to {backend:?}");
+            let address = match source.kind == SourceKind::Elastic as u8 {
+                true => u32::from_ne_bytes(origin.data.addr),
+                false => source.vip,
+            };
+            assert_eq!(backend.addr, address, "{origin:?} leads to another's number");
         }
     }
 }
@@ -77,6 +94,22 @@ impl KernelTables for Fake {
 
     fn remove_service(&mut self, key: Key) -> Result<(), TableError> {
         self.services.remove(&key);
+        self.look();
+        Ok(())
+    }
+
+    fn sources(&self) -> Result<Vec<(Origin, Source)>, TableError> {
+        Ok(self.sources.iter().map(|(origin, source)| (*origin, *source)).collect())
+    }
+
+    fn set_source(&mut self, origin: Origin, source: Source) -> Result<(), TableError> {
+        self.sources.insert(origin, source);
+        self.look();
+        Ok(())
+    }
+
+    fn remove_source(&mut self, origin: Origin) -> Result<(), TableError> {
+        self.sources.remove(&origin);
         self.look();
         Ok(())
     }
@@ -179,19 +212,43 @@ fn forwarding(host: u8, forwards: Vec<ForwardState>) -> VipState {
     VipState { forwards, ..vip(host, vec![]) }
 }
 
+/// A VIP that is a guest's.
+fn elastic(host: u8, number: u32, guest: u8, leads: bool) -> VipState {
+    let elastic =
+        ElasticState { uuid: "eip".into(), number, backend: number, guest: Ipv4Addr::new(10, 0, 1, guest), leads };
+    VipState { elastic: Some(elastic), ..vip(host, vec![]) }
+}
+
+fn masquerade(number: u32, network: u8) -> MasqueradeState {
+    let network = Ipv4Net::new_assert(Ipv4Addr::new(10, network, 0, 0), 16);
+    MasqueradeState { uuid: format!("l3-{network}"), number, backend: number, network }
+}
+
+fn masquerading(host: u8, masquerades: Vec<MasqueradeState>) -> VipState {
+    VipState { own: true, masquerades, ..vip(host, vec![]) }
+}
+
 fn engine() -> Engine<Fake> {
     Engine::new(Fake::default()).expect("new tables")
 }
 
 fn apply(engine: &mut Engine<Fake>, vip: &VipState) {
-    engine.apply(&compile(vip), Instant::now()).expect("applies");
+    apply_by(engine, vip, DEVICE);
+}
+
+fn apply_by(engine: &mut Engine<Fake>, vip: &VipState, device: u32) {
+    engine.apply(&compile(vip, Some(device)), Instant::now()).expect("applies");
 }
 
 /// What the tables hold is what these VIPs need, and nothing else.
 fn assert_holds(engine: &Engine<Fake>, vips: &[VipState]) {
+    assert_holds_by(engine, vips, DEVICE);
+}
+
+fn assert_holds_by(engine: &Engine<Fake>, vips: &[VipState], device: u32) {
     let kernel = &engine.kernel;
-    let mut keys = BTreeSet::new();
-    for tables in vips.iter().map(compile) {
+    let (mut keys, mut sources) = (BTreeSet::new(), BTreeMap::new());
+    for tables in vips.iter().map(|vip| compile(vip, Some(device))) {
         for (key, entry) in &tables.services {
             keys.insert(*key);
             let held = kernel.services.get(key).unwrap_or_else(|| panic!("{key:?} is missing"));
@@ -204,7 +261,9 @@ fn assert_holds(engine: &Engine<Fake>, vips: &[VipState]) {
             let held = kernel.backends[*number as usize];
             assert_eq!(held, Backend { generation: held.generation, ..*wanted });
         }
+        sources.extend(tables.sources.into_iter().map(|(origin, entry)| (origin, entry.value)));
     }
+    assert_eq!(sources, kernel.sources);
     assert_eq!(keys, kernel.services.keys().copied().collect());
 }
 
@@ -214,6 +273,9 @@ fn applying_what_is_held_writes_nothing() {
     let vips = [
         vip(1, vec![listener(0, 80, state::Algorithm::Maglev, &[(0, 1), (1, 2)])]),
         VipState { enabled: false, ..vip(2, vec![]) },
+        elastic(3, 2, 1, true),
+        masquerading(4, vec![masquerade(3, 0)]),
+        VipState { enabled: false, ..masquerading(5, vec![masquerade(4, 1)]) },
     ];
     vips.iter().for_each(|vip| apply(&mut engine, vip));
     let writes = engine.kernel.writes;
@@ -309,6 +371,97 @@ fn flows_of_a_rule_that_leads_elsewhere_end() {
 }
 
 #[test]
+fn an_elastic_ip_that_comes_to_lead_takes_the_guests_way_out_over() {
+    for order in [[0, 1], [1, 0]] {
+        let mut engine = engine();
+        let before = [elastic(1, 0, 7, true), elastic(2, 1, 7, false)];
+        before.iter().for_each(|vip| apply(&mut engine, vip));
+        assert_holds(&engine, &before);
+        let backends = [0, 1].map(|number| engine.kernel.backend(number));
+        let after = [elastic(1, 0, 7, false), elastic(2, 1, 7, true)];
+        order.iter().for_each(|at| apply(&mut engine, &after[*at]));
+        assert_holds(&engine, &after);
+        assert_eq!([0, 1].map(|number| engine.kernel.backend(number)), backends, "what was open goes on");
+        // It goes, and does not take the other's with it.
+        engine.remove(before[0].address, Instant::now()).expect("removes");
+        assert_holds(&engine, &after[1..]);
+        assert!(engine.kernel.backend(0).addr == 0 && engine.take_ended());
+    }
+}
+
+#[test]
+fn flows_of_an_elastic_ip_end_when_it_goes_or_gets_another_guest() {
+    let mut engine = engine();
+    apply(&mut engine, &elastic(1, 0, 7, true));
+    let first = engine.kernel.backend(0);
+    let moved = elastic(1, 0, 8, true);
+    apply(&mut engine, &moved);
+    assert_holds(&engine, &[moved]);
+    assert!(engine.kernel.backend(0).generation != first.generation && engine.take_ended());
+    let off = VipState { enabled: false, ..elastic(1, 0, 8, true) };
+    apply(&mut engine, &off);
+    assert_holds(&engine, &[off]);
+    assert!(engine.kernel.backend(0).addr == 0 && engine.take_ended());
+    let detached = vip(1, vec![]);
+    apply(&mut engine, &detached);
+    assert_holds(&engine, &[detached]);
+}
+
+#[test]
+fn flows_of_a_masqueraded_network_end_with_it_and_only_those() {
+    let mut engine = engine();
+    let own = masquerading(1, vec![masquerade(0, 0), masquerade(1, 1)]);
+    apply(&mut engine, &own);
+    assert_holds(&engine, std::slice::from_ref(&own));
+    let held = [0, 1].map(|number| engine.kernel.backend(number));
+    // A listener comes to the same VIP: ports are spared from now on, and nothing ends.
+    let shared = VipState { listeners: vec![round_robin(5, 80, &[])], ..own.clone() };
+    apply(&mut engine, &shared);
+    assert_holds(&engine, &[shared]);
+    let other = masquerading(1, vec![masquerade(1, 1)]);
+    apply(&mut engine, &other);
+    assert_holds(&engine, &[other]);
+    assert!(engine.kernel.backend(0).addr == 0 && engine.take_ended());
+    assert_eq!(engine.kernel.backend(1), held[1], "the other network's go on");
+    // Its numbers given to another network before it was known that it left.
+    let reused = masquerading(1, vec![masquerade(1, 2)]);
+    apply(&mut engine, &reused);
+    assert_holds(&engine, &[reused]);
+    assert!(engine.kernel.backend(1).generation != held[1].generation && engine.take_ended());
+    // The VIP goes while no controller runs: its entries tell that it was there.
+    let mut engine = Engine::new(engine.kernel).expect("the same tables");
+    assert_eq!(engine.vips(), BTreeSet::from([own.address]));
+    engine.remove(own.address, Instant::now()).expect("removes");
+    assert_holds(&engine, &[]);
+    assert!(engine.kernel.backend(1).addr == 0 && engine.take_ended());
+}
+
+#[test]
+fn flows_go_on_when_a_device_comes_back_under_another_index() {
+    let mut engine = engine();
+    let vips = [elastic(1, 0, 7, true), masquerading(2, vec![masquerade(1, 0)])];
+    vips.iter().for_each(|vip| apply_by(&mut engine, vip, 3));
+    let held = [0, 1].map(|number| engine.kernel.backend(number));
+    vips.iter().for_each(|vip| apply_by(&mut engine, vip, 4));
+    assert_holds_by(&engine, &vips, 4);
+    assert_eq!([0, 1].map(|number| engine.kernel.backend(number)), held);
+    assert!(!engine.take_ended());
+}
+
+#[test]
+fn numbers_of_a_network_that_the_store_gave_away_are_the_new_owners() {
+    let mut engine = engine();
+    apply(&mut engine, &masquerading(1, vec![masquerade(0, 0), masquerade(1, 1)]));
+    // Both numbers are a rule's of another VIP, whose apply comes first. `Fake::look` guards each step.
+    let rule = forwarding(2, vec![forward(0, (80, 80), 1, 9)]);
+    apply(&mut engine, &rule);
+    assert_holds(&engine, std::slice::from_ref(&rule));
+    let own = masquerading(1, vec![masquerade(2, 1)]);
+    apply(&mut engine, &own);
+    assert_holds(&engine, &[rule, own]);
+}
+
+#[test]
 fn a_listener_in_anothers_place_ends_that_ones_flows() {
     let mut engine = engine();
     apply(&mut engine, &vip(1, vec![round_robin(0, 80, &[(0, 1)])]));
@@ -358,17 +511,17 @@ fn what_does_not_fit_is_an_error_and_keeps_what_was() {
     apply(&mut engine, &small);
     let first = listener(1, 80, state::Algorithm::Maglev, &[(20, 1)]);
     let now = Instant::now();
-    engine.apply(&compile(&vip(2, vec![first])), now).expect("1601 elements more");
+    engine.apply(&compile(&vip(2, vec![first]), Some(DEVICE)), now).expect("1601 elements more");
     let large = vip(1, vec![listener(0, 80, state::Algorithm::Maglev, &pool)]);
-    let error = engine.apply(&compile(&large), now).expect_err("6421 elements do not fit");
+    let error = engine.apply(&compile(&large, Some(DEVICE)), now).expect_err("6421 elements do not fit");
     assert!(matches!(error, EngineError::ArenaFull { wanted: 6421, .. }), "{error}");
     assert_eq!(engine.kernel.services.len(), 2, "both listeners go on");
 
-    let error = engine.apply(&compile(&vip(3, vec![round_robin(2, 80, &[(BACKENDS, 1)])])), now);
+    let error = engine.apply(&compile(&vip(3, vec![round_robin(2, 80, &[(BACKENDS, 1)])]), Some(DEVICE)), now);
     assert!(matches!(error, Err(EngineError::BackendNumber { number: BACKENDS, .. })));
 
     engine.kernel.capacity = 2;
-    let error = engine.apply(&compile(&vip(4, vec![round_robin(3, 80, &[(30, 1)])])), now);
+    let error = engine.apply(&compile(&vip(4, vec![round_robin(3, 80, &[(30, 1)])]), Some(DEVICE)), now);
     assert!(matches!(error, Err(EngineError::Table(TableError::Full { .. }))));
     engine.kernel.capacity = 3;
     apply(&mut engine, &vip(4, vec![round_robin(3, 80, &[(30, 1)])]));
@@ -404,7 +557,12 @@ fn stores() -> impl Strategy<Value = Vec<VipState>> {
     let backends = vec(prop::option::of((0..4_u32, 1..6_u8, prop::bool::weighted(0.7))), 6);
     // Rules have numbers after those of listeners, or a listener's that is not there, and each its own thousand of ports.
     let rules = vec(prop::option::of((0..3_u8, 0..3_u32, 0..1000_u16, 0..1000_u16, 1..6_u8)), 6);
-    (listeners, backends, vec(prop::bool::weighted(0.8), 3), rules).prop_map(|(listeners, backends, enabled, rules)| {
+    // By VIP: an elastic IP's number, which may be a rule's or a network's elsewhere, and guest. By number: a network's VIP.
+    let elastics = vec(prop::option::of((subsequence(vec![4_u32, 5, 28, 29], 1), 1..4_u8)), 3);
+    let networks = vec(prop::option::of((0..3_u8, 0..3_u8)), 4);
+    let enabled = vec(prop::bool::weighted(0.8), 3);
+    (listeners, backends, enabled, rules, elastics, networks).prop_map(|store| {
+        let (listeners, backends, enabled, rules, elastics, networks) = store;
         let mut vips: Vec<VipState> = (0..3).map(|host| vip(host + 1, vec![])).collect();
         for (number, (host, algorithm)) in (0..).zip(&listeners).filter_map(|(n, l)| Some((n, (*l)?))) {
             let of_it = |(n, backend): (u32, &Option<_>)| {
@@ -423,6 +581,25 @@ fn stores() -> impl Strategy<Value = Vec<VipState>> {
             let ports = (first + one.min(other), first + one.max(other));
             vips[host as usize].forwards.push(forward(number, ports, 10 + 3 * number + backend, guest));
         }
+        let mut used: BTreeSet<u32> = vips.iter().flat_map(|vip| &vip.forwards).map(|rule| rule.number).collect();
+        let mut led = BTreeSet::new();
+        for (vip, (numbers, guest)) in vips.iter_mut().zip(elastics).filter_map(|(vip, elastic)| Some((vip, elastic?)))
+        {
+            let number = numbers[0];
+            if used.insert(number) {
+                let leads = led.insert(guest);
+                let guest = Ipv4Addr::new(10, 0, 1, guest);
+                let backend = if number < 28 { 10 + 3 * number } else { number + 7 };
+                vip.elastic = Some(ElasticState { uuid: "eip".into(), number, backend, guest, leads });
+            }
+        }
+        let mut seen = BTreeSet::new();
+        for (number, (host, network)) in (28..).zip(networks).filter_map(|(n, network)| Some((n, network?))) {
+            if used.insert(number) && seen.insert(network) {
+                let backend = number + 7;
+                vips[host as usize].masquerades.push(MasqueradeState { backend, ..masquerade(number, network) });
+            }
+        }
         vips.iter_mut().zip(enabled).for_each(|(vip, enabled)| vip.enabled = enabled);
         vips
     })
@@ -431,30 +608,30 @@ fn stores() -> impl Strategy<Value = Vec<VipState>> {
 proptest! {
     #[test]
     fn whatever_is_stored_and_in_whatever_order_it_is_applied_no_half_state_shows(
-        steps in vec((stores(), subsequence(vec![0_usize, 1, 2], 0..=3).prop_shuffle(), any::<bool>()), 1..8),
+        steps in vec((stores(), subsequence(vec![0_usize, 1, 2], 0..=3).prop_shuffle(), any::<bool>(), 3..5_u32), 1..8),
     ) {
         // Room enough for rings that rest.
         let rings = vec![u32::MAX; 1 << 16];
         let mut engine = Engine::new(Fake { rings, ..Fake::default() }).expect("new tables");
         let mut now = Instant::now();
-        for (store, order, restart) in &steps {
+        for (store, order, restart, device) in &steps {
             now += QUARANTINE + Duration::from_secs(1);
             if *restart {
                 engine = Engine::new(engine.kernel).expect("opens");
             }
             for at in order {
-                engine.apply(&compile(&store[*at]), now).expect("applies");
+                engine.apply(&compile(&store[*at], Some(*device)), now).expect("applies");
             }
         }
-        let Some((store, ..)) = steps.last() else { return Ok(()) };
+        let Some((store, .., device)) = steps.last() else { return Ok(()) };
         for vip in store {
-            engine.apply(&compile(vip), now).expect("applies");
+            engine.apply(&compile(vip, Some(*device)), now).expect("applies");
         }
-        assert_holds(&engine, store);
+        assert_holds_by(&engine, store, *device);
         for vip in store {
             engine.remove(vip.address, now).expect("removes");
         }
-        prop_assert!(engine.kernel.services.is_empty());
+        prop_assert!(engine.kernel.services.is_empty() && engine.kernel.sources.is_empty());
         prop_assert_eq!(engine.arena.available(), 1 << 16);
         prop_assert!(engine.kernel.backends.iter().all(|backend| backend.addr == 0));
     }

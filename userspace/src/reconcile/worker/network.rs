@@ -6,10 +6,10 @@ use std::{
     time::Duration,
 };
 
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 use tracing::warn;
 
-use super::{Placed, Worker, again, helpers, open, unreadable};
+use super::{Placed, RETRY, Retry, Worker, again, helpers, open, unreadable};
 use crate::{
     net::{Device, NetError},
     reconcile::{ApplyError, devices::Synced},
@@ -50,7 +50,8 @@ impl<S: Source> Worker<S> {
         Ok(())
     }
 
-    /// Brings the devices in line, and announces the VIPs of those that are new or came up. The first error, if any.
+    /// Brings the devices in line, and announces the VIPs of those that are new or came up; VIPs whose entries name a device
+    /// that is another one now are due to be applied. The first error, if any.
     pub(super) async fn sync_devices(&mut self) -> Result<(), ApplyError> {
         let wanted = self.source.devices().await.map_err(|error| unreadable(&error))?;
         let found = self.net.devices().await.map_err(open)?;
@@ -59,10 +60,17 @@ impl<S: Source> Worker<S> {
         if changed {
             helpers::bump(&self.epoch);
         }
-        let vips = self.placed().values().cloned().collect::<Vec<_>>();
+        let vips: Vec<(String, Placed)> = self.placed().clone().into_iter().collect();
         let mut announce: BTreeMap<String, Vec<Ipv4Addr>> = BTreeMap::new();
-        for placed in vips.into_iter().filter(|placed| fresh.contains(&placed.device)) {
-            announce.entry(placed.device).or_default().push(placed.address);
+        for (uuid, placed) in vips {
+            let index = self.device(&placed.device).map(|device| device.ifindex);
+            if index.is_some() && placed.names_device.is_some_and(|named| Some(named) != index) {
+                // Its entries are of a device that is no more.
+                self.dirty.insert(uuid, Retry { at: Instant::now(), pause: RETRY.0 });
+            }
+            if !placed.own && fresh.contains(&placed.device) {
+                announce.entry(placed.device).or_default().push(placed.address);
+            }
         }
         self.announce(announce).await;
         errors.into_iter().next().map_or(Ok(()), Err)
@@ -72,7 +80,7 @@ impl<S: Source> Worker<S> {
     async fn restore_addresses(&mut self) -> Result<(), ApplyError> {
         let held = self.net.addresses().await.map_err(open)?;
         let held: HashSet<(u32, Ipv4Addr)> = held.into_iter().map(|held| (held.ifindex, held.address)).collect();
-        let vips: Vec<Placed> = self.placed().values().cloned().collect();
+        let vips: Vec<Placed> = self.placed().values().filter(|placed| !placed.own).cloned().collect();
         let mut announced: BTreeMap<String, Vec<Ipv4Addr>> = BTreeMap::new();
         let mut result = Ok(());
         for placed in vips {
@@ -118,11 +126,12 @@ impl<S: Source> Worker<S> {
         self.net.add_vip(&device, vip).await.map_err(|error| error.to_string())
     }
 
+    /// Takes a VIP's address from its device, unless it is the router's own.
     pub(super) async fn take_address(&self, placed: &Placed) -> Result<(), NetError> {
         match self.device(&placed.device) {
-            Some(device) => self.net.remove_vip(device.ifindex, placed.address).await,
-            // The device is gone, and the address with it.
-            None => Ok(()),
+            Some(device) if !placed.own => self.net.remove_vip(device.ifindex, placed.address).await,
+            // It stays; or the device is gone, and the address with it.
+            _ => Ok(()),
         }
     }
 }

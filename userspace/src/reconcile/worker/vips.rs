@@ -108,6 +108,10 @@ impl<S: Source> Worker<S> {
                 Err(error) => drop(errors.insert(uuid, error)),
             }
         }
+        if ready.iter().any(|ready| self.device(&ready.vip.device).is_none()) {
+            // A VIP on a device that was not asked for yet; what fails is told for the VIP.
+            let _ = self.sync_devices().await;
+        }
         let ready = self.fill_tables(ready, &mut errors).await;
         self.place(ready, &mut errors).await;
         for uuid in uuids {
@@ -153,7 +157,8 @@ impl<S: Source> Worker<S> {
         let backends: BTreeSet<Ipv4Addr> = active_backends(vip);
         let fresh = before.map_or_else(|| backends.clone(), |before| &backends - &before.backends);
         self.owners.insert(vip.address, uuid.to_owned());
-        let placed = Placed { address: vip.address, device: vip.device.clone(), backends };
+        let placed =
+            Placed { address: vip.address, device: vip.device.clone(), own: vip.own, names_device: None, backends };
         self.placed().insert(uuid.to_owned(), placed);
         self.checks.watch(vip);
         Ok(fresh)
@@ -163,15 +168,23 @@ impl<S: Source> Worker<S> {
     async fn fill_tables(&self, vips: Vec<Ready>, errors: &mut HashMap<String, ApplyError>) -> Vec<Ready> {
         let results = self.with_kernel(move |kernel| {
             let now = Instant::now();
-            let applied = vips.into_iter().map(|ready| (kernel.engine.apply(&compile(&ready.vip), now), ready));
-            let applied: Vec<(_, Ready)> = applied.collect();
+            let applied = vips.into_iter().map(|ready| {
+                let device = kernel.devices.get(&ready.vip.device).map(|device| device.ifindex);
+                (kernel.engine.apply(&compile(&ready.vip, device), now), device, ready)
+            });
+            let applied: Vec<(_, _, Ready)> = applied.collect();
             if kernel.engine.take_ended() {
                 kernel.sweeper.flows_ended();
             }
             applied
         });
         let mut held = Vec::new();
-        for (result, ready) in results.await {
+        for (result, device, ready) in results.await {
+            if let Some(placed) = self.placed().get_mut(&ready.uuid)
+                && (ready.vip.elastic.is_some() || !ready.vip.masquerades.is_empty())
+            {
+                placed.names_device = Some(device.unwrap_or(0));
+            }
             match result {
                 Ok(()) => held.push(ready),
                 Err(error) => drop(errors.insert(ready.uuid, failed(&ready.vip, &error))),
@@ -182,14 +195,13 @@ impl<S: Source> Worker<S> {
 
     /// Puts the addresses of VIPs whose entries are there on their devices.
     async fn place(&mut self, vips: Vec<Ready>, errors: &mut HashMap<String, ApplyError>) {
-        if vips.iter().any(|ready| self.device(&ready.vip.device).is_none()) {
-            // A VIP on a device that was not asked for yet; what fails is told for the VIP.
-            let _ = self.sync_devices().await;
-        }
         let mut neighbours = BTreeSet::new();
         let mut announced: BTreeMap<String, Vec<Ipv4Addr>> = BTreeMap::new();
         for Ready { uuid, vip, fresh } in vips {
             neighbours.extend(fresh);
+            if vip.own {
+                continue;
+            }
             match self.give_address(&vip.device, vip.address).await {
                 Ok(true) => announced.entry(vip.device).or_default().push(vip.address),
                 Ok(false) => {}
@@ -209,6 +221,7 @@ impl<S: Source> Worker<S> {
 fn active_backends(vip: &VipState) -> BTreeSet<Ipv4Addr> {
     let backends = vip.listeners.iter().filter(|_| vip.enabled).flat_map(|listener| &listener.backends);
     let backends = backends.filter(|backend| backend.active && backend.healthy).map(|backend| backend.address);
-    let guests = vip.forwards.iter().filter(|_| vip.enabled).map(|forward| forward.guest);
-    backends.chain(guests).collect()
+    let guests =
+        vip.forwards.iter().map(|forward| forward.guest).chain(vip.elastic.iter().map(|elastic| elastic.guest));
+    backends.chain(guests.filter(|_| vip.enabled)).collect()
 }
