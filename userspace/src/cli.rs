@@ -77,6 +77,7 @@ Examples:
 Examples:
   vipgate flows --vip 10.1.0.10 --port 80 --state established
   vipgate flows --client 10.1.0.0/24 --sort bytes --top 20
+  vipgate flows --direction out --client 10.2.0.11
   vipgate flows --idle 300 --output json | jq -r '.connections[].client'
 
 Exit codes: 0 the table was read, whether connections were found or not; 1 nothing is loaded; more: vipgate --help")]

@@ -15,6 +15,7 @@ use vipgate::{
 use vipgate_abi::{
     flow::State,
     service::{Algorithm, Kind, Service, ServiceKey},
+    source::{Source, SourceKey, SourceKind},
 };
 
 /// Lines for people. `checks`: of the running controller, if there is one.
@@ -39,23 +40,13 @@ pub(crate) fn text(status: &Status, checks: Option<&Figures>) -> String {
     }
     for (key, prefix_len, service) in shown(status) {
         lines.push(service_line(*key, *prefix_len, service, last_port(status, *key, *prefix_len, service)));
-        for (_, backend) in backends_of(status, service) {
-            let (traffic, load) = (backend.traffic, backend.load);
-            let state = match backend.chosen {
-                true => "",
-                false if backend.backend.is_down() => ", unhealthy",
-                false => ", leaving",
-            };
-            lines.push(format!(
-                "  {:<21} {load} open{state}, {} made, in {} packets {} bytes, out {} packets {} bytes",
-                address(backend),
-                traffic.connections,
-                traffic.packets_in,
-                traffic.bytes_in,
-                traffic.packets_out,
-                traffic.bytes_out,
-            ));
-        }
+        lines.extend(backends_of(status, service).map(|(_, backend)| backend_line(&address(backend), backend)));
+    }
+    for (key, prefix_len, source) in networks(status) {
+        let vip = Ipv4Addr::from(u32::from_be(source.vip));
+        let what = if is_disabled(source) { "disabled" } else { "masquerade" };
+        lines.push(format!("{vip} {what} {}", network(*key, *prefix_len)));
+        lines.extend(backend_of(status, source).map(|(_, backend)| backend_line("guests", backend)));
     }
     for (reason, count) in &status.reasons {
         let verdict = if reason.is_drop() { "dropped" } else { "to stack" };
@@ -70,20 +61,7 @@ pub(crate) fn json(status: &Status, checks: Option<&Figures>) -> Value {
     let devices = status.links.iter().map(|(hook, device)| json!({ "name": device, "hook": hook }));
     let flows: BTreeMap<&str, u64> = status.flows.iter().map(|(state, count)| (flow_state(*state), *count)).collect();
     let services = shown(status).map(|(key, prefix_len, service)| {
-        let backends = backends_of(status, service).map(|(number, backend)| {
-            json!({
-                "number": number,
-                "address": address(backend),
-                "chosen": backend.chosen,
-                "healthy": !backend.backend.is_down(),
-                "open": backend.load,
-                "connections": backend.traffic.connections,
-                "packetsIn": backend.traffic.packets_in,
-                "bytesIn": backend.traffic.bytes_in,
-                "packetsOut": backend.traffic.packets_out,
-                "bytesOut": backend.traffic.bytes_out,
-            })
-        });
+        let backends = backends_of(status, service).map(backend_json);
         json!({
             "vip": Ipv4Addr::from(key.vip),
             "protocol": (*prefix_len != ServiceKey::WHOLE_VIP).then(|| protocol(key.protocol)),
@@ -91,10 +69,19 @@ pub(crate) fn json(status: &Status, checks: Option<&Figures>) -> Value {
             "lastPort": last_port(status, *key, *prefix_len, service),
             "disabled": service.kind == Kind::Disabled as u8,
             "forwards": service.kind == Kind::Forward as u8,
+            "elastic": service.kind == Kind::Elastic as u8,
             "allowed": (service.source_mask != 0).then(|| allowed(service)),
             "algorithm": algorithm(service),
             "ringElements": service.ring_len,
             "backends": backends.collect::<Vec<_>>(),
+        })
+    });
+    let masquerades = networks(status).map(|(key, prefix_len, source)| {
+        json!({
+            "vip": Ipv4Addr::from(u32::from_be(source.vip)),
+            "network": network(*key, *prefix_len),
+            "disabled": is_disabled(source),
+            "backends": backend_of(status, source).into_iter().map(backend_json).collect::<Vec<_>>(),
         })
     });
     let reasons = |drop: bool| -> BTreeMap<&str, u64> {
@@ -106,6 +93,7 @@ pub(crate) fn json(status: &Status, checks: Option<&Figures>) -> Value {
         "flows": { "capacity": status.flow_capacity, "states": flows },
         "checks": checks,
         "services": services.collect::<Vec<_>>(),
+        "masquerades": masquerades.collect::<Vec<_>>(),
         "drops": reasons(true),
         "passes": reasons(false),
     })
@@ -149,10 +137,60 @@ fn backends_of<'a>(status: &'a Status, service: &'a Service) -> impl Iterator<It
     status.backends.iter().filter(move |(_, one)| has_any && listed(one))
 }
 
+/// The networks, and guests of Disabled VIPs, that leave by a VIP. An elastic IP that is Enabled is a service.
+fn networks(status: &Status) -> impl Iterator<Item = &(SourceKey, u32, Source)> {
+    let mut sources: Vec<_> =
+        status.sources.iter().filter(|(_, _, source)| source.kind != SourceKind::Elastic as u8).collect();
+    sources.sort_by_key(|(key, prefix_len, source)| (u32::from_be(source.vip), *key, *prefix_len));
+    sources.into_iter()
+}
+
+fn is_disabled(source: &Source) -> bool {
+    source.kind == SourceKind::Disabled as u8
+}
+
+/// The guests of a source, in CIDR notation.
+fn network(key: SourceKey, prefix_len: u32) -> String {
+    format!("{}/{}", Ipv4Addr::from(key.addr), prefix_len.saturating_sub(SourceKey::EXACT - u32::BITS))
+}
+
+/// Whose traffic that of a source is.
+fn backend_of<'a>(status: &'a Status, source: &Source) -> Option<(&'a u32, &'a BackendStatus)> {
+    (!is_disabled(source)).then(|| status.backends.get_key_value(&source.backend)).flatten()
+}
+
+fn backend_line(name: &str, backend: &BackendStatus) -> String {
+    let (traffic, load) = (backend.traffic, backend.load);
+    let state = match backend.chosen {
+        true => "",
+        false if backend.backend.is_down() => ", unhealthy",
+        false => ", leaving",
+    };
+    format!(
+        "  {name:<21} {load} open{state}, {} made, in {} packets {} bytes, out {} packets {} bytes",
+        traffic.connections, traffic.packets_in, traffic.bytes_in, traffic.packets_out, traffic.bytes_out,
+    )
+}
+
+fn backend_json((number, backend): (&u32, &BackendStatus)) -> Value {
+    json!({
+        "number": number,
+        "address": address(backend),
+        "chosen": backend.chosen,
+        "healthy": !backend.backend.is_down(),
+        "open": backend.load,
+        "connections": backend.traffic.connections,
+        "packetsIn": backend.traffic.packets_in,
+        "bytesIn": backend.traffic.bytes_in,
+        "packetsOut": backend.traffic.packets_out,
+        "bytesOut": backend.traffic.bytes_out,
+    })
+}
+
 fn service_line(key: ServiceKey, prefix_len: u32, service: &Service, last: Option<u16>) -> String {
     let vip = Ipv4Addr::from(key.vip);
     if prefix_len == ServiceKey::WHOLE_VIP {
-        let what = if service.kind == Kind::Disabled as u8 { "disabled" } else { "whole address" };
+        let what = if service.kind == Kind::Disabled as u8 { "disabled" } else { "elastic" };
         return format!("{vip} {what}");
     }
     let port = u16::from_be_bytes(key.port);
@@ -169,6 +207,7 @@ fn service_line(key: ServiceKey, prefix_len: u32, service: &Service, last: Optio
 /// By its name where it has one.
 pub(crate) fn protocol(number: u8) -> Cow<'static, str> {
     match number {
+        1 => "icmp".into(),
         6 => "tcp".into(),
         17 => "udp".into(),
         other => other.to_string().into(),
@@ -188,7 +227,8 @@ fn algorithm(service: &Service) -> Option<&'static str> {
 
 fn address(backend: &BackendStatus) -> String {
     let entry = backend.backend;
-    format!("{}:{}", Ipv4Addr::from(u32::from_be(entry.addr)), u16::from_be(entry.port))
+    let host = Ipv4Addr::from(u32::from_be(entry.addr));
+    if entry.takes_all() { host.to_string() } else { format!("{host}:{}", u16::from_be(entry.port)) }
 }
 
 /// A state's name.

@@ -24,23 +24,27 @@ use crate::{
 /// Which connections are wanted, and in which order. All conditions must hold.
 #[derive(Args, Debug)]
 pub(crate) struct Wanted {
-    /// Connections to this VIP, or to those of a network
+    /// Connections through this VIP, or through those of a network
     #[arg(long, value_name = "ADDRESS[/LENGTH]")]
     vip: Option<Network>,
 
-    /// Connections to this port of a VIP
+    /// Connections through this port of a VIP
     #[arg(long, value_name = "PORT")]
     port: Option<u16>,
 
-    /// Connections of this client, or of a network's
+    /// Connections that this client began, or those of a network; of outward ones the client is the guest
     #[arg(long, value_name = "ADDRESS[/LENGTH]")]
     client: Option<Network>,
 
-    /// Connections that this backend has, or those of a network
+    /// Connections that this backend answers, or those of a network; of outward ones that is who outside the guest talks to
     #[arg(long, value_name = "ADDRESS[/LENGTH]")]
     backend: Option<Network>,
 
     #[arg(long, value_enum)]
+    direction: Option<Direction>,
+
+    /// tcp, udp, icmp, or a number from 0 to 255
+    #[arg(long, value_name = "PROTOCOL")]
     protocol: Option<Protocol>,
 
     #[arg(long, value_enum)]
@@ -60,10 +64,39 @@ pub(crate) struct Wanted {
     top: Option<usize>,
 }
 
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum Protocol {
-    Tcp = 6,
-    Udp = 17,
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Direction {
+    /// Begun by clients of a VIP
+    In,
+    /// Begun by guests, through an elastic IP or source NAT
+    Out,
+}
+
+impl Direction {
+    const fn of(flow: &Connection) -> Self {
+        if flow.outward { Self::Out } else { Self::In }
+    }
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::In => "in",
+            Self::Out => "out",
+        }
+    }
+}
+
+/// A protocol's IANA number, or its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Protocol(u8);
+
+impl FromStr for Protocol {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let named = (0..=u8::MAX).find(|number| protocol(*number) == text);
+        let number = named.or_else(|| text.parse().ok());
+        number.map(Self).ok_or("give tcp, udp, icmp, or a protocol's number from 0 to 255, such as 47")
+    }
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -141,7 +174,8 @@ impl Wanted {
             && within(self.client, flow.client)
             && within(self.backend, flow.backend)
             && self.port.is_none_or(|port| flow.vip.port() == port)
-            && self.protocol.is_none_or(|protocol| flow.protocol == protocol as u8)
+            && self.direction.is_none_or(|direction| Direction::of(flow) == direction)
+            && self.protocol.is_none_or(|protocol| flow.protocol == protocol.0)
             && self.state.is_none_or(|stage| flow.state == stage.state())
             && self.idle.is_none_or(|seconds| flow.idle >= seconds)
     }
@@ -178,6 +212,7 @@ pub(crate) fn print(mut flows: Vec<Connection>, wanted: &Wanted, output: Output,
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Row {
+    direction: &'static str,
     protocol: Cow<'static, str>,
     client: SocketAddrV4,
     vip: SocketAddrV4,
@@ -195,6 +230,7 @@ fn json(flows: &[Connection], found: usize, to: &mut impl Write) -> io::Result<(
     for (index, flow) in flows.iter().enumerate() {
         to.write_all(if index == 0 { b"\n" } else { b",\n" })?;
         let row = Row {
+            direction: Direction::of(flow).name(),
             protocol: protocol(flow.protocol),
             client: flow.client,
             vip: flow.vip,
@@ -229,6 +265,7 @@ mod tests {
 
     fn connection(client: u8, protocol: u8, state: State, packets: u32) -> Connection {
         Connection {
+            outward: false,
             protocol,
             client: SocketAddrV4::new(Ipv4Addr::new(10, 1, 0, client), 40000),
             vip: SocketAddrV4::new(Ipv4Addr::new(10, 1, 0, 10), 80),
@@ -248,7 +285,7 @@ mod tests {
         for words in [
             "",
             "--vip 10.1.0.10 --port 80 --client 10.1.0.101 --backend 10.2.0.11 --protocol tcp --state established",
-            "--vip 10.1.0.0/24 --client 10.0.0.0/8 --backend 0.0.0.0/0 --idle 101",
+            "--vip 10.1.0.0/24 --client 10.0.0.0/8 --backend 0.0.0.0/0 --idle 101 --direction in --protocol 6",
         ] {
             assert!(wanted(words).includes(&flow), "{words}");
         }
@@ -258,6 +295,8 @@ mod tests {
             "--client 10.1.0.0/26",
             "--backend 10.2.0.12",
             "--protocol udp",
+            "--protocol 47",
+            "--direction out",
             "--state closing",
             "--idle 102",
         ] {
@@ -302,7 +341,22 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_address_is_refused_with_an_example() {
+    fn a_guests_own_connection_is_found_by_its_guest_vip_and_destination() {
+        let socket = |host, port| SocketAddrV4::new(Ipv4Addr::new(10, host, 0, 1), port);
+        let (client, vip, backend) = (socket(2, 77), socket(1, 78), socket(3, 0));
+        let flow = Connection { outward: true, client, vip, backend, ..connection(1, 1, State::Datagrams, 5) };
+        for words in ["--client 10.2.0.1 --direction out", "--vip 10.1.0.1 --protocol icmp", "--backend 10.3.0.1"] {
+            assert!(wanted(words).includes(&flow), "{words}");
+        }
+        assert!(!wanted("--direction in").includes(&flow));
+    }
+
+    #[test]
+    fn what_is_no_address_or_protocol_is_refused_with_an_example() {
+        assert_eq!(["icmp", "1", "udp", "255"].map(str::parse), [1, 1, 17, 255].map(|number| Ok(Protocol(number))));
+        for text in ["ICMP", "256", ""] {
+            assert!(text.parse::<Protocol>().is_err_and(|error| error.contains("47")), "{text}");
+        }
         assert!("10.1.0".parse::<Network>().is_err_and(|error| error.contains("10.1.0.10")));
         assert_eq!("10.1.0.7".parse(), Ok(Network(Ipv4Net::from(Ipv4Addr::new(10, 1, 0, 7)))));
     }

@@ -10,12 +10,14 @@ use std::{
 
 use vipgate::loader::Connection;
 
+use super::Direction;
 use crate::status::{flow_state, protocol};
 
 /// Lines are given on in pieces of so many bytes.
 const PIECE: usize = 1 << 18;
 
 /// Widths of the cells that begin at the left, and of those that end at the right.
+const DIRECTION: usize = 3;
 const PROTOCOL: usize = 5;
 const SOCKET: usize = 21;
 const STATE: usize = 11;
@@ -27,6 +29,7 @@ const BYTES: usize = 14;
 pub(super) fn write(flows: &[Connection], found: usize, to: &mut impl Write) -> io::Result<()> {
     let mut lines = Lines(Vec::with_capacity(PIECE + 512));
     if !flows.is_empty() {
+        lines.left(DIRECTION, |cell| cell.text("DIR"));
         lines.left(PROTOCOL, |cell| cell.text("PROTO"));
         for (width, name) in [(SOCKET, "CLIENT"), (SOCKET, "VIP"), (SOCKET, "BACKEND"), (STATE, "STATE")] {
             lines.left(width, |cell| cell.text(name));
@@ -39,6 +42,7 @@ pub(super) fn write(flows: &[Connection], found: usize, to: &mut impl Write) -> 
         lines.end();
     }
     for flow in flows {
+        lines.left(DIRECTION, |cell| cell.text(Direction::of(flow).name()));
         lines.left(PROTOCOL, |cell| cell.text(&protocol(flow.protocol)));
         for socket in [flow.client, flow.vip, flow.backend] {
             lines.left(SOCKET, |cell| cell.socket(socket));
@@ -151,6 +155,7 @@ mod tests {
     #[test]
     fn a_table_is_aligned_and_what_is_wider_than_its_cell_is_whole() {
         let short = Connection {
+            outward: false,
             protocol: 6,
             client: SocketAddrV4::new(Ipv4Addr::new(10, 1, 0, 101), 40_000),
             vip: SocketAddrV4::new(Ipv4Addr::new(10, 1, 0, 10), 80),
@@ -163,6 +168,7 @@ mod tests {
             bytes_out: 890,
         };
         let long = Connection {
+            outward: true,
             protocol: 17,
             client: SocketAddrV4::new(Ipv4Addr::new(255, 255, 255, 255), 65_535),
             idle: 1_234_567,
@@ -172,9 +178,9 @@ mod tests {
         let mut table = Vec::new();
         write(&[short, long], 5, &mut table).expect("written");
         let expected = "\
-PROTO CLIENT                VIP                   BACKEND               STATE         IDLE  PACKETS-IN       BYTES-IN PACKETS-OUT      BYTES-OUT
-tcp   10.1.0.101:40000      10.1.0.10:80          10.2.0.11:8080        established     3s          12           3456           7            890
-udp   255.255.255.255:65535 10.1.0.10:80          10.2.0.11:8080        established 1234567s          12           3456           7 18446744073709551615
+DIR PROTO CLIENT                VIP                   BACKEND               STATE         IDLE  PACKETS-IN       BYTES-IN PACKETS-OUT      BYTES-OUT
+in  tcp   10.1.0.101:40000      10.1.0.10:80          10.2.0.11:8080        established     3s          12           3456           7            890
+out udp   255.255.255.255:65535 10.1.0.10:80          10.2.0.11:8080        established 1234567s          12           3456           7 18446744073709551615
 2 of 5 connections
 ";
         assert_eq!(String::from_utf8(table).expect("text"), expected);
@@ -183,6 +189,7 @@ udp   255.255.255.255:65535 10.1.0.10:80          10.2.0.11:8080        establis
     #[test]
     fn long_tables_come_whole_in_pieces() {
         let flow = Connection {
+            outward: false,
             protocol: 6,
             client: SocketAddrV4::new(Ipv4Addr::new(10, 1, 0, 101), 40_000),
             vip: SocketAddrV4::new(Ipv4Addr::new(10, 1, 0, 10), 80),

@@ -16,13 +16,17 @@ use vipgate_abi::{
 
 use super::{bpffs::PinDir, error::LoadError, mapping::View, object, tables::view};
 
-/// A connection: both directions of it.
+/// A connection: both directions of it. Of ICMP the port is the identifier, of what has no ports it is 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Connection {
+    /// A guest began it, and its packets leave with the VIP as their source.
+    pub outward: bool,
     /// IANA protocol number.
     pub protocol: u8,
+    /// Who began it.
     pub client: SocketAddrV4,
     pub vip: SocketAddrV4,
+    /// Who answers: the VIP's backend, or who outside a guest talks to.
     pub backend: SocketAddrV4,
     pub state: State,
     /// Seconds since the last packet in either direction.
@@ -98,10 +102,16 @@ impl FlowView {
         let reply = self.stable(flow.peer).filter(|(_, reply)| reply.peer == slot && reply.mark.is_reply());
         let idle = reply.map_or(word.age(now), |(reply, _)| reply.age(now).min(word.age(now)));
         let answer = reply.map(|(_, reply)| reply).unwrap_or_default();
+        let outward = flow.mark.is_outward();
+        let vip = match outward {
+            true => address(flow.new_src, flow.new_sport),
+            false => address(flow.key.dst, flow.key.dport),
+        };
         Some(Connection {
+            outward,
             protocol: flow.key.protocol,
             client: address(flow.key.src, flow.key.sport),
-            vip: address(flow.key.dst, flow.key.dport),
+            vip,
             backend: address(flow.new_dst, flow.new_dport),
             state: reply.map_or(word.state(), |(reply, _)| both(word.state(), reply.state())),
             idle: idle / hz,

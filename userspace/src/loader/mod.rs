@@ -48,6 +48,7 @@ pub use self::{
     mapping::Mapping,
     object::load_persistently,
     ports::Ports,
+    status::Reasons,
     tables::{Epoch, Tables},
 };
 
@@ -102,9 +103,10 @@ impl FromStr for Hook {
 pub struct Sizes {
     /// Flow entries: two an established connection; a power of two. 72 bytes each.
     pub flows: u32,
-    /// Listeners and port-forwarding rules; the services trie has room for the keys of each.
+    /// Listeners, port-forwarding rules, elastic IPs and networks with source NAT; the services trie has room for the keys
+    /// of each.
     pub services: u32,
-    /// Backends, over all listeners and rules.
+    /// Backends, over all listeners and rules; of an elastic IP and of a network with source NAT one each.
     pub backends: u32,
     /// Ring elements, over all listeners. 8 bytes each.
     pub ring_elements: u32,
@@ -189,7 +191,7 @@ impl Plane {
         self.dir.path()
     }
 
-    /// Services, rings and backends.
+    /// Services, sources, rings and backends.
     pub fn tables(&self) -> Result<Tables, LoadError> {
         Tables::open(&self.dir)
     }
@@ -202,6 +204,11 @@ impl Plane {
     /// The router's devices as the programs know them.
     pub fn ports(&self) -> Result<Ports, LoadError> {
         Ports::open(&self.dir)
+    }
+
+    /// What became of packets that were not simply forwarded.
+    pub fn reasons(&self) -> Result<Reasons, LoadError> {
+        Reasons::open(&self.dir)
     }
 
     /// The epoch under which flows remember their next hop.

@@ -3,6 +3,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fmt,
     path::Path,
 };
 
@@ -14,6 +15,7 @@ use vipgate_abi::{
     maps,
     port::Port,
     service::{Kind, Member, Service, ServiceKey},
+    source::{Source, SourceKey},
 };
 
 use super::{
@@ -35,6 +37,8 @@ pub struct Status {
     pub ports: BTreeMap<u32, Port>,
     /// Key, its prefix length in bits, value.
     pub services: Vec<(ServiceKey, u32, Service)>,
+    /// The same of the sources.
+    pub sources: Vec<(SourceKey, u32, Source)>,
     /// By number, those in use.
     pub backends: BTreeMap<u32, BackendStatus>,
     /// Packets that were not simply forwarded, by reason; those that happened.
@@ -65,13 +69,14 @@ pub fn read(bpffs: &Path) -> Result<Option<Status>, LoadError> {
     let tables = Tables::open(&dir)?;
     let flow_table = FlowView::open(&dir)?;
     let flows = flow_table.count();
-    let services = tables.services()?;
+    let (services, sources) = (tables.services()?, tables.sources()?);
     Ok(Some(Status {
         links: dir.pinned_links()?,
         ports: Ports::open(&dir)?.list()?,
-        backends: backends(&tables, &services)?,
+        backends: backends(&tables, &services, &sources)?,
         services,
-        reasons: reasons(&dir)?,
+        sources,
+        reasons: Reasons::open(&dir)?.all()?,
         flows,
         flow_capacity: flow_table.capacity(),
     }))
@@ -81,12 +86,16 @@ pub fn read(bpffs: &Path) -> Result<Option<Status>, LoadError> {
 fn backends(
     tables: &Tables,
     services: &[(ServiceKey, u32, Service)],
+    sources: &[(SourceKey, u32, Source)],
 ) -> Result<BTreeMap<u32, BackendStatus>, TableError> {
     let rings =
         services.iter().flat_map(|(_, _, service)| (0..service.ring_len).map(|element| service.ring_base + element));
     let members = rings.filter_map(|element| tables.rings().read(element)).map(|member| Member(member).number());
-    let forwards = services.iter().filter(|(_, _, service)| service.kind == Kind::Forward as u8);
-    let chosen: BTreeSet<u32> = members.chain(forwards.map(|(_, _, service)| service.backend)).collect();
+    let services = services.iter().map(|(_, _, service)| service);
+    let guests =
+        services.filter(|service| [Kind::Forward, Kind::Elastic].map(|kind| kind as u8).contains(&service.kind));
+    let guests = guests.map(|service| service.backend).chain(sources.iter().map(|(_, _, source)| source.backend));
+    let chosen: BTreeSet<u32> = members.chain(guests).collect();
     let mut backends = BTreeMap::new();
     for number in 0..tables.backends().len() {
         if let Some(backend) = tables.backends().read(number).filter(|backend| backend.addr != 0) {
@@ -97,15 +106,29 @@ fn backends(
     Ok(backends)
 }
 
-fn reasons(dir: &PinDir) -> Result<Vec<(Reason, u64)>, LoadError> {
-    let counts: PerCpuArray<MapData, u64> = open(dir, maps::REASONS)?;
-    let mut reasons = Vec::new();
-    for reason in Reason::ALL {
-        let values = counts.get(&(*reason as u32), 0).map_err(|error| TableError::new(maps::REASONS, "read", error))?;
-        match values.iter().sum() {
-            0 => {}
-            count => reasons.push((*reason, count)),
-        }
+/// Why packets were not simply forwarded, counted.
+pub struct Reasons(PerCpuArray<MapData, u64>);
+
+impl fmt::Debug for Reasons {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reasons").finish_non_exhaustive()
     }
-    Ok(reasons)
+}
+
+impl Reasons {
+    pub(super) fn open(dir: &PinDir) -> Result<Self, LoadError> {
+        Ok(Self(open(dir, maps::REASONS)?))
+    }
+
+    /// Packets for one reason, over all CPUs.
+    pub fn count(&self, reason: Reason) -> Result<u64, TableError> {
+        let values = self.0.get(&(reason as u32), 0).map_err(|error| TableError::new(maps::REASONS, "read", error))?;
+        Ok(values.iter().sum())
+    }
+
+    /// The reasons that happened.
+    fn all(&self) -> Result<Vec<(Reason, u64)>, TableError> {
+        let counts = Reason::ALL.iter().map(|reason| Ok((*reason, self.count(*reason)?)));
+        counts.filter(|count| !matches!(count, Ok((_, 0)))).collect()
+    }
 }
