@@ -6,6 +6,8 @@
 //!
 //! Every [`DEEP_EVERY`] passes, and at once when the reconciler ended flows, a *deep* pass reads every flow: it removes
 //! those of past generations and corrects the backends' and services' load should it have drifted from what the table holds.
+//!
+//! Between passes it looks whether guests' connections found no free port, and tells.
 
 use std::{
     collections::HashMap,
@@ -19,11 +21,12 @@ use std::{
 
 use tracing::{debug, error, warn};
 use vipgate_abi::{
-    backend::Backend,
+    backend::{Backend, ICMP_IDLE},
+    counters::Reason,
     flow::{Flow, State, TOUCH_PERIOD, WAYS, Word},
 };
 
-use crate::loader::{self, FlowTable, LoadError, Loads, Plane};
+use crate::loader::{self, FlowTable, LoadError, Loads, Plane, Reasons};
 
 /// Time of one pass over the table: how late a flow may be found to be over.
 const PASS: Duration = Duration::from_secs(5);
@@ -33,6 +36,8 @@ const DEEP_EVERY: u32 = 12;
 /// Rests of a hurried pass: between its slices, and after it, so that a stream of changes does not keep a CPU busy.
 const BREATH: Duration = Duration::from_millis(1);
 const BETWEEN_HURRIED: Duration = Duration::from_secs(1);
+/// How often exhaustion is told at most.
+const TELL_EVERY: Duration = Duration::from_secs(60);
 
 /// Seconds without a packet after which a connection is over.
 const HALF_OPEN: u32 = 30;
@@ -96,7 +101,9 @@ fn sweep(plane: &Plane, table: &FlowTable, shared: &Shared) -> Result<(), LoadEr
     let hz = loader::hz()?;
     debug!(hz, "sweeping");
     let mut drift = Drift::default();
+    let mut exhaustion = Exhaustion::start(plane.reasons()?)?;
     for pass in (0..DEEP_EVERY).cycle() {
+        exhaustion.tell(Instant::now())?;
         let hurried = shared.deep.swap(false, Ordering::Relaxed);
         match walk(plane, table, shared, hz, hurried, hurried || pass == 0)? {
             Walked::Stopped => return Ok(()),
@@ -109,6 +116,37 @@ fn sweep(plane: &Plane, table: &FlowTable, shared: &Shared) -> Result<(), LoadEr
         }
     }
     Ok(())
+}
+
+/// Watches whether source NAT has run out of ports.
+struct Exhaustion {
+    reasons: Reasons,
+    /// As of the last look.
+    count: u64,
+    looked: Instant,
+}
+
+impl Exhaustion {
+    /// What was counted before is not told.
+    fn start(reasons: Reasons) -> Result<Self, LoadError> {
+        Ok(Self { count: reasons.count(Reason::NoFreePort)?, reasons, looked: Instant::now() })
+    }
+
+    fn tell(&mut self, now: Instant) -> Result<(), LoadError> {
+        if now.saturating_duration_since(self.looked) < TELL_EVERY {
+            return Ok(());
+        }
+        self.looked = now;
+        let before = std::mem::replace(&mut self.count, self.reasons.count(Reason::NoFreePort)?);
+        let new = self.count.saturating_sub(before);
+        if new > 0 {
+            warn!(
+                "{new} packets of guests found no free port of their way out towards their destination and were dropped; \
+                 `vipgate flows --direction out --sort vip` shows who has the ports"
+            );
+        }
+        Ok(())
+    }
 }
 
 enum Walked {
@@ -213,7 +251,9 @@ impl<'a> Pass<'a> {
         let idles = (0..table.backend_count())
             .filter_map(|number| table.backend(number))
             .filter(|b| b.addr != 0 && !b.is_down());
-        let shortest_idle = idles.map(|backend| backend.idle_timeout).fold(u32::MAX, u32::min);
+        // What takes all protocols has the shortest for ICMP.
+        let idles = idles.map(|backend| if backend.takes_all() { ICMP_IDLE } else { backend.idle_timeout });
+        let shortest_idle = idles.fold(u32::MAX, u32::min);
         let count =
             || Count { backends: Tally::start(table.backend_loads()), services: Tally::start(table.service_loads()) };
         Self { table, hz, shortest_idle, count: deep.then(count) }
@@ -245,7 +285,8 @@ impl<'a> Pass<'a> {
         let backend = self.table.backend(flow.backend).unwrap_or_default();
         let peer = self.peer(slot, &flow);
         let age = peer.as_ref().map_or(word.age(now), |(_, peer, _)| word.age(now).min(peer.age(now)));
-        let timeout = timeout(word.state(), peer.as_ref().map(|(_, peer, _)| peer.state()), backend.idle_timeout);
+        let idle = backend.idle_timeout_of(flow.key.protocol);
+        let timeout = timeout(word.state(), peer.as_ref().map(|(_, peer, _)| peer.state()), idle);
         if backend.generation == flow.generation && !is_over(age, timeout, self.hz) {
             self.note(word, &flow, &backend);
             return;

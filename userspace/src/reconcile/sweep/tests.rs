@@ -3,8 +3,8 @@
 use std::sync::atomic::AtomicU32;
 
 use vipgate_abi::{
-    backend::Backend,
-    flow::{FLAG_REPLY, Mark},
+    backend::{Backend, ICMP_IDLE, OTHER_IDLE, TCP_IDLE, UDP_IDLE},
+    flow::{FLAG_REPLY, FlowKey, Mark},
 };
 
 use super::*;
@@ -19,7 +19,7 @@ const NOW: u32 = 1000;
 /// A table with one backend, number 1, generation 7.
 fn table() -> FlowTable {
     let table = FlowTable::in_memory(64, 4);
-    table.put_backend(1, Backend { addr: 1, generation: 7, service: 3, idle_timeout: IDLE, ..Backend::default() });
+    table.put_backend(1, Backend { addr: 1, port: 80, generation: 7, service: 3, idle_timeout: IDLE });
     table
 }
 
@@ -84,6 +84,30 @@ fn connections_go_when_both_directions_are_idle_for_their_states_time() {
         assert_eq!(before - table.backend_loads().get(1), u32::from(one.is_live()), "{one:?}: counted once");
         let admitted = if one.is_admitted() { table.backend_loads().get(1) } else { 0 };
         assert_eq!(table.service_loads().get(3), admitted, "{one:?}: counts against the limit");
+    }
+}
+
+#[test]
+fn connections_of_a_guest_go_by_their_protocols_idle_time() {
+    for (protocol, state, idle) in [
+        (6, State::Established, TCP_IDLE),
+        (17, State::Datagrams, UDP_IDLE),
+        (1, State::Datagrams, ICMP_IDLE),
+        (47, State::Datagrams, OTHER_IDLE),
+    ] {
+        let table = table();
+        let all = Backend { addr: 1, port: 0, generation: 7, service: 3, idle_timeout: TCP_IDLE };
+        table.put_backend(1, all);
+        for (first, age) in [(0, idle), (16, idle + LATE)] {
+            connect(&table, first, (state, age), (state, age));
+            for slot in [first, first + WAYS as u32] {
+                let flow = table.flow(slot).expect("a flow");
+                let key = FlowKey { protocol, ..flow.key };
+                table.put(slot, word(state, age), Flow { key, ..flow });
+            }
+        }
+        pass(&table, false);
+        assert_eq!((states(&table, 0), states(&table, 16)), ((state, state), GONE), "protocol {protocol}");
     }
 }
 
