@@ -21,6 +21,7 @@ use crate::{
     health::Checks,
     loader::{LoadError, Options, Plane},
     lock::{Lock, LockError},
+    model,
     net::Devices,
     reconcile::{self, Reconciler},
     rest::{self, RestState},
@@ -73,6 +74,9 @@ pub async fn serve(config: Config) -> Result<(), ServeError> {
     let sizes = plane.sizes();
     let limits = Limits { services: sizes.services, backends: sizes.backends, ..Limits::default() };
     let store = store.with_limits(limits);
+    let mut tx = store.begin().await?;
+    model::follow(&mut tx, &Devices).await?;
+    tx.commit().await?;
     let checks = Checks::default();
     let reconciler = Reconciler::start(plane, store.clone(), checks.clone()).await?;
     let _checking = checks.run(store.clone(), reconciler.clone());

@@ -6,7 +6,7 @@ use vipgate_api::{Api, ApiError};
 
 use super::{
     Caller, Devices, Result, access, account, eip, ip_range, l2, l3, listener, load_balancer, network_service,
-    port_forwarding, tag, vip, vm, zone,
+    port_forwarding, source_nat, tag, vip, vm, zone,
 };
 use crate::store::Tx;
 
@@ -24,8 +24,25 @@ pub async fn call(
 ) -> Result {
     access::check(tx, caller, api, &arguments).await?;
     let mut outcome = decide(tx, caller, devices, api, Arguments(arguments)).await?;
+    if changes_ways_out(api) {
+        outcome.vips.extend(source_nat::follow(tx, devices).await?);
+    }
     access::hide(tx, caller, &mut outcome.reply).await?;
     Ok(outcome)
+}
+
+/// Whether networks may leave by others after the call.
+const fn changes_ways_out(api: Api) -> bool {
+    matches!(
+        api,
+        Api::DeleteZone
+            | Api::DeleteL2Network
+            | Api::DeleteL3Network
+            | Api::AddIpRange
+            | Api::AddIpRangeByNetworkCidr
+            | Api::DeleteIpRange
+            | Api::DetachNetworkServiceFromL3Network
+    )
 }
 
 async fn decide(tx: &mut Tx, caller: &Caller, devices: &dyn Devices, api: Api, arguments: Arguments) -> Result {
@@ -53,7 +70,7 @@ async fn decide(tx: &mut Tx, caller: &Caller, devices: &dyn Devices, api: Api, a
         Api::DeleteIpRange => ip_range::delete(tx, &arguments.read()?).await,
 
         Api::GetNetworkServiceTypes => network_service::types(tx).await,
-        Api::AttachNetworkServiceToL3Network => network_service::attach(tx, arguments.read()?).await,
+        Api::AttachNetworkServiceToL3Network => network_service::attach(tx, devices, arguments.read()?).await,
         Api::DetachNetworkServiceFromL3Network => network_service::detach(tx, arguments.read()?).await,
 
         Api::CreateVmInstance => vm::create(tx, caller, devices, arguments.read()?).await,

@@ -16,6 +16,7 @@ use super::{
 use crate::store::{
     Tx,
     network::{self, IpRange},
+    source_nat,
 };
 
 /// A range that is sound by itself.
@@ -70,7 +71,9 @@ async fn insert(tx: &mut Tx, row: IpRange) -> Result {
         }
     }
     network::insert_range(tx, &row).await?;
-    Ok(Outcome::inventory(Resource::IpRange, row.uuid))
+    // The first range tells which addresses leave.
+    let ways_out = source_nat::ways_out(tx, &row.l3_network_uuid).await?;
+    Ok(Outcome::inventory(Resource::IpRange, row.uuid).touching(ways_out))
 }
 
 impl Span {

@@ -11,7 +11,7 @@ use vipgate_api::{
 use super::{
     Caller, Outcome, Result, load_balancer, network_service,
     resource::{self, New, found, require},
-    tag, vip, vip_use, vm,
+    source_nat, tag, vip, vip_use, vm,
 };
 use crate::{
     state::Protocol,
@@ -38,6 +38,8 @@ pub(super) async fn create(tx: &mut Tx, caller: &Caller, request: CreateLoadBala
             "field[loadBalancerPort]: udp port 53 is the router's own DNS and can't be balanced",
         ));
     }
+    let vip = vip::get(tx, "vipUuid", &balancer.vip_uuid).await?;
+    source_nat::check_ports(&vip, "loadBalancerPort", protocol, (port, port))?;
     let tags = listener_tags::complete(&request.system_tags, protocol)
         .map_err(|error| ApiError::invalid_argument(error.to_string()))?;
     if let Some(other) = lb::listener_at(tx, &balancer.vip_uuid, port, protocol == Protocol::Udp).await? {

@@ -19,6 +19,7 @@ mod load_balancer;
 mod network_service;
 mod port_forwarding;
 mod resource;
+mod source_nat;
 mod tag;
 mod vip;
 mod vip_use;
@@ -35,6 +36,7 @@ use vipgate_api::{ApiError, Reply, Resource, common::StateEvent};
 use crate::store::{self, Tx, lb};
 
 pub use call::call;
+pub use source_nat::follow;
 
 /// Result of a call's rules.
 pub type Result<T = Outcome> = std::result::Result<T, ApiError>;
@@ -53,8 +55,13 @@ pub trait Devices: Send + Sync {
     /// The names of the devices that a network can be on, as they are now. Must not block.
     fn list(&self) -> Vec<String>;
 
-    /// The addresses that the router has of its own, VIPs not among them. Must not block.
-    fn addresses(&self) -> BTreeSet<Ipv4Addr>;
+    /// The addresses that the router has of its own, each with its device, VIPs not among them. Must not block.
+    fn addresses_by_device(&self) -> Vec<(String, Ipv4Addr)>;
+
+    /// The same without their devices.
+    fn addresses(&self) -> BTreeSet<Ipv4Addr> {
+        self.addresses_by_device().into_iter().map(|(_, address)| address).collect()
+    }
 }
 
 /// The states of what can be switched off.

@@ -3,7 +3,7 @@
 use serde_json::json;
 use vipgate_api::{ApiError, Reply, Resource, network_service::NetworkServices};
 
-use super::{Outcome, Result, resource::require};
+use super::{Devices, Outcome, Result, resource::require, source_nat, vip_use};
 use crate::store::{Tx, service};
 
 pub(super) async fn types(tx: &mut Tx) -> Result {
@@ -11,7 +11,7 @@ pub(super) async fn types(tx: &mut Tx) -> Result {
     Ok(Outcome::new(Reply::Members(members.into_iter().collect())))
 }
 
-pub(super) async fn attach(tx: &mut Tx, request: NetworkServices) -> Result {
+pub(super) async fn attach(tx: &mut Tx, devices: &dyn Devices, request: NetworkServices) -> Result {
     let NetworkServices { l3_network_uuid: l3, network_services } = request;
     require(tx, "l3NetworkUuid", &l3, Resource::L3Network).await?;
     if network_services.is_empty() {
@@ -40,7 +40,12 @@ pub(super) async fn attach(tx: &mut Tx, request: NetworkServices) -> Result {
             service::attach(tx, &l3, provider, name).await?;
         }
     }
-    Ok(Outcome::inventory(Resource::L3Network, l3))
+    let mut outcome = Outcome::inventory(Resource::L3Network, &l3);
+    if network_services.values().flatten().any(|name| name == vip_use::SNAT) {
+        outcome = outcome.touching(source_nat::follow(tx, devices).await?);
+        source_nat::check(tx, devices, &l3).await?;
+    }
+    Ok(outcome)
 }
 
 /// What is not attached is passed over.

@@ -10,14 +10,17 @@ use vipgate_api::{
 use super::{
     Caller, ENABLED, Outcome, Result, attachment,
     resource::{self, New, found},
-    state_after, vip, vip_use, vm,
+    source_nat, state_after, vip, vip_use, vm,
 };
-use crate::store::{
-    Tx, lb,
-    number::{self, Numbers},
-    port_forwarding::{self, Rule},
-    vip::Vip,
-    vm::VmNic,
+use crate::{
+    state::Protocol,
+    store::{
+        Tx, lb,
+        number::{self, Numbers},
+        port_forwarding::{self, Rule},
+        vip::Vip,
+        vm::VmNic,
+    },
 };
 
 /// The allowedCidr of a rule that names none.
@@ -35,6 +38,8 @@ pub(super) async fn create(tx: &mut Tx, caller: &Caller, request: CreatePortForw
         return Err(refuse("allowedCidr", &format!("`{allowed}` is no CIDR of IPv4, such as 192.0.2.0/24")));
     }
     check_ports(tx, &vip, &request.protocol_type, ports).await?;
+    let protocol = if request.protocol_type == "UDP" { Protocol::Udp } else { Protocol::Tcp };
+    source_nat::check_ports(&vip, "vipPortStart", protocol, ports)?;
     let nic = match &request.vm_nic_uuid {
         Some(uuid) => Some(vm::nic(tx, "vmNicUuid", uuid).await?),
         None => None,

@@ -16,7 +16,7 @@ use super::{
     state_after, vip_use,
 };
 use crate::store::{
-    self, Tx, eip, lb, port_forwarding,
+    self, Tx, eip, lb, port_forwarding, source_nat,
     vip::{self, Vip},
 };
 
@@ -54,13 +54,25 @@ pub(super) async fn create(tx: &mut Tx, caller: &Caller, devices: &dyn Devices, 
         netmask: allocated.range.netmask,
         service_provider: None,
         use_for: None,
+        own: false,
     };
     vip::insert(tx, &row).await?;
     Ok(Outcome::inventory(Resource::Vip, &row.uuid).touching([row.uuid]))
 }
 
-/// What is on the VIP goes with it.
+/// What is on the VIP goes with it. One by which guest networks leave stays, in either delete mode.
 pub(super) async fn delete(tx: &mut Tx, request: &Delete) -> Result {
+    if let Some(row) = vip::get(tx, &request.uuid).await?
+        && let guests @ [_, ..] = source_nat::guests_of(tx, &row.uuid).await?.as_slice()
+    {
+        return Err(ApiError::operation(format!(
+            "VIP[uuid:{}, ip:{}] is the router's own address and can't be deleted while L3 networks leave by it: detach SNAT \
+             from them first [uuids:{}]",
+            row.uuid,
+            row.ip,
+            guests.join(", ")
+        )));
+    }
     resource::delete(tx, Resource::Vip, request).await
 }
 
@@ -134,7 +146,7 @@ pub(super) async fn bind(tx: &mut Tx, uuid: &str, provider: &str, peers: impl In
 
 /// After a delete: a VIP without load balancers is no longer used for load balancing, one without rules no longer for
 /// port forwarding, one without its elastic IP no longer for that, and one without services has neither provider nor
-/// guest networks.
+/// guest networks. The router's own address is no VIP any more without a use.
 pub(super) async fn settle(tx: &mut Tx, uuid: &str) -> store::Result<()> {
     let Some(mut row) = vip::get(tx, uuid).await? else { return Ok(()) };
     let before = row.use_for.clone();
@@ -146,6 +158,21 @@ pub(super) async fn settle(tx: &mut Tx, uuid: &str) -> store::Result<()> {
     }
     if !eip::is_on_vip(tx, uuid).await? {
         row.use_for = vip_use::remove(row.use_for.as_deref(), vip_use::EIP);
+    }
+    let guests = source_nat::guests_of(tx, uuid).await?;
+    row.use_for = match guests.is_empty() {
+        true => vip_use::remove(row.use_for.as_deref(), vip_use::SNAT),
+        // Without an elastic IP on it: nothing puts one on the router's own address.
+        false => vip_use::add(row.use_for.as_deref(), vip_use::SNAT).ok().or(row.use_for),
+    };
+    if row.own && row.use_for.is_none() {
+        return store::resource::delete(tx, uuid).await;
+    }
+    if row.use_for.as_deref() == Some(vip_use::SNAT) {
+        vip::clear_peers(tx, uuid).await?;
+        for network in &guests {
+            vip::add_peer(tx, uuid, network).await?;
+        }
     }
     if row.use_for == before {
         return Ok(());

@@ -4,6 +4,8 @@
 pub(super) const LOAD_BALANCER: &str = "LoadBalancer";
 pub(super) const PORT_FORWARDING: &str = "PortForwarding";
 pub(super) const EIP: &str = "Eip";
+/// The VIP is the router's own address, by which guest networks leave.
+pub(super) const SNAT: &str = "SNAT";
 
 /// Another use of the VIP rules this one out.
 #[derive(Debug, PartialEq, Eq)]

@@ -8,7 +8,7 @@ mod netlink;
 pub mod sysctl;
 mod watch;
 
-use std::{collections::BTreeSet, io, net::Ipv4Addr};
+use std::{io, net::Ipv4Addr};
 
 use nix::sys::socket::SockaddrStorage;
 use thiserror::Error;
@@ -75,15 +75,16 @@ impl model::Devices for Devices {
     }
 
     /// VIPs are told by their prefix: they are alone in it. Empty when the kernel does not tell.
-    fn addresses(&self) -> BTreeSet<Ipv4Addr> {
+    fn addresses_by_device(&self) -> Vec<(String, Ipv4Addr)> {
         let Ok(interfaces) = nix::ifaddrs::getifaddrs() else {
-            return BTreeSet::new();
+            return Vec::new();
         };
         let ipv4 = |address: Option<SockaddrStorage>| Some(address?.as_sockaddr_in()?.ip());
         interfaces
-            .filter_map(|interface| Some((ipv4(interface.address)?, ipv4(interface.netmask)?)))
-            .filter(|(_, netmask)| !netmask.is_broadcast())
-            .map(|(address, _)| address)
+            .filter_map(|interface| {
+                let (address, netmask) = (ipv4(interface.address)?, ipv4(interface.netmask)?);
+                (!netmask.is_broadcast()).then_some((interface.interface_name, address))
+            })
             .collect()
     }
 }
@@ -95,6 +96,8 @@ mod tests {
     #[test]
     fn the_loopbacks_address_is_the_routers_own() {
         assert!(model::Devices::addresses(&Devices).contains(&Ipv4Addr::LOCALHOST));
+        let by_device = model::Devices::addresses_by_device(&Devices);
+        assert!(by_device.contains(&("lo".to_owned(), Ipv4Addr::LOCALHOST)));
     }
 
     #[test]

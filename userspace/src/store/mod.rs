@@ -19,6 +19,7 @@ pub mod number;
 pub mod port_forwarding;
 pub mod resource;
 pub mod service;
+pub mod source_nat;
 mod state;
 pub mod tag;
 pub mod vip;

@@ -20,9 +20,9 @@ macro_rules! next_sql {
 /// A set of numbers, from 1 to below the size of its table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Numbers {
-    /// Of listeners, port-forwarding rules and elastic IPs.
+    /// Of listeners, port-forwarding rules, elastic IPs and networks with source NAT.
     Service,
-    /// Of NICs behind one of those.
+    /// Of NICs behind one of the first three, and of networks with source NAT.
     Backend,
 }
 

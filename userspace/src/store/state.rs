@@ -13,12 +13,14 @@ use super::{
     Error, Result, Store, Tx,
     listener_tags::{self, Balancing, DEFAULT_WEIGHT},
 };
-use crate::state::{BackendState, ElasticState, ForwardState, ListenerState, Protocol, Source, VipState};
+use crate::state::{
+    BackendState, ElasticState, ForwardState, ListenerState, MasqueradeState, Protocol, Source, VipState,
+};
 
 macro_rules! vips_sql {
     ($where:literal) => {
         concat!(
-            "SELECT v.uuid, v.ip, v.netmask, v.state, n.physical_interface FROM vips v
+            "SELECT v.uuid, v.ip, v.netmask, v.state, v.own, n.physical_interface FROM vips v
              JOIN l3_networks l ON l.uuid = v.l3_network_uuid
              JOIN l2_networks n ON n.uuid = l.l2_network_uuid ",
             $where,
@@ -102,6 +104,18 @@ macro_rules! elastic_sql {
     };
 }
 
+macro_rules! masquerades_sql {
+    ($where:literal) => {
+        // All ranges of a network share one CIDR.
+        concat!(
+            "SELECT DISTINCT s.vip_uuid, s.l3_network_uuid, s.service_number, s.backend_number, r.network_cidr
+             FROM source_nats s JOIN ip_ranges r ON r.l3_network_uuid = s.l3_network_uuid ",
+            $where,
+            " ORDER BY s.service_number"
+        )
+    };
+}
+
 impl Source for Store {
     type Error = Error;
 
@@ -114,6 +128,10 @@ impl Source for Store {
             backends: sqlx::query_as(backends_sql!("WHERE b.vip_uuid = $1")).bind(uuid).fetch_all(tx.conn()).await?,
             forwards: sqlx::query_as(forwards_sql!(" AND r.vip_uuid = $1")).bind(uuid).fetch_all(tx.conn()).await?,
             elastic: sqlx::query_as(elastic_sql!(" AND e.vip_uuid = $1")).bind(uuid).fetch_all(tx.conn()).await?,
+            masquerades: sqlx::query_as(masquerades_sql!("WHERE s.vip_uuid = $1"))
+                .bind(uuid)
+                .fetch_all(tx.conn())
+                .await?,
         };
         end(tx).await?;
         Ok(rows.join()?.pop())
@@ -128,6 +146,7 @@ impl Source for Store {
             backends: sqlx::query_as(backends_sql!("")).fetch_all(tx.conn()).await?,
             forwards: sqlx::query_as(forwards_sql!("")).fetch_all(tx.conn()).await?,
             elastic: sqlx::query_as(elastic_sql!("")).fetch_all(tx.conn()).await?,
+            masquerades: sqlx::query_as(masquerades_sql!("")).fetch_all(tx.conn()).await?,
         };
         end(tx).await?;
         rows.join()
@@ -157,6 +176,7 @@ struct VipRow {
     ip: String,
     netmask: String,
     state: String,
+    own: bool,
     physical_interface: String,
 }
 
@@ -210,6 +230,15 @@ struct ElasticRow {
     leads: bool,
 }
 
+#[derive(FromRow)]
+struct MasqueradeRow {
+    vip_uuid: String,
+    l3_network_uuid: String,
+    service_number: u32,
+    backend_number: u32,
+    network_cidr: String,
+}
+
 struct Rows {
     vips: Vec<VipRow>,
     listeners: Vec<ListenerRow>,
@@ -217,6 +246,7 @@ struct Rows {
     backends: Vec<BackendRow>,
     forwards: Vec<ForwardRow>,
     elastic: Vec<ElasticRow>,
+    masquerades: Vec<MasqueradeRow>,
 }
 
 impl Rows {
@@ -226,6 +256,7 @@ impl Rows {
         let mut listeners = group(self.listeners, |row| row.vip_uuid.clone());
         let mut forwards = group(self.forwards, |row| row.vip_uuid.clone());
         let mut elastic: HashMap<_, _> = self.elastic.into_iter().map(|row| (row.vip_uuid.clone(), row)).collect();
+        let mut masquerades = group(self.masquerades, |row| row.vip_uuid.clone());
         self.vips
             .into_iter()
             .map(|vip| {
@@ -240,17 +271,18 @@ impl Rows {
                     })
                     .collect::<Result<_>>()?;
                 let forwards = forwards.remove(&vip.uuid).unwrap_or_default();
+                let masquerades = masquerades.remove(&vip.uuid).unwrap_or_default();
                 let netmask: Ipv4Addr = parse("netmask", &vip.netmask, &vip.uuid)?;
                 Ok(VipState {
                     address: parse("address", &vip.ip, &vip.uuid)?,
                     prefix_len: netmask.to_bits().leading_ones() as u8,
                     device: vip.physical_interface,
-                    own: false,
+                    own: vip.own,
                     enabled: vip.state == "Enabled",
                     listeners,
                     forwards: forwards.into_iter().map(forward).collect::<Result<_>>()?,
                     elastic: elastic.remove(&vip.uuid).map(elastic_ip).transpose()?,
-                    masquerades: Vec::new(),
+                    masquerades: masquerades.into_iter().map(masquerade).collect::<Result<_>>()?,
                     uuid: vip.uuid,
                 })
             })
@@ -310,6 +342,15 @@ fn elastic_ip(row: ElasticRow) -> Result<ElasticState> {
         guest: parse("address", &row.ip, &row.uuid)?,
         leads: row.leads,
         uuid: row.uuid,
+    })
+}
+
+fn masquerade(row: MasqueradeRow) -> Result<MasqueradeState> {
+    Ok(MasqueradeState {
+        number: row.service_number,
+        backend: row.backend_number,
+        network: parse("network CIDR", &row.network_cidr, &row.l3_network_uuid)?,
+        uuid: row.l3_network_uuid,
     })
 }
 

@@ -1,5 +1,7 @@
 //! VIPs and the guest networks that they reach.
 
+use std::net::Ipv4Addr;
+
 use sqlx::FromRow;
 
 use super::{Result, Tx};
@@ -20,14 +22,16 @@ pub struct Vip {
     pub service_provider: Option<String>,
     /// Comma-joined; `None`: unused.
     pub use_for: Option<String>,
+    /// The address is the router's own.
+    pub own: bool,
 }
 
 pub async fn insert(tx: &mut Tx, row: &Vip) -> Result<()> {
     sqlx::query(
         "INSERT INTO vips
              (uuid, name, description, l3_network_uuid, ip_range_uuid, used_ip_uuid, ip, state, gateway, netmask,
-              service_provider, use_for, create_date, last_op_date)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $13)",
+              service_provider, use_for, own, create_date, last_op_date)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $14)",
     )
     .bind(&row.uuid)
     .bind(&row.name)
@@ -41,6 +45,7 @@ pub async fn insert(tx: &mut Tx, row: &Vip) -> Result<()> {
     .bind(&row.netmask)
     .bind(&row.service_provider)
     .bind(&row.use_for)
+    .bind(row.own)
     .bind(tx.now())
     .execute(tx.conn())
     .await?;
@@ -78,6 +83,21 @@ pub async fn update(tx: &mut Tx, row: &Vip) -> Result<()> {
     Ok(())
 }
 
+/// Gives the VIP another address of its network, which was taken for it; the one before is free.
+pub async fn set_address(tx: &mut Tx, uuid: &str, used_ip_uuid: &str, ip: Ipv4Addr) -> Result<()> {
+    let before: String =
+        sqlx::query_scalar("SELECT used_ip_uuid FROM vips WHERE uuid = $1").bind(uuid).fetch_one(tx.conn()).await?;
+    sqlx::query("UPDATE vips SET used_ip_uuid = $2, ip = $3, last_op_date = $4 WHERE uuid = $1")
+        .bind(uuid)
+        .bind(used_ip_uuid)
+        .bind(ip.to_string())
+        .bind(tx.now())
+        .execute(tx.conn())
+        .await?;
+    sqlx::query("DELETE FROM used_ips WHERE uuid = $1").bind(before).execute(tx.conn()).await?;
+    Ok(())
+}
+
 /// The guest networks that the VIP reaches.
 pub async fn peers(tx: &mut Tx, vip_uuid: &str) -> Result<Vec<String>> {
     Ok(sqlx::query_scalar("SELECT l3_network_uuid FROM vip_peer_l3_networks WHERE vip_uuid = $1 ORDER BY 1")
@@ -101,10 +121,10 @@ pub async fn clear_peers(tx: &mut Tx, vip_uuid: &str) -> Result<()> {
     Ok(())
 }
 
-/// The VIPs that a change of some resource touches: those that live in or below it, and those with a NIC of it behind
-/// them, and those that share a NIC with an elastic IP among these, since of them one leads. `resource_uuid` may be of a
-/// zone, network, range, VM instance, NIC, VIP, load balancer, listener, rule or elastic IP: every branch but the right ones
-/// finds nothing by its index, so the cost is what that resource holds.
+/// The VIPs that a change of some resource touches: those that live in or below it, those with a NIC of it behind them,
+/// those by which a network of it leaves, and those that share a NIC with an elastic IP among these, since of them one
+/// leads. `resource_uuid` may be of a zone, network, range, VM instance, NIC, VIP, load balancer, listener, rule or elastic
+/// IP: every branch but the right ones finds nothing by its index, so the cost is what that resource holds.
 pub async fn touched_by(tx: &mut Tx, resource_uuid: &str) -> Result<Vec<String>> {
     Ok(sqlx::query_scalar(
         "WITH networks (uuid) AS (
@@ -133,6 +153,8 @@ pub async fn touched_by(tx: &mut Tx, resource_uuid: &str) -> Result<Vec<String>>
          SELECT uuid FROM own
          UNION SELECT vip_uuid FROM eips WHERE vm_nic_uuid IN elastic
          UNION SELECT vip_uuid FROM load_balancers WHERE uuid IN balancers
+         UNION SELECT vip_uuid FROM source_nats WHERE l3_network_uuid IN networks
+         UNION SELECT s.vip_uuid FROM ip_ranges r JOIN source_nats s ON s.l3_network_uuid = r.l3_network_uuid WHERE r.uuid = $1
          UNION SELECT vip_uuid FROM port_forwarding_rules WHERE uuid = $1
          UNION SELECT vip_uuid FROM port_forwarding_rules WHERE vm_nic_uuid IN nics",
     )

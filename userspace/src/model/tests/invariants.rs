@@ -17,7 +17,7 @@ struct Step {
 }
 
 /// The more often an API is named, the more often it is called.
-const APIS: [Api; 35] = [
+const APIS: [Api; 38] = [
     Api::CreateZone,
     Api::CreateL2NoVlanNetwork,
     Api::CreateL3Network,
@@ -25,6 +25,9 @@ const APIS: [Api; 35] = [
     Api::AddIpRangeByNetworkCidr,
     Api::AttachNetworkServiceToL3Network,
     Api::AttachNetworkServiceToL3Network,
+    Api::AttachNetworkServiceToL3Network,
+    Api::AttachNetworkServiceToL3Network,
+    Api::DetachNetworkServiceFromL3Network,
     Api::DeleteL3Network,
     Api::DeleteIpRange,
     Api::CreateVmInstance,
@@ -91,12 +94,15 @@ async fn arguments(router: &Router, Step { api, seeds: [a, b, c] }: Step) -> Val
         Api::CreateL2NoVlanNetwork => {
             json!({"name": "x", "zoneUuid": zone, "physicalInterface": (["eth0", "eth1"][b % 2])})
         }
-        Api::CreateL3Network => json!({"name": "x", "l2NetworkUuid": l2}),
+        Api::CreateL3Network => {
+            json!({"name": "x", "l2NetworkUuid": l2, "category": (["Private", "Public"][b % 2])})
+        }
         Api::AddIpRangeByNetworkCidr => {
             json!({"name": "x", "l3NetworkUuid": l3, "networkCidr": format!("10.0.{}.0/29", b % 3)})
         }
-        Api::AttachNetworkServiceToL3Network => {
-            json!({"l3NetworkUuid": l3, "networkServices": {VROUTER: ([["LoadBalancer"], ["PortForwarding"], ["Eip"]][b % 3])}})
+        Api::AttachNetworkServiceToL3Network | Api::DetachNetworkServiceFromL3Network => {
+            let service = ["LoadBalancer", "PortForwarding", "Eip", "SNAT", "SNAT"][b % 5];
+            json!({"l3NetworkUuid": l3, "networkServices": {VROUTER: [service]}})
         }
         Api::CreateVmInstance => {
             json!({"name": "x", "l3NetworkUuids": [l3], "strategy": (["InstantStart", "JustCreate"][b % 2])})
@@ -153,7 +159,7 @@ async fn state(router: &Router) -> BTreeMap<String, VipState> {
 }
 
 /// Statements that find what must never be.
-const NEVER: [(&str, &str); 9] = [
+const NEVER: [(&str, &str); 13] = [
     ("an address without a user", "SELECT ip FROM used_ips WHERE $1 = '' AND uuid NOT IN
         (SELECT used_ip_uuid FROM vips UNION SELECT used_ip_uuid FROM vm_nics)"),
     ("a register row without a resource", "SELECT uuid FROM resources WHERE $1 = '' AND uuid NOT IN
@@ -168,6 +174,15 @@ const NEVER: [(&str, &str); 9] = [
     ("a use that does not tell of the elastic IP, or tells of more", "SELECT uuid FROM vips WHERE $1 = '' AND
         (IFNULL(use_for, '') LIKE '%Eip%' OR EXISTS (SELECT 1 FROM eips e WHERE e.vip_uuid = vips.uuid))
         AND (use_for IS NOT 'Eip' OR NOT EXISTS (SELECT 1 FROM eips e WHERE e.vip_uuid = vips.uuid))"),
+    ("a use that does not tell of the networks that leave", "SELECT uuid FROM vips WHERE $1 = '' AND (IFNULL(use_for, '') LIKE '%SNAT%')
+        <> EXISTS (SELECT 1 FROM source_nats s WHERE s.vip_uuid = vips.uuid)"),
+    ("an address of the router that nobody uses as a VIP", "SELECT uuid FROM vips WHERE $1 = '' AND own = 1 AND use_for IS NULL"),
+    ("a network that leaves without the service", "SELECT l3_network_uuid FROM source_nats WHERE $1 = '' AND l3_network_uuid NOT IN
+        (SELECT l3_network_uuid FROM network_service_l3_network_refs WHERE network_service_type = 'SNAT')"),
+    ("a network that does not leave by a way out of its zone", "SELECT l.uuid FROM network_service_l3_network_refs f
+        JOIN l3_networks l ON l.uuid = f.l3_network_uuid JOIN vips v ON v.own = 1 JOIN l3_networks p ON p.uuid = v.l3_network_uuid
+        WHERE $1 = '' AND f.network_service_type = 'SNAT' AND p.zone_uuid = l.zone_uuid AND NOT EXISTS
+        (SELECT 1 FROM source_nats s WHERE s.l3_network_uuid = l.uuid AND s.vip_uuid = v.uuid)"),
     ("two services on one port", "SELECT r.uuid FROM port_forwarding_rules r WHERE $1 = '' AND (
         EXISTS (SELECT 1 FROM port_forwarding_rules o WHERE o.uuid <> r.uuid AND o.vip_uuid = r.vip_uuid
                 AND o.protocol_type = r.protocol_type AND o.vip_port_start <= r.vip_port_end AND o.vip_port_end >= r.vip_port_start)

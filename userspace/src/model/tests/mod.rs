@@ -8,6 +8,7 @@ mod lifecycle;
 mod listeners;
 mod networks;
 mod port_forwarding;
+mod source_nat;
 mod tags;
 mod vips;
 mod vms;
@@ -25,7 +26,7 @@ use crate::store::{Store, Tx};
 const UNKNOWN: &str = "0123456789ab4def8123456789abcdef";
 const VROUTER: &str = "9f1c5d0e7a3b4c68a2d4e5f60718293a";
 
-/// A router with two devices and the address 10.7.0.3.
+/// A router with two devices and some addresses on each.
 struct TwoDevices;
 
 impl Devices for TwoDevices {
@@ -33,8 +34,9 @@ impl Devices for TwoDevices {
         ["eth0", "eth1"].map(str::to_owned).into()
     }
 
-    fn addresses(&self) -> BTreeSet<Ipv4Addr> {
-        [Ipv4Addr::new(10, 7, 0, 3)].into()
+    fn addresses_by_device(&self) -> Vec<(String, Ipv4Addr)> {
+        let eth0 = [[10, 7, 0, 3], [192, 0, 2, 1], [10, 0, 2, 1]].map(|address| ("eth0".to_owned(), address.into()));
+        eth0.into_iter().chain([("eth1".to_owned(), [10, 0, 1, 1].into())]).collect()
     }
 }
 
@@ -114,6 +116,7 @@ impl Router {
              UNION ALL SELECT 'ref ' || listener_uuid || vm_nic_uuid || status FROM load_balancer_listener_vm_nic_refs
              UNION ALL SELECT 'rule ' || uuid || name || state || IFNULL(vm_nic_uuid, '') FROM port_forwarding_rules
              UNION ALL SELECT 'eip ' || uuid || name || state || IFNULL(vm_nic_uuid, '') FROM eips
+             UNION ALL SELECT 'way out ' || l3_network_uuid || vip_uuid FROM source_nats
              UNION ALL SELECT 'dns ' || dns FROM l3_network_dns
              UNION ALL SELECT 'service ' || network_service_type FROM network_service_l3_network_refs",
             "",

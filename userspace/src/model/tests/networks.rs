@@ -135,7 +135,8 @@ async fn name_servers_are_ipv4_and_come_once() {
 async fn the_types_name_their_providers() {
     let router = Router::new().await;
     let Reply::Members(members) = router.ok(Api::GetNetworkServiceTypes, json!({})).await.reply else { panic!() };
-    assert_eq!(members["types"], json!({"Eip": [VROUTER], "LoadBalancer": [VROUTER], "PortForwarding": [VROUTER]}));
+    let types = json!({"Eip": [VROUTER], "LoadBalancer": [VROUTER], "PortForwarding": [VROUTER], "SNAT": [VROUTER]});
+    assert_eq!(members["types"], types);
 }
 
 #[tokio::test]
@@ -149,7 +150,7 @@ async fn services_are_attached_once_and_only_as_offered() {
     router.refuses(api, services(json!({VROUTER: []})), "SYS.1007", "networkServices").await;
     router.refuses(api, services(json!({UNKNOWN: ["LoadBalancer"]})), "SYS.1007", "no provider").await;
     router
-        .refuses(api, services(json!({VROUTER: ["LoadBalancer", "SNAT"]})), "SYS.1007", "does not offer `SNAT`")
+        .refuses(api, services(json!({VROUTER: ["LoadBalancer", "DHCP"]})), "SYS.1007", "does not offer `DHCP`")
         .await;
     router.make(api, services(json!({VROUTER: ["LoadBalancer"]}))).await;
     router.refuses(api, services(json!({VROUTER: ["LoadBalancer"]})), "SYS.1006", "already").await;

@@ -1,7 +1,6 @@
 //! A server of its own for every test, and a client that knows how to wait for jobs.
 
 use std::{
-    collections::BTreeSet,
     future,
     net::Ipv4Addr,
     sync::{
@@ -85,8 +84,8 @@ impl Devices for Wires {
         ["eth0", "eth1"].map(str::to_owned).into()
     }
 
-    fn addresses(&self) -> BTreeSet<Ipv4Addr> {
-        BTreeSet::new()
+    fn addresses_by_device(&self) -> Vec<(String, Ipv4Addr)> {
+        Vec::new()
     }
 }
 
