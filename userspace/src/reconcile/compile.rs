@@ -4,7 +4,7 @@
 //! generation a backend has are the engine's.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, btree_map::Entry},
     net::{Ipv4Addr, SocketAddrV4},
 };
 
@@ -240,9 +240,11 @@ fn translate(vip: &VipState, device: u32, tables: &mut Tables) {
         }
     }
     for masquerade in &vip.masquerades {
+        // Networks with the same addresses cannot be told apart: the first one's traffic it is.
+        let Entry::Vacant(place) = tables.sources.entry(Origin::new(device, masquerade.network)) else { continue };
         let mut source = entry(SourceKind::Masquerade, masquerade.number, masquerade.backend);
         source.value.shared = u8::from(vip.enabled && !(vip.listeners.is_empty() && vip.forwards.is_empty()));
-        tables.sources.insert(Origin::new(device, masquerade.network), source);
+        place.insert(source);
         if vip.enabled {
             tables.backends.insert(masquerade.backend, all_of(vip.address, masquerade.number));
         }
@@ -653,6 +655,10 @@ mod tests {
             let expected = Backend { addr: vip, port: 0, generation: 0, service: 8, idle_timeout: 7440 };
             assert_eq!(tables.backends[&80], expected);
         }
+        let mut twice = own(vec![]);
+        let second = MasqueradeState { number: 9, backend: 90, ..twice.masquerades[0].clone() };
+        twice.masquerades.push(second);
+        assert_eq!(compile(&twice, DEVICE), compile(&own(vec![]), DEVICE), "one of two with the same addresses");
     }
 
     #[test]
