@@ -74,8 +74,10 @@ pub async fn serve(config: Config) -> Result<(), ServeError> {
     let sizes = plane.sizes();
     let limits = Limits { services: sizes.services, backends: sizes.backends, ..Limits::default() };
     let store = store.with_limits(limits);
+    let address = listener.local_addr().unwrap_or(config.listen);
+    let devices = Devices { api: address };
     let mut tx = store.begin().await?;
-    model::follow(&mut tx, &Devices).await?;
+    model::follow(&mut tx, &devices).await?;
     tx.commit().await?;
     let checks = Checks::default();
     let reconciler = Reconciler::start(plane, store.clone(), checks.clone()).await?;
@@ -85,11 +87,10 @@ pub async fn serve(config: Config) -> Result<(), ServeError> {
     // Ends with the runtime.
     tokio::spawn(answering);
     let state =
-        RestState::new(store.clone(), Arc::new(Devices), Arc::new(reconciler.clone()), rest::Settings::default())?;
+        RestState::new(store.clone(), Arc::new(devices), Arc::new(reconciler.clone()), rest::Settings::default())?;
     first_password(&store, &config).await?;
     state.jobs().recover().await?;
 
-    let address = listener.local_addr().unwrap_or(config.listen);
     info!(%address, store = config.store, hook = %config.hook, "vipgate serves the API");
     tell_systemd(&[NotifyState::Ready]);
     tokio::select! {

@@ -9,7 +9,7 @@ use vipgate_api::{
 };
 
 use super::{
-    Caller, Outcome, Result, load_balancer, network_service,
+    Caller, Devices, Outcome, Result, load_balancer, network_service,
     resource::{self, New, found, require},
     source_nat, tag, vip, vip_use, vm,
 };
@@ -24,7 +24,12 @@ use crate::{
     },
 };
 
-pub(super) async fn create(tx: &mut Tx, caller: &Caller, request: CreateLoadBalancerListener) -> Result {
+pub(super) async fn create(
+    tx: &mut Tx,
+    caller: &Caller,
+    devices: &dyn Devices,
+    request: CreateLoadBalancerListener,
+) -> Result {
     let balancer = load_balancer::get(tx, "loadBalancerUuid", &request.load_balancer_uuid).await?;
     let protocol = protocol(request.protocol.as_deref())?;
     if let Some(certificate) = &request.certificate_uuid {
@@ -39,7 +44,7 @@ pub(super) async fn create(tx: &mut Tx, caller: &Caller, request: CreateLoadBala
         ));
     }
     let vip = vip::get(tx, "vipUuid", &balancer.vip_uuid).await?;
-    source_nat::check_ports(&vip, "loadBalancerPort", protocol, (port, port))?;
+    source_nat::check_ports(devices, &vip, "loadBalancerPort", protocol, (port, port))?;
     let tags = listener_tags::complete(&request.system_tags, protocol)
         .map_err(|error| ApiError::invalid_argument(error.to_string()))?;
     if let Some(other) = lb::listener_at(tx, &balancer.vip_uuid, port, protocol == Protocol::Udp).await? {

@@ -29,7 +29,10 @@ mod zone;
 #[cfg(test)]
 mod tests;
 
-use std::{collections::BTreeSet, net::Ipv4Addr};
+use std::{
+    collections::BTreeSet,
+    net::{Ipv4Addr, SocketAddr},
+};
 
 use vipgate_api::{ApiError, Reply, Resource, common::StateEvent};
 
@@ -50,7 +53,7 @@ pub struct Caller {
     pub admin: bool,
 }
 
-/// The router's devices, as the rules see them.
+/// The router's devices and what is on them, as the rules see them.
 pub trait Devices: Send + Sync {
     /// The names of the devices that a network can be on, as they are now. Must not block.
     fn list(&self) -> Vec<String>;
@@ -58,7 +61,12 @@ pub trait Devices: Send + Sync {
     /// The addresses that the router has of its own, each with its device, VIPs not among them. Must not block.
     fn addresses_by_device(&self) -> Vec<(String, Ipv4Addr)>;
 
-    /// The same without their devices.
+    /// Where the router serves the API itself; `None`: that is not known.
+    fn api(&self) -> Option<SocketAddr> {
+        None
+    }
+
+    /// The same as [`Self::addresses_by_device`] without the devices.
     fn addresses(&self) -> BTreeSet<Ipv4Addr> {
         self.addresses_by_device().into_iter().map(|(_, address)| address).collect()
     }

@@ -8,7 +8,7 @@ use vipgate_api::{
 };
 
 use super::{
-    Caller, ENABLED, Outcome, Result, attachment,
+    Caller, Devices, ENABLED, Outcome, Result, attachment,
     resource::{self, New, found},
     source_nat, state_after, vip, vip_use, vm,
 };
@@ -30,7 +30,12 @@ const ANYBODY: &str = "0.0.0.0/0";
 type Ports = (u16, u16);
 
 /// As in the real system, a rule made with the NIC of a VM that does not run is left unattached.
-pub(super) async fn create(tx: &mut Tx, caller: &Caller, request: CreatePortForwardingRule) -> Result {
+pub(super) async fn create(
+    tx: &mut Tx,
+    caller: &Caller,
+    devices: &dyn Devices,
+    request: CreatePortForwardingRule,
+) -> Result {
     let vip = vip::get(tx, "vipUuid", &request.vip_uuid).await?;
     let (ports, private) = ports(&request)?;
     let allowed = request.allowed_cidr.unwrap_or_else(|| ANYBODY.to_owned());
@@ -39,7 +44,7 @@ pub(super) async fn create(tx: &mut Tx, caller: &Caller, request: CreatePortForw
     }
     check_ports(tx, &vip, &request.protocol_type, ports).await?;
     let protocol = if request.protocol_type == "UDP" { Protocol::Udp } else { Protocol::Tcp };
-    source_nat::check_ports(&vip, "vipPortStart", protocol, ports)?;
+    source_nat::check_ports(devices, &vip, "vipPortStart", protocol, ports)?;
     let nic = match &request.vm_nic_uuid {
         Some(uuid) => Some(vm::nic(tx, "vmNicUuid", uuid).await?),
         None => None,

@@ -27,7 +27,8 @@ use crate::{
 /// The provider of everything that the router does itself.
 const PROVIDER: &str = "vrouter";
 
-/// TCP ports of the router's own services on its own address: SSH, and the agent that the real system has there.
+/// TCP ports of the router's own services on its own address: SSH, and the agent that the real system has there. The API's
+/// comes to these where it is served on that address.
 const ROUTERS_PORTS: [u16; 2] = [22, 7272];
 
 /// A public network, and who leaves by it.
@@ -208,8 +209,16 @@ pub(super) async fn check(tx: &mut Tx, devices: &dyn Devices, l3_network_uuid: &
 ///
 /// # Errors
 /// SYS.1007, with the field named.
-pub(super) fn check_ports(row: &Vip, field: &str, protocol: Protocol, (first, last): (u16, u16)) -> Result<()> {
-    let taken = ROUTERS_PORTS.into_iter().find(|port| (first..=last).contains(port));
+pub(super) fn check_ports(
+    devices: &dyn Devices,
+    row: &Vip,
+    field: &str,
+    protocol: Protocol,
+    (first, last): (u16, u16),
+) -> Result<()> {
+    let api = devices.api().filter(|api| api.ip().is_unspecified() || api.ip().to_string() == row.ip);
+    let mut ports = ROUTERS_PORTS.into_iter().chain(api.map(|api| api.port()));
+    let taken = ports.find(|port| (first..=last).contains(port));
     match taken.filter(|_| row.own && protocol == Protocol::Tcp) {
         Some(port) => Err(ApiError::invalid_argument(format!(
             "field[{field}]: VIP[uuid:{}, ip:{}] is the router's own address, on which TCP port {port} is the router's; \

@@ -8,7 +8,10 @@ mod netlink;
 pub mod sysctl;
 mod watch;
 
-use std::{io, net::Ipv4Addr};
+use std::{
+    io,
+    net::{Ipv4Addr, SocketAddr},
+};
 
 use nix::sys::socket::SockaddrStorage;
 use thiserror::Error;
@@ -59,10 +62,17 @@ pub enum NetError {
 }
 
 /// The router's devices and their addresses, asked of the kernel at each call; cheap and synchronous.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Devices;
+#[derive(Clone, Copy, Debug)]
+pub struct Devices {
+    /// Where the API is served.
+    pub api: SocketAddr,
+}
 
 impl model::Devices for Devices {
+    fn api(&self) -> Option<SocketAddr> {
+        Some(self.api)
+    }
+
     /// All but the loopback, sorted. Empty when the kernel does not tell.
     fn list(&self) -> Vec<String> {
         let Ok(interfaces) = nix::net::if_::if_nameindex() else {
@@ -91,17 +101,21 @@ impl model::Devices for Devices {
 
 #[cfg(test)]
 mod tests {
+    use std::net::IpAddr;
+
     use super::*;
+
+    const DEVICES: Devices = Devices { api: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8080) };
 
     #[test]
     fn the_loopbacks_address_is_the_routers_own() {
-        assert!(model::Devices::addresses(&Devices).contains(&Ipv4Addr::LOCALHOST));
-        let by_device = model::Devices::addresses_by_device(&Devices);
+        assert!(model::Devices::addresses(&DEVICES).contains(&Ipv4Addr::LOCALHOST));
+        let by_device = model::Devices::addresses_by_device(&DEVICES);
         assert!(by_device.contains(&("lo".to_owned(), Ipv4Addr::LOCALHOST)));
     }
 
     #[test]
     fn the_loopback_is_no_choice() {
-        assert!(!model::Devices::list(&Devices).contains(&"lo".to_owned()));
+        assert!(!model::Devices::list(&DEVICES).contains(&"lo".to_owned()));
     }
 }

@@ -13,7 +13,10 @@ mod tags;
 mod vips;
 mod vms;
 
-use std::{collections::BTreeSet, net::Ipv4Addr};
+use std::{
+    collections::BTreeSet,
+    net::{Ipv4Addr, SocketAddr},
+};
 
 use serde_json::{Map, Value, json};
 use tempfile::TempDir;
@@ -30,6 +33,10 @@ const VROUTER: &str = "9f1c5d0e7a3b4c68a2d4e5f60718293a";
 struct TwoDevices;
 
 impl Devices for TwoDevices {
+    fn api(&self) -> Option<SocketAddr> {
+        Some(SocketAddr::from(([0, 0, 0, 0], 8443)))
+    }
+
     fn list(&self) -> Vec<String> {
         ["eth0", "eth1"].map(str::to_owned).into()
     }

@@ -178,7 +178,7 @@ async fn services_share_the_routers_address_but_not_its_own_ports() {
     let (router, vip) = (&edge.router, edge.vip().await);
     let balancer = router.balancer(&vip).await;
     assert_eq!(edge.own().await, ["192.0.2.1 SNAT,LoadBalancer vrouter 1"]);
-    for port in [22, 7272] {
+    for port in [22, 7272, 8443] {
         let listener = json!({"name": "l", "loadBalancerUuid": balancer, "loadBalancerPort": port});
         let words = format!("TCP port {port} is the router's");
         router.refuses(Api::CreateLoadBalancerListener, listener, "SYS.1007", &words).await;
@@ -188,7 +188,7 @@ async fn services_share_the_routers_address_but_not_its_own_ports() {
     let rule = json!({"name": "r", "vipUuid": vip, "vipPortStart": 20, "vipPortEnd": 30, "protocolType": "TCP"});
     router.refuses(Api::CreatePortForwardingRule, rule, "SYS.1007", "TCP port 22").await;
     let listener = router.listener(&balancer, 80).await;
-    assert_eq!(edge.state(&vip).await.listeners.len(), 3);
+    assert_eq!(edge.state(&vip).await.listeners.len(), 4);
 
     // What is on it outlives the last network, and takes the VIP with it.
     edge.detach(&edge.guests[0]).await;
