@@ -46,7 +46,8 @@ pub fn connect<P: Packet>(packet: &P, arrival: &Arrival) -> Result<u64, Reason> 
     let Some((epoch, route, device)) = route::find_device(packet, key.protocol, config, &rewritten) else {
         return Err(Reason::NotOurs);
     };
-    let Some(source) = source(device, key.src) else {
+    // Who comes by the device that leads out is no guest, whatever source it claims.
+    let Some(source) = source(device, key.src).filter(|_| device != packet.ifindex()) else {
         return Err(Reason::NotOurs);
     };
     if source.kind == SourceKind::Disabled as u8 {

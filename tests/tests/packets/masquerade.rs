@@ -173,6 +173,15 @@ both_hooks! {
         Ok(())
     }
 
+    fn who_claims_a_guests_source_from_outside_is_not_let_out(bench: &mut Bench) -> Result<()> {
+        bench.masquerade(Bench::VIP, false)?;
+        bench.arrive_by("pub0")?;
+        let forged = Frame::udp(SocketAddrV4::new(GUESTS[0], 40_000), SERVER);
+        bench.expect_refused(&forged, Reason::NotOurs)?;
+        ensure!(!bench.leaves(&forged, "pub0")?);
+        Ok(())
+    }
+
     fn every_free_port_is_found_and_none_is_given_twice(bench: &mut Bench) -> Result<()> {
         // So many that no bucket overflows: what is idle would be evicted.
         let mut bench = Bench::with_buckets(bench.hook(), 1 << 18)?;
