@@ -95,7 +95,7 @@ impl Arriving {
         let before = world::reasons();
         let mut buffer = self.socket_buffer();
         let mut outer = icmp::NOBODY;
-        let turned = icmp::turn_back(&mut TcPacket(buffer.context()), &mut outer) != 0;
+        let turned = icmp::turn_back(&mut TcPacket(buffer.context()), true, &mut outer) != 0;
         assert_eq!(world::reason_since(&before), None, "the stack's own packets are nothing to count");
         assert_eq!(kernel::take_redirect(), None, "the stack's own packets go their way");
         (turned, buffer.on_wire())

@@ -91,12 +91,12 @@ proptest! {
             let quoted = quoted + 4 * options;
             let mut translated = ask.clone().between(client, BACKEND);
             sent(hook, &ask, PUBLIC);
-            // By a host on the way, and by the backend itself, which the client knows as the VIP.
-            for (from, known_as) in [(Ipv4Addr::new(10, 2, 0, 30), Ipv4Addr::new(10, 2, 0, 30)), (*BACKEND.ip(), *vip.ip())] {
+            // By a host on the way, and by the backend itself: the client knows the VIP alone.
+            for from in [Ipv4Addr::new(10, 2, 0, 30), *BACKEND.ip()] {
                 translated.ttl = 9;
                 let error = Frame::icmp_error(from, *client.ip(), kind, rest, &translated, quoted).ip_options(&vec![1; 4 * own]);
                 let original = translated.clone().between(client, vip);
-                let expected = Frame::icmp_error(known_as, *client.ip(), kind, rest, &original, quoted)
+                let expected = Frame::icmp_error(*vip.ip(), *client.ip(), kind, rest, &original, quoted)
                     .ip_options(&vec![1; 4 * own])
                     .forwarded(PUBLIC_MAC, mac(client));
                 prop_assert_eq!(sent(hook, &error, PRIVATE), expected.bytes());

@@ -98,7 +98,7 @@ impl World {
             Step::Forward { service, backend, shift, source, bits } => {
                 forward(*service, *backend, *shift, (*source, *bits));
             }
-            Step::Withdraw { service } => drop(maps::SERVICES.remove(&service_key(*service))),
+            Step::Withdraw { service } => withdraw(*service),
             Step::Backend { number, address, port } => set_backend(*number, *address, *port),
             Step::EndFlows { number } => {
                 let backend = backend(u32::from(*number) % BACKENDS);
@@ -131,9 +131,10 @@ impl World {
                 kernel::set_jiffies(self.now.into());
             }
             Step::Limit { service, most } => {
-                let key = service_key(*service);
-                if let Some(held) = maps::SERVICES.get(&key).copied() {
-                    set(maps::SERVICES.insert(&key, Service { max_connections: u32::from(*most), ..held }, 0));
+                for key in service_keys(*service) {
+                    if let Some(held) = maps::SERVICES.get(&key).copied() {
+                        set(maps::SERVICES.insert(&key, Service { max_connections: u32::from(*most), ..held }, 0));
+                    }
                 }
             }
             Step::Sweep { idle } => sweeper::sweep(self, u32::from(*idle)),
@@ -177,13 +178,35 @@ pub(crate) fn service(number: u8) -> ([u8; 4], u8, u16) {
     (vip, if number & 8 == 0 { TCP } else { UDP }, 80 + u16::from(number >> 2 & 1))
 }
 
-fn service_key(number: u8) -> Key<ServiceKey> {
+/// The keys that a service may have: of its port, or of the whole VIP. Only a Disabled VIP and an elastic IP are for every
+/// protocol; what has target ports is for those that have ports.
+fn service_keys(number: u8) -> Vec<Key<ServiceKey>> {
+    /// Prefix length of a key that names a VIP's protocol.
+    const PROTOCOL: u32 = ServiceKey::WHOLE_VIP + 8;
     let (vip, protocol, port) = service(number);
-    let vip = u32::from_ne_bytes(vip);
+    let key = |length, protocol, port| Key::new(length, ServiceKey::new(u32::from_ne_bytes(vip), protocol, port));
     if number & 16 == 0 {
-        Key::new(ServiceKey::EXACT, ServiceKey::new(vip, protocol, port.to_be()))
+        vec![key(ServiceKey::EXACT, protocol, port.to_be())]
     } else {
-        Key::new(ServiceKey::WHOLE_VIP, ServiceKey::new(vip, 0, 0))
+        vec![key(ServiceKey::WHOLE_VIP, 0, 0), key(PROTOCOL, TCP, 0), key(PROTOCOL, UDP, 0)]
+    }
+}
+
+fn set_service(number: u8, value: Service) {
+    withdraw(number);
+    let takes_all = value.kind == Kind::Disabled as u8 || value.kind == Kind::Elastic as u8;
+    add_interest(Bit::to(u32::from_ne_bytes(service(number).0)));
+    for key in service_keys(number) {
+        if number & 16 == 0 || takes_all == (key.prefix_len == ServiceKey::WHOLE_VIP) {
+            set(maps::SERVICES.insert(&key, value, 0));
+        }
+    }
+}
+
+fn withdraw(number: u8) {
+    for key in service_keys(number) {
+        // Which of them it has is up to its kind.
+        let _ = maps::SERVICES.remove(&key);
     }
 }
 
@@ -207,8 +230,7 @@ fn serve(service: u8, what: u8, ring: &[u8]) {
         ring_len: ring.len() as u32,
         ..Service::default()
     };
-    add_interest(Bit::to(u32::from_ne_bytes(self::service(service).0)));
-    set(maps::SERVICES.insert(&service_key(service), value, 0));
+    set_service(service, value);
 }
 
 fn forward(service: u8, backend: u8, port_shift: u16, (source, bits): (u8, u8)) {
@@ -222,8 +244,7 @@ fn forward(service: u8, backend: u8, port_shift: u16, (source, bits): (u8, u8)) 
         source_mask: mask.to_be(),
         ..Service::default()
     };
-    add_interest(Bit::to(u32::from_ne_bytes(self::service(service).0)));
-    set(maps::SERVICES.insert(&service_key(service), value, 0));
+    set_service(service, value);
 }
 
 /// What is of interest once stays so: more bits than needed are no harm.

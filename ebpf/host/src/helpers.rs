@@ -4,8 +4,8 @@
 use std::ffi::{c_int, c_long, c_void};
 
 use aya_ebpf_bindings::bindings::{
-    __sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, BPF_FIB_LKUP_RET_FRAG_NEEDED, BPF_FIB_LKUP_RET_NOT_FWDED,
-    BPF_FIB_LKUP_RET_SUCCESS, TC_ACT_REDIRECT, bpf_fib_lookup as FibLookup, xdp_md,
+    __sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, BPF_FIB_LKUP_RET_FRAG_NEEDED, BPF_FIB_LKUP_RET_NO_NEIGH,
+    BPF_FIB_LKUP_RET_NOT_FWDED, BPF_FIB_LKUP_RET_SUCCESS, TC_ACT_REDIRECT, bpf_fib_lookup as FibLookup, xdp_md,
 };
 
 use crate::{
@@ -47,10 +47,15 @@ pub unsafe fn bpf_fib_lookup(context: *mut c_void, params: *mut FibLookup, size:
     let Some(route) = kernel::route(destination) else {
         return BPF_FIB_LKUP_RET_NOT_FWDED.into();
     };
-    // A packet that does not fit is told of when all is known.
-    if route.answer == BPF_FIB_LKUP_RET_SUCCESS || route.answer == BPF_FIB_LKUP_RET_FRAG_NEEDED {
-        params.ifindex = route.ifindex;
-        params.dmac = route.gateway.unwrap_or_else(|| kernel::neighbour(destination));
+    match route.answer {
+        // A packet that does not fit is told of when all is known.
+        BPF_FIB_LKUP_RET_SUCCESS | BPF_FIB_LKUP_RET_FRAG_NEEDED => {
+            params.ifindex = route.ifindex;
+            params.dmac = route.gateway.unwrap_or_else(|| kernel::neighbour(destination));
+        }
+        // The device is known before its neighbour is asked for.
+        BPF_FIB_LKUP_RET_NO_NEIGH => params.ifindex = route.ifindex,
+        _ => {}
     }
     route.answer.into()
 }

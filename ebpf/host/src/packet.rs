@@ -5,7 +5,7 @@ use std::{fmt, mem::zeroed};
 
 use aya_ebpf_bindings::bindings::{__sk_buff, xdp_md};
 
-use crate::programs::{SkBuff, TcContext, XdpContext};
+use crate::programs::{TcContext, XdpContext};
 
 /// Length of the Ethernet header, and where its type is.
 const ETH_LEN: usize = 14;
@@ -49,7 +49,7 @@ impl XdpFrame {
 
     /// The context to run a program with, which must end before the frame is used again.
     pub fn context(&mut self) -> XdpContext {
-        XdpContext { ctx: (&raw mut *self).cast() }
+        XdpContext::new((&raw mut *self).cast())
     }
 
     /// All of its bytes.
@@ -154,7 +154,7 @@ impl SocketBuffer {
 
     /// The context to run a program with, which must end before the buffer is used again.
     pub fn context(&mut self) -> TcContext {
-        TcContext { skb: SkBuff { skb: (&raw mut *self).cast() } }
+        TcContext::new((&raw mut *self).cast())
     }
 
     /// All of its bytes.

@@ -17,6 +17,11 @@ pub struct XdpContext {
 
 impl XdpContext {
     #[must_use]
+    pub fn new(ctx: *mut xdp_md) -> Self {
+        Self { ctx }
+    }
+
+    #[must_use]
     pub fn data(&self) -> usize {
         self.frame().first_buffer().as_ptr() as usize
     }
@@ -57,6 +62,11 @@ pub struct SkBuff {
 }
 
 impl TcContext {
+    #[must_use]
+    pub fn new(skb: *mut __sk_buff) -> Self {
+        Self { skb: SkBuff { skb } }
+    }
+
     #[must_use]
     pub fn data(&self) -> usize {
         self.buffer().linear().as_ptr() as usize
