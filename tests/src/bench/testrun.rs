@@ -91,13 +91,27 @@ pub fn run(report: &mut Report, hook: Hook, effort: Effort) -> Result<()> {
     Ok(())
 }
 
-/// Measures hits of every kind of service in turn, alone and among many others.
+/// Measures packets of every kind of service in turn, among few others and among many: of established connections, and new
+/// ones only.
 pub fn services(report: &mut Report, hook: Hook, effort: Effort) -> Result<()> {
+    offers(report, hook, effort, Stage::Hit)?;
+    offers(report, hook, effort, Stage::Syn)
+}
+
+/// What the packets are to the flow table.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    Hit,
+    /// As [`Kind::Syn`].
+    Syn,
+}
+
+fn offers(report: &mut Report, hook: Hook, effort: Effort, stage: Stage) -> Result<()> {
     let kinds = [Offer::Balanced, Offer::Range, Offer::Elastic, Offer::Outward];
     let mut nets: Vec<[Series; 2]> = kinds.iter().map(|_| Default::default()).collect();
     let mut benches = Vec::new();
     for kind in kinds {
-        benches.push([offer(hook, kind, 10)?, offer(hook, kind, 10_000)?]);
+        benches.push([offer(hook, stage, kind, 10)?, offer(hook, stage, kind, 10_000)?]);
     }
     for _ in 0..effort.rounds {
         for (benches, nets) in benches.iter_mut().zip(&mut nets) {
@@ -110,10 +124,12 @@ pub fn services(report: &mut Report, hook: Hook, effort: Effort) -> Result<()> {
         }
     }
     for (kind, [few, many]) in kinds.into_iter().zip(&nets) {
-        let name = |count: &str| format!("test run, {hook:?}: {} hit, {HITS} flows, {count} services", kind.name());
+        let what = if stage == Stage::Hit { "hit" } else { "SYN" };
+        let name = |count: &str| format!("test run, {hook:?}: {}, {what}, {count} services", kind.name());
         let row = few.row(name("10"), "ns");
         report.add(match kind {
             Offer::Balanced => row,
+            _ if stage == Stage::Syn => row.beside(Offer::Balanced.name(), few, &nets[0][0]),
             _ => row.beside(Offer::Balanced.name(), few, &nets[0][0]).ratio_at_most(1.1),
         });
         report.add(many.row(name("10,000"), "ns").beside("10 services", many, few).ratio_at_most(1.1));
@@ -121,8 +137,8 @@ pub fn services(report: &mut Report, hook: Hook, effort: Effort) -> Result<()> {
     Ok(())
 }
 
-/// Connections whose packets are hits.
-const HITS: u32 = 1024;
+/// Connections in turn.
+const CONNECTIONS: u32 = 1024;
 
 /// What a connection is of.
 #[derive(Clone, Copy)]
@@ -146,17 +162,18 @@ impl Offer {
     }
 }
 
-/// Established connections of that kind, among so many elastic IPs and so many ranges of ports.
-fn offer(hook: Hook, offer: Offer, others: u32) -> Result<Bench> {
+/// Connections of that kind, among so many elastic IPs and so many ranges of ports.
+fn offer(hook: Hook, stage: Stage, offer: Offer, others: u32) -> Result<Bench> {
     let guest = Ipv4Addr::new(10, 2, 0, 11);
     let packets = |flags| match offer {
         Offer::Outward => {
             let first = Frame::tcp(SocketAddrV4::new(guest, 1024), ELSEWHERE, flags);
-            Packets { first, count: HITS, port_bits: 10, to_others: false, scattered: false }
+            Packets { first, count: CONNECTIONS, port_bits: 10, to_others: false, scattered: false }
         }
-        _ => segments(VIP, HITS, flags),
+        _ => segments(VIP, CONNECTIONS, flags),
     };
-    let mut bench = Bench::benchmark(hook, HITS, &packets(tcp::SYN))?;
+    let buckets = if stage == Stage::Hit { CONNECTIONS } else { CONNECTIONS / 16 };
+    let mut bench = Bench::benchmark(hook, buckets, &packets(tcp::SYN))?;
     for other in 0..others {
         let at = |network: Ipv4Addr| Ipv4Addr::from_bits(network.to_bits() + other);
         bench.elastic(at(OTHER_VIPS), at(OTHER_GUESTS), true)?;
@@ -168,9 +185,12 @@ fn offer(hook: Hook, offer: Offer, others: u32) -> Result<Bench> {
         Offer::Range => drop(bench.forward(VIP, TCP, ServiceKey::EXACT - 4, SocketAddrV4::new(guest, 8080))?),
         Offer::Elastic | Offer::Outward => drop(bench.elastic(*VIP.ip(), guest, true)?),
     }
-    bench.time(HITS)?;
+    bench.time(CONNECTIONS)?;
+    if stage == Stage::Syn {
+        return Ok(bench);
+    }
     let made = bench.set_states(State::Established)?;
-    ensure!(made >= HITS * 2 / 100 * 99, "{made} flows of {HITS} connections are in the table");
+    ensure!(made >= CONNECTIONS * 2 / 100 * 99, "{made} flows of {CONNECTIONS} connections are in the table");
     bench.set_packets(&scattered(packets(tcp::ACK)))?;
     Ok(bench)
 }
