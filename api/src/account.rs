@@ -1,6 +1,7 @@
 //! Accounts: who owns resources, how many it may have, and what it shares with others.
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::{
     calls::{
@@ -110,7 +111,7 @@ pub struct Sharing {
     pub all: bool,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct AccountInventory {
     pub uuid: String,
@@ -122,7 +123,7 @@ pub struct AccountInventory {
     pub last_op_date: Date,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct QuotaInventory {
     pub name: String,

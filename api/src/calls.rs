@@ -189,7 +189,7 @@ pub enum Answer {
     Inventory(Resource),
     Inventories(Resource),
     /// Members that are no inventories.
-    Members,
+    Members(&'static [Param]),
 }
 
 /// One call.
@@ -266,7 +266,7 @@ impl Call {
     pub const fn resource(&self) -> Option<Resource> {
         match self.answer {
             Answer::Inventory(resource) | Answer::Inventories(resource) => Some(resource),
-            Answer::Empty | Answer::Members => None,
+            Answer::Empty | Answer::Members(_) => None,
         }
     }
 }

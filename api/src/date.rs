@@ -3,10 +3,14 @@
 //! Clients parse exactly this form (US English, an ordinary space before AM/PM) or ISO-8601 `2017-06-07T21:20:10Z`, so both
 //! are read and the first is written. Kept in SQL as milliseconds since the epoch.
 
-use std::{fmt, str::FromStr};
+use std::{borrow::Cow, fmt, str::FromStr};
 
 use chrono::{DateTime, NaiveDateTime, SubsecRound, Utc};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use utoipa::{
+    PartialSchema, ToSchema,
+    openapi::{ObjectBuilder, RefOr, Schema, Type},
+};
 
 const US: &str = "%b %-d, %Y %-I:%M:%S %p";
 /// The forms that are read; a fraction of a second may follow the seconds of the last three.
@@ -69,6 +73,23 @@ impl Serialize for Date {
 impl<'de> Deserialize<'de> for Date {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
+    }
+}
+
+impl PartialSchema for Date {
+    fn schema() -> RefOr<Schema> {
+        ObjectBuilder::new()
+            .schema_type(Type::String)
+            .description(Some("US English, UTC: `MMM d, yyyy h:mm:ss a`."))
+            .pattern(Some("^(Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec) [1-9][0-9]?, [0-9]{4,} [1-9][0-2]?(:[0-5][0-9]){2} [AP]M$"))
+            .examples(["Jun 7, 2017 9:20:10 PM"])
+            .into()
+    }
+}
+
+impl ToSchema for Date {
+    fn name() -> Cow<'static, str> {
+        "Date".into()
     }
 }
 

@@ -1,6 +1,7 @@
 //! Elastic IPs: a VIP that is one NIC's, for every protocol and port.
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::{
     calls::{
@@ -71,7 +72,7 @@ pub struct AttachEip {
     pub vm_nic_uuid: String,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct EipInventory {
     pub uuid: String,

@@ -2,10 +2,14 @@
 //!
 //! `description` is fixed by the code, `details` tells this one failure: what was wrong, with which value, what to do.
 
-use std::fmt;
+use std::{borrow::Cow, fmt};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use utoipa::{
+    PartialSchema, ToSchema,
+    openapi::{ObjectBuilder, RefOr, Schema, Type},
+};
 
 macro_rules! codes {
     ($($(#[$doc:meta])* $name:ident = $code:literal, $description:literal;)*) => {
@@ -55,6 +59,19 @@ impl fmt::Display for Code {
     }
 }
 
+impl PartialSchema for Code {
+    fn schema() -> RefOr<Schema> {
+        let codes = Self::ALL.iter().map(|code| format!("- `{code}`: {}", code.description()));
+        ObjectBuilder::new()
+            .schema_type(Type::String)
+            .description(Some(codes.collect::<Vec<_>>().join("\n")))
+            .enum_values(Some(Self::ALL.iter().map(|code| code.as_str())))
+            .into()
+    }
+}
+
+impl ToSchema for Code {}
+
 /// `{"code","description","details","elaboration","cause","opaque"}`; absent members are left out.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, thiserror::Error)]
 #[error("{code}: {details}")]
@@ -69,24 +86,48 @@ pub struct ApiError {
 }
 
 /// The JSON form, which repeats the fixed text of the code.
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, ToSchema)]
+#[schema(description = "Why a call failed.")]
 struct Wire {
     code: Code,
-    #[serde(skip_deserializing)]
-    description: &'static str,
+    /// The fixed text of the code.
+    #[serde(default)]
+    #[schema(required, value_type = String)]
+    description: Cow<'static, str>,
+    /// This one failure: what was wrong, with which value, what to do.
     details: String,
+    /// Advice for the person who reads it.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
     elaboration: Option<Box<str>>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(no_recursion)]
     cause: Option<Box<ApiError>>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Object>)]
     opaque: Option<Box<Map<String, Value>>>,
+}
+
+impl PartialSchema for ApiError {
+    fn schema() -> RefOr<Schema> {
+        Wire::schema()
+    }
+}
+
+impl ToSchema for ApiError {
+    fn name() -> Cow<'static, str> {
+        "ErrorCode".into()
+    }
+
+    fn schemas(schemas: &mut Vec<(String, RefOr<Schema>)>) {
+        Wire::schemas(schemas);
+    }
 }
 
 impl From<ApiError> for Wire {
     fn from(error: ApiError) -> Self {
         let ApiError { code, details, elaboration, cause, opaque } = error;
-        Self { code, description: code.description(), details, elaboration, cause, opaque }
+        Self { code, description: code.description().into(), details, elaboration, cause, opaque }
     }
 }
 

@@ -1,6 +1,7 @@
 //! L2 networks: each names a device of the router.
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::{
     calls::{
@@ -62,7 +63,7 @@ pub struct CreateL2Network {
     pub user_tags: Vec<String>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct L2NetworkInventory {
     pub uuid: String,

@@ -1,6 +1,7 @@
 //! L3 networks, their address ranges and name servers.
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::{
     calls::{
@@ -133,7 +134,7 @@ pub struct AddIpRangeByNetworkCidr {
     pub user_tags: Vec<String>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct L3NetworkInventory {
     pub uuid: String,
@@ -153,7 +154,7 @@ pub struct L3NetworkInventory {
     pub network_services: Vec<NetworkServiceRefInventory>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct IpRangeInventory {
     pub uuid: String,

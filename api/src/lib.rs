@@ -4,7 +4,7 @@
 //!   conformance test all read it. Each resource family (`vip`, `load_balancer`, ...) adds its rows in its own file, next
 //!   to the request and inventory types they carry.
 //! - [`request`] turns path, query string and body into one checked JSON object, which deserialises to a request type.
-//! - [`reply`] says what a call answers; [`resource`] names the inventories and their Java classes.
+//! - [`reply`] says what a call answers; [`resource`] names the inventories, their forms and their Java classes.
 //! - [`query`] is the grammar of the query API; [`error`] the error object; [`date`] and [`number`] the odd scalars;
 //!   [`json`] writes it all, and leaves out what has no value.
 

@@ -1,6 +1,7 @@
 //! Load balancers, their listeners, and the NICs that a listener balances to.
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::{
     calls::{
@@ -146,7 +147,7 @@ pub struct ListenerNics {
     pub system_tags: Vec<String>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct LoadBalancerInventory {
     pub name: String,
@@ -157,7 +158,7 @@ pub struct LoadBalancerInventory {
     pub listeners: Vec<ListenerInventory>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ListenerInventory {
     pub uuid: String,
@@ -173,7 +174,7 @@ pub struct ListenerInventory {
     pub certificate_refs: Vec<ListenerCertificateRefInventory>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ListenerNicRefInventory {
     pub id: i64,
@@ -185,7 +186,7 @@ pub struct ListenerNicRefInventory {
     pub last_op_date: Date,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ListenerCertificateRefInventory {
     pub id: i64,

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::{
     calls::{Answer, Api, Call, Kind, Param, Rule, delete, get, in_path, post},
@@ -14,7 +15,13 @@ const PARAMS: &[Param] =
     &[in_path("l3NetworkUuid"), Param::new("networkServices", Kind::ListMap).required().rule(Rule::NotEmpty)];
 
 pub(crate) const CALLS: &[Call] = &[
-    Call::read(Api::GetNetworkServiceTypes, &[get("/network-services/types")], &[], Answer::Members),
+    Call::read(
+        Api::GetNetworkServiceTypes,
+        &[get("/network-services/types")],
+        &[],
+        // Service type -> uuids of its providers.
+        Answer::Members(&[Param::new("types", Kind::ListMap).required()]),
+    ),
     Call::query(
         Api::QueryNetworkServiceProvider,
         Resource::NetworkServiceProvider,
@@ -48,7 +55,7 @@ pub struct NetworkServices {
     pub network_services: BTreeMap<String, Vec<String>>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct NetworkServiceProviderInventory {
     pub uuid: String,
@@ -61,7 +68,7 @@ pub struct NetworkServiceProviderInventory {
     pub attached_l2_network_uuids: Vec<String>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct NetworkServiceRefInventory {
     pub l3_network_uuid: String,

@@ -1,6 +1,7 @@
 //! Port-forwarding rules: ports of a VIP that lead to as many of a NIC.
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::{
     calls::{
@@ -114,7 +115,7 @@ pub struct AttachPortForwardingRule {
     pub vm_nic_uuid: String,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct PortForwardingRuleInventory {
     pub uuid: String,

@@ -21,7 +21,7 @@ pub struct BadRequest(pub String);
 pub type Pairs = [(String, String)];
 
 /// The tags that may come with every asynchronous call, inside the parameters or beside them.
-const TAGS: [Param; 2] = [Param::new("systemTags", Kind::TextList), Param::new("userTags", Kind::TextList)];
+pub const TAGS: [Param; 2] = [Param::new("systemTags", Kind::TextList), Param::new("userTags", Kind::TextList)];
 
 /// Collects the parameters of `call`: variables of the path first, then the body or the query string. Unknown ones are
 /// ignored. Numbers come out as JSON integers, whatever they came in as.

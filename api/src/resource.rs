@@ -2,6 +2,27 @@
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
+use utoipa::{
+    ToSchema,
+    openapi::{RefOr, Schema},
+};
+
+use crate::{
+    account::{AccountInventory, QuotaInventory},
+    eip::EipInventory,
+    l2::L2NetworkInventory,
+    l3::{IpRangeInventory, L3NetworkInventory},
+    load_balancer::{
+        ListenerCertificateRefInventory, ListenerInventory, ListenerNicRefInventory, LoadBalancerInventory,
+    },
+    network_service::{NetworkServiceProviderInventory, NetworkServiceRefInventory},
+    port_forwarding::PortForwardingRuleInventory,
+    session::SessionInventory,
+    tag::{SystemTagInventory, UserTagInventory},
+    vip::{VipInventory, VipUsedPortsInventory},
+    vm::{VmInstanceInventory, VmNicInventory},
+    zone::ZoneInventory,
+};
 
 /// A kind of inventory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -89,6 +110,33 @@ impl Resource {
         }
     }
 
+    /// The form of its inventory, as its type says.
+    pub fn form(self) -> Form {
+        match self {
+            Self::Zone => Form::of::<ZoneInventory>(),
+            Self::L2Network | Self::L2VlanNetwork => Form::of::<L2NetworkInventory>(),
+            Self::L3Network => Form::of::<L3NetworkInventory>(),
+            Self::IpRange => Form::of::<IpRangeInventory>(),
+            Self::VmInstance => Form::of::<VmInstanceInventory>(),
+            Self::VmNic => Form::of::<VmNicInventory>(),
+            Self::NetworkServiceProvider => Form::of::<NetworkServiceProviderInventory>(),
+            Self::NetworkServiceRef => Form::of::<NetworkServiceRefInventory>(),
+            Self::Vip => Form::of::<VipInventory>(),
+            Self::VipUsedPorts => Form::of::<VipUsedPortsInventory>(),
+            Self::LoadBalancer => Form::of::<LoadBalancerInventory>(),
+            Self::Listener => Form::of::<ListenerInventory>(),
+            Self::ListenerNicRef => Form::of::<ListenerNicRefInventory>(),
+            Self::ListenerCertificateRef => Form::of::<ListenerCertificateRefInventory>(),
+            Self::PortForwardingRule => Form::of::<PortForwardingRuleInventory>(),
+            Self::Eip => Form::of::<EipInventory>(),
+            Self::SystemTag => Form::of::<SystemTagInventory>(),
+            Self::UserTag => Form::of::<UserTagInventory>(),
+            Self::Account => Form::of::<AccountInventory>(),
+            Self::Quota => Form::of::<QuotaInventory>(),
+            Self::Session => Form::of::<SessionInventory>(),
+        }
+    }
+
     /// The members of its inventory that hold inventories in their turn.
     pub const fn nested(self) -> &'static [(&'static str, Self)] {
         match self {
@@ -98,6 +146,24 @@ impl Resource {
             Self::Listener => &[("vmNicRefs", Self::ListenerNicRef), ("certificateRefs", Self::ListenerCertificateRef)],
             _ => &[],
         }
+    }
+}
+
+/// The schema of a type that is written to clients.
+#[allow(missing_debug_implementations, reason = "schemas have none")]
+pub struct Form {
+    /// Name of the type.
+    pub name: String,
+    pub schema: RefOr<Schema>,
+    /// The schemas that this one refers to, by name.
+    pub others: Vec<(String, RefOr<Schema>)>,
+}
+
+impl Form {
+    pub fn of<T: ToSchema>() -> Self {
+        let mut others = Vec::new();
+        T::schemas(&mut others);
+        Self { name: T::name().into_owned(), schema: T::schema(), others }
     }
 }
 

@@ -1,6 +1,7 @@
 //! Sessions: log in, log out, ask whether one still holds, make it hold longer.
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::{
     calls::{Answer, Api, Call, Kind, Param, Rule, delete, get, in_path, put, text},
@@ -25,7 +26,7 @@ pub(crate) const CALLS: &[Call] = &[
         Api::ValidateSession,
         &[get("/accounts/sessions/{sessionUuid}/valid")],
         &[in_path("sessionUuid")],
-        Answer::Members,
+        Answer::Members(&[Param::new("valid", Kind::Bool).required()]),
     )
     .without_session(),
     Call::action(
@@ -68,7 +69,7 @@ pub struct RenewSession {
 
 /// Its `uuid` is what `Authorization: OAuth` carries.
 #[allow(missing_debug_implementations, reason = "the session must not reach a log")]
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct SessionInventory {
     pub uuid: String,

@@ -1,6 +1,7 @@
 //! System tags (settings that are not fields) and user tags.
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::{
     calls::{Answer, Api, Call, DELETE_MODE, Param, Rule, UUID, delete, get, post, put, text},
@@ -50,17 +51,30 @@ pub struct UpdateSystemTag {
     pub tag: String,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-pub struct TagInventory {
+pub struct SystemTagInventory {
     pub uuid: String,
     pub resource_uuid: String,
     pub resource_type: String,
     pub tag: String,
-    /// `System` or `User`.
+    /// `System`.
     pub r#type: String,
-    /// Set by the system itself; absent for user tags.
-    pub inherent: Option<bool>,
+    /// Set by the system itself.
+    pub inherent: bool,
+    pub create_date: Date,
+    pub last_op_date: Date,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct UserTagInventory {
+    pub uuid: String,
+    pub resource_uuid: String,
+    pub resource_type: String,
+    pub tag: String,
+    /// `User`.
+    pub r#type: String,
     pub create_date: Date,
     pub last_op_date: Date,
 }

@@ -1,6 +1,7 @@
 //! Virtual IPs.
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::{
     calls::{
@@ -63,7 +64,7 @@ pub struct GetVipUsedPorts {
     pub protocol: String,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct VipInventory {
     pub uuid: String,
@@ -88,7 +89,7 @@ pub struct VipInventory {
     pub last_op_date: Date,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct VipUsedPortsInventory {
     pub uuid: String,

@@ -1,6 +1,7 @@
 //! Zones: what the networks of one site belong to.
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::{
     calls::{Answer, Api, Call, DELETE_MODE, DESCRIPTION, NAME, RESOURCE_UUID, UUID, delete, get, post, text},
@@ -33,7 +34,7 @@ pub struct CreateZone {
     pub user_tags: Vec<String>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ZoneInventory {
     pub uuid: String,

@@ -220,11 +220,17 @@ fn like(field: &Field, pattern: &str) -> Result<SimpleExpr, ApiError> {
     })
 }
 
-/// The last name of a condition is no field.
-fn no_field(table: &'static Table, name: &str, condition: &Condition) -> ApiError {
+/// What the last name of a condition can be.
+pub(super) fn askable(table: &'static Table) -> impl Iterator<Item = &'static str> + Clone {
     let lists = table.lists.iter().filter(|list| matches!(list.of, Items::Texts { .. })).map(|list| list.name);
     let tags = TAGS.iter().filter(|_| table.has_tags()).map(|(name, _)| *name);
-    let fields = table.fields.iter().map(|field| field.name).chain(lists).chain(tags);
+    let synonyms = SYNONYMS.iter().filter(|(resource, ..)| *resource == table.resource).map(|(_, name, _)| *name);
+    table.fields.iter().map(|field| field.name).chain(synonyms).chain(lists).chain(tags)
+}
+
+/// The last name of a condition is no field.
+fn no_field(table: &'static Table, name: &str, condition: &Condition) -> ApiError {
+    let fields = askable(table);
     let error = if table.step(name).is_some() {
         let kind = table.resource.kind();
         let details = format!("`{name}` of {kind} is a resource: ask for a field of it, such as `{name}.uuid`");

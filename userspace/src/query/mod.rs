@@ -22,6 +22,30 @@ use crate::store::Tx;
 pub use render::render;
 use table::Table;
 
+/// What the parameters of a query can name.
+#[derive(Clone, Debug)]
+pub struct Names {
+    /// What `sort` and `groupBy` take.
+    pub fields: Vec<&'static str>,
+    /// What `fields` takes: the members of the inventory.
+    pub members: Vec<&'static str>,
+    /// What conditions take ...
+    pub askable: Vec<&'static str>,
+    /// ... also behind the name of a related resource and a dot.
+    pub related: Vec<&'static str>,
+}
+
+/// What queries of a resource can name; `None`: it can't be queried.
+pub fn names(resource: Resource) -> Option<Names> {
+    let table = Table::of(resource)?;
+    Some(Names {
+        fields: table.fields.iter().map(|field| field.name).collect(),
+        members: table.members().collect(),
+        askable: condition::askable(table).collect(),
+        related: table.steps().filter_map(|step| step.names.first().copied()).collect(),
+    })
+}
+
 /// Answers a query of `viewer`, an account that sees what it owns and what is shared with it, or of an administrator
 /// (`None`): `{"inventories": [...]}`, with `total` where it was asked for, or `{"total": n}` for a count.
 ///

@@ -67,7 +67,7 @@ impl Chosen {
 
     /// Those of `fields`; all where there are none. An unknown one is an error.
     pub(super) fn new(table: &Table, fields: &[String]) -> Result<Self, ApiError> {
-        let names = table.fields.iter().map(|field| field.name).chain(table.lists.iter().map(|list| list.name));
+        let names = table.members();
         if let Some(wrong) = fields.iter().find(|field| !names.clone().any(|name| name == **field)) {
             return Err(no_such(table, "field", wrong, names.clone()).elaborate(select::listed(names)));
         }

@@ -81,6 +81,12 @@ impl Table {
         self.key == "uuid"
     }
 
+    /// The names of what its inventory shows.
+    pub(super) fn members(&self) -> impl Iterator<Item = &'static str> + Clone + use<> {
+        let (fields, lists) = (self.fields.iter(), self.lists.iter());
+        fields.map(|field| field.name).chain(lists.map(|list| list.name))
+    }
+
     pub(super) fn field(&self, name: &str) -> Option<&'static Field> {
         self.fields.iter().find(|field| field.name == name)
     }

@@ -7,6 +7,7 @@
 
 mod attempts;
 mod header;
+mod openapi;
 mod raw;
 mod respond;
 mod route;
@@ -110,9 +111,9 @@ impl RestState {
     }
 }
 
-/// The whole API, under `/zstack/v1` and `/v1`, for an [`Accepting`] listener.
+/// The whole API, under `/zstack/v1` and `/v1`, and what tells of it, for an [`Accepting`] listener.
 pub fn router(state: RestState) -> IntoMakeServiceWithConnectInfo<Router, Peer> {
-    Router::new().fallback(serve).with_state(state).into_make_service_with_connect_info()
+    openapi::routes().fallback(serve).with_state(state).into_make_service_with_connect_info()
 }
 
 /// Each request runs in a task of its own: a caller that hangs up can't stop it between a commit and what follows, and

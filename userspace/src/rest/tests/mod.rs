@@ -3,6 +3,7 @@
 mod conventions;
 mod hostile;
 mod job;
+mod openapi;
 mod query;
 mod session;
 mod support;

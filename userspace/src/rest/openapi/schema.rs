@@ -1,0 +1,191 @@
+//! Values as JSON schemas: parameters by their rows in the table of calls, replies by the types of their inventories.
+
+use std::collections::BTreeMap;
+
+use utoipa::openapi::{
+    ArrayBuilder, KnownFormat, ObjectBuilder, Ref, RefOr, Schema, SchemaFormat, Type,
+    schema::{AdditionalProperties, SchemaType},
+};
+use vipgate_api::{
+    ApiError, Call, Resource,
+    calls::{Answer, Kind, Param, Rule},
+    resource::Form,
+};
+
+/// 32 hexadecimal digits, in either case.
+const UUID: &str = "^[0-9a-fA-F]{32}$";
+
+/// What operations refer to, by name.
+#[derive(Default)]
+pub(super) struct Schemas(pub(super) BTreeMap<String, RefOr<Schema>>);
+
+impl Schemas {
+    /// What a call answers when it succeeded; `chosen`: its inventories may lack members that the caller did not choose.
+    pub(super) fn reply(&mut self, call: &Call, chosen: bool) -> Ref {
+        match call.answer {
+            Answer::Empty => self.put("EmptyReply", reply()),
+            Answer::Inventory(resource) => {
+                let inventory = self.form(resource.form());
+                // Not required: a job's result is read after its change, when another call may have deleted the resource.
+                self.put(&format!("{}Reply", stem(resource)), reply().property("inventory", inventory))
+            }
+            Answer::Inventories(resource) if chosen => {
+                let inventories = ArrayBuilder::new().items(RefOr::Ref(self.selection(resource)));
+                let total = number(KnownFormat::Int64).minimum(Some(0)).description(Some(
+                    "How many there are, on whatever page: with `count`, which leaves out the rest, or `replyWithCount`.",
+                ));
+                let reply = reply().property("inventories", inventories).property("total", total);
+                self.put(&format!("{}QueryReply", stem(resource)), reply)
+            }
+            Answer::Inventories(resource) => {
+                let inventories = ArrayBuilder::new().items(RefOr::Ref(self.form(resource.form())));
+                let reply = reply().property("inventories", inventories).required("inventories");
+                self.put(&format!("{}ListReply", stem(resource)), reply)
+            }
+            Answer::Members(members) => {
+                self.put(&format!("{}Reply", call.api.name()), with(reply(), members.iter().copied()))
+            }
+        }
+    }
+
+    /// What a call answers when it failed.
+    pub(super) fn error(&mut self) -> Ref {
+        let code = self.form(Form::of::<ApiError>());
+        self.put("ErrorReply", reply().property("error", code).required("error"))
+    }
+
+    /// What a call with a job answers.
+    pub(super) fn accepted(&mut self) -> Ref {
+        let location = text().format(Some(SchemaFormat::Custom("uri".into()))).description(Some("The URL to poll."));
+        self.put("Accepted", ObjectBuilder::new().property("location", location).required("location"))
+    }
+
+    /// The inventory with any of its members.
+    fn selection(&mut self, resource: Resource) -> Ref {
+        let mut form = resource.form();
+        form.name = format!("{}Selection", stem(resource));
+        if let RefOr::T(Schema::Object(inventory)) = &mut form.schema {
+            inventory.required.clear();
+        }
+        self.form(form)
+    }
+
+    fn form(&mut self, form: Form) -> Ref {
+        let Form { name, schema, others } = form;
+        let reference = Ref::from_schema_name(&name);
+        for (name, schema) in others.into_iter().chain([(name, schema)]) {
+            self.0.insert(name, without_nulls(schema));
+        }
+        reference
+    }
+
+    fn put(&mut self, name: &str, schema: ObjectBuilder) -> Ref {
+        self.0.insert(name.to_owned(), schema.into());
+        Ref::from_schema_name(name)
+    }
+}
+
+/// What the inventory is called without that word.
+fn stem(resource: Resource) -> String {
+    let name = resource.form().name;
+    name.strip_suffix("Inventory").unwrap_or(&name).to_owned()
+}
+
+/// Members without a value are left out of replies: none is ever null.
+fn without_nulls(schema: RefOr<Schema>) -> RefOr<Schema> {
+    let RefOr::T(schema) = schema else { return schema };
+    let present = |r#type: SchemaType| match r#type {
+        SchemaType::Array(types) => match types.into_iter().find(|one| *one != Type::Null) {
+            Some(one) => SchemaType::Type(one),
+            None => SchemaType::AnyValue,
+        },
+        other => other,
+    };
+    match schema {
+        Schema::Object(mut object) => {
+            object.schema_type = present(object.schema_type);
+            for (_, property) in &mut object.properties {
+                *property = without_nulls(property.clone());
+            }
+            Schema::Object(object).into()
+        }
+        Schema::OneOf(one_of) => {
+            let null = |item: &RefOr<Schema>| matches!(item, RefOr::T(Schema::Object(object)) if object.schema_type == SchemaType::Type(Type::Null));
+            match one_of.items.iter().find(|item| !null(item)) {
+                Some(item) if one_of.items.iter().any(null) => item.clone(),
+                _ => Schema::OneOf(one_of).into(),
+            }
+        }
+        other => other.into(),
+    }
+}
+
+/// An object with these parameters among its members.
+pub(super) fn with(object: ObjectBuilder, params: impl IntoIterator<Item = Param>) -> ObjectBuilder {
+    params.into_iter().fold(object, |object, param| {
+        let object = object.property(param.name, value(&param));
+        if param.required { object.required(param.name) } else { object }
+    })
+}
+
+/// The values that a parameter may have.
+pub(super) fn value(param: &Param) -> Schema {
+    match param.kind {
+        Kind::Text => ruled_text(param).into(),
+        Kind::Int => ruled_number(param, KnownFormat::Int32).into(),
+        Kind::Long => ruled_number(param, KnownFormat::Int64).into(),
+        Kind::Bool => flag().into(),
+        Kind::TextList => texts(param.rule).into(),
+        Kind::ListMap => map(texts(param.rule)).min_properties(least(param.rule)).into(),
+    }
+}
+
+fn ruled_text(param: &Param) -> ObjectBuilder {
+    let text = text().min_length(param.required.then_some(1));
+    match param.rule {
+        Some(Rule::MaxLength(most)) => text.max_length(Some(most)),
+        Some(Rule::OneOf(valid)) => text.enum_values(Some(valid.iter().copied())),
+        Some(Rule::OneOfAnyCase(valid)) => {
+            text.enum_values(Some(valid.iter().copied())).description(Some("In any case."))
+        }
+        Some(Rule::Uuid) => text.pattern(Some(UUID)),
+        Some(Rule::Range(..) | Rule::NotEmpty) | None => text,
+    }
+}
+
+fn ruled_number(param: &Param, format: KnownFormat) -> ObjectBuilder {
+    match param.rule {
+        Some(Rule::Range(low, high)) => number(format).minimum(Some(low)).maximum(Some(high)),
+        _ => number(format),
+    }
+}
+
+fn texts(rule: Option<Rule>) -> ArrayBuilder {
+    ArrayBuilder::new().items(RefOr::T(text().min_length(Some(1)).into())).min_items(least(rule))
+}
+
+fn least(rule: Option<Rule>) -> Option<usize> {
+    (rule == Some(Rule::NotEmpty)).then_some(1)
+}
+
+pub(super) fn text() -> ObjectBuilder {
+    ObjectBuilder::new().schema_type(Type::String)
+}
+
+pub(super) fn number(format: KnownFormat) -> ObjectBuilder {
+    ObjectBuilder::new().schema_type(Type::Integer).format(Some(SchemaFormat::KnownFormat(format)))
+}
+
+pub(super) fn flag() -> ObjectBuilder {
+    ObjectBuilder::new().schema_type(Type::Boolean)
+}
+
+fn map(values: impl Into<RefOr<Schema>>) -> ObjectBuilder {
+    ObjectBuilder::new().additional_properties(Some(AdditionalProperties::RefOr(values.into())))
+}
+
+/// An object with the member that any reply may have.
+fn reply() -> ObjectBuilder {
+    let schema = map(text()).description(Some("The place of each object in this reply -> its Java class."));
+    ObjectBuilder::new().property("schema", schema)
+}

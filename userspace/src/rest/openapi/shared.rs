@@ -1,0 +1,154 @@
+//! What operations have in common: the session, the API's own headers, the failures, and the jobs.
+
+use utoipa::openapi::{
+    Components, ComponentsBuilder, Content, Ref, RefOr, Required, Response, ResponseBuilder, ResponsesBuilder, Schema,
+    path::{Operation, OperationBuilder, ParameterBuilder, ParameterIn},
+    schema::AnyOfBuilder,
+    security::{ApiKey, ApiKeyValue, SecurityScheme},
+};
+use vipgate_api::calls::{self, Mode};
+
+use super::{
+    operation,
+    schema::{Schemas, text},
+};
+
+/// The family of what is about jobs themselves, which the table of calls knows nothing of.
+pub(super) const JOBS: &str = "api-jobs";
+
+/// The security scheme.
+pub(super) const SESSION: &str = "session";
+
+/// A header of the API's own.
+struct Header {
+    /// Its name among the components.
+    component: &'static str,
+    name: &'static str,
+    pattern: &'static str,
+    about: &'static str,
+}
+
+/// What is heeded by calls with a job alone ...
+const OF_JOBS: [Header; 2] = [
+    Header {
+        component: "JobUuid",
+        name: "X-Job-UUID",
+        pattern: "^[0-9a-fA-F]{12}4[0-9a-fA-F]{3}[89abAB][0-9a-fA-F]{15}$",
+        about: "The uuid that the job shall have: a version 4 UUID without dashes that no other job has.",
+    },
+    Header {
+        component: "WebHook",
+        name: "X-Web-Hook",
+        pattern: "^http://[!-~]+$",
+        about: "A URL to which the job's result is posted, as the callback `result` describes it.",
+    },
+];
+
+/// ... and by all.
+const OF_ALL: [Header; 1] = [Header {
+    component: "JsonSchema",
+    name: "X-JSON-Schema",
+    // What the value of any header can be.
+    pattern: "^[!-~]([ -~]*[!-~])?$",
+    about: "With this header, whatever its value, the reply has a `schema`.",
+}];
+
+/// A status that is told in plain text.
+struct Refusal {
+    status: &'static str,
+    component: &'static str,
+    about: &'static str,
+}
+
+/// What any call may answer ...
+const OF_CALLS: [Refusal; 3] = [
+    Refusal {
+        status: "400",
+        component: "BadRequest",
+        about: "The request can't be read: its body, a header, the type of a value, or the query.",
+    },
+    Refusal { status: "404", component: "NoSuchUrl", about: "There is nothing at this URL." },
+    Refusal {
+        status: "405",
+        component: "NoSuchMethod",
+        about: "The URL has other methods, which the header `Allow` names.",
+    },
+];
+
+/// ... and what one with a body may.
+const OF_BODIES: [Refusal; 2] = [
+    Refusal { status: "408", component: "TooSlow", about: "The body did not come in time." },
+    Refusal { status: "413", component: "TooLarge", about: "The body is larger than 1 MiB, or was cut off." },
+];
+
+pub(super) fn components(schemas: Schemas) -> Components {
+    let session = ApiKeyValue::with_description("Authorization", "`OAuth `, and the `uuid` of a session.");
+    let mut components = ComponentsBuilder::new()
+        .security_scheme(SESSION, SecurityScheme::ApiKey(ApiKey::Header(session)))
+        .schemas_from_iter(schemas.0);
+    for Header { component, name, pattern, about } in OF_JOBS.into_iter().chain(OF_ALL) {
+        let header = ParameterBuilder::new()
+            .name(name)
+            .parameter_in(ParameterIn::Header)
+            .required(Required::False)
+            .description(Some(about))
+            .schema(Some(text().pattern(Some(pattern))));
+        components = components.parameter(component, header.build());
+    }
+    for Refusal { component, about, .. } in OF_CALLS.into_iter().chain(OF_BODIES) {
+        let response = ResponseBuilder::new().description(about).content("text/plain", Content::new(Some(text())));
+        components = components.response(component, response);
+    }
+    components.build()
+}
+
+/// The headers that a call heeds.
+pub(super) fn headers(with_job: bool) -> impl Iterator<Item = Ref> {
+    let of_jobs = OF_JOBS.iter().filter(move |_| with_job);
+    of_jobs.chain(&OF_ALL).map(|header| Ref::new(format!("#/components/parameters/{}", header.component)))
+}
+
+/// How a call can fail before it is accepted, or at all if it is answered at once.
+pub(super) fn failures(at_once: bool, has_body: bool, schemas: &mut Schemas) -> ResponsesBuilder {
+    let plain = OF_CALLS.iter().chain(OF_BODIES.iter().filter(|_| has_body));
+    let plain = plain.map(|one| (one.status, RefOr::Ref(Ref::from_response_name(one.component))));
+    let failed = at_once.then(|| ("503", json("The call failed.", schemas.error())));
+    ResponsesBuilder::new().responses_from_iter(plain.chain(failed))
+}
+
+/// A reply in JSON.
+pub(super) fn json(about: &str, schema: impl Into<RefOr<Schema>>) -> RefOr<Response> {
+    ResponseBuilder::new().description(about).content("application/json", Content::new(Some(schema))).into()
+}
+
+/// One of these; a schema that is there more than once counts once.
+pub(super) fn any_of(schemas: impl IntoIterator<Item = Ref>) -> RefOr<Schema> {
+    let mut distinct: Vec<Ref> = Vec::new();
+    for schema in schemas {
+        if !distinct.contains(&schema) {
+            distinct.push(schema);
+        }
+    }
+    match <[Ref; 1]>::try_from(distinct) {
+        Ok([only]) => only.into(),
+        Err(several) => several.into_iter().fold(AnyOfBuilder::new(), AnyOfBuilder::item).into(),
+    }
+}
+
+/// Asking for a job, which needs no session.
+pub(super) fn poll(schemas: &mut Schemas) -> Operation {
+    let with_job = calls::all().filter(|call| call.mode == Mode::Async);
+    let results: Vec<_> = with_job.map(|call| schemas.reply(call, false)).collect();
+    let responses = failures(true, false, schemas)
+        .response("200", json("What the call answers.", any_of(results)))
+        .response("202", ResponseBuilder::new().description("It is still running: ask again."));
+    OperationBuilder::new()
+        .tag(JOBS)
+        .operation_id(Some("PollJob"))
+        .summary(Some("Ask for the result of an accepted call"))
+        .description(Some("404: there is no such job, or its result has expired."))
+        .parameter(operation::in_path("uuid"))
+        .responses(responses)
+        .securities(Some([]))
+        .build()
+}
