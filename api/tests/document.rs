@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 use vipgate_api::{
-    Call,
+    Call, Resource,
     calls::{self, Kind, Method, Mode, Param, Place, Route, Rule},
     unserved,
 };
@@ -106,6 +106,52 @@ fn choices(param: &Param, documented: &[Value], names: (&str, &str)) {
             _ => false,
         };
         assert!(taken, "{names:?} refuses `{choice}`");
+    }
+}
+
+#[test]
+fn inventories_have_every_documented_field_with_its_type() {
+    for call in document() {
+        let Some(row) = served(&call) else { continue };
+        for (object, fields) in call["replyObjects"].as_object().into_iter().flatten() {
+            let names = (row.api.name(), object.as_str());
+            let whole = row.resource().unwrap_or_else(|| panic!("{names:?} is answered by no inventory"));
+            let resource = match object.as_str() {
+                "inventory" | "inventories" => whole,
+                member => nested(whole, member).unwrap_or_else(|| panic!("{names:?} is not answered")),
+            };
+            let schema = serde_json::to_value(resource.form().schema).expect("a schema is JSON");
+            for (field, documented) in fields.as_object().into_iter().flatten() {
+                let found = form(&schema["properties"][field]);
+                let wanted = form_of(documented.as_str().unwrap_or_default());
+                assert_eq!(found.as_deref(), Some(wanted), "{field} of {names:?}");
+            }
+        }
+    }
+}
+
+/// What is in the member of that name, however deep.
+fn nested(resource: Resource, member: &str) -> Option<Resource> {
+    let mut members = resource.nested().iter();
+    members.find_map(|(name, inner)| if *name == member { Some(*inner) } else { nested(*inner, member) })
+}
+
+/// What a schema says that a value is; one that can be absent may be null as well.
+fn form(schema: &Value) -> Option<String> {
+    if let Some(reference) = schema["$ref"].as_str() {
+        return reference.rsplit('/').next().map(str::to_owned);
+    }
+    let types = schema["type"].as_array().map_or(std::slice::from_ref(&schema["type"]), Vec::as_slice);
+    types.iter().filter_map(Value::as_str).find(|one| *one != "null").map(str::to_owned)
+}
+
+fn form_of(documented: &str) -> &'static str {
+    match documented {
+        "String" => "string",
+        "Timestamp" => "Date",
+        "Integer" | "Long" => "integer",
+        "List" | "Set" => "array",
+        other => panic!("{other} is no type of the document"),
     }
 }
 

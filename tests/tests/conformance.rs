@@ -1,12 +1,13 @@
 //! The documented calls against the server, over real HTTP: `apis.json` is the API document as a table, and the walk
-//! builds each request from it alone: parameters in their documented places, mandatory ones missing refused, every
-//! documented field present in the reply.
+//! builds each request from it alone: parameters in their documented places and heeded, mandatory ones missing refused,
+//! every documented field in the reply and of its documented type.
 
 use anyhow::{Context as _, ensure};
 use reqwest::Method;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use std::{collections::BTreeMap, net::Ipv4Addr};
+use vipgate_api::Date;
 use vipgate_tests::lab::{Api, Failure, Hook, Reply, Result, Running};
 
 /// One call of the document.
@@ -20,8 +21,8 @@ struct Call {
     body: Option<String>,
     params: Vec<Param>,
     reply_top: Vec<String>,
-    /// Name of an object, or of a list of objects, to its fields.
-    reply_objects: BTreeMap<String, Vec<String>>,
+    /// Name of an object, or of a list of objects, to its fields and their types.
+    reply_objects: BTreeMap<String, BTreeMap<String, String>>,
 }
 
 #[derive(Deserialize)]
@@ -170,6 +171,9 @@ impl Walk {
             for (object, fields) in &call.reply_objects {
                 has_fields(&last, object, fields).with_context(|| format!("{name} answers {last}"))?;
             }
+            if call.reply_objects.contains_key("inventory") {
+                heeded(arguments, &last["inventory"]).with_context(|| format!("{name} answers {last}"))?;
+            }
         }
         self.walked.push(name.to_owned());
         Ok(last)
@@ -185,15 +189,35 @@ fn refused(api: &Api, request: &Request, what: &str, param: &str) -> Result<()> 
     Ok(())
 }
 
-/// Every object of this name, at any depth, has all the fields.
-fn has_fields(reply: &Value, name: &str, fields: &[String]) -> Result<()> {
+/// What was given is what the inventory shows, wherever it has a field of that name.
+fn heeded(arguments: &Map<String, Value>, inventory: &Value) -> Result<()> {
+    for (name, given) in arguments {
+        let field = if name == "resourceUuid" { "uuid" } else { name };
+        let shown = &inventory[field];
+        // Some texts may be given in any case.
+        let same = match (given.as_str(), shown.as_str()) {
+            (Some(given), Some(shown)) => given.eq_ignore_ascii_case(shown),
+            _ => given == shown,
+        };
+        ensure!(shown.is_null() || same, "{name} was {given}, it shows {shown}");
+    }
+    Ok(())
+}
+
+/// Every object of this name, at any depth, has all the fields, each of its type.
+fn has_fields(reply: &Value, name: &str, fields: &BTreeMap<String, String>) -> Result<()> {
     match reply {
         Value::Object(members) => {
             for (key, value) in members {
                 if key == name {
                     for object in value.as_array().map_or(std::slice::from_ref(value), Vec::as_slice) {
-                        for field in fields.iter().filter(|field| !NULLABLE.contains(&field.as_str())) {
-                            ensure!(!object[field].is_null(), "{name} lacks {field}");
+                        for (field, documented) in fields {
+                            let value = &object[field];
+                            let absent = value.is_null() && NULLABLE.contains(&field.as_str());
+                            ensure!(
+                                absent || is_of_type(value, documented),
+                                "{field} of {name} is no {documented}: {value}"
+                            );
                         }
                     }
                 }
@@ -207,6 +231,20 @@ fn has_fields(reply: &Value, name: &str, fields: &[String]) -> Result<()> {
         _ => {}
     }
     Ok(())
+}
+
+/// Whether the value is of a type of the document. Its numbers are whole, its dates are written in one way.
+fn is_of_type(value: &Value, documented: &str) -> bool {
+    match documented {
+        "String" => value.is_string(),
+        "Timestamp" => {
+            value.as_str().is_some_and(|text| text.parse::<Date>().is_ok_and(|date| date.to_string() == text))
+        }
+        "Integer" => value.as_i64().is_some_and(|number| i32::try_from(number).is_ok()),
+        "Long" => value.is_i64(),
+        "List" | "Set" => value.is_array(),
+        _ => false,
+    }
 }
 
 const VIP: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 20);
