@@ -3,11 +3,16 @@
 //! The other commands call [`ensure`] for the part they need, which costs a few file look-ups when nothing is missing.
 
 use crate::{
+    build::target_directory,
     ebpf::{self, Toolchain},
-    sh::{as_root, capture, step, which},
+    sh::{as_root, capture, root, step, which},
 };
 use anyhow::{Context as _, Result, bail};
-use std::{path::Path, process::Command};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -23,6 +28,8 @@ pub(crate) enum Need {
     Build,
     /// The network-namespace lab.
     Lab,
+    /// What reads the API's document and holds the API against it.
+    Api,
     /// The benchmark's generators and peers.
     Bench,
     /// Formatting and lints.
@@ -31,7 +38,7 @@ pub(crate) enum Need {
     Fuzz,
 }
 
-const EVERYTHING: [Need; 5] = [Need::Build, Need::Lab, Need::Bench, Need::Lint, Need::Fuzz];
+const EVERYTHING: [Need; 6] = [Need::Build, Need::Lab, Need::Api, Need::Bench, Need::Lint, Need::Fuzz];
 
 /// A program of the lab, the Debian package that brings it, and what for.
 struct Tool {
@@ -78,6 +85,8 @@ enum Missing {
     /// Debian has no BPF toolchain here: rustup's nightly with rust-src instead.
     RustupToolchain,
     BpfLinker,
+    /// A virtual environment of the project's own with the packages of the requirements.
+    PythonPackages,
     CargoFuzz,
     Component(&'static str),
 }
@@ -93,6 +102,10 @@ impl Missing {
             Self::BpfLinker => {
                 ("bpf-linker 0.13 (cargo)".to_owned(), "links the kernel programs and writes their BTF".to_owned())
             }
+            Self::PythonPackages => (
+                "schemathesis 4 (pip, into target/python)".to_owned(),
+                "throws at the API what its OpenAPI document allows and forbids".to_owned(),
+            ),
             Self::CargoFuzz => ("cargo-fuzz 0.13 (cargo)".to_owned(), "cargo xtask fuzz".to_owned()),
             Self::Component(name) => (format!("{name} (rustup component)"), "cargo xtask lint".to_owned()),
         }
@@ -122,6 +135,9 @@ fn missing(needs: &[Need]) -> Vec<Missing> {
     let mut missing = Vec::new();
     if needs.contains(&Need::Build) {
         missing_for_build(&mut missing);
+    }
+    if needs.contains(&Need::Api) {
+        missing_for_api(&mut missing);
     }
     for (need, tools) in [(Need::Lab, LAB.as_slice()), (Need::Bench, BENCH.as_slice())] {
         if needs.contains(&need) {
@@ -165,6 +181,30 @@ fn missing_for_build(missing: &mut Vec<Missing>) {
     }
 }
 
+fn missing_for_api(missing: &mut Vec<Missing>) {
+    let (wanted, installed) = (requirements(), python_directory().join(INSTALLED));
+    if fs::read(wanted).ok().is_some_and(|wanted| fs::read(installed).is_ok_and(|installed| installed == wanted)) {
+        return;
+    }
+    // Debian has the module that puts pip into a new environment in a package of its own.
+    if capture(Command::new("python3").args(["-c", "import ensurepip"])).is_none() {
+        missing.push(Missing::Package { name: "python3-venv", why: "runs schemathesis" });
+    }
+    missing.push(Missing::PythonPackages);
+}
+
+/// The packages with their versions and hashes.
+fn requirements() -> PathBuf {
+    root().join("tests/schemathesis/requirements.txt")
+}
+
+fn python_directory() -> PathBuf {
+    target_directory().join("python")
+}
+
+/// In the environment: the requirements that it was made by.
+const INSTALLED: &str = "requirements.txt";
+
 const LLVM_PREFIX: &str = "/usr/lib/llvm-22";
 
 /// A machine whose package lists were never fetched knows none of its packages: then Debian's name decides.
@@ -197,6 +237,7 @@ fn install(missing: Vec<Missing>) -> Result<()> {
             Missing::Package { .. } => {}
             Missing::RustupToolchain => rustup_toolchain()?,
             Missing::BpfLinker => bpf_linker()?,
+            Missing::PythonPackages => python_packages()?,
             Missing::CargoFuzz => step(
                 "cargo-fuzz (about a minute)",
                 Command::new("cargo")
@@ -205,7 +246,7 @@ fn install(missing: Vec<Missing>) -> Result<()> {
             )?,
             Missing::Component(name) => step(
                 &format!("rustup component {name}"),
-                Command::new("rustup").current_dir(crate::sh::root()).args(["component", "add", name]),
+                Command::new("rustup").current_dir(root()).args(["component", "add", name]),
             )?,
         }
     }
@@ -281,4 +322,14 @@ fn bpf_linker() -> Result<()> {
         command.env("LLVM_PREFIX", LLVM_PREFIX);
     }
     step("bpf-linker (about two minutes)", &mut command)
+}
+
+fn python_packages() -> Result<()> {
+    let directory = python_directory();
+    step("a Python environment", Command::new("python3").args(["-m", "venv", "--clear"]).arg(&directory))?;
+    let mut pip = Command::new(directory.join("bin/pip"));
+    pip.args(["install", "--quiet", "--disable-pip-version-check", "--require-hashes", "--requirement"]);
+    step("schemathesis (about a minute)", pip.arg(requirements()))?;
+    fs::copy(requirements(), directory.join(INSTALLED)).context("cannot note what is installed")?;
+    Ok(())
 }

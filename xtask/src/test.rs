@@ -28,7 +28,7 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: &Args) -> Result<()> {
     let started = Instant::now();
-    setup::ensure(&[Need::Build, Need::Lab])?;
+    setup::ensure(&[Need::Build, Need::Lab, Need::Api])?;
     build::everything()?;
 
     let mut command = cargo(&["test", "--locked", "--workspace", "--no-fail-fast"]);

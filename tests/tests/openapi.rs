@@ -1,0 +1,78 @@
+//! The API by its own OpenAPI document: tools of others read it, and throw at the API whatever it allows and forbids.
+
+use anyhow::{Context as _, ensure};
+use reqwest::Method;
+use serde_json::Value;
+use std::{
+    fs,
+    net::Ipv4Addr,
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
+use vipgate_tests::lab::{Api, Hook, Process, Result, Running, WEB, vipgate_binary};
+
+const VIP: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 10);
+
+/// It takes a minute or two, on a machine busy with other tests a few more.
+const PATIENCE: Duration = Duration::from_secs(600);
+
+#[test]
+fn whatever_is_sent_every_reply_is_one_of_the_document() -> Result<()> {
+    let run = Running::new(Hook::Tc, 0, 2)?;
+    run.cloud.balanced(VIP, WEB, &[0])?;
+    let api = &run.cloud.api;
+    let session = api.session().unwrap_or_default();
+    let anybody = api.clone().without_session();
+    let directory = run.lab.directory();
+    let url = format!("{}/zstack/v1/openapi.json", api.base());
+    let read = anybody.finish(anybody.request(Method::GET, &url))?;
+    let copy = directory.join("openapi.json");
+    fs::write(&copy, &read.text)?;
+    succeeds("openapi-spec-validator", Command::new(tool("openapi-spec-validator")?).arg(&copy), directory)?;
+
+    let words = known(api, &read.json()?)? + include_str!("../schemathesis/hostile.dict");
+    fs::write(directory.join("words.dict"), words)?;
+    fs::write(directory.join("checks.py"), include_str!("../schemathesis/checks.py"))?;
+    fs::write(directory.join("schemathesis.toml"), include_str!("../schemathesis/schemathesis.toml"))?;
+    // It reads and writes where it is started.
+    let mut schemathesis = run.lab.router.command("env");
+    schemathesis.arg("--chdir").arg(directory).arg(tool("schemathesis")?).args(["run", &url]);
+    succeeds("schemathesis", schemathesis.env("VIPGATE_SESSION", session), directory)?;
+
+    // All that was in the name of a session that holds: what was refused was not refused for that.
+    assert_eq!(api.get(&format!("/accounts/sessions/{session}/valid"))?["valid"], true);
+    Ok(())
+}
+
+/// Runs a tool to its end.
+fn succeeds(name: &str, command: &Command, directory: &Path) -> Result<()> {
+    let mut process = Process::start(name, command, directory)?;
+    let status = process.wait(PATIENCE)?;
+    ensure!(status.success(), "{name} ends with {status}:\n{}", process.said());
+    Ok(())
+}
+
+/// A program of the Python packages that `cargo xtask setup` installs beside what cargo builds.
+fn tool(name: &str) -> Result<PathBuf> {
+    let binary = vipgate_binary()?;
+    let found = binary.ancestors().map(|directory| directory.join("python/bin").join(name)).find(|path| path.is_file());
+    found.with_context(|| format!("no {name} near {}: run cargo xtask setup", binary.display()))
+}
+
+/// The uuids of all that is there, a word of a dictionary each.
+fn known(api: &Api, document: &Value) -> Result<String> {
+    let paths = document["paths"].as_object().context("a document has paths")?;
+    let mut words = String::new();
+    for (path, _) in paths.iter().filter(|(path, item)| !path.contains('{') && is_query(item)) {
+        let inventories = api.query(path)?;
+        for uuid in inventories.iter().filter_map(|inventory| inventory["uuid"].as_str()) {
+            words.push_str(&format!("\"{uuid}\"\n"));
+        }
+    }
+    Ok(words)
+}
+
+fn is_query(item: &Value) -> bool {
+    item["get"]["operationId"].as_str().is_some_and(|id| id.starts_with("Query"))
+}
