@@ -118,6 +118,8 @@ pub enum Rule {
     Uuid,
     /// At least one element.
     NotEmpty,
+    /// At most so many elements.
+    MaxItems(usize),
 }
 
 /// Where the documents put a parameter. Variables of the path win over the other places.

@@ -20,8 +20,14 @@ pub struct BadRequest(pub String);
 /// Names and values, percent-decoded, in their order.
 pub type Pairs = [(String, String)];
 
+/// More tags in one call are refused: each is a row, and while they are written other changes wait.
+pub const MOST_TAGS: usize = 1000;
+
 /// The tags that may come with every asynchronous call, inside the parameters or beside them.
-pub const TAGS: [Param; 2] = [Param::new("systemTags", Kind::TextList), Param::new("userTags", Kind::TextList)];
+pub const TAGS: [Param; 2] = [
+    Param::new("systemTags", Kind::TextList).rule(Rule::MaxItems(MOST_TAGS)),
+    Param::new("userTags", Kind::TextList).rule(Rule::MaxItems(MOST_TAGS)),
+];
 
 /// Collects the parameters of `call`: variables of the path first, then the body or the query string. Unknown ones are
 /// ignored. Numbers come out as JSON integers, whatever they came in as.
@@ -230,6 +236,11 @@ fn check_list(rule: Option<Rule>, items: &mut [Value]) -> Result<(), String> {
     if items.is_empty() && rule == Some(Rule::NotEmpty) {
         return Err("must not be an empty list".into());
     }
+    if let Some(Rule::MaxItems(most)) = rule
+        && items.len() > most
+    {
+        return Err(format!("may have at most {most} elements, it has {}", items.len()));
+    }
     for item in items {
         match item {
             Value::String(text) if !text.trim().is_empty() => *text = text.trim().to_owned(),
@@ -260,7 +271,7 @@ fn check_text(rule: Option<Rule>, text: &mut String) -> Result<(), String> {
             }
             text.make_ascii_lowercase();
         }
-        Some(Rule::OneOf(_) | Rule::Range(..) | Rule::NotEmpty) | None => {}
+        Some(Rule::OneOf(_) | Rule::Range(..) | Rule::NotEmpty | Rule::MaxItems(_)) | None => {}
     }
     Ok(())
 }

@@ -97,6 +97,18 @@ fn tags_are_taken_from_inside_and_beside_the_parameters() {
 }
 
 #[test]
+fn more_tags_than_can_be_written_at_once_are_refused() {
+    let zone = |count: usize| {
+        let body = json!({"params": {"name": "z"}, "userTags": vec!["t"; count]});
+        checked(Api::CreateZone, post(Api::CreateZone, &[], &body).unwrap())
+    };
+    assert!(zone(MOST_TAGS).is_ok());
+    let error = zone(MOST_TAGS + 1).unwrap_err();
+    assert_eq!(error.code, Code::InvalidArgument);
+    assert!(error.details.contains("field[userTags]") && error.details.contains("1001"), "{error}");
+}
+
+#[test]
 fn lists_in_a_query_string_come_in_both_forms() {
     let listener = ("listenerUuid", "l");
     for query in [[("vmNicUuids", "a"), ("vmNicUuids", "b")], [("vmNicUuids.1", "b"), ("vmNicUuids.0", "a")]] {

@@ -149,7 +149,7 @@ fn ruled_text(param: &Param) -> ObjectBuilder {
             text.enum_values(Some(valid.iter().copied())).description(Some("In any case."))
         }
         Some(Rule::Uuid) => text.pattern(Some(UUID)),
-        Some(Rule::Range(..) | Rule::NotEmpty) | None => text,
+        Some(Rule::Range(..) | Rule::NotEmpty | Rule::MaxItems(_)) | None => text,
     }
 }
 
@@ -161,7 +161,8 @@ fn ruled_number(param: &Param, format: KnownFormat) -> ObjectBuilder {
 }
 
 fn texts(rule: Option<Rule>) -> ArrayBuilder {
-    ArrayBuilder::new().items(RefOr::T(text().min_length(Some(1)).into())).min_items(least(rule))
+    let most = if let Some(Rule::MaxItems(most)) = rule { Some(most) } else { None };
+    ArrayBuilder::new().items(RefOr::T(text().min_length(Some(1)).into())).min_items(least(rule)).max_items(most)
 }
 
 fn least(rule: Option<Rule>) -> Option<usize> {
