@@ -53,14 +53,14 @@ const OF_ALL: [Header; 1] = [Header {
     about: "With this header, whatever its value, the reply has a `schema`.",
 }];
 
-/// A status that is told in plain text.
+/// A status without JSON.
 struct Refusal {
     status: &'static str,
     component: &'static str,
     about: &'static str,
 }
 
-/// What any call may answer ...
+/// What any call may answer, with a line of plain text ...
 const OF_CALLS: [Refusal; 3] = [
     Refusal {
         status: "400",
@@ -81,6 +81,16 @@ const OF_BODIES: [Refusal; 2] = [
     Refusal { status: "413", component: "TooLarge", about: "The body is larger than 1 MiB, or was cut off." },
 ];
 
+/// What is no call even to the HTTP server; it adds no text.
+const OF_HTTP: [Refusal; 2] = [
+    Refusal { status: "414", component: "UrlTooLong", about: "The URL is longer than 64 KiB." },
+    Refusal {
+        status: "431",
+        component: "HeadersTooLarge",
+        about: "There are more than 100 headers, or too large ones.",
+    },
+];
+
 pub(super) fn components(schemas: Schemas) -> Components {
     let session = ApiKeyValue::with_description("Authorization", "`OAuth `, and the `uuid` of a session.");
     let mut components = ComponentsBuilder::new()
@@ -99,6 +109,9 @@ pub(super) fn components(schemas: Schemas) -> Components {
         let response = ResponseBuilder::new().description(about).content("text/plain", Content::new(Some(text())));
         components = components.response(component, response);
     }
+    for Refusal { component, about, .. } in OF_HTTP {
+        components = components.response(component, ResponseBuilder::new().description(about));
+    }
     components.build()
 }
 
@@ -110,10 +123,10 @@ pub(super) fn headers(with_job: bool) -> impl Iterator<Item = Ref> {
 
 /// How a call can fail before it is accepted, or at all if it is answered at once.
 pub(super) fn failures(at_once: bool, has_body: bool, schemas: &mut Schemas) -> ResponsesBuilder {
-    let plain = OF_CALLS.iter().chain(OF_BODIES.iter().filter(|_| has_body));
-    let plain = plain.map(|one| (one.status, RefOr::Ref(Ref::from_response_name(one.component))));
+    let refusals = OF_CALLS.iter().chain(OF_BODIES.iter().filter(|_| has_body)).chain(&OF_HTTP);
+    let refusals = refusals.map(|one| (one.status, RefOr::Ref(Ref::from_response_name(one.component))));
     let failed = at_once.then(|| ("503", json("The call failed.", schemas.error())));
-    ResponsesBuilder::new().responses_from_iter(plain.chain(failed))
+    ResponsesBuilder::new().responses_from_iter(refusals.chain(failed))
 }
 
 /// A reply in JSON.
