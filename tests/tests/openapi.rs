@@ -2,7 +2,7 @@
 
 use anyhow::{Context as _, ensure};
 use reqwest::Method;
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::{
     fs,
     net::Ipv4Addr,
@@ -13,6 +13,7 @@ use std::{
 use vipgate_tests::lab::{Api, Hook, Process, Result, Running, WEB, vipgate_binary};
 
 const VIP: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 10);
+const ELASTIC: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 11);
 
 /// It takes a minute or two, on a machine busy with other tests a few more.
 const PATIENCE: Duration = Duration::from_secs(600);
@@ -20,8 +21,12 @@ const PATIENCE: Duration = Duration::from_secs(600);
 #[test]
 fn whatever_is_sent_every_reply_is_one_of_the_document() -> Result<()> {
     let run = Running::new(Hook::Tc, 0, 2)?;
-    run.cloud.balanced(VIP, WEB, &[0])?;
     let api = &run.cloud.api;
+    // Something of each family is there to be hit.
+    let (vip, ..) = run.cloud.balanced(VIP, WEB, &[0])?;
+    run.cloud.forward(&vip, "TCP", [2222; 2], [22; 2], 0)?;
+    let elastic = run.cloud.vip(ELASTIC)?;
+    api.create("/eips", &json!({ "name": "eip", "vipUuid": elastic, "vmNicUuid": run.cloud.vms[1].nic }))?;
     let session = api.session().unwrap_or_default();
     let anybody = api.clone().without_session();
     let directory = run.lab.directory();
