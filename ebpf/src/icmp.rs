@@ -8,6 +8,7 @@
 //! the pipeline hands to it: packets larger than the way out's MTU, and those whose time to live is over.
 
 use vipgate_abi::{
+    Be16,
     checksum::{delta16, delta32, update, update_udp},
     counters::Reason,
     flow::FlowKey,
@@ -19,7 +20,7 @@ use crate::{
     maps::{BACKENDS, CONFIG},
     offset::{self, TAG_LEN},
     packet::{ETH_LEN, L4_OFFSET, Packet, load, load_address, store, store_address},
-    parse::{FRAGMENT_OFFSET, IPV4, TCP, UDP, VERSION_IHL, ethertype, has_options},
+    parse::{FRAGMENT_OFFSET, IPV4, TCP, UDP, VERSION_IHL, ethertype, has_options, has_ports},
     route::{self, Rewritten},
     table,
     verifier::opaque,
@@ -57,6 +58,19 @@ pub const fn is_request(kind: u8) -> bool {
 #[inline(always)]
 pub const fn is_answer(kind: u8) -> bool {
     is_in(kind, ANSWERS)
+}
+
+/// Which of a packet's two ports its identifier is, by its type: a request's source, an answer's destination. None: it has no
+/// identifier.
+#[inline(always)]
+pub const fn identifier(kind: u8, sport: Be16, dport: Be16) -> Option<Be16> {
+    if is_request(kind) {
+        Some(sport)
+    } else if is_answer(kind) {
+        Some(dport)
+    } else {
+        None
+    }
 }
 
 /// The transport bytes that every quote has, and the end of a TCP checksum in them, which most quotes have today (RFC
@@ -136,8 +150,10 @@ pub fn turn_back<P: Packet>(packet: &mut P, is_own: bool, outer: &mut Rewritten)
         return 0;
     }
     // SAFETY: within the IPv4 header's fixed part, checked just above.
-    let (version_ihl, ip_len) =
-        unsafe { (load::<u8>(data + ETH_LEN), u16::from_be(load::<u16>(data + ETH_LEN + 2)) as usize) };
+    let (version_ihl, ip_len, fragment) = unsafe {
+        let ip_len = u16::from_be(load::<u16>(data + ETH_LEN + 2)) as usize;
+        (load::<u8>(data + ETH_LEN), ip_len, load::<u16>(data + ETH_LEN + 6))
+    };
     let header_len = header_len(version_ihl);
     let icmp = data + ETH_LEN + header_len;
     let quote = icmp + HEADER_LEN;
@@ -157,8 +173,8 @@ pub fn turn_back<P: Packet>(packet: &mut P, is_own: bool, outer: &mut Rewritten)
         || !packet.holds(data, shift, ip_len)
         || !is_in(kind, RELAYED)
         || !is_header(quoted_version_ihl)
-        // Only a first fragment has ports.
-        || quoted_fragment & FRAGMENT_OFFSET != 0
+        // Only a first fragment has an ICMP header, or ports.
+        || (fragment | quoted_fragment) & FRAGMENT_OFFSET != 0
     {
         return 0;
     }
@@ -183,7 +199,15 @@ pub fn turn_back<P: Packet>(packet: &mut P, is_own: bool, outer: &mut Rewritten)
     // The quote as its sender had it: what the answering flow's packets become, the other way round.
     let sent = Rewritten { src: answers.dst, dst: answers.src, sport: answers.dport, dport: answers.sport };
     let addresses = delta32(quoted.src, sent.src) + delta32(quoted.dst, sent.dst);
-    let ports = delta16(quoted.sport, sent.sport) + delta16(quoted.dport, sent.dport);
+    // SAFETY: within the bytes that every quote has.
+    let identifier =
+        if quoted_protocol == ICMP { identifier(unsafe { load(quote_l4) }, sent.sport, sent.dport) } else { None };
+    let ports = match identifier {
+        // Of a quoted query's two ports one is 0.
+        Some(identifier) => delta16(quoted.sport | quoted.dport, identifier),
+        None if has_ports(quoted_protocol) => delta16(quoted.sport, sent.sport) + delta16(quoted.dport, sent.dport),
+        None => 0,
+    };
     // An error about a packet on its way in comes from where the connection's other side knows that: one from the packet's
     // receiver, and one from a router before that, whose address is nobody's outside (RFC 5508, section 4.2). Our own
     // is known there.
@@ -194,12 +218,9 @@ pub fn turn_back<P: Packet>(packet: &mut P, is_own: bool, outer: &mut Rewritten)
     unsafe {
         let mut changed = addresses + ports;
         changed += change(quote + 10, addresses);
-        if quoted_protocol == ICMP {
-            // Of a query's two ports one is 0, before and after; what is no query has none.
-            if quoted.sport | quoted.dport != 0 {
-                changed += change(quote_l4 + CHECKSUM, ports);
-                store(quote_l4 + IDENTIFIER, sent.sport | sent.dport);
-            }
+        if let Some(identifier) = identifier {
+            changed += change(quote_l4 + CHECKSUM, ports);
+            store(quote_l4 + IDENTIFIER, identifier);
         } else if quoted_protocol == UDP {
             let old: u16 = load(quote_l4 + 6);
             let new = update_udp(old, addresses + ports);
@@ -214,7 +235,7 @@ pub fn turn_back<P: Packet>(packet: &mut P, is_own: bool, outer: &mut Rewritten)
         }
         store_address(quote + 12, sent.src);
         store_address(quote + 16, sent.dst);
-        if quoted_protocol == UDP || quoted_protocol == TCP {
+        if has_ports(quoted_protocol) {
             store(quote_l4, sent.sport);
             store(quote_l4 + 2, sent.dport);
         }
@@ -244,7 +265,7 @@ fn is_icmp<P: Packet>(packet: &P) -> bool {
 unsafe fn ports(protocol: u8, l4: usize) -> (u16, u16) {
     // SAFETY: as the caller promises.
     unsafe {
-        if protocol == TCP || protocol == UDP {
+        if has_ports(protocol) {
             return (load(l4), load(l4 + 2));
         }
         let kind = load(l4);

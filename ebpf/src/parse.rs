@@ -35,7 +35,7 @@ pub struct Headers {
     /// Address of the Ethernet header: where it would be without VLAN tags ([`offset`]).
     pub data: usize,
     pub key: FlowKey,
-    /// 0 for other protocols; of a later fragment, those of plain data.
+    /// 0 for other protocols; of a later fragment, and of ICMP that is no request, those of plain data.
     pub tcp_flags: u8,
     /// Length of the transport header, in bytes; 0 in a later fragment, which has none, where it is at another offset than
     /// [`L4_OFFSET`], and where it has no ports (`portless`).

@@ -14,7 +14,8 @@ use vipgate_abi::{
 
 use crate::{
     clock::jiffies,
-    count, hairpin, icmp,
+    count, hairpin,
+    icmp::{self, ICMP},
     maps::{BACKENDS, CONFIG, INTEREST},
     offset, other, outward,
     packet::{ETH_LEN, L4_OFFSET, Packet, load, load_address, store, store_address},
@@ -67,13 +68,18 @@ pub struct Arrival {
 }
 
 impl Arrival {
-    /// True for what opens a flow: of TCP, only a SYN does.
+    /// True for what opens a flow: of TCP, only a SYN does, and of ICMP, only a request.
     #[inline(always)]
     pub fn opens(&self) -> bool {
-        self.key.protocol != TCP || self.tcp_flags as u8 & (SYN | ACK | RST | FIN) == SYN
+        let flags = self.tcp_flags as u8 & (SYN | ACK | RST | FIN);
+        match self.key.protocol {
+            TCP => flags == SYN,
+            ICMP => flags == 0,
+            _ => true,
+        }
     }
 
-    /// True for a segment of a connection that is under way.
+    /// True for a segment of a connection that is under way, and for what answers.
     #[inline(always)]
     pub fn resumes(&self) -> bool {
         self.tcp_flags as u8 & (SYN | ACK | RST) == ACK

@@ -8,7 +8,7 @@ use crate::{
     fragment,
     icmp::{self, ICMP},
     packet::{ETH_LEN, Packet, load, load_address, store},
-    parse::{FRAGMENT_OFFSET, Headers, MORE_FRAGMENTS, Place},
+    parse::{ACK, FRAGMENT_OFFSET, Headers, MORE_FRAGMENTS, Place},
 };
 
 /// Parses what follows the Ethernet header of such a packet. An ICMP error is none of these: `Reason::OtherProtocol`.
@@ -28,6 +28,7 @@ pub fn parse<P: Packet>(packet: &P, place: &Place) -> Result<Headers, Reason> {
     if protocol != ICMP {
         return Ok(headers);
     }
+    headers.tcp_flags = ACK;
     let packet = fragment::packet(id, ICMP);
     if fragment & FRAGMENT_OFFSET != 0 {
         let ports = fragment::recall_ports(src, dst, packet);
@@ -48,6 +49,7 @@ pub fn parse<P: Packet>(packet: &P, place: &Place) -> Result<Headers, Reason> {
     }
     if icmp::is_request(kind) {
         headers.key.sport = id;
+        headers.tcp_flags = 0;
     } else if icmp::is_answer(kind) {
         headers.key.dport = id;
     }
@@ -67,11 +69,7 @@ pub fn rewrite(l4: usize, end: usize, ports: u32) {
     // SAFETY: checked just above.
     unsafe {
         let (kind, old) = (load::<u8>(l4), load::<u16>(l4 + icmp::IDENTIFIER));
-        let new = if icmp::is_request(kind) {
-            ports as u16
-        } else if icmp::is_answer(kind) {
-            (ports >> 16) as u16
-        } else {
+        let Some(new) = icmp::identifier(kind, ports as u16, (ports >> 16) as u16) else {
             return;
         };
         store(l4 + icmp::IDENTIFIER, new);

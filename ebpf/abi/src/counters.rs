@@ -61,7 +61,8 @@ reasons! {
     OtherProtocol = 4 Pass "other_protocol",
     /// No flow and no service: traffic that is not ours.
     NotOurs = 5 Pass "not_ours",
-    /// A TCP segment to a service, without a flow and without SYN: the stack answers with RST.
+    /// Without a flow, what opens none: a TCP segment without SYN, which the stack answers with RST, or, on its way out of a
+    /// network, an ICMP answer to nothing.
     NoFlow = 6 Pass "no_flow",
     /// Translated, then given to the stack, which routes it: there is no neighbour entry yet, or the way out is no port.
     NoNeighbour = 7 Pass "no_neighbour",

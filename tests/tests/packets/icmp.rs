@@ -50,6 +50,9 @@ both_hooks! {
             let error = Frame::icmp_error(router, Bench::CLIENT, kind, rest, &translated, 68);
             let expected = Frame::icmp_error(router, Bench::CLIENT, kind, rest, &ask, 68);
             ensure!(bench.run_egress(&error)? == expected.bytes());
+            // A later fragment's data may look like anything.
+            let later = Frame { fragment: 0x20, ..error };
+            ensure!(bench.run_egress(&later)? == later.bytes());
         }
         for other in [Frame::udp(CLIENT, VIP), Frame::tcp(CLIENT, VIP, tcp::SYN), Frame::other(router, Bench::CLIENT, 1)] {
             ensure!(bench.run_egress(&other)? == other.bytes());

@@ -93,8 +93,26 @@ both_hooks! {
                 let asked = Frame::icmp_query(guest, server, 8, id, data);
                 let turned = Frame::icmp_error(hop, guest, [11, 0], 0, &asked, 28 + data.len());
                 bench.expect_sent(&error, &to_guest(turned, number))?;
+                // And by one from inside, about the answer.
+                let (inside, answered) = (Ipv4Addr::new(10, 2, 0, 30), Frame::icmp_query(server, guest, 0, id, data));
+                let error = Frame::icmp_error(inside, server, [3, 1], 0, &answered, 28 + data.len());
+                let known = Frame::icmp_error(Bench::VIP, server, [3, 1], 0, &answer, 28 + data.len());
+                bench.expect_sent(&error, &to_gateway(known))?;
             }
         }
+        Ok(())
+    }
+
+    fn an_icmp_answer_to_nothing_gets_no_identifier(bench: &mut Bench) -> Result<()> {
+        bench.masquerade(Bench::VIP, 24, false)?;
+        for kind in [0, 14, 16, 18, 9] {
+            let stray = Frame::icmp_query(GUESTS[0], *SERVER.ip(), kind, 5000, b"pong");
+            bench.expect_refused(&stray, Reason::NoFlow)?;
+            for fragment in stray.payload(&[kind; 2000]).fragments(&[0, 1480]) {
+                bench.expect_refused(&fragment, Reason::NoFlow)?;
+            }
+        }
+        ensure!(bench.flows()?.is_empty());
         Ok(())
     }
 
