@@ -9,7 +9,7 @@ use vipgate_host_kernel::{
     kernel,
     packet::{Checksum, SocketBuffer, XdpFrame},
 };
-use vipgate_pipeline::{icmp, pipeline, tc::TcPacket, xdp::XdpPacket};
+use vipgate_pipeline::{icmp, outward, pipeline, tc::TcPacket, xdp::XdpPacket};
 
 use crate::{frame::Frame, input::Buffer, world};
 
@@ -35,6 +35,16 @@ pub(crate) struct Arriving {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Outcome {
     pub(crate) verdict: Verdict,
+    pub(crate) bytes: Vec<u8>,
+}
+
+/// What became of a packet that the stack was about to send.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Departure {
+    /// It was an error about a translated packet, and is turned back.
+    pub(crate) turned: bool,
+    /// It leaves.
+    pub(crate) leaves: bool,
     pub(crate) bytes: Vec<u8>,
 }
 
@@ -89,16 +99,17 @@ impl Arriving {
         (verdict, buffer.on_wire())
     }
 
-    /// Runs it through the egress program, as if the stack sent it: the packet that leaves, and whether it was an error
-    /// to turn back.
-    pub(crate) fn run_at_egress(&self) -> (bool, Vec<u8>) {
+    /// Does to it what the egress program does, as if the stack sent it.
+    pub(crate) fn run_at_egress(&self) -> Departure {
         let before = world::reasons();
         let mut buffer = self.socket_buffer();
         let mut outer = icmp::NOBODY;
-        let turned = icmp::turn_back(&mut TcPacket(buffer.context()), true, &mut outer) != 0;
+        let mut packet = TcPacket(buffer.context());
+        let turned = icmp::turn_back(&mut packet, true, &mut outer) != 0;
+        let leaves = !outward::is_untranslated(&packet);
         assert_eq!(world::reason_since(&before), None, "the stack's own packets are nothing to count");
         assert_eq!(kernel::take_redirect(), None, "the stack's own packets go their way");
-        (turned, buffer.on_wire())
+        Departure { turned, leaves, bytes: buffer.on_wire() }
     }
 
     fn socket_buffer(&self) -> SocketBuffer {

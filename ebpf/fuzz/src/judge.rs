@@ -3,17 +3,18 @@
 use vipgate_abi::{
     counters::Reason,
     flow::{FlowKey, State},
-    service::{Kind, ServiceKey},
+    service::{Kind, Service, ServiceKey},
+    source::{FIRST_PORT, Source, SourceKind},
 };
 use vipgate_host_kernel::{
-    bindings::{BPF_FIB_LKUP_RET_FRAG_NEEDED, BPF_FIB_LKUP_RET_SUCCESS},
+    bindings::{BPF_FIB_LKUP_RET_FRAG_NEEDED, BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_SUCCESS},
     btf_maps::lpm_trie::Key,
     kernel,
 };
 use vipgate_pipeline::maps;
 
 use crate::{
-    hook::{Arriving, Hook, Outcome, Verdict},
+    hook::{Arriving, Departure, Hook, Outcome, Verdict},
     table::{Slot, Table},
     wire::{ICMP, Ipv4, TCP, UDP, add, same_sum, sum, untagged, word},
     world,
@@ -21,6 +22,8 @@ use crate::{
 
 const FIN_SYN_RST_ACK: u8 = 0x17;
 const SYN: u8 = 0x02;
+const RST: u8 = 0x04;
+const ACK: u8 = 0x10;
 
 /// Jiffies for which a first fragment's ports are believed.
 const FRAGMENTS_LIFETIME: u32 = 4096;
@@ -53,10 +56,11 @@ impl Judge {
         }
         let Some(packet) = Ipv4::of_frame(&came.bytes) else { return };
         let id = word(&came.bytes, packet.at + 4).unwrap_or_default();
-        if let Some(ports) = packet.ports(&came.bytes).filter(|_| packet.more_fragments) {
+        let ports = packet.ports(&came.bytes);
+        if let Some(ports) = ports.filter(|_| packet.more_fragments) {
             self.first_fragments.push(FirstFragment { id, key: key(&packet, ports), seen: now });
         }
-        if translated && packet.offset != 0 {
+        if translated && packet.offset != 0 && ports.is_none() {
             self.later_fragment(&packet, id, &outcome.bytes, now, after);
         }
     }
@@ -94,6 +98,14 @@ fn judge(came: &Arriving, outcome: &Outcome, before: &Table, after: &Table) -> b
             full(old);
             false
         }
+        Verdict::Drop(Reason::Disabled) => {
+            disabled(old);
+            false
+        }
+        Verdict::Drop(Reason::NoFreePort) => {
+            exhausted(old);
+            false
+        }
         Verdict::Drop(_) => false,
         Verdict::Redirect(ifindex) => {
             sent(came, new, ifindex);
@@ -111,8 +123,8 @@ fn judge(came: &Arriving, outcome: &Outcome, before: &Table, after: &Table) -> b
         let (old, new) = &if moved { (untagged(old), untagged(new)) } else { (old.clone(), new.clone()) };
         let partial = came.buffer.is_some_and(|buffer| buffer.partial_checksum);
         let (old_packet, new_packet) = translation(old, new, moved, partial);
-        if old_packet.protocol == ICMP {
-            quote(old, new, &old_packet, before);
+        if old_packet.is_error(old) {
+            quote(old, new, &old_packet, false, before);
         } else if let (Some(sent), Some(received)) = (old_packet.ports(old), new_packet.ports(new)) {
             let ends = [key(&old_packet, sent), key(&new_packet, received)];
             flow(old, &old_packet, &ends, before, after);
@@ -127,21 +139,45 @@ fn full(bytes: &[u8]) {
     // A later fragment does not tell.
     let Some(ports) = packet.ports(bytes) else { return };
     let key = key(&packet, ports);
-    let service = Key::new(ServiceKey::EXACT, ServiceKey::new(key.dst, key.protocol, key.dport));
-    let service = maps::SERVICES.get(&service).expect("who has a limit is a service");
+    let service = service(&key).expect("who has a limit is a service");
     let load = maps::SERVICE_LOAD.get(service.number).copied().unwrap_or_default();
     let is_reached = load >= service.max_connections && load as i32 >= 0;
     assert!(service.max_connections != 0 && is_reached, "refused with {load} connections: {service:?}");
 }
 
-/// Checks one of the router's own errors: turned back or as it was.
-pub(crate) fn own_error(came: &Arriving, turned: bool, new: &[u8], table: &Table) {
-    if turned {
+/// What is dropped for it is for a VIP that is Disabled, or is from hosts whose VIP is.
+fn disabled(bytes: &[u8]) {
+    // What is cut short, or a later fragment, does not tell.
+    let Some(packet) = Ipv4::of_frame(bytes) else { return };
+    let Some(ports) = packet.ports(bytes) else { return };
+    let key = key(&packet, ports);
+    let vip = Key::new(ServiceKey::WHOLE_VIP, ServiceKey::new(key.dst, 0, 0));
+    let is_disabled = |service: &Service| service.kind == Kind::Disabled as u8;
+    let source = way_out(&key).is_some_and(|source| source.kind == SourceKind::Disabled as u8);
+    assert!(
+        source || service(&key).as_ref().is_some_and(is_disabled) || maps::SERVICES.get(&vip).is_some_and(is_disabled),
+        "nothing is Disabled: {key:?}"
+    );
+}
+
+/// Only what shares its VIP's ports can find none.
+fn exhausted(bytes: &[u8]) {
+    let packet = Ipv4::of_frame(bytes).expect("a connection's packet is a whole IPv4 packet");
+    let source = way_out(&key(&packet, (0, 0))).expect("who gets a port gets a source");
+    assert_eq!(source.kind, SourceKind::Masquerade as u8, "no port, though it keeps its own");
+}
+
+/// Checks what the stack sends: turned back or as it was, and stopped where its source may not be seen.
+pub(crate) fn departure(came: &Arriving, departure: &Departure, table: &Table) {
+    let new = &departure.bytes;
+    if departure.turned {
         let (packet, _) = translation(&came.bytes, new, false, false);
-        quote(&came.bytes, new, &packet, table);
+        quote(&came.bytes, new, &packet, true, table);
     } else {
-        assert_eq!(came.bytes, new, "no error to turn back, yet changed");
+        assert_eq!(&came.bytes, new, "no error to turn back, yet changed");
     }
+    let source = Ipv4::source_of_frame(new).and_then(|src| world::source(came.ifindex, u32::from_ne_bytes(src)));
+    assert_eq!(departure.leaves, source.is_none(), "by interface {}: {source:?}", came.ifindex);
 }
 
 /// A packet that was sent out of a device: to where the kernel routes it, fitting, with its hop counted.
@@ -175,12 +211,17 @@ fn translation(old: &[u8], new: &[u8], moved: bool, partial: bool) -> (Ipv4, Ipv
     }
     assert!(same_sum(sum(&old[before.header()]), sum(&new[after.header()])), "the header's checksum is another");
     let (old_l4, new_l4) = (&old[before.l4..before.end], &new[after.l4..after.end]);
-    if before.protocol == ICMP {
+    if before.is_error(old) {
         allowed.push(before.l4_checksum());
         allowed.extend(allowed_in_quote(old, before.l4 + 8));
+    } else {
+        allowed.extend(before.ports_and_checksum(old));
+    }
+    // It covers no addresses.
+    if before.protocol == ICMP {
         assert!(same_sum(sum(old_l4), sum(new_l4)), "the ICMP checksum is another");
-    } else if before.ports(old).is_some() {
-        allowed.extend([before.l4..before.l4 + 4, before.l4_checksum()]);
+    }
+    if matches!(before.protocol, TCP | UDP) && before.offset == 0 {
         let (old_sum, new_sum) = (field(old, &before), field(new, &after));
         if before.protocol == UDP && old_sum == 0 {
             assert_eq!(new_sum, 0, "a datagram without checksum has got one");
@@ -214,11 +255,12 @@ fn field(bytes: &[u8], packet: &Ipv4) -> u16 {
 /// What a turned-back quote may differ in: checksums, addresses, ports.
 fn allowed_in_quote(bytes: &[u8], at: usize) -> Vec<std::ops::Range<usize>> {
     let quoted = Ipv4::at(bytes, at).expect("what is turned back quotes a packet");
-    vec![quoted.checksum_and_addresses(), quoted.l4..quoted.l4 + 4, quoted.l4_checksum()]
+    [vec![quoted.checksum_and_addresses()], quoted.ports_and_checksum(bytes)].concat()
 }
 
 /// An error's quote is the packet as its receiver sent it: what the answering flow's packets become, the other way round.
-fn quote(old: &[u8], new: &[u8], packet: &Ipv4, table: &Table) {
+/// `is_own`: the router's stack says so.
+fn quote(old: &[u8], new: &[u8], packet: &Ipv4, is_own: bool, table: &Table) {
     let at = packet.l4 + 8;
     let (translated, original) = (Ipv4::at(old, at), Ipv4::at(new, at));
     let (translated, original) = translated.zip(original).expect("what is turned back quotes a packet");
@@ -231,48 +273,145 @@ fn quote(old: &[u8], new: &[u8], packet: &Ipv4, table: &Table) {
     let answers = reversed(&key(&translated, old_ports));
     let flow = table.find(&answers).expect("what is turned back is about a flow");
     assert!(flow.is_current(), "turned back though its backend's flows were ended");
-    let [from, to] = flow.rewritten();
+    let [mut from, to] = flow.rewritten();
     let quoted = key(&original, new_ports);
+    if quoted == answers {
+        // As in `flow`.
+        from.1 = 0;
+    }
     assert_eq!([(quoted.dst, quoted.dport), (quoted.src, quoted.sport)], [from, to], "quoted as nobody sent it");
-    let receiver = Ipv4::of_frame(new).expect("an error is a whole packet").dst;
-    assert_eq!(receiver, original.src, "an error for another than who sent what it quotes");
+    let outer = Ipv4::of_frame(new).expect("an error is a whole packet");
+    assert_eq!(outer.dst, original.src, "an error for another than who sent what it quotes");
+    // Where the quoted packet went inside, nobody but the router itself is known outside.
+    let is_hidden = original.dst != translated.dst && (!is_own || packet.src == translated.dst);
+    let sender = if is_hidden { original.dst } else { packet.src };
+    assert_eq!(outer.src, sender, "an error from another than who sent it is known as");
 }
 
-/// A translated packet is what its flow says; a flow stays with its backend, a new one has one of its service's.
+/// A translated packet is what its flow says; a flow stays where it goes, a new one is a service's or a guest's.
 fn flow(old: &[u8], packet: &Ipv4, [came, left]: &[FlowKey; 2], before: &Table, after: &Table) {
     let flow = after.find(came).expect("a translated packet has a flow");
+    let mut rewritten = flow.rewritten();
+    if !has_ports(came.protocol) && reversed(left) == *came {
+        // What looks like its own answers has a port in the table alone, to tell the two directions apart.
+        rewritten[0].1 = 0;
+    }
     assert_eq!(
-        flow.rewritten(),
+        rewritten,
         [(left.src, left.sport), (left.dst, left.dport)],
         "translated as its flow does not say: {flow:?}"
     );
     let flags = if packet.protocol == TCP { old[packet.l4 + 13] & FIN_SYN_RST_ACK } else { SYN };
     let known = before.find(came).filter(Slot::is_current);
-    match known {
-        Some(known) if packet.protocol == UDP || known.word.state() != State::Closed || flags & SYN == 0 => {
-            assert_eq!(known.rewritten(), flow.rewritten(), "a connection went elsewhere");
-        }
-        Some(_) => {}
-        None => {
-            assert_eq!(flags, SYN, "only a SYN opens a connection");
-            let key = Key::new(ServiceKey::EXACT, ServiceKey::new(came.dst, came.protocol, came.dport));
-            let service = maps::SERVICES.get(&key).expect("a new flow is a service's");
-            let backend = world::backend(flow.flow.backend);
-            if service.kind == Kind::Forward as u8 {
-                let (source, port) = (service.source, u16::from_be(came.dport).wrapping_add(service.port_shift));
-                assert_eq!(flow.flow.backend, service.backend, "another backend than the service's one");
-                assert_eq!((left.dst, left.dport), (backend.addr, port.to_be()), "sent to where its target is not");
-                assert_eq!(came.src & service.source_mask, source, "the service takes nothing from there");
-            } else {
-                assert_eq!(service.kind, Kind::Balance as u8, "a service that is Disabled takes nothing");
-                let ring = service.ring_base..service.ring_base + service.ring_len;
-                let mut backends = ring.filter_map(|index| maps::RINGS.get(index).copied());
-                assert!(backends.any(|number| number == flow.flow.backend), "no backend of the service");
-                assert_eq!((left.dst, left.dport), (backend.addr, backend.port), "sent to where its backend is not");
-            }
-            assert_eq!((left.src, left.sport), (came.src, came.sport), "the client is another");
-        }
+    match known.filter(|known| !starts_anew(known, packet.protocol, flags)) {
+        Some(known) => assert_eq!(known.rewritten(), flow.rewritten(), "a connection went elsewhere"),
+        None => opened(&flow, [came, left], flags, before),
     }
+}
+
+/// True for a SYN where a connection is over.
+fn starts_anew(known: &Slot, protocol: u8, flags: u8) -> bool {
+    let is_over = known.word.state() == State::Closed && !known.flow.mark.is_reply();
+    protocol == TCP && is_over && flags & (SYN | ACK) == SYN
+}
+
+/// A new flow: its first packet came with these TCP flags, those of a SYN for all that is not TCP.
+fn opened(flow: &Slot, [came, left]: [&FlowKey; 2], flags: u8, before: &Table) {
+    let takes_all = match service(came) {
+        Some(service) => {
+            served(flow, &service, [came, left]);
+            service.kind == Kind::Elastic as u8
+        }
+        None => {
+            let source = way_out(came).expect("a new flow is a service's or a guest's");
+            begun(flow, &source, [came, left], before);
+            source.kind == SourceKind::Elastic as u8
+        }
+    };
+    // What has one place to go goes on though it was forgotten.
+    assert!(flags == SYN || takes_all && flags & (SYN | RST | ACK) == ACK, "flags {flags:#x} open no connection");
+    if let Some(held) = before.find(&reversed(left)).filter(|held| held.word.state() > State::Answered) {
+        let is_own = held.rewritten() == [(came.dst, came.dport), (came.src, came.sport)];
+        assert!(is_own, "a live connection's port was given away: {held:?}");
+    }
+}
+
+/// A service's new flow has a backend of its, and the client's own source.
+fn served(flow: &Slot, service: &Service, [came, left]: [&FlowKey; 2]) {
+    let number = flow.flow.backend;
+    let backend = world::backend(number);
+    assert!(!flow.flow.mark.is_outward(), "a client's packet is for inside: {flow:?}");
+    if service.kind == Kind::Elastic as u8 {
+        assert_eq!(number, service.backend, "another guest than the one whose elastic IP it is");
+        assert_eq!((left.dst, left.dport), (backend.addr, came.dport), "sent to another port than was asked");
+        let identity = world::source(service.device(), came.src)
+            .filter(|source| source.kind == SourceKind::Elastic as u8)
+            .map_or(came.src, |source| source.vip);
+        assert_eq!(left.src, identity, "a guest meets others as its elastic IP");
+        let would_meet_itself = FlowKey { sport: came.sport, ..*left };
+        if reversed(&would_meet_itself) != *came {
+            assert_eq!(left.sport, came.sport, "an elastic IP keeps ports");
+        }
+        return;
+    }
+    if service.kind == Kind::Forward as u8 {
+        let (source, port) = (service.source, u16::from_be(came.dport).wrapping_add(service.port_shift));
+        assert_eq!(number, service.backend, "another backend than the service's one");
+        assert_eq!((left.dst, left.dport), (backend.addr, port.to_be()), "sent to where its target is not");
+        assert_eq!(came.src & service.source_mask, source, "the service takes nothing from there");
+    } else {
+        assert_eq!(service.kind, Kind::Balance as u8, "a service that is Disabled takes nothing");
+        let ring = service.ring_base..service.ring_base + service.ring_len;
+        let mut backends = ring.filter_map(|index| maps::RINGS.get(index).copied());
+        assert!(backends.any(|member| member == number), "no backend of the service");
+        assert_eq!((left.dst, left.dport), (backend.addr, backend.port), "sent to where its backend is not");
+    }
+    assert_eq!((left.src, left.sport), (came.src, came.sport), "the client is another");
+}
+
+/// What a guest begins leaves as its VIP for where it was sent: from its own port where the VIP is its alone, or nobody else
+/// has that port for the same destination.
+fn begun(flow: &Slot, source: &Source, [came, left]: [&FlowKey; 2], before: &Table) {
+    assert!(flow.flow.mark.is_outward(), "a guest's packet is for outside: {flow:?}");
+    assert_eq!(flow.flow.backend, source.backend, "another's traffic");
+    assert_eq!(
+        (left.src, left.dst, left.dport),
+        (source.vip, came.dst, came.dport),
+        "not its VIP, or not where it went"
+    );
+    if source.kind == SourceKind::Elastic as u8 {
+        assert_eq!(left.sport, came.sport, "an elastic IP keeps ports");
+        return;
+    }
+    assert_eq!(source.kind, SourceKind::Masquerade as u8, "a VIP that is Disabled sends nothing");
+    if !has_ports(came.protocol) && came.protocol != ICMP {
+        return;
+    }
+    let may_be_given = |port: u16| {
+        let is_served = source.shared != 0 && service(&FlowKey { dport: port, ..reversed(left) }).is_some();
+        u16::from_be(port) >= FIRST_PORT && !is_served
+    };
+    assert!(may_be_given(left.sport), "port {} is not to be given", u16::from_be(left.sport));
+    let own_reply = FlowKey { dport: came.sport, ..reversed(left) };
+    if left.sport != came.sport && may_be_given(came.sport) {
+        assert!(before.find(&own_reply).is_some(), "its own port is free");
+    }
+}
+
+/// What the VIP offers for such packets.
+fn service(key: &FlowKey) -> Option<Service> {
+    maps::SERVICES.get(&Key::new(ServiceKey::EXACT, ServiceKey::new(key.dst, key.protocol, key.dport))).copied()
+}
+
+/// What such packets' source becomes by the device that the kernel sends them by.
+fn way_out(key: &FlowKey) -> Option<Source> {
+    let route = kernel::route(key.dst.to_ne_bytes())?;
+    let is_known = matches!(route.answer, BPF_FIB_LKUP_RET_SUCCESS | BPF_FIB_LKUP_RET_NO_NEIGH);
+    world::source(route.ifindex, key.src).filter(|_| is_known)
+}
+
+fn has_ports(protocol: u8) -> bool {
+    matches!(protocol, TCP | UDP)
 }
 
 fn key(packet: &Ipv4, (sport, dport): (u16, u16)) -> FlowKey {

@@ -1,7 +1,7 @@
 //! The packet path under arbitrary packets, tables and times.
 //!
 //! An input is a sequence of bytes that says what happens ([`input`]): services and backends come and go, packets arrive,
-//! are answered, damaged, quoted in errors. It runs through the pipeline at both hooks, compiled for the host, and after
+//! are answered, damaged, quoted in errors; guests get VIPs, and begin connections. It runs through the pipeline at both hooks, compiled for the host, and after
 //! every step everything holds that must hold whatever came: of the packet ([`judge`]) and of the flow table ([`table`]).
 //! Both hooks decide alike.
 //!
@@ -47,6 +47,10 @@ pub struct Tally {
     pub packets: u64,
     pub sent: u64,
     pub errors_turned_back: u64,
+    /// Packets that left by what guests began.
+    pub led_out: u64,
+    /// Packets of the stack's that did not leave.
+    pub stopped: u64,
 }
 
 impl Add for Tally {
@@ -57,6 +61,8 @@ impl Add for Tally {
             packets: self.packets + other.packets,
             sent: self.sent + other.sent,
             errors_turned_back: self.errors_turned_back + other.errors_turned_back,
+            led_out: self.led_out + other.led_out,
+            stopped: self.stopped + other.stopped,
         }
     }
 }
@@ -81,7 +87,10 @@ fn is_of_one_hook(step: &Step) -> bool {
         Step::Mangle { offset, .. } => usize::from(*offset) < MAC_LEN,
         Step::Buffers { .. } => true,
         Step::Raw { bytes } => bytes.get(..MAC_LEN) != Some(&world::mac(world::PUBLIC)),
-        Step::Ask { shape, .. } | Step::Answer { shape, .. } | Step::Again { shape, .. } => shape.buffer.is_some(),
+        Step::Ask { shape, .. }
+        | Step::Answer { shape, .. }
+        | Step::Again { shape, .. }
+        | Step::Begin { shape, .. } => shape.buffer.is_some(),
         _ => false,
     }
 }
@@ -105,10 +114,11 @@ fn play(case: &Case, hook: Hook) -> (Vec<Outcome>, Tally) {
             Hook::Xdp => packet.buffer = None,
             Hook::Tc => packet.first_buffer = None,
         }
-        if matches!(step, Step::OwnError { .. }) {
-            let (turned, left) = packet.run_at_egress();
-            tally.errors_turned_back += u64::from(turned);
-            judge::own_error(&packet, turned, &left, &before);
+        if matches!(step, Step::OwnError { .. } | Step::Leave { .. }) {
+            let departure = packet.run_at_egress();
+            tally.errors_turned_back += u64::from(departure.turned);
+            tally.stopped += u64::from(!departure.leaves);
+            judge::departure(&packet, &departure, &before);
             continue;
         }
         let outcome = packet.run(hook);
@@ -118,11 +128,13 @@ fn play(case: &Case, hook: Hook) -> (Vec<Outcome>, Tally) {
         tally.packets += 1;
         if let Verdict::Redirect(ifindex) = outcome.verdict {
             tally.sent += 1;
-            let carries_ports =
-                Ipv4::of_frame(&outcome.bytes).is_some_and(|packet| packet.ports(&outcome.bytes).is_some());
+            let tells_its_ends = Ipv4::of_frame(&outcome.bytes)
+                .is_some_and(|packet| packet.offset == 0 && packet.ports(&outcome.bytes).is_some());
             tally.errors_turned_back += u64::from(matches!(step, Step::Error { .. }));
-            if carries_ports {
-                traffic.sent.push(Sent { came: packet.bytes, left: outcome.bytes.clone(), ifindex });
+            tally.led_out += u64::from(matches!(step, Step::Begin { .. }));
+            if tells_its_ends {
+                let left = outcome.bytes.clone();
+                traffic.sent.push(Sent { came: packet.bytes, came_by: packet.ifindex, left, ifindex });
             }
         }
         // At TC the first tag is not in the frame: one cut short behind it is malformed there, unknown at XDP.

@@ -88,6 +88,7 @@ impl Table {
         };
         assert_eq!(peer.flow.peer as usize, index, "slot {index}'s other direction names another: {slot:?} {peer:?}");
         assert_ne!(peer.flow.mark.is_reply(), flow.mark.is_reply(), "slot {index}: {slot:?} {peer:?}");
+        assert_ne!(peer.flow.mark.is_outward(), flow.mark.is_outward(), "slot {index}: {slot:?} {peer:?}");
         assert_eq!((peer.flow.backend, peer.flow.generation), (flow.backend, flow.generation));
         assert_eq!(peer.flow.key, answer_key(slot), "slot {index}'s answers have another key");
         assert_eq!(

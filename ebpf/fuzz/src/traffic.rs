@@ -1,4 +1,7 @@
 //! The packets that steps name.
+//!
+//! Where a step's `what` says what a packet is, 0x03 is its protocol: TCP, UDP, ICMP or another; 0x1c is the ICMP type or
+//! the number of the other protocol; 0x20 is the device that it comes or leaves by.
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 
@@ -6,19 +9,71 @@ use crate::{
     frame::{Frame, Transport},
     hook::Arriving,
     input::{Shape, Step},
-    wire::{ETH_LEN, Ipv4, UDP, sum},
+    wire::{ETH_LEN, ICMP, Ipv4, TCP, UDP, sum},
     world::{self, PRIVATE, PUBLIC},
 };
 
 /// Where VLAN tags are in a frame.
 const TAGS: usize = 12;
 
-/// A packet that was sent on: as it came, as it left, and through which interface.
+/// A packet that was sent on: as it came, as it left, and through which interfaces.
 #[derive(Clone, Debug)]
 pub(crate) struct Sent {
     pub(crate) came: Vec<u8>,
+    pub(crate) came_by: u32,
     pub(crate) left: Vec<u8>,
     pub(crate) ifindex: u32,
+}
+
+/// What a packet is, and between whom. An ICMP query's identifier is the one port that is not 0.
+#[derive(Clone, Copy, Debug)]
+struct Ends {
+    protocol: u8,
+    /// Of ICMP, its type.
+    kind: u8,
+    src: SocketAddrV4,
+    dst: SocketAddrV4,
+}
+
+impl Ends {
+    /// Those that small numbers name.
+    fn named(from: u8, to: u8, ports: u8, what: u8) -> Self {
+        const KINDS: [u8; 8] = [8, 13, 15, 17, 0, 14, 9, 42];
+        const PROTOCOLS: [u8; 8] = [47, 50, 4, 132, 51, 41, 253, 0];
+        const SOURCES: [u16; 8] = [40_000, 40_001, 1023, 1024, 80, 81, 0, u16::MAX];
+        const DESTINATIONS: [u16; 4] = [53, 443, 80, 81];
+        let choice = usize::from(what >> 2 & 7);
+        let (protocol, kind) = match what & 3 {
+            0 => (TCP, 0),
+            1 => (UDP, 0),
+            2 => (ICMP, KINDS[choice]),
+            _ => (PROTOCOLS[choice], 0),
+        };
+        let dport = if protocol == ICMP { 0 } else { DESTINATIONS[usize::from(ports >> 3 & 3)] };
+        let src = socket(world::address(from), SOURCES[usize::from(ports & 7)]);
+        Self { protocol, kind, src, dst: socket(world::destination(to), dport) }
+    }
+
+    /// Those of a frame's packet.
+    fn of_frame(bytes: &[u8]) -> Option<Self> {
+        let packet = Ipv4::of_frame(bytes)?;
+        let (sport, dport) = packet.ports(bytes)?;
+        let kind = if packet.protocol == ICMP { bytes[packet.l4] } else { 0 };
+        let (src, dst) = (socket(packet.src, sport), socket(packet.dst, dport));
+        Some(Self { protocol: packet.protocol, kind, src, dst })
+    }
+
+    /// Those of what answers it.
+    fn answered(self) -> Self {
+        let kind = match self.kind {
+            8 => 0,
+            0 => 8,
+            13 | 15 | 17 => self.kind + 1,
+            14 | 16 | 18 => self.kind - 1,
+            other => other,
+        };
+        Self { kind, src: self.dst, dst: self.src, ..self }
+    }
 }
 
 /// What earlier steps leave for later ones.
@@ -54,17 +109,18 @@ impl Traffic {
             Step::Ask { client, port, service, shape } => {
                 let (vip, protocol, vip_port) = world::service(*service);
                 let client = socket(world::address(*client), 40_000 + u16::from(port & 7));
-                shaped(client, socket(vip, vip_port), protocol, shape, PUBLIC)
+                shaped(Ends { protocol, kind: 0, src: client, dst: socket(vip, vip_port) }, shape, PUBLIC)
             }
             Step::Answer { to, shape } => {
                 let sent = self.sent(*to)?;
-                let (packet, src, dst) = ends(&sent.left)?;
-                shaped(dst, src, packet.protocol, shape, sent.ifindex)
+                shaped(Ends::of_frame(&sent.left)?.answered(), shape, sent.ifindex)
             }
             Step::Again { after, shape } => {
                 let sent = self.sent(*after)?;
-                let (packet, src, dst) = ends(&sent.came)?;
-                shaped(src, dst, packet.protocol, shape, PUBLIC)
+                shaped(Ends::of_frame(&sent.came)?, shape, sent.came_by)
+            }
+            Step::Begin { from, to, ports, what, shape } | Step::Leave { from, to, ports, what, shape } => {
+                shaped(Ends::named(*from, *to, *ports, *what), shape, world::device(what >> 4))
             }
             Step::Error { about, from, kind, quoted } => {
                 let sent = self.sent(*about)?;
@@ -106,16 +162,16 @@ fn socket(address: [u8; 4], port: u16) -> SocketAddrV4 {
     SocketAddrV4::new(Ipv4Addr::from(address), port)
 }
 
-/// The two ends of a frame's packet.
-fn ends(bytes: &[u8]) -> Option<(Ipv4, SocketAddrV4, SocketAddrV4)> {
-    let packet = Ipv4::of_frame(bytes)?;
-    let (sport, dport) = packet.ports(bytes)?;
-    let (src, dst) = (socket(packet.src, sport), socket(packet.dst, dport));
-    Some((packet, src, dst))
-}
-
-fn shaped(src: SocketAddrV4, dst: SocketAddrV4, protocol: u8, shape: &Shape, ifindex: u32) -> Arriving {
-    let mut frame = if protocol == UDP { Frame::udp(src, dst) } else { Frame::tcp(src, dst, shape.tcp_flags) };
+fn shaped(ends: Ends, shape: &Shape, ifindex: u32) -> Arriving {
+    let Ends { protocol, kind, src, dst } = ends;
+    let length = shape.payload.unwrap_or(0) % 2048;
+    let payload: Vec<u8> = (0..length).map(|byte| byte.to_le_bytes()[0]).collect();
+    let mut frame = match protocol {
+        TCP => Frame::tcp(src, dst, shape.tcp_flags).payload(&payload),
+        UDP => Frame::udp(src, dst).payload(&payload),
+        ICMP => Frame::icmp_query(*src.ip(), *dst.ip(), kind, src.port() | dst.port(), &payload),
+        _ => Frame::other(*src.ip(), *dst.ip(), protocol).payload(&payload),
+    };
     match &mut frame.transport {
         Transport::Tcp { options, .. } => {
             let words = shape.tcp_options.unwrap_or(0) % 11;
@@ -135,8 +191,6 @@ fn shaped(src: SocketAddrV4, dst: SocketAddrV4, protocol: u8, shape: &Shape, ifi
     if let Some(words) = shape.ip_options {
         frame.ip_options.resize(usize::from(words % 11) * 4, 1);
     }
-    let length = shape.payload.unwrap_or(0) % 2048;
-    frame.payload = (0..length).map(|byte| byte.to_le_bytes()[0]).collect();
     Arriving { buffer: shape.buffer, ..Arriving::by(ifindex, frame) }
 }
 

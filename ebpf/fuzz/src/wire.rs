@@ -34,6 +34,13 @@ impl Ipv4 {
         (packet.l4..=bytes.len()).contains(&packet.end).then_some(packet)
     }
 
+    /// The source of whatever begins as an IPv4 packet does.
+    pub(crate) fn source_of_frame(bytes: &[u8]) -> Option<[u8; 4]> {
+        let tags = tags_len(bytes);
+        let header = bytes.get(ETH_LEN + tags..ETH_LEN + tags + 20)?;
+        (word(bytes, 12 + tags)? == IPV4).then_some([header[12], header[13], header[14], header[15]])
+    }
+
     /// A packet whose header starts here; its end may lie anywhere, as a quote's does.
     pub(crate) fn at(bytes: &[u8], at: usize) -> Option<Self> {
         let header = bytes.get(at..at + 20)?;
@@ -54,12 +61,37 @@ impl Ipv4 {
         })
     }
 
-    /// Source and destination port, where there are any.
+    /// Source and destination port; of an ICMP request its identifier is the source's, of an answer the destination's, and
+    /// what else has none has 0. None: an ICMP error, or a fragment that does not tell.
     pub(crate) fn ports(&self, bytes: &[u8]) -> Option<(u16, u16)> {
-        if self.offset != 0 || !matches!(self.protocol, TCP | UDP) {
-            return None;
+        match self.protocol {
+            TCP | UDP | ICMP if self.offset != 0 => None,
+            TCP | UDP => Some((word(bytes, self.l4)?, word(bytes, self.l4 + 2)?)),
+            ICMP => match (*bytes.get(self.l4)?, word(bytes, self.l4 + 4)?) {
+                (3 | 4 | 5 | 11 | 12, _) => None,
+                (8 | 13 | 15 | 17, identifier) => Some((identifier, 0)),
+                (0 | 14 | 16 | 18, identifier) => Some((0, identifier)),
+                _ => Some((0, 0)),
+            },
+            _ => Some((0, 0)),
         }
-        Some((word(bytes, self.l4)?, word(bytes, self.l4 + 2)?))
+    }
+
+    /// True for an ICMP error, which quotes a packet.
+    pub(crate) fn is_error(&self, bytes: &[u8]) -> bool {
+        self.protocol == ICMP && self.offset == 0 && self.ports(bytes).is_none()
+    }
+
+    /// Where the ports that [`Self::ports`] tells are, of a packet that has any, and the checksum that covers them.
+    pub(crate) fn ports_and_checksum(&self, bytes: &[u8]) -> Vec<Range<usize>> {
+        let l4 = self.l4;
+        match self.protocol {
+            TCP | UDP if self.offset == 0 => vec![l4..l4 + 4, self.l4_checksum()],
+            ICMP if self.offset == 0 && matches!(bytes.get(l4), Some(0 | 8 | 13..=18)) => {
+                vec![l4 + 4..l4 + 6, self.l4_checksum()]
+            }
+            _ => Vec::new(),
+        }
     }
 
     pub(crate) fn header(&self) -> Range<usize> {

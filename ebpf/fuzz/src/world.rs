@@ -4,7 +4,7 @@
 //! clients 10.1.0.0/24 - device 11 (port 1) [router] device 12 (port 2) - backends 10.2.0.0/24
 //! ```
 //! The networks 10.3.0.0/24 to 10.8.0.0/24 begin with the kernel's other answers: a device without a program, no
-//! neighbour, unreachable, a packet that does not fit, a gateway, and none at all.
+//! neighbour, unreachable, a packet that does not fit, a gateway, and none at all. Any host may be a guest.
 
 use vipgate_abi::{
     backend::Backend,
@@ -14,6 +14,7 @@ use vipgate_abi::{
     interest::{self, Bit},
     port::Port,
     service::{Algorithm, Kind, Service, ServiceKey},
+    source::{self, Source, SourceKey, SourceKind},
 };
 use vipgate_host_kernel::{
     bindings::{
@@ -68,7 +69,9 @@ impl World {
         maps::PORTS.allocate(PORTS as usize);
         maps::INTEREST.allocate(interest::WORDS);
         maps::REASONS.allocate(REASON_SLOTS as usize);
+        maps::PORT_CURSORS.allocate(source::CURSORS as usize);
         maps::SERVICES.clear();
+        maps::SOURCES.clear();
         maps::PORT_NUMBERS.clear();
         maps::FRAGMENTS.clear();
         let config = Config { flow_seed: u64::from(seed), bucket_mask: buckets - 1, epoch: 0 };
@@ -99,6 +102,15 @@ impl World {
                 forward(*service, *backend, *shift, (*source, *bits));
             }
             Step::Withdraw { service } => withdraw(*service),
+            Step::Elastic { service, backend, guest, what } => elastic(*service, *backend, *guest, *what),
+            Step::Masquerade { service, backend, source, bits, what } => {
+                let (vip, shared) = (u32::from_ne_bytes(self::service(*service).0), what & 1);
+                let backend = set_whole_backend(*backend, vip, 0);
+                let kind = SourceKind::Masquerade;
+                add_interest(Bit::to(vip));
+                set_source(*source, *bits, *what, Source { vip, backend, shared, ..of_kind(kind, *what) });
+            }
+            Step::Unmask { source, bits, what } => drop(maps::SOURCES.remove(&source_key(*source, *bits, *what))),
             Step::Backend { number, address, port } => set_backend(*number, *address, *port),
             Step::EndFlows { number } => {
                 let backend = backend(u32::from(*number) % BACKENDS);
@@ -172,6 +184,11 @@ pub(crate) fn address(host: u8) -> [u8; 4] {
     [10, 1 + (host >> 5), 0, host & 31]
 }
 
+/// Where packets go that hosts begin: a host of the first seven networks, or a VIP.
+pub(crate) fn destination(to: u8) -> [u8; 4] {
+    if to < 0xe0 { address(to) } else { service(to).0 }
+}
+
 /// A service's VIP, protocol and port.
 pub(crate) fn service(number: u8) -> ([u8; 4], u8, u16) {
     let vip = [10, 1, 0, 100 + (number & 3)];
@@ -234,7 +251,7 @@ fn serve(service: u8, what: u8, ring: &[u8]) {
 }
 
 fn forward(service: u8, backend: u8, port_shift: u16, (source, bits): (u8, u8)) {
-    let mask = u32::MAX.checked_shl(32 - u32::from(bits % 33)).unwrap_or(0);
+    let mask = mask(bits);
     let value = Service {
         kind: Kind::Forward as u8,
         number: u32::from(service) % SERVICES,
@@ -245,6 +262,58 @@ fn forward(service: u8, backend: u8, port_shift: u16, (source, bits): (u8, u8)) 
         ..Service::default()
     };
     set_service(service, value);
+}
+
+fn elastic(service: u8, backend: u8, guest: u8, what: u8) {
+    let number = u32::from(service) % SERVICES;
+    let (vip, guest_address) = (u32::from_ne_bytes(self::service(service).0), u32::from_ne_bytes(address(guest)));
+    let backend = set_whole_backend(backend, guest_address, number);
+    let value = Service { kind: Kind::Elastic as u8, number, ring_base: device(what), backend, ..Service::default() };
+    set_service(service | 16, value);
+    if what & 1 != 0 {
+        set_source(guest, 32, what, Source { vip, backend, ..of_kind(SourceKind::Elastic, what) });
+    }
+}
+
+/// A backend of every protocol and port; its number.
+fn set_whole_backend(number: u8, addr: u32, service: u32) -> u32 {
+    let number = u32::from(number) % BACKENDS;
+    let generation = backend(number).generation.wrapping_add(1);
+    add_interest(Bit::from(addr));
+    set(maps::BACKENDS.set(number, Backend { addr, port: 0, generation, service, idle_timeout: 60 }, 0));
+    number
+}
+
+fn of_kind(kind: SourceKind, what: u8) -> Source {
+    Source { kind: if what & 4 == 0 { kind } else { SourceKind::Disabled } as u8, ..Source::default() }
+}
+
+fn set_source(source: u8, bits: u8, what: u8, value: Source) {
+    // Of all hosts that it may be about.
+    for number in 0..interest::WORDS {
+        set(maps::INTEREST.set(number as u32, u64::MAX, 0));
+    }
+    set(maps::SOURCES.insert(&source_key(source, bits, what), value, 0));
+}
+
+fn source_key(source: u8, bits: u8, what: u8) -> Key<SourceKey> {
+    let network = u32::from_be_bytes(address(source)) & mask(bits);
+    Key::new(32 + u32::from(bits % 33), SourceKey::new(device(what), network.to_be()))
+}
+
+/// What packets from this address get, as they leave by the device.
+pub(crate) fn source(device: u32, src: u32) -> Option<Source> {
+    maps::SOURCES.get(&Key::new(SourceKey::EXACT, SourceKey::new(device, src))).copied()
+}
+
+/// The device that translates, or that packets come or leave by.
+pub(crate) fn device(what: u8) -> u32 {
+    if what & 2 == 0 { PUBLIC } else { PRIVATE }
+}
+
+/// The network mask of so many bits, modulo 33.
+fn mask(bits: u8) -> u32 {
+    u32::MAX.checked_shl(32 - u32::from(bits % 33)).unwrap_or(0)
 }
 
 /// What is of interest once stays so: more bits than needed are no harm.

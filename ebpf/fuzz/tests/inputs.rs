@@ -4,7 +4,7 @@ use std::{cell::Cell, error::Error, fs, path::Path};
 
 use proptest::{
     collection::vec,
-    prelude::{ProptestConfig, Strategy, any},
+    prelude::{Just, ProptestConfig, Strategy, any},
     prop_oneof,
     sample::select,
     test_runner::TestRunner,
@@ -51,6 +51,25 @@ fn input() -> impl Strategy<Value = Vec<u8>> {
         .prop_map(|(client, port, service)| vec![10, client, port, service, 0x02, 0, 11, 0, 0x12, 0, 12, 1, 0x10, 0]);
     let ring = (any::<u8>(), 0..32u8, vec(0..8u8, 0..8))
         .prop_map(|(service, what, ring)| [&[service & 25, (ring.len() as u8) << 5 | what], &ring[..]].concat());
+    // Guests with and without their network's neighbours; outside, inside, and VIPs.
+    let guests = || select(vec![0x20, 0x21, 0x22]);
+    let ends = || {
+        let from = prop_oneof![4 => guests(), 1 => select(vec![0, 1])];
+        let to = select(vec![0, 1, 0xc1, 0xc1, 0x61, 0x22, 0x25, 0xe0, 0xe1, 0xe2]);
+        let what = prop_oneof![2 => 0..4u8, 1 => any::<u8>()];
+        // Guests are where the private device leads.
+        (from, to, 0..32u8, what).prop_map(|(from, to, ports, what)| vec![from, to, ports, what ^ from & 0x20])
+    };
+    let way_out = || {
+        let elastic = (16..20u8, 8..12u8, guests(), prop_oneof![4 => Just(1), 1 => 0..8u8])
+            .prop_map(|(service, backend, guest, what)| vec![service, backend, guest, what]);
+        let network =
+            prop_oneof![4 => Just([0x20, 24]), 1 => (any::<u8>(), 0..33u8).prop_map(|(source, bits)| [source, bits])];
+        let masquerade = (0..4u8, 12..16u8, network, prop_oneof![4 => 0..2u8, 1 => 0..8u8])
+            .prop_map(|(service, backend, [source, bits], what)| vec![service, backend, source, bits, what]);
+        prop_oneof![step(22, elastic), step(23, masquerade)]
+    };
+    let unmask = (guests(), select(vec![24, 32]), 0..2u8).prop_map(|(source, bits, what)| vec![source, bits, what * 2]);
     let steps = prop_oneof![
         12 => packet(10, ask),
         8 => packet(11, vec(0..4u8, 1)),
@@ -68,9 +87,14 @@ fn input() -> impl Strategy<Value = Vec<u8>> {
         2 => step(19, (select(vec![0, 8, 1, 9, 2]), 0..4u8).prop_map(|(service, most)| vec![service, most])),
         2 => step(20, (0..90u8).prop_map(|first| vec![first, 0])),
         1 => step(21, vec(any::<u8>(), 2)),
+        2 => way_out(),
+        1 => step(24, unmask),
+        12 => packet(25, ends()),
+        2 => packet(26, ends()),
         1 => some(40),
     ];
-    (some(2), vec(steps, 0..48)).prop_map(|(start, steps)| [start, steps.concat()].concat())
+    (some(2), vec(way_out(), 0..3), vec(steps, 0..48))
+        .prop_map(|(start, ways_out, steps)| [start, ways_out.concat(), steps.concat()].concat())
 }
 
 #[test]
@@ -82,10 +106,11 @@ fn what_must_hold_holds_whatever_comes() -> Result<(), Box<dyn Error>> {
         Ok(())
     })?;
     // Inputs that lead nowhere would prove nothing.
-    let Tally { packets, sent, errors_turned_back } = total.get();
+    let Tally { packets, sent, errors_turned_back, led_out, stopped } = total.get();
     assert!(
-        sent > packets / 4 && errors_turned_back > sent / 100,
-        "{sent} of {packets} packets were sent on, {errors_turned_back} errors turned back"
+        sent > packets / 4 && errors_turned_back > sent / 100 && led_out > sent / 20 && stopped > packets / 400,
+        "{sent} of {packets} packets were sent on, {led_out} by what guests began, {errors_turned_back} errors turned back, \
+         {stopped} of the stack's packets stopped"
     );
     Ok(())
 }
