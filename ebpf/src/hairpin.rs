@@ -17,27 +17,29 @@ use crate::{
     verifier::opaque,
 };
 
-/// Gives a new connection a source of the router's, if its answers would not come back otherwise.
+/// Gives a new connection a source of the router's, if its answers would not come back otherwise. True: with a port that
+/// nothing else has.
 ///
 /// The packet came in by the device that leads to the backend, or nothing is known of the latter: only then the kernel
 /// is asked.
 #[inline(always)]
-pub fn translate<P: Packet>(packet: &P, key: &FlowKey, way_out: u16, rewritten: &mut Rewritten) {
-    if route::port(way_out).is_none_or(|port| port.ifindex == packet.ifindex()) {
-        opaque(take_source(packet, key, rewritten));
-    }
+pub fn translate<P: Packet>(packet: &P, key: &FlowKey, way_out: u16, rewritten: &mut Rewritten) -> bool {
+    route::port(way_out).is_none_or(|port| port.ifindex == packet.ifindex())
+        && opaque(take_source(packet, key, rewritten)) != 0
 }
 
 #[inline(never)]
 fn take_source<P: Packet>(packet: &P, key: &FlowKey, rewritten: &mut Rewritten) -> u32 {
     let source = source(packet, key.src, rewritten.dst);
-    if source != 0 {
-        rewritten.src = source;
-        let [addresses, rest] = rewritten.reply_key(key).words();
-        // Should all that are tried be taken, who inserts the flow finds out.
-        rewritten.sport = ports::free_port(addresses, rest, 0) as Be16;
+    if source == 0 {
+        return opaque(0);
     }
-    opaque(0)
+    rewritten.src = source;
+    let [addresses, rest] = rewritten.reply_key(key).words();
+    // Should all that are tried be taken, who inserts the flow finds out.
+    let port = ports::free_port(addresses, rest, 0);
+    rewritten.sport = port as Be16;
+    opaque((port & ports::HELD == 0) as u32)
 }
 
 /// The router's address in the network that both are directly connected to by one device; 0: there is none, or the

@@ -61,8 +61,11 @@ pub fn connect<P: Packet>(packet: &P, arrival: &Arrival) -> Result<u64, Reason> 
         return Err(Reason::NoBackend);
     };
     rewritten.src = source.vip;
+    let mut may_replace = true;
     if !is_elastic && (has_ports(key.protocol) || key.protocol == ICMP) {
-        rewritten.sport = port(key, &rewritten, source.shared as u32)?;
+        let port = port(key, &rewritten, source.shared as u32)?;
+        rewritten.sport = port as Be16;
+        may_replace = port & ports::HELD != 0;
     }
     table::insert(
         arrival,
@@ -75,18 +78,19 @@ pub fn connect<P: Packet>(packet: &P, arrival: &Arrival) -> Result<u64, Reason> 
             generation: backend.generation,
             is_outward: true,
             is_exclusive: !is_elastic,
+            may_replace,
         },
     )
 }
 
-/// A source port for a connection of many guests'. What has none is one guest's for each destination: who inserts it finds
+/// A source port for a connection of many guests', perhaps one that is [`ports::HELD`]. What has none is one guest's for each destination: who inserts it finds
 /// out.
 #[inline(always)]
-fn port(key: &FlowKey, rewritten: &Rewritten, shared: u32) -> Result<Be16, Reason> {
+fn port(key: &FlowKey, rewritten: &Rewritten, shared: u32) -> Result<u32, Reason> {
     let [addresses, rest] = rewritten.reply_key(key).words();
     match ports::free_port(addresses, rest, shared) {
         ports::NONE => Err(Reason::NoFreePort),
-        port => Ok(port as Be16),
+        port => Ok(port),
     }
 }
 

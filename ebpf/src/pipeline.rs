@@ -214,9 +214,8 @@ fn connect<P: Packet>(packet: &P, arrival: &Arrival, service: &Service) -> Resul
     let Some((epoch, route)) = way else {
         return Err(Reason::Unroutable);
     };
-    if !(service.kind == Kind::Elastic as u8 && outward::meet(service.device(), &key, &mut rewritten)) {
-        hairpin::translate(packet, &key, route.port, &mut rewritten);
-    }
+    let meets = service.kind == Kind::Elastic as u8 && outward::meet(service.device(), &key, &mut rewritten);
+    let may_replace = meets || !hairpin::translate(packet, &key, route.port, &mut rewritten);
     if !service::has_room(service.number, service.max_connections) {
         return Err(Reason::TooManyConnections);
     }
@@ -231,6 +230,7 @@ fn connect<P: Packet>(packet: &P, arrival: &Arrival, service: &Service) -> Resul
             generation: backend.generation,
             is_outward: false,
             is_exclusive: rewritten.src != key.src,
+            may_replace,
         },
     )
 }

@@ -22,14 +22,15 @@ use crate::{
 
 /// Ports that are tried for one packet.
 const TRIES: u32 = 32;
-/// [`free`]'s answer where none of them will do.
+/// [`free_port`]'s answer where none of them will do.
 pub const NONE: u32 = u32::MAX;
+/// In [`free_port`]'s answer: a closed or half-open connection has the port, and must give way.
+pub const HELD: u32 = 1 << 16;
 /// Where the words of a reply's key have the port in question: its destination's.
 const SHIFT: u32 = 16;
 
 /// A port for the connection whose reply has these key words, its own port in them: one on which no flow is answered, or
-/// else one that a closed or half-open connection has, which must give way. `shared`, 1: the source is a VIP whose
-/// services' ports are not given away.
+/// else one that is [`HELD`]. `shared`, 1: the source is a VIP whose services' ports are not given away.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn free_port(addresses: u64, rest: u64, shared: u32) -> u32 {
@@ -44,7 +45,7 @@ pub extern "C" fn free_port(addresses: u64, rest: u64, shared: u32) -> u32 {
     while tries < TRIES {
         match probe(addresses, others | (port as u64) << SHIFT, shared) {
             FREE => return port as u32,
-            YIELDING => yielding = port as u32,
+            YIELDING => yielding = HELD | port as u32,
             _ => {}
         }
         // SAFETY: aligned element of PORT_CURSORS.

@@ -278,8 +278,9 @@ extern "C" fn claim(hash: u64, mask: u32, now: u32) -> u64 {
         // Rank and way in one number: the verifier has one value to follow through the loop.
         let mut best = 0u64;
         // SAFETY: preferred < WAYS; aligned word of FLOW_BUCKETS.
-        if unsafe { ptr::read_volatile(bucket.add(preferred)) } as u8 == State::Empty as u8 {
-            best = u64::MAX << 3 | preferred as u64;
+        let word = Word(unsafe { ptr::read_volatile(bucket.add(preferred)) });
+        if word.state() as u8 == State::Empty as u8 {
+            best = (word.eviction_rank(now) << 3) | preferred as u64;
         } else {
             let mut way = 0;
             while way < WAYS {
@@ -292,16 +293,17 @@ extern "C" fn claim(hash: u64, mask: u32, now: u32) -> u64 {
                 way += 1;
             }
         }
+        if !flow::is_evictable(best >> 3) {
+            return NOTHING;
+        }
         let best_way = best as usize & (WAYS - 1);
         // SAFETY: best_way < WAYS.
         let word = unsafe { bucket.add(best_way) };
-        // SAFETY: aligned word of FLOW_BUCKETS. It may have changed since; its rank now is what counts.
+        // SAFETY: aligned word of FLOW_BUCKETS.
         let best_word = Word(unsafe { ptr::read_volatile(word) });
-        if !flow::is_evictable(best_word.eviction_rank(now)) {
-            if flow::is_evictable(best >> 3) {
-                continue;
-            }
-            return NOTHING;
+        // Another CPU's by now: what it put there would be evicted before others that are worth less.
+        if best_word.eviction_rank(now) < best >> 3 {
+            continue;
         }
         let index = number * WAYS as u32 + best_way as u32;
         if let Some(claimed) = take(index, word, best_word) {
@@ -443,6 +445,9 @@ pub struct Connection<'a> {
     pub is_outward: bool,
     /// Its source was chosen among ones that other connections could get at the same moment (rule 9).
     pub is_exclusive: bool,
+    /// A closed or half-open connection whose answers have the same key gives way. False: there was none when the source was
+    /// chosen, so that one which is there by now is another CPU's that chose the same.
+    pub may_replace: bool,
 }
 
 /// Inserts both directions of a new connection, and counts it: what [`opened`] takes.
@@ -451,7 +456,7 @@ pub fn insert(arrival: &Arrival, config: &Config, new: &Connection) -> Result<u6
     let mask = config.bucket_mask;
     let reply_words = new.rewritten.reply_key(&arrival.key).words();
     let reply_hash = hash::words(reply_words, config.flow_seed);
-    if make_room(reply_words[0], reply_words[1], reply_hash, mask) != 0 {
+    if make_room(reply_words[0], reply_words[1], reply_hash, mask, new.may_replace as u32) != 0 {
         return Err(Reason::ReplyInUse);
     }
     let first = claim(arrival.hash, mask, arrival.now);
@@ -567,12 +572,13 @@ fn write_first(arrival: &Arrival, new: &Connection, claims: &Claims) -> u32 {
     opaque(0)
 }
 
-/// Removes the connection whose flow has these key words, an embryo or closed; 1: it is a live one, which keeps its ports.
+/// Removes the connection whose flow has these key words, an embryo or closed, if that `may` be replaced; 1: it keeps its
+/// ports.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn make_room(addresses: u64, rest: u64, hash: u64, mask: u32) -> u32 {
+extern "C" fn make_room(addresses: u64, rest: u64, hash: u64, mask: u32, may: u32) -> u32 {
     if let Some(held) = searched([addresses, rest], hash, mask) {
-        if held.mark.state() as u8 > State::Answered as u8 {
+        if may == 0 || held.mark.state() as u8 > State::Answered as u8 {
             return 1;
         }
         remove(&held);

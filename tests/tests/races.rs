@@ -1,9 +1,13 @@
-//! Two CPUs in one bucket: the race rules of the flow table, on the real programs.
+//! Two CPUs at once: the race rules of the flow table, on the real programs.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
+    hint,
     net::{Ipv4Addr, SocketAddrV4},
-    sync::Barrier,
+    sync::{
+        Barrier,
+        atomic::{AtomicU32, Ordering},
+    },
     thread,
 };
 
@@ -27,6 +31,12 @@ const BACKENDS: [SocketAddrV4; 2] =
 /// More connections than a bucket has room for.
 const CLIENTS: u16 = 10;
 const RUNS: u32 = 60_000;
+/// Two guests that ask for the same port, and where they ask for it: so many destinations, one after the other.
+const GUESTS: [SocketAddrV4; 2] =
+    [SocketAddrV4::new(Ipv4Addr::new(10, 2, 0, 11), 40_000), SocketAddrV4::new(Ipv4Addr::new(10, 2, 0, 12), 40_000)];
+const SERVER: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 7);
+const DESTINATIONS: u16 = 1000;
+const ROUNDS: u16 = 5_000;
 
 #[test]
 fn two_cpus_in_one_bucket_keep_the_race_rules_xdp() -> Result<()> {
@@ -38,16 +48,23 @@ fn two_cpus_in_one_bucket_keep_the_race_rules_tc() -> Result<()> {
     hammer(Hook::Tc)
 }
 
+#[test]
+fn two_guests_at_once_never_get_the_same_port_towards_one_destination_xdp() -> Result<()> {
+    contend(Hook::Xdp)
+}
+
+#[test]
+fn two_guests_at_once_never_get_the_same_port_towards_one_destination_tc() -> Result<()> {
+    contend(Hook::Tc)
+}
+
 /// Opens, answers, uses, ends and evicts the same few connections from two CPUs at once, and looks at what is left.
 fn hammer(hook: Hook) -> Result<()> {
     let mut bench = Bench::with_buckets(hook, 1)?;
     let mut numbers = bench.serve(VIP, TCP, Algorithm::Maglev, &BACKENDS)?;
     numbers.extend(bench.serve(VIP, UDP, Algorithm::Maglev, &BACKENDS)?);
     let frames = frames();
-    let start = Barrier::new(2);
-    let strike = |cpu: usize| -> Result<BTreeMap<&'static str, u32>> {
-        pin(cpu)?;
-        start.wait();
+    let verdicts = on_two_cpus(|cpu| {
         let mut verdicts = BTreeMap::new();
         let mut random = Random(0x9e37_79b9 + cpu as u64);
         for _ in 0..RUNS {
@@ -58,15 +75,9 @@ fn hammer(hook: Hook) -> Result<()> {
                 Verdict::Drop => "dropped",
                 Verdict::Other(_) => "broken",
             };
-            *verdicts.entry(verdict).or_default() += 1;
+            *verdicts.entry(verdict).or_insert(0) += 1;
         }
         Ok(verdicts)
-    };
-    let verdicts = thread::scope(|scope| {
-        let other = scope.spawn(|| strike(1));
-        let own = strike(0);
-        let other = other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-        Ok::<_, anyhow::Error>([own?, other?])
     })?;
     for verdicts in &verdicts {
         ensure!(!verdicts.contains_key("broken"), "{verdicts:?}");
@@ -93,6 +104,95 @@ fn hammer(hook: Hook) -> Result<()> {
     }
     println!("{hook:?}: {verdicts:?}");
     Ok(())
+}
+
+/// Lets two guests connect to the same destination from the same port at the same moment, again and again (rule 9), and looks
+/// at the port that each got, and at what is left.
+fn contend(hook: Hook) -> Result<()> {
+    let mut bench = Bench::with_buckets(hook, 64)?;
+    bench.masquerade(Bench::VIP, 24, false)?;
+    let lockstep = Lockstep::default();
+    let [own, other] = on_two_cpus(|cpu| {
+        let given = (0..ROUNDS).map(|round| connect(&bench, cpu, round, &lockstep)).collect::<Result<Vec<_>>>();
+        lockstep.leave(cpu);
+        given
+    })?;
+
+    for (round, ports) in own.iter().zip(&other).enumerate() {
+        if let (Some(one), Some(another)) = ports {
+            ensure!(one != another, "round {round}: both guests got port {one}");
+        }
+    }
+    for given in [&own, &other] {
+        let connected = given.iter().flatten().count();
+        ensure!(connected > usize::from(ROUNDS / 20), "too little came through: {connected} of {ROUNDS}");
+    }
+    let slots = bench.slots()?;
+    let mut keys = BTreeSet::new();
+    for (index, (word, flow)) in (0..).zip(&slots) {
+        ensure!(word.0 as u8 != State::Busy as u8, "slot {index} is left to nobody");
+        if word.state() != State::Empty {
+            ensure!(keys.insert(flow.key.words()), "slot {index} holds a key that another one does: {flow:?}");
+            check_peer(index, flow, &slots).with_context(|| format!("slot {index}: {word:x?} {flow:?}"))?;
+        }
+    }
+    let gave_up = own.iter().chain(&other).filter(|port| port.is_none()).count();
+    println!("{hook:?}: {gave_up} of {} gave up", 2 * u32::from(ROUNDS));
+    Ok(())
+}
+
+/// Connects a guest in the same moment as the other one, and ends the connection once the other one has connected, too: the
+/// port that it got. None: it was refused.
+fn connect(bench: &Bench, guest: usize, round: u16, lockstep: &Lockstep) -> Result<Option<u16>> {
+    let (from, server) = (GUESTS[guest], SocketAddrV4::new(SERVER, 1 + round % DESTINATIONS));
+    let ask = Frame::tcp(from, server, tcp::SYN);
+    lockstep.step(guest);
+    let outcome = bench.run_shared(&ask)?;
+    lockstep.step(guest);
+    bench.run_shared(&Frame::tcp(from, server, tcp::RST))?;
+    if outcome.verdict == Verdict::Drop {
+        return Ok(None);
+    }
+    ensure!(outcome.verdict == Verdict::Redirect, "round {round}: verdict {:?}", outcome.verdict);
+    let given = u16::from_be_bytes([outcome.bytes[34], outcome.bytes[35]]);
+    let sent = ask.between(SocketAddrV4::new(Bench::VIP, given), server);
+    ensure!(outcome.bytes == sent.forwarded(Bench::PUBLIC_MAC, Bench::GATEWAY_MAC).bytes(), "{:02x?}", outcome.bytes);
+    Ok(Some(given))
+}
+
+/// Lets two threads take each step at the same moment: who comes first spins, because waking up would take longer than what
+/// is to collide.
+#[derive(Default)]
+struct Lockstep([AtomicU32; 2]);
+
+impl Lockstep {
+    fn step(&self, own: usize) {
+        let step = self.0[own].fetch_add(1, Ordering::AcqRel) + 1;
+        while self.0[1 - own].load(Ordering::Acquire) < step {
+            hint::spin_loop();
+        }
+    }
+
+    /// The other one goes on alone.
+    fn leave(&self, own: usize) {
+        self.0[own].store(u32::MAX, Ordering::Release);
+    }
+}
+
+/// Runs the same on two CPUs at once: what it gives for each.
+fn on_two_cpus<T: Send>(work: impl Fn(usize) -> Result<T> + Sync) -> Result<[T; 2]> {
+    let start = Barrier::new(2);
+    let run = |cpu| {
+        let pinned = pin(cpu);
+        start.wait();
+        pinned.and_then(|()| work(cpu))
+    };
+    thread::scope(|scope| {
+        let other = scope.spawn(|| run(1));
+        let own = run(0);
+        let other = other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        Ok([own?, other?])
+    })
 }
 
 /// A flow says one thing only: its tag, its key and its rewrite belong together, and its mark to its word (rules 1, 2 and 4).

@@ -39,9 +39,10 @@
 //!    and ages out as an embryo.
 //! 8. A connection is in one table. Only the controller moves it to another: it copies it, waits until nobody who looked
 //!    before that is still at work, brings the copy to what was changed meanwhile, and empties the old slots.
-//! 9. Where two CPUs may choose the same source for different clients, a new connection publishes the flow of its answers
-//!    first, and then looks for another one with the same key: whoever finds one empties its own slots again, before any
-//!    packet has left. Both may give up, which costs each client a packet; never do both stay.
+//! 9. Where two CPUs may choose the same source for different clients, a new connection gives up when one is there already that
+//!    was not when it chose; else it publishes the flow of its answers first, and then looks for another one with the same
+//!    key: whoever finds one empties its own slots again, before any packet has left. Both may give up, which costs each
+//!    client a packet; never do both stay.
 
 use crate::{Be16, Be32};
 
