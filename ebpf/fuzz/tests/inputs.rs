@@ -69,6 +69,11 @@ fn input() -> impl Strategy<Value = Vec<u8>> {
             .prop_map(|(service, backend, [source, bits], what)| vec![service, backend, source, bits, what]);
         prop_oneof![step(22, elastic), step(23, masquerade)]
     };
+    // A guest's connection to the gateway's network that is answered, and another guest's of the same kind.
+    let rivals = (0..8u8, 0..4u8).prop_map(|(ports, what)| {
+        let begin = |guest| vec![25, guest, 0xc1, ports, what | 0x20, 0x02, 0];
+        [begin(0x20), vec![11, 0, 0x12, 0, 12, 1, 0x10, 0], begin(0x21)].concat()
+    });
     let unmask = (guests(), select(vec![24, 32]), 0..2u8).prop_map(|(source, bits, what)| vec![source, bits, what * 2]);
     let steps = prop_oneof![
         12 => packet(10, ask),
@@ -88,6 +93,7 @@ fn input() -> impl Strategy<Value = Vec<u8>> {
         2 => step(20, (0..90u8).prop_map(|first| vec![first, 0])),
         1 => step(21, vec(any::<u8>(), 2)),
         2 => way_out(),
+        2 => rivals,
         1 => step(24, unmask),
         12 => packet(25, ends()),
         2 => packet(26, ends()),
