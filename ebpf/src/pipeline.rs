@@ -6,7 +6,7 @@ use vipgate_abi::{
     checksum::{delta16, delta32, update},
     config::Config,
     counters::Reason,
-    flow::FlowKey,
+    flow::{Flow, FlowKey},
     hash,
     interest::Bit,
     service::{Kind, Service},
@@ -278,6 +278,10 @@ fn forward<P: Packet>(packet: &mut P, headers: &Headers, slot: &Slot) -> Result<
             }
             leave = Err(Reason::TtlExpired);
         }
+    } else if outward
+        && let Some(reason) = hindrance(packet, data, headers.ip_len, 20 + headers.l4_len as u32, flow)
+    {
+        return Err(reason);
     }
     // SAFETY: `flow` points into FLOWS.
     let new = unsafe { Rewritten::by(&*flow) };
@@ -286,6 +290,25 @@ fn forward<P: Packet>(packet: &mut P, headers: &Headers, slot: &Slot) -> Result<
     }
     rewrite(packet, headers, &new, ttl_delta, leave.is_ok());
     Ok(packet.send(way_out, leave?))
+}
+
+/// Why the stack would not send on an outward packet that it gets for want of a neighbour: it would tell the sender that it
+/// sees, a VIP, and that is itself.
+#[inline(never)]
+fn hindrance<P: Packet>(packet: &P, data: usize, ip_len: u16, header_len: u32, flow: *const Flow) -> Option<Reason> {
+    // SAFETY: parse checked the headers' bounds.
+    let (fragment, life) = unsafe { (load::<u16>(data + ETH_LEN + 6), u16::from_le(load(data + ETH_LEN + 8))) };
+    let [ttl, protocol] = life.to_le_bytes();
+    if ttl <= 1 {
+        return Some(Reason::TtlExpired);
+    }
+    if fragment & DONT_FRAGMENT == 0 {
+        return None;
+    }
+    // SAFETY: `flow` points into FLOWS.
+    let new = unsafe { Rewritten::by(&*flow) };
+    let port = route::port_towards(packet, protocol, &new)?;
+    packet.exceeds(ip_len, header_len, port.mtu).then_some(Reason::OverMtu)
 }
 
 /// Addresses, ports and both checksums, incrementally (RFC 1624), of a packet that `leaves` or goes up the stack.

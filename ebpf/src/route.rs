@@ -163,6 +163,15 @@ pub fn find_once<P: Packet>(packet: &P, protocol: u8, rewritten: &Rewritten) -> 
     if ask(packet, protocol, rewritten, &mut answer) == NO_WAY { None } else { Some(answer.route) }
 }
 
+/// The device by which the stack would send what a packet becomes, known without a neighbour, too. None: it is none of
+/// ours.
+#[inline(always)]
+pub fn port_towards<P: Packet>(packet: &P, protocol: u8, rewritten: &Rewritten) -> Option<&'static Port> {
+    let mut answer = NOWHERE;
+    ask(packet, protocol, rewritten, &mut answer);
+    port_of(answer.device)
+}
+
 const NO_WAY: u32 = 0;
 const LASTING: u32 = 1;
 const PASSING: u32 = 2;
@@ -184,7 +193,7 @@ fn ask<P: Packet>(packet: &P, protocol: u8, rewritten: &Rewritten, known: &mut A
     fib.__bindgen_anon_4.ipv4_dst = rewritten.dst;
     // SAFETY: the context is the running program's, the parameters live on the stack.
     let answer = unsafe { bpf_fib_lookup(packet.context(), &mut fib, size_of::<FibLookup>() as i32, 0) } as u32;
-    if answer == BPF_FIB_LKUP_RET_SUCCESS || answer == BPF_FIB_LKUP_RET_NO_NEIGH {
+    if let BPF_FIB_LKUP_RET_SUCCESS | BPF_FIB_LKUP_RET_FRAG_NEEDED | BPF_FIB_LKUP_RET_NO_NEIGH = answer {
         known.device = fib.ifindex;
     }
     match answer {

@@ -263,6 +263,23 @@ both_hooks! {
         expect_handed_over(bench, &may_be_cut, &may_be_cut.clone().between(vip(4000), SERVER), Reason::OverMtu)
     }
 
+    fn an_outward_packet_whose_time_is_over_is_handed_over_as_it_came_without_a_neighbour_too(bench: &mut Bench) -> Result<()> {
+        bench.elastic(Bench::VIP, GUEST, true)?;
+        command("ip neigh del 10.1.0.10 dev pub0")?;
+        let out = Frame::udp(guest(4000), CLIENT);
+        let old = Frame { ttl: 1, ..out.clone() };
+        expect_handed_over(bench, &old, &old, Reason::TtlExpired)?;
+        expect_handed_over(bench, &out, &out.clone().between(vip(4000), CLIENT), Reason::NoNeighbour)
+    }
+
+    fn a_flow_may_begin_with_what_the_device_cannot_take_whole(bench: &mut Bench) -> Result<()> {
+        bench.elastic(Bench::VIP, GUEST, true)?;
+        bench.set_mtu(1, 1000)?;
+        command("ip link set pub0 mtu 1000")?;
+        let may_be_cut = Frame { fragment: 0, ..Frame::udp(guest(4000), SERVER).payload(&[1; 1200]) };
+        expect_handed_over(bench, &may_be_cut, &may_be_cut.clone().between(vip(4000), SERVER), Reason::OverMtu)
+    }
+
     fn a_detached_guests_flows_end(bench: &mut Bench) -> Result<()> {
         let number = bench.elastic(Bench::VIP, GUEST, true)?;
         let (ask, out) = (Frame::udp(CLIENT, vip(53)), Frame::udp(guest(4000), SERVER));
