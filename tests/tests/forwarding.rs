@@ -9,7 +9,7 @@ use anyhow::{Context as _, ensure};
 use serde_json::json;
 use vipgate_tests::{
     both_hooks,
-    lab::{Client, ECHO, Lab, Result, Running, WEB, vipgate_binary, wait_until},
+    lab::{ECHO, Host, Lab, Result, Running, WEB, vipgate_binary, wait_until},
 };
 
 const VIP: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 10);
@@ -47,7 +47,7 @@ fn nothing_comes(socket: &UdpSocket) -> Result<()> {
     Ok(())
 }
 
-fn refused(client: &Client, port: u16) -> Result<()> {
+fn refused(client: &Host, port: u16) -> Result<()> {
     ensure!(client.fetch(vip(port)).is_err(), "port {port} answers");
     Ok(())
 }

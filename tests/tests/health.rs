@@ -6,7 +6,7 @@ use std::{
 };
 use vipgate_tests::{
     both_hooks,
-    lab::{Client, ECHO, Listener, Result, Running, UDP, WEB, topology::PRIVATE_ROUTER, wait_until},
+    lab::{ECHO, Host, Listener, Result, Running, UDP, WEB, topology::PRIVATE_ROUTER, wait_until},
 };
 
 const VIP: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 10);
@@ -26,7 +26,7 @@ fn wait_for_status(run: &Running, listener: &str, vm: usize, status: &str) -> Re
 }
 
 /// Each of some new connections reaches this backend.
-fn assert_all_reach(client: &Client, vip: SocketAddrV4, backend: &str) -> Result<()> {
+fn assert_all_reach(client: &Host, vip: SocketAddrV4, backend: &str) -> Result<()> {
     for origin in client.fetch_many(vip, 20)? {
         assert_eq!(origin.backend, backend);
     }
@@ -174,7 +174,7 @@ both_hooks! {
     }
 }
 
-fn assert_or_err(client: &Client, vip: SocketAddrV4, backend: &str) -> Result<()> {
+fn assert_or_err(client: &Host, vip: SocketAddrV4, backend: &str) -> Result<()> {
     let origins = client.fetch_many(vip, 8)?;
     anyhow::ensure!(origins.iter().all(|origin| origin.backend == backend), "{origins:?}");
     Ok(())

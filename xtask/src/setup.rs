@@ -51,21 +51,22 @@ const fn tool(program: &'static str, package: &'static str, why: &'static str) -
     Tool { program, package, why }
 }
 
-const LAB: [Tool; 9] = [
+const LAB: [Tool; 11] = [
     tool("ip", "iproute2", "namespaces, veth pairs and addresses of the lab"),
     tool("ethtool", "ethtool", "offload settings that native XDP on veth needs"),
     tool("nginx", "nginx-light", "the TCP backends: a real web server"),
     tool("curl", "curl", "the clients, and the REST calls as a user would type them"),
-    tool("ping", "iputils-ping", "traffic that is no VIP's"),
+    tool("ping", "iputils-ping", "ICMP, and traffic that is no VIP's"),
+    tool("iperf3", "iperf3", "bulk TCP"),
     tool("setpriv", "util-linux", "starting the controller with fewer privileges"),
     tool("nft", "nftables", "the benchmark's other contestant"),
-    tool("tcpdump", "tcpdump", "looking at packets when a test fails"),
+    tool("tcpdump", "tcpdump", "captures, and looking at packets when a test fails"),
+    tool("scapy", "python3-scapy", "reading captures: checksums computed by another hand"),
     tool("bpftool", "bpftool", "looking at programs and maps when a test fails"),
 ];
 
-const BENCH: [Tool; 3] = [
+const BENCH: [Tool; 2] = [
     tool("wrk", "wrk", "new connections of the benchmark"),
-    tool("iperf3", "iperf3", "bulk TCP of the benchmark"),
     tool("haproxy", "haproxy", "the proxy that the benchmark compares with"),
 ];
 

@@ -1,7 +1,7 @@
 //! The records that the API needs before a VIP can balance: zone, networks, VMs. Made by REST calls, like all else.
 
 use super::{
-    Api, Backend, Lab, Result,
+    Api, Host, Lab, Result,
     host::{ECHO_PORT, HTTP_PORT},
     topology::{NETMASK, PRIVATE_DEVICE, PRIVATE_RANGE, PRIVATE_ROUTER, PUBLIC_DEVICE, PUBLIC_RANGE, PUBLIC_ROUTER},
 };
@@ -17,6 +17,8 @@ pub struct Cloud {
     pub public_l3: String,
     pub private_l2: String,
     pub private_l3: String,
+    /// The provider of all network services.
+    pub provider: String,
     /// As many as the lab has backends, in their order.
     pub vms: Vec<Vm>,
 }
@@ -62,11 +64,22 @@ impl Cloud {
             network(&api, &zone, "private", "Private", PRIVATE_DEVICE, PRIVATE_RANGE, PRIVATE_ROUTER)?;
         let provider = api.query("/network-services/providers?q=type=vrouter")?;
         let provider = uuid(provider.first().context("the provider vrouter is always there")?)?;
-        let services =
-            json!({ "params": { "networkServices": { provider: ["LoadBalancer", "PortForwarding", "Eip"] } } });
-        api.post(&format!("/l3-networks/{private_l3}/network-services"), &services)?;
         let vms = lab.backends.iter().map(|backend| vm(&api, &private_l3, backend)).collect::<Result<_>>()?;
-        Ok(Self { api, zone, public_l2, public_l3, private_l2, private_l3, vms })
+        let cloud = Self { api, zone, public_l2, public_l3, private_l2, private_l3, provider, vms };
+        cloud.attach_services(&["LoadBalancer", "PortForwarding", "Eip"])?;
+        Ok(cloud)
+    }
+
+    /// Gives the private network these services.
+    pub fn attach_services(&self, services: &[&str]) -> Result<Value> {
+        let services = json!({ "networkServices": { &self.provider: services } });
+        self.api.create(&format!("/l3-networks/{}/network-services", self.private_l3), &services)
+    }
+
+    /// Takes a service from the private network.
+    pub fn detach_service(&self, service: &str) -> Result<Value> {
+        let (network, provider) = (&self.private_l3, &self.provider);
+        self.api.delete(&format!("/l3-networks/{network}/network-services?networkServices.{provider}={service}"))
     }
 
     /// A VIP with its address, and a load balancer on it; their uuids.
@@ -143,6 +156,26 @@ impl Cloud {
         self.api.put(&format!("/port-forwarding/{rule}/actions"), &body)
     }
 
+    /// An elastic IP that leads the VIP to the VM; its uuid.
+    pub fn elastic(&self, vip: &str, vm: usize) -> Result<String> {
+        let body = json!({ "name": "eip", "vipUuid": vip, "vmNicUuid": self.vms[vm].nic });
+        uuid(&self.api.create("/eips", &body)?)
+    }
+
+    pub fn attach_eip(&self, eip: &str, vm: usize) -> Result<Value> {
+        self.api.create(&format!("/eips/{eip}/vm-instances/nics/{}", self.vms[vm].nic), &json!({}))
+    }
+
+    pub fn detach_eip(&self, eip: &str) -> Result<Value> {
+        self.api.delete(&format!("/eips/{eip}/vm-instances/nics"))
+    }
+
+    /// Changes an elastic IP's state by its event: `enable` or `disable`.
+    pub fn change_eip_state(&self, eip: &str, event: &str) -> Result<Value> {
+        let body = json!({ "changeEipState": { "stateEvent": event } });
+        self.api.put(&format!("/eips/{eip}/actions"), &body)
+    }
+
     /// Changes a VIP's state by its event: `enable` or `disable`.
     pub fn change_vip_state(&self, vip: &str, event: &str) -> Result<Value> {
         let body = json!({ "changeVipState": { "stateEvent": event } });
@@ -205,7 +238,7 @@ fn network(
 }
 
 /// A VM record with the address and MAC that the backend's namespace has.
-fn vm(api: &Api, l3: &str, backend: &Backend) -> Result<Vm> {
+fn vm(api: &Api, l3: &str, backend: &Host) -> Result<Vm> {
     let body = json!({
         "params": { "name": backend.name, "l3NetworkUuids": [l3] },
         "systemTags": [

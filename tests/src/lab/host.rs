@@ -1,7 +1,7 @@
-//! The hosts around the router: clients that ask, backends that say who they are and whom they see.
+//! The hosts around the router, on either side: they ask, and they say who they are and whom they see.
 
 use super::{Namespace, Process, Result};
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, bail, ensure};
 use std::{
     fs,
     io::{Read as _, Write as _},
@@ -17,16 +17,9 @@ const ANSWER: Duration = Duration::from_secs(2);
 /// How long nginx may take to start on a busy machine.
 const STARTED: Duration = Duration::from_secs(20);
 
-/// A host on the public network.
+/// A client on the public network, or a VM behind the router. VMs serve from the start, clients where a test has them.
 #[derive(Debug)]
-pub struct Client {
-    pub namespace: Namespace,
-    pub address: Ipv4Addr,
-}
-
-/// A VM behind the router.
-#[derive(Debug)]
-pub struct Backend {
+pub struct Host {
     pub name: String,
     pub namespace: Namespace,
     pub address: Ipv4Addr,
@@ -35,7 +28,7 @@ pub struct Backend {
     nginx: Option<Process>,
 }
 
-/// A backend's answer: its own name, and whom it sees as the client.
+/// A host's answer: its own name, and whom it sees as the client.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Origin {
     pub backend: String,
@@ -46,13 +39,29 @@ impl FromStr for Origin {
     type Err = anyhow::Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        let (backend, client) = text.trim().split_once(' ').with_context(|| format!("no backend says `{text}`"))?;
+        let (backend, client) = text.trim().split_once(' ').with_context(|| format!("no host says `{text}`"))?;
         let client = client.parse().with_context(|| format!("no client is `{client}`"))?;
         Ok(Self { backend: backend.to_owned(), client })
     }
 }
 
-impl Client {
+impl Host {
+    pub(super) fn new(name: String, namespace: Namespace, address: Ipv4Addr, mac: String) -> Self {
+        Self { name, namespace, address, mac, nginx: None }
+    }
+
+    /// Its web server.
+    #[must_use]
+    pub fn web(&self) -> SocketAddrV4 {
+        SocketAddrV4::new(self.address, HTTP_PORT)
+    }
+
+    /// Its echo services over TCP and UDP.
+    #[must_use]
+    pub fn echo(&self) -> SocketAddrV4 {
+        SocketAddrV4::new(self.address, ECHO_PORT)
+    }
+
     /// One HTTP request by real curl on a new connection.
     pub fn curl(&self, vip: SocketAddrV4) -> Result<Origin> {
         let words = format!("--silent --show-error --fail --max-time 3 http://{vip}/");
@@ -88,6 +97,54 @@ impl Client {
     pub fn tcp(&self, vip: SocketAddrV4) -> Result<TcpSession> {
         self.namespace.within(|| Ok(TcpSession { stream: connect(vip)? }))
     }
+
+    /// Three pings with these options besides, all of which are answered.
+    pub fn ping(&self, address: Ipv4Addr, options: &str) -> Result<()> {
+        let said = self.namespace.run("ping", &format!("-c 3 -i 0.2 -W 2 {options} {address}"))?;
+        ensure!(said.contains(" 3 received"), "{said}");
+        Ok(())
+    }
+
+    /// Starts nginx and the echo services.
+    pub(super) fn serve(&mut self, directory: &Path) -> Result<()> {
+        self.start_web(directory)?;
+        let (listener, socket) = self.namespace.within(|| {
+            let listener = TcpListener::bind(("0.0.0.0", ECHO_PORT)).context("cannot listen")?;
+            let socket = UdpSocket::bind(("0.0.0.0", ECHO_PORT)).context("cannot bind")?;
+            Ok((listener, socket))
+        })?;
+        echo_tcp(listener, self.name.clone());
+        echo_udp(socket, self.name.clone());
+        Ok(())
+    }
+
+    /// Ends nginx: its port refuses connections from now on. The echo services go on.
+    pub fn stop_web(&mut self) {
+        self.nginx = None;
+    }
+
+    /// The process of the web server, unless that is stopped.
+    #[must_use]
+    pub fn web_id(&self) -> Option<u32> {
+        self.nginx.as_ref().map(Process::id)
+    }
+
+    /// Starts nginx, with its files in `directory`, and waits until it answers.
+    pub fn start_web(&mut self, directory: &Path) -> Result<()> {
+        let home = directory.join(&self.name);
+        fs::create_dir_all(&home).with_context(|| format!("cannot make {}", home.display()))?;
+        let configuration = home.join("nginx.conf");
+        fs::write(&configuration, nginx_configuration(&self.name, &home))
+            .with_context(|| format!("cannot write {}", configuration.display()))?;
+        let mut nginx = self.namespace.command("nginx");
+        nginx.arg("-p").arg(&home).arg("-c").arg(&configuration).args(["-e", "stderr"]);
+        let mut nginx = Process::start(&format!("nginx-{}", self.name), &nginx, directory)?;
+        nginx.until("nginx to listen", STARTED, |_| {
+            self.namespace.within(|| fetch(SocketAddrV4::new(Ipv4Addr::LOCALHOST, HTTP_PORT)))
+        })?;
+        self.nginx = Some(nginx);
+        Ok(())
+    }
 }
 
 fn connect(vip: SocketAddrV4) -> Result<TcpStream> {
@@ -107,7 +164,7 @@ pub(super) fn fetch(vip: SocketAddrV4) -> Result<Origin> {
     body.parse()
 }
 
-/// A connection to one of the backends' echo services, see [`ECHO_PORT`].
+/// A connection to a host's echo service, see [`ECHO_PORT`].
 #[derive(Debug)]
 pub struct TcpSession {
     stream: TcpStream,
@@ -152,57 +209,10 @@ impl UdpSession {
     }
 }
 
-/// Where every backend's web server listens.
+/// Where a host's web server listens.
 pub const HTTP_PORT: u16 = 80;
-/// Where every backend answers each line on a connection, and each datagram.
+/// Where it answers each line on a connection, and each datagram.
 pub const ECHO_PORT: u16 = 7000;
-
-impl Backend {
-    pub(super) fn new(name: String, namespace: Namespace, address: Ipv4Addr, mac: String) -> Self {
-        Self { name, namespace, address, mac, nginx: None }
-    }
-
-    /// Starts nginx and the echo services.
-    pub(super) fn serve(&mut self, directory: &Path) -> Result<()> {
-        self.start_web(directory)?;
-        let (listener, socket) = self.namespace.within(|| {
-            let listener = TcpListener::bind(("0.0.0.0", ECHO_PORT)).context("cannot listen")?;
-            let socket = UdpSocket::bind(("0.0.0.0", ECHO_PORT)).context("cannot bind")?;
-            Ok((listener, socket))
-        })?;
-        echo_tcp(listener, self.name.clone());
-        echo_udp(socket, self.name.clone());
-        Ok(())
-    }
-
-    /// Ends nginx: its port refuses connections from now on. The echo services go on.
-    pub fn stop_web(&mut self) {
-        self.nginx = None;
-    }
-
-    /// The process of the web server, unless that is stopped.
-    #[must_use]
-    pub fn web_id(&self) -> Option<u32> {
-        self.nginx.as_ref().map(Process::id)
-    }
-
-    /// Starts nginx, with its files in `directory`, and waits until it answers.
-    pub fn start_web(&mut self, directory: &Path) -> Result<()> {
-        let home = directory.join(&self.name);
-        fs::create_dir_all(&home).with_context(|| format!("cannot make {}", home.display()))?;
-        let configuration = home.join("nginx.conf");
-        fs::write(&configuration, nginx_configuration(&self.name, &home))
-            .with_context(|| format!("cannot write {}", configuration.display()))?;
-        let mut nginx = self.namespace.command("nginx");
-        nginx.arg("-p").arg(&home).arg("-c").arg(&configuration).args(["-e", "stderr"]);
-        let mut nginx = Process::start(&format!("nginx-{}", self.name), &nginx, directory)?;
-        nginx.until("nginx to listen", STARTED, |_| {
-            self.namespace.within(|| fetch(SocketAddrV4::new(Ipv4Addr::LOCALHOST, HTTP_PORT)))
-        })?;
-        self.nginx = Some(nginx);
-        Ok(())
-    }
-}
 
 /// These threads end with the process: they hold nothing but a socket of a namespace that nobody can reach any more.
 fn echo_tcp(listener: TcpListener, name: String) {

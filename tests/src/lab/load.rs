@@ -1,6 +1,6 @@
 //! Steady traffic in the background of a test: what happened to it while something else happened to the router.
 
-use super::{Client, Result, host::fetch};
+use super::{Host, Result, host::fetch};
 use anyhow::Context as _;
 use std::{
     collections::BTreeMap,
@@ -33,7 +33,7 @@ pub struct LoadReport {
 }
 
 impl Load {
-    pub fn start(client: &Client, vip: SocketAddrV4) -> Result<Self> {
+    pub fn start(client: &Host, vip: SocketAddrV4) -> Result<Self> {
         let (stop, done) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         let failed = Arc::new(AtomicU64::new(0));
         let (stopped, counted, failures) = (Arc::clone(&stop), Arc::clone(&done), Arc::clone(&failed));
@@ -115,7 +115,7 @@ const WINDOW: usize = 64;
 const ANSWER: Duration = Duration::from_secs(2);
 
 impl Datagrams {
-    pub fn start(client: &Client, vip: SocketAddrV4) -> Result<Self> {
+    pub fn start(client: &Host, vip: SocketAddrV4) -> Result<Self> {
         let socket = client.namespace.within(|| {
             let socket = UdpSocket::bind((client.address, 0)).context("cannot open a UDP socket")?;
             socket.set_read_timeout(Some(INTERVAL))?;

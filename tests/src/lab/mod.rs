@@ -29,7 +29,7 @@ pub use bpffs::BpfDirectory;
 pub use cloud::{CHECKED_BY_WEB, Cloud, ECHO, Listener, UDP, WEB};
 pub use controller::{Controller, SIZES, vipgate_binary};
 pub use flood::Flood;
-pub use host::{Backend, Client, Origin};
+pub use host::{Host, Origin};
 pub use load::{DatagramReport, Datagrams, Load, LoadReport};
 pub use netns::Namespace;
 pub use process::Process;

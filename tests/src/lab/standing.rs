@@ -1,6 +1,6 @@
 //! What must survive whatever happens to the router: connections that stand, and what the kernel has counted.
 
-use super::{Client, Datagrams, Lab, Origin, Result, host::TcpSession, vipgate_binary};
+use super::{Datagrams, Host, Lab, Origin, Result, host::TcpSession, vipgate_binary};
 use anyhow::{Context as _, ensure};
 use serde_json::Value;
 use std::{collections::BTreeMap, net::SocketAddrV4};
@@ -13,7 +13,7 @@ pub struct Standing {
 }
 
 impl Standing {
-    pub fn open(client: &Client, vip: SocketAddrV4, count: usize) -> Result<Self> {
+    pub fn open(client: &Host, vip: SocketAddrV4, count: usize) -> Result<Self> {
         let open = || {
             let mut session = client.tcp(vip)?;
             let origin = session.ask()?;

@@ -1,7 +1,7 @@
 //! Building the lab: namespaces, switches, addresses, and the offload settings that native XDP on veth needs.
 
 use super::{
-    Backend, BpfDirectory, Client, Controller, Namespace, Result,
+    BpfDirectory, Controller, Host, Namespace, Result,
     leftovers::{next_number, prefix},
 };
 use anyhow::Context as _;
@@ -39,8 +39,8 @@ pub struct LabOptions {
 #[derive(Debug)]
 pub struct Lab {
     pub bpffs: BpfDirectory,
-    pub clients: Vec<Client>,
-    pub backends: Vec<Backend>,
+    pub clients: Vec<Host>,
+    pub backends: Vec<Host>,
     pub router: Namespace,
     pub hook: Hook,
     switches: [Namespace; 2],
@@ -69,10 +69,11 @@ impl Lab {
 
         let mut clients = Vec::new();
         for number in 1..=options.clients {
-            let client = namespace(&format!("client{number}"))?;
+            let name = format!("client{number}");
+            let host = namespace(&name)?;
             let address = Ipv4Addr::new(10, 1, 0, 100 + number);
-            public.plug(&client, number, address, PUBLIC_ROUTER)?;
-            clients.push(Client { namespace: client, address });
+            let mac = public.plug(&host, number, address, PUBLIC_ROUTER)?;
+            clients.push(Host::new(name, host, address, mac));
         }
         let directory = TempDir::with_prefix(&prefix).context("cannot make a temporary directory")?;
         let mut backends = Vec::new();
@@ -81,7 +82,7 @@ impl Lab {
             let host = namespace(&name)?;
             let address = Ipv4Addr::new(10, 2, 0, 10 + number);
             let mac = private.plug(&host, number, address, PRIVATE_ROUTER)?;
-            let mut backend = Backend::new(name, host, address, mac);
+            let mut backend = Host::new(name, host, address, mac);
             backend.serve(directory.path())?;
             backends.push(backend);
         }
@@ -101,6 +102,11 @@ impl Lab {
         Controller::start(self, &[])
     }
 
+    /// Has the clients serve as the backends do: what guests ask outside.
+    pub fn serve_outside(&mut self) -> Result<()> {
+        self.clients.iter_mut().try_for_each(|client| client.serve(self.directory.path()))
+    }
+
     /// Gives every device of the lab this MTU.
     pub fn set_mtu(&self, mtu: u32) -> Result<()> {
         let hosts =
@@ -116,7 +122,7 @@ impl Lab {
     }
 
     #[must_use]
-    pub fn client(&self) -> &Client {
+    pub fn client(&self) -> &Host {
         &self.clients[0]
     }
 }
