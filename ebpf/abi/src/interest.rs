@@ -1,9 +1,10 @@
 //! Which addresses the router's services are about: a set of bits that tells most other traffic apart before the flow
 //! table is looked at.
 //!
-//! A packet concerns vipgate when it goes *to* an address that has a service, or comes *from* one that answers for a
-//! service or gets another source on its way *out*. Each such address sets a bit, chosen by a hash; a packet whose two bits are both clear is not ours. A bit that
-//! another address set costs such a packet a look into the tables, no more.
+//! A packet concerns vipgate when it goes *to* an address that has a service or by which guests leave, or comes *from* one
+//! that answers for a service or gets another source on its way *out*. Each such address sets a bit, chosen by a hash; a
+//! packet whose two bits are both clear is not ours. A bit that another address set costs such a packet a look into the
+//! tables, no more.
 //!
 //! The controller sets a bit before the entry that needs it, and clears it after the last one that did.
 

@@ -1,9 +1,10 @@
 //! Keeps the set of addresses that packets are looked up for (`vipgate_abi::interest`) in line with services, sources and
 //! backends: a bit is set before the first entry that needs it is written, and cleared after the last one is gone.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use vipgate_abi::{
+    Be32,
     backend::Backend,
     interest::{BITS, Bit, WORDS},
     maps,
@@ -19,7 +20,8 @@ pub(super) struct Interest {
     words: Mapping<u64>,
     /// Keys with their prefix lengths: the trie cannot be asked for one, it answers with the longest match.
     services: HashSet<(ServiceKey, u32)>,
-    sources: HashSet<(SourceKey, u32)>,
+    /// With the VIP that packets leave by: their answers come to it, and it may have no service.
+    sources: HashMap<(SourceKey, u32), Be32>,
     uses: Uses,
 }
 
@@ -33,7 +35,7 @@ impl Interest {
     pub(super) fn open(
         dir: &PinDir,
         services: HashSet<(ServiceKey, u32)>,
-        sources: HashSet<(SourceKey, u32)>,
+        sources: HashMap<(SourceKey, u32), Be32>,
         backends: impl Iterator<Item = Backend>,
     ) -> Result<Self, LoadError> {
         let words = mapping(dir, maps::INTEREST)?;
@@ -46,7 +48,8 @@ impl Interest {
             }
         };
         services.iter().for_each(|(key, _)| need(to(key)));
-        sources.iter().for_each(|(key, prefix_len)| out(*key, *prefix_len, &mut need));
+        sources.keys().for_each(|(key, prefix_len)| out(*key, *prefix_len, &mut need));
+        sources.values().for_each(|vip| need(Bit::to(*vip)));
         backends.filter_map(|backend| from(&backend)).for_each(&mut need);
         for (at, word) in (0..).zip(wanted) {
             words.write(at, word);
@@ -68,18 +71,28 @@ impl Interest {
         }
     }
 
-    /// A source is about to be written.
-    pub(super) fn add_source(&mut self, key: SourceKey, prefix_len: u32) {
-        if self.sources.insert((key, prefix_len)) {
+    /// A source is about to be written, by which packets leave as the VIP. The VIP of the one that it replaces is for
+    /// [`Self::remove_way`] afterwards.
+    pub(super) fn add_source(&mut self, key: SourceKey, prefix_len: u32, vip: Be32) -> Option<Be32> {
+        self.add(Bit::to(vip));
+        let replaced = self.sources.insert((key, prefix_len), vip);
+        if replaced.is_none() {
             out(key, prefix_len, |bit| self.add(bit));
         }
+        replaced
     }
 
     /// A source is gone.
     pub(super) fn remove_source(&mut self, key: SourceKey, prefix_len: u32) {
-        if self.sources.remove(&(key, prefix_len)) {
+        if let Some(vip) = self.sources.remove(&(key, prefix_len)) {
             out(key, prefix_len, |bit| self.remove(bit));
+            self.remove_way(vip);
         }
+    }
+
+    /// A source does not lead out by the VIP any more.
+    pub(super) fn remove_way(&mut self, vip: Be32) {
+        self.remove(Bit::to(vip));
     }
 
     /// A backend is about to be written.

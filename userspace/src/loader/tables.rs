@@ -73,7 +73,8 @@ impl Tables {
     /// To be called before the first write: learns what the tables hold, and brings what follows from it in line.
     pub fn begin(&mut self) -> Result<(), LoadError> {
         let services = self.services()?.into_iter().map(|(key, prefix_len, _)| (key, prefix_len)).collect();
-        let sources = self.sources()?.into_iter().map(|(key, prefix_len, _)| (key, prefix_len)).collect();
+        let sources =
+            self.sources()?.into_iter().map(|(key, prefix_len, source)| ((key, prefix_len), source.vip)).collect();
         let backends = (0..self.backends.len()).filter_map(|number| self.backends.read(number));
         self.interest = Some(Interest::open(&self.dir, services, sources, backends)?);
         Ok(())
@@ -99,10 +100,12 @@ impl Tables {
 
     /// Adds or replaces a source at once.
     pub fn set_source(&mut self, key: SourceKey, prefix_len: u32, source: Source) -> Result<(), TableError> {
-        if let Some(interest) = &mut self.interest {
-            interest.add_source(key, prefix_len);
+        let replaced = self.interest.as_mut().and_then(|interest| interest.add_source(key, prefix_len, source.vip));
+        insert(&mut self.sources, maps::SOURCES, TrieKey::new(prefix_len, key), source)?;
+        if let Some((interest, vip)) = self.interest.as_mut().zip(replaced) {
+            interest.remove_way(vip);
         }
-        insert(&mut self.sources, maps::SOURCES, TrieKey::new(prefix_len, key), source)
+        Ok(())
     }
 
     /// Removes a source; one that is not there is no error.
