@@ -11,6 +11,7 @@
 
 pub mod api;
 pub mod bpffs;
+pub mod capture;
 pub mod cloud;
 pub mod controller;
 pub mod flood;
@@ -26,6 +27,7 @@ pub mod wait;
 
 pub use api::{Api, Failure, Reply};
 pub use bpffs::BpfDirectory;
+pub use capture::Capture;
 pub use cloud::{CHECKED_BY_WEB, Cloud, ECHO, Listener, UDP, WEB};
 pub use controller::{Controller, SIZES, vipgate_binary};
 pub use flood::Flood;

@@ -1,0 +1,280 @@
+//! Source NAT through the REST API, with real guests and a real server outside.
+//!
+//! The server has the router as its default gateway, so a guest that is not translated is answered all the same: the tests
+//! ask whom the server saw.
+
+use std::{
+    collections::BTreeSet,
+    net::{Ipv4Addr, SocketAddrV4, UdpSocket},
+    time::Duration,
+};
+
+use anyhow::{Context as _, ensure};
+use reqwest::Method;
+use serde_json::json;
+use vipgate_tests::{
+    both_hooks,
+    lab::{
+        Capture, Cloud, Datagrams, ECHO, Hook, Host, Namespace, Origin, Result, Running, Standing,
+        host::ECHO_PORT,
+        leftovers::unique,
+        report,
+        topology::{PRIVATE_ROUTER, PUBLIC_ROUTER},
+    },
+};
+
+const VIP: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 10);
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A lab with one client, which serves, too, and so many guests, whose network leaves by the router's address.
+fn start(hook: Hook, guests: u8) -> Result<Running> {
+    let mut run = Running::new(hook, 1, guests)?;
+    run.lab.serve_outside()?;
+    run.cloud.attach_services(&["SNAT"])?;
+    Ok(run)
+}
+
+/// The address as which the guest is seen outside.
+fn seen_as(guest: &Host, server: &Host) -> Result<Ipv4Addr> {
+    Ok(*guest.fetch(server.web())?.client.ip())
+}
+
+/// The uuid of the router's own VIP.
+fn own_vip(cloud: &Cloud) -> Result<String> {
+    let found = cloud.api.query(&format!("/vips?q=ip={PUBLIC_ROUTER}"))?;
+    let [vip] = found.as_slice() else { anyhow::bail!("{found:?}") };
+    ensure!(vip["useFor"].as_str().is_some_and(|uses| uses.split(',').any(|one| one == "SNAT")), "{vip}");
+    vip["uuid"].as_str().map(str::to_owned).context("a VIP has a uuid")
+}
+
+/// A UDP socket in the namespace, on this port of any address or any port: 0.
+fn bound(namespace: &Namespace, port: u16) -> Result<UdpSocket> {
+    namespace.within(|| {
+        let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port))?;
+        socket.set_read_timeout(Some(PATIENCE))?;
+        Ok(socket)
+    })
+}
+
+/// Whom the socket sees in a datagram that the guest sends it there.
+fn sender(guest: &Host, socket: &UdpSocket, address: Ipv4Addr) -> Result<Ipv4Addr> {
+    let to = SocketAddrV4::new(address, socket.local_addr()?.port());
+    bound(&guest.namespace, 0)?.send_to(b"who am I", to)?;
+    match socket.recv_from(&mut [0; 64])?.1.ip() {
+        std::net::IpAddr::V4(address) => Ok(address),
+        other => anyhow::bail!("{other} sends"),
+    }
+}
+
+both_hooks! {
+    fn a_network_leaves_by_the_routers_address_while_the_service_is_attached(hook) {
+        let mut run = Running::new(hook, 1, 1)?;
+        run.lab.serve_outside()?;
+        let (client, guest) = (run.lab.client(), &run.lab.backends[0]);
+        let mut before = guest.tcp(client.echo())?;
+        assert_eq!(*before.ask()?.client.ip(), guest.address);
+        run.cloud.attach_services(&["SNAT"])?;
+        let mut during = guest.tcp(client.echo())?;
+        let mut datagrams = guest.udp(client.echo())?;
+        assert_eq!(*during.ask()?.client.ip(), PUBLIC_ROUTER);
+        assert_eq!(*datagrams.ask()?.client.ip(), PUBLIC_ROUTER);
+        assert_eq!(*guest.curl(client.web())?.client.ip(), PUBLIC_ROUTER);
+        for options in ["", "-s 3000", "-s 0"] {
+            guest.ping(client.address, options)?;
+        }
+        run.cloud.detach_service("SNAT")?;
+        ensure!(during.ask().is_err(), "a connection outlives the service");
+        assert_eq!(*datagrams.ask()?.client.ip(), guest.address);
+        assert_eq!(seen_as(guest, client)?, guest.address);
+        ensure!(run.cloud.api.query(&format!("/vips?q=ip={PUBLIC_ROUTER}"))?.is_empty());
+        Ok(())
+    }
+
+    fn guests_with_the_same_port_reach_the_same_server_at_once(hook) {
+        let run = start(hook, 6)?;
+        let (client, guests) = (run.lab.client(), &run.lab.backends);
+        let sockets = guests.iter().map(|guest| bound(&guest.namespace, 5353)).collect::<Result<Vec<_>>>()?;
+        for round in 0..3 {
+            let mut seen = BTreeSet::new();
+            for (number, socket) in sockets.iter().enumerate() {
+                socket.send_to(format!("{round}/{number}").as_bytes(), client.echo())?;
+            }
+            for (number, socket) in sockets.iter().enumerate() {
+                let mut answer = [0; 128];
+                let length = socket.recv(&mut answer)?;
+                let answer = String::from_utf8_lossy(&answer[..length]).into_owned();
+                let (echoed, origin) = answer.split_once(' ').context("no echo")?;
+                let origin: Origin = origin.parse()?;
+                assert_eq!((echoed, *origin.client.ip()), (format!("{round}/{number}").as_str(), PUBLIC_ROUTER));
+                ensure!(seen.insert(origin.client.port()), "two guests have port {}", origin.client.port());
+            }
+        }
+        std::thread::scope(|scope| -> Result<()> {
+            let curl = |guest: &Host| -> Result<Origin> {
+                let words = format!("-s -m 5 --local-port 4000 http://{}/", client.web());
+                guest.namespace.run("curl", &words)?.parse()
+            };
+            let asking: Vec<_> = guests.iter().map(|guest| scope.spawn(move || curl(guest))).collect();
+            asking.into_iter().try_for_each(|one| {
+                assert_eq!(*one.join().expect("no panic")?.client.ip(), PUBLIC_ROUTER);
+                Ok(())
+            })
+        })
+    }
+
+    fn an_elastic_ip_wins_over_it(hook) {
+        let run = start(hook, 2)?;
+        let client = run.lab.client();
+        let [guest, other] = &run.lab.backends[..] else { anyhow::bail!("two guests") };
+        let mut shared = Standing::open(other, client.echo(), 1)?;
+        let mut earlier = guest.tcp(client.echo())?;
+        assert_eq!(*earlier.ask()?.client.ip(), PUBLIC_ROUTER);
+        let eip = run.cloud.elastic(&run.cloud.vip(VIP)?, 0)?;
+        assert_eq!((seen_as(guest, client)?, seen_as(other, client)?), (VIP, PUBLIC_ROUTER));
+        assert_eq!(*client.ask_udp(SocketAddrV4::new(VIP, ECHO_PORT))?.client.ip(), client.address);
+        // It is reached by its neighbours by that, too.
+        assert_eq!(other.curl(SocketAddrV4::new(VIP, 80))?.backend, "backend1");
+        run.cloud.detach_eip(&eip)?;
+        assert_eq!((seen_as(guest, client)?, seen_as(other, client)?), (PUBLIC_ROUTER, PUBLIC_ROUTER));
+        shared.ask()
+    }
+
+    fn listeners_and_rules_share_the_routers_own_vip(hook) {
+        let run = start(hook, 2)?;
+        let (client, guest) = (run.lab.client(), &run.lab.backends[0]);
+        let vip = own_vip(&run.cloud)?;
+        let failure = run.cloud.api.refused(&Method::DELETE, &format!("/vips/{vip}"), None)?;
+        assert_eq!(failure.code(), "SYS.1006", "{failure}");
+        let mut outward = Standing::open(guest, client.echo(), 1)?;
+        let rule = run.cloud.forward(&vip, "TCP", [40_000, 49_999], [7000, 16_999], 0)?;
+        let balancer = run.cloud.api.create("/load-balancers", &json!({ "name": "balancer", "vipUuid": vip }))?;
+        let listener = run.cloud.listener(&vipgate_tests::lab::cloud::uuid(&balancer)?, ECHO)?;
+        run.cloud.add_backends(&listener, &[1])?;
+        let found = run.cloud.api.query(&format!("/vips/{vip}"))?;
+        assert_eq!(found[0]["useFor"], "SNAT,PortForwarding,LoadBalancer");
+        let mut forwarded = Standing::open(client, SocketAddrV4::new(PUBLIC_ROUTER, 40_000), 1)?;
+        let mut balanced = Standing::open(client, SocketAddrV4::new(PUBLIC_ROUTER, ECHO.port), 1)?;
+        // A guest's connection from a port of the rule's leaves by another.
+        let socket = bound(&guest.namespace, 40_007)?;
+        socket.send_to(b"1", client.echo())?;
+        let mut answer = [0; 64];
+        let length = socket.recv(&mut answer)?;
+        let seen: Origin = String::from_utf8_lossy(&answer[2..length]).parse()?;
+        ensure!(*seen.client.ip() == PUBLIC_ROUTER, "{seen:?}");
+        for standing in [&mut outward, &mut forwarded, &mut balanced] {
+            standing.ask()?;
+        }
+        run.cloud.api.delete(&format!("/port-forwarding/{rule}"))?;
+        ensure!(forwarded.ask().is_err(), "a connection outlives its rule");
+        outward.ask()?;
+        balanced.ask()?;
+        // The address stays the listener's.
+        run.cloud.detach_service("SNAT")?;
+        ensure!(outward.ask().is_err(), "a connection outlives the service");
+        balanced.ask()
+    }
+
+    fn the_router_itself_reaches_and_is_reached_as_before(hook) {
+        let run = start(hook, 1)?;
+        let (client, guest) = (run.lab.client(), &run.lab.backends[0]);
+        let router = &run.lab.router;
+        seen_as(guest, client)?;
+        let said = router.run("curl", &format!("-s -m 5 http://{}/", client.web()))?;
+        assert_eq!(*said.parse::<Origin>()?.client.ip(), PUBLIC_ROUTER);
+        router.run("ping", &format!("-c 1 -W 2 {}", client.address))?;
+        let service = bound(router, 2222)?;
+        for (host, address) in [(client, PUBLIC_ROUTER), (guest, PUBLIC_ROUTER), (guest, PRIVATE_ROUTER)] {
+            assert_eq!(sender(host, &service, address)?, host.address);
+            host.ping(address, "")?;
+        }
+        Ok(())
+    }
+
+    fn what_stays_inside_keeps_its_source(hook) {
+        let run = start(hook, 2)?;
+        let [guest, other] = &run.lab.backends[..] else { anyhow::bail!("two guests") };
+        assert_eq!(seen_as(guest, other)?, guest.address);
+        // Another private network, on a device of its own.
+        let inside = Namespace::new(unique("inside"))?;
+        run.lab.router.ip(&format!("link add priv1 type veth peer name eth0 netns {}", inside.name()))?;
+        run.lab.router.ip("addr add 10.3.0.1/24 dev priv1")?;
+        run.lab.router.ip("link set priv1 up")?;
+        inside.ip("addr add 10.3.0.9/24 dev eth0")?;
+        inside.ip("link set eth0 up")?;
+        inside.ip("route add default via 10.3.0.1")?;
+        assert_eq!(sender(guest, &bound(&inside, 7000)?, Ipv4Addr::new(10, 3, 0, 9))?, guest.address);
+        assert_eq!(seen_as(guest, run.lab.client())?, PUBLIC_ROUTER);
+        Ok(())
+    }
+
+    fn errors_of_the_router_and_of_the_far_end_find_the_guest(hook) {
+        let run = start(hook, 1)?;
+        let (client, guest) = (run.lab.client(), &run.lab.backends[0]);
+        let error = guest.ping(client.address, "-t 1").err().context("a hop is enough")?.to_string();
+        ensure!(error.contains("From 10.2.0.1 ") && error.contains("Time to live exceeded"), "{error}");
+        let error = guest.ask_udp(SocketAddrV4::new(client.address, 9)).err().context("port 9 answers")?;
+        ensure!(format!("{error:#}").contains("refused"), "{error:#}");
+        Ok(())
+    }
+
+    fn connections_survive_a_controller(hook) {
+        let Running { cloud, controller, lab } = start(hook, 2)?;
+        let (client, guest) = (lab.client(), &lab.backends[0]);
+        let mut standing = Standing::open(guest, client.echo(), 3)?;
+        let datagrams = Datagrams::start(&lab.backends[1], client.echo())?;
+        datagrams.wait_for(50)?;
+        controller.kill()?;
+        datagrams.wait_for(50)?;
+        standing.ask()?;
+        assert_eq!(seen_as(guest, client)?, PUBLIC_ROUTER);
+        let _controller = lab.start_controller()?;
+        datagrams.wait_for(50)?;
+        standing.ask()?;
+        assert_eq!(seen_as(guest, client)?, PUBLIC_ROUTER);
+        let lost = datagrams.stop()?.lost;
+        ensure!(lost.is_empty(), "{lost:?} are lost");
+        own_vip(&cloud).map(drop)
+    }
+
+    fn no_private_address_is_seen_outside_while_connections_are_cut(hook) {
+        let run = start(hook, 1)?;
+        let (client, guest) = (run.lab.client(), &run.lab.backends[0]);
+        let eip = run.cloud.elastic(&run.cloud.vip(VIP)?, 0)?;
+        let capture = Capture::start(client, "ip", run.lab.directory())?;
+        let datagrams = Datagrams::start(guest, client.echo())?;
+        for _ in 0..3 {
+            let mut cut = [guest.tcp(client.echo())?, client.tcp(SocketAddrV4::new(VIP, ECHO_PORT))?];
+            run.cloud.detach_eip(&eip)?;
+            for session in &mut cut {
+                ensure!(session.ask().is_err(), "a connection outlives its elastic IP");
+            }
+            datagrams.wait_for(20)?;
+            run.cloud.attach_eip(&eip, 0)?;
+            datagrams.wait_for(20)?;
+        }
+        datagrams.stop()?;
+        let file = capture.end()?;
+        let printed = |filter: &str| client.namespace.run("tcpdump", &format!("-n -r {} {filter}", file.display()));
+        let leaked = printed("src net 10.2.0.0/24")?;
+        ensure!(leaked.is_empty(), "{leaked}");
+        for seen in [VIP, PUBLIC_ROUTER] {
+            ensure!(!printed(&format!("udp and src host {seen}"))?.is_empty(), "{seen} is never seen");
+        }
+        Ok(())
+    }
+
+    fn status_and_flows_tell_of_it(hook) {
+        let run = start(hook, 1)?;
+        let (client, guest) = (run.lab.client(), &run.lab.backends[0]);
+        let seen = guest.ask_udp(client.echo())?.client;
+        let status = report(&run.lab, "status")?;
+        let way = &status["masquerades"][0];
+        assert_eq!((&way["vip"], &way["network"]), (&json!(PUBLIC_ROUTER), &json!("10.2.0.0/24")));
+        assert_eq!(way["backends"][0]["connections"], 1, "{status}");
+        let flows = report(&run.lab, "flows")?;
+        let flow = &flows["connections"][0];
+        assert_eq!((&flow["direction"], &flow["vip"]), (&json!("out"), &json!(seen)));
+        assert_eq!((&flow["client"], &flow["backend"]), (&json!(SocketAddrV4::new(guest.address, seen.port())), &json!(client.echo())));
+        Ok(())
+    }
+}
