@@ -1,6 +1,10 @@
 //! The resources that have an inventory: their names, and the Java classes that clients look up in `schema`.
 
-use serde::{Deserialize, Serialize};
+use serde::{
+    Deserialize, Deserializer, Serialize,
+    de::{DeserializeOwned, Error as _, Visitor, value::Error},
+    forward_to_deserialize_any,
+};
 use serde_json::{Map, Value, json};
 use utoipa::{
     ToSchema,
@@ -19,6 +23,23 @@ use crate::{
     port_forwarding::PortForwardingRuleInventory,
     session::SessionInventory,
     tag::{SystemTagInventory, UserTagInventory},
+    vip::{VipInventory, VipUsedPortsInventory},
+    vm::{VmInstanceInventory, VmNicInventory},
+    zone::ZoneInventory,
+};
+
+use crate::{
+    account::{AccountInventory, QuotaInventory},
+    eip::EipInventory,
+    l2::L2NetworkInventory,
+    l3::{IpRangeInventory, L3NetworkInventory},
+    load_balancer::{
+        ListenerCertificateRefInventory, ListenerInventory, ListenerNicRefInventory, LoadBalancerInventory,
+    },
+    network_service::{NetworkServiceProviderInventory, NetworkServiceRefInventory},
+    port_forwarding::PortForwardingRuleInventory,
+    session::SessionInventory,
+    tag::TagInventory,
     vip::{VipInventory, VipUsedPortsInventory},
     vm::{VmInstanceInventory, VmNicInventory},
     zone::ZoneInventory,
@@ -147,6 +168,65 @@ impl Resource {
             _ => &[],
         }
     }
+
+    /// The members of its inventory, as its type has them.
+    pub fn fields(self) -> &'static [&'static str] {
+        match self {
+            Self::Zone => members::<ZoneInventory>(),
+            Self::L2Network | Self::L2VlanNetwork => members::<L2NetworkInventory>(),
+            Self::L3Network => members::<L3NetworkInventory>(),
+            Self::IpRange => members::<IpRangeInventory>(),
+            Self::VmInstance => members::<VmInstanceInventory>(),
+            Self::VmNic => members::<VmNicInventory>(),
+            Self::NetworkServiceProvider => members::<NetworkServiceProviderInventory>(),
+            Self::NetworkServiceRef => members::<NetworkServiceRefInventory>(),
+            Self::Vip => members::<VipInventory>(),
+            Self::VipUsedPorts => members::<VipUsedPortsInventory>(),
+            Self::LoadBalancer => members::<LoadBalancerInventory>(),
+            Self::Listener => members::<ListenerInventory>(),
+            Self::ListenerNicRef => members::<ListenerNicRefInventory>(),
+            Self::ListenerCertificateRef => members::<ListenerCertificateRefInventory>(),
+            Self::PortForwardingRule => members::<PortForwardingRuleInventory>(),
+            Self::Eip => members::<EipInventory>(),
+            Self::SystemTag | Self::UserTag => members::<TagInventory>(),
+            Self::Account => members::<AccountInventory>(),
+            Self::Quota => members::<QuotaInventory>(),
+            Self::Session => members::<SessionInventory>(),
+        }
+    }
+}
+
+/// The names that a structure asks its deserialiser for: the one place where a program can read how they are spelt.
+fn members<T: DeserializeOwned>() -> &'static [&'static str] {
+    struct Asked<'a>(&'a mut &'static [&'static str]);
+
+    impl<'de> Deserializer<'de> for Asked<'_> {
+        type Error = Error;
+
+        fn deserialize_struct<V: Visitor<'de>>(
+            self,
+            _: &'static str,
+            fields: &'static [&'static str],
+            visitor: V,
+        ) -> Result<V::Value, Error> {
+            *self.0 = fields;
+            self.deserialize_any(visitor)
+        }
+
+        fn deserialize_any<V: Visitor<'de>>(self, _: V) -> Result<V::Value, Error> {
+            Err(Error::custom("there is nothing to read, only to be asked"))
+        }
+
+        forward_to_deserialize_any! {
+            bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf option unit unit_struct
+            newtype_struct seq tuple tuple_struct map enum identifier ignored_any
+        }
+    }
+
+    let mut fields: &[&str] = &[];
+    // It fails always, and has asked by then.
+    let _ = T::deserialize(Asked(&mut fields));
+    fields
 }
 
 /// The schema of a type that is written to clients.
@@ -236,5 +316,12 @@ mod tests {
     fn an_error_is_described_too() {
         let reply = json!({"error": {"code": "SYS.1006"}});
         assert_eq!(schema(reply.as_object().unwrap(), Some(Resource::Vip))["error"], ERROR_CLASS);
+    }
+
+    #[test]
+    fn fields_are_spelt_as_inventories_are_printed() {
+        assert_eq!(Resource::VipUsedPorts.fields(), ["uuid", "protocol", "usedPorts"]);
+        assert!(Resource::Listener.fields().contains(&"vmNicRefs"));
+        assert!(Resource::SystemTag.fields().contains(&"resourceType"));
     }
 }

@@ -1,10 +1,10 @@
-//! The command line: `vipgate serve | check-config | detach | status | flows | doctor`.
+//! The command line: `vipgate serve | check-config | detach | status | flows | doctor`, and the commands of the client.
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 use vipgate::config::{Config, ConfigError, FILE_VARIABLE, Layers};
 
-use crate::flows::Wanted;
+use crate::{client::Request, flows::Wanted};
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -14,7 +14,10 @@ Exit codes:
   3  missing privileges
   4  another controller is running, or another program has the API's address
   5  the store cannot be opened
-  6  the kernel refuses the programs or tables";
+  6  the kernel refuses the programs or tables
+  7  the API refused the call, or a name is that of nothing or of several
+  8  not logged in, the session is over, or the log-in was refused
+  9  the API can't be reached";
 
 /// The controller of a VIP gateway: ZStack's network-service REST API over eBPF.
 #[derive(Debug, Parser)]
@@ -105,6 +108,10 @@ Exit codes: 0 nothing worse than notes; 1 findings; more: vipgate --help")]
         #[arg(long, value_enum, default_value_t)]
         output: Output,
     },
+
+    /// The commands of the API's client.
+    #[command(flatten)]
+    Client(Request),
 }
 
 /// Every flag is also a variable (`VIPGATE_LISTEN`, `VIPGATE_LOG_FORMAT`, ...) and a key of the file; flags win.

@@ -1,13 +1,21 @@
 //! The `vipgate` command: reads flags, runs one of the library's commands, turns its error into an exit code.
 
 mod cli;
+mod client;
 mod flows;
 mod status;
 
-use std::{error::Error, io, path::Path, process::ExitCode};
+use std::{
+    error::Error,
+    io::{self, Write as _},
+    path::Path,
+    process::ExitCode,
+};
 
-use clap::Parser as _;
+use clap::{CommandFactory as _, Parser as _};
+use clap_complete::CompleteEnv;
 use cli::{Cli, Command, Output};
+use client::ClientError;
 use vipgate::{
     config::Config,
     doctor::{self, DoctorError},
@@ -19,6 +27,8 @@ use vipgate::{
 };
 
 fn main() -> ExitCode {
+    // Where a shell asks what could be typed next, this answers and ends.
+    CompleteEnv::with_factory(Cli::command).complete();
     match run(Cli::parse().command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
@@ -53,6 +63,12 @@ impl From<LockError> for Failure {
     }
 }
 
+impl From<ClientError> for Failure {
+    fn from(error: ClientError) -> Self {
+        Self::new(error.exit_code(), &error)
+    }
+}
+
 impl From<ServeError> for Failure {
     fn from(error: ServeError) -> Self {
         match error {
@@ -80,6 +96,7 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Status { settings, output } => print_status(&load(settings)?.bpffs, output),
         Command::Flows { settings, wanted, output } => print_flows(&load(settings)?.bpffs, &wanted, output),
         Command::Doctor { settings, output } => examine(&load(settings)?, output),
+        Command::Client(request) => print(&client::run(&request)?),
     }
 }
 
@@ -126,7 +143,15 @@ fn print_flows(bpffs: &Path, wanted: &flows::Wanted, output: Output) -> Result<(
         }
     };
     loader::read_connections(bpffs, take)?.ok_or_else(|| nothing_pinned(bpffs))?;
-    match flows::print(found, wanted, output, io::stdout().lock()) {
+    printed(flows::print(found, wanted, output, io::stdout().lock()))
+}
+
+fn print(text: &str) -> Result<(), Failure> {
+    printed(io::stdout().lock().write_all(text.as_bytes()))
+}
+
+fn printed(result: io::Result<()>) -> Result<(), Failure> {
+    match result {
         // Who reads has seen enough.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         result => result.map_err(|error| Failure::new(1, &error)),

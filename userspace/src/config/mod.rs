@@ -26,6 +26,11 @@ pub const DEFAULT_PASSWORD: &str = "password";
 const VARIABLE_PREFIX: &str = "VIPGATE_";
 /// The variable that names the file itself, so no key of it.
 pub const FILE_VARIABLE: &str = "VIPGATE_CONFIG";
+/// The variables of `vipgate login`, so no keys either.
+pub const API_VARIABLE: &str = "VIPGATE_API";
+pub const PASSWORD_FILE_VARIABLE: &str = "VIPGATE_PASSWORD_FILE";
+/// Variables that begin like those of keys and are none.
+const OTHER_VARIABLES: [&str; 3] = [FILE_VARIABLE, API_VARIABLE, PASSWORD_FILE_VARIABLE];
 
 /// What the controller runs with.
 #[derive(Clone, Debug)]
@@ -157,7 +162,8 @@ impl Config {
             config.apply_file(path, &text)?;
         }
         for (name, value) in layers.variables {
-            let Some(suffix) = name.strip_prefix(VARIABLE_PREFIX).filter(|_| name != FILE_VARIABLE) else { continue };
+            let key = Some(name.as_str()).filter(|name| !OTHER_VARIABLES.contains(name));
+            let Some(suffix) = key.and_then(|name| name.strip_prefix(VARIABLE_PREFIX)) else { continue };
             let origin = Origin::Variable(name.clone());
             let Some(setting) = SETTINGS.iter().find(|setting| variable_suffix(setting.key) == suffix) else {
                 let nearest = format!("{VARIABLE_PREFIX}{}", variable_suffix(nearest_key(suffix)));

@@ -1,0 +1,300 @@
+//! One call over HTTP, by its row of the table, and the job that it may start.
+
+use std::{
+    io::{IsTerminal as _, Write as _, stderr},
+    thread,
+    time::{Duration, Instant},
+};
+
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use reqwest::{
+    Method, StatusCode, Url,
+    blocking::{Client, RequestBuilder, Response},
+};
+use serde_json::{Map, Value, json};
+use vipgate_api::{
+    Call, Code,
+    calls::{self, Mode, Route},
+};
+
+use super::{ClientError, session::Session};
+
+/// Of one request. The API answers at once; what takes long is a job.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Between two looks at a job: the first soon, since most are done in milliseconds, later ones less often.
+const FIRST_LOOK: Duration = Duration::from_millis(10);
+const LATER_LOOKS: Duration = Duration::from_secs(1);
+
+/// The tags that may come with every asynchronous call.
+pub(super) const TAGS: [&str; 2] = ["systemTags", "userTags"];
+
+/// What a call answers.
+pub(super) enum Answer {
+    /// The reply.
+    Done(Value),
+    /// The URL of its job.
+    Job(String),
+}
+
+/// The API, spoken to in a session's name.
+pub(super) struct Api {
+    http: Client,
+    base: String,
+    session: Option<String>,
+}
+
+impl Api {
+    /// Of a server, without a session.
+    pub(super) fn new(base: &str, patience: Duration) -> Result<Self, ClientError> {
+        match Url::parse(base) {
+            Ok(url) if url.scheme() == "http" && url.has_host() => {}
+            _ => return Err(ClientError::BadUrl { url: base.to_owned() }),
+        }
+        let http =
+            Client::builder().timeout(patience).no_proxy().build().map_err(|source| unreachable(base, source))?;
+        Ok(Self { http, base: base.trim_end_matches('/').to_owned(), session: None })
+    }
+
+    /// In the name of the session that is kept.
+    pub(super) fn of_session() -> Result<Self, ClientError> {
+        Self::of(&Session::load()?, PATIENCE)
+    }
+
+    pub(super) fn of(session: &Session, patience: Duration) -> Result<Self, ClientError> {
+        Ok(Self { session: Some(session.uuid.clone()), ..Self::new(&session.api, patience)? })
+    }
+
+    /// A server that has not been logged in to.
+    pub(super) fn stranger(base: &str) -> Result<Self, ClientError> {
+        Self::new(base, PATIENCE)
+    }
+
+    pub(super) fn session(&self) -> Option<&str> {
+        self.session.as_deref()
+    }
+
+    /// One call with its arguments.
+    pub(super) fn send(&self, call: &Call, arguments: &Map<String, Value>) -> Result<Answer, ClientError> {
+        let Request { method, path, query, body } = request(call, arguments);
+        let request = self.request(method, &format!("/zstack/v1{path}")).query(&query);
+        let request = body.iter().fold(request, RequestBuilder::json);
+        let reply = self.reply(request)?;
+        if call.mode != Mode::Async {
+            return Ok(Answer::Done(reply));
+        }
+        match reply["location"].as_str() {
+            Some(location) => Ok(Answer::Job(location.to_owned())),
+            None => Err(ClientError::NoJob { api: call.api.name() }),
+        }
+    }
+
+    /// The inventories of a query with these parameters.
+    pub(super) fn query(&self, call: &Call, parameters: &[(&str, &str)]) -> Result<Value, ClientError> {
+        self.reply(self.request(Method::GET, &format!("/zstack/v1{}", call.routes[0].path)).query(parameters))
+    }
+
+    /// Waits until a job has ended. `job` is its URL or uuid.
+    pub(super) fn follow(&self, job: &str) -> Result<Value, ClientError> {
+        // Never a URL as it came: the session goes nowhere but to the server that it is of.
+        let uuid = job.rsplit('/').next().unwrap_or(job);
+        let path = format!("/zstack/v1/api-jobs/{}", utf8_percent_encode(uuid, NON_ALPHANUMERIC));
+        let (begin, mut pause) = (Instant::now(), FIRST_LOOK);
+        let mut progress = Progress::new(uuid);
+        loop {
+            let response = self.response(self.request(Method::GET, &path))?;
+            if response.status() != StatusCode::ACCEPTED {
+                drop(progress);
+                return read(response, &self.base);
+            }
+            progress.show(begin.elapsed());
+            thread::sleep(pause);
+            pause = (pause * 2).min(LATER_LOOKS);
+        }
+    }
+
+    fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        let request = self.http.request(method, format!("{}{path}", self.base));
+        match &self.session {
+            Some(session) => request.header("Authorization", format!("OAuth {session}")),
+            None => request,
+        }
+    }
+
+    fn response(&self, request: RequestBuilder) -> Result<Response, ClientError> {
+        request.send().map_err(|source| unreachable(&self.base, source))
+    }
+
+    fn reply(&self, request: RequestBuilder) -> Result<Value, ClientError> {
+        read(self.response(request)?, &self.base)
+    }
+}
+
+/// Without its URL, which may hold a session.
+fn unreachable(api: &str, source: reqwest::Error) -> ClientError {
+    ClientError::Unreachable { api: api.to_owned(), source: Box::new(source.without_url()) }
+}
+
+fn read(response: Response, base: &str) -> Result<Value, ClientError> {
+    let status = response.status();
+    let text = response.text().map_err(|source| unreachable(base, source))?;
+    let body = serde_json::from_str::<Value>(&text).ok();
+    if status.is_success() {
+        return body.ok_or_else(|| ClientError::NoJson { api: base.to_owned(), status: status.as_u16() });
+    }
+    let error = body.as_ref().map(|body| &body["error"]).filter(|error| error.is_object());
+    let Some(error) = error else {
+        return Err(ClientError::Refused { what: format!("{}: {}", status.as_u16(), text.trim()) });
+    };
+    let what = told(error);
+    match error["code"].as_str() {
+        Some(code) if code == Code::InvalidSession.as_str() => Err(ClientError::SessionOver { what }),
+        Some(code) if code == Code::Authentication.as_str() => Err(ClientError::Denied { what }),
+        _ => Err(ClientError::Refused { what }),
+    }
+}
+
+/// Code, description and details of an error object, and of those that caused it.
+fn told(error: &Value) -> String {
+    let part = |name: &str| error[name].as_str().unwrap_or_default();
+    let own = format!("{} {}: {}", part("code"), part("description"), part("details"));
+    if error["cause"].is_object() { format!("{own}\n  because {}", told(&error["cause"])) } else { own }
+}
+
+/// What goes over the wire.
+#[derive(Debug, PartialEq, Eq)]
+struct Request {
+    method: Method,
+    path: String,
+    query: Vec<(String, String)>,
+    body: Option<Value>,
+}
+
+fn request(call: &Call, arguments: &Map<String, Value>) -> Request {
+    let variables = |route: &Route| {
+        let named = call.params.iter().map(|param| param.name);
+        named.filter(|name| route.path.contains(&format!("{{{name}}}"))).collect::<Vec<_>>()
+    };
+    // Of several routes the first whose variables are there.
+    let fits = |route: &&Route| variables(route).iter().all(|name| arguments.contains_key(*name));
+    let route = call.routes.iter().find(fits).unwrap_or(&call.routes[0]);
+    let mut rest = arguments.clone();
+    let mut path = route.path.to_owned();
+    for name in variables(route) {
+        if let Some(value) = rest.shift_remove(name) {
+            let value = utf8_percent_encode(&plain(&value), NON_ALPHANUMERIC).to_string();
+            path = path.replace(&format!("{{{name}}}"), &value);
+        }
+    }
+    let (method, in_body) = match route.method {
+        calls::Method::Get => (Method::GET, false),
+        calls::Method::Delete => (Method::DELETE, false),
+        calls::Method::Post => (Method::POST, true),
+        calls::Method::Put => (Method::PUT, true),
+    };
+    if !in_body {
+        return Request {
+            method,
+            path,
+            query: rest.iter().flat_map(|(name, value)| pairs(name, value)).collect(),
+            body: None,
+        };
+    }
+    let mut body: Map<String, Value> =
+        TAGS.iter().filter_map(|name| Some(((*name).to_owned(), rest.shift_remove(*name)?))).collect();
+    if let Some(key) = call.body.first() {
+        body.insert((*key).to_owned(), json!(rest));
+    }
+    Request { method, path, query: Vec::new(), body: Some(Value::Object(body)) }
+}
+
+/// A value as a query string holds it: lists repeat the name, maps of lists have their keys in it.
+fn pairs(name: &str, value: &Value) -> Vec<(String, String)> {
+    match value {
+        Value::Array(items) => items.iter().map(|item| (name.to_owned(), plain(item))).collect(),
+        Value::Object(lists) => lists.iter().flat_map(|(key, list)| pairs(&format!("{name}.{key}"), list)).collect(),
+        scalar => vec![(name.to_owned(), plain(scalar))],
+    }
+}
+
+fn plain(value: &Value) -> String {
+    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+}
+
+/// One line on a terminal that says for how long a job has been waited for; it goes when the job has ended.
+struct Progress<'a> {
+    job: &'a str,
+    shown: bool,
+}
+
+impl<'a> Progress<'a> {
+    const fn new(job: &'a str) -> Self {
+        Self { job, shown: false }
+    }
+
+    fn show(&mut self, waited: Duration) {
+        // Where it can't be shown, it is not needed.
+        if waited >= Duration::from_millis(200) && stderr().is_terminal() {
+            let _ = write!(stderr(), "\rjob {} is running, {} s\x1b[K", self.job, waited.as_secs());
+            self.shown = true;
+        }
+    }
+}
+
+impl Drop for Progress<'_> {
+    fn drop(&mut self) {
+        if self.shown {
+            let _ = write!(stderr(), "\r\x1b[K");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use vipgate_api::Api as Name;
+
+    use super::*;
+
+    fn made(api: Name, arguments: Value) -> Request {
+        let call = calls::all().find(|call| call.api == api).unwrap();
+        let Value::Object(arguments) = arguments else { panic!("no object") };
+        request(call, &arguments)
+    }
+
+    #[test]
+    fn a_post_has_its_parameters_in_its_body_and_its_tags_beside_them() {
+        let arguments =
+            json!({ "loadBalancerUuid": "ab", "name": "web", "loadBalancerPort": 80, "systemTags": ["a::b"] });
+        let expected = Request {
+            method: Method::POST,
+            path: "/load-balancers/ab/listeners".to_owned(),
+            query: Vec::new(),
+            body: Some(json!({ "systemTags": ["a::b"], "params": { "name": "web", "loadBalancerPort": 80 } })),
+        };
+        assert_eq!(made(Name::CreateLoadBalancerListener, arguments), expected);
+    }
+
+    #[test]
+    fn a_delete_has_them_in_its_query_string() {
+        let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        let nics = made(Name::RemoveVmNicFromLoadBalancer, json!({ "listenerUuid": "ab", "vmNicUuids": ["c", "d"] }));
+        assert_eq!(nics.query, [pair("vmNicUuids", "c"), pair("vmNicUuids", "d")]);
+        let services = json!({ "l3NetworkUuid": "ab", "networkServices": { "p": ["LoadBalancer"] } });
+        let services = made(Name::DetachNetworkServiceFromL3Network, services);
+        assert_eq!((services.query, services.body), (vec![pair("networkServices.p", "LoadBalancer")], None));
+    }
+
+    #[test]
+    fn a_path_is_the_first_whose_variables_are_there_and_keeps_no_sign_of_a_url() {
+        let path = |arguments| made(Name::GetEipAttachableVmNics, arguments).path;
+        assert_eq!(path(json!({ "vipUuid": "ab" })), "/eips/vm-instances/candidate-nics");
+        assert_eq!(path(json!({ "eipUuid": "a/b" })), "/eips/a%2Fb/vm-instances/candidate-nics");
+    }
+
+    #[test]
+    fn an_error_is_told_with_its_causes() {
+        let error = json!({ "code": "A", "description": "b", "details": "c",
+            "cause": { "code": "D", "description": "e", "details": "f" } });
+        assert_eq!(told(&error), "A b: c\n  because D e: f");
+    }
+}
