@@ -10,6 +10,7 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::{
     Method, StatusCode, Url,
     blocking::{Client, RequestBuilder, Response},
+    redirect,
 };
 use serde_json::{Map, Value, json};
 use vipgate_api::{
@@ -17,7 +18,7 @@ use vipgate_api::{
     calls::{self, Mode, Route},
 };
 
-use super::{ClientError, session::Session};
+use super::{ClientError, render::harmless, session::Session};
 
 /// Of one request. The API answers at once; what takes long is a job.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -51,8 +52,8 @@ impl Api {
             Ok(url) if url.scheme() == "http" && url.has_host() => {}
             _ => return Err(ClientError::BadUrl { url: base.to_owned() }),
         }
-        let http =
-            Client::builder().timeout(patience).no_proxy().build().map_err(|source| unreachable(base, source))?;
+        let http = Client::builder().timeout(patience).redirect(redirect::Policy::none()).no_proxy().build();
+        let http = http.map_err(|source| unreachable(base, source))?;
         Ok(Self { http, base: base.trim_end_matches('/').to_owned(), session: None })
     }
 
@@ -138,13 +139,17 @@ fn unreachable(api: &str, source: reqwest::Error) -> ClientError {
 fn read(response: Response, base: &str) -> Result<Value, ClientError> {
     let status = response.status();
     let text = response.text().map_err(|source| unreachable(base, source))?;
-    let body = serde_json::from_str::<Value>(&text).ok();
+    let mut body = serde_json::from_str::<Value>(&text).ok();
+    if let Some(Value::Object(members)) = &mut body {
+        // It names Java classes, for clients that have those.
+        members.shift_remove("schema");
+    }
     if status.is_success() {
         return body.ok_or_else(|| ClientError::NoJson { api: base.to_owned(), status: status.as_u16() });
     }
     let error = body.as_ref().map(|body| &body["error"]).filter(|error| error.is_object());
     let Some(error) = error else {
-        return Err(ClientError::Refused { what: format!("{}: {}", status.as_u16(), text.trim()) });
+        return Err(ClientError::Refused { what: format!("{}: {}", status.as_u16(), harmless(text.trim())) });
     };
     let what = told(error);
     match error["code"].as_str() {
@@ -156,7 +161,7 @@ fn read(response: Response, base: &str) -> Result<Value, ClientError> {
 
 /// Code, description and details of an error object, and of those that caused it.
 fn told(error: &Value) -> String {
-    let part = |name: &str| error[name].as_str().unwrap_or_default();
+    let part = |name: &str| harmless(error[name].as_str().unwrap_or_default());
     let own = format!("{} {}: {}", part("code"), part("description"), part("details"));
     if error["cause"].is_object() { format!("{own}\n  because {}", told(&error["cause"])) } else { own }
 }

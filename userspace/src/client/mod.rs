@@ -166,9 +166,10 @@ fn about(call: &Call) -> String {
 fn output() -> Arg {
     Arg::new("output")
         .long("output")
+        .value_name("FORMAT")
         .value_parser(value_parser!(Format))
         .default_value("table")
-        .help("How the reply is printed; json and yaml are the reply as it is")
+        .help("How the reply is printed; json and yaml are the whole of it")
 }
 
 fn no_wait() -> Arg {

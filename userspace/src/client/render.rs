@@ -1,4 +1,4 @@
-//! What a call answered, as a table for people, as JSON or as YAML. JSON and YAML are the API's reply as it is.
+//! What a call answered, as a table for people, as JSON or as YAML. JSON and YAML are the API's whole reply.
 
 use clap::ValueEnum;
 use serde_json::Value;
@@ -27,6 +27,11 @@ pub(super) fn render(reply: &Value, format: Format, fields: &[String]) -> Result
         Format::Json => Ok(format!("{reply:#}\n")),
         Format::Yaml => serde_yaml_ng::to_string(reply).map_err(ClientError::Yaml),
     }
+}
+
+/// What others have written, such as names, without what a terminal would obey.
+pub(super) fn harmless(text: &str) -> String {
+    text.replace(char::is_control, "\u{fffd}")
 }
 
 fn table(reply: &Value, fields: &[String]) -> String {
@@ -72,8 +77,7 @@ fn usual(inventories: &[Value]) -> Vec<String> {
 fn cell(value: &Value) -> String {
     match value {
         Value::Null => String::new(),
-        // A name may hold what a terminal would obey.
-        Value::String(text) => text.replace(char::is_control, "\u{fffd}"),
+        Value::String(text) => harmless(text),
         Value::Array(items) => items.iter().map(cell).collect::<Vec<_>>().join(","),
         Value::Object(members) => {
             let named =

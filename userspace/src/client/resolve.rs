@@ -10,6 +10,7 @@ use super::{
     ClientError,
     http::Api,
     names::{self, Reference},
+    render::harmless,
 };
 
 /// Candidates that an error names at most.
@@ -97,8 +98,9 @@ fn condition(key: &str, value: &str) -> Result<String, ClientError> {
 
 fn candidate(kind: &str, inventory: &Value, given: &str) -> Option<Candidate> {
     let uuid = inventory["uuid"].as_str()?;
-    let named = ["name", "ip"].into_iter().find_map(|field| inventory[field].as_str()).unwrap_or_default();
-    Some(Candidate { shown: format!("{named} {uuid} ({kind})"), uuid: uuid.to_owned(), exact: named == given })
+    let called: Vec<_> = ["name", "ip"].iter().filter_map(|field| inventory[*field].as_str()).collect();
+    let shown = [&called[..], &[uuid, &format!("({kind})")]].concat().join(" ");
+    Some(Candidate { shown: harmless(&shown), uuid: uuid.to_owned(), exact: called.contains(&given) })
 }
 
 fn one(given: &str, kind: &str, found: Vec<Candidate>) -> Result<String, ClientError> {

@@ -47,6 +47,12 @@ fn an_unknown_key_names_the_nearest() {
 }
 
 #[test]
+fn the_variables_of_the_client_are_no_keys() {
+    let variables = [FILE_VARIABLE, API_VARIABLE, PASSWORD_FILE_VARIABLE].map(|name| (name.to_owned(), "x".to_owned()));
+    assert!(Config::from_layers(Layers { variables: variables.to_vec(), ..Layers::default() }).is_ok());
+}
+
+#[test]
 fn a_wrong_value_names_its_place_and_what_to_give() {
     assert_eq!(
         error(file("hook = 'ebpf'")),

@@ -1,0 +1,140 @@
+//! The command line as the API's client: what an operator types, from the login to the logout.
+
+use anyhow::{Context as _, ensure};
+use serde_json::Value;
+use std::{fs, net::SocketAddrV4, os::unix::fs::PermissionsExt as _, path::PathBuf, process::Output};
+use vipgate_tests::lab::{Hook, Lab, LabOptions, Result, controller::PASSWORD, vipgate_binary};
+
+/// What `vipgate --help` lists.
+mod exit {
+    pub(super) const USAGE: i32 = 2;
+    pub(super) const REFUSED: i32 = 7;
+    pub(super) const NO_SESSION: i32 = 8;
+    pub(super) const UNREACHABLE: i32 = 9;
+}
+
+/// Who types on the router, with a home of its own.
+struct Shell<'a> {
+    lab: &'a Lab,
+}
+
+impl Shell<'_> {
+    fn state(&self) -> PathBuf {
+        self.lab.directory().join("state")
+    }
+
+    fn run(&self, words: &[&str]) -> Result<Output> {
+        let mut command = self.lab.router.command(vipgate_binary()?);
+        command.args(words).env("XDG_STATE_HOME", self.state()).output().context("vipgate does not run")
+    }
+
+    /// What a command that succeeds prints.
+    fn says(&self, words: &[&str]) -> Result<String> {
+        let output = self.run(words)?;
+        let complaint = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "{words:?} ended with {}: {complaint}", output.status);
+        ensure!(complaint.is_empty(), "{words:?} complains: {complaint}");
+        Ok(String::from_utf8(output.stdout)?)
+    }
+
+    /// The words of `line`, which has no quotes.
+    fn types(&self, line: &str) -> Result<String> {
+        self.says(&line.split_whitespace().collect::<Vec<_>>())
+    }
+
+    fn json(&self, line: &str) -> Result<Value> {
+        Ok(serde_json::from_str(&self.types(&format!("{line} --output json"))?)?)
+    }
+
+    /// A command that must end with `code` and say each of `said`.
+    fn fails(&self, line: &str, code: i32, said: &[&str]) -> Result<()> {
+        let output = self.run(&line.split_whitespace().collect::<Vec<_>>())?;
+        let complaint = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{line}: {complaint}");
+        for word in said {
+            assert!(complaint.contains(word), "{line} does not say `{word}`: {complaint}");
+        }
+        Ok(())
+    }
+}
+
+#[test]
+fn a_service_is_made_by_names_from_login_to_logout() -> Result<()> {
+    let lab = Lab::new(LabOptions { hook: Hook::Tc, clients: 1, backends: 1 })?;
+    let shell = Shell { lab: &lab };
+    let password = lab.directory().join("password");
+    fs::write(&password, format!("{PASSWORD}\n"))?;
+    let login = format!("login --password-file {}", password.display());
+    shell.fails("query vips", exit::NO_SESSION, &["vipgate login"])?;
+    shell.fails(&login, exit::UNREACHABLE, &["127.0.0.1:8080"])?;
+    let controller = lab.start_controller()?;
+
+    let said = shell.types(&login)?;
+    let kept = shell.state().join("vipgate/session.json");
+    assert_eq!(fs::metadata(&kept)?.permissions().mode() & 0o777, 0o600);
+    let session: Value = serde_json::from_str(&fs::read_to_string(&kept)?)?;
+    let session = session["uuid"].as_str().context("the session has a uuid")?;
+    assert!(!said.contains(session), "the login prints the session: {said}");
+
+    let backend = lab.backends.first().context("the lab has a backend")?;
+    for line in [
+        "zone create --name zone1",
+        "l2 create-no-vlan --name outside --zone zone1 --physical-interface pub0",
+        "l2 create-no-vlan --name inside --zone zone1 --physical-interface priv0",
+        "l3 create --name public --l2 outside --category Public",
+        "l3 create --name private --l2 inside --category Private",
+        "range add --name public --l3 public --start-ip 10.1.0.10 --end-ip 10.1.0.99 --netmask 255.255.255.0 --gateway 10.1.0.1",
+        "range add --name private --l3 private --start-ip 10.2.0.10 --end-ip 10.2.0.99 --netmask 255.255.255.0 --gateway 10.2.0.1",
+        "l3 attach-network-service --l3 private --network-services vrouter=LoadBalancer",
+    ] {
+        shell.types(line)?;
+    }
+    let private = shell.json("query l3s name=private")?["inventories"][0]["uuid"].clone();
+    let private = private.as_str().context("the network has a uuid")?;
+    let (address, mac) = (backend.address, &backend.mac);
+    shell.types(&format!(
+        "vm create --name web1 --l3 private --system-tag staticIp::{private}::{address} --system-tag customMac::{private}::{mac}"
+    ))?;
+    let vip = shell.json("vip create --name web --l3 public --required-ip 10.1.0.10")?;
+    assert_eq!(vip["inventory"]["ip"], "10.1.0.10");
+    shell.types("lb create --name shop --vip web")?;
+    shell.types("listener create --name http --lb shop --load-balancer-port 80 --instance-port 80")?;
+    shell.types("lb add-vm-nic --listener http --vm-nic web1")?;
+    let served = lab.client().fetch(SocketAddrV4::new([10, 1, 0, 10].into(), 80))?;
+    assert_eq!(served.backend, "backend1");
+
+    shell.types("vip create --name mail --l3 public")?;
+    let table = shell.types("query vips name~=% --sort -name --fields name,ip,useFor")?;
+    let names: Vec<_> = table.lines().filter_map(|line| line.split_whitespace().next()).collect();
+    assert_eq!(names, ["name", "web", "mail"], "{table}");
+    assert_eq!(shell.types("query vips --count")?, "total  2\n");
+    assert!(shell.types("query vips --output yaml")?.contains("name: web"));
+    let location = shell.json("vip update mail --name post --no-wait")?["location"].clone();
+    let location = location.as_str().context("a job has a location")?;
+    assert!(shell.types(&format!("job watch {location}"))?.contains("post"));
+    shell.types("tag create-user --resource-type VipVO --resource web --tag blue")?;
+    assert!(shell.types("tags web")?.contains("blue"));
+
+    shell.fails("query vips colour=red", exit::REFUSED, &["colour"])?;
+    shell.fails("vip delete nothing", exit::REFUSED, &["`nothing`", "vipgate query vips"])?;
+    shell.fails("vip create --name x --l3 public --required-ip 10.9.9.9", exit::REFUSED, &["10.9.9.9"])?;
+    shell.fails("listener create --lb shop --name x --load-balancer-port 0", exit::USAGE, &["1..=65535"])?;
+    shell.types("vip create --name web --l3 public")?;
+    shell.fails("vip delete web", exit::REFUSED, &["2 vips are called `web`", "10.1.0.10"])?;
+
+    let offered = lab
+        .router
+        .command(vipgate_binary()?)
+        .args(["--", "vipgate", "vip", "delete", "po"])
+        .env("XDG_STATE_HOME", shell.state())
+        .envs([("COMPLETE", "bash"), ("_CLAP_COMPLETE_INDEX", "3"), ("_CLAP_IFS", " ")])
+        .output()?;
+    assert_eq!(String::from_utf8_lossy(&offered.stdout).trim(), "post");
+
+    assert!(shell.types("session validate")?.contains("true"));
+    shell.types("logout")?;
+    assert!(!kept.exists());
+    shell.fails("query vips", exit::NO_SESSION, &["vipgate login"])?;
+    assert!(!controller.said().contains(session), "the session is logged");
+    Ok(())
+}
