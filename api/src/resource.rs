@@ -28,23 +28,6 @@ use crate::{
     zone::ZoneInventory,
 };
 
-use crate::{
-    account::{AccountInventory, QuotaInventory},
-    eip::EipInventory,
-    l2::L2NetworkInventory,
-    l3::{IpRangeInventory, L3NetworkInventory},
-    load_balancer::{
-        ListenerCertificateRefInventory, ListenerInventory, ListenerNicRefInventory, LoadBalancerInventory,
-    },
-    network_service::{NetworkServiceProviderInventory, NetworkServiceRefInventory},
-    port_forwarding::PortForwardingRuleInventory,
-    session::SessionInventory,
-    tag::TagInventory,
-    vip::{VipInventory, VipUsedPortsInventory},
-    vm::{VmInstanceInventory, VmNicInventory},
-    zone::ZoneInventory,
-};
-
 /// A kind of inventory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Resource {
@@ -188,7 +171,8 @@ impl Resource {
             Self::ListenerCertificateRef => members::<ListenerCertificateRefInventory>(),
             Self::PortForwardingRule => members::<PortForwardingRuleInventory>(),
             Self::Eip => members::<EipInventory>(),
-            Self::SystemTag | Self::UserTag => members::<TagInventory>(),
+            Self::SystemTag => members::<SystemTagInventory>(),
+            Self::UserTag => members::<UserTagInventory>(),
             Self::Account => members::<AccountInventory>(),
             Self::Quota => members::<QuotaInventory>(),
             Self::Session => members::<SessionInventory>(),

@@ -200,8 +200,8 @@ pub fn turn_back<P: Packet>(packet: &mut P, is_own: bool, outer: &mut Rewritten)
     let sent = Rewritten { src: answers.dst, dst: answers.src, sport: answers.dport, dport: answers.sport };
     let addresses = delta32(quoted.src, sent.src) + delta32(quoted.dst, sent.dst);
     // SAFETY: within the bytes that every quote has.
-    let identifier =
-        if quoted_protocol == ICMP { identifier(unsafe { load(quote_l4) }, sent.sport, sent.dport) } else { None };
+    let quoted_kind: u8 = unsafe { load(quote_l4) };
+    let identifier = if quoted_protocol == ICMP { identifier(quoted_kind, sent.sport, sent.dport) } else { None };
     let ports = match identifier {
         // Of a quoted query's two ports one is 0.
         Some(identifier) => delta16(quoted.sport | quoted.dport, identifier),

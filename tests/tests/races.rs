@@ -110,7 +110,7 @@ fn hammer(hook: Hook) -> Result<()> {
 /// at the port that each got, and at what is left.
 fn contend(hook: Hook) -> Result<()> {
     let mut bench = Bench::with_buckets(hook, 64)?;
-    bench.masquerade(Bench::VIP, 24, false)?;
+    bench.masquerade(Bench::VIP, false)?;
     let lockstep = Lockstep::default();
     let [own, other] = on_two_cpus(|cpu| {
         let given = (0..ROUNDS).map(|round| connect(&bench, cpu, round, &lockstep)).collect::<Result<Vec<_>>>();

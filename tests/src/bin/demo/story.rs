@@ -8,10 +8,12 @@ use std::{
 };
 use vipgate_tests::lab::{
     Cloud, Controller, Hook, Lab, LabOptions, Listener, Load, Origin, Result, UDP, WEB, controller::PASSWORD,
-    vipgate_binary,
+    topology::PUBLIC_ROUTER, vipgate_binary,
 };
 
 const VIP: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 10);
+/// The second backend's elastic IP.
+const ELASTIC: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 20);
 
 /// All that runs. Dropped in this order.
 pub(crate) struct Stage {
@@ -31,7 +33,8 @@ impl Stage {
     /// Builds the network, starts the controller and configures everything over REST.
     pub(crate) fn new(hook: Hook, screen: &mut Screen) -> Result<Self> {
         screen.heading("a router with two clients and three backends, each in a network namespace");
-        let lab = Lab::new(LabOptions { hook, clients: 2, backends: 3 })?;
+        let mut lab = Lab::new(LabOptions { hook, clients: 2, backends: 3 })?;
+        lab.serve_outside()?;
         picture(&lab);
         let controller = lab.start_controller()?;
         println!("  vipgate serves the REST API in the router's namespace, hook {hook}");
@@ -110,6 +113,8 @@ pub(crate) fn tell(stage: &mut Stage, screen: &mut Screen) -> Result<()> {
     restart(stage, screen)?;
     udp(stage, screen)?;
     forward(stage, screen)?;
+    elastic(stage, screen)?;
+    source_nat(stage, screen)?;
     screen.heading("what the kernel holds: vipgate status");
     let status = stage.status()?;
     print!("{status}");
@@ -182,6 +187,37 @@ fn forward(stage: &Stage, screen: &mut Screen) -> Result<()> {
     stage.cloud.change_rule_state(&rule, "disable")?;
     screen.check("nobody answers once the rule is disabled", stage.lab.client().fetch(at).is_err());
     stage.cloud.change_rule_state(&rule, "enable")?;
+    Ok(())
+}
+
+fn elastic(stage: &Stage, screen: &mut Screen) -> Result<()> {
+    screen.heading(&format!("{ELASTIC} is the second backend's elastic IP, for every protocol and both ways"));
+    let vip = stage.cloud.vip(ELASTIC)?;
+    stage.cloud.elastic(&vip, 1)?;
+    let (client, guest) = (stage.lab.client(), &stage.lab.backends[1]);
+    let origin = client.curl(SocketAddrV4::new(ELASTIC, WEB.port))?;
+    println!("  {} {}", origin.backend, origin.client);
+    screen.check("the guest answers, and sees the client's own address", *origin.client.ip() == client.address);
+    screen.check("it is pinged", client.ping(ELASTIC, "").is_ok());
+    let seen = guest.curl(client.web())?;
+    println!("  {} {}", seen.backend, seen.client);
+    screen.check("what the guest asks outside comes from its elastic IP", *seen.client.ip() == ELASTIC);
+    screen.check("it reaches itself by it", guest.curl(SocketAddrV4::new(ELASTIC, WEB.port)).is_ok());
+    Ok(())
+}
+
+fn source_nat(stage: &Stage, screen: &mut Screen) -> Result<()> {
+    screen.heading("the other guests leave by the router's own address: the network service SNAT");
+    stage.cloud.attach_services(&["SNAT"])?;
+    let (client, guests) = (stage.lab.client(), &stage.lab.backends);
+    for guest in [&guests[0], &guests[2]] {
+        let seen = guest.curl(client.web())?;
+        println!("  {} {}", seen.backend, seen.client);
+        screen.check(&format!("{} is seen as the router", guest.address), *seen.client.ip() == PUBLIC_ROUTER);
+    }
+    screen.check("a guest's ping is answered", guests[0].ping(client.address, "").is_ok());
+    let seen = guests[1].curl(client.web())?;
+    screen.check("the guest with an elastic IP keeps to that", *seen.client.ip() == ELASTIC);
     Ok(())
 }
 
