@@ -8,8 +8,10 @@ use vipgate_tests::lab::Result;
 const HELP: &str = "  show            who answers 150 requests
   add N           make backend N (1 to 3) a backend of the web listener
   remove N        take it off
+  ask N           backend N asks a client, which says whom it sees
   stop, start     the controller; the traffic goes on
   status          what the kernel holds
+  flows           its busiest connections
   quit            take everything down";
 
 /// Reads words until `quit` or the end of the input.
@@ -38,9 +40,11 @@ fn act(stage: &mut Stage, screen: &Screen, words: &[&str]) -> Result<()> {
         ["show"] => drop(stage.distribution(screen, 150)?),
         ["add", number] => drop(stage.cloud.add_backends(&stage.web, &[backend(stage, number)?])?),
         ["remove", number] => drop(stage.cloud.remove_backends(&stage.web, &[backend(stage, number)?])?),
+        ["ask", number] => drop(stage.seen_outside(backend(stage, number)?)?),
         ["stop"] => drop(stage.stop()?),
         ["start"] => stage.start()?,
-        ["status"] => print!("{}", stage.status()?),
+        ["status"] => print!("{}", stage.vipgate("status")?),
+        ["flows"] => print!("{}", stage.vipgate("flows --top 20")?),
         _ => println!("{HELP}"),
     }
     Ok(())

@@ -12,8 +12,7 @@ use vipgate_tests::lab::{
 };
 
 const VIP: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 10);
-/// The second backend's elastic IP.
-const ELASTIC: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 20);
+const ELASTIC_IP: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 11);
 
 /// All that runs. Dropped in this order.
 pub(crate) struct Stage {
@@ -85,10 +84,18 @@ impl Stage {
         Ok(())
     }
 
-    /// What the kernel holds, as `vipgate status` prints it.
-    pub(crate) fn status(&self) -> Result<String> {
+    /// Has the backend of this index ask the first client's web server: as whom it is seen there.
+    pub(crate) fn seen_outside(&self, backend: usize) -> Result<Ipv4Addr> {
+        let (guest, outside) = (&self.lab.backends[backend], self.lab.client());
+        let seen = *guest.curl(outside.web())?.client.ip();
+        println!("  {} {} asks {} {}, which sees {seen}", guest.name, guest.address, outside.name, outside.address);
+        Ok(seen)
+    }
+
+    /// What `vipgate status` and other commands that look at the kernel print.
+    pub(crate) fn vipgate(&self, words: &str) -> Result<String> {
         let binary = vipgate_binary()?;
-        let words = format!("status --bpffs {}", self.lab.bpffs.path().display());
+        let words = format!("{words} --bpffs {}", self.lab.bpffs.path().display());
         self.lab.router.run(&binary.display().to_string(), &words)
     }
 }
@@ -101,7 +108,8 @@ fn picture(lab: &Lab) {
         clients.join(", "),
         backends.join(", ")
     );
-    for namespace in lab.clients.iter().map(|client| &client.namespace).chain([&lab.router]) {
+    let hosts = lab.clients.iter().chain(&lab.backends);
+    for namespace in hosts.map(|host| &host.namespace).chain([&lab.router]) {
         println!("  namespace {}", namespace.name());
     }
 }
@@ -116,7 +124,7 @@ pub(crate) fn tell(stage: &mut Stage, screen: &mut Screen) -> Result<()> {
     elastic(stage, screen)?;
     source_nat(stage, screen)?;
     screen.heading("what the kernel holds: vipgate status");
-    let status = stage.status()?;
+    let status = stage.vipgate("status")?;
     print!("{status}");
     screen.check("the kernel knows the VIP", status.contains(&VIP.to_string()));
     Ok(())
@@ -191,33 +199,38 @@ fn forward(stage: &Stage, screen: &mut Screen) -> Result<()> {
 }
 
 fn elastic(stage: &Stage, screen: &mut Screen) -> Result<()> {
-    screen.heading(&format!("{ELASTIC} is the second backend's elastic IP, for every protocol and both ways"));
-    let vip = stage.cloud.vip(ELASTIC)?;
+    screen.heading(&format!("{ELASTIC_IP} becomes the second backend's elastic IP"));
+    let vip = stage.cloud.vip(ELASTIC_IP)?;
     stage.cloud.elastic(&vip, 1)?;
     let (client, guest) = (stage.lab.client(), &stage.lab.backends[1]);
-    let origin = client.curl(SocketAddrV4::new(ELASTIC, WEB.port))?;
+    let origin = client.curl(SocketAddrV4::new(ELASTIC_IP, WEB.instance_port))?;
     println!("  {} {}", origin.backend, origin.client);
-    screen.check("the guest answers, and sees the client's own address", *origin.client.ip() == client.address);
-    screen.check("it is pinged", client.ping(ELASTIC, "").is_ok());
-    let seen = guest.curl(client.web())?;
-    println!("  {} {}", seen.backend, seen.client);
-    screen.check("what the guest asks outside comes from its elastic IP", *seen.client.ip() == ELASTIC);
-    screen.check("it reaches itself by it", guest.curl(SocketAddrV4::new(ELASTIC, WEB.port)).is_ok());
+    screen.check(
+        "a client reaches that backend, which sees the client's own address",
+        (&origin.backend, *origin.client.ip()) == (&guest.name, client.address),
+    );
+    screen.check("the backend asks a client, which sees the elastic IP", stage.seen_outside(1)? == ELASTIC_IP);
+    screen.check("either pings the other", client.ping(ELASTIC_IP, "").and(guest.ping(client.address, "")).is_ok());
     Ok(())
 }
 
 fn source_nat(stage: &Stage, screen: &mut Screen) -> Result<()> {
-    screen.heading("the other guests leave by the router's own address: the network service SNAT");
+    screen.heading(&format!("the backends' network gets source NAT: it leaves as the router, {PUBLIC_ROUTER}"));
+    let guest = &stage.lab.backends[0];
+    screen.check("before, the first backend is seen as itself", stage.seen_outside(0)? == guest.address);
     stage.cloud.attach_services(&["SNAT"])?;
-    let (client, guests) = (stage.lab.client(), &stage.lab.backends);
-    for guest in [&guests[0], &guests[2]] {
-        let seen = guest.curl(client.web())?;
-        println!("  {} {}", seen.backend, seen.client);
-        screen.check(&format!("{} is seen as the router", guest.address), *seen.client.ip() == PUBLIC_ROUTER);
-    }
-    screen.check("a guest's ping is answered", guests[0].ping(client.address, "").is_ok());
-    let seen = guests[1].curl(client.web())?;
-    screen.check("the guest with an elastic IP keeps to that", *seen.client.ip() == ELASTIC);
+    let vips = stage.cloud.api.query("/vips?q=useFor=SNAT")?;
+    let is_routers = vips.iter().any(|vip| vip["ip"] == PUBLIC_ROUTER.to_string());
+    screen.check("the router's own address is a VIP now", is_routers);
+    screen.check("the first backend is seen as the router", stage.seen_outside(0)? == PUBLIC_ROUTER);
+    screen.check("its pings are answered", guest.ping(stage.lab.client().address, "").is_ok());
+    screen.check("the second is still seen as its elastic IP", stage.seen_outside(1)? == ELASTIC_IP);
+
+    screen.heading("what guests began: vipgate flows --direction out");
+    let flows = stage.vipgate("flows --direction out")?;
+    print!("{flows}");
+    let is_listed = |vip: Ipv4Addr| flows.contains(&format!(" {vip}:"));
+    screen.check("both ways out are listed", is_listed(ELASTIC_IP) && is_listed(PUBLIC_ROUTER));
     Ok(())
 }
 
