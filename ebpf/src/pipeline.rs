@@ -278,9 +278,7 @@ fn forward<P: Packet>(packet: &mut P, headers: &Headers, slot: &Slot) -> Result<
             }
             leave = Err(Reason::TtlExpired);
         }
-    } else if outward
-        && let Some(reason) = hindrance(packet, data, headers.ip_len, 20 + headers.l4_len as u32, flow)
-    {
+    } else if outward && let Some(reason) = hindrance(packet, data, headers.ip_len, 20 + headers.l4_len as u32, flow) {
         return Err(reason);
     }
     // SAFETY: `flow` points into FLOWS.
