@@ -161,45 +161,6 @@ pub enum Step {
         what: u8,
         shape: Shape,
     },
-    /// A service's VIP becomes a guest's elastic IP, for its own connections, too, if `what` says so (0x01): such a guest's
-    /// packets get the VIP by the public or the private device (0x02), or are dropped (0x04).
-    Elastic {
-        service: u8,
-        backend: u8,
-        guest: u8,
-        what: u8,
-    },
-    /// What the hosts that agree with an address in so many bits begin gets a service's VIP, which has services (0x01) or
-    /// has none, by the public or the private device (0x02), or is dropped (0x04).
-    Masquerade {
-        service: u8,
-        backend: u8,
-        source: u8,
-        bits: u8,
-        what: u8,
-    },
-    /// What such hosts begin keeps its source again, by the device that `what` says.
-    Unmask {
-        source: u8,
-        bits: u8,
-        what: u8,
-    },
-    /// A packet of any protocol (`traffic`), from a host to a host or a VIP.
-    Begin {
-        from: u8,
-        to: u8,
-        ports: u8,
-        what: u8,
-        shape: Shape,
-    },
-    /// The same as the stack sends it.
-    Leave {
-        from: u8,
-        to: u8,
-        ports: u8,
-        what: u8,
-        shape: Shape,
-    },
     /// Any bytes.
     Raw {
         bytes: Vec<u8>,
@@ -326,34 +287,6 @@ impl Step {
             19 => Self::Limit { service: input.byte()?, most: input.byte()? },
             20 => Self::Buffers { first: input.word()? },
             21 => Self::Sweep { idle: input.word()? },
-            22 => Self::Elastic {
-                service: input.byte()?,
-                backend: input.byte()?,
-                guest: input.byte()?,
-                what: input.byte()?,
-            },
-            23 => Self::Masquerade {
-                service: input.byte()?,
-                backend: input.byte()?,
-                source: input.byte()?,
-                bits: input.byte()?,
-                what: input.byte()?,
-            },
-            24 => Self::Unmask { source: input.byte()?, bits: input.byte()?, what: input.byte()? },
-            25 => Self::Begin {
-                from: input.byte()?,
-                to: input.byte()?,
-                ports: input.byte()?,
-                what: input.byte()?,
-                shape: Shape::decode(input)?,
-            },
-            26 => Self::Leave {
-                from: input.byte()?,
-                to: input.byte()?,
-                ports: input.byte()?,
-                what: input.byte()?,
-                shape: Shape::decode(input)?,
-            },
             22 => Self::Elastic {
                 service: input.byte()?,
                 backend: input.byte()?,
