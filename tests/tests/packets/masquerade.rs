@@ -104,7 +104,7 @@ both_hooks! {
     }
 
     fn an_icmp_answer_to_nothing_gets_no_identifier(bench: &mut Bench) -> Result<()> {
-        bench.masquerade(Bench::VIP, 24, false)?;
+        bench.masquerade(Bench::VIP, false)?;
         for kind in [0, 14, 16, 18, 9] {
             let stray = Frame::icmp_query(GUESTS[0], *SERVER.ip(), kind, 5000, b"pong");
             bench.expect_refused(&stray, Reason::NoFlow)?;
