@@ -105,6 +105,7 @@ fn help(param: &Param) -> String {
         Some(Rule::Range(low, i64::MAX)) => format!(", from {low}"),
         Some(Rule::Range(low, high)) => format!(", {low} to {high}"),
         Some(Rule::MaxLength(most)) => format!(", at most {most} characters"),
+        Some(Rule::MaxItems(most)) => format!(", at most {most}"),
         Some(Rule::Uuid) => ", 32 hexadecimal digits".to_owned(),
         Some(Rule::OneOf(_) | Rule::OneOfAnyCase(_) | Rule::NotEmpty) | None => String::new(),
     };
