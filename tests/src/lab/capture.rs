@@ -2,6 +2,7 @@
 
 use super::{Host, Process, Result, leftovers::next_number, wait_until};
 use anyhow::{Context as _, ensure};
+use nix::sys::signal::Signal;
 use std::{
     fs,
     net::{Ipv4Addr, UdpSocket},
@@ -15,12 +16,15 @@ const PATIENCE: Duration = Duration::from_secs(20);
 const MARK_PORT: u16 = 9;
 const MARK: &[u8] = b"the end of the capture";
 
+/// Of packets that wait for tcpdump, in KiB, and of each of them, in bytes: more than a host's device takes or sends.
+const BUFFER: &str = "8192";
+const WHOLE: &str = "2048";
+
 #[derive(Debug)]
 pub struct Capture<'a> {
     host: &'a Host,
     file: PathBuf,
-    /// Ended with the capture.
-    _tcpdump: Process,
+    tcpdump: Process,
 }
 
 impl<'a> Capture<'a> {
@@ -29,19 +33,21 @@ impl<'a> Capture<'a> {
         let name = format!("capture-{}", next_number());
         let file = directory.join(&name).with_extension("pcap");
         let mut tcpdump = host.namespace.command("tcpdump");
-        // As root: the directory is root's alone.
-        tcpdump.args(["-n", "-U", "--immediate-mode", "-Z", "root", "-i", "eth0", "-w"]).arg(&file);
+        // As root: the directory is root's alone. With room for a busy machine's pauses.
+        tcpdump.args(["-n", "-U", "--immediate-mode", "-Z", "root", "-B", BUFFER, "-s", WHOLE, "-i", "eth0", "-w"]);
+        tcpdump.arg(&file);
         tcpdump.arg(format!("({filter}) or udp dst port {MARK_PORT}"));
         let mut tcpdump = Process::start(&name, &tcpdump, directory)?;
         tcpdump.until("tcpdump to listen", PATIENCE, |tcpdump| {
             ensure!(tcpdump.said().contains("listening on"), "it has said: {}", tcpdump.said());
             Ok(())
         })?;
-        Ok(Self { host, file, _tcpdump: tcpdump })
+        Ok(Self { host, file, tcpdump })
     }
 
-    /// The file with all that has passed until now: a last packet is sent, which comes after all others.
-    pub fn end(self) -> Result<PathBuf> {
+    /// The file with all that has passed until now: a last packet is sent, which comes after all others. A capture that
+    /// missed one is an error.
+    pub fn end(mut self) -> Result<PathBuf> {
         self.host.namespace.within(|| {
             let socket = UdpSocket::bind((self.host.address, 0)).context("cannot open a UDP socket")?;
             socket.set_broadcast(true)?;
@@ -53,6 +59,10 @@ impl<'a> Capture<'a> {
             ensure!(captured.windows(MARK.len()).any(|bytes| bytes == MARK), "{} bytes so far", captured.len());
             Ok(())
         })?;
+        self.tcpdump.signal(Signal::SIGINT)?;
+        self.tcpdump.wait(PATIENCE)?;
+        let said = self.tcpdump.said();
+        ensure!(said.contains("\n0 packets dropped by kernel"), "{said}");
         Ok(self.file)
     }
 }
