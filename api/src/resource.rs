@@ -28,6 +28,35 @@ use crate::{
     zone::ZoneInventory,
 };
 
+/// Calls a function for the type of a resource's inventory: the one list of which type is whose.
+macro_rules! of_inventory {
+    ($resource:expr, $($function:ident)::+) => {
+        match $resource {
+            Resource::Zone => $($function)::+::<ZoneInventory>(),
+            Resource::L2Network | Resource::L2VlanNetwork => $($function)::+::<L2NetworkInventory>(),
+            Resource::L3Network => $($function)::+::<L3NetworkInventory>(),
+            Resource::IpRange => $($function)::+::<IpRangeInventory>(),
+            Resource::VmInstance => $($function)::+::<VmInstanceInventory>(),
+            Resource::VmNic => $($function)::+::<VmNicInventory>(),
+            Resource::NetworkServiceProvider => $($function)::+::<NetworkServiceProviderInventory>(),
+            Resource::NetworkServiceRef => $($function)::+::<NetworkServiceRefInventory>(),
+            Resource::Vip => $($function)::+::<VipInventory>(),
+            Resource::VipUsedPorts => $($function)::+::<VipUsedPortsInventory>(),
+            Resource::LoadBalancer => $($function)::+::<LoadBalancerInventory>(),
+            Resource::Listener => $($function)::+::<ListenerInventory>(),
+            Resource::ListenerNicRef => $($function)::+::<ListenerNicRefInventory>(),
+            Resource::ListenerCertificateRef => $($function)::+::<ListenerCertificateRefInventory>(),
+            Resource::PortForwardingRule => $($function)::+::<PortForwardingRuleInventory>(),
+            Resource::Eip => $($function)::+::<EipInventory>(),
+            Resource::SystemTag => $($function)::+::<SystemTagInventory>(),
+            Resource::UserTag => $($function)::+::<UserTagInventory>(),
+            Resource::Account => $($function)::+::<AccountInventory>(),
+            Resource::Quota => $($function)::+::<QuotaInventory>(),
+            Resource::Session => $($function)::+::<SessionInventory>(),
+        }
+    };
+}
+
 /// A kind of inventory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Resource {
@@ -116,29 +145,7 @@ impl Resource {
 
     /// The form of its inventory, as its type says.
     pub fn form(self) -> Form {
-        match self {
-            Self::Zone => Form::of::<ZoneInventory>(),
-            Self::L2Network | Self::L2VlanNetwork => Form::of::<L2NetworkInventory>(),
-            Self::L3Network => Form::of::<L3NetworkInventory>(),
-            Self::IpRange => Form::of::<IpRangeInventory>(),
-            Self::VmInstance => Form::of::<VmInstanceInventory>(),
-            Self::VmNic => Form::of::<VmNicInventory>(),
-            Self::NetworkServiceProvider => Form::of::<NetworkServiceProviderInventory>(),
-            Self::NetworkServiceRef => Form::of::<NetworkServiceRefInventory>(),
-            Self::Vip => Form::of::<VipInventory>(),
-            Self::VipUsedPorts => Form::of::<VipUsedPortsInventory>(),
-            Self::LoadBalancer => Form::of::<LoadBalancerInventory>(),
-            Self::Listener => Form::of::<ListenerInventory>(),
-            Self::ListenerNicRef => Form::of::<ListenerNicRefInventory>(),
-            Self::ListenerCertificateRef => Form::of::<ListenerCertificateRefInventory>(),
-            Self::PortForwardingRule => Form::of::<PortForwardingRuleInventory>(),
-            Self::Eip => Form::of::<EipInventory>(),
-            Self::SystemTag => Form::of::<SystemTagInventory>(),
-            Self::UserTag => Form::of::<UserTagInventory>(),
-            Self::Account => Form::of::<AccountInventory>(),
-            Self::Quota => Form::of::<QuotaInventory>(),
-            Self::Session => Form::of::<SessionInventory>(),
-        }
+        of_inventory!(self, Form::of)
     }
 
     /// The members of its inventory that hold inventories in their turn.
@@ -154,29 +161,7 @@ impl Resource {
 
     /// The members of its inventory, as its type has them.
     pub fn fields(self) -> &'static [&'static str] {
-        match self {
-            Self::Zone => members::<ZoneInventory>(),
-            Self::L2Network | Self::L2VlanNetwork => members::<L2NetworkInventory>(),
-            Self::L3Network => members::<L3NetworkInventory>(),
-            Self::IpRange => members::<IpRangeInventory>(),
-            Self::VmInstance => members::<VmInstanceInventory>(),
-            Self::VmNic => members::<VmNicInventory>(),
-            Self::NetworkServiceProvider => members::<NetworkServiceProviderInventory>(),
-            Self::NetworkServiceRef => members::<NetworkServiceRefInventory>(),
-            Self::Vip => members::<VipInventory>(),
-            Self::VipUsedPorts => members::<VipUsedPortsInventory>(),
-            Self::LoadBalancer => members::<LoadBalancerInventory>(),
-            Self::Listener => members::<ListenerInventory>(),
-            Self::ListenerNicRef => members::<ListenerNicRefInventory>(),
-            Self::ListenerCertificateRef => members::<ListenerCertificateRefInventory>(),
-            Self::PortForwardingRule => members::<PortForwardingRuleInventory>(),
-            Self::Eip => members::<EipInventory>(),
-            Self::SystemTag => members::<SystemTagInventory>(),
-            Self::UserTag => members::<UserTagInventory>(),
-            Self::Account => members::<AccountInventory>(),
-            Self::Quota => members::<QuotaInventory>(),
-            Self::Session => members::<SessionInventory>(),
-        }
+        of_inventory!(self, members)
     }
 }
 
