@@ -283,6 +283,7 @@ impl Rows {
                     forwards: forwards.into_iter().map(forward).collect::<Result<_>>()?,
                     elastic: elastic.remove(&vip.uuid).map(elastic_ip).transpose()?,
                     masquerades: masquerades.into_iter().map(masquerade).collect::<Result<_>>()?,
+                    limits: Vec::new(),
                     uuid: vip.uuid,
                 })
             })
