@@ -4,8 +4,7 @@
 //! about the list as a whole: `__userTag__!=a` holds for what has no tag `a`, `__userTag__ is null` for what has none.
 
 use sea_query::{
-    Alias, BinOper, Cond, Expr, ExprTrait, IntoColumnRef, IntoIden, Query as Sql, SelectStatement, SimpleExpr,
-    extension::sqlite::SqliteExpr,
+    Alias, BinOper, Cond, Expr, ExprTrait, IntoColumnRef, IntoIden, SimpleExpr, extension::sqlite::SqliteExpr,
 };
 use vipgate_api::{
     ApiError, Code, Date, Resource, number,
@@ -14,9 +13,13 @@ use vipgate_api::{
 
 use super::{
     relation::Step,
+    search::{self, Met, Rows, Search, in_table},
     table::{Access, Field, Items, Kind, Table, column},
 };
-use crate::store::fold::{COLLATION, MOST_PATTERN, glob};
+use crate::store::{
+    self,
+    fold::{COLLATION, MOST_PATTERN, glob},
+};
 
 /// The longest way from one resource to another: any that makes sense is shorter.
 pub(super) const MOST_STEPS: usize = 16;
@@ -32,121 +35,167 @@ pub(super) fn ident(field: &str) -> impl IntoIden + IntoColumnRef + use<> {
     Alias::new(column(field))
 }
 
-/// What all rows of the table must meet, and all conditions.
-pub(super) fn all(table: &'static Table, conditions: &[Condition], viewer: Viewer<'_>) -> Result<Cond, ApiError> {
-    let mut all = of_table(table, viewer);
+/// What all rows of the table must meet, and all conditions. The statement they are for calls the table by [`alias`].
+pub(super) async fn all(
+    search: Search<'_>,
+    table: &'static Table,
+    conditions: &[Condition],
+    viewer: Viewer<'_>,
+) -> Result<Cond, ApiError> {
+    let mut reader = Reader::new(search, viewer).await?;
+    let mut all = reader.of_table(table, &alias(0));
     for condition in conditions {
-        let steps: Vec<_> = condition.name.split('.').collect();
-        if steps.len() > MOST_STEPS {
-            return Err(ApiError::invalid_argument(format!(
-                "condition `{}` takes {} steps, at most {MOST_STEPS} are possible",
-                condition.name,
-                steps.len()
-            )));
-        }
-        all = all.add(follow(table, &steps, condition, viewer)?);
+        let met = reader.follow(table, condition).await?;
+        all = all.add(reader.search.lead(table.name, &alias(0), met).await?);
     }
     Ok(all)
+}
+
+/// What statements call the table that a condition comes to after so many steps.
+pub(super) fn alias(steps: usize) -> String {
+    format!("t{steps}")
 }
 
 /// The account that asks; `None`: an administrator.
 pub(super) type Viewer<'a> = Option<&'a str>;
 
-fn of_table(table: &Table, viewer: Viewer<'_>) -> Cond {
-    let mut all = Cond::all();
-    if let Some((column, value)) = table.only {
-        all = all.add(Expr::col(column).eq(value));
+/// What statements call a table of pairs, and one of tags or texts.
+const PAIR: &str = "pair";
+const ITEM: &str = "item";
+
+/// The resources that accounts see.
+const VISIBLE: Rows<'_> =
+    Rows { name: "visible_resources", alias: "visible", column: "resource_uuid", as_they_lie: false };
+
+/// Reads conditions of one who sees a part of everything.
+struct Reader<'a> {
+    search: Search<'a>,
+    viewer: Viewer<'a>,
+    /// The uuids of what an account sees, if they are few.
+    visible: Option<Vec<String>>,
+}
+
+impl<'a> Reader<'a> {
+    async fn new(mut search: Search<'a>, viewer: Viewer<'a>) -> store::Result<Self> {
+        let visible = match viewer {
+            Some(account) => search.keys(VISIBLE, &is_of(account)).await?,
+            None => None,
+        };
+        Ok(Self { search, viewer, visible })
     }
-    match (viewer, table.access) {
-        (None, _) | (_, Access::Everybody) => all,
-        (Some(account), Access::Account(column)) => all.add(Expr::col(column).eq(account)),
-        (Some(account), Access::Resource(column)) => {
-            let mut visible = Sql::select();
-            visible.column("resource_uuid").from("visible_resources");
-            visible.and_where(Expr::col("account_uuid").eq(account));
-            all.add(Expr::col(column).in_subquery(visible))
+
+    /// What every row of the table meets that the viewer sees.
+    fn of_table(&self, table: &Table, alias: &str) -> Cond {
+        let mut all = Cond::all();
+        if let Some((column, value)) = table.only {
+            all = all.add(Expr::col(in_table(alias, column)).eq(value));
+        }
+        match (self.viewer, table.access) {
+            (None, _) | (_, Access::Everybody) => all,
+            (Some(account), Access::Account(column)) => all.add(Expr::col(in_table(alias, column)).eq(account)),
+            (Some(account), Access::Resource(column)) => {
+                let uuid = Expr::col(in_table(alias, column));
+                all.add(search::is_among(uuid, VISIBLE, is_of(account), self.visible.as_deref()).expr)
+            }
+        }
+    }
+
+    /// The condition as one on the rows of `table`, from where its steps lead back to there.
+    async fn follow(&mut self, table: &'static Table, condition: &Condition) -> Result<Met, ApiError> {
+        let names: Vec<_> = condition.name.split('.').collect();
+        if names.len() > MOST_STEPS {
+            return Err(ApiError::invalid_argument(format!(
+                "condition `{}` takes {} steps, at most {MOST_STEPS} are possible",
+                condition.name,
+                names.len()
+            )));
+        }
+        let Some((last, ways)) = names.split_last() else { return Err(no_field(table, "", condition)) };
+        let (mut far, mut steps) = (table, Vec::new());
+        for way in ways {
+            let step = far.step(way).ok_or_else(|| no_step(far, way, condition))?;
+            far = step.table;
+            steps.push(step);
+        }
+        let mut met = self.one(far, &alias(steps.len()), last, condition).await?;
+        for (near, step) in steps.iter().enumerate().rev() {
+            met = self.across(near, step, met).await?;
+        }
+        Ok(met)
+    }
+
+    /// One of the resources at the step's far end that the viewer sees meets the condition.
+    async fn across(&mut self, near: usize, step: &Step, met: Met) -> store::Result<Met> {
+        let (near, far) = (alias(near), alias(near + 1));
+        let met = Met { expr: self.of_table(step.table, &far).add(met.expr).into(), ..met };
+        let rows = Rows { name: step.table.name, alias: &far, column: &column(step.far), as_they_lie: true };
+        let near = Expr::col(in_table(&near, &column(step.near)));
+        match step.via {
+            None => self.search.is_among(near, rows, met).await,
+            Some((pairs, owner, key)) => {
+                let met = self.search.is_among(Expr::col(in_table(PAIR, key)), rows, met).await?;
+                let pairs = Rows { name: pairs, alias: PAIR, column: owner, as_they_lie: false };
+                self.search.is_among(near, pairs, met).await
+            }
+        }
+    }
+
+    async fn one(
+        &mut self,
+        table: &'static Table,
+        alias: &str,
+        name: &str,
+        condition: &Condition,
+    ) -> Result<Met, ApiError> {
+        let test = &condition.test;
+        let synonym = SYNONYMS.iter().find(|(resource, known, _)| *resource == table.resource && *known == name);
+        if let Some(field) = table.field(synonym.map_or(name, |(.., field)| field)) {
+            return Ok(Met::untried(meets(field, ident(field.name), test)?));
+        }
+        let key = Expr::col(in_table(alias, &column(table.key)));
+        let items = |name, column| Rows { name, alias: ITEM, column, as_they_lie: false };
+        if let Some((_, tags)) = TAGS.iter().find(|(known, _)| *known == name).filter(|_| table.has_tags()) {
+            return self.listed(key, items(tags, "resource_uuid"), "tag", test).await;
+        }
+        let texts = table.lists.iter().filter(|list| list.name == name).find_map(|list| match list.of {
+            Items::Texts { table, owner, column } => Some((items(table, owner), column)),
+            Items::Inventories { .. } | Items::Nothing => None,
+        });
+        match texts {
+            Some((texts, column)) => self.listed(key, texts, column, test).await,
+            None => Err(no_field(table, name, condition)),
+        }
+    }
+
+    /// A test of the list of texts that `key` owns, each of which is one of `items`.
+    async fn listed(
+        &mut self,
+        key: SimpleExpr,
+        items: Rows<'_>,
+        text: &'static str,
+        test: &Test,
+    ) -> Result<Met, ApiError> {
+        let having = |test: &Test| meets(&Field { name: text, kind: Kind::Text }, text, test);
+        let without = |test: Test| Ok(search::is_not_among(key.clone(), items, having(&test)?));
+        match test {
+            Test::IsNull => without(Test::NotNull),
+            Test::NotEqual(text) => without(Test::Equal(text.clone())),
+            Test::NotIn(texts) => without(Test::In(texts.clone())),
+            Test::NotLike(pattern) => without(Test::Like(pattern.clone())),
+            Test::NotNull
+            | Test::Equal(_)
+            | Test::Greater(_)
+            | Test::GreaterOrEqual(_)
+            | Test::Less(_)
+            | Test::LessOrEqual(_)
+            | Test::In(_)
+            | Test::Like(_) => Ok(self.search.is_among(key, items, Met::untried(having(test)?)).await?),
         }
     }
 }
 
-fn follow(
-    table: &'static Table,
-    path: &[&str],
-    condition: &Condition,
-    viewer: Viewer<'_>,
-) -> Result<SimpleExpr, ApiError> {
-    match path {
-        [] => Err(no_field(table, "", condition)),
-        [last] => one(table, last, condition),
-        [first, rest @ ..] => {
-            let step = table.step(first).ok_or_else(|| no_step(table, first, condition))?;
-            Ok(across(&step, follow(step.table, rest, condition, viewer)?, viewer))
-        }
-    }
-}
-
-/// One of the resources at the step's far end that the viewer sees meets the condition.
-fn across(step: &Step, condition: SimpleExpr, viewer: Viewer<'_>) -> SimpleExpr {
-    let mut far = Sql::select();
-    far.column(ident(step.far)).from(step.table.name).cond_where(of_table(step.table, viewer).add(condition));
-    let far = match step.via {
-        None => far,
-        Some((pairs, near, key)) => {
-            Sql::select().column(near).from(pairs).and_where(Expr::col(key).in_subquery(far)).take()
-        }
-    };
-    Expr::col(ident(step.near)).in_subquery(far)
-}
-
-fn one(table: &'static Table, name: &str, condition: &Condition) -> Result<SimpleExpr, ApiError> {
-    let test = &condition.test;
-    let synonym = SYNONYMS.iter().find(|(resource, known, _)| *resource == table.resource && *known == name);
-    if let Some(field) = table.field(synonym.map_or(name, |(.., field)| field)) {
-        return meets(field, ident(field.name), test);
-    }
-    if let Some((_, tags)) = TAGS.iter().find(|(known, _)| *known == name).filter(|_| table.has_tags()) {
-        return listed(table, tags, "resource_uuid", "tag", test);
-    }
-    let texts = table.lists.iter().filter(|list| list.name == name).find_map(|list| match list.of {
-        Items::Texts { table, owner, column } => Some((table, owner, column)),
-        Items::Inventories { .. } | Items::Nothing => None,
-    });
-    match texts {
-        Some((items, owner, text)) => listed(table, items, owner, text, test),
-        None => Err(no_field(table, name, condition)),
-    }
-}
-
-/// A test of a list of texts, each of which is a row of `items`.
-fn listed(
-    table: &'static Table,
-    items: &'static str,
-    owner: &'static str,
-    text: &'static str,
-    test: &Test,
-) -> Result<SimpleExpr, ApiError> {
-    let key = || Expr::col(ident(table.key));
-    let mut owners = Sql::select();
-    owners.column(owner).from(items);
-    let having = |test: &Test| -> Result<SelectStatement, ApiError> {
-        let field = Field { name: text, kind: Kind::Text };
-        Ok(owners.clone().and_where(meets(&field, text, test)?).take())
-    };
-    let without = |test: Test| Ok(key().not_in_subquery(having(&test)?));
-    match test {
-        Test::IsNull => Ok(key().not_in_subquery(owners)),
-        Test::NotNull => Ok(key().in_subquery(owners)),
-        Test::NotEqual(text) => without(Test::Equal(text.clone())),
-        Test::NotIn(texts) => without(Test::In(texts.clone())),
-        Test::NotLike(pattern) => without(Test::Like(pattern.clone())),
-        Test::Equal(_)
-        | Test::Greater(_)
-        | Test::GreaterOrEqual(_)
-        | Test::Less(_)
-        | Test::LessOrEqual(_)
-        | Test::In(_)
-        | Test::Like(_) => Ok(key().in_subquery(having(test)?)),
-    }
+fn is_of(account: &str) -> Met {
+    Met::untried(Expr::col("account_uuid").eq(account))
 }
 
 /// The value of `column` meets the test.

@@ -7,6 +7,7 @@
 mod condition;
 mod relation;
 mod render;
+mod search;
 mod select;
 mod table;
 
@@ -20,6 +21,7 @@ use vipgate_api::{ApiError, Resource, query::Query};
 
 use crate::store::Tx;
 pub use render::render;
+use search::{FEW, Search};
 use table::Table;
 
 /// What the parameters of a query can name.
@@ -57,18 +59,31 @@ pub async fn run(
     resource: Resource,
     query: &Query,
 ) -> Result<Map<String, Value>, ApiError> {
+    run_with(tx, viewer, resource, query, FEW).await
+}
+
+/// [`run`], to which fewer rows than `few` are few.
+async fn run_with(
+    tx: &mut Tx,
+    viewer: Option<&str>,
+    resource: Resource,
+    query: &Query,
+    few: usize,
+) -> Result<Map<String, Value>, ApiError> {
     let table = Table::of(resource)
         .ok_or_else(|| ApiError::internal(format!("{} has no table of fields to query", resource.kind())))?;
     let chosen = render::Chosen::new(table, &query.fields)?;
     let mut reply = Map::new();
+    let search = Search { tx: &mut *tx, few };
+    let conditions = condition::all(search, table, &query.conditions, viewer).await?;
     // Checked for a count as well: a query that is wrong is wrong with every parameter.
-    let page = select::page(table, query, viewer)?;
+    let page = select::page(table, query, conditions.clone())?;
     if !query.count {
         let inventories = render::inventories(tx, table, &page, &chosen).await.map_err(ApiError::from)?;
         reply.insert("inventories".to_owned(), inventories.into());
     }
     if query.count || query.reply_with_count {
-        let (sql, values) = select::total(table, query, viewer)?.build_sqlx(SqliteQueryBuilder);
+        let (sql, values) = select::total(table, query, conditions)?.build_sqlx(SqliteQueryBuilder);
         let total: i64 = sqlx::query_scalar_with(sqlx::AssertSqlSafe(sql), values)
             .fetch_one(tx.conn())
             .await

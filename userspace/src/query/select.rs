@@ -1,45 +1,51 @@
 //! The statements: pages, totals, and the rows that belong to others.
 
 use sea_query::{
-    Asterisk, Expr, ExprTrait, Func, Order, OverStatement, Query as Sql, SelectStatement, WindowStatement,
+    Alias, Asterisk, Cond, Expr, ExprTrait, Func, Order, OverStatement, Query as Sql, SelectStatement, WindowStatement,
 };
 use vipgate_api::{ApiError, query::Query};
 
 use super::{
-    condition::{self, Viewer, compared, ident, no_such},
+    condition::{alias, compared, ident, no_such},
     table::{Field, Kind, Table},
 };
 
 /// Number of a row in its group.
 const TURN: &str = "turn";
 
-/// The rows of `table` that meet every condition of `query`, in their order, a page of them.
-pub(super) fn page(table: &'static Table, query: &Query, viewer: Viewer<'_>) -> Result<SelectStatement, ApiError> {
-    let mut select = chosen(table, query, viewer)?;
-    if let Some(sort) = &query.sort {
-        let field = known(table, &sort.field)?;
-        let order = if sort.descending { Order::Desc } else { Order::Asc };
-        let column = Expr::col(ident(field.name));
-        // Dates to the millisecond, as they are stored.
-        let by = if field.kind == Kind::Date { column } else { compared(field.kind, column) };
-        select.order_by_expr(by, order);
+/// The rows of `table` that meet the conditions, in the order of `query`, a page of them.
+pub(super) fn page(table: &'static Table, query: &Query, conditions: Cond) -> Result<SelectStatement, ApiError> {
+    let mut select = chosen(table, query, conditions)?;
+    match &query.sort {
+        None => in_order(table, &mut select),
+        Some(sort) => {
+            let field = known(table, &sort.field)?;
+            // The whole order turns, so that one index gives both.
+            let order = if sort.descending { Order::Desc } else { Order::Asc };
+            let column = Expr::col(ident(field.name));
+            // Dates to the millisecond, as they are stored.
+            let by = if field.kind == Kind::Date { column } else { compared(field.kind, column) };
+            select.order_by_expr(by, order.clone());
+            for rest in table.order.iter().filter(|rest| **rest != field.name) {
+                select.order_by(ident(rest), order.clone());
+            }
+        }
     }
-    in_order(table, &mut select);
     select.limit(query.limit).offset(query.start);
     Ok(select)
 }
 
 /// How many rows there would be without paging.
-pub(super) fn total(table: &'static Table, query: &Query, viewer: Viewer<'_>) -> Result<SelectStatement, ApiError> {
-    let all = chosen(table, query, viewer)?;
+pub(super) fn total(table: &'static Table, query: &Query, conditions: Cond) -> Result<SelectStatement, ApiError> {
+    let all = chosen(table, query, conditions)?;
     Ok(Sql::select().expr(Func::count(Expr::col(Asterisk))).from_subquery(all, "chosen").take())
 }
 
-/// The rows that meet every condition; of each group the first one.
-fn chosen(table: &'static Table, query: &Query, viewer: Viewer<'_>) -> Result<SelectStatement, ApiError> {
-    let conditions = condition::all(table, &query.conditions, viewer)?;
+/// The rows that meet the conditions; of each group the first one.
+fn chosen(table: &'static Table, query: &Query, conditions: Cond) -> Result<SelectStatement, ApiError> {
+    let named = Alias::new(alias(0));
     let Some(name) = &query.group_by else {
-        return Ok(all(table).from(table.name).cond_where(conditions).take());
+        return Ok(all(table).from_as(table.name, named).cond_where(conditions).take());
     };
     let field = known(table, name)?;
     let mut turns = WindowStatement::new();
@@ -50,7 +56,7 @@ fn chosen(table: &'static Table, query: &Query, viewer: Viewer<'_>) -> Result<Se
     let rows = Sql::select()
         .column(Asterisk)
         .expr_window_as(Func::cust("row_number"), turns, TURN)
-        .from(table.name)
+        .from_as(table.name, named)
         .cond_where(conditions)
         .take();
     Ok(all(table).from_subquery(rows, table.name).and_where(Expr::col(TURN).eq(1)).take())

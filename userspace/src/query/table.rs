@@ -359,7 +359,7 @@ pub(super) const TABLES: &[Table] = &[
     },
     table(
         Resource::PortForwardingRule,
-        "port_forwarding_rule_inventories",
+        "port_forwarding_rules",
         &[
             uuid("uuid"),
             NAME,
@@ -382,7 +382,7 @@ pub(super) const TABLES: &[Table] = &[
     ),
     table(
         Resource::Eip,
-        "eip_inventories",
+        "eips",
         &[
             uuid("uuid"),
             NAME,

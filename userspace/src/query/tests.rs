@@ -5,6 +5,9 @@ mod naive;
 use std::collections::BTreeSet;
 
 use proptest::prelude::*;
+use sea_query::{Asterisk, Expr, ExprTrait, Query as Sql, SelectStatement, SqliteQueryBuilder};
+use sea_query_sqlx::SqlxBinder;
+use sqlx::{AssertSqlSafe, Row};
 use tempfile::TempDir;
 use vipgate_api::{
     Resource,
@@ -12,11 +15,14 @@ use vipgate_api::{
 };
 
 use super::{
+    condition,
     relation::RELATIONS,
-    run, select,
-    table::{Items, Kind, TABLES, Table},
+    run,
+    search::{self, Search},
+    select,
+    table::{self, Items, Kind, TABLES, Table},
 };
-use crate::store::Store;
+use crate::store::{Store, Tx};
 
 async fn fresh() -> (TempDir, Store) {
     let dir = tempfile::tempdir().unwrap();
@@ -26,6 +32,97 @@ async fn fresh() -> (TempDir, Store) {
 
 fn everything() -> Query {
     Query { conditions: Vec::new(), ..Query::by_uuid("") }
+}
+
+/// The statement of a page, to which fewer rows than `few` are few.
+async fn page(tx: &mut Tx, resource: Resource, query: &Query, few: usize) -> SelectStatement {
+    let table = Table::of(resource).unwrap();
+    let conditions = condition::all(Search { tx, few }, table, &query.conditions, None).await.unwrap();
+    select::page(table, query, conditions).unwrap()
+}
+
+/// How SQLite goes about it.
+async fn plan(tx: &mut Tx, statement: &SelectStatement) -> Vec<String> {
+    let (sql, values) = statement.build_sqlx(SqliteQueryBuilder);
+    let steps = sqlx::query_with(AssertSqlSafe(format!("EXPLAIN QUERY PLAN {sql}")), values).fetch_all(tx.conn()).await;
+    steps.unwrap().iter().map(|step| step.get("detail")).collect()
+}
+
+/// Of the tables that grow with the cloud.
+const ORDERS: [(Resource, &[&str]); 10] = [
+    (Resource::VmInstance, &["createDate", "name"]),
+    (Resource::VmNic, &["createDate", "ip"]),
+    (Resource::Vip, &["createDate", "name", "ip"]),
+    (Resource::VipQos, &["createDate"]),
+    (Resource::LoadBalancer, &["name"]),
+    (Resource::Listener, &["createDate", "name", "loadBalancerPort"]),
+    (Resource::PortForwardingRule, &["createDate", "name", "vipIp", "guestIp", "vipPortStart"]),
+    (Resource::Eip, &["createDate", "name", "vipIp", "guestIp"]),
+    (Resource::SystemTag, &["createDate"]),
+    (Resource::UserTag, &["createDate"]),
+];
+
+#[tokio::test]
+async fn rows_that_many_conditions_hold_for_are_read_in_their_order() {
+    let (_dir, store) = fresh().await;
+    let mut tx = store.read().await.unwrap();
+    for (resource, orders) in ORDERS {
+        let table = Table::of(resource).unwrap();
+        let own = table.fields.iter().map(|field| field.name.to_owned());
+        let related = table
+            .steps()
+            .flat_map(|step| step.table.fields.iter().map(move |field| format!("{}.{}", step.names[0], field.name)));
+        let test = Test::In(vec!["1".to_owned()]);
+        let conditions: Vec<_> = own
+            .chain(related)
+            .filter(|name| !name.ends_with("Date"))
+            .map(|name| Condition { name, test: test.clone() })
+            .collect();
+        let sorts = orders.iter().flat_map(|field| [false, true].map(|descending| (Some(*field), descending)));
+        for (field, descending) in sorts.chain([(None, false)]) {
+            let sort = field.map(|field| Sort { field: field.to_owned(), descending });
+            for conditions in conditions.chunks(3) {
+                let query = Query { conditions: conditions.to_vec(), sort: sort.clone(), ..everything() };
+                let statement = page(&mut tx, resource, &query, 0).await;
+                let plan = plan(&mut tx, &statement).await;
+                assert!(plan[0].starts_with("SCAN t0 USING INDEX"), "{resource:?} {query:?}: {plan:#?}");
+                let slow = |step: &String| step.starts_with("SCAN t") || step.contains("TEMP B-TREE");
+                assert!(!plan[1..].iter().any(slow), "{resource:?} {query:?}: {plan:#?}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn few_rows_are_where_a_query_starts() {
+    let (_dir, store) = fresh().await;
+    let mut tx = store.read().await.unwrap();
+    for name in ["name", "uuid", "loadBalancer.vip.name", "vmNic.__userTag__"] {
+        let conditions = vec![Condition { name: name.to_owned(), test: Test::Like("a%".to_owned()) }];
+        let query = Query { conditions, ..everything() };
+        let statement = page(&mut tx, Resource::Listener, &query, search::FEW).await;
+        let plan = plan(&mut tx, &statement).await;
+        assert!(plan[0].starts_with("SEARCH t0 USING INTEGER PRIMARY KEY"), "{name}: {plan:#?}");
+    }
+}
+
+#[tokio::test]
+async fn every_way_between_resources_has_its_index() {
+    let (_dir, store) = fresh().await;
+    let mut tx = store.read().await.unwrap();
+    let mut columns = BTreeSet::new();
+    for relation in RELATIONS {
+        for end in &relation.ends {
+            columns.insert((Table::of(end.resource).unwrap().name, table::column(end.field)));
+        }
+        let pairs = relation.via.into_iter().flat_map(|(pairs, columns)| columns.map(|column| (pairs, column)));
+        columns.extend(pairs.map(|(pairs, column)| (pairs, column.to_owned())));
+    }
+    for (table, column) in columns {
+        let statement = Sql::select().column(Asterisk).from(table).and_where(Expr::col(column.clone()).eq("a")).take();
+        let plan = plan(&mut tx, &statement).await;
+        assert!(plan.iter().any(|step| step.starts_with("SEARCH")), "{table}.{column}: {plan:?}");
+    }
 }
 
 #[tokio::test]
@@ -170,8 +267,10 @@ fn lists_that_are_printed_are_described_in_the_schema() {
     }
 }
 
-#[test]
-fn no_value_is_ever_part_of_the_statement() {
+#[tokio::test]
+async fn no_value_is_ever_part_of_the_statement() {
+    let (_dir, store) = fresh().await;
+    let mut tx = store.read().await.unwrap();
     let text = "'; DROP TABLE zones --".to_owned();
     let tests = [
         Test::Equal(text.clone()),
@@ -181,8 +280,8 @@ fn no_value_is_ever_part_of_the_statement() {
     ];
     for test in tests {
         let query = Query { conditions: vec![Condition { name: "name".to_owned(), test }], ..everything() };
-        let statement = select::page(Table::of(Resource::Zone).unwrap(), &query, None).unwrap();
-        let (sql, values) = statement.build(sea_query::SqliteQueryBuilder);
+        let statement = page(&mut tx, Resource::Zone, &query, 0).await;
+        let (sql, values) = statement.build(SqliteQueryBuilder);
         assert!(!sql.to_lowercase().contains("drop"), "{sql}");
         assert!(format!("{values:?}").contains("\"'; "), "{values:?}");
     }

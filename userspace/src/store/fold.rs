@@ -2,9 +2,12 @@
 //!
 //! Each character is folded to one other, and folded texts compare by code points. SQLite gets this as a collation, its
 //! patterns as GLOB classes that name every case of a letter; a database with `translate()` does the same by the same
-//! pairs of characters. No index may use the collation: its order follows the Unicode version of the standard library.
+//! pairs of characters. The order follows the Unicode version of the standard library: [`keep_order`] makes the indexes anew
+//! when that is another one than theirs.
 
 use std::{cmp::Ordering, collections::HashMap, sync::LazyLock};
+
+use sqlx::SqlitePool;
 
 /// Name of the collation.
 pub const COLLATION: &str = "folded";
@@ -31,6 +34,24 @@ fn single(mut mapped: impl Iterator<Item = char>) -> Option<char> {
 #[must_use]
 pub fn compare(a: &str, b: &str) -> Ordering {
     a.chars().map(fold).cmp(b.chars().map(fold))
+}
+
+/// Makes the indexes with the collation anew if it has changed since they were made.
+pub(super) async fn keep_order(writer: &SqlitePool) -> sqlx::Result<()> {
+    let (major, minor, update) = char::UNICODE_VERSION;
+    let mut tx = writer.begin_with("BEGIN IMMEDIATE").await?;
+    let changed = sqlx::query(
+        "INSERT INTO collations (name, unicode) VALUES ($1, $2)
+         ON CONFLICT (name) DO UPDATE SET unicode = excluded.unicode WHERE unicode <> excluded.unicode",
+    )
+    .bind(COLLATION)
+    .bind(format!("{major}.{minor}.{update}"))
+    .execute(&mut *tx)
+    .await?;
+    if changed.rows_affected() > 0 {
+        sqlx::query("REINDEX folded").execute(&mut *tx).await?;
+    }
+    tx.commit().await
 }
 
 /// Beyond this code point there are no cases.

@@ -89,6 +89,7 @@ impl Store {
             .await
             .map_err(open_error)?;
         MIGRATIONS.run(&writer).await.map_err(|source| Error::Migrate { path: path.clone(), source })?;
+        fold::keep_order(&writer).await.map_err(open_error)?;
         let readers = SqlitePoolOptions::new()
             .max_connections(READERS)
             .acquire_timeout(PATIENCE)

@@ -2,10 +2,11 @@
 
 use std::net::Ipv4Addr;
 
+use sqlx::{ConnectOptions, sqlite::SqliteConnectOptions};
 use tempfile::TempDir;
 
 use super::{
-    Error, Store, address,
+    Error, Store, address, fold,
     network::{self, IpRange, L2Network, L3Network, Zone},
     number::{self, Numbers},
     resource,
@@ -22,6 +23,12 @@ async fn fresh() -> (TempDir, Store) {
 
 fn url(dir: &TempDir) -> String {
     format!("sqlite://{}/vipgate.db", dir.path().display())
+}
+
+async fn sound(store: &Store) -> bool {
+    let mut tx = store.read().await.unwrap();
+    let found: String = sqlx::query_scalar("PRAGMA integrity_check").fetch_one(tx.conn()).await.unwrap();
+    found == "ok"
 }
 
 /// A zone `z`, an L2 network `l2` on device `eth0`, an L3 network `l3` and a range `r` of 10.0.0.2 to 10.0.0.5.
@@ -80,6 +87,25 @@ async fn what_is_committed_is_there_after_reopening() {
     let store = Store::open(&url(&dir)).await.unwrap();
     let mut tx = store.read().await.unwrap();
     assert_eq!(network::range(&mut tx, "r").await.unwrap().unwrap().end_ip, "10.0.0.5");
+}
+
+#[tokio::test]
+async fn indexes_of_another_order_are_made_anew() {
+    let (dir, store) = fresh().await;
+    store.close().await;
+    let other = SqliteConnectOptions::new().filename(dir.path().join("vipgate.db")).foreign_keys(false);
+    let other = other.collation(fold::COLLATION, |a, b| fold::compare(b, a));
+    let mut other = other.connect().await.unwrap();
+    for tag in ["a", "b", "c"] {
+        let insert = "INSERT INTO user_tags VALUES ($1, 'r', 'ZoneVO', $1, 'User', 0, 0)";
+        sqlx::query(insert).bind(tag).execute(&mut other).await.unwrap();
+    }
+    let store = Store::open(&url(&dir)).await.unwrap();
+    assert!(!sound(&store).await, "the other order is ours");
+    store.close().await;
+    sqlx::query("UPDATE collations SET unicode = '1.1.0'").execute(&mut other).await.unwrap();
+    let store = Store::open(&url(&dir)).await.unwrap();
+    assert!(sound(&store).await);
 }
 
 #[tokio::test]

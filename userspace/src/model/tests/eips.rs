@@ -146,7 +146,7 @@ async fn it_is_attached_once_and_detached_once() {
     let ip = router.text("SELECT ip FROM vm_nics WHERE uuid = $1", &site.nic).await;
     let state = elastic(router, &vip).await.unwrap();
     assert_eq!((&state.uuid, state.guest.to_string(), state.leads), (&eip, ip.clone(), true));
-    let shown = "SELECT vip_ip || ' ' || guest_ip FROM eip_inventories WHERE uuid = $1";
+    let shown = "SELECT vip_ip || ' ' || guest_ip FROM eips WHERE uuid = $1";
     let vip_ip = router.text("SELECT ip FROM vips WHERE uuid = $1", &vip).await;
     assert_eq!(router.text(shown, &eip).await, format!("{vip_ip} {ip}"));
     router.refuses(ATTACH, to.clone(), "SYS.1006", "already; detach it first").await;

@@ -213,7 +213,7 @@ async fn what_a_rule_leads_to_is_what_the_kernel_shall_forward() {
     assert_eq!((forward.ports, forward.guest_port), ((2000, 2009), 3000));
     let ip = site.router.text("SELECT ip FROM vm_nics WHERE uuid = $1", &site.nic).await;
     assert_eq!(forward.guest.to_string(), ip);
-    let shown = "SELECT vip_ip || ' ' || guest_ip FROM port_forwarding_rule_inventories WHERE uuid = $1";
+    let shown = "SELECT vip_ip || ' ' || guest_ip FROM port_forwarding_rules WHERE uuid = $1";
     assert_eq!(site.router.text(shown, &uuid).await, format!("{} {ip}", state.address));
     assert_eq!(site.router.store.vips().await.unwrap(), [state]);
 }

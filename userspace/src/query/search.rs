@@ -1,0 +1,149 @@
+//! Where a query starts: at the few rows that a condition names, or at the first of all rows in their order.
+//!
+//! Few rows that meet a condition are looked up beforehand, and the query starts at their keys, whatever its order. Where
+//! many meet it, that would gather and sort most of a table for one page: then the query goes through the rows in their
+//! order, by an index, asks of each whether it meets the condition, and ends when its page is full. Which of both it is,
+//! only the rows can tell: each condition is tried alone, until it has found [`FEW`] rows. That happens in the query's own
+//! transaction, so that both see the same rows.
+
+use sea_query::{
+    Alias, Expr, ExprTrait, Func, IntoColumnRef, Order, Query as Sql, SelectStatement, SimpleExpr, SqliteQueryBuilder,
+};
+use sea_query_sqlx::SqlxBinder;
+use serde_json::{Value, json};
+use sqlx::{AssertSqlSafe, FromRow, sqlite::SqliteRow};
+
+use crate::store::{self, Tx};
+
+/// Fewer rows than this are few. For a page of 100 out of 100,000 rows both ways cost the same at some 3,000; trying must
+/// cost less than either.
+pub(super) const FEW: usize = 1000;
+
+/// SQLite's own number of a row: what has rows has this.
+const ROW: &str = "rowid";
+
+/// A condition on the rows of a table.
+#[derive(Clone, Debug)]
+pub(super) struct Met {
+    pub(super) expr: SimpleExpr,
+    /// Many rows meet it: it asks of a row, and leads to none.
+    pub(super) many: bool,
+}
+
+impl Met {
+    /// A condition that nobody has tried yet.
+    pub(super) fn untried(expr: SimpleExpr) -> Self {
+        Self { expr, many: false }
+    }
+}
+
+/// Rows that others are asked for.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Rows<'a> {
+    /// Table or view.
+    pub(super) name: &'static str,
+    /// What statements call it.
+    pub(super) alias: &'a str,
+    /// Whose value is asked for.
+    pub(super) column: &'a str,
+    /// They are tried in the order in which they lie, not by an index: its order may have those that meet the condition last.
+    pub(super) as_they_lie: bool,
+}
+
+/// Tries conditions in the transaction of a query.
+#[derive(Debug)]
+pub(super) struct Search<'t> {
+    pub(super) tx: &'t mut Tx,
+    /// Fewer rows than this are few: [`FEW`], but for tests.
+    pub(super) few: usize,
+}
+
+impl Search<'_> {
+    /// `near` is the value of one of the rows that meet the condition.
+    pub(super) async fn is_among(&mut self, near: SimpleExpr, rows: Rows<'_>, met: Met) -> store::Result<Met> {
+        let keys = self.keys(rows, &met).await?;
+        Ok(is_among(near, rows, met, keys.as_deref()))
+    }
+
+    /// The values of the rows that meet the condition, if those are few.
+    pub(super) async fn keys(&mut self, rows: Rows<'_>, met: &Met) -> store::Result<Option<Vec<String>>> {
+        if met.many {
+            return Ok(None);
+        }
+        let mut select = found(rows, met.expr.clone());
+        if rows.as_they_lie {
+            select.order_by(ROW, Order::Asc);
+        }
+        let keys = self.few::<Option<String>>(select).await?;
+        Ok(keys.map(|keys| keys.into_iter().flatten().collect()))
+    }
+
+    /// The condition on the table's rows as their query is to have it.
+    pub(super) async fn lead(&mut self, name: &'static str, alias: &str, met: Met) -> store::Result<SimpleExpr> {
+        if met.many {
+            return Ok(met.expr);
+        }
+        let rows = Rows { name, alias, column: ROW, as_they_lie: true };
+        let mut select = found(rows, met.expr.clone());
+        select.order_by(ROW, Order::Asc);
+        Ok(match self.few::<i64>(select).await? {
+            Some(numbers) => Expr::col(in_table(alias, ROW)).in_subquery(elements(&json!(numbers))),
+            None => asking(met.expr),
+        })
+    }
+
+    /// What a statement finds, if that is few.
+    async fn few<T>(&mut self, mut select: SelectStatement) -> store::Result<Option<Vec<T>>>
+    where
+        (T,): for<'r> FromRow<'r, SqliteRow>,
+        T: Send + Unpin,
+    {
+        select.limit(self.few as u64);
+        let (sql, values) = select.build_sqlx(SqliteQueryBuilder);
+        // Safe: the text was made of names from our own tables, every value is bound.
+        let found: Vec<T> = sqlx::query_scalar_with(AssertSqlSafe(sql), values).fetch_all(self.tx.conn()).await?;
+        Ok((found.len() < self.few).then_some(found))
+    }
+}
+
+/// `near` is the value of one of the rows that meet the condition, whose `keys` are known where they are few.
+pub(super) fn is_among(near: SimpleExpr, rows: Rows<'_>, met: Met, keys: Option<&[String]>) -> Met {
+    match keys {
+        Some(keys) => Met::untried(near.in_subquery(elements(&json!(keys)))),
+        None => Met { expr: has_row(near, rows, met.expr), many: true },
+    }
+}
+
+/// `near` is the value of no row that meets the condition: asked of each, since what has none of something is many.
+pub(super) fn is_not_among(near: SimpleExpr, rows: Rows<'_>, condition: SimpleExpr) -> Met {
+    Met { expr: has_row(near, rows, condition).not(), many: true }
+}
+
+fn has_row(near: SimpleExpr, rows: Rows<'_>, condition: SimpleExpr) -> SimpleExpr {
+    let mut row = found(rows, asking(condition));
+    row.and_where(Expr::col(in_table(rows.alias, rows.column)).eq(near));
+    // Without a limit SQLite 3.51 makes a join of it, which gives a row that OFFSET skips as often as it has partners.
+    Expr::exists(row.limit(1).take())
+}
+
+/// A column of what a statement calls `alias`.
+pub(super) fn in_table(alias: &str, column: &str) -> impl IntoColumnRef + use<> {
+    (Alias::new(alias), Alias::new(column))
+}
+
+/// The values of the rows that meet the condition.
+fn found(rows: Rows<'_>, condition: SimpleExpr) -> SelectStatement {
+    let value = in_table(rows.alias, rows.column);
+    Sql::select().column(value).from_as(rows.name, Alias::new(rows.alias)).and_where(condition).take()
+}
+
+/// The condition in a form for which SQLite uses no index.
+fn asking(condition: SimpleExpr) -> SimpleExpr {
+    Expr::cust_with_expr("+(?)", condition)
+}
+
+/// The elements of an array as rows: one bound value, however many they are.
+fn elements(array: &Value) -> SelectStatement {
+    let each = Func::cust("json_each").arg(array.to_string());
+    Sql::select().column("value").from_function(each, "elements").take()
+}
