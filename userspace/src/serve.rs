@@ -22,7 +22,7 @@ use crate::{
     loader::{LoadError, Options, Plane},
     lock::{Lock, LockError},
     model,
-    net::Devices,
+    net::{Devices, NetError},
     reconcile::{self, Reconciler},
     rest::{self, RestState},
     state::Limits,
@@ -45,6 +45,8 @@ pub enum ServeError {
     Kernel(#[from] LoadError),
     #[error(transparent)]
     Reconcile(#[from] reconcile::ApplyError),
+    #[error(transparent)]
+    Network(#[from] NetError),
     #[error("cannot make the client of web hooks: {0}")]
     WebHooks(#[from] reqwest::Error),
     #[error("the admin's first password cannot be stored: {0}")]
@@ -75,7 +77,7 @@ pub async fn serve(config: Config) -> Result<(), ServeError> {
     let limits = Limits { services: sizes.services, backends: sizes.backends, ..Limits::default() };
     let store = store.with_limits(limits);
     let address = listener.local_addr().unwrap_or(config.listen);
-    let devices = Devices { api: address };
+    let devices = Devices::open(address)?;
     let mut tx = store.begin().await?;
     model::follow(&mut tx, &devices).await?;
     tx.commit().await?;

@@ -5,15 +5,16 @@
 
 pub mod arp;
 mod netlink;
+mod own;
 pub mod sysctl;
 mod watch;
 
 use std::{
     io,
     net::{Ipv4Addr, SocketAddr},
+    sync::{Mutex, PoisonError},
 };
 
-use nix::sys::socket::SockaddrStorage;
 use thiserror::Error;
 
 pub use self::{
@@ -21,6 +22,7 @@ pub use self::{
     watch::{Changes, Watcher},
 };
 use crate::model;
+use own::Own;
 
 /// A network device of the router.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,11 +63,19 @@ pub enum NetError {
     Sysctl { path: String, value: u32, source: io::Error },
 }
 
-/// The router's devices and their addresses, asked of the kernel at each call; cheap and synchronous.
-#[derive(Clone, Copy, Debug)]
+/// The router's devices and their addresses as they are at each call; cheap and synchronous.
+#[derive(Debug)]
 pub struct Devices {
     /// Where the API is served.
-    pub api: SocketAddr,
+    api: SocketAddr,
+    own: Mutex<Own>,
+}
+
+impl Devices {
+    /// Those of the calling thread's network namespace.
+    pub fn open(api: SocketAddr) -> Result<Self, NetError> {
+        Ok(Self { api, own: Mutex::new(Own::open()?) })
+    }
 }
 
 impl model::Devices for Devices {
@@ -84,38 +94,29 @@ impl model::Devices for Devices {
         names
     }
 
-    /// VIPs are told by their prefix: they are alone in it. Empty when the kernel does not tell.
+    /// Empty when the kernel does not tell.
     fn addresses_by_device(&self) -> Vec<(String, Ipv4Addr)> {
-        let Ok(interfaces) = nix::ifaddrs::getifaddrs() else {
-            return Vec::new();
-        };
-        let ipv4 = |address: Option<SockaddrStorage>| Some(address?.as_sockaddr_in()?.ip());
-        interfaces
-            .filter_map(|interface| {
-                let (address, netmask) = (ipv4(interface.address)?, ipv4(interface.netmask)?);
-                (!netmask.is_broadcast()).then_some((interface.interface_name, address))
-            })
-            .collect()
+        self.own.lock().unwrap_or_else(PoisonError::into_inner).addresses()
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::net::IpAddr;
-
     use super::*;
 
-    const DEVICES: Devices = Devices { api: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8080) };
+    fn devices() -> Devices {
+        Devices::open(SocketAddr::from((Ipv4Addr::LOCALHOST, 8080))).unwrap()
+    }
 
     #[test]
     fn the_loopbacks_address_is_the_routers_own() {
-        assert!(model::Devices::addresses(&DEVICES).contains(&Ipv4Addr::LOCALHOST));
-        let by_device = model::Devices::addresses_by_device(&DEVICES);
+        assert!(model::Devices::addresses(&devices()).contains(&Ipv4Addr::LOCALHOST));
+        let by_device = model::Devices::addresses_by_device(&devices());
         assert!(by_device.contains(&("lo".to_owned(), Ipv4Addr::LOCALHOST)));
     }
 
     #[test]
     fn the_loopback_is_no_choice() {
-        assert!(!model::Devices::list(&DEVICES).contains(&"lo".to_owned()));
+        assert!(!model::Devices::list(&devices()).contains(&"lo".to_owned()));
     }
 }
