@@ -120,10 +120,6 @@ impl Jobs {
     pub async fn accept(&self, mut tx: Tx, ticket: Ticket, outcome: Result<Outcome, ApiError>) -> Result<(), Refused> {
         let store = &self.inner.store;
         let outcome = match outcome {
-            Ok(outcome) => self.prepare(outcome).await,
-            Err(error) => Err(error),
-        };
-        let outcome = match outcome {
             Ok(outcome) => outcome,
             Err(error) => {
                 tx.rollback().await?;
@@ -150,12 +146,12 @@ impl Jobs {
         Ok(())
     }
 
-    /// A device that cannot carry the programs refuses the call that needs it.
-    async fn prepare(&self, outcome: Outcome) -> Result<Outcome, ApiError> {
-        if let Some(device) = outcome.needs_device.clone() {
-            self.inner.apply.prepare(device).await.map_err(|error| ApiError::operation(error.to_string()))?;
-        }
-        Ok(outcome)
+    /// Makes a device carry the programs before a call that needs it is accepted.
+    ///
+    /// # Errors
+    /// It can't carry them, which refuses the call.
+    pub async fn prepare(&self, device: String) -> Result<(), ApiError> {
+        self.inner.apply.prepare(device).await.map_err(|error| ApiError::operation(error.to_string()))
     }
 
     /// Looks a job up.

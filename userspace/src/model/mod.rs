@@ -95,7 +95,8 @@ pub struct Outcome {
     pub vips: BTreeSet<String>,
     /// Whether the set of devices that carry programs may differ now.
     pub devices: bool,
-    /// A device that must be able to carry the programs: without it nothing of the call may be stored.
+    /// A device that must be able to carry the programs: without it nothing of the call may be stored. Where it has to be
+    /// set up first, the call is decided anew afterwards.
     pub needs_device: Option<String>,
 }
 
@@ -149,6 +150,7 @@ impl From<store::Error> for ApiError {
             | store::Error::Open { .. }
             | store::Error::Migrate { .. }
             | store::Error::Database(_)
+            | store::Error::Commit(_)
             | store::Error::Corrupt { .. } => Self::internal(error.to_string()),
         }
     }

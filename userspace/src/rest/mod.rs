@@ -257,13 +257,26 @@ impl RestState {
         let mut arguments = incoming.arguments(call).map_err(bad_request)?;
         let ticket = incoming.ticket(call.api.name()).map_err(bad_request)?;
         let session = header::session(&incoming.headers).unwrap_or_default();
-        let hashed = self.sessions.hash_password(session, &mut arguments).await;
+        let mut possible = self.sessions.hash_password(session, &mut arguments).await;
         let uuid = ticket.uuid.clone();
         tracing::debug!(api = ticket.api, job = uuid, "an asynchronous call came in");
-        let mut tx = self.store.begin().await.map_err(internal)?;
-        let outcome = match hashed {
-            Ok(()) => self.decide(&mut tx, call, arguments, &incoming.headers).await,
-            Err(error) => Err(error),
+        let mut prepared = None;
+        let (tx, outcome) = loop {
+            let mut tx = self.store.begin().await.map_err(internal)?;
+            let outcome = match possible.clone() {
+                Ok(()) => self.decide(&mut tx, call, arguments.clone(), &incoming.headers).await,
+                Err(error) => Err(error),
+            };
+            let needed = outcome.as_ref().ok().and_then(|outcome| outcome.needs_device.clone());
+            if needed.is_none() || needed == prepared {
+                break (tx, outcome);
+            }
+            // Other writers need not wait for a device: the call is decided anew when it is ready.
+            tx.rollback().await.map_err(internal)?;
+            if let Some(device) = needed.clone() {
+                possible = self.jobs.prepare(device).await;
+            }
+            prepared = needed;
         };
         self.accept(tx, ticket, outcome).await?;
         Ok(accepted(&self.base(&incoming.headers), &uuid))

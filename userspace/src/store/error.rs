@@ -1,6 +1,6 @@
 //! What can go wrong between us and the database.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, sync::Arc};
 
 /// An error of the store. None of them is the caller's fault: to a client they are all internal errors.
 #[derive(Debug, thiserror::Error)]
@@ -20,6 +20,9 @@ pub enum Error {
     /// A statement failed.
     #[error("database: {0}")]
     Database(#[from] sqlx::Error),
+    /// What transactions wrote together.
+    #[error("the changes can't be stored: {0}; is there room on the disk?")]
+    Commit(Arc<sqlx::Error>),
     /// A row holds what this program would never write.
     #[error("the database holds {what} {value:?} in {place}: it was changed by other means")]
     Corrupt { what: &'static str, value: String, place: String },

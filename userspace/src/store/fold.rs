@@ -7,7 +7,7 @@
 
 use std::{cmp::Ordering, collections::HashMap, sync::LazyLock};
 
-use sqlx::SqlitePool;
+use sqlx::{Connection, SqliteConnection};
 
 /// Name of the collation.
 pub const COLLATION: &str = "folded";
@@ -37,7 +37,7 @@ pub fn compare(a: &str, b: &str) -> Ordering {
 }
 
 /// Makes the indexes with the collation anew if it has changed since they were made.
-pub(super) async fn keep_order(writer: &SqlitePool) -> sqlx::Result<()> {
+pub(super) async fn keep_order(writer: &mut SqliteConnection) -> sqlx::Result<()> {
     let (major, minor, update) = char::UNICODE_VERSION;
     let mut tx = writer.begin_with("BEGIN IMMEDIATE").await?;
     let changed = sqlx::query(

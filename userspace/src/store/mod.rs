@@ -3,7 +3,7 @@
 //! SQLite in WAL mode with foreign keys, `synchronous=FULL`: what was committed survives a power cut. SQLite lets one
 //! connection write at a time, so there is exactly one: a writer waits its turn in memory, fair and without busy
 //! errors, and readers see the last commit and never wait. Every change of a call is one [`Tx`]; dropping it unfinished
-//! undoes it.
+//! undoes it. Those that wait for their turns at the same time share the wait for the disk.
 //!
 //! SQL texts are constants and every value is bound. Tables and columns: `userspace/migrations/sqlite/`.
 
@@ -25,23 +25,24 @@ pub mod tag;
 pub mod vip;
 pub mod vip_qos;
 pub mod vm;
+mod writer;
 
 #[cfg(test)]
 mod tests;
 
 use std::{
-    ops::DerefMut,
     path::{Path, PathBuf},
     time::Duration,
 };
 
 use sqlx::{
-    Sqlite, SqliteConnection, SqlitePool, Transaction,
+    Connection, Sqlite, SqliteConnection, SqlitePool, Transaction,
     migrate::Migrator,
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
 
 use crate::state::Limits;
+use writer::{Turn, Writer};
 
 pub use error::Error;
 
@@ -59,7 +60,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// The open database; clones share it.
 #[derive(Clone, Debug)]
 pub struct Store {
-    writer: SqlitePool,
+    writer: Writer,
     readers: SqlitePool,
     limits: Limits,
 }
@@ -82,21 +83,16 @@ impl Store {
             .synchronous(SqliteSynchronous::Full)
             .busy_timeout(PATIENCE)
             .collation(fold::COLLATION, fold::compare);
-        let writer = SqlitePoolOptions::new()
-            .max_connections(1)
-            .acquire_timeout(PATIENCE)
-            .connect_with(options.clone())
-            .await
-            .map_err(open_error)?;
-        MIGRATIONS.run(&writer).await.map_err(|source| Error::Migrate { path: path.clone(), source })?;
-        fold::keep_order(&writer).await.map_err(open_error)?;
+        let mut writer = SqliteConnection::connect_with(&options).await.map_err(open_error)?;
+        MIGRATIONS.run(&mut writer).await.map_err(|source| Error::Migrate { path: path.clone(), source })?;
+        fold::keep_order(&mut writer).await.map_err(open_error)?;
         let readers = SqlitePoolOptions::new()
             .max_connections(READERS)
             .acquire_timeout(PATIENCE)
             .connect_with(options.read_only(true))
             .await
             .map_err(open_error)?;
-        Ok(Self { writer, readers, limits: Limits::default() })
+        Ok(Self { writer: Writer::new(writer), readers, limits: Limits::default() })
     }
 
     /// The same store for kernel tables of these sizes; they are the default ones unless told.
@@ -110,7 +106,8 @@ impl Store {
     /// # Errors
     /// [`Error::Database`].
     pub async fn begin(&self) -> Result<Tx> {
-        Ok(Tx { inner: self.writer.begin_with("BEGIN IMMEDIATE").await?, now: now(), limits: self.limits })
+        let turn = self.writer.begin(PATIENCE).await?;
+        Ok(Tx { inner: Inner::Writing(turn), now: now(), limits: self.limits })
     }
 
     /// Begins a read-only transaction: one consistent view of what is committed. Writes fail.
@@ -118,7 +115,7 @@ impl Store {
     /// # Errors
     /// [`Error::Database`].
     pub async fn read(&self) -> Result<Tx> {
-        Ok(Tx { inner: self.readers.begin().await?, now: now(), limits: self.limits })
+        Ok(Tx { inner: Inner::Reading(self.readers.begin().await?), now: now(), limits: self.limits })
     }
 
     /// Writes the log back into the file and closes it.
@@ -131,15 +128,24 @@ impl Store {
 /// One transaction, at one instant.
 #[derive(Debug)]
 pub struct Tx {
-    inner: Transaction<'static, Sqlite>,
+    inner: Inner,
     now: i64,
     limits: Limits,
+}
+
+#[derive(Debug)]
+enum Inner {
+    Reading(Transaction<'static, Sqlite>),
+    Writing(Turn),
 }
 
 impl Tx {
     /// The connection, for SQL.
     pub fn conn(&mut self) -> &mut SqliteConnection {
-        self.inner.deref_mut()
+        match &mut self.inner {
+            Inner::Reading(transaction) => transaction,
+            Inner::Writing(turn) => turn.connection(),
+        }
     }
 
     /// When the transaction began, in milliseconds since 1970: the date of all that it writes.
@@ -154,12 +160,15 @@ impl Tx {
         self.limits
     }
 
-    /// Makes everything durable.
+    /// Makes everything durable; waits for the disk after the next writer's turn has begun.
     ///
     /// # Errors
-    /// [`Error::Database`].
+    /// [`Error::Database`]; [`Error::Commit`]: nothing of it is stored.
     pub async fn commit(self) -> Result<()> {
-        Ok(self.inner.commit().await?)
+        match self.inner {
+            Inner::Reading(transaction) => Ok(transaction.commit().await?),
+            Inner::Writing(turn) => turn.commit().await,
+        }
     }
 
     /// Undoes everything. Dropping does the same, later.
@@ -167,7 +176,10 @@ impl Tx {
     /// # Errors
     /// [`Error::Database`].
     pub async fn rollback(self) -> Result<()> {
-        Ok(self.inner.rollback().await?)
+        match self.inner {
+            Inner::Reading(transaction) => Ok(transaction.rollback().await?),
+            Inner::Writing(turn) => turn.rollback().await,
+        }
     }
 }
 

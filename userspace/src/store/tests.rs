@@ -2,11 +2,12 @@
 
 use std::net::Ipv4Addr;
 
+use futures::poll;
 use sqlx::{ConnectOptions, sqlite::SqliteConnectOptions};
 use tempfile::TempDir;
 
 use super::{
-    Error, Store, address, fold,
+    Error, Store, Tx, address, fold,
     network::{self, IpRange, L2Network, L3Network, Zone},
     number::{self, Numbers},
     resource,
@@ -155,6 +156,64 @@ async fn writers_take_turns() {
     }
     let mut tx = store.read().await.unwrap();
     assert!(resource::kind_of(&mut tx, "z19").await.unwrap().is_some());
+}
+
+async fn zone(store: &Store, uuid: &str) -> Option<String> {
+    resource::kind_of(&mut store.read().await.unwrap(), uuid).await.unwrap()
+}
+
+/// A writer that has written this zone and waits for the disk, and one whose turn it is meanwhile.
+async fn together(store: &Store, uuid: &'static str) -> (impl Future<Output = Result<(), Error>> + use<>, Tx) {
+    let mut first = store.begin().await.unwrap();
+    let mut second = Box::pin(store.begin());
+    assert!(poll!(second.as_mut()).is_pending());
+    resource::register(&mut first, "ZoneVO", uuid, ADMIN).await.unwrap();
+    let mut first = Box::pin(first.commit());
+    tokio::select! {
+        _ = &mut first => panic!("it has not waited for who waited"),
+        second = second => (first, second.unwrap()),
+    }
+}
+
+#[tokio::test]
+async fn writers_that_wait_at_the_same_time_share_a_commit() {
+    let (_dir, store) = fresh().await;
+    let (first, mut second) = together(&store, "z1").await;
+    assert_eq!(zone(&store, "z1").await, None, "not told, not stored");
+    resource::register(&mut second, "ZoneVO", "z2", ADMIN).await.unwrap();
+    let (first, second) = tokio::join!(first, second.commit());
+    first.and(second).unwrap();
+    assert!(zone(&store, "z1").await.and(zone(&store, "z2").await).is_some());
+}
+
+#[tokio::test]
+async fn a_writer_undoes_nothing_of_those_it_shares_a_commit_with() {
+    let (_dir, store) = fresh().await;
+    let (first, mut second) = together(&store, "z1").await;
+    resource::register(&mut second, "ZoneVO", "z2", ADMIN).await.unwrap();
+    drop(second);
+    first.await.unwrap();
+    let (first, mut second) = together(&store, "z3").await;
+    resource::register(&mut second, "ZoneVO", "z4", ADMIN).await.unwrap();
+    second.rollback().await.unwrap();
+    first.await.unwrap();
+    assert!(zone(&store, "z1").await.and(zone(&store, "z3").await).is_some());
+    assert_eq!(zone(&store, "z2").await.or(zone(&store, "z4").await), None);
+}
+
+#[tokio::test]
+async fn what_the_database_gives_up_is_told_to_all_who_wait_for_it() {
+    let (_dir, store) = fresh().await;
+    let (first, mut second) = together(&store, "z1").await;
+    // As SQLite does by itself when the disk is full.
+    sqlx::query("ROLLBACK").execute(second.conn()).await.unwrap();
+    let (first, second) = tokio::join!(first, second.commit());
+    assert!(matches!(first, Err(Error::Commit(_))) && matches!(second, Err(Error::Commit(_))), "{first:?} {second:?}");
+    let mut third = store.begin().await.unwrap();
+    resource::register(&mut third, "ZoneVO", "z3", ADMIN).await.unwrap();
+    third.commit().await.unwrap();
+    assert_eq!(zone(&store, "z1").await, None);
+    assert!(zone(&store, "z3").await.is_some());
 }
 
 #[tokio::test]
