@@ -1,10 +1,15 @@
 //! Gratuitous ARP: tells a VIP's neighbours at which MAC address it is now (RFC 5227, section 2.3; RFC 5944, 4.6).
 
-use std::{net::Ipv4Addr, os::fd::AsRawFd};
+use std::{
+    collections::HashMap,
+    net::Ipv4Addr,
+    os::fd::AsRawFd,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use nix::{
     ifaddrs::getifaddrs,
-    sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, SockaddrLike, bind, send, socket},
+    sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, SockaddrStorage, bind, send, socket},
 };
 
 use super::{Device, NetError};
@@ -14,31 +19,52 @@ const ETHERTYPE_ARP: [u8; 2] = [0x08, 0x06];
 /// Shortest Ethernet frame without its checksum.
 const FRAME: usize = 60;
 
-/// Sends one announcement of each VIP from a device. Blocks no longer than the device's queue; needs CAP_NET_RAW.
-pub fn announce(device: &Device, vips: &[Ipv4Addr]) -> Result<(), NetError> {
-    let Some(first) = vips.first().filter(|_| device.ethernet && device.up) else {
-        return Ok(());
-    };
-    let failed = |vip: Ipv4Addr, error: nix::Error| NetError::Announce {
-        vip,
-        device: device.name.clone(),
-        source: error.into(),
-    };
-    let opened = socket(AddressFamily::Packet, SockType::Raw, SockFlag::SOCK_CLOEXEC, None);
-    let socket = opened.map_err(|error| failed(*first, error))?;
-    // The device's own link-layer address names it, and no protocol: the socket sends and receives nothing.
-    let links = getifaddrs().map_err(|error| failed(*first, error))?;
-    let link = links
-        .filter(|interface| interface.interface_name == device.name)
-        .filter_map(|interface| interface.address)
-        .find(|address| address.family() == Some(AddressFamily::Packet))
-        .ok_or_else(|| failed(*first, nix::Error::ENODEV))?;
-    bind(socket.as_raw_fd(), &link).map_err(|error| failed(*first, error))?;
-    for vip in vips {
-        send(socket.as_raw_fd(), &announcement(device.mac, *vip), MsgFlags::empty())
-            .map_err(|error| failed(*vip, error))?;
+/// Sends announcements; clones share what they know of devices.
+#[derive(Clone, Debug, Default)]
+pub struct Announcer {
+    /// Link-layer addresses by interface index, which names one device for ever: to list them takes the kernel longer the
+    /// more VIPs there are.
+    links: Arc<Mutex<HashMap<u32, SockaddrStorage>>>,
+}
+
+impl Announcer {
+    /// Sends one announcement of each VIP from a device. Blocks no longer than the device's queue; needs CAP_NET_RAW.
+    pub fn announce(&self, device: &Device, vips: &[Ipv4Addr]) -> Result<(), NetError> {
+        let Some(first) = vips.first().filter(|_| device.ethernet && device.up) else {
+            return Ok(());
+        };
+        let failed = |vip: Ipv4Addr, error: nix::Error| NetError::Announce {
+            vip,
+            device: device.name.clone(),
+            source: error.into(),
+        };
+        let opened = socket(AddressFamily::Packet, SockType::Raw, SockFlag::SOCK_CLOEXEC, None);
+        let socket = opened.map_err(|error| failed(*first, error))?;
+        let link = self.link(device).map_err(|error| failed(*first, error))?;
+        bind(socket.as_raw_fd(), &link).map_err(|error| failed(*first, error))?;
+        for vip in vips {
+            send(socket.as_raw_fd(), &announcement(device.mac, *vip), MsgFlags::empty())
+                .map_err(|error| failed(*vip, error))?;
+        }
+        Ok(())
     }
-    Ok(())
+
+    /// The device's own link-layer address: it names the device, and no protocol, so that a socket receives nothing.
+    fn link(&self, device: &Device) -> nix::Result<SockaddrStorage> {
+        let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(link) = links.get(&device.ifindex) {
+            return Ok(*link);
+        }
+        let addresses = getifaddrs()?
+            .filter(|interface| interface.interface_name == device.name)
+            .filter_map(|interface| interface.address);
+        for address in addresses {
+            if let Some(link) = address.as_link_addr() {
+                links.insert(u32::try_from(link.ifindex()).unwrap_or_default(), address);
+            }
+        }
+        links.get(&device.ifindex).copied().ok_or(nix::Error::ENODEV)
+    }
 }
 
 /// An ARP announcement: a broadcast request whose sender and target are both the VIP, so that nobody answers and

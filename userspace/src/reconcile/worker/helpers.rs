@@ -16,7 +16,7 @@ use tracing::{debug, warn};
 use super::{Command, Placed, blocking, lock};
 use crate::{
     loader::Epoch,
-    net::{Device, Netlink, Watcher, arp},
+    net::{Device, Netlink, Watcher, arp::Announcer},
 };
 
 /// Pause between a change of devices and the look at them, so that a burst of changes costs one look.
@@ -72,10 +72,10 @@ pub(super) async fn confirm(net: Netlink, backends: BTreeSet<Ipv4Addr>) {
     }
 }
 
-pub(super) async fn announce(vips: Vec<(Device, Vec<Ipv4Addr>)>) {
+pub(super) async fn announce(announcer: Announcer, vips: Vec<(Device, Vec<Ipv4Addr>)>) {
     blocking(move || {
         for (device, vips) in vips {
-            if let Err(error) = arp::announce(&device, &vips) {
+            if let Err(error) = announcer.announce(&device, &vips) {
                 warn!(%error, "neighbours may know the VIP elsewhere for a while");
             }
         }

@@ -26,7 +26,7 @@ use super::{ApplyError, Reply, devices::Managed, engine::Engine, sweep::Sweeper}
 use crate::{
     health::Checks,
     loader::{self, Epoch, Plane},
-    net::{Device, Netlink, Watcher},
+    net::{Device, Netlink, Watcher, arp::Announcer},
     state::{Limits, Source, VipState},
 };
 
@@ -100,6 +100,7 @@ pub(super) struct Worker<S> {
     network_dirty: Option<Retry>,
     /// End with the worker.
     tasks: Vec<AbortHandle>,
+    announcer: Announcer,
     /// Announcements that are still to be repeated.
     repeats: JoinSet<()>,
 }
@@ -146,6 +147,7 @@ impl<S: Source> Worker<S> {
             dirty: HashMap::new(),
             network_dirty: None,
             tasks,
+            announcer: Announcer::default(),
             repeats: JoinSet::new(),
         };
         worker.full_pass().await?;

@@ -108,12 +108,13 @@ impl<S: Source> Worker<S> {
         if vips.is_empty() {
             return;
         }
-        helpers::announce(vips.clone()).await;
+        let announcer = self.announcer.clone();
+        helpers::announce(announcer.clone(), vips.clone()).await;
         while self.repeats.try_join_next().is_some() {}
         self.repeats.spawn(async move {
             for pause in REPEAT_ANNOUNCEMENT {
                 sleep(pause).await;
-                helpers::announce(vips.clone()).await;
+                helpers::announce(announcer.clone(), vips.clone()).await;
             }
         });
     }
