@@ -9,7 +9,12 @@ mod apply;
 mod hook;
 mod rows;
 
-use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
+use std::{
+    collections::HashSet,
+    panic::AssertUnwindSafe,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use futures::FutureExt;
 use serde_json::{Map, Value};
@@ -83,6 +88,8 @@ struct Applying {
     change: Change,
     reply: Reply,
     with_schema: bool,
+    /// It may have a web hook.
+    hooked: bool,
 }
 
 /// The jobs of a store; clones share them.
@@ -96,6 +103,8 @@ struct Inner {
     apply: Arc<dyn Apply>,
     settings: Settings,
     hooks: hook::Hooks,
+    /// Jobs that are being applied: most polls ask for one of these, and need not ask the database.
+    running: Mutex<HashSet<String>>,
 }
 
 impl std::fmt::Debug for Jobs {
@@ -109,7 +118,7 @@ impl Jobs {
     /// The client for web hooks can't be made.
     pub fn new(store: Store, apply: Arc<dyn Apply>, settings: Settings) -> Result<Self, reqwest::Error> {
         let hooks = hook::Hooks::new(settings)?;
-        Ok(Self { inner: Arc::new(Inner { store, apply, settings, hooks }) })
+        Ok(Self { inner: Arc::new(Inner { store, apply, settings, hooks, running: Mutex::default() }) })
     }
 
     /// Ends the transaction of a call and makes its job. With an `outcome` both are committed together, and a task
@@ -127,7 +136,7 @@ impl Jobs {
                 let body = failure(&error, ticket.with_schema);
                 rows::insert_finished(&mut tx, &ticket, false, &body).await?;
                 self.commit(tx).await?;
-                self.call_hook(ticket.uuid);
+                self.call_hook(ticket.uuid, ticket.web_hook.is_some());
                 return Ok(());
             }
         };
@@ -136,10 +145,16 @@ impl Jobs {
             let body = success(query::render(&mut tx, &outcome.reply).await?, &outcome.reply, ticket.with_schema);
             rows::insert_finished(&mut tx, &ticket, true, &body).await?;
             self.commit(tx).await?;
-            self.call_hook(ticket.uuid);
+            self.call_hook(ticket.uuid, ticket.web_hook.is_some());
             return Ok(());
         }
-        let job = Applying { uuid: ticket.uuid.clone(), change, reply: outcome.reply, with_schema: ticket.with_schema };
+        let job = Applying {
+            uuid: ticket.uuid.clone(),
+            change,
+            reply: outcome.reply,
+            with_schema: ticket.with_schema,
+            hooked: ticket.web_hook.is_some(),
+        };
         rows::insert_applying(&mut tx, &ticket, &job).await?;
         self.commit(tx).await?;
         self.finish_later(job);
@@ -159,6 +174,9 @@ impl Jobs {
     /// # Errors
     /// The database fails.
     pub async fn poll(&self, uuid: &str) -> store::Result<Poll> {
+        if self.running().contains(uuid) {
+            return Ok(Poll::Running);
+        }
         let mut tx = self.inner.store.read().await?;
         let oldest = self.oldest(&tx);
         rows::poll(&mut tx, uuid, oldest).await
@@ -180,7 +198,7 @@ impl Jobs {
             self.finish_later(job);
         }
         for uuid in hooks {
-            self.call_hook(uuid);
+            self.call_hook(uuid, true);
         }
         Ok(())
     }
@@ -198,12 +216,19 @@ impl Jobs {
         tx.now().saturating_sub(retention)
     }
 
+    fn running(&self) -> MutexGuard<'_, HashSet<String>> {
+        self.inner.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn finish_later(&self, job: Applying) {
+        self.running().insert(job.uuid.clone());
         let jobs = self.clone();
         tokio::spawn(async move {
-            let uuid = job.uuid.clone();
-            match jobs.finish(job).await {
-                Ok(()) => jobs.call_hook(uuid),
+            let (uuid, hooked) = (job.uuid.clone(), job.hooked);
+            let finished = jobs.finish(job).await;
+            jobs.running().remove(&uuid);
+            match finished {
+                Ok(()) => jobs.call_hook(uuid, hooked),
                 // It stays `Applying`: the next start takes it up.
                 Err(error) => tracing::error!(job = uuid, %error, "the result of a job can't be stored"),
             }
@@ -230,12 +255,15 @@ impl Jobs {
             }
         };
         rows::finish(&mut tx, &job.uuid, succeeded, &body).await?;
-        self.commit(tx).await?;
+        tx.commit().await?;
         tracing::debug!(job = job.uuid, succeeded, "a job has finished");
         Ok(())
     }
 
-    fn call_hook(&self, uuid: String) {
+    fn call_hook(&self, uuid: String, hooked: bool) {
+        if !hooked {
+            return;
+        }
         let jobs = self.clone();
         tokio::spawn(async move {
             if let Err(error) = jobs.inner.hooks.deliver(&jobs.inner.store, &uuid).await {

@@ -105,7 +105,7 @@ pub(super) async fn applying(tx: &mut Tx) -> Result<Vec<Applying>> {
         .map(|(uuid, change, reply, with_schema)| {
             let change = parsed("change", &change, &uuid)?;
             let reply = parsed("reply", &reply, &uuid)?;
-            Ok(Applying { uuid, change, reply, with_schema })
+            Ok(Applying { uuid, change, reply, with_schema, hooked: true })
         })
         .collect()
 }
