@@ -41,14 +41,30 @@ pub(super) async fn all(
     table: &'static Table,
     conditions: &[Condition],
     viewer: Viewer<'_>,
-) -> Result<Cond, ApiError> {
+) -> Result<Conditions, ApiError> {
     let mut reader = Reader::new(search, viewer).await?;
     let mut all = reader.of_table(table, &alias(0));
     for condition in conditions {
         let met = reader.follow(table, condition).await?;
-        all = all.add(reader.search.lead(table.name, &alias(0), met).await?);
+        all.push(reader.search.lead(table.name, &alias(0), met).await?);
     }
-    Ok(all)
+    Ok(Conditions(all))
+}
+
+/// All that the rows of a query meet.
+#[derive(Clone, Debug)]
+pub(super) struct Conditions(Vec<Met>);
+
+impl Conditions {
+    /// For a statement that needs all rows.
+    pub(super) fn gathering(&self) -> Cond {
+        self.0.iter().fold(Cond::all(), |all, met| all.add(met.gathering.clone()))
+    }
+
+    /// For one that ends early.
+    pub(super) fn asking(&self) -> Cond {
+        self.0.iter().fold(Cond::all(), |all, met| all.add(met.asking.clone()))
+    }
 }
 
 /// What statements call the table that a condition comes to after so many steps.
@@ -85,19 +101,22 @@ impl<'a> Reader<'a> {
     }
 
     /// What every row of the table meets that the viewer sees.
-    fn of_table(&self, table: &Table, alias: &str) -> Cond {
-        let mut all = Cond::all();
+    fn of_table(&self, table: &Table, alias: &str) -> Vec<Met> {
+        let mut all = Vec::new();
         if let Some((column, value)) = table.only {
-            all = all.add(Expr::col(in_table(alias, column)).eq(value));
+            all.push(Met::untried(Expr::col(in_table(alias, column)).eq(value)));
         }
         match (self.viewer, table.access) {
-            (None, _) | (_, Access::Everybody) => all,
-            (Some(account), Access::Account(column)) => all.add(Expr::col(in_table(alias, column)).eq(account)),
+            (None, _) | (_, Access::Everybody) => {}
+            (Some(account), Access::Account(column)) => {
+                all.push(Met::untried(Expr::col(in_table(alias, column)).eq(account)));
+            }
             (Some(account), Access::Resource(column)) => {
                 let uuid = Expr::col(in_table(alias, column));
-                all.add(search::is_among(uuid, VISIBLE, is_of(account), self.visible.as_deref()).expr)
+                all.push(search::is_among(uuid, VISIBLE, is_of(account), self.visible.as_deref()));
             }
         }
+        all
     }
 
     /// The condition as one on the rows of `table`, from where its steps lead back to there.
@@ -127,7 +146,7 @@ impl<'a> Reader<'a> {
     /// One of the resources at the step's far end that the viewer sees meets the condition.
     async fn across(&mut self, near: usize, step: &Step, met: Met) -> store::Result<Met> {
         let (near, far) = (alias(near), alias(near + 1));
-        let met = Met { expr: self.of_table(step.table, &far).add(met.expr).into(), ..met };
+        let met = self.of_table(step.table, &far).iter().fold(met, Met::seen);
         let rows = Rows { name: step.table.name, alias: &far, column: &column(step.far), as_they_lie: true };
         let near = Expr::col(in_table(&near, &column(step.near)));
         match step.via {

@@ -77,13 +77,13 @@ async fn run_with(
     let search = Search { tx: &mut *tx, few };
     let conditions = condition::all(search, table, &query.conditions, viewer).await?;
     // Checked for a count as well: a query that is wrong is wrong with every parameter.
-    let page = select::page(table, query, conditions.clone())?;
+    let page = select::page(table, query, &conditions)?;
     if !query.count {
         let inventories = render::inventories(tx, table, &page, &chosen).await.map_err(ApiError::from)?;
         reply.insert("inventories".to_owned(), inventories.into());
     }
     if query.count || query.reply_with_count {
-        let (sql, values) = select::total(table, query, conditions)?.build_sqlx(SqliteQueryBuilder);
+        let (sql, values) = select::total(table, query, &conditions)?.build_sqlx(SqliteQueryBuilder);
         let total: i64 = sqlx::query_scalar_with(sqlx::AssertSqlSafe(sql), values)
             .fetch_one(tx.conn())
             .await

@@ -4,7 +4,8 @@
 //! many meet it, that would gather and sort most of a table for one page: then the query goes through the rows in their
 //! order, by an index, asks of each whether it meets the condition, and ends when its page is full. Which of both it is,
 //! only the rows can tell: each condition is tried alone, until it has found [`FEW`] rows. That happens in the query's own
-//! transaction, so that both see the same rows.
+//! transaction, so that both see the same rows. A count, a group, and an order without an index need every row: there
+//! gathering costs less than asking.
 
 use sea_query::{
     Alias, Expr, ExprTrait, Func, IntoColumnRef, Order, Query as Sql, SelectStatement, SimpleExpr, SqliteQueryBuilder,
@@ -22,18 +23,30 @@ pub(super) const FEW: usize = 1000;
 /// SQLite's own number of a row: what has rows has this.
 const ROW: &str = "rowid";
 
-/// A condition on the rows of a table.
+/// A condition on the rows of a table, in both forms.
 #[derive(Clone, Debug)]
 pub(super) struct Met {
-    pub(super) expr: SimpleExpr,
-    /// Many rows meet it: it asks of a row, and leads to none.
+    /// For a statement that ends early: asks of one row after the other, by no index.
+    pub(super) asking: SimpleExpr,
+    /// For one that needs all rows: gathers those that meet it, as SQLite likes.
+    pub(super) gathering: SimpleExpr,
+    /// Many rows meet it.
     pub(super) many: bool,
 }
 
 impl Met {
     /// A condition that nobody has tried yet.
-    pub(super) fn untried(expr: SimpleExpr) -> Self {
-        Self { expr, many: false }
+    pub(super) fn untried(condition: SimpleExpr) -> Self {
+        Self { asking: condition.clone(), gathering: condition, many: false }
+    }
+
+    /// The same of the rows that one sees.
+    pub(super) fn seen(self, sight: &Self) -> Self {
+        Self {
+            asking: sight.asking.clone().and(self.asking),
+            gathering: sight.gathering.clone().and(self.gathering),
+            many: self.many,
+        }
     }
 }
 
@@ -70,7 +83,7 @@ impl Search<'_> {
         if met.many {
             return Ok(None);
         }
-        let mut select = found(rows, met.expr.clone());
+        let mut select = found(rows, met.asking.clone());
         if rows.as_they_lie {
             select.order_by(ROW, Order::Asc);
         }
@@ -79,16 +92,16 @@ impl Search<'_> {
     }
 
     /// The condition on the table's rows as their query is to have it.
-    pub(super) async fn lead(&mut self, name: &'static str, alias: &str, met: Met) -> store::Result<SimpleExpr> {
+    pub(super) async fn lead(&mut self, name: &'static str, alias: &str, met: Met) -> store::Result<Met> {
         if met.many {
-            return Ok(met.expr);
+            return Ok(met);
         }
         let rows = Rows { name, alias, column: ROW, as_they_lie: true };
-        let mut select = found(rows, met.expr.clone());
+        let mut select = found(rows, met.asking.clone());
         select.order_by(ROW, Order::Asc);
         Ok(match self.few::<i64>(select).await? {
-            Some(numbers) => Expr::col(in_table(alias, ROW)).in_subquery(elements(&json!(numbers))),
-            None => asking(met.expr),
+            Some(numbers) => Met::untried(Expr::col(in_table(alias, ROW)).in_subquery(elements(&json!(numbers)))),
+            None => Met { asking: asking(met.asking), gathering: met.gathering, many: true },
         })
     }
 
@@ -110,13 +123,21 @@ impl Search<'_> {
 pub(super) fn is_among(near: SimpleExpr, rows: Rows<'_>, met: Met, keys: Option<&[String]>) -> Met {
     match keys {
         Some(keys) => Met::untried(near.in_subquery(elements(&json!(keys)))),
-        None => Met { expr: has_row(near, rows, met.expr), many: true },
+        None => Met {
+            asking: has_row(near.clone(), rows, met.asking),
+            gathering: near.in_subquery(found(rows, met.gathering)),
+            many: true,
+        },
     }
 }
 
-/// `near` is the value of no row that meets the condition: asked of each, since what has none of something is many.
+/// `near` is the value of no row that meets the condition: true of many, since most things have none of something.
 pub(super) fn is_not_among(near: SimpleExpr, rows: Rows<'_>, condition: SimpleExpr) -> Met {
-    Met { expr: has_row(near, rows, condition).not(), many: true }
+    Met {
+        asking: has_row(near.clone(), rows, condition.clone()).not(),
+        gathering: near.not_in_subquery(found(rows, condition)),
+        many: true,
+    }
 }
 
 fn has_row(near: SimpleExpr, rows: Rows<'_>, condition: SimpleExpr) -> SimpleExpr {

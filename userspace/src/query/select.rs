@@ -6,7 +6,7 @@ use sea_query::{
 use vipgate_api::{ApiError, query::Query};
 
 use super::{
-    condition::{alias, compared, ident, no_such},
+    condition::{Conditions, alias, compared, ident, no_such},
     table::{Field, Kind, Table},
 };
 
@@ -14,7 +14,9 @@ use super::{
 const TURN: &str = "turn";
 
 /// The rows of `table` that meet the conditions, in the order of `query`, a page of them.
-pub(super) fn page(table: &'static Table, query: &Query, conditions: Cond) -> Result<SelectStatement, ApiError> {
+pub(super) fn page(table: &'static Table, query: &Query, conditions: &Conditions) -> Result<SelectStatement, ApiError> {
+    let ends_early = query.group_by.is_none() && table.has_order(query.sort.as_ref().map(|sort| sort.field.as_str()));
+    let conditions = if ends_early { conditions.asking() } else { conditions.gathering() };
     let mut select = chosen(table, query, conditions)?;
     match &query.sort {
         None => in_order(table, &mut select),
@@ -36,8 +38,12 @@ pub(super) fn page(table: &'static Table, query: &Query, conditions: Cond) -> Re
 }
 
 /// How many rows there would be without paging.
-pub(super) fn total(table: &'static Table, query: &Query, conditions: Cond) -> Result<SelectStatement, ApiError> {
-    let all = chosen(table, query, conditions)?;
+pub(super) fn total(
+    table: &'static Table,
+    query: &Query,
+    conditions: &Conditions,
+) -> Result<SelectStatement, ApiError> {
+    let all = chosen(table, query, conditions.gathering())?;
     Ok(Sql::select().expr(Func::count(Expr::col(Asterisk))).from_subquery(all, "chosen").take())
 }
 

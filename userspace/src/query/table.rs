@@ -87,6 +87,12 @@ impl Table {
         fields.map(|field| field.name).chain(lists.map(|list| list.name))
     }
 
+    /// An index has its rows in the order of that field; `None`: in their own order.
+    pub(super) fn has_order(&self, field: Option<&str>) -> bool {
+        let orders = ORDERS.iter().find(|(resource, _)| *resource == self.resource);
+        orders.is_some_and(|(_, orders)| field.is_none_or(|field| orders.contains(&field)))
+    }
+
     pub(super) fn field(&self, name: &str) -> Option<&'static Field> {
         self.fields.iter().find(|field| field.name == name)
     }
@@ -438,6 +444,21 @@ pub(super) const TABLES: &[Table] = &[
         fields: &[NAME, uuid("identityUuid"), text("identityType"), number("value"), CREATED, CHANGED],
         lists: &[],
     },
+];
+
+/// The tables that grow with the cloud, and the fields by which an index has their rows in order; in their own order, too.
+pub(super) const ORDERS: [(Resource, &[&str]); 11] = [
+    (Resource::VmInstance, &["createDate", "name"]),
+    (Resource::VmNic, &["createDate", "ip"]),
+    (Resource::Vip, &["createDate", "name", "ip"]),
+    (Resource::VipQos, &["createDate"]),
+    (Resource::LoadBalancer, &["name"]),
+    (Resource::Listener, &["createDate", "name", "loadBalancerPort"]),
+    (Resource::ListenerNicRef, &["id"]),
+    (Resource::PortForwardingRule, &["createDate", "name", "vipIp", "guestIp", "vipPortStart"]),
+    (Resource::Eip, &["createDate", "name", "vipIp", "guestIp"]),
+    (Resource::SystemTag, &["createDate"]),
+    (Resource::UserTag, &["createDate"]),
 ];
 
 /// The column of a field: `l3NetworkUuid` -> `l3_network_uuid`.

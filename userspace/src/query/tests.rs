@@ -20,7 +20,7 @@ use super::{
     run,
     search::{self, Search},
     select,
-    table::{self, Items, Kind, TABLES, Table},
+    table::{self, Items, Kind, ORDERS, TABLES, Table},
 };
 use crate::store::{Store, Tx};
 
@@ -38,7 +38,7 @@ fn everything() -> Query {
 async fn page(tx: &mut Tx, resource: Resource, query: &Query, few: usize) -> SelectStatement {
     let table = Table::of(resource).unwrap();
     let conditions = condition::all(Search { tx, few }, table, &query.conditions, None).await.unwrap();
-    select::page(table, query, conditions).unwrap()
+    select::page(table, query, &conditions).unwrap()
 }
 
 /// How SQLite goes about it.
@@ -47,20 +47,6 @@ async fn plan(tx: &mut Tx, statement: &SelectStatement) -> Vec<String> {
     let steps = sqlx::query_with(AssertSqlSafe(format!("EXPLAIN QUERY PLAN {sql}")), values).fetch_all(tx.conn()).await;
     steps.unwrap().iter().map(|step| step.get("detail")).collect()
 }
-
-/// Of the tables that grow with the cloud.
-const ORDERS: [(Resource, &[&str]); 10] = [
-    (Resource::VmInstance, &["createDate", "name"]),
-    (Resource::VmNic, &["createDate", "ip"]),
-    (Resource::Vip, &["createDate", "name", "ip"]),
-    (Resource::VipQos, &["createDate"]),
-    (Resource::LoadBalancer, &["name"]),
-    (Resource::Listener, &["createDate", "name", "loadBalancerPort"]),
-    (Resource::PortForwardingRule, &["createDate", "name", "vipIp", "guestIp", "vipPortStart"]),
-    (Resource::Eip, &["createDate", "name", "vipIp", "guestIp"]),
-    (Resource::SystemTag, &["createDate"]),
-    (Resource::UserTag, &["createDate"]),
-];
 
 #[tokio::test]
 async fn rows_that_many_conditions_hold_for_are_read_in_their_order() {
@@ -85,7 +71,7 @@ async fn rows_that_many_conditions_hold_for_are_read_in_their_order() {
                 let query = Query { conditions: conditions.to_vec(), sort: sort.clone(), ..everything() };
                 let statement = page(&mut tx, resource, &query, 0).await;
                 let plan = plan(&mut tx, &statement).await;
-                assert!(plan[0].starts_with("SCAN t0 USING INDEX"), "{resource:?} {query:?}: {plan:#?}");
+                assert!(plan[0].starts_with("SCAN t0"), "{resource:?} {query:?}: {plan:#?}");
                 let slow = |step: &String| step.starts_with("SCAN t") || step.contains("TEMP B-TREE");
                 assert!(!plan[1..].iter().any(slow), "{resource:?} {query:?}: {plan:#?}");
             }
