@@ -277,7 +277,7 @@ fn quote(old: &[u8], new: &[u8], packet: &Ipv4, is_own: bool, table: &Table) {
     let quoted = key(&original, new_ports);
     if quoted == answers {
         // As in `flow`.
-        from.1 = 0;
+        from.1 = quoted.dport;
     }
     assert_eq!([(quoted.dst, quoted.dport), (quoted.src, quoted.sport)], [from, to], "quoted as nobody sent it");
     let outer = Ipv4::of_frame(new).expect("an error is a whole packet");
@@ -294,7 +294,7 @@ fn flow(old: &[u8], packet: &Ipv4, [came, left]: &[FlowKey; 2], before: &Table, 
     let mut rewritten = flow.rewritten();
     if !has_ports(came.protocol) && reversed(left) == *came {
         // What looks like its own answers has a port in the table alone, to tell the two directions apart.
-        rewritten[0].1 = 0;
+        rewritten[0].1 = left.sport;
     }
     assert_eq!(
         rewritten,
@@ -403,10 +403,11 @@ fn service(key: &FlowKey) -> Option<Service> {
     maps::SERVICES.get(&Key::new(ServiceKey::EXACT, ServiceKey::new(key.dst, key.protocol, key.dport))).copied()
 }
 
-/// What such packets' source becomes by the device that the kernel sends them by.
+/// What such packets' source becomes by the device that the kernel sends them by, whether or not this one fits.
 fn way_out(key: &FlowKey) -> Option<Source> {
     let route = kernel::route(key.dst.to_ne_bytes())?;
-    let is_known = matches!(route.answer, BPF_FIB_LKUP_RET_SUCCESS | BPF_FIB_LKUP_RET_NO_NEIGH);
+    let is_known =
+        matches!(route.answer, BPF_FIB_LKUP_RET_SUCCESS | BPF_FIB_LKUP_RET_FRAG_NEEDED | BPF_FIB_LKUP_RET_NO_NEIGH);
     world::source(route.ifindex, key.src).filter(|_| is_known)
 }
 

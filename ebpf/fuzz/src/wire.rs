@@ -71,7 +71,8 @@ impl Ipv4 {
                 (3 | 4 | 5 | 11 | 12, _) => None,
                 (8 | 13 | 15 | 17, identifier) => Some((identifier, 0)),
                 (0 | 14 | 16 | 18, identifier) => Some((0, identifier)),
-                _ => Some((0, 0)),
+                // Not a query's, which has a 0.
+                _ => Some((1, 1)),
             },
             _ => Some((0, 0)),
         }

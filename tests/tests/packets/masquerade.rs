@@ -113,7 +113,10 @@ both_hooks! {
             }
         }
         ensure!(bench.flows()?.is_empty());
-        Ok(())
+        // What asks nothing has no identifier, not that of a query.
+        let ask = Frame::icmp_query(GUESTS[0], *SERVER.ip(), 8, 0, b"ping");
+        ensure!(!bench.run(&ask)?.bytes.is_empty());
+        bench.expect_refused(&Frame::icmp_query(GUESTS[0], *SERVER.ip(), 9, 0, b"here"), Reason::NoFlow)
     }
 
     fn another_protocol_is_one_guests_for_each_destination(bench: &mut Bench) -> Result<()> {
