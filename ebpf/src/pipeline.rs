@@ -165,7 +165,7 @@ fn hit<P: Packet>(packet: &P, headers: &Headers, config: &Config, slot: &Slot) -
     Ok(true)
 }
 
-/// [`open`]'s answer where there is no service: neither a verdict nor what [`table::opened`] takes.
+/// [`open`]'s answer where no service takes what a guest may have begun: neither a verdict nor what [`table::opened`] takes.
 const UNSERVED: u64 = 1 << 62;
 
 /// A packet without a flow: the service that it is for decides, and a new connection is inserted. A verdict, what
@@ -173,26 +173,24 @@ const UNSERVED: u64 = 1 << 62;
 #[inline(always)]
 pub fn open<P: Packet>(packet: &P, arrival: &Arrival) -> u64 {
     let connected = match service::lookup(arrival) {
-        Err(Reason::NotOurs) => return UNSERVED,
+        Err(Reason::NotOurs) if outward::may_be_translated(arrival.key.src) => return UNSERVED,
         Err(reason) => Err(reason),
         Ok(service) => connect(packet, arrival, service),
     };
-    match connected {
-        Ok(first) => first,
-        Err(reason) => count::verdict::<P>(reason) as u32 as u64,
-    }
+    connected.unwrap_or_else(|reason| refuse::<P>(arrival, reason))
 }
 
-/// The same for one that no service is for: it may be a guest's, on its way out. A verdict or what [`table::opened`] takes.
+/// The same for what a guest may have begun, on its way out. A verdict or what [`table::opened`] takes.
 #[inline(always)]
 pub fn lead_out<P: Packet>(packet: &P, arrival: &Arrival) -> u64 {
-    match outward::connect(packet, arrival) {
-        Ok(first) => first,
-        Err(Reason::NotOurs) if !has_ports(arrival.key.protocol) => {
-            count::verdict::<P>(Reason::OtherProtocol) as u32 as u64
-        }
-        Err(reason) => count::verdict::<P>(reason) as u32 as u64,
-    }
+    outward::connect(packet, arrival).unwrap_or_else(|reason| refuse::<P>(arrival, reason))
+}
+
+/// The verdict for a packet that makes no flow.
+#[inline(always)]
+fn refuse<P: Packet>(arrival: &Arrival, reason: Reason) -> u64 {
+    let is_portless = reason as u32 == Reason::NotOurs as u32 && !has_ports(arrival.key.protocol);
+    count::verdict::<P>(if is_portless { Reason::OtherProtocol } else { reason }) as u32 as u64
 }
 
 /// A packet for a service.

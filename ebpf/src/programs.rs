@@ -23,8 +23,8 @@ pub fn vipgate_tc(ctx: TcContext) -> i32 {
     pipeline::run(TcPacket(ctx))
 }
 
-/// At the ports' egress, whichever hook carries the traffic: turns back the quotes in the stack's own ICMP errors, and
-/// stops what must not leave with its source.
+/// At the ports' egress, whichever hook carries the traffic: turns back the quotes in the stack's own ICMP errors, stops what
+/// must not leave with its source, and sees to it that the router's own connections come first.
 #[classifier]
 #[inline(always)]
 pub fn vipgate_egress(ctx: TcContext) -> i32 {
@@ -33,6 +33,9 @@ pub fn vipgate_egress(ctx: TcContext) -> i32 {
     icmp::turn_back(&mut packet, true, &mut outer);
     if outward::is_untranslated(&packet) {
         return count::verdict::<TcPacket>(Reason::Untranslated);
+    }
+    if packet.is_local() {
+        outward::reclaim(&mut packet);
     }
     TC_ACT_OK as i32
 }

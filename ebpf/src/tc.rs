@@ -206,6 +206,13 @@ unsafe fn read_addresses(at: usize, addresses: &mut [u16; 6]) {
 }
 
 impl TcPacket {
+    /// At egress: true for what the router's own stack has made, and does not forward.
+    #[inline(always)]
+    pub fn is_local(&self) -> bool {
+        // SAFETY: reading a field of the running program's context.
+        unsafe { (*self.0.skb.skb).ingress_ifindex == 0 }
+    }
+
     /// Removes all tags, of which there are at most two.
     #[inline(never)]
     fn pop(&mut self) -> u32 {

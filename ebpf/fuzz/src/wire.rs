@@ -83,6 +83,11 @@ impl Ipv4 {
         self.protocol == ICMP && self.offset == 0 && self.ports(bytes).is_none()
     }
 
+    /// True for an ICMP request.
+    pub(crate) fn is_request(&self, bytes: &[u8]) -> bool {
+        self.protocol == ICMP && self.offset == 0 && matches!(bytes.get(self.l4), Some(8 | 13 | 15 | 17))
+    }
+
     /// Where the ports that [`Self::ports`] tells are, of a packet that has any, and the checksum that covers them.
     pub(crate) fn ports_and_checksum(&self, bytes: &[u8]) -> Vec<Range<usize>> {
         let l4 = self.l4;

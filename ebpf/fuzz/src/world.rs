@@ -22,13 +22,13 @@ use vipgate_host_kernel::{
         BPF_FIB_LKUP_RET_UNREACHABLE,
     },
     btf_maps::lpm_trie::Key,
-    kernel::{self, Route},
+    kernel::{self, Route, Socket},
 };
 use vipgate_pipeline::maps;
 
 use crate::{
     input::Step,
-    sweeper,
+    sweeper, traffic,
     wire::{TCP, UDP},
 };
 
@@ -49,6 +49,7 @@ pub(crate) struct World {
     pub(crate) buckets: u32,
     pub(crate) now: u32,
     routes: Vec<Route>,
+    sockets: Vec<Socket>,
     config: Config,
 }
 
@@ -76,8 +77,9 @@ impl World {
         maps::FRAGMENTS.clear();
         let config = Config { flow_seed: u64::from(seed), bucket_mask: buckets - 1, epoch: 0 };
         // The clock wraps while an input runs.
-        let mut world = Self { buckets, now: u32::MAX - 1000, routes: Vec::new(), config };
+        let mut world = Self { buckets, now: u32::MAX - 1000, routes: Vec::new(), sockets: Vec::new(), config };
         kernel::set_jiffies(world.now.into());
+        kernel::set_sockets(Vec::new());
         for (network, answer) in (0..).zip([0, 1, 2, 3, 4, 5, 6, 7]) {
             world.set_route(network, answer);
         }
@@ -148,6 +150,11 @@ impl World {
                         set(maps::SERVICES.insert(&key, Service { max_connections: u32::from(*most), ..held }, 0));
                     }
                 }
+            }
+            Step::Socket { port } => {
+                let protocol = if port & 8 == 0 { TCP } else { UDP };
+                self.sockets.push(Socket { protocol, port: traffic::port(*port) });
+                kernel::set_sockets(self.sockets.clone());
             }
             Step::Sweep { idle } => sweeper::sweep(self, u32::from(*idle)),
             _ => return false,

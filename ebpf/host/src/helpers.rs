@@ -5,11 +5,12 @@ use std::ffi::{c_int, c_long, c_void};
 
 use aya_ebpf_bindings::bindings::{
     __sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, BPF_FIB_LKUP_RET_FRAG_NEEDED, BPF_FIB_LKUP_RET_NO_NEIGH,
-    BPF_FIB_LKUP_RET_NOT_FWDED, BPF_FIB_LKUP_RET_SUCCESS, TC_ACT_REDIRECT, bpf_fib_lookup as FibLookup, xdp_md,
+    BPF_FIB_LKUP_RET_NOT_FWDED, BPF_FIB_LKUP_RET_SUCCESS, TC_ACT_REDIRECT, bpf_fib_lookup as FibLookup, bpf_sock,
+    bpf_sock_tuple, bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1 as Ipv4Tuple, xdp_md,
 };
 
 use crate::{
-    kernel,
+    kernel::{self, Socket},
     packet::{Checksum, SocketBuffer, XdpFrame},
 };
 
@@ -17,6 +18,8 @@ const EFAULT: c_long = -14;
 const EINVAL: c_long = -22;
 const ENOMEM: c_long = -12;
 const AF_INET: u8 = 2;
+const TCP: u8 = 6;
+const UDP: u8 = 17;
 /// What a UDP checksum of 0 is sent as.
 const CSUM_MANGLED_0: u16 = 0xffff;
 
@@ -58,6 +61,50 @@ pub unsafe fn bpf_fib_lookup(context: *mut c_void, params: *mut FibLookup, size:
         _ => {}
     }
     route.answer.into()
+}
+
+/// `sk_lookup` for IPv4 in the packet's own network namespace; what is found must be given back.
+unsafe fn sk_lookup(
+    context: *mut c_void,
+    tuple: *mut bpf_sock_tuple,
+    size: u32,
+    netns: u64,
+    protocol: u8,
+) -> *mut bpf_sock {
+    assert!(!context.is_null() && netns == u64::MAX);
+    if size as usize != size_of::<Ipv4Tuple>() {
+        return std::ptr::null_mut();
+    }
+    // SAFETY: the caller gives its own structure, of plain integers.
+    let port = u16::from_be(unsafe { (*tuple).__bindgen_anon_1.ipv4.dport });
+    if kernel::has_socket(Socket { protocol, port }) { std::ptr::dangling_mut() } else { std::ptr::null_mut() }
+}
+
+pub unsafe fn bpf_skc_lookup_tcp(
+    context: *mut c_void,
+    tuple: *mut bpf_sock_tuple,
+    size: u32,
+    netns: u64,
+    _flags: u64,
+) -> *mut bpf_sock {
+    // SAFETY: as the caller promises.
+    unsafe { sk_lookup(context, tuple, size, netns, TCP) }
+}
+
+pub unsafe fn bpf_sk_lookup_udp(
+    context: *mut c_void,
+    tuple: *mut bpf_sock_tuple,
+    size: u32,
+    netns: u64,
+    _flags: u64,
+) -> *mut bpf_sock {
+    // SAFETY: as above.
+    unsafe { sk_lookup(context, tuple, size, netns, UDP) }
+}
+
+pub unsafe fn bpf_sk_release(socket: *mut c_void) -> c_long {
+    assert!(!socket.is_null());
+    0
 }
 
 /// `bpf_try_make_writable`: the buffer may move in memory even if all was readable before, so here it always does.

@@ -135,6 +135,13 @@ impl SocketBuffer {
         self
     }
 
+    /// As the router's own stack makes it.
+    #[must_use]
+    pub fn local(mut self) -> Self {
+        self.skb.ingress_ifindex = 0;
+        self
+    }
+
     /// As the stack receives it by a device with this MAC address: whose it is is told (`eth_type_trans`), and the first
     /// VLAN tag in the frame goes beside it (`skb_vlan_untag`).
     #[must_use]

@@ -58,7 +58,7 @@ pub enum NetError {
     #[error("cannot announce {vip} on {device}: {source}")]
     Announce { vip: Ipv4Addr, device: String, source: io::Error },
     #[error("cannot set {path} to {value}: {source}")]
-    Sysctl { path: String, value: u32, source: io::Error },
+    Sysctl { path: String, value: String, source: io::Error },
 }
 
 /// The router's devices and their addresses, asked of the kernel at each call; cheap and synchronous.

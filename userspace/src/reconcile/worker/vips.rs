@@ -13,6 +13,7 @@ use tracing::{info, warn};
 
 use super::{Placed, Worker, again, failed, helpers, open, unreadable};
 use crate::{
+    net::sysctl,
     reconcile::{
         ApplyError,
         compile::{check, compile},
@@ -168,6 +169,11 @@ impl<S: Source> Worker<S> {
     async fn fill_tables(&self, vips: Vec<Ready>, errors: &mut HashMap<String, ApplyError>) -> Vec<Ready> {
         let results = self.with_kernel(move |kernel| {
             let now = Instant::now();
+            if vips.iter().any(|ready| !ready.vip.masquerades.is_empty())
+                && let Err(error) = sysctl::set_ports_aside()
+            {
+                warn!(%error, "guests' connections end where the router's own take their ports");
+            }
             let applied = vips.into_iter().map(|ready| {
                 let device = kernel.devices.get(&ready.vip.device).map(|device| device.ifindex);
                 (kernel.engine.apply(&compile(&ready.vip, device), now), device, ready)
