@@ -104,10 +104,10 @@ impl Draft {
                 return fault(&place, format!("{called} has no `{key}`; did you mean `{meant}`?"));
             }
         }
-        let missing = kind
-            .into_iter()
-            .flat_map(|kind| kind.fields)
-            .find(|field| matches!(field.absent, Absent::Refused) && !entries.iter().any(|(key, _)| key == field.key));
+        let Some(Written { thing, .. }) = of.map(|of| &self.things[of]) else { return Ok(()) };
+        let is_missing =
+            |field: &&Field| matches!(field.absent, Absent::Refused) && !thing.values.contains_key(field.key);
+        let missing = thing.kind().fields.iter().find(is_missing);
         missing.map_or(Ok(()), |field| fault(place, format!("{called} lacks `{}`", field.key)))
     }
 
@@ -137,11 +137,17 @@ impl Draft {
         Ok(())
     }
 
-    /// Looks references up among what is declared and what is there besides.
+    fn names(&self) -> Names {
+        Names::of(self.things.iter().map(|written| &written.thing))
+    }
+
+    /// Looks references up among what is declared, and else among what is there besides.
     pub(super) fn resolve<'a>(mut self, there: impl IntoIterator<Item = &'a Thing>) -> Result<Declared> {
         let there: Vec<&Thing> = there.into_iter().collect();
-        self.call_after(&Names::of(there.iter().copied().chain(self.things.iter().map(|written| &written.thing))))?;
-        let names = Names::of(there.into_iter().chain(self.things.iter().map(|written| &written.thing)));
+        let besides = Names::of(there.iter().copied());
+        self.call_after([&self.names(), &besides])?;
+        self.complete(&there.iter().map(|thing| thing.id()).collect())?;
+        let names = [&self.names(), &besides];
         for index in 0..self.things.len() {
             let Written { thing, place, fields, .. } = &self.things[index];
             let (kind, called) = (thing.kind(), thing.id());
@@ -149,7 +155,7 @@ impl Draft {
             let mut values = thing.values.clone();
             for field in kind.fields {
                 let Some(value) = values.get_mut(field.key) else { continue };
-                *value = resolved(field.form, value, &names).map_err(|what| Fault {
+                *value = resolved(field.form, value, names).map_err(|what| Fault {
                     place: at(field.key).clone(),
                     what: format!("{called}: {} {what}", field.key),
                 })?;
@@ -159,13 +165,12 @@ impl Draft {
             }
             self.things[index].thing.values = without_defaults(kind, &values);
         }
-        self.complete()?;
         let things = self.things.into_iter().map(|written| written.thing).collect();
         Ok(Declared { things, sections: self.sections })
     }
 
     /// Gives those that are called after others the whole paths of these.
-    fn call_after(&mut self, names: &Names) -> Result<()> {
+    fn call_after(&mut self, names: [&Names; 2]) -> Result<()> {
         let mut seen = BTreeSet::new();
         for index in 0..self.things.len() {
             let Written { thing, place, parent, .. } = &self.things[index];
@@ -181,15 +186,15 @@ impl Draft {
         Ok(())
     }
 
-    /// What is made together with something must be declared with it.
-    fn complete(&self) -> Result<()> {
+    /// What is made together with something must be declared with it, unless it is there already.
+    fn complete(&self, there: &BTreeSet<Id>) -> Result<()> {
         for part in KINDS.iter().filter(|kind| kind.made == Made::WithParent) {
             let rank = Kind::rank(part.resource);
             let parts = self.things.iter().filter(|written| written.thing.rank == rank);
             let whole: BTreeSet<_> = parts.filter_map(|part| part.parent).collect();
             let of = part.parent.map(|(resource, _)| Kind::rank(resource));
             let mut things = self.things.iter().enumerate().filter(|(_, written)| Some(written.thing.rank) == of);
-            let lacking = things.find(|(index, _)| !whole.contains(index));
+            let lacking = things.find(|(index, one)| !whole.contains(index) && !there.contains(&one.thing.id()));
             if let Some((_, one)) = lacking {
                 return fault(
                     &one.place,
@@ -210,11 +215,13 @@ fn mapping<'a>(node: &'a Node, place: &[usize], what: impl Fn() -> String) -> Re
     }
 }
 
-fn look_up(names: &Names, resource: Resource, text: &str) -> Result<String, String> {
+/// The path of what is called so, in the first of these that knows it.
+fn look_up(names: [&Names; 2], resource: Resource, text: &str) -> Result<String, String> {
     let kind = Kind::of(resource).map_or(resource.kind(), Kind::noun);
-    match names.meant(resource, text).as_slice() {
+    let meant = names.map(|names| names.meant(resource, text)).into_iter().find(|meant| !meant.is_empty());
+    match meant.unwrap_or_default().as_slice() {
         [path] => Ok((*path).to_owned()),
-        [] => match nearest(text, names.of_kind(resource)) {
+        [] => match nearest(text, names.into_iter().flat_map(|names| names.of_kind(resource))) {
             Some(meant) => Err(format!("`{text}` is no {kind}; did you mean `{meant}`?")),
             None => Err(format!("`{text}` is no {kind}: there is none")),
         },
@@ -222,7 +229,7 @@ fn look_up(names: &Names, resource: Resource, text: &str) -> Result<String, Stri
     }
 }
 
-fn resolved(form: Form, value: &Value, names: &Names) -> Result<Value, String> {
+fn resolved(form: Form, value: &Value, names: [&Names; 2]) -> Result<Value, String> {
     let path = |resource, value: &Value| look_up(names, resource, value.as_str().unwrap_or_default());
     match (form, value) {
         (Form::One(resource), value) => path(resource, value).map(Value::from),

@@ -7,6 +7,10 @@
 //!
 //! A field that a declared thing leaves out is as by default, and is brought to that. A thing that the file does not
 //! declare is left alone. What a failure leaves half done, the next apply finishes, since each starts from what is there.
+//!
+//! Not in the file: accounts and what they share, which network of a VM is its default one (here its first is), and system
+//! tags of VMs beside the addresses of their NICs. Elastic IPs are attached in the file's order, which says by which of
+//! several a guest's own connections leave; an export is in the order of the names.
 
 mod act;
 mod file;

@@ -96,7 +96,8 @@ impl Plan {
         only_once(there, kept.iter().chain(&doomed))?;
 
         let mut items: Vec<Item> = Vec::new();
-        for thing in &declared.things {
+        // What comes with something is no item of its own.
+        for thing in declared.things.iter().filter(|thing| thing.kind().made != Made::WithParent) {
             let id = thing.id();
             let was = present.get(&id).filter(|_| !doomed.contains(&id));
             let was = was.map(|present| without_references_to(&doomed, &present.thing));
@@ -234,7 +235,7 @@ pub(super) fn all_once(there: &[Present]) -> Result<(), NoPlan> {
 }
 
 /// The thing as deletes leave it: without what led to something that has gone.
-fn without_references_to(doomed: &BTreeSet<Id>, thing: &Thing) -> Thing {
+pub(super) fn without_references_to(doomed: &BTreeSet<Id>, thing: &Thing) -> Thing {
     let mut left = thing.clone();
     for (key, id) in thing.references().filter(|(_, id)| doomed.contains(id)) {
         match left.values.get_mut(key) {
@@ -298,7 +299,7 @@ impl Plan {
         steps.extend(self.deletes.iter().map(|id| ((0, 0, 0), Step::Delete(id.clone()))));
         for item in &self.items {
             let (thing, rank) = (&item.thing, item.thing.rank);
-            if item.is_new && thing.kind().made != Made::WithParent {
+            if item.is_new {
                 let parts = parts.remove(&thing.id()).unwrap_or_default();
                 steps.push(((2, rank, 0), Step::Create(thing.clone(), parts)));
             }

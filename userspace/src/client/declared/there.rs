@@ -9,7 +9,7 @@ use vipgate_api::Resource;
 use super::{
     super::{ClientError, http::Api, resolve},
     kinds::KINDS,
-    table::{Called, Field, Form, Kind, Values, setting_value, without_defaults},
+    table::{Absent, Called, Field, Form, Kind, Values, setting_value, without_defaults},
     thing::{Id, Thing},
 };
 
@@ -108,6 +108,10 @@ impl There {
             .iter()
             .filter_map(|field| Some((field.key, self.value(field, inventory, &tags, user_tags)?)))
             .collect();
+        let is_told = |field: &Field| !matches!(field.absent, Absent::Refused) || values.contains_key(field.key);
+        if !kind.fields.iter().all(is_told) {
+            return None;
+        }
         if values.get("own") == Some(&json!(true)) {
             // Another router has another.
             values.remove("ip");
@@ -167,11 +171,9 @@ impl There {
         }
     }
 
-    /// What holds it, what it must refer to, and the range that its address is of.
+    /// What it needs, and the range that its address is of.
     fn rests_on(&self, thing: &Thing, inventory: &Value) -> BTreeSet<Id> {
-        let fixed = |key: &str| thing.kind().field(key).is_some_and(Field::is_made_with);
-        let references = thing.references().filter(|(key, _)| fixed(key)).map(|(_, id)| id);
-        let mut found: BTreeSet<Id> = references.chain(thing.parent()).chain(thing.namesake()).collect();
+        let mut found: BTreeSet<Id> = thing.needs().collect();
         let number = |value: &Value| value.as_str()?.parse::<std::net::Ipv4Addr>().ok();
         if let Some(address) = number(&inventory["ip"]) {
             let network = self.joined(&inventory["l3NetworkUuid"]);

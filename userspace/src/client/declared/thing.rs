@@ -11,7 +11,7 @@ use vipgate_api::Resource;
 use super::{
     super::render::harmless,
     kinds::KINDS,
-    table::{Called, Form, Kind, Values},
+    table::{Called, Field, Form, Kind, Values},
 };
 
 /// Which thing, by its kind and its names from the outermost on; in the order of dependence.
@@ -93,6 +93,13 @@ impl Thing {
             };
             paths.into_iter().map(|path| (field.key, Id::new(resource, path))).collect()
         })
+    }
+
+    /// What it can't be without: what holds it, what it is called after, and what its creation refers to.
+    pub(super) fn needs(&self) -> impl Iterator<Item = Id> {
+        let fixed = |key: &str| self.kind().field(key).is_some_and(Field::is_made_with);
+        let references = self.references().filter(move |(key, _)| fixed(key)).map(|(_, id)| id);
+        references.chain(self.parent()).chain(self.namesake())
     }
 
     /// The router's own address: nobody makes or deletes that.

@@ -1,5 +1,6 @@
 //! Whole routers, from their files to an API that keeps every rule, and back.
 
+mod model;
 mod random;
 
 use std::{net::Ipv4Addr, sync::Arc, time::Duration};
@@ -272,6 +273,10 @@ fn references_are_as_long_as_they_must_be() {
     router.applies(&draft, Allowed::default());
     assert!(router.export().contains("l3: outside/public"), "{}", router.export());
     router.is_as(&draft, PRUNING);
+    // What the file declares itself goes before what is there besides.
+    let another = "zones: {south: {l2s: {outer: {physicalInterface: eth0, l3s: {public: {}}}}}}\nvms: {db: {nics: {public: {}}}}\n";
+    let said = router.apply(another, Allowed::default(), true).unwrap();
+    assert!(said.text.ends_with("+ vm db\n"), "{}", said.text);
 }
 
 #[test]
@@ -316,6 +321,7 @@ fn faults_of_the_file_are_told_by_line_before_anything_is_sent() {
         ("vipz: {}", &["router.yaml:1", "`vips`"]),
         ("vips:\n  a: {l3: x}\n  b: {l3: x}\n  a: {l3: x}\n", &["router.yaml:4", "two vips", "`a`"]),
         ("vips:\n  a: {}\n", &["router.yaml:2", "vip a lacks `l3`"]),
+        ("vips:\n  a:\n    l3:\n", &["router.yaml:2", "vip a lacks `l3`"]),
         ("vips:\n  a:\n    l3: x\n    state: off\n", &["router.yaml:4", "Enabled or Disabled"]),
         ("vips:\n  a:\n    l3: x\n    l3: y\n", &["router.yaml:4", "twice"]),
         ("vips: [a]", &["router.yaml:1", "a mapping"]),

@@ -23,7 +23,7 @@ fn put(to: &mut Value, key: &str, value: impl Into<Value>) {
 }
 
 /// A router that the API's rules allow. Each of its addresses is written, so that what it comes to is certain.
-fn router(bytes: &[u8]) -> String {
+pub(super) fn router(bytes: &[u8]) -> String {
     let mut choices = Choices(bytes.iter());
     let mut site: Value = serde_yaml_ng::from_str(SITE).unwrap();
     let guest = &mut site["zones"]["north"]["l2s"]["inside"]["l3s"]["guest"];
@@ -130,7 +130,7 @@ fn balancers(choices: &mut Choices<'_>, vms: &[String]) -> Value {
     json!({"shop": {"listeners": (0..2).map(listener).collect::<Map<_, _>>()}, "empty": {}})
 }
 
-fn bytes() -> impl Strategy<Value = Vec<u8>> {
+pub(super) fn bytes() -> impl Strategy<Value = Vec<u8>> {
     prop::collection::vec(any::<u8>(), 0..120)
 }
 
