@@ -9,7 +9,7 @@ use vipgate_api::Resource;
 use super::{
     super::{ClientError, http::Api, resolve},
     kinds::KINDS,
-    table::{Absent, Called, Field, Form, Kind, Values, setting_value, without_defaults},
+    table::{Absent, Called, Field, Form, Kind, Made, Values, setting_value, without_defaults},
     thing::{Id, Thing},
 };
 
@@ -86,7 +86,8 @@ impl There {
         Some(self.path(uuid)?.join("/"))
     }
 
-    /// What belongs to something that the session does not see can't be told by names, and is passed over.
+    /// Above what the session does not see, as a tenant the zone of a shared network, there is nothing. What can't be told
+    /// without that is passed over.
     fn add(
         &mut self,
         kind: &'static Kind,
@@ -95,9 +96,10 @@ impl There {
         user_tags: &BTreeSet<String>,
     ) -> Option<()> {
         let uuid = inventory["uuid"].as_str()?.to_owned();
-        let above = match kind.parent {
-            Some((_, member)) => self.path(&inventory[member])?.to_vec(),
-            None => Vec::new(),
+        let above = match kind.parent.map(|(_, member)| self.path(&inventory[member])) {
+            Some(None) if kind.made == Made::WithParent => return None,
+            Some(Some(path)) => path.to_vec(),
+            Some(None) | None => Vec::new(),
         };
         let name = match kind.called {
             Called::Name => inventory["name"].as_str()?.to_owned(),

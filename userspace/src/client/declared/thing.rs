@@ -60,9 +60,11 @@ impl Thing {
         self.path.last().map_or("", String::as_str)
     }
 
+    /// What holds it; `None`: nothing, or what the session does not see.
     pub(super) fn parent(&self) -> Option<Id> {
         let (resource, _) = self.kind().parent?;
-        Some(Id::new(resource, &self.path[..self.path.len() - 1].join("/")))
+        let (_, above) = self.path.split_last()?;
+        (!above.is_empty()).then(|| Id::new(resource, &above.join("/")))
     }
 
     /// The thing that it is called after.

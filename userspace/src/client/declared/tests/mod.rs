@@ -6,7 +6,7 @@ mod random;
 use std::{net::Ipv4Addr, sync::Arc, time::Duration};
 
 use futures::{FutureExt as _, future::BoxFuture};
-use serde_json::json;
+use serde_json::{Value, json};
 use sha2::{Digest as _, Sha512};
 use tempfile::TempDir;
 use tokio::{net::TcpListener, runtime::Runtime};
@@ -16,10 +16,10 @@ use vipgate::{
     rest::{self, Accepting, RestState},
     store::Store,
 };
-use vipgate_api::Api as Name;
+use vipgate_api::{Api as Name, Resource, calls};
 
 use super::*;
-use crate::client::{ask, session::Session};
+use crate::client::{ask, http::Answer, session::Session};
 
 const PASSWORD: &str = "password";
 const PRUNING: Allowed = Allowed { prune: true, recreate: false };
@@ -28,6 +28,7 @@ const ANYTHING: Allowed = Allowed { prune: true, recreate: true };
 /// A controller without its packet path.
 struct Router {
     api: Api,
+    base: String,
     _runtime: Runtime,
     _dir: TempDir,
 }
@@ -56,6 +57,18 @@ impl Apply for NoKernel {
     }
 }
 
+fn password() -> String {
+    hex::encode(Sha512::digest(PASSWORD))
+}
+
+fn log_in(base: &str, account: &str) -> Api {
+    let login = json!({ "accountName": account, "password": password() });
+    let reply = ask(&Api::stranger(base).unwrap(), Name::LogInByAccount, login.as_object().unwrap()).unwrap();
+    let uuid = reply["inventory"]["uuid"].as_str().unwrap().to_owned();
+    let session = Session { api: base.to_owned(), account: account.to_owned(), uuid };
+    Api::of(&session, Duration::from_secs(30)).unwrap()
+}
+
 impl Router {
     fn new() -> Self {
         let (runtime, dir) = (Runtime::new().unwrap(), tempfile::tempdir().unwrap());
@@ -68,12 +81,14 @@ impl Router {
             tokio::spawn(async move { axum::serve(Accepting(listener), rest::router(state)).await.unwrap() });
             base
         });
-        let password = hex::encode(Sha512::digest(PASSWORD));
-        let login = json!({ "accountName": "admin", "password": password });
-        let reply = ask(&Api::stranger(&base).unwrap(), Name::LogInByAccount, login.as_object().unwrap()).unwrap();
-        let uuid = reply["inventory"]["uuid"].as_str().unwrap().to_owned();
-        let session = Session { api: base, account: "admin".to_owned(), uuid };
-        Self { api: Api::of(&session, Duration::from_secs(30)).unwrap(), _runtime: runtime, _dir: dir }
+        Self { api: log_in(&base, "admin"), base, _runtime: runtime, _dir: dir }
+    }
+
+    /// A call of the admin's, to its end.
+    fn call(&self, api: Name, arguments: &Value) {
+        let call = calls::all().find(|call| call.api == api).unwrap();
+        let Answer::Job(job) = self.api.send(call, arguments.as_object().unwrap()).unwrap() else { panic!("no job") };
+        self.api.follow(&job).unwrap();
     }
 
     /// A router that is as this file declares.
@@ -257,6 +272,27 @@ fn the_routers_own_address_is_declared_by_what_is_on_it() {
     assert_eq!(Router::of(&exported).export(), exported);
     router.applies(&text.replace("shop: {}", ""), PRUNING);
     assert!(!router.export().contains("vips:"), "an own address with nothing on it is nobody's to declare");
+}
+
+#[test]
+fn a_tenant_declares_what_is_its_own_by_what_is_shared_with_it() {
+    let mut router = Router::of(SITE.split("vms:").next().unwrap());
+    let there = there::read(&router.api).unwrap();
+    let networks = there.iter().filter(|present| present.thing.kind().resource == Resource::L3Network);
+    let networks: Vec<_> = networks.map(|present| present.uuid.clone()).collect();
+    router.call(Name::CreateAccount, &json!({ "name": "alice", "password": password() }));
+    router.call(Name::ShareResource, &json!({ "resourceUuids": networks, "toPublic": true }));
+    let admins = router.export();
+    router.api = log_in(&router.base, "alice");
+    let text = SITE.split_inclusive("vms:").nth(1).map(|vms| format!("vms:{vms}{SHOP}")).unwrap();
+    router.applies(&text, PRUNING);
+    router.is_as(&text, PRUNING);
+    let exported = router.export();
+    assert!(exported.starts_with("vms:") && exported.contains("l3: public\n"), "{exported}");
+    router.is_as(&exported, PRUNING);
+    router.applies("{vms: {}, vips: {}}", PRUNING);
+    router.api = log_in(&router.base, "admin");
+    assert_eq!(router.export(), admins);
 }
 
 #[test]
