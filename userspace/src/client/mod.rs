@@ -100,9 +100,13 @@ impl ClientError {
         match self {
             Self::NoJson { .. } | Self::NoJob { .. } | Self::File { .. } | Self::Yaml(_) | Self::Script(_) => 1,
             Self::BadUrl { .. } | Self::NoList { .. } | Self::NoPassword | Self::NoHome | Self::BadSession { .. } => 2,
-            Self::Declared { .. } | Self::NoPlan(_) => 2,
+            Self::Declared { .. }
+            | Self::NoPlan(NoPlan::Fixed(_) | NoPlan::Own(_) | NoPlan::Drags { .. } | NoPlan::Needed(_)) => 2,
             Self::Refused { .. } | Self::UnknownName { .. } | Self::Ambiguous { .. } | Self::Unaskable { .. } => 7,
-            Self::NoProvider { .. } | Self::Gone { .. } | Self::NoOwnVip { .. } => 7,
+            Self::NoPlan(NoPlan::Twice { .. })
+            | Self::NoProvider { .. }
+            | Self::Gone { .. }
+            | Self::NoOwnVip { .. } => 7,
             Self::Stopped { cause, .. } => cause.exit_code(),
             Self::NotLoggedIn | Self::SessionOver { .. } | Self::Denied { .. } => 8,
             Self::Unreachable { .. } => 9,

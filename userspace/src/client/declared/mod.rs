@@ -39,7 +39,7 @@ use self::{
 };
 use super::{
     ClientError, Said,
-    http::Api,
+    http::{Api, Progress},
     render::{Format, harmless, render},
     session,
 };
@@ -72,8 +72,9 @@ pub(super) fn apply_command() -> Command {
         .arg(super::output())
         .after_help(
             "\
-Things are declared and referred to by their names (docs/router.yaml). What leaves out a field has its default; what the
-file does not declare is left alone. Each step is waited for; after a failure, apply again.
+Things are declared and referred to by their names, as in docs/router.yaml (/usr/share/doc/vipgate/router.yaml on a router).
+A field that is left out has its default; a thing that the file does not declare is left alone. Each step is waited for;
+after a failure, apply again.
 
 Examples:
   vipgate apply -f docs/router.yaml --dry-run
@@ -193,7 +194,9 @@ fn shown(plan: &Plan, names: &Names, format: Format) -> Result<String, ClientErr
 fn carry_out(api: &Api, steps: &[Step], there: &[there::Present], names: &Names) -> Result<(), ClientError> {
     let mut hands = Hands::new(api, there);
     let listed = |steps: &[Step]| steps.iter().map(|step| format!("\n  {}", step.label(names))).collect::<String>();
+    let mut progress = Progress::default();
     for (done, step) in steps.iter().enumerate() {
+        progress.show(&format!("{} of {}: {}", done + 1, steps.len(), step.label(names)));
         hands.take(step).map_err(|cause| ClientError::Stopped {
             at: step.label(names),
             done: listed(&steps[..done]),
