@@ -87,7 +87,8 @@ pub(crate) enum ClientError {
     #[error("{what} is not there any more: apply again")]
     Gone { what: String },
     #[error(
-        "vip {name} shall be the router's own on {network}, which is none: SNAT on a private network of its zone makes it one"
+        "vip {name} shall be the router's own on {network}, but there is none: SNAT on a private network of its zone makes \
+         it one"
     )]
     NoOwnVip { name: String, network: String },
     #[error("{cause}\nstopped at {at}\ndone:{done}\nnot done, for another apply:{left}")]

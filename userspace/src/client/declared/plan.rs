@@ -28,13 +28,24 @@ pub(super) struct Allowed {
 /// Why there is no plan.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum NoPlan {
-    #[error("{count} of {id} are there, and a file goes by names; give them others by `vipgate` first:\n  {uuids}", count = .uuids.len(), uuids = .uuids.join("\n  "))]
+    #[error(
+        "{count} of {id} are there, and a file goes by names; give them others by `vipgate` first:\n  {all}",
+        count = .uuids.len(),
+        all = .uuids.join("\n  ")
+    )]
     Twice { id: Id, uuids: Vec<String> },
-    #[error("not to be changed in place; --recreate deletes and makes them anew, with all that is on them:\n  {}", .0.join("\n  "))]
+    #[error(
+        "not to be changed in place; --recreate deletes and makes them anew, with all that is on them:\n  {}",
+        .0.join("\n  ")
+    )]
     Fixed(Vec<String>),
     #[error("{0} is the router's own address, which SNAT makes and removes: its l3 and own can't be changed")]
     Own(Id),
-    #[error("pruning {pruned} would take {lost} with it, of which the file has no section: add `{section}: {{}}`, or declare {pruned}", section = .lost.kind().section())]
+    #[error(
+        "pruning {pruned} would take {lost} with it, of which the file has no section: add `{section}: {{}}`, or declare \
+         {pruned}",
+        section = .lost.kind().section()
+    )]
     Drags { pruned: Id, lost: Id },
     #[error("{0} would go with what is made anew, and the file refers to it without declaring it: declare it, too")]
     Needed(Id),
