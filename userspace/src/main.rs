@@ -96,7 +96,14 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Status { settings, output } => print_status(&load(settings)?.bpffs, output),
         Command::Flows { settings, wanted, output } => print_flows(&load(settings)?.bpffs, &wanted, output),
         Command::Doctor { settings, output } => examine(&load(settings)?, output),
-        Command::Client(request) => print(&client::run(&request)?),
+        Command::Client(request) => {
+            let said = client::run(&request)?;
+            print(&said.text)?;
+            match said.differs {
+                false => Ok(()),
+                true => Err(Failure { code: 2, message: "the router is not as the file declares".to_owned() }),
+            }
+        }
     }
 }
 

@@ -51,7 +51,7 @@ const fn tool(program: &'static str, package: &'static str, why: &'static str) -
     Tool { program, package, why }
 }
 
-const LAB: [Tool; 11] = [
+const LAB: [Tool; 13] = [
     tool("ip", "iproute2", "namespaces, veth pairs and addresses of the lab"),
     tool("ethtool", "ethtool", "offload settings that native XDP on veth needs"),
     tool("nginx", "nginx-light", "the TCP backends: a real web server"),
@@ -62,6 +62,8 @@ const LAB: [Tool; 11] = [
     tool("nft", "nftables", "the benchmark's other contestant"),
     tool("tcpdump", "tcpdump", "captures, and looking at packets when a test fails"),
     tool("scapy", "python3-scapy", "reading captures: checksums computed by another hand"),
+    tool("zsh", "zsh", "completion as its users have it"),
+    tool("fish", "fish", "completion as its users have it"),
     tool("bpftool", "bpftool", "looking at programs and maps when a test fails"),
 ];
 

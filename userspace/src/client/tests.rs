@@ -101,6 +101,6 @@ fn every_shell_gets_a_script() {
     for shell in ["bash", "zsh", "fish"] {
         let cli = Cli::try_parse_from(["vipgate", COMPLETION, shell]).unwrap();
         let Parsed::Client(request) = cli.command else { panic!("no command of the client") };
-        assert!(run(&request).unwrap().contains("COMPLETE"), "{shell}");
+        assert!(run(&request).unwrap().text.contains("COMPLETE"), "{shell}");
     }
 }
