@@ -19,6 +19,7 @@ pub mod fragment;
 pub mod hash;
 pub mod interest;
 pub mod maps;
+pub mod meter;
 pub mod port;
 pub mod service;
 pub mod source;
