@@ -253,19 +253,19 @@ fn translate(vip: &VipState, device: u32, tables: &mut Tables) {
 
 /// A backend that takes every protocol and port.
 fn all_of(address: Ipv4Addr, service: u32) -> Backend {
-    Backend { addr: u32::from(address).to_be(), port: 0, generation: 0, service, idle_timeout: TCP_IDLE }
+    Backend { addr: u32::from(address).to_be(), service, idle_timeout: TCP_IDLE, ..Backend::default() }
 }
 
 fn guest(forward: &ForwardState) -> Backend {
     Backend {
         addr: u32::from(forward.guest).to_be(),
         port: forward.guest_port.to_be(),
-        generation: 0,
         service: forward.number,
         idle_timeout: match forward.protocol {
             Protocol::Tcp => TCP_IDLE,
             Protocol::Udp => UDP_IDLE,
         },
+        ..Backend::default()
     }
 }
 
@@ -319,9 +319,9 @@ fn entry(listener: &ListenerState, backend: &BackendState) -> Backend {
     Backend {
         addr: u32::from(backend.address).to_be(),
         port: backend.port.to_be(),
-        generation: 0,
         service: listener.number,
         idle_timeout: if backend.healthy { listener.idle_timeout } else { backend::DOWN },
+        ..Backend::default()
     }
 }
 
@@ -507,6 +507,7 @@ mod tests {
             generation: 0,
             service: 3,
             idle_timeout: 60,
+            ..Backend::default()
         };
         assert_eq!(tables.backends[&8], expected);
     }
@@ -577,6 +578,7 @@ mod tests {
             generation: 0,
             service: 9,
             idle_timeout: 7440,
+            ..Backend::default()
         };
         assert_eq!(tables.backends, BTreeMap::from([(90, expected)]));
         let down = compile(&forwarding(vec![forward((2222, 2222), 22)]), DEVICE);
@@ -626,7 +628,7 @@ mod tests {
         let service = tables.services[&Key::whole(Ipv4Addr::new(10, 0, 0, 5))].value(0);
         assert_eq!((service.kind, service.number, service.backend), (Kind::Elastic as u8, 6, 60));
         assert_eq!(service.device(), 3);
-        let expected = Backend { addr: guest, port: 0, generation: 0, service: 6, idle_timeout: 7440 };
+        let expected = Backend { addr: guest, service: 6, idle_timeout: 7440, ..Backend::default() };
         assert_eq!(tables.backends, BTreeMap::from([(60, expected)]));
         assert!(expected.takes_all());
         let key = Origin { data: SourceKey::new(3, guest), prefix_len: 64 };
@@ -653,7 +655,7 @@ mod tests {
             let kind = SourceKind::Masquerade as u8;
             let value = source::Source { vip, backend: 80, kind, shared, ..source::Source::default() };
             assert_eq!(tables.sources, BTreeMap::from([(key, SourceEntry { number: Some(8), value })]));
-            let expected = Backend { addr: vip, port: 0, generation: 0, service: 8, idle_timeout: 7440 };
+            let expected = Backend { addr: vip, service: 8, idle_timeout: 7440, ..Backend::default() };
             assert_eq!(tables.backends[&80], expected);
         }
         let mut twice = own(vec![]);
