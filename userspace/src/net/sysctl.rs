@@ -3,7 +3,10 @@
 //! They are set for the managed devices only, so that the router's management device does not become a router's; and
 //! they stay when the controller ends, as the traffic does.
 
-use std::{fs, path::PathBuf};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use super::NetError;
 
@@ -22,6 +25,12 @@ pub fn prepare(device: &str) -> Result<(), NetError> {
     if strict { write(device, "rp_filter", 2) } else { Ok(()) }
 }
 
+/// Keeps IPv6 off a device that nobody shall talk to; a kernel without IPv6 has nothing to keep off.
+pub fn disable_ipv6(device: &str) -> Result<(), NetError> {
+    let path: PathBuf = ["/proc/sys/net/ipv6/conf", device, "disable_ipv6"].iter().collect();
+    if path.exists() { write_to(&path, 1) } else { Ok(()) }
+}
+
 fn raise(device: &str, name: &str, value: u32) -> Result<(), NetError> {
     if read(device, name) == value { Ok(()) } else { write(device, name, value) }
 }
@@ -36,8 +45,11 @@ pub fn read(device: &str, name: &str) -> u32 {
 }
 
 fn write(device: &str, name: &str, value: u32) -> Result<(), NetError> {
-    let path = path(device, name);
-    fs::write(&path, value.to_string()).map_err(|source| NetError::Sysctl {
+    write_to(&path(device, name), value)
+}
+
+fn write_to(path: &Path, value: u32) -> Result<(), NetError> {
+    fs::write(path, value.to_string()).map_err(|source| NetError::Sysctl {
         path: path.display().to_string(),
         value,
         source,
