@@ -27,6 +27,11 @@ pub unsafe fn bpf_jiffies64() -> u64 {
     kernel::jiffies()
 }
 
+/// Of the same clock: a jiffy here is 4 ms.
+pub unsafe fn bpf_ktime_get_ns() -> u64 {
+    kernel::jiffies().wrapping_mul(4_000_000)
+}
+
 /// `skb_do_redirect` finds the device later.
 pub unsafe fn bpf_redirect(ifindex: u32, flags: u64) -> c_long {
     assert_eq!(flags, 0, "redirects go out of a device, not into it");
@@ -120,6 +125,13 @@ pub unsafe fn bpf_xdp_adjust_head(ctx: *mut xdp_md, delta: c_int) -> c_long {
     // SAFETY: programs get their frames from `XdpFrame::context` only.
     let frame = unsafe { XdpFrame::of(ctx) };
     if frame.move_head(delta) { 0 } else { EINVAL }
+}
+
+/// A frame here has room for 4 bytes of metadata.
+pub unsafe fn bpf_xdp_adjust_meta(ctx: *mut xdp_md, delta: c_int) -> c_long {
+    // SAFETY: as above.
+    let frame = unsafe { XdpFrame::of(ctx) };
+    if frame.move_metadata(delta) { 0 } else { EINVAL }
 }
 
 pub unsafe fn bpf_xdp_get_buff_len(ctx: *mut xdp_md) -> u64 {

@@ -5,6 +5,7 @@
 
 pub mod arp;
 mod netlink;
+pub mod queue;
 pub mod sysctl;
 mod watch;
 
@@ -73,13 +74,14 @@ impl model::Devices for Devices {
         Some(self.api)
     }
 
-    /// All but the loopback, sorted. Empty when the kernel does not tell.
+    /// All but the loopback and vipgate's own, sorted. Empty when the kernel does not tell.
     fn list(&self) -> Vec<String> {
         let Ok(interfaces) = nix::net::if_::if_nameindex() else {
             return Vec::new();
         };
         let names = interfaces.iter().map(|interface| interface.name().to_string_lossy().into_owned());
-        let mut names: Vec<String> = names.filter(|name| name != "lo").collect();
+        let mut names: Vec<String> =
+            names.filter(|name| !["lo", queue::SENDING, queue::RECEIVING].contains(&name.as_str())).collect();
         names.sort();
         names
     }

@@ -1,6 +1,6 @@
 //! What becomes of VIPs: applied, removed, tried again.
 //!
-//! A VIP's address comes after its entries and goes before them, so that no packet reaches the router for a service
+//! The queues of its limits come before its entries and go after them. A VIP's address comes after its entries and goes before them, so that no packet reaches the router for a service
 //! that it does not know yet, or no longer.
 
 use std::{
@@ -67,11 +67,14 @@ impl<S: Source> Worker<S> {
         }
         let count = orphans.len();
         let removed = self.with_kernel(move |kernel| {
-            orphans.into_iter().try_for_each(|vip| kernel.engine.remove(vip, Instant::now()))
+            let removed = orphans.into_iter().try_for_each(|vip| kernel.engine.remove(vip, Instant::now()));
+            kernel.engine.remove_unclaimed_meters();
+            removed
         });
         if let Err(error) = removed.await {
             warn!(%error, "entries without a VIP stay until the next start");
         }
+        self.remove_left_queues().await;
         Ok(count)
     }
 
@@ -113,7 +116,9 @@ impl<S: Source> Worker<S> {
             // A VIP on a device that was not asked for yet; what fails is told for the VIP.
             let _ = self.sync_devices().await;
         }
+        self.make_queues(ready.iter().map(|ready| &ready.vip)).await;
         let ready = self.fill_tables(ready, &mut errors).await;
+        self.remove_queues().await;
         self.place(ready, &mut errors).await;
         for uuid in uuids {
             self.mark(&uuid, errors.get(&uuid));
@@ -137,6 +142,7 @@ impl<S: Source> Worker<S> {
                 removed
             });
             removed.await.map_err(|error| failed(error.to_string()))?;
+            self.remove_queues().await;
             self.owners.remove(&vip);
         }
         self.placed().remove(uuid);
