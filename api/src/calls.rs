@@ -4,8 +4,8 @@
 //! a new call is one row, one request type and one rule of the model.
 
 use crate::{
-    account, eip, l2, l3, load_balancer, network_service, port_forwarding, resource::Resource, session, tag, vip, vm,
-    zone,
+    account, eip, l2, l3, load_balancer, network_service, port_forwarding, resource::Resource, session, tag, vip,
+    vip_qos, vm, zone,
 };
 
 macro_rules! apis {
@@ -36,6 +36,7 @@ apis! {
     GetNetworkServiceTypes, QueryNetworkServiceProvider, QueryNetworkServiceL3NetworkRef,
     AttachNetworkServiceToL3Network, DetachNetworkServiceFromL3Network,
     CreateVip, DeleteVip, QueryVip, UpdateVip, ChangeVipState, GetVipUsedPorts,
+    SetVipQos, GetVipQos, DeleteVipQos,
     CreateLoadBalancer, DeleteLoadBalancer, QueryLoadBalancer, UpdateLoadBalancer, RefreshLoadBalancer,
     CreateLoadBalancerListener, DeleteLoadBalancerListener, QueryLoadBalancerListener, UpdateLoadBalancerListener,
     GetCandidateVmNicsForLoadBalancer, AddVmNicToLoadBalancer, RemoveVmNicFromLoadBalancer,
@@ -284,6 +285,7 @@ pub fn all() -> impl Iterator<Item = &'static Call> {
         vm::CALLS,
         network_service::CALLS,
         vip::CALLS,
+        vip_qos::CALLS,
         load_balancer::CALLS,
         port_forwarding::CALLS,
         eip::CALLS,

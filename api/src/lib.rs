@@ -29,6 +29,7 @@ pub mod session;
 pub mod tag;
 pub mod unserved;
 pub mod vip;
+pub mod vip_qos;
 pub mod vm;
 pub mod zone;
 

@@ -24,6 +24,7 @@ use crate::{
     session::SessionInventory,
     tag::{SystemTagInventory, UserTagInventory},
     vip::{VipInventory, VipUsedPortsInventory},
+    vip_qos::VipQosInventory,
     vm::{VmInstanceInventory, VmNicInventory},
     zone::ZoneInventory,
 };
@@ -42,6 +43,7 @@ macro_rules! of_inventory {
             Resource::NetworkServiceRef => $($function)::+::<NetworkServiceRefInventory>(),
             Resource::Vip => $($function)::+::<VipInventory>(),
             Resource::VipUsedPorts => $($function)::+::<VipUsedPortsInventory>(),
+            Resource::VipQos => $($function)::+::<VipQosInventory>(),
             Resource::LoadBalancer => $($function)::+::<LoadBalancerInventory>(),
             Resource::Listener => $($function)::+::<ListenerInventory>(),
             Resource::ListenerNicRef => $($function)::+::<ListenerNicRefInventory>(),
@@ -71,6 +73,7 @@ pub enum Resource {
     NetworkServiceRef,
     Vip,
     VipUsedPorts,
+    VipQos,
     LoadBalancer,
     Listener,
     ListenerNicRef,
@@ -101,6 +104,7 @@ impl Resource {
             Self::VipUsedPorts => {
                 "org.zstack.network.service.virtualrouter.APIGetVipUsedPortsReply$VipPortRangeInventory"
             }
+            Self::VipQos => "org.zstack.header.vipQos.VipQosInventory",
             Self::LoadBalancer => "org.zstack.network.service.lb.LoadBalancerInventory",
             Self::Listener => "org.zstack.network.service.lb.LoadBalancerListenerInventory",
             Self::ListenerNicRef => "org.zstack.network.service.lb.LoadBalancerListenerVmNicRefInventory",
@@ -129,6 +133,7 @@ impl Resource {
             Self::NetworkServiceRef => "NetworkServiceL3NetworkRefVO",
             Self::Vip => "VipVO",
             Self::VipUsedPorts => "VipPortRangeVO",
+            Self::VipQos => "VipQosVO",
             Self::LoadBalancer => "LoadBalancerVO",
             Self::Listener => "LoadBalancerListenerVO",
             Self::ListenerNicRef => "LoadBalancerListenerVmNicRefVO",

@@ -42,11 +42,8 @@ struct Param {
 
 /// The sections of the document that are served; a dot at the end stands for all below.
 const SERVED: [&str; 9] = ["4.1.1", "4.1.2", "4.1.3", "4.1.4", "4.1.5", "4.1.7.", "4.1.8.", "4.1.9.", "4.1.10."];
-/// Of those, the ones that are not: bandwidth limits and certificates.
-const NOT_YET: [&str; 9] = [
-    "SetVipQos",
-    "GetVipQos",
-    "DeleteVipQos",
+/// Of those, the ones that are not: certificates.
+const NOT_YET: [&str; 6] = [
     "CreateCertificate",
     "DeleteCertificate",
     "QueryCertificate",
@@ -58,6 +55,9 @@ const NOT_YET: [&str; 9] = [
 /// Fields that a null keeps out of a reply, since nulls are never written: not every NIC has metadata, a VIP that
 /// nothing uses yet has neither use nor provider, and a detached rule or elastic IP has neither NIC nor guest.
 const NULLABLE: [&str; 5] = ["metaData", "serviceProvider", "useFor", "vmNicUuid", "guestIp"];
+
+/// The uuid of this call is that of what its inventory belongs to.
+const OWNED: [(&str, &str); 1] = [("SetVipQos", "vipUuid")];
 
 /// Parameters that the walk leaves out: what they name is not served yet.
 const LEFT_OUT: [&str; 1] = ["certificateUuid"];
@@ -172,7 +172,7 @@ impl Walk {
                 has_fields(&last, object, fields).with_context(|| format!("{name} answers {last}"))?;
             }
             if call.reply_objects.contains_key("inventory") {
-                heeded(arguments, &last["inventory"]).with_context(|| format!("{name} answers {last}"))?;
+                heeded(name, arguments, &last["inventory"]).with_context(|| format!("{name} answers {last}"))?;
             }
         }
         self.walked.push(name.to_owned());
@@ -190,9 +190,14 @@ fn refused(api: &Api, request: &Request, what: &str, param: &str) -> Result<()> 
 }
 
 /// What was given is what the inventory shows, wherever it has a field of that name.
-fn heeded(arguments: &Map<String, Value>, inventory: &Value) -> Result<()> {
+fn heeded(call: &str, arguments: &Map<String, Value>, inventory: &Value) -> Result<()> {
+    let owner = OWNED.iter().find_map(|(api, field)| (*api == call).then_some(*field));
     for (name, given) in arguments {
-        let field = if name == "resourceUuid" { "uuid" } else { name };
+        let field = match name.as_str() {
+            "resourceUuid" => "uuid",
+            "uuid" => owner.unwrap_or("uuid"),
+            other => other,
+        };
         let shown = &inventory[field];
         // Some texts may be given in any case.
         let same = match (given.as_str(), shown.as_str()) {
@@ -365,6 +370,15 @@ fn every_documented_call_of_this_slice_takes_its_parameters_and_answers_its_fiel
     let found = cloud.api.query(&format!("/eips?q=vmNic.vmInstance.uuid={}", cloud.vms[1].uuid))?;
     assert_eq!(found[0]["guestIp"], json!(run.lab.backends[1].address));
     walk.call("DeleteEip", &json!({ "uuid": eip, "deleteMode": "Permissive" }))?;
+
+    let rates = json!({ "uuid": vip, "port": 80, "outboundBandwidth": 1_048_576, "inboundBandwidth": 10_485_760_i64 });
+    walk.call("SetVipQos", &rates)?;
+    let limits = walk.call("GetVipQos", &json!({ "uuid": vip }))?;
+    assert_eq!(limits["inventories"].as_array().map(Vec::len), Some(1), "{limits}");
+    assert_eq!(limits["inventories"][0]["type"], "vrouter");
+    walk.call("DeleteVipQos", &json!({ "uuid": vip, "port": 80 }))?;
+    let limits = walk.call("GetVipQos", &json!({ "uuid": vip }))?;
+    assert_eq!(limits["inventories"], json!([]));
 
     walk.call("RemoveVmNicFromLoadBalancer", &nics)?;
     walk.call("DeleteLoadBalancerListener", &json!({ "uuid": listener }))?;

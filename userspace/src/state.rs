@@ -42,6 +42,8 @@ pub struct VipState {
     pub elastic: Option<ElasticState>,
     /// The guest networks whose way out it is: source NAT.
     pub masquerades: Vec<MasqueradeState>,
+    /// Its bandwidth limits: at most one of the whole VIP and one a port.
+    pub limits: Vec<LimitState>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -172,6 +174,20 @@ pub struct MasqueradeState {
     pub network: Ipv4Net,
 }
 
+/// A bandwidth limit of a VIP, in either direction or both.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LimitState {
+    pub uuid: String,
+    /// Small stable number, unique among limits, kept in SQL: indexes the kernel's tables. From 1.
+    pub number: u32,
+    /// `None`: the whole VIP, but for ports with limits of their own.
+    pub port: Option<u16>,
+    /// Bits per second on the wire, from the Ethernet header, towards the guests; `None`: not limited.
+    pub inbound: Option<u64>,
+    /// The same from the guests.
+    pub outbound: Option<u64>,
+}
+
 /// How much the kernel's tables hold. The store keeps its numbers below them, the reconciler checks once more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
@@ -181,10 +197,17 @@ pub struct Limits {
     pub backends: u32,
     /// Backends of one listener: what least connections can compare for one new flow.
     pub backends_per_listener: u32,
+    /// Numbers of bandwidth limits are below it.
+    pub limits: u32,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { services: maps::DEFAULT_SERVICES, backends: maps::DEFAULT_BACKENDS, backends_per_listener: 1000 }
+        Self {
+            services: maps::DEFAULT_SERVICES,
+            backends: maps::DEFAULT_BACKENDS,
+            backends_per_listener: 1000,
+            limits: maps::DEFAULT_LIMITS,
+        }
     }
 }

@@ -90,6 +90,8 @@ pub const DEFAULT_SERVICES: u32 = 1 << 16;
 pub const KEYS_PER_SERVICE: u32 = 32;
 /// Default number of backends, over all listeners.
 pub const DEFAULT_BACKENDS: u32 = 1 << 17;
+/// Default number of bandwidth limits, of VIPs and of their ports.
+pub const DEFAULT_LIMITS: u32 = 1 << 14;
 /// Default number of ring elements, over all listeners: 10,000 listeners of 10 backends fit.
 pub const DEFAULT_RING_ELEMENTS: u32 = 1 << 24;
 /// Number of ports (router devices); port 0 is no device, see [`crate::port`].

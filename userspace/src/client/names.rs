@@ -244,6 +244,8 @@ mod tests {
             (Api::CreateVip, "vip", "create"),
             (Api::ChangeEipState, "eip", "change-state"),
             (Api::AddVmNicToLoadBalancer, "lb", "add-vm-nic"),
+            (Api::SetVipQos, "vip", "set-qos"),
+            (Api::DeleteVipQos, "vip", "delete-qos"),
             (Api::CreateLoadBalancerListener, "listener", "create"),
             (Api::CreateL2NoVlanNetwork, "l2", "create-no-vlan"),
             (Api::AddIpRangeByNetworkCidr, "range", "add-by-network-cidr"),

@@ -1,6 +1,6 @@
 //! The options of a call: made from its parameters, and turned back into its arguments.
 
-use std::path::PathBuf;
+use std::{ops::RangeInclusive, path::PathBuf};
 
 use clap::{
     Arg, ArgAction, ArgMatches,
@@ -86,6 +86,9 @@ fn refers(arg: Arg, reference: Reference) -> Arg {
 
 fn typed(arg: Arg, param: &Param) -> Arg {
     match (param.kind, param.rule) {
+        (_, Some(Rule::Range(low, high))) if is_rate(param) => {
+            arg.value_name("BITS/S").value_parser(move |typed: &str| rate(typed, low..=high))
+        }
         (Kind::Int | Kind::Long, Some(Rule::Range(low, high))) => {
             arg.value_name("NUMBER").value_parser(RangedI64ValueParser::<i64>::new().range(low..=high))
         }
@@ -99,9 +102,26 @@ fn typed(arg: Arg, param: &Param) -> Arg {
     }
 }
 
+/// Whether a parameter is in bits per second.
+fn is_rate(param: &Param) -> bool {
+    param.name.ends_with("Bandwidth")
+}
+
+/// Bits per second, also in the units of the real system's clients: their megabit is 2^20 bits.
+fn rate(typed: &str, bounds: RangeInclusive<i64>) -> Result<i64, String> {
+    let mut units = [('K', 10), ('M', 20), ('G', 30)].into_iter();
+    let with_unit = units.find_map(|(unit, shift)| Some((typed.strip_suffix(unit)?, shift)));
+    let (digits, shift) = with_unit.unwrap_or((typed, 0));
+    let rate = digits.parse().ok().and_then(|number: i64| number.checked_mul(1 << shift));
+    rate.filter(|rate| bounds.contains(rate)).ok_or_else(|| {
+        format!("a whole number of bits per second is wanted, at least {}, such as 10485760 or 10M", bounds.start())
+    })
+}
+
 /// What the table knows of a parameter: its name in the API, whether it must be there, and its bounds.
 fn help(param: &Param) -> String {
     let bounds = match param.rule {
+        Some(Rule::Range(low, _)) if is_rate(param) => format!(", from {low}; K, M and G are 2^10, 2^20 and 2^30"),
         Some(Rule::Range(low, i64::MAX)) => format!(", from {low}"),
         Some(Rule::Range(low, high)) => format!(", {low} to {high}"),
         Some(Rule::MaxLength(most)) => format!(", at most {most} characters"),
@@ -177,8 +197,9 @@ fn value(
 
 /// A command line that makes this call, for its help.
 pub(super) fn example(command: &str, call: &Call) -> String {
-    let required = call.params.iter().filter(|param| param.required);
-    let words = required.filter_map(|param| match given(call, param) {
+    // Of rates one is needed at least.
+    let needed = call.params.iter().filter(|param| param.required || is_rate(param));
+    let words = needed.filter_map(|param| match given(call, param) {
         Given::Session | Given::Password => None,
         Given::Subject(None) => Some(UUID.to_owned()),
         Given::Subject(Some(_)) => Some("web".to_owned()),
@@ -209,6 +230,7 @@ fn sample(param: &Param) -> &'static str {
         ("resourceType", _) => "VipVO",
         ("tag", _) => "production",
         ("value", _) => "20",
+        _ if is_rate(param) => "10M",
         (_, Some(Rule::Range(..))) => "80",
         _ => "web",
     }

@@ -51,6 +51,22 @@ fn bounds_of_the_table_are_kept_before_anything_is_sent() {
 }
 
 #[test]
+fn rates_are_taken_in_bits_and_in_the_units_of_the_real_systems_clients() {
+    let api = Api::stranger("http://192.0.2.1:1").unwrap();
+    let call = call(Name::SetVipQos).unwrap();
+    let uuid = "d825b1a26f4e474b8c59306081920ff2";
+    let line = |rate| ["vip", "set-qos", uuid, "--port", "80", "--inbound-bandwidth", rate];
+    for (typed, rate) in [("1048575", 1_048_575_i64), ("1024K", 1 << 20), ("10M", 10 << 20), ("400G", 400 << 30)] {
+        let arguments = options::arguments(call, &parsed(&line(typed)).unwrap(), &api).unwrap();
+        assert_eq!(Value::Object(arguments), json!({ "uuid": uuid, "port": 80, "inboundBandwidth": rate }));
+    }
+    for typed in ["1048574", "0M", "10MM", "10m", "M", "1.5G", "9999999999G"] {
+        let error = parsed(&line(typed)).unwrap_err().to_string();
+        assert!(error.contains(typed) && error.contains("at least 1048575"), "{error}");
+    }
+}
+
+#[test]
 fn values_become_arguments_of_their_kinds_and_uuids_need_no_api() {
     let uuid = "D825B1A26F4E474B8C59306081920FF2";
     let api = Api::stranger("http://192.0.2.1:1").unwrap();

@@ -73,14 +73,14 @@ fn names_resources(param: &Param) -> bool {
     param.name == "uuid" || param.name.ends_with("Uuid") || param.name.ends_with("Uuids")
 }
 
-/// Takes what the caller does not see out of a list.
+/// Takes what the caller does not see out of a list. What nobody owns is a part of what the call named, and seen with it.
 pub(super) async fn hide(tx: &mut Tx, caller: &Caller, reply: &mut Reply) -> Result<()> {
     if let Reply::Inventories(_, uuids) = reply
         && !caller.admin
     {
         let mut seen = Vec::new();
         for uuid in uuids.drain(..) {
-            if account::sees(tx, &caller.account_uuid, &uuid).await? {
+            if account::owner(tx, &uuid).await?.is_none() || account::sees(tx, &caller.account_uuid, &uuid).await? {
                 seen.push(uuid);
             }
         }

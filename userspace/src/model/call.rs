@@ -6,7 +6,7 @@ use vipgate_api::{Api, ApiError};
 
 use super::{
     Caller, Devices, Result, access, account, eip, ip_range, l2, l3, listener, load_balancer, network_service,
-    port_forwarding, source_nat, tag, vip, vm, zone,
+    port_forwarding, source_nat, tag, vip, vip_qos, vm, zone,
 };
 use crate::store::Tx;
 
@@ -83,6 +83,9 @@ async fn decide(tx: &mut Tx, caller: &Caller, devices: &dyn Devices, api: Api, a
         Api::UpdateVip => vip::update(tx, arguments.read()?).await,
         Api::ChangeVipState => vip::change_state(tx, arguments.read()?).await,
         Api::GetVipUsedPorts => vip::used_ports(tx, arguments.read()?).await,
+        Api::SetVipQos => vip_qos::set(tx, arguments.read()?).await,
+        Api::GetVipQos => vip_qos::get(tx, arguments.read()?).await,
+        Api::DeleteVipQos => vip_qos::delete(tx, arguments.read()?).await,
 
         Api::CreateLoadBalancer => load_balancer::create(tx, caller, arguments.read()?).await,
         Api::DeleteLoadBalancer => load_balancer::delete(tx, &arguments.read()?).await,

@@ -22,6 +22,7 @@ mod resource;
 mod source_nat;
 mod tag;
 mod vip;
+mod vip_qos;
 mod vip_use;
 mod vm;
 mod zone;
@@ -75,6 +76,9 @@ pub trait Devices: Send + Sync {
 /// The states of what can be switched off.
 const ENABLED: &str = "Enabled";
 const DISABLED: &str = "Disabled";
+
+/// The type of the provider of everything that the router does itself.
+const PROVIDER: &str = "vrouter";
 
 const fn state_after(event: StateEvent) -> &'static str {
     match event {

@@ -14,7 +14,7 @@ use ipnet::Ipv4Net;
 use tracing::warn;
 use vipgate_api::{ApiError, Resource};
 
-use super::{Devices, ENABLED, Result, vip, vip_use};
+use super::{Devices, ENABLED, PROVIDER, Result, vip, vip_use};
 use crate::{
     state::Protocol,
     store::{
@@ -23,9 +23,6 @@ use crate::{
         vip::Vip,
     },
 };
-
-/// The provider of everything that the router does itself.
-const PROVIDER: &str = "vrouter";
 
 /// TCP ports of the router's own services on its own address: SSH, and the agent that the real system has there. The API's
 /// comes to these where it is served on that address.

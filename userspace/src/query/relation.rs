@@ -137,6 +137,7 @@ pub(super) const RELATIONS: &[Relation] = &[
         "vip_peer_l3_networks",
         ["vip_uuid", "l3_network_uuid"],
     ),
+    belongs(Resource::VipQos, &["vipQos"], "vipUuid", Resource::Vip, &["vip"]),
     belongs(Resource::LoadBalancer, &["loadBalancer", "loadBalancers"], "vipUuid", Resource::Vip, &["vip"]),
     belongs(
         Resource::Listener,

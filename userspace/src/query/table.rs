@@ -307,6 +307,24 @@ pub(super) const TABLES: &[Table] = &[
             texts("peerL3NetworkUuids", "vip_peer_l3_networks", "vip_uuid", "l3_network_uuid"),
         ],
     ),
+    Table {
+        access: Access::Resource("vip_uuid"),
+        ..table(
+            Resource::VipQos,
+            "vip_qos",
+            &[
+                uuid("uuid"),
+                uuid("vipUuid"),
+                number("port"),
+                number("inboundBandwidth"),
+                number("outboundBandwidth"),
+                text("type"),
+                CREATED,
+                CHANGED,
+            ],
+            &[],
+        )
+    },
     table(
         Resource::LoadBalancer,
         "load_balancers",

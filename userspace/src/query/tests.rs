@@ -147,6 +147,7 @@ async fn documented_ways_lead_somewhere() {
         (Resource::VmInstance, "vmNics.portForwarding.allowedCidr"),
         (Resource::VmInstance, "vmNics.eip.ip"),
         (Resource::Vip, "eip.guestIp"),
+        (Resource::Vip, "vipQos.port"),
         (Resource::Eip, "vip.l3Network.name"),
         (Resource::Eip, "vmNic.vmInstance.name"),
     ] {

@@ -455,6 +455,7 @@ mod tests {
             forwards: vec![],
             elastic: None,
             masquerades: vec![],
+            limits: vec![],
         }
     }
 
@@ -697,7 +698,7 @@ mod tests {
 
     #[test]
     fn what_the_tables_cannot_hold_is_refused_with_the_value_named() {
-        let limits = Limits { services: 10, backends: 100, backends_per_listener: 2 };
+        let limits = Limits { services: 10, backends: 100, backends_per_listener: 2, ..Limits::default() };
         let of = |listener: ListenerState| vip(vec![listener]);
         let plain = listener(Algorithm::RoundRobin, vec![backend(7, 1)]);
         check(&of(plain.clone()), &limits).expect("fits");

@@ -48,6 +48,7 @@ pub(super) enum Found {
     Calls(Vec<Match>),
 }
 
+#[derive(Clone, Copy)]
 enum Segment {
     Fixed(&'static str),
     Variable(&'static str),
@@ -68,18 +69,26 @@ static ENTRIES: LazyLock<Vec<Entry>> = LazyLock::new(|| {
 
 const ACTIONS: &str = "/actions";
 
-/// The entry of a route; an update is found with and without `/actions`, whichever of the two is documented.
+/// The two names of the VIPs' collection.
+const VIPS: [&str; 2] = ["vip", "vips"];
+
+/// The entries of a route: an update is found with and without `/actions`, what is a VIP's by both names of their
+/// collection, whichever of the two is documented.
 fn entries(route: Route, target: Target) -> Vec<Entry> {
-    let entry = |segments| Entry { method: route.method, segments, target };
-    let mut entries = vec![entry(segments(route.path))];
+    let mut paths = vec![segments(route.path)];
     if route.method == Method::Put && route.path.contains('{') {
         let other = match route.path.strip_suffix(ACTIONS) {
             Some(bare) => segments(bare),
             None => segments(route.path).into_iter().chain(segments(ACTIONS)).collect(),
         };
-        entries.push(entry(other));
+        paths.push(other);
     }
-    entries
+    let names: Vec<_> = match paths[0].first() {
+        Some(Segment::Fixed(name)) if VIPS.contains(name) => VIPS.map(Segment::Fixed).into(),
+        first => first.copied().into_iter().collect(),
+    };
+    let spelt = paths.iter().flat_map(|path| names.iter().map(move |name| [&[*name], &path[1..]].concat()));
+    spelt.map(|segments| Entry { method: route.method, segments, target }).collect()
 }
 
 fn segments(path: &'static str) -> Vec<Segment> {
@@ -168,6 +177,15 @@ mod tests {
         for path in ["/vips/u", "/vips/u/actions"] {
             assert_eq!(names(Method::Put, path), ["UpdateVip", "ChangeVipState", "SetVipQos"], "{path}");
         }
+    }
+
+    #[test]
+    fn vips_are_found_by_both_names_of_their_collection() {
+        for path in ["/vip/u/vip-qos", "/vips/u/vip-qos"] {
+            assert_eq!(names(Method::Get, path), ["GetVipQos"], "{path}");
+            assert_eq!(names(Method::Delete, path), ["DeleteVipQos"], "{path}");
+        }
+        assert_eq!(names(Method::Put, "/vip/u/actions"), names(Method::Put, "/vips/u"));
     }
 
     #[test]

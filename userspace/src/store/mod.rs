@@ -23,6 +23,7 @@ pub mod source_nat;
 mod state;
 pub mod tag;
 pub mod vip;
+pub mod vip_qos;
 pub mod vm;
 
 #[cfg(test)]

@@ -24,6 +24,8 @@ pub enum Numbers {
     Service,
     /// Of NICs behind one of the first three, and of networks with source NAT.
     Backend,
+    /// Of bandwidth limits.
+    Limit,
 }
 
 impl Numbers {
@@ -31,6 +33,7 @@ impl Numbers {
         match self {
             Self::Service => "service",
             Self::Backend => "backend",
+            Self::Limit => "limit",
         }
     }
 
@@ -39,6 +42,7 @@ impl Numbers {
         match self {
             Self::Service => limits.services.saturating_sub(1),
             Self::Backend => limits.backends.saturating_sub(1),
+            Self::Limit => limits.limits.saturating_sub(1),
         }
     }
 
@@ -47,6 +51,7 @@ impl Numbers {
         match self {
             Self::Service => next_sql!("service_numbers"),
             Self::Backend => next_sql!("backend_numbers"),
+            Self::Limit => next_sql!("vip_qos"),
         }
     }
 }

@@ -1,5 +1,5 @@
 //! What the router shall do, read from SQL: [`Source`] for the reconciler. One VIP costs what it holds; all of them cost
-//! six statements.
+//! eight statements.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -14,7 +14,7 @@ use super::{
     listener_tags::{self, Balancing, DEFAULT_WEIGHT},
 };
 use crate::state::{
-    BackendState, ElasticState, ForwardState, ListenerState, MasqueradeState, Protocol, Source, VipState,
+    BackendState, ElasticState, ForwardState, LimitState, ListenerState, MasqueradeState, Protocol, Source, VipState,
 };
 
 macro_rules! vips_sql {
@@ -116,6 +116,16 @@ macro_rules! masquerades_sql {
     };
 }
 
+macro_rules! limits_sql {
+    ($where:literal) => {
+        concat!(
+            "SELECT vip_uuid, uuid, number, port, inbound_bandwidth, outbound_bandwidth FROM vip_qos ",
+            $where,
+            " ORDER BY number"
+        )
+    };
+}
+
 impl Source for Store {
     type Error = Error;
 
@@ -132,6 +142,7 @@ impl Source for Store {
                 .bind(uuid)
                 .fetch_all(tx.conn())
                 .await?,
+            limits: sqlx::query_as(limits_sql!("WHERE vip_uuid = $1")).bind(uuid).fetch_all(tx.conn()).await?,
         };
         end(tx).await?;
         Ok(rows.join()?.pop())
@@ -147,6 +158,7 @@ impl Source for Store {
             forwards: sqlx::query_as(forwards_sql!("")).fetch_all(tx.conn()).await?,
             elastic: sqlx::query_as(elastic_sql!("")).fetch_all(tx.conn()).await?,
             masquerades: sqlx::query_as(masquerades_sql!("")).fetch_all(tx.conn()).await?,
+            limits: sqlx::query_as(limits_sql!("")).fetch_all(tx.conn()).await?,
         };
         end(tx).await?;
         rows.join()
@@ -239,6 +251,16 @@ struct MasqueradeRow {
     network_cidr: String,
 }
 
+#[derive(FromRow)]
+struct LimitRow {
+    vip_uuid: String,
+    uuid: String,
+    number: u32,
+    port: Option<u16>,
+    inbound_bandwidth: Option<u64>,
+    outbound_bandwidth: Option<u64>,
+}
+
 struct Rows {
     vips: Vec<VipRow>,
     listeners: Vec<ListenerRow>,
@@ -247,6 +269,7 @@ struct Rows {
     forwards: Vec<ForwardRow>,
     elastic: Vec<ElasticRow>,
     masquerades: Vec<MasqueradeRow>,
+    limits: Vec<LimitRow>,
 }
 
 impl Rows {
@@ -257,6 +280,7 @@ impl Rows {
         let mut forwards = group(self.forwards, |row| row.vip_uuid.clone());
         let mut elastic: HashMap<_, _> = self.elastic.into_iter().map(|row| (row.vip_uuid.clone(), row)).collect();
         let mut masquerades = group(self.masquerades, |row| row.vip_uuid.clone());
+        let mut limits = group(self.limits, |row| row.vip_uuid.clone());
         self.vips
             .into_iter()
             .map(|vip| {
@@ -272,6 +296,7 @@ impl Rows {
                     .collect::<Result<_>>()?;
                 let forwards = forwards.remove(&vip.uuid).unwrap_or_default();
                 let masquerades = masquerades.remove(&vip.uuid).unwrap_or_default();
+                let limits = limits.remove(&vip.uuid).unwrap_or_default();
                 let netmask: Ipv4Addr = parse("netmask", &vip.netmask, &vip.uuid)?;
                 Ok(VipState {
                     address: parse("address", &vip.ip, &vip.uuid)?,
@@ -283,6 +308,7 @@ impl Rows {
                     forwards: forwards.into_iter().map(forward).collect::<Result<_>>()?,
                     elastic: elastic.remove(&vip.uuid).map(elastic_ip).transpose()?,
                     masquerades: masquerades.into_iter().map(masquerade).collect::<Result<_>>()?,
+                    limits: limits.into_iter().map(limit).collect(),
                     uuid: vip.uuid,
                 })
             })
@@ -352,6 +378,16 @@ fn masquerade(row: MasqueradeRow) -> Result<MasqueradeState> {
         network: parse("network CIDR", &row.network_cidr, &row.l3_network_uuid)?,
         uuid: row.l3_network_uuid,
     })
+}
+
+fn limit(row: LimitRow) -> LimitState {
+    LimitState {
+        uuid: row.uuid,
+        number: row.number,
+        port: row.port,
+        inbound: row.inbound_bandwidth,
+        outbound: row.outbound_bandwidth,
+    }
 }
 
 /// Listeners spell it in lower case, rules in upper case.

@@ -546,5 +546,6 @@ fn maglev_vip(vip: u32, backends: u32) -> VipState {
         own: false,
         elastic: None,
         masquerades: vec![],
+        limits: vec![],
     }
 }

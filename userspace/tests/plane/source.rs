@@ -106,6 +106,7 @@ pub(crate) fn vip(host: u8, device: &str, backends: impl IntoIterator<Item = u8>
         own: false,
         elastic: None,
         masquerades: vec![],
+        limits: vec![],
     }
 }
 

@@ -58,6 +58,7 @@ async fn a_normal_account_neither_sees_nor_touches_what_is_others() {
         Resource::L3Network,
         Resource::IpRange,
         Resource::Vip,
+        Resource::VipQos,
         Resource::LoadBalancer,
         Resource::Listener,
         Resource::ListenerNicRef,
@@ -70,12 +71,16 @@ async fn a_normal_account_neither_sees_nor_touches_what_is_others() {
     ] {
         assert_eq!(seen(&site, &tenant, resource).await, [Value::Null; 0], "{resource:?}");
     }
+    site.router.make(Api::SetVipQos, json!({"uuid": site.vip, "inboundBandwidth": 1 << 20})).await;
     let (vip, listener, nic) = (&site.vip, &site.listener, &site.nic);
     let tag = site.router.texts("SELECT uuid FROM system_tags WHERE resource_uuid = $1", listener).await.remove(0);
     for (api, arguments) in [
         (Api::UpdateVip, json!({"uuid": vip, "name": "mine"})),
         (Api::ChangeVipState, json!({"uuid": vip, "stateEvent": "disable"})),
         (Api::GetVipUsedPorts, json!({"uuid": vip, "protocol": "tcp"})),
+        (Api::SetVipQos, json!({"uuid": vip, "port": 80, "inboundBandwidth": 1 << 20})),
+        (Api::GetVipQos, json!({"uuid": vip})),
+        (Api::DeleteVipQos, json!({"uuid": vip})),
         (Api::DeleteVip, json!({"uuid": vip})),
         (Api::CreateVip, json!({"name": "v", "l3NetworkUuid": site.public})),
         (Api::CreateLoadBalancer, json!({"name": "l", "vipUuid": vip})),
@@ -135,6 +140,15 @@ async fn what_is_shared_can_be_used_and_not_changed() {
     made(&site, &tenant, Api::AttachEip, json!({"eipUuid": eip, "vmNicUuid": nic})).await;
     assert_eq!(seen(&site, &tenant, Resource::SystemTag).await.len(), 8);
     assert_eq!(seen(&site, &other, Resource::Vip).await.len(), 0);
+    let limit = json!({"uuid": vip, "inboundBandwidth": 1 << 20});
+    let limit = made(&site, &tenant, Api::SetVipQos, limit).await;
+    site.router.ok(Api::ShareResource, json!({"resourceUuids": [vip], "accountUuids": [other.account_uuid]})).await;
+    for account in [&tenant, &other] {
+        let limits = site.router.call_as(account, Api::GetVipQos, json!({"uuid": vip})).await.unwrap();
+        assert_eq!(limits.reply, Reply::Inventories(Resource::VipQos, vec![limit.clone()]), "seen with its VIP");
+        assert_eq!(seen(&site, account, Resource::VipQos).await.len(), 1);
+    }
+    denied(&site, &other, Api::DeleteVipQos, json!({"uuid": vip}), "ID.1002").await;
 
     // A condition learns nothing of what is hidden, either.
     let mut tx = site.router.read().await;

@@ -17,7 +17,7 @@ struct Step {
 }
 
 /// The more often an API is named, the more often it is called.
-const APIS: [Api; 38] = [
+const APIS: [Api; 41] = [
     Api::CreateZone,
     Api::CreateL2NoVlanNetwork,
     Api::CreateL3Network,
@@ -39,6 +39,9 @@ const APIS: [Api; 38] = [
     Api::CreateVip,
     Api::CreateVip,
     Api::ChangeVipState,
+    Api::SetVipQos,
+    Api::SetVipQos,
+    Api::DeleteVipQos,
     Api::DeleteVip,
     Api::CreateLoadBalancer,
     Api::CreateLoadBalancerListener,
@@ -141,6 +144,10 @@ async fn arguments(router: &Router, Step { api, seeds: [a, b, c] }: Step) -> Val
         Api::ChangeEipState => json!({"uuid": eip, "stateEvent": (["enable", "disable"][b % 2])}),
         Api::DetachEip | Api::DeleteEip => json!({"uuid": eip}),
         Api::StartVmInstance | Api::StopVmInstance | Api::DestroyVmInstance => json!({"uuid": vm}),
+        Api::SetVipQos | Api::DeleteVipQos if c % 3 == 0 => json!({"uuid": vip, "inboundBandwidth": 1 << 20}),
+        Api::SetVipQos | Api::DeleteVipQos => {
+            json!({"uuid": vip, "port": 1 + b % 5, "outboundBandwidth": 1 << 20})
+        }
         Api::DeleteVip => json!({"uuid": vip}),
         Api::DeleteZone => json!({"uuid": zone}),
         Api::DeleteL2Network => json!({"uuid": l2}),

@@ -226,7 +226,7 @@ async fn deleting_a_listener_answers_with_its_load_balancer_and_fails_where_ther
 #[tokio::test]
 async fn what_the_kernels_tables_can_not_hold_is_refused() {
     let mut site = Site::new().await;
-    let limits = Limits { services: 3, backends: 3, backends_per_listener: 1 };
+    let limits = Limits { services: 3, backends: 3, backends_per_listener: 1, ..Limits::default() };
     site.router.store = site.router.store.with_limits(limits);
     let other = site.router.listener(&site.balancer, 81).await;
     let third = listener(&site.balancer, json!({}));

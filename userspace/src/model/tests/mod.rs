@@ -10,6 +10,7 @@ mod networks;
 mod port_forwarding;
 mod source_nat;
 mod tags;
+mod vip_qos;
 mod vips;
 mod vms;
 
@@ -124,6 +125,7 @@ impl Router {
              UNION ALL SELECT 'rule ' || uuid || name || state || IFNULL(vm_nic_uuid, '') FROM port_forwarding_rules
              UNION ALL SELECT 'eip ' || uuid || name || state || IFNULL(vm_nic_uuid, '') FROM eips
              UNION ALL SELECT 'way out ' || l3_network_uuid || vip_uuid FROM source_nats
+             UNION ALL SELECT 'limit ' || uuid FROM vip_qos
              UNION ALL SELECT 'dns ' || dns FROM l3_network_dns
              UNION ALL SELECT 'service ' || network_service_type FROM network_service_l3_network_refs",
             "",

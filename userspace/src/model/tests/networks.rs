@@ -1,6 +1,6 @@
 //! Zones, L2 and L3 networks, ranges, name servers and network services.
 
-use serde_json::json;
+use serde_json::{Value, json};
 use vipgate_api::{Api, Reply, Resource};
 
 use super::{Router, UNKNOWN, VROUTER, with};
@@ -135,8 +135,9 @@ async fn name_servers_are_ipv4_and_come_once() {
 async fn the_types_name_their_providers() {
     let router = Router::new().await;
     let Reply::Members(members) = router.ok(Api::GetNetworkServiceTypes, json!({})).await.reply else { panic!() };
-    let types = json!({"Eip": [VROUTER], "LoadBalancer": [VROUTER], "PortForwarding": [VROUTER], "SNAT": [VROUTER]});
-    assert_eq!(members["types"], types);
+    let types = ["Eip", "LoadBalancer", "PortForwarding", "SNAT", "VipQos"];
+    let types = types.map(|name| (name.to_owned(), json!([VROUTER])));
+    assert_eq!(members["types"], Value::Object(types.into_iter().collect()));
 }
 
 #[tokio::test]
@@ -163,8 +164,8 @@ async fn detaching_passes_over_what_is_not_attached() {
     let router = Router::new().await;
     let l3 = router.network("eth0", "10.0.0.0/24").await;
     let api = Api::DetachNetworkServiceFromL3Network;
-    let services =
-        json!({"l3NetworkUuid": l3, "networkServices": {VROUTER: ["LoadBalancer", "PortForwarding", "Eip", "SNAT"]}});
+    let types = ["LoadBalancer", "PortForwarding", "Eip", "SNAT", "VipQos"];
+    let services = json!({"l3NetworkUuid": l3, "networkServices": {VROUTER: types}});
     for _ in 0..2 {
         assert_eq!(router.make(api, services.clone()).await, l3);
     }

@@ -166,6 +166,7 @@ fn vip(host: u8, listeners: Vec<ListenerState>) -> VipState {
         own: false,
         elastic: None,
         masquerades: vec![],
+        limits: vec![],
     }
 }
 

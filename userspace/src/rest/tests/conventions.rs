@@ -262,7 +262,7 @@ async fn a_documented_call_that_is_not_served_says_so_and_stores_nothing() {
     let site = Site::build(&server).await;
     for (method, path, body) in [
         (Method::POST, "/security-groups".to_owned(), json!({"params": {"name": "g"}})),
-        (Method::PUT, format!("/vips/{}/actions", site.vip), json!({"setVipQos": {"inboundBandwidth": 10_485_760}})),
+        (Method::PUT, format!("/ipsec/{}", site.vip), json!({"updateIPsecConnection": {"name": "i"}})),
         (Method::POST, "/certificates".to_owned(), json!({"params": {"name": "c", "certificate": "-"}})),
         (
             Method::POST,

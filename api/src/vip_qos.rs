@@ -1,0 +1,68 @@
+//! Bandwidth limits of VIPs: of a whole one, or of one of its ports.
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::{
+    calls::{Answer, Api, Call, Kind, Param, Rule, UUID, delete, get, put},
+    date::Date,
+    resource::Resource,
+};
+
+/// Absent: the whole VIP, but for ports with limits of their own.
+const PORT: Param = Param::new("port", Kind::Int).rule(Rule::Range(1, 65535));
+
+/// Bits per second; the real system's least is a bit less than the 2^20 that it calls a megabit.
+const fn bandwidth(name: &'static str) -> Param {
+    Param::new(name, Kind::Long).rule(Rule::Range((1 << 20) - 1, i64::MAX))
+}
+
+pub(crate) const CALLS: &[Call] = &[
+    Call::action(
+        Api::SetVipQos,
+        &[put("/vips/{uuid}/actions")],
+        &["setVipQos"],
+        &[UUID, PORT, bandwidth("outboundBandwidth"), bandwidth("inboundBandwidth")],
+        Answer::Inventory(Resource::VipQos),
+    ),
+    // The document's spelling; the other one of each is taken, too.
+    Call::read(Api::GetVipQos, &[get("/vip/{uuid}/vip-qos")], &[UUID], Answer::Inventories(Resource::VipQos)),
+    Call::delete(Api::DeleteVipQos, &[delete("/vips/{uuid}/vip-qos")], &[UUID, PORT], Answer::Empty),
+];
+
+/// One of the two bandwidths must be there.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SetVipQos {
+    /// Of the VIP.
+    pub uuid: String,
+    pub port: Option<u16>,
+    /// From the guests, in bits per second.
+    pub outbound_bandwidth: Option<i64>,
+    /// Towards the guests, in bits per second.
+    pub inbound_bandwidth: Option<i64>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct DeleteVipQos {
+    /// Of the VIP.
+    pub uuid: String,
+    pub port: Option<u16>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct VipQosInventory {
+    pub uuid: String,
+    pub vip_uuid: String,
+    /// Absent: of the whole VIP, but for ports with limits of their own.
+    pub port: Option<u16>,
+    /// Towards the guests, in bits per second; absent: not limited.
+    pub inbound_bandwidth: Option<i64>,
+    /// The same from the guests.
+    pub outbound_bandwidth: Option<i64>,
+    /// Type of the provider that keeps the limit.
+    pub r#type: String,
+    pub create_date: Date,
+    pub last_op_date: Date,
+}

@@ -1,0 +1,68 @@
+//! Bandwidth limits of VIPs: of a whole one, and of single ports, which count for themselves alone.
+//!
+//! This router carries the traffic of every VIP, used or not, its own address or not; so it can limit every one. A limit
+//! is set once and never changed: who wants another deletes it first.
+
+use vipgate_api::{
+    ApiError, Reply, Resource,
+    common::OfUuid,
+    vip_qos::{DeleteVipQos, SetVipQos},
+};
+
+use super::{Outcome, PROVIDER, Result, resource::require};
+use crate::store::{
+    self, Tx,
+    number::{self, Numbers},
+    vip_qos::{self, VipQos},
+};
+
+pub(super) async fn set(tx: &mut Tx, request: SetVipQos) -> Result {
+    require(tx, "uuid", &request.uuid, Resource::Vip).await?;
+    if let Some(other) = vip_qos::of_place(tx, &request.uuid, request.port).await? {
+        return Err(ApiError::operation(format!(
+            "{} has a bandwidth limit[uuid:{other}] already; delete it first",
+            place(&request.uuid, request.port)
+        )));
+    }
+    if request.inbound_bandwidth.is_none() && request.outbound_bandwidth.is_none() {
+        return Err(ApiError::invalid_argument(
+            "field[inboundBandwidth] and field[outboundBandwidth] are both missing: give one or both",
+        ));
+    }
+    let row = VipQos {
+        uuid: store::new_uuid(),
+        vip_uuid: request.uuid,
+        port: request.port,
+        inbound_bandwidth: request.inbound_bandwidth,
+        outbound_bandwidth: request.outbound_bandwidth,
+        kind: PROVIDER.to_owned(),
+        number: number::next(tx, Numbers::Limit).await?,
+    };
+    vip_qos::insert(tx, &row).await?;
+    Ok(Outcome::inventory(Resource::VipQos, row.uuid).touching([row.vip_uuid]))
+}
+
+pub(super) async fn get(tx: &mut Tx, request: OfUuid) -> Result {
+    require(tx, "uuid", &request.uuid, Resource::Vip).await?;
+    Ok(Outcome::new(Reply::Inventories(Resource::VipQos, vip_qos::on_vip(tx, &request.uuid).await?)))
+}
+
+pub(super) async fn delete(tx: &mut Tx, request: DeleteVipQos) -> Result {
+    require(tx, "uuid", &request.uuid, Resource::Vip).await?;
+    let Some(uuid) = vip_qos::of_place(tx, &request.uuid, request.port).await? else {
+        return Err(ApiError::operation(format!(
+            "{} has no bandwidth limit; GetVipQos lists those that there are",
+            place(&request.uuid, request.port)
+        )));
+    };
+    vip_qos::delete(tx, &uuid).await?;
+    Ok(Outcome::empty().touching([request.uuid]))
+}
+
+/// As errors name what is limited.
+fn place(vip_uuid: &str, port: Option<u16>) -> String {
+    match port {
+        Some(port) => format!("port[{port}] of VIP[uuid:{vip_uuid}]"),
+        None => format!("VIP[uuid:{vip_uuid}] as a whole"),
+    }
+}
