@@ -33,8 +33,8 @@ const LISTENERS: u16 = 10;
 const CUSTOMERS: u32 = 4;
 /// Between two looks at a job: short beside the fastest job.
 const PAUSE: Duration = Duration::from_micros(200);
-const PATIENCE: Duration = Duration::from_secs(30);
-const MEBIBYTE: f64 = 1024.0 * 1024.0;
+pub(super) const PATIENCE: Duration = Duration::from_secs(30);
+pub(super) const MEBIBYTE: f64 = 1024.0 * 1024.0;
 /// Changes in a round.
 const CHANGES: u32 = 20;
 
@@ -124,7 +124,7 @@ fn prepare(flags: u8, others: u32) -> Result<Bench> {
 const TCP: u8 = 6;
 
 /// A public network with room for all VIPs; its uuid.
-fn wide_network(cloud: &Cloud) -> Result<String> {
+pub(super) fn wide_network(cloud: &Cloud) -> Result<String> {
     let l3 = json!({ "name": "wide", "l2NetworkUuid": cloud.public_l2, "category": "Public" });
     let l3 = uuid(&cloud.api.create("/l3-networks", &l3)?)?;
     let range = json!({

@@ -1,5 +1,6 @@
 //! The benchmark: speed as ratios and differences, measured in turns within one run.
 
+pub mod api;
 pub mod bulk;
 pub mod connections;
 pub mod control;

@@ -80,6 +80,14 @@ impl Row {
         self
     }
 
+    /// The figure shall be at least this.
+    #[must_use]
+    pub fn at_least(mut self, goal: f64) -> Self {
+        self.goal = Some(format!("at least {goal}"));
+        self.goal_met = Some(self.median >= goal);
+        self
+    }
+
     /// The ratio to the baseline shall be at most this.
     #[must_use]
     pub fn ratio_at_most(mut self, goal: f64) -> Self {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 use clap::{Parser, ValueEnum};
 use vipgate_tests::{
-    bench::{Effort, Report, bulk, connections, control, plot, testrun, wire},
+    bench::{Effort, Report, api, bulk, connections, control, plot, testrun, wire},
     packet::Hook,
 };
 
@@ -44,6 +44,8 @@ enum Part {
     Connections,
     /// The control plane through the REST API, and packets among many listeners.
     Control,
+    /// The API under load: pages of big tables, creates, polls.
+    Api,
 }
 
 fn main() -> Result<()> {
@@ -72,6 +74,9 @@ fn main() -> Result<()> {
     if wanted(Part::Control) {
         control::run(&mut report, effort)?;
         apart(|| control::packets(&mut report, effort))?;
+    }
+    if wanted(Part::Api) {
+        api::run(&mut report, effort)?;
     }
     if let Some(path) = &arguments.json {
         report.write(path)?;

@@ -228,7 +228,8 @@ fn pairs(name: &str, value: &Value) -> Vec<(String, String)> {
     }
 }
 
-fn plain(value: &Value) -> String {
+/// A scalar as a text.
+pub(super) fn plain(value: &Value) -> String {
     value.as_str().map_or_else(|| value.to_string(), str::to_owned)
 }
 

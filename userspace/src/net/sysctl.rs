@@ -3,7 +3,10 @@
 //! Those of devices are set for the managed ones only, so that the router's management device does not become a router's.
 //! All stay when the controller ends, as the traffic does.
 
-use std::{fs, path::PathBuf};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use vipgate_abi::source::OWN_PORTS;
 
@@ -33,7 +36,7 @@ pub fn set_ports_aside() -> Result<(), NetError> {
     if first.is_some_and(|first: u16| first >= OWN_PORTS) {
         return Ok(());
     }
-    set(OWN_PORT_RANGE.into(), format!("{OWN_PORTS} {}", u16::MAX))
+    set(Path::new(OWN_PORT_RANGE), format!("{OWN_PORTS} {}", u16::MAX))
 }
 
 /// Keeps IPv6 off a device that nobody shall talk to; a kernel without IPv6 has nothing to keep off.
@@ -56,9 +59,9 @@ pub fn read(device: &str, name: &str) -> u32 {
 }
 
 fn write(device: &str, name: &str, value: u32) -> Result<(), NetError> {
-    set(path(device, name), value.to_string())
+    set(&path(device, name), value.to_string())
 }
 
-fn set(path: PathBuf, value: String) -> Result<(), NetError> {
-    fs::write(&path, &value).map_err(|source| NetError::Sysctl { path: path.display().to_string(), value, source })
+fn set(path: &Path, value: String) -> Result<(), NetError> {
+    fs::write(path, &value).map_err(|source| NetError::Sysctl { path: path.display().to_string(), value, source })
 }

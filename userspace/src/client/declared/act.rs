@@ -8,11 +8,10 @@ use vipgate_api::{Api as Name, Resource, calls};
 use super::{
     super::{
         ClientError,
-        http::{Answer, Api},
-        resolve,
+        http::{Answer, Api, plain},
     },
     plan::{Difference, Step},
-    table::{Batch, Change, Form, Made, value, weight_tag},
+    table::{Batch, Called, Change, Form, Made, value, weight_tag},
     there::{self, Present},
     thing::{Id, Thing},
 };
@@ -64,8 +63,10 @@ impl<'a> Hands<'a> {
     }
 
     fn delete(&mut self, id: &Id) -> Result<(), ClientError> {
-        if let Made::Calls { delete, .. } = id.kind().made {
-            self.call(delete, json!({ "uuid": self.uuid(id)? }))?;
+        match id.kind().made {
+            Made::Calls { delete, .. } => drop(self.call(delete, json!({ "uuid": self.uuid(id)? }))?),
+            Made::OnParent { delete, of, .. } => drop(self.call(delete, self.place(id, of)?.into())?),
+            Made::WithParent => {}
         }
         self.uuids.remove(id);
         self.tags.remove(id);
@@ -74,11 +75,17 @@ impl<'a> Hands<'a> {
 
     fn create(&mut self, thing: &Thing, parts: &[Thing]) -> Result<(), ClientError> {
         let kind = thing.kind();
-        let Made::Calls { create, .. } = kind.made else { return Ok(()) };
-        let mut arguments = Arguments::from_iter([("name".to_owned(), thing.name().into())]);
-        if let Some((parent, (_, member))) = thing.parent().zip(kind.parent) {
-            arguments.insert(member.to_owned(), self.uuid(&parent)?.into());
-        }
+        let (create, mut arguments) = match kind.made {
+            Made::Calls { create, .. } => {
+                let mut arguments = Arguments::from_iter([("name".to_owned(), thing.name().into())]);
+                if let Some((parent, (_, member))) = thing.parent().zip(kind.parent) {
+                    arguments.insert(member.to_owned(), self.uuid(&parent)?.into());
+                }
+                (create, arguments)
+            }
+            Made::OnParent { create, of, .. } => (create, self.place(&thing.id(), of)?),
+            Made::WithParent => return Ok(()),
+        };
         let mut tags = Vec::new();
         for field in kind.fields.iter().filter(|field| field.is_made_with()) {
             let Some(value) = value(field, &thing.values) else { continue };
@@ -89,7 +96,7 @@ impl<'a> Hands<'a> {
                     arguments.insert(field.member.to_owned(), uuid.into());
                 }
                 Form::Setting => tags.push(tag(field.key, &value)),
-                Form::Texts => drop(arguments.insert(field.member.to_owned(), value)),
+                Form::Rate | Form::Texts => drop(arguments.insert(field.member.to_owned(), value)),
                 Form::Address | Form::Flag | Form::State | Form::Several(_) | Form::Weights(..) => {}
             }
         }
@@ -108,6 +115,16 @@ impl<'a> Hands<'a> {
             self.made(part.id(), &nic.unwrap_or_default());
         }
         Ok(())
+    }
+
+    /// What calls name a thing by that has no uuid to them, but a number on its parent.
+    fn place(&self, id: &Id, of: &str) -> Result<Arguments, ClientError> {
+        let mut place = Arguments::new();
+        if let (Some((parent, name)), Called::Number { param, .. }) = (id.on_parent(), id.kind().called) {
+            place.insert(of.to_owned(), self.uuid(&parent)?.into());
+            place.extend(name.parse::<i64>().ok().map(|number| (param.to_owned(), number.into())));
+        }
+        Ok(place)
     }
 
     fn made(&mut self, id: Id, inventory: &Value) {
@@ -135,16 +152,14 @@ impl<'a> Hands<'a> {
     /// The router makes a VIP of its own address: it is looked up, and called as it is declared.
     fn take_over(&mut self, thing: &Thing) -> Result<(), ClientError> {
         let network = thing.values.get("l3").and_then(Value::as_str).unwrap_or_default();
-        let conditions =
-            [format!("l3NetworkUuid={}", self.uuid_of(Resource::L3Network, network)?), "useFor~=%SNAT%".to_owned()];
-        let Some((_, call)) = resolve::query(Resource::Vip) else { return Ok(()) };
-        let found = self.api.query(call, &[("q", &conditions[0]), ("q", &conditions[1])])?["inventories"][0].take();
-        let Some(uuid) = found["uuid"].as_str() else {
+        let on_network = format!("l3NetworkUuid={}", self.uuid_of(Resource::L3Network, network)?);
+        let found = there::inventories(self.api, Resource::Vip, &[&on_network, "useFor~=%SNAT%"])?;
+        let Some(found) = found.first() else {
             return Err(ClientError::NoOwnVip { name: thing.name().to_owned(), network: network.to_owned() });
         };
         let description = thing.values.get("description").cloned().unwrap_or_else(|| "".into());
-        self.call(Name::UpdateVip, json!({ "uuid": uuid, "name": thing.name(), "description": description }))?;
-        self.made(thing.id(), &found);
+        self.call(Name::UpdateVip, json!({ "uuid": found["uuid"], "name": thing.name(), "description": description }))?;
+        self.made(thing.id(), found);
         Ok(())
     }
 
@@ -154,7 +169,7 @@ impl<'a> Hands<'a> {
         let uuid = self.uuid(&id)?;
         match field.change {
             // What must be made anew has no changes.
-            Change::Never => {}
+            Change::Never | Change::Remade => {}
             Change::Update(api) => {
                 let text = to.clone().unwrap_or_else(|| "".into());
                 self.call(api, json!({ "uuid": uuid, field.key: text }))?;
@@ -222,7 +237,7 @@ impl<'a> Hands<'a> {
                 Ok(vec![(name, json!(uuids))])
             }
             (Batch::ByProvider(name), _) => {
-                let providers = there::inventories(self.api, Resource::NetworkServiceProvider)?;
+                let providers = there::inventories(self.api, Resource::NetworkServiceProvider, &[])?;
                 let mut by_provider = BTreeMap::<&str, Vec<&str>>::new();
                 for text in texts {
                     let offers = |provider: &&Value| {
@@ -275,7 +290,7 @@ impl<'a> Hands<'a> {
 }
 
 fn tag(name: &str, value: &Value) -> String {
-    format!("{name}::{}", value.as_str().map_or_else(|| value.to_string(), str::to_owned))
+    format!("{name}::{}", plain(value))
 }
 
 fn texts(value: &Option<Value>) -> Vec<&str> {

@@ -21,11 +21,15 @@ use serde_json::{Map, Value, json};
 use vipgate::{config::nearest, store::listener_tags};
 use vipgate_api::{
     Resource,
-    calls::{self, Kind as ParamKind, NAME, Param},
+    calls::{self, Kind as ParamKind, NAME, Param, Rule},
     request::{self, TAGS},
 };
 
 use super::{
+    super::{
+        http::plain,
+        options::{rate, with_unit},
+    },
     kinds::KINDS,
     node::{Node, Place},
     table::{Absent, Called, Change, Field, Form, Kind, Made, setting_value, without_defaults},
@@ -117,12 +121,10 @@ impl Draft {
         let mut seen = BTreeSet::new();
         for (index, (key, node)) in mapping(node, place, || format!("{section} are"))?.iter().enumerate() {
             let place = [place, &[index]].concat();
-            let mut name = json!(key);
-            request::check_value(&NAME, &mut name).map_err(|what| Fault {
+            let name = read_name(kind, key).map_err(|what| Fault {
                 place: place.clone(),
                 what: format!("the name `{key}` of a {} {what}", kind.noun()),
             })?;
-            let name = name.as_str().unwrap_or_default().to_owned();
             if !seen.insert(name.clone()) {
                 return fault(
                     &place,
@@ -260,6 +262,20 @@ fn sorted(mut texts: Vec<String>) -> Result<Value, String> {
     }
 }
 
+/// What the thing of a key is called. The error goes behind the key.
+fn read_name(kind: &Kind, key: &str) -> Result<String, String> {
+    let (mut name, rules) = match kind.called {
+        Called::Name | Called::After(..) => (json!(key), Some(&NAME)),
+        Called::Number { none, .. } if key.trim() == none => return Ok(none.to_owned()),
+        Called::Number { param, none } => match key.trim().parse::<i64>() {
+            Ok(number) => (json!(number), parameter(kind, param)),
+            Err(_) => return Err(format!("is no {param}: write a number, or `{none}`")),
+        },
+    };
+    rules.map_or(Ok(()), |rules| request::check_value(rules, &mut name))?;
+    Ok(plain(&name))
+}
+
 /// The value of a field; `None`: as if it were not written. The error goes behind its key.
 fn read_value(kind: &Kind, field: &Field, node: &Node) -> Result<Option<Value>, String> {
     let value = match node {
@@ -289,6 +305,13 @@ fn read_value(kind: &Kind, field: &Field, node: &Node) -> Result<Option<Value>, 
             let param = parameter(kind, name).ok_or("is no parameter of the API")?;
             checked(param, value).map(Some)
         }
+        (Form::Rate, value @ (Value::String(_) | Value::Number(_))) => {
+            let rule = parameter(kind, field.key).and_then(|param| param.rule);
+            let Some(Rule::Range(low, high)) = rule else { return Err("is no parameter with bounds".to_owned()) };
+            let text = plain(&value);
+            let rate = rate(text.trim(), low..=high).map_err(|what| format!("is `{text}`: {what}"))?;
+            Ok(Some(rate.into()))
+        }
         (Form::Address, Value::String(text)) => Ok(Some(text.trim().to_ascii_lowercase().into())),
         (Form::Flag, value @ Value::Bool(_)) => Ok(Some(value)),
         (Form::State, Value::String(text)) => {
@@ -299,7 +322,7 @@ fn read_value(kind: &Kind, field: &Field, node: &Node) -> Result<Option<Value>, 
             }
         }
         (Form::Setting, value @ (Value::String(_) | Value::Number(_))) => {
-            let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+            let text = plain(&value);
             let tag = format!("{}::{}", field.key, text.trim());
             listener_tags::parse(&tag).map_err(|error| format!("is `{text}`: {error}"))?;
             Ok(Some(setting_value(text.trim())))
@@ -324,6 +347,7 @@ fn read_value(kind: &Kind, field: &Field, node: &Node) -> Result<Option<Value>, 
 const fn wanted(form: Form) -> &'static str {
     match form {
         Form::Param(_) | Form::Address | Form::State | Form::Setting => "a text",
+        Form::Rate => "bits per second, such as 10485760 or 10M",
         Form::Flag => "true or false",
         Form::Texts => "a list of texts, such as [one, two]",
         Form::One(_) => "a name",
@@ -334,7 +358,7 @@ const fn wanted(form: Form) -> &'static str {
 
 /// The row of the API's table that a field's values are held to.
 fn parameter(kind: &Kind, name: &str) -> Option<&'static Param> {
-    let Made::Calls { create, .. } = kind.made else { return None };
+    let create = kind.create()?;
     calls::all().find(|call| call.api == create)?.params.iter().find(|param| param.name == name)
 }
 
@@ -359,7 +383,7 @@ fn checked(param: &Param, mut value: Value) -> Result<Value, String> {
     Ok(value)
 }
 
-/// The file of these things: sorted by name, but what is called after others as it comes.
+/// The file of these things: sorted by name, but what has no name of its own as it comes.
 pub(super) fn write(things: &[Thing]) -> Value {
     let mut held = BTreeMap::<Option<Id>, Vec<&Thing>>::new();
     for thing in things {
@@ -403,6 +427,9 @@ pub(super) fn spelt(form: Form, value: &Value, names: &Names) -> Value {
         }
         (Form::Weights(resource, _), Value::Object(weights)) => {
             weights.iter().map(|(path, weight)| (name(resource, path), weight.clone())).collect()
+        }
+        (Form::Rate, Value::Number(rate)) => {
+            rate.as_i64().and_then(with_unit).map_or_else(|| value.clone(), Value::from)
         }
         (_, value) => value.clone(),
     }

@@ -3,7 +3,7 @@
 //! A row says what holds things of its kind, by which calls they are made and deleted, and which fields they have: their
 //! keys, what leaving them out means, and how they are changed in place. All else (reading the file, comparing, ordering,
 //! calling, writing the file) goes by it, so that a new kind is one more row. Its key in the file is the name of the query
-//! that finds it; bounds of values are those of the creating call's parameters, in the API's own table.
+//! that finds it, if there is one; bounds of values are those of the creating call's parameters, in the API's own table.
 
 use serde_json::{Value, json};
 use vipgate_api::{Api, Resource};
@@ -39,6 +39,10 @@ const fn enabled(api: Api) -> Field {
     field("state", Form::State, Absent::Is("Enabled"), Change::State(turns))
 }
 
+const fn rate(key: &'static str) -> Field {
+    field(key, Form::Rate, Absent::Nothing, Change::Remade)
+}
+
 const fn setting(key: &'static str) -> Field {
     field(key, Form::Setting, Absent::Setting, Change::Setting)
 }
@@ -71,6 +75,12 @@ fn ports_in_order(values: &Values) -> Result<(), (&'static str, String)> {
         }
     }
     Ok(())
+}
+
+fn limited(values: &Values) -> Result<(), (&'static str, String)> {
+    let (inbound, outbound) = ("inboundBandwidth", "outboundBandwidth");
+    let is_limited = values.contains_key(inbound) || values.contains_key(outbound);
+    if is_limited { Ok(()) } else { Err((inbound, format!("and {outbound} are both missing: give one or both"))) }
 }
 
 fn weights_of_backends(values: &Values) -> Result<(), (&'static str, String)> {
@@ -202,6 +212,22 @@ pub(super) const KINDS: &[Kind] = &[
         ],
         check: anything,
     },
+    // Before what is on its VIP: what comes with a limit is never without it.
+    Kind {
+        resource: Resource::VipQos,
+        parent: Some((Resource::Vip, "vipUuid")),
+        called: Called::Number { param: "port", none: "all" },
+        made: Made::OnParent {
+            noun: "qos",
+            of: "uuid",
+            create: Api::SetVipQos,
+            delete: Api::DeleteVipQos,
+            list: Api::GetVipQos,
+            any: "vipQos.uuid!=null",
+        },
+        fields: &[rate("inboundBandwidth"), rate("outboundBandwidth")],
+        check: limited,
+    },
     Kind {
         resource: Resource::Eip,
         parent: Some((Resource::Vip, "vipUuid")),
@@ -298,18 +324,20 @@ mod tests {
         call.params.iter().map(|param| param.name).collect()
     }
 
+    /// The kinds without which there is none of it.
+    fn needs(kind: &Kind) -> Vec<Resource> {
+        let referred = kind.fields.iter().filter_map(|field| match field.form {
+            Form::One(other) | Form::Several(other) | Form::Weights(other, _) => Some(other),
+            _ => None,
+        });
+        referred.chain(kind.parent.map(|(parent, _)| parent)).collect()
+    }
+
     #[test]
     fn rows_name_calls_parameters_and_members_that_there_are_and_stand_behind_what_they_need() {
         for (rank, kind) in KINDS.iter().enumerate() {
-            let create = match kind.made {
-                Made::Calls { create, .. } => parameters(create),
-                Made::WithParent => Vec::new(),
-            };
-            let needs = kind.fields.iter().filter_map(|field| match field.form {
-                Form::One(other) | Form::Several(other) | Form::Weights(other, _) => Some(other),
-                _ => None,
-            });
-            for other in needs.chain(kind.parent.map(|(parent, _)| parent)) {
+            let create = kind.create().map(parameters).unwrap_or_default();
+            for other in needs(kind) {
                 assert!(Kind::rank(other) < rank, "{} stands before {other:?}", kind.noun());
             }
             let members = kind.resource.fields();
@@ -318,7 +346,7 @@ mod tests {
                 assert!(
                     match field.form {
                         Form::Param(name) => has(name) && members.contains(&field.member),
-                        Form::One(_) => has(field.member) && members.contains(&field.member),
+                        Form::One(_) | Form::Rate => has(field.member) && members.contains(&field.member),
                         _ => true,
                     },
                     "{}.{}",
@@ -334,10 +362,25 @@ mod tests {
                             assert!(parameters(api).contains(&of) && parameters(api).contains(&name), "{}", field.key);
                         }
                     }
+                    Change::Remade => {
+                        let rests = |other: &Kind| needs(other).contains(&kind.resource);
+                        assert!(!KINDS.iter().any(rests), "{} is not all that would go", kind.noun());
+                    }
                     Change::Never | Change::State(_) | Change::Setting | Change::Weights | Change::UserTags => {}
                 }
             }
             assert!(kind.parent.is_none_or(|(_, member)| members.contains(&member)), "{}", kind.noun());
+            match (kind.made, kind.called) {
+                (Made::OnParent { of, create, delete, list, .. }, Called::Number { param, .. }) => {
+                    assert!([create, delete].iter().all(|api| parameters(*api).contains(&param)), "{}", kind.noun());
+                    assert!([create, delete, list].iter().all(|api| parameters(*api).contains(&of)), "{}", kind.noun());
+                    assert!(members.contains(&param), "{}", kind.noun());
+                }
+                (Made::OnParent { .. }, _) | (_, Called::Number { .. }) => {
+                    panic!("{}: one without the other", kind.noun())
+                }
+                _ => {}
+            }
         }
     }
 

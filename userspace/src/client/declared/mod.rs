@@ -55,7 +55,7 @@ const RECREATE: &str = "recreate";
 pub(super) fn apply_command() -> Command {
     let flag = |name: &'static str, help: &'static str| Arg::new(name).long(name).action(ArgAction::SetTrue).help(help);
     Command::new(APPLY)
-        .about("Bring the router to what a file declares: networks, VMs, VIPs and all that is on them")
+        .about("Bring the router to what a file declares: networks, VMs, VIPs with their limits and all that is on them")
         .arg(
             Arg::new(FILE)
                 .short('f')
@@ -74,7 +74,8 @@ pub(super) fn apply_command() -> Command {
             "\
 Things are declared and referred to by their names, as in docs/router.yaml (/usr/share/doc/vipgate/router.yaml on a router).
 A field that is left out has its default; a thing that the file does not declare is left alone. Each step is waited for;
-after a failure, apply again.
+after a failure, apply again. A VIP's bandwidth limits stand in its qos, by port and for `all`, in bits per second; K, M and
+G are 2^10, 2^20 and 2^30 of them.
 
 Examples:
   vipgate apply -f docs/router.yaml --dry-run

@@ -69,6 +69,13 @@ pub(super) struct Item {
     pub(super) changes: Vec<Difference>,
 }
 
+impl Item {
+    /// Whether it is there, and a change of it is to make it anew.
+    fn is_remade(&self) -> bool {
+        !self.is_new && self.changes.iter().any(|change| matches!(change.field.change, Change::Remade))
+    }
+}
+
 /// A field that is not as it is declared. `None`: nothing, or as by default.
 #[derive(Clone, Debug)]
 pub(super) struct Difference {
@@ -310,12 +317,18 @@ impl Plan {
         steps.extend(self.deletes.iter().map(|id| ((0, 0, 0), Step::Delete(id.clone()))));
         for item in &self.items {
             let (thing, rank) = (&item.thing, item.thing.rank);
-            if item.is_new {
+            let remade = item.is_remade();
+            if remade {
+                // One by one: each is missing for a moment only.
+                steps.push(((2, rank, 0), Step::Delete(thing.id())));
+            }
+            if item.is_new || remade {
                 let parts = parts.remove(&thing.id()).unwrap_or_default();
                 steps.push(((2, rank, 0), Step::Create(thing.clone(), parts)));
             }
             let was = there.get(&thing.id()).copied().filter(|_| !item.is_new);
-            for change in with_state_between(item, was) {
+            let changes = if remade { differences(thing, None) } else { with_state_between(item, was) };
+            for change in changes {
                 for (at, change) in parted(rank, change) {
                     steps.push((at, Step::Change(thing.clone(), change)));
                 }

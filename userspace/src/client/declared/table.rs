@@ -33,6 +33,8 @@ pub(super) enum Called {
     Name,
     /// That of another thing, by the member of its inventory that holds the other's uuid.
     After(Resource, &'static str),
+    /// A number, which is this parameter of its calls and this member of its inventory; `none` is the one without it.
+    Number { param: &'static str, none: &'static str },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,6 +42,18 @@ pub(super) enum Made {
     Calls {
         create: Api,
         delete: Api,
+    },
+    /// By calls that name it by what holds it, as the parameter `of`, and by its number.
+    OnParent {
+        /// What one of it is called, and its section: no query finds it.
+        noun: &'static str,
+        of: &'static str,
+        create: Api,
+        delete: Api,
+        /// Those on one parent.
+        list: Api,
+        /// The condition of a query for the parents that have any.
+        any: &'static str,
     },
     /// It comes and goes with what holds it.
     WithParent,
@@ -60,6 +74,8 @@ pub(super) struct Field {
 pub(super) enum Form {
     /// As this parameter of the creating call.
     Param(&'static str),
+    /// As the parameter of its key, in bits per second, also with a unit.
+    Rate,
     /// An address, of whatever layer.
     Address,
     Flag,
@@ -94,6 +110,8 @@ pub(super) enum Absent {
 pub(super) enum Change {
     /// Not at all.
     Never,
+    /// By deleting the thing and making it anew, which nobody is asked for: nothing rests on it, and no traffic ends.
+    Remade,
     /// By a call that takes it by its key.
     Update(Api),
     /// Each value by a call: value, call, event. A new one has the first.
@@ -141,12 +159,26 @@ impl Kind {
 
     /// What one of it is called.
     pub(super) fn noun(&self) -> &'static str {
-        names::of_resource(self.resource).map_or(self.resource.kind(), |noun| noun.short)
+        match self.made {
+            Made::OnParent { noun, .. } => noun,
+            Made::Calls { .. } | Made::WithParent => {
+                names::of_resource(self.resource).map_or(self.resource.kind(), |noun| noun.short)
+            }
+        }
     }
 
-    /// The key that its things stand under: what the query for them is called.
+    /// The key that its things stand under: what the query for them is called, if there is one.
     pub(super) fn section(&self) -> String {
-        format!("{}s", self.noun())
+        let plural = if matches!(self.made, Made::OnParent { .. }) { "" } else { "s" };
+        format!("{}{plural}", self.noun())
+    }
+
+    /// The call that makes one of it.
+    pub(super) const fn create(&self) -> Option<Api> {
+        match self.made {
+            Made::Calls { create, .. } | Made::OnParent { create, .. } => Some(create),
+            Made::WithParent => None,
+        }
     }
 
     pub(super) fn within(resource: Option<Resource>) -> impl Iterator<Item = &'static Self> {
@@ -161,7 +193,7 @@ impl Kind {
 impl Field {
     /// Whether the creating call takes it.
     pub(super) const fn is_made_with(&self) -> bool {
-        matches!(self.change, Change::Never | Change::Update(_) | Change::Setting | Change::UserTags)
+        matches!(self.change, Change::Never | Change::Remade | Change::Update(_) | Change::Setting | Change::UserTags)
     }
 
     /// What it is where nothing is said; `None`: nothing.

@@ -7,7 +7,7 @@ use vipgate::store::listener_tags;
 use vipgate_api::Resource;
 
 use super::{
-    super::{ClientError, http::Api, resolve},
+    super::{ClientError, ask, http::Api, resolve},
     kinds::KINDS,
     table::{Absent, Called, Field, Form, Kind, Made, Values, setting_value, without_defaults},
     thing::{Id, Thing},
@@ -29,7 +29,7 @@ pub(super) fn read(api: &Api) -> Result<Vec<Present>, ClientError> {
     let mut tags = BTreeMap::<String, BTreeMap<String, String>>::new();
     let mut user_tags = BTreeSet::new();
     for resource in [Resource::SystemTag, Resource::UserTag] {
-        for tag in inventories(api, resource)? {
+        for tag in inventories(api, resource, &[])? {
             let text = |member: &str| tag[member].as_str().unwrap_or_default().to_owned();
             tags.entry(text("resourceUuid")).or_default().insert(text("tag"), text("uuid"));
             if resource == Resource::UserTag {
@@ -39,7 +39,7 @@ pub(super) fn read(api: &Api) -> Result<Vec<Present>, ClientError> {
     }
     let mut there = There { things: Vec::new(), by_uuid: BTreeMap::new(), ranges: Vec::new() };
     for kind in KINDS {
-        let mut found = inventories(api, kind.resource)?;
+        let mut found = every(api, kind)?;
         if kind.resource == Resource::VmNic {
             found.sort_by_key(|nic| nic["deviceId"].as_i64());
         }
@@ -51,14 +51,31 @@ pub(super) fn read(api: &Api) -> Result<Vec<Present>, ClientError> {
     Ok(there.things)
 }
 
-/// Every resource of a kind, page by page.
-pub(super) fn inventories(api: &Api, resource: Resource) -> Result<Vec<Value>, ClientError> {
+/// Every inventory of a kind.
+fn every(api: &Api, kind: &Kind) -> Result<Vec<Value>, ClientError> {
+    let (Made::OnParent { of, list, any, .. }, Some((parent, _))) = (kind.made, kind.parent) else {
+        return inventories(api, kind.resource, &[]);
+    };
+    let mut all = Vec::new();
+    for parent in inventories(api, parent, &[any])? {
+        let of = Map::from_iter([(of.to_owned(), parent["uuid"].clone())]);
+        if let Value::Array(found) = ask(api, list, &of)?["inventories"].take() {
+            all.extend(found);
+        }
+    }
+    Ok(all)
+}
+
+/// Every resource of a kind for which these conditions hold, page by page.
+pub(super) fn inventories(api: &Api, resource: Resource, conditions: &[&str]) -> Result<Vec<Value>, ClientError> {
     const PAGE: usize = 1000;
     let Some((_, call)) = resolve::query(resource) else { return Ok(Vec::new()) };
     let mut all = Vec::new();
     loop {
         let (start, limit) = (all.len().to_string(), PAGE.to_string());
-        let mut reply = api.query(call, &[("start", &start), ("limit", &limit)])?;
+        let page = [("start", start.as_str()), ("limit", limit.as_str())];
+        let parameters: Vec<_> = conditions.iter().map(|condition| ("q", *condition)).chain(page).collect();
+        let mut reply = api.query(call, &parameters)?;
         let Value::Array(page) = reply["inventories"].take() else { return Ok(all) };
         let is_last = page.len() < PAGE;
         all.extend(page);
@@ -104,6 +121,9 @@ impl There {
         let name = match kind.called {
             Called::Name => inventory["name"].as_str()?.to_owned(),
             Called::After(_, member) => self.joined(&inventory[member])?,
+            Called::Number { param, none } => {
+                inventory[param].as_i64().map_or(none.to_owned(), |number| number.to_string())
+            }
         };
         let mut values: Values = kind
             .fields
@@ -138,7 +158,7 @@ impl There {
     ) -> Option<Value> {
         let member = &inventory[field.member];
         match field.form {
-            Form::Param(_) | Form::Address | Form::State => Some(member.clone()),
+            Form::Param(_) | Form::Rate | Form::Address | Form::State => Some(member.clone()),
             Form::Flag => {
                 // A VIP says by its uses that it is the router's own address.
                 let uses = inventory["useFor"].as_str().unwrap_or_default();

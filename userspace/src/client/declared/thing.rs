@@ -30,6 +30,13 @@ impl Id {
     pub(super) fn kind(&self) -> &'static Kind {
         &KINDS[self.rank]
     }
+
+    /// What holds it and its name there, of a kind in whose names there is no slash.
+    pub(super) fn on_parent(&self) -> Option<(Self, &str)> {
+        let (resource, _) = self.kind().parent?;
+        let (above, name) = self.path.rsplit_once('/')?;
+        Some((Self::new(resource, above), name))
+    }
 }
 
 impl fmt::Display for Id {
@@ -70,7 +77,7 @@ impl Thing {
     /// The thing that it is called after.
     pub(super) fn namesake(&self) -> Option<Id> {
         match self.kind().called {
-            Called::Name => None,
+            Called::Name | Called::Number { .. } => None,
             Called::After(resource, _) => Some(Id::new(resource, self.name())),
         }
     }
@@ -89,9 +96,13 @@ impl Thing {
                     resource,
                     value.and_then(Value::as_object).into_iter().flatten().map(|(path, _)| path.as_str()).collect(),
                 ),
-                Form::Param(_) | Form::Address | Form::Flag | Form::State | Form::Setting | Form::Texts => {
-                    return Vec::new();
-                }
+                Form::Param(_)
+                | Form::Rate
+                | Form::Address
+                | Form::Flag
+                | Form::State
+                | Form::Setting
+                | Form::Texts => return Vec::new(),
             };
             paths.into_iter().map(|path| (field.key, Id::new(resource, path))).collect()
         })
@@ -160,7 +171,7 @@ impl Names {
 fn spellings(thing: &Thing) -> Vec<String> {
     let ends = |path: &[&str]| (0..path.len()).map(|first| path[first..].join("/")).collect::<Vec<_>>();
     match thing.kind().called {
-        Called::Name => ends(&thing.path.iter().map(String::as_str).collect::<Vec<_>>()),
+        Called::Name | Called::Number { .. } => ends(&thing.path.iter().map(String::as_str).collect::<Vec<_>>()),
         Called::After(..) => {
             let owner = thing.path[..thing.path.len() - 1].join("/");
             let ends = ends(&thing.name().split('/').collect::<Vec<_>>());

@@ -122,6 +122,15 @@ impl Router {
         assert_eq!(said, Said { text: "nothing to do\n".to_owned(), differs: false }, "{text}");
     }
 
+    /// What an apply would do one after the other.
+    fn steps(&self, text: &str) -> Vec<String> {
+        let wish = Wish { file: "router.yaml", text, allowed: PRUNING, dry_run: true, format: Format::Table };
+        let there = there::read(&self.api).unwrap();
+        let declared = wish.draft().unwrap().resolve(there.iter().map(|present| &present.thing)).unwrap();
+        let steps = Plan::of(&declared, &there, PRUNING).unwrap().steps(&declared, &there);
+        steps.iter().map(|step| step.label(&Names::default())).collect()
+    }
+
     fn export(&self) -> String {
         exported(&self.api).unwrap()
     }
@@ -160,6 +169,9 @@ vips:
     l3: public
     ip: 203.0.113.10
     userTags: [blue]
+    qos:
+      all: {inboundBandwidth: 100M, outboundBandwidth: 100M}
+      80: {outboundBandwidth: 10M}
     lbs:
       shop:
         listeners:
@@ -247,6 +259,41 @@ fn what_cannot_be_changed_in_place_is_made_anew_if_that_is_allowed() {
 }
 
 #[test]
+fn limits_are_changed_by_being_set_anew_one_by_one_and_nobody_is_asked() {
+    let router = Router::of(&with(SHOP));
+    let limits = SHOP.split("qos:\n").nth(1).and_then(|text| text.split("    lbs:").next()).unwrap();
+    for same in [SHOP.replace("100M", "104857600"), SHOP.replace("10M", "10240K").replace("80: {out", "080: {out")] {
+        router.is_as(&with(&same), PRUNING);
+    }
+    let changed = with(
+        &SHOP
+            .replace("inboundBandwidth: 100M, outboundBandwidth: 100M", "inboundBandwidth: 1G")
+            .replace("{outboundBandwidth: 10M}", "{outboundBandwidth: 1048575}\n      443: {inboundBandwidth: 400G}"),
+    );
+    let said = router.apply(&changed, PRUNING, true).unwrap();
+    let lines = [
+        "~ qos web/all: inboundBandwidth 100M -> 1G, outboundBandwidth 100M -> nothing\n",
+        "~ qos web/80: outboundBandwidth 10M -> 1048575\n",
+        "+ qos web/443\n",
+    ];
+    assert_eq!(said.text, lines.concat());
+    assert_eq!(
+        router.steps(&changed),
+        ["- qos web/all", "+ qos web/all", "- qos web/80", "+ qos web/80", "+ qos web/443"],
+        "none is missing for longer than it must be"
+    );
+    router.applies(&changed, PRUNING);
+    router.is_as(&changed, PRUNING);
+    let exported = router.export();
+    let expected = "all:\n        inboundBandwidth: 1G\n      '80':\n        outboundBandwidth: 1048575\n      '443':";
+    assert!(exported.contains(expected), "{exported}");
+    let unlimited = with(&SHOP.replace(limits, ""));
+    router.is_as(&unlimited.replace("    qos:\n", ""), PRUNING);
+    assert_eq!(router.applies(&unlimited, PRUNING), "- qos web/all\n- qos web/80\n- qos web/443\n");
+    router.is_as(&unlimited, PRUNING);
+}
+
+#[test]
 fn what_is_not_declared_is_left_alone_unless_it_is_pruned_with_its_kind() {
     let router = Router::of(&with(SHOP));
     router.is_as("vips: {web: {l3: public, userTags: [blue], lbs: {}}}", Allowed::default());
@@ -263,7 +310,9 @@ fn what_is_not_declared_is_left_alone_unless_it_is_pruned_with_its_kind() {
 
 #[test]
 fn the_routers_own_address_is_declared_by_what_is_on_it() {
-    let text = with("vips: {router on public: {l3: public, own: true, lbs: {shop: {}}}}").replace("Eip]", "Eip, SNAT]");
+    let text =
+        with("vips: {router on public: {l3: public, own: true, lbs: {shop: {}}, qos: {80: {inboundBandwidth: 10M}}}}")
+            .replace("Eip]", "Eip, SNAT]");
     let router = Router::of(&text);
     router.applies(&router.export(), Allowed::default());
     let exported = router.export();
@@ -271,6 +320,8 @@ fn the_routers_own_address_is_declared_by_what_is_on_it() {
     router.is_as(&exported, PRUNING);
     assert_eq!(Router::of(&exported).export(), exported);
     router.applies(&text.replace("shop: {}", ""), PRUNING);
+    assert!(router.export().contains("own: true"), "its limit alone is a reason to declare it");
+    router.applies(&text.replace("shop: {}", "").replace("80: {inboundBandwidth: 10M}", ""), PRUNING);
     assert!(!router.export().contains("vips:"), "an own address with nothing on it is nobody's to declare");
 }
 
@@ -375,6 +426,22 @@ fn faults_of_the_file_are_told_by_line_before_anything_is_sent() {
             &["router.yaml:3", "`x` is no l3"],
         ),
         ("vms:\n  a: {}\n", &["router.yaml:2", "vm a lacks `nics`"]),
+        ("vips:\n  a:\n    l3: x\n    qoss: {}\n", &["router.yaml:4", "`qos`"]),
+        ("vips:\n  a:\n    l3: x\n    qos:\n      al: {}\n", &["router.yaml:5", "`al` of a qos is no port", "`all`"]),
+        ("vips:\n  a:\n    l3: x\n    qos:\n      70000: {}\n", &["router.yaml:5", "from 1 to 65535, it is 70000"]),
+        ("vips:\n  a:\n    l3: x\n    qos:\n      80: {}\n      080: {}\n", &["router.yaml:6", "two qos", "`80`"]),
+        (
+            "vips:\n  a:\n    l3: x\n    qos:\n      80: {inBandwidth: 10M}\n",
+            &["router.yaml:5", "qos a/80 has no `inBandwidth`", "`inboundBandwidth`"],
+        ),
+        (
+            "vips:\n  a:\n    l3: x\n    qos: {all: {\n      inboundBandwidth: 10MB}}\n",
+            &["router.yaml:5", "qos a/all: inboundBandwidth is `10MB`", "such as 10485760 or 10M"],
+        ),
+        (
+            "vips:\n  a:\n    l3: x\n    qos: {all: {\n      inboundBandwidth: [10M]}}\n",
+            &["router.yaml:5", "write bits per second"],
+        ),
         ("a: [", &["router.yaml", "line"]),
     ] {
         router.refuses(text, Allowed::default(), words);
@@ -387,6 +454,12 @@ fn faults_of_the_file_are_told_by_line_before_anything_is_sent() {
     );
     let ports = "vips:\n  a:\n    l3: public\n    pfs:\n      b: {protocolType: TCP, vipPortStart: 9, vipPortEnd: 8}\n";
     router.refuses(ports, Allowed::default(), &["router.yaml:5", "vipPortEnd 8 is below vipPortStart 9"]);
+    let unlimited = "vips:\n  a:\n    l3: public\n    qos:\n      80: {}\n";
+    router.refuses(
+        unlimited,
+        Allowed::default(),
+        &["router.yaml:5", "qos a/80: inboundBandwidth and outboundBandwidth"],
+    );
     let weights = "vips: {a: {l3: public, lbs: {b: {listeners: {c: {loadBalancerPort: 80, weights: {web1: 5}}}}}}}";
     router.refuses(weights, Allowed::default(), &["no backend"]);
 }

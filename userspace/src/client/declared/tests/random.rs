@@ -54,7 +54,8 @@ pub(super) fn router(bytes: &[u8]) -> String {
     for number in 0..choices.below(5) {
         let address = format!("203.0.113.{}", 10 + number + 20 * choices.below(2));
         // The sections are there, empty or not: what another router has in them can be pruned.
-        let mut vip = json!({"l3": "public", "ip": address, "eips": {}, "pfs": {}, "lbs": {}});
+        let mut vip =
+            json!({"l3": "public", "ip": address, "qos": limits(&mut choices), "eips": {}, "pfs": {}, "lbs": {}});
         if choices.is() {
             put(&mut vip, "description", "a VIP: \"yes\"");
         }
@@ -79,6 +80,23 @@ pub(super) fn router(bytes: &[u8]) -> String {
     }
     site["vips"] = vips.into();
     serde_yaml_ng::to_string(&site).unwrap()
+}
+
+/// Of whole VIPs and of ports, in units and without.
+fn limits(choices: &mut Choices<'_>) -> Value {
+    let mut limits = json!({});
+    for place in ["all", "80", "443"] {
+        for rate in ["inboundBandwidth", "outboundBandwidth"] {
+            if choices.below(3) == 2 {
+                put(
+                    &mut limits[place],
+                    rate,
+                    [json!("10M"), json!(1_048_575), json!("1500K")][choices.below(3)].clone(),
+                );
+            }
+        }
+    }
+    limits
 }
 
 /// A state, and what it leads to.
