@@ -42,7 +42,7 @@ pub fn set_ports_aside() -> Result<(), NetError> {
 /// Keeps IPv6 off a device that nobody shall talk to; a kernel without IPv6 has nothing to keep off.
 pub fn disable_ipv6(device: &str) -> Result<(), NetError> {
     let path: PathBuf = ["/proc/sys/net/ipv6/conf", device, "disable_ipv6"].iter().collect();
-    if path.exists() { set(path, 1.to_string()) } else { Ok(()) }
+    if path.exists() { set(&path, 1.to_string()) } else { Ok(()) }
 }
 
 fn raise(device: &str, name: &str, value: u32) -> Result<(), NetError> {
