@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context as _, ensure};
+use anyhow::{Context as _, bail, ensure};
 use serde_json::{Value, json};
 use vipgate_tests::{
     both_hooks,
@@ -157,6 +157,23 @@ both_hooks! {
         limited.inward(PORT, "--udp -l 1400 -b 8M").gets(SLOW)?;
         // The other direction has none.
         limited.inward(PORT, "--udp -l 1400 -b 16M --reverse").exceeds(SLOW)
+    }
+
+    fn the_status_tells_what_a_limit_lets_pass_and_what_it_drops(hook) {
+        let limited = Limited::new(hook)?;
+        limited.limit(Some(PORT), Some(SLOW), None)?;
+        limited.inward(PORT, "--udp -l 1400 -b 16M").gets(SLOW)?;
+        let mut command = limited.lab.router.command(vipgate_binary()?);
+        command.args(["status", "--output", "json", "--bpffs"]).arg(limited.lab.bpffs.path());
+        let status: Value = serde_json::from_slice(&command.output()?.stdout)?;
+        let [limit] = &status["limits"].as_array().context("no limits")?[..] else { bail!("{status}") };
+        assert_eq!((&limit["vip"], &limit["port"], &limit["queued"]), (&json!(VIP), &json!(PORT), &json!(true)));
+        let rates = &limit["rates"];
+        assert!(rates["outbound"].is_null() && rates["inbound"]["bitsPerSecond"] == SLOW, "{rates}");
+        for counted in ["passedPackets", "passedBytes", "droppedPackets", "droppedBytes"] {
+            assert!(rates["inbound"][counted].as_u64() > Some(100), "{rates}");
+        }
+        Ok(())
     }
 
     fn a_port_with_a_limit_has_it_for_itself_alone(hook) {

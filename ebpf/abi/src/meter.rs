@@ -177,6 +177,15 @@ impl Rate {
         Self { tolerance: if time > frames { time } else { frames }, ..rate }
     }
 
+    /// The rate in bits per second; `None`: the direction is not limited.
+    pub const fn bits_per_second(&self) -> Option<u64> {
+        if !self.is_limited() {
+            return None;
+        }
+        let whole = 8_000_000_000u128 << (self.fraction_bits + BYTES_SHIFT);
+        Some(((whole + self.multiplier as u128 / 2) / self.multiplier as u128) as u64)
+    }
+
     /// The same rate for packets that cannot meet its queue.
     #[inline(always)]
     pub const fn without_queue(self) -> Self {
@@ -267,6 +276,13 @@ mod tests {
             let exact = (8_000_000_000u128 << rate.fraction_bits) * u128::from(bytes) / u128::from(bits);
             let cost = u128::from(rate.cost(bytes));
             prop_assert!(cost.abs_diff(exact) * 1_000_000 <= exact + 1_000_000, "{cost} is not {exact}");
+        }
+
+        #[test]
+        fn a_rate_can_be_read_from_it(bits in rates(), queued in any::<bool>()) {
+            let read = either(bits, queued).bits_per_second().expect("a limit");
+            // Of 38 binary digits none is lost.
+            prop_assert!(read.abs_diff(bits) <= bits >> 37, "{read} is not {bits}");
         }
 
         #[test]
@@ -419,6 +435,7 @@ mod tests {
             assert_eq!((binding.number(), binding.is_by_port()), (number, by_port));
         }
         assert_eq!(Binding::new(0, false), Binding::default());
+        assert_eq!(Rate::default().bits_per_second(), None);
         assert_eq!((class(1, INBOUND), class(1, OUTBOUND), class(2, INBOUND)), (2, 3, 4));
     }
 }
