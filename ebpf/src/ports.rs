@@ -66,7 +66,7 @@ const YIELDING: u32 = 2;
 #[inline(never)]
 extern "C" fn probe(addresses: u64, rest: u64, shared: u32) -> u32 {
     let port = u16::from_be((rest >> SHIFT) as u16);
-    if port < FIRST_PORT || port >= OWN_PORTS || (shared != 0 && is_served(addresses, rest)) {
+    if !(FIRST_PORT..OWN_PORTS).contains(&port) || (shared != 0 && is_served(addresses, rest)) {
         return TAKEN;
     }
     let words = [addresses, rest];
