@@ -87,6 +87,9 @@ both_hooks! {
         assert_eq!(*during.ask()?.client.ip(), PUBLIC_ROUTER);
         assert_eq!(*datagrams.ask()?.client.ip(), PUBLIC_ROUTER);
         assert_eq!(*guest.curl(client.web())?.client.ip(), PUBLIC_ROUTER);
+        for options in ["-N", "-u"] {
+            assert_eq!(*guest.netcat(options, client.echo())?.client.ip(), PUBLIC_ROUTER);
+        }
         for options in ["", "-s 3000", "-s 0"] {
             guest.ping(client.address, options)?;
         }

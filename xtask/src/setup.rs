@@ -51,13 +51,14 @@ const fn tool(program: &'static str, package: &'static str, why: &'static str) -
     Tool { program, package, why }
 }
 
-const LAB: [Tool; 13] = [
+const LAB: [Tool; 14] = [
     tool("ip", "iproute2", "namespaces, veth pairs and addresses of the lab"),
     tool("ethtool", "ethtool", "offload settings that native XDP on veth needs"),
     tool("nginx", "nginx-light", "the TCP backends: a real web server"),
     tool("curl", "curl", "the clients, and the REST calls as a user would type them"),
     tool("ping", "iputils-ping", "ICMP, and traffic that is no VIP's"),
     tool("iperf3", "iperf3", "bulk TCP"),
+    tool("nc", "netcat-openbsd", "lines and datagrams, by hand"),
     tool("setpriv", "util-linux", "starting the controller with fewer privileges"),
     tool("nft", "nftables", "the benchmark's other contestant"),
     tool("tcpdump", "tcpdump", "captures, and looking at packets when a test fails"),
