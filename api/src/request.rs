@@ -201,7 +201,8 @@ pub fn check(call: &Call, found: &mut Map<String, Value>) -> Result<(), ApiError
     Ok(())
 }
 
-fn check_value(param: &Param, value: &mut Value) -> Result<(), String> {
+/// Trims one value and holds it to the rule of its parameter. The error goes behind the name of the parameter.
+pub fn check_value(param: &Param, value: &mut Value) -> Result<(), String> {
     match value {
         Value::String(text) => {
             *text = text.trim().to_owned();

@@ -60,6 +60,22 @@ pub const fn is_answer(kind: u8) -> bool {
     is_in(kind, ANSWERS)
 }
 
+/// Both ports of what has no identifier. A query's other port is 0, so that this is none's.
+const NO_IDENTIFIER: Be16 = 1u16.to_be();
+
+/// The ports that a flow's key has for a packet of this type: a request's identifier is the source's, an answer's the
+/// destination's.
+#[inline(always)]
+pub const fn ports(kind: u8, identifier: Be16) -> (Be16, Be16) {
+    if is_request(kind) {
+        (identifier, 0)
+    } else if is_answer(kind) {
+        (0, identifier)
+    } else {
+        (NO_IDENTIFIER, NO_IDENTIFIER)
+    }
+}
+
 /// Which of a packet's two ports its identifier is, by its type: a request's source, an answer's destination. None: it has no
 /// identifier.
 #[inline(always)]
@@ -179,7 +195,7 @@ pub fn turn_back<P: Packet>(packet: &mut P, is_own: bool, outer: &mut Rewritten)
         return 0;
     }
     // SAFETY: within the bytes that every quote has.
-    let (sport, dport) = unsafe { ports(quoted_protocol, quote_l4) };
+    let (sport, dport) = unsafe { quoted_ports(quoted_protocol, quote_l4) };
     // SAFETY: as above.
     let (src, quoted) = unsafe {
         let quoted = FlowKey {
@@ -262,19 +278,13 @@ fn is_icmp<P: Packet>(packet: &P) -> bool {
 /// # Safety
 /// `l4` is the address of QUOTED readable bytes.
 #[inline(always)]
-unsafe fn ports(protocol: u8, l4: usize) -> (u16, u16) {
+unsafe fn quoted_ports(protocol: u8, l4: usize) -> (Be16, Be16) {
     // SAFETY: as the caller promises.
     unsafe {
-        if has_ports(protocol) {
-            return (load(l4), load(l4 + 2));
-        }
-        let kind = load(l4);
-        if protocol == ICMP && is_request(kind) {
-            (load(l4 + IDENTIFIER), 0)
-        } else if protocol == ICMP && is_answer(kind) {
-            (0, load(l4 + IDENTIFIER))
-        } else {
-            (0, 0)
+        match protocol {
+            TCP | UDP => (load(l4), load(l4 + 2)),
+            ICMP => ports(load(l4), load(l4 + IDENTIFIER)),
+            _ => (0, 0),
         }
     }
 }

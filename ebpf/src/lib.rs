@@ -23,6 +23,7 @@ mod fragment;
 mod hairpin;
 pub mod icmp;
 pub mod maps;
+pub mod meter;
 mod offset;
 mod other;
 pub mod outward;

@@ -12,7 +12,11 @@ use vipgate_abi::{
     flow::{Bucket, Flow, WAYS},
     fragment::{FRAGMENTED_PACKETS, FragmentKey, FragmentPorts},
     interest,
-    maps::{DEFAULT_BACKENDS, DEFAULT_FLOWS, DEFAULT_RING_ELEMENTS, DEFAULT_SERVICES, KEYS_PER_SERVICE, MAX_PORTS},
+    maps::{
+        DEFAULT_BACKENDS, DEFAULT_FLOWS, DEFAULT_LIMITS, DEFAULT_RING_ELEMENTS, DEFAULT_SERVICES, KEYS_PER_SERVICE,
+        MAX_PORTS,
+    },
+    meter::{Meter, MeterPort, MeterState, MeterTraffic},
     port::Port,
     service::{Service, ServiceKey},
     source::{self, Source, SourceKey},
@@ -82,6 +86,18 @@ pub static PORT_NUMBERS: HashMap<u32, u32, { MAX_PORTS as usize }> = HashMap::ne
 
 #[btf_map]
 pub static TX_PORTS: DevMap<{ MAX_PORTS as usize }> = DevMap::new();
+
+#[btf_map]
+pub static METERS: Array<Meter, { DEFAULT_LIMITS as usize }, MMAPABLE> = Array::new();
+
+#[btf_map]
+pub static METER_STATES: Array<MeterState, { DEFAULT_LIMITS as usize }, 0> = Array::new();
+
+#[btf_map]
+pub static METER_TRAFFIC: PerCpuArray<MeterTraffic, { DEFAULT_LIMITS as usize }> = PerCpuArray::new();
+
+#[btf_map]
+pub static PORT_METERS: HashMap<MeterPort, u32, { DEFAULT_LIMITS as usize }> = HashMap::new();
 
 #[btf_map]
 pub static REASONS: PerCpuArray<u64, { REASON_SLOTS as usize }> = PerCpuArray::new();

@@ -6,11 +6,19 @@
 //! stack, which may well have it: the router itself is reached so. Should the stack send it on to where its source may not
 //! be seen, it ends at egress ([`is_untranslated`]).
 
-use aya_ebpf::btf_maps::lpm_trie::Key;
+use aya_ebpf::{
+    bindings::{
+        BPF_F_CURRENT_NETNS, bpf_sock_tuple as SocketTuple, bpf_sock_tuple__bindgen_ty_1 as SocketTuples,
+        bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1 as SocketTupleIpv4,
+    },
+    btf_maps::lpm_trie::Key,
+    helpers::{bpf_sk_lookup_udp, bpf_sk_release, bpf_skc_lookup_tcp},
+};
 use vipgate_abi::{
     Be16, Be32,
     counters::Reason,
     flow::FlowKey,
+    hash,
     interest::Bit,
     source::{Source, SourceKey, SourceKind},
 };
@@ -20,7 +28,7 @@ use crate::{
     maps::{BACKENDS, CONFIG, INTEREST, SOURCES},
     offset,
     packet::{ETH_LEN, L4_OFFSET, Packet, load_address},
-    parse::{IPV4, ethertype, has_ports},
+    parse::{IPV4, TCP, UDP, ethertype, has_ports, parse},
     pipeline::Arrival,
     ports,
     route::{self, Rewritten},
@@ -28,13 +36,10 @@ use crate::{
     verifier::opaque,
 };
 
-/// A packet without a flow, to an address without a service: what [`table::opened`] takes, or why it is not ours.
+/// A packet without a flow, to an address without a service, from one that [may be translated](may_be_translated): what [`table::opened`] takes, or why it is not ours.
 #[inline(always)]
 pub fn connect<P: Packet>(packet: &P, arrival: &Arrival) -> Result<u64, Reason> {
     let key = &arrival.key;
-    if !may_be_translated(key.src) {
-        return Err(Reason::NotOurs);
-    }
     let Some(config) = CONFIG.get(0) else {
         return Err(Reason::NotOurs);
     };
@@ -63,7 +68,7 @@ pub fn connect<P: Packet>(packet: &P, arrival: &Arrival) -> Result<u64, Reason> 
     rewritten.src = source.vip;
     let mut may_replace = true;
     if !is_elastic && (has_ports(key.protocol) || key.protocol == ICMP) {
-        let port = port(key, &rewritten, source.shared as u32)?;
+        let port = port(packet, rewritten.reply_key(key).words(), source.shared as u32)?;
         rewritten.sport = port as Be16;
         may_replace = port & ports::HELD != 0;
     }
@@ -83,14 +88,84 @@ pub fn connect<P: Packet>(packet: &P, arrival: &Arrival) -> Result<u64, Reason> 
     )
 }
 
-/// A source port for a connection of many guests', perhaps one that is [`ports::HELD`]. What has none is one guest's for each destination: who inserts it finds
-/// out.
+/// The network namespace of the packet's device.
+const CURRENT_NETNS: u64 = BPF_F_CURRENT_NETNS as i64 as u64;
+/// Ports that are asked for until one is not a socket's of the router.
+const SOCKET_TRIES: u32 = 4;
+
+/// A source port for a connection of many guests', perhaps one that is [`ports::HELD`], by the key words of its reply if it
+/// keeps its own. What has none is one guest's for each destination: who inserts it finds out.
 #[inline(always)]
-fn port(key: &FlowKey, rewritten: &Rewritten, shared: u32) -> Result<u32, Reason> {
-    let [addresses, rest] = rewritten.reply_key(key).words();
-    match ports::free_port(addresses, rest, shared) {
-        ports::NONE => Err(Reason::NoFreePort),
-        port => Ok(port),
+fn port<P: Packet>(packet: &P, [addresses, rest]: [u64; 2], shared: u32) -> Result<u32, Reason> {
+    let others = rest & !(0xffff << ports::SHIFT);
+    let mut wanted = rest;
+    let mut tries = 0;
+    while tries < SOCKET_TRIES {
+        let port = ports::free_port(addresses, wanted, shared);
+        if port == ports::NONE {
+            break;
+        }
+        if has_socket(packet, addresses, others | (port as u16 as u64) << ports::SHIFT) == 0 {
+            return Ok(port);
+        }
+        // Port 0 is nobody's, so that another one's turn comes.
+        wanted = others;
+        tries += 1;
+    }
+    Err(Reason::NoFreePort)
+}
+
+/// 1: the router itself has a socket that takes packets with these key words.
+#[inline(never)]
+fn has_socket<P: Packet>(packet: &P, addresses: u64, rest: u64) -> u32 {
+    let ipv4 = SocketTupleIpv4 {
+        saddr: addresses as u32,
+        daddr: (addresses >> 32) as u32,
+        sport: rest as u16,
+        dport: (rest >> ports::SHIFT) as u16,
+    };
+    let mut tuple = SocketTuple { __bindgen_anon_1: SocketTuples { ipv4 } };
+    let length = size_of::<SocketTupleIpv4>() as u32;
+    // SAFETY: the context is the running program's, the tuple lives on the stack; a socket that is found is given back.
+    unsafe {
+        let socket = match (rest >> 32) as u8 {
+            TCP => bpf_skc_lookup_tcp(packet.context(), &mut tuple, length, CURRENT_NETNS, 0),
+            UDP => bpf_sk_lookup_udp(packet.context(), &mut tuple, length, CURRENT_NETNS, 0),
+            _ => return opaque(0),
+        };
+        if socket.is_null() {
+            return opaque(0);
+        }
+        bpf_sk_release(socket.cast());
+    }
+    opaque(1)
+}
+
+/// At egress, of a packet that the router's stack has made: where a guest's connection has its port for the same destination,
+/// that ends, so that the answers are the router's. Only who binds a socket to a port that was a guest's meets this: ports
+/// that the stack chooses are not given to guests, and what has a socket isn't either.
+#[inline(always)]
+pub fn reclaim<P: Packet>(packet: &mut P) {
+    let Ok(headers) = parse(packet) else {
+        return;
+    };
+    let key = headers.key;
+    if INTEREST.get(Bit::to(key.src).word()).is_none_or(|word| word & Bit::to(key.src).mask() == 0) {
+        return;
+    }
+    let Some(config) = CONFIG.get(0) else {
+        return;
+    };
+    let answers = FlowKey { src: key.dst, dst: key.src, sport: key.dport, dport: key.sport, ..key }.words();
+    let hash = hash::words(answers, config.flow_seed);
+    let Some(slot) = table::lookup(answers, hash, config.bucket_mask) else {
+        return;
+    };
+    // SAFETY: `flow` points into FLOWS. Another CPU may be claiming the slot: who removes it finds out.
+    let backend = unsafe { (*slot.flow).backend };
+    let is_masked = BACKENDS.get(backend).is_some_and(|backend| backend.addr == key.src);
+    if slot.mark.is_reply() && !slot.mark.is_outward() && is_masked {
+        table::remove(&slot);
     }
 }
 
@@ -124,7 +199,7 @@ fn source(device: u32, src: Be32) -> Option<&'static Source> {
 
 /// False: no device's packets from this address change.
 #[inline(always)]
-fn may_be_translated(src: Be32) -> bool {
+pub fn may_be_translated(src: Be32) -> bool {
     let bit = Bit::out(src);
     INTEREST.get(bit.word()).is_some_and(|word| word & bit.mask() != 0)
 }

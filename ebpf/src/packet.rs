@@ -4,7 +4,7 @@ use core::ffi::c_void;
 
 use vipgate_abi::{Be32, port::Port};
 
-use crate::pipeline::Arrival;
+use crate::{meter::Queue, pipeline::Arrival};
 
 /// Length of the Ethernet header, in bytes.
 pub const ETH_LEN: usize = 14;
@@ -17,6 +17,8 @@ pub trait Packet {
     const PASS: i32;
     /// Verdict: the packet ends here.
     const DROP: i32;
+    /// Packets can be held back at this hook: they can meet the queue of their limit.
+    const QUEUES: bool;
 
     /// Address of the first byte that may be read directly.
     fn data(&self) -> usize;
@@ -73,6 +75,22 @@ pub trait Packet {
 
     /// [`pipeline::lead_out`](crate::pipeline::lead_out) for this packet; the same kind of function.
     fn lead_out(&self, arrival: &Arrival) -> u64;
+
+    /// Where the hook has no queues: whether the driver keeps what [`Self::hand_over`] writes.
+    fn can_hand_over(&self) -> bool;
+
+    /// Marks the packet, which is as it came, for the TC stage, which then does all of it; false: there is no room for the
+    /// mark. Direct addresses are void after it.
+    fn hand_over(&mut self) -> bool;
+
+    /// Where it has them: notes beside the packet which one it has to meet.
+    fn note_queue(&mut self, queue: Queue);
+
+    /// What was noted.
+    fn queue(&self) -> Queue;
+
+    /// Sends it through this queue out of the port of this number; its Ethernet header is ready.
+    fn enqueue(&mut self, number: u16, queue: Queue) -> i32;
 
     /// Sends it out of the port of this number; its Ethernet header is ready, without the port's VLAN tags.
     fn send(&mut self, number: u16, port: &Port) -> i32;

@@ -1,4 +1,4 @@
-//! The stages in order: parse, flow, (service, choose), rewrite, forward. One copy for both hooks.
+//! The stages in order: parse, flow, (service, choose), meter, rewrite, forward. One copy for both hooks.
 
 use core::ptr;
 
@@ -17,6 +17,7 @@ use crate::{
     count, hairpin,
     icmp::{self, ICMP},
     maps::{BACKENDS, CONFIG, INTEREST},
+    meter::{self, Queue},
     offset, other, outward,
     packet::{ETH_LEN, L4_OFFSET, Packet, load, load_address, store, store_address},
     parse::{ACK, DONT_FRAGMENT, FIN, Headers, RST, SYN, TCP, has_ports, parse},
@@ -30,6 +31,8 @@ use crate::{
 /// Runs a packet through the pipeline: the hook's verdict.
 #[inline(always)]
 pub fn run<P: Packet>(mut packet: P) -> i32 {
+    // What is beside a packet may be from before.
+    packet.note_queue(Queue::NONE);
     match process(&mut packet) {
         Ok(verdict) => verdict,
         Err(reason @ (Reason::OtherProtocol | Reason::Fragment)) => unparsed(&mut packet, reason),
@@ -96,20 +99,21 @@ fn process<P: Packet>(packet: &mut P) -> Result<i32, Reason> {
         return Err(Reason::NotOurs);
     };
     let hash = hash::flow(&headers.key, config.flow_seed);
-    if let Some(slot) = table::lookup(headers.key.words(), hash, config.bucket_mask)
-        && hit(packet, &headers, config, &slot)?
-    {
-        return forward(packet, &headers, &slot);
-    }
-    let arrival = Arrival { key: headers.key, hash, now: jiffies(), tcp_flags: headers.tcp_flags as u32 };
-    let mut opened = packet.open(&arrival);
-    if opened == UNSERVED {
-        opened = packet.lead_out(&arrival);
-    }
-    match table::opened(opened) {
-        Some(slot) => forward(packet, &headers, &slot),
-        None => Ok(opened as i32),
-    }
+    let slot = match table::lookup(headers.key.words(), hash, config.bucket_mask) {
+        Some(slot) if hit(packet, &headers, config, &slot)? => slot,
+        _ => {
+            let arrival = Arrival { key: headers.key, hash, now: jiffies(), tcp_flags: headers.tcp_flags as u32 };
+            let mut opened = packet.open(&arrival);
+            if opened == UNSERVED {
+                opened = packet.lead_out(&arrival);
+            }
+            match table::opened(opened) {
+                Some(slot) => slot,
+                None => return Ok(opened as i32),
+            }
+        }
+    };
+    forward(packet, &headers, &slot)
 }
 
 /// False: neither a flow nor a service can be about this packet (`vipgate_abi::interest`).
@@ -165,7 +169,7 @@ fn hit<P: Packet>(packet: &P, headers: &Headers, config: &Config, slot: &Slot) -
     Ok(true)
 }
 
-/// [`open`]'s answer where there is no service: neither a verdict nor what [`table::opened`] takes.
+/// [`open`]'s answer where no service takes what a guest may have begun: neither a verdict nor what [`table::opened`] takes.
 const UNSERVED: u64 = 1 << 62;
 
 /// A packet without a flow: the service that it is for decides, and a new connection is inserted. A verdict, what
@@ -173,26 +177,24 @@ const UNSERVED: u64 = 1 << 62;
 #[inline(always)]
 pub fn open<P: Packet>(packet: &P, arrival: &Arrival) -> u64 {
     let connected = match service::lookup(arrival) {
-        Err(Reason::NotOurs) => return UNSERVED,
+        Err(Reason::NotOurs) if outward::may_be_translated(arrival.key.src) => return UNSERVED,
         Err(reason) => Err(reason),
         Ok(service) => connect(packet, arrival, service),
     };
-    match connected {
-        Ok(first) => first,
-        Err(reason) => count::verdict::<P>(reason) as u32 as u64,
-    }
+    connected.unwrap_or_else(|reason| refuse::<P>(arrival, reason))
 }
 
-/// The same for one that no service is for: it may be a guest's, on its way out. A verdict or what [`table::opened`] takes.
+/// The same for what a guest may have begun, on its way out. A verdict or what [`table::opened`] takes.
 #[inline(always)]
 pub fn lead_out<P: Packet>(packet: &P, arrival: &Arrival) -> u64 {
-    match outward::connect(packet, arrival) {
-        Ok(first) => first,
-        Err(Reason::NotOurs) if !has_ports(arrival.key.protocol) => {
-            count::verdict::<P>(Reason::OtherProtocol) as u32 as u64
-        }
-        Err(reason) => count::verdict::<P>(reason) as u32 as u64,
-    }
+    outward::connect(packet, arrival).unwrap_or_else(|reason| refuse::<P>(arrival, reason))
+}
+
+/// The verdict for a packet that makes no flow.
+#[inline(always)]
+fn refuse<P: Packet>(arrival: &Arrival, reason: Reason) -> u64 {
+    let is_portless = reason as u32 == Reason::NotOurs as u32 && !has_ports(arrival.key.protocol);
+    count::verdict::<P>(if is_portless { Reason::OtherProtocol } else { reason }) as u32 as u64
 }
 
 /// A packet for a service.
@@ -235,8 +237,8 @@ fn connect<P: Packet>(packet: &P, arrival: &Arrival, service: &Service) -> Resul
     )
 }
 
-/// Stages 7 and 8: the packet becomes what its flow says, is counted, and is sent out of its port, or handed to the
-/// stack, which routes it.
+/// Stages 6 to 8: the packet counts against its limit, becomes what its flow says, is counted, and is sent out of its port,
+/// or handed to the stack, which routes it.
 ///
 /// Where the stack shall answer with an ICMP error, the sender must recognise its own packet in it. So what goes outward,
 /// a backend's packet or a guest's, is handed over as it came; what comes in, whose destination is the stack's own
@@ -246,6 +248,7 @@ fn connect<P: Packet>(packet: &P, arrival: &Arrival, service: &Service) -> Resul
 /// both flows, and is dropped: only an embryo, a closed or an idle flow can lose its slot.
 #[inline(always)]
 fn forward<P: Packet>(packet: &mut P, headers: &Headers, slot: &Slot) -> Result<i32, Reason> {
+    meter::charge(packet, headers, slot)?;
     let data = headers.data;
     let flow = slot.flow;
     let outward = slot.mark.is_outward();
@@ -259,7 +262,7 @@ fn forward<P: Packet>(packet: &mut P, headers: &Headers, slot: &Slot) -> Result<
     };
     count::traffic(backend, outward, frames, bytes);
     let mut leave = Err(Reason::NoNeighbour);
-    let mut ttl_delta = 0;
+    let mut ip_delta = 0;
     if let Some(port) = route::port(way_out) {
         if packet.exceeds(headers.ip_len, 20 + headers.l4_len as u32, port.mtu) {
             // SAFETY: parse checked the headers' bounds.
@@ -270,7 +273,7 @@ fn forward<P: Packet>(packet: &mut P, headers: &Headers, slot: &Slot) -> Result<
             leave = Err(Reason::OverMtu);
         // SAFETY: parse checked the headers' bounds, `flow` points into FLOWS.
         } else if let Some(delta) = unsafe { route::depart(data, port, ptr::addr_of!((*flow).next_hop)) } {
-            ttl_delta = delta;
+            ip_delta = delta;
             leave = Ok(port);
         } else {
             if outward {
@@ -286,8 +289,14 @@ fn forward<P: Packet>(packet: &mut P, headers: &Headers, slot: &Slot) -> Result<
     if !slot.holds() {
         return Err(Reason::FlowEnded);
     }
-    rewrite(packet, headers, &new, ttl_delta, leave.is_ok());
-    Ok(packet.send(way_out, leave?))
+    if leave.is_ok() && packet.queue().is_congested() {
+        // SAFETY: parse checked the headers' bounds.
+        ip_delta += unsafe { meter::congest(data) };
+    }
+    rewrite(packet, headers, &new, ip_delta, leave.is_ok());
+    let port = leave?;
+    let queue = packet.queue();
+    Ok(if queue.is_none() { packet.send(way_out, port) } else { packet.enqueue(way_out, queue) })
 }
 
 /// Why the stack would not send on an outward packet that it gets for want of a neighbour: it would tell the sender that it
@@ -309,9 +318,10 @@ fn hindrance<P: Packet>(packet: &P, data: usize, ip_len: u16, header_len: u32, f
     packet.exceeds(ip_len, header_len, port.mtu).then_some(Reason::OverMtu)
 }
 
-/// Addresses, ports and both checksums, incrementally (RFC 1624), of a packet that `leaves` or goes up the stack.
+/// Addresses, ports and both checksums, incrementally (RFC 1624), of a packet that `leaves` or goes up the stack; `ip_delta` is
+/// what the IPv4 header changed by so far.
 #[inline(always)]
-fn rewrite<P: Packet>(packet: &mut P, headers: &Headers, new: &Rewritten, ttl_delta: u64, leaves: bool) {
+fn rewrite<P: Packet>(packet: &mut P, headers: &Headers, new: &Rewritten, ip_delta: u64, leaves: bool) {
     let data = headers.data;
     let key = &headers.key;
     let addresses = delta32(key.src, new.src) + delta32(key.dst, new.dst);
@@ -319,7 +329,7 @@ fn rewrite<P: Packet>(packet: &mut P, headers: &Headers, new: &Rewritten, ttl_de
     // SAFETY: parse checked the headers' bounds.
     unsafe {
         let checksum_at = data + ETH_LEN + 10;
-        store(checksum_at, update(load(checksum_at), addresses + ttl_delta));
+        store(checksum_at, update(load(checksum_at), addresses + ip_delta));
         store_address(data + ETH_LEN + 12, new.src);
         store_address(data + ETH_LEN + 16, new.dst);
         if headers.l4_len == 0 {

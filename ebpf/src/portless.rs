@@ -1,6 +1,7 @@
 //! Packets of protocols without ports, off the hit's path. They run through the same stages: an ICMP query's identifier
-//! serves as its port (RFC 5508, section 3.1), as the source port of a request and the destination port of an answer;
-//! every other protocol has port 0 on both sides, and is translated by its addresses alone.
+//! serves as its port (RFC 5508, section 3.1), as the source port of a request and the destination port of an answer; what
+//! else ICMP carries has ports that no query has; every other protocol has port 0 on both sides, and is translated by its
+//! addresses alone.
 
 use vipgate_abi::{checksum::delta16, counters::Reason, flow::FlowKey};
 
@@ -47,11 +48,9 @@ pub fn parse<P: Packet>(packet: &P, place: &Place) -> Result<Headers, Reason> {
     if icmp::is_error(kind) {
         return Err(Reason::OtherProtocol);
     }
+    (headers.key.sport, headers.key.dport) = icmp::ports(kind, id);
     if icmp::is_request(kind) {
-        headers.key.sport = id;
         headers.tcp_flags = 0;
-    } else if icmp::is_answer(kind) {
-        headers.key.dport = id;
     }
     if fragment & MORE_FRAGMENTS != 0 {
         fragment::remember(src, dst, packet, headers.key.sport, headers.key.dport);

@@ -11,7 +11,7 @@ use vipgate_abi::{
     flow::State,
     hash,
     service::ServiceKey,
-    source::{CURSORS, FIRST_PORT, PORTS},
+    source::{CURSORS, FIRST_PORT, OWN_PORTS, PORTS},
 };
 
 use crate::{
@@ -27,7 +27,7 @@ pub const NONE: u32 = u32::MAX;
 /// In [`free_port`]'s answer: a closed or half-open connection has the port, and must give way.
 pub const HELD: u32 = 1 << 16;
 /// Where the words of a reply's key have the port in question: its destination's.
-const SHIFT: u32 = 16;
+pub const SHIFT: u32 = 16;
 
 /// A port for the connection whose reply has these key words, its own port in them: one on which no flow is answered, or
 /// else one that is [`HELD`]. `shared`, 1: the source is a VIP whose services' ports are not given away.
@@ -65,7 +65,8 @@ const YIELDING: u32 = 2;
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn probe(addresses: u64, rest: u64, shared: u32) -> u32 {
-    if u16::from_be((rest >> SHIFT) as u16) < FIRST_PORT || (shared != 0 && is_served(addresses, rest)) {
+    let port = u16::from_be((rest >> SHIFT) as u16);
+    if !(FIRST_PORT..OWN_PORTS).contains(&port) || (shared != 0 && is_served(addresses, rest)) {
         return TAKEN;
     }
     let words = [addresses, rest];

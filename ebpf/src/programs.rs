@@ -3,12 +3,12 @@
 #![no_main]
 
 use aya_ebpf::{
-    bindings::TC_ACT_OK,
+    bindings::{TC_ACT_OK, TC_ACT_UNSPEC},
     macros::{classifier, xdp},
     programs::{TcContext, XdpContext},
 };
 use vipgate_abi::counters::Reason;
-use vipgate_pipeline::{clock, count, icmp, outward, pipeline, tc::TcPacket, xdp::XdpPacket};
+use vipgate_pipeline::{clock, count, icmp, meter, outward, pipeline, tc::TcPacket, xdp::XdpPacket};
 
 /// Takes frames in several buffers, too: native XDP then runs on devices of any MTU.
 #[xdp(frags)]
@@ -23,8 +23,24 @@ pub fn vipgate_tc(ctx: TcContext) -> i32 {
     pipeline::run(TcPacket(ctx))
 }
 
-/// At the ports' egress, whichever hook carries the traffic: turns back the quotes in the stack's own ICMP errors, and
-/// stops what must not leave with its source.
+/// At the ingress of the ports whose program is the XDP one: takes what that hands over, and leaves alone all else.
+#[classifier]
+#[inline(always)]
+pub fn vipgate_behind(ctx: TcContext) -> i32 {
+    let packet = TcPacket(ctx);
+    if packet.is_handed_over() { pipeline::run(packet) } else { TC_ACT_UNSPEC }
+}
+
+/// At the end of the queues' device: sends on what comes out of them.
+#[classifier]
+pub fn vipgate_queue(ctx: TcContext) -> i32 {
+    let mut packet = TcPacket(ctx);
+    let number = packet.released();
+    meter::leave(&mut packet, number)
+}
+
+/// At the ports' egress, whichever hook carries the traffic: turns back the quotes in the stack's own ICMP errors, stops what
+/// must not leave with its source, and sees to it that the router's own connections come first.
 #[classifier]
 #[inline(always)]
 pub fn vipgate_egress(ctx: TcContext) -> i32 {
@@ -33,6 +49,9 @@ pub fn vipgate_egress(ctx: TcContext) -> i32 {
     icmp::turn_back(&mut packet, true, &mut outer);
     if outward::is_untranslated(&packet) {
         return count::verdict::<TcPacket>(Reason::Untranslated);
+    }
+    if packet.is_local() {
+        outward::reclaim(&mut packet);
     }
     TC_ACT_OK as i32
 }

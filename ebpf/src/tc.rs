@@ -11,10 +11,12 @@ use aya_ebpf::{
 use vipgate_abi::{Be32, checksum::fold, port::Port};
 
 use crate::{
+    meter::Queue,
     offset::{CUSTOMER_TAG, TAG_LEN},
-    packet::{ETH_LEN, Packet, load, store},
+    packet::{ETH_LEN, Packet, load, load_address, store},
     pipeline::{self, Arrival},
     verifier::opaque,
+    xdp::HANDED_OVER,
 };
 
 pub struct TcPacket(pub TcContext);
@@ -22,6 +24,7 @@ pub struct TcPacket(pub TcContext);
 impl Packet for TcPacket {
     const PASS: i32 = TC_ACT_OK;
     const DROP: i32 = TC_ACT_SHOT;
+    const QUEUES: bool = true;
 
     #[inline(always)]
     fn data(&self) -> usize {
@@ -153,6 +156,42 @@ impl Packet for TcPacket {
     }
 
     #[inline(always)]
+    fn can_hand_over(&self) -> bool {
+        false
+    }
+
+    #[inline(always)]
+    fn hand_over(&mut self) -> bool {
+        false
+    }
+
+    #[inline(always)]
+    fn note_queue(&mut self, queue: Queue) {
+        // SAFETY: writing fields of the running program's context.
+        unsafe {
+            (*self.0.skb.skb).cb[0] = queue.0 as u32;
+            (*self.0.skb.skb).cb[1] = (queue.0 >> 32) as u32;
+        }
+    }
+
+    #[inline(always)]
+    fn queue(&self) -> Queue {
+        // SAFETY: reading fields of the running program's context.
+        unsafe { Queue((*self.0.skb.skb).cb[0] as u64 | ((*self.0.skb.skb).cb[1] as u64) << 32) }
+    }
+
+    /// The priority names the class; the mark, which goes along with the packet, is what [`Self::released`] takes.
+    #[inline(always)]
+    fn enqueue(&mut self, number: u16, queue: Queue) -> i32 {
+        // SAFETY: writing fields of the running program's context; the helper takes numbers only.
+        unsafe {
+            (*self.0.skb.skb).priority = queue.class();
+            (*self.0.skb.skb).mark = number as u32;
+            bpf_redirect(queue.device(), 0) as i32
+        }
+    }
+
+    #[inline(always)]
     fn send(&mut self, _number: u16, port: &Port) -> i32 {
         let [outer, inner] = port.tags;
         // The kernel keeps the outer tag of what came in beside the packet.
@@ -206,6 +245,34 @@ unsafe fn read_addresses(at: usize, addresses: &mut [u16; 6]) {
 }
 
 impl TcPacket {
+    /// At egress: true for what the router's own stack has made, and does not forward.
+    #[inline(always)]
+    pub fn is_local(&self) -> bool {
+        // SAFETY: reading a field of the running program's context.
+        unsafe { (*self.0.skb.skb).ingress_ifindex == 0 }
+    }
+
+    /// True for what the XDP stage handed over.
+    #[inline(always)]
+    pub fn is_handed_over(&self) -> bool {
+        // SAFETY: reading a field of the running program's context.
+        let at = unsafe { (*self.0.skb.skb).data_meta } as usize;
+        // SAFETY: checked just before.
+        at + size_of_val(&HANDED_OVER) <= self.data() && unsafe { load_address(at) } == HANDED_OVER
+    }
+
+    /// The port that a packet was queued for; it is as any other then.
+    #[inline(always)]
+    pub fn released(&mut self) -> u16 {
+        // SAFETY: fields of the running program's context.
+        unsafe {
+            let number = (*self.0.skb.skb).mark as u16;
+            (*self.0.skb.skb).mark = 0;
+            (*self.0.skb.skb).priority = 0;
+            number
+        }
+    }
+
     /// Removes all tags, of which there are at most two.
     #[inline(never)]
     fn pop(&mut self) -> u32 {

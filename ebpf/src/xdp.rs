@@ -8,13 +8,14 @@ use aya_ebpf::{
         xdp_action::{XDP_DROP, XDP_PASS},
         xdp_md,
     },
-    helpers::{bpf_xdp_adjust_head, bpf_xdp_get_buff_len},
+    helpers::{bpf_xdp_adjust_head, bpf_xdp_adjust_meta, bpf_xdp_get_buff_len},
     programs::XdpContext,
 };
 use vipgate_abi::{Be32, checksum, port::Port};
 
 use crate::{
     maps::TX_PORTS,
+    meter::Queue,
     offset::TAG_LEN,
     packet::{ETH_LEN, Packet, is_mac, load, store, store_address},
     pipeline::{self, Arrival},
@@ -22,11 +23,15 @@ use crate::{
     verifier::opaque,
 };
 
+/// Metadata of a packet that the TC stage is to take: "vgtc".
+pub const HANDED_OVER: u32 = u32::from_be_bytes(*b"vgtc").to_be();
+
 pub struct XdpPacket(pub XdpContext);
 
 impl Packet for XdpPacket {
     const PASS: i32 = XDP_PASS as i32;
     const DROP: i32 = XDP_DROP as i32;
+    const QUEUES: bool = false;
 
     #[inline(always)]
     fn data(&self) -> usize {
@@ -113,6 +118,30 @@ impl Packet for XdpPacket {
         lead_out_xdp(self.0.ctx, arrival)
     }
 
+    /// A driver that keeps no metadata says that they begin beyond the packet.
+    #[inline(always)]
+    fn can_hand_over(&self) -> bool {
+        self.0.metadata() <= self.0.data()
+    }
+
+    #[inline(always)]
+    fn hand_over(&mut self) -> bool {
+        self.mark() != 0
+    }
+
+    #[inline(always)]
+    fn note_queue(&mut self, _queue: Queue) {}
+
+    #[inline(always)]
+    fn queue(&self) -> Queue {
+        Queue::NONE
+    }
+
+    #[inline(always)]
+    fn enqueue(&mut self, _number: u16, _queue: Queue) -> i32 {
+        XDP_DROP as i32
+    }
+
     #[inline(always)]
     fn send(&mut self, number: u16, port: &Port) -> i32 {
         let [outer, inner] = port.tags;
@@ -147,6 +176,22 @@ extern "C" fn lead_out_xdp(context: *mut xdp_md, arrival: *const Arrival) -> u64
 }
 
 impl XdpPacket {
+    /// Writes [`HANDED_OVER`] before the packet; 0: there is no room.
+    #[inline(never)]
+    fn mark(&mut self) -> u32 {
+        // SAFETY: the context is the running program's.
+        if unsafe { bpf_xdp_adjust_meta(self.0.ctx, -(size_of_val(&HANDED_OVER) as i32)) } != 0 {
+            return opaque(0);
+        }
+        let at = self.0.metadata();
+        if at + size_of_val(&HANDED_OVER) > self.data() {
+            return opaque(0);
+        }
+        // SAFETY: checked just above.
+        unsafe { store_address(at, HANDED_OVER) };
+        opaque(1)
+    }
+
     /// Length of the frame in all its buffers, in bytes.
     #[inline(never)]
     fn buffers(&self) -> usize {

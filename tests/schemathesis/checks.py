@@ -32,6 +32,9 @@ def job_result_conformance(ctx, response, case):
     """Follows the job of an accepted call to its end, and holds the result against the document."""
     if response.status_code != 202 or not response.content:
         return
+    if case.method != case.operation.method:
+        # Calls are found by other spellings of their paths, too: this is another call, described at its own.
+        return
     result = follow(response.json()["location"])
     assert result.status_code in (200, 503), f"the job ended with {result.status_code}: {result.text}"
     assert result.headers["Content-Type"].startswith("application/json"), result.headers["Content-Type"]

@@ -100,6 +100,10 @@ both_hooks! {
         let (inward, outward) = (client.ask_udp(echo(VIP))?, guest.ask_udp(client.echo())?);
         assert_eq!((inward.backend.as_str(), *inward.client.ip()), ("backend1", client.address));
         assert_eq!((outward.backend.as_str(), *outward.client.ip()), ("client1", VIP));
+        for options in ["-N", "-u"] {
+            assert_eq!(client.netcat(options, echo(VIP))?.backend, "backend1");
+            assert_eq!(*guest.netcat(options, client.echo())?.client.ip(), VIP);
+        }
         for options in ["", "-s 3000", "-s 0"] {
             client.ping(VIP, options)?;
             guest.ping(client.address, options)?;

@@ -68,6 +68,10 @@ both_hooks! {
         let (uuid, _, web) = run.cloud.balanced(VIP, WEB, &[1])?;
         let rule = run.cloud.forward(&uuid, "TCP", [8080, 8080], [80, 80], 0)?;
         let client = run.lab.client();
+        for (options, protocol) in [("-N", "TCP"), ("-u", "UDP")] {
+            run.cloud.forward(&uuid, protocol, [9000, 9009], [7000, 7009], 0)?;
+            assert_eq!(client.netcat(options, vip(9000))?.backend, "backend1");
+        }
         assert_eq!(client.curl(vip(8080))?.backend, "backend1");
         assert_eq!(client.curl(web)?.backend, "backend2");
         let found = run.cloud.api.query(&format!("/vips/{uuid}"))?;

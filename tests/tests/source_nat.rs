@@ -5,7 +5,7 @@
 
 use std::{
     collections::BTreeSet,
-    net::{IpAddr, Ipv4Addr, SocketAddrV4, UdpSocket},
+    net::{IpAddr, Ipv4Addr, SocketAddrV4, TcpStream, UdpSocket},
     time::Duration,
 };
 
@@ -56,6 +56,17 @@ fn bound(namespace: &Namespace, port: u16) -> Result<UdpSocket> {
     })
 }
 
+/// As which the echo service outside sees the socket, in the answer to its own question.
+fn asked(socket: &UdpSocket, question: &str, server: &Host) -> Result<SocketAddrV4> {
+    socket.send_to(question.as_bytes(), server.echo())?;
+    let mut answer = [0; 128];
+    let length = socket.recv(&mut answer)?;
+    let answer = String::from_utf8_lossy(&answer[..length]).into_owned();
+    let (echoed, origin) = answer.split_once(' ').with_context(|| format!("no echo: {answer}"))?;
+    ensure!(echoed == question, "the answer to {question} is {answer}");
+    Ok(origin.parse::<Origin>()?.client)
+}
+
 /// Whom the socket sees in a datagram that the host sends it there.
 fn sender(host: &Host, socket: &UdpSocket, address: Ipv4Addr) -> Result<IpAddr> {
     let to = SocketAddrV4::new(address, socket.local_addr()?.port());
@@ -76,6 +87,9 @@ both_hooks! {
         assert_eq!(*during.ask()?.client.ip(), PUBLIC_ROUTER);
         assert_eq!(*datagrams.ask()?.client.ip(), PUBLIC_ROUTER);
         assert_eq!(*guest.curl(client.web())?.client.ip(), PUBLIC_ROUTER);
+        for options in ["-N", "-u"] {
+            assert_eq!(*guest.netcat(options, client.echo())?.client.ip(), PUBLIC_ROUTER);
+        }
         for options in ["", "-s 3000", "-s 0"] {
             guest.ping(client.address, options)?;
         }
@@ -152,12 +166,8 @@ both_hooks! {
         let mut forwarded = Standing::open(client, SocketAddrV4::new(PUBLIC_ROUTER, 40_000), 1)?;
         let mut balanced = Standing::open(client, SocketAddrV4::new(PUBLIC_ROUTER, ECHO.port), 1)?;
         // A guest's connection from a port of the rule's leaves by another.
-        let socket = bound(&guest.namespace, 40_007)?;
-        socket.send_to(b"1", client.echo())?;
-        let mut answer = [0; 64];
-        let length = socket.recv(&mut answer)?;
-        let seen: Origin = String::from_utf8_lossy(&answer[2..length]).parse()?;
-        ensure!(*seen.client.ip() == PUBLIC_ROUTER, "{seen:?}");
+        let seen = asked(&bound(&guest.namespace, 40_007)?, "guest", client)?;
+        ensure!(*seen.ip() == PUBLIC_ROUTER, "{seen}");
         for standing in [&mut outward, &mut forwarded, &mut balanced] {
             standing.ask()?;
         }
@@ -185,6 +195,49 @@ both_hooks! {
             host.ping(address, "")?;
         }
         Ok(())
+    }
+
+    fn a_port_of_the_routers_own_is_no_guests(hook) {
+        let run = start(hook, 2)?;
+        let (client, router) = (run.lab.client(), &run.lab.router);
+        let [guest, other] = &run.lab.backends[..] else { anyhow::bail!("two guests") };
+        let own = bound(router, 4500)?;
+        let first = asked(&own, "router", client)?;
+        assert_eq!(first, SocketAddrV4::new(PUBLIC_ROUTER, 4500));
+        // A guest comes second, and gets another port.
+        let masked = bound(&guest.namespace, 4500)?;
+        let seen = asked(&masked, "guest", client)?;
+        ensure!(*seen.ip() == PUBLIC_ROUTER && seen.port() != 4500, "{seen}");
+        // The router comes second, and has its port all the same.
+        let earlier = bound(&other.namespace, 4501)?;
+        assert_eq!(asked(&earlier, "guest", client)?, SocketAddrV4::new(PUBLIC_ROUTER, 4501));
+        let later = bound(router, 4501)?;
+        for round in 0..3 {
+            for (socket, port) in [(&own, 4500), (&later, 4501)] {
+                let seen = asked(socket, &format!("router{round}"), client)?;
+                assert_eq!(seen, SocketAddrV4::new(PUBLIC_ROUTER, port));
+            }
+            for (socket, port) in [(&masked, 4500), (&earlier, 4501)] {
+                let seen = asked(socket, &format!("guest{round}"), client)?;
+                ensure!(*seen.ip() == PUBLIC_ROUTER && seen.port() != port, "{seen}");
+            }
+        }
+        // The same for TCP, whose router's end has its port for one destination only.
+        let curl = |namespace: &Namespace, port: u16| -> Result<SocketAddrV4> {
+            let words = format!("-s -m 5 --local-port {port} http://{}/", client.web());
+            Ok(namespace.run("curl", &words)?.parse::<Origin>()?.client)
+        };
+        let standing = router.within(|| Ok(TcpStream::connect(client.web())?))?;
+        let port = standing.local_addr()?.port();
+        let seen = curl(&guest.namespace, port)?;
+        ensure!(seen.port() != port, "a guest has the router's port {port}");
+        assert_eq!(curl(&guest.namespace, 4502)?.port(), 4502);
+        assert_eq!(curl(router, 4502)?, SocketAddrV4::new(PUBLIC_ROUTER, 4502));
+        // What the router's stack chooses by itself is never given to a guest.
+        ensure!(port >= 61_440, "the router connects from port {port}");
+        let socket = bound(&guest.namespace, 61_440)?;
+        ensure!(asked(&socket, "guest", client)?.port() < 61_440);
+        run.lab.router.run("ping", &format!("-c 1 -W 2 {}", client.address)).map(drop)
     }
 
     fn what_stays_inside_keeps_its_source(hook) {

@@ -10,7 +10,7 @@ const EXIT_CODES: &str = "\
 Exit codes:
   0  done; for serve: ended by SIGTERM or SIGINT, the traffic goes on
   1  a failure that none of the following names
-  2  wrong usage or configuration
+  2  wrong usage or configuration; for apply --dry-run: something would be done
   3  missing privileges
   4  another controller is running, or another program has the API's address
   5  the store cannot be opened

@@ -96,7 +96,14 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Status { settings, output } => print_status(&load(settings)?.bpffs, output),
         Command::Flows { settings, wanted, output } => print_flows(&load(settings)?.bpffs, &wanted, output),
         Command::Doctor { settings, output } => examine(&load(settings)?, output),
-        Command::Client(request) => print(&client::run(&request)?),
+        Command::Client(request) => {
+            let said = client::run(&request)?;
+            print(&said.text)?;
+            match said.differs {
+                false => Ok(()),
+                true => Err(Failure { code: 2, message: "the router is not as the file declares".to_owned() }),
+            }
+        }
     }
 }
 
@@ -112,9 +119,12 @@ fn load(settings: cli::Settings) -> Result<Config, Failure> {
 fn detach(bpffs: &Path, output: Output) -> Result<(), Failure> {
     let _lock = Lock::take(bpffs)?;
     // Addresses first: nobody shall be led to a router that does not balance any more.
-    let vips = runtime()?.block_on(async { Netlink::open()?.remove_all_vips().await });
-    let vips = vips.map_err(|error| Failure::new(1, &error))?;
+    let runtime = runtime()?;
+    let net = runtime.block_on(async { Netlink::open() }).map_err(|error| Failure::new(1, &error))?;
+    let vips = runtime.block_on(net.remove_all_vips()).map_err(|error| Failure::new(1, &error))?;
     let Detached { devices, maps } = loader::detach(bpffs)?;
+    // Nothing leads to the queues any more.
+    runtime.block_on(net.remove_queue_pair()).map_err(|error| Failure::new(1, &error))?;
     match output {
         Output::Json => println!("{}", serde_json::json!({ "devices": devices, "tables": maps, "addresses": vips })),
         Output::Text if vips == 0 && devices.is_empty() && maps == 0 => println!("nothing was attached"),

@@ -10,10 +10,11 @@ use std::{
 use serde_json::{Value, json};
 use vipgate::{
     health::Figures,
-    loader::status::{BackendStatus, Status},
+    loader::status::{BackendStatus, LimitStatus, Status},
 };
 use vipgate_abi::{
     flow::State,
+    meter::Metered,
     service::{Algorithm, Kind, Service, ServiceKey},
     source::{Source, SourceKey, SourceKind},
 };
@@ -47,6 +48,15 @@ pub(crate) fn text(status: &Status, checks: Option<&Figures>) -> String {
         let what = if is_disabled(source) { "disabled" } else { "masquerade" };
         lines.push(format!("{vip} {what} {}", network(*key, *prefix_len)));
         lines.extend(backend_of(status, source).map(|(_, backend)| backend_line("guests", backend)));
+    }
+    for limit in status.limits.values() {
+        lines.push(format!("{} limit", limited(limit)));
+        lines.extend(directions(limit).map(|(name, rate, traffic, passing)| {
+            format!(
+                "  {name:<8} {passing} of {rate} bit/s, passed {} packets {} bytes, dropped {} packets {} bytes",
+                traffic.passed_packets, traffic.passed_bytes, traffic.dropped_packets, traffic.dropped_bytes,
+            )
+        }));
     }
     for (reason, count) in &status.reasons {
         let verdict = if reason.is_drop() { "dropped" } else { "to stack" };
@@ -84,6 +94,22 @@ pub(crate) fn json(status: &Status, checks: Option<&Figures>) -> Value {
             "backends": backend_of(status, source).into_iter().map(backend_json).collect::<Vec<_>>(),
         })
     });
+    let limits = status.limits.iter().map(|(number, limit)| {
+        let rates: BTreeMap<&str, Value> = directions(limit)
+            .map(|(name, rate, traffic, passing)| {
+                let about = json!({
+                    "bitsPerSecond": rate,
+                    "passingBitsPerSecond": passing,
+                    "passedPackets": traffic.passed_packets,
+                    "passedBytes": traffic.passed_bytes,
+                    "droppedPackets": traffic.dropped_packets,
+                    "droppedBytes": traffic.dropped_bytes,
+                });
+                (name, about)
+            })
+            .collect();
+        json!({ "number": number, "vip": limit.vip, "port": limit.port, "queued": is_queued(limit), "rates": rates })
+    });
     let reasons = |drop: bool| -> BTreeMap<&str, u64> {
         let chosen = status.reasons.iter().filter(|(reason, _)| reason.is_drop() == drop);
         chosen.map(|(reason, count)| (reason.name(), *count)).collect()
@@ -94,9 +120,31 @@ pub(crate) fn json(status: &Status, checks: Option<&Figures>) -> Value {
         "checks": checks,
         "services": services.collect::<Vec<_>>(),
         "masquerades": masquerades.collect::<Vec<_>>(),
+        "limits": limits.collect::<Vec<_>>(),
         "drops": reasons(true),
         "passes": reasons(false),
     })
+}
+
+/// What a limit is about.
+fn limited(limit: &LimitStatus) -> String {
+    match (limit.vip, limit.port) {
+        (Some(vip), Some(port)) => format!("{vip} port {port}"),
+        (Some(vip), None) => vip.to_string(),
+        (None, _) => "unused".to_owned(),
+    }
+}
+
+/// The directions that a limit is about: name, bits per second, what was counted, bits that pass per second.
+fn directions(limit: &LimitStatus) -> impl Iterator<Item = (&'static str, u64, Metered, u64)> {
+    let rates = ["inbound", "outbound"].into_iter().zip(limit.meter.rates);
+    let rates = rates.zip(limit.traffic.into_iter().zip(limit.passing));
+    rates.filter_map(|((name, rate), (traffic, passing))| Some((name, rate.bits_per_second()?, traffic, passing)))
+}
+
+/// Whether packets of a limit are held back rather than dropped.
+fn is_queued(limit: &LimitStatus) -> bool {
+    limit.meter.rates.iter().any(|rate| rate.queue != 0)
 }
 
 /// The services, each once: of a range's keys, the first.

@@ -13,10 +13,11 @@ use std::{fs, process::Command};
 pub(crate) struct Args {}
 
 /// What goes into the tarball besides the binary: where it comes from, where it is installed.
-const FILES: [(&str, &str); 4] = [
+const FILES: [(&str, &str); 5] = [
     ("packaging/vipgate.service", "usr/lib/systemd/system/vipgate.service"),
     ("packaging/vipgate.toml", "etc/vipgate/vipgate.toml"),
     ("README.md", "usr/share/doc/vipgate/README.md"),
+    ("docs/router.yaml", "usr/share/doc/vipgate/router.yaml"),
     ("LICENSE", "usr/share/doc/vipgate/LICENSE"),
 ];
 

@@ -51,17 +51,20 @@ const fn tool(program: &'static str, package: &'static str, why: &'static str) -
     Tool { program, package, why }
 }
 
-const LAB: [Tool; 11] = [
+const LAB: [Tool; 14] = [
     tool("ip", "iproute2", "namespaces, veth pairs and addresses of the lab"),
     tool("ethtool", "ethtool", "offload settings that native XDP on veth needs"),
     tool("nginx", "nginx-light", "the TCP backends: a real web server"),
     tool("curl", "curl", "the clients, and the REST calls as a user would type them"),
     tool("ping", "iputils-ping", "ICMP, and traffic that is no VIP's"),
     tool("iperf3", "iperf3", "bulk TCP"),
+    tool("nc", "netcat-openbsd", "lines and datagrams, by hand"),
     tool("setpriv", "util-linux", "starting the controller with fewer privileges"),
     tool("nft", "nftables", "the benchmark's other contestant"),
     tool("tcpdump", "tcpdump", "captures, and looking at packets when a test fails"),
     tool("scapy", "python3-scapy", "reading captures: checksums computed by another hand"),
+    tool("zsh", "zsh", "completion as its users have it"),
+    tool("fish", "fish", "completion as its users have it"),
     tool("bpftool", "bpftool", "looking at programs and maps when a test fails"),
 ];
 

@@ -1,6 +1,6 @@
 //! Where a service sends its flows: the elements of the BACKENDS map. A backend's number is its index there.
 
-use crate::{Be16, Be32};
+use crate::{Be16, Be32, meter::Binding};
 
 /// One backend of one listener. All zero: the number is free.
 #[repr(C)]
@@ -18,6 +18,11 @@ pub struct Backend {
     /// Flows idle for longer, in seconds, are swept ([`Self::idle_timeout_of`]). [`DOWN`]: it fails its health checks, has no place in a ring, and
     /// whatever flow it still has is over.
     pub idle_timeout: u32,
+    /// Whose limit the packets of its flows count against. No part of what a flow was made under: a limit comes, changes and
+    /// goes while connections go on.
+    pub meter: Binding,
+    /// Keeps an element within a cache line.
+    pub reserved: [u32; 3],
 }
 
 /// The idle timeout of a backend that is down.
@@ -72,6 +77,6 @@ pub struct BackendRoute {
     pub reserved: [u16; 2],
 }
 
-const _: () = assert!(size_of::<Backend>() == 16 && size_of::<BackendRoute>() == 16);
+const _: () = assert!(size_of::<Backend>() == 32 && size_of::<BackendRoute>() == 16);
 
 crate::pod!(Backend, BackendRoute);

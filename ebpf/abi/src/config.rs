@@ -11,8 +11,11 @@ pub struct Config {
     /// A flow whose own epoch differs looks its next hop up again. Bumped by the controller when a neighbour, a route,
     /// a link or a policy changes. Only the low 16 bits are compared, and 0 is never used: a new flow's 0 is always old.
     pub epoch: u32,
+    /// Nanoseconds of one of the kernel's jiffies.
+    pub tick: u32,
+    pub reserved: u32,
 }
 
-const _: () = assert!(size_of::<Config>() == 16);
+const _: () = assert!(size_of::<Config>() == 24);
 
 crate::pod!(Config);

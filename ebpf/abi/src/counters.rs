@@ -92,6 +92,10 @@ reasons! {
     /// The stack was about to send a guest's packet with the guest's own source where it has to be a VIP: what belongs to
     /// no connection that the router knows does not leave.
     Untranslated = 19 Drop "untranslated",
+    /// Its VIP's or port's bandwidth is used up, and so is the room in its queue.
+    OverLimit = 20 Drop "over_limit",
+    /// A bandwidth limit holds it back, which only the TC stage can: XDP hands it over to that one.
+    HandedOver = 21 Pass "handed_over",
 }
 
 /// Number of elements of the REASONS map; larger than the enum, so that reasons can be added without a new layout.

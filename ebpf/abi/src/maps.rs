@@ -43,6 +43,14 @@ pub const PORTS: &str = "PORTS";
 pub const PORT_NUMBERS: &str = "PORT_NUMBERS";
 /// DEVMAP: port number to interface index, for XDP redirects.
 pub const TX_PORTS: &str = "TX_PORTS";
+/// Array of [`crate::meter::Meter`] by a limit's number, mmapable.
+pub const METERS: &str = "METERS";
+/// Array of [`crate::meter::MeterState`] by a limit's number.
+pub const METER_STATES: &str = "METER_STATES";
+/// Per-CPU array of [`crate::meter::MeterTraffic`] by a limit's number.
+pub const METER_TRAFFIC: &str = "METER_TRAFFIC";
+/// Hash: [`crate::meter::MeterPort`] to the number (u32) of that port's limit.
+pub const PORT_METERS: &str = "PORT_METERS";
 /// LRU hash: [`crate::fragment::FragmentKey`] to [`crate::fragment::FragmentPorts`].
 pub const FRAGMENTS: &str = "FRAGMENTS";
 /// Per-CPU array of u64 by [`crate::counters::Reason`].
@@ -54,11 +62,15 @@ pub const PROGRAM_XDP: &str = "vipgate_xdp";
 pub const PROGRAM_TC: &str = "vipgate_tc";
 /// The TC program at each port's egress, whichever hook carries the traffic: for the stack's own ICMP errors.
 pub const PROGRAM_EGRESS: &str = "vipgate_egress";
+/// The TC program at the ingress of a port that has the XDP one: it takes what that hands over.
+pub const PROGRAM_BEHIND: &str = "vipgate_behind";
+/// The TC program where packets leave the queues of their limits: it sends them on.
+pub const PROGRAM_QUEUE: &str = "vipgate_queue";
 /// An XDP program that is never attached: a test run of it returns the low 32 bits of jiffies.
 pub const PROGRAM_CLOCK: &str = "vipgate_clock";
 
 /// Every map that is pinned: all but those of the table that is bridged to.
-pub const PINNED: [&str; 20] = [
+pub const PINNED: [&str; 24] = [
     CONFIG,
     FLOW_BUCKETS,
     FLOWS,
@@ -77,6 +89,10 @@ pub const PINNED: [&str; 20] = [
     PORTS,
     PORT_NUMBERS,
     TX_PORTS,
+    METERS,
+    METER_STATES,
+    METER_TRAFFIC,
+    PORT_METERS,
     FRAGMENTS,
     REASONS,
 ];
@@ -90,7 +106,7 @@ pub const DEFAULT_SERVICES: u32 = 1 << 16;
 pub const KEYS_PER_SERVICE: u32 = 32;
 /// Default number of backends, over all listeners.
 pub const DEFAULT_BACKENDS: u32 = 1 << 17;
-/// Default number of bandwidth limits, of VIPs and of their ports.
+/// Number of bandwidth limits, of VIPs and of their ports, with number 0, which is none.
 pub const DEFAULT_LIMITS: u32 = 1 << 14;
 /// Default number of ring elements, over all listeners: 10,000 listeners of 10 backends fit.
 pub const DEFAULT_RING_ELEMENTS: u32 = 1 << 24;

@@ -58,10 +58,14 @@ pub enum SourceKind {
     Masquerade = 3,
 }
 
-/// The ports that are given to masqueraded connections: from the first registered one (RFC 6335, section 6) to the last.
+/// The ports that are given to masqueraded connections: from the first registered one (RFC 6335, section 6) to those of the
+/// router's own.
 pub const FIRST_PORT: u16 = 1024;
-pub const PORTS: u32 = 64_512;
-const _: () = assert!(FIRST_PORT as u32 + PORTS == 1 << 16);
+pub const PORTS: u32 = (OWN_PORTS - FIRST_PORT) as u32;
+
+/// The first of the ports that the router's stack gives to connections of its own, up to the last one there is: while
+/// there is source NAT the controller has it choose among them. Most guests choose others (Linux 32768 to 60999).
+pub const OWN_PORTS: u16 = 61_440;
 
 /// Elements of the PORT_CURSORS map; a power of two.
 pub const CURSORS: u32 = 4096;

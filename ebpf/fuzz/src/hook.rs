@@ -112,6 +112,19 @@ impl Arriving {
         Departure { turned, leaves, bytes: buffer.on_wire() }
     }
 
+    /// The same for what the router's stack has made itself: whether it leaves.
+    pub(crate) fn run_as_own(&self) -> bool {
+        let mut buffer = SocketBuffer::new(&self.bytes, self.bytes.len(), self.ifindex).local();
+        let mut packet = TcPacket(buffer.context());
+        assert!(packet.is_local(), "the stack's own packet came from elsewhere");
+        let leaves = !outward::is_untranslated(&packet);
+        if leaves {
+            outward::reclaim(&mut packet);
+        }
+        assert_eq!(buffer.on_wire(), self.bytes, "the router's own packet is changed");
+        leaves
+    }
+
     fn socket_buffer(&self) -> SocketBuffer {
         let mac = world::mac(self.ifindex);
         let whole = SocketBuffer::new(&self.bytes, self.bytes.len(), self.ifindex);

@@ -161,6 +161,14 @@ pub enum Step {
         what: u8,
         shape: Shape,
     },
+    /// The router's own stack sends to where a packet was sent on, as who it was sent on as.
+    Own {
+        about: u8,
+    },
+    /// The router has a socket on one of the ports that hosts begin from (`traffic`), of TCP or UDP (0x08).
+    Socket {
+        port: u8,
+    },
     /// Any bytes.
     Raw {
         bytes: Vec<u8>,
@@ -315,6 +323,8 @@ impl Step {
                 what: input.byte()?,
                 shape: Shape::decode(input)?,
             },
+            27 => Self::Own { about: input.byte()? },
+            28 => Self::Socket { port: input.byte()? },
             _ => return Some(None),
         }))
     }

@@ -4,12 +4,12 @@ use vipgate_abi::{
     counters::Reason,
     flow::{FlowKey, State},
     service::{Kind, Service, ServiceKey},
-    source::{FIRST_PORT, Source, SourceKind},
+    source::{FIRST_PORT, OWN_PORTS, Source, SourceKind},
 };
 use vipgate_host_kernel::{
     bindings::{BPF_FIB_LKUP_RET_FRAG_NEEDED, BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_SUCCESS},
     btf_maps::lpm_trie::Key,
-    kernel,
+    kernel::{self, Socket},
 };
 use vipgate_pipeline::maps;
 
@@ -180,6 +180,21 @@ pub(crate) fn departure(came: &Arriving, departure: &Departure, table: &Table) {
     assert_eq!(departure.leaves, source.is_none(), "by interface {}: {source:?}", came.ifindex);
 }
 
+/// Checks what the router's own packet did to the flows: it ends a guest's whose port it has, and none else.
+pub(crate) fn own(came: &Arriving, before: &Table, after: &Table) {
+    let packet = Ipv4::of_frame(&came.bytes).expect("the stack makes whole packets");
+    let ports = packet.ports(&came.bytes).expect("what was sent on tells its ports");
+    let key = key(&packet, ports);
+    let has_its_port = |held: &Slot| {
+        let mark = held.flow.mark;
+        mark.is_reply() && !mark.is_outward() && world::backend(held.flow.backend).addr == key.src
+    };
+    match before.find(&reversed(&key)).filter(has_its_port) {
+        Some(held) => assert_eq!(&before.without(&held), after, "more or less than the guest's connection ended"),
+        None => assert_eq!(before, after, "a flow that is no guest's ended"),
+    }
+}
+
 /// A packet that was sent out of a device: to where the kernel routes it, fitting, with its hop counted.
 fn sent(came: &Arriving, new: &[u8], ifindex: u32) {
     let packet = Ipv4::of_frame(new).expect("what is sent on is a whole IPv4 packet");
@@ -277,7 +292,7 @@ fn quote(old: &[u8], new: &[u8], packet: &Ipv4, is_own: bool, table: &Table) {
     let quoted = key(&original, new_ports);
     if quoted == answers {
         // As in `flow`.
-        from.1 = 0;
+        from.1 = quoted.dport;
     }
     assert_eq!([(quoted.dst, quoted.dport), (quoted.src, quoted.sport)], [from, to], "quoted as nobody sent it");
     let outer = Ipv4::of_frame(new).expect("an error is a whole packet");
@@ -292,9 +307,11 @@ fn quote(old: &[u8], new: &[u8], packet: &Ipv4, is_own: bool, table: &Table) {
 fn flow(old: &[u8], packet: &Ipv4, [came, left]: &[FlowKey; 2], before: &Table, after: &Table) {
     let flow = after.find(came).expect("a translated packet has a flow");
     let mut rewritten = flow.rewritten();
-    if !has_ports(came.protocol) && reversed(left) == *came {
+    // A request and an answer of identifier 0 have the same key; only a request's is the flow's to change.
+    let is_answer = came.protocol == ICMP && came.sport == 0 && !packet.is_request(old);
+    if is_answer || !has_ports(came.protocol) && reversed(left) == *came {
         // What looks like its own answers has a port in the table alone, to tell the two directions apart.
-        rewritten[0].1 = 0;
+        rewritten[0].1 = left.sport;
     }
     assert_eq!(
         rewritten,
@@ -389,7 +406,9 @@ fn begun(flow: &Slot, source: &Source, [came, left]: [&FlowKey; 2], before: &Tab
     }
     let may_be_given = |port: u16| {
         let is_served = source.shared != 0 && service(&FlowKey { dport: port, ..reversed(left) }).is_some();
-        u16::from_be(port) >= FIRST_PORT && !is_served
+        let port = u16::from_be(port);
+        let is_own = kernel::has_socket(Socket { protocol: came.protocol, port });
+        (FIRST_PORT..OWN_PORTS).contains(&port) && !is_served && !is_own
     };
     assert!(may_be_given(left.sport), "port {} is not to be given", u16::from_be(left.sport));
     let own_reply = FlowKey { dport: came.sport, ..reversed(left) };
@@ -403,10 +422,11 @@ fn service(key: &FlowKey) -> Option<Service> {
     maps::SERVICES.get(&Key::new(ServiceKey::EXACT, ServiceKey::new(key.dst, key.protocol, key.dport))).copied()
 }
 
-/// What such packets' source becomes by the device that the kernel sends them by.
+/// What such packets' source becomes by the device that the kernel sends them by, whether or not this one fits.
 fn way_out(key: &FlowKey) -> Option<Source> {
     let route = kernel::route(key.dst.to_ne_bytes())?;
-    let is_known = matches!(route.answer, BPF_FIB_LKUP_RET_SUCCESS | BPF_FIB_LKUP_RET_NO_NEIGH);
+    let is_known =
+        matches!(route.answer, BPF_FIB_LKUP_RET_SUCCESS | BPF_FIB_LKUP_RET_FRAG_NEEDED | BPF_FIB_LKUP_RET_NO_NEIGH);
     world::source(route.ifindex, key.src).filter(|_| is_known)
 }
 

@@ -114,6 +114,15 @@ fn play(case: &Case, hook: Hook) -> (Vec<Outcome>, Tally) {
             Hook::Xdp => packet.buffer = None,
             Hook::Tc => packet.first_buffer = None,
         }
+        if let Step::Own { .. } = step {
+            if packet.run_as_own() {
+                let after = Table::read(&world);
+                after.check();
+                judge::own(&packet, &before, &after);
+                before = after;
+            }
+            continue;
+        }
         if matches!(step, Step::OwnError { .. } | Step::Leave { .. }) {
             let departure = packet.run_at_egress();
             tally.errors_turned_back += u64::from(departure.turned);

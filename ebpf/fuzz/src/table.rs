@@ -30,7 +30,7 @@ impl Slot {
 }
 
 /// The table by index of FLOWS; None: the slot is empty.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Table(Vec<Option<Slot>>);
 
 impl Table {
@@ -52,6 +52,12 @@ impl Table {
     /// The flow of a key, whatever its state.
     pub(crate) fn find(&self, key: &FlowKey) -> Option<Slot> {
         self.0.iter().flatten().find(|slot| slot.flow.key == *key).copied()
+    }
+
+    /// The table without a flow and its other direction.
+    pub(crate) fn without(&self, flow: &Slot) -> Self {
+        let goes = |slot: &Slot| slot.flow.key == flow.flow.key || slot.flow.key == answer_key(flow);
+        Self(self.0.iter().map(|slot| slot.filter(|slot| !goes(slot))).collect())
     }
 
     /// Checks everything that holds between two packets.

@@ -40,7 +40,6 @@ impl Ends {
     fn named(from: u8, to: u8, ports: u8, what: u8) -> Self {
         const KINDS: [u8; 8] = [8, 13, 15, 17, 0, 14, 9, 42];
         const PROTOCOLS: [u8; 8] = [47, 50, 4, 132, 51, 41, 253, 0];
-        const SOURCES: [u16; 8] = [40_000, 40_001, 1023, 1024, 80, 81, 0, u16::MAX];
         const DESTINATIONS: [u16; 4] = [53, 443, 80, 81];
         let choice = usize::from(what >> 2 & 7);
         let (protocol, kind) = match what & 3 {
@@ -50,7 +49,7 @@ impl Ends {
             _ => (PROTOCOLS[choice], 0),
         };
         let dport = if protocol == ICMP { 0 } else { DESTINATIONS[usize::from(ports >> 3 & 3)] };
-        let src = socket(world::address(from), SOURCES[usize::from(ports & 7)]);
+        let src = socket(world::address(from), port(ports));
         Self { protocol, kind, src, dst: socket(world::destination(to), dport) }
     }
 
@@ -131,6 +130,10 @@ impl Traffic {
             Step::OwnError { about, kind, quoted } => {
                 error([10, 1, 0, 1], &self.sent(*about)?.left, *kind, *quoted, PRIVATE)?
             }
+            Step::Own { about } => {
+                let sent = self.sent(*about)?;
+                shaped(Ends::of_frame(&sent.left)?, &Shape::default(), sent.ifindex)
+            }
             // Its tags are its own.
             Step::Raw { bytes } => {
                 self.tags.clear();
@@ -138,6 +141,10 @@ impl Traffic {
             }
             _ => return None,
         };
+        if matches!(step, Step::Own { .. }) {
+            // Nothing happens to what the stack has just made.
+            return Some(packet);
+        }
         if !self.tags.is_empty() {
             packet.bytes.splice(TAGS..TAGS, self.tags.drain(..));
         }
@@ -156,6 +163,12 @@ impl Traffic {
     fn sent(&self, back: u8) -> Option<&Sent> {
         self.sent.iter().nth_back(usize::from(back) % self.sent.len().max(1))
     }
+}
+
+/// A port that hosts begin from.
+pub(crate) fn port(number: u8) -> u16 {
+    const PORTS: [u16; 8] = [40_000, 40_001, 1023, 1024, 80, 81, 0, u16::MAX];
+    PORTS[usize::from(number & 7)]
 }
 
 fn socket(address: [u8; 4], port: u16) -> SocketAddrV4 {

@@ -71,7 +71,8 @@ impl Ipv4 {
                 (3 | 4 | 5 | 11 | 12, _) => None,
                 (8 | 13 | 15 | 17, identifier) => Some((identifier, 0)),
                 (0 | 14 | 16 | 18, identifier) => Some((0, identifier)),
-                _ => Some((0, 0)),
+                // Not a query's, which has a 0.
+                _ => Some((1, 1)),
             },
             _ => Some((0, 0)),
         }
@@ -80,6 +81,11 @@ impl Ipv4 {
     /// True for an ICMP error, which quotes a packet.
     pub(crate) fn is_error(&self, bytes: &[u8]) -> bool {
         self.protocol == ICMP && self.offset == 0 && self.ports(bytes).is_none()
+    }
+
+    /// True for an ICMP request.
+    pub(crate) fn is_request(&self, bytes: &[u8]) -> bool {
+        self.protocol == ICMP && self.offset == 0 && matches!(bytes.get(self.l4), Some(8 | 13 | 15 | 17))
     }
 
     /// Where the ports that [`Self::ports`] tells are, of a packet that has any, and the checksum that covers them.

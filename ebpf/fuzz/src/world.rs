@@ -22,13 +22,13 @@ use vipgate_host_kernel::{
         BPF_FIB_LKUP_RET_UNREACHABLE,
     },
     btf_maps::lpm_trie::Key,
-    kernel::{self, Route},
+    kernel::{self, Route, Socket},
 };
 use vipgate_pipeline::maps;
 
 use crate::{
     input::Step,
-    sweeper,
+    sweeper, traffic,
     wire::{TCP, UDP},
 };
 
@@ -37,11 +37,16 @@ const SERVICES: u32 = 32;
 /// Elements of each service's ring.
 const RING: u32 = 8;
 const PORTS: u32 = 4;
+/// Of bandwidth limits.
+const LIMITS: u32 = 8;
 
 pub(crate) const PUBLIC: u32 = 11;
 pub(crate) const PRIVATE: u32 = 12;
 /// A device that carries no program.
 const OTHER: u32 = 14;
+
+/// Nanoseconds of a jiffy.
+const TICK: u32 = 4_000_000;
 
 /// The tables' and the kernel's state, as the controller last made it.
 #[derive(Debug)]
@@ -49,6 +54,7 @@ pub(crate) struct World {
     pub(crate) buckets: u32,
     pub(crate) now: u32,
     routes: Vec<Route>,
+    sockets: Vec<Socket>,
     config: Config,
 }
 
@@ -68,16 +74,21 @@ impl World {
         maps::SERVICE_LOAD.allocate(SERVICES as usize);
         maps::PORTS.allocate(PORTS as usize);
         maps::INTEREST.allocate(interest::WORDS);
+        maps::METERS.allocate(LIMITS as usize);
+        maps::METER_STATES.allocate(LIMITS as usize);
+        maps::METER_TRAFFIC.allocate(LIMITS as usize);
         maps::REASONS.allocate(REASON_SLOTS as usize);
         maps::PORT_CURSORS.allocate(source::CURSORS as usize);
         maps::SERVICES.clear();
         maps::SOURCES.clear();
         maps::PORT_NUMBERS.clear();
         maps::FRAGMENTS.clear();
-        let config = Config { flow_seed: u64::from(seed), bucket_mask: buckets - 1, epoch: 0 };
+        maps::PORT_METERS.clear();
+        let config = Config { flow_seed: u64::from(seed), bucket_mask: buckets - 1, tick: TICK, ..Config::default() };
         // The clock wraps while an input runs.
-        let mut world = Self { buckets, now: u32::MAX - 1000, routes: Vec::new(), config };
+        let mut world = Self { buckets, now: u32::MAX - 1000, routes: Vec::new(), sockets: Vec::new(), config };
         kernel::set_jiffies(world.now.into());
+        kernel::set_sockets(Vec::new());
         for (network, answer) in (0..).zip([0, 1, 2, 3, 4, 5, 6, 7]) {
             world.set_route(network, answer);
         }
@@ -148,6 +159,11 @@ impl World {
                         set(maps::SERVICES.insert(&key, Service { max_connections: u32::from(*most), ..held }, 0));
                     }
                 }
+            }
+            Step::Socket { port } => {
+                let protocol = if port & 8 == 0 { TCP } else { UDP };
+                self.sockets.push(Socket { protocol, port: traffic::port(*port) });
+                kernel::set_sockets(self.sockets.clone());
             }
             Step::Sweep { idle } => sweeper::sweep(self, u32::from(*idle)),
             _ => return false,
@@ -280,7 +296,7 @@ fn set_whole_backend(number: u8, addr: u32, service: u32) -> u32 {
     let number = u32::from(number) % BACKENDS;
     let generation = backend(number).generation.wrapping_add(1);
     add_interest(Bit::from(addr));
-    set(maps::BACKENDS.set(number, Backend { addr, port: 0, generation, service, idle_timeout: 60 }, 0));
+    set(maps::BACKENDS.set(number, Backend { addr, generation, service, idle_timeout: 60, ..Backend::default() }, 0));
     number
 }
 
@@ -328,8 +344,8 @@ fn set_backend(number: u8, host: u8, port: u8) {
         addr: if host == 0 { 0 } else { u32::from_ne_bytes(address(host)) },
         port: (8080 + u16::from(port & 3)).to_be(),
         generation: backend(number).generation.wrapping_add(1),
-        service: 0,
         idle_timeout: 60,
+        ..Backend::default()
     };
     add_interest(Bit::from(value.addr));
     set(maps::BACKENDS.set(number, value, 0));

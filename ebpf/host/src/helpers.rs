@@ -5,11 +5,12 @@ use std::ffi::{c_int, c_long, c_void};
 
 use aya_ebpf_bindings::bindings::{
     __sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, BPF_FIB_LKUP_RET_FRAG_NEEDED, BPF_FIB_LKUP_RET_NO_NEIGH,
-    BPF_FIB_LKUP_RET_NOT_FWDED, BPF_FIB_LKUP_RET_SUCCESS, TC_ACT_REDIRECT, bpf_fib_lookup as FibLookup, xdp_md,
+    BPF_FIB_LKUP_RET_NOT_FWDED, BPF_FIB_LKUP_RET_SUCCESS, TC_ACT_REDIRECT, bpf_fib_lookup as FibLookup, bpf_sock,
+    bpf_sock_tuple, bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1 as Ipv4Tuple, xdp_md,
 };
 
 use crate::{
-    kernel,
+    kernel::{self, Socket},
     packet::{Checksum, SocketBuffer, XdpFrame},
 };
 
@@ -17,11 +18,18 @@ const EFAULT: c_long = -14;
 const EINVAL: c_long = -22;
 const ENOMEM: c_long = -12;
 const AF_INET: u8 = 2;
+const TCP: u8 = 6;
+const UDP: u8 = 17;
 /// What a UDP checksum of 0 is sent as.
 const CSUM_MANGLED_0: u16 = 0xffff;
 
 pub unsafe fn bpf_jiffies64() -> u64 {
     kernel::jiffies()
+}
+
+/// Of the same clock: a jiffy here is 4 ms.
+pub unsafe fn bpf_ktime_get_ns() -> u64 {
+    kernel::jiffies().wrapping_mul(4_000_000)
 }
 
 /// `skb_do_redirect` finds the device later.
@@ -60,6 +68,50 @@ pub unsafe fn bpf_fib_lookup(context: *mut c_void, params: *mut FibLookup, size:
     route.answer.into()
 }
 
+/// `sk_lookup` for IPv4 in the packet's own network namespace; what is found must be given back.
+unsafe fn sk_lookup(
+    context: *mut c_void,
+    tuple: *mut bpf_sock_tuple,
+    size: u32,
+    netns: u64,
+    protocol: u8,
+) -> *mut bpf_sock {
+    assert!(!context.is_null() && netns == u64::MAX);
+    if size as usize != size_of::<Ipv4Tuple>() {
+        return std::ptr::null_mut();
+    }
+    // SAFETY: the caller gives its own structure, of plain integers.
+    let port = u16::from_be(unsafe { (*tuple).__bindgen_anon_1.ipv4.dport });
+    if kernel::has_socket(Socket { protocol, port }) { std::ptr::dangling_mut() } else { std::ptr::null_mut() }
+}
+
+pub unsafe fn bpf_skc_lookup_tcp(
+    context: *mut c_void,
+    tuple: *mut bpf_sock_tuple,
+    size: u32,
+    netns: u64,
+    _flags: u64,
+) -> *mut bpf_sock {
+    // SAFETY: as the caller promises.
+    unsafe { sk_lookup(context, tuple, size, netns, TCP) }
+}
+
+pub unsafe fn bpf_sk_lookup_udp(
+    context: *mut c_void,
+    tuple: *mut bpf_sock_tuple,
+    size: u32,
+    netns: u64,
+    _flags: u64,
+) -> *mut bpf_sock {
+    // SAFETY: as above.
+    unsafe { sk_lookup(context, tuple, size, netns, UDP) }
+}
+
+pub unsafe fn bpf_sk_release(socket: *mut c_void) -> c_long {
+    assert!(!socket.is_null());
+    0
+}
+
 /// `bpf_try_make_writable`: the buffer may move in memory even if all was readable before, so here it always does.
 pub unsafe fn bpf_skb_pull_data(skb: *mut __sk_buff, len: u32) -> c_long {
     // SAFETY: programs get their buffers from `SocketBuffer::context` only.
@@ -73,6 +125,13 @@ pub unsafe fn bpf_xdp_adjust_head(ctx: *mut xdp_md, delta: c_int) -> c_long {
     // SAFETY: programs get their frames from `XdpFrame::context` only.
     let frame = unsafe { XdpFrame::of(ctx) };
     if frame.move_head(delta) { 0 } else { EINVAL }
+}
+
+/// A frame here has room for 4 bytes of metadata.
+pub unsafe fn bpf_xdp_adjust_meta(ctx: *mut xdp_md, delta: c_int) -> c_long {
+    // SAFETY: as above.
+    let frame = unsafe { XdpFrame::of(ctx) };
+    if frame.move_metadata(delta) { 0 } else { EINVAL }
 }
 
 pub unsafe fn bpf_xdp_get_buff_len(ctx: *mut xdp_md) -> u64 {

@@ -1,10 +1,11 @@
-//! The calling thread's kernel: its clock, its routes, and where the last packet was sent.
+//! The calling thread's kernel: its clock, its routes, its sockets, and where the last packet was sent.
 
 use std::cell::{Cell, RefCell};
 
 thread_local! {
     static JIFFIES: Cell<u64> = const { Cell::new(0) };
     static ROUTES: RefCell<Vec<Route>> = const { RefCell::new(Vec::new()) };
+    static SOCKETS: RefCell<Vec<Socket>> = const { RefCell::new(Vec::new()) };
     static REDIRECTED: Cell<Option<u32>> = const { Cell::new(None) };
 }
 
@@ -19,6 +20,14 @@ pub struct Route {
     pub ifindex: u32,
     /// The next hop's MAC address; None: that of the destination itself, [`neighbour`].
     pub gateway: Option<[u8; 6]>,
+}
+
+/// A socket that takes what comes to a port, for any of the machine's addresses and from anywhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Socket {
+    /// IANA protocol number.
+    pub protocol: u8,
+    pub port: u16,
 }
 
 impl Route {
@@ -54,6 +63,17 @@ pub fn set_routes(routes: Vec<Route>) {
 #[must_use]
 pub fn route(address: [u8; 4]) -> Option<Route> {
     ROUTES.with_borrow(|routes| routes.iter().find(|route| route.covers(address)).copied())
+}
+
+/// Replaces the sockets.
+pub fn set_sockets(sockets: Vec<Socket>) {
+    SOCKETS.set(sockets);
+}
+
+/// True while there is such a socket.
+#[must_use]
+pub fn has_socket(socket: Socket) -> bool {
+    SOCKETS.with_borrow(|sockets| sockets.contains(&socket))
 }
 
 /// The interface that the last redirect named, if there was one since this was asked.

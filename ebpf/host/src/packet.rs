@@ -25,8 +25,10 @@ const OTHER_HOST: u32 = 3;
 pub struct XdpFrame {
     /// First, so that its address is the frame's.
     md: xdp_md,
-    /// The first buffer.
+    /// Metadata, and the first buffer.
     bytes: Box<[u8]>,
+    /// Bytes of metadata.
+    metadata: usize,
     /// Those behind it, which nobody reads directly.
     others: Box<[u8]>,
 }
@@ -44,7 +46,7 @@ impl XdpFrame {
             rx_queue_index: 0,
             egress_ifindex: 0,
         };
-        Self { md, bytes: bytes.into(), others: others.into() }
+        Self { md, bytes: bytes.into(), metadata: 0, others: others.into() }
     }
 
     /// The context to run a program with, which must end before the frame is used again.
@@ -55,16 +57,33 @@ impl XdpFrame {
     /// All of its bytes.
     #[must_use]
     pub fn bytes(&self) -> Vec<u8> {
-        [&self.bytes[..], &self.others].concat()
+        [self.first_buffer(), &self.others].concat()
+    }
+
+    /// What a program wrote before the frame.
+    #[must_use]
+    pub fn metadata(&self) -> &[u8] {
+        &self.bytes[..self.metadata]
     }
 
     pub(crate) fn first_buffer(&self) -> &[u8] {
-        &self.bytes
+        &self.bytes[self.metadata..]
+    }
+
+    /// Makes room for metadata, where there is none; false: for other than 4 bytes of them.
+    pub(crate) fn move_metadata(&mut self, delta: i32) -> bool {
+        let fits = self.metadata == 0 && delta == -4;
+        if fits {
+            self.metadata = 4;
+            self.bytes = [&[0; 4], &self.bytes[..]].concat().into();
+        }
+        fits
     }
 
     /// Moves the frame's first byte; false: there is no room, or too little would be left.
     pub(crate) fn move_head(&mut self, delta: i32) -> bool {
         const ROOM: usize = 8;
+        assert_eq!(self.metadata, 0, "metadata would have to move along");
         let by = delta.unsigned_abs() as usize;
         if delta < 0 && by <= ROOM {
             self.bytes = vec![0; by].into_iter().chain(self.bytes.iter().copied()).collect();
@@ -132,6 +151,13 @@ impl SocketBuffer {
     #[must_use]
     pub fn checksum(mut self, checksum: Checksum) -> Self {
         self.checksum = checksum;
+        self
+    }
+
+    /// As the router's own stack makes it.
+    #[must_use]
+    pub fn local(mut self) -> Self {
+        self.skb.ingress_ifindex = 0;
         self
     }
 

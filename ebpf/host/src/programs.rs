@@ -32,6 +32,11 @@ impl XdpContext {
     }
 
     #[must_use]
+    pub fn metadata(&self) -> usize {
+        self.data() - self.frame().metadata().len()
+    }
+
+    #[must_use]
     pub fn ingress_ifindex(&self) -> usize {
         // SAFETY: `ctx` is that of a frame which outlives the program's run.
         unsafe { (*self.ctx).ingress_ifindex as usize }

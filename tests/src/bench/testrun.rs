@@ -6,6 +6,7 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use anyhow::{Result, ensure};
 use vipgate_abi::{
     flow::State,
+    meter::{self, Binding, Meter, Rate},
     service::{Algorithm, ServiceKey},
 };
 
@@ -21,6 +22,8 @@ const ELSEWHERE: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(10, 77, 0, 1), 8
 const OTHER_VIPS: Ipv4Addr = Ipv4Addr::new(10, 3, 0, 0);
 const OTHER_GUESTS: Ipv4Addr = Ipv4Addr::new(10, 4, 0, 0);
 const RANGES: Ipv4Addr = Ipv4Addr::new(10, 5, 0, 0);
+/// A bandwidth limit's number.
+const LIMIT: u32 = 1;
 const VIP: SocketAddrV4 = SocketAddrV4::new(Bench::VIP, 80);
 
 /// What a case runs.
@@ -28,6 +31,8 @@ const VIP: SocketAddrV4 = SocketAddrV4::new(Bench::VIP, 80);
 enum Kind {
     /// Established connections, so many.
     Hit(u32),
+    /// The same, under a limit that has no queue and drops none of them.
+    Policed(u32),
     /// New connections only, so many in turn, over a table of half as many slots: it is always full.
     Syn(u32),
     /// Traffic that is not ours.
@@ -39,7 +44,7 @@ enum Kind {
 impl Kind {
     fn verdict(self) -> Verdict {
         match self {
-            Self::Hit(_) | Self::Syn(_) => Verdict::Redirect,
+            Self::Hit(_) | Self::Policed(_) | Self::Syn(_) => Verdict::Redirect,
             Self::Elsewhere | Self::OtherPort => Verdict::Pass,
         }
     }
@@ -47,7 +52,7 @@ impl Kind {
     /// Packets in turn, and buckets of the flow table.
     fn sizes(self) -> (u32, u32) {
         match self {
-            Self::Hit(flows) => (flows, flows.max(128)),
+            Self::Hit(flows) | Self::Policed(flows) => (flows, flows.max(128)),
             Self::Syn(clients) => (clients, clients / 16),
             Self::Elsewhere | Self::OtherPort => (1 << 10, 128),
         }
@@ -57,8 +62,9 @@ impl Kind {
 /// A figure: its name, what runs, how many VIPs there are, and what it shall be at most, in XDP.
 struct Case(&'static str, Kind, u32, Option<f64>);
 
-const CASES: [Case; 11] = [
+const CASES: [Case; 12] = [
     Case("hit, 1 flow", Kind::Hit(1), 1, Some(35.0)),
+    Case("hit under a limit without a queue, 1 flow", Kind::Policed(1), 1, Some(50.0)),
     Case("hit, 65,536 flows", Kind::Hit(1 << 16), 1, Some(65.0)),
     Case("hit, 1,048,576 flows", Kind::Hit(1 << 20), 1, Some(150.0)),
     Case("hit, 65,536 flows, 1,000 VIPs", Kind::Hit(1 << 16), 1000, None),
@@ -227,16 +233,20 @@ fn prepare(hook: Hook, kind: Kind, vips: u32) -> Result<Bench> {
     let to = match kind {
         Kind::Elsewhere => ELSEWHERE,
         Kind::OtherPort => SocketAddrV4::new(*VIP.ip(), 81),
-        Kind::Hit(_) | Kind::Syn(_) => VIP,
+        Kind::Hit(_) | Kind::Policed(_) | Kind::Syn(_) => VIP,
     };
     let mut bench = Bench::benchmark(hook, buckets, &segments(to, count, tcp::SYN))?;
     let backends: Vec<_> = (10..20).map(|host| SocketAddrV4::new(Ipv4Addr::new(10, 2, 0, host), 8080)).collect();
-    bench.serve(VIP, TCP, Algorithm::RoundRobin, &backends)?;
+    let numbers = bench.serve(VIP, TCP, Algorithm::RoundRobin, &backends)?;
+    if let Kind::Policed(_) = kind {
+        bench.set_meter(LIMIT, Meter { rates: [Rate::policed(meter::HIGHEST); 2] })?;
+        numbers.into_iter().try_for_each(|number| bench.bind(number, Binding::new(LIMIT, false)))?;
+    }
     for other in 1..vips {
         let vip = Ipv4Addr::from_bits(OTHER_VIPS.to_bits() + other);
         bench.serve(SocketAddrV4::new(vip, VIP.port()), TCP, Algorithm::RoundRobin, &backends[..1])?;
     }
-    if let Kind::Hit(flows) = kind {
+    if let Kind::Hit(flows) | Kind::Policed(flows) = kind {
         bench.time(flows)?;
         let made = bench.set_states(State::Established)?;
         ensure!(made >= flows * 2 / 100 * 99, "{made} flows of {flows} connections are in the table");

@@ -38,6 +38,8 @@ enum Part {
     Services,
     /// Packets on the wire beside nftables and plain forwarding.
     Wire,
+    /// What guests begin, by source NAT, on the wire beside nftables.
+    Outgoing,
     /// Bulk TCP beside nftables, HAProxy and plain forwarding.
     Bulk,
     /// New connections beside the same.
@@ -64,6 +66,9 @@ fn main() -> Result<()> {
     }
     if wanted(Part::Wire) {
         wire::run(&mut report, effort)?;
+    }
+    if wanted(Part::Outgoing) {
+        wire::outgoing(&mut report, effort)?;
     }
     if wanted(Part::Bulk) {
         bulk::run(&mut report, effort)?;

@@ -90,7 +90,8 @@ impl Cloud {
     }
 
     pub fn vip(&self, address: Ipv4Addr) -> Result<String> {
-        let parameters = json!({ "name": "vip", "l3NetworkUuid": self.public_l3, "requiredIp": address });
+        let parameters =
+            json!({ "name": format!("vip {address}"), "l3NetworkUuid": self.public_l3, "requiredIp": address });
         uuid(&self.api.create("/vips", &parameters)?)
     }
 
@@ -100,7 +101,7 @@ impl Cloud {
         let tags: Vec<&str> = listener.tags.iter().copied().chain([algorithm.as_str()]).collect();
         let body = json!({
             "params": {
-                "name": "listener",
+                "name": format!("{} {}", listener.protocol, listener.port),
                 "protocol": listener.protocol,
                 "loadBalancerPort": listener.port,
                 "instancePort": listener.instance_port,
@@ -143,7 +144,7 @@ impl Cloud {
     /// A rule of this protocol (`TCP`, `UDP`) that leads ports of the VIP to as many of the VM; its uuid.
     pub fn forward(&self, vip: &str, protocol: &str, ports: [u16; 2], private: [u16; 2], vm: usize) -> Result<String> {
         let rule = json!({
-            "name": "rule", "vipUuid": vip, "protocolType": protocol, "vmNicUuid": self.vms[vm].nic,
+            "name": format!("{protocol} {}", ports[0]), "vipUuid": vip, "protocolType": protocol, "vmNicUuid": self.vms[vm].nic,
             "vipPortStart": ports[0], "vipPortEnd": ports[1],
             "privatePortStart": private[0], "privatePortEnd": private[1],
         });

@@ -1,6 +1,6 @@
 //! The hosts around the router, on either side: they ask, and they say who they are and whom they see.
 
-use super::{Namespace, Process, Result};
+use super::{Namespace, Process, Result, netns::run};
 use anyhow::{Context as _, bail, ensure};
 use std::{
     fs,
@@ -66,6 +66,14 @@ impl Host {
     pub fn curl(&self, vip: SocketAddrV4) -> Result<Origin> {
         let words = format!("--silent --show-error --fail --max-time 3 http://{vip}/");
         self.namespace.run("curl", &words)?.parse()
+    }
+
+    /// What real netcat is told by an echo service, with these options besides.
+    pub fn netcat(&self, options: &str, service: SocketAddrV4) -> Result<Origin> {
+        let script = format!("echo who | nc {options} -w 2 {} {}", service.ip(), service.port());
+        let said = run(self.namespace.command("sh").args(["-c", &script]))?;
+        // A datagram's answer has the question before it.
+        said.trim_start_matches("who").parse()
     }
 
     /// The same by hand, for many requests.

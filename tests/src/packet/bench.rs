@@ -27,6 +27,7 @@ use vipgate_abi::{
     fragment::{FragmentKey, FragmentPorts},
     interest::Bit,
     maps,
+    meter::{Binding, Meter, MeterPort, MeterTraffic, Metered},
     port::Port,
     service::{Algorithm, Kind, Member, Service, ServiceKey},
     source::{Source, SourceKey, SourceKind},
@@ -75,6 +76,15 @@ pub enum Verdict {
     /// Out of a device.
     Redirect,
     Other(u32),
+}
+
+/// What a program left beside a packet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Beside {
+    /// At XDP: before it.
+    Metadata(Vec<u8>),
+    /// At TC: in its socket buffer.
+    Fields { priority: u32, mark: u32 },
 }
 
 /// A run's verdict and the frame it left.
@@ -130,6 +140,8 @@ impl Bench {
     pub const PUBLIC_MAC: [u8; 6] = Frame::ROUTER_MAC;
     pub const PRIVATE_MAC: [u8; 6] = [0x02, 0, 0, 0, 2, 0x01];
     pub const GATEWAY_MAC: [u8; 6] = [0x02, 0, 0, 0, 1, 0xfe];
+    /// Nanoseconds of a jiffy, as the programs are told.
+    pub const TICK: u32 = 4_000_000;
     /// In buckets.
     pub const BUCKETS: u32 = 128;
     /// Of backends.
@@ -157,7 +169,9 @@ impl Bench {
         let program = hook.program();
         let mut bench = Self::open(hook, PROGRAMS, buckets)?;
         bench.load_program(hook, program)?;
-        bench.load_program(Hook::Tc, maps::PROGRAM_EGRESS)?;
+        for program in [maps::PROGRAM_EGRESS, maps::PROGRAM_BEHIND, maps::PROGRAM_QUEUE] {
+            bench.load_program(Hook::Tc, program)?;
+        }
         bench.program = program;
         Ok(bench)
     }
@@ -405,7 +419,13 @@ impl Bench {
             next_service: 1,
             next_ring: 0,
         };
-        bench.set_config(Config { flow_seed: 0x5eed, bucket_mask: buckets - 1, epoch: 1 })?;
+        bench.set_config(Config {
+            flow_seed: 0x5eed,
+            bucket_mask: buckets - 1,
+            epoch: 1,
+            tick: Self::TICK,
+            ..Config::default()
+        })?;
         Ok(bench)
     }
 
@@ -454,6 +474,11 @@ impl Bench {
         Ok(ports.set(number, Port { mtu, ..port }, 0)?)
     }
 
+    /// Interface index of a device.
+    pub fn device(&self, name: &str) -> Result<u32> {
+        ifindex(name)
+    }
+
     /// The hook whose program runs.
     #[must_use]
     pub fn hook(&self) -> Hook {
@@ -482,6 +507,7 @@ impl Bench {
             generation,
             service,
             idle_timeout: 60,
+            ..Backend::default()
         };
         self.set_backend(number, value)?;
         Ok(number)
@@ -699,6 +725,41 @@ impl Bench {
         Ok(sum)
     }
 
+    /// Sets a bandwidth limit.
+    pub fn set_meter(&mut self, number: u32, meter: Meter) -> Result<()> {
+        Ok(self.array(maps::METERS)?.set(number, meter, 0)?)
+    }
+
+    /// Has a backend's packets count against a limit.
+    pub fn bind(&mut self, number: u32, meter: Binding) -> Result<()> {
+        let backend = self.backend(number)?;
+        self.set_backend(number, Backend { meter, ..backend })
+    }
+
+    /// Gives a port of a VIP a limit of its own.
+    pub fn limit_port(&mut self, vip: SocketAddrV4, number: u32) -> Result<()> {
+        let key = MeterPort { vip: u32::from(*vip.ip()).to_be(), port: vip.port().to_be(), reserved: 0 };
+        let mut meters = HashMap::<_, MeterPort, u32>::try_from(self.map(maps::PORT_METERS)?)?;
+        Ok(meters.insert(key, number, 0)?)
+    }
+
+    /// What was counted for a limit.
+    pub fn metered(&mut self, number: u32) -> Result<MeterTraffic> {
+        let counters = PerCpuArray::<_, MeterTraffic>::try_from(self.map(maps::METER_TRAFFIC)?)?;
+        let mut sum = MeterTraffic::default();
+        for cpu in counters.get(&number, 0)?.iter() {
+            for (sum, of) in sum.directions.iter_mut().zip(cpu.directions) {
+                *sum = Metered {
+                    passed_packets: sum.passed_packets + of.passed_packets,
+                    passed_bytes: sum.passed_bytes + of.passed_bytes,
+                    dropped_packets: sum.dropped_packets + of.dropped_packets,
+                    dropped_bytes: sum.dropped_bytes + of.dropped_bytes,
+                };
+            }
+        }
+        Ok(sum)
+    }
+
     /// A backend's live connections.
     pub fn load(&mut self, backend: u32) -> Result<u32> {
         Ok(self.array(maps::BACKEND_LOAD)?.get(&backend, 0)?)
@@ -808,6 +869,58 @@ impl Bench {
     pub fn run_bytes(&mut self, bytes: &[u8]) -> Result<Outcome> {
         let (result, bytes) = self.test_run(self.hook, self.program, bytes, 1)?;
         Ok(Outcome { verdict: self.verdict(result.return_value), bytes })
+    }
+
+    /// The same, and what is beside the frame afterwards.
+    pub fn run_beside(&mut self, frame: &Frame) -> Result<(Outcome, Beside)> {
+        self.run_with(self.hook, self.program, frame, Beside::Fields { priority: 0, mark: 0 })
+    }
+
+    /// Runs the program at the queues' end once on a frame, with this beside it; what is beside it afterwards.
+    pub fn leave_queue(&mut self, frame: &Frame, beside: Beside) -> Result<(Verdict, Beside)> {
+        let (outcome, beside) = self.run_with(Hook::Tc, maps::PROGRAM_QUEUE, frame, beside)?;
+        Ok((outcome.verdict, beside))
+    }
+
+    /// Runs the program behind the XDP one once on a frame that was not handed over.
+    pub fn run_behind(&mut self, frame: &Frame) -> Result<Verdict> {
+        let (result, _) = self.test_run(Hook::Tc, maps::PROGRAM_BEHIND, &frame.bytes(), 1)?;
+        Ok(self.verdict(result.return_value))
+    }
+
+    fn run_with(&mut self, hook: Hook, name: &str, frame: &Frame, beside: Beside) -> Result<(Outcome, Beside)> {
+        const MARK: usize = 8;
+        const PRIORITY: usize = 32;
+        let bytes = frame.bytes();
+        let mut context = self.context(hook, u32::try_from(bytes.len())?);
+        if let (Hook::Tc, Beside::Fields { priority, mark }) = (hook, beside) {
+            context[MARK..MARK + 4].copy_from_slice(&mark.to_ne_bytes());
+            context[PRIORITY..PRIORITY + 4].copy_from_slice(&priority.to_ne_bytes());
+        }
+        let (mut out, mut context_out) = (vec![0; bytes.len() + 64], vec![0; context.len()]);
+        let options = TestRunOptions {
+            data_in: Some(&bytes),
+            data_out: Some(&mut out),
+            ctx_in: Some(&context),
+            ctx_out: Some(&mut context_out),
+            ..TestRunOptions::new()
+        };
+        let result = match hook {
+            Hook::Xdp => program::<Xdp>(&mut self.ebpf, name)?.test_run(options),
+            Hook::Tc => program::<SchedClassifier>(&mut self.ebpf, name)?.test_run(options),
+        }
+        .context("the test run failed")?;
+        out.truncate(result.data_size_out as usize);
+        let number = |at: usize| u32::from_ne_bytes(context_out[at..at + 4].try_into().unwrap_or_default());
+        let beside = match hook {
+            // The metadata and then the frame.
+            Hook::Xdp => {
+                let length = out.len() - bytes.len().min(out.len());
+                Beside::Metadata(out.drain(..length).collect())
+            }
+            Hook::Tc => Beside::Fields { priority: number(PRIORITY), mark: number(MARK) },
+        };
+        Ok((Outcome { verdict: self.verdict(result.return_value), bytes: out }, beside))
     }
 
     /// The same from several threads at once.

@@ -7,5 +7,5 @@
 mod bench;
 mod frame;
 
-pub use bench::{Bench, Hook, Outcome, Packets, Swap, Verdict};
+pub use bench::{Bench, Beside, Hook, Outcome, Packets, Swap, Verdict};
 pub use frame::{Frame, Transport, tcp};

@@ -54,6 +54,7 @@ mod jumbo;
 mod limits;
 mod malformed;
 mod masquerade;
+mod meters;
 mod objects;
 mod options;
 mod quotes;

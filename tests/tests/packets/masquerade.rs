@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use vipgate_abi::source::{FIRST_PORT, OWN_PORTS, PORTS};
+
 use super::*;
 
 const SERVER: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(203, 0, 113, 7), 443);
@@ -40,7 +42,7 @@ both_hooks! {
         let other = SocketAddrV4::new(*SERVER.ip(), 80);
         ensure!(exchange_by(bench, 1, 40_000, other)? == 40_000);
         let taken = exchange_by(bench, 1, 40_000, SERVER)?;
-        ensure!(taken != 40_000 && taken >= 1024, "port {taken}");
+        ensure!(taken != 40_000 && (FIRST_PORT..OWN_PORTS).contains(&taken), "port {taken}");
         // Both go on by theirs.
         ensure!(exchange_by(bench, 0, 40_000, SERVER)? == 40_000 && exchange_by(bench, 1, 40_000, SERVER)? == taken);
         let traffic = bench.traffic(number)?;
@@ -84,7 +86,7 @@ both_hooks! {
                 ensure!(outcome.verdict == Verdict::Redirect);
                 let new = u16::from_be_bytes([outcome.bytes[38], outcome.bytes[39]]);
                 ensure!(outcome.bytes == to_gateway(Frame::icmp_query(Bench::VIP, server, 8, new, data)).bytes());
-                ensure!(given.insert(new) && new >= 1024, "identifier {new}");
+                ensure!(given.insert(new) && (FIRST_PORT..OWN_PORTS).contains(&new), "identifier {new}");
                 let answer = Frame::icmp_query(server, Bench::VIP, 0, new, data);
                 bench.expect_sent(&answer, &to_guest(Frame::icmp_query(server, guest, 0, id, data), number))?;
                 // The same for an error that quotes it.
@@ -113,7 +115,10 @@ both_hooks! {
             }
         }
         ensure!(bench.flows()?.is_empty());
-        Ok(())
+        // What asks nothing has no identifier, not that of a query.
+        let ask = Frame::icmp_query(GUESTS[0], *SERVER.ip(), 8, 0, b"ping");
+        ensure!(!bench.run(&ask)?.bytes.is_empty());
+        bench.expect_refused(&Frame::icmp_query(GUESTS[0], *SERVER.ip(), 9, 0, b"here"), Reason::NoFlow)
     }
 
     fn another_protocol_is_one_guests_for_each_destination(bench: &mut Bench) -> Result<()> {
@@ -206,19 +211,19 @@ both_hooks! {
         let number = bench.masquerade(Bench::VIP, false)?;
         let mut given = BTreeSet::new();
         // One guest uses all ports of a destination.
-        for port in 1024..=u16::MAX {
+        for port in FIRST_PORT..OWN_PORTS {
             ensure!(given.insert(exchange_by(&mut bench, 0, port, SERVER)?));
         }
-        ensure!(given.len() == 64_512);
+        ensure!(given.len() == PORTS as usize);
         let other = SocketAddrV4::new(GUESTS[1], 40_000);
         bench.expect_refused(&Frame::udp(other, SERVER), Reason::NoFreePort)?;
         // Elsewhere they are all free.
         ensure!(exchange_by(&mut bench, 1, 40_000, SocketAddrV4::new(*SERVER.ip(), 444))? == 40_000);
         // One that becomes free is found before long: each packet tries some more.
         bench.forget(SocketAddrV4::new(GUESTS[0], 5555), SERVER)?;
-        let found = (0..2 * 64_512 / 32).find_map(|_| exchange_by(&mut bench, 1, 40_000, SERVER).ok());
+        let found = (0..2 * PORTS / 32).find_map(|_| exchange_by(&mut bench, 1, 40_000, SERVER).ok());
         ensure!(found == Some(5555), "found {found:?}");
-        ensure!(bench.traffic(number)?.connections == 64_514);
+        ensure!(bench.traffic(number)?.connections == u64::from(PORTS) + 2);
         Ok(())
     }
 
@@ -227,7 +232,7 @@ both_hooks! {
         bench.masquerade(Bench::VIP, false)?;
         let kept = exchange_by(&mut bench, 0, 40_000, SERVER)?;
         // A guest floods the destination from every port.
-        for port in 1024..=u16::MAX {
+        for port in FIRST_PORT..OWN_PORTS {
             bench.run(&Frame::udp(SocketAddrV4::new(GUESTS[0], port), SERVER))?;
         }
         let given = exchange_by(&mut bench, 1, 40_000, SERVER)?;

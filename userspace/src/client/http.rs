@@ -27,6 +27,9 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const FIRST_LOOK: Duration = Duration::from_millis(10);
 const LATER_LOOKS: Duration = Duration::from_secs(1);
 
+/// Before this, a job's end is only about to come.
+const WORTH_TELLING: Duration = Duration::from_millis(200);
+
 /// The tags that may come with every asynchronous call.
 pub(super) const TAGS: [&str; 2] = ["systemTags", "userTags"];
 
@@ -101,14 +104,17 @@ impl Api {
         let uuid = job.rsplit('/').next().unwrap_or(job);
         let path = format!("/zstack/v1/api-jobs/{}", utf8_percent_encode(uuid, NON_ALPHANUMERIC));
         let (begin, mut pause) = (Instant::now(), FIRST_LOOK);
-        let mut progress = Progress::new(uuid);
+        let mut progress = Progress::default();
         loop {
             let response = self.response(self.request(Method::GET, &path))?;
             if response.status() != StatusCode::ACCEPTED {
                 drop(progress);
                 return read(response, &self.base);
             }
-            progress.show(begin.elapsed());
+            let waited = begin.elapsed();
+            if waited >= WORTH_TELLING {
+                progress.show(&format!("job {uuid} is running, {} s", waited.as_secs()));
+            }
             thread::sleep(pause);
             pause = (pause * 2).min(LATER_LOOKS);
         }
@@ -222,31 +228,28 @@ fn pairs(name: &str, value: &Value) -> Vec<(String, String)> {
     }
 }
 
-fn plain(value: &Value) -> String {
+/// A scalar as a text.
+pub(super) fn plain(value: &Value) -> String {
     value.as_str().map_or_else(|| value.to_string(), str::to_owned)
 }
 
-/// One line on a terminal that says for how long a job has been waited for; it goes when the job has ended.
-struct Progress<'a> {
-    job: &'a str,
+/// One line on a terminal that says what is waited for; it goes when that has ended.
+#[derive(Debug, Default)]
+pub(super) struct Progress {
     shown: bool,
 }
 
-impl<'a> Progress<'a> {
-    const fn new(job: &'a str) -> Self {
-        Self { job, shown: false }
-    }
-
-    fn show(&mut self, waited: Duration) {
+impl Progress {
+    pub(super) fn show(&mut self, line: &str) {
         // Where it can't be shown, it is not needed.
-        if waited >= Duration::from_millis(200) && stderr().is_terminal() {
-            let _ = write!(stderr(), "\rjob {} is running, {} s\x1b[K", self.job, waited.as_secs());
+        if stderr().is_terminal() {
+            let _ = write!(stderr(), "\r{}\x1b[K", harmless(line));
             self.shown = true;
         }
     }
 }
 
-impl Drop for Progress<'_> {
+impl Drop for Progress {
     fn drop(&mut self) {
         if self.shown {
             let _ = write!(stderr(), "\r\x1b[K");

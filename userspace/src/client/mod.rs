@@ -2,11 +2,13 @@
 //!
 //! - [`names`]: what calls, parameters and resources are called here; [`options`]: a call's parameters as options, and back.
 //! - [`resolve`]: names to uuids; [`http`]: one call and its job; [`session`]: what a login leaves behind.
+//! - [`declared`]: a whole router from and to a file.
 //! - [`render`]: replies for people and programs; [`complete`]: what a shell offers.
 //!
 //! Touches the API over HTTP and the session's file, nothing else: it runs anywhere, without privileges.
 
 mod complete;
+mod declared;
 mod http;
 mod names;
 mod options;
@@ -28,6 +30,7 @@ use vipgate_api::{
 };
 
 use self::{
+    declared::{APPLY, EXPORT, NoPlan, apply, apply_command, export, export_command},
     http::{Answer, Api},
     names::Reference,
     render::{Format, render},
@@ -75,18 +78,54 @@ pub(crate) enum ClientError {
     Yaml(#[source] serde_yaml_ng::Error),
     #[error("the completion script can't be written")]
     Script(#[source] io::Error),
+    #[error("{at}: {what}")]
+    Declared { at: String, what: String },
+    #[error(transparent)]
+    NoPlan(#[from] NoPlan),
+    #[error("no provider offers the service `{service}`: vipgate query providers lists who offers what")]
+    NoProvider { service: String },
+    #[error("{what} is not there any more: apply again")]
+    Gone { what: String },
+    #[error(
+        "vip {name} shall be the router's own on {network}, but there is none: SNAT on a private network of its zone makes \
+         it one"
+    )]
+    NoOwnVip { name: String, network: String },
+    #[error("{cause}\nstopped at {at}\ndone:{done}\nnot done, for another apply:{left}")]
+    Stopped { at: String, done: String, left: String, cause: Box<ClientError> },
 }
 
 impl ClientError {
     /// As `vipgate --help` lists them.
-    pub(crate) const fn exit_code(&self) -> u8 {
+    pub(crate) fn exit_code(&self) -> u8 {
         match self {
             Self::NoJson { .. } | Self::NoJob { .. } | Self::File { .. } | Self::Yaml(_) | Self::Script(_) => 1,
             Self::BadUrl { .. } | Self::NoList { .. } | Self::NoPassword | Self::NoHome | Self::BadSession { .. } => 2,
+            Self::Declared { .. }
+            | Self::NoPlan(NoPlan::Fixed(_) | NoPlan::Own(_) | NoPlan::Drags { .. } | NoPlan::Needed(_)) => 2,
             Self::Refused { .. } | Self::UnknownName { .. } | Self::Ambiguous { .. } | Self::Unaskable { .. } => 7,
+            Self::NoPlan(NoPlan::Twice { .. })
+            | Self::NoProvider { .. }
+            | Self::Gone { .. }
+            | Self::NoOwnVip { .. } => 7,
+            Self::Stopped { cause, .. } => cause.exit_code(),
             Self::NotLoggedIn | Self::SessionOver { .. } | Self::Denied { .. } => 8,
             Self::Unreachable { .. } => 9,
         }
+    }
+}
+
+/// What a command that succeeded prints.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Said {
+    pub(crate) text: String,
+    /// It was asked whether something would change, and something would.
+    pub(crate) differs: bool,
+}
+
+impl From<String> for Said {
+    fn from(text: String) -> Self {
+        Self { text, differs: false }
     }
 }
 
@@ -136,7 +175,7 @@ const COMPLETION: &str = "completion";
 const SHELLS: [&str; 3] = ["bash", "zsh", "fish"];
 
 fn commands() -> Vec<Command> {
-    let mut commands = vec![login(), logout(), query(), tags(), job(), completion()];
+    let mut commands = vec![login(), logout(), apply_command(), export_command(), query(), tags(), job(), completion()];
     for (noun, verbs) in names::verbs() {
         let Some(noun) = names::by_short(noun) else { continue };
         let path = format!("vipgate {}", noun.short);
@@ -291,22 +330,25 @@ Examples:
 }
 
 /// Carries a command out; what it prints.
-pub(crate) fn run(request: &Request) -> Result<String, ClientError> {
+pub(crate) fn run(request: &Request) -> Result<Said, ClientError> {
     let matches = &request.matches;
-    match (request.command.as_str(), matches.subcommand()) {
-        (LOGIN, _) => log_in(matches),
-        (LOGOUT, _) => log_out(),
-        (QUERY, Some((name, matches))) => run_query(name, matches),
-        (TAGS, _) => run_tags(matches),
+    let text = match (request.command.as_str(), matches.subcommand()) {
+        (APPLY, _) => return apply(matches),
+        (EXPORT, _) => export()?,
+        (LOGIN, _) => log_in(matches)?,
+        (LOGOUT, _) => log_out()?,
+        (QUERY, Some((name, matches))) => run_query(name, matches)?,
+        (TAGS, _) => run_tags(matches)?,
         (JOB, Some((_, matches))) => {
             let reply = Api::of_session()?.follow(text(matches, JOB).unwrap_or_default())?;
-            shown(&reply, matches)
+            shown(&reply, matches)?
         }
-        (COMPLETION, _) => script(matches),
-        (noun, Some((verb, matches))) => run_verb(noun, verb, matches),
+        (COMPLETION, _) => script(matches)?,
+        (noun, Some((verb, matches))) => run_verb(noun, verb, matches)?,
         // The parser lets no other command through.
-        (_, None) => Ok(String::new()),
-    }
+        (_, None) => String::new(),
+    };
+    Ok(text.into())
 }
 
 fn text<'a>(matches: &'a ArgMatches, name: &str) -> Option<&'a str> {

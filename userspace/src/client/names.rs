@@ -144,6 +144,11 @@ pub(super) fn by_short(short: &str) -> Option<&'static Noun> {
     NOUNS.iter().find(|noun| noun.short == short)
 }
 
+/// The noun of what a query finds.
+pub(super) fn of_resource(resource: Resource) -> Option<&'static Noun> {
+    NOUNS.iter().find(|noun| noun.resource() == Some(resource))
+}
+
 /// Every query: its name, its whole name where that is another, its call, and what it finds.
 pub(super) fn queries() -> impl Iterator<Item = (String, Option<String>, &'static Call, Resource)> {
     calls::all().filter_map(|call| match (call.mode, place(call)?) {

@@ -107,15 +107,23 @@ fn is_rate(param: &Param) -> bool {
     param.name.ends_with("Bandwidth")
 }
 
-/// Bits per second, also in the units of the real system's clients: their megabit is 2^20 bits.
-fn rate(typed: &str, bounds: RangeInclusive<i64>) -> Result<i64, String> {
-    let mut units = [('K', 10), ('M', 20), ('G', 30)].into_iter();
-    let with_unit = units.find_map(|(unit, shift)| Some((typed.strip_suffix(unit)?, shift)));
+/// The units of the real system's clients, as powers of 2: their megabit is 2^20 bits.
+const UNITS: [(char, u32); 3] = [('G', 30), ('M', 20), ('K', 10)];
+
+/// Bits per second, also with a unit.
+pub(super) fn rate(typed: &str, bounds: RangeInclusive<i64>) -> Result<i64, String> {
+    let with_unit = UNITS.into_iter().find_map(|(unit, shift)| Some((typed.strip_suffix(unit)?, shift)));
     let (digits, shift) = with_unit.unwrap_or((typed, 0));
     let rate = digits.parse().ok().and_then(|number: i64| number.checked_mul(1 << shift));
     rate.filter(|rate| bounds.contains(rate)).ok_or_else(|| {
         format!("a whole number of bits per second is wanted, at least {}, such as 10485760 or 10M", bounds.start())
     })
+}
+
+/// Bits per second with the largest unit of which they are a whole number, if of any.
+pub(super) fn with_unit(rate: i64) -> Option<String> {
+    let (unit, shift) = UNITS.into_iter().find(|(_, shift)| rate % (1 << shift) == 0)?;
+    Some(format!("{}{unit}", rate >> shift))
 }
 
 /// What the table knows of a parameter: its name in the API, whether it must be there, and its bounds.

@@ -75,7 +75,8 @@ impl Session {
     }
 }
 
-fn failed(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> ClientError {
+/// An error about a file.
+pub(super) fn failed(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> ClientError {
     move |source| ClientError::File { what, path: path.to_owned(), source }
 }
 

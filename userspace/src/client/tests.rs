@@ -60,6 +60,11 @@ fn rates_are_taken_in_bits_and_in_the_units_of_the_real_systems_clients() {
         let arguments = options::arguments(call, &parsed(&line(typed)).unwrap(), &api).unwrap();
         assert_eq!(Value::Object(arguments), json!({ "uuid": uuid, "port": 80, "inboundBandwidth": rate }));
     }
+    let written = [1_048_575, 1 << 20, 1500 << 10, 10 << 20, 400 << 30].map(options::with_unit);
+    assert_eq!(
+        written,
+        [None, Some("1M"), Some("1500K"), Some("10M"), Some("400G")].map(|text| text.map(str::to_owned))
+    );
     for typed in ["1048574", "0M", "10MM", "10m", "M", "1.5G", "9999999999G"] {
         let error = parsed(&line(typed)).unwrap_err().to_string();
         assert!(error.contains(typed) && error.contains("at least 1048575"), "{error}");
@@ -117,6 +122,6 @@ fn every_shell_gets_a_script() {
     for shell in ["bash", "zsh", "fish"] {
         let cli = Cli::try_parse_from(["vipgate", COMPLETION, shell]).unwrap();
         let Parsed::Client(request) = cli.command else { panic!("no command of the client") };
-        assert!(run(&request).unwrap().contains("COMPLETE"), "{shell}");
+        assert!(run(&request).unwrap().text.contains("COMPLETE"), "{shell}");
     }
 }

@@ -281,6 +281,12 @@ fn nearest_key(written: &str) -> &'static str {
     keys.min_by_key(|key| edit_distance(&variable_suffix(key), &written)).unwrap_or_default()
 }
 
+/// Which of these was probably meant; `None`: there are none.
+#[must_use]
+pub fn nearest<'a>(written: &str, of: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    of.into_iter().min_by_key(|known| edit_distance(known, written))
+}
+
 /// Levenshtein's distance, in bytes, by rows.
 fn edit_distance(a: &str, b: &str) -> usize {
     let mut row: Vec<usize> = (0..=b.len()).collect();

@@ -26,6 +26,8 @@ pub(super) struct Facts {
     pub(super) jit: Option<u32>,
     /// The kernel describes its types, which newer features of the loader want.
     pub(super) btf: bool,
+    /// It has the HTB queueing discipline, or a module of it.
+    pub(super) htb: bool,
     pub(super) ip_forward: u32,
     /// Connections that the kernel tracks in this namespace; `None`: the module is not loaded.
     pub(super) tracked: Option<u32>,
@@ -56,6 +58,14 @@ pub(super) struct Peer {
     pub(super) xdp: bool,
 }
 
+/// By its functions, or by the list of modules.
+fn has_htb() -> bool {
+    let release = uname().map(|name| name.release().to_string_lossy().into_owned()).unwrap_or_default();
+    let modules = format!("/lib/modules/{release}/modules.dep");
+    let names = |path: &str, name: &str| fs::read_to_string(path).is_ok_and(|text| text.contains(name));
+    names("/proc/kallsyms", " htb_enqueue") || names(&modules, "sch_htb")
+}
+
 impl Facts {
     /// Reads them all.
     pub(super) async fn collect(config: &Config) -> Result<Self, DoctorError> {
@@ -76,6 +86,7 @@ impl Facts {
             bpffs_is_mounted: statfs(existing).is_ok_and(|found| found.filesystem_type() == BPF_FS_MAGIC),
             jit: number("/proc/sys/net/core/bpf_jit_enable"),
             btf: Path::new("/sys/kernel/btf/vmlinux").exists(),
+            htb: has_htb(),
             ip_forward: number("/proc/sys/net/ipv4/ip_forward").unwrap_or(0),
             tracked: number("/proc/sys/net/netfilter/nf_conntrack_count"),
             cpus: std::thread::available_parallelism().map_or(1, |cpus| u32::try_from(cpus.get()).unwrap_or(1)),

@@ -53,6 +53,16 @@ fn kernel(facts: &Facts, findings: &mut Vec<Finding>) {
         let problem = "BPF programs are interpreted instead of compiled: every packet costs many times as much";
         findings.push(router(Severity::Warning, "jit", problem.to_owned(), "sysctl -w net.core.bpf_jit_enable=1"));
     }
+    if !facts.htb {
+        let problem =
+            "the kernel has no HTB (CONFIG_NET_SCH_HTB): bandwidth limits drop what exceeds them, with no queue";
+        findings.push(router(
+            Severity::Warning,
+            "htb",
+            problem.to_owned(),
+            "use a kernel with CONFIG_NET_SCH_HTB=y or m",
+        ));
+    }
     if !facts.btf {
         let problem = "the kernel has no type information (CONFIG_DEBUG_INFO_BTF): tools such as bpftool show less";
         findings.push(router(Severity::Note, "btf", problem.to_owned(), "use a kernel with CONFIG_DEBUG_INFO_BTF=y"));

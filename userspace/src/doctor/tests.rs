@@ -50,6 +50,7 @@ fn healthy() -> Facts {
         bpffs_is_mounted: true,
         jit: Some(1),
         btf: true,
+        htb: true,
         ip_forward: 1,
         tracked: None,
         cpus: 2,
@@ -80,6 +81,7 @@ fn every_defect_of_the_router_is_found_alone() {
     assert_eq!(found(|facts| facts.jit = Some(0)), ["jit"]);
     assert_eq!(found(|facts| facts.jit = None), [""; 0]);
     assert_eq!(found(|facts| facts.btf = false), ["btf"]);
+    assert_eq!(found(|facts| facts.htb = false), ["htb"]);
     assert_eq!(found(|facts| facts.ip_forward = 0), ["ip_forward"]);
     assert_eq!(found(|facts| facts.tracked = Some(0)), [""; 0]);
     assert_eq!(found(|facts| facts.tracked = Some(7)), ["conntrack"]);

@@ -53,15 +53,32 @@ impl Plane {
                 self.unpin(other, &target.name)?;
             }
         }
+        if hook == Hook::Tc {
+            self.remove(&self.dir.behind_link(&target.name), &target.name)?;
+        }
         let attach = |old| attach_tc(programs.egress().map_err(incomplete)?, target, TcAttachType::Egress, old);
         self.hold(&self.dir.egress_link(&target.name), target, attach)
             .map_err(|error| explain(error, target, Hook::Tc))?;
         Ok(hook)
     }
 
+    /// Puts the program on the device at which packets come out of their queues, or replaces the one that is there.
+    pub fn attach_queue(&self, target: &Target) -> Result<(), AttachError> {
+        let mut programs = self.programs();
+        let attach = |old| attach_tc(programs.queue().map_err(incomplete)?, target, TcAttachType::Ingress, old);
+        let held = self.hold(&self.dir.queue_link(&target.name), target, attach);
+        held.map(drop).map_err(|error| explain(error, target, Hook::Tc))
+    }
+
+    /// Removes the link of such a device. One that is not there is no error.
+    pub fn detach_queue(&self, device: &str) -> Result<(), AttachError> {
+        self.remove(&self.dir.queue_link(device), device).map(drop)
+    }
+
     /// Takes the programs off a device. One that is not there is no error.
     pub fn detach_device(&self, device: &str) -> Result<(), AttachError> {
         [Hook::Xdp, Hook::XdpGeneric, Hook::Tc].into_iter().try_for_each(|hook| self.unpin(hook, device))?;
+        self.remove(&self.dir.behind_link(device), device)?;
         self.remove(&self.dir.egress_link(device), device).map(|_| ())
     }
 
@@ -71,15 +88,19 @@ impl Plane {
     }
 
     fn attach_at(&self, programs: &mut Programs, target: &Target, hook: Hook) -> Result<(), AttachError> {
-        let attach = |old| match hook {
-            Hook::Auto | Hook::Tc => attach_tc(programs.tc().map_err(incomplete)?, target, TcAttachType::Ingress, old),
-            Hook::Xdp | Hook::XdpGeneric => attach_xdp(programs.xdp().map_err(incomplete)?, target, hook, old),
-        };
         if hook == Hook::Xdp || hook == Hook::XdpGeneric {
+            // Before the program that hands packets over to it.
+            let behind = |old| attach_tc(programs.behind().map_err(incomplete)?, target, TcAttachType::Ingress, old);
+            self.hold(&self.dir.behind_link(&target.name), target, behind)
+                .map_err(|failure| explain(failure, target, Hook::Tc))?;
             // The kernel allows one mode a device.
             let other = if hook == Hook::Xdp { Hook::XdpGeneric } else { Hook::Xdp };
             self.unpin(other, &target.name)?;
         }
+        let attach = |old| match hook {
+            Hook::Auto | Hook::Tc => attach_tc(programs.tc().map_err(incomplete)?, target, TcAttachType::Ingress, old),
+            Hook::Xdp | Hook::XdpGeneric => attach_xdp(programs.xdp().map_err(incomplete)?, target, hook, old),
+        };
         let replaced = self
             .hold(&self.dir.link(hook, &target.name), target, attach)
             .map_err(|failure| explain(failure, target, hook))?;
@@ -177,6 +198,8 @@ pub(super) fn update_all(dir: &PinDir, programs: &mut Programs) -> Result<(), Lo
         let link = FdLink::from(PinnedLink::from_pin(&path).map_err(|error| failed(causes(&error)))?);
         let updated = match name.split('-').next() {
             Some("egress") => update_tc(programs.egress()?, link),
+            Some("behind") => update_tc(programs.behind()?, link),
+            Some("queue") => update_tc(programs.queue()?, link),
             Some("tc") => update_tc(programs.tc()?, link),
             _ => update_xdp(programs.xdp()?, link),
         };

@@ -2,8 +2,9 @@
 //!
 //! ```text
 //! <bpffs>/abi-<N>/<MAP>                 the maps
-//! <bpffs>/abi-<N>/links/<hook>-<device> the links that hold the programs on their devices; the egress program's hook
-//!                                       is `egress`
+//! <bpffs>/abi-<N>/links/<hook>-<device> the links that hold the programs on their devices; the hook of the egress program
+//!                                       is `egress`, of the TC program behind the XDP one `behind`, of the one at the
+//!                                       queues' end `queue`
 //! ```
 //! While tables get another size (`migrate`) there are two such directories, and which ones tells how far that is:
 //! ```text
@@ -163,6 +164,16 @@ impl PinDir {
     /// Where the link of a device's egress program is pinned.
     pub fn egress_link(&self, device: &str) -> PathBuf {
         self.links().join(format!("egress-{}", escaped(device)))
+    }
+
+    /// Where that of the TC program behind its XDP one is.
+    pub fn behind_link(&self, device: &str) -> PathBuf {
+        self.links().join(format!("behind-{}", escaped(device)))
+    }
+
+    /// Where that of the program at the queues' end is.
+    pub fn queue_link(&self, device: &str) -> PathBuf {
+        self.links().join(format!("queue-{}", escaped(device)))
     }
 
     /// The hook and device of every pinned ingress link.

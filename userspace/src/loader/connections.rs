@@ -50,12 +50,17 @@ pub fn read_connections(bpffs: &Path, take: impl FnMut(Connection)) -> Result<Op
     Ok(Some(()))
 }
 
-/// Jiffies a second: the kernel's coarse clocks move once a jiffy, and tell so.
+/// Jiffies a second.
 pub fn hz() -> Result<u32, LoadError> {
+    let nanoseconds = tick()?;
+    Ok((1_000_000_000 + nanoseconds / 2) / nanoseconds)
+}
+
+/// Nanoseconds of a jiffy: the kernel's coarse clocks move once a jiffy, and tell so.
+pub(super) fn tick() -> Result<u32, LoadError> {
     let tick = clock_getres(ClockId::CLOCK_MONOTONIC_COARSE)
         .map_err(|error| LoadError::io("ask for the resolution of the coarse clock", error.into()))?;
-    let nanoseconds = u32::try_from(tick.tv_nsec()).unwrap_or(u32::MAX).max(1);
-    Ok((1_000_000_000 + nanoseconds / 2) / nanoseconds)
+    Ok(u32::try_from(tick.tv_nsec()).unwrap_or(u32::MAX).max(1))
 }
 
 /// The flow table, mapped for reading only.

@@ -189,7 +189,8 @@ mod tests {
     #[test]
     fn elements_are_read_as_they_were_written_each_in_its_place() {
         let mapping = Mapping::<Backend>::anonymous(3);
-        let backend = Backend { addr: 0x0a00_0001, port: 80, generation: 7, service: 9, idle_timeout: 60 };
+        let backend =
+            Backend { addr: 0x0a00_0001, port: 80, generation: 7, service: 9, idle_timeout: 60, ..Backend::default() };
         mapping.write(1, backend);
         mapping.write(3, backend);
         assert_eq!(

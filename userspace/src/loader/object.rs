@@ -16,6 +16,7 @@ use vipgate_abi::{
     flow::{Bucket, Flow, WAYS},
     fragment::{FRAGMENTED_PACKETS, FragmentKey, FragmentPorts},
     interest, maps,
+    meter::{Meter, MeterPort, MeterState, MeterTraffic},
     port::Port,
     service::{Service, ServiceKey},
     source::{self, Source, SourceKey},
@@ -67,6 +68,10 @@ fn shapes(sizes: Sizes) -> Vec<Shape> {
         shape(maps::PORT_NUMBERS, index, size_of::<u32>(), maps::MAX_PORTS, false),
         // ifindex and program, since Linux 5.8.
         shape(maps::TX_PORTS, index, 2 * size_of::<u32>(), maps::MAX_PORTS, false),
+        shape(maps::METERS, index, size_of::<Meter>(), maps::DEFAULT_LIMITS, false),
+        shape(maps::METER_STATES, index, size_of::<MeterState>(), maps::DEFAULT_LIMITS, false),
+        shape(maps::METER_TRAFFIC, index, size_of::<MeterTraffic>(), maps::DEFAULT_LIMITS, false),
+        shape(maps::PORT_METERS, size_of::<MeterPort>(), index, maps::DEFAULT_LIMITS, false),
         shape(maps::FRAGMENTS, size_of::<FragmentKey>(), size_of::<FragmentPorts>(), FRAGMENTED_PACKETS, false),
         shape(maps::REASONS, index, size_of::<u64>(), REASON_SLOTS, false),
     ]
@@ -89,6 +94,14 @@ impl Programs {
 
     pub(super) fn egress(&mut self) -> Result<&mut SchedClassifier, LoadError> {
         program(&mut self.ebpf, maps::PROGRAM_EGRESS)
+    }
+
+    pub(super) fn behind(&mut self) -> Result<&mut SchedClassifier, LoadError> {
+        program(&mut self.ebpf, maps::PROGRAM_BEHIND)
+    }
+
+    pub(super) fn queue(&mut self) -> Result<&mut SchedClassifier, LoadError> {
+        program(&mut self.ebpf, maps::PROGRAM_QUEUE)
     }
 
     pub(super) fn jiffies(&mut self) -> Result<u32, LoadError> {
@@ -133,10 +146,10 @@ pub(super) fn load_bridging(dir: &PinDir, sizes: Sizes, other: Option<(&PinDir, 
     }
     load_clock(&mut programs)?;
     let refused = LoadError::program;
-    let tc = programs.tc()?;
-    load_persistently(|| tc.load()).map_err(|error| refused(maps::PROGRAM_TC, &error))?;
-    let egress = programs.egress()?;
-    load_persistently(|| egress.load()).map_err(|error| refused(maps::PROGRAM_EGRESS, &error))?;
+    for name in [maps::PROGRAM_TC, maps::PROGRAM_BEHIND, maps::PROGRAM_QUEUE, maps::PROGRAM_EGRESS] {
+        let tc: &mut SchedClassifier = program(&mut programs.ebpf, name)?;
+        load_persistently(|| tc.load()).map_err(|error| refused(name, &error))?;
+    }
     let xdp = programs.xdp()?;
     load_persistently(|| xdp.load()).map_err(|error| refused(maps::PROGRAM_XDP, &error))?;
     Ok(programs)

@@ -2,9 +2,12 @@
 //! changes nothing.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     fmt,
+    net::Ipv4Addr,
     path::Path,
+    thread::sleep,
+    time::{Duration, Instant},
 };
 
 use aya::maps::{MapData, PerCpuArray};
@@ -13,6 +16,7 @@ use vipgate_abi::{
     counters::{Reason, Traffic},
     flow::State,
     maps,
+    meter::{Meter, Metered},
     port::Port,
     service::{Kind, Member, Service, ServiceKey},
     source::{Source, SourceKey},
@@ -41,6 +45,8 @@ pub struct Status {
     pub sources: Vec<(SourceKey, u32, Source)>,
     /// By number, those in use.
     pub backends: BTreeMap<u32, BackendStatus>,
+    /// Bandwidth limits by number.
+    pub limits: BTreeMap<u32, LimitStatus>,
     /// Packets that were not simply forwarded, by reason; those that happened.
     pub reasons: Vec<(Reason, u64)>,
     /// Flow entries by state; a connection has two.
@@ -60,6 +66,20 @@ pub struct BackendStatus {
     pub chosen: bool,
 }
 
+/// One bandwidth limit and its counters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LimitStatus {
+    /// `None`: nothing on its VIP counts against it.
+    pub vip: Option<Ipv4Addr>,
+    /// `None`: it is the whole VIP's, but for ports with limits of their own.
+    pub port: Option<u16>,
+    /// By direction, as what follows.
+    pub meter: Meter,
+    pub traffic: [Metered; 2],
+    /// Bits on the wire per second that passed during the last second.
+    pub passing: [u64; 2],
+}
+
 /// Reads it all. `None`: nothing is pinned under this bpffs root.
 pub fn read(bpffs: &Path) -> Result<Option<Status>, LoadError> {
     let dir = PinDir::new(bpffs);
@@ -70,16 +90,66 @@ pub fn read(bpffs: &Path) -> Result<Option<Status>, LoadError> {
     let flow_table = FlowView::open(&dir)?;
     let flows = flow_table.count();
     let (services, sources) = (tables.services()?, tables.sources()?);
+    let backends = backends(&tables, &services, &sources)?;
     Ok(Some(Status {
         links: dir.pinned_links()?,
         ports: Ports::open(&dir)?.list()?,
-        backends: backends(&tables, &services, &sources)?,
+        limits: limits(&tables, &services, &sources, &backends)?,
+        backends,
         services,
         sources,
         reasons: Reasons::open(&dir)?.all()?,
         flows,
         flow_capacity: flow_table.capacity(),
     }))
+}
+
+/// Every limit. What passes is looked at for a second, if there is one.
+fn limits(
+    tables: &Tables,
+    services: &[(ServiceKey, u32, Service)],
+    sources: &[(SourceKey, u32, Source)],
+    backends: &BTreeMap<u32, BackendStatus>,
+) -> Result<BTreeMap<u32, LimitStatus>, TableError> {
+    const LOOK: Duration = Duration::from_secs(1);
+    let of_services = services.iter().map(|(key, _, service)| (service.number, Ipv4Addr::from(key.vip)));
+    let vip_of = |source: &Source| Ipv4Addr::from(u32::from_be(source.vip));
+    let of_sources = sources
+        .iter()
+        .filter_map(|(_, _, source)| Some((backends.get(&source.backend)?.backend.service, vip_of(source))));
+    let vips: HashMap<u32, Ipv4Addr> = of_services.chain(of_sources).collect();
+    let bound = backends.values().map(|one| one.backend);
+    let whole = bound.filter_map(|backend| Some((backend.meter.number(), (*vips.get(&backend.service)?, None))));
+    let ports = tables
+        .port_meters()?
+        .into_iter()
+        .map(|(port, number)| (number, (Ipv4Addr::from(u32::from_be(port.vip)), Some(u16::from_be(port.port)))));
+    // A port's service is bound to the port's limit: that it is the port's is said last.
+    let owners: HashMap<u32, (Ipv4Addr, Option<u16>)> = whole.chain(ports).collect();
+    let mut limits = BTreeMap::new();
+    let begun = Instant::now();
+    for number in 1..tables.meters().len() {
+        if let Some(meter) = tables.meters().read(number).filter(|meter| *meter != Meter::default()) {
+            let owner = owners.get(&number);
+            let (vip, port) = (owner.map(|(vip, _)| *vip), owner.and_then(|(_, port)| *port));
+            let traffic = tables.metered(number)?.directions;
+            limits.insert(number, LimitStatus { vip, port, meter, traffic, passing: [0; 2] });
+        }
+    }
+    if limits.is_empty() {
+        return Ok(limits);
+    }
+    sleep(LOOK);
+    let seconds = begun.elapsed().as_secs_f64();
+    for (number, limit) in &mut limits {
+        let now = tables.metered(*number)?.directions;
+        for (passing, (now, before)) in limit.passing.iter_mut().zip(now.iter().zip(limit.traffic)) {
+            let bytes = now.passed_bytes.saturating_sub(before.passed_bytes);
+            *passing = (bytes as f64 * 8.0 / seconds) as u64;
+        }
+        limit.traffic = now;
+    }
+    Ok(limits)
 }
 
 /// Every backend that has an entry, with its counters.

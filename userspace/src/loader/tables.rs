@@ -4,7 +4,7 @@ use std::{fmt, fs::File, io::Read};
 
 use aya::{
     Pod,
-    maps::{Array, LpmTrie, MapData, MapError, PerCpuArray, PerCpuValues, lpm_trie::Key as TrieKey},
+    maps::{Array, HashMap, LpmTrie, MapData, MapError, PerCpuArray, PerCpuValues, lpm_trie::Key as TrieKey},
 };
 use vipgate_abi::{
     backend::Backend,
@@ -12,6 +12,7 @@ use vipgate_abi::{
     counters::Traffic,
     flow::WAYS,
     maps,
+    meter::{Meter, MeterPort, MeterTraffic, Metered},
     service::{Service, ServiceKey},
     source::{Source, SourceKey},
 };
@@ -19,6 +20,7 @@ use vipgate_abi::{
 use super::{
     Sizes,
     bpffs::PinDir,
+    connections::tick,
     error::{LoadError, TableError},
     interest::Interest,
     mapping::{Mapping, View},
@@ -37,6 +39,9 @@ pub struct Tables {
     backends: Mapping<Backend>,
     load: Mapping<u32>,
     rings: Mapping<u32>,
+    meters: Mapping<Meter>,
+    metered: PerCpuArray<MapData, MeterTraffic>,
+    port_meters: HashMap<MapData, MeterPort, u32>,
 }
 
 impl fmt::Debug for Tables {
@@ -57,6 +62,9 @@ impl Tables {
             backends: mapping(dir, maps::BACKENDS)?,
             load: mapping(dir, maps::BACKEND_LOAD)?,
             rings: mapping(dir, maps::RINGS)?,
+            meters: mapping(dir, maps::METERS)?,
+            metered: open(dir, maps::METER_TRAFFIC)?,
+            port_meters: open(dir, maps::PORT_METERS)?,
         })
     }
 
@@ -168,11 +176,64 @@ impl Tables {
     /// Zeroes what was counted for a backend.
     pub fn reset_traffic(&mut self, number: u32) -> Result<(), TableError> {
         self.past_traffic.write(number, Traffic::default());
-        let failed = |error| TableError::new(maps::BACKEND_TRAFFIC, "write", error);
-        let cpus = aya::util::nr_cpus().map_err(|(_, error)| failed(error.into()))?;
-        let zeroes = PerCpuValues::try_from(vec![Traffic::default(); cpus]).map_err(|error| failed(error.into()))?;
-        self.traffic.set(number, zeroes, 0).map_err(failed)
+        zero(&mut self.traffic, maps::BACKEND_TRAFFIC, number)
     }
+
+    /// Bandwidth limits, by number.
+    pub fn meters(&self) -> &Mapping<Meter> {
+        &self.meters
+    }
+
+    /// What was counted for a bandwidth limit, over all CPUs.
+    pub fn metered(&self, number: u32) -> Result<MeterTraffic, TableError> {
+        let failed = |error| TableError::new(maps::METER_TRAFFIC, "read", error);
+        let values = self.metered.get(&number, 0).map_err(failed)?;
+        Ok(values.iter().fold(MeterTraffic::default(), |sum, of| MeterTraffic {
+            directions: [0, 1].map(|direction| {
+                let (sum, of) = (sum.directions[direction], of.directions[direction]);
+                Metered {
+                    passed_packets: sum.passed_packets + of.passed_packets,
+                    passed_bytes: sum.passed_bytes + of.passed_bytes,
+                    dropped_packets: sum.dropped_packets + of.dropped_packets,
+                    dropped_bytes: sum.dropped_bytes + of.dropped_bytes,
+                }
+            }),
+        }))
+    }
+
+    /// Zeroes what was counted for a bandwidth limit.
+    pub fn reset_metered(&mut self, number: u32) -> Result<(), TableError> {
+        zero(&mut self.metered, maps::METER_TRAFFIC, number)
+    }
+
+    /// The ports that have bandwidth limits of their own, and their numbers.
+    pub fn port_meters(&self) -> Result<Vec<(MeterPort, u32)>, TableError> {
+        let entries = self.port_meters.iter().collect::<Result<_, _>>();
+        entries.map_err(|error| TableError::new(maps::PORT_METERS, "read", error))
+    }
+
+    /// Gives a port the limit of this number, at once.
+    pub fn set_port_meter(&mut self, port: MeterPort, number: u32) -> Result<(), TableError> {
+        let set = self.port_meters.insert(port, number, 0);
+        set.map_err(|error| TableError::new(maps::PORT_METERS, "write", error))
+    }
+
+    /// Takes a port's limit away; none there is no error.
+    pub fn remove_port_meter(&mut self, port: MeterPort) -> Result<(), TableError> {
+        removed(self.port_meters.remove(&port), maps::PORT_METERS)
+    }
+}
+
+/// Zeroes an element of every CPU.
+fn zero<T: Pod + Default>(
+    counters: &mut PerCpuArray<MapData, T>,
+    name: &'static str,
+    number: u32,
+) -> Result<(), TableError> {
+    let failed = |error| TableError::new(name, "write", error);
+    let cpus = aya::util::nr_cpus().map_err(|(_, error)| failed(error.into()))?;
+    let zeroes = PerCpuValues::try_from(vec![T::default(); cpus]).map_err(|error| failed(error.into()))?;
+    counters.set(number, zeroes, 0).map_err(failed)
 }
 
 /// Every entry of a trie: key, prefix length in bits, value.
@@ -197,7 +258,12 @@ fn remove<K: Pod, V: Pod>(
     name: &'static str,
     key: TrieKey<K>,
 ) -> Result<(), TableError> {
-    match trie.remove(&key) {
+    removed(trie.remove(&key), name)
+}
+
+/// What is not there is removed.
+fn removed(result: Result<(), MapError>, name: &'static str) -> Result<(), TableError> {
+    match result {
         Ok(()) | Err(MapError::KeyNotFound | MapError::ElementNotFound) => Ok(()),
         Err(error) if super::error::os_error(&error) == Some(libc::ENOENT) => Ok(()),
         Err(error) => Err(TableError::new(name, "remove from", error)),
@@ -261,7 +327,7 @@ pub(super) fn initialise(dir: &PinDir, sizes: Sizes) -> Result<(), LoadError> {
     let held = epoch.get()?;
     let flow_seed = if held.flow_seed == 0 { random()? } else { held.flow_seed };
     let bucket_mask = sizes.flows / WAYS as u32 - 1;
-    let config = Config { flow_seed, bucket_mask, epoch: next_epoch(held.epoch) };
+    let config = Config { flow_seed, bucket_mask, epoch: next_epoch(held.epoch), tick: tick()?, ..held };
     let written = epoch.config.set(0, config, 0);
     Ok(written.map_err(|error| TableError::new(maps::CONFIG, "write", error))?)
 }

@@ -6,6 +6,7 @@
 pub mod arp;
 mod netlink;
 mod own;
+pub mod queue;
 pub mod sysctl;
 mod watch;
 
@@ -60,7 +61,7 @@ pub enum NetError {
     #[error("cannot announce {vip} on {device}: {source}")]
     Announce { vip: Ipv4Addr, device: String, source: io::Error },
     #[error("cannot set {path} to {value}: {source}")]
-    Sysctl { path: String, value: u32, source: io::Error },
+    Sysctl { path: String, value: String, source: io::Error },
 }
 
 /// The router's devices and their addresses as they are at each call; cheap and synchronous.
@@ -83,13 +84,14 @@ impl model::Devices for Devices {
         Some(self.api)
     }
 
-    /// All but the loopback, sorted. Empty when the kernel does not tell.
+    /// All but the loopback and vipgate's own, sorted. Empty when the kernel does not tell.
     fn list(&self) -> Vec<String> {
         let Ok(interfaces) = nix::net::if_::if_nameindex() else {
             return Vec::new();
         };
         let names = interfaces.iter().map(|interface| interface.name().to_string_lossy().into_owned());
-        let mut names: Vec<String> = names.filter(|name| name != "lo").collect();
+        let mut names: Vec<String> =
+            names.filter(|name| !["lo", queue::SENDING, queue::RECEIVING].contains(&name.as_str())).collect();
         names.sort();
         names
     }

@@ -59,6 +59,11 @@ impl Netlink {
         Ok(self.messages().await?.iter().map(link).collect())
     }
 
+    /// For the requests of other modules.
+    pub(super) fn handle(&self) -> Handle {
+        self.handle.clone()
+    }
+
     async fn messages(&self) -> Result<Vec<LinkMessage>, NetError> {
         let links = self.handle.link().get().execute().try_collect::<Vec<_>>().await;
         links.map_err(|error| failed("list the devices", &error))
@@ -231,7 +236,7 @@ fn held_address(message: &AddressMessage) -> Option<HeldAddress> {
     })
 }
 
-fn failed(what: &str, error: &Error) -> NetError {
+pub(super) fn failed(what: &str, error: &Error) -> NetError {
     let reason = match error {
         Error::NetlinkError(error) => match error.raw_code().abs() {
             libc::EPERM => "not permitted; vipgate needs root or CAP_NET_ADMIN".to_owned(),

@@ -1,13 +1,19 @@
-//! The kernel settings that a managed device needs.
+//! The kernel settings that managed devices and source NAT need.
 //!
-//! They are set for the managed devices only, so that the router's management device does not become a router's; and
-//! they stay when the controller ends, as the traffic does.
+//! Those of devices are set for the managed ones only, so that the router's management device does not become a router's.
+//! All stay when the controller ends, as the traffic does.
 
-use std::{fs, path::PathBuf};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use vipgate_abi::source::OWN_PORTS;
 
 use super::NetError;
 
 const IPV4: &str = "/proc/sys/net/ipv4/conf";
+const OWN_PORT_RANGE: &str = "/proc/sys/net/ipv4/ip_local_port_range";
 
 /// Sets up a device:
 /// - `forwarding`: packets that the programs hand to the stack are to be routed, and `bpf_fib_lookup` refuses without.
@@ -20,6 +26,23 @@ pub fn prepare(device: &str) -> Result<(), NetError> {
     // The larger of `all` and the device's own counts (ip-sysctl), and loose is the largest: it wins over strict.
     let strict = read("all", "rp_filter").max(read(device, "rp_filter")) == 1;
     if strict { write(device, "rp_filter", 2) } else { Ok(()) }
+}
+
+/// Has the router's stack choose its own connections' ports among those that source NAT does not give to guests. A range
+/// that lies within them stays as it is.
+pub fn set_ports_aside() -> Result<(), NetError> {
+    let range = fs::read_to_string(OWN_PORT_RANGE).unwrap_or_default();
+    let first = range.split_whitespace().next().and_then(|first| first.parse().ok());
+    if first.is_some_and(|first: u16| first >= OWN_PORTS) {
+        return Ok(());
+    }
+    set(Path::new(OWN_PORT_RANGE), format!("{OWN_PORTS} {}", u16::MAX))
+}
+
+/// Keeps IPv6 off a device that nobody shall talk to; a kernel without IPv6 has nothing to keep off.
+pub fn disable_ipv6(device: &str) -> Result<(), NetError> {
+    let path: PathBuf = ["/proc/sys/net/ipv6/conf", device, "disable_ipv6"].iter().collect();
+    if path.exists() { set(&path, 1.to_string()) } else { Ok(()) }
 }
 
 fn raise(device: &str, name: &str, value: u32) -> Result<(), NetError> {
@@ -36,10 +59,9 @@ pub fn read(device: &str, name: &str) -> u32 {
 }
 
 fn write(device: &str, name: &str, value: u32) -> Result<(), NetError> {
-    let path = path(device, name);
-    fs::write(&path, value.to_string()).map_err(|source| NetError::Sysctl {
-        path: path.display().to_string(),
-        value,
-        source,
-    })
+    set(&path(device, name), value.to_string())
+}
+
+fn set(path: &Path, value: String) -> Result<(), NetError> {
+    fs::write(path, &value).map_err(|source| NetError::Sysctl { path: path.display().to_string(), value, source })
 }

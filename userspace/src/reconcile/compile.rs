@@ -12,11 +12,12 @@ use ipnet::Ipv4Net;
 use thiserror::Error;
 use vipgate_abi::{
     backend::{self, Backend, TCP_IDLE, UDP_IDLE},
+    meter::Binding,
     service::{self, Kind, Member, ServiceKey},
     source::{self, SourceKey, SourceKind},
 };
 
-use super::{maglev, prefixes};
+use super::{limits::Rates, maglev, prefixes};
 use crate::state::{Algorithm, BackendState, ForwardState, Limits, ListenerState, Protocol, VipState};
 
 /// A key of the services trie. Ordered by VIP first, so that one VIP's keys are one range.
@@ -81,12 +82,26 @@ pub struct Tables {
     pub sources: BTreeMap<Origin, SourceEntry>,
     /// By backend number, without their generations.
     pub backends: BTreeMap<u32, Backend>,
+    /// Bandwidth limits, by number.
+    pub limits: BTreeMap<u32, Rates>,
+    /// The number of the limit that a port has of its own.
+    pub port_limits: BTreeMap<u16, u32>,
+    /// Whose limit the backends of a service number count against, those that drain included.
+    pub bindings: BTreeMap<u32, Binding>,
 }
 
 impl Tables {
     /// Of a VIP that needs nothing.
     pub fn empty(vip: Ipv4Addr) -> Self {
-        Self { vip, services: BTreeMap::new(), sources: BTreeMap::new(), backends: BTreeMap::new() }
+        Self {
+            vip,
+            services: BTreeMap::new(),
+            sources: BTreeMap::new(),
+            backends: BTreeMap::new(),
+            limits: BTreeMap::new(),
+            port_limits: BTreeMap::new(),
+            bindings: BTreeMap::new(),
+        }
     }
 }
 
@@ -191,12 +206,17 @@ pub fn compile(vip: &VipState, device: Option<u32>) -> Tables {
     if let Some(device) = device {
         translate(vip, device, &mut tables);
     }
-    if !vip.enabled {
-        if !vip.own {
-            tables.services.insert(Key::whole(vip.address), ServiceEntry::Disabled);
-        }
-        return tables;
+    if vip.enabled {
+        serve(vip, &mut tables);
+        limit(vip, &mut tables);
+    } else if !vip.own {
+        tables.services.insert(Key::whole(vip.address), ServiceEntry::Disabled);
     }
+    tables
+}
+
+/// Listeners and port-forwarding rules.
+fn serve(vip: &VipState, tables: &mut Tables) {
     for listener in &vip.listeners {
         tables.services.insert(Key::listener(vip.address, listener.protocol, listener.port), balance(listener));
         // A stopped VM's backend keeps its entry: it gets no new flows, and what it has may drain. An unhealthy one's
@@ -214,7 +234,33 @@ pub fn compile(vip: &VipState, device: Option<u32>) -> Tables {
         tables.services.extend(keys.map(|key| (key, service.clone())));
         tables.backends.insert(forward.backend, guest(forward));
     }
-    tables
+}
+
+/// Bandwidth limits. A packet counts against its port's alone, if that has one, else against the VIP's. What serves one
+/// port is bound to the limit of that; what serves several has the packet path ask for the packet's, if any of them has one.
+fn limit(vip: &VipState, tables: &mut Tables) {
+    let mut whole = 0;
+    for limit in &vip.limits {
+        tables.limits.insert(limit.number, Rates::of(limit));
+        match limit.port {
+            Some(port) => drop(tables.port_limits.insert(port, limit.number)),
+            None => whole = limit.number,
+        }
+    }
+    let of_ports = |first: u16, last: u16| match tables.port_limits.range(first..=last).next() {
+        Some((_, number)) if first == last => Binding::new(*number, false),
+        own => Binding::new(whole, own.is_some()),
+    };
+    let listeners = vip.listeners.iter().map(|listener| (listener.number, of_ports(listener.port, listener.port)));
+    let forwards = vip.forwards.iter().map(|forward| (forward.number, of_ports(forward.ports.0, forward.ports.1)));
+    let masquerades = vip.masquerades.iter().map(|masquerade| masquerade.number);
+    let all = vip.elastic.iter().map(|elastic| elastic.number).chain(masquerades);
+    let all = all.map(|number| (number, of_ports(0, u16::MAX)));
+    let bindings = listeners.chain(forwards).chain(all);
+    tables.bindings = bindings.filter(|(_, binding)| *binding != Binding::default()).collect();
+    for backend in tables.backends.values_mut() {
+        backend.meter = tables.bindings.get(&backend.service).copied().unwrap_or_default();
+    }
 }
 
 /// What takes all protocols: the VIP's guest and the networks whose way out it is.
@@ -253,19 +299,19 @@ fn translate(vip: &VipState, device: u32, tables: &mut Tables) {
 
 /// A backend that takes every protocol and port.
 fn all_of(address: Ipv4Addr, service: u32) -> Backend {
-    Backend { addr: u32::from(address).to_be(), port: 0, generation: 0, service, idle_timeout: TCP_IDLE }
+    Backend { addr: u32::from(address).to_be(), service, idle_timeout: TCP_IDLE, ..Backend::default() }
 }
 
 fn guest(forward: &ForwardState) -> Backend {
     Backend {
         addr: u32::from(forward.guest).to_be(),
         port: forward.guest_port.to_be(),
-        generation: 0,
         service: forward.number,
         idle_timeout: match forward.protocol {
             Protocol::Tcp => TCP_IDLE,
             Protocol::Udp => UDP_IDLE,
         },
+        ..Backend::default()
     }
 }
 
@@ -319,9 +365,9 @@ fn entry(listener: &ListenerState, backend: &BackendState) -> Backend {
     Backend {
         addr: u32::from(backend.address).to_be(),
         port: backend.port.to_be(),
-        generation: 0,
         service: listener.number,
         idle_timeout: if backend.healthy { listener.idle_timeout } else { backend::DOWN },
+        ..Backend::default()
     }
 }
 
@@ -338,6 +384,8 @@ pub enum LimitError {
     BackendAddress { owner: String, address: Ipv4Addr },
     #[error("{owner} wants {protocol} port {port} of {vip}, which another service of that VIP has")]
     PortTaken { owner: String, vip: Ipv4Addr, protocol: &'static str, port: u16 },
+    #[error("{owner} would be number {number}, the router's tables hold {limit}; delete bandwidth limits")]
+    Bandwidths { owner: String, number: u32, limit: u32 },
     #[error("{vip} cannot be a VIP: it is not a unicast address")]
     VipAddress { vip: Ipv4Addr },
 }
@@ -370,6 +418,10 @@ pub fn check(vip: &VipState, limits: &Limits) -> Result<(), LimitError> {
     for masquerade in &vip.masquerades {
         let owner = format!("source NAT of L3 network {}", masquerade.uuid);
         check_service(&owner, masquerade.number, [(masquerade.backend, vip.address)], limits)?;
+    }
+    if let Some(limit) = vip.limits.iter().find(|limit| !(1..limits.limits).contains(&limit.number)) {
+        let owner = format!("bandwidth limit {}", limit.uuid);
+        return Err(LimitError::Bandwidths { owner, number: limit.number, limit: limits.limits });
     }
     ranges.sort();
     let taken = ranges.windows(2).find(|pair| pair[0].0 == pair[1].0 && pair[1].1 <= pair[0].2);
@@ -413,7 +465,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
-    use crate::state::{ElasticState, HealthCheck, MasqueradeState};
+    use crate::state::{ElasticState, HealthCheck, LimitState, MasqueradeState};
 
     /// Interface index of the VIPs' device.
     const DEVICE: Option<u32> = Some(3);
@@ -507,6 +559,7 @@ mod tests {
             generation: 0,
             service: 3,
             idle_timeout: 60,
+            ..Backend::default()
         };
         assert_eq!(tables.backends[&8], expected);
     }
@@ -577,6 +630,7 @@ mod tests {
             generation: 0,
             service: 9,
             idle_timeout: 7440,
+            ..Backend::default()
         };
         assert_eq!(tables.backends, BTreeMap::from([(90, expected)]));
         let down = compile(&forwarding(vec![forward((2222, 2222), 22)]), DEVICE);
@@ -606,6 +660,47 @@ mod tests {
         assert_eq!(ServiceEntry::Disabled.value(0).kind, Kind::Disabled as u8);
     }
 
+    #[test]
+    fn what_serves_one_port_is_bound_to_its_limit_and_what_serves_several_asks() {
+        let limit = |number, port| LimitState {
+            uuid: "limit".into(),
+            number,
+            port,
+            inbound: Some(1 << 20),
+            outbound: (port.is_none()).then_some(1 << 30),
+        };
+        let mut state = own(vec![listener(Algorithm::RoundRobin, vec![backend(7, 1)])]);
+        state.forwards =
+            vec![forward((100, 200), 1000), ForwardState { number: 10, backend: 91, ..forward((300, 310), 1) }];
+        let bound = |limits: &[LimitState]| {
+            let tables = compile(&VipState { limits: limits.to_vec(), ..state.clone() }, DEVICE);
+            let bindings = [7, 90, 91, 80].map(|number| tables.backends[&number].meter);
+            (bindings, tables)
+        };
+        assert_eq!(bound(&[]).0, [Binding::default(); 4]);
+        assert_eq!(bound(&[limit(1, None)]).0, [Binding::new(1, false); 4]);
+        let (bindings, tables) = bound(&[limit(1, None), limit(2, Some(53)), limit(3, Some(200))]);
+        let [of_port, asks, whole] = [Binding::new(2, false), Binding::new(1, true), Binding::new(1, false)];
+        assert_eq!(bindings, [of_port, asks, whole, asks]);
+        assert_eq!(tables.port_limits, BTreeMap::from([(53, 2), (200, 3)]));
+        assert_eq!(tables.limits[&1], Rates([Some(1 << 20), Some(1 << 30)]));
+        assert_eq!(
+            bound(&[limit(3, Some(200))]).0,
+            [Binding::default(), Binding::new(0, true), Binding::default(), Binding::new(0, true)]
+        );
+        // Without traffic there is nothing to limit.
+        assert!(
+            compile(&VipState { enabled: false, limits: vec![limit(1, None)], ..state.clone() }, DEVICE)
+                .limits
+                .is_empty()
+        );
+        for number in [0, 16_384] {
+            let state = VipState { limits: vec![limit(number, None)], ..state.clone() };
+            let error = check(&state, &Limits::default()).expect_err("refused").to_string();
+            assert!(error.contains(&number.to_string()), "{error}");
+        }
+    }
+
     fn elastic(leads: bool) -> VipState {
         let guest = Ipv4Addr::new(192, 168, 1, 9);
         let elastic = ElasticState { uuid: "e".into(), number: 6, backend: 60, guest, leads };
@@ -626,7 +721,7 @@ mod tests {
         let service = tables.services[&Key::whole(Ipv4Addr::new(10, 0, 0, 5))].value(0);
         assert_eq!((service.kind, service.number, service.backend), (Kind::Elastic as u8, 6, 60));
         assert_eq!(service.device(), 3);
-        let expected = Backend { addr: guest, port: 0, generation: 0, service: 6, idle_timeout: 7440 };
+        let expected = Backend { addr: guest, service: 6, idle_timeout: 7440, ..Backend::default() };
         assert_eq!(tables.backends, BTreeMap::from([(60, expected)]));
         assert!(expected.takes_all());
         let key = Origin { data: SourceKey::new(3, guest), prefix_len: 64 };
@@ -653,7 +748,7 @@ mod tests {
             let kind = SourceKind::Masquerade as u8;
             let value = source::Source { vip, backend: 80, kind, shared, ..source::Source::default() };
             assert_eq!(tables.sources, BTreeMap::from([(key, SourceEntry { number: Some(8), value })]));
-            let expected = Backend { addr: vip, port: 0, generation: 0, service: 8, idle_timeout: 7440 };
+            let expected = Backend { addr: vip, service: 8, idle_timeout: 7440, ..Backend::default() };
             assert_eq!(tables.backends[&80], expected);
         }
         let mut twice = own(vec![]);

@@ -56,7 +56,7 @@ fn source() -> (SourceKey, u32, Source) {
 }
 
 fn backend() -> Backend {
-    Backend { addr: 7, port: 80, generation: 9, service: SERVICE, idle_timeout: 60 }
+    Backend { addr: 7, port: 80, generation: 9, service: SERVICE, idle_timeout: 60, ..Backend::default() }
 }
 
 /// One service, one backend, and connections to it, with what was counted of them.

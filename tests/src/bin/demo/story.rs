@@ -4,10 +4,11 @@ use crate::screen::Screen;
 use anyhow::Context as _;
 use std::{
     collections::BTreeMap,
+    fs,
     net::{Ipv4Addr, SocketAddrV4},
 };
 use vipgate_tests::lab::{
-    Cloud, Controller, Hook, Lab, LabOptions, Listener, Load, Origin, Result, UDP, WEB, controller::PASSWORD,
+    Cloud, Controller, Hook, Lab, LabOptions, Listener, Load, Origin, Result, Shell, UDP, WEB, controller::PASSWORD,
     topology::PUBLIC_ROUTER, vipgate_binary,
 };
 
@@ -123,6 +124,7 @@ pub(crate) fn tell(stage: &mut Stage, screen: &mut Screen) -> Result<()> {
     forward(stage, screen)?;
     elastic(stage, screen)?;
     source_nat(stage, screen)?;
+    one_file(stage, screen)?;
     screen.heading("what the kernel holds: vipgate status");
     let status = stage.vipgate("status")?;
     print!("{status}");
@@ -231,6 +233,20 @@ fn source_nat(stage: &Stage, screen: &mut Screen) -> Result<()> {
     print!("{flows}");
     let is_listed = |vip: Ipv4Addr| flows.contains(&format!(" {vip}:"));
     screen.check("both ways out are listed", is_listed(ELASTIC_IP) && is_listed(PUBLIC_ROUTER));
+    Ok(())
+}
+
+fn one_file(stage: &Stage, screen: &mut Screen) -> Result<()> {
+    screen.heading("all of that as one file: vipgate login, vipgate export > router.yaml");
+    let shell = Shell { lab: &stage.lab };
+    shell.types(&shell.login()?)?;
+    let exported = shell.types("export")?;
+    print!("{exported}");
+    let path = stage.lab.directory().join("router.yaml");
+    fs::write(&path, exported)?;
+    let said = shell.types(&format!("apply -f {} --prune", path.display()))?;
+    print!("  vipgate apply -f router.yaml --prune: {said}");
+    screen.check("applied where all of it is, the file has nothing to do", said == "nothing to do\n");
     Ok(())
 }
 

@@ -4,18 +4,22 @@
 //! [worker](super::worker)'s.
 //!
 //! # Order
-//! Additions run backends, ring, service key, source: a packet that meets a key finds its ring written and the ring's
-//! backends filled in. Removals run the other way: source, key, then backends, and the ring's range rests in the
-//! [arena](super::arena). A backend that is down leaves its ring before its flows end. A changed ring is a new range that one key update swaps in.
+//! Additions run meter, limited port, backends, ring, service key, source: a packet that meets a key finds its ring written, the
+//! ring's backends filled in, and the meters that those are bound to. Removals run the other way: source, key, then backends,
+//! limited port, meter, and the ring's range rests in the [arena](super::arena). A meter's queues are the
+//! [worker](super::worker)'s, which makes them before and removes them after. A backend that is down leaves its ring before its flows end. A changed ring is a new range that one key update swaps in.
 //!
 //! # Generations
 //! A flow ends when its backend's generation moves on. That happens when a listener, a port-forwarding rule, an elastic IP
 //! or a network's source NAT goes (its flows end at once), when a backend is found to be down, and when a number is given to another backend. A backend that
 //! only leaves its listener keeps its entry, so that its flows drain.
 //!
+//! Its meter is no part of that: a limit that comes, changes or goes ends nothing, and holds for what there is at once.
+//!
 //! # Whose an entry is
 //! A service key names its VIP, so it is that VIP's for ever. The key of a source does not: of several elastic IPs of one
-//! guest another one may come to lead. Such an entry is the VIP's that its value names, who wrote it last.
+//! guest another one may come to lead. Such an entry is the VIP's that its value names, who wrote it last. A meter names none: it
+//! is the VIP's that applied it last, and those that none has applied when all were are left over.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -26,6 +30,7 @@ use std::{
 use thiserror::Error;
 use vipgate_abi::{
     backend::Backend,
+    meter::{Meter, MeterPort},
     service::{Kind, Member, Service},
     source::{Source, SourceKind},
 };
@@ -33,6 +38,7 @@ use vipgate_abi::{
 use super::{
     arena::Arena,
     compile::{Key, Origin, ServiceEntry, SourceEntry, Tables},
+    limits::Rates,
 };
 use crate::loader::{self, TableError};
 
@@ -60,6 +66,19 @@ pub(super) trait KernelTables {
     fn set_backend(&mut self, number: u32, backend: Backend);
     /// Zeroes what was counted for a number before.
     fn reset_traffic(&mut self, number: u32) -> Result<(), TableError>;
+
+    /// Every meter that limits something, by number.
+    fn meters(&self) -> Vec<(u32, Meter)>;
+    /// Writes one meter, or, all zero, takes it away.
+    fn set_meter(&mut self, number: u32, meter: Meter);
+    /// Zeroes what was counted for a meter's number before.
+    fn reset_metered(&mut self, number: u32) -> Result<(), TableError>;
+    /// Every port that has a meter of its own.
+    fn port_meters(&self) -> Result<Vec<(MeterPort, u32)>, TableError>;
+    /// Gives a port a meter, at once.
+    fn set_port_meter(&mut self, port: MeterPort, number: u32) -> Result<(), TableError>;
+    /// Takes a port's meter away; one that is not there is no error.
+    fn remove_port_meter(&mut self, port: MeterPort) -> Result<(), TableError>;
 
     /// Number of elements of RINGS.
     fn ring_elements(&self) -> u32;
@@ -105,8 +124,26 @@ pub(super) struct Engine<K> {
     owners: HashMap<u32, BTreeSet<Place>>,
     /// The backend numbers whose entries name a service number, draining ones included.
     members: HashMap<u32, BTreeSet<u32>>,
+    /// The meters, by number.
+    meters: BTreeMap<u32, Metering>,
+    /// The numbers of the meters that each VIP has.
+    meters_of: HashMap<Ipv4Addr, BTreeSet<u32>>,
+    /// The ports that have meters of their own, in the order of their VIPs.
+    port_meters: BTreeMap<MeterPort, u32>,
+    /// Interface index of the device that has the meters' queues; 0: there is none.
+    queue: u32,
+    /// What [`Engine::take_freed`] gives.
+    freed: Vec<u32>,
     /// Generations moved on since the last [`Engine::take_ended`].
     ended: bool,
+}
+
+/// A meter, as far as it is known.
+#[derive(Clone, Copy, Debug)]
+struct Metering {
+    held: Meter,
+    /// Whose it is, and at which rates; `None`: it was there when the engine began, and no VIP has asked for it yet.
+    wanted: Option<(Ipv4Addr, Rates)>,
 }
 
 impl<K: KernelTables> Engine<K> {
@@ -120,6 +157,11 @@ impl<K: KernelTables> Engine<K> {
             sources_of: HashMap::new(),
             owners: HashMap::new(),
             members: HashMap::new(),
+            meters: BTreeMap::new(),
+            meters_of: HashMap::new(),
+            port_meters: BTreeMap::new(),
+            queue: 0,
+            freed: Vec::new(),
             ended: false,
             kernel,
         };
@@ -137,6 +179,9 @@ impl<K: KernelTables> Engine<K> {
             let number = led.then_some(backend.service);
             engine.note_source(origin, SourceEntry { number, value });
         }
+        let unknown = |(number, held)| (number, Metering { held, wanted: None });
+        engine.meters = engine.kernel.meters().into_iter().map(unknown).collect();
+        engine.port_meters = engine.kernel.port_meters()?.into_iter().collect();
         for number in 0..engine.kernel.backend_count() {
             let backend = engine.kernel.backend(number);
             if backend.addr != 0 {
@@ -164,6 +209,12 @@ impl<K: KernelTables> Engine<K> {
     /// Brings one VIP's entries to `tables`. After an error a part may be done; applying again does the rest.
     pub(super) fn apply(&mut self, tables: &Tables, now: Instant) -> Result<(), EngineError> {
         self.settle_claims(tables, now)?;
+        for (number, rates) in &tables.limits {
+            self.put_meter(*number, tables.vip, *rates)?;
+        }
+        for (port, number) in &tables.port_limits {
+            self.put_port_meter(port_of(tables.vip, *port), *number)?;
+        }
         let (down, up): (Vec<_>, Vec<_>) = tables.backends.iter().partition(|(_, backend)| backend.is_down());
         for (number, backend) in up {
             self.put_backend(*number, *backend)?;
@@ -195,7 +246,104 @@ impl<K: KernelTables> Engine<K> {
         for key in stale {
             self.remove_service(key, now)?;
         }
+        self.remove_meters(tables)
+    }
+
+    /// Names the device that has the queues of all meters, 0 for none: it may be another one than before.
+    pub(super) fn set_queue(&mut self, device: u32) {
+        self.queue = device;
+        for (number, metering) in &mut self.meters {
+            if let Some((_, rates)) = metering.wanted {
+                let meter = rates.meter(device);
+                if metering.held != meter {
+                    self.kernel.set_meter(*number, meter);
+                    metering.held = meter;
+                }
+            }
+        }
+    }
+
+    /// The numbers of meters that are gone or have other rates since this was last asked: their queues may be too many.
+    pub(super) fn take_freed(&mut self) -> Vec<u32> {
+        std::mem::take(&mut self.freed)
+    }
+
+    /// The rates that a VIP has asked for under this number.
+    pub(super) fn rates(&self, number: u32) -> Option<Rates> {
+        self.meters.get(&number)?.wanted.map(|(_, rates)| rates)
+    }
+
+    /// The meters and their rates that VIPs have asked for.
+    pub(super) fn limits(&self) -> impl Iterator<Item = (u32, Rates)> {
+        self.meters.iter().filter_map(|(number, metering)| Some((*number, metering.wanted?.1)))
+    }
+
+    /// Takes away the meters that no VIP has asked for, when all have.
+    pub(super) fn remove_unclaimed_meters(&mut self) {
+        let unclaimed = self.meters.iter().filter(|(_, metering)| metering.wanted.is_none());
+        for number in unclaimed.map(|(number, _)| *number).collect::<Vec<_>>() {
+            self.remove_meter(number);
+        }
+    }
+
+    fn put_meter(&mut self, number: u32, vip: Ipv4Addr, rates: Rates) -> Result<(), EngineError> {
+        let meter = rates.meter(self.queue);
+        let before = self.meters.get(&number).copied();
+        if before.is_none() {
+            self.kernel.reset_metered(number)?;
+        }
+        if before.is_none_or(|before| before.held != meter) {
+            self.kernel.set_meter(number, meter);
+        }
+        if let Some((owner, held)) = before.and_then(|before| before.wanted)
+            && (owner, held) != (vip, rates)
+        {
+            self.forget_meter(owner, number);
+            self.freed.push(number);
+        }
+        self.meters.insert(number, Metering { held: meter, wanted: Some((vip, rates)) });
+        self.meters_of.entry(vip).or_default().insert(number);
         Ok(())
+    }
+
+    fn put_port_meter(&mut self, port: MeterPort, number: u32) -> Result<(), EngineError> {
+        if self.port_meters.get(&port) != Some(&number) {
+            self.kernel.set_port_meter(port, number)?;
+            self.port_meters.insert(port, number);
+        }
+        Ok(())
+    }
+
+    /// Takes away what a VIP has no more: nothing is bound to it by now.
+    fn remove_meters(&mut self, tables: &Tables) -> Result<(), EngineError> {
+        let (first, last) = (port_of(tables.vip, 0), MeterPort { port: u16::MAX, ..port_of(tables.vip, 0) });
+        let held = self.port_meters.range(first..=last).map(|(port, _)| *port);
+        let stale = held.filter(|port| !tables.port_limits.contains_key(&u16::from_be(port.port)));
+        for port in stale.collect::<Vec<_>>() {
+            self.kernel.remove_port_meter(port)?;
+            self.port_meters.remove(&port);
+        }
+        let held = self.meters_of.get(&tables.vip).into_iter().flatten().copied();
+        for number in held.filter(|number| !tables.limits.contains_key(number)).collect::<Vec<_>>() {
+            self.forget_meter(tables.vip, number);
+            self.remove_meter(number);
+        }
+        Ok(())
+    }
+
+    fn remove_meter(&mut self, number: u32) {
+        self.kernel.set_meter(number, Meter::default());
+        self.meters.remove(&number);
+        self.freed.push(number);
+    }
+
+    fn forget_meter(&mut self, vip: Ipv4Addr, number: u32) {
+        if let Some(meters) = self.meters_of.get_mut(&vip) {
+            meters.remove(&number);
+            if meters.is_empty() {
+                self.meters_of.remove(&vip);
+            }
+        }
     }
 
     /// Numbers are unique in the store, so who wants one that another has says that the other's use is over, though
@@ -257,7 +405,7 @@ impl<K: KernelTables> Engine<K> {
     }
 
     /// A backend that was down when it left its listener has no flows that could drain, and what left a rule shall have
-    /// none: their entries go.
+    /// none: their entries go. Those of backends that drain are bound to their listener's limit as the others are.
     fn drop_left(&mut self, tables: &Tables) {
         let services = tables.services.values();
         let services = services.map(|entry| (entry.number(), matches!(entry, ServiceEntry::Balance { .. })));
@@ -265,13 +413,16 @@ impl<K: KernelTables> Engine<K> {
         for (service, drains) in services.chain(sources) {
             let Some(service) = service else { continue };
             let members = self.members.get(&service).into_iter().flatten().copied();
-            let left: Vec<u32> = members
-                .filter(|number| !tables.backends.contains_key(number))
-                .filter(|number| !drains || self.kernel.backend(*number).is_down())
-                .collect();
+            let left: Vec<u32> = members.filter(|number| !tables.backends.contains_key(number)).collect();
+            let binding = tables.bindings.get(&service).copied().unwrap_or_default();
             for number in left {
-                self.free_backend(number);
-                self.forget_member(service, number);
+                let held = self.kernel.backend(number);
+                if !drains || held.is_down() {
+                    self.free_backend(number);
+                    self.forget_member(service, number);
+                } else if held.meter != binding {
+                    self.kernel.set_backend(number, Backend { meter: binding, ..held });
+                }
             }
         }
     }
@@ -438,6 +589,11 @@ fn number_of(service: &Service) -> Option<u32> {
     (service.kind != Kind::Disabled as u8).then_some(service.number)
 }
 
+/// A VIP's port as the limits' table names it.
+fn port_of(vip: Ipv4Addr, port: u16) -> MeterPort {
+    MeterPort { vip: u32::from(vip).to_be(), port: port.to_be(), reserved: 0 }
+}
+
 /// The VIP whose entry it is.
 fn vip_of(entry: &SourceEntry) -> Ipv4Addr {
     u32::from_be(entry.value.vip).into()
@@ -484,6 +640,32 @@ impl KernelTables for loader::Tables {
 
     fn reset_traffic(&mut self, number: u32) -> Result<(), TableError> {
         self.reset_traffic(number)
+    }
+
+    fn meters(&self) -> Vec<(u32, Meter)> {
+        let numbers = 0..self.meters().len();
+        let meters = numbers.filter_map(|number| Some((number, self.meters().read(number)?)));
+        meters.filter(|(_, meter)| *meter != Meter::default()).collect()
+    }
+
+    fn set_meter(&mut self, number: u32, meter: Meter) {
+        self.meters().write(number, meter);
+    }
+
+    fn reset_metered(&mut self, number: u32) -> Result<(), TableError> {
+        self.reset_metered(number)
+    }
+
+    fn port_meters(&self) -> Result<Vec<(MeterPort, u32)>, TableError> {
+        self.port_meters()
+    }
+
+    fn set_port_meter(&mut self, port: MeterPort, number: u32) -> Result<(), TableError> {
+        self.set_port_meter(port, number)
+    }
+
+    fn remove_port_meter(&mut self, port: MeterPort) -> Result<(), TableError> {
+        self.remove_port_meter(port)
     }
 
     fn ring_elements(&self) -> u32 {

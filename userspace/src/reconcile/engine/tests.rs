@@ -10,7 +10,8 @@ use super::*;
 use crate::{
     reconcile::{arena::QUARANTINE, compile::compile},
     state::{
-        self, BackendState, ElasticState, ForwardState, HealthCheck, ListenerState, MasqueradeState, Protocol, VipState,
+        self, BackendState, ElasticState, ForwardState, HealthCheck, LimitState, ListenerState, MasqueradeState,
+        Protocol, VipState,
     },
 };
 
@@ -26,6 +27,8 @@ struct Fake {
     sources: BTreeMap<Origin, Source>,
     backends: Vec<Backend>,
     rings: Vec<u32>,
+    meters: BTreeMap<u32, Meter>,
+    port_meters: BTreeMap<MeterPort, u32>,
     /// Number of keys that fit.
     capacity: usize,
     writes: usize,
@@ -40,6 +43,8 @@ impl Default for Fake {
             sources: BTreeMap::new(),
             backends: vec![Backend::default(); BACKENDS as usize],
             rings: vec![u32::MAX; ELEMENTS as usize],
+            meters: BTreeMap::new(),
+            port_meters: BTreeMap::new(),
             capacity: 1000,
             writes: 0,
             foreign: false,
@@ -65,6 +70,11 @@ impl Fake {
                 assert!(!backend.is_down(), "{key:?} leads to {number}, which is down");
                 assert_eq!(backend.service, service.number, "{key:?} leads to {number}, another listener's");
             }
+        }
+        let bound =
+            self.backends.iter().map(|backend| backend.meter.number()).chain(self.port_meters.values().copied());
+        for number in bound.filter(|number| *number != 0 && !self.foreign) {
+            assert!(self.meters.contains_key(&number), "packets count against the limit {number}, which is gone");
         }
         for (origin, source) in self.sources.iter().filter(|(_, source)| source.kind != SourceKind::Disabled as u8) {
             let backend = self.backends[source.backend as usize];
@@ -132,6 +142,39 @@ impl KernelTables for Fake {
     }
 
     fn reset_traffic(&mut self, _number: u32) -> Result<(), TableError> {
+        Ok(())
+    }
+
+    fn meters(&self) -> Vec<(u32, Meter)> {
+        self.meters.iter().map(|(number, meter)| (*number, *meter)).collect()
+    }
+
+    fn set_meter(&mut self, number: u32, meter: Meter) {
+        if meter == Meter::default() {
+            self.meters.remove(&number)
+        } else {
+            self.meters.insert(number, meter)
+        };
+        self.look();
+    }
+
+    fn reset_metered(&mut self, _number: u32) -> Result<(), TableError> {
+        Ok(())
+    }
+
+    fn port_meters(&self) -> Result<Vec<(MeterPort, u32)>, TableError> {
+        Ok(self.port_meters.iter().map(|(port, number)| (*port, *number)).collect())
+    }
+
+    fn set_port_meter(&mut self, port: MeterPort, number: u32) -> Result<(), TableError> {
+        self.port_meters.insert(port, number);
+        self.look();
+        Ok(())
+    }
+
+    fn remove_port_meter(&mut self, port: MeterPort) -> Result<(), TableError> {
+        self.port_meters.remove(&port);
+        self.look();
         Ok(())
     }
 
@@ -229,6 +272,11 @@ fn masquerading(host: u8, masquerades: Vec<MasqueradeState>) -> VipState {
     VipState { own: true, masquerades, ..vip(host, vec![]) }
 }
 
+/// A limit of a whole VIP or of a port, inbound and outbound alike.
+fn limit(number: u32, port: Option<u16>, rate: u64) -> LimitState {
+    LimitState { uuid: format!("limit-{number}"), number, port, inbound: Some(rate), outbound: Some(rate) }
+}
+
 fn engine() -> Engine<Fake> {
     Engine::new(Fake::default()).expect("new tables")
 }
@@ -264,6 +312,13 @@ fn assert_holds_by(engine: &Engine<Fake>, vips: &[VipState], device: u32) {
         }
         sources.extend(tables.sources.into_iter().map(|(origin, entry)| (origin, entry.value)));
     }
+    let limits: Vec<Tables> = vips.iter().map(|vip| compile(vip, Some(device))).collect();
+    let meters = limits.iter().flat_map(|tables| tables.limits.iter().map(|(number, rates)| (*number, *rates)));
+    assert_eq!(kernel.meters, meters.map(|(number, rates)| (number, rates.meter(engine.queue))).collect());
+    let ports = limits
+        .iter()
+        .flat_map(|tables| tables.port_limits.iter().map(|(port, number)| (port_of(tables.vip, *port), *number)));
+    assert_eq!(kernel.port_meters, ports.collect());
     assert_eq!(sources, kernel.sources);
     assert_eq!(keys, kernel.services.keys().copied().collect());
 }
@@ -636,4 +691,74 @@ proptest! {
         prop_assert_eq!(engine.arena.available(), 1 << 16);
         prop_assert!(engine.kernel.backends.iter().all(|backend| backend.addr == 0));
     }
+}
+
+#[test]
+fn limits_come_change_and_go_and_end_no_flow() {
+    let mut engine = engine();
+    let free = vip(1, vec![round_robin(0, 80, &[(0, 1)]), round_robin(1, 81, &[(1, 1)])]);
+    let limited = |rate| VipState { limits: vec![limit(1, None, rate), limit(2, Some(80), rate)], ..free.clone() };
+    apply(&mut engine, &free);
+    for vip in [limited(1 << 20), limited(1 << 30), VipState { limits: vec![limit(1, None, 1 << 30)], ..free.clone() }]
+    {
+        apply(&mut engine, &vip);
+        assert_holds(&engine, std::slice::from_ref(&vip));
+        // After a restart as well, without a write.
+        let writes = engine.kernel.writes;
+        engine = Engine::new(engine.kernel).expect("the same tables");
+        apply(&mut engine, &vip);
+        assert_eq!(engine.kernel.writes, writes);
+    }
+    apply(&mut engine, &free);
+    assert_holds(&engine, &[free]);
+    assert!(engine.kernel.meters.is_empty() && !engine.take_ended());
+}
+
+#[test]
+fn a_backend_that_drains_counts_against_what_its_listener_does() {
+    let mut engine = engine();
+    let limits = vec![limit(1, None, 1 << 20)];
+    apply(&mut engine, &VipState { limits, ..vip(1, vec![round_robin(0, 80, &[(0, 1), (1, 2)])]) });
+    let left = vip(1, vec![round_robin(0, 80, &[(0, 1)])]);
+    for limits in [vec![limit(1, None, 1 << 20)], vec![limit(2, Some(80), 1 << 20)], vec![]] {
+        let number = limits.first().map_or(0, |limit| limit.number);
+        apply(&mut engine, &VipState { limits, ..left.clone() });
+        let draining = engine.kernel.backend(1);
+        assert!(draining.addr != 0 && draining.meter.number() == number);
+    }
+}
+
+#[test]
+fn meters_follow_the_queues_device_and_those_of_nobody_go() {
+    let mut engine = engine();
+    let one = VipState { limits: vec![limit(1, None, 1 << 20)], ..vip(1, vec![]) };
+    let other = VipState { limits: vec![limit(2, None, 1 << 20)], ..vip(2, vec![]) };
+    for vip in [&one, &other] {
+        apply(&mut engine, vip);
+    }
+    for device in [7, 8, 0] {
+        engine.set_queue(device);
+        assert_holds(&engine, &[one.clone(), other.clone()]);
+    }
+    assert!(engine.take_freed().is_empty());
+    let mut engine = Engine::new(engine.kernel).expect("the same tables");
+    apply(&mut engine, &one);
+    engine.remove_unclaimed_meters();
+    assert_holds(&engine, std::slice::from_ref(&one));
+    assert_eq!(engine.take_freed(), [2]);
+    engine.remove(one.address, Instant::now()).expect("removed");
+    assert_eq!((engine.kernel.meters.len(), engine.take_freed()), (0, vec![1]));
+}
+
+#[test]
+fn a_limits_number_that_another_vip_gets_stays_with_that() {
+    let mut engine = engine();
+    let with = |host: u8, number: u32| VipState {
+        limits: vec![limit(number, None, 1 << 20)],
+        ..vip(host, vec![round_robin(u32::from(host), 80, &[(u32::from(host), 1)])])
+    };
+    apply(&mut engine, &with(1, 1));
+    apply(&mut engine, &with(2, 1));
+    apply(&mut engine, &with(1, 2));
+    assert_holds(&engine, &[with(1, 2), with(2, 1)]);
 }

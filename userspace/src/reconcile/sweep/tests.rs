@@ -19,7 +19,10 @@ const NOW: u32 = 1000;
 /// A table with one backend, number 1, generation 7.
 fn table() -> FlowTable {
     let table = FlowTable::in_memory(64, 4);
-    table.put_backend(1, Backend { addr: 1, port: 80, generation: 7, service: 3, idle_timeout: IDLE });
+    table.put_backend(
+        1,
+        Backend { addr: 1, port: 80, generation: 7, service: 3, idle_timeout: IDLE, ..Backend::default() },
+    );
     table
 }
 
@@ -96,7 +99,7 @@ fn connections_of_a_guest_go_by_their_protocols_idle_time() {
         (47, State::Datagrams, OTHER_IDLE),
     ] {
         let table = table();
-        let all = Backend { addr: 1, port: 0, generation: 7, service: 3, idle_timeout: TCP_IDLE };
+        let all = Backend { addr: 1, port: 0, generation: 7, service: 3, idle_timeout: TCP_IDLE, ..Backend::default() };
         table.put_backend(1, all);
         for (first, age) in [(0, idle), (16, idle + LATE)] {
             connect(&table, first, (state, age), (state, age));

@@ -2,10 +2,12 @@
 //!
 //! One command at a time, those that wait meanwhile are one batch. System calls that may block run on the blocking
 //! pool; the worker waits for them, the rest of the controller does not. Its parts: what becomes of VIPs ([`vips`]), of
-//! devices and addresses ([`network`]), and what goes on beside it ([`helpers`]).
+//! devices and addresses ([`network`]), of the queues of bandwidth limits ([`queues`]), and what goes on beside it
+//! ([`helpers`]).
 
 mod helpers;
 mod network;
+mod queues;
 mod vips;
 
 use std::{
@@ -22,6 +24,7 @@ use tokio::{
 };
 use tracing::{debug, warn};
 
+use self::queues::Queues;
 use super::{ApplyError, Reply, devices::Managed, engine::Engine, sweep::Sweeper};
 use crate::{
     health::Checks,
@@ -59,6 +62,7 @@ pub(super) enum Command {
 /// What blocking work owns.
 #[derive(Debug)]
 struct Kernel {
+    plane: Arc<Plane>,
     engine: Engine<loader::Tables>,
     devices: Managed,
     sweeper: Sweeper,
@@ -90,6 +94,7 @@ pub(super) struct Worker<S> {
     net: Netlink,
     kernel: Arc<Mutex<Kernel>>,
     epoch: Arc<Mutex<Epoch>>,
+    queues: Queues,
     limits: Limits,
     /// VIPs by uuid; shared with the task that confirms their neighbours.
     placed: Arc<Mutex<BTreeMap<String, Placed>>>,
@@ -116,6 +121,7 @@ impl<S: Source> Worker<S> {
         // Before anything is read, so that what changes while it is read is noticed.
         let watcher = Watcher::open().await.map_err(open)?;
         let net = Netlink::open().map_err(open)?;
+        let queues = Queues::find(&net).await.map_err(open)?;
         let sizes = plane.sizes();
         let limits = Limits { services: sizes.services, backends: sizes.backends, ..Limits::default() };
         let (kernel, epoch) = blocking(move || {
@@ -125,8 +131,10 @@ impl<S: Source> Worker<S> {
                 engine: Engine::new(tables).map_err(open)?,
                 devices: Managed::new(Arc::clone(&plane)).map_err(open)?,
                 sweeper: Sweeper::start(Arc::clone(&plane)).map_err(open)?,
+                plane,
             };
-            Ok::<_, ApplyError>((kernel, plane.epoch().map_err(open)?))
+            let epoch = kernel.plane.epoch().map_err(open)?;
+            Ok::<_, ApplyError>((kernel, epoch))
         })
         .await?;
         let epoch = Arc::new(Mutex::new(epoch));
@@ -141,6 +149,7 @@ impl<S: Source> Worker<S> {
             net,
             kernel: Arc::new(Mutex::new(kernel)),
             epoch,
+            queues,
             limits,
             placed,
             owners: HashMap::new(),
@@ -150,6 +159,7 @@ impl<S: Source> Worker<S> {
             announcer: Announcer::default(),
             repeats: JoinSet::new(),
         };
+        worker.resume_queues().await?;
         worker.full_pass().await?;
         Ok(worker)
     }

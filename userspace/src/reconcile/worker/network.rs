@@ -55,11 +55,13 @@ impl<S: Source> Worker<S> {
     pub(super) async fn sync_devices(&mut self) -> Result<(), ApplyError> {
         let wanted = self.source.devices().await.map_err(|error| unreadable(&error))?;
         let found = self.net.devices().await.map_err(open)?;
+        let all = found.clone();
         let Synced { changed, fresh, errors } =
             self.with_kernel(move |kernel| kernel.devices.sync(&wanted, &found)).await;
         if changed {
             helpers::bump(&self.epoch);
         }
+        self.restore_queues(&all).await;
         let vips: Vec<(String, Placed)> = self.placed().clone().into_iter().collect();
         let mut announce: BTreeMap<String, Vec<Ipv4Addr>> = BTreeMap::new();
         for (uuid, placed) in vips {

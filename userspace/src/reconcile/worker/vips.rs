@@ -1,6 +1,6 @@
 //! What becomes of VIPs: applied, removed, tried again.
 //!
-//! A VIP's address comes after its entries and goes before them, so that no packet reaches the router for a service
+//! The queues of its limits come before its entries and go after them. A VIP's address comes after its entries and goes before them, so that no packet reaches the router for a service
 //! that it does not know yet, or no longer.
 
 use std::{
@@ -13,6 +13,7 @@ use tracing::{info, warn};
 
 use super::{Placed, Worker, again, failed, helpers, open, unreadable};
 use crate::{
+    net::sysctl,
     reconcile::{
         ApplyError,
         compile::{check, compile},
@@ -66,11 +67,14 @@ impl<S: Source> Worker<S> {
         }
         let count = orphans.len();
         let removed = self.with_kernel(move |kernel| {
-            orphans.into_iter().try_for_each(|vip| kernel.engine.remove(vip, Instant::now()))
+            let removed = orphans.into_iter().try_for_each(|vip| kernel.engine.remove(vip, Instant::now()));
+            kernel.engine.remove_unclaimed_meters();
+            removed
         });
         if let Err(error) = removed.await {
             warn!(%error, "entries without a VIP stay until the next start");
         }
+        self.remove_left_queues().await;
         Ok(count)
     }
 
@@ -112,7 +116,9 @@ impl<S: Source> Worker<S> {
             // A VIP on a device that was not asked for yet; what fails is told for the VIP.
             let _ = self.sync_devices().await;
         }
+        self.make_queues(ready.iter().map(|ready| &ready.vip)).await;
         let ready = self.fill_tables(ready, &mut errors).await;
+        self.remove_queues().await;
         self.place(ready, &mut errors).await;
         for uuid in uuids {
             self.mark(&uuid, errors.get(&uuid));
@@ -136,6 +142,7 @@ impl<S: Source> Worker<S> {
                 removed
             });
             removed.await.map_err(|error| failed(error.to_string()))?;
+            self.remove_queues().await;
             self.owners.remove(&vip);
         }
         self.placed().remove(uuid);
@@ -168,6 +175,11 @@ impl<S: Source> Worker<S> {
     async fn fill_tables(&self, vips: Vec<Ready>, errors: &mut HashMap<String, ApplyError>) -> Vec<Ready> {
         let results = self.with_kernel(move |kernel| {
             let now = Instant::now();
+            if vips.iter().any(|ready| !ready.vip.masquerades.is_empty())
+                && let Err(error) = sysctl::set_ports_aside()
+            {
+                warn!(%error, "guests' connections end where the router's own take their ports");
+            }
             let applied = vips.into_iter().map(|ready| {
                 let device = kernel.devices.get(&ready.vip.device).map(|device| device.ifindex);
                 (kernel.engine.apply(&compile(&ready.vip, device), now), device, ready)

@@ -1,0 +1,239 @@
+//! Stage 6: bandwidth limits (`vipgate_abi::meter`).
+//!
+//! A hit has its backend at hand, which says whose limit the packet counts against: without one that is a load and a branch.
+//! Where a VIP's ports have limits of their own, what covers several ports (a range, an elastic IP, source NAT) asks for the
+//! packet's. A packet counts against one limit, before anything of it is changed.
+//!
+//! TCP wants a queue: a sender whose bursts are cut off never finds the rate. So a limited packet is held back by a queue
+//! that is served at its limit's rate, an HTB class of a device of the router's own (`net::queue` of the controller),
+//! comes out at that device's other end, and leaves from there ([`leave`]). The meter keeps the queue short: how far it is
+//! ahead of the clock is the packet's delay there, from which on packets are marked (RFC 3168) or dropped. Only socket
+//! buffers can be held back, so that XDP hands such packets over to the TC stage. What has no queue, at rates that need none or
+//! where the kernel or the driver lacks something for it, is dropped beyond a burst that TCP can live with.
+
+use core::ptr;
+
+use vipgate_abi::{
+    Be16, Be32,
+    checksum::delta16,
+    counters::Reason,
+    meter::{Binding, INBOUND, MeterPort, Metered, OUTBOUND, Rate, class},
+};
+
+use crate::{
+    atomic, clock, count,
+    maps::{BACKENDS, CONFIG, METER_STATES, METER_TRAFFIC, METERS, PORT_METERS},
+    packet::{ETH_LEN, Packet, load, store},
+    parse::{Headers, has_ports},
+    route,
+    table::Slot,
+};
+
+/// The queue that a packet is to meet, one number: device, congestion, class.
+#[derive(Clone, Copy)]
+pub struct Queue(pub u64);
+
+impl Queue {
+    /// None.
+    pub const NONE: Self = Self(0);
+    /// It is long: who can be told shall be.
+    const CONGESTED: u64 = 1 << 31;
+    /// Major number of the queues' discipline.
+    const MAJOR: u32 = 1 << 16;
+
+    #[inline(always)]
+    pub fn device(self) -> u32 {
+        (self.0 >> 32) as u32
+    }
+
+    /// The class, as a socket buffer's priority names it.
+    #[inline(always)]
+    pub fn class(self) -> u32 {
+        Self::MAJOR | self.0 as u16 as u32
+    }
+
+    #[inline(always)]
+    pub fn is_none(self) -> bool {
+        self.0 == Self::NONE.0
+    }
+
+    #[inline(always)]
+    pub fn is_congested(self) -> bool {
+        self.0 & Self::CONGESTED != 0
+    }
+}
+
+/// [`charge_at`]'s answers besides a queue's.
+const PASS: u64 = Queue::NONE.0;
+const OVER: u64 = 1;
+const HAND_OVER: u64 = 2;
+
+/// Of `how`, above the port.
+const IS_OUTBOUND: u32 = 1 << 16;
+const QUEUES: u32 = 1 << 17;
+/// There should be a queue, and there is no way to it.
+const ALONE: u32 = 1 << 18;
+
+/// The limit of a backend's packets.
+#[inline(always)]
+fn of_backend(number: u32) -> Binding {
+    BACKENDS.get(number).map_or(Binding::default(), |backend| backend.meter)
+}
+
+/// Counts a packet against its limit, and notes which queue it has to meet; or says why it does not leave.
+#[inline(always)]
+pub fn charge<P: Packet>(packet: &mut P, headers: &Headers, slot: &Slot) -> Result<(), Reason> {
+    let flow = slot.flow;
+    // SAFETY: `flow` points into FLOWS.
+    let binding = of_backend(unsafe { (*flow).backend });
+    if binding == Binding::default() {
+        return Ok(());
+    }
+    // SAFETY: as above. Another CPU may be claiming the slot: `forward` finds out.
+    let (vip, port, protocol, outbound) = unsafe {
+        let protocol = (*flow).key.protocol;
+        if slot.mark.is_outward() {
+            ((*flow).new_src, (*flow).new_sport, protocol, IS_OUTBOUND)
+        } else {
+            ((*flow).key.dst, (*flow).key.dport, protocol, 0)
+        }
+    };
+    let how = outbound | if has_ports(protocol) { port as u32 } else { 0 };
+    let frames = packet.frames();
+    let bytes = headers.wire_bytes(frames);
+    let answer = if P::QUEUES {
+        charge_at(binding.0, vip, how | QUEUES, bytes, frames)
+    } else {
+        match charge_at(binding.0, vip, how, bytes, frames) {
+            HAND_OVER if packet.can_hand_over() => {
+                return Err(if packet.hand_over() { Reason::HandedOver } else { Reason::OverLimit });
+            }
+            HAND_OVER => charge_at(binding.0, vip, how | ALONE, bytes, frames),
+            answer => answer,
+        }
+    };
+    match answer {
+        OVER => return Err(Reason::OverLimit),
+        PASS => {}
+        queue => packet.note_queue(Queue(queue)),
+    }
+    Ok(())
+}
+
+/// Tries to advance a word that other CPUs advance as well.
+const TRIES: u32 = 4;
+
+/// [`charge`], by numbers alone: of `how` the low half is the packet's port of the VIP, as it carries it.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn charge_at(binding: u32, vip: Be32, how: u32, bytes: u32, frames: u32) -> u64 {
+    let mut number = Binding(binding).number();
+    if Binding(binding).is_by_port() {
+        let key = MeterPort { vip, port: how as Be16, reserved: 0 };
+        if let Some(own) = PORT_METERS.get_ptr(&key) {
+            // SAFETY: a value of PORT_METERS.
+            number = unsafe { *own };
+        }
+    }
+    let direction = if how & IS_OUTBOUND != 0 { OUTBOUND } else { INBOUND };
+    if number == 0 {
+        return PASS;
+    }
+    let Some(meter) = METERS.get(number) else {
+        return PASS;
+    };
+    let rate = &meter.rates[direction];
+    if !rate.is_limited() {
+        return PASS;
+    }
+    if rate.queue == 0 {
+        let tick = CONFIG.get(0).map_or(0, |config| config.tick);
+        let charged = advance(number, direction, rate, clock::jiffies64() * tick as u64, bytes, frames);
+        return if charged.is_some() { PASS } else { OVER };
+    }
+    if how & ALONE != 0 {
+        let charged = advance(number, direction, &rate.without_queue(), clock::nanoseconds(), bytes, frames);
+        return if charged.is_some() { PASS } else { OVER };
+    }
+    if how & QUEUES == 0 {
+        return HAND_OVER;
+    }
+    match advance(number, direction, rate, clock::nanoseconds(), bytes, frames) {
+        Some(lead) => {
+            let congested = if lead > rate.congested { Queue::CONGESTED } else { 0 };
+            ((rate.queue as u64) << 32) | congested | class(number, direction) as u64
+        }
+        None => OVER,
+    }
+}
+
+/// Advances a meter by a packet, and counts it: how far it was ahead; `None`: the packet is over the limit.
+#[inline(always)]
+fn advance(number: u32, direction: usize, rate: &Rate, nanoseconds: u64, bytes: u32, frames: u32) -> Option<u64> {
+    let now = rate.clock(nanoseconds);
+    let cost = rate.cost(bytes);
+    let state = METER_STATES.get_ptr_mut(number)?;
+    let traffic = METER_TRAFFIC.get_ptr_mut(number)?;
+    // SAFETY: projects within the elements; of the traffic, this CPU's own.
+    let (word, counters) = unsafe {
+        (ptr::addr_of_mut!((*state).words[direction]), &mut *ptr::addr_of_mut!((*traffic).directions[direction]))
+    };
+    let mut tries = 0;
+    while tries < TRIES {
+        // SAFETY: aligned word of METER_STATES.
+        let held = unsafe { ptr::read_volatile(word) };
+        let Some(next) = rate.admit(held, now, cost) else {
+            counters.dropped_packets += frames as u64;
+            counters.dropped_bytes += bytes as u64;
+            return None;
+        };
+        // SAFETY: as above.
+        if unsafe { atomic::compare_and_swap(word, held, next) } {
+            count_passed(counters, bytes, frames);
+            return Some(rate.lead(held, now));
+        }
+        tries += 1;
+    }
+    // Others have just advanced it, so that it is not idle: adding is exact, and cannot fail.
+    // SAFETY: as above.
+    let held = unsafe { atomic::fetch_add(word, cost) };
+    count_passed(counters, bytes, frames);
+    Some(rate.lead(held, now))
+}
+
+#[inline(always)]
+fn count_passed(counters: &mut Metered, bytes: u32, frames: u32) {
+    counters.passed_packets += frames as u64;
+    counters.passed_bytes += bytes as u64;
+}
+
+/// Tells the receiver that there is congestion, if the sender said that it listens (RFC 3168, section 5): what that adds to the
+/// IPv4 checksum's sum (`vipgate_abi::checksum`).
+///
+/// # Safety
+/// The frame's Ethernet and IPv4 headers are directly readable from `data`.
+#[inline(always)]
+pub unsafe fn congest(data: usize) -> u64 {
+    const BITS: u16 = 3u16.to_be();
+    // The word is version, header length and type of service.
+    let at = data + ETH_LEN;
+    // SAFETY: as the caller promises.
+    unsafe {
+        let old: u16 = load(at);
+        if old & BITS == 0 {
+            return 0;
+        }
+        store(at, old | BITS);
+        delta16(old, old | BITS)
+    }
+}
+
+/// A packet that comes out of its queue, marked with the number of its port, goes there.
+#[inline(always)]
+pub fn leave<P: Packet>(packet: &mut P, number: u16) -> i32 {
+    match route::port(number) {
+        Some(port) => packet.send(number, port),
+        // The port has just gone.
+        None => count::verdict::<P>(Reason::Unroutable),
+    }
+}

@@ -1,0 +1,217 @@
+//! Bandwidth limits: whose a packet is, what it costs, and what becomes of it.
+
+use vipgate_abi::{
+    config::Config,
+    meter::{Binding, INBOUND, Meter, Metered, OUTBOUND, Rate, class},
+};
+use vipgate_tests::packet::Beside;
+
+use super::*;
+
+const LIMIT: u32 = 7;
+const PORT_LIMIT: u32 = 9;
+const UNLIMITED: Rate = Rate { multiplier: 0, tolerance: 0, congested: 0, fraction_bits: 0, queue: 0 };
+
+/// A meter that lets this many bytes pass, and those of the packet that exceeds them, and then nothing: its clock stands.
+fn bytes(bench: &mut Bench, bytes: u64) -> Result<Rate> {
+    let config = bench.config()?;
+    bench.set_config(Config { tick: 0, ..config })?;
+    Ok(Rate { multiplier: 1 << 24, tolerance: bytes - 1, congested: u64::MAX, ..UNLIMITED })
+}
+
+/// A rate so slow that its queue is as long after the test as the packets have made it.
+fn queue(device: u32) -> Rate {
+    Rate { multiplier: 1 << 46, tolerance: 1 << 40, congested: 1 << 33, fraction_bits: 0, queue: device }
+}
+
+fn meter(inbound: Rate, outbound: Rate) -> Meter {
+    let mut meter = Meter::default();
+    (meter.rates[INBOUND], meter.rates[OUTBOUND]) = (inbound, outbound);
+    meter
+}
+
+/// Packets and bytes that passed, and that were dropped.
+fn counted(bench: &mut Bench, limit: u32, direction: usize) -> Result<[u64; 4]> {
+    let Metered { passed_packets, passed_bytes, dropped_packets, dropped_bytes } =
+        bench.metered(limit)?.directions[direction];
+    Ok([passed_packets, passed_bytes, dropped_packets, dropped_bytes])
+}
+
+/// A datagram of so many bytes on the wire from the client, or from the backend.
+fn ask(length: usize) -> Frame {
+    Frame::udp(CLIENT, VIP).payload(&vec![1; length - 42])
+}
+
+fn answer(length: usize) -> Frame {
+    Frame::udp(BACKEND, CLIENT).payload(&vec![1; length - 42])
+}
+
+both_hooks! {
+    fn a_limit_counts_wire_bytes_and_drops_what_exceeds_it(bench: &mut Bench) -> Result<()> {
+        let backend = serve(bench, UDP)?;
+        let rate = bytes(bench, 1000)?;
+        bench.set_meter(LIMIT, meter(rate, UNLIMITED))?;
+        bench.bind(backend, Binding::new(LIMIT, false))?;
+        // The first one opens the flow, the others hit it.
+        for length in [60, 400, 500, 300] {
+            bench.expect_sent(&ask(length), &to_backend(ask(length)))?;
+        }
+        bench.expect_refused(&ask(60), Reason::OverLimit)?;
+        bench.expect_refused(&ask(1514), Reason::OverLimit)?;
+        ensure!(counted(bench, LIMIT, INBOUND)? == [4, 1260, 2, 1574], "{:?}", bench.metered(LIMIT)?);
+        let traffic = bench.traffic(backend)?;
+        ensure!((traffic.packets_in, traffic.bytes_in) == (4, 1260), "what is dropped is not forwarded: {traffic:?}");
+        Ok(())
+    }
+
+    fn only_the_direction_that_is_limited_is(bench: &mut Bench) -> Result<()> {
+        let backend = serve(bench, UDP)?;
+        let rate = bytes(bench, 100)?;
+        bench.set_meter(LIMIT, meter(UNLIMITED, rate))?;
+        bench.bind(backend, Binding::new(LIMIT, false))?;
+        for _ in 0..5 {
+            bench.expect_sent(&ask(400), &to_backend(ask(400)))?;
+        }
+        bench.expect_sent(&answer(400), &to_client(answer(400)))?;
+        bench.expect_refused(&answer(60), Reason::OverLimit)?;
+        ensure!(counted(bench, LIMIT, INBOUND)? == [0; 4] && counted(bench, LIMIT, OUTBOUND)? == [1, 400, 1, 60]);
+        Ok(())
+    }
+
+    fn a_limit_comes_and_goes_while_a_connection_is_open(bench: &mut Bench) -> Result<()> {
+        let backend = serve(bench, TCP)?;
+        establish(bench)?;
+        let data = Frame::tcp(CLIENT, VIP, tcp::ACK).payload(&[1; 100]);
+        bench.expect_sent(&data, &to_backend(data.clone()))?;
+        let rate = bytes(bench, 1)?;
+        bench.set_meter(LIMIT, meter(rate, UNLIMITED))?;
+        bench.bind(backend, Binding::new(LIMIT, false))?;
+        bench.expect_sent(&data, &to_backend(data.clone()))?;
+        bench.expect_refused(&data, Reason::OverLimit)?;
+        bench.bind(backend, Binding::default())?;
+        bench.expect_sent(&data, &to_backend(data.clone()))?;
+        ensure!(counted(bench, LIMIT, INBOUND)? == [1, 154, 1, 154]);
+        Ok(())
+    }
+
+    fn a_port_with_a_limit_counts_against_that_alone(bench: &mut Bench) -> Result<()> {
+        let guest = Ipv4Addr::new(10, 2, 0, 11);
+        let backend = bench.elastic(Bench::VIP, guest, true)?;
+        let rate = bytes(bench, 1)?;
+        bench.set_meter(LIMIT, meter(rate, rate))?;
+        bench.set_meter(PORT_LIMIT, meter(rate, rate))?;
+        bench.limit_port(VIP, PORT_LIMIT)?;
+        bench.bind(backend, Binding::new(LIMIT, true))?;
+        let other = SocketAddrV4::new(Bench::VIP, 81);
+        for (frame, passes) in [(Frame::udp(CLIENT, VIP), true), (Frame::udp(CLIENT, other), true),
+            (Frame::udp(CLIENT, VIP), false), (Frame::udp(CLIENT, other), false)] {
+            let verdict = bench.run(&frame)?.verdict;
+            ensure!((verdict == Verdict::Redirect) == passes, "{verdict:?} for {frame:?}");
+        }
+        // What leaves by the port of the VIP counts by that, whoever began.
+        let leaving = |port| Frame::udp(SocketAddrV4::new(guest, port), CLIENT);
+        for (port, passes) in [(80, true), (81, true), (80, false), (81, false), (82, false)] {
+            let verdict = bench.run(&leaving(port))?.verdict;
+            ensure!((verdict == Verdict::Redirect) == passes, "{verdict:?} from port {port}");
+        }
+        ensure!(counted(bench, PORT_LIMIT, INBOUND)? == [1, 42, 1, 42]);
+        ensure!(counted(bench, PORT_LIMIT, OUTBOUND)? == [1, 42, 1, 42]);
+        ensure!(counted(bench, LIMIT, INBOUND)? == [1, 42, 1, 42]);
+        ensure!(counted(bench, LIMIT, OUTBOUND)? == [1, 42, 2, 84]);
+        Ok(())
+    }
+
+    fn a_port_can_be_the_only_one_that_is_limited(bench: &mut Bench) -> Result<()> {
+        let backend = bench.elastic(Bench::VIP, Ipv4Addr::new(10, 2, 0, 11), true)?;
+        let rate = bytes(bench, 1)?;
+        bench.set_meter(PORT_LIMIT, meter(rate, rate))?;
+        bench.limit_port(VIP, PORT_LIMIT)?;
+        bench.bind(backend, Binding::new(0, true))?;
+        for _ in 0..3 {
+            ensure!(bench.run(&Frame::udp(CLIENT, SocketAddrV4::new(Bench::VIP, 81)))?.verdict == Verdict::Redirect);
+        }
+        ensure!(bench.run(&Frame::udp(CLIENT, VIP))?.verdict == Verdict::Redirect);
+        bench.expect_refused(&Frame::udp(CLIENT, VIP), Reason::OverLimit)
+    }
+
+    fn a_packet_that_should_meet_a_queue_is_sent_there_or_handed_over_to_who_can(bench: &mut Bench) -> Result<()> {
+        let backend = serve(bench, UDP)?;
+        let device = bench.device("pub0")?;
+        bench.set_meter(LIMIT, meter(queue(device), UNLIMITED))?;
+        bench.bind(backend, Binding::new(LIMIT, false))?;
+        for _ in 0..2 {
+            let (outcome, beside) = bench.run_beside(&ask(500))?;
+            if bench.hook() == Hook::Xdp {
+                ensure!(outcome.verdict == Verdict::Pass && beside == Beside::Metadata(b"vgtc".to_vec()), "{beside:?}");
+                ensure!(outcome.bytes == ask(500).bytes(), "handed over as it came");
+            } else {
+                let priority = 1 << 16 | class(LIMIT, INBOUND);
+                ensure!(outcome.verdict == Verdict::Redirect && beside == Beside::Fields { priority, mark: 2 }, "{beside:?}");
+                ensure!(outcome.bytes == to_backend(ask(500)).bytes());
+            }
+        }
+        let charged = if bench.hook() == Hook::Xdp { [0; 4] } else { [2, 1000, 0, 0] };
+        ensure!(counted(bench, LIMIT, INBOUND)? == charged, "who does the work counts");
+        ensure!(bench.reason(Reason::HandedOver)? == if bench.hook() == Hook::Xdp { 2 } else { 0 });
+        bench.expect_sent(&answer(60), &to_client(answer(60)))
+    }
+}
+
+/// Packets to a queue that is `frames` full frames long by then.
+fn behind_a_queue(ecn: u8, frames: usize) -> Result<(Bench, Vec<Frame>)> {
+    let mut bench = Bench::new(Hook::Tc)?;
+    let backend = serve(&mut bench, UDP)?;
+    let device = bench.device("pub0")?;
+    bench.set_meter(LIMIT, meter(queue(device), UNLIMITED))?;
+    bench.bind(backend, Binding::new(LIMIT, false))?;
+    let asked = vec![Frame { tos: ecn, ..ask(1514) }; frames];
+    Ok((bench, asked))
+}
+
+#[test]
+fn a_long_queue_is_told_to_those_who_listen() -> Result<()> {
+    const NOT_CAPABLE: u8 = 0;
+    const EXPERIENCED: u8 = 3;
+    for (ecn, marked) in [(NOT_CAPABLE, NOT_CAPABLE), (1, EXPERIENCED), (2, EXPERIENCED), (EXPERIENCED, EXPERIENCED)] {
+        let (mut bench, asked) = behind_a_queue(ecn, 3)?;
+        // One frame is 6.3 s long, the queue counts as long from 8.6 s on.
+        for (frame, ecn) in asked.iter().zip([ecn, ecn, marked]) {
+            bench.expect_sent(frame, &Frame { tos: ecn, ..to_backend(frame.clone()) })?;
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn a_super_packet_costs_what_its_frames_are_on_the_wire() -> Result<()> {
+    let mut bench = Bench::new(Hook::Tc)?;
+    let backend = serve(&mut bench, TCP)?;
+    establish(&mut bench)?;
+    let rate = bytes(&mut bench, 10_000)?;
+    bench.set_meter(LIMIT, meter(rate, UNLIMITED))?;
+    bench.bind(backend, Binding::new(LIMIT, false))?;
+    bench.set_segments(3, 400);
+    bench.run(&Frame::tcp(CLIENT, VIP, tcp::ACK).payload(&[1; 1200]))?;
+    ensure!(counted(&mut bench, LIMIT, INBOUND)? == [3, 3 * 454, 0, 0], "{:?}", bench.metered(LIMIT)?);
+    Ok(())
+}
+
+#[test]
+fn what_comes_out_of_a_queue_leaves_by_its_port_as_any_other_packet() -> Result<()> {
+    let mut bench = Bench::new(Hook::Tc)?;
+    let (verdict, beside) = bench.leave_queue(&ask(60), Beside::Fields { priority: 1 << 16 | 8, mark: 2 })?;
+    ensure!((verdict, beside) == (Verdict::Redirect, Beside::Fields { priority: 0, mark: 0 }));
+    bench.remove_port(2)?;
+    let (verdict, _) = bench.leave_queue(&ask(60), Beside::Fields { priority: 1 << 16 | 8, mark: 2 })?;
+    ensure!(verdict == Verdict::Drop && bench.reason(Reason::Unroutable)? == 1);
+    Ok(())
+}
+
+#[test]
+fn the_program_behind_xdp_leaves_alone_what_was_not_handed_over() -> Result<()> {
+    let mut bench = Bench::new(Hook::Tc)?;
+    serve(&mut bench, UDP)?;
+    ensure!(bench.run_behind(&ask(60))? == Verdict::Other(u32::MAX));
+    ensure!(bench.flows()?.is_empty());
+    Ok(())
+}

@@ -1,0 +1,212 @@
+//! A router in one file: `vipgate apply` brings what the file declares to the API, `vipgate export` writes the file.
+//!
+//! - [`kinds`], [`table`]: which kinds of things there are, their fields and their calls; [`thing`]: things and what they
+//!   are called.
+//! - [`node`], [`file`]: the file's text, and what it declares; [`there`]: what the router has.
+//! - [`plan`]: what must be done, in which order; [`act`]: the calls that do it.
+//!
+//! A field that a declared thing leaves out is as by default, and is brought to that. A thing that the file does not
+//! declare is left alone. What a failure leaves half done, the next apply finishes, since each starts from what is there.
+//!
+//! Not in the file: accounts and what they share, which network of a VM is its default one (here its first is), and system
+//! tags of VMs beside the addresses of their NICs. Elastic IPs are attached in the file's order, which says by which of
+//! several a guest's own connections leave; an export is in the order of the names.
+
+mod act;
+mod file;
+mod kinds;
+mod node;
+mod plan;
+mod table;
+mod there;
+mod thing;
+
+use std::{
+    fs, io,
+    io::Read as _,
+    path::{Path, PathBuf},
+};
+
+use clap::{Arg, ArgAction, ArgMatches, Command, ValueHint, value_parser};
+
+pub(crate) use self::plan::NoPlan;
+use self::{
+    act::Hands,
+    file::{Draft, Fault, write},
+    node::{Node, line},
+    plan::{Allowed, Plan, Step},
+    thing::{Names, Thing},
+};
+use super::{
+    ClientError, Said,
+    http::{Api, Progress},
+    render::{Format, harmless, render},
+    session,
+};
+
+pub(super) const APPLY: &str = "apply";
+pub(super) const EXPORT: &str = "export";
+
+const FILE: &str = "file";
+const DRY_RUN: &str = "dry-run";
+const PRUNE: &str = "prune";
+const RECREATE: &str = "recreate";
+
+pub(super) fn apply_command() -> Command {
+    let flag = |name: &'static str, help: &'static str| Arg::new(name).long(name).action(ArgAction::SetTrue).help(help);
+    Command::new(APPLY)
+        .about("Bring the router to what a file declares: networks, VMs, VIPs with their limits and all that is on them")
+        .arg(
+            Arg::new(FILE)
+                .short('f')
+                .long(FILE)
+                .value_name("FILE")
+                .required(true)
+                .value_parser(value_parser!(PathBuf))
+                .value_hint(ValueHint::FilePath)
+                .help("The file, as vipgate export writes it; - is standard input"),
+        )
+        .arg(flag(DRY_RUN, "Only say what would be done; exit code 0: nothing, 2: something"))
+        .arg(flag(PRUNE, "Delete what the file does not declare, of the kinds that it has a section for"))
+        .arg(flag(RECREATE, "Delete and make anew what can't be changed in place, with all that is on it"))
+        .arg(super::output())
+        .after_help(
+            "\
+Things are declared and referred to by their names, as in docs/router.yaml (/usr/share/doc/vipgate/router.yaml on a router).
+A field that is left out has its default; a thing that the file does not declare is left alone. Each step is waited for;
+after a failure, apply again. A VIP's bandwidth limits stand in its qos, by port and for `all`, in bits per second; K, M and
+G are 2^10, 2^20 and 2^30 of them.
+
+Examples:
+  vipgate apply -f docs/router.yaml --dry-run
+  vipgate apply -f docs/router.yaml
+  vipgate export | sed 's/maxConnection: 100$/maxConnection: 200/' | vipgate apply -f -
+
+Exit codes: 0 the router is as declared; 2 with --dry-run: it is not; more: vipgate --help",
+        )
+}
+
+pub(super) fn export_command() -> Command {
+    Command::new(EXPORT)
+        .about("Write the file that declares what the router has, for vipgate apply")
+        .after_help("Examples:\n  vipgate export > router.yaml\n  vipgate export | vipgate apply -f - --dry-run")
+}
+
+pub(super) fn export() -> Result<String, ClientError> {
+    exported(&Api::of_session()?)
+}
+
+fn exported(api: &Api) -> Result<String, ClientError> {
+    let there = there::read(api)?;
+    plan::all_once(&there)?;
+    let is_worth_it = |thing: &Thing| {
+        // What is not made by a file is in it for what is on it.
+        !thing.is_own() || there.iter().any(|other| other.thing.parent() == Some(thing.id()))
+    };
+    let things: Vec<Thing> =
+        there.iter().map(|there| &there.thing).filter(|thing| is_worth_it(thing)).cloned().collect();
+    serde_yaml_ng::to_string(&write(&things)).map_err(ClientError::Yaml)
+}
+
+/// What is asked for.
+#[derive(Clone, Copy, Debug)]
+struct Wish<'a> {
+    /// What the file is called in errors.
+    file: &'a str,
+    text: &'a str,
+    allowed: Allowed,
+    dry_run: bool,
+    format: Format,
+}
+
+pub(super) fn apply(matches: &ArgMatches) -> Result<Said, ClientError> {
+    let path = matches.get_one::<PathBuf>(FILE).map_or(Path::new("-"), PathBuf::as_path);
+    let (file, text) = text_of(path)?;
+    let wish = Wish {
+        file: &file,
+        text: &text,
+        allowed: Allowed { prune: matches.get_flag(PRUNE), recreate: matches.get_flag(RECREATE) },
+        dry_run: matches.get_flag(DRY_RUN),
+        format: matches.get_one::<Format>("output").copied().unwrap_or_default(),
+    };
+    let draft = wish.draft()?;
+    wish.grant(draft, &Api::of_session()?)
+}
+
+impl Wish<'_> {
+    /// What can be said of the file without the router.
+    fn draft(&self) -> Result<Draft, ClientError> {
+        let document: Node = serde_yaml_ng::from_str(self.text)
+            .map_err(|error| ClientError::Declared { at: self.file.to_owned(), what: harmless(&error.to_string()) })?;
+        Draft::read(&document).map_err(|fault| self.told(&fault))
+    }
+
+    fn grant(&self, draft: Draft, api: &Api) -> Result<Said, ClientError> {
+        let there = there::read(api)?;
+        let declared = draft.resolve(there.iter().map(|present| &present.thing)).map_err(|fault| self.told(&fault))?;
+        let plan = Plan::of(&declared, &there, self.allowed)?;
+        let names = Names::of(declared.things.iter().chain(there.iter().map(|present| &present.thing)));
+        let text = shown(&plan, &names, self.format)?;
+        if !self.dry_run {
+            carry_out(api, &plan.steps(&declared, &there), &there, &names)?;
+        }
+        Ok(Said { text, differs: self.dry_run && !plan.is_empty() })
+    }
+
+    fn told(&self, fault: &Fault) -> ClientError {
+        let line = line(self.text, &fault.place);
+        let at = line.map_or_else(|| self.file.to_owned(), |line| format!("{}:{line}", self.file));
+        ClientError::Declared { at, what: harmless(&fault.what) }
+    }
+}
+
+/// What the file is called in errors, and what it says.
+fn text_of(path: &Path) -> Result<(String, String), ClientError> {
+    if path == Path::new("-") {
+        let mut text = String::new();
+        let read = io::stdin().lock().read_to_string(&mut text);
+        read.map_err(session::failed("read", Path::new("standard input")))?;
+        return Ok(("standard input".to_owned(), text));
+    }
+    let text = fs::read_to_string(path).map_err(session::failed("read", path))?;
+    Ok((path.display().to_string(), text))
+}
+
+/// A line a thing: `+` is made, `~` is changed, `-` is deleted.
+fn shown(plan: &Plan, names: &Names, format: Format) -> Result<String, ClientError> {
+    if format != Format::Table {
+        return render(&plan.data(), format, &[]);
+    }
+    if plan.is_empty() {
+        return Ok("nothing to do\n".to_owned());
+    }
+    let deletes = plan.deletes.iter().map(|id| format!("- {id}\n"));
+    let items = plan.items.iter().map(|item| {
+        let id = item.thing.id();
+        if item.is_new {
+            return format!("+ {id}\n");
+        }
+        let changes: Vec<_> = item.changes.iter().map(|change| plan::told(change, names)).collect();
+        format!("~ {id}: {}\n", changes.join(", "))
+    });
+    Ok(deletes.chain(items).collect())
+}
+
+fn carry_out(api: &Api, steps: &[Step], there: &[there::Present], names: &Names) -> Result<(), ClientError> {
+    let mut hands = Hands::new(api, there);
+    let listed = |steps: &[Step]| steps.iter().map(|step| format!("\n  {}", step.label(names))).collect::<String>();
+    let mut progress = Progress::default();
+    for (done, step) in steps.iter().enumerate() {
+        progress.show(&format!("{} of {}: {}", done + 1, steps.len(), step.label(names)));
+        hands.take(step).map_err(|cause| ClientError::Stopped {
+            at: step.label(names),
+            done: listed(&steps[..done]),
+            left: listed(&steps[done + 1..]),
+            cause: Box::new(cause),
+        })?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;
