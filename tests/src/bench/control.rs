@@ -20,6 +20,7 @@ use vipgate_abi::service::{Algorithm, Kind, Service, ServiceKey};
 use super::{
     Effort, Report, Series,
     peers::{remove, start_as_shipped},
+    testrun::net_time,
 };
 use crate::{
     lab::{Api, Cloud, Controller, Hook, Lab, LabOptions, Reply, WEB, cloud::uuid},
@@ -46,10 +47,10 @@ pub fn run(report: &mut Report, effort: Effort) -> Result<()> {
     let mut cloud = Cloud::new(&lab, controller.api(&lab.router)?)?;
     cloud.public_l3 = wide_network(&cloud)?;
 
-    let listener = serve(&cloud, 0)?;
+    let (_, listener) = serve(&cloud, 0, LISTENERS)?;
     report.add(changes(&cloud, &listener, effort)?.row("a listener's change: among 10", "ms").at_most(5.0));
     let vips = many / u32::from(LISTENERS);
-    serve_many(&cloud, vips)?;
+    by_customers(vips - 1, |number| serve(&cloud, number + 1, LISTENERS))?;
     let changed = changes(&cloud, &listener, effort)?;
     report.add(changed.row(format!("a listener's change: among {many}"), "ms").at_most(5.0));
 
@@ -76,10 +77,7 @@ pub fn packets(report: &mut Report, effort: Effort) -> Result<()> {
         let (mut one, mut many) = (Series::default(), Series::default());
         for _ in 0..effort.rounds {
             for (bench, net) in [(&mut alone, &mut one), (&mut among, &mut many)] {
-                let empty = bench.time_empty(effort.packets)?;
-                let (whole, verdict) = bench.time(effort.packets)?;
-                ensure!(verdict == Verdict::Redirect, "{kind}: verdict {verdict:?}");
-                net.push(whole - empty);
+                net.push(net_time(bench, effort, Verdict::Redirect).context(kind)?);
             }
         }
         let name = |listeners: &str| format!("test run, Xdp, {kind}: {listeners}");
@@ -134,23 +132,26 @@ pub(super) fn wide_network(cloud: &Cloud) -> Result<String> {
     Ok(l3)
 }
 
-/// VIPs from the second to this many, by some customers at the same time.
-fn serve_many(cloud: &Cloud, vips: u32) -> Result<()> {
+/// Works of the numbers below this one, by some customers at the same time; what they give, in no order.
+pub(super) fn by_customers<T: Send>(count: u32, work: impl Fn(u32) -> Result<T> + Sync) -> Result<Vec<T>> {
+    let work = &work;
     thread::scope(|scope| {
         let customers: Vec<_> = (0..CUSTOMERS)
             .map(|customer| {
-                let mut own = (1..vips).filter(move |number| number % CUSTOMERS == customer);
-                scope.spawn(move || own.try_for_each(|number| serve(cloud, number).map(drop)))
+                let own = (0..count).filter(move |number| number % CUSTOMERS == customer);
+                scope.spawn(move || own.map(work).collect::<Result<Vec<T>>>())
             })
             .collect();
-        customers
-            .into_iter()
-            .try_for_each(|customer| customer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+        let mut all = Vec::new();
+        for customer in customers {
+            all.extend(customer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?);
+        }
+        Ok(all)
     })
 }
 
-/// A VIP of this number with its listeners on all backends; the first listener.
-fn serve(cloud: &Cloud, number: u32) -> Result<String> {
+/// A VIP of this number with so many listeners on all backends; it, and the first listener.
+pub(super) fn serve(cloud: &Cloud, number: u32, listeners: u16) -> Result<(String, String)> {
     let api = &cloud.api;
     let address = Ipv4Addr::from_bits(Ipv4Addr::new(10, 64, 1, 0).to_bits() + number);
     let vip = json!({ "params": { "name": "vip", "l3NetworkUuid": cloud.public_l3, "requiredIp": address } });
@@ -160,7 +161,7 @@ fn serve(cloud: &Cloud, number: u32) -> Result<String> {
     let nics: Vec<&str> = cloud.vms.iter().map(|vm| vm.nic.as_str()).collect();
     let nics = json!({ "params": { "vmNicUuids": nics } });
     let mut first = None;
-    for port in 0..LISTENERS {
+    for port in 0..listeners {
         let body = json!({
             "params": {
                 "name": "listener", "protocol": WEB.protocol, "loadBalancerPort": WEB.port + port,
@@ -173,7 +174,7 @@ fn serve(cloud: &Cloud, number: u32) -> Result<String> {
         call(api, Method::POST, &nics_of(&listener), Some(&nics))?;
         first.get_or_insert(listener);
     }
-    first.context("a VIP has listeners")
+    Ok((vip, first.context("a VIP has listeners")?))
 }
 
 fn nics_of(listener: &str) -> String {
@@ -217,7 +218,7 @@ fn memory(
 }
 
 /// One call to the end of its job, whose result is asked for without the pauses of [`Api::call`].
-fn call(api: &Api, method: Method, path: &str, body: Option<&Value>) -> Result<Value> {
+pub(super) fn call(api: &Api, method: Method, path: &str, body: Option<&Value>) -> Result<Value> {
     let accepted = api.send(method, path, body)?;
     let reply = if accepted.status == 202 { follow(api, &accepted)? } else { accepted };
     ensure!(reply.status == 200, "{path}: {}: {}", reply.status, reply.text);

@@ -4,13 +4,15 @@ pub mod api;
 pub mod bulk;
 pub mod connections;
 pub mod control;
+pub mod limits;
 mod peers;
 pub mod plot;
 mod report;
 pub mod testrun;
+mod traffic;
 pub mod wire;
 
-pub use report::{Report, Row, Series};
+pub use report::{Curve, Report, Row, Series};
 
 /// How much a run measures.
 #[derive(Clone, Copy, Debug)]

@@ -204,10 +204,8 @@ fn show(report: &mut Report, case: &Case<'_>, figures: &[Figures]) {
 impl Room {
     fn new() -> Result<Self> {
         let lab = Lab::new(LabOptions { hook: Hook::Auto, clients: 1, backends: 1 })?;
+        plug_straight(&lab)?;
         let (client, backend) = (lab.client(), &lab.backends[0]);
-        wire(&lab.router, PUBLIC_DEVICE, PUBLIC_ROUTER, &client.namespace, client.address)?;
-        wire(&lab.router, PRIVATE_DEVICE, PRIVATE_ROUTER, &backend.namespace, backend.address)?;
-        backend.namespace.ip(&format!("link set eth0 address {}", backend.mac))?;
         for namespace in [&client.namespace, &lab.router, &backend.namespace] {
             // Else who closes first is out of ports after some seconds.
             namespace.sysctl("net/ipv4/tcp_max_tw_buckets", "8")?;
@@ -242,10 +240,7 @@ impl Room {
     }
 
     fn open(&self, way: Way) -> Result<Opened> {
-        let offloads = if way == Way::VipgateXdp { "tx off gro on" } else { "tx on gro off" };
-        for namespace in [self.client(), &self.lab.backends[0].namespace] {
-            namespace.run("ethtool", &format!("-K eth0 {offloads}"))?;
-        }
+        set_offloads(&self.lab, way == Way::VipgateXdp)?;
         let mut opened = Opened { controller: None, proxy: None, address: PUBLIC_ROUTER };
         let backend = self.lab.backends[0].address;
         match way {
@@ -300,7 +295,25 @@ impl Room {
     }
 }
 
-/// Plugs the host straight into the router, instead of into a switch.
+/// Plugs the first client and the first backend straight into the router, instead of into switches.
+pub(super) fn plug_straight(lab: &Lab) -> Result<()> {
+    let (client, backend) = (lab.client(), &lab.backends[0]);
+    wire(&lab.router, PUBLIC_DEVICE, PUBLIC_ROUTER, &client.namespace, client.address)?;
+    wire(&lab.router, PRIVATE_DEVICE, PRIVATE_ROUTER, &backend.namespace, backend.address)?;
+    backend.namespace.ip(&format!("link set eth0 address {}", backend.mac))?;
+    Ok(())
+}
+
+/// Sets the ends' offloads as the kernel has them, or as native XDP needs them.
+pub(super) fn set_offloads(lab: &Lab, for_xdp: bool) -> Result<()> {
+    let offloads = if for_xdp { "tx off gro on" } else { "tx on gro off" };
+    for namespace in [&lab.client().namespace, &lab.backends[0].namespace] {
+        namespace.run("ethtool", &format!("-K eth0 {offloads}"))?;
+    }
+    Ok(())
+}
+
+/// Plugs a host straight into the router.
 fn wire(router: &Namespace, device: &str, gateway: Ipv4Addr, host: &Namespace, address: Ipv4Addr) -> Result<()> {
     router.ip(&format!("link del {device}"))?;
     host.ip("link del eth0")?;

@@ -74,33 +74,41 @@ impl Series {
 impl Row {
     /// The figure shall be at most this.
     #[must_use]
-    pub fn at_most(mut self, goal: f64) -> Self {
-        self.goal = Some(format!("at most {goal}"));
-        self.goal_met = Some(self.median <= goal);
-        self
+    pub fn at_most(self, goal: f64) -> Self {
+        let met = self.median <= goal;
+        self.shall(format!("at most {goal}"), Some(met))
     }
 
     /// The figure shall be at least this.
     #[must_use]
-    pub fn at_least(mut self, goal: f64) -> Self {
-        self.goal = Some(format!("at least {goal}"));
-        self.goal_met = Some(self.median >= goal);
-        self
+    pub fn at_least(self, goal: f64) -> Self {
+        let met = self.median >= goal;
+        self.shall(format!("at least {goal}"), Some(met))
     }
 
     /// The ratio to the baseline shall be at most this.
     #[must_use]
-    pub fn ratio_at_most(mut self, goal: f64) -> Self {
-        self.goal = Some(format!("ratio at most {goal}"));
-        self.goal_met = self.ratio.map(|ratio| ratio <= goal);
-        self
+    pub fn ratio_at_most(self, goal: f64) -> Self {
+        let met = self.ratio.map(|ratio| ratio <= goal);
+        self.shall(format!("ratio at most {goal}"), met)
     }
 
     /// The ratio to the baseline shall be at least this.
     #[must_use]
-    pub fn ratio_at_least(mut self, goal: f64) -> Self {
-        self.goal = Some(format!("ratio at least {goal}"));
-        self.goal_met = self.ratio.map(|ratio| ratio >= goal);
+    pub fn ratio_at_least(self, goal: f64) -> Self {
+        let met = self.ratio.map(|ratio| ratio >= goal);
+        self.shall(format!("ratio at least {goal}"), met)
+    }
+
+    /// Of several goals all shall be met.
+    fn shall(mut self, goal: String, met: Option<bool>) -> Self {
+        (self.goal, self.goal_met) = match self.goal.take() {
+            None => (Some(goal), met),
+            Some(others) => {
+                let all = self.goal_met.zip(met).map(|(others, this)| others && this);
+                (Some(format!("{others}, {goal}")), all)
+            }
+        };
         self
     }
 
@@ -113,9 +121,20 @@ impl Row {
     }
 }
 
+/// Something over time, in seconds.
+#[derive(Clone, Debug)]
+pub struct Curve {
+    pub name: String,
+    pub unit: &'static str,
+    pub points: Vec<(f64, f64)>,
+}
+
 /// All figures of a run.
 #[derive(Debug, Default)]
-pub struct Report(Vec<Row>);
+pub struct Report {
+    rows: Vec<Row>,
+    curves: Vec<Curve>,
+}
 
 impl Report {
     /// Adds a row and prints it, so that a long run shows how far it is.
@@ -129,18 +148,46 @@ impl Report {
             line += &format!("  goal {goal}: {}", if met { "met" } else { "NOT MET" });
         }
         println!("{line}");
-        self.0.push(row);
+        self.rows.push(row);
+    }
+
+    /// Adds what only a plot shows.
+    pub fn add_curve(&mut self, curve: Curve) {
+        self.curves.push(curve);
     }
 
     /// The figures so far.
     #[must_use]
     pub fn rows(&self) -> &[Row] {
-        &self.0
+        &self.rows
+    }
+
+    /// The curves so far.
+    #[must_use]
+    pub fn curves(&self) -> &[Curve] {
+        &self.curves
     }
 
     /// Writes the rows as a JSON list.
     pub fn write(&self, path: &Path) -> Result<()> {
-        let json = serde_json::to_string_pretty(&self.0)?;
+        let json = serde_json::to_string_pretty(&self.rows)?;
         fs::write(path, json + "\n").with_context(|| format!("cannot write {}", path.display()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_row_of_several_goals_meets_them_only_together() {
+        let mut series = Series::default();
+        series.push(99.5);
+        let row = |from, to| series.row("a figure", "%").at_least(from).at_most(to);
+        assert_eq!(row(99.0, 100.5).goal.as_deref(), Some("at least 99, at most 100.5"));
+        for (from, to, met) in [(99.0, 100.5, true), (99.9, 100.5, false), (99.0, 99.1, false)] {
+            assert_eq!(row(from, to).goal_met, Some(met));
+        }
+        assert_eq!(row(99.0, 100.5).ratio_at_least(1.0).goal_met, None);
     }
 }

@@ -3,7 +3,7 @@
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use vipgate_abi::{
     flow::State,
     meter::{self, Binding, Meter, Rate},
@@ -22,7 +22,7 @@ const ELSEWHERE: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(10, 77, 0, 1), 8
 const OTHER_VIPS: Ipv4Addr = Ipv4Addr::new(10, 3, 0, 0);
 const OTHER_GUESTS: Ipv4Addr = Ipv4Addr::new(10, 4, 0, 0);
 const RANGES: Ipv4Addr = Ipv4Addr::new(10, 5, 0, 0);
-/// A bandwidth limit's number.
+/// The first bandwidth limit's number.
 const LIMIT: u32 = 1;
 const VIP: SocketAddrV4 = SocketAddrV4::new(Bench::VIP, 80);
 
@@ -33,6 +33,8 @@ enum Kind {
     Hit(u32),
     /// The same, under a limit that has no queue and drops none of them.
     Policed(u32),
+    /// One connection to a port that has a limit of its own, as so many ports of the VIP have.
+    PolicedPort(u32),
     /// New connections only, so many in turn, over a table of half as many slots: it is always full.
     Syn(u32),
     /// Traffic that is not ours.
@@ -44,7 +46,7 @@ enum Kind {
 impl Kind {
     fn verdict(self) -> Verdict {
         match self {
-            Self::Hit(_) | Self::Policed(_) | Self::Syn(_) => Verdict::Redirect,
+            Self::Hit(_) | Self::Policed(_) | Self::PolicedPort(_) | Self::Syn(_) => Verdict::Redirect,
             Self::Elsewhere | Self::OtherPort => Verdict::Pass,
         }
     }
@@ -53,6 +55,7 @@ impl Kind {
     fn sizes(self) -> (u32, u32) {
         match self {
             Self::Hit(flows) | Self::Policed(flows) => (flows, flows.max(128)),
+            Self::PolicedPort(_) => (1, 128),
             Self::Syn(clients) => (clients, clients / 16),
             Self::Elsewhere | Self::OtherPort => (1 << 10, 128),
         }
@@ -83,16 +86,39 @@ pub fn run(report: &mut Report, hook: Hook, effort: Effort) -> Result<()> {
         let mut net = Series::default();
         let mut bench = prepare(hook, kind, vips)?;
         for _ in 0..effort.rounds {
-            let empty = bench.time_empty(effort.packets)?;
-            let (whole, verdict) = bench.time(effort.packets)?;
-            ensure!(verdict == kind.verdict(), "{name}: verdict {verdict:?}");
-            net.push(whole - empty);
+            net.push(net_time(&mut bench, effort, kind.verdict()).context(name)?);
         }
         let row = net.row(format!("test run, {hook:?}: {name}"), "ns");
         report.add(match goal {
             Some(goal) if hook == Hook::Xdp => row.at_most(goal),
             _ => row,
         });
+    }
+    Ok(())
+}
+
+/// Nanoseconds of a packet, all of which must get this verdict, without the prologue.
+pub(super) fn net_time(bench: &mut Bench, effort: Effort, expected: Verdict) -> Result<f64> {
+    let empty = bench.time_empty(effort.packets)?;
+    let (whole, verdict) = bench.time(effort.packets)?;
+    ensure!(verdict == expected, "verdict {verdict:?}, not {expected:?}");
+    Ok(whole - empty)
+}
+
+/// Measures a packet of a port that has a limit of its own, and of one among ten thousand of them.
+pub fn limits(report: &mut Report, effort: Effort) -> Result<()> {
+    for hook in [Hook::Xdp, Hook::Tc] {
+        let (mut one, mut many) = (Series::default(), Series::default());
+        let mut alone = prepare(hook, Kind::PolicedPort(1), 1)?;
+        let mut among = prepare(hook, Kind::PolicedPort(10_000), 1)?;
+        for _ in 0..effort.rounds {
+            for (bench, net) in [(&mut alone, &mut one), (&mut among, &mut many)] {
+                net.push(net_time(bench, effort, Verdict::Redirect)?);
+            }
+        }
+        let name = |limits: &str| format!("test run, {hook:?}, a port's limit: {limits}");
+        report.add(one.row(name("alone"), "ns"));
+        report.add(many.row(name("among 10,000"), "ns").beside("alone", &many, &one).ratio_at_most(1.1));
     }
     Ok(())
 }
@@ -122,10 +148,7 @@ fn offers(report: &mut Report, hook: Hook, effort: Effort, stage: Stage) -> Resu
     for _ in 0..effort.rounds {
         for (benches, nets) in benches.iter_mut().zip(&mut nets) {
             for (bench, net) in benches.iter_mut().zip(nets) {
-                let empty = bench.time_empty(effort.packets)?;
-                let (whole, verdict) = bench.time(effort.packets)?;
-                ensure!(verdict == Verdict::Redirect, "verdict {verdict:?}");
-                net.push(whole - empty);
+                net.push(net_time(bench, effort, Verdict::Redirect)?);
             }
         }
     }
@@ -212,10 +235,7 @@ pub fn tables(report: &mut Report, effort: Effort) -> Result<()> {
         lru.set_packets(&scattered(segments(VIP, flows, tcp::ACK)))?;
         for _ in 0..effort.rounds {
             for (bench, net) in [(&mut ours, &mut own), (&mut lru, &mut other)] {
-                let empty = bench.time_empty(effort.packets)?;
-                let (whole, verdict) = bench.time(effort.packets)?;
-                ensure!(verdict == Verdict::Other(XDP_TX), "{text}: verdict {verdict:?}");
-                net.push(whole - empty);
+                net.push(net_time(bench, effort, Verdict::Other(XDP_TX)).context(text)?);
             }
         }
         let name = |table: &str| format!("test run, lookup alone, {text}: {table}");
@@ -233,23 +253,36 @@ fn prepare(hook: Hook, kind: Kind, vips: u32) -> Result<Bench> {
     let to = match kind {
         Kind::Elsewhere => ELSEWHERE,
         Kind::OtherPort => SocketAddrV4::new(*VIP.ip(), 81),
-        Kind::Hit(_) | Kind::Policed(_) | Kind::Syn(_) => VIP,
+        Kind::Hit(_) | Kind::Policed(_) | Kind::PolicedPort(_) | Kind::Syn(_) => VIP,
     };
     let mut bench = Bench::benchmark(hook, buckets, &segments(to, count, tcp::SYN))?;
     let backends: Vec<_> = (10..20).map(|host| SocketAddrV4::new(Ipv4Addr::new(10, 2, 0, host), 8080)).collect();
     let numbers = bench.serve(VIP, TCP, Algorithm::RoundRobin, &backends)?;
-    if let Kind::Policed(_) = kind {
-        bench.set_meter(LIMIT, Meter { rates: [Rate::policed(meter::HIGHEST); 2] })?;
-        numbers.into_iter().try_for_each(|number| bench.bind(number, Binding::new(LIMIT, false)))?;
+    let limits = match kind {
+        Kind::Policed(_) => 1,
+        Kind::PolicedPort(ports) => ports,
+        _ => 0,
+    };
+    for limit in LIMIT..LIMIT + limits {
+        bench.set_meter(limit, Meter { rates: [Rate::policed(meter::HIGHEST); 2] })?;
+    }
+    if limits > 0 {
+        let by_port = matches!(kind, Kind::PolicedPort(_));
+        numbers.into_iter().try_for_each(|number| bench.bind(number, Binding::new(LIMIT, by_port)))?;
+    }
+    if let Kind::PolicedPort(ports) = kind {
+        for (port, limit) in (VIP.port()..).zip(LIMIT..LIMIT + ports) {
+            bench.limit_port(SocketAddrV4::new(*VIP.ip(), port), limit)?;
+        }
     }
     for other in 1..vips {
         let vip = Ipv4Addr::from_bits(OTHER_VIPS.to_bits() + other);
         bench.serve(SocketAddrV4::new(vip, VIP.port()), TCP, Algorithm::RoundRobin, &backends[..1])?;
     }
-    if let Kind::Hit(flows) | Kind::Policed(flows) = kind {
-        bench.time(flows)?;
+    if let Kind::Hit(_) | Kind::Policed(_) | Kind::PolicedPort(_) = kind {
+        bench.time(count)?;
         let made = bench.set_states(State::Established)?;
-        ensure!(made >= flows * 2 / 100 * 99, "{made} flows of {flows} connections are in the table");
+        ensure!(made >= count * 2 / 100 * 99, "{made} flows of {count} connections are in the table");
         bench.set_packets(&scattered(segments(to, count, tcp::ACK)))?;
     }
     Ok(bench)

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 use clap::{Parser, ValueEnum};
 use vipgate_tests::{
-    bench::{Effort, Report, api, bulk, connections, control, plot, testrun, wire},
+    bench::{Effort, Report, api, bulk, connections, control, limits, plot, testrun, wire},
     packet::Hook,
 };
 
@@ -46,6 +46,8 @@ enum Part {
     Connections,
     /// The control plane through the REST API, and packets among many listeners.
     Control,
+    /// Bandwidth limits beside HTB and TBF: what passes, what waits, who else is touched, and ten thousand of them.
+    Limits,
     /// The API under load: pages of big tables, creates, polls.
     Api,
 }
@@ -80,6 +82,10 @@ fn main() -> Result<()> {
         control::run(&mut report, effort)?;
         apart(|| control::packets(&mut report, effort))?;
     }
+    if wanted(Part::Limits) {
+        limits::run(&mut report, effort)?;
+        apart(|| testrun::limits(&mut report, effort))?;
+    }
     if wanted(Part::Api) {
         api::run(&mut report, effort)?;
     }
@@ -87,7 +93,7 @@ fn main() -> Result<()> {
         report.write(path)?;
     }
     if let Some(directory) = &arguments.plots {
-        plot::draw(report.rows(), directory)?;
+        plot::draw(&report, directory)?;
     }
     Ok(())
 }

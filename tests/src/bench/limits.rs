@@ -1,0 +1,480 @@
+//! Bandwidth limits: what passes, how long packets wait, and whom else that touches, beside the kernel's own shapers.
+//!
+//! ```text
+//! client eth0 ── pub0 router priv0 ── eth0 guest
+//! ```
+//! The wires and their offloads are as in [`peers`](super::peers). What is limited goes from the client to the guest: to
+//! vipgate by the guest's elastic IP, whose inbound bandwidth is limited through the REST API; to its peers, which only
+//! forward, by the guest's own address. They shape where the existing router does: ingress of the public device is
+//! redirected to an ifb. HTB has that router's settings (rate = ceil, burst 15k), but a first-in first-out leaf as long as a
+//! device's queue, where that router has SFQ, which spares a ping the queue of others. TBF has a burst of 10 ms and a
+//! latency of 50 ms.
+//!
+//! A figure is what arrives in a window of time once the traffic has run for a while: of UDP what it is on the wire, of TCP
+//! the payload beside what full segments at the limit would carry. vipgate's queues are served a little faster than their
+//! limits (`net::queue` of the controller) until what the first burst left in them is gone: a window of the first
+//! seconds shows that.
+
+use std::{
+    net::{Ipv4Addr, SocketAddrV4},
+    thread::sleep,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result};
+use reqwest::Method;
+use serde_json::json;
+
+use super::{
+    Curve, Effort, Report, Series,
+    control::{by_customers, call, serve, wide_network},
+    peers::{plug_straight, remove, set_offloads, start_as_shipped},
+    traffic::{DATAGRAM, FRAME, SEGMENT, Traffic},
+};
+use crate::lab::{
+    Cloud, Controller, Hook, Host, Lab, LabOptions, WEB, host::ECHO_PORT, topology::PUBLIC_DEVICE, wait_until,
+};
+
+/// The limited VIP, and one beside it.
+const VIP: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 50);
+const BYSTANDER: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 51);
+const PORT: u16 = 5201;
+const BYSTANDER_PORT: u16 = 5202;
+
+/// As the API and the existing router count.
+const MEGABIT: u64 = 1 << 20;
+const LIMITS: [(u64, &str); 5] = [
+    (MEGABIT, "1 Mbit/s"),
+    (10 * MEGABIT, "10 Mbit/s"),
+    (100 * MEGABIT, "100 Mbit/s"),
+    (1000 * MEGABIT, "1 Gbit/s"),
+    (5000 * MEGABIT, "5 Gbit/s"),
+];
+/// At this one pings, and bystanders, are measured.
+const SLOW: u64 = 10 * MEGABIT;
+
+/// No sender here offers more of them.
+const MOST_DATAGRAMS: u64 = 1000 * MEGABIT;
+
+/// Before the window: what was lost in slow start is there, and what a burst let pass.
+const RAMP: Duration = Duration::from_millis(750);
+/// The same of datagrams, which fill a limit from the first moment; their window is half as long as well.
+const UDP_RAMP: Duration = Duration::from_millis(250);
+const PATIENCE: Duration = Duration::from_secs(20);
+/// Datagrams that are offered, to the limit.
+const EXCESS: f64 = 1.25;
+/// Of a figure's two digits after the point: less is no difference.
+const EQUAL: f64 = 0.995;
+
+/// Who limits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    Vipgate(Hook),
+    Htb,
+    Tbf,
+}
+
+impl Way {
+    const ALL: [Self; 4] = [Self::Vipgate(Hook::Xdp), Self::Vipgate(Hook::Tc), Self::Htb, Self::Tbf];
+
+    fn name(self) -> String {
+        match self {
+            Self::Vipgate(hook) => format!("vipgate ({hook})"),
+            Self::Htb => "HTB".to_owned(),
+            Self::Tbf => "TBF".to_owned(),
+        }
+    }
+
+    fn is_peer(self) -> bool {
+        !matches!(self, Self::Vipgate(_))
+    }
+}
+
+/// What is sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Load {
+    Tcp(u32),
+    Udp,
+}
+
+impl Load {
+    const ALL: [Self; 3] = [Self::Tcp(1), Self::Tcp(MANY), Self::Udp];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Tcp(1) => "TCP goodput to the ideal, 1 flow",
+            Self::Tcp(_) => "TCP goodput to the ideal, 8 flows",
+            Self::Udp => "UDP on the wire to the limit",
+        }
+    }
+
+    /// What arrives, in hundredths of what may.
+    fn percent(self, rate: f64, limit: u64) -> f64 {
+        let payload = match self {
+            Self::Tcp(_) => SEGMENT,
+            Self::Udp => DATAGRAM,
+        };
+        100.0 * rate / ideal(limit, payload)
+    }
+}
+
+/// Flows where there are several.
+const MANY: u32 = 8;
+
+/// Bits of payload a second that full frames at the limit carry.
+fn ideal(limit: u64, payload: u32) -> f64 {
+    limit as f64 * f64::from(payload) / f64::from(FRAME)
+}
+
+/// Measures everything of limits that traffic shows.
+pub fn run(report: &mut Report, effort: Effort) -> Result<()> {
+    let room = Room::new()?;
+    accuracy(report, effort, &room)?;
+    bystanders(report, effort, &room)?;
+    changes(report, effort, &room)?;
+    drop(room);
+    many(report)
+}
+
+/// One figure's rounds, by way.
+type ByWay = Vec<(Way, Series)>;
+
+fn by_way() -> ByWay {
+    Way::ALL.iter().map(|&way| (way, Series::default())).collect()
+}
+
+/// The peer whose median is best.
+fn best_peer(of: &ByWay) -> Option<(Way, &Series)> {
+    let peers = of.iter().filter(|(way, _)| way.is_peer()).map(|(way, series)| (*way, series));
+    peers.max_by(|(_, one), (_, other)| one.median().total_cmp(&other.median()))
+}
+
+/// Seconds of a window, and rounds, of an effort: a limit's window is longer than a packet's, and fewer of them do.
+fn windows(effort: Effort) -> (Duration, u32) {
+    (Duration::from_secs(u64::from(effort.seconds + 1)), effort.rounds / 2 + 1)
+}
+
+/// Every load through every limit by each way in turn, and pings beside one of them.
+fn accuracy(report: &mut Report, effort: Effort, room: &Room) -> Result<()> {
+    let (window, rounds) = windows(effort);
+    // The highest is for a machine that has the time.
+    let limits = if effort.seconds > 1 { &LIMITS[..] } else { &LIMITS[..4] };
+    let mut figures: Vec<Vec<ByWay>> = limits.iter().map(|_| Load::ALL.iter().map(|_| by_way()).collect()).collect();
+    let mut pings = by_way();
+    for _ in 0..rounds {
+        for (column, way) in Way::ALL.into_iter().enumerate() {
+            let opened = room.open(way).with_context(|| way.name())?;
+            for (&(limit, name), figures) in limits.iter().zip(&mut figures) {
+                for (load, figures) in Load::ALL.into_iter().zip(figures) {
+                    if load == Load::Udp && limit > MOST_DATAGRAMS {
+                        continue;
+                    }
+                    let with_ping = limit == SLOW && load == Load::Tcp(MANY);
+                    let (percent, times) = room
+                        .measure(&opened, load, limit, window, with_ping)
+                        .with_context(|| format!("{}: {}, {name}", load.name(), way.name()))?;
+                    figures[column].1.push(percent);
+                    times.into_iter().for_each(|time| pings[column].1.push(time));
+                }
+            }
+            room.close(opened)?;
+        }
+    }
+    for (place, load) in Load::ALL.into_iter().enumerate() {
+        for ((_, limit), figures) in limits.iter().zip(&figures) {
+            let best = best_peer(&figures[place]);
+            for (way, series) in figures[place].iter().filter(|(_, series)| !series.is_empty()) {
+                let row = series.row(format!("limits, {}: {limit}, {}", load.name(), way.name()), "%");
+                report.add(match (way, load, best) {
+                    (Way::Vipgate(_), Load::Udp, _) => row.at_least(99.0).at_most(100.5),
+                    (Way::Vipgate(_), Load::Tcp(_), Some((peer, best))) => {
+                        row.at_least(98.0).beside(peer.name(), series, best).ratio_at_least(EQUAL)
+                    }
+                    _ => row,
+                });
+            }
+        }
+    }
+    for (way, series) in &pings {
+        let row = series.row(format!("limits, ping through a full 10 Mbit/s: {}", way.name()), "ms");
+        report.add(if way.is_peer() { row } else { row.at_most(60.0) });
+    }
+    Ok(())
+}
+
+/// Another VIP's throughput and latency beside a limit that is full, and beside nothing.
+fn bystanders(report: &mut Report, effort: Effort, room: &Room) -> Result<()> {
+    let (_, rounds) = windows(effort);
+    let window = Duration::from_secs(u64::from(effort.seconds));
+    for hook in [Hook::Xdp, Hook::Tc] {
+        let opened = room.open(Way::Vipgate(hook))?;
+        room.limit(&opened, SLOW)?;
+        let (mut alone, mut beside) = (<[Series; 2]>::default(), <[Series; 2]>::default());
+        for _ in 0..rounds {
+            room.bystander(&mut alone, window)?;
+            let full = room.start(&opened, Load::Tcp(MANY), SLOW)?;
+            room.bystander(&mut beside, window)?;
+            full.end()?;
+        }
+        room.remove_limit(&opened)?;
+        room.close(opened)?;
+        let name = |what: &str, when: &str| format!("limits, another VIP's {what}: {when}, vipgate ({hook})");
+        let rows = |what: &str, unit, own: &Series, base: &Series| {
+            let [without, with] = ["no traffic at the limit", "a full 10 Mbit/s limit"];
+            (base.row(name(what, without), unit), own.row(name(what, with), unit).beside(without, own, base))
+        };
+        let (without, with) = rows("TCP", "Gbit/s", &beside[0], &alone[0]);
+        report.add(without);
+        report.add(with.ratio_at_least(0.95));
+        let (without, with) = rows("round trip", "us", &beside[1], &alone[1]);
+        report.add(without);
+        report.add(with.ratio_at_most(1.05));
+    }
+    Ok(())
+}
+
+/// What a limit is in turn, in Mbit/s.
+const STEPS: [u64; 3] = [20, 80, 40];
+/// Between two looks at what has arrived.
+const TICK: Duration = Duration::from_millis(100);
+/// Such looks at a step, for each of an effort's seconds.
+const TICKS: u32 = 24;
+
+/// One flow while its limit changes: over time, and of what each step allows once it has found its rate.
+fn changes(report: &mut Report, effort: Effort, room: &Room) -> Result<()> {
+    let ticks = TICKS * effort.seconds;
+    let mut allowed = Vec::new();
+    for hook in [Hook::Xdp, Hook::Tc] {
+        let opened = room.open(Way::Vipgate(hook))?;
+        room.limit(&opened, STEPS[0] * MEGABIT)?;
+        let traffic = room.start(&opened, Load::Tcp(1), STEPS[0] * MEGABIT)?;
+        let start = Instant::now();
+        let mut points = Vec::new();
+        let mut steps = Vec::new();
+        allowed.clear();
+        for (number, step) in STEPS.into_iter().enumerate() {
+            if number > 0 {
+                room.remove_limit(&opened)?;
+                room.limit(&opened, step * MEGABIT)?;
+            }
+            let megabits = ideal(step, SEGMENT);
+            allowed.push((start.elapsed().as_secs_f64(), megabits));
+            let mut before = traffic.arrived();
+            let mut settled = before;
+            for tick in 0..ticks {
+                sleep(TICK);
+                let now = traffic.arrived();
+                points.push((start.elapsed().as_secs_f64(), now.rate_since(&before) / MEGABIT as f64));
+                before = now;
+                if tick == ticks / 2 {
+                    settled = now;
+                }
+            }
+            allowed.push((start.elapsed().as_secs_f64(), megabits));
+            steps.push(Load::Tcp(1).percent(before.rate_since(&settled), step * MEGABIT));
+        }
+        traffic.end()?;
+        room.remove_limit(&opened)?;
+        room.close(opened)?;
+        let way = Way::Vipgate(hook).name();
+        for (step, percent) in STEPS.into_iter().zip(steps) {
+            let mut series = Series::default();
+            series.push(percent);
+            report.add(series.row(format!("limits, changed while in use: {step} Mbit/s, {way}"), "%").at_least(98.0));
+        }
+        report.add_curve(Curve { name: format!("{CHANGED}: {way}"), unit: "Mbit/s", points });
+    }
+    report.add_curve(Curve { name: format!("{CHANGED}: the ideal"), unit: "Mbit/s", points: allowed });
+    Ok(())
+}
+
+const CHANGED: &str = "TCP goodput while the limit changes";
+
+/// VIPs, and ports of each that get a limit.
+const VIPS: u32 = 1000;
+const PORTS: u32 = 10;
+
+/// How long ten thousand limits take, each a call of its own, until the kernel holds them.
+fn many(report: &mut Report) -> Result<()> {
+    let lab = Lab::new(LabOptions { hook: Hook::Auto, clients: 1, backends: 1 })?;
+    let controller = start_as_shipped(&lab, Hook::Auto)?;
+    let mut cloud = Cloud::new(&lab, controller.api(&lab.router)?)?;
+    cloud.public_l3 = wide_network(&cloud)?;
+    let vips = by_customers(VIPS, |number| Ok(serve(&cloud, number, 1)?.0))?;
+    let start = Instant::now();
+    by_customers(VIPS * PORTS, |number| {
+        let vip = &vips[usize::try_from(number % VIPS)?];
+        let limit = json!({ "setVipQos": { "port": u32::from(WEB.port) + number / VIPS, "inboundBandwidth": SLOW } });
+        call(&cloud.api, Method::PUT, &format!("/vips/{vip}/actions"), Some(&limit))
+    })?;
+    let mut took = Series::default();
+    took.push(start.elapsed().as_secs_f64());
+    report.add(took.row("10,000 bandwidth limits through the API", "s").at_most(10.0));
+    Ok(())
+}
+
+/// The hosts, and what the store knows of them.
+#[derive(Debug)]
+struct Room {
+    cloud: Cloud,
+    vip: String,
+    lab: Lab,
+}
+
+/// A way that is ready to be used.
+#[derive(Debug)]
+struct Opened {
+    way: Way,
+    vipgate: Option<(Controller, Cloud)>,
+}
+
+impl Opened {
+    fn target(&self, room: &Room) -> SocketAddrV4 {
+        let address = if self.way.is_peer() { room.guest().address } else { VIP };
+        SocketAddrV4::new(address, PORT)
+    }
+}
+
+impl Room {
+    fn new() -> Result<Self> {
+        let lab = Lab::new(LabOptions { hook: Hook::Auto, clients: 1, backends: 1 })?;
+        plug_straight(&lab)?;
+        let controller = start_as_shipped(&lab, Hook::Auto)?;
+        let cloud = Cloud::new(&lab, controller.api(&lab.router)?)?;
+        let vip = cloud.vip(VIP)?;
+        for vip in [&vip, &cloud.vip(BYSTANDER)?] {
+            cloud.elastic(vip, 0)?;
+        }
+        remove(&lab, controller)?;
+        Ok(Self { cloud, vip, lab })
+    }
+
+    fn guest(&self) -> &Host {
+        &self.lab.backends[0]
+    }
+
+    fn open(&self, way: Way) -> Result<Opened> {
+        set_offloads(&self.lab, way == Way::Vipgate(Hook::Xdp))?;
+        let vipgate = match way {
+            Way::Vipgate(hook) => {
+                let controller = start_as_shipped(&self.lab, hook)?;
+                let api = controller.api(&self.lab.router)?;
+                Some((controller, Cloud { api, ..self.cloud.clone() }))
+            }
+            Way::Htb | Way::Tbf => None,
+        };
+        let opened = Opened { way, vipgate };
+        let echo = SocketAddrV4::new(*opened.target(self).ip(), ECHO_PORT);
+        wait_until("the way to be open", PATIENCE, || self.lab.client().tcp(echo)?.ask())?;
+        Ok(opened)
+    }
+
+    fn close(&self, opened: Opened) -> Result<()> {
+        opened.vipgate.map_or(Ok(()), |(controller, _)| remove(&self.lab, controller))
+    }
+
+    /// Limits what goes to the guest.
+    fn limit(&self, opened: &Opened, bits: u64) -> Result<()> {
+        if let Some((_, cloud)) = &opened.vipgate {
+            let limit = json!({ "setVipQos": { "inboundBandwidth": bits } });
+            call(&cloud.api, Method::PUT, &format!("/vips/{}/actions", self.vip), Some(&limit))?;
+            return Ok(());
+        }
+        let router = &self.lab.router;
+        router.ip("link add ifb0 txqueuelen 1000 type ifb")?;
+        router.ip("link set ifb0 up")?;
+        if opened.way == Way::Htb {
+            router.run("tc", "qdisc add dev ifb0 root handle 1: htb default 10")?;
+            router.run(
+                "tc",
+                &format!("class add dev ifb0 parent 1: classid 1:10 htb rate {bits}bit ceil {bits}bit burst 15k"),
+            )?;
+        } else {
+            // Less than a frame passes none.
+            let burst = (bits / 8 / 100).max(2 * u64::from(FRAME));
+            router.run("tc", &format!("qdisc add dev ifb0 root tbf rate {bits}bit burst {burst} latency 50ms"))?;
+        }
+        router.run("tc", &format!("qdisc add dev {PUBLIC_DEVICE} ingress"))?;
+        let everything = "parent ffff: protocol ip u32 match u32 0 0";
+        let redirect = "action mirred egress redirect dev ifb0";
+        router.run("tc", &format!("filter add dev {PUBLIC_DEVICE} {everything} {redirect}"))?;
+        Ok(())
+    }
+
+    fn remove_limit(&self, opened: &Opened) -> Result<()> {
+        if let Some((_, cloud)) = &opened.vipgate {
+            call(&cloud.api, Method::DELETE, &format!("/vips/{}/vip-qos", self.vip), None)?;
+            return Ok(());
+        }
+        self.lab.router.run("tc", &format!("qdisc del dev {PUBLIC_DEVICE} ingress"))?;
+        self.lab.router.ip("link del ifb0")?;
+        Ok(())
+    }
+
+    /// Traffic that fills the limit.
+    fn start(&self, opened: &Opened, load: Load, limit: u64) -> Result<Traffic> {
+        let (client, guest, to) = (self.lab.client(), self.guest(), opened.target(self));
+        Ok(match load {
+            Load::Tcp(flows) => {
+                let traffic = Traffic::tcp(client, guest, to, flows)?;
+                sleep(RAMP);
+                traffic
+            }
+            Load::Udp => {
+                let traffic = Traffic::udp(client, guest, to, limit as f64 * EXCESS)?;
+                sleep(UDP_RAMP);
+                traffic
+            }
+        })
+    }
+
+    /// What arrives, in hundredths of what may; and the times of pings meanwhile, if that is wanted.
+    fn measure(
+        &self,
+        opened: &Opened,
+        load: Load,
+        limit: u64,
+        window: Duration,
+        with_ping: bool,
+    ) -> Result<(f64, Vec<f64>)> {
+        // A new one each time: in a long queue there is still what came before.
+        self.limit(opened, limit)?;
+        let traffic = self.start(opened, load, limit)?;
+        let before = traffic.arrived();
+        let pings = if with_ping { self.ping(opened, window)? } else { Vec::new() };
+        if !with_ping {
+            sleep(if load == Load::Udp { window / 2 } else { window });
+        }
+        let rate = traffic.arrived().rate_since(&before);
+        traffic.end()?;
+        self.remove_limit(opened)?;
+        Ok((load.percent(rate, limit), pings))
+    }
+
+    /// Milliseconds of each ping that is answered, five a second.
+    fn ping(&self, opened: &Opened, window: Duration) -> Result<Vec<f64>> {
+        let (count, to) = (window.as_millis() / 200, *opened.target(self).ip());
+        let said = self.lab.client().namespace.run("ping", &format!("-n -c {count} -i 0.2 -W 3 {to}"))?;
+        let times = said.lines().filter_map(|line| line.split_once(" time=")?.1.strip_suffix(" ms"));
+        times.map(|time| time.parse().with_context(|| format!("not what ping says: {said}"))).collect()
+    }
+
+    /// Adds the other VIP's throughput in Gbit/s, and its round trip in microseconds.
+    fn bystander(&self, [throughput, trip]: &mut [Series; 2], window: Duration) -> Result<()> {
+        let to = SocketAddrV4::new(BYSTANDER, BYSTANDER_PORT);
+        let traffic = Traffic::tcp(self.lab.client(), self.guest(), to, 1)?;
+        sleep(RAMP);
+        throughput.push(traffic.rate(window) / 1e9);
+        traffic.end()?;
+        let mut session = self.lab.client().tcp(SocketAddrV4::new(BYSTANDER, ECHO_PORT))?;
+        let mut asked = Series::default();
+        let end = Instant::now() + window / 2;
+        while Instant::now() < end {
+            let start = Instant::now();
+            session.ask()?;
+            asked.push(start.elapsed().as_secs_f64() * 1e6);
+        }
+        trip.push(asked.median());
+        Ok(())
+    }
+}
