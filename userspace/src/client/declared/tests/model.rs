@@ -77,7 +77,9 @@ impl Model {
                 }
             }
             Step::Change(thing, change) => {
-                let to = thing.references().filter(|(key, _)| *key == change.field.key).map(|(_, id)| id);
+                // What is taken off first may get what is yet to be made.
+                let gets = |key: &str| change.to.is_some() && key == change.field.key;
+                let to = thing.references().filter(|(key, _)| gets(key)).map(|(_, id)| id);
                 self.assert_has(to, step);
                 let values = &mut self.0.get_mut(&thing.id()).unwrap_or_else(|| panic!("{step:?}")).values;
                 match &change.to {
