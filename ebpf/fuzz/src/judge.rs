@@ -347,9 +347,10 @@ fn opened(flow: &Slot, [came, left]: [&FlowKey; 2], flags: u8, before: &Table) {
     };
     // What has one place to go goes on though it was forgotten.
     assert!(flags == SYN || takes_all && flags & (SYN | RST | ACK) == ACK, "flags {flags:#x} open no connection");
-    if let Some(held) = before.find(&reversed(left)).filter(|held| held.word.state() > State::Answered) {
+    let is_live = |held: &Slot| held.is_current() && held.word.state() > State::Answered;
+    if let Some(held) = before.find(&reversed(left)).filter(is_live) {
         let is_own = held.rewritten() == [(came.dst, came.dport), (came.src, came.sport)];
-        assert!(is_own, "a live connection's port was given away: {held:?}");
+        assert!(is_own, "a live connection's port was given away: {held:?}, {came:?} left as {left:?}");
     }
 }
 
