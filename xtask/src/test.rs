@@ -10,10 +10,15 @@ use crate::{
 };
 use anyhow::{Context as _, Result, bail};
 use std::{
+    env,
     io::{BufRead as _, BufReader},
     process::{Command, ExitStatus, Stdio},
     time::Instant,
 };
+
+/// Where the property tests' inputs come from. They are the same in each run, so that the outcome tells of the code
+/// alone; `cargo test` and `cargo xtask fuzz` look for new ones.
+const SEED: &str = "PROPTEST_RNG_SEED";
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -32,6 +37,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     build::everything()?;
 
     let mut command = cargo(&["test", "--locked", "--workspace", "--no-fail-fast"]);
+    if env::var_os(SEED).is_none() {
+        command.env(SEED, "1");
+    }
     if !is_root() {
         let Some(sudo) = which("sudo") else {
             bail!("the tests make network namespaces and load programs into the kernel: run this command as root");
@@ -90,7 +98,7 @@ fn run_counting(command: &mut Command) -> Result<(Tally, ExitStatus)> {
 
 /// The variable that tells cargo how to start a program of the host's own target.
 fn runner_variable() -> String {
-    format!("CARGO_TARGET_{}_UNKNOWN_LINUX_GNU_RUNNER", std::env::consts::ARCH.to_uppercase())
+    format!("CARGO_TARGET_{}_UNKNOWN_LINUX_GNU_RUNNER", env::consts::ARCH.to_uppercase())
 }
 
 #[cfg(test)]

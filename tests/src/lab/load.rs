@@ -9,14 +9,17 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    thread::JoinHandle,
+    thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
 
 /// However long a test takes, its load ends.
 const LONGEST: Duration = Duration::from_secs(600);
 
-/// HTTP requests one after another, each on a new connection.
+/// Between the starts of two requests: one every moment, and the machine is not busy with nothing else.
+const BETWEEN_REQUESTS: Duration = Duration::from_millis(4);
+
+/// HTTP requests one after another at a steady rate, each on a new connection.
 #[derive(Debug)]
 pub struct Load {
     stop: Arc<AtomicBool>,
@@ -40,7 +43,10 @@ impl Load {
         let thread = client.namespace.spawn(move || {
             let mut report = LoadReport::default();
             let end = Instant::now() + LONGEST;
+            let mut due = Instant::now();
             while !stopped.load(Ordering::Relaxed) && Instant::now() < end {
+                thread::sleep(due.saturating_duration_since(Instant::now()));
+                due = (due + BETWEEN_REQUESTS).max(Instant::now());
                 match fetch(vip) {
                     Ok(_) => report.answered += 1,
                     Err(error) => {
@@ -125,7 +131,7 @@ impl Datagrams {
         let port = socket.local_addr()?.port();
         let (stop, answered) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         let (stopped, counted) = (Arc::clone(&stop), Arc::clone(&answered));
-        let thread = std::thread::spawn(move || exchange(&socket, &stopped, &counted));
+        let thread = thread::spawn(move || exchange(&socket, &stopped, &counted));
         Ok(Self { client: SocketAddrV4::new(client.address, port), vip, stop, answered, thread: Some(thread) })
     }
 

@@ -56,7 +56,7 @@ impl Plane {
         if hook == Hook::Tc {
             self.remove(&self.dir.behind_link(&target.name), &target.name)?;
         }
-        let attach = |old| attach_tc(programs.egress().map_err(incomplete)?, target, TcAttachType::Egress, old);
+        let attach = |old| Ok(attach_tc(programs.egress()?, target, TcAttachType::Egress, old)?);
         self.hold(&self.dir.egress_link(&target.name), target, attach)
             .map_err(|error| explain(error, target, Hook::Tc))?;
         Ok(hook)
@@ -65,7 +65,7 @@ impl Plane {
     /// Puts the program on the device at which packets come out of their queues, or replaces the one that is there.
     pub fn attach_queue(&self, target: &Target) -> Result<(), AttachError> {
         let mut programs = self.programs();
-        let attach = |old| attach_tc(programs.queue().map_err(incomplete)?, target, TcAttachType::Ingress, old);
+        let attach = |old| Ok(attach_tc(programs.queue()?, target, TcAttachType::Ingress, old)?);
         let held = self.hold(&self.dir.queue_link(&target.name), target, attach);
         held.map(drop).map_err(|error| explain(error, target, Hook::Tc))
     }
@@ -90,7 +90,7 @@ impl Plane {
     fn attach_at(&self, programs: &mut Programs, target: &Target, hook: Hook) -> Result<(), AttachError> {
         if hook == Hook::Xdp || hook == Hook::XdpGeneric {
             // Before the program that hands packets over to it.
-            let behind = |old| attach_tc(programs.behind().map_err(incomplete)?, target, TcAttachType::Ingress, old);
+            let behind = |old| Ok(attach_tc(programs.behind()?, target, TcAttachType::Ingress, old)?);
             self.hold(&self.dir.behind_link(&target.name), target, behind)
                 .map_err(|failure| explain(failure, target, Hook::Tc))?;
             // The kernel allows one mode a device.
@@ -98,8 +98,8 @@ impl Plane {
             self.unpin(other, &target.name)?;
         }
         let attach = |old| match hook {
-            Hook::Auto | Hook::Tc => attach_tc(programs.tc().map_err(incomplete)?, target, TcAttachType::Ingress, old),
-            Hook::Xdp | Hook::XdpGeneric => attach_xdp(programs.xdp().map_err(incomplete)?, target, hook, old),
+            Hook::Auto | Hook::Tc => Ok(attach_tc(programs.tc()?, target, TcAttachType::Ingress, old)?),
+            Hook::Xdp | Hook::XdpGeneric => Ok(attach_xdp(programs.xdp()?, target, hook, old)?),
         };
         let replaced = self
             .hold(&self.dir.link(hook, &target.name), target, attach)
@@ -114,7 +114,7 @@ impl Plane {
         &self,
         path: &Path,
         target: &Target,
-        attach: impl FnOnce(Option<FdLink>) -> Result<FdLink, ProgramError>,
+        attach: impl FnOnce(Option<FdLink>) -> Result<FdLink, Failure>,
     ) -> Result<bool, Failure> {
         let failed =
             |what, reason: String| Failure::Link(AttachError::Link { device: target.name.clone(), what, reason });
@@ -128,7 +128,7 @@ impl Plane {
             None
         };
         let replaced = old.is_some();
-        let link = attach(old).map_err(Failure::Program)?;
+        let link = attach(old)?;
         if !replaced {
             link.pin(path).map_err(|error| failed("pin", causes(&error)))?;
         }
@@ -156,13 +156,20 @@ impl Plane {
 /// Why a link does not hold a program.
 enum Failure {
     Link(AttachError),
+    Load(LoadError),
     Program(ProgramError),
 }
 
-/// A program that the object lacks; the loader has checked that it does not.
-#[allow(clippy::needless_pass_by_value, reason = "the signature that map_err wants")]
-fn incomplete(error: LoadError) -> ProgramError {
-    ProgramError::IOError(io::Error::new(io::ErrorKind::NotFound, error.to_string()))
+impl From<LoadError> for Failure {
+    fn from(error: LoadError) -> Self {
+        Self::Load(error)
+    }
+}
+
+impl From<ProgramError> for Failure {
+    fn from(error: ProgramError) -> Self {
+        Self::Program(error)
+    }
 }
 
 fn attach_xdp(program: &mut Xdp, target: &Target, hook: Hook, old: Option<FdLink>) -> Result<FdLink, ProgramError> {
@@ -186,8 +193,39 @@ fn update_tc(program: &mut SchedClassifier, link: FdLink) -> Result<FdLink, Prog
     FdLink::try_from(program.take_link(id)?).map_err(invalid)
 }
 
+/// What kind of program a link holds.
+enum LinkKind {
+    Xdp,
+    Classifier(fn(&mut Programs) -> Result<&mut SchedClassifier, LoadError>),
+}
+
+impl LinkKind {
+    /// By the name that the link is pinned under.
+    fn of(name: &str) -> Self {
+        match name.split('-').next() {
+            Some("egress") => Self::Classifier(Programs::egress),
+            Some("behind") => Self::Classifier(Programs::behind),
+            Some("queue") => Self::Classifier(Programs::queue),
+            Some("tc") => Self::Classifier(Programs::tc),
+            _ => Self::Xdp,
+        }
+    }
+}
+
+/// Loads what [`update_all`] will need: a program that the kernel refuses is known before a device has another.
+pub(super) fn load_all(dir: &PinDir, programs: &mut Programs) -> Result<(), LoadError> {
+    for name in dir.link_names()? {
+        match LinkKind::of(&name) {
+            LinkKind::Xdp => drop(programs.xdp()?),
+            LinkKind::Classifier(program) => drop(program(programs)?),
+        }
+    }
+    Ok(())
+}
+
 /// Gives every pinned link the program of its kind, each in one step.
 pub(super) fn update_all(dir: &PinDir, programs: &mut Programs) -> Result<(), LoadError> {
+    load_all(dir, programs)?;
     for name in dir.link_names()? {
         let path = dir.links().join(&name);
         let failed = |reason: String| LoadError::Link { path: path.clone(), reason };
@@ -196,12 +234,9 @@ pub(super) fn update_all(dir: &PinDir, programs: &mut Programs) -> Result<(), Lo
             continue;
         }
         let link = FdLink::from(PinnedLink::from_pin(&path).map_err(|error| failed(causes(&error)))?);
-        let updated = match name.split('-').next() {
-            Some("egress") => update_tc(programs.egress()?, link),
-            Some("behind") => update_tc(programs.behind()?, link),
-            Some("queue") => update_tc(programs.queue()?, link),
-            Some("tc") => update_tc(programs.tc()?, link),
-            _ => update_xdp(programs.xdp()?, link),
+        let updated = match LinkKind::of(&name) {
+            LinkKind::Xdp => update_xdp(programs.xdp()?, link),
+            LinkKind::Classifier(program) => update_tc(program(programs)?, link),
         };
         // The device may go at any moment, and what its link holds with it.
         if let Err(error) = updated
@@ -240,6 +275,7 @@ fn explain(failure: Failure, target: &Target, hook: Hook) -> AttachError {
     let device = target.name.clone();
     let error = match failure {
         Failure::Link(error) => return error,
+        Failure::Load(source) => return AttachError::Load { device, source },
         Failure::Program(error) => error,
     };
     match (os_error(&error), hook) {

@@ -114,6 +114,8 @@ pub enum AttachError {
     Busy { device: String },
     #[error("{device} cannot get a TC program; TCX needs Linux 6.6 or later: {}", causes(source))]
     NoTcx { device: String, source: Box<aya::programs::ProgramError> },
+    #[error("{device}: {source}")]
+    Load { device: String, source: LoadError },
     #[error("there is no device {device}")]
     NoDevice { device: String },
     #[error("cannot {what} the link of {device}: {reason}")]

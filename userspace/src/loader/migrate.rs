@@ -77,7 +77,8 @@ pub(super) fn resize(dir: &PinDir, wanted: Sizes) -> Result<(), LoadError> {
 fn prepare(dir: &PinDir, held: Sizes, new: &PinDir, sizes: Sizes) -> Result<(Programs, Begun), LoadError> {
     new.make()?;
     object::make_resized(dir, held, new, sizes)?;
-    let programs = bridging(new, sizes, dir)?;
+    let mut programs = bridging(new, sizes, dir)?;
+    attach::load_all(dir, &mut programs)?;
     if held.flows != sizes.flows {
         let mut first = object::load_bridging(dir, held, Some((new, sizes.flows)))?;
         attach::update_all(dir, &mut first)?;

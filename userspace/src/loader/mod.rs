@@ -162,7 +162,7 @@ pub struct Plane {
 }
 
 impl Plane {
-    /// Opens the pinned tables, makes those that are missing, and loads the programs. No device is touched yet.
+    /// Opens the pinned tables, makes those that are missing, and loads the hook's programs. No device is touched yet.
     pub fn open(options: &Options) -> Result<Arc<Self>, LoadError> {
         options.sizes.check()?;
         object::lift_memlock();
@@ -173,7 +173,8 @@ impl Plane {
             warn!(tables = other, "tables of another version cannot be read: the connections in them end");
         }
         migrate::resize(&dir, options.sizes)?;
-        let (programs, sizes) = object::load(&dir, options.sizes)?;
+        let (mut programs, sizes) = object::load(&dir, options.sizes)?;
+        programs.load_for(options.hook)?;
         tables::initialise(&dir, sizes)?;
         Ok(Arc::new(Self { dir, hook: options.hook, sizes, programs: Mutex::new(programs) }))
     }

@@ -22,7 +22,7 @@ use vipgate_abi::{
     source::{self, Source, SourceKey},
 };
 
-use super::{Sizes, bpffs::PinDir, error::LoadError};
+use super::{Hook, Sizes, bpffs::PinDir, error::LoadError};
 
 /// The kernel programs, as `cargo xtask build` made them; a deployed router needs no toolchain.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/vipgate.o"));
@@ -77,31 +77,58 @@ fn shapes(sizes: Sizes) -> Vec<Shape> {
     ]
 }
 
-/// The loaded programs.
+/// The programs, each loaded when it is first asked for: the kernel's verification of one takes long.
 #[derive(Debug)]
 pub(super) struct Programs {
     ebpf: Ebpf,
 }
 
 impl Programs {
+    /// Loads what a hook needs on every device, so that a kernel that refuses it is known before a device is touched.
+    /// With [`Hook::Auto`] each device decides.
+    pub(super) fn load_for(&mut self, hook: Hook) -> Result<(), LoadError> {
+        self.egress()?;
+        match hook {
+            Hook::Auto => {}
+            Hook::Tc => drop(self.tc()?),
+            Hook::Xdp | Hook::XdpGeneric => {
+                self.behind()?;
+                self.xdp()?;
+            }
+        }
+        Ok(())
+    }
+
     pub(super) fn xdp(&mut self) -> Result<&mut Xdp, LoadError> {
-        program(&mut self.ebpf, maps::PROGRAM_XDP)
+        let xdp: &mut Xdp = program(&mut self.ebpf, maps::PROGRAM_XDP)?;
+        if xdp.fd().is_err() {
+            load_persistently(|| xdp.load()).map_err(|error| LoadError::program(maps::PROGRAM_XDP, &error))?;
+        }
+        Ok(xdp)
     }
 
     pub(super) fn tc(&mut self) -> Result<&mut SchedClassifier, LoadError> {
-        program(&mut self.ebpf, maps::PROGRAM_TC)
+        self.classifier(maps::PROGRAM_TC)
     }
 
     pub(super) fn egress(&mut self) -> Result<&mut SchedClassifier, LoadError> {
-        program(&mut self.ebpf, maps::PROGRAM_EGRESS)
+        self.classifier(maps::PROGRAM_EGRESS)
     }
 
     pub(super) fn behind(&mut self) -> Result<&mut SchedClassifier, LoadError> {
-        program(&mut self.ebpf, maps::PROGRAM_BEHIND)
+        self.classifier(maps::PROGRAM_BEHIND)
     }
 
     pub(super) fn queue(&mut self) -> Result<&mut SchedClassifier, LoadError> {
-        program(&mut self.ebpf, maps::PROGRAM_QUEUE)
+        self.classifier(maps::PROGRAM_QUEUE)
+    }
+
+    fn classifier(&mut self, name: &'static str) -> Result<&mut SchedClassifier, LoadError> {
+        let tc: &mut SchedClassifier = program(&mut self.ebpf, name)?;
+        if tc.fd().is_err() {
+            load_persistently(|| tc.load()).map_err(|error| LoadError::program(name, &error))?;
+        }
+        Ok(tc)
     }
 
     pub(super) fn jiffies(&mut self) -> Result<u32, LoadError> {
@@ -130,7 +157,7 @@ pub(super) fn lift_memlock() {
     }
 }
 
-/// Opens or makes the maps, and loads the programs. The sizes are those that the maps really have.
+/// Opens or makes the maps. The sizes are those that the maps really have.
 pub(super) fn load(dir: &PinDir, wanted: Sizes) -> Result<(Programs, Sizes), LoadError> {
     let sizes = sizes_of_pins(dir, wanted)?;
     Ok((load_bridging(dir, sizes, None)?, sizes))
@@ -145,13 +172,6 @@ pub(super) fn load_bridging(dir: &PinDir, sizes: Sizes, other: Option<(&PinDir, 
         }
     }
     load_clock(&mut programs)?;
-    let refused = LoadError::program;
-    for name in [maps::PROGRAM_TC, maps::PROGRAM_BEHIND, maps::PROGRAM_QUEUE, maps::PROGRAM_EGRESS] {
-        let tc: &mut SchedClassifier = program(&mut programs.ebpf, name)?;
-        load_persistently(|| tc.load()).map_err(|error| refused(name, &error))?;
-    }
-    let xdp = programs.xdp()?;
-    load_persistently(|| xdp.load()).map_err(|error| refused(maps::PROGRAM_XDP, &error))?;
     Ok(programs)
 }
 
