@@ -124,7 +124,7 @@ fn detach(bpffs: &Path, output: Output) -> Result<(), Failure> {
     let vips = runtime.block_on(net.remove_all_vips()).map_err(|error| Failure::new(1, &error))?;
     let Detached { devices, maps } = loader::detach(bpffs)?;
     // Nothing leads to the queues any more.
-    runtime.block_on(net.remove_queue_pair()).map_err(|error| Failure::new(1, &error))?;
+    runtime.block_on(net.remove_queue_pairs()).map_err(|error| Failure::new(1, &error))?;
     match output {
         Output::Json => println!("{}", serde_json::json!({ "devices": devices, "tables": maps, "addresses": vips })),
         Output::Text if vips == 0 && devices.is_empty() && maps == 0 => println!("nothing was attached"),

@@ -90,8 +90,7 @@ impl model::Devices for Devices {
             return Vec::new();
         };
         let names = interfaces.iter().map(|interface| interface.name().to_string_lossy().into_owned());
-        let mut names: Vec<String> =
-            names.filter(|name| !["lo", queue::SENDING, queue::RECEIVING].contains(&name.as_str())).collect();
+        let mut names: Vec<String> = names.filter(|name| name != "lo" && queue::pair_with(name).is_none()).collect();
         names.sort();
         names
     }

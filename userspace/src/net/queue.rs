@@ -1,10 +1,12 @@
-//! The device whose queues hold limited packets back: a pair of veth devices of vipgate's own, with an HTB class for each
+//! The devices whose queues hold limited packets back: pairs of veth devices of vipgate's own, with an HTB class for each
 //! limited direction at the sending end. What comes out of the classes arrives at the other end, where a program sends it on.
 //! So the router's own devices keep the queueing disciplines that their operator gave them.
 //!
+//! When a class is made, the kernel walks all that its discipline has. So a pair serves [`LIMITS`] limits, by their numbers.
+//!
 //! A packet whose class is not there passes at once: HTB has no default class here.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use futures::{StreamExt, stream::FuturesUnordered};
 use netlink_packet_core::{
@@ -19,9 +21,12 @@ use rtnetlink::{Error, LinkUnspec, LinkVeth};
 
 use super::{Device, Link, NetError, Netlink, netlink::failed, sysctl};
 
-/// Names of the pair's ends.
-pub const SENDING: &str = "vipgate-q0";
-pub const RECEIVING: &str = "vipgate-q1";
+/// Limits whose queues are at one pair.
+const LIMITS: u32 = 512;
+/// What the names of all ends begin with.
+const PREFIX: &str = "vipgate-q";
+/// What the names of the receiving ends end with.
+const END: &str = "-end";
 
 /// A super-packet fits, and none is cut before it has to be.
 const MTU: u32 = 65_535;
@@ -48,7 +53,7 @@ const BURST: u64 = 10_000_000;
 const QUANTUM: u32 = 65_536;
 /// By this part a class is faster than its limit, which is the meter's to keep: so a queue that became longer than the meter
 /// knows, because the machine stood still for more than the burst, becomes as short again.
-const HEADROOM: u64 = 128;
+const HEADROOM: u64 = 256;
 /// Classes that are asked for at once.
 const BATCH: usize = 512;
 
@@ -59,7 +64,28 @@ pub struct Class {
     pub rate: u64,
 }
 
-/// The pair's ends.
+/// The number of the pair that has a limit's queues.
+pub fn pair_of(limit: u32) -> u32 {
+    limit / LIMITS
+}
+
+/// Name of the end at which a pair's queues are.
+pub fn sending(pair: u32) -> String {
+    format!("{PREFIX}{pair}")
+}
+
+/// Name of the end at which packets come out of them.
+pub fn receiving(pair: u32) -> String {
+    format!("{PREFIX}{pair}{END}")
+}
+
+/// The number of the pair that this is an end of.
+pub fn pair_with(name: &str) -> Option<u32> {
+    let rest = name.strip_prefix(PREFIX)?;
+    rest.strip_suffix(END).unwrap_or(rest).parse().ok()
+}
+
+/// A pair's ends.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pair {
     pub sending: Device,
@@ -67,36 +93,39 @@ pub struct Pair {
 }
 
 impl Netlink {
-    /// The pair, if it is there and up.
-    pub async fn queue_pair(&self) -> Result<Option<Pair>, NetError> {
+    /// The pairs that are there and up, by number.
+    pub async fn queue_pairs(&self) -> Result<BTreeMap<u32, Pair>, NetError> {
         let links = self.links().await?;
-        let named = |name: &str| links.iter().find(|link| link.device.name == name && link.device.up);
-        let is_peer = |one: &Link, other: &Link| one.device.veth && one.peer == Some(other.device.ifindex);
-        let (Some(sending), Some(receiving)) = (named(SENDING), named(RECEIVING)) else {
-            return Ok(None);
+        let up: BTreeMap<&str, &Link> =
+            links.iter().filter(|link| link.device.up).map(|link| (link.device.name.as_str(), link)).collect();
+        let pair = |number: u32| {
+            let (one, other) = (*up.get(sending(number).as_str())?, *up.get(receiving(number).as_str())?);
+            let is_peer = one.device.veth && one.peer == Some(other.device.ifindex);
+            is_peer.then(|| Pair { sending: one.device.clone(), receiving: other.device.clone() })
         };
-        let pair = Pair { sending: sending.device.clone(), receiving: receiving.device.clone() };
-        Ok(is_peer(sending, receiving).then_some(pair))
+        let numbers: BTreeSet<u32> = up.keys().filter_map(|name| pair_with(name)).collect();
+        Ok(numbers.into_iter().filter_map(|number| Some((number, pair(number)?))).collect())
     }
 
-    /// Makes the pair, with its discipline and no class.
-    pub async fn make_queue_pair(&self) -> Result<Pair, NetError> {
+    /// Makes a pair, with its discipline and no class.
+    pub async fn make_queue_pair(&self, number: u32) -> Result<Pair, NetError> {
+        let (sending, receiving) = (sending(number), receiving(number));
         // What is there is half made, or not ours: then making it fails, and says that the name is taken.
-        self.remove_queue_pair().await?;
-        let ends = LinkVeth::new(SENDING, RECEIVING).mtu(MTU).txqueuelen(CLASS_PACKETS).arp(false).build();
+        self.remove_queue_pair(number).await?;
+        let ends = LinkVeth::new(&sending, &receiving).mtu(MTU).txqueuelen(CLASS_PACKETS).arp(false).build();
         let made = self.handle().link().add(ends).execute().await;
-        made.map_err(|error| failed(&format!("make the devices {SENDING} and {RECEIVING}"), &error))?;
-        for name in [SENDING, RECEIVING] {
+        made.map_err(|error| failed(&format!("make the devices {sending} and {receiving}"), &error))?;
+        for name in [&sending, &receiving] {
             sysctl::disable_ipv6(name)?;
             let up = LinkUnspec::new_with_name(name).mtu(MTU).arp(false).up().build();
             let set = self.handle().link().change(up).execute().await;
             set.map_err(|error| failed(&format!("set the device {name} up"), &error))?;
         }
         let missing = || NetError::Netlink {
-            what: format!("find the devices {SENDING} and {RECEIVING}"),
+            what: format!("find the devices {sending} and {receiving}"),
             reason: "they are gone again".to_owned(),
         };
-        let pair = self.queue_pair().await?.ok_or_else(missing)?;
+        let pair = self.queue_pairs().await?.remove(&number).ok_or_else(missing)?;
         let options = vec![option(INIT, [HTB_VERSION, 1, 0, 0, 0].map(u32::to_ne_bytes).concat())];
         let attributes = vec![TcAttribute::Kind(HTB.to_owned()), TcAttribute::Options(options)];
         let message = TcMessage::from_parts(header(&pair, ROOT, TcHandle::ROOT), attributes);
@@ -104,26 +133,35 @@ impl Netlink {
         match self.ask(RouteNetlinkMessage::NewQueueDiscipline(message), flags).await {
             Ok(()) => Ok(pair),
             Err(error) => {
-                self.remove_queue_pair().await?;
+                self.remove_queue_pair(number).await?;
                 Err(failed("make an HTB queueing discipline", &error))
             }
         }
     }
 
-    /// Removes the pair, and what is in its queues. None there is no error, nor is a device of that name that is no veth, which
+    /// Removes a pair, and what is in its queues. None there is no error, nor is a device of that name that is no veth, which
     /// stays.
-    pub async fn remove_queue_pair(&self) -> Result<(), NetError> {
-        let devices = self.devices().await?;
-        let Some(device) = devices.into_iter().find(|device| device.name == SENDING && device.veth) else {
-            return Ok(());
-        };
-        match self.handle().link().del(device.ifindex).execute().await {
-            Err(Error::NetlinkError(error)) if error.raw_code().abs() == libc::ENODEV => Ok(()),
-            removed => removed.map_err(|error| failed(&format!("remove the device {SENDING}"), &error)),
-        }
+    pub async fn remove_queue_pair(&self, number: u32) -> Result<(), NetError> {
+        self.remove_pairs_of(|name| name == sending(number)).await
     }
 
-    /// The minor numbers of the classes that there are.
+    /// The same for all pairs.
+    pub async fn remove_queue_pairs(&self) -> Result<(), NetError> {
+        self.remove_pairs_of(|name| pair_with(name).is_some_and(|number| name == sending(number))).await
+    }
+
+    /// Removes the pairs whose sending end has one of these names.
+    async fn remove_pairs_of(&self, names: impl Fn(&str) -> bool) -> Result<(), NetError> {
+        for device in self.devices().await?.into_iter().filter(|device| device.veth && names(&device.name)) {
+            match self.handle().link().del(device.ifindex).execute().await {
+                Err(Error::NetlinkError(error)) if error.raw_code().abs() == libc::ENODEV => {}
+                removed => removed.map_err(|error| failed(&format!("remove the device {}", device.name), &error))?,
+            }
+        }
+        Ok(())
+    }
+
+    /// The minor numbers of the classes that a pair has.
     pub async fn classes(&self, pair: &Pair) -> Result<BTreeSet<u16>, NetError> {
         let message = TcMessage::from_parts(header(pair, TcHandle::UNSPEC, TcHandle::UNSPEC), Vec::new());
         let mut request = NetlinkMessage::from(RouteNetlinkMessage::GetTrafficClass(message));
@@ -213,4 +251,25 @@ fn parameters(rate: u64) -> Vec<TcOption> {
     let structure = [&specification[..], &specification, &numbers].concat();
     let long = rate.to_ne_bytes().to_vec();
     vec![option(PARAMETERS, structure), option(RATE64, long.clone()), option(CEIL64, long)]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_ends_are_short_enough_for_the_kernel_and_tell_their_pair() {
+        for number in [0, 7, pair_of(vipgate_abi::maps::DEFAULT_LIMITS - 1)] {
+            for name in [sending(number), receiving(number)] {
+                assert!(name.len() < libc::IFNAMSIZ, "{name}");
+                assert_eq!(pair_with(&name), Some(number));
+            }
+        }
+        assert!(["eth0", "vipgate-q", "vipgate-qx", "vipgate-q1-"].into_iter().all(|name| pair_with(name).is_none()));
+    }
+
+    #[test]
+    fn limits_that_follow_one_another_share_a_pair() {
+        assert_eq!([0, LIMITS - 1, LIMITS, 2 * LIMITS].map(pair_of), [0, 0, 1, 2]);
+    }
 }

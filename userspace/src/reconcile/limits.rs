@@ -17,12 +17,12 @@ impl Rates {
         Self([limit.inbound, limit.outbound])
     }
 
-    /// The meter, given the device that has the queues; 0: there is none.
-    pub fn meter(self, device: u32) -> Meter {
-        let rate = |rate: Option<u64>| match rate {
-            None => Rate::default(),
-            Some(rate) if device != 0 && rate <= QUEUED_UP_TO => Rate::queued(rate, device),
-            Some(rate) => Rate::policed(rate),
+    /// The meter, given the device that has its queues, if there is one.
+    pub fn meter(self, device: Option<u32>) -> Meter {
+        let rate = |rate: Option<u64>| match (rate, device) {
+            (None, _) => Rate::default(),
+            (Some(rate), Some(device)) if rate <= QUEUED_UP_TO => Rate::queued(rate, device),
+            (Some(rate), _) => Rate::policed(rate),
         };
         Meter { rates: self.0.map(rate) }
     }
@@ -47,16 +47,16 @@ mod tests {
     #[test]
     fn a_rate_gets_a_queue_where_there_is_one_and_it_is_not_too_fast_for_it() {
         let rates = Rates([Some(1 << 20), Some(QUEUED_UP_TO + 1)]);
-        let meter = rates.meter(7);
+        let meter = rates.meter(Some(7));
         assert_eq!(meter.rates, [Rate::queued(1 << 20, 7), Rate::policed(QUEUED_UP_TO + 1)]);
-        assert_eq!(rates.meter(0).rates[0], Rate::policed(1 << 20));
+        assert_eq!(rates.meter(None).rates[0], Rate::policed(1 << 20));
         assert_eq!(rates.classes(3).collect::<Vec<_>>(), [Class { minor: 6, rate: 1 << 20 }]);
     }
 
     #[test]
     fn a_direction_without_a_rate_is_not_limited() {
         let rates = Rates([None, Some(1 << 20)]);
-        assert!(!rates.meter(7).rates[0].is_limited());
+        assert!(!rates.meter(Some(7)).rates[0].is_limited());
         assert_eq!(rates.classes(3).collect::<Vec<_>>(), [Class { minor: 7, rate: 1 << 20 }]);
     }
 

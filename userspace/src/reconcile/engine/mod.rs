@@ -40,7 +40,10 @@ use super::{
     compile::{Key, Origin, ServiceEntry, SourceEntry, Tables},
     limits::Rates,
 };
-use crate::loader::{self, TableError};
+use crate::{
+    loader::{self, TableError},
+    net::queue,
+};
 
 /// The tables that the engine writes. The loader's are the kernel's; tests have theirs.
 pub(super) trait KernelTables {
@@ -130,8 +133,8 @@ pub(super) struct Engine<K> {
     meters_of: HashMap<Ipv4Addr, BTreeSet<u32>>,
     /// The ports that have meters of their own, in the order of their VIPs.
     port_meters: BTreeMap<MeterPort, u32>,
-    /// Interface index of the device that has the meters' queues; 0: there is none.
-    queue: u32,
+    /// Interface indices of the devices that have the meters' queues, by [number](queue::pair_of).
+    queues: BTreeMap<u32, u32>,
     /// What [`Engine::take_freed`] gives.
     freed: Vec<u32>,
     /// Generations moved on since the last [`Engine::take_ended`].
@@ -160,7 +163,7 @@ impl<K: KernelTables> Engine<K> {
             meters: BTreeMap::new(),
             meters_of: HashMap::new(),
             port_meters: BTreeMap::new(),
-            queue: 0,
+            queues: BTreeMap::new(),
             freed: Vec::new(),
             ended: false,
             kernel,
@@ -249,10 +252,13 @@ impl<K: KernelTables> Engine<K> {
         self.remove_meters(tables)
     }
 
-    /// Names the device that has the queues of all meters, 0 for none: it may be another one than before.
-    pub(super) fn set_queue(&mut self, device: u32) {
-        self.queue = device;
-        for (number, metering) in &mut self.meters {
+    /// Names the device that has the queues of the meters of a [pair](queue::pair_of): it may be another one than before.
+    pub(super) fn set_queue(&mut self, pair: u32, device: Option<u32>) {
+        match device {
+            Some(device) => self.queues.insert(pair, device),
+            None => self.queues.remove(&pair),
+        };
+        for (number, metering) in self.meters.iter_mut().filter(|(number, _)| queue::pair_of(**number) == pair) {
             if let Some((_, rates)) = metering.wanted {
                 let meter = rates.meter(device);
                 if metering.held != meter {
@@ -261,6 +267,11 @@ impl<K: KernelTables> Engine<K> {
                 }
             }
         }
+    }
+
+    /// The device that has a meter's queues.
+    fn queue_of(&self, number: u32) -> Option<u32> {
+        self.queues.get(&queue::pair_of(number)).copied()
     }
 
     /// The numbers of meters that are gone or have other rates since this was last asked: their queues may be too many.
@@ -287,7 +298,7 @@ impl<K: KernelTables> Engine<K> {
     }
 
     fn put_meter(&mut self, number: u32, vip: Ipv4Addr, rates: Rates) -> Result<(), EngineError> {
-        let meter = rates.meter(self.queue);
+        let meter = rates.meter(self.queue_of(number));
         let before = self.meters.get(&number).copied();
         if before.is_none() {
             self.kernel.reset_metered(number)?;

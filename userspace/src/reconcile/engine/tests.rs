@@ -314,7 +314,7 @@ fn assert_holds_by(engine: &Engine<Fake>, vips: &[VipState], device: u32) {
     }
     let limits: Vec<Tables> = vips.iter().map(|vip| compile(vip, Some(device))).collect();
     let meters = limits.iter().flat_map(|tables| tables.limits.iter().map(|(number, rates)| (*number, *rates)));
-    assert_eq!(kernel.meters, meters.map(|(number, rates)| (number, rates.meter(engine.queue))).collect());
+    assert_eq!(kernel.meters, meters.map(|(number, rates)| (number, rates.meter(engine.queue_of(number)))).collect());
     let ports = limits
         .iter()
         .flat_map(|tables| tables.port_limits.iter().map(|(port, number)| (port_of(tables.vip, *port), *number)));
@@ -736,8 +736,8 @@ fn meters_follow_the_queues_device_and_those_of_nobody_go() {
     for vip in [&one, &other] {
         apply(&mut engine, vip);
     }
-    for device in [7, 8, 0] {
-        engine.set_queue(device);
+    for device in [Some(7), Some(8), None] {
+        engine.set_queue(queue::pair_of(1), device);
         assert_holds(&engine, &[one.clone(), other.clone()]);
     }
     assert!(engine.take_freed().is_empty());

@@ -1,9 +1,9 @@
 //! The queues of bandwidth limits: there before the meters that lead to them, and until no meter does.
 //!
-//! The kernel may have no HTB, or the queues' device no name that is free: then the limits are kept without queues, which is
+//! The kernel may have no HTB, or the queues' devices no names that are free: then the limits are kept without queues, which is
 //! told once, and what needs them is tried again at the next start.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use tracing::{info, warn};
 
@@ -12,7 +12,7 @@ use crate::{
     loader::Target,
     net::{
         Device, NetError, Netlink,
-        queue::{Class, Pair, RECEIVING},
+        queue::{self, Class, Pair},
     },
     reconcile::{ApplyError, limits::Rates},
     state::{Source, VipState},
@@ -21,30 +21,40 @@ use crate::{
 /// What is known of the queues.
 #[derive(Debug, Default)]
 pub(super) struct Queues {
-    pair: Option<Pair>,
+    pairs: BTreeMap<u32, Pair>,
     /// Rates by minor number, in bits per second; 0: it was there when the worker began.
     classes: BTreeMap<u16, u64>,
     /// They cannot be made here.
     refused: bool,
 }
 
+/// The pair that has a class.
+fn pair_of(minor: u16) -> u32 {
+    queue::pair_of(u32::from(minor) / 2)
+}
+
 impl Queues {
     /// Those that an earlier controller left.
     pub(super) async fn find(net: &Netlink) -> Result<Self, NetError> {
-        let pair = net.queue_pair().await?;
-        let minors = match &pair {
-            Some(pair) => net.classes(pair).await?,
-            None => [].into(),
-        };
-        Ok(Self { pair, classes: minors.into_iter().map(|minor| (minor, 0)).collect(), refused: false })
+        let pairs = net.queue_pairs().await?;
+        let mut classes = BTreeMap::new();
+        for pair in pairs.values() {
+            classes.extend(net.classes(pair).await?.into_iter().map(|minor| (minor, 0)));
+        }
+        Ok(Self { pairs, classes, refused: false })
+    }
+
+    /// True while a pair has a class.
+    fn is_used(&self, pair: u32) -> bool {
+        self.classes.keys().any(|minor| pair_of(*minor) == pair)
     }
 }
 
 impl<S: Source> Worker<S> {
-    /// Gives the device of the queues that were found the program of this controller.
+    /// Gives the devices of the queues that were found the program of this controller.
     pub(super) async fn resume_queues(&mut self) -> Result<(), ApplyError> {
-        if let Some(pair) = self.queues.pair.clone() {
-            self.lead_to(Some(pair)).await.map_err(|reason| ApplyError::Open { reason })?;
+        for (number, pair) in self.queues.pairs.clone() {
+            self.lead_to(number, Some(pair)).await.map_err(|reason| ApplyError::Open { reason })?;
         }
         Ok(())
     }
@@ -52,29 +62,35 @@ impl<S: Source> Worker<S> {
     /// Makes the queues that these VIPs' limits need.
     pub(super) async fn make_queues<'a>(&mut self, vips: impl Iterator<Item = &'a VipState>) {
         let limits = vips.filter(|vip| vip.enabled).flat_map(|vip| &vip.limits);
-        let wanted: Vec<Class> = limits.flat_map(|limit| Rates::of(limit).classes(limit.number)).collect();
-        if wanted.is_empty() || self.queues.refused {
-            return;
+        let mut wanted: BTreeMap<u32, Vec<Class>> = BTreeMap::new();
+        for class in limits.flat_map(|limit| Rates::of(limit).classes(limit.number)) {
+            wanted.entry(pair_of(class.minor)).or_default().push(class);
         }
-        if self.queues.pair.is_some() {
-            match self.set_classes(&wanted).await {
-                Ok(()) => return,
-                Err(error) => warn!(%error, "making the queues anew"),
+        for (number, classes) in wanted {
+            if self.queues.refused {
+                return;
             }
+            if self.queues.pairs.contains_key(&number) {
+                match self.set_classes(number, &classes).await {
+                    Ok(()) => continue,
+                    Err(error) => warn!(%error, "making the queues anew"),
+                }
+            }
+            self.make_pair(number, &classes).await;
         }
-        self.make_pair(&wanted).await;
     }
 
-    /// Makes the device of the queues again if it is none of these, which are all there are.
+    /// Makes the devices of the queues again that are none of these, which are all there are.
     pub(super) async fn restore_queues(&mut self, devices: &[Device]) {
         let is_there = |pair: &Pair| [&pair.sending, &pair.receiving].into_iter().all(|end| devices.contains(end));
-        if self.queues.pair.as_ref().is_some_and(|pair| !is_there(pair)) {
-            warn!("the device of the queues is gone or was changed: making it anew");
-            self.make_pair(&[]).await;
+        let gone = self.queues.pairs.iter().filter(|(_, pair)| !is_there(pair));
+        for number in gone.map(|(number, _)| *number).collect::<Vec<_>>() {
+            warn!("the device {} of the queues is gone or was changed: making it anew", queue::sending(number));
+            self.make_pair(number, &[]).await;
         }
     }
 
-    /// Removes the queues that no limit needs any more, and the device with the last of them.
+    /// Removes the queues that no limit needs any more, and the devices with the last of theirs.
     pub(super) async fn remove_queues(&mut self) {
         let freed = self.lock().engine.take_freed();
         let stale: Vec<u16> = {
@@ -96,44 +112,57 @@ impl<S: Source> Worker<S> {
     pub(super) async fn remove_left_queues(&mut self) {
         let stale = self.queues.classes.iter().filter(|(_, rate)| **rate == 0).map(|(minor, _)| *minor).collect();
         self.drop_classes(stale).await;
+        let unused = self.queues.pairs.keys().filter(|number| !self.queues.is_used(**number));
+        for number in unused.copied().collect::<Vec<_>>() {
+            self.remove_pair(number).await;
+        }
     }
 
     async fn drop_classes(&mut self, stale: Vec<u16>) {
-        let Some(pair) = self.queues.pair.clone() else { return };
-        for minor in &stale {
-            self.queues.classes.remove(minor);
+        let mut by_pair: BTreeMap<u32, Vec<u16>> = BTreeMap::new();
+        for minor in stale {
+            self.queues.classes.remove(&minor);
+            by_pair.entry(pair_of(minor)).or_default().push(minor);
         }
-        let result = if self.queues.classes.is_empty() {
-            self.queues.pair = None;
-            if let Err(reason) = self.lead_to(None).await {
-                warn!(reason, "the queues' program stays");
+        for (number, minors) in by_pair {
+            let Some(pair) = self.queues.pairs.get(&number) else { continue };
+            if !self.queues.is_used(number) {
+                self.remove_pair(number).await;
+            } else if let Err(error) = self.net.remove_classes(pair, &minors).await {
+                warn!(%error, "a queue that nothing leads to stays until the next start");
             }
-            info!("no limit is left that needs a queue");
-            self.net.remove_queue_pair().await
-        } else {
-            self.net.remove_classes(&pair, &stale).await
-        };
-        if let Err(error) = result {
-            warn!(%error, "a queue that nothing leads to stays until the next start");
         }
     }
 
-    /// Makes the device, with queues for all limits that are known and these.
-    async fn make_pair(&mut self, wanted: &[Class]) {
-        self.queues.classes.clear();
-        self.queues.pair = None;
-        let made = match self.net.make_queue_pair().await {
+    /// Removes a pair that has no class any more.
+    async fn remove_pair(&mut self, number: u32) {
+        self.queues.pairs.remove(&number);
+        if let Err(reason) = self.lead_to(number, None).await {
+            warn!(reason, "the queues' program stays");
+        }
+        info!("no limit is left that needs the queues of {}", queue::sending(number));
+        if let Err(error) = self.net.remove_queue_pair(number).await {
+            warn!(%error, "a device that nothing leads to stays until the next start");
+        }
+    }
+
+    /// Makes a pair, with queues for all its limits that are known and these.
+    async fn make_pair(&mut self, number: u32, wanted: &[Class]) {
+        self.queues.classes.retain(|minor, _| pair_of(*minor) != number);
+        self.queues.pairs.remove(&number);
+        let made = match self.net.make_queue_pair(number).await {
             Ok(pair) => {
-                self.queues.pair = Some(pair.clone());
+                self.queues.pairs.insert(number, pair.clone());
                 let known: Vec<Class> = {
                     let kernel = self.lock();
-                    kernel.engine.limits().flat_map(|(number, rates)| rates.classes(number)).collect()
+                    let limits = kernel.engine.limits().filter(|(limit, _)| queue::pair_of(*limit) == number);
+                    limits.flat_map(|(limit, rates)| rates.classes(limit)).collect()
                 };
                 let known: BTreeMap<u16, u64> =
                     known.iter().chain(wanted).map(|class| (class.minor, class.rate)).collect();
                 let all: Vec<Class> = known.into_iter().map(|(minor, rate)| Class { minor, rate }).collect();
-                match self.set_classes(&all).await {
-                    Ok(()) => self.lead_to(Some(pair)).await,
+                match self.set_classes(number, &all).await {
+                    Ok(()) => self.lead_to(number, Some(pair)).await,
                     Err(error) => Err(error.to_string()),
                 }
             }
@@ -141,16 +170,19 @@ impl<S: Source> Worker<S> {
         };
         if let Err(reason) = made {
             warn!(reason, "bandwidth limits have no queues, and drop what exceeds them");
+            let pairs = std::mem::take(&mut self.queues.pairs);
             self.queues = Queues { refused: true, ..Queues::default() };
-            if let Err(reason) = self.lead_to(None).await {
-                warn!(reason, "the queues' program stays");
+            for number in pairs.into_keys().chain([number]).collect::<BTreeSet<_>>() {
+                if let Err(reason) = self.lead_to(number, None).await {
+                    warn!(reason, "the queues' program stays");
+                }
             }
         }
     }
 
-    /// Makes these classes, unless they are as they should be.
-    async fn set_classes(&mut self, wanted: &[Class]) -> Result<(), NetError> {
-        let Some(pair) = &self.queues.pair else { return Ok(()) };
+    /// Makes these classes of a pair, unless they are as they should be.
+    async fn set_classes(&mut self, number: u32, wanted: &[Class]) -> Result<(), NetError> {
+        let Some(pair) = self.queues.pairs.get(&number) else { return Ok(()) };
         let is_new = |class: &&Class| self.queues.classes.get(&class.minor) != Some(&class.rate);
         let new: Vec<Class> = wanted.iter().filter(is_new).copied().collect();
         self.net.set_classes(pair, &new).await?;
@@ -158,18 +190,18 @@ impl<S: Source> Worker<S> {
         Ok(())
     }
 
-    /// Brings the program to the device at which the queues end, and tells the meters where they begin.
-    async fn lead_to(&self, pair: Option<Pair>) -> Result<(), String> {
+    /// Brings the program to the device at which a pair's queues end, and tells the meters where they begin.
+    async fn lead_to(&self, number: u32, pair: Option<Pair>) -> Result<(), String> {
         self.with_kernel(move |kernel: &mut Kernel| match pair {
             Some(Pair { sending, receiving }) => {
                 let target = Target { name: receiving.name, ifindex: receiving.ifindex, veth: true };
                 kernel.plane.attach_queue(&target).map_err(|error| error.to_string())?;
-                kernel.engine.set_queue(sending.ifindex);
+                kernel.engine.set_queue(number, Some(sending.ifindex));
                 Ok(())
             }
             None => {
-                kernel.engine.set_queue(0);
-                kernel.plane.detach_queue(RECEIVING).map_err(|error| error.to_string())
+                kernel.engine.set_queue(number, None);
+                kernel.plane.detach_queue(&queue::receiving(number)).map_err(|error| error.to_string())
             }
         })
         .await
