@@ -12,7 +12,10 @@ mod rows;
 use std::{
     collections::HashSet,
     panic::AssertUnwindSafe,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicI64, Ordering},
+    },
     time::Duration,
 };
 
@@ -105,7 +108,12 @@ struct Inner {
     hooks: hook::Hooks,
     /// Jobs that are being applied: most polls ask for one of these, and need not ask the database.
     running: Mutex<HashSet<String>>,
+    /// When expired results were forgotten last, in milliseconds since 1970.
+    forgot: AtomicI64,
 }
+
+/// Milliseconds between two times that expired results are forgotten.
+const FORGETTING: i64 = 1000;
 
 impl std::fmt::Debug for Jobs {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -118,7 +126,16 @@ impl Jobs {
     /// The client for web hooks can't be made.
     pub fn new(store: Store, apply: Arc<dyn Apply>, settings: Settings) -> Result<Self, reqwest::Error> {
         let hooks = hook::Hooks::new(settings)?;
-        Ok(Self { inner: Arc::new(Inner { store, apply, settings, hooks, running: Mutex::default() }) })
+        Ok(Self {
+            inner: Arc::new(Inner {
+                store,
+                apply,
+                settings,
+                hooks,
+                running: Mutex::default(),
+                forgot: AtomicI64::new(0),
+            }),
+        })
     }
 
     /// Ends the transaction of a call and makes its job. With an `outcome` both are committed together, and a task
@@ -203,10 +220,14 @@ impl Jobs {
         Ok(())
     }
 
-    /// Commits, and forgets results that have expired.
+    /// Commits, and forgets results that have expired, now and then.
     async fn commit(&self, mut tx: Tx) -> store::Result<()> {
-        let oldest = self.oldest(&tx);
-        rows::forget(&mut tx, oldest).await?;
+        let forgot = self.inner.forgot.load(Ordering::Relaxed);
+        if tx.now().saturating_sub(forgot) >= FORGETTING {
+            self.inner.forgot.store(tx.now(), Ordering::Relaxed);
+            let oldest = self.oldest(&tx);
+            rows::forget(&mut tx, oldest).await?;
+        }
         tx.commit().await
     }
 

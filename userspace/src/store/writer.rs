@@ -29,6 +29,8 @@ struct Connected {
     open: bool,
     /// It has the savepoint of a transaction that has not ended.
     unfinished: bool,
+    /// It has the savepoint of one that has: the next transaction, or the commit, releases it on its way.
+    ended: bool,
     /// Somebody queues for a turn in which to commit.
     settling: bool,
     /// Those who have ended and wait for the disk.
@@ -37,7 +39,14 @@ struct Connected {
 
 impl Writer {
     pub(super) fn new(connection: SqliteConnection) -> Self {
-        let connected = Connected { connection, open: false, unfinished: false, settling: false, waiting: Vec::new() };
+        let connected = Connected {
+            connection,
+            open: false,
+            unfinished: false,
+            ended: false,
+            settling: false,
+            waiting: Vec::new(),
+        };
         Self { turns: Arc::new(Mutex::new(Some(connected))) }
     }
 
@@ -47,7 +56,8 @@ impl Writer {
         let turn = turn.map_err(|_| sqlx::Error::PoolTimedOut)?;
         let connected = OwnedMutexGuard::try_map(turn, Option::as_mut).map_err(|_| sqlx::Error::PoolClosed)?;
         let mut turn = Turn { connected, writer: self.clone() };
-        turn.connected.undo().await;
+        // Whom a failure concerns has been told.
+        let _ = turn.connected.undo().await;
         turn.connected.join().await?;
         Ok(turn)
     }
@@ -85,50 +95,50 @@ impl Connected {
     }
 
     /// Begins a transaction in the group, or a group.
-    async fn join(&mut self) -> sqlx::Result<()> {
-        if !self.open {
-            if self.execute("BEGIN IMMEDIATE").await.is_err() {
+    async fn join(&mut self) -> Result<()> {
+        if self.open {
+            let next = if self.ended { "RELEASE one; SAVEPOINT one" } else { "SAVEPOINT one" };
+            if let Err(error) = self.execute(next).await {
+                return Err(self.fail(error).await);
+            }
+        } else {
+            const BEGIN: &str = "BEGIN IMMEDIATE; SAVEPOINT one";
+            if self.execute(BEGIN).await.is_err() {
                 // Whoever began one and went away before it could be noted.
                 let _ = self.execute("ROLLBACK").await;
-                self.execute("BEGIN IMMEDIATE").await?;
+                self.execute(BEGIN).await?;
             }
             self.open = true;
         }
-        self.execute("SAVEPOINT one").await?;
+        self.ended = false;
         self.unfinished = true;
         Ok(())
     }
 
-    /// Ends the transaction in the group by these statements.
-    async fn end(&mut self, statements: &[&'static str]) -> Result<()> {
-        for statement in statements {
-            if let Err(error) = self.execute(statement).await {
+    /// Undoes the transaction in the group that has not ended.
+    async fn undo(&mut self) -> Result<()> {
+        if self.unfinished {
+            if let Err(error) = self.execute("ROLLBACK TO one; RELEASE one").await {
                 // SQLite has given up the whole transaction, as on a full disk: nothing of the group is left.
                 return Err(self.fail(error).await);
             }
+            self.unfinished = false;
         }
-        self.unfinished = false;
         Ok(())
-    }
-
-    /// Undoes the transaction that was dropped before it ended.
-    async fn undo(&mut self) {
-        if self.unfinished {
-            // Those of the group who wait are told of a failure; of this one nobody is left.
-            let _ = self.end(&UNDO).await;
-        }
     }
 
     /// Commits the group and tells those who wait.
     async fn settle(&mut self) {
         self.settling = false;
-        self.undo().await;
-        if !self.open {
+        // Those of the group who wait are told of a failure; of the one that was dropped nobody is left.
+        if self.undo().await.is_err() || !self.open {
             return;
         }
+        // Releases the last savepoint, too.
         match self.execute("COMMIT").await {
             Ok(()) => {
                 self.open = false;
+                self.ended = false;
                 for waiting in self.waiting.drain(..) {
                     // Who went away does not want to know.
                     let _ = waiting.send(Ok(()));
@@ -144,6 +154,7 @@ impl Connected {
         let _ = self.execute("ROLLBACK").await;
         self.open = false;
         self.unfinished = false;
+        self.ended = false;
         let error = Arc::new(error);
         for waiting in self.waiting.drain(..) {
             let _ = waiting.send(Err(Error::Commit(Arc::clone(&error))));
@@ -151,9 +162,6 @@ impl Connected {
         Error::Commit(error)
     }
 }
-
-/// What undoes one transaction of a group.
-const UNDO: [&str; 2] = ["ROLLBACK TO one", "RELEASE one"];
 
 /// One transaction. Dropping it before it has ended undoes it, by the next turn.
 #[derive(Debug)]
@@ -169,7 +177,8 @@ impl Turn {
 
     /// Returns when the disk holds it.
     pub(super) async fn commit(mut self) -> Result<()> {
-        self.connected.end(&["RELEASE one"]).await?;
+        self.connected.unfinished = false;
+        self.connected.ended = true;
         let (sender, told) = oneshot::channel();
         self.connected.waiting.push(sender);
         drop(self);
@@ -178,7 +187,7 @@ impl Turn {
     }
 
     pub(super) async fn rollback(mut self) -> Result<()> {
-        self.connected.end(&UNDO).await
+        self.connected.undo().await
     }
 }
 

@@ -1,7 +1,7 @@
 //! What becomes of VIPs: applied, removed, tried again.
 //!
-//! The queues of its limits come before its entries and go after them. A VIP's address comes after its entries and goes before them, so that no packet reaches the router for a service
-//! that it does not know yet, or no longer.
+//! The queues of its limits come before its entries and go after them. A VIP's address comes after its entries and goes
+//! before them, so that no packet reaches the router for a service that it does not know yet, or no longer.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -9,6 +9,7 @@ use std::{
     time::Instant,
 };
 
+use futures::future::join_all;
 use tracing::{info, warn};
 
 use super::{Placed, Worker, again, failed, helpers, open, unreadable};
@@ -20,6 +21,9 @@ use crate::{
     },
     state::{Source, VipState},
 };
+
+/// VIPs that are read from the store at once.
+const READERS: usize = 4;
 
 /// A VIP on its way to the kernel.
 struct Ready {
@@ -82,10 +86,14 @@ impl<S: Source> Worker<S> {
     pub(super) async fn apply(&mut self, vips: &BTreeSet<String>) -> HashMap<String, ApplyError> {
         let mut states = Vec::new();
         let mut unread = HashMap::new();
-        for uuid in vips {
-            match self.source.vip(uuid).await {
-                Ok(state) => states.push((uuid.clone(), state)),
-                Err(error) => drop(unread.insert(uuid.clone(), unreadable(&error))),
+        let uuids: Vec<&String> = vips.iter().collect();
+        for uuids in uuids.chunks(READERS) {
+            let reads: Vec<_> = uuids.iter().map(|uuid| self.source.vip(uuid)).collect();
+            for (uuid, read) in uuids.iter().zip(join_all(reads).await) {
+                match read {
+                    Ok(state) => states.push(((*uuid).clone(), state)),
+                    Err(error) => drop(unread.insert((*uuid).clone(), unreadable(&error))),
+                }
             }
         }
         for (uuid, error) in &unread {
