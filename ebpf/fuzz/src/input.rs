@@ -169,6 +169,15 @@ pub enum Step {
     Socket {
         port: u8,
     },
+    /// The packets of a backend, or of one port of its VIP alone (0x02), count against a bandwidth limit from now on: of what
+    /// comes in, or goes out (0x01), at 8 kbit/s or so many times twice that; or against none
+    /// (0x04). The limit may be used up at this moment (0x08).
+    Rate {
+        backend: u8,
+        limit: u8,
+        doublings: u8,
+        what: u8,
+    },
     /// Any bytes.
     Raw {
         bytes: Vec<u8>,
@@ -325,6 +334,12 @@ impl Step {
             },
             27 => Self::Own { about: input.byte()? },
             28 => Self::Socket { port: input.byte()? },
+            29 => Self::Rate {
+                backend: input.byte()?,
+                limit: input.byte()?,
+                doublings: input.byte()?,
+                what: input.byte()?,
+            },
             _ => return Some(None),
         }))
     }

@@ -3,6 +3,7 @@
 use vipgate_abi::{
     counters::Reason,
     flow::{FlowKey, State},
+    meter::{Binding, Metered, OUTBOUND},
     service::{Kind, Service, ServiceKey},
     source::{FIRST_PORT, OWN_PORTS, Source, SourceKind},
 };
@@ -16,7 +17,7 @@ use vipgate_pipeline::maps;
 use crate::{
     hook::{Arriving, Departure, Hook, Outcome, Verdict},
     table::{Slot, Table},
-    wire::{ICMP, Ipv4, TCP, UDP, add, same_sum, sum, untagged, word},
+    wire::{ETH_LEN, ICMP, Ipv4, TCP, UDP, add, same_sum, sum, untagged, word},
     world,
 };
 
@@ -88,6 +89,53 @@ impl Judge {
         };
         assert!(self.first_fragments.iter().any(fits), "no first fragment went there: {:?}", self.first_fragments);
     }
+}
+
+/// A packet counts against one limit at most, with what it is on the wire: true when it did. What is over a limit is what a
+/// limit counted as dropped, and nothing else is.
+pub(crate) fn metered(
+    came: &Arriving,
+    outcome: &Outcome,
+    before: &[[Metered; 2]],
+    after: &[[Metered; 2]],
+    table: &Table,
+) -> bool {
+    let directions = before.iter().flatten().zip(after.iter().flatten());
+    let counted: Vec<(usize, Metered)> = directions
+        .map(|(before, after)| Metered {
+            passed_packets: after.passed_packets - before.passed_packets,
+            passed_bytes: after.passed_bytes - before.passed_bytes,
+            dropped_packets: after.dropped_packets - before.dropped_packets,
+            dropped_bytes: after.dropped_bytes - before.dropped_bytes,
+        })
+        .enumerate()
+        .filter(|(_, counted)| *counted != Metered::default())
+        .collect();
+    assert!(counted.len() <= 1, "one packet counted against several limits: {counted:?}");
+    let is_over = outcome.verdict == Verdict::Drop(Reason::OverLimit);
+    let Some((at, counted)) = counted.first() else {
+        assert!(!is_over, "over a limit that did not count it");
+        return false;
+    };
+    assert_eq!(is_over, counted.dropped_packets != 0, "dropped for a limit that counted {counted:?}");
+    let [packets, bytes] = if is_over {
+        [counted.dropped_packets, counted.dropped_bytes]
+    } else {
+        [counted.passed_packets, counted.passed_bytes]
+    };
+    if came.buffer.is_none() {
+        let frame = untagged(&came.bytes);
+        let length = u64::from(word(&frame, ETH_LEN + 2).expect("only IPv4 has a limit"));
+        assert_eq!([packets, bytes], [1, ETH_LEN as u64 + length], "counted as it is not on the wire");
+    }
+    // Whom a limit is about may be told from what it came as, unless it opens its flow.
+    let packet = Ipv4::of_frame(&untagged(&came.bytes)).expect("only IPv4 has a limit");
+    let ports = packet.ports(&untagged(&came.bytes)).filter(|_| packet.offset == 0);
+    if let Some(flow) = ports.and_then(|ports| table.find(&key(&packet, ports))) {
+        assert_eq!(at % 2 == OUTBOUND, flow.flow.mark.is_outward(), "counted the other way: {flow:?}");
+        assert_ne!(world::backend(flow.flow.backend).meter, Binding::default(), "not limited: {flow:?}");
+    }
+    true
 }
 
 /// Checks one packet by itself: true when it was translated.

@@ -51,6 +51,8 @@ pub struct Tally {
     pub led_out: u64,
     /// Packets of the stack's that did not leave.
     pub stopped: u64,
+    /// Packets that counted against a bandwidth limit.
+    pub limited: u64,
 }
 
 impl Add for Tally {
@@ -63,6 +65,7 @@ impl Add for Tally {
             errors_turned_back: self.errors_turned_back + other.errors_turned_back,
             led_out: self.led_out + other.led_out,
             stopped: self.stopped + other.stopped,
+            limited: self.limited + other.limited,
         }
     }
 }
@@ -130,9 +133,11 @@ fn play(case: &Case, hook: Hook) -> (Vec<Outcome>, Tally) {
             judge::departure(&packet, &departure, &before);
             continue;
         }
+        let metered = world::metered();
         let outcome = packet.run(hook);
         let after = Table::read(&world);
         after.check();
+        tally.limited += u64::from(judge::metered(&packet, &outcome, &metered, &world::metered(), &after));
         judge.packet(&packet, &outcome, world.now, &before, &after);
         tally.packets += 1;
         if let Verdict::Redirect(ifindex) = outcome.verdict {

@@ -12,6 +12,7 @@ use vipgate_abi::{
     counters::{REASON_SLOTS, Reason},
     flow::WAYS,
     interest::{self, Bit},
+    meter::{self, Binding, INBOUND, MeterPort, Metered, OUTBOUND, Rate},
     port::Port,
     service::{Algorithm, Kind, Service, ServiceKey},
     source::{self, Source, SourceKey, SourceKind},
@@ -165,6 +166,9 @@ impl World {
                 self.sockets.push(Socket { protocol, port: traffic::port(*port) });
                 kernel::set_sockets(self.sockets.clone());
             }
+            Step::Rate { backend, limit, doublings, what } => {
+                self.limit(*backend, *limit, *doublings, *what);
+            }
             Step::Sweep { idle } => sweeper::sweep(self, u32::from(*idle)),
             _ => return false,
         }
@@ -186,6 +190,34 @@ impl World {
         self.routes.retain(|route| route.network != network);
         self.routes.push(Route { network, prefix_len: 24, answer, ifindex, gateway });
         kernel::set_routes(self.routes.clone());
+    }
+
+    /// Limits without a queue, which only TC has.
+    fn limit(&self, backend_number: u8, limit: u8, doublings: u8, what: u8) {
+        let backend_number = u32::from(backend_number) % BACKENDS;
+        let limit = 1 + u32::from(limit) % (LIMITS - 1);
+        let direction = if what & 1 == 0 { INBOUND } else { OUTBOUND };
+        let rate = Rate::policed(meter::LOWEST << (doublings % 26));
+        let mut meter = maps::METERS.get(limit).copied().unwrap_or_default();
+        meter.rates[direction] = rate;
+        set(maps::METERS.set(limit, meter, 0));
+        if what & 8 != 0 {
+            let mut state = maps::METER_STATES.get(limit).copied().unwrap_or_default();
+            let now = rate.clock(u64::from(self.now) * u64::from(TICK));
+            state.words[direction] = now.wrapping_add(rate.tolerance + 1);
+            set(maps::METER_STATES.set(limit, state, 0));
+        }
+        let by_port = what & 2 != 0;
+        if by_port {
+            let (vip, _, port) = service(backend_number as u8);
+            let port = MeterPort { vip: u32::from_ne_bytes(vip), port: port.to_be(), reserved: 0 };
+            set(maps::PORT_METERS.insert(port, limit, 0));
+        }
+        let meter = match what & 4 {
+            0 => Binding::new(if by_port { 0 } else { limit }, by_port),
+            _ => Binding::default(),
+        };
+        set(maps::BACKENDS.set(backend_number, Backend { meter, ..backend(backend_number) }, 0));
     }
 
     /// As the controller does after a change of routes, neighbours or devices.
@@ -349,6 +381,11 @@ fn set_backend(number: u8, host: u8, port: u8) {
     };
     add_interest(Bit::from(value.addr));
     set(maps::BACKENDS.set(number, value, 0));
+}
+
+/// What limits have counted, by their numbers.
+pub(crate) fn metered() -> Vec<[Metered; 2]> {
+    (0..LIMITS).map(|limit| maps::METER_TRAFFIC.get(limit).copied().unwrap_or_default().directions).collect()
 }
 
 fn set_port(number: u32, present: bool) {

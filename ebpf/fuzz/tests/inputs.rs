@@ -75,6 +75,12 @@ fn input() -> impl Strategy<Value = Vec<u8>> {
         [begin(0x20), vec![11, 0, 0x12, 0, 12, 1, 0x10, 0], begin(0x21)].concat()
     });
     let unmask = (guests(), select(vec![24, 32]), 0..2u8).prop_map(|(source, bits, what)| vec![source, bits, what * 2]);
+    let limits = || {
+        let what = prop_oneof![4 => 0..2u8, 1 => 2..4u8, 1 => 0..16u8];
+        let limit =
+            (1..13u8, 0..7u8, 0..8u8, what).prop_map(|(backend, limit, rate, what)| vec![backend, limit, rate, what]);
+        step(29, limit)
+    };
     let steps = prop_oneof![
         12 => packet(10, ask),
         8 => packet(11, vec(0..4u8, 1)),
@@ -97,12 +103,14 @@ fn input() -> impl Strategy<Value = Vec<u8>> {
         1 => step(24, unmask),
         1 => step(27, vec(0..4u8, 1)),
         1 => step(28, vec(0..16u8, 1)),
+        2 => limits(),
         12 => packet(25, ends()),
         2 => packet(26, ends()),
         1 => some(40),
     ];
-    (some(2), vec(way_out(), 0..3), vec(steps, 0..48))
-        .prop_map(|(start, ways_out, steps)| [start, ways_out.concat(), steps.concat()].concat())
+    (some(2), vec(way_out(), 0..3), vec(limits(), 0..6), vec(steps, 0..48)).prop_map(
+        |(start, ways_out, limits, steps)| [start, ways_out.concat(), limits.concat(), steps.concat()].concat(),
+    )
 }
 
 #[test]
@@ -114,11 +122,15 @@ fn what_must_hold_holds_whatever_comes() -> Result<(), Box<dyn Error>> {
         Ok(())
     })?;
     // Inputs that lead nowhere would prove nothing.
-    let Tally { packets, sent, errors_turned_back, led_out, stopped } = total.get();
+    let Tally { packets, sent, errors_turned_back, led_out, stopped, limited } = total.get();
     assert!(
-        sent > packets / 4 && errors_turned_back > sent / 100 && led_out > sent / 20 && stopped > packets / 400,
-        "{sent} of {packets} packets were sent on, {led_out} by what guests began, {errors_turned_back} errors turned back, \
-         {stopped} of the stack's packets stopped"
+        sent > packets / 4
+            && errors_turned_back > sent / 100
+            && led_out > sent / 20
+            && stopped > packets / 400
+            && limited > sent / 25,
+        "{sent} of {packets} packets were sent on, {led_out} by what guests began, {limited} counted against a limit, \
+         {errors_turned_back} errors turned back, {stopped} of the stack's packets stopped"
     );
     Ok(())
 }
