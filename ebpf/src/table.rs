@@ -332,6 +332,17 @@ fn take(index: u32, word: *mut u64, held: Word) -> Option<Word> {
     Some(claimed)
 }
 
+/// The other direction of the flow in a slot, by what that says of it. None: its slot is another connection's, or nobody's;
+/// the state of what is found may still be `Busy` or `Empty`. It is read before it is asked to whom it belongs: should it
+/// become another's just now, it cannot be moved any more (rule 1).
+#[inline(always)]
+pub fn peer(own: u32, peer: u32, is_reply: bool) -> Option<Slot> {
+    let peer = slot(other::beside(own, peer))?;
+    // SAFETY: `flow` points into FLOWS.
+    let points_back = other::beside(peer.index, unsafe { (*peer.flow).peer }) == own;
+    (points_back && read_mark(peer.flow).is_reply() != is_reply).then_some(peer)
+}
+
 /// Ends what the slot that left `state` meant for others: its connection's other direction, and the backend's load.
 #[unsafe(no_mangle)]
 #[inline(never)]
@@ -340,21 +351,15 @@ extern "C" fn part(index: u32, state: u32) -> u32 {
         return opaque(0);
     };
     // SAFETY: `own` points into FLOWS; its fields still are those of the flow that left.
-    let (backend, peer_index) = unsafe { ((*own).backend, other::beside(index, (*own).peer)) };
+    let (backend, peer_index) = unsafe { ((*own).backend, (*own).peer) };
     let is_reply = read_mark(own).is_reply();
     let mut first_left = if is_reply { None } else { Some(State::from_byte(state as u8)) };
-    if let Some(peer) = slot(peer_index) {
-        // SAFETY: `flow` points into FLOWS. A peer that does not point back is another connection's.
-        let points_back = other::beside(index, unsafe { (*peer.flow).peer }) == index;
-        let peer_is_reply = read_mark(peer.flow).is_reply();
-        if points_back
-            && peer.mark.state() as u8 > State::Busy as u8
-            && peer_is_reply != is_reply
-            && let Some(left) = peer.move_to(State::Empty)
-            && !peer_is_reply
-        {
-            first_left = Some(left);
-        }
+    if let Some(peer) = peer(index, peer_index, is_reply)
+        && peer.mark.state() as u8 > State::Busy as u8
+        && let Some(left) = peer.move_to(State::Empty)
+        && is_reply
+    {
+        first_left = Some(left);
     }
     account(backend, first_left, State::Empty);
     opaque(0)

@@ -46,9 +46,10 @@ const IS_REPLY: u32 = 0x200;
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn follow_at(own: u32, mark: u32, peer: u32, backend: u32, what: u32) -> u32 {
-    if let (Some(own), Some(peer)) = (table::slot(own), table::slot(other::beside(own, peer))) {
-        let own = Slot { mark: Mark(mark), ..own };
+    if let Some(slot) = table::slot(own) {
+        let own = Slot { mark: Mark(mark), ..slot };
         let reply = what & IS_REPLY != 0;
+        let peer = Peer(table::peer(own.index, peer, reply));
         if what & IS_DATAGRAM != 0 {
             follow_datagram(&own, &peer, backend);
         } else if !follow_tcp(what as u8, &own, &peer, backend, reply) {
@@ -58,16 +59,32 @@ extern "C" fn follow_at(own: u32, mark: u32, peer: u32, backend: u32, what: u32)
     opaque(FOLLOWED)
 }
 
+/// A connection's other direction; none where that was evicted: its slot may be another connection's by now.
+struct Peer(Option<Slot>);
+
+impl Peer {
+    /// [`Slot::move_to`].
+    #[inline(always)]
+    fn move_to(&self, state: State) -> Option<State> {
+        self.0.as_ref()?.move_to(state)
+    }
+
+    #[inline(always)]
+    fn is_closing(&self) -> bool {
+        self.0.as_ref().is_some_and(|slot| slot.mark.state() as u8 == State::Closing as u8)
+    }
+}
+
 /// The first answer makes a datagram flow more than an embryo.
 #[inline(always)]
-fn follow_datagram(own: &Slot, peer: &Slot, backend: u32) {
+fn follow_datagram(own: &Slot, peer: &Peer, backend: u32) {
     own.move_to(State::Datagrams);
     table::account(backend, peer.move_to(State::Datagrams), State::Datagrams);
 }
 
 /// A connection's states after RFC 9293, section 3.3.2, as far as a middle box can see them. False: see [`follow`].
 #[inline(always)]
-fn follow_tcp(flags: u8, own: &Slot, peer: &Slot, backend: u32, reply: bool) -> bool {
+fn follow_tcp(flags: u8, own: &Slot, peer: &Peer, backend: u32, reply: bool) -> bool {
     let state = own.mark.state() as u8;
     let both = if flags & RST != 0 {
         State::Closed
@@ -81,7 +98,7 @@ fn follow_tcp(flags: u8, own: &Slot, peer: &Slot, backend: u32, reply: bool) -> 
         if !own.mark.state().is_admitted() {
             return true;
         }
-        if peer.mark.state() as u8 != State::Closing as u8 {
+        if !peer.is_closing() {
             let left = own.move_to(State::Closing);
             if !reply {
                 table::account(backend, left, State::Closing);
@@ -94,10 +111,8 @@ fn follow_tcp(flags: u8, own: &Slot, peer: &Slot, backend: u32, reply: bool) -> 
     } else {
         return true;
     };
-    let (first, second) = if reply { (peer, own) } else { (own, peer) };
-    let left = first.move_to(both);
-    second.move_to(both);
-    table::account(backend, left, both);
+    let (own_left, peer_left) = (own.move_to(both), peer.move_to(both));
+    table::account(backend, if reply { peer_left } else { own_left }, both);
     true
 }
 
@@ -105,7 +120,7 @@ fn follow_tcp(flags: u8, own: &Slot, peer: &Slot, backend: u32, reply: bool) -> 
 /// packet is lost, as it is when a listening socket's queue is full: the backend repeats its SYN-ACK, the client its
 /// answer, and there may be room then.
 #[inline(always)]
-fn establish(own: &Slot, peer: &Slot, backend: u32) -> bool {
+fn establish(own: &Slot, peer: &Peer, backend: u32) -> bool {
     // SAFETY: `flow` points into FLOWS; of a flow that left its slot meanwhile, `move_to` finds out.
     let Ok(service) = service::admit(unsafe { &(*own.flow).key }, backend) else {
         return false;
