@@ -3,7 +3,6 @@
 use vipgate_abi::flow::{Mark, State};
 
 use crate::{
-    other,
     parse::{ACK, FIN, Headers, RST, SYN},
     service,
     table::{self, Slot},
@@ -50,6 +49,10 @@ extern "C" fn follow_at(own: u32, mark: u32, peer: u32, backend: u32, what: u32)
         let own = Slot { mark: Mark(mark), ..slot };
         let reply = what & IS_REPLY != 0;
         let peer = Peer(table::peer(own.index, peer, reply));
+        // What the caller read of the flow, and whom that named as its peer, may be of who has just claimed the slot (rule 2).
+        if !own.holds() {
+            return opaque(FOLLOWED);
+        }
         if what & IS_DATAGRAM != 0 {
             follow_datagram(&own, &peer, backend);
         } else if !follow_tcp(what as u8, &own, &peer, backend, reply) {
