@@ -202,6 +202,28 @@ async fn a_writer_undoes_nothing_of_those_it_shares_a_commit_with() {
 }
 
 #[tokio::test]
+async fn a_writer_that_goes_away_while_it_begins_fails_nobody_it_shares_a_commit_with() {
+    let (_dir, store) = fresh().await;
+    for _ in 0..100 {
+        let first = store.begin().await.unwrap();
+        // In this order, before the commit.
+        let [mut second, mut gone, mut last] = [(); 3].map(|()| Box::pin(store.begin()));
+        for waiting in [&mut second, &mut gone, &mut last] {
+            assert!(poll!(waiting.as_mut()).is_pending());
+        }
+        let mut first = Box::pin(first.commit());
+        assert!(poll!(first.as_mut()).is_pending());
+        let mut second = Box::pin(second.await.unwrap().commit());
+        assert!(poll!(second.as_mut()).is_pending());
+        assert!(poll!(gone.as_mut()).is_pending());
+        drop(gone);
+        let last = last.await.unwrap().commit();
+        let (first, second, last) = tokio::join!(first, second, last);
+        first.and(second).and(last).unwrap();
+    }
+}
+
+#[tokio::test]
 async fn what_the_database_gives_up_is_told_to_all_who_wait_for_it() {
     let (_dir, store) = fresh().await;
     let (first, mut second) = together(&store, "z1").await;

@@ -25,12 +25,11 @@ pub(super) struct Writer {
 #[derive(Debug)]
 struct Connected {
     connection: SqliteConnection,
-    /// A transaction of the database has begun.
+    /// A transaction of the database has begun. It has a savepoint, of the group's last transaction: the next one, or the
+    /// commit, releases it on its way.
     open: bool,
-    /// It has the savepoint of a transaction that has not ended.
+    /// The last transaction has not ended.
     unfinished: bool,
-    /// It has the savepoint of one that has: the next transaction, or the commit, releases it on its way.
-    ended: bool,
     /// Somebody queues for a turn in which to commit.
     settling: bool,
     /// Those who have ended and wait for the disk.
@@ -39,14 +38,7 @@ struct Connected {
 
 impl Writer {
     pub(super) fn new(connection: SqliteConnection) -> Self {
-        let connected = Connected {
-            connection,
-            open: false,
-            unfinished: false,
-            ended: false,
-            settling: false,
-            waiting: Vec::new(),
-        };
+        let connected = Connected { connection, open: false, unfinished: false, settling: false, waiting: Vec::new() };
         Self { turns: Arc::new(Mutex::new(Some(connected))) }
     }
 
@@ -56,10 +48,14 @@ impl Writer {
         let turn = turn.map_err(|_| sqlx::Error::PoolTimedOut)?;
         let connected = OwnedMutexGuard::try_map(turn, Option::as_mut).map_err(|_| sqlx::Error::PoolClosed)?;
         let mut turn = Turn { connected, writer: self.clone() };
-        // Whom a failure concerns has been told.
-        let _ = turn.connected.undo().await;
-        turn.connected.join().await?;
-        Ok(turn)
+        // A task of its own: who asked for the turn may go away, and must not leave it half begun.
+        let begun = tokio::spawn(async move {
+            // Whom a failure concerns has been told.
+            let _ = turn.connected.undo().await;
+            turn.connected.join().await?;
+            Ok(turn)
+        });
+        begun.await.unwrap_or_else(|_| Err(sqlx::Error::PoolClosed.into()))
     }
 
     /// Commits what has ended, and closes the connection.
@@ -96,21 +92,17 @@ impl Connected {
 
     /// Begins a transaction in the group, or a group.
     async fn join(&mut self) -> Result<()> {
-        if self.open {
-            let next = if self.ended { "RELEASE one; SAVEPOINT one" } else { "SAVEPOINT one" };
-            if let Err(error) = self.execute(next).await {
-                return Err(self.fail(error).await);
-            }
-        } else {
-            const BEGIN: &str = "BEGIN IMMEDIATE; SAVEPOINT one";
-            if self.execute(BEGIN).await.is_err() {
-                // Whoever began one and went away before it could be noted.
+        let next = if self.open { "RELEASE one; SAVEPOINT one" } else { "BEGIN IMMEDIATE; SAVEPOINT one" };
+        match self.execute(next).await {
+            Ok(()) => {}
+            Err(error) if self.open => return Err(self.fail(error).await),
+            Err(error) => {
+                // Its first half may have begun.
                 let _ = self.execute("ROLLBACK").await;
-                self.execute(BEGIN).await?;
+                return Err(error.into());
             }
-            self.open = true;
         }
-        self.ended = false;
+        self.open = true;
         self.unfinished = true;
         Ok(())
     }
@@ -118,7 +110,7 @@ impl Connected {
     /// Undoes the transaction in the group that has not ended.
     async fn undo(&mut self) -> Result<()> {
         if self.unfinished {
-            if let Err(error) = self.execute("ROLLBACK TO one; RELEASE one").await {
+            if let Err(error) = self.execute("ROLLBACK TO one").await {
                 // SQLite has given up the whole transaction, as on a full disk: nothing of the group is left.
                 return Err(self.fail(error).await);
             }
@@ -138,7 +130,6 @@ impl Connected {
         match self.execute("COMMIT").await {
             Ok(()) => {
                 self.open = false;
-                self.ended = false;
                 for waiting in self.waiting.drain(..) {
                     // Who went away does not want to know.
                     let _ = waiting.send(Ok(()));
@@ -154,7 +145,6 @@ impl Connected {
         let _ = self.execute("ROLLBACK").await;
         self.open = false;
         self.unfinished = false;
-        self.ended = false;
         let error = Arc::new(error);
         for waiting in self.waiting.drain(..) {
             let _ = waiting.send(Err(Error::Commit(Arc::clone(&error))));
@@ -178,7 +168,6 @@ impl Turn {
     /// Returns when the disk holds it.
     pub(super) async fn commit(mut self) -> Result<()> {
         self.connected.unfinished = false;
-        self.connected.ended = true;
         let (sender, told) = oneshot::channel();
         self.connected.waiting.push(sender);
         drop(self);
