@@ -56,7 +56,7 @@ impl Plane {
         if hook == Hook::Tc {
             self.remove(&self.dir.behind_link(&target.name), &target.name)?;
         }
-        let attach = |old| Ok(attach_tc(programs.egress()?, target, TcAttachType::Egress, old)?);
+        let attach = |old| attach_tc(programs.egress()?, target, TcAttachType::Egress, old);
         self.hold(&self.dir.egress_link(&target.name), target, attach)
             .map_err(|error| explain(error, target, Hook::Tc))?;
         Ok(hook)
@@ -65,7 +65,7 @@ impl Plane {
     /// Puts the program on the device at which packets come out of their queues, or replaces the one that is there.
     pub fn attach_queue(&self, target: &Target) -> Result<(), AttachError> {
         let mut programs = self.programs();
-        let attach = |old| Ok(attach_tc(programs.queue()?, target, TcAttachType::Ingress, old)?);
+        let attach = |old| attach_tc(programs.queue()?, target, TcAttachType::Ingress, old);
         let held = self.hold(&self.dir.queue_link(&target.name), target, attach);
         held.map(drop).map_err(|error| explain(error, target, Hook::Tc))
     }
@@ -90,7 +90,7 @@ impl Plane {
     fn attach_at(&self, programs: &mut Programs, target: &Target, hook: Hook) -> Result<(), AttachError> {
         if hook == Hook::Xdp || hook == Hook::XdpGeneric {
             // Before the program that hands packets over to it.
-            let behind = |old| Ok(attach_tc(programs.behind()?, target, TcAttachType::Ingress, old)?);
+            let behind = |old| attach_tc(programs.behind()?, target, TcAttachType::Ingress, old);
             self.hold(&self.dir.behind_link(&target.name), target, behind)
                 .map_err(|failure| explain(failure, target, Hook::Tc))?;
             // The kernel allows one mode a device.
@@ -98,8 +98,8 @@ impl Plane {
             self.unpin(other, &target.name)?;
         }
         let attach = |old| match hook {
-            Hook::Auto | Hook::Tc => Ok(attach_tc(programs.tc()?, target, TcAttachType::Ingress, old)?),
-            Hook::Xdp | Hook::XdpGeneric => Ok(attach_xdp(programs.xdp()?, target, hook, old)?),
+            Hook::Auto | Hook::Tc => attach_tc(programs.tc()?, target, TcAttachType::Ingress, old),
+            Hook::Xdp | Hook::XdpGeneric => attach_xdp(programs.xdp()?, target, hook, old),
         };
         let replaced = self
             .hold(&self.dir.link(hook, &target.name), target, attach)
@@ -172,13 +172,13 @@ impl From<ProgramError> for Failure {
     }
 }
 
-fn attach_xdp(program: &mut Xdp, target: &Target, hook: Hook, old: Option<FdLink>) -> Result<FdLink, ProgramError> {
+fn attach_xdp(program: &mut Xdp, target: &Target, hook: Hook, old: Option<FdLink>) -> Result<FdLink, Failure> {
     let mode = if hook == Hook::XdpGeneric { XdpMode::Skb } else { XdpMode::Driver };
     match old {
-        Some(link) => update_xdp(program, link),
+        Some(link) => Ok(update_xdp(program, link)?),
         None => {
             let id = program.attach_to_if_index(target.ifindex, mode)?;
-            FdLink::try_from(program.take_link(id)?).map_err(invalid)
+            Ok(FdLink::try_from(program.take_link(id)?).map_err(invalid)?)
         }
     }
 }
@@ -253,13 +253,13 @@ fn attach_tc(
     target: &Target,
     at: TcAttachType,
     old: Option<FdLink>,
-) -> Result<FdLink, ProgramError> {
+) -> Result<FdLink, Failure> {
     match old {
-        Some(link) => update_tc(program, link),
+        Some(link) => Ok(update_tc(program, link)?),
         None => {
             let order = TcAttachOptions::TcxOrder(LinkOrder::default());
             let id = program.attach_with_options(&target.name, at, order)?;
-            FdLink::try_from(program.take_link(id)?).map_err(invalid)
+            Ok(FdLink::try_from(program.take_link(id)?).map_err(invalid)?)
         }
     }
 }

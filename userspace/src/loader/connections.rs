@@ -45,7 +45,7 @@ pub fn read_connections(bpffs: &Path, take: impl FnMut(Connection)) -> Result<Op
     if !dir.path().exists() {
         return Ok(None);
     }
-    let now = object::clock(&dir)?.jiffies()?;
+    let now = object::prepare_reading(&dir)?.jiffies()?;
     FlowView::open(&dir)?.connections(now, hz()?, take);
     Ok(Some(()))
 }

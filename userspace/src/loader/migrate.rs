@@ -80,7 +80,7 @@ fn prepare(dir: &PinDir, held: Sizes, new: &PinDir, sizes: Sizes) -> Result<(Pro
     let mut programs = bridging(new, sizes, dir)?;
     attach::load_all(dir, &mut programs)?;
     if held.flows != sizes.flows {
-        let mut first = object::load_bridging(dir, held, Some((new, sizes.flows)))?;
+        let mut first = object::prepare_bridging(dir, held, Some((new, sizes.flows)))?;
         attach::update_all(dir, &mut first)?;
         grace::wait();
     }
@@ -92,7 +92,7 @@ fn prepare(dir: &PinDir, held: Sizes, new: &PinDir, sizes: Sizes) -> Result<(Pro
 fn bridging(next: &PinDir, sizes: Sizes, dir: &PinDir) -> Result<Programs, LoadError> {
     let old = object::sizes_of_pins(dir, sizes)?;
     let is_shared = object::is_shared(maps::FLOWS, dir, next)?;
-    object::load_bridging(next, sizes, (!is_shared).then_some((dir, old.flows)))
+    object::prepare_bridging(next, sizes, (!is_shared).then_some((dir, old.flows)))
 }
 
 /// Steps 3 to 5.

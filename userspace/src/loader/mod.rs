@@ -173,7 +173,7 @@ impl Plane {
             warn!(tables = other, "tables of another version cannot be read: the connections in them end");
         }
         migrate::resize(&dir, options.sizes)?;
-        let (mut programs, sizes) = object::load(&dir, options.sizes)?;
+        let (mut programs, sizes) = object::prepare(&dir, options.sizes)?;
         programs.load_for(options.hook)?;
         tables::initialise(&dir, sizes)?;
         Ok(Arc::new(Self { dir, hook: options.hook, sizes, programs: Mutex::new(programs) }))

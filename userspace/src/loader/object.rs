@@ -84,9 +84,10 @@ pub(super) struct Programs {
 }
 
 impl Programs {
-    /// Loads what a hook needs on every device, so that a kernel that refuses it is known before a device is touched.
+    /// Loads the clock and what a hook needs on every device, so that a kernel that refuses it is known before a device is touched.
     /// With [`Hook::Auto`] each device decides.
     pub(super) fn load_for(&mut self, hook: Hook) -> Result<(), LoadError> {
+        self.frame_program(maps::PROGRAM_CLOCK)?;
         self.egress()?;
         match hook {
             Hook::Auto => {}
@@ -100,11 +101,7 @@ impl Programs {
     }
 
     pub(super) fn xdp(&mut self) -> Result<&mut Xdp, LoadError> {
-        let xdp: &mut Xdp = program(&mut self.ebpf, maps::PROGRAM_XDP)?;
-        if xdp.fd().is_err() {
-            load_persistently(|| xdp.load()).map_err(|error| LoadError::program(maps::PROGRAM_XDP, &error))?;
-        }
-        Ok(xdp)
+        self.frame_program(maps::PROGRAM_XDP)
     }
 
     pub(super) fn tc(&mut self) -> Result<&mut SchedClassifier, LoadError> {
@@ -123,30 +120,41 @@ impl Programs {
         self.classifier(maps::PROGRAM_QUEUE)
     }
 
-    fn classifier(&mut self, name: &'static str) -> Result<&mut SchedClassifier, LoadError> {
-        let tc: &mut SchedClassifier = program(&mut self.ebpf, name)?;
-        if tc.fd().is_err() {
-            load_persistently(|| tc.load()).map_err(|error| LoadError::program(name, &error))?;
-        }
-        Ok(tc)
-    }
-
     pub(super) fn jiffies(&mut self) -> Result<u32, LoadError> {
-        let clock: &mut Xdp = program(&mut self.ebpf, maps::PROGRAM_CLOCK)?;
+        let clock = self.frame_program(maps::PROGRAM_CLOCK)?;
         // The kernel wants at least an Ethernet header; the program does not look at it.
         let options = TestRunOptions { data_in: Some(&[0; 64]), ..TestRunOptions::default() };
         let run = clock.test_run(options).map_err(|error| LoadError::program(maps::PROGRAM_CLOCK, &error))?;
         Ok(run.return_value)
     }
+
+    fn frame_program(&mut self, name: &'static str) -> Result<&mut Xdp, LoadError> {
+        loaded(&mut self.ebpf, name, |xdp: &Xdp| xdp.fd().is_ok(), Xdp::load)
+    }
+
+    fn classifier(&mut self, name: &'static str) -> Result<&mut SchedClassifier, LoadError> {
+        loaded(&mut self.ebpf, name, |tc: &SchedClassifier| tc.fd().is_ok(), SchedClassifier::load)
+    }
 }
 
-fn program<'a, P>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut P, LoadError>
+/// The program of this name, loaded unless it is.
+fn loaded<'a, P>(
+    ebpf: &'a mut Ebpf,
+    name: &'static str,
+    is_loaded: impl Fn(&P) -> bool,
+    load: impl Fn(&mut P) -> Result<(), ProgramError>,
+) -> Result<&'a mut P, LoadError>
 where
     &'a mut P: TryFrom<&'a mut Program>,
 {
-    ebpf.program_mut(name)
+    let program = ebpf
+        .program_mut(name)
         .and_then(|program| <&mut P>::try_from(program).ok())
-        .ok_or(LoadError::Incomplete { kind: "program", name })
+        .ok_or(LoadError::Incomplete { kind: "program", name })?;
+    if !is_loaded(program) {
+        load_persistently(|| load(program)).map_err(|error| LoadError::program(name, &error))?;
+    }
+    Ok(program)
 }
 
 /// Kernels before 5.11 count maps as locked memory, of which a process may have little. Newer ones ignore the limit,
@@ -158,21 +166,22 @@ pub(super) fn lift_memlock() {
 }
 
 /// Opens or makes the maps. The sizes are those that the maps really have.
-pub(super) fn load(dir: &PinDir, wanted: Sizes) -> Result<(Programs, Sizes), LoadError> {
+pub(super) fn prepare(dir: &PinDir, wanted: Sizes) -> Result<(Programs, Sizes), LoadError> {
     let sizes = sizes_of_pins(dir, wanted)?;
-    Ok((load_bridging(dir, sizes, None)?, sizes))
+    Ok((prepare_bridging(dir, sizes, None)?, sizes))
 }
 
-/// [`load`] for maps of these sizes; the programs bridge to the flow table of another directory, of so many flows.
-pub(super) fn load_bridging(dir: &PinDir, sizes: Sizes, other: Option<(&PinDir, u32)>) -> Result<Programs, LoadError> {
-    let mut programs = Programs { ebpf: with_maps(dir, sizes, other)? };
-    for name in maps::PINNED {
-        if programs.ebpf.map(name).is_none() {
-            return Err(LoadError::Incomplete { kind: "map", name });
-        }
+/// [`prepare`] for maps of these sizes; the programs bridge to the flow table of another directory, of so many flows.
+pub(super) fn prepare_bridging(
+    dir: &PinDir,
+    sizes: Sizes,
+    other: Option<(&PinDir, u32)>,
+) -> Result<Programs, LoadError> {
+    let ebpf = with_maps(dir, sizes, other)?;
+    if let Some(name) = maps::PINNED.into_iter().find(|name| ebpf.map(name).is_none()) {
+        return Err(LoadError::Incomplete { kind: "map", name });
     }
-    load_clock(&mut programs)?;
-    Ok(programs)
+    Ok(Programs { ebpf })
 }
 
 /// Opens the maps, and makes and pins those that are missing.
@@ -199,14 +208,12 @@ pub(super) fn is_shared(name: &str, one: &PinDir, other: &PinDir) -> Result<bool
     Ok(id(one)? == id(other)?)
 }
 
-/// The clock alone, for who only reads: makes no map, so all of them must be pinned.
-pub(super) fn clock(dir: &PinDir) -> Result<Programs, LoadError> {
+/// For who only reads, and asks for the time: makes no map, so all of them must be pinned.
+pub(super) fn prepare_reading(dir: &PinDir) -> Result<Programs, LoadError> {
     if let Some(name) = maps::PINNED.into_iter().find(|name| !dir.map(name).exists()) {
         return Err(LoadError::ForeignPin { path: dir.map(name), problem: "it is missing".to_owned() });
     }
-    let mut programs = Programs { ebpf: with_maps(dir, sizes_of_pins(dir, Sizes::default())?, None)? };
-    load_clock(&mut programs)?;
-    Ok(programs)
+    Ok(Programs { ebpf: with_maps(dir, sizes_of_pins(dir, Sizes::default())?, None)? })
 }
 
 /// The object with its maps, opened where they are pinned, else made and pinned. No program is loaded yet.
@@ -229,11 +236,6 @@ fn with_maps(dir: &PinDir, sizes: Sizes, other: Option<(&PinDir, u32)>) -> Resul
         }
     }
     loader.load(OBJECT).map_err(LoadError::object)
-}
-
-fn load_clock(programs: &mut Programs) -> Result<(), LoadError> {
-    let clock: &mut Xdp = program(&mut programs.ebpf, maps::PROGRAM_CLOCK)?;
-    load_persistently(|| clock.load()).map_err(|error| LoadError::program(maps::PROGRAM_CLOCK, &error))
 }
 
 /// The kernel gives a verification up with EAGAIN when a signal is pending for the thread, whatever it is for: so often
