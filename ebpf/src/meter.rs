@@ -63,16 +63,9 @@ impl Queue {
     }
 }
 
-/// [`charge_at`]'s answers besides a queue's.
+/// [`queue_up`]'s answers besides a queue's.
 const PASS: u64 = Queue::NONE.0;
 const OVER: u64 = 1;
-const HAND_OVER: u64 = 2;
-
-/// Of `how`, above the port.
-const IS_OUTBOUND: u32 = 1 << 16;
-const QUEUES: u32 = 1 << 17;
-/// There should be a queue, and there is no way to it.
-const ALONE: u32 = 1 << 18;
 
 /// The limit of a backend's packets.
 #[inline(always)]
@@ -89,76 +82,82 @@ pub fn charge<P: Packet>(packet: &mut P, headers: &Headers, slot: &Slot) -> Resu
     if binding == Binding::default() {
         return Ok(());
     }
-    // SAFETY: as above. Another CPU may be claiming the slot: `forward` finds out.
-    let (vip, port, protocol, outbound) = unsafe {
-        let protocol = (*flow).key.protocol;
-        if slot.mark.is_outward() {
-            ((*flow).new_src, (*flow).new_sport, protocol, IS_OUTBOUND)
-        } else {
-            ((*flow).key.dst, (*flow).key.dport, protocol, 0)
-        }
-    };
-    let how = outbound | if has_ports(protocol) { port as u32 } else { 0 };
-    let frames = packet.frames();
-    let bytes = headers.wire_bytes(frames);
-    let answer = if P::QUEUES {
-        charge_at(binding.0, vip, how | QUEUES, bytes, frames)
-    } else {
-        match charge_at(binding.0, vip, how, bytes, frames) {
-            HAND_OVER if packet.can_hand_over() => {
-                return Err(if packet.hand_over() { Reason::HandedOver } else { Reason::OverLimit });
+    let is_outward = slot.mark.is_outward();
+    let mut number = binding.number();
+    if binding.is_by_port() {
+        // SAFETY: as above. Another CPU may be claiming the slot: `forward` finds out.
+        let (vip, port, protocol) = unsafe {
+            let protocol = (*flow).key.protocol;
+            if is_outward {
+                ((*flow).new_src, (*flow).new_sport, protocol)
+            } else {
+                ((*flow).key.dst, (*flow).key.dport, protocol)
             }
-            HAND_OVER => charge_at(binding.0, vip, how | ALONE, bytes, frames),
-            answer => answer,
-        }
-    };
-    match answer {
-        OVER => return Err(Reason::OverLimit),
-        PASS => {}
-        queue => packet.note_queue(Queue(queue)),
+        };
+        number = limit_of(number, vip, if has_ports(protocol) { port } else { 0 } as u32);
     }
-    Ok(())
-}
-
-/// Tries to advance a word that other CPUs advance as well.
-const TRIES: u32 = 4;
-
-/// [`charge`], by numbers alone: of `how` the low half is the packet's port of the VIP, as it carries it.
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn charge_at(binding: u32, vip: Be32, how: u32, bytes: u32, frames: u32) -> u64 {
-    let mut number = Binding(binding).number();
-    if Binding(binding).is_by_port() {
-        let key = MeterPort { vip, port: how as Be16, reserved: 0 };
-        if let Some(own) = PORT_METERS.get_ptr(&key) {
-            // SAFETY: a value of PORT_METERS.
-            number = unsafe { *own };
-        }
-    }
-    let direction = if how & IS_OUTBOUND != 0 { OUTBOUND } else { INBOUND };
-    if number == 0 {
-        return PASS;
-    }
+    let direction = if is_outward { OUTBOUND } else { INBOUND };
     let Some(meter) = METERS.get(number) else {
-        return PASS;
+        return Ok(());
     };
     let rate = &meter.rates[direction];
     if !rate.is_limited() {
-        return PASS;
+        return Ok(());
     }
+    let frames = packet.frames();
+    let bytes = headers.wire_bytes(frames);
     if rate.queue == 0 {
         let tick = CONFIG.get(0).map_or(0, |config| config.tick);
-        let charged = advance(number, direction, rate, clock::jiffies64() * tick as u64, bytes, frames);
-        return if charged.is_some() { PASS } else { OVER };
+        let now = clock::jiffies64() * tick as u64;
+        return match advance(number, direction, rate, now, bytes, frames) {
+            Some(_) => Ok(()),
+            None => Err(Reason::OverLimit),
+        };
     }
+    if !P::QUEUES && packet.can_hand_over() {
+        return Err(if packet.hand_over() { Reason::HandedOver } else { Reason::OverLimit });
+    }
+    let how = direction as u32 | if P::QUEUES { 0 } else { ALONE };
+    match queue_up(number, how, bytes, frames) {
+        OVER => Err(Reason::OverLimit),
+        queue => {
+            packet.note_queue(Queue(queue));
+            Ok(())
+        }
+    }
+}
+
+/// The limit of a port of a VIP; else that of the VIP.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn limit_of(number: u32, vip: Be32, port: u32) -> u32 {
+    let key = MeterPort { vip, port: port as Be16, reserved: 0 };
+    match PORT_METERS.get_ptr(&key) {
+        // SAFETY: a value of PORT_METERS.
+        Some(own) => unsafe { *own },
+        None => number,
+    }
+}
+
+/// Of `how`, beside the direction: there should be a queue, and there is no way to it.
+const ALONE: u32 = 2;
+
+/// Charges for a packet that has a queue to meet: the one that it does, or [`OVER`]. What has none is charged where it is: a
+/// call of a function costs as much as the rest of it.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn queue_up(number: u32, how: u32, bytes: u32, frames: u32) -> u64 {
+    let Some(meter) = METERS.get(number) else {
+        return PASS;
+    };
+    let direction = (how & 1) as usize;
+    let rate = &meter.rates[direction];
+    let now = clock::nanoseconds();
     if how & ALONE != 0 {
-        let charged = advance(number, direction, &rate.without_queue(), clock::nanoseconds(), bytes, frames);
+        let charged = advance(number, direction, &rate.without_queue(), now, bytes, frames);
         return if charged.is_some() { PASS } else { OVER };
     }
-    if how & QUEUES == 0 {
-        return HAND_OVER;
-    }
-    match advance(number, direction, rate, clock::nanoseconds(), bytes, frames) {
+    match advance(number, direction, rate, now, bytes, frames) {
         Some(lead) => {
             let congested = if lead > rate.congested { Queue::CONGESTED } else { 0 };
             ((rate.queue as u64) << 32) | congested | class(number, direction) as u64
@@ -166,6 +165,9 @@ extern "C" fn charge_at(binding: u32, vip: Be32, how: u32, bytes: u32, frames: u
         None => OVER,
     }
 }
+
+/// Tries to advance a word that other CPUs advance as well.
+const TRIES: u32 = 4;
 
 /// Advances a meter by a packet, and counts it: how far it was ahead; `None`: the packet is over the limit.
 #[inline(always)]

@@ -54,6 +54,12 @@ impl Series {
         Self(self.0.iter().zip(&baseline.0).map(|(own, other)| own / other).collect())
     }
 
+    /// Round by round: these less those.
+    #[must_use]
+    pub fn differences(&self, baseline: &Self) -> Self {
+        Self(self.0.iter().zip(&baseline.0).map(|(own, other)| own - other).collect())
+    }
+
     /// A row of this name and unit.
     #[must_use]
     pub fn row(&self, name: impl Into<String>, unit: &'static str) -> Row {

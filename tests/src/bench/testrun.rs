@@ -65,9 +65,8 @@ impl Kind {
 /// A figure: its name, what runs, how many VIPs there are, and what it shall be at most, in XDP.
 struct Case(&'static str, Kind, u32, Option<f64>);
 
-const CASES: [Case; 12] = [
+const CASES: [Case; 11] = [
     Case("hit, 1 flow", Kind::Hit(1), 1, Some(35.0)),
-    Case("hit under a limit without a queue, 1 flow", Kind::Policed(1), 1, Some(50.0)),
     Case("hit, 65,536 flows", Kind::Hit(1 << 16), 1, Some(65.0)),
     Case("hit, 1,048,576 flows", Kind::Hit(1 << 20), 1, Some(150.0)),
     Case("hit, 65,536 flows, 1,000 VIPs", Kind::Hit(1 << 16), 1000, None),
@@ -105,9 +104,22 @@ pub(super) fn net_time(bench: &mut Bench, effort: Effort, expected: Verdict) -> 
     Ok(whole - empty)
 }
 
-/// Measures a packet of a port that has a limit of its own, and of one among ten thousand of them.
+/// Measures what a limit without a queue adds to a packet, and a packet of a port that has a limit of its own, and of one
+/// among ten thousand of them.
 pub fn limits(report: &mut Report, effort: Effort) -> Result<()> {
     for hook in [Hook::Xdp, Hook::Tc] {
+        let (mut without, mut with) = (Series::default(), Series::default());
+        let mut free = prepare(hook, Kind::Hit(1), 1)?;
+        let mut policed = prepare(hook, Kind::Policed(1), 1)?;
+        for _ in 0..effort.rounds {
+            for (bench, net) in [(&mut free, &mut without), (&mut policed, &mut with)] {
+                net.push(net_time(bench, effort, Verdict::Redirect)?);
+            }
+        }
+        let name = format!("test run, {hook:?}: hit under a limit without a queue");
+        report.add(with.row(name, "ns").beside("without", &with, &without));
+        let added = with.differences(&without).row(format!("test run, {hook:?}: what the limit adds"), "ns");
+        report.add(if hook == Hook::Xdp { added.at_most(15.0) } else { added });
         let (mut one, mut many) = (Series::default(), Series::default());
         let mut alone = prepare(hook, Kind::PolicedPort(1), 1)?;
         let mut among = prepare(hook, Kind::PolicedPort(10_000), 1)?;

@@ -46,6 +46,8 @@ enum Part {
     Connections,
     /// The control plane through the REST API, and packets among many listeners.
     Control,
+    /// Time per packet of one that is limited by test run, among few limits and many.
+    Meters,
     /// Bandwidth limits beside HTB and TBF: what passes, what waits, who else is touched, and ten thousand of them.
     Limits,
     /// The API under load: pages of big tables, creates, polls.
@@ -82,9 +84,11 @@ fn main() -> Result<()> {
         control::run(&mut report, effort)?;
         apart(|| control::packets(&mut report, effort))?;
     }
+    if wanted(Part::Meters) {
+        apart(|| testrun::limits(&mut report, effort))?;
+    }
     if wanted(Part::Limits) {
         limits::run(&mut report, effort)?;
-        apart(|| testrun::limits(&mut report, effort))?;
     }
     if wanted(Part::Api) {
         api::run(&mut report, effort)?;
