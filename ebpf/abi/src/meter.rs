@@ -123,6 +123,12 @@ pub const fn class(number: u32, direction: usize) -> u32 {
     2 * number + direction as u32
 }
 
+/// The limit whose queue has this class.
+#[inline(always)]
+pub const fn limit_of(class: u32) -> u32 {
+    class / 2
+}
+
 /// Binary logarithm of the bytes that [`Rate::multiplier`] is about.
 pub const BYTES_SHIFT: u32 = 24;
 /// Bytes that a packet is charged for at most. A super-packet of IPv4 stands for fewer, unless it is of segments of less than
@@ -437,5 +443,6 @@ mod tests {
         assert_eq!(Binding::new(0, false), Binding::default());
         assert_eq!(Rate::default().bits_per_second(), None);
         assert_eq!((class(1, INBOUND), class(1, OUTBOUND), class(2, INBOUND)), (2, 3, 4));
+        assert!((2..9).all(|number| [INBOUND, OUTBOUND].iter().all(|way| limit_of(class(number, *way)) == number)));
     }
 }

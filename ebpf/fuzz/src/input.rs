@@ -170,8 +170,8 @@ pub enum Step {
         port: u8,
     },
     /// The packets of a backend, or of one port of its VIP alone (0x02), count against a bandwidth limit from now on: of what
-    /// comes in, or goes out (0x01), at 8 kbit/s or so many times twice that; or against none
-    /// (0x04). The limit may be used up at this moment (0x08).
+    /// comes in, or goes out (0x01), at 8 kbit/s or so many times twice that; or against none (0x04). The limit may be used
+    /// up at this moment (0x08).
     Rate {
         backend: u8,
         limit: u8,

@@ -123,14 +123,14 @@ pub(crate) fn metered(
     } else {
         [counted.passed_packets, counted.passed_bytes]
     };
+    let frame = untagged(&came.bytes);
     if came.buffer.is_none() {
-        let frame = untagged(&came.bytes);
         let length = u64::from(word(&frame, ETH_LEN + 2).expect("only IPv4 has a limit"));
         assert_eq!([packets, bytes], [1, ETH_LEN as u64 + length], "counted as it is not on the wire");
     }
     // Whom a limit is about may be told from what it came as, unless it opens its flow.
-    let packet = Ipv4::of_frame(&untagged(&came.bytes)).expect("only IPv4 has a limit");
-    let ports = packet.ports(&untagged(&came.bytes)).filter(|_| packet.offset == 0);
+    let packet = Ipv4::of_frame(&frame).expect("only IPv4 has a limit");
+    let ports = packet.ports(&frame).filter(|_| packet.offset == 0);
     if let Some(flow) = ports.and_then(|ports| table.find(&key(&packet, ports))) {
         assert_eq!(at % 2 == OUTBOUND, flow.flow.mark.is_outward(), "counted the other way: {flow:?}");
         assert_ne!(world::backend(flow.flow.backend).meter, Binding::default(), "not limited: {flow:?}");

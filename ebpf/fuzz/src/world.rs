@@ -193,7 +193,7 @@ impl World {
     }
 
     /// Limits without a queue, which only TC has.
-    fn limit(&self, backend_number: u8, limit: u8, doublings: u8, what: u8) {
+    fn set_rate(&self, backend_number: u8, limit: u8, doublings: u8, what: u8) {
         let backend_number = u32::from(backend_number) % BACKENDS;
         let limit = 1 + u32::from(limit) % (LIMITS - 1);
         let direction = if what & 1 == 0 { INBOUND } else { OUTBOUND };

@@ -98,13 +98,14 @@ impl Netlink {
         let links = self.links().await?;
         let up: BTreeMap<&str, &Link> =
             links.iter().filter(|link| link.device.up).map(|link| (link.device.name.as_str(), link)).collect();
-        let pair = |number: u32| {
+        let pair = |name: &&str| {
+            let number = pair_with(name)?;
             let (one, other) = (*up.get(sending(number).as_str())?, *up.get(receiving(number).as_str())?);
             let is_peer = one.device.veth && one.peer == Some(other.device.ifindex);
-            is_peer.then(|| Pair { sending: one.device.clone(), receiving: other.device.clone() })
+            let pair = is_peer.then(|| Pair { sending: one.device.clone(), receiving: other.device.clone() })?;
+            Some((number, pair))
         };
-        let numbers: BTreeSet<u32> = up.keys().filter_map(|name| pair_with(name)).collect();
-        Ok(numbers.into_iter().filter_map(|number| Some((number, pair(number)?))).collect())
+        Ok(up.keys().filter_map(pair).collect())
     }
 
     /// Makes a pair, with its discipline and no class.

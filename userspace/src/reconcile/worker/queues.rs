@@ -3,9 +3,10 @@
 //! The kernel may have no HTB, or the queues' devices no names that are free: then the limits are kept without queues, which is
 //! told once, and what needs them is tried again at the next start.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use tracing::{info, warn};
+use vipgate_abi::meter::{INBOUND, OUTBOUND, class, limit_of};
 
 use super::{Kernel, Worker};
 use crate::{
@@ -24,13 +25,13 @@ pub(super) struct Queues {
     pairs: BTreeMap<u32, Pair>,
     /// Rates by minor number, in bits per second; 0: it was there when the worker began.
     classes: BTreeMap<u16, u64>,
-    /// They cannot be made here.
+    /// No more can be made here.
     refused: bool,
 }
 
 /// The pair that has a class.
 fn pair_of(minor: u16) -> u32 {
-    queue::pair_of(u32::from(minor) / 2)
+    queue::pair_of(limit_of(minor.into()))
 }
 
 impl Queues {
@@ -42,6 +43,12 @@ impl Queues {
             classes.extend(net.classes(pair).await?.into_iter().map(|minor| (minor, 0)));
         }
         Ok(Self { pairs, classes, refused: false })
+    }
+
+    /// From now on there is no such pair, and none of its classes.
+    fn forget(&mut self, pair: u32) {
+        self.classes.retain(|minor, _| pair_of(*minor) != pair);
+        self.pairs.remove(&pair);
     }
 
     /// True while a pair has a class.
@@ -67,16 +74,16 @@ impl<S: Source> Worker<S> {
             wanted.entry(pair_of(class.minor)).or_default().push(class);
         }
         for (number, classes) in wanted {
-            if self.queues.refused {
-                return;
-            }
-            if self.queues.pairs.contains_key(&number) {
+            let is_known = self.queues.pairs.contains_key(&number);
+            if is_known {
                 match self.set_classes(number, &classes).await {
                     Ok(()) => continue,
-                    Err(error) => warn!(%error, "making the queues anew"),
+                    Err(error) => warn!(%error, "making the queues of {} anew", queue::sending(number)),
                 }
             }
-            self.make_pair(number, &classes).await;
+            if is_known || !self.queues.refused {
+                self.make_pair(number, &classes).await;
+            }
         }
     }
 
@@ -96,12 +103,11 @@ impl<S: Source> Worker<S> {
         let stale: Vec<u16> = {
             let kernel = self.lock();
             let needs = |minor: u16| {
-                kernel
-                    .engine
-                    .rates(u32::from(minor) / 2)
-                    .is_some_and(|rates| rates.classes(u32::from(minor) / 2).any(|class| class.minor == minor))
+                let number = limit_of(minor.into());
+                let rates = kernel.engine.rates(number);
+                rates.is_some_and(|rates| rates.classes(number).any(|class| class.minor == minor))
             };
-            let minors = freed.iter().flat_map(|number| [2 * number, 2 * number + 1]);
+            let minors = freed.iter().flat_map(|number| [INBOUND, OUTBOUND].map(|direction| class(*number, direction)));
             let minors = minors.filter_map(|minor| u16::try_from(minor).ok());
             minors.filter(|minor| self.queues.classes.contains_key(minor) && !needs(*minor)).collect()
         };
@@ -127,6 +133,7 @@ impl<S: Source> Worker<S> {
         for (number, minors) in by_pair {
             let Some(pair) = self.queues.pairs.get(&number) else { continue };
             if !self.queues.is_used(number) {
+                info!("no limit is left that needs the queues of {}", queue::sending(number));
                 self.remove_pair(number).await;
             } else if let Err(error) = self.net.remove_classes(pair, &minors).await {
                 warn!(%error, "a queue that nothing leads to stays until the next start");
@@ -134,13 +141,12 @@ impl<S: Source> Worker<S> {
         }
     }
 
-    /// Removes a pair that has no class any more.
+    /// Removes a pair, and what is left in its queues.
     async fn remove_pair(&mut self, number: u32) {
-        self.queues.pairs.remove(&number);
+        self.queues.forget(number);
         if let Err(reason) = self.lead_to(number, None).await {
             warn!(reason, "the queues' program stays");
         }
-        info!("no limit is left that needs the queues of {}", queue::sending(number));
         if let Err(error) = self.net.remove_queue_pair(number).await {
             warn!(%error, "a device that nothing leads to stays until the next start");
         }
@@ -148,8 +154,7 @@ impl<S: Source> Worker<S> {
 
     /// Makes a pair, with queues for all its limits that are known and these.
     async fn make_pair(&mut self, number: u32, wanted: &[Class]) {
-        self.queues.classes.retain(|minor, _| pair_of(*minor) != number);
-        self.queues.pairs.remove(&number);
+        self.queues.forget(number);
         let made = match self.net.make_queue_pair(number).await {
             Ok(pair) => {
                 self.queues.pairs.insert(number, pair.clone());
@@ -169,14 +174,10 @@ impl<S: Source> Worker<S> {
             Err(error) => Err(error.to_string()),
         };
         if let Err(reason) = made {
-            warn!(reason, "bandwidth limits have no queues, and drop what exceeds them");
-            let pairs = std::mem::take(&mut self.queues.pairs);
-            self.queues = Queues { refused: true, ..Queues::default() };
-            for number in pairs.into_keys().chain([number]).collect::<BTreeSet<_>>() {
-                if let Err(reason) = self.lead_to(number, None).await {
-                    warn!(reason, "the queues' program stays");
-                }
-            }
+            let name = queue::sending(number);
+            warn!(reason, "the bandwidth limits of {name} have no queues, and drop what exceeds them");
+            self.queues.refused = true;
+            self.remove_pair(number).await;
         }
     }
 

@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// VIPs that are read from the store at once.
-const READERS: usize = 4;
+const AT_ONCE: usize = 4;
 
 /// A VIP on its way to the kernel.
 struct Ready {
@@ -87,7 +87,7 @@ impl<S: Source> Worker<S> {
         let mut states = Vec::new();
         let mut unread = HashMap::new();
         let uuids: Vec<&String> = vips.iter().collect();
-        for uuids in uuids.chunks(READERS) {
+        for uuids in uuids.chunks(AT_ONCE) {
             let reads: Vec<_> = uuids.iter().map(|uuid| self.source.vip(uuid)).collect();
             for (uuid, read) in uuids.iter().zip(join_all(reads).await) {
                 match read {
