@@ -3,13 +3,13 @@
 use std::{
     collections::HashMap,
     net::Ipv4Addr,
-    os::fd::AsRawFd,
+    os::fd::{AsRawFd, OwnedFd},
     sync::{Arc, Mutex, PoisonError},
 };
 
 use nix::{
     ifaddrs::getifaddrs,
-    sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, SockaddrStorage, bind, send, socket},
+    sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, SockaddrStorage, sendto, socket},
 };
 
 use super::{Device, NetError};
@@ -19,12 +19,19 @@ const ETHERTYPE_ARP: [u8; 2] = [0x08, 0x06];
 /// Shortest Ethernet frame without its checksum.
 const FRAME: usize = 60;
 
-/// Sends announcements; clones share what they know of devices.
+/// Sends announcements; clones share what they have.
 #[derive(Clone, Debug, Default)]
 pub struct Announcer {
+    held: Arc<Mutex<Held>>,
+}
+
+#[derive(Debug, Default)]
+struct Held {
+    /// Kept, because the kernel waits for all that its CPUs do before it closes one: ten milliseconds and more.
+    socket: Option<Arc<OwnedFd>>,
     /// Link-layer addresses by interface index, which names one device for ever: to list them takes the kernel longer the
     /// more VIPs there are.
-    links: Arc<Mutex<HashMap<u32, SockaddrStorage>>>,
+    links: HashMap<u32, SockaddrStorage>,
 }
 
 impl Announcer {
@@ -38,22 +45,25 @@ impl Announcer {
             device: device.name.clone(),
             source: error.into(),
         };
-        let opened = socket(AddressFamily::Packet, SockType::Raw, SockFlag::SOCK_CLOEXEC, None);
-        let socket = opened.map_err(|error| failed(*first, error))?;
-        let link = self.link(device).map_err(|error| failed(*first, error))?;
-        bind(socket.as_raw_fd(), &link).map_err(|error| failed(*first, error))?;
+        let (socket, link) = self.held(device).map_err(|error| failed(*first, error))?;
         for vip in vips {
-            send(socket.as_raw_fd(), &announcement(device.mac, *vip), MsgFlags::empty())
+            sendto(socket.as_raw_fd(), &announcement(device.mac, *vip), &link, MsgFlags::empty())
                 .map_err(|error| failed(*vip, error))?;
         }
         Ok(())
     }
 
-    /// The device's own link-layer address: it names the device, and no protocol, so that a socket receives nothing.
-    fn link(&self, device: &Device) -> nix::Result<SockaddrStorage> {
-        let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
+    /// The socket, which receives nothing, and the device's own link-layer address, which names it.
+    fn held(&self, device: &Device) -> nix::Result<(Arc<OwnedFd>, SockaddrStorage)> {
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        let Held { socket: kept, links } = &mut *held;
+        let opened = match kept {
+            Some(kept) => Arc::clone(kept),
+            None => Arc::new(socket(AddressFamily::Packet, SockType::Raw, SockFlag::SOCK_CLOEXEC, None)?),
+        };
+        *kept = Some(Arc::clone(&opened));
         if let Some(link) = links.get(&device.ifindex) {
-            return Ok(*link);
+            return Ok((opened, *link));
         }
         let addresses = getifaddrs()?
             .filter(|interface| interface.interface_name == device.name)
@@ -63,7 +73,8 @@ impl Announcer {
                 links.insert(u32::try_from(link.ifindex()).unwrap_or_default(), address);
             }
         }
-        links.get(&device.ifindex).copied().ok_or(nix::Error::ENODEV)
+        let link = links.get(&device.ifindex).ok_or(nix::Error::ENODEV)?;
+        Ok((opened, *link))
     }
 }
 
