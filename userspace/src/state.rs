@@ -12,8 +12,14 @@ use vipgate_abi::maps;
 pub trait Source: Send + Sync + 'static {
     type Error: std::error::Error + Send + Sync + 'static;
 
-    /// One VIP with all it offers; `None`: there is no such VIP, its entries and address shall go.
-    fn vip(&self, uuid: &str) -> impl Future<Output = Result<Option<VipState>, Self::Error>> + Send;
+    /// Those of these VIPs that there are, each with all it offers. What the others had, entries and address, shall go.
+    fn vips_of(&self, uuids: &[String]) -> impl Future<Output = Result<Vec<VipState>, Self::Error>> + Send;
+
+    /// One VIP; `None`: there is no such VIP.
+    fn vip(&self, uuid: &str) -> impl Future<Output = Result<Option<VipState>, Self::Error>> + Send {
+        let uuids = [uuid.to_owned()];
+        async move { Ok(self.vips_of(&uuids).await?.pop()) }
+    }
 
     /// Every VIP, for the first pass after a start.
     fn vips(&self) -> impl Future<Output = Result<Vec<VipState>, Self::Error>> + Send;

@@ -26,7 +26,7 @@ const PAGES: u32 = 5;
 /// Who create at the same time.
 const CUSTOMERS: usize = 32;
 /// Between two looks at a job.
-const PAUSE: Duration = Duration::from_millis(2);
+const PAUSE: Duration = Duration::from_millis(5);
 /// Who poll at the same time, and how often each of them in a round.
 const POLLERS: usize = 1000;
 const POLLS: u32 = 5;

@@ -95,6 +95,13 @@ struct Applying {
     hooked: bool,
 }
 
+/// A job that has been applied, or could not be.
+#[derive(Debug)]
+struct Applied {
+    job: Applying,
+    error: Option<ApiError>,
+}
+
 /// The jobs of a store; clones share them.
 #[derive(Clone)]
 pub struct Jobs {
@@ -108,6 +115,8 @@ struct Inner {
     hooks: hook::Hooks,
     /// Jobs that are being applied: most polls ask for one of these, and need not ask the database.
     running: Mutex<HashSet<String>>,
+    /// Those among them that have been: the first one waits for its turn to write all of their results.
+    applied: Mutex<Vec<Applied>>,
     /// When expired results were forgotten last, in milliseconds since 1970.
     forgot: AtomicI64,
 }
@@ -133,6 +142,7 @@ impl Jobs {
                 settings,
                 hooks,
                 running: Mutex::default(),
+                applied: Mutex::default(),
                 forgot: AtomicI64::new(0),
             }),
         })
@@ -194,7 +204,7 @@ impl Jobs {
         if self.running().contains(uuid) {
             return Ok(Poll::Running);
         }
-        let mut tx = self.inner.store.read().await?;
+        let mut tx = self.inner.store.look().await?;
         let oldest = self.oldest(&tx);
         rows::poll(&mut tx, uuid, oldest).await
     }
@@ -241,44 +251,94 @@ impl Jobs {
         self.inner.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn applied(&self) -> MutexGuard<'_, Vec<Applied>> {
+        self.inner.applied.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn finish_later(&self, job: Applying) {
         self.running().insert(job.uuid.clone());
         let jobs = self.clone();
         tokio::spawn(async move {
-            let (uuid, hooked) = (job.uuid.clone(), job.hooked);
-            let finished = jobs.finish(job).await;
-            jobs.running().remove(&uuid);
-            match finished {
-                Ok(()) => jobs.call_hook(uuid, hooked),
-                // It stays `Applying`: the next start takes it up.
-                Err(error) => tracing::error!(job = uuid, %error, "the result of a job can't be stored"),
+            // A fault in there must not leave the job running for ever.
+            let applied = AssertUnwindSafe(jobs.inner.apply.apply(job.change.clone())).catch_unwind().await;
+            let fault = |_| Err(NotApplied::Failed("a fault of the controller, which its log describes".into()));
+            let error = match applied.unwrap_or_else(fault) {
+                Ok(()) => None,
+                // It stays `Applying`.
+                Err(NotApplied::Ending) => {
+                    jobs.running().remove(&job.uuid);
+                    return;
+                }
+                Err(NotApplied::Failed(error)) => {
+                    let error = not_applied(error.as_ref());
+                    tracing::warn!(job = job.uuid, %error, "a change is stored, but not applied");
+                    Some(error)
+                }
+            };
+            let is_first = {
+                let mut applied = jobs.applied();
+                applied.push(Applied { job, error });
+                applied.len() == 1
+            };
+            if is_first {
+                jobs.finish_applied().await;
             }
         });
     }
 
-    async fn finish(&self, job: Applying) -> store::Result<()> {
-        // A fault in there must not leave the job running for ever.
-        let applied = AssertUnwindSafe(self.inner.apply.apply(job.change.clone())).catch_unwind().await;
-        let fault = |_| Err(NotApplied::Failed("a fault of the controller, which its log describes".into()));
-        let applied = applied.unwrap_or_else(fault);
-        let mut tx = self.inner.store.begin().await?;
-        let (succeeded, body) = match applied {
-            Ok(()) => {
-                model::applied(&mut tx, &job.change.vips).await?;
-                (true, success(query::render(&mut tx, &job.reply).await?, &job.reply, job.with_schema))
-            }
-            // It stays `Applying`.
-            Err(NotApplied::Ending) => return Ok(()),
-            Err(NotApplied::Failed(error)) => {
-                let error = not_applied(error.as_ref());
-                tracing::warn!(job = job.uuid, %error, "a change is stored, but not applied");
-                (false, failure(&error, job.with_schema))
-            }
+    /// Writes the results of all jobs that have been applied by the time of its turn.
+    async fn finish_applied(&self) {
+        let turn = self.inner.store.begin().await;
+        let applied = std::mem::take(&mut *self.applied());
+        let stored = match turn {
+            Ok(tx) => self.store_results(tx, &applied).await,
+            Err(error) => Err(error),
         };
-        rows::finish(&mut tx, &job.uuid, succeeded, &body).await?;
-        tx.commit().await?;
-        tracing::debug!(job = job.uuid, succeeded, "a job has finished");
-        Ok(())
+        let is_alone = applied.len() == 1;
+        for done in applied {
+            let stored = match (&stored, is_alone) {
+                (Ok(()), _) => Ok(()),
+                (Err(error), true) => Err(error.to_string()),
+                // What is wrong with one shall not be the others'.
+                (Err(_), false) => self.store_result(&done).await.map_err(|error| error.to_string()),
+            };
+            let Applying { uuid, hooked, .. } = done.job;
+            self.running().remove(&uuid);
+            match stored {
+                Ok(()) => {
+                    tracing::debug!(job = uuid, succeeded = done.error.is_none(), "a job has finished");
+                    self.call_hook(uuid, hooked);
+                }
+                // It stays `Applying`: the next start takes it up.
+                Err(error) => tracing::error!(job = uuid, error, "the result of a job can't be stored"),
+            }
+        }
+    }
+
+    async fn store_result(&self, done: &Applied) -> store::Result<()> {
+        let tx = self.inner.store.begin().await?;
+        self.store_results(tx, std::slice::from_ref(done)).await
+    }
+
+    async fn store_results(&self, mut tx: Tx, applied: &[Applied]) -> store::Result<()> {
+        let succeeded = || applied.iter().filter(|done| done.error.is_none()).map(|done| &done.job);
+        let vips = succeeded().flat_map(|job| &job.change.vips).cloned().collect();
+        model::applied(&mut tx, &vips).await?;
+        let replies: Vec<_> = succeeded().map(|job| &job.reply).collect();
+        let mut printed = query::render_all(&mut tx, &replies).await?.into_iter();
+        let finished: Vec<_> = applied
+            .iter()
+            .map(|Applied { job, error }| rows::Finished {
+                uuid: &job.uuid,
+                succeeded: error.is_none(),
+                body: match error {
+                    Some(error) => failure(error, job.with_schema),
+                    None => success(printed.next().unwrap_or_default(), &job.reply, job.with_schema),
+                },
+            })
+            .collect();
+        rows::finish(&mut tx, &finished).await?;
+        tx.commit().await
     }
 
     fn call_hook(&self, uuid: String, hooked: bool) {

@@ -1,5 +1,6 @@
 //! The rows of jobs and web hooks.
 
+use serde::Serialize;
 use sqlx::FromRow;
 
 use super::{Applying, Poll, Refused, Ticket};
@@ -63,16 +64,26 @@ async fn entered(tx: &mut Tx, ticket: &Ticket, rows: u64) -> std::result::Result
     Ok(())
 }
 
-/// Writes the result of a job that was `Applying`.
-pub(super) async fn finish(tx: &mut Tx, uuid: &str, succeeded: bool, body: &str) -> Result<()> {
+/// The result of a job.
+#[derive(Serialize)]
+pub(super) struct Finished<'a> {
+    pub(super) uuid: &'a str,
+    pub(super) succeeded: bool,
+    /// JSON.
+    pub(super) body: String,
+}
+
+/// Writes the results of jobs that were `Applying`.
+pub(super) async fn finish(tx: &mut Tx, jobs: &[Finished<'_>]) -> Result<()> {
     let now = tx.now();
     sqlx::query(
-        "UPDATE jobs SET state = $2, result = $3, finish_date = $4, change = NULL, reply = NULL
-         WHERE uuid = $1 AND state = 'Applying'",
+        "UPDATE jobs SET state = CASE j.value ->> 'succeeded' WHEN 1 THEN $2 ELSE $3 END, result = j.value ->> 'body',
+                         finish_date = $4, change = NULL, reply = NULL
+         FROM json_each($1) j WHERE jobs.uuid = j.value ->> 'uuid' AND jobs.state = 'Applying'",
     )
-    .bind(uuid)
-    .bind(state(succeeded))
-    .bind(body)
+    .bind(json(&jobs)?)
+    .bind(state(true))
+    .bind(state(false))
     .bind(now)
     .execute(tx.conn())
     .await?;
@@ -163,7 +174,7 @@ const fn state(succeeded: bool) -> &'static str {
     if succeeded { "Succeeded" } else { "Failed" }
 }
 
-fn json(value: &impl serde::Serialize) -> Result<String> {
+fn json(value: &impl Serialize) -> Result<String> {
     serde_json::to_string(value).map_err(|error| Error::Corrupt {
         what: "a value without a JSON form",
         value: error.to_string(),

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, net::Ipv4Addr};
 use vipgate_api::ApiError;
 
 use super::Result;
-use crate::store::{Tx, address, network, network::IpRange};
+use crate::store::{Tx, address, network::IpRange};
 
 /// How an address is chosen when none is asked for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -47,18 +47,19 @@ pub(super) struct Allocated {
     pub(super) range: IpRange,
 }
 
-/// Takes the required address, or one by the strategy; none of those that the router has of its own.
+/// Takes the required address, or one by the strategy, in these ranges, which are the network's; none of those that the router
+/// has of its own.
 ///
 /// # Errors
 /// L3.1000: the required one is the router's, in use or outside every range, or none is free.
 pub(super) async fn allocate(
     tx: &mut Tx,
     l3_network_uuid: &str,
+    ranges: Vec<IpRange>,
     strategy: Strategy,
     required: Option<Ipv4Addr>,
     routers: &BTreeSet<Ipv4Addr>,
 ) -> Result<Allocated> {
-    let ranges = network::ranges_of(tx, l3_network_uuid).await?;
     let fail = |why: &str| {
         let wanted = required.map(|ip| format!(", required ip[{ip}]")).unwrap_or_default();
         ApiError::ip_allocation(format!(
@@ -69,25 +70,25 @@ pub(super) async fn allocate(
     if ranges.is_empty() {
         return Err(fail("the network has no IP range"));
     }
-    let (range, ip) = match required {
-        Some(ip) if routers.contains(&ip) => return Err(fail("it is the router's own")),
+    match required {
+        Some(ip) if routers.contains(&ip) => Err(fail("it is the router's own")),
         Some(ip) => {
             let range = ranges.into_iter().find(|range| range.contains(ip));
-            (range.ok_or_else(|| fail("no IP range of the network holds it"))?, ip)
+            let range = range.ok_or_else(|| fail("no IP range of the network holds it"))?;
+            let used_ip_uuid = address::take(tx, &range, ip).await?.ok_or_else(|| fail("it is in use"))?;
+            Ok(Allocated { used_ip_uuid, ip, range })
         }
-        None => choose(tx, ranges, strategy, routers).await?.ok_or_else(|| fail("every address is in use"))?,
-    };
-    let used_ip_uuid = address::take(tx, &range, ip).await?.ok_or_else(|| fail("it is in use"))?;
-    Ok(Allocated { used_ip_uuid, ip, range })
+        None => choose(tx, ranges, strategy, routers).await?.ok_or_else(|| fail("every address is in use")),
+    }
 }
 
-/// A free address, with its range.
+/// Takes a free address.
 async fn choose(
     tx: &mut Tx,
     mut ranges: Vec<IpRange>,
     strategy: Strategy,
     routers: &BTreeSet<Ipv4Addr>,
-) -> Result<Option<(IpRange, Ipv4Addr)>> {
+) -> Result<Option<Allocated>> {
     let mut starts = Vec::new();
     if strategy == Strategy::Random {
         let pick = random();
@@ -102,10 +103,11 @@ async fn choose(
     starts.extend(ranges.iter().enumerate().map(|(index, range)| (index, range.first_number)));
     for (index, from) in starts {
         let mut from = Ipv4Addr::from_bits(from);
-        while let Some(ip) = address::first_free(tx, &ranges[index], from).await? {
+        while let Some((used_ip_uuid, ip)) = address::take_first(tx, &ranges[index], from).await? {
             if !routers.contains(&ip) {
-                return Ok(Some((ranges.swap_remove(index), ip)));
+                return Ok(Some(Allocated { used_ip_uuid, ip, range: ranges.swap_remove(index) }));
             }
+            address::free(tx, &used_ip_uuid).await?;
             // No range ends at the last address of all.
             from = Ipv4Addr::from_bits(ip.to_bits() + 1);
         }

@@ -136,10 +136,7 @@ impl Outcome {
 /// # Errors
 /// [`store::Error::Database`].
 pub async fn applied(tx: &mut Tx, vips: &BTreeSet<String>) -> store::Result<()> {
-    for vip in vips {
-        lb::activate(tx, vip).await?;
-    }
-    Ok(())
+    lb::activate(tx, vips).await
 }
 
 impl From<store::Error> for ApiError {

@@ -16,7 +16,7 @@ use super::{
     state_after, vip_use,
 };
 use crate::store::{
-    self, Tx, eip, lb, port_forwarding, source_nat,
+    self, Tx, eip, lb, network, port_forwarding, source_nat,
     vip::{self, Vip},
 };
 
@@ -29,7 +29,10 @@ pub(super) async fn create(tx: &mut Tx, caller: &Caller, devices: &dyn Devices, 
         ),
         None => None,
     };
-    require(tx, "l3NetworkUuid", &request.l3_network_uuid, Resource::L3Network).await?;
+    let ranges = network::ranges_of(tx, &request.l3_network_uuid).await?;
+    if ranges.is_empty() {
+        require(tx, "l3NetworkUuid", &request.l3_network_uuid, Resource::L3Network).await?;
+    }
     if let Some(ip) = required
         && let Some(other) = vip::by_address(tx, &request.l3_network_uuid, &ip.to_string()).await?
     {
@@ -40,7 +43,7 @@ pub(super) async fn create(tx: &mut Tx, caller: &Caller, devices: &dyn Devices, 
     }
     let new = New { resource: Resource::Vip, uuid: request.resource_uuid.as_deref(), user_tags: &request.user_tags };
     let uuid = resource::register_untagged(tx, caller, new, &request.system_tags).await?;
-    let allocated = allocate(tx, &request.l3_network_uuid, strategy, required, &devices.addresses()).await?;
+    let allocated = allocate(tx, &request.l3_network_uuid, ranges, strategy, required, &devices.addresses()).await?;
     let row = Vip {
         uuid,
         name: request.name,

@@ -116,9 +116,9 @@ async fn plug(
     device_id: u8,
     wishes: &Wishes,
 ) -> Result<()> {
-    let allocated =
-        allocate(tx, &network.uuid, Strategy::Random, wishes.addresses.get(&network.uuid).copied(), &wishes.taken)
-            .await?;
+    let ranges = network::ranges_of(tx, &network.uuid).await?;
+    let address = wishes.addresses.get(&network.uuid).copied();
+    let allocated = allocate(tx, &network.uuid, ranges, Strategy::Random, address, &wishes.taken).await?;
     let new = New { resource: Resource::VmNic, uuid: None, user_tags: &[] };
     let wanted = wishes.macs.get(&network.uuid);
     let mut nic = VmNic {

@@ -20,7 +20,7 @@ use serde_json::{Map, Value, json};
 use vipgate_api::{ApiError, Resource, query::Query};
 
 use crate::store::Tx;
-pub use render::render;
+pub use render::{render, render_all};
 use search::{FEW, Search};
 use table::Table;
 

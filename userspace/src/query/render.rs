@@ -1,12 +1,12 @@
 //! From rows to inventories: fields by their kinds, then the lists, one statement a list however many rows there are.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use sea_query::{SelectStatement, SqliteQueryBuilder};
 use sea_query_sqlx::SqlxBinder;
 use serde_json::{Map, Value};
 use sqlx::{AssertSqlSafe, Row, sqlite::SqliteRow};
-use vipgate_api::{ApiError, Date, Reply};
+use vipgate_api::{ApiError, Date, Reply, Resource};
 
 use super::{
     condition::no_such,
@@ -23,30 +23,45 @@ const KEYS: usize = 500;
 /// # Errors
 /// The database fails.
 pub async fn render(tx: &mut Tx, reply: &Reply) -> store::Result<Map<String, Value>> {
-    let mut members = Map::new();
-    match reply {
-        Reply::Empty => {}
-        Reply::Members(known) => members.clone_from(known),
-        Reply::Inventory(resource, uuid) => {
-            if let Some(table) = Table::of(*resource)
-                && let Some(inventory) = by_key(tx, table, std::slice::from_ref(uuid)).await?.pop()
-            {
-                members.insert("inventory".to_owned(), inventory);
-            }
-        }
-        Reply::Inventories(resource, uuids) => {
-            let inventories = match Table::of(*resource) {
-                Some(table) => by_key(tx, table, uuids).await?,
-                None => Vec::new(),
-            };
-            members.insert("inventories".to_owned(), inventories.into());
-        }
-    }
-    Ok(members)
+    Ok(render_all(tx, &[reply]).await?.pop().unwrap_or_default())
 }
 
-/// The inventories of these keys, in the order of the keys.
-async fn by_key(tx: &mut Tx, table: &'static Table, keys: &[String]) -> store::Result<Vec<Value>> {
+/// The same for many: each kind of resource is asked for once.
+///
+/// # Errors
+/// The database fails.
+pub async fn render_all(tx: &mut Tx, replies: &[&Reply]) -> store::Result<Vec<Map<String, Value>>> {
+    let mut asked: BTreeMap<Resource, Vec<String>> = BTreeMap::new();
+    for reply in replies {
+        match reply {
+            Reply::Empty | Reply::Members(_) => {}
+            Reply::Inventory(resource, uuid) => asked.entry(*resource).or_default().push(uuid.clone()),
+            Reply::Inventories(resource, uuids) => asked.entry(*resource).or_default().extend(uuids.iter().cloned()),
+        }
+    }
+    let mut found = HashMap::new();
+    for (resource, keys) in asked {
+        if let Some(table) = Table::of(resource) {
+            found.insert(resource, by_key(tx, table, &keys).await?);
+        }
+    }
+    let printed = |resource: &Resource, uuid: &String| found.get(resource)?.get(uuid).cloned();
+    let print = |reply: &&Reply| match reply {
+        Reply::Empty => Map::new(),
+        Reply::Members(known) => known.clone(),
+        Reply::Inventory(resource, uuid) => {
+            printed(resource, uuid).map(|inventory| ("inventory".to_owned(), inventory)).into_iter().collect()
+        }
+        Reply::Inventories(resource, uuids) => {
+            let inventories: Vec<Value> = uuids.iter().filter_map(|uuid| printed(resource, uuid)).collect();
+            Map::from_iter([("inventories".to_owned(), inventories.into())])
+        }
+    };
+    Ok(replies.iter().map(print).collect())
+}
+
+/// The inventories of these keys, by key.
+async fn by_key(tx: &mut Tx, table: &'static Table, keys: &[String]) -> store::Result<HashMap<String, Value>> {
     let mut found = HashMap::new();
     for keys in keys.chunks(KEYS) {
         let statement = select::of_keys(table, table.key, keys.iter().map(String::as_str));
@@ -56,7 +71,7 @@ async fn by_key(tx: &mut Tx, table: &'static Table, keys: &[String]) -> store::R
             }
         }
     }
-    Ok(keys.iter().filter_map(|key| found.remove(key)).collect())
+    Ok(found)
 }
 
 /// Which members of an inventory are printed.

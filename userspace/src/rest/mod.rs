@@ -49,7 +49,7 @@ use self::{
 };
 use crate::{
     jobs::{self, Apply, Jobs, Poll, Refused, Ticket},
-    model::{self, Devices, Outcome},
+    model::{self, Caller, Devices, Outcome},
     query,
     store::{self, Store},
 };
@@ -227,9 +227,8 @@ impl RestState {
         match call.api {
             Api::LogInByAccount => opened(&self.sessions.log_in(typed(arguments)?, incoming.peer.0).await?),
             Api::RenewSession => {
-                let mut tx = self.store.read().await?;
-                session::caller(&mut tx, header::session(&incoming.headers).unwrap_or_default()).await?;
-                drop(tx);
+                let session = header::session(&incoming.headers).unwrap_or_default();
+                session::caller(&mut self.store.look().await?, session).await?;
                 opened(&self.sessions.renew(&typed(arguments)?).await?)
             }
             Api::LogOut => {
@@ -257,14 +256,14 @@ impl RestState {
         let mut arguments = incoming.arguments(call).map_err(bad_request)?;
         let ticket = incoming.ticket(call.api.name()).map_err(bad_request)?;
         let session = header::session(&incoming.headers).unwrap_or_default();
-        let mut possible = self.sessions.hash_password(session, &mut arguments).await;
+        let mut possible = self.caller(&mut arguments, session).await;
         let uuid = ticket.uuid.clone();
         tracing::debug!(api = ticket.api, job = uuid, "an asynchronous call came in");
         let mut prepared = None;
         let (tx, outcome) = loop {
             let mut tx = self.store.begin().await.map_err(internal)?;
             let outcome = match possible.clone() {
-                Ok(()) => self.decide(&mut tx, call, arguments.clone(), &incoming.headers).await,
+                Ok(caller) => self.decide(&mut tx, call, arguments.clone(), caller, session).await,
                 Err(error) => Err(error),
             };
             let needed = outcome.as_ref().ok().and_then(|outcome| outcome.needs_device.clone());
@@ -274,7 +273,7 @@ impl RestState {
             // Other writers need not wait for a device: the call is decided anew when it is ready.
             tx.rollback().await.map_err(internal)?;
             if let Some(device) = needed.clone() {
-                possible = self.jobs.prepare(device).await;
+                possible = self.jobs.prepare(device).await.and(possible);
             }
             prepared = needed;
         };
@@ -282,14 +281,25 @@ impl RestState {
         Ok(accepted(&self.base(&incoming.headers), &uuid))
     }
 
+    /// Whose call it is, whose password is not among its arguments any more.
+    async fn caller(&self, arguments: &mut Map<String, Value>, session: &str) -> Result<Caller, ApiError> {
+        let caller = session::caller(&mut self.store.look().await?, session).await?;
+        self.sessions.hash_password(arguments).await?;
+        Ok(caller)
+    }
+
     async fn decide(
         &self,
         tx: &mut store::Tx,
         call: &'static Call,
         mut arguments: Map<String, Value>,
-        headers: &HeaderMap,
+        mut caller: Caller,
+        session: &str,
     ) -> Result<Outcome, ApiError> {
-        let caller = session::caller(tx, header::session(headers).unwrap_or_default()).await?;
+        // Before its turn an account may have gone, but for the administrator's.
+        if !caller.admin {
+            caller = session::caller(tx, session).await?;
+        }
         request::check(call, &mut arguments)?;
         model::call(tx, &caller, self.devices.as_ref(), call.api, arguments).await
     }

@@ -23,19 +23,35 @@ pub async fn take(tx: &mut Tx, range: &IpRange, address: Ipv4Addr) -> Result<Opt
     Ok((done.rows_affected() > 0).then_some(uuid))
 }
 
-/// The lowest free address of the range that is not below `from`.
-pub async fn first_free(tx: &mut Tx, range: &IpRange, from: Ipv4Addr) -> Result<Option<Ipv4Addr>> {
+/// Takes the lowest free address of the range that is not below `from`, as [`take`] does; `None`: there is none.
+pub async fn take_first(tx: &mut Tx, range: &IpRange, from: Ipv4Addr) -> Result<Option<(String, Ipv4Addr)>> {
+    let uuid = new_uuid();
     // Either `from` itself, or the address that follows the first run of used ones.
-    let free: i64 = sqlx::query_scalar(
-        "SELECT CASE
-             WHEN NOT EXISTS (SELECT 1 FROM used_ips WHERE number = $1) THEN $1
-             ELSE (SELECT u.number + 1 FROM used_ips u
-                   WHERE u.number >= $1 AND NOT EXISTS (SELECT 1 FROM used_ips n WHERE n.number = u.number + 1)
-                   ORDER BY u.number LIMIT 1)
-         END",
+    let number: Option<u32> = sqlx::query_scalar(
+        "INSERT INTO used_ips (uuid, ip_range_uuid, l3_network_uuid, ip, number)
+         SELECT $1, $2, $3,
+                (f.number >> 24) || '.' || (f.number >> 16 & 255) || '.' || (f.number >> 8 & 255) || '.' || (f.number & 255),
+                f.number
+         FROM (SELECT CASE
+                   WHEN NOT EXISTS (SELECT 1 FROM used_ips WHERE number = $4) THEN $4
+                   ELSE (SELECT u.number + 1 FROM used_ips u
+                         WHERE u.number >= $4 AND NOT EXISTS (SELECT 1 FROM used_ips n WHERE n.number = u.number + 1)
+                         ORDER BY u.number LIMIT 1)
+               END AS number) f
+         WHERE f.number <= $5 RETURNING number",
     )
+    .bind(&uuid)
+    .bind(&range.uuid)
+    .bind(&range.l3_network_uuid)
     .bind(from.to_bits().max(range.first_number))
-    .fetch_one(tx.conn())
+    .bind(range.last_number)
+    .fetch_optional(tx.conn())
     .await?;
-    Ok(u32::try_from(free).ok().map(Ipv4Addr::from_bits).filter(|free| range.contains(*free)))
+    Ok(number.map(|number| (uuid, Ipv4Addr::from_bits(number))))
+}
+
+/// Gives an address back that was taken.
+pub async fn free(tx: &mut Tx, uuid: &str) -> Result<()> {
+    sqlx::query("DELETE FROM used_ips WHERE uuid = $1").bind(uuid).execute(tx.conn()).await?;
+    Ok(())
 }

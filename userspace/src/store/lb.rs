@@ -1,5 +1,8 @@
 //! Load balancers, listeners and the NICs behind them.
 
+use std::collections::BTreeSet;
+
+use serde_json::json;
 use sqlx::FromRow;
 
 use super::{
@@ -238,15 +241,15 @@ pub async fn pending_vips(tx: &mut Tx) -> Result<Vec<String>> {
     .await?)
 }
 
-/// The kernel holds the VIP: its Pending references are Active.
-pub async fn activate(tx: &mut Tx, vip_uuid: &str) -> Result<()> {
+/// The kernel holds these VIPs: their Pending references are Active.
+pub async fn activate(tx: &mut Tx, vips: &BTreeSet<String>) -> Result<()> {
     sqlx::query(
         "UPDATE load_balancer_listener_vm_nic_refs SET status = 'Active', last_op_date = $2
          WHERE status = 'Pending' AND listener_uuid IN
                (SELECT s.uuid FROM load_balancer_listeners s JOIN load_balancers b ON b.uuid = s.load_balancer_uuid
-                WHERE b.vip_uuid = $1)",
+                WHERE b.vip_uuid IN (SELECT value FROM json_each($1)))",
     )
-    .bind(vip_uuid)
+    .bind(json!(vips).to_string())
     .bind(tx.now())
     .execute(tx.conn())
     .await?;

@@ -38,6 +38,7 @@ use std::{
 use sqlx::{
     Connection, Sqlite, SqliteConnection, SqlitePool, Transaction,
     migrate::Migrator,
+    pool::PoolConnection,
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
 
@@ -89,6 +90,8 @@ impl Store {
         let readers = SqlitePoolOptions::new()
             .max_connections(READERS)
             .acquire_timeout(PATIENCE)
+            // It is a file: no connection is lost while nobody looks.
+            .test_before_acquire(false)
             .connect_with(options.read_only(true))
             .await
             .map_err(open_error)?;
@@ -118,6 +121,14 @@ impl Store {
         Ok(Tx { inner: Inner::Reading(self.readers.begin().await?), now: now(), limits: self.limits })
     }
 
+    /// For one statement that reads, or several that need not see the same state: no transaction.
+    ///
+    /// # Errors
+    /// [`Error::Database`].
+    pub async fn look(&self) -> Result<Tx> {
+        Ok(Tx { inner: Inner::Looking(self.readers.acquire().await?), now: now(), limits: self.limits })
+    }
+
     /// Writes the log back into the file and closes it.
     pub async fn close(&self) {
         self.readers.close().await;
@@ -135,6 +146,7 @@ pub struct Tx {
 
 #[derive(Debug)]
 enum Inner {
+    Looking(PoolConnection<Sqlite>),
     Reading(Transaction<'static, Sqlite>),
     Writing(Turn),
 }
@@ -143,6 +155,7 @@ impl Tx {
     /// The connection, for SQL.
     pub fn conn(&mut self) -> &mut SqliteConnection {
         match &mut self.inner {
+            Inner::Looking(connection) => connection,
             Inner::Reading(transaction) => transaction,
             Inner::Writing(turn) => turn.connection(),
         }
@@ -166,6 +179,7 @@ impl Tx {
     /// [`Error::Database`]; [`Error::Commit`]: nothing of it is stored.
     pub async fn commit(self) -> Result<()> {
         match self.inner {
+            Inner::Looking(_) => Ok(()),
             Inner::Reading(transaction) => Ok(transaction.commit().await?),
             Inner::Writing(turn) => turn.commit().await,
         }
@@ -177,6 +191,7 @@ impl Tx {
     /// [`Error::Database`].
     pub async fn rollback(self) -> Result<()> {
         match self.inner {
+            Inner::Looking(_) => Ok(()),
             Inner::Reading(transaction) => Ok(transaction.rollback().await?),
             Inner::Writing(turn) => turn.rollback().await,
         }

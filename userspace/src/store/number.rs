@@ -3,16 +3,40 @@
 use super::{Error, Result, Tx};
 use crate::state::Limits;
 
+/// The lowest number above `$after`, and not above `$2`, that is not in use: the one that follows, or what follows the first
+/// run of used ones. NULL: none.
+macro_rules! free_sql {
+    ($table:literal, $after:literal) => {
+        concat!(
+            "(SELECT c.number FROM
+                (SELECT CASE WHEN NOT EXISTS (SELECT 1 FROM ",
+            $table,
+            " WHERE number = ",
+            $after,
+            " + 1) THEN ",
+            $after,
+            " + 1 ELSE (SELECT u.number + 1 FROM ",
+            $table,
+            " u WHERE u.number > ",
+            $after,
+            " AND NOT EXISTS (SELECT 1 FROM ",
+            $table,
+            " n WHERE n.number = u.number + 1) ORDER BY 1 LIMIT 1) END AS number) c
+              WHERE c.number <= $2)"
+        )
+    };
+}
+
 macro_rules! next_sql {
     ($table:literal) => {
         concat!(
-            "SELECT CASE WHEN NOT EXISTS (SELECT 1 FROM ",
-            $table,
-            " WHERE number = $1 + 1) THEN $1 + 1 ELSE (SELECT u.number + 1 FROM ",
-            $table,
-            " u WHERE u.number > $1 AND NOT EXISTS (SELECT 1 FROM ",
-            $table,
-            " n WHERE n.number = u.number + 1) ORDER BY 1 LIMIT 1) END"
+            "UPDATE numbers SET last = f.number FROM
+                (SELECT COALESCE(",
+            free_sql!($table, "l.last"),
+            ", ",
+            free_sql!($table, "0"),
+            ") AS number FROM numbers l WHERE l.name = $1) f
+             WHERE name = $1 AND f.number IS NOT NULL RETURNING last"
         )
     };
 }
@@ -46,7 +70,7 @@ impl Numbers {
         }
     }
 
-    /// The lowest number above `$1` that is not in use: `$1 + 1`, or what follows the first run of used ones.
+    /// Gives out the next number after the last one, or from the first on, of those up to `$2`.
     const fn next_sql(self) -> &'static str {
         match self {
             Self::Service => next_sql!("service_numbers"),
@@ -62,29 +86,15 @@ impl Numbers {
 /// # Errors
 /// [`Error::Exhausted`] when all are in use.
 pub async fn next(tx: &mut Tx, numbers: Numbers) -> Result<u32> {
-    let last: i64 = sqlx::query_scalar("SELECT last FROM numbers WHERE name = $1")
-        .bind(numbers.name())
-        .fetch_one(tx.conn())
-        .await?;
     let limit = numbers.last(tx.limits());
-    for after in [last, 0] {
-        let free: i64 = sqlx::query_scalar(numbers.next_sql()).bind(after).fetch_one(tx.conn()).await?;
-        if let Some(number) = u32::try_from(free).ok().filter(|number| *number <= limit) {
-            set_last(tx, numbers.name(), i64::from(number)).await?;
-            return Ok(number);
-        }
-    }
-    Err(Error::Exhausted { name: numbers.name(), limit })
+    let number: Option<u32> =
+        sqlx::query_scalar(numbers.next_sql()).bind(numbers.name()).bind(limit).fetch_optional(tx.conn()).await?;
+    number.ok_or(Error::Exhausted { name: numbers.name(), limit })
 }
 
 /// The next number of an endless count, such as the internal id of VM instances.
 pub async fn count(tx: &mut Tx) -> Result<i64> {
-    let last: i64 = sqlx::query_scalar("SELECT last FROM numbers WHERE name = 'instance'").fetch_one(tx.conn()).await?;
-    set_last(tx, "instance", last + 1).await?;
-    Ok(last + 1)
-}
-
-async fn set_last(tx: &mut Tx, name: &str, last: i64) -> Result<()> {
-    sqlx::query("UPDATE numbers SET last = $2 WHERE name = $1").bind(name).bind(last).execute(tx.conn()).await?;
-    Ok(())
+    Ok(sqlx::query_scalar("UPDATE numbers SET last = last + 1 WHERE name = 'instance' RETURNING last")
+        .fetch_one(tx.conn())
+        .await?)
 }

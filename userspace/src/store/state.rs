@@ -1,5 +1,5 @@
-//! What the router shall do, read from SQL: [`Source`] for the reconciler. One VIP costs what it holds; all of them cost
-//! eight statements.
+//! What the router shall do, read from SQL: [`Source`] for the reconciler. Some VIPs or all of them cost eight statements,
+//! and what they hold.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -7,7 +7,8 @@ use std::{
     str::FromStr,
 };
 
-use sqlx::FromRow;
+use serde_json::json;
+use sqlx::{FromRow, sqlite::SqliteRow};
 
 use super::{
     Error, Result, Store, Tx,
@@ -126,42 +127,50 @@ macro_rules! limits_sql {
     };
 }
 
+/// The statements that read VIPs.
+struct Statements {
+    vips: &'static str,
+    listeners: &'static str,
+    tags: &'static str,
+    backends: &'static str,
+    forwards: &'static str,
+    elastic: &'static str,
+    masquerades: &'static str,
+    limits: &'static str,
+}
+
+const ALL: Statements = Statements {
+    vips: vips_sql!(""),
+    listeners: listeners_sql!(""),
+    tags: tags_sql!(""),
+    backends: backends_sql!(""),
+    forwards: forwards_sql!(""),
+    elastic: elastic_sql!(""),
+    masquerades: masquerades_sql!(""),
+    limits: limits_sql!(""),
+};
+
+/// Of the uuids in a JSON array.
+const LISTED: Statements = Statements {
+    vips: vips_sql!("WHERE v.uuid IN (SELECT value FROM json_each($1))"),
+    listeners: listeners_sql!("WHERE b.vip_uuid IN (SELECT value FROM json_each($1))"),
+    tags: tags_sql!("WHERE b.vip_uuid IN (SELECT value FROM json_each($1))"),
+    backends: backends_sql!("WHERE b.vip_uuid IN (SELECT value FROM json_each($1))"),
+    forwards: forwards_sql!(" AND r.vip_uuid IN (SELECT value FROM json_each($1))"),
+    elastic: elastic_sql!(" AND e.vip_uuid IN (SELECT value FROM json_each($1))"),
+    masquerades: masquerades_sql!("WHERE s.vip_uuid IN (SELECT value FROM json_each($1))"),
+    limits: limits_sql!("WHERE vip_uuid IN (SELECT value FROM json_each($1))"),
+};
+
 impl Source for Store {
     type Error = Error;
 
-    async fn vip(&self, uuid: &str) -> Result<Option<VipState>> {
-        let mut tx = self.read().await?;
-        let rows = Rows {
-            vips: sqlx::query_as(vips_sql!("WHERE v.uuid = $1")).bind(uuid).fetch_all(tx.conn()).await?,
-            listeners: sqlx::query_as(listeners_sql!("WHERE b.vip_uuid = $1")).bind(uuid).fetch_all(tx.conn()).await?,
-            tags: sqlx::query_as(tags_sql!("WHERE b.vip_uuid = $1")).bind(uuid).fetch_all(tx.conn()).await?,
-            backends: sqlx::query_as(backends_sql!("WHERE b.vip_uuid = $1")).bind(uuid).fetch_all(tx.conn()).await?,
-            forwards: sqlx::query_as(forwards_sql!(" AND r.vip_uuid = $1")).bind(uuid).fetch_all(tx.conn()).await?,
-            elastic: sqlx::query_as(elastic_sql!(" AND e.vip_uuid = $1")).bind(uuid).fetch_all(tx.conn()).await?,
-            masquerades: sqlx::query_as(masquerades_sql!("WHERE s.vip_uuid = $1"))
-                .bind(uuid)
-                .fetch_all(tx.conn())
-                .await?,
-            limits: sqlx::query_as(limits_sql!("WHERE vip_uuid = $1")).bind(uuid).fetch_all(tx.conn()).await?,
-        };
-        end(tx).await?;
-        Ok(rows.join()?.pop())
+    async fn vips_of(&self, uuids: &[String]) -> Result<Vec<VipState>> {
+        Rows::read(self, &LISTED, Some(json!(uuids).to_string())).await?.join()
     }
 
     async fn vips(&self) -> Result<Vec<VipState>> {
-        let mut tx = self.read().await?;
-        let rows = Rows {
-            vips: sqlx::query_as(vips_sql!("")).fetch_all(tx.conn()).await?,
-            listeners: sqlx::query_as(listeners_sql!("")).fetch_all(tx.conn()).await?,
-            tags: sqlx::query_as(tags_sql!("")).fetch_all(tx.conn()).await?,
-            backends: sqlx::query_as(backends_sql!("")).fetch_all(tx.conn()).await?,
-            forwards: sqlx::query_as(forwards_sql!("")).fetch_all(tx.conn()).await?,
-            elastic: sqlx::query_as(elastic_sql!("")).fetch_all(tx.conn()).await?,
-            masquerades: sqlx::query_as(masquerades_sql!("")).fetch_all(tx.conn()).await?,
-            limits: sqlx::query_as(limits_sql!("")).fetch_all(tx.conn()).await?,
-        };
-        end(tx).await?;
-        rows.join()
+        Rows::read(self, &ALL, None).await?.join()
     }
 
     async fn devices(&self) -> Result<BTreeSet<String>> {
@@ -175,6 +184,18 @@ impl Source for Store {
         end(tx).await?;
         Ok(devices.into_iter().collect())
     }
+}
+
+async fn fetch<T>(tx: &mut Tx, statement: &'static str, listed: Option<&str>) -> Result<Vec<T>>
+where
+    T: for<'r> FromRow<'r, SqliteRow> + Send + Unpin,
+{
+    let query = sqlx::query_as(statement);
+    let query = match listed {
+        Some(listed) => query.bind(listed),
+        None => query,
+    };
+    Ok(query.fetch_all(tx.conn()).await?)
 }
 
 /// Ends a read; there is nothing to commit.
@@ -273,6 +294,22 @@ struct Rows {
 }
 
 impl Rows {
+    async fn read(store: &Store, statements: &Statements, listed: Option<String>) -> Result<Self> {
+        let (mut tx, listed) = (store.read().await?, listed.as_deref());
+        let rows = Self {
+            vips: fetch(&mut tx, statements.vips, listed).await?,
+            listeners: fetch(&mut tx, statements.listeners, listed).await?,
+            tags: fetch(&mut tx, statements.tags, listed).await?,
+            backends: fetch(&mut tx, statements.backends, listed).await?,
+            forwards: fetch(&mut tx, statements.forwards, listed).await?,
+            elastic: fetch(&mut tx, statements.elastic, listed).await?,
+            masquerades: fetch(&mut tx, statements.masquerades, listed).await?,
+            limits: fetch(&mut tx, statements.limits, listed).await?,
+        };
+        end(tx).await?;
+        Ok(rows)
+    }
+
     fn join(self) -> Result<Vec<VipState>> {
         let mut backends = group(self.backends, |row| row.listener_uuid.clone());
         let mut tags = group(self.tags, |row| row.resource_uuid.clone());

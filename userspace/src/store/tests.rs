@@ -302,9 +302,14 @@ async fn the_first_free_address_skips_the_used_ones() {
     for last in [2, 3, 5] {
         address::take(&mut tx, &range, at(last)).await.unwrap().unwrap();
     }
-    assert_eq!(address::first_free(&mut tx, &range, at(0)).await.unwrap(), Some(at(4)));
-    assert_eq!(address::first_free(&mut tx, &range, at(4)).await.unwrap(), Some(at(4)));
-    assert_eq!(address::first_free(&mut tx, &range, at(5)).await.unwrap(), None);
+    assert_eq!(address::take_first(&mut tx, &range, at(5)).await.unwrap(), None);
+    for from in [0, 4] {
+        let (taken, free) = address::take_first(&mut tx, &range, at(from)).await.unwrap().expect("one is free");
+        assert_eq!(free, at(4));
+        assert!(address::take(&mut tx, &range, free).await.unwrap().is_none());
+        address::free(&mut tx, &taken).await.unwrap();
+    }
+    assert!(address::take(&mut tx, &range, at(4)).await.unwrap().is_some());
 }
 
 #[tokio::test]

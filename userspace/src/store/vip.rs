@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 
 use sqlx::FromRow;
 
-use super::{Result, Tx};
+use super::{Result, Tx, address};
 
 /// A row of `vips`.
 #[derive(Clone, Debug, FromRow)]
@@ -94,8 +94,7 @@ pub async fn set_address(tx: &mut Tx, uuid: &str, used_ip_uuid: &str, ip: Ipv4Ad
         .bind(tx.now())
         .execute(tx.conn())
         .await?;
-    sqlx::query("DELETE FROM used_ips WHERE uuid = $1").bind(before).execute(tx.conn()).await?;
-    Ok(())
+    address::free(tx, &before).await
 }
 
 /// The guest networks that the VIP reaches.

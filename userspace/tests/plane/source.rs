@@ -61,8 +61,8 @@ impl Desired {
 impl Source for Desired {
     type Error = Broken;
 
-    async fn vip(&self, uuid: &str) -> Result<Option<VipState>, Broken> {
-        self.read(|inner| inner.vips.get(uuid).cloned())
+    async fn vips_of(&self, uuids: &[String]) -> Result<Vec<VipState>, Broken> {
+        self.read(|inner| uuids.iter().filter_map(|uuid| inner.vips.get(uuid).cloned()).collect())
     }
 
     async fn vips(&self) -> Result<Vec<VipState>, Broken> {

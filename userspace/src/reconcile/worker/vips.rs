@@ -23,7 +23,9 @@ use crate::{
 };
 
 /// VIPs that are read from the store at once.
-const AT_ONCE: usize = 4;
+const READ_AT_ONCE: usize = 128;
+/// Addresses that the kernel is given at once: it has to keep an answer for each.
+const PLACED_AT_ONCE: usize = 64;
 
 /// A VIP on its way to the kernel.
 struct Ready {
@@ -86,13 +88,18 @@ impl<S: Source> Worker<S> {
     pub(super) async fn apply(&mut self, vips: &BTreeSet<String>) -> HashMap<String, ApplyError> {
         let mut states = Vec::new();
         let mut unread = HashMap::new();
-        let uuids: Vec<&String> = vips.iter().collect();
-        for uuids in uuids.chunks(AT_ONCE) {
-            let reads: Vec<_> = uuids.iter().map(|uuid| self.source.vip(uuid)).collect();
-            for (uuid, read) in uuids.iter().zip(join_all(reads).await) {
-                match read {
-                    Ok(state) => states.push(((*uuid).clone(), state)),
-                    Err(error) => drop(unread.insert((*uuid).clone(), unreadable(&error))),
+        let uuids: Vec<String> = vips.iter().cloned().collect();
+        for uuids in uuids.chunks(READ_AT_ONCE) {
+            if let Ok(found) = self.source.vips_of(uuids).await {
+                let mut found: HashMap<_, _> = found.into_iter().map(|vip| (vip.uuid.clone(), vip)).collect();
+                states.extend(uuids.iter().map(|uuid| (uuid.clone(), found.remove(uuid))));
+                continue;
+            }
+            // One that can't be read fails alone.
+            for uuid in uuids {
+                match self.source.vip(uuid).await {
+                    Ok(state) => states.push((uuid.clone(), state)),
+                    Err(error) => drop(unread.insert(uuid.clone(), unreadable(&error))),
                 }
             }
         }
@@ -217,16 +224,17 @@ impl<S: Source> Worker<S> {
     async fn place(&mut self, vips: Vec<Ready>, errors: &mut HashMap<String, ApplyError>) {
         let mut neighbours = BTreeSet::new();
         let mut announced: BTreeMap<String, Vec<Ipv4Addr>> = BTreeMap::new();
-        for Ready { uuid, vip, fresh } in vips {
-            neighbours.extend(fresh);
-            if vip.own {
-                continue;
-            }
-            match self.give_address(&vip.device, vip.address).await {
-                Ok(true) => announced.entry(vip.device).or_default().push(vip.address),
-                Ok(false) => {}
-                Err(reason) => {
-                    errors.insert(uuid, ApplyError::Vip { vip: vip.address.to_string(), reason });
+        for vips in vips.chunks(PLACED_AT_ONCE) {
+            neighbours.extend(vips.iter().flat_map(|ready| &ready.fresh));
+            let others = || vips.iter().filter(|ready| !ready.vip.own);
+            let given = join_all(others().map(|ready| self.give_address(&ready.vip.device, ready.vip.address))).await;
+            for (Ready { uuid, vip, .. }, given) in others().zip(given) {
+                match given {
+                    Ok(true) => announced.entry(vip.device.clone()).or_default().push(vip.address),
+                    Ok(false) => {}
+                    Err(reason) => {
+                        errors.insert(uuid.clone(), ApplyError::Vip { vip: vip.address.to_string(), reason });
+                    }
                 }
             }
         }
