@@ -389,6 +389,18 @@ fn a_store_that_cannot_be_read_changes_nothing_and_is_read_again() {
 }
 
 #[test]
+fn a_vip_that_cannot_be_read_fails_alone() {
+    let bench = Bench::new();
+    let reconciler = bench.start();
+    (5..8).for_each(|host| bench.desired.put(vip(host, "r0", [1])));
+    bench.desired.spoil(Some("vip-6"));
+    assert!(matches!(bench.apply(&reconciler, &["vip-5", "vip-6", "vip-7"]), Err(ApplyError::Source { .. })));
+    assert_eq!([5, 6, 7].map(|host| bench.has_address("r0", host)), [true, false, true]);
+    bench.desired.spoil(None);
+    bench.room.wait("the third", || bench.has_address("r0", 6).then_some(()));
+}
+
+#[test]
 fn changes_that_come_together_are_all_made() {
     let bench = Bench::new();
     let reconciler = bench.start();

@@ -20,6 +20,8 @@ struct Inner {
     vips: BTreeMap<String, VipState>,
     devices: BTreeSet<String>,
     broken: bool,
+    /// A VIP that cannot be read.
+    spoilt: Option<String>,
 }
 
 /// A store that cannot be read.
@@ -48,6 +50,11 @@ impl Desired {
         self.inner.lock().expect("whole").broken = broken;
     }
 
+    /// Makes every read of this VIP fail, or of none.
+    pub(crate) fn spoil(&self, uuid: Option<&str>) {
+        self.inner.lock().expect("whole").spoilt = uuid.map(str::to_owned);
+    }
+
     fn read<T>(&self, of: impl FnOnce(&Inner) -> T) -> Result<T, Broken> {
         let inner = self.inner.lock().expect("whole");
         if inner.broken { Err(Broken) } else { Ok(of(&inner)) }
@@ -62,7 +69,11 @@ impl Source for Desired {
     type Error = Broken;
 
     async fn vips_of(&self, uuids: &[String]) -> Result<Vec<VipState>, Broken> {
-        self.read(|inner| uuids.iter().filter_map(|uuid| inner.vips.get(uuid).cloned()).collect())
+        self.read(|inner| {
+            let is_spoilt = inner.spoilt.as_ref().is_some_and(|spoilt| uuids.contains(spoilt));
+            let found = uuids.iter().filter_map(|uuid| inner.vips.get(uuid).cloned()).collect();
+            if is_spoilt { Err(Broken) } else { Ok(found) }
+        })?
     }
 
     async fn vips(&self) -> Result<Vec<VipState>, Broken> {

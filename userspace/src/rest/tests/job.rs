@@ -15,7 +15,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use tokio::{net::TcpListener, task::JoinHandle};
 
-use super::support::{Server, Site, eventually, json_of, quick};
+use super::support::{Server, Site, eventually, json_of, quick, uuid_of};
 use crate::{jobs, rest::Settings};
 
 const JOB: &str = "d825b1a26f4e474b8c59306081920ff2";
@@ -196,6 +196,43 @@ async fn interrupted(orderly: bool) {
     assert_eq!(status, StatusCode::OK);
     assert_eq!(reply["inventory"]["vmNicRefs"][0]["status"], "Active");
     assert_eq!(server.kernel.changes.lock().unwrap()[0].vips, BTreeSet::from([site.vip]));
+}
+
+#[tokio::test]
+async fn of_jobs_that_end_together_one_whose_result_cannot_be_printed_stays_alone() {
+    let server = Server::start().await;
+    let site = Site::build(&server).await;
+    let params = json!({"name": "other", "l3NetworkUuid": site.public});
+    let other = uuid_of(&server.create("/vips", params).await).to_owned();
+    server.kernel.hold();
+    let update = json!({"changeVipState": {"stateEvent": "disable"}});
+    let mut jobs = Vec::new();
+    for vip in [&site.vip, &other] {
+        let call = server.request(Method::PUT, &format!("/vips/{vip}/actions"));
+        let accepted = json_of(call.json(&update).send().await.unwrap()).await;
+        let (_, job) = accepted["location"].as_str().unwrap().rsplit_once('/').unwrap();
+        jobs.push(format!("/v1/api-jobs/{job}"));
+    }
+    let date = async |millis: i64| {
+        let mut tx = server.store.begin().await.unwrap();
+        let set = sqlx::query("UPDATE vips SET create_date = $1 WHERE uuid = $2").bind(millis).bind(&other);
+        set.execute(tx.conn()).await.unwrap();
+        tx.commit().await.unwrap();
+    };
+    date(i64::MAX).await;
+    server.kernel.release();
+    let ended = async |server: &Server, job: &str| {
+        let reply = server.bare(Method::GET, job).send().await.unwrap();
+        (reply.status() == StatusCode::OK).then_some(())?;
+        Some(json_of(reply).await)
+    };
+    let reply = eventually(async || ended(&server, &jobs[0]).await).await;
+    assert_eq!(reply["inventory"]["state"], "Disabled");
+    assert_eq!(ended(&server, &jobs[1]).await, None);
+    date(0).await;
+    let server = server.restart().await;
+    let reply = eventually(async || ended(&server, &jobs[1]).await).await;
+    assert_eq!(reply["inventory"]["state"], "Disabled");
 }
 
 /// A place that web hooks call. It answers 500 until `refusals` are used up.
