@@ -476,7 +476,10 @@ pub fn insert(arrival: &Arrival, config: &Config, new: &Connection) -> Result<u6
     let claims = Claims { first, reply, reply_hash };
     opaque(write_reply(arrival, new, &claims));
     if new.is_exclusive && is_contested(reply_words[0], reply_words[1], reply_hash, mask, reply as u32) != 0 {
-        give_back(reply, arrival.now);
+        // It has been published: another connection may have got its slot.
+        if let Some(reply) = claimed(reply) {
+            remove(&reply);
+        }
         give_back(first, arrival.now);
         return Err(Reason::ReplyInUse);
     }
@@ -489,7 +492,7 @@ pub fn insert(arrival: &Arrival, config: &Config, new: &Connection) -> Result<u6
     Ok(first | OPENED)
 }
 
-/// Empties a slot that `claim` gave.
+/// Empties a slot that `claim` gave, and nothing was published in.
 #[inline(always)]
 fn give_back(claim: u64, now: u32) {
     if let Some(slot) = claimed(claim) {
