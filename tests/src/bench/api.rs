@@ -1,4 +1,5 @@
-//! The API under load: pages of big tables, creates as fast as customers make them, and many who wait for their jobs.
+//! The API under load: pages of big tables, creates and limits as fast as customers make them, and many who wait for their
+//! jobs.
 //!
 //! Pages are read from a store of its own, filled by SQL: each table that grows with the cloud has so many rows. Creates
 //! and polls go over HTTP to a controller with the tables that an operator gets; a create counts from its request until
@@ -16,10 +17,10 @@ use vipgate_api::{Resource, json as wire, query as grammar};
 
 use super::{
     Effort, Report, Series,
-    control::{MEBIBYTE, PATIENCE, wide_network},
+    control::{MEBIBYTE, PATIENCE, by_customers, serve, wide_network},
     peers::start_as_shipped,
 };
-use crate::lab::{Api, Cloud, Hook, Lab, LabOptions};
+use crate::lab::{Api, Cloud, Hook, Lab, LabOptions, WEB};
 
 /// Pages of each query in a round.
 const PAGES: u32 = 5;
@@ -27,6 +28,10 @@ const PAGES: u32 = 5;
 const CUSTOMERS: usize = 32;
 /// Between two looks at a job.
 const PAUSE: Duration = Duration::from_millis(5);
+/// VIPs, and ports of each that get a limit, in bits per second.
+const VIPS: u32 = 1000;
+const PORTS: u32 = 10;
+const LIMIT: u64 = 10 << 20;
 /// Who poll at the same time, and how often each of them in a round.
 const POLLERS: usize = 1000;
 const POLLS: u32 = 5;
@@ -68,6 +73,31 @@ pub fn run(report: &mut Report, effort: Effort) -> Result<()> {
     let mut own = Series::default();
     own.push(controller.own_memory()? as f64 / MEBIBYTE);
     report.add(own.row("the controller's own memory after all that", "MiB").at_most(300.0));
+    drop(controller);
+    limits(report)
+}
+
+/// How long ten thousand bandwidth limits take, each a call of its own, until the kernel holds them.
+fn limits(report: &mut Report) -> Result<()> {
+    let lab = Lab::new(LabOptions { hook: Hook::Auto, clients: 1, backends: 1 })?;
+    let controller = start_as_shipped(&lab, Hook::Auto)?;
+    let mut cloud = Cloud::new(&lab, controller.api(&lab.router)?)?;
+    cloud.public_l3 = wide_network(&cloud)?;
+    let vips = by_customers(VIPS, |number| Ok(serve(&cloud, number, 1)?.0))?;
+    let ports = (0..PORTS).flat_map(|port| vips.iter().map(move |vip| (vip.clone(), u32::from(WEB.port) + port)));
+    let mut shares = vec![Vec::new(); CUSTOMERS];
+    for (number, port) in ports.enumerate() {
+        shares[number % CUSTOMERS].push(port);
+    }
+    let customers = Customers::new(&cloud.api)?;
+    let start = Instant::now();
+    lab.router.within(|| {
+        let runtime = Builder::new_current_thread().enable_all().build().context("no runtime")?;
+        runtime.block_on(all(shares.into_iter().map(|share| customers.clone().keep_limiting(share))))
+    })?;
+    let mut took = Series::default();
+    took.push(start.elapsed().as_secs_f64());
+    report.add(took.row("10,000 bandwidth limits through the API", "s").at_most(10.0));
     Ok(())
 }
 
@@ -189,11 +219,15 @@ impl Customers {
 
     /// Creates a VIP; where its job is.
     async fn create(&self, network: &str) -> Result<String> {
-        let url = format!("{}/zstack/v1/vips", self.base);
-        let request = self.http.request(Method::POST, url).header("Authorization", &self.authorization);
-        let body = json!({ "params": { "name": "vip", "l3NetworkUuid": network } });
-        let reply = request.json(&body).send().await?;
-        ensure!(reply.status() == 202, "a VIP is refused: {}", reply.text().await?);
+        self.ask(Method::POST, "/vips", &json!({ "params": { "name": "vip", "l3NetworkUuid": network } })).await
+    }
+
+    /// Makes a call; where its job is.
+    async fn ask(&self, method: Method, path: &str, body: &Value) -> Result<String> {
+        let url = format!("{}/zstack/v1{path}", self.base);
+        let request = self.http.request(method, url).header("Authorization", &self.authorization);
+        let reply = request.json(body).send().await?;
+        ensure!(reply.status() == 202, "{path} is refused: {}", reply.text().await?);
         let reply: Value = reply.json().await?;
         reply["location"].as_str().map(str::to_owned).with_context(|| format!("no location in {reply}"))
     }
@@ -208,16 +242,35 @@ impl Customers {
         }
     }
 
+    /// Waits until a job has succeeded.
+    async fn finish(&self, location: &str) -> Result<()> {
+        let start = Instant::now();
+        while !self.poll(location).await? {
+            ensure!(start.elapsed() < PATIENCE, "job {location} still runs");
+            sleep(PAUSE).await;
+        }
+        Ok(())
+    }
+
+    /// Limits ports of VIPs, one after another: how long each took.
+    async fn keep_limiting(self, ports: Vec<(String, u32)>) -> Result<Vec<Duration>> {
+        let mut took = Vec::new();
+        for (vip, port) in ports {
+            let start = Instant::now();
+            let limit = json!({ "setVipQos": { "port": port, "inboundBandwidth": LIMIT } });
+            let location = self.ask(Method::PUT, &format!("/vips/{vip}/actions"), &limit).await?;
+            self.finish(&location).await?;
+            took.push(start.elapsed());
+        }
+        Ok(took)
+    }
+
     /// Creates VIPs one after another until then: how long each took.
     async fn keep_creating(self, network: String, end: Instant) -> Result<Vec<Duration>> {
         let mut took = Vec::new();
         while Instant::now() < end {
             let start = Instant::now();
-            let location = self.create(&network).await?;
-            while !self.poll(&location).await? {
-                ensure!(start.elapsed() < PATIENCE, "job {location} still runs");
-                sleep(PAUSE).await;
-            }
+            self.finish(&self.create(&network).await?).await?;
             took.push(start.elapsed());
         }
         Ok(took)
@@ -252,9 +305,7 @@ async fn creates(report: &mut Report, effort: Effort, customers: &Customers, net
 /// Polls in a second by a thousand clients, each on a connection of its own; one that fails ends it all.
 async fn polls(report: &mut Report, effort: Effort, customers: &Customers, network: &str) -> Result<()> {
     let location = customers.create(network).await?;
-    while !customers.poll(&location).await? {
-        sleep(PAUSE).await;
-    }
+    customers.finish(&location).await?;
     let (mut rates, mut slowest) = (Series::default(), Series::default());
     for _ in 0..effort.rounds {
         let start = Instant::now();

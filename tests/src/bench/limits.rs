@@ -27,12 +27,12 @@ use serde_json::json;
 
 use super::{
     Curve, Effort, Report, Series,
-    control::{by_customers, call, serve, wide_network},
+    control::call,
     peers::{plug_straight, remove, set_offloads, start_as_shipped},
     traffic::{DATAGRAM, FRAME, SEGMENT, Traffic},
 };
 use crate::lab::{
-    Cloud, Controller, Hook, Host, Lab, LabOptions, WEB, host::ECHO_PORT, topology::PUBLIC_DEVICE, wait_until,
+    Cloud, Controller, Hook, Host, Lab, LabOptions, host::ECHO_PORT, topology::PUBLIC_DEVICE, wait_until,
 };
 
 /// The limited VIP, and one beside it.
@@ -131,9 +131,7 @@ pub fn run(report: &mut Report, effort: Effort) -> Result<()> {
     let room = Room::new()?;
     accuracy(report, effort, &room)?;
     bystanders(report, effort, &room)?;
-    changes(report, effort, &room)?;
-    drop(room);
-    many(report)
+    changes(report, effort, &room)
 }
 
 /// One figure's rounds, by way.
@@ -289,29 +287,6 @@ fn changes(report: &mut Report, effort: Effort, room: &Room) -> Result<()> {
 }
 
 const CHANGED: &str = "TCP goodput while the limit changes";
-
-/// VIPs, and ports of each that get a limit.
-const VIPS: u32 = 1000;
-const PORTS: u32 = 10;
-
-/// How long ten thousand limits take, each a call of its own, until the kernel holds them.
-fn many(report: &mut Report) -> Result<()> {
-    let lab = Lab::new(LabOptions { hook: Hook::Auto, clients: 1, backends: 1 })?;
-    let controller = start_as_shipped(&lab, Hook::Auto)?;
-    let mut cloud = Cloud::new(&lab, controller.api(&lab.router)?)?;
-    cloud.public_l3 = wide_network(&cloud)?;
-    let vips = by_customers(VIPS, |number| Ok(serve(&cloud, number, 1)?.0))?;
-    let start = Instant::now();
-    by_customers(VIPS * PORTS, |number| {
-        let vip = &vips[usize::try_from(number % VIPS)?];
-        let limit = json!({ "setVipQos": { "port": u32::from(WEB.port) + number / VIPS, "inboundBandwidth": SLOW } });
-        call(&cloud.api, Method::PUT, &format!("/vips/{vip}/actions"), Some(&limit))
-    })?;
-    let mut took = Series::default();
-    took.push(start.elapsed().as_secs_f64());
-    report.add(took.row("10,000 bandwidth limits through the API", "s").at_most(10.0));
-    Ok(())
-}
 
 /// The hosts, and what the store knows of them.
 #[derive(Debug)]

@@ -48,9 +48,9 @@ enum Part {
     Control,
     /// Time per packet of one that is limited by test run, among few limits and many.
     Meters,
-    /// Bandwidth limits beside HTB and TBF: what passes, what waits, who else is touched, and ten thousand of them.
+    /// Bandwidth limits beside HTB and TBF: what passes, what waits, and who else is touched.
     Limits,
-    /// The API under load: pages of big tables, creates, polls.
+    /// The API under load: pages of big tables, creates, polls, ten thousand bandwidth limits.
     Api,
 }
 
