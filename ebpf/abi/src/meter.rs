@@ -145,7 +145,7 @@ const BYTE_BITS: u32 = 14;
 
 /// Nanoseconds that a queue may hold a packet: what is longer is felt, what is shorter leaves TCP too little to fill the
 /// line with after it has backed off.
-pub const QUEUE_TIME: u64 = 40_000_000;
+pub const QUEUE_TIME: u64 = 60_000_000;
 /// The burst of what has no queue, in nanoseconds at its rate: a TCP sender that lost the end of a burst waits at least 200 ms
 /// (RFC 6298 says a second) before it sends again, and has to catch up then.
 pub const BURST_TIME: u64 = 300_000_000;
