@@ -166,9 +166,7 @@ impl World {
                 self.sockets.push(Socket { protocol, port: traffic::port(*port) });
                 kernel::set_sockets(self.sockets.clone());
             }
-            Step::Rate { backend, limit, doublings, what } => {
-                self.limit(*backend, *limit, *doublings, *what);
-            }
+            Step::Rate { backend, limit, doublings, what } => self.set_rate(*backend, *limit, *doublings, *what),
             Step::Sweep { idle } => sweeper::sweep(self, u32::from(*idle)),
             _ => return false,
         }
