@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use futures::future::join_all;
 use tokio::time::{Instant, sleep};
 use tracing::warn;
 
@@ -18,6 +19,9 @@ use crate::{
 
 /// Announcements after the first, should that one be lost.
 const REPEAT_ANNOUNCEMENT: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(3)];
+
+/// Addresses that the kernel is given at once: it has to keep an answer for each.
+const GIVEN_AT_ONCE: usize = 64;
 
 impl<S: Source> Worker<S> {
     /// Devices, then the VIPs' addresses on them.
@@ -83,15 +87,16 @@ impl<S: Source> Worker<S> {
         let held = self.net.addresses().await.map_err(open)?;
         let held: HashSet<(u32, Ipv4Addr)> = held.into_iter().map(|held| (held.ifindex, held.address)).collect();
         let vips: Vec<Placed> = self.placed().values().filter(|placed| !placed.own).cloned().collect();
+        // Without its device a VIP is dirty, and comes when the device does.
+        let device = |placed: &Placed| self.device(&placed.device).map(|device| device.ifindex);
+        let is_lost =
+            |placed: &Placed| device(placed).is_some_and(|ifindex| !held.contains(&(ifindex, placed.address)));
+        let lost: Vec<Placed> = vips.into_iter().filter(is_lost).collect();
+        let given = self.give_addresses(lost.iter().map(|placed| (placed.device.as_str(), placed.address))).await;
         let mut announced: BTreeMap<String, Vec<Ipv4Addr>> = BTreeMap::new();
         let mut result = Ok(());
-        for placed in vips {
-            // Without its device a VIP is dirty, and comes when the device does.
-            let device = self.device(&placed.device).map(|device| device.ifindex);
-            if device.is_none_or(|ifindex| held.contains(&(ifindex, placed.address))) {
-                continue;
-            }
-            match self.give_address(&placed.device, placed.address).await {
+        for (placed, given) in lost.into_iter().zip(given) {
+            match given {
                 Ok(_) => announced.entry(placed.device).or_default().push(placed.address),
                 Err(reason) => result = Err(ApplyError::Vip { vip: placed.address.to_string(), reason }),
             }
@@ -121,8 +126,21 @@ impl<S: Source> Worker<S> {
         });
     }
 
+    /// Gives addresses to the devices of these names, as [`Self::give_address`] does; what became of each, in their order.
+    pub(super) async fn give_addresses<'a>(
+        &self,
+        wanted: impl Iterator<Item = (&'a str, Ipv4Addr)>,
+    ) -> Vec<Result<bool, String>> {
+        let wanted: Vec<_> = wanted.collect();
+        let mut given = Vec::new();
+        for wanted in wanted.chunks(GIVEN_AT_ONCE) {
+            given.extend(join_all(wanted.iter().map(|(device, vip)| self.give_address(device, *vip))).await);
+        }
+        given
+    }
+
     /// True: the address is new on its device.
-    pub(super) async fn give_address(&self, device: &str, vip: Ipv4Addr) -> Result<bool, String> {
+    async fn give_address(&self, device: &str, vip: Ipv4Addr) -> Result<bool, String> {
         let Some(device) = self.device(device) else {
             return Err(format!("its device {device} is not set up; does it exist on this router?"));
         };

@@ -9,7 +9,6 @@ use std::{
     time::Instant,
 };
 
-use futures::future::join_all;
 use tracing::{info, warn};
 
 use super::{Placed, Worker, again, failed, helpers, open, unreadable};
@@ -24,8 +23,6 @@ use crate::{
 
 /// VIPs that are read from the store at once.
 const READ_AT_ONCE: usize = 128;
-/// Addresses that the kernel is given at once: it has to keep an answer for each.
-const PLACED_AT_ONCE: usize = 64;
 
 /// A VIP on its way to the kernel.
 struct Ready {
@@ -224,17 +221,16 @@ impl<S: Source> Worker<S> {
     async fn place(&mut self, vips: Vec<Ready>, errors: &mut HashMap<String, ApplyError>) {
         let mut neighbours = BTreeSet::new();
         let mut announced: BTreeMap<String, Vec<Ipv4Addr>> = BTreeMap::new();
-        for vips in vips.chunks(PLACED_AT_ONCE) {
-            neighbours.extend(vips.iter().flat_map(|ready| &ready.fresh));
-            let others = || vips.iter().filter(|ready| !ready.vip.own);
-            let given = join_all(others().map(|ready| self.give_address(&ready.vip.device, ready.vip.address))).await;
-            for (Ready { uuid, vip, .. }, given) in others().zip(given) {
-                match given {
-                    Ok(true) => announced.entry(vip.device.clone()).or_default().push(vip.address),
-                    Ok(false) => {}
-                    Err(reason) => {
-                        errors.insert(uuid.clone(), ApplyError::Vip { vip: vip.address.to_string(), reason });
-                    }
+        neighbours.extend(vips.iter().flat_map(|ready| &ready.fresh));
+        let others: Vec<Ready> = vips.into_iter().filter(|ready| !ready.vip.own).collect();
+        let given =
+            self.give_addresses(others.iter().map(|ready| (ready.vip.device.as_str(), ready.vip.address))).await;
+        for (Ready { uuid, vip, .. }, given) in others.into_iter().zip(given) {
+            match given {
+                Ok(true) => announced.entry(vip.device).or_default().push(vip.address),
+                Ok(false) => {}
+                Err(reason) => {
+                    errors.insert(uuid, ApplyError::Vip { vip: vip.address.to_string(), reason });
                 }
             }
         }
