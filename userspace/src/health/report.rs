@@ -82,10 +82,7 @@ async fn bring(
 }
 
 async fn pending(store: &Store) -> store::Result<BTreeSet<String>> {
-    let mut tx = store.read().await?;
-    let vips = lb::pending_vips(&mut tx).await?;
-    tx.rollback().await?;
-    Ok(vips.into_iter().collect())
+    Ok(lb::pending_vips(&mut store.look().await?).await?.into_iter().collect())
 }
 
 /// The VIPs whose rings change.

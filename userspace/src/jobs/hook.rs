@@ -58,7 +58,7 @@ impl Hooks {
 
     /// Calls the hook of a finished job, if it has one, until it answers or has failed too often.
     pub(super) async fn deliver(&self, store: &Store, job_uuid: &str) -> store::Result<()> {
-        let Some(hook) = rows::hook(&mut store.read().await?, job_uuid).await? else {
+        let Some(hook) = rows::hook(&mut store.look().await?, job_uuid).await? else {
             return Ok(());
         };
         for failures in hook.failures..=self.settings.hook_retries {

@@ -223,7 +223,7 @@ async fn owner(tx: &mut Tx, session: &str) -> Result<Option<Caller>, ApiError> {
 pub async fn set_first_password(store: &Store, password: &str) -> Result<bool, ApiError> {
     let known: Option<String> = sqlx::query_scalar("SELECT password_hash FROM accounts WHERE uuid = $1")
         .bind(ADMIN)
-        .fetch_one(store.read().await?.conn())
+        .fetch_one(store.look().await?.conn())
         .await
         .map_err(database)?;
     if known.is_some() {

@@ -174,14 +174,13 @@ impl Source for Store {
     }
 
     async fn devices(&self) -> Result<BTreeSet<String>> {
-        let mut tx = self.read().await?;
+        let mut tx = self.look().await?;
         let devices: Vec<String> = sqlx::query_scalar(
             "SELECT DISTINCT n.physical_interface FROM l2_networks n
              WHERE EXISTS (SELECT 1 FROM l3_networks l WHERE l.l2_network_uuid = n.uuid)",
         )
         .fetch_all(tx.conn())
         .await?;
-        end(tx).await?;
         Ok(devices.into_iter().collect())
     }
 }
@@ -196,11 +195,6 @@ where
         None => query,
     };
     Ok(query.fetch_all(tx.conn()).await?)
-}
-
-/// Ends a read; there is nothing to commit.
-async fn end(tx: Tx) -> Result<()> {
-    tx.rollback().await
 }
 
 #[derive(FromRow)]
@@ -306,7 +300,8 @@ impl Rows {
             masquerades: fetch(&mut tx, statements.masquerades, listed).await?,
             limits: fetch(&mut tx, statements.limits, listed).await?,
         };
-        end(tx).await?;
+        // There is nothing to commit.
+        tx.rollback().await?;
         Ok(rows)
     }
 
