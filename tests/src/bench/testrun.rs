@@ -108,31 +108,29 @@ pub(super) fn net_time(bench: &mut Bench, effort: Effort, expected: Verdict) -> 
 /// among ten thousand of them.
 pub fn limits(report: &mut Report, effort: Effort) -> Result<()> {
     for hook in [Hook::Xdp, Hook::Tc] {
-        let (mut without, mut with) = (Series::default(), Series::default());
-        let mut free = prepare(hook, Kind::Hit(1), 1)?;
-        let mut policed = prepare(hook, Kind::Policed(1), 1)?;
-        for _ in 0..effort.rounds {
-            for (bench, net) in [(&mut free, &mut without), (&mut policed, &mut with)] {
-                net.push(net_time(bench, effort, Verdict::Redirect)?);
-            }
-        }
+        let [without, with] = beside(hook, effort, [Kind::Hit(1), Kind::Policed(1)])?;
         let name = format!("test run, {hook:?}: hit under a limit without a queue");
         report.add(with.row(name, "ns").beside("without", &with, &without));
         let added = with.differences(&without).row(format!("test run, {hook:?}: what the limit adds"), "ns");
         report.add(if hook == Hook::Xdp { added.at_most(15.0) } else { added });
-        let (mut one, mut many) = (Series::default(), Series::default());
-        let mut alone = prepare(hook, Kind::PolicedPort(1), 1)?;
-        let mut among = prepare(hook, Kind::PolicedPort(10_000), 1)?;
-        for _ in 0..effort.rounds {
-            for (bench, net) in [(&mut alone, &mut one), (&mut among, &mut many)] {
-                net.push(net_time(bench, effort, Verdict::Redirect)?);
-            }
-        }
+        let [one, many] = beside(hook, effort, [Kind::PolicedPort(1), Kind::PolicedPort(10_000)])?;
         let name = |limits: &str| format!("test run, {hook:?}, a port's limit: {limits}");
         report.add(one.row(name("alone"), "ns"));
         report.add(many.row(name("among 10,000"), "ns").beside("alone", &many, &one).ratio_at_most(1.1));
     }
     Ok(())
+}
+
+/// Measures two kinds in turn, round by round.
+fn beside(hook: Hook, effort: Effort, [one, other]: [Kind; 2]) -> Result<[Series; 2]> {
+    let mut benches = [prepare(hook, one, 1)?, prepare(hook, other, 1)?];
+    let mut nets = <[Series; 2]>::default();
+    for _ in 0..effort.rounds {
+        for (bench, net) in benches.iter_mut().zip(&mut nets) {
+            net.push(net_time(bench, effort, Verdict::Redirect)?);
+        }
+    }
+    Ok(nets)
 }
 
 /// Measures packets of every kind of service in turn, among few others and among many: of established connections, and new
