@@ -19,6 +19,7 @@ use vipgate_abi::{
     meter::{Meter, MeterPort, MeterState, MeterTraffic},
     port::Port,
     service::{Service, ServiceKey},
+    share::{SHARES, Share},
     source::{self, Source, SourceKey},
 };
 
@@ -95,6 +96,9 @@ pub static METER_STATES: Array<MeterState, { DEFAULT_LIMITS as usize }, 0> = Arr
 
 #[btf_map]
 pub static METER_TRAFFIC: PerCpuArray<MeterTraffic, { DEFAULT_LIMITS as usize }> = PerCpuArray::new();
+
+#[btf_map]
+pub static METER_SHARES: Array<Share, { SHARES as usize }, 0> = Array::new();
 
 #[btf_map]
 pub static PORT_METERS: HashMap<MeterPort, u32, { DEFAULT_LIMITS as usize }> = HashMap::new();

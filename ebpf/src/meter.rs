@@ -18,11 +18,12 @@ use vipgate_abi::{
     checksum::delta16,
     counters::Reason,
     meter::{Binding, INBOUND, MeterPort, Metered, OUTBOUND, Rate, class},
+    share::Share,
 };
 
 use crate::{
     atomic, clock, count,
-    maps::{BACKENDS, CONFIG, METER_STATES, METER_TRAFFIC, METERS, PORT_METERS},
+    maps::{BACKENDS, CONFIG, METER_SHARES, METER_STATES, METER_TRAFFIC, METERS, PORT_METERS},
     packet::{ETH_LEN, Packet, load, store},
     parse::{Headers, has_ports},
     route,
@@ -106,19 +107,16 @@ pub fn charge<P: Packet>(packet: &mut P, headers: &Headers, slot: &Slot) -> Resu
     }
     let frames = packet.frames();
     let bytes = headers.wire_bytes(frames);
-    if rate.queue == 0 {
-        let tick = CONFIG.get(0).map_or(0, |config| config.tick);
-        let now = clock::jiffies64() * tick as u64;
-        return match advance(number, direction, rate, now, bytes, frames) {
-            Some(_) => Ok(()),
-            None => Err(Reason::OverLimit),
-        };
+    let is_queued = rate.queue != 0;
+    if !is_queued && has_passed(number, direction, rate, bytes, frames) {
+        return Ok(());
     }
-    if !P::QUEUES && packet.can_hand_over() {
+    if is_queued && !P::QUEUES && packet.can_hand_over() {
         return Err(if packet.hand_over() { Reason::HandedOver } else { Reason::OverLimit });
     }
     let how = direction as u32 | if P::QUEUES { 0 } else { ALONE };
-    match queue_up(number, how, bytes, frames) {
+    // SAFETY: as above.
+    match queue_up(number, how, bytes, frames, unsafe { (*flow).peer }) {
         OVER => Err(Reason::OverLimit),
         queue => {
             packet.note_queue(Queue(queue));
@@ -139,25 +137,57 @@ extern "C" fn limit_of(number: u32, vip: Be32, port: u32) -> u32 {
     }
 }
 
-/// Of `how`, beside the direction: there should be a queue, and there is no way to it.
+/// Of `how`, beside the direction: there is no way to a queue.
 const ALONE: u32 = 2;
 
-/// Charges for a packet that has a queue to meet: the one that it does, or [`OVER`]. What has none is charged where it is: a
-/// call of a function costs as much as the rest of it.
+/// The clock of what has no queue.
+#[inline(always)]
+fn coarse_nanoseconds() -> u64 {
+    let tick = CONFIG.get(0).map_or(0, |config| config.tick);
+    clock::jiffies64() * tick as u64
+}
+
+/// Charges for a packet that has no queue to meet and is far from the limit; false: see [`queue_up`]. In line, since a call of a
+/// function costs as much as this.
+#[inline(always)]
+fn has_passed(number: u32, direction: usize, rate: &Rate, bytes: u32, frames: u32) -> bool {
+    let now = rate.clock(coarse_nanoseconds());
+    let Some((word, counters)) = running(number, direction) else {
+        return true;
+    };
+    // SAFETY: aligned word of METER_STATES.
+    let held = unsafe { ptr::read_volatile(word) };
+    let lead = rate.lead(held, now);
+    if lead > rate.congested {
+        return false;
+    }
+    let next = now.wrapping_add(lead + rate.cost(bytes));
+    // SAFETY: as above.
+    let passes = unsafe { atomic::compare_and_swap(word, held, next) };
+    if passes {
+        count_passed(counters, bytes, frames);
+    }
+    passes
+}
+
+/// Charges for a packet: the queue that it meets, or [`OVER`].
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn queue_up(number: u32, how: u32, bytes: u32, frames: u32) -> u64 {
+extern "C" fn queue_up(number: u32, how: u32, bytes: u32, frames: u32, flow: u32) -> u64 {
     let Some(meter) = METERS.get(number) else {
         return PASS;
     };
     let direction = (how & 1) as usize;
     let rate = &meter.rates[direction];
-    let now = clock::nanoseconds();
-    if how & ALONE != 0 {
-        let charged = advance(number, direction, &rate.without_queue(), now, bytes, frames);
-        return if charged.is_some() { PASS } else { OVER };
+    let packet = Charge { number, direction, bytes, frames, flow };
+    if rate.queue == 0 {
+        return if advance(rate, rate.clock(coarse_nanoseconds()), &packet).is_some() { PASS } else { OVER };
     }
-    match advance(number, direction, rate, now, bytes, frames) {
+    let now = rate.clock(clock::nanoseconds());
+    if how & ALONE != 0 {
+        return if advance(&rate.without_queue(), now, &packet).is_some() { PASS } else { OVER };
+    }
+    match advance(rate, now, &packet) {
         Some(lead) => {
             let congested = if lead > rate.congested { Queue::CONGESTED } else { 0 };
             ((rate.queue as u64) << 32) | congested | class(number, direction) as u64
@@ -166,41 +196,80 @@ extern "C" fn queue_up(number: u32, how: u32, bytes: u32, frames: u32) -> u64 {
     }
 }
 
+/// What a packet counts, and where.
+struct Charge {
+    number: u32,
+    direction: usize,
+    bytes: u32,
+    frames: u32,
+    /// Which flow it is of.
+    flow: u32,
+}
+
+/// A meter's word, and this CPU's counters.
+#[inline(always)]
+fn running(number: u32, direction: usize) -> Option<(*mut u64, &'static mut Metered)> {
+    let state = METER_STATES.get_ptr_mut(number)?;
+    let traffic = METER_TRAFFIC.get_ptr_mut(number)?;
+    // SAFETY: projects within the elements.
+    Some(unsafe {
+        (ptr::addr_of_mut!((*state).words[direction]), &mut *ptr::addr_of_mut!((*traffic).directions[direction]))
+    })
+}
+
 /// Tries to advance a word that other CPUs advance as well.
 const TRIES: u32 = 4;
 
-/// Advances a meter by a packet, and counts it: how far it was ahead; `None`: the packet is over the limit.
+/// Advances a meter by a packet, and counts it: how far it was ahead; `None`: the packet is over the limit, or over what is left
+/// for its flow.
 #[inline(always)]
-fn advance(number: u32, direction: usize, rate: &Rate, nanoseconds: u64, bytes: u32, frames: u32) -> Option<u64> {
-    let now = rate.clock(nanoseconds);
-    let cost = rate.cost(bytes);
-    let state = METER_STATES.get_ptr_mut(number)?;
-    let traffic = METER_TRAFFIC.get_ptr_mut(number)?;
-    // SAFETY: projects within the elements; of the traffic, this CPU's own.
-    let (word, counters) = unsafe {
-        (ptr::addr_of_mut!((*state).words[direction]), &mut *ptr::addr_of_mut!((*traffic).directions[direction]))
-    };
+fn advance(rate: &Rate, now: u64, packet: &Charge) -> Option<u64> {
+    let cost = rate.cost(packet.bytes);
+    let (word, counters) = running(packet.number, packet.direction)?;
     let mut tries = 0;
     while tries < TRIES {
         // SAFETY: aligned word of METER_STATES.
         let held = unsafe { ptr::read_volatile(word) };
+        let lead = rate.lead(held, now);
+        if lead > rate.congested && tries == 0 && !has_room(rate, lead, now, cost, packet.flow) {
+            break;
+        }
         let Some(next) = rate.admit(held, now, cost) else {
-            counters.dropped_packets += frames as u64;
-            counters.dropped_bytes += bytes as u64;
-            return None;
+            break;
         };
         // SAFETY: as above.
         if unsafe { atomic::compare_and_swap(word, held, next) } {
-            count_passed(counters, bytes, frames);
-            return Some(rate.lead(held, now));
+            count_passed(counters, packet.bytes, packet.frames);
+            return Some(lead);
         }
         tries += 1;
     }
-    // Others have just advanced it, so that it is not idle: adding is exact, and cannot fail.
+    if tries == TRIES {
+        // Others have just advanced it, so that it is not idle: adding is exact, and cannot fail.
+        // SAFETY: as above.
+        let held = unsafe { atomic::fetch_add(word, cost) };
+        count_passed(counters, packet.bytes, packet.frames);
+        return Some(rate.lead(held, now));
+    }
+    counters.dropped_packets += packet.frames as u64;
+    counters.dropped_bytes += packet.bytes as u64;
+    None
+}
+
+/// Whether there is room for a flow's packet in a long queue; counts what the flow brings.
+#[inline(always)]
+fn has_room(rate: &Rate, lead: u64, now: u64, cost: u64, flow: u32) -> bool {
+    let Some(place) = METER_SHARES.get_ptr_mut(Share::place(flow)) else {
+        return true;
+    };
+    // SAFETY: an element of METER_SHARES. What other CPUs write meanwhile makes an estimate less exact.
+    let held = unsafe { *place };
+    let Some(share) = held.of(flow, rate, now).bring(rate, lead, cost) else {
+        return false;
+    };
     // SAFETY: as above.
-    let held = unsafe { atomic::fetch_add(word, cost) };
-    count_passed(counters, bytes, frames);
-    Some(rate.lead(held, now))
+    unsafe { *place = share };
+    true
 }
 
 #[inline(always)]

@@ -87,6 +87,15 @@ impl Limited {
         Transfer { from: self.guest(), server, to: server.address, port: PORT, options, limited: self }
     }
 
+    /// What the status tells of the only limit there is.
+    fn status(&self) -> Result<Value> {
+        let mut command = self.lab.router.command(vipgate_binary()?);
+        command.args(["status", "--output", "json", "--bpffs"]).arg(self.lab.bpffs.path());
+        let status: Value = serde_json::from_slice(&command.output()?.stdout)?;
+        let [limit] = &status["limits"].as_array().context("no limits")?[..] else { bail!("{status}") };
+        Ok(limit.clone())
+    }
+
     /// The classes in which the router holds packets back.
     fn queues(&self) -> Vec<String> {
         let said = self.lab.router.run("tc", "class show dev vipgate-q0").unwrap_or_default();
@@ -105,11 +114,30 @@ struct Transfer<'a> {
 }
 
 impl Transfer<'_> {
-    /// Bits that arrived, and seconds that it took.
-    fn run(&self) -> Result<(f64, f64)> {
+    fn serve(&self) -> Result<Process> {
         let mut command = self.server.namespace.command("iperf3");
         let directory = self.limited.lab.directory();
-        let _server = Process::start("iperf3", command.args(["-s", "-1", "-p", &self.port.to_string()]), directory)?;
+        Process::start("iperf3", command.args(["-s", "-1", "-p", &self.port.to_string()]), directory)
+    }
+
+    /// Goes on until what this gives is dropped; what it sends is more than the limit lets pass.
+    fn flood(&self) -> Result<[Process; 2]> {
+        let server = self.serve()?;
+        let mut command = self.from.namespace.command("iperf3");
+        command.args(["-c", &self.to.to_string(), "-p", &self.port.to_string(), "-t", "600"]);
+        command.args(self.options.split_whitespace());
+        let client = Process::start("iperf3", &command, self.limited.lab.directory())?;
+        wait_until("more than the limit", STARTED, || {
+            let limit = self.limited.status()?;
+            ensure!(limit["rates"]["inbound"]["droppedPackets"].as_u64() > Some(100), "{limit}");
+            Ok(())
+        })?;
+        Ok([server, client])
+    }
+
+    /// Bits that arrived, and seconds that it took.
+    fn run(&self) -> Result<(f64, f64)> {
+        let _server = self.serve()?;
         wait_until("iperf3 to serve", STARTED, || {
             let words = format!("-c {} -p {} -J -t 2 {}", self.to, self.port, self.options);
             let said: Value = serde_json::from_str(&self.from.namespace.run("iperf3", &words)?)?;
@@ -121,11 +149,16 @@ impl Transfer<'_> {
 
     /// It never gets more than the rate, and at last most of it.
     fn gets(&self, rate: u64) -> Result<()> {
+        self.gets_part(0.8, rate)
+    }
+
+    /// It never gets more than the rate, and at last this part of it.
+    fn gets_part(&self, part: f64, rate: u64) -> Result<()> {
         let rate = rate as f64;
         wait_until(&format!("{} of {rate} bit/s to port {}", self.options, self.port), PATIENCE, || {
             let (bits, seconds) = self.run()?;
             assert!(bits <= rate * (seconds + SLACK), "{bits} bits in {seconds} s through {rate} bit/s");
-            ensure!(bits >= 0.8 * rate * seconds, "only {} bit/s", bits / seconds);
+            ensure!(bits >= part * rate * seconds, "only {} bit/s", bits / seconds);
             Ok(())
         })
     }
@@ -159,14 +192,18 @@ both_hooks! {
         limited.inward(PORT, "--udp -l 1400 -b 16M --reverse").exceeds(SLOW)
     }
 
+    fn a_flood_of_datagrams_leaves_a_tcp_connection_its_part(hook) {
+        let limited = Limited::new(hook)?;
+        limited.limit(None, Some(SLOW), None)?;
+        let _flood = limited.inward(OTHER_PORT, "--udp -l 1400 -b 40M").flood()?;
+        limited.inward(PORT, "").gets_part(0.3, SLOW)
+    }
+
     fn the_status_tells_what_a_limit_lets_pass_and_what_it_drops(hook) {
         let limited = Limited::new(hook)?;
         limited.limit(Some(PORT), Some(SLOW), None)?;
         limited.inward(PORT, "--udp -l 1400 -b 16M").gets(SLOW)?;
-        let mut command = limited.lab.router.command(vipgate_binary()?);
-        command.args(["status", "--output", "json", "--bpffs"]).arg(limited.lab.bpffs.path());
-        let status: Value = serde_json::from_slice(&command.output()?.stdout)?;
-        let [limit] = &status["limits"].as_array().context("no limits")?[..] else { bail!("{status}") };
+        let limit = limited.status()?;
         assert_eq!((&limit["vip"], &limit["port"], &limit["queued"]), (&json!(VIP), &json!(PORT), &json!(true)));
         let rates = &limit["rates"];
         assert!(rates["outbound"].is_null() && rates["inbound"]["bitsPerSecond"] == SLOW, "{rates}");

@@ -49,6 +49,8 @@ pub const METERS: &str = "METERS";
 pub const METER_STATES: &str = "METER_STATES";
 /// Per-CPU array of [`crate::meter::MeterTraffic`] by a limit's number.
 pub const METER_TRAFFIC: &str = "METER_TRAFFIC";
+/// Array of [`crate::share::Share`] by [`crate::share::Share::place`].
+pub const METER_SHARES: &str = "METER_SHARES";
 /// Hash: [`crate::meter::MeterPort`] to the number (u32) of that port's limit.
 pub const PORT_METERS: &str = "PORT_METERS";
 /// LRU hash: [`crate::fragment::FragmentKey`] to [`crate::fragment::FragmentPorts`].
@@ -70,7 +72,7 @@ pub const PROGRAM_QUEUE: &str = "vipgate_queue";
 pub const PROGRAM_CLOCK: &str = "vipgate_clock";
 
 /// Every map that is pinned: all but those of the table that is bridged to.
-pub const PINNED: [&str; 24] = [
+pub const PINNED: [&str; 25] = [
     CONFIG,
     FLOW_BUCKETS,
     FLOWS,
@@ -92,6 +94,7 @@ pub const PINNED: [&str; 24] = [
     METERS,
     METER_STATES,
     METER_TRAFFIC,
+    METER_SHARES,
     PORT_METERS,
     FRAGMENTS,
     REASONS,

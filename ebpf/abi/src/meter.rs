@@ -43,7 +43,8 @@ pub struct Rate {
     pub multiplier: u64,
     /// Units that the theoretical arrival time may be ahead of the clock when a packet comes.
     pub tolerance: u64,
-    /// Units that it may be ahead before packets tell of congestion (RFC 3168).
+    /// Units that it may be ahead before a queue's packets tell of congestion (RFC 3168), and flows have to
+    /// [share](crate::share) what is left; at most the tolerance.
     pub congested: u64,
     /// Binary digits after the nanosecond's point.
     pub fraction_bits: u32,
@@ -144,13 +145,13 @@ const MOST_FRACTION_BITS: u32 = 20;
 const BYTE_BITS: u32 = 14;
 
 /// Nanoseconds that a queue may hold a packet: what is longer is felt, what is shorter leaves TCP too little to fill the
-/// line with after it has backed off.
-pub const QUEUE_TIME: u64 = 60_000_000;
+/// line with after it has backed off. A flow alone has 60 ms of them.
+pub const QUEUE_TIME: u64 = 75_000_000;
 /// The burst of what has no queue, in nanoseconds at its rate: a TCP sender that lost the end of a burst waits at least 200 ms
-/// (RFC 6298 says a second) before it sends again, and has to catch up then.
-pub const BURST_TIME: u64 = 300_000_000;
-/// Bytes that any burst or queue holds at least: ten full frames, an initial window (RFC 6928).
-const LEAST_BURST: u32 = 10 * 1514;
+/// (RFC 6298 says a second) before it sends again, and has to catch up then. A flow alone has 300 ms of them.
+pub const BURST_TIME: u64 = 375_000_000;
+/// Bytes that any burst or queue holds at least: so many full frames that an initial window (RFC 6928) of a flow alone fits.
+const LEAST_BURST: u32 = 12 * 1514;
 
 /// Units that a byte takes, rounded, with so many digits.
 const fn byte(bits_per_second: u64, fraction_bits: u32) -> u64 {
@@ -161,8 +162,7 @@ const fn byte(bits_per_second: u64, fraction_bits: u32) -> u64 {
 impl Rate {
     /// A rate, in bits per second, whose packets meet the queue of this device.
     pub const fn queued(bits_per_second: u64, queue: u32) -> Self {
-        let rate = Self::new(bits_per_second, QUEUE_TIME, queue);
-        Self { congested: rate.tolerance / 2, ..rate }
+        Self::new(bits_per_second, QUEUE_TIME, queue)
     }
 
     /// A rate, in bits per second, that drops what exceeds it.
@@ -178,9 +178,14 @@ impl Rate {
         }
         let multiplier = byte(rate, fraction_bits + BYTES_SHIFT);
         let multiplier = if multiplier == 0 { 1 } else { multiplier };
-        let rate = Self { multiplier, tolerance: 0, congested: u64::MAX, fraction_bits, queue };
+        let rate = Self { multiplier, tolerance: 0, congested: 0, fraction_bits, queue };
         let (time, frames) = (rate.clock(nanoseconds), rate.cost(LEAST_BURST));
-        Self { tolerance: if time > frames { time } else { frames }, ..rate }
+        rate.tolerating(if time > frames { time } else { frames })
+    }
+
+    #[inline(always)]
+    const fn tolerating(self, tolerance: u64) -> Self {
+        Self { tolerance, congested: tolerance / 2, ..self }
     }
 
     /// The rate in bits per second; `None`: the direction is not limited.
@@ -196,7 +201,7 @@ impl Rate {
     #[inline(always)]
     pub const fn without_queue(self) -> Self {
         let time = self.clock(BURST_TIME);
-        Self { tolerance: if time > self.tolerance { time } else { self.tolerance }, congested: u64::MAX, ..self }
+        self.tolerating(if time > self.tolerance { time } else { self.tolerance })
     }
 
     /// True where the direction has a limit.
@@ -369,7 +374,7 @@ mod tests {
         #[test]
         fn nothing_overflows_at_any_rate(bits in any::<u64>(), bytes in any::<u32>(), word in any::<u64>(), now in any::<u64>()) {
             for rate in [Rate::policed(bits), Rate::queued(bits, 1), Rate::queued(bits, 1).without_queue()] {
-                prop_assert!(rate.is_limited() && rate.congested >= rate.tolerance / 2);
+                prop_assert!(rate.is_limited() && rate.congested == rate.tolerance / 2);
                 prop_assert!(rate.horizon() >= rate.tolerance && rate.horizon() < 1 << 50);
                 rate.admit(word, rate.clock(now), rate.cost(bytes));
             }

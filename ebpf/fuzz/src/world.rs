@@ -15,6 +15,7 @@ use vipgate_abi::{
     meter::{self, Binding, INBOUND, MeterPort, Metered, OUTBOUND, Rate},
     port::Port,
     service::{Algorithm, Kind, Service, ServiceKey},
+    share::SHARES,
     source::{self, Source, SourceKey, SourceKind},
 };
 use vipgate_host_kernel::{
@@ -78,6 +79,7 @@ impl World {
         maps::METERS.allocate(LIMITS as usize);
         maps::METER_STATES.allocate(LIMITS as usize);
         maps::METER_TRAFFIC.allocate(LIMITS as usize);
+        maps::METER_SHARES.allocate(SHARES as usize);
         maps::REASONS.allocate(REASON_SLOTS as usize);
         maps::PORT_CURSORS.allocate(source::CURSORS as usize);
         maps::SERVICES.clear();

@@ -14,6 +14,10 @@
 //! the payload beside what full segments at the limit would carry. vipgate's queues are served a little faster than their
 //! limits (`net::queue` of the controller) until what the first burst left in them is gone: a window of the first
 //! seconds shows that.
+//!
+//! How flows share a limit shows only where they can fill its queue. At TC the senders here can't at fast limits: they share
+//! the router's kernel, which lets each have little more than a millisecond's packets on its way (TCP small queues), so that
+//! who is fast stays fast, whatever limits. XDP gets copies, of which that does not know.
 
 use std::{
     net::{Ipv4Addr, SocketAddrV4},
@@ -29,7 +33,7 @@ use super::{
     Curve, Effort, Report, Series,
     control::call,
     peers::{plug_straight, remove, set_offloads, start_as_shipped},
-    traffic::{DATAGRAM, FRAME, SEGMENT, Traffic},
+    traffic::{BBR, CUBIC, DATAGRAM, FRAME, SEGMENT, Traffic},
 };
 use crate::lab::{
     Cloud, Controller, Hook, Host, Lab, LabOptions, host::ECHO_PORT, topology::PUBLIC_DEVICE, wait_until,
@@ -56,8 +60,9 @@ const SLOW: u64 = 10 * MEGABIT;
 /// No sender here offers more of them.
 const MOST_DATAGRAMS: u64 = 1000 * MEGABIT;
 
-/// Before the window: what was lost in slow start is there, and what a burst let pass.
+/// Before the window, with the time that so many frames take: what was lost in slow start is there, and what a burst let pass.
 const RAMP: Duration = Duration::from_millis(750);
+const RAMP_FRAMES: u32 = 150;
 /// The same of datagrams, which fill a limit from the first moment; their window is half as long as well.
 const UDP_RAMP: Duration = Duration::from_millis(250);
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -90,36 +95,37 @@ impl Way {
     }
 }
 
-/// What is sent.
+/// What is sent: so many flows of TCP by their congestion control, or datagrams.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Load {
-    Tcp(u32),
+    Tcp(u32, &'static str),
     Udp,
 }
 
 impl Load {
-    const ALL: [Self; 3] = [Self::Tcp(1), Self::Tcp(MANY), Self::Udp];
+    const ALL: [Self; 4] = [Self::Tcp(1, CUBIC), Self::Tcp(1, BBR), MANY, Self::Udp];
 
-    fn name(self) -> &'static str {
+    fn name(self) -> String {
         match self {
-            Self::Tcp(1) => "TCP goodput to the ideal, 1 flow",
-            Self::Tcp(_) => "TCP goodput to the ideal, 8 flows",
-            Self::Udp => "UDP on the wire to the limit",
+            Self::Tcp(flows, control) => format!("TCP goodput to the ideal, {flows} x {control}"),
+            Self::Udp => "UDP on the wire to the limit".to_owned(),
         }
     }
 
     /// What arrives, in hundredths of what may.
     fn percent(self, rate: f64, limit: u64) -> f64 {
         let payload = match self {
-            Self::Tcp(_) => SEGMENT,
+            Self::Tcp(..) => SEGMENT,
             Self::Udp => DATAGRAM,
         };
         100.0 * rate / ideal(limit, payload)
     }
 }
 
-/// Flows where there are several.
-const MANY: u32 = 8;
+/// Several flows.
+const MANY: Load = Load::Tcp(8, CUBIC);
+/// Of its part of the limit the least that each of them is to get.
+const LEAST: f64 = 25.0;
 
 /// Bits of payload a second that full frames at the limit carry.
 fn ideal(limit: u64, payload: u32) -> f64 {
@@ -158,21 +164,24 @@ fn accuracy(report: &mut Report, effort: Effort, room: &Room) -> Result<()> {
     // The highest is for a machine that has the time.
     let limits = if effort.seconds > 1 { &LIMITS[..] } else { &LIMITS[..4] };
     let mut figures: Vec<Vec<ByWay>> = limits.iter().map(|_| Load::ALL.iter().map(|_| by_way()).collect()).collect();
-    let mut pings = by_way();
+    let (mut pings, mut leasts) = (by_way(), limits.iter().map(|_| by_way()).collect::<Vec<_>>());
     for _ in 0..rounds {
         for (column, way) in Way::ALL.into_iter().enumerate() {
             let opened = room.open(way).with_context(|| way.name())?;
-            for (&(limit, name), figures) in limits.iter().zip(&mut figures) {
+            for ((&(limit, name), figures), leasts) in limits.iter().zip(&mut figures).zip(&mut leasts) {
                 for (load, figures) in Load::ALL.into_iter().zip(figures) {
                     if load == Load::Udp && limit > MOST_DATAGRAMS {
                         continue;
                     }
-                    let with_ping = limit == SLOW && load == Load::Tcp(MANY);
-                    let (percent, times) = room
+                    let with_ping = limit == SLOW && load == MANY;
+                    let measured = room
                         .measure(&opened, load, limit, window, with_ping)
                         .with_context(|| format!("{}: {}, {name}", load.name(), way.name()))?;
-                    figures[column].1.push(percent);
-                    times.into_iter().for_each(|time| pings[column].1.push(time));
+                    figures[column].1.push(measured.percent);
+                    if load == MANY {
+                        leasts[column].1.push(measured.least);
+                    }
+                    measured.pings.into_iter().for_each(|time| pings[column].1.push(time));
                 }
             }
             room.close(opened)?;
@@ -185,12 +194,18 @@ fn accuracy(report: &mut Report, effort: Effort, room: &Room) -> Result<()> {
                 let row = series.row(format!("limits, {}: {limit}, {}", load.name(), way.name()), "%");
                 report.add(match (way, load, best) {
                     (Way::Vipgate(_), Load::Udp, _) => row.at_least(99.0).at_most(100.5),
-                    (Way::Vipgate(_), Load::Tcp(_), Some((peer, best))) => {
+                    (Way::Vipgate(_), Load::Tcp(..), Some((peer, best))) => {
                         row.at_least(98.0).beside(peer.name(), series, best).ratio_at_least(EQUAL)
                     }
                     _ => row,
                 });
             }
+        }
+    }
+    for ((_, limit), leasts) in limits.iter().zip(&leasts) {
+        for (way, series) in leasts {
+            let row = series.row(format!("limits, least of 8 flows to its part: {limit}, {}", way.name()), "%");
+            report.add(if way.is_peer() { row } else { row.at_least(LEAST) });
         }
     }
     for (way, series) in &pings {
@@ -210,7 +225,7 @@ fn bystanders(report: &mut Report, effort: Effort, room: &Room) -> Result<()> {
         let (mut alone, mut beside) = (<[Series; 2]>::default(), <[Series; 2]>::default());
         for _ in 0..rounds {
             room.bystander(&mut alone, window)?;
-            let full = room.start(&opened, Load::Tcp(MANY), SLOW)?;
+            let full = room.start(&opened, MANY, SLOW)?;
             room.bystander(&mut beside, window)?;
             full.end()?;
         }
@@ -245,7 +260,7 @@ fn changes(report: &mut Report, effort: Effort, room: &Room) -> Result<()> {
     for hook in [Hook::Xdp, Hook::Tc] {
         let opened = room.open(Way::Vipgate(hook))?;
         room.limit(&opened, STEPS[0] * MEGABIT)?;
-        let traffic = room.start(&opened, Load::Tcp(1), STEPS[0] * MEGABIT)?;
+        let traffic = room.start(&opened, Load::Tcp(1, CUBIC), STEPS[0] * MEGABIT)?;
         let start = Instant::now();
         let mut points = Vec::new();
         let mut steps = Vec::new();
@@ -258,18 +273,18 @@ fn changes(report: &mut Report, effort: Effort, room: &Room) -> Result<()> {
             let megabits = ideal(step, SEGMENT);
             allowed.push((start.elapsed().as_secs_f64(), megabits));
             let mut before = traffic.arrived();
-            let mut settled = before;
+            let mut settled = before.clone();
             for tick in 0..ticks {
                 sleep(TICK);
                 let now = traffic.arrived();
                 points.push((start.elapsed().as_secs_f64(), now.rate_since(&before) / MEGABIT as f64));
-                before = now;
                 if tick == ticks / 2 {
-                    settled = now;
+                    settled = now.clone();
                 }
+                before = now;
             }
             allowed.push((start.elapsed().as_secs_f64(), megabits));
-            steps.push(Load::Tcp(1).percent(before.rate_since(&settled), step * MEGABIT));
+            steps.push(Load::Tcp(1, CUBIC).percent(before.rate_since(&settled), step * MEGABIT));
         }
         traffic.end()?;
         room.remove_limit(&opened)?;
@@ -287,6 +302,17 @@ fn changes(report: &mut Report, effort: Effort, room: &Room) -> Result<()> {
 }
 
 const CHANGED: &str = "TCP goodput while the limit changes";
+
+/// What a window of a load shows.
+#[derive(Debug)]
+struct Measured {
+    /// What arrives, in hundredths of what may.
+    percent: f64,
+    /// What the flow that gets least gets, in hundredths of an equal part.
+    least: f64,
+    /// Milliseconds of each ping, where they are wanted.
+    pings: Vec<f64>,
+}
 
 /// The hosts, and what the store knows of them.
 #[derive(Debug)]
@@ -390,9 +416,9 @@ impl Room {
     fn start(&self, opened: &Opened, load: Load, limit: u64) -> Result<Traffic> {
         let (client, guest, to) = (self.lab.client(), self.guest(), opened.target(self));
         Ok(match load {
-            Load::Tcp(flows) => {
-                let traffic = Traffic::tcp(client, guest, to, flows)?;
-                sleep(RAMP);
+            Load::Tcp(flows, control) => {
+                let traffic = Traffic::tcp(client, guest, to, flows, control)?;
+                sleep(RAMP + RAMP_FRAMES * Duration::from_secs_f64(f64::from(8 * FRAME) / limit as f64));
                 traffic
             }
             Load::Udp => {
@@ -403,15 +429,7 @@ impl Room {
         })
     }
 
-    /// What arrives, in hundredths of what may; and the times of pings meanwhile, if that is wanted.
-    fn measure(
-        &self,
-        opened: &Opened,
-        load: Load,
-        limit: u64,
-        window: Duration,
-        with_ping: bool,
-    ) -> Result<(f64, Vec<f64>)> {
+    fn measure(&self, opened: &Opened, load: Load, limit: u64, window: Duration, with_ping: bool) -> Result<Measured> {
         // A new one each time: in a long queue there is still what came before.
         self.limit(opened, limit)?;
         let traffic = self.start(opened, load, limit)?;
@@ -420,10 +438,11 @@ impl Room {
         if !with_ping {
             sleep(if load == Load::Udp { window / 2 } else { window });
         }
-        let rate = traffic.arrived().rate_since(&before);
+        let after = traffic.arrived();
         traffic.end()?;
         self.remove_limit(opened)?;
-        Ok((load.percent(rate, limit), pings))
+        let percent = load.percent(after.rate_since(&before), limit);
+        Ok(Measured { percent, least: 100.0 * after.least_since(&before), pings })
     }
 
     /// Milliseconds of each ping that is answered, five a second.
@@ -437,7 +456,7 @@ impl Room {
     /// Adds the other VIP's throughput in Gbit/s, and its round trip in microseconds.
     fn bystander(&self, [throughput, trip]: &mut [Series; 2], window: Duration) -> Result<()> {
         let to = SocketAddrV4::new(BYSTANDER, BYSTANDER_PORT);
-        let traffic = Traffic::tcp(self.lab.client(), self.guest(), to, 1)?;
+        let traffic = Traffic::tcp(self.lab.client(), self.guest(), to, 1, CUBIC)?;
         sleep(RAMP);
         throughput.push(traffic.rate(window) / 1e9);
         traffic.end()?;

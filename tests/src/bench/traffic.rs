@@ -4,6 +4,7 @@
 //! of time is cut out of the middle. What is still on its way at the end is thrown away.
 
 use std::{
+    ffi::OsString,
     io::{ErrorKind, Read as _, Write as _},
     net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket},
     sync::{
@@ -47,10 +48,10 @@ struct Shared {
     arrived: Mutex<Arrived>,
 }
 
-/// Bytes of payload so far, and when the last of them came.
-#[derive(Clone, Copy, Debug)]
+/// Bytes of payload so far, of each connection or of all datagrams, and when the last of them came.
+#[derive(Clone, Debug)]
 pub(super) struct Arrived {
-    bytes: u64,
+    bytes: Vec<u64>,
     last: Instant,
 }
 
@@ -58,29 +59,46 @@ impl Arrived {
     /// Bits a second between then and now, from arrival to arrival; 0 where nothing came.
     pub(super) fn rate_since(&self, then: &Self) -> f64 {
         let seconds = (self.last - then.last).as_secs_f64();
-        if seconds > 0.0 { (self.bytes - then.bytes) as f64 * 8.0 / seconds } else { 0.0 }
+        if seconds > 0.0 { self.bytes_since(then).sum::<u64>() as f64 * 8.0 / seconds } else { 0.0 }
+    }
+
+    /// What the flow that got least got between then and now, to the part that each would have of equal ones.
+    pub(super) fn least_since(&self, then: &Self) -> f64 {
+        let all: u64 = self.bytes_since(then).sum();
+        let least = self.bytes_since(then).min().unwrap_or(0);
+        if all > 0 { (least * self.bytes.len() as u64) as f64 / all as f64 } else { 0.0 }
+    }
+
+    fn bytes_since(&self, then: &Self) -> impl Iterator<Item = u64> {
+        self.bytes.iter().zip(&then.bytes).map(|(now, then)| now - then)
     }
 }
 
+/// Linux's congestion control by default, and one that loss does not slow down.
+pub(super) const CUBIC: &str = "cubic";
+pub(super) const BBR: &str = "bbr";
+
 impl Traffic {
-    /// So many TCP connections, each of which sends as fast as it can.
-    pub(super) fn tcp(client: &Host, server: &Host, to: SocketAddrV4, flows: u32) -> Result<Self> {
+    /// So many TCP connections, each of which sends as fast as this congestion control lets it.
+    pub(super) fn tcp(client: &Host, server: &Host, to: SocketAddrV4, flows: u32, control: &str) -> Result<Self> {
         let listener = server.namespace.within(|| {
             TcpListener::bind((Ipv4Addr::UNSPECIFIED, to.port())).with_context(|| format!("cannot listen at {to}"))
         })?;
-        let mut traffic = Self::new();
-        for _ in 0..flows {
+        let mut traffic = Self::new(flows);
+        for flow in 0..flows as usize {
             let sender = client.namespace.within(|| {
                 TcpStream::connect_timeout(&SocketAddr::V4(to), PATIENCE)
                     .with_context(|| format!("cannot connect to {to}"))
             })?;
             sender.set_write_timeout(Some(LOOK))?;
+            setsockopt(&sender, sockopt::TcpCongestion, &OsString::from(control))
+                .with_context(|| format!("this kernel has no TCP congestion control {control}"))?;
             // Closing resets: nothing of a connection is sent after its end.
             setsockopt(&sender, sockopt::Linger, &libc::linger { l_onoff: 1, l_linger: 0 })?;
             let (receiver, _) = listener.accept().context("a connection is gone")?;
             receiver.set_read_timeout(Some(LOOK))?;
             traffic.spawn(move |shared| write(sender, shared));
-            traffic.spawn(move |shared| read(receiver, shared));
+            traffic.spawn(move |shared| read(receiver, flow, shared));
         }
         Ok(traffic)
     }
@@ -97,14 +115,14 @@ impl Traffic {
             socket.connect(to)?;
             Ok(socket)
         })?;
-        let mut traffic = Self::new();
+        let mut traffic = Self::new(1);
         traffic.spawn(move |shared| send(&sender, rate, shared));
         traffic.spawn(move |shared| receive(&receiver, shared));
         Ok(traffic)
     }
 
-    fn new() -> Self {
-        let arrived = Mutex::new(Arrived { bytes: 0, last: Instant::now() });
+    fn new(flows: u32) -> Self {
+        let arrived = Mutex::new(Arrived { bytes: vec![0; flows as usize], last: Instant::now() });
         Self { shared: Arc::new(Shared { stop: AtomicBool::new(false), arrived }), threads: Vec::new() }
     }
 
@@ -115,7 +133,7 @@ impl Traffic {
 
     /// What has arrived until now.
     pub(super) fn arrived(&self) -> Arrived {
-        *self.shared.arrived()
+        self.shared.arrived().clone()
     }
 
     /// Bits of payload a second that arrive in a window of this length.
@@ -162,12 +180,12 @@ impl Shared {
         }
     }
 
-    fn add(&self, bytes: usize) {
+    fn add(&self, flow: usize, bytes: usize) {
         if bytes == 0 {
             return;
         }
         let mut arrived = self.arrived();
-        arrived.bytes += bytes as u64;
+        arrived.bytes[flow] += bytes as u64;
         arrived.last = Instant::now();
     }
 }
@@ -180,11 +198,11 @@ fn write(mut sender: TcpStream, shared: &Shared) -> Result<()> {
     Ok(())
 }
 
-fn read(mut receiver: TcpStream, shared: &Shared) -> Result<()> {
+fn read(mut receiver: TcpStream, flow: usize, shared: &Shared) -> Result<()> {
     let mut data = vec![0; 256 << 10];
     while !shared.ended() {
         let bytes = shared.bytes(receiver.read(&mut data)).context("a receiver's connection broke")?;
-        shared.add(bytes);
+        shared.add(flow, bytes);
     }
     Ok(())
 }
@@ -208,7 +226,7 @@ fn receive(receiver: &UdpSocket, shared: &Shared) -> Result<()> {
     let mut data = [0; DATAGRAM as usize];
     while !shared.ended() {
         let bytes = shared.bytes(receiver.recv(&mut data)).context("a receiver's socket broke")?;
-        shared.add(bytes);
+        shared.add(0, bytes);
     }
     Ok(())
 }

@@ -16,7 +16,7 @@ const UNLIMITED: Rate = Rate { multiplier: 0, tolerance: 0, congested: 0, fracti
 fn bytes(bench: &mut Bench, bytes: u64) -> Result<Rate> {
     let config = bench.config()?;
     bench.set_config(Config { tick: 0, ..config })?;
-    Ok(Rate { multiplier: 1 << 24, tolerance: bytes - 1, congested: u64::MAX, ..UNLIMITED })
+    Ok(Rate { multiplier: 1 << 24, tolerance: bytes - 1, congested: bytes - 1, ..UNLIMITED })
 }
 
 /// A rate so slow that its queue is as long after the test as the packets have made it.
@@ -61,6 +61,26 @@ both_hooks! {
         ensure!(counted(bench, LIMIT, INBOUND)? == [4, 1260, 2, 1574], "{:?}", bench.metered(LIMIT)?);
         let traffic = bench.traffic(backend)?;
         ensure!((traffic.packets_in, traffic.bytes_in) == (4, 1260), "what is dropped is not forwarded: {traffic:?}");
+        Ok(())
+    }
+
+    fn who_has_brought_much_is_dropped_before_who_has_brought_little(bench: &mut Bench) -> Result<()> {
+        let backend = serve(bench, UDP)?;
+        let rate = Rate { congested: 5_000, ..bytes(bench, 10_000)? };
+        bench.set_meter(LIMIT, meter(rate, UNLIMITED))?;
+        bench.bind(backend, Binding::new(LIMIT, false))?;
+        let ask = |port| Frame::udp(SocketAddrV4::new(*CLIENT.ip(), port), VIP).payload(&[1; 1000 - 42]);
+        // Six until there is congestion, and two that count as this flow's: a third one would leave too little.
+        for _ in 0..8 {
+            bench.expect_sent(&ask(1000), &to_backend(ask(1000)))?;
+        }
+        bench.expect_refused(&ask(1000), Reason::OverLimit)?;
+        bench.expect_sent(&ask(2000), &to_backend(ask(2000)))?;
+        for port in [1000, 2000] {
+            bench.expect_refused(&ask(port), Reason::OverLimit)?;
+        }
+        bench.expect_sent(&ask(3000), &to_backend(ask(3000)))?;
+        ensure!(counted(bench, LIMIT, INBOUND)? == [10, 10_000, 3, 3000], "{:?}", bench.metered(LIMIT)?);
         Ok(())
     }
 

@@ -19,6 +19,7 @@ use vipgate_abi::{
     meter::{Meter, MeterPort, MeterState, MeterTraffic},
     port::Port,
     service::{Service, ServiceKey},
+    share::{SHARES, Share},
     source::{self, Source, SourceKey},
 };
 
@@ -71,6 +72,7 @@ fn shapes(sizes: Sizes) -> Vec<Shape> {
         shape(maps::METERS, index, size_of::<Meter>(), maps::DEFAULT_LIMITS, false),
         shape(maps::METER_STATES, index, size_of::<MeterState>(), maps::DEFAULT_LIMITS, false),
         shape(maps::METER_TRAFFIC, index, size_of::<MeterTraffic>(), maps::DEFAULT_LIMITS, false),
+        shape(maps::METER_SHARES, index, size_of::<Share>(), SHARES, false),
         shape(maps::PORT_METERS, size_of::<MeterPort>(), index, maps::DEFAULT_LIMITS, false),
         shape(maps::FRAGMENTS, size_of::<FragmentKey>(), size_of::<FragmentPorts>(), FRAGMENTED_PACKETS, false),
         shape(maps::REASONS, index, size_of::<u64>(), REASON_SLOTS, false),

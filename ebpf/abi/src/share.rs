@@ -1,0 +1,201 @@
+//! Fair shares: what a flow may bring to a meter that is congested.
+//!
+//! Where a meter drops only what comes when its queue is full, chance decides whose packets those are, and flows that keep
+//! the queue full shut others out: of eight TCP connections at 1 Mbit/s two starved.
+//!
+//! So a queue has dynamic thresholds (Choudhury and Hahne, "Dynamic Queue Length Thresholds for Shared-Memory Packet
+//! Switches", 1998): what one flow has in it may be [a multiple](MULTIPLE) of the room that is left. Who brings more is
+//! dropped first, who brings little is not shut out, and equally greedy flows get equal parts. One flow alone leaves a
+//! part of the queue empty, about a fifth. In a queue of a few frames one frame is much: so that there is room for others',
+//! a flow that brought a frame or more leaves that of one, and one that brought less as much as it did.
+//!
+//! How much of a queue is a flow's is estimated by what it brought lately: a sum that halves with each period, half the
+//! longest queue. It is kept while the meter is congested only, so that others pay nothing. Two flows at one place of the
+//! table take it from each other, and both pass for flows that bring little.
+
+use crate::meter::Rate;
+
+/// What a flow has brought lately: an element of the METER_SHARES map, whose index is the flow's [`Share::place`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Share {
+    /// [`crate::flow::Flow::peer`], which no other flow has.
+    pub flow: u32,
+    /// The period in which it brought something last; wraps.
+    pub period: u32,
+    /// Units of time that it takes at the meter's rate.
+    pub brought: u64,
+}
+
+const _: () = assert!(size_of::<Share>() == 16);
+
+crate::pod!(Share);
+
+/// Elements of METER_SHARES, a power of two: two flows of a thousand meet with a probability of 1.5%.
+pub const SHARES: u32 = 1 << 16;
+
+/// A full frame.
+const FRAME: u32 = 1514;
+
+/// What a flow may have in a queue, to the room that is left there.
+pub const MULTIPLE: u64 = 4;
+
+impl Share {
+    /// Where a flow's share is.
+    #[inline(always)]
+    pub const fn place(flow: u32) -> u32 {
+        flow & (SHARES - 1)
+    }
+
+    /// The share that this flow has now, given what was found at its place.
+    #[inline(always)]
+    pub const fn of(self, flow: u32, rate: &Rate, now: u64) -> Self {
+        let period = match now.checked_div(rate.congested) {
+            Some(period) => period as u32,
+            None => 0,
+        };
+        let ago = period.wrapping_sub(self.period);
+        let brought = if self.flow == flow && ago < u64::BITS { self.brought >> ago } else { 0 };
+        Self { flow, period, brought }
+    }
+
+    /// The share after a packet of this cost; `None`: there is no room for it in a queue of this [lead](Rate::lead).
+    #[inline(always)]
+    pub const fn bring(self, rate: &Rate, lead: u64, cost: u64) -> Option<Self> {
+        let frame = rate.cost(FRAME);
+        let left_to_others = if self.brought < frame { self.brought } else { frame };
+        let room = rate.tolerance.saturating_sub(lead);
+        if lead > rate.tolerance || self.brought / MULTIPLE + left_to_others > room {
+            return None;
+        }
+        Some(Self { brought: self.brought.saturating_add(cost), ..self })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+
+    use std::{vec, vec::Vec};
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::meter::{HIGHEST, LOWEST};
+
+    const MS: u64 = 1_000_000;
+
+    /// A meter and the shares of its flows, as the programs keep them.
+    struct Queue {
+        rate: Rate,
+        word: u64,
+        shares: Vec<Share>,
+    }
+
+    impl Queue {
+        fn new(bits_per_second: u64, flows: usize) -> Self {
+            Self { rate: Rate::queued(bits_per_second, 1), word: 0, shares: vec![Share::default(); flows] }
+        }
+
+        /// Whether a frame of a flow passes.
+        fn passes(&mut self, flow: usize, nanoseconds: u64) -> bool {
+            let (rate, now) = (self.rate, self.rate.clock(nanoseconds));
+            let (lead, cost) = (rate.lead(self.word, now), rate.cost(FRAME));
+            let mut share = self.shares[flow];
+            if lead > rate.congested {
+                match share.of(flow as u32, &rate, now).bring(&rate, lead, cost) {
+                    Some(after) => share = after,
+                    None => return false,
+                }
+            }
+            let Some(next) = rate.admit(self.word, now, cost) else { return false };
+            (self.word, self.shares[flow]) = (next, share);
+            true
+        }
+
+        /// Frames that pass of each flow, and that it offers: so many hundredths of the limit, the second half of a time.
+        fn share(&mut self, offers: &[u64]) -> (Vec<u64>, Vec<u64>) {
+            let frame = 8 * u64::from(FRAME) * 1_000_000_000 / self.rate.bits_per_second().expect("a limit");
+            // Another flow's frame comes at another moment.
+            let mut due: Vec<u64> = (0..offers.len() as u64).map(|flow| flow * frame / 97).collect();
+            let (mut passed, mut offered) = (vec![0; offers.len()], vec![0; offers.len()]);
+            let end = 2000 * MS + 200 * frame;
+            while let Some((flow, now)) = due.iter().copied().enumerate().min_by_key(|(_, due)| *due)
+                && now < end
+            {
+                let counts = u64::from(now >= end / 2);
+                offered[flow] += counts;
+                passed[flow] += u64::from(self.passes(flow, now)) * counts;
+                due[flow] += frame * 100 / offers[flow];
+            }
+            (passed, offered)
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        #[test]
+        fn greedy_flows_get_equal_parts_however_greedy(
+            bits in 1_000_000u64..30_000_000, offers in proptest::collection::vec(110u64..1000, 2..12),
+        ) {
+            let (passed, _) = Queue::new(bits, offers.len()).share(&offers);
+            let fair = passed.iter().sum::<u64>() / offers.len() as u64;
+            for passed in &passed {
+                prop_assert!(*passed * 2 >= fair && *passed <= 2 * fair, "of {offers:?}: {passed:?}, fair is {fair}");
+            }
+        }
+
+        #[test]
+        fn a_flow_that_asks_for_less_than_its_part_is_not_shut_out(
+            bits in 1_000_000u64..30_000_000, greedy in proptest::collection::vec(110u64..1000, 1..8),
+        ) {
+            let modest = 100 / (greedy.len() as u64 + 1) / 2;
+            let offers: Vec<u64> = [modest].into_iter().chain(greedy).collect();
+            let (passed, offered) = Queue::new(bits, offers.len()).share(&offers);
+            // In a queue of a few frames chance has its part.
+            let least = if bits > 10_000_000 { offered[0] * 19 / 20 } else { offered[0] * 3 / 5 };
+            prop_assert!(passed[0] >= least, "of {offers:?}: {passed:?} of {offered:?}");
+        }
+
+        #[test]
+        fn a_flow_alone_gets_the_rate_and_most_of_the_queue(bits in LOWEST..HIGHEST, offer in 101u64..1000) {
+            let mut queue = Queue::new(bits, 1);
+            let frame = 8 * u64::from(FRAME) * 1_000_000_000 / bits;
+            let (mut now, mut passed, mut longest) = (0, 0, 0);
+            while passed < 10_000 {
+                passed += u64::from(queue.passes(0, now));
+                longest = longest.max(queue.rate.lead(queue.word, queue.rate.clock(now)));
+                now += (frame * 100 / offer).max(1);
+            }
+            let (rate, cost) = (queue.rate, queue.rate.cost(FRAME));
+            if passed * cost > 4 * rate.tolerance {
+                prop_assert!(longest >= rate.tolerance / 10 * 7, "{longest} of {}", rate.tolerance);
+            }
+            prop_assert!(longest <= rate.tolerance + cost);
+            // It never ran dry.
+            prop_assert_eq!(queue.word, passed * cost);
+        }
+
+        #[test]
+        fn nothing_overflows(bits in any::<u64>(), held in any::<(u32, u32, u64)>(), now in any::<u64>(), lead in any::<u64>()) {
+            let held = Share { flow: held.0, period: held.1, brought: held.2 };
+            for rate in [Rate::policed(bits), Rate::queued(bits, 1), Rate::default()] {
+                let share = held.of(held.flow, &rate, now);
+                prop_assert!(share.brought <= held.brought);
+                share.bring(&rate, lead, rate.cost(u32::MAX));
+            }
+        }
+    }
+
+    #[test]
+    fn a_share_halves_with_each_period_and_is_no_other_flows() {
+        let rate = Rate::queued(1_000_000, 1);
+        let held = Share { flow: 7, period: 10, brought: 1 << 20 };
+        for (period, brought) in [(10, 1 << 20), (11, 1 << 19), (30, 1), (31, 0), (10 + 64, 0)] {
+            assert_eq!(held.of(7, &rate, period * rate.congested), Share { flow: 7, period: period as u32, brought });
+        }
+        assert_eq!(held.of(7 + SHARES, &rate, 10 * rate.congested).brought, 0);
+        assert_eq!(Share::place(7), Share::place(7 + SHARES));
+    }
+}
