@@ -126,8 +126,13 @@ impl Transfer<'_> {
         let mut command = self.from.namespace.command("iperf3");
         command.args(["-c", &self.to.to_string(), "-p", &self.port.to_string(), "-t", "600"]);
         command.args(self.options.split_whitespace());
-        let client = Process::start("iperf3", &command, self.limited.lab.directory())?;
-        wait_until("more than the limit", STARTED, || {
+        let start = || Process::start("iperf3", &command, self.limited.lab.directory());
+        let mut client = start()?;
+        wait_until("more than the limit", PATIENCE, || {
+            if client.ended()?.is_some() {
+                // Nobody listened yet.
+                client = start()?;
+            }
             let limit = self.limited.status()?;
             ensure!(limit["rates"]["inbound"]["droppedPackets"].as_u64() > Some(100), "{limit}");
             Ok(())
