@@ -9,7 +9,10 @@ use vipgate_api::{
     vip_qos::{DeleteVipQos, SetVipQos},
 };
 
-use super::{Outcome, PROVIDER, Result, resource::require};
+use super::{
+    Outcome, PROVIDER, Result,
+    resource::{found, require},
+};
 use crate::store::{
     self, Tx,
     number::{self, Numbers},
@@ -17,8 +20,7 @@ use crate::store::{
 };
 
 pub(super) async fn set(tx: &mut Tx, request: SetVipQos) -> Result {
-    require(tx, "uuid", &request.uuid, Resource::Vip).await?;
-    if let Some(other) = vip_qos::of_place(tx, &request.uuid, request.port).await? {
+    if let Some(other) = of_place(tx, &request.uuid, request.port).await? {
         return Err(ApiError::operation(format!(
             "{} has a bandwidth limit[uuid:{other}] already; delete it first",
             place(&request.uuid, request.port)
@@ -48,8 +50,7 @@ pub(super) async fn get(tx: &mut Tx, request: OfUuid) -> Result {
 }
 
 pub(super) async fn delete(tx: &mut Tx, request: DeleteVipQos) -> Result {
-    require(tx, "uuid", &request.uuid, Resource::Vip).await?;
-    let Some(uuid) = vip_qos::of_place(tx, &request.uuid, request.port).await? else {
+    let Some(uuid) = of_place(tx, &request.uuid, request.port).await? else {
         return Err(ApiError::operation(format!(
             "{} has no bandwidth limit; GetVipQos lists those that there are",
             place(&request.uuid, request.port)
@@ -57,6 +58,11 @@ pub(super) async fn delete(tx: &mut Tx, request: DeleteVipQos) -> Result {
     };
     vip_qos::delete(tx, &uuid).await?;
     Ok(Outcome::empty().touching([request.uuid]))
+}
+
+/// The uuid of the limit of what a call names, if it has one.
+async fn of_place(tx: &mut Tx, vip_uuid: &str, port: Option<u16>) -> Result<Option<String>> {
+    found(vip_qos::of_place(tx, vip_uuid, port).await?, "uuid", vip_uuid, Resource::Vip)
 }
 
 /// As errors name what is limited.

@@ -36,13 +36,15 @@ pub async fn insert(tx: &mut Tx, row: &VipQos) -> Result<()> {
     Ok(())
 }
 
-/// The uuid of the limit of that port, or of the whole VIP (`None`).
-pub async fn of_place(tx: &mut Tx, vip_uuid: &str, port: Option<u16>) -> Result<Option<String>> {
-    Ok(sqlx::query_scalar("SELECT uuid FROM vip_qos WHERE vip_uuid = $1 AND IFNULL(port, 0) = $2")
-        .bind(vip_uuid)
-        .bind(port.unwrap_or(0))
-        .fetch_optional(tx.conn())
-        .await?)
+/// The uuid of the limit of that port, or of the whole VIP (`None`), if there is one; `None`: there is no such VIP.
+pub async fn of_place(tx: &mut Tx, vip_uuid: &str, port: Option<u16>) -> Result<Option<Option<String>>> {
+    Ok(sqlx::query_scalar(
+        "SELECT q.uuid FROM vips v LEFT JOIN vip_qos q ON q.vip_uuid = v.uuid AND IFNULL(q.port, 0) = $2 WHERE v.uuid = $1",
+    )
+    .bind(vip_uuid)
+    .bind(port.unwrap_or(0))
+    .fetch_optional(tx.conn())
+    .await?)
 }
 
 /// The uuids of the VIP's limits: that of the whole VIP, then those of ports in their order.
