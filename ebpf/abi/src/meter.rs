@@ -151,7 +151,9 @@ pub const QUEUE_TIME: u64 = 75_000_000;
 /// (RFC 6298 says a second) before it sends again, and has to catch up then. A flow alone has 300 ms of them.
 pub const BURST_TIME: u64 = 375_000_000;
 /// Bytes that any burst or queue holds at least: so many full frames that an initial window (RFC 6928) of a flow alone fits.
-const LEAST_BURST: u32 = 12 * 1514;
+const LEAST_BURST: u32 = 12 * FRAME;
+/// Bytes of a full frame, from the Ethernet header.
+pub(crate) const FRAME: u32 = 1514;
 
 /// Units that a byte takes, rounded, with so many digits.
 const fn byte(bits_per_second: u64, fraction_bits: u32) -> u64 {

@@ -13,7 +13,7 @@
 //! longest queue. It is kept while the meter is congested only, so that others pay nothing. Two flows at one place of the
 //! table take it from each other, and both pass for flows that bring little.
 
-use crate::meter::Rate;
+use crate::meter::{FRAME, Rate};
 
 /// What a flow has brought lately: an element of the METER_SHARES map, whose index is the flow's [`Share::place`].
 #[repr(C)]
@@ -31,11 +31,8 @@ const _: () = assert!(size_of::<Share>() == 16);
 
 crate::pod!(Share);
 
-/// Elements of METER_SHARES, a power of two: two flows of a thousand meet with a probability of 1.5%.
+/// Elements of METER_SHARES, a power of two: of a thousand flows each meets another with a probability of 1.5%.
 pub const SHARES: u32 = 1 << 16;
-
-/// A full frame.
-const FRAME: u32 = 1514;
 
 /// What a flow may have in a queue, to the room that is left there.
 pub const MULTIPLE: u64 = 4;
