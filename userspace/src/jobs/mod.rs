@@ -10,7 +10,7 @@ mod hook;
 mod rows;
 
 use std::{
-    collections::HashSet,
+    collections::HashMap,
     panic::AssertUnwindSafe,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -21,6 +21,7 @@ use std::{
 
 use futures::FutureExt;
 use serde_json::{Map, Value};
+use tokio::{sync::watch, time::timeout};
 use vipgate_api::{ApiError, Reply, json, resource};
 
 pub use self::{
@@ -38,6 +39,9 @@ use crate::{
 pub struct Settings {
     /// How long a result can be fetched after its job has finished.
     pub retention: Duration,
+    /// How long a poll waits for its job to end. Nearly all end sooner, and the caller would look again after a second, as
+    /// the SDKs do; one that looks at many jobs in turn shall not wait long for each.
+    pub hold: Duration,
     /// Between two calls of a web hook that fails.
     pub hook_interval: Duration,
     /// After the first one.
@@ -46,7 +50,12 @@ pub struct Settings {
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { retention: Duration::from_secs(3 * 3600), hook_interval: Duration::from_secs(2), hook_retries: 15 }
+        Self {
+            retention: Duration::from_secs(3 * 3600),
+            hold: Duration::from_millis(100),
+            hook_interval: Duration::from_secs(2),
+            hook_retries: 15,
+        }
     }
 }
 
@@ -113,8 +122,9 @@ struct Inner {
     apply: Arc<dyn Apply>,
     settings: Settings,
     hooks: hook::Hooks,
-    /// Jobs that are being applied: most polls ask for one of these, and need not ask the database.
-    running: Mutex<HashSet<String>>,
+    /// Jobs that are being applied, and where who polls one hears of its end: most polls ask for one of these, and need not
+    /// ask the database.
+    running: Mutex<HashMap<String, watch::Sender<Option<Poll>>>>,
     /// Those among them that have been: the first one waits for its turn to write all of their results.
     applied: Mutex<Vec<Applied>>,
     /// When expired results were forgotten last, in milliseconds since 1970.
@@ -196,13 +206,18 @@ impl Jobs {
         self.inner.apply.prepare(device).await.map_err(|error| ApiError::operation(error.to_string()))
     }
 
-    /// Looks a job up.
+    /// Looks a job up; waits a moment for the end of one that runs.
     ///
     /// # Errors
     /// The database fails.
     pub async fn poll(&self, uuid: &str) -> store::Result<Poll> {
-        if self.running().contains(uuid) {
-            return Ok(Poll::Running);
+        let running = self.running().get(uuid).map(watch::Sender::subscribe);
+        if let Some(mut end) = running {
+            return Ok(match timeout(self.inner.settings.hold, end.wait_for(Option::is_some)).await {
+                Ok(Ok(result)) => result.clone().unwrap_or(Poll::Running),
+                // It runs still; or its result could not be stored, and a later run takes it up.
+                Ok(Err(_)) | Err(_) => Poll::Running,
+            });
         }
         let mut tx = self.inner.store.look().await?;
         let oldest = self.oldest(&tx);
@@ -247,7 +262,7 @@ impl Jobs {
         tx.now().saturating_sub(retention)
     }
 
-    fn running(&self) -> MutexGuard<'_, HashSet<String>> {
+    fn running(&self) -> MutexGuard<'_, HashMap<String, watch::Sender<Option<Poll>>>> {
         self.inner.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -256,7 +271,7 @@ impl Jobs {
     }
 
     fn finish_later(&self, job: Applying) {
-        self.running().insert(job.uuid.clone());
+        self.running().insert(job.uuid.clone(), watch::Sender::default());
         let jobs = self.clone();
         tokio::spawn(async move {
             // A fault in there must not leave the job running for ever.
@@ -294,33 +309,26 @@ impl Jobs {
             Ok(tx) => self.store_results(tx, &applied).await,
             Err(error) => Err(error),
         };
-        let is_alone = applied.len() == 1;
-        for done in applied {
-            let stored = match (&stored, is_alone) {
-                (Ok(()), _) => Ok(()),
-                (Err(error), true) => Err(error.to_string()),
-                // What is wrong with one shall not be the others'.
-                (Err(_), false) => self.store_result(&done).await.map_err(|error| error.to_string()),
-            };
-            let Applying { uuid, hooked, .. } = done.job;
-            self.running().remove(&uuid);
-            match stored {
-                Ok(()) => {
-                    tracing::debug!(job = uuid, succeeded = done.error.is_none(), "a job has finished");
-                    self.call_hook(uuid, hooked);
+        match stored {
+            Ok(results) => applied.into_iter().zip(results).for_each(|(done, result)| self.ended(done, Ok(result))),
+            Err(error) if applied.len() == 1 => applied.into_iter().for_each(|done| self.ended(done, Err(&error))),
+            // What is wrong with one shall not be the others'.
+            Err(_) => {
+                for done in applied {
+                    let stored = self.store_result(&done).await;
+                    self.ended(done, stored.as_ref().map(Clone::clone));
                 }
-                // It stays `Applying`: the next start takes it up.
-                Err(error) => tracing::error!(job = uuid, error, "the result of a job can't be stored"),
             }
         }
     }
 
-    async fn store_result(&self, done: &Applied) -> store::Result<()> {
+    async fn store_result(&self, done: &Applied) -> store::Result<Poll> {
         let tx = self.inner.store.begin().await?;
-        self.store_results(tx, std::slice::from_ref(done)).await
+        Ok(self.store_results(tx, std::slice::from_ref(done)).await?.pop().unwrap_or(Poll::Unknown))
     }
 
-    async fn store_results(&self, mut tx: Tx, applied: &[Applied]) -> store::Result<()> {
+    /// What a poll of each finds from then on.
+    async fn store_results(&self, mut tx: Tx, applied: &[Applied]) -> store::Result<Vec<Poll>> {
         let succeeded = || applied.iter().filter(|done| done.error.is_none()).map(|done| &done.job);
         let vips = succeeded().flat_map(|job| &job.change.vips).cloned().collect();
         model::applied(&mut tx, &vips).await?;
@@ -338,7 +346,25 @@ impl Jobs {
             })
             .collect();
         rows::finish(&mut tx, &finished).await?;
-        tx.commit().await
+        tx.commit().await?;
+        let found = |rows::Finished { succeeded, body, .. }| Poll::Finished { succeeded, body };
+        Ok(finished.into_iter().map(found).collect())
+    }
+
+    /// Tells who waits for a job.
+    fn ended(&self, done: Applied, stored: Result<Poll, &store::Error>) {
+        let Applying { uuid, hooked, .. } = done.job;
+        let waiting = self.running().remove(&uuid);
+        match stored {
+            Ok(result) => {
+                tracing::debug!(job = uuid, succeeded = done.error.is_none(), "a job has finished");
+                // Later polls find it in the store.
+                waiting.map(|waiting| waiting.send_replace(Some(result)));
+                self.call_hook(uuid, hooked);
+            }
+            // It stays `Applying`: the next start takes it up.
+            Err(error) => tracing::error!(job = uuid, %error, "the result of a job can't be stored"),
+        }
     }
 
     fn call_hook(&self, uuid: String, hooked: bool) {

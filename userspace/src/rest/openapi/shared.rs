@@ -159,7 +159,9 @@ pub(super) fn poll(schemas: &mut Schemas) -> Operation {
         .tag(JOBS)
         .operation_id(Some("PollJob"))
         .summary(Some("Ask for the result of an accepted call"))
-        .description(Some("404: there is no such job, or its result has expired."))
+        .description(Some(
+            "The answer waits a moment for the end of a job that runs. 404: there is no such job, or its result has expired.",
+        ))
         .parameter(operation::in_path("uuid"))
         .responses(responses)
         .securities(Some([]))

@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeSet,
+    pin::pin,
     sync::{
         Arc, Mutex,
         atomic::{AtomicU32, Ordering},
@@ -15,8 +16,11 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use tokio::{net::TcpListener, task::JoinHandle};
 
-use super::support::{Server, Site, eventually, json_of, quick, uuid_of};
-use crate::{jobs, rest::Settings};
+use super::support::{PATIENCE, Server, Site, eventually, json_of, quick, uuid_of};
+use crate::{
+    jobs::{self, Poll},
+    rest::Settings,
+};
 
 const JOB: &str = "d825b1a26f4e474b8c59306081920ff2";
 
@@ -42,6 +46,38 @@ async fn a_job_is_running_until_the_kernel_holds_the_change_and_the_reply_shows_
     assert_eq!(reply["inventory"]["vmNicRefs"][0]["status"], "Active");
     let last = server.kernel.changes.lock().unwrap().last().cloned().unwrap();
     assert_eq!(last.vips, BTreeSet::from([site.vip.clone()]));
+}
+
+/// A server whose polls wait long, and which applies a job until it is told to go on.
+async fn applying() -> Server {
+    let jobs = jobs::Settings { hold: PATIENCE, ..quick().jobs };
+    let server = Server::start_with(Settings { jobs, ..quick() }).await;
+    let site = Site::build(&server).await;
+    server.kernel.hold();
+    let add = server.request(Method::POST, &site.nics()).header("X-Job-UUID", JOB);
+    let reply = add.json(&json!({"params": {"vmNicUuids": [site.nic]}})).send().await.unwrap();
+    assert_eq!(reply.status(), StatusCode::ACCEPTED);
+    server
+}
+
+#[tokio::test]
+async fn a_poll_that_comes_too_early_waits_for_the_result() {
+    let server = applying().await;
+    let mut early = pin!(server.jobs.poll(JOB));
+    assert!(futures::poll!(early.as_mut()).is_pending());
+    server.kernel.release();
+    let early = early.await.unwrap();
+    assert!(matches!(early, Poll::Finished { succeeded: true, .. }), "{early:?}");
+    assert_eq!(server.jobs.poll(JOB).await.unwrap(), early);
+}
+
+#[tokio::test]
+async fn a_poll_that_waits_hears_of_a_controller_that_ends_before_its_job() {
+    let server = applying().await;
+    let mut early = pin!(server.jobs.poll(JOB));
+    assert!(futures::poll!(early.as_mut()).is_pending());
+    server.kernel.end();
+    assert_eq!(early.await.unwrap(), Poll::Running);
 }
 
 #[tokio::test]

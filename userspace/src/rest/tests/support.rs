@@ -19,7 +19,7 @@ use tempfile::TempDir;
 use tokio::{net::TcpListener, sync::Semaphore, task::JoinHandle, time::Instant};
 
 use crate::{
-    jobs::{self, Apply, Change, NotApplied},
+    jobs::{self, Apply, Change, Jobs, NotApplied},
     model::Devices,
     rest::{Accepting, RestState, Settings, router, set_first_password},
     store::Store,
@@ -28,7 +28,7 @@ use crate::{
 pub(super) const PASSWORD: &str = "password";
 
 /// No test waits longer.
-const PATIENCE: Duration = Duration::from_secs(30);
+pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The kernel side: remembers what it was told, and waits or fails on demand.
 #[derive(Debug)]
@@ -94,6 +94,7 @@ pub(super) struct Server {
     pub(super) base: String,
     pub(super) kernel: Arc<Kernel>,
     pub(super) store: Store,
+    pub(super) jobs: Jobs,
     pub(super) dir: Arc<TempDir>,
     task: JoinHandle<()>,
     client: Client,
@@ -147,12 +148,13 @@ impl Server {
             gate: Semaphore::new(1000),
         });
         let state = RestState::new(store.clone(), Arc::new(Wires), kernel.clone(), settings).unwrap();
-        state.jobs().recover().await.unwrap();
+        let jobs = state.jobs().clone();
+        jobs.recover().await.unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let base = format!("http://{}", listener.local_addr().unwrap());
         let task = tokio::spawn(async move { axum::serve(Accepting(listener), router(state)).await.unwrap() });
         let client = Client::builder().no_proxy().build().unwrap();
-        Self { base, kernel, store, dir, task, client, session: String::new() }
+        Self { base, kernel, store, jobs, dir, task, client, session: String::new() }
     }
 
     async fn log_in(&self) -> String {
