@@ -54,6 +54,10 @@ const LIMITS: [(u64, &str); 5] = [
     (1000 * MEGABIT, "1 Gbit/s"),
     (5000 * MEGABIT, "5 Gbit/s"),
 ];
+/// Of what passes: its windows are long.
+const ROUNDS: u32 = 5;
+/// What a bystander gets varies more than a limit: so many times the rounds of other figures.
+const BYSTANDER_ROUNDS: u32 = 3;
 /// At this one pings, and bystanders, are measured.
 const SLOW: u64 = 10 * MEGABIT;
 
@@ -132,11 +136,10 @@ fn ideal(limit: u64, payload: u32) -> f64 {
     limit as f64 * f64::from(payload) / f64::from(FRAME)
 }
 
-/// Measures everything of limits that traffic shows.
+/// Measures what traffic shows of the limits that it is under.
 pub fn run(report: &mut Report, effort: Effort) -> Result<()> {
     let room = Room::new()?;
     accuracy(report, effort, &room)?;
-    bystanders(report, effort, &room)?;
     changes(report, effort, &room)
 }
 
@@ -153,19 +156,14 @@ fn best_peer(of: &ByWay) -> Option<(Way, &Series)> {
     peers.max_by(|(_, one), (_, other)| one.median().total_cmp(&other.median()))
 }
 
-/// Seconds of a window, and rounds, of an effort: a limit's window is longer than a packet's, and fewer of them do.
-fn windows(effort: Effort) -> (Duration, u32) {
-    (Duration::from_secs(u64::from(effort.seconds + 1)), effort.rounds / 2 + 1)
-}
-
 /// Every load through every limit by each way in turn, and pings beside one of them.
 fn accuracy(report: &mut Report, effort: Effort, room: &Room) -> Result<()> {
-    let (window, rounds) = windows(effort);
+    let window = Duration::from_secs(u64::from(effort.seconds + 1));
     // The highest is for a machine that has the time.
     let limits = if effort.seconds > 1 { &LIMITS[..] } else { &LIMITS[..4] };
     let mut figures: Vec<Vec<ByWay>> = limits.iter().map(|_| Load::ALL.iter().map(|_| by_way()).collect()).collect();
     let (mut pings, mut leasts) = (by_way(), limits.iter().map(|_| by_way()).collect::<Vec<_>>());
-    for _ in 0..rounds {
+    for _ in 0..ROUNDS {
         for (column, way) in Way::ALL.into_iter().enumerate() {
             let opened = room.open(way).with_context(|| way.name())?;
             for ((&(limit, name), figures), leasts) in limits.iter().zip(&mut figures).zip(&mut leasts) {
@@ -216,14 +214,14 @@ fn accuracy(report: &mut Report, effort: Effort, room: &Room) -> Result<()> {
 }
 
 /// Another VIP's throughput and latency beside a limit that is full, and beside nothing.
-fn bystanders(report: &mut Report, effort: Effort, room: &Room) -> Result<()> {
-    let (_, rounds) = windows(effort);
+pub fn bystanders(report: &mut Report, effort: Effort) -> Result<()> {
+    let room = Room::new()?;
     let window = Duration::from_secs(u64::from(effort.seconds));
     for hook in [Hook::Xdp, Hook::Tc] {
         let opened = room.open(Way::Vipgate(hook))?;
         room.limit(&opened, SLOW)?;
         let (mut alone, mut beside) = (<[Series; 2]>::default(), <[Series; 2]>::default());
-        for _ in 0..rounds {
+        for _ in 0..effort.rounds * BYSTANDER_ROUNDS {
             room.bystander(&mut alone, window)?;
             let full = room.start(&opened, MANY, SLOW)?;
             room.bystander(&mut beside, window)?;

@@ -48,8 +48,10 @@ enum Part {
     Control,
     /// Time per packet of one that is limited by test run, among few limits and many.
     Meters,
-    /// Bandwidth limits beside HTB and TBF: what passes, what waits, and who else is touched.
+    /// Bandwidth limits beside HTB and TBF: what passes, what waits, and what a change does.
     Limits,
+    /// Another VIP's traffic beside a bandwidth limit that is full.
+    Bystanders,
     /// The API under load: pages of big tables, creates, polls, ten thousand bandwidth limits.
     Api,
 }
@@ -89,6 +91,9 @@ fn main() -> Result<()> {
     }
     if wanted(Part::Limits) {
         limits::run(&mut report, effort)?;
+    }
+    if wanted(Part::Bystanders) {
+        limits::bystanders(&mut report, effort)?;
     }
     if wanted(Part::Api) {
         api::run(&mut report, effort)?;
