@@ -81,6 +81,27 @@ pub(super) const BBR: &str = "bbr";
 impl Traffic {
     /// So many TCP connections, each of which sends as fast as this congestion control lets it.
     pub(super) fn tcp(client: &Host, server: &Host, to: SocketAddrV4, flows: u32, control: &str) -> Result<Self> {
+        Self::connected(client, server, to, flows, control, write)
+    }
+
+    /// So many TCP connections that have no more to send than this many bits a second together, on the wire.
+    pub(super) fn trickle(client: &Host, server: &Host, to: SocketAddrV4, flows: u32, rate: f64) -> Result<Self> {
+        let pause = Duration::from_secs_f64(f64::from(8 * FRAME * flows) / rate);
+        Self::connected(client, server, to, flows, CUBIC, move |mut sender, shared| {
+            paced(rate / f64::from(flows), pause, shared, || {
+                shared.bytes(sender.write(&[0; SEGMENT as usize])).context("a sender's connection broke").map(drop)
+            })
+        })
+    }
+
+    fn connected(
+        client: &Host,
+        server: &Host,
+        to: SocketAddrV4,
+        flows: u32,
+        control: &str,
+        send: impl Fn(TcpStream, &Shared) -> Result<()> + Copy + Send + 'static,
+    ) -> Result<Self> {
         let listener = server.namespace.within(|| {
             TcpListener::bind((Ipv4Addr::UNSPECIFIED, to.port())).with_context(|| format!("cannot listen at {to}"))
         })?;
@@ -97,7 +118,7 @@ impl Traffic {
             setsockopt(&sender, sockopt::Linger, &libc::linger { l_onoff: 1, l_linger: 0 })?;
             let (receiver, _) = listener.accept().context("a connection is gone")?;
             receiver.set_read_timeout(Some(LOOK))?;
-            traffic.spawn(move |shared| write(sender, shared));
+            traffic.spawn(move |shared| send(sender, shared));
             traffic.spawn(move |shared| read(receiver, flow, shared));
         }
         Ok(traffic)
@@ -116,7 +137,13 @@ impl Traffic {
             Ok(socket)
         })?;
         let mut traffic = Self::new(1);
-        traffic.spawn(move |shared| send(&sender, rate, shared));
+        traffic.spawn(move |shared| {
+            paced(rate, PAUSE, shared, || {
+                // What a full queue of the sender's own refuses is lost, as any other.
+                let _ = sender.send(&[0; DATAGRAM as usize]);
+                Ok(())
+            })
+        });
         traffic.spawn(move |shared| receive(&receiver, shared));
         Ok(traffic)
     }
@@ -207,17 +234,16 @@ fn read(mut receiver: TcpStream, flow: usize, shared: &Shared) -> Result<()> {
     Ok(())
 }
 
-fn send(sender: &UdpSocket, rate: f64, shared: &Shared) -> Result<()> {
-    let data = [0; DATAGRAM as usize];
+/// Sends as many full frames as make this many bits a second, those that are due after each pause at once.
+fn paced(rate: f64, pause: Duration, shared: &Shared, mut one: impl FnMut() -> Result<()>) -> Result<()> {
     let (start, mut sent) = (Instant::now(), 0.0);
     while !shared.ended() {
         let due = start.elapsed().as_secs_f64() * rate / (f64::from(FRAME) * 8.0);
         while sent < due {
-            // What a full queue of the sender's own refuses is lost, as any other.
-            let _ = sender.send(&data);
+            one()?;
             sent += 1.0;
         }
-        sleep(PAUSE);
+        sleep(pause);
     }
     Ok(())
 }
