@@ -304,19 +304,23 @@ impl Jobs {
     /// Writes the results of all jobs that have been applied by the time of its turn.
     async fn finish_applied(&self) {
         let turn = self.inner.store.begin().await;
-        let applied = std::mem::take(&mut *self.applied());
+        let mut applied = std::mem::take(&mut *self.applied());
         let stored = match turn {
             Ok(tx) => self.store_results(tx, &applied).await,
             Err(error) => Err(error),
         };
         match stored {
             Ok(results) => applied.into_iter().zip(results).for_each(|(done, result)| self.ended(done, Ok(result))),
-            Err(error) if applied.len() == 1 => applied.into_iter().for_each(|done| self.ended(done, Err(&error))),
+            Err(error) if applied.len() == 1 => {
+                if let Some(done) = applied.pop() {
+                    self.ended(done, Err(error));
+                }
+            }
             // What is wrong with one shall not be the others'.
             Err(_) => {
                 for done in applied {
                     let stored = self.store_result(&done).await;
-                    self.ended(done, stored.as_ref().map(Clone::clone));
+                    self.ended(done, stored);
                 }
             }
         }
@@ -352,14 +356,16 @@ impl Jobs {
     }
 
     /// Tells who waits for a job.
-    fn ended(&self, done: Applied, stored: Result<Poll, &store::Error>) {
+    fn ended(&self, done: Applied, stored: store::Result<Poll>) {
         let Applying { uuid, hooked, .. } = done.job;
         let waiting = self.running().remove(&uuid);
         match stored {
             Ok(result) => {
                 tracing::debug!(job = uuid, succeeded = done.error.is_none(), "a job has finished");
                 // Later polls find it in the store.
-                waiting.map(|waiting| waiting.send_replace(Some(result)));
+                if let Some(waiting) = waiting {
+                    waiting.send_replace(Some(result));
+                }
                 self.call_hook(uuid, hooked);
             }
             // It stays `Applying`: the next start takes it up.
