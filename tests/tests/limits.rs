@@ -280,6 +280,29 @@ both_hooks! {
         Ok(())
     }
 
+    fn queues_whose_devices_get_other_macs_stay(hook) {
+        let limited = Limited::new(hook)?;
+        limited.limit(None, Some(SLOW), Some(SLOW))?;
+        let router = &limited.lab.router;
+        let indexes = || router.ip("-oneline link").map(|links| {
+            let ours = links.lines().filter(|link| link.contains(": vipgate-q"));
+            ours.filter_map(|link| link.split(':').next().map(str::to_owned)).collect::<Vec<_>>()
+        });
+        let before = indexes()?;
+        // As udev does to every new device, where no file says otherwise (systemd.link, MACAddressPolicy).
+        for (device, mac) in [("vipgate-q0", "02:00:00:00:00:01"), ("vipgate-q0-end", "02:00:00:00:00:02")] {
+            router.ip(&format!("link set {device} address {mac}"))?;
+        }
+        // Who puts back an address that was lost afterwards has seen these.
+        router.ip(&format!("address del {VIP}/32 dev pub0"))?;
+        wait_until("the VIP to be back", STARTED, || {
+            ensure!(router.ip("address show dev pub0")?.contains(&VIP.to_string()), "it is not");
+            Ok(())
+        })?;
+        assert_eq!(indexes()?, before, "the queues were made anew");
+        limited.inward(PORT, "").gets(SLOW)
+    }
+
     fn queues_that_somebody_removed_are_made_anew(hook) {
         let limited = Limited::new(hook)?;
         limited.limit(None, Some(SLOW), Some(SLOW))?;

@@ -89,7 +89,11 @@ impl<S: Source> Worker<S> {
 
     /// Makes the devices of the queues again that are none of these, which are all there are.
     pub(super) async fn restore_queues(&mut self, devices: &[Device]) {
-        let is_there = |pair: &Pair| [&pair.sending, &pair.receiving].into_iter().all(|end| devices.contains(end));
+        // By index and name alone: udev gives every new device a MAC address of its own making, and a queue works with any.
+        let holds = |end: &Device| {
+            devices.iter().any(|device| device.up && device.ifindex == end.ifindex && device.name == end.name)
+        };
+        let is_there = |pair: &Pair| holds(&pair.sending) && holds(&pair.receiving);
         let gone = self.queues.pairs.iter().filter(|(_, pair)| !is_there(pair));
         for number in gone.map(|(number, _)| *number).collect::<Vec<_>>() {
             warn!("the device {} of the queues is gone or was changed: making it anew", queue::sending(number));
