@@ -2,19 +2,15 @@
 //! router, from an address that they never asked (RFC 4787, section 6). So their connections get a source of the
 //! router's: its address in that network, and a port there (`ports`).
 
-use core::mem::zeroed;
+use core::mem::MaybeUninit;
 
-use aya_ebpf::{
-    bindings::{BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_SUCCESS, BPF_FIB_LOOKUP_SRC, bpf_fib_lookup as FibLookup},
-    helpers::bpf_fib_lookup,
-};
+use aya_ebpf::bindings::{BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_SUCCESS, BPF_FIB_LOOKUP_SRC};
 use vipgate_abi::{Be16, Be32, flow::FlowKey};
 
 use crate::{
     packet::Packet,
     ports,
-    route::{self, INET, Rewritten},
-    verifier::opaque,
+    route::{self, Question, Rewritten},
 };
 
 /// Gives a new connection a source of the router's, if its answers would not come back otherwise. True: with a port that
@@ -24,22 +20,19 @@ use crate::{
 /// is asked.
 #[inline(always)]
 pub fn translate<P: Packet>(packet: &P, key: &FlowKey, way_out: u16, rewritten: &mut Rewritten) -> bool {
-    route::port(way_out).is_none_or(|port| port.ifindex == packet.ifindex())
-        && opaque(take_source(packet, key, rewritten)) != 0
-}
-
-#[inline(never)]
-fn take_source<P: Packet>(packet: &P, key: &FlowKey, rewritten: &mut Rewritten) -> u32 {
+    if route::port(way_out).is_some_and(|port| port.ifindex != packet.ifindex()) {
+        return false;
+    }
     let source = source(packet, key.src, rewritten.dst);
     if source == 0 {
-        return opaque(0);
+        return false;
     }
     rewritten.src = source;
     let [addresses, rest] = rewritten.reply_key(key).words();
     // Should all that are tried be taken, who inserts the flow finds out.
     let port = ports::free_port(addresses, rest, 0);
     rewritten.sport = port as Be16;
-    opaque((port & ports::HELD == 0) as u32)
+    port & ports::HELD == 0
 }
 
 /// The router's address in the network that both are directly connected to by one device; 0: there is none, or the
@@ -54,13 +47,12 @@ fn source<P: Packet>(packet: &P, client: Be32, backend: Be32) -> Be32 {
 /// Asks the kernel for a way: device (0: none), next hop, and the source address where the flags want it.
 #[inline(always)]
 fn ask<P: Packet>(packet: &P, dst: Be32, flags: u32) -> (u32, Be32, Be32) {
-    // SAFETY: a plain C struct of integers and unions of them.
-    let mut fib: FibLookup = unsafe { zeroed() };
-    fib.family = INET;
-    fib.ifindex = packet.ifindex();
+    let mut room = MaybeUninit::uninit();
+    let question = Question::begin(&mut room, packet);
+    let fib = question.fib();
     fib.__bindgen_anon_4.ipv4_dst = dst;
-    // SAFETY: the context is the running program's, the parameters live on the stack.
-    let answer = unsafe { bpf_fib_lookup(packet.context(), &mut fib, size_of::<FibLookup>() as i32, flags) } as u32;
+    let answer = question.ask(packet, flags);
+    let fib = question.fib();
     if answer != BPF_FIB_LKUP_RET_SUCCESS && answer != BPF_FIB_LKUP_RET_NO_NEIGH {
         return (0, 0, 0);
     }

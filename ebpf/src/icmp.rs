@@ -19,7 +19,7 @@ use crate::{
     count,
     maps::{BACKENDS, CONFIG},
     offset::{self, TAG_LEN},
-    packet::{ETH_LEN, L4_OFFSET, Packet, load, load_address, store, store_address},
+    packet::{ETH_LEN, L4_OFFSET, Packet, load, load_address, load_length, store, store_address},
     parse::{FRAGMENT_OFFSET, IPV4, TCP, UDP, VERSION_IHL, ethertype, has_options, has_ports},
     route::{self, Rewritten},
     table,
@@ -123,7 +123,7 @@ fn send<P: Packet>(packet: &mut P, outer: &Rewritten) -> Result<i32, Reason> {
     let Some(route) = route::find_once(packet, ICMP, outer) else {
         return Err(Reason::Unroutable);
     };
-    let Some(way_out) = route::port(route.port) else {
+    let Some(way_out) = route::port(route.port).filter(|port| P::QUEUES || port.takes_frames()) else {
         return Err(Reason::NoNeighbour);
     };
     let end = packet.data_end();
@@ -133,7 +133,7 @@ fn send<P: Packet>(packet: &mut P, outer: &Rewritten) -> Result<i32, Reason> {
     }
     // SAFETY: both headers' bounds are checked just above; a route's MAC address is at an even address.
     unsafe {
-        if packet.exceeds(u16::from_be(load(data + ETH_LEN + 2)), 20 + HEADER_LEN as u32, way_out.mtu) {
+        if packet.exceeds(load_length(data + ETH_LEN + 2), 20 + HEADER_LEN as u32, way_out.mtu) {
             return Err(Reason::OverMtu);
         }
         let Some(delta) = route::depart(data, way_out, &route.next_hop) else {
@@ -167,7 +167,7 @@ pub fn turn_back<P: Packet>(packet: &mut P, is_own: bool, outer: &mut Rewritten)
     }
     // SAFETY: within the IPv4 header's fixed part, checked just above.
     let (version_ihl, ip_len, fragment) = unsafe {
-        let ip_len = u16::from_be(load::<u16>(data + ETH_LEN + 2)) as usize;
+        let ip_len = load_length(data + ETH_LEN + 2) as usize;
         (load::<u8>(data + ETH_LEN), ip_len, load::<u16>(data + ETH_LEN + 6))
     };
     let header_len = header_len(version_ihl);

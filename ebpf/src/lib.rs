@@ -5,7 +5,7 @@
 //!
 //! Compiled for anything but BPF, it runs in tests: `vipgate_host_kernel` then stands for the kernel.
 #![no_std]
-#![cfg_attr(target_arch = "bpf", feature(core_intrinsics))]
+#![cfg_attr(target_arch = "bpf", feature(core_intrinsics, asm_experimental_arch))]
 #![cfg_attr(
     target_arch = "bpf",
     allow(internal_features, reason = "compare-and-swap on this target is reached through the intrinsics only")

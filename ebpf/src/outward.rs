@@ -76,8 +76,8 @@ pub fn connect<P: Packet>(packet: &P, arrival: &Arrival) -> Result<u64, Reason> 
         arrival,
         config,
         &Connection {
-            rewritten: &rewritten,
-            route: &route,
+            rewritten,
+            route,
             epoch,
             backend: source.backend,
             generation: backend.generation,
@@ -173,13 +173,11 @@ pub fn reclaim<P: Packet>(packet: &mut P) {
 /// source: so answers come back through the router, wherever both guests are. True: done.
 #[inline(always)]
 pub fn meet(device: u32, key: &FlowKey, rewritten: &mut Rewritten) -> bool {
-    may_be_translated(key.src) && opaque(take_identity(device, key, rewritten)) != 0
-}
-
-#[inline(never)]
-fn take_identity(device: u32, key: &FlowKey, rewritten: &mut Rewritten) -> u32 {
+    if !may_be_translated(key.src) {
+        return false;
+    }
     let Some(source) = source(device, key.src).filter(|source| source.kind == SourceKind::Elastic as u8) else {
-        return 0;
+        return false;
     };
     rewritten.src = source.vip;
     let reply = rewritten.reply_key(key);
@@ -188,7 +186,7 @@ fn take_identity(device: u32, key: &FlowKey, rewritten: &mut Rewritten) -> u32 {
         let [addresses, rest] = FlowKey { dport: 0, ..reply }.words();
         rewritten.sport = ports::free_port(addresses, rest, 0) as Be16;
     }
-    1
+    true
 }
 
 /// How packets from this address change when they leave by the device.

@@ -4,7 +4,7 @@ use core::ffi::c_void;
 
 use vipgate_abi::{Be32, port::Port};
 
-use crate::{meter::Queue, pipeline::Arrival};
+use crate::{meter::Queue, pipeline::Arrival, verifier};
 
 /// Length of the Ethernet header, in bytes.
 pub const ETH_LEN: usize = 14;
@@ -92,7 +92,7 @@ pub trait Packet {
     /// Sends it through this queue out of the port of this number; its Ethernet header is ready.
     fn enqueue(&mut self, number: u16, queue: Queue) -> i32;
 
-    /// Sends it out of the port of this number; its Ethernet header is ready, without the port's VLAN tags.
+    /// Sends it out of the port of this number, which this hook can send by; its Ethernet header is ready.
     fn send(&mut self, number: u16, port: &Port) -> i32;
 }
 
@@ -113,6 +113,17 @@ impl Word for u16 {}
 pub unsafe fn load<T: Word>(address: usize) -> T {
     // SAFETY: as the caller promises.
     unsafe { (address as *const T).read() }
+}
+
+/// Reads a length, which the packet has in network byte order: the one way to read a number that offsets or bounds are
+/// made of, since the verifier is told here that it is of 16 bits.
+///
+/// # Safety
+/// As [`load`] for a word.
+#[inline(always)]
+pub unsafe fn load_length(address: usize) -> u16 {
+    // SAFETY: as the caller promises.
+    verifier::bounded(u16::from_be(unsafe { load(address) }))
 }
 
 /// Writes a field.

@@ -4,7 +4,7 @@ use vipgate_abi::{counters::Reason, flow::FlowKey};
 
 use crate::{
     fragment, offset,
-    packet::{ETH_LEN, L4_OFFSET, Packet, load, load_address},
+    packet::{ETH_LEN, L4_OFFSET, Packet, load, load_address, load_length},
 };
 
 pub const TCP: u8 = 6;
@@ -126,7 +126,7 @@ pub fn parse_at<P: Packet>(packet: &P, place: Place) -> Result<Headers, Reason> 
     // SAFETY: all within the IPv4 header's fixed part.
     let (ip_len, fragment, protocol, src, dst) = unsafe {
         (
-            u16::from_be(load::<u16>(data + ETH_LEN + 2)) as usize,
+            load_length(data + ETH_LEN + 2) as usize,
             load::<u16>(data + ETH_LEN + 6),
             load::<u8>(data + ETH_LEN + 9),
             load_address(data + ETH_LEN + 12),
@@ -169,7 +169,7 @@ pub fn parse_at<P: Packet>(packet: &P, place: Place) -> Result<Headers, Reason> 
         Headers { data, key, tcp_flags, l4_len: l4_len as u8, ip_len: ip_len as u16 }
     } else {
         // SAFETY: within the UDP header, checked above.
-        let udp_len = u16::from_be(unsafe { load::<u16>(l4 + 4) }) as usize;
+        let udp_len = unsafe { load_length(l4 + 4) } as usize;
         // A first fragment holds less than its packet.
         let held = if is_first { UDP_LEN } else { udp_len };
         if udp_len < UDP_LEN || !holds(held) {

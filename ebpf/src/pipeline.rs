@@ -225,8 +225,8 @@ fn connect<P: Packet>(packet: &P, arrival: &Arrival, service: &Service) -> Resul
         arrival,
         config,
         &Connection {
-            rewritten: &rewritten,
-            route: &route,
+            rewritten,
+            route,
             epoch,
             backend: number,
             generation: backend.generation,
@@ -248,22 +248,32 @@ fn connect<P: Packet>(packet: &P, arrival: &Arrival, service: &Service) -> Resul
 /// both flows, and is dropped: only an embryo, a closed or an idle flow can lose its slot.
 #[inline(always)]
 fn forward<P: Packet>(packet: &mut P, headers: &Headers, slot: &Slot) -> Result<i32, Reason> {
+    let flow = slot.flow;
+    // SAFETY: `flow` points into FLOWS; rule 6.
+    let way_out = unsafe { (*flow).port };
+    let mut port = route::port(way_out);
+    if !P::QUEUES && port.is_some_and(|port| !port.takes_frames()) {
+        if packet.can_hand_over() {
+            return Err(if packet.hand_over() { Reason::HandedOver } else { Reason::Unroutable });
+        }
+        // The stack can do it, too.
+        port = None;
+    }
     meter::charge(packet, headers, slot)?;
     let data = headers.data;
-    let flow = slot.flow;
     let outward = slot.mark.is_outward();
     let frames = packet.frames();
     let bytes = headers.wire_bytes(frames);
     // SAFETY: `flow` points into FLOWS; rule 6.
-    let (backend, way_out) = unsafe {
+    let backend = unsafe {
         (*flow).packets = (*flow).packets.wrapping_add(frames);
         (*flow).bytes += bytes as u64;
-        ((*flow).backend, (*flow).port)
+        (*flow).backend
     };
     count::traffic(backend, outward, frames, bytes);
     let mut leave = Err(Reason::NoNeighbour);
     let mut ip_delta = 0;
-    if let Some(port) = route::port(way_out) {
+    if let Some(port) = port {
         if packet.exceeds(headers.ip_len, 20 + headers.l4_len as u32, port.mtu) {
             // SAFETY: parse checked the headers' bounds.
             let fragment: u16 = unsafe { load(data + ETH_LEN + 6) };

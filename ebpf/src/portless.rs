@@ -8,7 +8,7 @@ use vipgate_abi::{checksum::delta16, counters::Reason, flow::FlowKey};
 use crate::{
     fragment,
     icmp::{self, ICMP},
-    packet::{ETH_LEN, Packet, load, load_address, store},
+    packet::{ETH_LEN, Packet, load, load_address, load_length, store},
     parse::{ACK, FRAGMENT_OFFSET, Headers, MORE_FRAGMENTS, Place},
 };
 
@@ -18,7 +18,7 @@ pub fn parse<P: Packet>(packet: &P, place: &Place) -> Result<Headers, Reason> {
     let ip = place.data + ETH_LEN;
     // SAFETY: all within the IPv4 header's fixed part, which is readable.
     let (ip_len, id, fragment, protocol, src, dst) = unsafe {
-        let ip_len = u16::from_be(load::<u16>(ip + 2));
+        let ip_len = load_length(ip + 2);
         (ip_len, load(ip + 4), load::<u16>(ip + 6), load(ip + 9), load_address(ip + 12), load_address(ip + 16))
     };
     if (ip_len as usize) < place.header_len || !packet.holds(place.data, place.shift, ip_len as usize) {

@@ -35,10 +35,6 @@ pub const SHIFT: u32 = 16;
 #[inline(never)]
 pub extern "C" fn free_port(addresses: u64, rest: u64, shared: u32) -> u32 {
     let others = rest & !(0xffff << SHIFT);
-    let place = hash::words([addresses, others], seed());
-    let Some(cursor) = PORT_CURSORS.get_ptr_mut(place as u32 % CURSORS) else {
-        return NONE;
-    };
     let mut port = (rest >> SHIFT) as u16;
     let mut yielding = NONE;
     let mut tries = 0;
@@ -48,12 +44,22 @@ pub extern "C" fn free_port(addresses: u64, rest: u64, shared: u32) -> u32 {
             YIELDING => yielding = HELD | port as u32,
             _ => {}
         }
-        // SAFETY: aligned element of PORT_CURSORS.
-        let turn = unsafe { atomic::fetch_add32(cursor, 1) };
-        port = (FIRST_PORT + ((place >> 32) as u32).wrapping_add(turn).wrapping_rem(PORTS) as u16).to_be();
+        port = next_port(addresses, others) as u16;
         tries += 1;
     }
     yielding
+}
+
+/// The next port in the turn of the destination that these key words name, without a port in them. A function of its own: what
+/// it needs would make [`free_port`]'s stack too deep, and most connections keep the port that they have.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn next_port(addresses: u64, others: u64) -> u32 {
+    let place = hash::words([addresses, others], seed());
+    // SAFETY: aligned element of PORT_CURSORS, whose index is below their number.
+    let turn =
+        PORT_CURSORS.get_ptr_mut(place as u32 % CURSORS).map_or(0, |cursor| unsafe { atomic::fetch_add32(cursor, 1) });
+    (FIRST_PORT + ((place >> 32) as u32).wrapping_add(turn).wrapping_rem(PORTS) as u16).to_be() as u32
 }
 
 /// [`probe`]'s answers.

@@ -1,6 +1,6 @@
 //! Stage 8: where a flow's packets leave, asked of the kernel's routing and neighbour tables, and how they do.
 
-use core::{mem::zeroed, ptr};
+use core::{mem::MaybeUninit, ptr};
 
 use aya_ebpf::{
     bindings::{
@@ -23,7 +23,49 @@ use crate::{
 };
 
 /// AF_INET.
-pub const INET: u8 = 2;
+const INET: u8 = 2;
+
+/// What `bpf_fib_lookup` is asked, and its answer.
+#[repr(C)]
+pub union Question {
+    fib: FibLookup,
+    words: [u64; size_of::<FibLookup>() / 8],
+}
+
+impl Question {
+    /// Begins a question about a packet, in place; all else of it is 0.
+    #[inline(always)]
+    pub fn begin<'a, P: Packet>(room: &'a mut MaybeUninit<Self>, packet: &P) -> &'a mut Self {
+        let words = room.as_mut_ptr().cast::<u64>();
+        let mut word = 0;
+        // Word by word: `memset` would be a function, with a stack of its own.
+        while word < size_of::<Self>() / 8 {
+            // SAFETY: within the union, which is aligned for it.
+            unsafe { words.add(word).write_volatile(0) };
+            word += 1;
+        }
+        // SAFETY: a plain C struct of integers and unions of them, all of it written.
+        let question = unsafe { room.assume_init_mut() };
+        let fib = question.fib();
+        fib.family = INET;
+        fib.ifindex = packet.ifindex();
+        question
+    }
+
+    #[inline(always)]
+    pub fn fib(&mut self) -> &mut FibLookup {
+        // SAFETY: any bits are a value of it.
+        unsafe { &mut self.fib }
+    }
+
+    /// Asks the kernel.
+    #[inline(always)]
+    pub fn ask<P: Packet>(&mut self, packet: &P, flags: u32) -> u32 {
+        let size = size_of::<FibLookup>() as i32;
+        // SAFETY: the context is the running program's, the parameters live on the stack.
+        unsafe { bpf_fib_lookup(packet.context(), self.fib(), size, flags) as u32 }
+    }
+}
 
 /// The way out of a flow.
 #[derive(Clone, Copy)]
@@ -182,17 +224,16 @@ const NOWHERE: Answer = Answer { device: 0, route: Route { port: port::STACK, ne
 /// Asks the kernel.
 #[inline(never)]
 fn ask<P: Packet>(packet: &P, protocol: u8, rewritten: &Rewritten, known: &mut Answer) -> u32 {
-    // SAFETY: a plain C struct of integers and unions of them.
-    let mut fib: FibLookup = unsafe { zeroed() };
-    fib.family = INET;
+    let mut room = MaybeUninit::uninit();
+    let question = Question::begin(&mut room, packet);
+    let fib = question.fib();
     fib.l4_protocol = protocol;
     fib.sport = rewritten.sport;
     fib.dport = rewritten.dport;
-    fib.ifindex = packet.ifindex();
     fib.__bindgen_anon_3.ipv4_src = rewritten.src;
     fib.__bindgen_anon_4.ipv4_dst = rewritten.dst;
-    // SAFETY: the context is the running program's, the parameters live on the stack.
-    let answer = unsafe { bpf_fib_lookup(packet.context(), &mut fib, size_of::<FibLookup>() as i32, 0) } as u32;
+    let answer = question.ask(packet, 0);
+    let fib = question.fib();
     if let BPF_FIB_LKUP_RET_SUCCESS | BPF_FIB_LKUP_RET_FRAG_NEEDED | BPF_FIB_LKUP_RET_NO_NEIGH = answer {
         known.device = fib.ifindex;
     }

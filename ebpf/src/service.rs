@@ -112,7 +112,7 @@ pub fn is_disabled(dst: Be32) -> bool {
 
 /// Chooses a backend: its number and what it is.
 #[inline(always)]
-pub fn choose(service: &Service, key: &FlowKey) -> Option<(u32, Backend)> {
+pub fn choose(service: &Service, key: &FlowKey) -> Option<(u32, &'static Backend)> {
     let number = if service.kind == Kind::Forward as u8 || service.kind == Kind::Elastic as u8 {
         service.backend
     } else if service.algorithm == Algorithm::LeastConnections as u8 {
@@ -131,7 +131,7 @@ pub fn choose(service: &Service, key: &FlowKey) -> Option<(u32, Backend)> {
         Member(*RINGS.get(service.ring_base + index)?).number()
     };
     let backend = BACKENDS.get(number)?;
-    if backend.addr == 0 { None } else { Some((number, *backend)) }
+    if backend.addr == 0 { None } else { Some((number, backend)) }
 }
 
 /// No backend.

@@ -250,22 +250,36 @@ fn search_bucket(number: u32, own: u32, wanted: [u64; 2], hash: u64) -> u32 {
     NOWHERE
 }
 
-/// The slot that `claim` names.
+/// The slot that a claim names.
 #[inline(always)]
 fn claimed(claim: u64) -> Option<Slot> {
     let slot = slot(claim as u32)?;
     Some(Slot { mark: Mark::new(State::Busy, (claim >> 32) as u8, 0, 0), ..slot })
 }
 
+/// Claims a slot for a new flow (rule 1), the one that eviction prefers; the evicted flow's other direction goes with
+/// it. Gives the slot's index, with its round above 32 bits; `None`: every slot holds an established flow, or other
+/// CPUs won each race.
+#[inline(always)]
+fn claim(hash: u64, mask: u32, now: u32) -> Option<u64> {
+    let claim = claim_in_bucket(hash, mask, now);
+    if claim == NOTHING {
+        return None;
+    }
+    end_evicted(claim as u32, (claim >> EVICTED) as u32);
+    Some(claim)
+}
+
 /// No slot.
 const NOTHING: u64 = u64::MAX;
+/// In [`claim_in_bucket`]'s answer: from this bit on the state of the flow that was evicted, above the round's 8 bits.
+const EVICTED: u32 = 40;
 
-/// Claims a slot for a new flow (rule 1), the one that eviction prefers; the evicted flow's other direction goes with
-/// it. Gives the slot's index, with its round above 32 bits; `NOTHING`: every slot holds an established flow, or other
-/// CPUs won each race.
+/// [`claim`] but for what the evicted flow meant for others, whose state the answer tells: a function that does that as well
+/// would need a stack that is too deep.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn claim(hash: u64, mask: u32, now: u32) -> u64 {
+extern "C" fn claim_in_bucket(hash: u64, mask: u32, now: u32) -> u64 {
     let number = bucket_number(hash, mask);
     let Some(bucket) = FLOW_BUCKETS.get_ptr_mut(number) else {
         return NOTHING;
@@ -307,14 +321,13 @@ extern "C" fn claim(hash: u64, mask: u32, now: u32) -> u64 {
         }
         let index = number * WAYS as u32 + best_way as u32;
         if let Some(claimed) = take(index, word, best_word) {
-            return (claimed.round() as u64) << 32 | index as u64;
+            return (best_word.state() as u64) << EVICTED | (claimed.round() as u64) << 32 | index as u64;
         }
     }
     NOTHING
 }
 
-/// Claims the slot whose word was read as `held` (rule 1) and ends what its flow meant for others; `None`: another CPU
-/// was first.
+/// Claims the slot whose word was read as `held` (rule 1); [`end_evicted`] does the rest. `None`: another CPU was first.
 #[inline(always)]
 fn take(index: u32, word: *mut u64, held: Word) -> Option<Word> {
     let claimed = held.claimed();
@@ -326,10 +339,15 @@ fn take(index: u32, word: *mut u64, held: Word) -> Option<Word> {
         // Rule 2. The flags stay: `part` reads them.
         write_mark(flow, Mark::new(State::Busy, claimed.round(), 0, read_mark(flow).flags()));
     }
-    if held.state() as u8 != State::Empty as u8 {
-        opaque(part(index, held.state() as u32));
-    }
     Some(claimed)
+}
+
+/// Ends what the flow that was in a claimed slot in this state meant for others.
+#[inline(always)]
+fn end_evicted(index: u32, state: u32) {
+    if state != State::Empty as u32 {
+        opaque(part(index, state));
+    }
 }
 
 /// The other direction of the flow in a slot, by what that says of it. None: its slot is another connection's, or nobody's;
@@ -394,18 +412,24 @@ extern "C" fn account_for(backend: u32, left: u32, state: u32) -> u32 {
 }
 
 /// Removes a connection: both directions.
+///
+/// Claims the slot before it empties it: were it free at once, another CPU could write a new flow to it while `part`
+/// still reads the one that left. Three functions, of which none calls the next: a stack less deep.
 #[inline(always)]
 pub fn remove(slot: &Slot) {
-    opaque(remove_at(slot.index, slot.mark.0));
+    let held = seize(slot.index, slot.mark.0);
+    if held != 0 {
+        end_evicted(slot.index, Word(held).state() as u32);
+        opaque(vacate(slot.index, held));
+    }
 }
 
-/// Claims the slot before it empties it: were it free at once, another CPU could write a new flow to it while `part`
-/// still reads the one that left.
+/// Claims the slot of the flow that has this mark: its word as it was before; 0: the flow has left it.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn remove_at(index: u32, mark: u32) -> u32 {
-    let (Some(slot), Some(word)) = (slot(index), word(index)) else {
-        return opaque(0);
+extern "C" fn seize(index: u32, mark: u32) -> u64 {
+    let Some(word) = word(index) else {
+        return 0;
     };
     let mut tries = 0;
     // As in `move_to`.
@@ -415,12 +439,21 @@ extern "C" fn remove_at(index: u32, mark: u32) -> u32 {
         if held.round() != Mark(mark).round() || held.state() as u8 <= State::Busy as u8 {
             break;
         }
-        if let Some(claimed) = take(index, word, held) {
-            let slot = Slot { mark: Mark::new(State::Busy, claimed.round(), 0, 0), ..slot };
-            publish(&slot, State::Empty, held.tag(), held.seen(), 0);
-            break;
+        if take(index, word, held).is_some() {
+            return held.0;
         }
         tries += 1;
+    }
+    0
+}
+
+/// Empties a slot that was seized when its word was `held`.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn vacate(index: u32, held: u64) -> u32 {
+    let held = Word(held);
+    if let Some(slot) = claimed((held.claimed().round() as u64) << 32 | index as u64) {
+        publish(&slot, State::Empty, held.tag(), held.seen(), 0);
     }
     opaque(0)
 }
@@ -437,11 +470,11 @@ fn publish(slot: &Slot, state: State, tag: u16, now: u32, flags: u8) {
 }
 
 /// A connection that is to be.
-pub struct Connection<'a> {
+pub struct Connection {
     /// What its first packet becomes.
-    pub rewritten: &'a Rewritten,
+    pub rewritten: Rewritten,
     /// The way out of its first flow, and the epoch under which that was found.
-    pub route: &'a Route,
+    pub route: Route,
     pub epoch: u16,
     /// Index of BACKENDS, and that element's generation.
     pub backend: u32,
@@ -461,20 +494,21 @@ pub fn insert(arrival: &Arrival, config: &Config, new: &Connection) -> Result<u6
     let mask = config.bucket_mask;
     let reply_words = new.rewritten.reply_key(&arrival.key).words();
     let reply_hash = hash::words(reply_words, config.flow_seed);
-    if make_room(reply_words[0], reply_words[1], reply_hash, mask, new.may_replace as u32) != 0 {
-        return Err(Reason::ReplyInUse);
+    if let Some(held) = searched(reply_words, reply_hash, mask) {
+        // An embryo, or a closed one, gives way if it may.
+        if !new.may_replace || held.mark.state() as u8 > State::Answered as u8 {
+            return Err(Reason::ReplyInUse);
+        }
+        remove(&held);
     }
-    let first = claim(arrival.hash, mask, arrival.now);
-    if first == NOTHING {
+    let Some(first) = claim(arrival.hash, mask, arrival.now) else {
         return Err(Reason::TableFull);
-    }
-    let reply = claim(reply_hash, mask, arrival.now);
-    if reply == NOTHING {
+    };
+    let Some(reply) = claim(reply_hash, mask, arrival.now) else {
         give_back(first, arrival.now);
         return Err(Reason::TableFull);
-    }
-    let claims = Claims { first, reply, reply_hash };
-    opaque(write_reply(arrival, new, &claims));
+    };
+    opaque(write_reply(arrival, new, reply, first as u32, flow::tag(reply_hash)));
     if new.is_exclusive && is_contested(reply_words[0], reply_words[1], reply_hash, mask, reply as u32) != 0 {
         // It has been published: another connection may have got its slot.
         if let Some(reply) = claimed(reply) {
@@ -483,13 +517,13 @@ pub fn insert(arrival: &Arrival, config: &Config, new: &Connection) -> Result<u6
         give_back(first, arrival.now);
         return Err(Reason::ReplyInUse);
     }
-    opaque(write_first(arrival, new, &claims));
+    opaque(write_first(arrival, new, first, reply as u32));
     if let Some(load) = BACKEND_LOAD.get_ptr_mut(new.backend) {
         // SAFETY: aligned element of BACKEND_LOAD.
         unsafe { atomic::add32(load, 1) };
     }
     count::connection(new.backend);
-    Ok(first | OPENED)
+    Ok(first as u32 as u64 | OPENED)
 }
 
 /// Empties a slot that `claim` gave, and nothing was published in.
@@ -526,17 +560,10 @@ pub fn opened(number: u64) -> Option<Slot> {
     if number & OPENED == 0 { None } else { slot(number as u32) }
 }
 
-/// Both slots of a new connection.
-struct Claims {
-    first: u64,
-    reply: u64,
-    reply_hash: u64,
-}
-
-/// Writes and publishes the flow of a new connection's answers.
+/// Writes and publishes the flow of a new connection's answers in a claimed slot; `peer` is where its first flow goes.
 #[inline(never)]
-fn write_reply(arrival: &Arrival, new: &Connection, claims: &Claims) -> u32 {
-    if let Some(slot) = claimed(claims.reply) {
+fn write_reply(arrival: &Arrival, new: &Connection, claim: u64, peer: u32, tag: u16) -> u32 {
+    if let Some(slot) = claimed(claim) {
         let key = &arrival.key;
         let flow = slot.flow;
         // SAFETY: this CPU claimed the slot; what may be stale is the other connection's that was there before.
@@ -549,18 +576,18 @@ fn write_reply(arrival: &Arrival, new: &Connection, claims: &Claims) -> u32 {
             (*flow).port = port::STACK;
             // The way back is found when the first answer comes: epoch 0 is always old.
             (*flow).epoch = 0;
-            begin(flow, claims.first, new);
+            begin(flow, peer, new);
         }
         let flags = if new.is_outward { FLAG_REPLY } else { FLAG_REPLY | FLAG_OUTWARD };
-        publish(&slot, State::Opening, flow::tag(claims.reply_hash), arrival.now, flags);
+        publish(&slot, State::Opening, tag, arrival.now, flags);
     }
     opaque(0)
 }
 
 /// The same of its first packet's direction.
 #[inline(never)]
-fn write_first(arrival: &Arrival, new: &Connection, claims: &Claims) -> u32 {
-    if let Some(slot) = claimed(claims.first) {
+fn write_first(arrival: &Arrival, new: &Connection, claim: u64, peer: u32) -> u32 {
+    if let Some(slot) = claimed(claim) {
         let flow = slot.flow;
         // SAFETY: as above.
         unsafe {
@@ -572,7 +599,7 @@ fn write_first(arrival: &Arrival, new: &Connection, claims: &Claims) -> u32 {
             (*flow).port = new.route.port;
             (*flow).next_hop = new.route.next_hop;
             (*flow).epoch = new.epoch;
-            begin(flow, claims.reply, new);
+            begin(flow, peer, new);
         }
         let flags = if new.is_outward { FLAG_OUTWARD } else { 0 };
         publish(&slot, State::Opening, flow::tag(arrival.hash), arrival.now, flags);
@@ -580,31 +607,17 @@ fn write_first(arrival: &Arrival, new: &Connection, claims: &Claims) -> u32 {
     opaque(0)
 }
 
-/// Removes the connection whose flow has these key words, an embryo or closed, if that `may` be replaced; 1: it keeps its
-/// ports.
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn make_room(addresses: u64, rest: u64, hash: u64, mask: u32, may: u32) -> u32 {
-    if let Some(held) = searched([addresses, rest], hash, mask) {
-        if may == 0 || held.mark.state() as u8 > State::Answered as u8 {
-            return 1;
-        }
-        remove(&held);
-    }
-    0
-}
-
 /// Writes what both directions of a new connection have alike.
 ///
 /// # Safety
 /// This CPU claimed the flow's slot.
 #[inline(always)]
-unsafe fn begin(flow: *mut Flow, peer: u64, new: &Connection) {
+unsafe fn begin(flow: *mut Flow, peer: u32, new: &Connection) {
     // SAFETY: as the caller promises.
     unsafe {
         (*flow).generation = new.generation;
         (*flow).backend = new.backend;
-        (*flow).peer = peer as u32;
+        (*flow).peer = peer;
         (*flow).packets = 0;
         (*flow).bytes = 0;
     }

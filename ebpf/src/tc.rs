@@ -5,10 +5,10 @@ use core::ffi::c_void;
 use aya_ebpf::{
     EbpfContext,
     bindings::{__sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, TC_ACT_OK, TC_ACT_SHOT},
-    helpers::{bpf_l4_csum_replace, bpf_redirect, bpf_skb_pull_data, bpf_skb_vlan_pop, bpf_skb_vlan_push},
+    helpers::{bpf_l4_csum_replace, bpf_redirect, bpf_skb_pull_data, bpf_skb_vlan_pop},
     programs::TcContext,
 };
-use vipgate_abi::{Be32, checksum::fold, port::Port};
+use vipgate_abi::{checksum::fold, port::Port};
 
 use crate::{
     meter::Queue,
@@ -193,14 +193,10 @@ impl Packet for TcPacket {
 
     #[inline(always)]
     fn send(&mut self, _number: u16, port: &Port) -> i32 {
-        let [outer, inner] = port.tags;
         // The kernel keeps the outer tag of what came in beside the packet.
         // SAFETY: reading a field of the running program's context.
         if unsafe { (*self.0.skb.skb).vlan_present } != 0 {
             self.pop();
-        }
-        if outer != 0 && self.tag(outer, inner) == 0 {
-            return Self::DROP;
         }
         // SAFETY: takes numbers only.
         unsafe { bpf_redirect(port.ifindex, 0) as i32 }
@@ -284,19 +280,5 @@ impl TcPacket {
             }
         }
         opaque(0)
-    }
-
-    /// Adds one or, where `inner` is not 0, two VLAN tags; 0: there is no memory for them.
-    #[inline(never)]
-    fn tag(&mut self, outer: Be32, inner: Be32) -> u32 {
-        // The first two bytes are the TPID, which the helper takes as they are; it takes the TCI as a number.
-        let push = |packet: &Self, tag: Be32| {
-            // SAFETY: the context is the running program's.
-            unsafe { bpf_skb_vlan_push(packet.0.skb.skb, tag as u16, u16::from_be((tag >> 16) as u16)) }
-        };
-        if inner != 0 && push(self, inner) != 0 {
-            return opaque(0);
-        }
-        opaque((push(self, outer) == 0) as u32)
     }
 }

@@ -4,6 +4,24 @@
 //! function once, for any arguments, instead of once for each path that leads to it; without that the paths through
 //! the slot races multiply beyond its limit of a million instructions. It also keeps the hit's code and stack small.
 
+/// The same number, of which the verifier knows that it has 16 bits.
+///
+/// Before Linux 6.19 or so the verifier forgets all that it knew of a number when its bytes are swapped, while the compiler
+/// remembers that the swap of 16 bits leaves no more of them, and leaves out the mask that would say so. Packet pointers may
+/// not be moved by a number without bounds.
+#[inline(always)]
+pub fn bounded(value: u16) -> u16 {
+    #[cfg(target_arch = "bpf")]
+    {
+        let mut wide = value as u64;
+        // SAFETY: changes nothing but the register that it is given.
+        unsafe { core::arch::asm!("{0} &= 65535", inout(reg) wide, options(pure, nomem, nostack)) };
+        wide as u16
+    }
+    #[cfg(not(target_arch = "bpf"))]
+    value
+}
+
 /// Hides from the compiler that a value is constant or unused.
 ///
 /// Such a function must leave a number in R0, or the verifier finds whatever pointer was there last and refuses it; but

@@ -11,12 +11,11 @@ use aya_ebpf::{
     helpers::{bpf_xdp_adjust_head, bpf_xdp_adjust_meta, bpf_xdp_get_buff_len},
     programs::XdpContext,
 };
-use vipgate_abi::{Be32, checksum, port::Port};
+use vipgate_abi::{checksum, port::Port};
 
 use crate::{
     maps::TX_PORTS,
     meter::Queue,
-    offset::TAG_LEN,
     packet::{ETH_LEN, Packet, is_mac, load, store, store_address},
     pipeline::{self, Arrival},
     route,
@@ -143,11 +142,7 @@ impl Packet for XdpPacket {
     }
 
     #[inline(always)]
-    fn send(&mut self, number: u16, port: &Port) -> i32 {
-        let [outer, inner] = port.tags;
-        if outer != 0 && self.tag(outer, inner) == 0 {
-            return XDP_DROP as i32;
-        }
+    fn send(&mut self, number: u16, _port: &Port) -> i32 {
         // A port that has just gone reads as a miss: the lower flag bits give the verdict for it.
         match TX_PORTS.redirect(number as u32, XDP_DROP as u64) {
             Ok(verdict) | Err(verdict) => verdict as i32,
@@ -197,34 +192,5 @@ impl XdpPacket {
     fn buffers(&self) -> usize {
         // SAFETY: the context is the running program's.
         unsafe { bpf_xdp_get_buff_len(self.0.ctx) as usize }
-    }
-
-    /// Puts one or, where `inner` is not 0, two VLAN tags between the Ethernet header's addresses and its type; 0: the driver
-    /// left no room for them.
-    #[inline(never)]
-    fn tag(&mut self, outer: Be32, inner: Be32) -> u32 {
-        let room = if inner == 0 { TAG_LEN } else { 2 * TAG_LEN };
-        // SAFETY: the context is the running program's.
-        if unsafe { bpf_xdp_adjust_head(self.0.ctx, -(room as i32)) } != 0 {
-            return opaque(0);
-        }
-        let data = self.data();
-        if data + ETH_LEN + 2 * TAG_LEN > self.data_end() {
-            return opaque(0);
-        }
-        let mut at = 0;
-        while at < 12 {
-            // SAFETY: within the Ethernet header that moved on by `room`, checked just above.
-            unsafe { store::<u16>(data + at, load(data + room + at)) };
-            at += 2;
-        }
-        // SAFETY: as above.
-        unsafe {
-            store_address(data + 12, outer);
-            if inner != 0 {
-                store_address(data + 12 + TAG_LEN, inner);
-            }
-        }
-        opaque(1)
     }
 }

@@ -94,7 +94,7 @@ reasons! {
     Untranslated = 19 Drop "untranslated",
     /// Its VIP's or port's bandwidth is used up, and so is the room in its queue.
     OverLimit = 20 Drop "over_limit",
-    /// A bandwidth limit holds it back, which only the TC stage can: XDP hands it over to that one.
+    /// A bandwidth limit holds it back, or its way out takes no frames from XDP: XDP hands it over to the TC stage, which can.
     HandedOver = 21 Pass "handed_over",
 }
 

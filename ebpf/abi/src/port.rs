@@ -2,8 +2,6 @@
 //!
 //! Port 0 is no device: a flow whose port is 0 is rewritten and handed to the stack, which routes it.
 
-use crate::Be32;
-
 /// A device that carries a program.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -15,9 +13,18 @@ pub struct Port {
     /// The device's own MAC address: the source of what it sends.
     pub mac: [u8; 6],
     pub reserved: u16,
-    /// VLAN tags that its packets leave with, the outer one first: TPID and TCI as in the frame (IEEE 802.1Q, section 9.3); 0:
-    /// none. The port of a VLAN device has the index of the device below it.
-    pub tags: [Be32; 2],
+    /// 1: its driver, or its place in the kernel (a VLAN device, say), takes socket buffers only. What XDP would send by it
+    /// the TC stage does. 0: XDP may redirect frames to it.
+    pub sockets_only: u32,
+    pub unused: u32,
+}
+
+impl Port {
+    /// XDP may redirect frames to it.
+    #[inline(always)]
+    pub const fn takes_frames(&self) -> bool {
+        self.sockets_only == 0
+    }
 }
 
 /// Port number of the network stack.

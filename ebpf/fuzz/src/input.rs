@@ -74,10 +74,10 @@ pub enum Step {
     Tag {
         tags: Tags,
     },
-    /// The tags that a port's packets leave with.
-    PortTags {
+    /// Whether a port takes socket buffers only.
+    SocketsOnly {
         port: u8,
-        tags: Tags,
+        only: bool,
     },
     /// A client's packet to a service.
     Ask {
@@ -293,7 +293,7 @@ impl Step {
                 Self::Raw { bytes: input.bytes(length)? }
             }
             16 => Self::Tag { tags: Tags::decode(input)? },
-            17 => Self::PortTags { port: input.byte()?, tags: Tags::decode(input)? },
+            17 => Self::SocketsOnly { port: input.byte()?, only: !Tags::decode(input)?.words().is_empty() },
             18 => Self::Forward {
                 service: input.byte()?,
                 backend: input.byte()?,

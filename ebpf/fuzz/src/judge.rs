@@ -4,6 +4,7 @@ use vipgate_abi::{
     counters::Reason,
     flow::{FlowKey, State},
     meter::{Binding, Metered, OUTBOUND},
+    port::Port,
     service::{Kind, Service, ServiceKey},
     source::{FIRST_PORT, OWN_PORTS, Source, SourceKind},
 };
@@ -52,6 +53,9 @@ impl Judge {
     /// Checks one packet that came at this time, between the table before it and the one after.
     pub(crate) fn packet(&mut self, came: &Arriving, outcome: &Outcome, now: u32, before: &Table, after: &Table) {
         let translated = judge(came, outcome, before, after);
+        if let (Hook::Xdp, Verdict::Redirect(ifindex)) = (self.hook, outcome.verdict) {
+            assert!(port_of_device(ifindex).takes_frames(), "a frame is sent to what takes none");
+        }
         if translated {
             self.addressee(came, before);
         }
@@ -167,7 +171,7 @@ fn judge(came: &Arriving, outcome: &Outcome, before: &Table, after: &Table) -> b
     };
     if translated {
         let moved = matches!(outcome.verdict, Verdict::Redirect(_));
-        // What leaves has left its tags here, and has those of the way out, which `sent` saw.
+        // What leaves has left its tags here, which `sent` saw.
         let (old, new) = &if moved { (untagged(old), untagged(new)) } else { (old.clone(), new.clone()) };
         let partial = came.buffer.is_some_and(|buffer| buffer.partial_checksum);
         let (old_packet, new_packet) = translation(old, new, moved, partial);
@@ -243,6 +247,10 @@ pub(crate) fn own(came: &Arriving, before: &Table, after: &Table) {
     }
 }
 
+fn port_of_device(ifindex: u32) -> Port {
+    (0..4).map(world::port_of).find(|port| port.ifindex == ifindex).expect("sent out of a port")
+}
+
 /// A packet that was sent out of a device: to where the kernel routes it, fitting, with its hop counted.
 fn sent(came: &Arriving, new: &[u8], ifindex: u32) {
     let packet = Ipv4::of_frame(new).expect("what is sent on is a whole IPv4 packet");
@@ -251,10 +259,9 @@ fn sent(came: &Arriving, new: &[u8], ifindex: u32) {
         matches!(route.answer, BPF_FIB_LKUP_RET_SUCCESS | BPF_FIB_LKUP_RET_FRAG_NEEDED) && route.ifindex == ifindex,
         "sent to interface {ifindex} against {route:?}"
     );
-    let port = (0..4).map(world::port_of).find(|port| port.ifindex == ifindex).expect("sent out of a port");
+    let port = port_of_device(ifindex);
     assert_eq!(new[6..12], port.mac, "the source is the port's");
-    let tags: Vec<u8> = port.tags.into_iter().filter(|&tag| tag != 0).flat_map(u32::to_ne_bytes).collect();
-    assert_eq!(new[12..packet.at - 2], tags, "the tags are the port's");
+    assert_eq!(packet.at, 14, "it leaves without tags");
     let next_hop = route.gateway.unwrap_or_else(|| kernel::neighbour(packet.dst));
     assert_eq!(new[0..6], next_hop, "the destination is the next hop's");
     if came.buffer.is_none_or(|buffer| buffer.segment_size == 0) {

@@ -88,7 +88,7 @@ pub fn run(bytes: &[u8]) -> Tally {
 fn is_of_one_hook(step: &Step) -> bool {
     match step {
         Step::Mangle { offset, .. } => usize::from(*offset) < MAC_LEN,
-        Step::Buffers { .. } => true,
+        Step::Buffers { .. } | Step::SocketsOnly { only: true, .. } => true,
         Step::Raw { bytes } => bytes.get(..MAC_LEN) != Some(&world::mac(world::PUBLIC)),
         Step::Ask { shape, .. }
         | Step::Answer { shape, .. }

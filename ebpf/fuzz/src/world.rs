@@ -139,14 +139,9 @@ impl World {
                 let number = u32::from(*port) % PORTS;
                 set(maps::PORTS.set(number, Port { mtu: u32::from(*mtu), ..port_of(number) }, 0));
             }
-            Step::PortTags { port, tags } => {
+            Step::SocketsOnly { port, only } => {
                 let number = u32::from(*port) % PORTS;
-                let mut words = tags
-                    .words()
-                    .into_iter()
-                    .map(|tag| u32::from_ne_bytes(tag.map(u16::to_be_bytes).concat().try_into().unwrap_or_default()));
-                let tags = [words.next().unwrap_or(0), words.next().unwrap_or(0)];
-                set(maps::PORTS.set(number, Port { tags, ..port_of(number) }, 0));
+                set(maps::PORTS.set(number, Port { sockets_only: u32::from(*only), ..port_of(number) }, 0));
             }
             Step::Port { port, present } => {
                 set_port(u32::from(*port) % PORTS, *present);

@@ -485,15 +485,11 @@ impl Bench {
         self.hook
     }
 
-    /// Sets the VLAN tags that leave by a port, the outer one first: TPID and TCI.
-    pub fn set_tags(&mut self, number: u32, tags: &[[u16; 2]]) -> Result<()> {
+    /// Makes a port one that XDP cannot send by.
+    pub fn set_sockets_only(&mut self, number: u32) -> Result<()> {
         let mut ports = self.array::<Port>(maps::PORTS)?;
-        let mut port = ports.get(&number, 0)?;
-        port.tags = [0; 2];
-        for (word, [tpid, tci]) in port.tags.iter_mut().zip(tags) {
-            *word = u32::from_ne_bytes([tpid.to_be_bytes(), tci.to_be_bytes()].concat().try_into().unwrap_or_default());
-        }
-        Ok(ports.set(number, port, 0)?)
+        let port = ports.get(&number, 0)?;
+        Ok(ports.set(number, Port { sockets_only: 1, ..port }, 0)?)
     }
 
     /// Adds a backend; its number.

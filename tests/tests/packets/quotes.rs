@@ -106,6 +106,17 @@ both_hooks! {
         expect_handed_over(bench, &Frame { ttl: 1, ..error }, &Frame { ttl: 1, ..turned }, Reason::TtlExpired)
     }
 
+    fn an_error_towards_a_port_that_takes_no_frames_is_the_stacks_to_send(bench: &mut Bench) -> Result<()> {
+        asked(bench)?;
+        bench.set_sockets_only(2)?;
+        let (sent, delivered) = answer(b"x");
+        let (error, turned) = about(&sent, &delivered, [3, 1], 0, 28);
+        match bench.hook() {
+            Hook::Xdp => expect_handed_over(bench, &error, &turned, Reason::NoNeighbour),
+            Hook::Tc => bench.expect_sent(&error, &to_private(turned)),
+        }
+    }
+
     fn an_errors_own_options_are_kept(bench: &mut Bench) -> Result<()> {
         asked(bench)?;
         let (sent, delivered) = answer(b"x");

@@ -1,6 +1,7 @@
 //! The way out, found when a flow begins and again when something changed.
 
 use super::*;
+use vipgate_tests::packet::Beside;
 
 fn ask() -> Frame {
     Frame::udp(CLIENT, VIP).payload(b"ask")
@@ -52,6 +53,26 @@ both_hooks! {
         bench.expect_sent(&answer(), &to_client(answer()))?;
         bench.set_port(2, "priv0", Bench::PRIVATE_MAC)?;
         bench.expect_sent(&ask(), &to_backend(ask()))
+    }
+
+    fn what_leaves_by_a_port_that_takes_no_frames_is_the_tc_stages(bench: &mut Bench) -> Result<()> {
+        answered(bench)?;
+        bench.set_sockets_only(2)?;
+        let counted = bench.flows()?;
+        for _ in 0..2 {
+            let (outcome, beside) = bench.run_beside(&ask())?;
+            if bench.hook() == Hook::Xdp {
+                ensure!(outcome.verdict == Verdict::Pass && beside == Beside::Metadata(b"vgtc".to_vec()), "{beside:?}");
+                ensure!(outcome.bytes == ask().bytes(), "handed over as it came");
+            } else {
+                ensure!(outcome.verdict == Verdict::Redirect && outcome.bytes == to_backend(ask()).bytes());
+            }
+        }
+        if bench.hook() == Hook::Xdp {
+            ensure!(bench.flows()? == counted, "who sends it counts it");
+            ensure!(bench.reason(Reason::HandedOver)? == 2);
+        }
+        bench.expect_sent(&answer(), &to_client(answer()))
     }
 
     fn a_flow_whose_route_becomes_forbidden_drops(bench: &mut Bench) -> Result<()> {

@@ -13,7 +13,7 @@ use vipgate_abi::{maps::MAX_PORTS, port::Port};
 
 use super::ApplyError;
 use crate::{
-    loader::{LoadError, Plane, Ports, TableError, Target},
+    loader::{Hook, LoadError, Plane, Ports, TableError, Target},
     net::{Device, sysctl},
 };
 
@@ -101,13 +101,10 @@ impl Managed {
         if !device.ethernet {
             return Err("it carries no Ethernet frames".to_owned());
         }
-        let port = Port { ifindex: device.ifindex, mtu: device.mtu, mac: device.mac, ..Port::default() };
         let text = |error: TableError| error.to_string();
         if let Some((held, number)) = self.ready.get(&device.name).cloned() {
-            if self.ports.get(&number) != Some(&port) {
-                self.set_port(number, port).map_err(text)?;
-                synced.changed = true;
-            }
+            let hook = if self.takes_frames(device.ifindex) { Hook::Xdp } else { Hook::Tc };
+            synced.changed |= self.describe(number, device, hook).map_err(text)?;
             if device.up && !held.up {
                 synced.fresh.insert(device.name.clone());
             }
@@ -115,18 +112,35 @@ impl Managed {
             return Ok(());
         }
         let number = self.number(device.ifindex).ok_or_else(|| format!("all {} ports are in use", MAX_PORTS - 1))?;
-        // The port before the program, so that the first packet finds its way out.
-        if self.ports.get(&number) != Some(&port) {
-            self.set_port(number, port).map_err(text)?;
-        }
+        // The port before the program, so that the first packet finds its way out. Until the hook is known XDP sends by it only
+        // where it did so before and goes on doing it.
+        let is_xdp = matches!(self.plane.hook(), Hook::Xdp | Hook::XdpGeneric) && self.takes_frames(device.ifindex);
+        self.describe(number, device, if is_xdp { Hook::Xdp } else { Hook::Tc }).map_err(text)?;
         sysctl::prepare(&device.name).map_err(|error| error.to_string())?;
         let target = Target { name: device.name.clone(), ifindex: device.ifindex, veth: device.veth };
         let hook = self.plane.attach(&target).map_err(|error| error.to_string())?;
+        self.describe(number, device, hook).map_err(text)?;
         info!(device = device.name, number, %hook, mtu = device.mtu, "device set up");
         self.ready.insert(device.name.clone(), (device.clone(), number));
         synced.changed = true;
         synced.fresh.insert(device.name.clone());
         Ok(())
+    }
+
+    /// Whether XDP sends by the device with this interface index.
+    fn takes_frames(&self, ifindex: u32) -> bool {
+        self.ports.values().any(|port| port.ifindex == ifindex && port.takes_frames())
+    }
+
+    /// Tells the programs of a device that carries them at this hook. XDP sends frames only where XDP receives them: a driver that
+    /// has native XDP has made room for what comes so, others lose it, and no error tells. True: it was not known so.
+    fn describe(&mut self, number: u32, device: &Device, hook: Hook) -> Result<bool, TableError> {
+        let sockets_only = u32::from(!matches!(hook, Hook::Xdp | Hook::XdpGeneric));
+        let port = Port { ifindex: device.ifindex, mtu: device.mtu, mac: device.mac, sockets_only, ..Port::default() };
+        if self.ports.get(&number) == Some(&port) {
+            return Ok(false);
+        }
+        self.set_port(number, port).map(|()| true)
     }
 
     /// The number that the device has, else the lowest free one; 0 is the stack.
