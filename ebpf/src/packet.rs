@@ -44,8 +44,9 @@ pub trait Packet {
     /// [`Self::is_for_device`] in full.
     fn is_for_port(&self) -> bool;
 
-    /// Number of frames on the wire that this packet stands for.
-    fn frames(&self) -> u32;
+    /// Number of frames on the wire that this packet stands for: an IP packet of `ip_len` bytes, `headers` of them IP and
+    /// transport header.
+    fn frames(&self, ip_len: u16, headers: u32) -> u32;
 
     /// True when a way out with this MTU (bytes of IP packet) cannot send an IP packet of `ip_len` bytes, `headers` of
     /// them IP and transport header, in one piece; of a packet that stands for several frames, one of those.

@@ -57,6 +57,12 @@ impl Headers {
         ETH_LEN as u32 + self.ip_len as u32 + (frames - 1) * (L4_OFFSET as u32 + self.l4_len as u32)
     }
 
+    /// Length of IP and transport header, in bytes, where they are at the usual offsets.
+    #[inline(always)]
+    pub fn header_len(&self) -> u32 {
+        20 + self.l4_len as u32
+    }
+
     /// True for a transport header that is UDP's, where `l4_len` says that it is at the usual offset. By its length, which
     /// the verifier knows of each path, unlike the protocol.
     #[inline(always)]

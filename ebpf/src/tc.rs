@@ -64,10 +64,15 @@ impl Packet for TcPacket {
     }
 
     #[inline(always)]
-    fn frames(&self) -> u32 {
-        // SAFETY: reading a field of the running program's context.
-        let segments = unsafe { (*self.0.skb.skb).gso_segs };
-        if segments == 0 { 1 } else { segments }
+    fn frames(&self, ip_len: u16, headers: u32) -> u32 {
+        // SAFETY: reading fields of the running program's context.
+        let (segments, size) = unsafe { ((*self.0.skb.skb).gso_segs, (*self.0.skb.skb).gso_size) };
+        if segments != 0 {
+            return segments;
+        }
+        // What a virtio device brings has a segment size, but nobody has counted the segments.
+        let data = (ip_len as u32).saturating_sub(headers);
+        if size == 0 || data == 0 { 1 } else { data.div_ceil(size) }
     }
 
     #[inline(always)]

@@ -72,7 +72,7 @@ impl Packet for XdpPacket {
     }
 
     #[inline(always)]
-    fn frames(&self) -> u32 {
+    fn frames(&self, _ip_len: u16, _headers: u32) -> u32 {
         1
     }
 

@@ -40,6 +40,21 @@ fn a_super_packet_is_counted_as_the_frames_that_leave() -> Result<()> {
 }
 
 #[test]
+fn segments_that_nobody_has_counted_are_counted_by_their_size() -> Result<()> {
+    for (size, length, frames) in [(1000, 2500, 3), (1000, 2000, 2), (1460, 1, 1), (1460, 1460, 1), (1000, 0, 1)] {
+        with_segments(0, size, |bench, backend| {
+            let before = bench.traffic(backend)?;
+            bench.expect_sent(&data(length), &to_backend(data(length)))?;
+            let after = bench.traffic(backend)?;
+            let (packets, bytes) = (after.packets_in - before.packets_in, after.bytes_in - before.bytes_in);
+            ensure!((packets, bytes) == (frames, frames * 54 + length as u64), "{packets} frames of {bytes} bytes");
+            Ok(())
+        })?;
+    }
+    Ok(())
+}
+
+#[test]
 fn an_answers_super_packet_is_counted_and_sent_whole() -> Result<()> {
     with_segments(2, 1460, |bench, backend| {
         let answer = Frame::tcp(BACKEND, CLIENT, tcp::ACK).payload(&[8; 2000]);
