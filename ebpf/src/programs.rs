@@ -4,11 +4,11 @@
 
 use aya_ebpf::{
     bindings::{TC_ACT_OK, TC_ACT_UNSPEC},
-    macros::{classifier, xdp},
-    programs::{TcContext, XdpContext},
+    macros::{classifier, raw_tracepoint, xdp},
+    programs::{RawTracePointContext, TcContext, XdpContext},
 };
 use vipgate_abi::counters::Reason;
-use vipgate_pipeline::{clock, count, icmp, meter, outward, pipeline, tc::TcPacket, xdp::XdpPacket};
+use vipgate_pipeline::{clock, count, icmp, maps::CONFIG, meter, outward, pipeline, tc::TcPacket, xdp::XdpPacket};
 
 /// Takes frames in several buffers, too: native XDP then runs on devices of any MTU.
 #[xdp(frags)]
@@ -54,6 +54,18 @@ pub fn vipgate_egress(ctx: TcContext) -> i32 {
         outward::reclaim(&mut packet);
     }
     TC_ACT_OK as i32
+}
+
+/// Counts what the XDP program redirected and the kernel refused: the program itself has ended by then, and nobody else is told.
+#[raw_tracepoint(tracepoint = "xdp_redirect_err")]
+pub fn vipgate_redirects(ctx: RawTracePointContext) -> i32 {
+    // The tracepoint's arguments: device, program, target, error, and the type, number and index of the map.
+    const MAP: usize = 5;
+    let map: u32 = ctx.arg(MAP);
+    if map != 0 && CONFIG.get(0).is_some_and(|config| config.tx_ports == map) {
+        count::reason_only(Reason::RedirectFailed);
+    }
+    0
 }
 
 /// Tells the controller the kernel's time: a test run returns the low 32 bits of jiffies.

@@ -1,6 +1,6 @@
 //! Running the controller as an operator does: its commands, its privileges, its log.
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use std::{
@@ -80,6 +80,26 @@ fn status_tells_which_backends_are_unhealthy_and_how_the_checks_do() -> Result<(
     let found = status(&run.lab)?;
     assert!(found["checks"].is_null() && found["services"][0]["backends"][0]["healthy"] == false, "{found}");
     Ok(())
+}
+
+/// The kernel drops them after the program has ended, which no packet path can count by itself.
+#[test]
+fn status_counts_what_xdp_redirects_and_the_kernel_refuses() -> Result<()> {
+    let run = Running::new(Hook::Xdp, 1, 1)?;
+    let vip = run.cloud.balanced(VIP, UDP, &[0])?.2;
+    let mut client = run.lab.client().udp(vip)?;
+    client.ask()?;
+    let Running { controller, lab, .. } = run;
+    // Nobody tells the flows that their way out is gone.
+    controller.kill()?;
+    let failed = || Ok::<_, anyhow::Error>(status(&lab)?["drops"]["redirect_failed"].as_u64().unwrap_or_default());
+    assert_eq!(failed()?, 0);
+    lab.router.ip("link set priv0 down")?;
+    wait_until("a redirect that fails to be counted", Duration::from_secs(10), || {
+        ensure!(client.ask().is_err(), "it was answered");
+        ensure!(failed()? > 0, "{}", status(&lab)?["drops"]);
+        Ok(())
+    })
 }
 
 #[test]

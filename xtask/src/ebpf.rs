@@ -18,8 +18,15 @@ const DEBIAN_RUSTC: &str = "/usr/bin/rustc";
 const DEBIAN_CARGO: &str = "/usr/bin/cargo";
 
 /// What the loader will ask for by name.
-const PROGRAMS: [&str; 6] =
-    ["vipgate_xdp", "vipgate_behind", "vipgate_tc", "vipgate_egress", "vipgate_queue", "vipgate_clock"];
+const PROGRAMS: [&str; 7] = [
+    "vipgate_xdp",
+    "vipgate_behind",
+    "vipgate_tc",
+    "vipgate_egress",
+    "vipgate_queue",
+    "vipgate_clock",
+    "vipgate_redirects",
+];
 
 /// The channel of the rustup way; LLVM 22 like the linker. `EBPF_TOOLCHAIN` names another.
 pub(crate) fn rustup_channel() -> String {

@@ -13,7 +13,8 @@ pub struct Config {
     pub epoch: u32,
     /// Nanoseconds of one of the kernel's jiffies.
     pub tick: u32,
-    pub reserved: u32,
+    /// The kernel's number of the map TX_PORTS, by which it tells of redirects that failed; 0: not known.
+    pub tx_ports: u32,
 }
 
 const _: () = assert!(size_of::<Config>() == 24);

@@ -96,6 +96,8 @@ reasons! {
     OverLimit = 20 Drop "over_limit",
     /// A bandwidth limit holds it back, or its way out takes no frames from XDP: XDP hands it over to the TC stage, which can.
     HandedOver = 21 Pass "handed_over",
+    /// The kernel refused what XDP redirected: the way out's driver takes no frames from other devices, or is down.
+    RedirectFailed = 22 Drop "redirect_failed",
 }
 
 /// Number of elements of the REASONS map; larger than the enum, so that reasons can be added without a new layout.

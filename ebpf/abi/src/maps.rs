@@ -71,6 +71,9 @@ pub const PROGRAM_QUEUE: &str = "vipgate_queue";
 /// An XDP program that is never attached: a test run of it returns the low 32 bits of jiffies.
 pub const PROGRAM_CLOCK: &str = "vipgate_clock";
 
+/// At the kernel's tracepoint `xdp_redirect_err`: counts what XDP redirected and the kernel refused.
+pub const PROGRAM_REDIRECTS: &str = "vipgate_redirects";
+
 /// Every map that is pinned: all but those of the table that is bridged to.
 pub const PINNED: [&str; 25] = [
     CONFIG,

@@ -212,12 +212,15 @@ impl Bench {
         let mut loaded = 0;
         for object in [PROGRAMS, BENCHMARK] {
             let load = || Self::load_object(Hook::Tc, object, Self::BUCKETS);
-            let names = |(name, program): (&str, &Program)| {
-                let hook = if matches!(program, Program::Xdp(_)) { Hook::Xdp } else { Hook::Tc };
-                (hook, name.to_owned())
-            };
-            for (hook, name) in load()?.ebpf.programs().map(names).collect::<Vec<_>>() {
-                load()?.load_program(hook, &name)?;
+            for name in load()?.ebpf.programs().map(|(name, _)| name.to_owned()).collect::<Vec<_>>() {
+                let mut bench = load()?;
+                match bench.ebpf.program_mut(&name) {
+                    Some(Program::Xdp(program)) => load_persistently(|| program.load()),
+                    Some(Program::SchedClassifier(program)) => load_persistently(|| program.load()),
+                    Some(Program::RawTracePoint(program)) => load_persistently(|| program.load()),
+                    other => bail!("{name} is of another kind: {other:?}"),
+                }
+                .with_context(|| format!("{name} does not load"))?;
                 loaded += 1;
             }
         }

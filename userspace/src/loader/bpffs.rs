@@ -176,6 +176,11 @@ impl PinDir {
         self.links().join(format!("queue-{}", escaped(device)))
     }
 
+    /// Where that of the program which counts redirects that failed is. It is no device's.
+    pub fn redirects_link(&self) -> PathBuf {
+        self.links().join("redirects")
+    }
+
     /// The hook and device of every pinned ingress link.
     pub fn pinned_links(&self) -> Result<Vec<(Hook, String)>, LoadError> {
         Ok(names(&self.links())?.iter().filter_map(|name| parse_link_name(name)).collect())

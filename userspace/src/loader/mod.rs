@@ -23,6 +23,7 @@ mod mapping;
 mod migrate;
 mod object;
 mod ports;
+mod redirects;
 pub mod status;
 mod tables;
 
@@ -176,6 +177,7 @@ impl Plane {
         let (mut programs, sizes) = object::prepare(&dir, options.sizes)?;
         programs.load_for(options.hook)?;
         tables::initialise(&dir, sizes)?;
+        redirects::watch(&mut programs, &dir);
         Ok(Arc::new(Self { dir, hook: options.hook, sizes, programs: Mutex::new(programs) }))
     }
 

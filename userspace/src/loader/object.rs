@@ -5,7 +5,7 @@ use std::{fs, path::Path};
 use aya::{
     Ebpf, EbpfLoader, TestRun, TestRunOptions,
     maps::{Map, MapData, MapInfo},
-    programs::{Program, ProgramError, SchedClassifier, Xdp},
+    programs::{Program, ProgramError, RawTracePoint, SchedClassifier, Xdp},
 };
 use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
 use tracing::debug;
@@ -122,6 +122,15 @@ impl Programs {
         self.classifier(maps::PROGRAM_QUEUE)
     }
 
+    pub(super) fn redirects(&mut self) -> Result<&mut RawTracePoint, LoadError> {
+        loaded(
+            &mut self.ebpf,
+            maps::PROGRAM_REDIRECTS,
+            |program: &RawTracePoint| program.fd().is_ok(),
+            RawTracePoint::load,
+        )
+    }
+
     pub(super) fn jiffies(&mut self) -> Result<u32, LoadError> {
         let clock = self.frame_program(maps::PROGRAM_CLOCK)?;
         // The kernel wants at least an Ethernet header; the program does not look at it.
@@ -206,8 +215,7 @@ pub(super) fn make_resized(dir: &PinDir, held: Sizes, next: &PinDir, sizes: Size
 
 /// Whether a name is of the same map in both directories.
 pub(super) fn is_shared(name: &str, one: &PinDir, other: &PinDir) -> Result<bool, LoadError> {
-    let id = |dir: &PinDir| Ok::<_, LoadError>(info(&dir.map(name))?.map(|info| info.id()));
-    Ok(id(one)? == id(other)?)
+    Ok(id(one, name)? == id(other, name)?)
 }
 
 /// For who only reads, and asks for the time: makes no map, so all of them must be pinned.
@@ -298,6 +306,11 @@ fn check_pin(path: &Path, shape: &Shape) -> Result<(), LoadError> {
         return Err(LoadError::ForeignPin { path: path.to_owned(), problem });
     }
     Ok(())
+}
+
+/// The kernel's number of a pinned map; 0: nothing is pinned there.
+pub(super) fn id(dir: &PinDir, name: &str) -> Result<u32, LoadError> {
+    Ok(info(&dir.map(name))?.map_or(0, |info| info.id()))
 }
 
 /// Opens a pinned map as the typed handle `M`.

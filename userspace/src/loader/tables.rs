@@ -24,7 +24,7 @@ use super::{
     error::{LoadError, TableError},
     interest::Interest,
     mapping::{Mapping, View},
-    object::open,
+    object::{self, open},
 };
 
 /// Services, sources, rings and backends. One writer: the reconciler, which says so by [`Tables::begin`].
@@ -327,7 +327,8 @@ pub(super) fn initialise(dir: &PinDir, sizes: Sizes) -> Result<(), LoadError> {
     let held = epoch.get()?;
     let flow_seed = if held.flow_seed == 0 { random()? } else { held.flow_seed };
     let bucket_mask = sizes.flows / WAYS as u32 - 1;
-    let config = Config { flow_seed, bucket_mask, epoch: next_epoch(held.epoch), tick: tick()?, ..held };
+    let tx_ports = object::id(dir, maps::TX_PORTS)?;
+    let config = Config { flow_seed, bucket_mask, epoch: next_epoch(held.epoch), tick: tick()?, tx_ports };
     let written = epoch.config.set(0, config, 0);
     Ok(written.map_err(|error| TableError::new(maps::CONFIG, "write", error))?)
 }

@@ -236,7 +236,7 @@ fn a_change_that_ended_while_flows_were_carried_goes_on() {
     let taken = other.pins().to_owned();
     drop(other);
     let name = pins.file_name().and_then(|name| name.to_str()).expect("a name");
-    fs::remove_dir(taken.join("links")).expect("removed");
+    fs::remove_dir_all(taken.join("links")).expect("removed");
     // What is counted comes last.
     fs::remove_file(taken.join(maps::BACKEND_TRAFFIC)).expect("removed");
     fs::rename(&taken, pins.with_file_name(format!("{name}-carried"))).expect("renamed");
