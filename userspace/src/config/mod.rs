@@ -16,7 +16,7 @@ use std::{
 };
 
 use self::settings::{SETTINGS, Setting};
-use crate::loader::{Hook, Sizes};
+use crate::loader::{Hook, Sizes, TcMode};
 
 /// Read when no other file is named; it need not exist.
 pub const DEFAULT_FILE: &str = "/etc/vipgate/vipgate.toml";
@@ -42,6 +42,8 @@ pub struct Config {
     /// Directory in a bpffs below which maps and links are pinned.
     pub bpffs: PathBuf,
     pub hook: Hook,
+    /// How TC programs are put on devices.
+    pub tc: TcMode,
     /// The admin's password, stored at the first start only; `None`: [`DEFAULT_PASSWORD`].
     pub admin_password: Option<Secret>,
     pub log: Log,
@@ -130,6 +132,7 @@ impl Default for Config {
             store: "sqlite:///var/lib/vipgate/vipgate.db".to_owned(),
             bpffs: PathBuf::from("/sys/fs/bpf/vipgate"),
             hook: Hook::Auto,
+            tc: TcMode::Auto,
             admin_password: None,
             log: Log { format: LogFormat::Human, filter: "info".to_owned() },
             datapath: Sizes::default(),

@@ -26,7 +26,7 @@ const fn setting(
     Setting { key, shown_as: key, secret: false, set, get }
 }
 
-pub(super) const SETTINGS: [Setting; 12] = [
+pub(super) const SETTINGS: [Setting; 13] = [
     setting(
         "listen",
         |config, value| put(&mut config.listen, parse(value, "give address:port, such as 127.0.0.1:8080")),
@@ -42,6 +42,11 @@ pub(super) const SETTINGS: [Setting; 12] = [
         "hook",
         |config, value| put(&mut config.hook, parse(value, "give one of auto, xdp, xdp-generic, tc")),
         |config| config.hook.to_string(),
+    ),
+    setting(
+        "tc",
+        |config, value| put(&mut config.tc, parse(value, "give one of auto, clsact")),
+        |config| config.tc.name().to_owned(),
     ),
     Setting {
         secret: true,

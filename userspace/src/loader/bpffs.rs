@@ -4,7 +4,9 @@
 //! <bpffs>/abi-<N>/<MAP>                 the maps
 //! <bpffs>/abi-<N>/links/<hook>-<device> the links that hold the programs on their devices; the hook of the egress program
 //!                                       is `egress`, of the TC program behind the XDP one `behind`, of the one at the
-//!                                       queues' end `queue`
+//!                                       queues' end `queue`. A TC program that is held by a filter (`filter`) is pinned
+//!                                       itself, in the link's place
+//! <bpffs>/clsact/<index>                an empty directory: that device's clsact was made for such filters
 //! ```
 //! While tables get another size (`migrate`) there are two such directories, and which ones tells how far that is:
 //! ```text
@@ -17,19 +19,25 @@
 //! old ones in one step; the services come from the store again, the connections of before end.
 
 use std::{
+    collections::BTreeSet,
     ffi::OsStr,
     fs, io,
     path::{Path, PathBuf},
 };
 
-use aya::programs::links::{FdLink, PinnedLink};
+use aya::programs::{
+    SchedClassifier,
+    links::{FdLink, PinnedLink},
+};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use vipgate_abi::{ABI_VERSION, maps};
 
 use super::{
     Hook,
+    classifier::Classifier,
     error::{LoadError, causes},
-    link,
+    filter::Filters,
+    link::{self, Held},
 };
 
 /// A directory's part in a change of the tables' sizes.
@@ -161,19 +169,45 @@ impl PinDir {
         self.links().join(link_name(hook, device))
     }
 
-    /// Where the link of a device's egress program is pinned.
-    pub fn egress_link(&self, device: &str) -> PathBuf {
-        self.links().join(format!("egress-{}", escaped(device)))
+    /// Where what holds a device's TC program is pinned.
+    pub(super) fn classifier(&self, which: Classifier, device: &str) -> PathBuf {
+        self.links().join(format!("{}-{}", which.pin(), escaped(device)))
     }
 
-    /// Where that of the TC program behind its XDP one is.
-    pub fn behind_link(&self, device: &str) -> PathBuf {
-        self.links().join(format!("behind-{}", escaped(device)))
+    /// Pins a program in the place of a link, in one step: it stands for the filter that holds it.
+    pub(super) fn stand_in(
+        &self,
+        program: &mut SchedClassifier,
+        which: Classifier,
+        device: &str,
+    ) -> Result<(), String> {
+        let new = self.path.join("stand-in");
+        // One that a controller left which was killed just here.
+        let _ = fs::remove_file(&new);
+        program.pin(&new).map_err(|error| causes(&error))?;
+        fs::rename(&new, self.classifier(which, device)).map_err(|error| error.to_string())
     }
 
-    /// Where that of the program at the queues' end is.
-    pub fn queue_link(&self, device: &str) -> PathBuf {
-        self.links().join(format!("queue-{}", escaped(device)))
+    /// The filters that programs stand for: of those whose device is there, its index and the program.
+    pub(super) fn stand_ins(&self) -> io::Result<BTreeSet<(u32, Classifier)>> {
+        let names = self.link_names().map_err(io::Error::other)?;
+        let mut found = BTreeSet::new();
+        for (which, device, name) in names.iter().filter_map(|name| {
+            let (hook, device) = split(name)?;
+            Some((Classifier::of_pin(hook)?, device, name))
+        }) {
+            if link::held(&self.links().join(name))? == Held::Program
+                && let Ok(ifindex) = nix::net::if_::if_nametoindex(device.as_str())
+            {
+                found.insert((ifindex, which));
+            }
+        }
+        Ok(found)
+    }
+
+    /// Whose clsact was made for filters.
+    pub(super) fn marks(&self) -> Marks {
+        Marks::new(self.path.parent().unwrap_or(Path::new("/")))
     }
 
     /// Where that of the program which counts redirects that failed is. It is no device's.
@@ -184,6 +218,35 @@ impl PinDir {
     /// The hook and device of every pinned ingress link.
     pub fn pinned_links(&self) -> Result<Vec<(Hook, String)>, LoadError> {
         Ok(names(&self.links())?.iter().filter_map(|name| parse_link_name(name)).collect())
+    }
+}
+
+/// The devices whose clsact was made for our filters, by their index; one list for all ABI versions.
+#[derive(Clone, Debug)]
+pub(super) struct Marks {
+    path: PathBuf,
+}
+
+impl Marks {
+    fn new(bpffs: &Path) -> Self {
+        Self { path: bpffs.join("clsact") }
+    }
+
+    pub(super) fn add(&self, ifindex: u32) -> io::Result<()> {
+        fs::create_dir_all(self.path.join(ifindex.to_string()))
+    }
+
+    /// One that is not there is no error.
+    pub(super) fn remove(&self, ifindex: u32) -> io::Result<()> {
+        match fs::remove_dir(self.path.join(ifindex.to_string())) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    pub(super) fn list(&self) -> io::Result<BTreeSet<u32>> {
+        let names = names(&self.path).map_err(io::Error::other)?;
+        Ok(names.iter().filter_map(|name| name.parse().ok()).collect())
     }
 }
 
@@ -199,6 +262,12 @@ pub struct Detached {
 /// root go as well. Nothing there is no error. VIP addresses are not the loader's: see `Netlink::remove_all_vips`.
 pub fn detach(bpffs: &Path) -> Result<Detached, LoadError> {
     let mut detached = Detached::default();
+    let marks = Marks::new(bpffs);
+    let filters = |error: io::Error| LoadError::io("remove the TC filters", error);
+    let swept = Filters::open(marks.clone()).and_then(|filters| filters.sweep(|_, _| false)).map_err(filters)?;
+    let swept = swept.into_iter().filter_map(|ifindex| nix::net::if_::if_indextoname(ifindex).ok());
+    detached.devices.extend(swept.map(|name| name.to_string_lossy().into_owned()));
+    remove_dir(&marks.path)?;
     for dir in names(bpffs)?.into_iter().filter(|name| name.starts_with("abi-")).map(|name| bpffs.join(name)) {
         let links = dir.join("links");
         // Programs first: none runs on tables that are half gone.
@@ -215,7 +284,7 @@ pub fn detach(bpffs: &Path) -> Result<Detached, LoadError> {
         remove_dir(&dir)?;
     }
     detached.devices.sort();
-    // In the middle of a change of sizes a link may be pinned twice.
+    // In the middle of a change of sizes a link may be pinned twice, and a filter is where a program stands for it.
     detached.devices.dedup();
     Ok(detached)
 }
@@ -264,10 +333,16 @@ fn escaped(device: &str) -> String {
     device.replace('%', "%25").replace('.', "%2e")
 }
 
-fn parse_link_name(name: &str) -> Option<(Hook, String)> {
+/// A link's name as what holds it is called there, and the device.
+pub(super) fn split(name: &str) -> Option<(&str, String)> {
     let (hook, device) = name.split_once('-')?;
+    Some((hook, device.replace("%2e", ".").replace("%25", "%")))
+}
+
+fn parse_link_name(name: &str) -> Option<(Hook, String)> {
+    let (hook, device) = split(name)?;
     let (hook, _) = LINK_HOOKS.iter().find(|(_, known)| *known == hook)?;
-    Some((*hook, device.replace("%2e", ".").replace("%25", "%")))
+    Some((*hook, device))
 }
 
 #[cfg(test)]

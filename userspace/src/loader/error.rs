@@ -5,6 +5,8 @@ use std::{error::Error, io, path::PathBuf};
 use aya::maps::MapError;
 use thiserror::Error;
 
+use super::filter::FilterError;
+
 /// The programs or maps could not be brought into the kernel.
 #[derive(Debug, Error)]
 pub enum LoadError {
@@ -15,7 +17,7 @@ pub enum LoadError {
     NotBpffs { path: PathBuf },
     #[error("not permitted to {what}: vipgate needs root, or CAP_BPF, CAP_NET_ADMIN and CAP_NET_RAW")]
     Privileges { what: String },
-    #[error("this kernel has no BPF system call (CONFIG_BPF_SYSCALL): vipgate needs Linux 6.6 or later")]
+    #[error("this kernel has no BPF system call (CONFIG_BPF_SYSCALL): vipgate needs Linux 6.1 or later")]
     NoBpf,
     #[error("cannot {what}")]
     Io { what: String, source: io::Error },
@@ -112,8 +114,10 @@ pub enum AttachError {
     NoXdp { device: String, source: Box<aya::programs::ProgramError> },
     #[error("{device} already carries another XDP program; detach that, or use the hook `tc`")]
     Busy { device: String },
-    #[error("{device} cannot get a TC program; TCX needs Linux 6.6 or later: {}", causes(source))]
-    NoTcx { device: String, source: Box<aya::programs::ProgramError> },
+    #[error("{device} cannot get a TC program: {}", causes(source))]
+    NoTc { device: String, source: Box<aya::programs::ProgramError> },
+    #[error("{device} cannot get a TC program: {source}")]
+    Filter { device: String, source: FilterError },
     #[error("{device}: {source}")]
     Load { device: String, source: LoadError },
     #[error("there is no device {device}")]

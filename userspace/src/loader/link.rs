@@ -1,18 +1,22 @@
-//! What a pinned link is attached to, and how it is taken off at once: two things of pinned links that aya lacks.
+//! What a pinned link is attached to, how it is taken off at once, and whether the kernel has links for TC programs: things
+//! about links that aya lacks.
 
 use std::{
     ffi::CString,
     fs, io,
     os::{
-        fd::{AsRawFd, FromRawFd, OwnedFd},
+        fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
         unix::ffi::OsStrExt,
     },
     path::Path,
 };
 
-/// `BPF_OBJ_GET` and `BPF_LINK_DETACH` of linux/bpf.h.
+/// `BPF_OBJ_GET`, `BPF_LINK_CREATE` and `BPF_LINK_DETACH` of linux/bpf.h.
 const OBJ_GET: libc::c_long = 7;
+const LINK_CREATE: libc::c_long = 28;
 const LINK_DETACH: libc::c_long = 34;
+/// `BPF_TCX_INGRESS` of `enum bpf_attach_type`.
+const TCX_INGRESS: u32 = 46;
 
 /// Arguments of the first: the start of `union bpf_attr`.
 #[repr(C)]
@@ -22,15 +26,51 @@ struct ObjGet {
     file_flags: u32,
 }
 
-/// The interface index of the device that a pinned XDP or TCX link holds; `None`: the device is gone, or nothing is
-/// pinned there.
-pub(super) fn ifindex(path: &Path) -> io::Result<Option<u32>> {
-    let link = match open(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+/// The same of the second.
+#[repr(C)]
+struct LinkCreate {
+    prog_fd: u32,
+    target_ifindex: u32,
+    attach_type: u32,
+    flags: u32,
+}
+
+/// What is pinned where a link should be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Held {
+    Nothing,
+    /// A link, with the interface index of its device; `None`: the device is gone.
+    Link(Option<u32>),
+    /// A program, which stands for its filters (`filter`).
+    Program,
+}
+
+/// What is pinned at `path`.
+pub(super) fn held(path: &Path) -> io::Result<Held> {
+    let object = match open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Held::Nothing),
         other => other?,
     };
-    let text = fs::read_to_string(format!("/proc/self/fdinfo/{}", link.as_raw_fd()))?;
-    Ok(parse(&text))
+    Ok(parse(&fs::read_to_string(format!("/proc/self/fdinfo/{}", object.as_raw_fd()))?))
+}
+
+/// The interface index of the device that a pinned XDP or TCX link holds; `None`: the device is gone, or no link is pinned
+/// there.
+pub(super) fn ifindex(path: &Path) -> io::Result<Option<u32>> {
+    Ok(match held(path)? {
+        Held::Link(ifindex) => ifindex,
+        Held::Nothing | Held::Program => None,
+    })
+}
+
+/// Whether the kernel has TCX links: asked with a program of that kind for a device that cannot be, a kernel that has them
+/// looks for the device.
+pub(super) fn tcx_works(program: BorrowedFd<'_>) -> bool {
+    let prog_fd = program.as_raw_fd().cast_unsigned();
+    let attr = LinkCreate { prog_fd, target_ifindex: u32::MAX, attach_type: TCX_INGRESS, flags: 0 };
+    // SAFETY: the kernel reads `attr` of the size given, alive during the call; it makes no link for a device that is not.
+    let made = unsafe { libc::syscall(libc::SYS_bpf, LINK_CREATE, &raw const attr, size_of::<LinkCreate>()) };
+    made < 0 && io::Error::last_os_error().raw_os_error() == Some(libc::ENODEV)
 }
 
 /// Takes a pinned link's program off its device, and removes the pin. False: nothing was pinned there.
@@ -66,9 +106,12 @@ fn open(path: &Path) -> io::Result<OwnedFd> {
     }
 }
 
-fn parse(fdinfo: &str) -> Option<u32> {
-    let index = fdinfo.lines().find_map(|line| line.strip_prefix("ifindex:"))?.trim().parse().ok()?;
-    (index != 0).then_some(index)
+fn parse(fdinfo: &str) -> Held {
+    let field = |name: &str| fdinfo.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
+    if field("prog_type:").is_some() && field("link_type:").is_none() {
+        return Held::Program;
+    }
+    Held::Link(field("ifindex:").and_then(|index| index.parse().ok()).filter(|index| *index != 0))
 }
 
 #[cfg(test)]
@@ -78,8 +121,9 @@ mod tests {
     #[test]
     fn the_device_is_read_from_the_kernels_description() {
         let text = "pos:\t0\nflags:\t02000002\nlink_type:\txdp\nlink_id:\t5\nprog_id:\t9\nifindex:\t12\n";
-        assert_eq!(parse(text), Some(12));
-        assert_eq!(parse("link_type:\txdp\nifindex:\t0\n"), None, "the device is gone");
-        assert_eq!(parse("pos:\t0\n"), None);
+        assert_eq!(parse(text), Held::Link(Some(12)));
+        assert_eq!(parse("link_type:\txdp\nifindex:\t0\n"), Held::Link(None), "the device is gone");
+        assert_eq!(parse("pos:\t0\nprog_type:\t3\nprog_jited:\t1\n"), Held::Program);
+        assert_eq!(parse("pos:\t0\n"), Held::Link(None));
     }
 }

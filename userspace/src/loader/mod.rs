@@ -11,10 +11,12 @@
 mod attach;
 mod bpffs;
 mod carry;
+mod classifier;
 mod connections;
 mod copy;
 mod error;
 mod ethtool;
+mod filter;
 mod flows;
 mod grace;
 mod interest;
@@ -24,6 +26,7 @@ mod migrate;
 mod object;
 mod ports;
 mod redirects;
+mod rtnl;
 pub mod status;
 mod tables;
 
@@ -38,13 +41,14 @@ use serde::{Deserialize, Serialize};
 use tracing::warn;
 use vipgate_abi::{flow, maps, service::Member};
 
-use self::object::Programs;
 pub use self::{
     attach::Target,
     bpffs::{Detached, PinDir, detach},
+    classifier::TcMode,
     connections::{Connection, hz, read_connections},
     error::{AttachError, LoadError, TableError, causes},
     ethtool::{Driver, driver},
+    filter::{FilterError, PRIORITY as FILTER_PRIORITY},
     flows::{FlowTable, Loads},
     mapping::Mapping,
     object::load_persistently,
@@ -52,6 +56,7 @@ pub use self::{
     status::Reasons,
     tables::{Epoch, Tables},
 };
+use self::{classifier::Way, object::Programs};
 
 /// Where the programs sit on a device.
 #[derive(
@@ -66,7 +71,7 @@ pub enum Hook {
     Xdp,
     /// XDP in the generic network stack: any driver, slower than TC.
     XdpGeneric,
-    /// TC ingress (TCX).
+    /// TC ingress: by a TCX link, or a filter of clsact where the kernel has none.
     Tc,
 }
 
@@ -150,6 +155,8 @@ pub struct Options {
     /// Directory on a BPF file system for the pins; made when missing.
     pub bpffs: PathBuf,
     pub hook: Hook,
+    /// How TC programs are put on devices.
+    pub tc: TcMode,
     pub sizes: Sizes,
 }
 
@@ -158,6 +165,7 @@ pub struct Options {
 pub struct Plane {
     dir: PinDir,
     hook: Hook,
+    way: Way,
     sizes: Sizes,
     programs: Mutex<Programs>,
 }
@@ -176,9 +184,14 @@ impl Plane {
         migrate::resize(&dir, options.sizes)?;
         let (mut programs, sizes) = object::prepare(&dir, options.sizes)?;
         programs.load_for(options.hook)?;
+        let way = Way::find(options.tc, &mut programs)?;
+        if way == Way::Filter {
+            // What a controller left that was killed between two steps, and on devices that were renamed since.
+            classifier::sweep(&dir).map_err(|error| LoadError::io("look for TC filters", error))?;
+        }
         tables::initialise(&dir, sizes)?;
         redirects::watch(&mut programs, &dir);
-        Ok(Arc::new(Self { dir, hook: options.hook, sizes, programs: Mutex::new(programs) }))
+        Ok(Arc::new(Self { dir, hook: options.hook, way, sizes, programs: Mutex::new(programs) }))
     }
 
     pub fn hook(&self) -> Hook {

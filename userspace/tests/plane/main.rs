@@ -1,5 +1,6 @@
 //! The loader and the reconciler against the real kernel, each test in a room of its own. They need root.
 
+mod filters;
 mod loading;
 mod reconciling;
 mod resizing;

@@ -16,7 +16,7 @@ use nix::{
     sched::{CloneFlags, unshare},
 };
 use tempfile::TempDir;
-use vipgate::loader::{Hook, LoadError, Options, Plane, Sizes};
+use vipgate::loader::{Hook, LoadError, Options, Plane, Sizes, TcMode};
 
 /// Small tables: tests run side by side.
 pub(crate) const SIZES: Sizes = Sizes { flows: 4096, services: 256, backends: 1024, ring_elements: 65_536 };
@@ -59,7 +59,7 @@ impl Room {
     }
 
     pub(crate) fn options(&self, hook: Hook) -> Options {
-        Options { bpffs: self.bpffs(), hook, sizes: SIZES }
+        Options { bpffs: self.bpffs(), hook, tc: TcMode::Auto, sizes: SIZES }
     }
 
     pub(crate) fn open(&self, hook: Hook) -> Result<Arc<Plane>, LoadError> {

@@ -1,0 +1,87 @@
+//! TC programs as filters of clsact, as kernels before 6.6 have them: the whole router, with traffic.
+
+use anyhow::ensure;
+use serde_json::json;
+use std::net::{Ipv4Addr, SocketAddrV4};
+use vipgate_tests::{
+    both_hooks,
+    lab::{Cloud, Controller, ECHO, Hook, Lab, LabOptions, Load, Result, WEB, vipgate_binary},
+};
+
+const VIP: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 10);
+/// Bits per second.
+const LIMIT: u64 = 16 << 20;
+
+fn start(lab: &Lab) -> Result<Controller> {
+    Controller::start_as(lab, &["env", "VIPGATE_TC=clsact"])
+}
+
+/// What `tc` tells of a device's filters and disciplines.
+fn about(lab: &Lab, device: &str) -> Result<String> {
+    let tc = |words: &str| lab.router.run("tc", words);
+    let mut about = tc(&format!("qdisc show dev {device}"))?;
+    if about.contains("clsact") {
+        for side in ["ingress", "egress"] {
+            about += &tc(&format!("filter show dev {device} {side}"))?;
+        }
+    }
+    Ok(about)
+}
+
+both_hooks! {
+    fn a_router_with_filters_serves_and_a_restart_under_load_fails_no_request(hook) {
+        let lab = Lab::new(LabOptions { hook, clients: 1, backends: 2 })?;
+        let controller = start(&lab)?;
+        let cloud = Cloud::new(&lab, controller.api(&lab.router)?)?;
+        let (_, balancer) = cloud.load_balancer(VIP)?;
+        for listener in [WEB, ECHO] {
+            let listener = cloud.listener(&balancer, listener)?;
+            cloud.add_backends(&listener, &[0, 1])?;
+        }
+        let ingress = if hook == Hook::Tc { "vipgate_tc" } else { "vipgate_behind" };
+        for device in ["pub0", "priv0"] {
+            let about = about(&lab, device)?;
+            ensure!(about.contains(ingress) && about.contains("vipgate_egress"), "{about}");
+        }
+        let mut session = lab.client().tcp(SocketAddrV4::new(VIP, ECHO.port))?;
+        let origin = session.ask()?;
+        let load = Load::start(lab.client(), SocketAddrV4::new(VIP, WEB.port))?;
+        let mut controller = controller;
+        for _ in 0..3 {
+            load.wait_for(50)?;
+            assert!(controller.stop()?.success());
+            load.wait_for(50)?;
+            controller = start(&lab)?;
+            assert_eq!(session.ask()?, origin);
+        }
+        let report = load.stop()?;
+        assert!(report.failures.is_empty(), "{:?}", report.failures);
+        drop(controller);
+        Ok(())
+    }
+
+    fn a_limit_has_its_queue_and_detach_leaves_no_filter_but_those_of_others(hook) {
+        let lab = Lab::new(LabOptions { hook, clients: 1, backends: 1 })?;
+        lab.router.run("tc", "qdisc add dev priv0 clsact")?;
+        lab.router.run("tc", "filter add dev priv0 egress pref 200 protocol all u32 match u32 0 0 flowid 1:1")?;
+        let controller = start(&lab)?;
+        let cloud = Cloud::new(&lab, controller.api(&lab.router)?)?;
+        let (uuid, balancer) = cloud.load_balancer(VIP)?;
+        let listener = cloud.listener(&balancer, WEB)?;
+        cloud.add_backends(&listener, &[0])?;
+        let limit = json!({ "setVipQos": { "inboundBandwidth": LIMIT, "outboundBandwidth": LIMIT } });
+        cloud.api.put(&format!("/vips/{uuid}/actions"), &limit)?;
+        ensure!(about(&lab, "vipgate-q0-end")?.contains("vipgate_queue"));
+        let vip = SocketAddrV4::new(VIP, WEB.port);
+        lab.client().fetch_many(vip, 10)?;
+        assert!(controller.stop()?.success());
+        let mut detach = lab.router.command(vipgate_binary()?);
+        assert!(detach.arg("detach").arg("--bpffs").arg(lab.bpffs.path()).status()?.success());
+        assert!(lab.client().fetch(vip).is_err(), "a detached router balances");
+        assert_eq!(std::fs::read_dir(lab.bpffs.path())?.count(), 0, "pins are left");
+        ensure!(!about(&lab, "pub0")?.contains("clsact"));
+        let kept = about(&lab, "priv0")?;
+        ensure!(kept.contains("u32") && !kept.contains("vipgate"), "{kept}");
+        Ok(())
+    }
+}
