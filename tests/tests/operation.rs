@@ -24,7 +24,8 @@ const VIP: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 10);
 /// Runs `vipgate` with these words in the router's namespace, to its end.
 fn vipgate(lab: &Lab, words: &str) -> Result<Output> {
     let mut command: Command = lab.router.command(vipgate_binary()?);
-    command.env("VIPGATE_BPFFS", lab.bpffs.path()).args(words.split_whitespace());
+    command.env("VIPGATE_BPFFS", lab.bpffs.path()).env("VIPGATE_HOOK", lab.hook.to_string());
+    command.args(words.split_whitespace());
     command.output().context("vipgate starts")
 }
 
@@ -45,7 +46,13 @@ fn status_tells_the_same_with_and_without_a_controller() -> Result<()> {
     let without = status(&lab)?;
     assert_eq!(with["services"], without["services"]);
 
-    assert_eq!(with["devices"].as_array().map(Vec::len), Some(2));
+    let devices = with["devices"].as_array().context("a list")?;
+    let shown = |device: &Value| (device["name"].clone(), device["hook"].clone(), device["why"].clone());
+    let why = Value::from("the configuration says so: hook = \"tc\"");
+    assert_eq!(
+        devices.iter().map(shown).collect::<Vec<_>>(),
+        ["priv0", "pub0"].map(|name| (name.into(), "tc".into(), why.clone())),
+    );
     let service = &with["services"][0];
     assert_eq!(
         (&service["vip"], &service["protocol"], &service["port"]),
@@ -54,8 +61,9 @@ fn status_tells_the_same_with_and_without_a_controller() -> Result<()> {
     assert_eq!(service["algorithm"], "roundrobin");
     assert_eq!(service["backends"].as_array().map(Vec::len), Some(1), "{service}");
     assert_eq!(service["backends"][0]["connections"], 5);
-    let text = vipgate(&lab, "status")?;
-    assert!(String::from_utf8_lossy(&text.stdout).contains("10.1.0.10 tcp 80 roundrobin"));
+    let text = String::from_utf8_lossy(&vipgate(&lab, "status --hook auto")?.stdout).into_owned();
+    assert!(text.contains("10.1.0.10 tcp 80 roundrobin"), "{text}");
+    assert!(text.contains("device   pub0 tc: native XDP turns segmentation offload off"), "{text}");
     Ok(())
 }
 

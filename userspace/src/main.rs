@@ -93,7 +93,7 @@ fn run(command: Command) -> Result<(), Failure> {
             Ok(())
         }
         Command::Detach { settings, output } => detach(&load(settings)?.bpffs, output),
-        Command::Status { settings, output } => print_status(&load(settings)?.bpffs, output),
+        Command::Status { settings, output } => print_status(&load(settings)?, output),
         Command::Flows { settings, wanted, output } => print_flows(&load(settings)?.bpffs, &wanted, output),
         Command::Doctor { settings, output } => examine(&load(settings)?, output),
         Command::Client(request) => {
@@ -135,12 +135,13 @@ fn detach(bpffs: &Path, output: Output) -> Result<(), Failure> {
     Ok(())
 }
 
-fn print_status(bpffs: &Path, output: Output) -> Result<(), Failure> {
+fn print_status(config: &Config, output: Output) -> Result<(), Failure> {
+    let bpffs = &config.bpffs;
     let status = loader::status::read(bpffs)?.ok_or_else(|| nothing_pinned(bpffs))?;
     let checks = lock::ask(bpffs).and_then(|said| serde_json::from_str(&said).ok());
     match output {
-        Output::Text => print!("{}", status::text(&status, checks.as_ref())),
-        Output::Json => println!("{}", status::json(&status, checks.as_ref())),
+        Output::Text => print!("{}", status::text(&status, config.hook, checks.as_ref())),
+        Output::Json => println!("{}", status::json(&status, config.hook, checks.as_ref())),
     }
     Ok(())
 }

@@ -71,7 +71,8 @@ pub async fn serve(config: Config) -> Result<(), ServeError> {
         .map_err(|source| ServeError::Listen { address: config.listen, source })?;
     let store = Store::open(&config.store).await?;
 
-    let options = Options { bpffs: config.bpffs.clone(), hook: config.hook, tc: config.tc, sizes: config.datapath };
+    let options =
+        Options { bpffs: config.bpffs.clone(), hook: config.hook, tc: config.tc, sizes: config.datapath, refused: &[] };
     let plane = spawn_blocking(move || Plane::open(&options)).await??;
     let sizes = plane.sizes();
     let limits = Limits { services: sizes.services, backends: sizes.backends, ..Limits::default() };

@@ -10,7 +10,11 @@ use std::{
 use serde_json::{Value, json};
 use vipgate::{
     health::Figures,
-    loader::status::{BackendStatus, LimitStatus, Status},
+    loader::{
+        Hook, drivers,
+        status::{BackendStatus, LimitStatus, Status},
+        why,
+    },
 };
 use vipgate_abi::{
     flow::State,
@@ -19,11 +23,16 @@ use vipgate_abi::{
     source::{Source, SourceKey, SourceKind},
 };
 
-/// Lines for people. `checks`: of the running controller, if there is one.
-pub(crate) fn text(status: &Status, checks: Option<&Figures>) -> String {
+/// Lines for people. `configured`: the hook that the configuration names; `checks`: of the running controller, if there is one.
+pub(crate) fn text(status: &Status, configured: Hook, checks: Option<&Figures>) -> String {
     let mut lines = Vec::new();
-    let devices: Vec<String> = status.links.iter().map(|(hook, device)| format!("{device} ({hook})")).collect();
-    lines.push(format!("devices  {}", if devices.is_empty() { "none".to_owned() } else { devices.join(", ") }));
+    if status.links.is_empty() {
+        lines.push("device   none".to_owned());
+    }
+    lines.extend(status.links.iter().map(|(hook, device)| {
+        let why = why(configured, *hook, &drivers(device));
+        format!("device   {device} {hook}: {why}")
+    }));
     let states: Vec<String> =
         status.flows.iter().map(|(state, count)| format!("{count} {}", flow_state(*state))).collect();
     let used: u64 = status.flows.values().sum();
@@ -67,8 +76,11 @@ pub(crate) fn text(status: &Status, checks: Option<&Figures>) -> String {
 }
 
 /// The same as one object.
-pub(crate) fn json(status: &Status, checks: Option<&Figures>) -> Value {
-    let devices = status.links.iter().map(|(hook, device)| json!({ "name": device, "hook": hook }));
+pub(crate) fn json(status: &Status, configured: Hook, checks: Option<&Figures>) -> Value {
+    let devices = status.links.iter().map(|(hook, device)| {
+        let why = why(configured, *hook, &drivers(device));
+        json!({ "name": device, "hook": hook, "why": why })
+    });
     let flows: BTreeMap<&str, u64> = status.flows.iter().map(|(state, count)| (flow_state(*state), *count)).collect();
     let services = shown(status).map(|(key, prefix_len, service)| {
         let backends = backends_of(status, service).map(backend_json);

@@ -10,7 +10,7 @@ use nix::sys::{
 use super::DoctorError;
 use crate::{
     config::Config,
-    loader::{Driver, Hook, PinDir, driver},
+    loader::{Driver, Hook, PinDir, driver, drivers},
     net::{Link, Netlink, sysctl},
 };
 
@@ -42,6 +42,8 @@ pub(super) struct DeviceFacts {
     pub(super) link: Link,
     pub(super) hook: Option<Hook>,
     pub(super) driver: Driver,
+    /// Those that carry its frames: of a bond, its devices'.
+    pub(super) drivers: Vec<String>,
     pub(super) forwarding: u32,
     pub(super) accept_local: u32,
     /// The larger of the device's own and that of all: what counts (ip-sysctl).
@@ -104,6 +106,7 @@ impl DeviceFacts {
             link: link.clone(),
             hook: pinned.get(name).copied(),
             driver: driver(name).unwrap_or_default(),
+            drivers: drivers(name),
             forwarding: sysctl::read(name, "forwarding"),
             accept_local: sysctl::read(name, "accept_local"),
             rp_filter: sysctl::read("all", "rp_filter").max(sysctl::read(name, "rp_filter")),

@@ -6,7 +6,7 @@ use super::{
     Examined, Facts, Finding, Report, Severity,
     facts::{DeviceFacts, Peer},
 };
-use crate::loader::Hook;
+use crate::loader::{Hook, hook_for, why};
 
 /// The first kernel with TCX links.
 const OLDEST: (u32, u32) = (6, 6);
@@ -29,6 +29,7 @@ pub(super) fn judge(facts: &Facts) -> Report {
     let devices = facts.devices.iter().map(|device| Examined {
         name: device.link.device.name.clone(),
         hook: device.hook.map(|hook| hook.to_string()),
+        why: chosen(device, facts.hook),
         driver: device.driver.name.clone(),
         mtu: device.link.device.mtu,
         queues: receive_queues(device),
@@ -238,7 +239,18 @@ fn carried(device: &DeviceFacts, facts: &Facts, findings: &mut Vec<Finding>) {
 fn is_xdp(device: &DeviceFacts, wanted: Hook) -> bool {
     match device.hook {
         Some(hook) => hook == Hook::Xdp,
-        None => wanted == Hook::Xdp || (wanted == Hook::Auto && !device.link.device.veth),
+        None => hook_for(wanted, &device.drivers) == Hook::Xdp,
+    }
+}
+
+/// Why the device has its hook, or is to get one.
+fn chosen(device: &DeviceFacts, wanted: Hook) -> String {
+    match device.hook {
+        Some(hook) => why(wanted, hook, &device.drivers),
+        None => {
+            let hook = hook_for(wanted, &device.drivers);
+            format!("it is to get {hook}: {}", why(wanted, hook, &device.drivers))
+        }
     }
 }
 

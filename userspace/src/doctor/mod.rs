@@ -48,6 +48,8 @@ pub struct Examined {
     pub name: String,
     /// The hook of its pinned link; `None`: no program of vipgate is on it.
     pub hook: Option<String>,
+    /// Why it has that hook, or which one it is to get, and why.
+    pub why: String,
     pub driver: String,
     pub mtu: u32,
     /// Receive queues.
@@ -87,9 +89,10 @@ impl Report {
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "kernel   {}", self.kernel)?;
-        for Examined { name, hook, driver, mtu, queues } in &self.devices {
+        for Examined { name, hook, why, driver, mtu, queues } in &self.devices {
             let hook = hook.as_deref().unwrap_or("no program");
             writeln!(f, "device   {name}: {hook}, driver {driver}, MTU {mtu}, receive queues {queues}")?;
+            writeln!(f, "         {why}")?;
         }
         for Finding { severity, device, problem, remedy, .. } in &self.findings {
             let severity = match severity {

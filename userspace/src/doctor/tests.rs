@@ -31,6 +31,7 @@ fn device(name: &str, hook: Option<Hook>) -> DeviceFacts {
             features: features.map(|(name, on)| (name.to_owned(), on)).into(),
             channels: Some((2, 2)),
         },
+        drivers: vec!["virtio_net".to_owned()],
         forwarding: 1,
         accept_local: 1,
         rp_filter: 0,
@@ -71,6 +72,19 @@ fn a_healthy_router_has_no_finding() {
     let report = judge(&healthy());
     assert!(report.findings.is_empty() && report.defects() == 0, "{report}");
     assert_eq!(report.devices[0].hook.as_deref(), Some("xdp"));
+}
+
+#[test]
+fn each_device_says_which_hook_it_has_or_is_to_get_and_why() {
+    let mut facts = healthy();
+    facts.hook = Hook::Auto;
+    (facts.devices[0].hook, facts.devices[0].link.xdp) = (Some(Hook::Tc), false);
+    (facts.devices[1].hook, facts.devices[1].link.xdp) = (None, false);
+    facts.devices[1].drivers = vec!["mlx5_core".to_owned()];
+    let report = judge(&facts);
+    assert!(report.devices[0].why.contains("hypervisor"), "{report}");
+    assert!(report.devices[1].why.starts_with("it is to get xdp: its driver keeps"), "{report}");
+    assert!(report.to_string().contains("eth1: no program") && report.to_string().contains("to get xdp"), "{report}");
 }
 
 #[test]

@@ -13,8 +13,10 @@ use tracing::{info, warn};
 use super::{
     Hook, LoadError, Plane,
     bpffs::{self, PinDir},
+    choice,
     classifier::{self, Classifier},
     error::{AttachError, causes, os_error},
+    ethtool,
     link::{self, Held},
     object::Programs,
 };
@@ -24,36 +26,57 @@ use super::{
 pub struct Target {
     pub name: String,
     pub ifindex: u32,
-    /// A veth: TC serves it better than XDP, see [`Hook::Auto`].
-    pub veth: bool,
+    /// The drivers that carry its frames: [`Hook::Auto`] chooses by them.
+    pub drivers: Vec<String>,
+}
+
+impl Target {
+    /// A device of the calling thread's network namespace.
+    pub fn find(name: &str, ifindex: u32) -> Self {
+        Self { name: name.to_owned(), ifindex, drivers: ethtool::drivers(name) }
+    }
 }
 
 impl Plane {
     /// Puts the program on a device, or replaces the one that an earlier controller left there. Tells the hook in use.
     pub fn attach(&self, target: &Target) -> Result<Hook, AttachError> {
         let mut programs = self.programs();
-        let hook = match self.hook {
-            Hook::Auto if target.veth => Hook::Tc,
-            Hook::Auto => match self.attach_at(&mut programs, target, Hook::Xdp) {
-                Ok(()) => Hook::Xdp,
-                Err(error @ (AttachError::NoXdp { .. } | AttachError::Busy { .. })) => {
-                    warn!(device = target.name, %error, "no native XDP, using TC");
-                    Hook::Tc
-                }
-                Err(error) => return Err(error),
-            },
-            hook => hook,
+        let hook = match choice::hook_for(self.hook, &target.drivers) {
+            Hook::Xdp if self.hook == Hook::Auto => self.try_xdp(&mut programs, target)?,
+            hook => {
+                self.attach_at(&mut programs, target, hook)?;
+                hook
+            }
         };
-        if !(self.hook == Hook::Auto && hook == Hook::Xdp) {
-            self.attach_at(&mut programs, target, hook)?;
-        }
         // Only now that the new hook works: the device is never without a program.
         for other in [Hook::Xdp, Hook::XdpGeneric].into_iter().filter(|other| *other != hook) {
             self.unpin(other, &target.name)?;
         }
         self.release(&[if hook == Hook::Tc { Classifier::Behind } else { Classifier::Tc }], &target.name)?;
         self.hold_classifier(&mut programs, Classifier::Egress, target)?;
+        info!(device = target.name, %hook, why = choice::why(self.hook, hook, &target.drivers), "hook chosen");
         Ok(hook)
+    }
+
+    /// Native XDP, or TC where it is not to be had.
+    fn try_xdp(&self, programs: &mut Programs, target: &Target) -> Result<Hook, AttachError> {
+        if self.xdp_refused.get().is_none() {
+            match self.attach_at(programs, target, Hook::Xdp) {
+                Ok(()) => return Ok(Hook::Xdp),
+                Err(error @ (AttachError::NoXdp { .. } | AttachError::Busy { .. })) => {
+                    warn!(device = target.name, %error, "no native XDP, using TC");
+                }
+                // As for every other device: to verify it again would take long and tell the same.
+                Err(AttachError::Load { source: error @ LoadError::Program { .. }, .. }) => {
+                    warn!(%error, "no native XDP on this kernel, using TC on every device");
+                    // Set once: the programs are locked.
+                    let _ = self.xdp_refused.set(());
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        self.attach_at(programs, target, Hook::Tc)?;
+        Ok(Hook::Tc)
     }
 
     /// Puts the program on the device at which packets come out of their queues, or replaces the one that is there.

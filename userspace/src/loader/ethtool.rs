@@ -3,7 +3,7 @@
 
 use std::{
     collections::BTreeMap,
-    io,
+    fs, io,
     net::UdpSocket,
     os::fd::{AsRawFd, RawFd},
 };
@@ -45,6 +45,25 @@ pub fn driver(device: &str) -> io::Result<Driver> {
     // The loopback, which has none, refuses.
     let name = ask(&mut info).map(|()| text(&bytes(&info[1..9]))).unwrap_or_default();
     Ok(Driver { name, features: features(ask)?, channels })
+}
+
+/// The names of the drivers that carry a device's frames: its own, or those of the devices that are bonded to it. Empty where
+/// nothing is told.
+pub fn drivers(device: &str) -> Vec<String> {
+    let name = |device: &str| {
+        let socket = UdpSocket::bind("127.0.0.1:0").ok()?;
+        let mut info = command(GDRVINFO, 49);
+        request(socket.as_raw_fd(), device, &mut info).ok()?;
+        Some(text(&bytes(&info[1..9])))
+    };
+    let bonded = fs::read_to_string(format!("/proc/thread-self/net/bonding/{device}")).unwrap_or_default();
+    let bonded: Vec<String> = slaves(&bonded).filter_map(name).collect();
+    if bonded.is_empty() { name(device).into_iter().collect() } else { bonded }
+}
+
+/// The devices that are bonded, from what the kernel tells of a bond.
+fn slaves(bond: &str) -> impl Iterator<Item = &str> {
+    bond.lines().filter_map(|line| line.strip_prefix("Slave Interface:")).map(str::trim)
 }
 
 fn features(ask: impl Fn(&mut Vec<u32>) -> io::Result<()>) -> io::Result<BTreeMap<String, bool>> {
@@ -104,6 +123,14 @@ fn text(bytes: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_devices_of_a_bond_are_read_from_the_kernels_description() {
+        let text = "Bonding Mode: fault-tolerance (active-backup)\nCurrently Active Slave: eth1\n\n\
+                    Slave Interface: eth1\nMII Status: up\n\nSlave Interface: eth2\nMII Status: up\n";
+        assert_eq!(slaves(text).collect::<Vec<_>>(), ["eth1", "eth2"]);
+        assert!(drivers("none").is_empty());
+    }
 
     #[test]
     fn the_loopback_has_features_and_what_is_no_device_has_an_error() {

@@ -11,6 +11,7 @@
 mod attach;
 mod bpffs;
 mod carry;
+mod choice;
 mod classifier;
 mod connections;
 mod copy;
@@ -34,7 +35,7 @@ use std::{
     fmt,
     path::{Path, PathBuf},
     str::FromStr,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
 };
 
 use serde::{Deserialize, Serialize};
@@ -44,10 +45,11 @@ use vipgate_abi::{flow, maps, service::Member};
 pub use self::{
     attach::Target,
     bpffs::{Detached, PinDir, detach},
+    choice::{hook_for, why, why_tc},
     classifier::TcMode,
     connections::{Connection, hz, read_connections},
     error::{AttachError, LoadError, TableError, causes},
-    ethtool::{Driver, driver},
+    ethtool::{Driver, driver, drivers},
     filter::{FilterError, PRIORITY as FILTER_PRIORITY},
     flows::{FlowTable, Loads},
     mapping::Mapping,
@@ -64,7 +66,7 @@ use self::{classifier::Way, object::Programs};
 )]
 #[serde(rename_all = "kebab-case")]
 pub enum Hook {
-    /// TC on veth devices (it keeps GSO and partial checksums), else native XDP where the driver has it, else TC.
+    /// TC where native XDP costs offloads (`choice`), else native XDP where it is to be had, else TC.
     #[default]
     Auto,
     /// Native XDP; a device whose driver lacks it is an error.
@@ -158,6 +160,8 @@ pub struct Options {
     /// How TC programs are put on devices.
     pub tc: TcMode,
     pub sizes: Sizes,
+    /// Programs that are taken for refused by the kernel: for tests of what becomes of the others.
+    pub refused: &'static [&'static str],
 }
 
 /// The packet plane of this router: loaded programs and pinned tables. Dropping it leaves the traffic running.
@@ -168,6 +172,8 @@ pub struct Plane {
     way: Way,
     sizes: Sizes,
     programs: Mutex<Programs>,
+    /// Set when the kernel has refused what [`Hook::Auto`] tried.
+    xdp_refused: OnceLock<()>,
 }
 
 impl Plane {
@@ -183,6 +189,7 @@ impl Plane {
         }
         migrate::resize(&dir, options.sizes)?;
         let (mut programs, sizes) = object::prepare(&dir, options.sizes)?;
+        programs.refuse(options.refused);
         programs.load_for(options.hook)?;
         let way = Way::find(options.tc, &mut programs)?;
         if way == Way::Filter {
@@ -191,7 +198,14 @@ impl Plane {
         }
         tables::initialise(&dir, sizes)?;
         redirects::watch(&mut programs, &dir);
-        Ok(Arc::new(Self { dir, hook: options.hook, way, sizes, programs: Mutex::new(programs) }))
+        Ok(Arc::new(Self {
+            dir,
+            hook: options.hook,
+            way,
+            sizes,
+            programs: Mutex::new(programs),
+            xdp_refused: OnceLock::new(),
+        }))
     }
 
     pub fn hook(&self) -> Hook {

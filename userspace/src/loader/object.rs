@@ -83,16 +83,29 @@ fn shapes(sizes: Sizes) -> Vec<Shape> {
 #[derive(Debug)]
 pub(super) struct Programs {
     ebpf: Ebpf,
+    refused: &'static [&'static str],
 }
 
 impl Programs {
-    /// Loads the clock and what a hook needs on every device, so that a kernel that refuses it is known before a device is touched.
-    /// With [`Hook::Auto`] each device decides.
+    /// From now on these do not load, as on a kernel that refuses them.
+    pub(super) fn refuse(&mut self, names: &'static [&'static str]) {
+        self.refused = names;
+    }
+
+    /// Loads the clock and what a hook needs on every device, so that a kernel that refuses it is known before a device is
+    /// touched.
     pub(super) fn load_for(&mut self, hook: Hook) -> Result<(), LoadError> {
         self.frame_program(maps::PROGRAM_CLOCK)?;
         self.egress()?;
         match hook {
-            Hook::Auto => {}
+            // What every device can have: without it native XDP is needed.
+            Hook::Auto => match self.tc() {
+                Err(LoadError::Program { .. }) => {
+                    self.behind()?;
+                    self.xdp()?;
+                }
+                other => drop(other?),
+            },
             Hook::Tc => drop(self.tc()?),
             Hook::Xdp | Hook::XdpGeneric => {
                 self.behind()?;
@@ -140,11 +153,20 @@ impl Programs {
     }
 
     fn frame_program(&mut self, name: &'static str) -> Result<&mut Xdp, LoadError> {
+        refuse(self.refused, name)?;
         loaded(&mut self.ebpf, name, |xdp: &Xdp| xdp.fd().is_ok(), Xdp::load)
     }
 
     fn classifier(&mut self, name: &'static str) -> Result<&mut SchedClassifier, LoadError> {
+        refuse(self.refused, name)?;
         loaded(&mut self.ebpf, name, |tc: &SchedClassifier| tc.fd().is_ok(), SchedClassifier::load)
+    }
+}
+
+fn refuse(refused: &[&str], name: &'static str) -> Result<(), LoadError> {
+    match refused.contains(&name) {
+        true => Err(LoadError::Program { name, reason: "it is to be taken for refused".to_owned() }),
+        false => Ok(()),
     }
 }
 
@@ -192,7 +214,7 @@ pub(super) fn prepare_bridging(
     if let Some(name) = maps::PINNED.into_iter().find(|name| ebpf.map(name).is_none()) {
         return Err(LoadError::Incomplete { kind: "map", name });
     }
-    Ok(Programs { ebpf })
+    Ok(Programs { ebpf, refused: &[] })
 }
 
 /// Opens the maps, and makes and pins those that are missing.
@@ -223,7 +245,8 @@ pub(super) fn prepare_reading(dir: &PinDir) -> Result<Programs, LoadError> {
     if let Some(name) = maps::PINNED.into_iter().find(|name| !dir.map(name).exists()) {
         return Err(LoadError::ForeignPin { path: dir.map(name), problem: "it is missing".to_owned() });
     }
-    Ok(Programs { ebpf: with_maps(dir, sizes_of_pins(dir, Sizes::default())?, None)? })
+    let ebpf = with_maps(dir, sizes_of_pins(dir, Sizes::default())?, None)?;
+    Ok(Programs { ebpf, refused: &[] })
 }
 
 /// The object with its maps, opened where they are pinned, else made and pinned. No program is loaded yet.

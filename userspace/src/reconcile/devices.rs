@@ -117,7 +117,7 @@ impl Managed {
         let is_xdp = matches!(self.plane.hook(), Hook::Xdp | Hook::XdpGeneric) && self.takes_frames(device.ifindex);
         self.describe(number, device, if is_xdp { Hook::Xdp } else { Hook::Tc }).map_err(text)?;
         sysctl::prepare(&device.name).map_err(|error| error.to_string())?;
-        let target = Target { name: device.name.clone(), ifindex: device.ifindex, veth: device.veth };
+        let target = Target::find(&device.name, device.ifindex);
         let hook = self.plane.attach(&target).map_err(|error| error.to_string())?;
         self.describe(number, device, hook).map_err(text)?;
         info!(device = device.name, number, %hook, mtu = device.mtu, "device set up");

@@ -10,7 +10,7 @@ use crate::room::{Room, SIZES};
 pub(crate) fn target(room: &Room, name: &str) -> Target {
     let text = room.show(&format!("-o link show dev {name}"));
     let ifindex = text.split(':').next().and_then(|index| index.parse().ok()).expect("an index");
-    Target { name: name.to_owned(), ifindex, veth: true }
+    Target::find(name, ifindex)
 }
 
 #[test]
@@ -114,16 +114,23 @@ fn the_links_of_another_versions_tables_are_taken_over() {
     }
 }
 
+/// The same device, taken for one of a driver that loses nothing under native XDP.
+fn lossless(device: Target) -> Target {
+    Target { drivers: vec!["mlx5_core".to_owned()], ..device }
+}
+
 #[test]
-fn auto_takes_tc_on_veth_and_native_xdp_elsewhere() {
+fn auto_takes_tc_where_native_xdp_costs_offloads_and_native_xdp_elsewhere() {
     let room = Room::enter();
     room.veth("r0", "c0", "10.0.0.1/24");
+    room.ip("tuntap add dev t0 mode tap");
     let plane = room.open(Hook::Auto).expect("opens");
-    let device = target(&room, "r0");
-    assert_eq!(plane.attach(&device).expect("attaches"), Hook::Tc);
-    // The same device, taken for one with a driver of its own.
-    let device = Target { veth: false, ..device };
-    assert_eq!(plane.attach(&device).expect("attaches"), Hook::Xdp);
+    for (name, driver) in [("r0", "veth"), ("t0", "tun")] {
+        let device = target(&room, name);
+        assert_eq!(device.drivers, [driver]);
+        assert_eq!(plane.attach(&device).expect("attaches"), Hook::Tc);
+    }
+    assert_eq!(plane.attach(&lossless(target(&room, "r0"))).expect("attaches"), Hook::Xdp);
 }
 
 #[test]
@@ -131,13 +138,39 @@ fn a_driver_without_xdp_is_told_and_auto_takes_tc() {
     let room = Room::enter();
     room.ip("link add d0 type bridge");
     room.ip("link set d0 up");
-    let device = Target { veth: false, ..target(&room, "d0") };
+    let device = target(&room, "d0");
     let xdp = room.open(Hook::Xdp).expect("opens");
     let error = xdp.attach(&device).expect_err("bridges have no XDP");
     assert!(matches!(error, AttachError::NoXdp { .. }) && error.to_string().contains("d0"), "{error}");
     assert!(xdp.attached().expect("a list").is_empty());
     let auto = room.open(Hook::Auto).expect("opens");
     assert_eq!(auto.attach(&device).expect("attaches"), Hook::Tc);
+    // Where the driver is not known to have none, it is tried.
+    assert_eq!(auto.attach(&lossless(device)).expect("attaches"), Hook::Tc);
+}
+
+#[test]
+fn auto_takes_tc_where_the_kernel_refuses_the_xdp_program() {
+    for refused in [&[maps::PROGRAM_XDP], &[maps::PROGRAM_BEHIND]] {
+        let room = Room::enter();
+        room.veth("r0", "c0", "10.0.0.1/24");
+        let open = |hook| loader::Plane::open(&Options { refused, ..room.options(hook) });
+        let plane = open(Hook::Auto).expect("opens");
+        for _ in 0..2 {
+            assert_eq!(plane.attach(&lossless(target(&room, "r0"))).expect("attaches"), Hook::Tc);
+        }
+        assert!(open(Hook::Xdp).is_err(), "who insists on it is told");
+    }
+}
+
+#[test]
+fn auto_takes_native_xdp_where_the_kernel_refuses_the_tc_program() {
+    let room = Room::enter();
+    room.veth("r0", "c0", "10.0.0.1/24");
+    let open = |hook| loader::Plane::open(&Options { refused: &[maps::PROGRAM_TC], ..room.options(hook) });
+    let plane = open(Hook::Auto).expect("opens");
+    assert_eq!(plane.attach(&lossless(target(&room, "r0"))).expect("attaches"), Hook::Xdp);
+    assert!(open(Hook::Tc).is_err());
 }
 
 #[test]

@@ -59,7 +59,7 @@ impl Room {
     }
 
     pub(crate) fn options(&self, hook: Hook) -> Options {
-        Options { bpffs: self.bpffs(), hook, tc: TcMode::Auto, sizes: SIZES }
+        Options { bpffs: self.bpffs(), hook, tc: TcMode::Auto, sizes: SIZES, refused: &[] }
     }
 
     pub(crate) fn open(&self, hook: Hook) -> Result<Arc<Plane>, LoadError> {

@@ -199,7 +199,7 @@ impl<S: Source> Worker<S> {
     async fn lead_to(&self, number: u32, pair: Option<Pair>) -> Result<(), String> {
         self.with_kernel(move |kernel: &mut Kernel| match pair {
             Some(Pair { sending, receiving }) => {
-                let target = Target { name: receiving.name, ifindex: receiving.ifindex, veth: true };
+                let target = Target::find(&receiving.name, receiving.ifindex);
                 kernel.plane.attach_queue(&target).map_err(|error| error.to_string())?;
                 kernel.engine.set_queue(number, Some(sending.ifindex));
                 Ok(())

@@ -1,0 +1,88 @@
+//! What `auto` takes on a device, and why: TC where native XDP costs more than it gains, or where there is none.
+
+use super::Hook;
+
+/// Drivers, by ethtool's names, on which `auto` takes TC, and why. On all others it takes native XDP, if they have it.
+const TC: [(&str, &str); 10] = [
+    ("veth", "native XDP turns segmentation offload off at its other end, and needs checksums that veth leaves undone"),
+    ("virtio_net", "native XDP turns segmentation and checksum offload of what the hypervisor sends off"),
+    ("tun", "native XDP takes copies of large packets, and needs checksums that tun and tap leave undone"),
+    ("bonding", "it has no device yet whose driver could say what native XDP costs"),
+    ("bridge", "bridges have no native XDP"),
+    ("802.1Q VLAN Support", "VLAN devices have no native XDP"),
+    ("macvlan", "macvlan devices have no native XDP"),
+    ("ipvlan", "ipvlan devices have no native XDP"),
+    ("vxlan", "VXLAN devices have no native XDP"),
+    ("team", "teams have no native XDP"),
+];
+
+/// Why `auto` takes TC on a device of these drivers: its own, or those of the devices that are bonded to it. `None`: it takes
+/// native XDP where it can be had.
+pub fn why_tc(drivers: &[String]) -> Option<&'static str> {
+    drivers.iter().find_map(|driver| TC.iter().find(|(known, _)| known == driver)).map(|(_, why)| *why)
+}
+
+/// The hook that a device of these drivers is to get.
+pub fn hook_for(configured: Hook, drivers: &[String]) -> Hook {
+    match configured {
+        Hook::Auto if why_tc(drivers).is_some() => Hook::Tc,
+        Hook::Auto => Hook::Xdp,
+        hook => hook,
+    }
+}
+
+/// Why a device of these drivers has, or is to get, this hook.
+pub fn why(configured: Hook, hook: Hook, drivers: &[String]) -> String {
+    match (configured, hook) {
+        (Hook::Auto, Hook::Tc) => why_tc(drivers).map_or_else(
+            || {
+                "native XDP was not to be had when it was set up: the driver has none, another program is there, or the \
+                 kernel refuses ours"
+                    .to_owned()
+            },
+            str::to_owned,
+        ),
+        (Hook::Auto, Hook::Xdp) => "its driver keeps segmentation and checksum offload under native XDP".to_owned(),
+        _ if configured == hook => format!("the configuration says so: hook = \"{hook}\""),
+        _ => format!("it was set up so before the configuration said hook = \"{configured}\""),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(drivers: &[&str]) -> Vec<String> {
+        drivers.iter().map(|driver| (*driver).to_owned()).collect()
+    }
+
+    #[test]
+    fn auto_takes_tc_where_native_xdp_costs_offloads_or_is_not_to_be_had() {
+        for driver in ["veth", "virtio_net", "tun", "bridge", "macvlan", "802.1Q VLAN Support"] {
+            assert_eq!(hook_for(Hook::Auto, &names(&[driver])), Hook::Tc, "{driver}");
+        }
+        for driver in ["ixgbe", "mlx5_core", "ena", ""] {
+            assert_eq!(hook_for(Hook::Auto, &names(&[driver])), Hook::Xdp, "{driver}");
+        }
+    }
+
+    #[test]
+    fn a_bond_is_judged_by_the_devices_in_it() {
+        assert_eq!(hook_for(Hook::Auto, &names(&["i40e", "i40e"])), Hook::Xdp);
+        assert_eq!(hook_for(Hook::Auto, &names(&["i40e", "virtio_net"])), Hook::Tc);
+        assert_eq!(hook_for(Hook::Auto, &names(&["bonding"])), Hook::Tc);
+    }
+
+    #[test]
+    fn a_hook_that_is_asked_for_is_taken_and_said_to_be() {
+        let veth = names(&["veth"]);
+        for hook in [Hook::Xdp, Hook::XdpGeneric, Hook::Tc] {
+            assert_eq!(hook_for(hook, &veth), hook);
+            assert!(why(hook, hook, &veth).contains(hook.name()));
+        }
+        assert!(why(Hook::Auto, Hook::Tc, &veth).contains("segmentation"));
+        assert!(why(Hook::Auto, Hook::Xdp, &names(&["mlx5_core"])).contains("keeps"));
+        assert!(why(Hook::Auto, Hook::Tc, &names(&["mlx5_core"])).contains("not to be had"));
+        assert!(why(Hook::Auto, Hook::XdpGeneric, &veth).contains("before"));
+    }
+}
