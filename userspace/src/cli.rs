@@ -14,10 +14,11 @@ Exit codes:
   3  missing privileges
   4  another controller is running, or another program has the API's address
   5  the store cannot be opened
-  6  the kernel refuses the programs or tables
+  6  the tables cannot be made or used
   7  the API refused the call, or a name is that of nothing or of several
   8  not logged in, the session is over, or the log-in was refused
-  9  the API can't be reached";
+  9  the API can't be reached
+  10 the kernel cannot run vipgate: it lacks what the programs need";
 
 /// The controller of a VIP gateway: ZStack's network-service REST API over eBPF.
 #[derive(Debug, Parser)]

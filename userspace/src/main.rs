@@ -52,7 +52,11 @@ impl Failure {
 
 impl From<LoadError> for Failure {
     fn from(error: LoadError) -> Self {
-        let code = if matches!(error, LoadError::Privileges { .. }) { 3 } else { 6 };
+        let code = match error {
+            LoadError::Privileges { .. } => 3,
+            LoadError::Unsupported { .. } => 10,
+            _ => 6,
+        };
         Self::new(code, &error)
     }
 }

@@ -37,6 +37,7 @@ use super::{
     classifier::Classifier,
     error::{LoadError, causes},
     filter::Filters,
+    kernel,
     link::{self, Held},
 };
 
@@ -66,6 +67,10 @@ impl PinDir {
         let kind =
             statfs(existing).map_err(|error| LoadError::io(format!("look at {}", existing.display()), error.into()))?;
         if kind.filesystem_type() != BPF_FS_MAGIC {
+            if !kernel::knows_bpffs() {
+                let why = "it has no BPF file system (CONFIG_BPF_SYSCALL)".to_owned();
+                return Err(LoadError::Unsupported { release: kernel::release(), why });
+            }
             return Err(LoadError::NotBpffs { path: bpffs.to_owned() });
         }
         Ok(Self::new(bpffs))

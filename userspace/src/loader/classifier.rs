@@ -1,13 +1,14 @@
 //! The TC programs and how they are held on devices: by a TCX link, pinned, or where the kernel has none, as a filter
 //! (`filter`), with the program itself pinned in the link's place, so that pins tell the same either way.
 
-use std::{io, os::fd::AsFd as _};
+use std::{collections::BTreeSet, io, os::fd::AsFd as _, path::Path};
 
 use aya::programs::{
     SchedClassifier, TcAttachType,
     links::{FdLink, LinkOrder, PinnedLink},
     tc::TcAttachOptions,
 };
+use nix::net::if_::{if_indextoname, if_nametoindex};
 use serde::{Deserialize, Serialize};
 use tracing::info;
 use vipgate_abi::maps;
@@ -214,7 +215,7 @@ pub(super) fn update_filter(
     which: Classifier,
     device: &str,
 ) -> Result<(), String> {
-    let Ok(ifindex) = nix::net::if_::if_nametoindex(device) else {
+    let Ok(ifindex) = if_nametoindex(device) else {
         return Ok(());
     };
     let filters = Filters::open(dir.marks()).map_err(|error| error.to_string())?;
@@ -232,6 +233,23 @@ pub(super) fn sweep(dir: &PinDir) -> io::Result<()> {
     let pinned = dir.stand_ins()?;
     let filters = Filters::open(dir.marks())?;
     filters.sweep(|ifindex, which| pinned.contains(&(ifindex, which))).map(drop)
+}
+
+/// The devices whose filters somebody else took off, as a removed clsact does.
+pub fn lost_filters(bpffs: &Path) -> Result<BTreeSet<String>, LoadError> {
+    let dir = PinDir::new(bpffs);
+    let find = || -> io::Result<BTreeSet<String>> {
+        let pinned = dir.stand_ins()?;
+        let filters = Filters::open(dir.marks())?;
+        let mut lost = BTreeSet::new();
+        for (ifindex, which) in pinned {
+            if !filters.is_there(ifindex, which)? {
+                lost.extend(if_indextoname(ifindex).ok().map(|name| name.to_string_lossy().into_owned()));
+            }
+        }
+        Ok(lost)
+    };
+    find().map_err(|error| LoadError::io("look for TC filters", error))
 }
 
 #[cfg(test)]

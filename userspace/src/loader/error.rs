@@ -17,8 +17,8 @@ pub enum LoadError {
     NotBpffs { path: PathBuf },
     #[error("not permitted to {what}: vipgate needs root, or CAP_BPF, CAP_NET_ADMIN and CAP_NET_RAW")]
     Privileges { what: String },
-    #[error("this kernel has no BPF system call (CONFIG_BPF_SYSCALL): vipgate needs Linux 6.1 or later")]
-    NoBpf,
+    #[error("Linux {release} cannot run vipgate: {why}")]
+    Unsupported { release: String, why: String },
     #[error("cannot {what}")]
     Io { what: String, source: io::Error },
     #[error("the size {name} = {value} is not possible: {rule}")]
@@ -56,7 +56,6 @@ impl LoadError {
     pub(crate) fn object(source: aya::EbpfError) -> Self {
         match os_error(&source) {
             Some(libc::EPERM | libc::EACCES) => Self::Privileges { what: "create BPF maps".into() },
-            Some(libc::ENOSYS) => Self::NoBpf,
             _ => Self::Object { source: Box::new(source) },
         }
     }
@@ -65,21 +64,37 @@ impl LoadError {
         if os_error(source) == Some(libc::EPERM) {
             return Self::Privileges { what: format!("load the program {name}") };
         }
-        let reason = match source {
+        match source {
             aya::programs::ProgramError::LoadError { io_error, verifier_log } => {
-                format!("{io_error}; the verifier's last words: {}", last_lines(&verifier_log.to_string()))
+                Self::refused(name, io_error, &verifier_log.to_string())
             }
-            other => causes(other),
+            other => Self::Program { name, reason: printable(&causes(other)) },
+        }
+    }
+
+    fn refused(name: &'static str, error: &io::Error, log: &str) -> Self {
+        let reason = match last_words(log) {
+            words if words.is_empty() => error.to_string(),
+            words => format!("{error}; the verifier's last words: {words}"),
         };
-        Self::Program { name, reason }
+        Self::Program { name, reason: printable(&reason) }
     }
 }
 
-/// The end of a log, where the reason is; the whole of it is megabytes.
-fn last_lines(log: &str) -> String {
-    const LINES: usize = 8;
-    let lines: Vec<&str> = log.lines().filter(|line| !line.trim().is_empty()).collect();
-    lines[lines.len().saturating_sub(LINES)..].join("\n")
+/// The end of a log, where the reason is, in one line; the whole of it is megabytes. What the kernel counted comes after the
+/// reason.
+fn last_words(log: &str) -> String {
+    const LINES: usize = 3;
+    const COUNTS: [&str; 5] = ["processed ", "verification time ", "stack depth ", "max_states", "mark_precise"];
+    let is_word = |line: &&str| !line.is_empty() && !COUNTS.iter().any(|start| line.starts_with(start));
+    let lines: Vec<&str> = log.lines().map(str::trim).filter(is_word).collect();
+    lines[lines.len().saturating_sub(LINES)..].join(" | ")
+}
+
+/// Text of others as one line, without what a terminal would obey: an error may be shown anywhere.
+pub(crate) fn printable(text: &str) -> String {
+    let words = text.split(|c: char| c.is_control() || c.is_whitespace()).filter(|word| !word.is_empty());
+    words.collect::<Vec<_>>().join(" ")
 }
 
 /// A table could not be read or written.
@@ -151,4 +166,30 @@ pub(crate) fn os_error(error: &(dyn Error + 'static)) -> Option<i32> {
         next = error.source();
     }
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_verifier_said_last_is_one_printable_line() {
+        let log = "func#0 @0\n0: R1=ctx()\n; let end = data + len\t@ parse.rs:7\n17: (0f) r3 += r2\n\
+                   math between pkt pointer and register with unbounded min value is not allowed\n\n\
+                   processed 95 insns (limit 1000000) max_states_per_insn 0 total_states 6\n";
+        let words = last_words(log);
+        assert!(words.ends_with(
+            "17: (0f) r3 += r2 | math between pkt pointer and register with unbounded min value is not allowed"
+        ));
+        assert_eq!(printable(&words), words.replace('\t', " "));
+    }
+
+    #[test]
+    fn text_of_others_has_no_characters_that_a_terminal_obeys() {
+        assert_eq!(printable("a\u{1b}[31m\nb\0c\t\td \u{b7}"), "a [31m b c d \u{b7}");
+        let refused = io::Error::from_raw_os_error(libc::EINVAL);
+        let error = LoadError::refused("vipgate_xdp", &refused, "first\nsecond\0\nthird");
+        assert!(!error.to_string().contains(char::is_control), "{error:?}");
+        assert!(error.to_string().ends_with("first | second | third"), "{error}");
+    }
 }

@@ -4,8 +4,8 @@
 //! restart finds tables and flows as they were and swaps each device's program in place. Everything here blocks (it
 //! makes system calls); callers on the async runtime use `spawn_blocking`.
 //!
-//! The only module of the controller with unsafe code, all of it in `mapping` (shared memory), `link`, `grace` and
-//! `ethtool` (one system call each that no crate here has a safe way for).
+//! The only module of the controller with unsafe code, all of it in `mapping` (shared memory), `link`, `kernel`,
+//! `grace` and `ethtool` (one system call each that no crate here has a safe way for).
 #![allow(unsafe_code, reason = "shared memory, bare bpf(2), membarrier(2) and ioctl(2) calls; see each SAFETY comment")]
 
 mod attach;
@@ -21,6 +21,7 @@ mod filter;
 mod flows;
 mod grace;
 mod interest;
+mod kernel;
 mod link;
 mod mapping;
 mod migrate;
@@ -30,6 +31,7 @@ mod redirects;
 mod rtnl;
 pub mod status;
 mod tables;
+mod trial;
 
 use std::{
     fmt,
@@ -46,17 +48,19 @@ pub use self::{
     attach::Target,
     bpffs::{Detached, PinDir, detach},
     choice::{hook_for, why, why_tc},
-    classifier::TcMode,
+    classifier::{TcMode, lost_filters},
     connections::{Connection, hz, read_connections},
     error::{AttachError, LoadError, TableError, causes},
     ethtool::{Driver, driver, drivers},
     filter::{FilterError, PRIORITY as FILTER_PRIORITY},
     flows::{FlowTable, Loads},
+    kernel::release,
     mapping::Mapping,
     object::load_persistently,
     ports::Ports,
     status::Reasons,
     tables::{Epoch, Tables},
+    trial::{Trial, try_programs},
 };
 use self::{classifier::Way, object::Programs};
 
@@ -188,9 +192,9 @@ impl Plane {
             warn!(tables = other, "tables of another version cannot be read: the connections in them end");
         }
         migrate::resize(&dir, options.sizes)?;
-        let (mut programs, sizes) = object::prepare(&dir, options.sizes)?;
+        let (mut programs, sizes) = object::prepare(&dir, options.sizes).map_err(kernel::explain)?;
         programs.refuse(options.refused);
-        programs.load_for(options.hook)?;
+        programs.load_for(options.hook).map_err(kernel::explain)?;
         let way = Way::find(options.tc, &mut programs)?;
         if way == Way::Filter {
             // What a controller left that was killed between two steps, and on devices that were renamed since.

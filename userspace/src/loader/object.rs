@@ -79,6 +79,16 @@ fn shapes(sizes: Sizes) -> Vec<Shape> {
     ]
 }
 
+/// The programs that the object has.
+pub(super) const PROGRAMS: [&str; 6] = [
+    maps::PROGRAM_XDP,
+    maps::PROGRAM_TC,
+    maps::PROGRAM_BEHIND,
+    maps::PROGRAM_QUEUE,
+    maps::PROGRAM_EGRESS,
+    maps::PROGRAM_CLOCK,
+];
+
 /// The programs, each loaded when it is first asked for: the kernel's verification of one takes long.
 #[derive(Debug)]
 pub(super) struct Programs {
@@ -142,6 +152,16 @@ impl Programs {
             |program: &RawTracePoint| program.fd().is_ok(),
             RawTracePoint::load,
         )
+    }
+
+    /// Loads the program of this name. Tells how many instructions the kernel followed to verify it, if the kernel does.
+    pub(super) fn load(&mut self, name: &'static str) -> Result<Option<u32>, LoadError> {
+        let info = match name {
+            maps::PROGRAM_XDP | maps::PROGRAM_CLOCK => self.frame_program(name)?.info(),
+            maps::PROGRAM_REDIRECTS => self.redirects()?.info(),
+            _ => self.classifier(name)?.info(),
+        };
+        Ok(info.map_err(|error| LoadError::program(name, &error))?.verified_instruction_count())
     }
 
     pub(super) fn jiffies(&mut self) -> Result<u32, LoadError> {
@@ -215,6 +235,17 @@ pub(super) fn prepare_bridging(
         return Err(LoadError::Incomplete { kind: "map", name });
     }
     Ok(Programs { ebpf, refused: &[] })
+}
+
+/// The object with small tables of its own, pinned nowhere: to see whether its programs load.
+pub(super) fn prepare_apart() -> Result<Programs, LoadError> {
+    /// Elements of each table: no program depends on how many there are.
+    const FEW: u32 = 16;
+    let mut loader = EbpfLoader::new();
+    for shape in shapes(Sizes::default()) {
+        loader.map_max_entries(shape.name, shape.entries.min(FEW));
+    }
+    Ok(Programs { ebpf: loader.load(OBJECT).map_err(LoadError::object)?, refused: &[] })
 }
 
 /// Opens the maps, and makes and pins those that are missing.

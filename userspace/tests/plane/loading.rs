@@ -159,7 +159,8 @@ fn auto_takes_tc_where_the_kernel_refuses_the_xdp_program() {
         for _ in 0..2 {
             assert_eq!(plane.attach(&lossless(target(&room, "r0"))).expect("attaches"), Hook::Tc);
         }
-        assert!(open(Hook::Xdp).is_err(), "who insists on it is told");
+        let error = open(Hook::Xdp).expect_err("who insists on it is told");
+        assert!(matches!(&error, LoadError::Unsupported { why, .. } if why.contains(refused[0])), "{error}");
     }
 }
 
@@ -170,7 +171,32 @@ fn auto_takes_native_xdp_where_the_kernel_refuses_the_tc_program() {
     let open = |hook| loader::Plane::open(&Options { refused: &[maps::PROGRAM_TC], ..room.options(hook) });
     let plane = open(Hook::Auto).expect("opens");
     assert_eq!(plane.attach(&lossless(target(&room, "r0"))).expect("attaches"), Hook::Xdp);
-    assert!(open(Hook::Tc).is_err());
+    assert!(matches!(open(Hook::Tc), Err(LoadError::Unsupported { .. })));
+}
+
+#[test]
+fn a_kernel_that_takes_neither_program_is_refused_before_a_device_is_touched() {
+    let room = Room::enter();
+    let refused = &[maps::PROGRAM_TC, maps::PROGRAM_XDP];
+    let error = loader::Plane::open(&Options { refused, ..room.options(Hook::Auto) }).expect_err("refused");
+    assert!(error.to_string().starts_with("Linux ") && error.to_string().contains("cannot run vipgate: "), "{error}");
+}
+
+#[test]
+fn programs_are_tried_beside_a_running_plane_and_leave_nothing() {
+    let room = Room::enter();
+    room.veth("r0", "c0", "10.0.0.1/24");
+    let plane = room.open(Hook::Tc).expect("opens");
+    plane.attach(&target(&room, "r0")).expect("attaches");
+    let epoch = || plane.epoch().and_then(|epoch| Ok(epoch.get()?.epoch)).expect("readable");
+    let before = epoch();
+    let trials = loader::try_programs().expect("this kernel runs vipgate");
+    assert_eq!(trials.len(), 6);
+    for trial in trials {
+        assert!(trial.loads && trial.reason.is_none() && trial.instructions > Some(0), "{trial:?}");
+    }
+    assert_eq!(epoch(), before);
+    assert_eq!(plane.attached().expect("a list"), [(Hook::Tc, "r0".to_owned())]);
 }
 
 #[test]
