@@ -2,15 +2,12 @@
 
 use std::{collections::BTreeMap, fs, path::Path};
 
-use nix::sys::{
-    statfs::{BPF_FS_MAGIC, statfs},
-    utsname::uname,
-};
+use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
 use super::DoctorError;
 use crate::{
     config::Config,
-    loader::{Driver, Hook, PinDir, driver, drivers},
+    loader::{self, Driver, Hook, LoadError, PinDir, Trial, driver, drivers, release},
     net::{Link, Netlink, sysctl},
 };
 
@@ -26,12 +23,16 @@ pub(super) struct Facts {
     pub(super) jit: Option<u32>,
     /// The kernel describes its types, which newer features of the loader want.
     pub(super) btf: bool,
+    /// What became of our programs, or why none could be tried.
+    pub(super) programs: Result<Vec<Trial>, String>,
     /// It has the HTB queueing discipline, or a module of it.
     pub(super) htb: bool,
     pub(super) ip_forward: u32,
     /// Connections that the kernel tracks in this namespace; `None`: the module is not loaded.
     pub(super) tracked: Option<u32>,
     pub(super) cpus: u32,
+    /// Those that there could be, for which drivers keep queues.
+    pub(super) possible_cpus: u32,
     pub(super) devices: Vec<DeviceFacts>,
     /// Pinned links whose device is not there.
     pub(super) lost: Vec<String>,
@@ -41,6 +42,8 @@ pub(super) struct Facts {
 pub(super) struct DeviceFacts {
     pub(super) link: Link,
     pub(super) hook: Option<Hook>,
+    /// A TC filter of ours is pinned and not there.
+    pub(super) filter_lost: bool,
     pub(super) driver: Driver,
     /// Those that carry its frames: of a bond, its devices'.
     pub(super) drivers: Vec<String>,
@@ -62,8 +65,7 @@ pub(super) struct Peer {
 
 /// By its functions, or by the list of modules.
 fn has_htb() -> bool {
-    let release = uname().map(|name| name.release().to_string_lossy().into_owned()).unwrap_or_default();
-    let modules = format!("/lib/modules/{release}/modules.dep");
+    let modules = format!("/lib/modules/{}/modules.dep", release());
     let names = |path: &str, name: &str| fs::read_to_string(path).is_ok_and(|text| text.contains(name));
     names("/proc/kallsyms", " htb_enqueue") || names(&modules, "sch_htb")
 }
@@ -75,14 +77,24 @@ impl Facts {
         let pinned: BTreeMap<String, Hook> =
             PinDir::new(&config.bpffs).pinned_links()?.into_iter().map(|(hook, device)| (device, hook)).collect();
         let wanted = |link: &&Link| match pinned.is_empty() {
-            true => link.device.ethernet && link.device.up && link.device.name != "lo",
+            true => link.device.ethernet && link.device.up && link.device.name != "lo" && !link.enslaved,
             false => pinned.contains_key(&link.device.name),
         };
-        let devices = links.iter().filter(wanted).map(|link| DeviceFacts::collect(link, &links, &pinned)).collect();
+        let mut devices: Vec<DeviceFacts> =
+            links.iter().filter(wanted).map(|link| DeviceFacts::collect(link, &links, &pinned)).collect();
+        let lost_filters = loader::lost_filters(&config.bpffs)?;
+        for device in &mut devices {
+            device.filter_lost = lost_filters.contains(&device.link.device.name);
+        }
         let lost = pinned.keys().filter(|name| !links.iter().any(|link| link.device.name == **name)).cloned().collect();
         let existing = config.bpffs.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
         Ok(Self {
-            kernel: uname().map(|name| name.release().to_string_lossy().into_owned()).unwrap_or_default(),
+            kernel: release(),
+            programs: match loader::try_programs() {
+                Ok(programs) => Ok(programs),
+                Err(error @ LoadError::Privileges { .. }) => return Err(error.into()),
+                Err(error) => Err(loader::causes(&error)),
+            },
             hook: config.hook,
             bpffs: config.bpffs.display().to_string(),
             bpffs_is_mounted: statfs(existing).is_ok_and(|found| found.filesystem_type() == BPF_FS_MAGIC),
@@ -91,6 +103,7 @@ impl Facts {
             htb: has_htb(),
             ip_forward: number("/proc/sys/net/ipv4/ip_forward").unwrap_or(0),
             tracked: number("/proc/sys/net/netfilter/nf_conntrack_count"),
+            possible_cpus: possible_cpus(),
             cpus: std::thread::available_parallelism().map_or(1, |cpus| u32::try_from(cpus.get()).unwrap_or(1)),
             devices,
             lost,
@@ -105,6 +118,7 @@ impl DeviceFacts {
         Self {
             link: link.clone(),
             hook: pinned.get(name).copied(),
+            filter_lost: false,
             driver: driver(name).unwrap_or_default(),
             drivers: drivers(name),
             forwarding: sysctl::read(name, "forwarding"),
@@ -117,6 +131,13 @@ impl DeviceFacts {
             }),
         }
     }
+}
+
+/// One more than the highest number in a list such as `0-3` (admin-guide/cputopology).
+fn possible_cpus() -> u32 {
+    let list = fs::read_to_string("/sys/devices/system/cpu/possible").unwrap_or_default();
+    let last = list.trim().rsplit([',', '-']).next().and_then(|number| number.parse::<u32>().ok());
+    last.map_or(1, |last| last + 1)
 }
 
 fn number(path: &str) -> Option<u32> {

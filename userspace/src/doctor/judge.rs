@@ -6,21 +6,27 @@ use super::{
     Examined, Facts, Finding, Report, Severity,
     facts::{DeviceFacts, Peer},
 };
-use crate::loader::{Hook, hook_for, why};
+use crate::loader::{Hook, Trial, hook_for, why};
+use vipgate_abi::maps;
 
-/// The first kernel with TCX links.
-const OLDEST: (u32, u32) = (6, 6);
+/// For what no setting mends.
+const NEWER_KERNEL: &str = "boot Linux 6.1 or later, as distributions build it";
+/// The driver whose receive offloads are the hypervisor's: it turns them off itself under XDP, and keeps half of its queues
+/// for XDP.
+const VIRTIO: &str = "virtio_net";
+
 /// Native XDP without multi-buffer wants a packet in one page, beside its headroom and the kernel's own data.
 const XDP_MTU: u32 = 3498;
 
 pub(super) fn judge(facts: &Facts) -> Report {
     let mut findings = Vec::new();
     kernel(facts, &mut findings);
+    programs(facts, &mut findings);
     network(facts, &mut findings);
     for device in &facts.devices {
         settings(device, &mut findings);
         offloads(device, facts.hook, &mut findings);
-        queues(device, facts.cpus, &mut findings);
+        queues(device, facts, &mut findings);
         mtu(device, facts, &mut findings);
         carried(device, facts, &mut findings);
     }
@@ -34,7 +40,8 @@ pub(super) fn judge(facts: &Facts) -> Report {
         mtu: device.link.device.mtu,
         queues: receive_queues(device),
     });
-    Report { kernel: facts.kernel.clone(), devices: devices.collect(), findings }
+    let programs = facts.programs.clone().unwrap_or_default();
+    Report { kernel: facts.kernel.clone(), devices: devices.collect(), programs, findings }
 }
 
 fn router(severity: Severity, check: &'static str, problem: String, remedy: impl Into<String>) -> Finding {
@@ -42,10 +49,6 @@ fn router(severity: Severity, check: &'static str, problem: String, remedy: impl
 }
 
 fn kernel(facts: &Facts, findings: &mut Vec<Finding>) {
-    if version(&facts.kernel).is_some_and(|version| version < OLDEST) {
-        let problem = format!("the kernel {} has no TCX links, which vipgate needs", facts.kernel);
-        findings.push(router(Severity::Error, "kernel", problem, "boot Linux 6.6 or later"));
-    }
     if !facts.bpffs_is_mounted {
         let problem = format!("{} is on no BPF file system: tables would not outlive the controller", facts.bpffs);
         findings.push(router(Severity::Error, "bpffs", problem, "mount -t bpf bpf /sys/fs/bpf"));
@@ -70,10 +73,46 @@ fn kernel(facts: &Facts, findings: &mut Vec<Finding>) {
     }
 }
 
-/// Major and minor number of a release.
-fn version(release: &str) -> Option<(u32, u32)> {
-    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse);
-    Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
+/// Whether the kernel takes the programs, each as bad as what needs it.
+fn programs(facts: &Facts, findings: &mut Vec<Finding>) {
+    let programs = match &facts.programs {
+        Ok(programs) => programs,
+        Err(reason) => {
+            findings.push(router(Severity::Error, "kernel", reason.clone(), NEWER_KERNEL));
+            return;
+        }
+    };
+    for Trial { name, reason, .. } in programs {
+        let Some(reason) = reason else { continue };
+        let (severity, effect, remedy) = match (*name, facts.hook) {
+            (maps::PROGRAM_QUEUE, _) => {
+                (Severity::Warning, "bandwidth limits drop what exceeds them, with no queue", NEWER_KERNEL)
+            }
+            (maps::PROGRAM_XDP | maps::PROGRAM_BEHIND, Hook::Tc) => {
+                (Severity::Note, "native XDP is not to be had; the hook `tc` does without", NEWER_KERNEL)
+            }
+            (maps::PROGRAM_XDP | maps::PROGRAM_BEHIND, Hook::Auto) => {
+                let is_wanted = facts.devices.iter().any(|device| hook_for(Hook::Auto, &device.drivers) == Hook::Xdp);
+                let severity = if is_wanted { Severity::Warning } else { Severity::Note };
+                (severity, "`auto` takes TC on every device", NEWER_KERNEL)
+            }
+            (maps::PROGRAM_XDP | maps::PROGRAM_BEHIND, _) => (
+                Severity::Error,
+                "the hook is not to be had",
+                "set hook = \"auto\" in vipgate.toml; systemctl restart vipgate",
+            ),
+            (maps::PROGRAM_TC, Hook::Xdp | Hook::XdpGeneric) => {
+                (Severity::Note, "TC is not to be had; the hook that is set does without", NEWER_KERNEL)
+            }
+            _ => (Severity::Error, "the controller cannot start", NEWER_KERNEL),
+        };
+        findings.push(router(
+            severity,
+            "kernel_program",
+            format!("{name} does not load, so {effect}: {reason}"),
+            remedy,
+        ));
+    }
 }
 
 fn network(facts: &Facts, findings: &mut Vec<Finding>) {
@@ -129,12 +168,13 @@ fn offloads(device: &DeviceFacts, wanted: Hook, findings: &mut Vec<Finding>) {
     let name = &device.link.device.name;
     let on = |feature: &str| device.driver.features.get(feature).copied().unwrap_or(false);
     let xdp = is_xdp(device, wanted);
-    if on("rx-lro") {
+    let switched_on = |feature: &str| on(feature) && !device.driver.fixed.contains(feature);
+    if switched_on("rx-lro") {
         let problem =
             "large receive offload merges packets that are to be forwarded, and keeps native XDP off".to_owned();
         findings.push(about(device, Severity::Error, "lro", problem, format!("ethtool -K {name} lro off")));
     }
-    if xdp && on("rx-gro-hw") {
+    if xdp && switched_on("rx-gro-hw") && device.driver.name != VIRTIO {
         let problem = "the hardware merges packets before XDP sees them".to_owned();
         findings.push(about(device, Severity::Warning, "gro_hw", problem, format!("ethtool -K {name} rx-gro-hw off")));
     }
@@ -175,13 +215,35 @@ fn xdp_peer(device: &DeviceFacts, peer: &Peer, findings: &mut Vec<Finding>) {
     }
 }
 
-fn queues(device: &DeviceFacts, cpus: u32, findings: &mut Vec<Finding>) {
+fn queues(device: &DeviceFacts, facts: &Facts, findings: &mut Vec<Finding>) {
     let Some((used, most)) = device.driver.channels else { return };
+    let (name, cpus) = (&device.link.device.name, facts.cpus);
     let wanted = cpus.min(most);
+    let is_virtio = device.driver.name == VIRTIO;
     if !device.link.device.veth && used < wanted {
         let problem = format!("{used} of {most} receive queues are in use for {cpus} CPUs: the others get no packets");
-        let remedy = format!("ethtool -L {} combined {wanted}", device.link.device.name);
+        let set = format!("ethtool -L {name} combined {wanted}");
+        let remedy = match is_virtio && device.link.xdp {
+            // The driver refuses while it carries an XDP program.
+            true => format!("systemctl stop vipgate; vipgate detach; {set}; systemctl start vipgate"),
+            false => set,
+        };
         findings.push(about(device, Severity::Warning, "queues", problem, remedy));
+    }
+    // One for each CPU beside those that receive, or all CPUs send by the same, under a lock.
+    let needed = cpus + facts.possible_cpus;
+    if is_virtio && is_xdp(device, facts.hook) && most < needed {
+        let problem = format!(
+            "it has {most} queue pairs, native XDP takes {needed} ({cpus} to receive, and one for each of {} CPUs to send): \
+             without them all CPUs send under one lock",
+            facts.possible_cpus
+        );
+        let remedy = format!(
+            "give the VM {needed} queues in the hypervisor: libvirt <driver queues='{needed}'/>, QEMU queues={needed} and \
+             mq=on,vectors={}",
+            2 * needed + 2
+        );
+        findings.push(about(device, Severity::Note, "xdp_queues", problem, remedy));
     }
 }
 
@@ -216,6 +278,10 @@ fn carried(device: &DeviceFacts, facts: &Facts, findings: &mut Vec<Finding>) {
     }
     if device.hook.is_some_and(|hook| is_native_or_generic(hook) && !device.link.xdp) {
         let problem = "its pinned XDP program is not on it any more".to_owned();
+        findings.push(about(device, Severity::Error, "program", problem, "systemctl restart vipgate".to_owned()));
+    }
+    if device.filter_lost {
+        let problem = "a TC filter of vipgate is not on it any more: somebody removed it, or clsact".to_owned();
         findings.push(about(device, Severity::Error, "program", problem, "systemctl restart vipgate".to_owned()));
     }
     if device.link.xdp && !device.hook.is_some_and(is_native_or_generic) && facts.hook != Hook::Tc {

@@ -1,6 +1,7 @@
 //! `vipgate doctor`: what hinders this router, and the command that mends it.
 //!
-//! [`facts`] reads the kernel and its devices, [`judge`] is pure: facts in, findings out. Changes nothing, and needs no
+//! [`facts`] reads the kernel and its devices, and loads our programs apart from those in use, to know; [`judge`] is pure:
+//! facts in, findings out. Changes nothing, and needs no
 //! running controller: the managed devices are those with a pinned link; before the first start, every Ethernet device
 //! that is up is a candidate.
 
@@ -14,7 +15,11 @@ use std::fmt;
 use serde::Serialize;
 
 use self::facts::Facts;
-use crate::{config::Config, loader::LoadError, net::NetError};
+use crate::{
+    config::Config,
+    loader::{LoadError, Trial},
+    net::NetError,
+};
 
 /// How bad a finding is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -61,6 +66,8 @@ pub struct Examined {
 pub struct Report {
     pub kernel: String,
     pub devices: Vec<Examined>,
+    /// Whether this kernel takes our programs.
+    pub programs: Vec<Trial>,
     /// The worst first.
     pub findings: Vec<Finding>,
 }
@@ -93,6 +100,13 @@ impl fmt::Display for Report {
             let hook = hook.as_deref().unwrap_or("no program");
             writeln!(f, "device   {name}: {hook}, driver {driver}, MTU {mtu}, receive queues {queues}")?;
             writeln!(f, "         {why}")?;
+        }
+        for Trial { name, instructions, reason, .. } in &self.programs {
+            match (reason, instructions) {
+                (Some(_), _) => writeln!(f, "program  {name}: does not load")?,
+                (None, Some(instructions)) => writeln!(f, "program  {name}: {instructions} instructions verified")?,
+                (None, None) => writeln!(f, "program  {name}: loads")?,
+            }
         }
         for Finding { severity, device, problem, remedy, .. } in &self.findings {
             let severity = match severity {

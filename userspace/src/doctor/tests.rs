@@ -1,12 +1,14 @@
 use super::{
-    Facts,
+    Facts, Finding, Severity,
     facts::{DeviceFacts, Peer},
     judge::{is_native_or_generic, judge},
 };
 use crate::{
-    loader::{Driver, Hook},
+    loader::{Driver, Hook, Trial},
     net::{Device, Link},
 };
+use std::collections::BTreeSet;
+use vipgate_abi::maps;
 
 fn device(name: &str, hook: Option<Hook>) -> DeviceFacts {
     let features = [("rx-gro", true), ("tx-tcp-segmentation", true)];
@@ -23,13 +25,16 @@ fn device(name: &str, hook: Option<Hook>) -> DeviceFacts {
             },
             rx_queues: 2,
             peer: None,
+            enslaved: false,
             xdp: hook.is_some_and(is_native_or_generic),
         },
         hook,
+        filter_lost: false,
         driver: Driver {
             name: "virtio_net".to_owned(),
             features: features.map(|(name, on)| (name.to_owned(), on)).into(),
-            channels: Some((2, 2)),
+            fixed: BTreeSet::new(),
+            channels: Some((4, 4)),
         },
         drivers: vec!["virtio_net".to_owned()],
         forwarding: 1,
@@ -51,10 +56,14 @@ fn healthy() -> Facts {
         bpffs_is_mounted: true,
         jit: Some(1),
         btf: true,
+        programs: Ok([maps::PROGRAM_XDP, maps::PROGRAM_TC, maps::PROGRAM_BEHIND, maps::PROGRAM_QUEUE]
+            .map(|name| Trial { name, loads: true, instructions: Some(1000), reason: None })
+            .into()),
         htb: true,
         ip_forward: 1,
         tracked: None,
         cpus: 2,
+        possible_cpus: 2,
         devices: vec![device("eth0", Some(Hook::Xdp)), device("eth1", Some(Hook::Xdp))],
         lost: Vec::new(),
     }
@@ -89,8 +98,9 @@ fn each_device_says_which_hook_it_has_or_is_to_get_and_why() {
 
 #[test]
 fn every_defect_of_the_router_is_found_alone() {
-    assert_eq!(found(|facts| facts.kernel = "5.15.0".to_owned()), ["kernel"]);
-    assert_eq!(found(|facts| facts.kernel = "6.5.9".to_owned()), ["kernel"]);
+    assert_eq!(found(|facts| facts.programs = Err("Linux 5.10 cannot run vipgate".to_owned())), ["kernel"]);
+    // It is tried, not guessed.
+    assert_eq!(found(|facts| facts.kernel = "5.15.0".to_owned()), [""; 0]);
     assert_eq!(found(|facts| facts.bpffs_is_mounted = false), ["bpffs"]);
     assert_eq!(found(|facts| facts.jit = Some(0)), ["jit"]);
     assert_eq!(found(|facts| facts.jit = None), [""; 0]);
@@ -111,14 +121,89 @@ fn every_defect_of_a_device_is_found_alone() {
     assert_eq!(spoiled(|device| device.rp_filter = 1), ["rp_filter"]);
     assert_eq!(spoiled(|device| device.rp_filter = 2), [""; 0]);
     assert_eq!(spoiled(|device| turn_on(device, "rx-lro")), ["lro"]);
-    assert_eq!(spoiled(|device| turn_on(device, "rx-gro-hw")), ["gro_hw"]);
     assert_eq!(spoiled(|device| device.driver.channels = Some((1, 8))), ["queues"]);
-    assert_eq!(spoiled(|device| device.driver.channels = Some((1, 1))), [""; 0]);
+    assert_eq!(spoiled(|device| device.filter_lost = true), ["program"]);
     assert_eq!(spoiled(|device| device.link.device.mtu = 9000), ["mtu"]);
     assert_eq!(spoiled(|device| device.link.device.up = false), ["down"]);
     assert_eq!(spoiled(|device| device.link.xdp = false), ["program"]);
     assert_eq!(spoiled(|device| device.hook = Some(Hook::Tc)), ["foreign_xdp"]);
     assert_eq!(spoiled(|device| device.hook = Some(Hook::XdpGeneric)), ["generic_xdp"]);
+}
+
+/// The findings of a router whose first device is spoiled so.
+fn findings(spoil: impl FnOnce(&mut Facts)) -> Vec<Finding> {
+    let mut facts = healthy();
+    spoil(&mut facts);
+    judge(&facts).findings
+}
+
+#[test]
+fn what_cannot_be_switched_is_not_to_be_switched() {
+    let spoil = |fixed: bool, driver: &str, feature: &str| {
+        found(|facts| {
+            let device = &mut facts.devices[0];
+            device.driver.name = driver.to_owned();
+            device.drivers = vec![driver.to_owned()];
+            turn_on(device, feature);
+            if fixed {
+                device.driver.fixed.insert(feature.to_owned());
+            }
+        })
+    };
+    assert_eq!(spoil(false, "bnxt_en", "rx-gro-hw"), ["gro_hw"]);
+    assert_eq!(spoil(true, "bnxt_en", "rx-gro-hw"), [""; 0]);
+    assert_eq!(spoil(true, "bnxt_en", "rx-lro"), [""; 0]);
+    // On virtio it is what the hypervisor may send, and the driver's to switch.
+    assert_eq!(spoil(false, "virtio_net", "rx-gro-hw"), [""; 0]);
+}
+
+#[test]
+fn virtio_under_native_xdp_wants_a_queue_for_each_cpu_to_send_by() {
+    let with = |hook: Hook, channels: (u32, u32)| {
+        findings(|facts| {
+            let device = &mut facts.devices[0];
+            (device.hook, device.link.xdp) = (Some(hook), is_native_or_generic(hook));
+            device.driver.channels = Some(channels);
+        })
+    };
+    assert!(with(Hook::Xdp, (4, 4)).is_empty(), "two to receive, two to send");
+    assert!(with(Hook::Tc, (2, 2)).is_empty());
+    let few = with(Hook::Xdp, (2, 2));
+    assert_eq!((few.len(), few[0].check, few[0].severity), (1, "xdp_queues", Severity::Note));
+    assert!(few[0].remedy.contains("queues='4'") && few[0].remedy.contains("vectors=10"), "{}", few[0].remedy);
+    // ethtool cannot change them while an XDP program is there.
+    let unused = with(Hook::Xdp, (1, 4));
+    assert_eq!(unused[0].check, "queues");
+    assert!(unused[0].remedy.contains("vipgate detach; ethtool -L eth0 combined 2"), "{}", unused[0].remedy);
+    assert_eq!(with(Hook::Tc, (1, 4))[0].remedy, "ethtool -L eth0 combined 2");
+}
+
+#[test]
+fn a_program_that_does_not_load_is_as_bad_as_what_needs_it() {
+    let without = |name: &'static str, hook: Hook, drivers: &str| {
+        let findings = findings(|facts| {
+            facts.hook = hook;
+            facts.devices.truncate(1);
+            let device = &mut facts.devices[0];
+            (device.hook, device.link.xdp) = (None, false);
+            device.drivers = vec![drivers.to_owned()];
+            for trial in facts.programs.as_mut().expect("tried") {
+                if trial.name == name {
+                    (trial.loads, trial.reason) = (false, Some("the verifier says no".to_owned()));
+                }
+            }
+        });
+        assert_eq!(findings.len(), 1, "{findings:?}");
+        assert!(findings[0].problem.contains(name) && findings[0].problem.contains("says no"), "{findings:?}");
+        findings[0].severity
+    };
+    assert_eq!(without(maps::PROGRAM_XDP, Hook::Xdp, "mlx5_core"), Severity::Error);
+    assert_eq!(without(maps::PROGRAM_XDP, Hook::Auto, "mlx5_core"), Severity::Warning);
+    assert_eq!(without(maps::PROGRAM_XDP, Hook::Auto, "virtio_net"), Severity::Note);
+    assert_eq!(without(maps::PROGRAM_BEHIND, Hook::Tc, "virtio_net"), Severity::Note);
+    assert_eq!(without(maps::PROGRAM_TC, Hook::Auto, "virtio_net"), Severity::Error);
+    assert_eq!(without(maps::PROGRAM_TC, Hook::Xdp, "mlx5_core"), Severity::Note);
+    assert_eq!(without(maps::PROGRAM_QUEUE, Hook::Tc, "virtio_net"), Severity::Warning);
 }
 
 #[test]

@@ -2,7 +2,7 @@
 //! (linux/ethtool.h). In the loader because the request takes bare pointers.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs, io,
     net::UdpSocket,
     os::fd::{AsRawFd, RawFd},
@@ -27,6 +27,8 @@ pub struct Driver {
     pub name: String,
     /// Features (offloads) by ethtool's names, and whether they are on.
     pub features: BTreeMap<String, bool>,
+    /// Those of them that cannot be switched.
+    pub fixed: BTreeSet<String>,
     /// Receive queues in use and at most.
     pub channels: Option<(u32, u32)>,
 }
@@ -44,7 +46,10 @@ pub fn driver(device: &str) -> io::Result<Driver> {
     let mut info = command(GDRVINFO, 49);
     // The loopback, which has none, refuses.
     let name = ask(&mut info).map(|()| text(&bytes(&info[1..9]))).unwrap_or_default();
-    Ok(Driver { name, features: features(ask)?, channels })
+    let states = features(ask)?;
+    let fixed = states.iter().filter(|(_, state)| state.fixed).map(|(name, _)| name.clone()).collect();
+    let features = states.into_iter().map(|(name, state)| (name, state.active)).collect();
+    Ok(Driver { name, features, fixed, channels })
 }
 
 /// The names of the drivers that carry a device's frames: its own, or those of the devices that are bonded to it. Empty where
@@ -66,7 +71,12 @@ fn slaves(bond: &str) -> impl Iterator<Item = &str> {
     bond.lines().filter_map(|line| line.strip_prefix("Slave Interface:")).map(str::trim)
 }
 
-fn features(ask: impl Fn(&mut Vec<u32>) -> io::Result<()>) -> io::Result<BTreeMap<String, bool>> {
+struct Feature {
+    active: bool,
+    fixed: bool,
+}
+
+fn features(ask: impl Fn(&mut Vec<u32>) -> io::Result<()>) -> io::Result<BTreeMap<String, Feature>> {
     // cmd, reserved, a mask of 64 bits, the length of the one set that was asked for.
     let mut set = command(GSSET_INFO, 5);
     set[2] = 1 << FEATURES;
@@ -81,8 +91,9 @@ fn features(ask: impl Fn(&mut Vec<u32>) -> io::Result<()>) -> io::Result<BTreeMa
     states[1] = blocks;
     ask(&mut states)?;
     let names = bytes(&names[3..]);
-    let active = |feature: usize| states[2 + feature / 32 * 4 + 2] >> (feature % 32) & 1 == 1;
-    Ok(names.chunks(STRING).enumerate().map(|(feature, name)| (text(name), active(feature))).collect())
+    let is = |feature: usize, word: usize| states[2 + feature / 32 * 4 + word] >> (feature % 32) & 1 == 1;
+    let state = |feature| Feature { active: is(feature, 2), fixed: !is(feature, 0) || is(feature, 3) };
+    Ok(names.chunks(STRING).enumerate().map(|(feature, name)| (text(name), state(feature))).collect())
 }
 
 fn command(number: u32, words: usize) -> Vec<u32> {
@@ -135,7 +146,8 @@ mod tests {
     #[test]
     fn the_loopback_has_features_and_what_is_no_device_has_an_error() {
         let driver = driver("lo").expect("every machine has it");
-        assert!(driver.features.contains_key("rx-gro"), "{driver:?}");
+        assert!(driver.features.contains_key("rx-gro") && !driver.fixed.contains("rx-gro"), "{driver:?}");
+        assert!(driver.features["loopback"] && driver.fixed.contains("loopback"), "{driver:?}");
         assert!(super::driver("none").is_err());
         assert!(super::driver("a-name-that-is-much-too-long").is_err());
     }

@@ -49,6 +49,8 @@ pub struct Link {
     pub peer: Option<u32>,
     /// It carries an XDP program, whoever's.
     pub xdp: bool,
+    /// Part of another device, such as a bridge or a bond, which is the router's.
+    pub enslaved: bool,
 }
 
 /// What could not be done to the router's network.

@@ -198,13 +198,14 @@ fn device(link: &LinkMessage) -> Device {
 }
 
 fn link(message: &LinkMessage) -> Link {
-    let mut link = Link { device: device(message), rx_queues: 0, peer: None, xdp: false };
+    let mut link = Link { device: device(message), rx_queues: 0, peer: None, xdp: false, enslaved: false };
     let mut elsewhere = false;
     for attribute in &message.attributes {
         match attribute {
             LinkAttribute::NumRxQueues(queues) => link.rx_queues = *queues,
             LinkAttribute::Link(peer) => link.peer = Some(*peer),
             LinkAttribute::LinkNetNsId(_) => elsewhere = true,
+            LinkAttribute::Controller(master) => link.enslaved = *master != 0,
             LinkAttribute::Xdp(about) => {
                 let attached = |one: &LinkXdp| matches!(one, LinkXdp::Attached(how) if *how != XdpAttached::None);
                 link.xdp = about.iter().any(attached);
