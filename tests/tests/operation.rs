@@ -210,6 +210,26 @@ both_hooks! {
 }
 
 #[test]
+fn doctor_loads_every_program_beside_a_running_controller_and_leaves_nothing() -> Result<()> {
+    let run = Running::new(Hook::Tc, 1, 1)?;
+    let (_, _, vip) = run.cloud.balanced(VIP, WEB, &[0])?;
+    let output = vipgate(&run.lab, "doctor --output json")?;
+    let report: Value = serde_json::from_slice(&output.stdout)?;
+    let programs = report["programs"].as_array().context("programs")?;
+    assert_eq!(programs.len(), 6, "{report}");
+    for program in programs {
+        let is_well = program["loads"] == true && program["reason"].is_null();
+        assert!(is_well && program["instructions"].as_u64() > Some(0), "{program}");
+    }
+    run.lab.client().fetch(vip)?;
+    let entries = |path: &Path| Ok::<_, anyhow::Error>(fs::read_dir(path)?.count());
+    assert_eq!(entries(run.lab.bpffs.path())?, 1, "the running controller's");
+    let text = String::from_utf8_lossy(&vipgate(&run.lab, "doctor")?.stdout).into_owned();
+    assert!(text.contains("program  vipgate_tc: "), "{text}");
+    Ok(())
+}
+
+#[test]
 fn doctor_examines_every_device_of_a_router_before_its_first_start() -> Result<()> {
     let lab = Lab::new(LabOptions { hook: Hook::Tc, clients: 0, backends: 0 })?;
     let output = vipgate(&lab, "doctor")?;

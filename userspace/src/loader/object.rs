@@ -80,13 +80,14 @@ fn shapes(sizes: Sizes) -> Vec<Shape> {
 }
 
 /// The programs that the object has.
-pub(super) const PROGRAMS: [&str; 6] = [
+pub(super) const PROGRAMS: [&str; 7] = [
     maps::PROGRAM_XDP,
     maps::PROGRAM_TC,
     maps::PROGRAM_BEHIND,
     maps::PROGRAM_QUEUE,
     maps::PROGRAM_EGRESS,
     maps::PROGRAM_CLOCK,
+    maps::PROGRAM_REDIRECTS,
 ];
 
 /// The programs, each loaded when it is first asked for: the kernel's verification of one takes long.

@@ -25,6 +25,8 @@ pub(super) struct Managed {
     ports: BTreeMap<u32, Port>,
     /// By name: the device as it was set up, and its port number.
     ready: BTreeMap<String, (Device, u32)>,
+    /// Why those that are wanted are not.
+    reasons: BTreeMap<String, String>,
 }
 
 /// What a sync did.
@@ -32,7 +34,7 @@ pub(super) struct Managed {
 pub(super) struct Synced {
     /// Ports or devices changed: remembered next hops may be wrong.
     pub(super) changed: bool,
-    /// Devices that were set up anew or came up: their VIPs are to be announced.
+    /// Devices that were set up anew, came up or have another MAC address: their VIPs are to be announced.
     pub(super) fresh: BTreeSet<String>,
     pub(super) errors: Vec<ApplyError>,
 }
@@ -42,12 +44,17 @@ impl Managed {
     pub(super) fn new(plane: Arc<Plane>) -> Result<Self, LoadError> {
         let table = plane.ports()?;
         let ports = table.list()?;
-        Ok(Self { plane, table, ports, ready: BTreeMap::new() })
+        Ok(Self { plane, table, ports, ready: BTreeMap::new(), reasons: BTreeMap::new() })
     }
 
     /// The device of that name, if it is set up.
     pub(super) fn get(&self, name: &str) -> Option<&Device> {
         self.ready.get(name).map(|(device, _)| device)
+    }
+
+    /// Why the device of that name is not set up, if that was tried.
+    pub(super) fn reason(&self, name: &str) -> Option<&str> {
+        self.reasons.get(name).map(String::as_str)
     }
 
     /// Sets up a device that nothing stored wants yet. True: ports or devices changed.
@@ -62,12 +69,14 @@ impl Managed {
         let mut synced = Synced::default();
         let found: BTreeMap<&str, &Device> = devices.iter().map(|device| (device.name.as_str(), device)).collect();
         self.drop_others(wanted, &found, &mut synced);
+        self.reasons.clear();
         for name in wanted {
             let result = match found.get(name.as_str()) {
                 Some(device) => self.set_up(device, &mut synced),
                 None => Err("there is no such device on this router; it will be set up when it appears".to_owned()),
             };
             if let Err(reason) = result {
+                self.reasons.insert(name.clone(), reason.clone());
                 synced.errors.push(ApplyError::Device { device: name.clone(), reason });
             }
         }
@@ -105,7 +114,7 @@ impl Managed {
         if let Some((held, number)) = self.ready.get(&device.name).cloned() {
             let hook = if self.takes_frames(device.ifindex) { Hook::Xdp } else { Hook::Tc };
             synced.changed |= self.describe(number, device, hook).map_err(text)?;
-            if device.up && !held.up {
+            if (device.up && !held.up) || device.mac != held.mac {
                 synced.fresh.insert(device.name.clone());
             }
             self.ready.insert(device.name.clone(), (device.clone(), number));

@@ -348,6 +348,26 @@ fn what_fails_is_told_and_tried_again() {
 }
 
 #[test]
+fn a_vip_whose_device_cannot_be_set_up_says_why() {
+    let bench = Bench::new();
+    bench.room.ip("link add br0 type bridge");
+    bench.room.ip("link set br0 up");
+    bench.desired.set_devices(&["r0", "r1", "br0"]);
+    let plane = bench.room.open(Hook::Xdp).expect("opens");
+    let reconciler = bench.room.run(Reconciler::start(plane, bench.desired.clone(), Checks::default()));
+    let reconciler = reconciler.expect("starts");
+    for (host, device, words) in
+        [(5, "br0", "the driver of br0 cannot run XDP programs"), (6, "gone0", "no such device on this router")]
+    {
+        bench.desired.put(vip(host, device, [1]));
+        bench.desired.set_devices(&["r0", "r1", "br0", device]);
+        let error = bench.apply(&reconciler, &[&format!("vip-{host}")]).expect_err("its device cannot have XDP");
+        assert!(error.to_string().contains(&format!("its device {device} is not set up: ")), "{error}");
+        assert!(error.to_string().contains(words), "{error}");
+    }
+}
+
+#[test]
 fn managed_devices_get_the_settings_that_the_packet_path_needs() {
     let bench = Bench::new();
     let _reconciler = bench.start();

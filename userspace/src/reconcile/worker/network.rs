@@ -142,7 +142,9 @@ impl<S: Source> Worker<S> {
     /// True: the address is new on its device.
     async fn give_address(&self, device: &str, vip: Ipv4Addr) -> Result<bool, String> {
         let Some(device) = self.device(device) else {
-            return Err(format!("its device {device} is not set up; does it exist on this router?"));
+            let kernel = self.lock();
+            let reason = kernel.devices.reason(device).unwrap_or("nothing has asked for it yet");
+            return Err(format!("its device {device} is not set up: {reason}"));
         };
         self.net.add_vip(&device, vip).await.map_err(|error| error.to_string())
     }
