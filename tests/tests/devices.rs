@@ -40,7 +40,6 @@ fn serves_on(kind: &str, driver: &str) -> Result<()> {
         let cloud = Cloud::new(&lab, controller.api(&lab.router)?)?;
         let (_, listener, vip) = cloud.balanced(VIP, WEB, &[0])?;
         lab.client().fetch_many(vip, 10)?;
-        // Nobody has asked who has it yet but by its announcement, and it is still there after a change.
         cloud.add_backends(&listener, &[1])?;
         lab.client().fetch_many(vip, 10)?;
         let mut doctor = lab.router.command(vipgate_binary()?);

@@ -51,6 +51,8 @@ pub(super) struct DeviceFacts {
     pub(super) accept_local: u32,
     /// The larger of the device's own and that of all: what counts (ip-sysctl).
     pub(super) rp_filter: u32,
+    /// The device that a macvlan shares its link with, if it answers ARP requests for the macvlan's addresses.
+    pub(super) answers_for_it: Option<String>,
     /// A veth's other end, where it is in the same namespace.
     pub(super) peer: Option<Peer>,
 }
@@ -124,6 +126,10 @@ impl DeviceFacts {
             forwarding: sysctl::read(name, "forwarding"),
             accept_local: sysctl::read(name, "accept_local"),
             rp_filter: sysctl::read("all", "rp_filter").max(sysctl::read(name, "rp_filter")),
+            answers_for_it: link.device.shares.and_then(|index| {
+                let below = links.iter().find(|other| other.device.ifindex == index)?;
+                sysctl::answers_for_others(&below.device.name).then(|| below.device.name.clone())
+            }),
             peer: peer.map(|peer| Peer {
                 name: peer.device.name.clone(),
                 driver: driver(&peer.device.name).unwrap_or_default(),

@@ -144,6 +144,13 @@ fn settings(device: &DeviceFacts, findings: &mut Vec<Finding>) {
     if device.hook.is_none() {
         return;
     }
+    if let Some(below) = &device.answers_for_it {
+        let problem = format!(
+            "{below}, below it, answers ARP requests for its addresses: packets to VIPs come to {below}, which has no program"
+        );
+        let remedy = format!("sysctl -w net/ipv4/conf/{below}/arp_ignore=1");
+        findings.push(about(device, Severity::Error, "arp", problem, remedy));
+    }
     let mut wrong = |name: &'static str, value: u32, severity, problem: &str| {
         let remedy = format!("sysctl -w net/ipv4/conf/{}/{name}={value}", device.link.device.name);
         findings.push(about(device, severity, name, problem.to_owned(), remedy));

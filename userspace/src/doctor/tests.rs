@@ -21,6 +21,7 @@ fn device(name: &str, hook: Option<Hook>) -> DeviceFacts {
                 mac: [2; 6],
                 ethernet: true,
                 veth: false,
+                shares: None,
                 up: true,
             },
             rx_queues: 2,
@@ -40,6 +41,7 @@ fn device(name: &str, hook: Option<Hook>) -> DeviceFacts {
         forwarding: 1,
         accept_local: 1,
         rp_filter: 0,
+        answers_for_it: None,
         peer: None,
     }
 }
@@ -120,6 +122,7 @@ fn every_defect_of_a_device_is_found_alone() {
     assert_eq!(spoiled(|device| device.accept_local = 0), ["accept_local"]);
     assert_eq!(spoiled(|device| device.rp_filter = 1), ["rp_filter"]);
     assert_eq!(spoiled(|device| device.rp_filter = 2), [""; 0]);
+    assert_eq!(spoiled(|device| device.answers_for_it = Some("eth9".to_owned())), ["arp"]);
     assert_eq!(spoiled(|device| turn_on(device, "rx-lro")), ["lro"]);
     assert_eq!(spoiled(|device| device.driver.channels = Some((1, 8))), ["queues"]);
     assert_eq!(spoiled(|device| device.filter_lost = true), ["program"]);

@@ -37,6 +37,8 @@ pub struct Device {
     /// Carries Ethernet frames: the programs and ARP work on it.
     pub ethernet: bool,
     pub veth: bool,
+    /// Index of the device that a macvlan shares its link with, where it is in the same namespace.
+    pub shares: Option<u32>,
     pub up: bool,
 }
 

@@ -1,6 +1,7 @@
 //! The kernel settings that managed devices and source NAT need.
 //!
-//! Those of devices are set for the managed ones only, so that the router's management device does not become a router's.
+//! Those of devices are set for the managed ones only, so that the router's management device does not become a router's; and
+//! for the device below a macvlan, which shares its link.
 //! All stay when the controller ends, as the traffic does.
 
 use std::{
@@ -26,6 +27,18 @@ pub fn prepare(device: &str) -> Result<(), NetError> {
     // The larger of `all` and the device's own counts (ip-sysctl), and loose is the largest: it wins over strict.
     let strict = read("all", "rp_filter").max(read(device, "rp_filter")) == 1;
     if strict { write(device, "rp_filter", 2) } else { Ok(()) }
+}
+
+/// Has a device that shares its link with managed ones answer ARP requests for its own addresses alone: else it answers for
+/// theirs, VIPs among them, and their packets come to a device without a program.
+pub fn keep_to_own_addresses(device: &str) -> Result<(), NetError> {
+    if answers_for_others(device) { write(device, "arp_ignore", 1) } else { Ok(()) }
+}
+
+/// Whether a device answers ARP requests for addresses of other devices.
+pub fn answers_for_others(device: &str) -> bool {
+    // The larger of `all` and the device's own counts (ip-sysctl).
+    read("all", "arp_ignore").max(read(device, "arp_ignore")) == 0
 }
 
 /// Has the router's stack choose its own connections' ports among those that source NAT does not give to guests. A range

@@ -8,6 +8,7 @@ use std::{
     sync::Arc,
 };
 
+use nix::net::if_::if_indextoname;
 use tracing::{info, warn};
 use vipgate_abi::{maps::MAX_PORTS, port::Port};
 
@@ -126,6 +127,9 @@ impl Managed {
         let is_xdp = matches!(self.plane.hook(), Hook::Xdp | Hook::XdpGeneric) && self.takes_frames(device.ifindex);
         self.describe(number, device, if is_xdp { Hook::Xdp } else { Hook::Tc }).map_err(text)?;
         sysctl::prepare(&device.name).map_err(|error| error.to_string())?;
+        if let Some(below) = device.shares.and_then(|index| if_indextoname(index).ok()) {
+            sysctl::keep_to_own_addresses(&below.to_string_lossy()).map_err(|error| error.to_string())?;
+        }
         let target = Target::find(&device.name, device.ifindex);
         let hook = self.plane.attach(&target).map_err(|error| error.to_string())?;
         self.describe(number, device, hook).map_err(text)?;
