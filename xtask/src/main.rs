@@ -1,4 +1,5 @@
-//! The project's own commands: `cargo xtask setup | build | demo | test | fuzz | lint | bench | package`.
+//! The project's own commands: `cargo xtask setup | build | demo | load | unload | test | fuzz | lint | bench |
+//! package`.
 //!
 //! One module a command. What runs here is what CI and the README run: nothing has a second, hidden way.
 
@@ -8,6 +9,7 @@ mod demo;
 mod ebpf;
 mod fuzz;
 mod lint;
+mod load;
 mod package;
 mod setup;
 mod sh;
@@ -43,6 +45,19 @@ enum Command {
     )]
     Demo(demo::Args),
 
+    /// Build, then the controller in the foreground on devices of this machine, after doctor has looked at it. Needs root.
+    ///
+    /// For work on a router VM: its store, kept until `unload`, is below the build directory, its pins are beside an
+    /// installed router's. It begins with a network on each device, for VIPs to be made in.
+    #[command(
+        after_help = "Examples:\n  cargo xtask load --device pub0 --device priv0\n  cargo xtask load --device pub0 --device priv0 --hook xdp --release\n  cargo xtask unload    # takes all of it away"
+    )]
+    Load(load::Args),
+
+    /// Take what `load` has loaded and made off this machine again. Its controller must have ended.
+    #[command(after_help = "Example:\n  cargo xtask unload")]
+    Unload(load::UnloadArgs),
+
     /// All tests: units, kernel programs by test run, end to end in namespaces under both hooks. Needs root.
     #[command(
         after_help = "Examples:\n  cargo xtask test\n  cargo xtask test --filter restart    # the tests whose name holds `restart`"
@@ -75,6 +90,8 @@ fn main() -> ExitCode {
         Command::Setup(args) => setup::run(&args),
         Command::Build(args) => build::run(&args),
         Command::Demo(args) => demo::run(&args),
+        Command::Load(args) => load::run(&args),
+        Command::Unload(args) => load::unload(&args),
         Command::Test(args) => test::run(&args),
         Command::Fuzz(args) => fuzz::run(&args),
         Command::Lint(args) => lint::run(&args),
