@@ -25,3 +25,4 @@ macro_rules! both_hooks {
     )+};
 }
 pub mod packet;
+pub mod vm;

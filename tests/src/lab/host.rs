@@ -11,9 +11,6 @@ use std::{
     time::Duration,
 };
 
-/// Longer than any answer here takes, shorter than a test's patience.
-const ANSWER: Duration = Duration::from_secs(2);
-
 /// How long nginx may take to start on a busy machine.
 const STARTED: Duration = Duration::from_secs(20);
 
@@ -24,6 +21,8 @@ pub struct Host {
     pub namespace: Namespace,
     pub address: Ipv4Addr,
     pub mac: String,
+    /// How long it waits for an answer.
+    pub patience: Duration,
     /// Ended before the namespace goes.
     nginx: Option<Process>,
 }
@@ -46,8 +45,14 @@ impl FromStr for Origin {
 }
 
 impl Host {
-    pub(super) fn new(name: String, namespace: Namespace, address: Ipv4Addr, mac: String) -> Self {
-        Self { name, namespace, address, mac, nginx: None }
+    pub(super) fn new(
+        name: String,
+        namespace: Namespace,
+        address: Ipv4Addr,
+        mac: String,
+        patience: Duration,
+    ) -> Self {
+        Self { name, namespace, address, mac, patience, nginx: None }
     }
 
     /// Its web server.
@@ -64,13 +69,14 @@ impl Host {
 
     /// One HTTP request by real curl on a new connection.
     pub fn curl(&self, vip: SocketAddrV4) -> Result<Origin> {
-        let words = format!("--silent --show-error --fail --max-time 3 http://{vip}/");
+        let limit = self.patience.as_secs() + 1;
+        let words = format!("--silent --show-error --fail --max-time {limit} http://{vip}/");
         self.namespace.run("curl", &words)?.parse()
     }
 
     /// What real netcat is told by an echo service, with these options besides.
     pub fn netcat(&self, options: &str, service: SocketAddrV4) -> Result<Origin> {
-        let script = format!("echo who | nc {options} -w 2 {} {}", service.ip(), service.port());
+        let script = format!("echo who | nc {options} -w {} {} {}", self.patience.as_secs(), service.ip(), service.port());
         let said = run(self.namespace.command("sh").args(["-c", &script]))?;
         // A datagram's answer has the question before it.
         said.trim_start_matches("who").parse()
@@ -78,12 +84,12 @@ impl Host {
 
     /// The same by hand, for many requests.
     pub fn fetch(&self, vip: SocketAddrV4) -> Result<Origin> {
-        self.namespace.within(|| fetch(vip))
+        self.namespace.within(|| fetch(vip, self.patience))
     }
 
     /// `count` requests, each on a new connection, from one thread in the namespace.
     pub fn fetch_many(&self, vip: SocketAddrV4, count: usize) -> Result<Vec<Origin>> {
-        self.namespace.within(|| (0..count).map(|_| fetch(vip)).collect())
+        self.namespace.within(|| (0..count).map(|_| fetch(vip, self.patience)).collect())
     }
 
     /// One datagram from a new port, and the answer to it.
@@ -95,7 +101,7 @@ impl Host {
     pub fn udp(&self, vip: SocketAddrV4) -> Result<UdpSession> {
         self.namespace.within(|| {
             let socket = UdpSocket::bind("0.0.0.0:0").context("cannot open a UDP socket")?;
-            socket.set_read_timeout(Some(ANSWER))?;
+            socket.set_read_timeout(Some(self.patience))?;
             socket.connect(vip)?;
             Ok(UdpSession { socket, asked: 0 })
         })
@@ -103,18 +109,19 @@ impl Host {
 
     /// A TCP connection that stays open.
     pub fn tcp(&self, vip: SocketAddrV4) -> Result<TcpSession> {
-        self.namespace.within(|| Ok(TcpSession { stream: connect(vip)? }))
+        self.namespace.within(|| Ok(TcpSession { stream: connect(vip, self.patience)? }))
     }
 
     /// Three pings with these options besides, all of which are answered.
     pub fn ping(&self, address: Ipv4Addr, options: &str) -> Result<()> {
-        let said = self.namespace.run("ping", &format!("-c 3 -i 0.2 -W 2 {options} {address}"))?;
+        let patience = self.patience.as_secs();
+        let said = self.namespace.run("ping", &format!("-c 3 -i 0.2 -W {patience} {options} {address}"))?;
         ensure!(said.contains(" 3 received"), "{said}");
         Ok(())
     }
 
     /// Starts nginx and the echo services.
-    pub(super) fn serve(&mut self, directory: &Path) -> Result<()> {
+    pub(crate) fn serve(&mut self, directory: &Path) -> Result<()> {
         self.start_web(directory)?;
         let (listener, socket) = self.namespace.within(|| {
             let listener = TcpListener::bind(("0.0.0.0", ECHO_PORT)).context("cannot listen")?;
@@ -148,23 +155,23 @@ impl Host {
         nginx.arg("-p").arg(&home).arg("-c").arg(&configuration).args(["-e", "stderr"]);
         let mut nginx = Process::start(&format!("nginx-{}", self.name), &nginx, directory)?;
         nginx.until("nginx to listen", STARTED, |_| {
-            self.namespace.within(|| fetch(SocketAddrV4::new(Ipv4Addr::LOCALHOST, HTTP_PORT)))
+            self.namespace.within(|| fetch(SocketAddrV4::new(Ipv4Addr::LOCALHOST, HTTP_PORT), self.patience))
         })?;
         self.nginx = Some(nginx);
         Ok(())
     }
 }
 
-fn connect(vip: SocketAddrV4) -> Result<TcpStream> {
+fn connect(vip: SocketAddrV4, patience: Duration) -> Result<TcpStream> {
     let stream =
-        TcpStream::connect_timeout(&SocketAddr::V4(vip), ANSWER).with_context(|| format!("cannot connect to {vip}"))?;
-    stream.set_read_timeout(Some(ANSWER))?;
+        TcpStream::connect_timeout(&SocketAddr::V4(vip), patience).with_context(|| format!("cannot connect to {vip}"))?;
+    stream.set_read_timeout(Some(patience))?;
     stream.set_nodelay(true)?;
     Ok(stream)
 }
 
-pub(super) fn fetch(vip: SocketAddrV4) -> Result<Origin> {
-    let mut stream = connect(vip)?;
+pub(super) fn fetch(vip: SocketAddrV4, patience: Duration) -> Result<Origin> {
+    let mut stream = connect(vip, patience)?;
     stream.write_all(format!("GET / HTTP/1.0\r\nHost: {vip}\r\n\r\n").as_bytes())?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer).with_context(|| format!("{vip} does not answer"))?;
@@ -200,10 +207,15 @@ pub struct UdpSession {
 impl UdpSession {
     /// Sends a datagram and waits for its own answer: late answers to earlier ones are passed over.
     pub fn ask(&mut self) -> Result<Origin> {
+        self.ask_by(0)
+    }
+
+    /// The same by a datagram of this many bytes, which is answered by one that is a little longer.
+    pub fn ask_by(&mut self, bytes: usize) -> Result<Origin> {
         self.asked += 1;
-        let number = self.asked.to_string();
+        let number = format!("{:-<bytes$}", self.asked);
         self.socket.send(number.as_bytes()).context("cannot send")?;
-        let mut answer = [0; 128];
+        let mut answer = vec![0; bytes + 128];
         for _ in 0..=self.asked {
             let length = self.socket.recv(&mut answer).context("no answer")?;
             let text = String::from_utf8_lossy(&answer[..length]).into_owned();
@@ -244,7 +256,7 @@ fn answer_lines(mut stream: TcpStream, name: &str) {
 
 fn echo_udp(socket: UdpSocket, name: String) {
     std::thread::spawn(move || {
-        let mut question = [0; 64];
+        let mut question = [0; 16_384];
         while let Ok((length, client)) = socket.recv_from(&mut question) {
             let text = String::from_utf8_lossy(&question[..length]);
             // A client that is gone needs no answer.

@@ -19,13 +19,13 @@ pub(super) const NAMESPACES: &str = "/run/netns";
 const PREFIX: &str = "vglab";
 
 /// A number that no other lab of this process has.
-pub(super) fn next_number() -> u32 {
+pub(crate) fn next_number() -> u32 {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     NEXT.fetch_add(1, Ordering::Relaxed)
 }
 
 /// `vglab-<process>-<number>-`: the start of every name in a lab.
-pub(super) fn prefix(number: u32) -> String {
+pub(crate) fn prefix(number: u32) -> String {
     format!("{PREFIX}-{}-{number}-", std::process::id())
 }
 

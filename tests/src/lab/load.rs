@@ -39,6 +39,7 @@ impl Load {
     pub fn start(client: &Host, vip: SocketAddrV4) -> Result<Self> {
         let (stop, done) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         let failed = Arc::new(AtomicU64::new(0));
+        let patience = client.patience;
         let (stopped, counted, failures) = (Arc::clone(&stop), Arc::clone(&done), Arc::clone(&failed));
         let thread = client.namespace.spawn(move || {
             let mut report = LoadReport::default();
@@ -47,7 +48,7 @@ impl Load {
             while !stopped.load(Ordering::Relaxed) && Instant::now() < end {
                 thread::sleep(due.saturating_duration_since(Instant::now()));
                 due = (due + BETWEEN_REQUESTS).max(Instant::now());
-                match fetch(vip) {
+                match fetch(vip, patience) {
                     Ok(_) => report.answered += 1,
                     Err(error) => {
                         report.failures.push(format!("{error:#}"));

@@ -5,7 +5,7 @@ use super::{
     leftovers::{next_number, prefix},
 };
 use anyhow::Context as _;
-use std::{fmt, net::Ipv4Addr, path::Path};
+use std::{fmt, net::Ipv4Addr, path::Path, time::Duration};
 use tempfile::TempDir;
 
 /// Where the router's programs attach, as `vipgate serve --hook` takes it.
@@ -61,32 +61,17 @@ impl Lab {
     /// Hosts, wires and running backends; no controller yet.
     pub fn new(options: LabOptions) -> Result<Self> {
         let prefix = prefix(next_number());
-        let namespace = |name: &str| Namespace::new(format!("{prefix}{name}"));
-        let router = namespace("router")?;
+        let router = Namespace::new(format!("{prefix}router"))?;
         router.sysctl("net/ipv4/ip_forward", "1")?;
-        let public = Switch::new(namespace("public")?, &router, PUBLIC_DEVICE, PUBLIC_ROUTER)?;
-        let private = Switch::new(namespace("private")?, &router, PRIVATE_DEVICE, PRIVATE_ROUTER)?;
-
-        let mut clients = Vec::new();
-        for number in 1..=options.clients {
-            let name = format!("client{number}");
-            let host = namespace(&name)?;
-            let address = Ipv4Addr::new(10, 1, 0, 100 + number);
-            let mac = public.plug(&host, number, address, PUBLIC_ROUTER)?;
-            clients.push(Host::new(name, host, address, mac));
-        }
-        let directory = TempDir::with_prefix(&prefix).context("cannot make a temporary directory")?;
-        let mut backends = Vec::new();
-        for number in 1..=options.backends {
-            let name = format!("backend{number}");
-            let host = namespace(&name)?;
-            let address = Ipv4Addr::new(10, 2, 0, 10 + number);
-            let mac = private.plug(&host, number, address, PRIVATE_ROUTER)?;
-            let mut backend = Host::new(name, host, address, mac);
-            backend.serve(directory.path())?;
-            backends.push(backend);
+        let around = Surroundings::new(&prefix, options.clients, options.backends, HostKind::BesideNamespace)?;
+        for (switch, device, address) in [
+            (&around.public, PUBLIC_DEVICE, PUBLIC_ROUTER),
+            (&around.private, PRIVATE_DEVICE, PRIVATE_ROUTER),
+        ] {
+            switch.plug_router(&router, device, address)?;
         }
         let bpffs = BpfDirectory::new(prefix.trim_end_matches('-'))?;
+        let Surroundings { clients, backends, public, private, directory } = around;
         let switches = [public.namespace, private.namespace];
         Ok(Self { bpffs, clients, backends, router, hook: options.hook, switches, directory })
     }
@@ -127,31 +112,103 @@ impl Lab {
     }
 }
 
+/// All that is around a router: clients and running backends, each side on a switch that the router is not yet
+/// plugged into. Dropped in this order.
+#[derive(Debug)]
+pub struct Surroundings {
+    pub clients: Vec<Host>,
+    pub backends: Vec<Host>,
+    pub public: Switch,
+    pub private: Switch,
+    pub directory: TempDir,
+}
+
+impl Surroundings {
+    pub fn new(prefix: &str, clients: u8, backends: u8, kind: HostKind) -> Result<Self> {
+        let switch = |name: &str| Switch::new(Namespace::new(format!("{prefix}{name}"))?);
+        let (public, private) = (switch("public")?, switch("private")?);
+        let directory = TempDir::with_prefix(prefix).context("cannot make a temporary directory")?;
+        let plugged = |switch: &Switch, name: String, number, address, gateway| {
+            let host = Namespace::new(format!("{prefix}{name}"))?;
+            let mac = switch.plug(&host, kind, number, address, gateway)?;
+            Result::Ok(Host::new(name, host, address, mac, kind.patience()))
+        };
+        let client = |number| {
+            plugged(&public, format!("client{number}"), number, Ipv4Addr::new(10, 1, 0, 100 + number), PUBLIC_ROUTER)
+        };
+        let backend = |number| {
+            let address = Ipv4Addr::new(10, 2, 0, 10 + number);
+            let mut backend = plugged(&private, format!("backend{number}"), number, address, PRIVATE_ROUTER)?;
+            backend.serve(directory.path())?;
+            Result::Ok(backend)
+        };
+        let clients = (1..=clients).map(client).collect::<Result<_>>()?;
+        let backends = (1..=backends).map(backend).collect::<Result<_>>()?;
+        Ok(Self { clients, backends, public, private, directory })
+    }
+}
+
+/// What a host is set up for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HostKind {
+    /// A router in a namespace. The host's transmit checksums are computed before packets leave: between namespaces
+    /// they would stay undone, and an XDP program on the router cannot see that they are.
+    BesideNamespace,
+    /// A router in a virtual machine: the host keeps every offload, as any host on a cloud's network does, and waits
+    /// longer, since such a machine may be emulated.
+    BesideMachine,
+}
+
+impl HostKind {
+    /// Longer than any answer takes, shorter than a test's patience.
+    fn patience(self) -> Duration {
+        match self {
+            Self::BesideNamespace => Duration::from_secs(2),
+            Self::BesideMachine => Duration::from_secs(20),
+        }
+    }
+}
+
 /// A bridge in a namespace of its own.
-struct Switch {
-    namespace: Namespace,
+#[derive(Debug)]
+pub struct Switch {
+    pub namespace: Namespace,
 }
 
 impl Switch {
-    /// The bridge with the router plugged in. The router's own end stays as a router's would be; its other end must
-    /// poll for what the router's XDP program sends it, which GRO makes it do.
-    fn new(namespace: Namespace, router: &Namespace, device: &str, address: Ipv4Addr) -> Result<Self> {
+    fn new(namespace: Namespace) -> Result<Self> {
         namespace.ip("link add switch type bridge")?;
         namespace.ip("link set switch up")?;
-        let switch = Self { namespace };
-        switch.wire(router, device, "router")?;
-        switch.namespace.run("ethtool", "-K router gro on")?;
-        router.ip(&format!("addr add {address}/24 dev {device}"))?;
-        Ok(switch)
+        Ok(Self { namespace })
+    }
+
+    /// Plugs the router in. Its own end stays as a router's would be; the other end must poll for what the router's XDP
+    /// program sends it, which GRO makes it do.
+    fn plug_router(&self, router: &Namespace, device: &str, address: Ipv4Addr) -> Result<()> {
+        self.wire(router, device, "router")?;
+        self.namespace.run("ethtool", "-K router gro on")?;
+        router.ip(&format!("addr add {address}/24 dev {device}")).map(drop)
+    }
+
+    /// Plugs in a device of another namespace that has no other end here: a machine's tap.
+    pub fn plug_device(&self, from: &Namespace, device: &str, mtu: u32) -> Result<()> {
+        from.ip(&format!("link set {device} netns {}", self.namespace.name()))?;
+        self.namespace.ip(&format!("link set {device} mtu {mtu} master switch up")).map(drop)
     }
 
     /// Plugs a host in as its `eth0`; its MAC address.
-    ///
-    /// Its transmit checksums are computed before they leave: between namespaces they would stay undone, and an XDP
-    /// program on the router cannot see that they are.
-    fn plug(&self, host: &Namespace, number: u8, address: Ipv4Addr, gateway: Ipv4Addr) -> Result<String> {
+    fn plug(
+        &self,
+        host: &Namespace,
+        kind: HostKind,
+        number: u8,
+        address: Ipv4Addr,
+        gateway: Ipv4Addr,
+    ) -> Result<String> {
         self.wire(host, "eth0", &format!("port{number}"))?;
-        host.run("ethtool", "-K eth0 tx off")?;
+        if kind == HostKind::BesideNamespace {
+            host.run("ethtool", "-K eth0 tx off")?;
+        }
         host.ip(&format!("addr add {address}/24 dev eth0"))?;
         host.ip(&format!("route add default via {gateway}"))?;
         let link = host.ip("-oneline link show dev eth0")?;

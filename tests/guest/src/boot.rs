@@ -1,0 +1,55 @@
+//! What stands before anything else can run: file systems and drivers.
+
+use anyhow::{Context as _, Result};
+use nix::{
+    errno::Errno,
+    kmod::{ModuleInitFlags, finit_module},
+    mount::{MsFlags, mount},
+};
+use std::{
+    fs::{self, File},
+    process::Command,
+};
+use vipgate_guest::MODULES;
+
+/// Type and place, in the order to mount them.
+const MOUNTS: [(&str, &str); 10] = [
+    ("proc", "/proc"),
+    ("sysfs", "/sys"),
+    ("devtmpfs", "/dev"),
+    ("devpts", "/dev/pts"),
+    ("tmpfs", "/dev/shm"),
+    ("tmpfs", "/run"),
+    ("tmpfs", "/tmp"),
+    ("bpf", "/sys/fs/bpf"),
+    ("cgroup2", "/sys/fs/cgroup"),
+    ("tracefs", "/sys/kernel/tracing"),
+];
+
+/// Mounts, loads modules, names the machine; what did not work of that, but leaves a machine that can tell.
+pub(crate) fn boot() -> Result<Vec<String>> {
+    for (kind, place) in MOUNTS {
+        fs::create_dir_all(place).with_context(|| format!("cannot make {place}"))?;
+        mount(Some(kind), place, Some(kind), MsFlags::empty(), None::<&str>)
+            .with_context(|| format!("cannot mount {kind} at {place}"))?;
+    }
+    let modules = fs::read_to_string(MODULES).with_context(|| format!("cannot read {MODULES}"))?;
+    let mut complaints: Vec<String> =
+        modules.lines().filter_map(|path| load(path).err()).map(|error| format!("{error:#}")).collect();
+    // Who is asked for a module by the kernel must be what the image has.
+    fs::write("/proc/sys/kernel/modprobe", "/sbin/modprobe").context("cannot say where modprobe is")?;
+    fs::write("/proc/sys/kernel/hostname", "router").context("cannot name the machine")?;
+    match Command::new("/sbin/ip").args(["link", "set", "lo", "up"]).status() {
+        Ok(status) if status.success() => {}
+        other => complaints.push(format!("lo does not come up: {other:?}")),
+    }
+    Ok(complaints)
+}
+
+fn load(path: &str) -> Result<()> {
+    let file = File::open(path).with_context(|| format!("cannot open {path}"))?;
+    match finit_module(&file, c"", ModuleInitFlags::empty()) {
+        Ok(()) | Err(Errno::EEXIST) => Ok(()),
+        Err(error) => Err(error).with_context(|| format!("cannot load {path}")),
+    }
+}

@@ -1,0 +1,58 @@
+//! The init of the test VMs. It is all that runs there besides what the host asks for: it mounts what a distribution's
+//! init would, loads the drivers, and starts the agent. May touch everything: the machine is there for one test.
+//!
+//! The agent is a process of its own, so that the first process can do what only it must: collect the dead of others.
+
+mod agent;
+mod boot;
+
+use anyhow::{Context as _, Result};
+use nix::{
+    errno::Errno,
+    sys::{
+        reboot::{RebootMode, reboot},
+        wait::wait,
+    },
+    unistd::Pid,
+};
+use std::{
+    env,
+    process::{Command, ExitCode},
+};
+
+/// The argument that makes the agent of this program.
+const AGENT: &str = "agent";
+
+fn main() -> ExitCode {
+    if env::args().nth(1).as_deref() == Some(AGENT) {
+        return match agent::serve(env::args().skip(2).collect()) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("agent: {error:#}");
+                ExitCode::FAILURE
+            }
+        };
+    }
+    if let Err(error) = init() {
+        eprintln!("init: {error:#}");
+    }
+    // QEMU ends with the guest. An init that returned would be a panic of the kernel, which says less.
+    match reboot(RebootMode::RB_POWER_OFF) {
+        Ok(never) => match never {},
+        Err(_) => ExitCode::FAILURE,
+    }
+}
+
+/// Brings the guest up; returns when its agent has ended.
+fn init() -> Result<()> {
+    let complaints = boot::boot()?;
+    let agent = Command::new("/proc/self/exe").arg(AGENT).args(complaints).spawn().context("cannot start the agent")?;
+    let agent = Pid::from_raw(agent.id().cast_signed());
+    loop {
+        match wait() {
+            Ok(status) if status.pid() == Some(agent) => return Ok(()),
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(error) => return Err(error).context("cannot wait for processes"),
+        }
+    }
+}

@@ -1,0 +1,113 @@
+//! The host's end of the agent in a guest: lines for its shell, and how they ended.
+
+use crate::lab::Result;
+use anyhow::{Context as _, ensure};
+use std::{
+    io::{BufRead as _, BufReader, Write as _},
+    os::unix::net::UnixStream,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+use vipgate_guest::{Hello, Reply, Request};
+
+/// A line that takes longer has failed. Emulated machines are slow, and lines take moments on real ones.
+pub const PATIENCE: Duration = Duration::from_secs(120);
+
+/// How much later than the guest's own deadline the host stops waiting for its reply.
+const GRACE: Duration = Duration::from_secs(60);
+
+#[derive(Debug)]
+pub struct Agent {
+    channel: Mutex<Channel>,
+}
+
+#[derive(Debug)]
+struct Channel {
+    stream: BufReader<UnixStream>,
+    number: u64,
+}
+
+/// How a line ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Said {
+    /// `None`: it took too long and was killed.
+    pub status: Option<i32>,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl Agent {
+    /// Waits for the guest to come up.
+    pub(super) fn meet(stream: UnixStream, patience: Duration) -> Result<(Self, Hello)> {
+        stream.set_read_timeout(Some(patience)).context("cannot set a timeout")?;
+        let mut stream = BufReader::new(stream);
+        let hello = read(&mut stream).context("the guest does not come up")?;
+        Ok((Self { channel: Mutex::new(Channel { stream, number: 0 }) }, hello))
+    }
+
+    /// Runs a line of the shell in the guest, whatever becomes of it.
+    ///
+    /// # Errors
+    /// The guest does not answer.
+    pub fn run(&self, line: &str) -> Result<Said> {
+        self.run_with(line, "", PATIENCE)
+    }
+
+    /// The same with this standard input, killed after `patience`.
+    pub fn run_with(&self, line: &str, stdin: &str, patience: Duration) -> Result<Said> {
+        let mut channel = self.channel.lock().unwrap_or_else(PoisonError::into_inner);
+        channel.number += 1;
+        let number = channel.number;
+        let request =
+            Request { number, line: line.to_owned(), stdin: stdin.to_owned(), seconds: patience.as_secs().max(1) };
+        let mut bytes = serde_json::to_vec(&request).context("cannot write JSON")?;
+        bytes.push(b'\n');
+        let stream = channel.stream.get_mut();
+        stream.set_read_timeout(Some(patience + GRACE)).context("cannot set a timeout")?;
+        stream.write_all(&bytes).context("cannot write to the guest")?;
+        let reply: Reply = read(&mut channel.stream).with_context(|| format!("the guest does not answer to `{line}`"))?;
+        ensure!(reply.number == number, "the guest answers {} instead of {number}", reply.number);
+        Ok(Said { status: reply.status, stdout: reply.stdout, stderr: reply.stderr })
+    }
+
+    /// What a line that succeeds prints.
+    pub fn says(&self, line: &str) -> Result<String> {
+        self.run(line)?.succeeded(line)
+    }
+
+    /// Writes a file in the guest.
+    pub fn write(&self, path: &str, contents: &str) -> Result<()> {
+        let line = format!("mkdir -p \"$(dirname {path})\" && cat > {path}");
+        self.run_with(&line, contents, PATIENCE)?.succeeded(&line).map(drop)
+    }
+}
+
+impl Said {
+    /// What it printed, if it succeeded.
+    pub fn succeeded(self, line: &str) -> Result<String> {
+        ensure!(self.status == Some(0), "in the guest: `{line}`: {self}");
+        Ok(self.stdout)
+    }
+}
+
+impl std::fmt::Display for Said {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.status {
+            Some(status) => write!(formatter, "exit status {status}")?,
+            None => formatter.write_str("took too long and was killed")?,
+        }
+        for said in [&self.stdout, &self.stderr] {
+            if !said.trim().is_empty() {
+                write!(formatter, "; {}", said.trim())?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn read<T: serde::de::DeserializeOwned>(stream: &mut BufReader<UnixStream>) -> Result<T> {
+    let mut line = String::new();
+    let length = stream.read_line(&mut line).context("nothing came over its port")?;
+    ensure!(length > 0, "its port was closed: the machine has ended");
+    serde_json::from_str(&line).with_context(|| format!("it says what is no message: {line}"))
+}

@@ -1,0 +1,202 @@
+//! Kernels out of Debian's archive: fetched by apt, checked, unpacked into a cache, never installed.
+//!
+//! apt gets lists, archives and sources of its own, so that the host's state stays as it is; its configuration (a proxy,
+//! say) is the host's. May touch the cache directory and, through apt, the network.
+
+use super::kernels::{Kernel, Package};
+use crate::lab::{Result, netns::run};
+use anyhow::{Context as _, bail, ensure};
+use sha2::{Digest as _, Sha256};
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+    process::Command,
+    time::Instant,
+};
+
+const MIRROR: &str = "http://deb.debian.org/debian";
+const SECURITY: &str = "http://deb.debian.org/debian-security";
+/// Debian's own keys, where its machines have them.
+const KEYS: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
+/// A kernel's directory holds this file once all of it is there.
+const COMPLETE: &str = "complete";
+
+/// A kernel's files.
+#[derive(Clone, Debug)]
+pub struct Unpacked {
+    pub image: PathBuf,
+    /// `.../lib/modules/<release>`
+    pub modules: PathBuf,
+}
+
+/// The cache: `vipgate/vm` where the user's caches are.
+pub fn cache() -> Result<PathBuf> {
+    let base = env::var_os("XDG_CACHE_HOME")
+        .map(PathBuf::from)
+        .or_else(|| env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache")));
+    Ok(base.context("neither XDG_CACHE_HOME nor HOME is set: where shall kernels be kept?")?.join("vipgate/vm"))
+}
+
+/// Where this kernel is or would be.
+fn place(kernel: &Kernel) -> Result<PathBuf> {
+    Ok(cache()?.join("kernels").join(format!("{}_{}", kernel.release, kernel.packages[0].version)))
+}
+
+/// The kernel's files if they are in the cache.
+pub fn cached(kernel: &Kernel) -> Result<Option<Unpacked>> {
+    let place = place(kernel)?;
+    if !place.join(COMPLETE).exists() {
+        return Ok(None);
+    }
+    let first = |choices: [String; 2]| choices.into_iter().map(|path| place.join(path)).find(|path| path.exists());
+    let release = &kernel.release;
+    let modules = first([format!("usr/lib/modules/{release}"), format!("lib/modules/{release}")])
+        .with_context(|| format!("the packages of {} have no modules", kernel.name))?;
+    let image = [place.join(format!("boot/vmlinuz-{release}")), modules.join("vmlinuz")]
+        .into_iter()
+        .find(|path| path.exists())
+        .with_context(|| format!("the packages of {} have no kernel", kernel.name))?;
+    Ok(Some(Unpacked { image, modules }))
+}
+
+/// The kernel's files, fetched if they are not in the cache.
+pub fn fetch(kernel: &Kernel) -> Result<Unpacked> {
+    if let Some(unpacked) = cached(kernel)? {
+        return Ok(unpacked);
+    }
+    let started = Instant::now();
+    eprintln!("==> kernel {} ({}) from Debian's {}", kernel.name, kernel.release, kernel.suite);
+    let apt = Apt::new(&kernel.suite)?;
+    let place = place(kernel)?;
+    if place.exists() {
+        fs::remove_dir_all(&place).with_context(|| format!("cannot remove {}", place.display()))?;
+    }
+    fs::create_dir_all(&place).with_context(|| format!("cannot make {}", place.display()))?;
+    for package in &kernel.packages {
+        let file = apt.download(kernel, package)?;
+        check(&file, package)?;
+        unpack(&file, &place)?;
+        fs::remove_file(&file).with_context(|| format!("cannot remove {}", file.display()))?;
+    }
+    depmod(kernel, &place)?;
+    fs::write(place.join(COMPLETE), "").context("cannot write to the cache")?;
+    eprintln!("    done in {:.0} s", started.elapsed().as_secs_f64());
+    cached(kernel)?.context("what was just unpacked is gone")
+}
+
+/// Bytes that the kernel takes in the cache.
+pub fn size(kernel: &Kernel) -> Result<u64> {
+    let said = run(Command::new("du").args(["--summarize", "--block-size=1"]).arg(place(kernel)?))?;
+    let words = said.split_whitespace().next().and_then(|word| word.parse().ok());
+    words.with_context(|| format!("du says `{said}`"))
+}
+
+/// apt with a state of its own that knows one suite, and what that stands on.
+struct Apt {
+    options: Vec<String>,
+    /// Where downloads land.
+    downloads: PathBuf,
+}
+
+impl Apt {
+    /// Lists are fetched anew once a process: kernels are fetched rarely, and by versions that lists come to know late.
+    fn new(suite: &str) -> Result<Self> {
+        ensure!(
+            ["apt-get", "dpkg-deb", "depmod"].iter().all(|program| super::which(program).is_some()),
+            "kernels come from Debian's packages, by apt-get, dpkg-deb and depmod (kmod), which this machine lacks: \
+             cargo xtask setup installs them where apt is; elsewhere run the tests in a Debian container"
+        );
+        ensure!(
+            Path::new(KEYS).exists(),
+            "{KEYS} is missing, without which Debian's archive cannot be trusted: install debian-archive-keyring"
+        );
+        let root = cache()?.join("apt").join(suite);
+        let downloads = root.join("downloads");
+        for directory in ["lists/partial", "archives/partial", "downloads"] {
+            let directory = root.join(directory);
+            fs::create_dir_all(&directory).with_context(|| format!("cannot make {}", directory.display()))?;
+        }
+        let sources = root.join("sources.list");
+        let mirror = if suite.ends_with("-security") { SECURITY } else { MIRROR };
+        fs::write(&sources, format!("deb [signed-by={KEYS}] {mirror} {suite} main\n"))
+            .with_context(|| format!("cannot write {}", sources.display()))?;
+        let options = [
+            format!("Dir::Etc::sourcelist={}", sources.display()),
+            "Dir::Etc::sourceparts=-".to_owned(),
+            "Dir::Etc::preferencesparts=-".to_owned(),
+            format!("Dir::State::lists={}", root.join("lists").display()),
+            format!("Dir::Cache={}", root.display()),
+            "APT::Architecture=amd64".to_owned(),
+            // The cache may be in root's home, which apt's own user cannot enter.
+            "APT::Sandbox::User=root".to_owned(),
+            "Acquire::Languages=none".to_owned(),
+            "Acquire::Retries=3".to_owned(),
+            "Acquire::IndexTargets::deb::DEP-11::DefaultEnabled=false".to_owned(),
+        ];
+        let options = options.into_iter().flat_map(|option| ["-o".to_owned(), option]).collect();
+        let apt = Self { options, downloads };
+        run(apt.command("apt-get").args(["update", "-qq"])).with_context(|| {
+            format!("the package lists of Debian's {suite} cannot be had from {mirror}; is the network there?")
+        })?;
+        Ok(apt)
+    }
+
+    fn command(&self, program: &str) -> Command {
+        let mut command = Command::new(program);
+        command.env("LC_ALL", "C.UTF-8").args(&self.options).current_dir(&self.downloads);
+        command
+    }
+
+    /// The package's file.
+    fn download(&self, kernel: &Kernel, package: &Package) -> Result<PathBuf> {
+        let Package { name, version, .. } = package;
+        let known = run(self.command("apt-cache").args(["show", &format!("{name}={version}")]));
+        if known.is_err() {
+            bail!(
+                "{name} {version} is not in Debian's {} any more: put a newer one into tests/src/vm/kernels.toml; \
+                 `cargo xtask vm list --archive` prints the rows of what is there",
+                kernel.suite
+            );
+        }
+        eprintln!("    {name} {version}");
+        run(self.command("apt-get").args(["download", "-qq", &format!("{name}={version}")]))
+            .with_context(|| format!("{name} {version} cannot be fetched"))?;
+        let files = fs::read_dir(&self.downloads).context("cannot list what was downloaded")?;
+        let start = format!("{name}_");
+        let mut files = files.flatten().filter(|file| file.file_name().to_string_lossy().starts_with(&start));
+        Ok(files.next().with_context(|| format!("apt-get download left no {name}"))?.path())
+    }
+}
+
+fn check(file: &Path, package: &Package) -> Result<()> {
+    let contents = fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
+    let found = hex::encode(Sha256::digest(contents));
+    ensure!(
+        found == package.sha256,
+        "{} {} has the SHA-256 {found}, but tests/src/vm/kernels.toml says {}: it is not the package that was tried",
+        package.name,
+        package.version,
+        package.sha256
+    );
+    Ok(())
+}
+
+/// Unpacks a package without what no virtual machine loads, half of its size.
+fn unpack(package: &Path, place: &Path) -> Result<()> {
+    const UNWANTED: [&str; 5] = ["*/kernel/sound", "*/drivers/gpu", "*/drivers/media", "*/drivers/iio", "*/usr/share"];
+    let tarball = place.join("package.tar");
+    let file = fs::File::create(&tarball).with_context(|| format!("cannot write {}", tarball.display()))?;
+    let mut unpacking = Command::new("dpkg-deb");
+    let status = unpacking.arg("--fsys-tarfile").arg(package).stdout(file).status().context("cannot start dpkg-deb")?;
+    ensure!(status.success(), "dpkg-deb cannot unpack {}: {status}", package.display());
+    let mut tar = Command::new("tar");
+    tar.args(UNWANTED.map(|pattern| format!("--exclude={pattern}")));
+    run(tar.arg("--extract").arg("--file").arg(&tarball).arg("--directory").arg(place))?;
+    fs::remove_file(&tarball).with_context(|| format!("cannot remove {}", tarball.display()))
+}
+
+/// Debian's packages have their dependencies of modules worked out when they are installed, which this one never is.
+fn depmod(kernel: &Kernel, place: &Path) -> Result<()> {
+    let base = if place.join("lib/modules").exists() { place.to_path_buf() } else { place.join("usr") };
+    run(Command::new("depmod").arg("--basedir").arg(base).arg(&kernel.release)).map(drop)
+}

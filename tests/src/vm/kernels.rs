@@ -1,0 +1,76 @@
+//! The table of kernels, `kernels.toml` beside this file. Touches nothing.
+
+use crate::lab::Result;
+use anyhow::{Context as _, bail};
+use serde::Deserialize;
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Kernel {
+    /// As on the command line: `6.12-cloud`.
+    pub name: String,
+    /// As `uname -r` prints it there.
+    pub release: String,
+    /// Debian's suite that has it: `trixie-security`.
+    pub suite: String,
+    pub packages: Vec<Package>,
+    /// The product does not run there, and says so.
+    #[serde(default)]
+    pub refused: bool,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Package {
+    pub name: String,
+    pub version: String,
+    pub sha256: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Table {
+    kernel: Vec<Kernel>,
+}
+
+/// All kernels, the oldest first.
+pub fn all() -> Result<Vec<Kernel>> {
+    let table: Table = toml::from_str(include_str!("kernels.toml")).context("tests/src/vm/kernels.toml")?;
+    Ok(table.kernel)
+}
+
+/// The kernels of these names, in the table's order; all of them if none is named.
+pub fn named(names: &[String]) -> Result<Vec<Kernel>> {
+    let all = all()?;
+    if let Some(unknown) = names.iter().find(|name| !all.iter().any(|kernel| kernel.name == **name)) {
+        let known: Vec<&str> = all.iter().map(|kernel| kernel.name.as_str()).collect();
+        bail!("`{unknown}` is no kernel: give one of {}", known.join(", "));
+    }
+    Ok(all.into_iter().filter(|kernel| names.is_empty() || names.contains(&kernel.name)).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_names_each_kernel_once_with_whole_checksums() -> Result<()> {
+        let all = all()?;
+        for (index, kernel) in all.iter().enumerate() {
+            assert!(all[..index].iter().all(|other| other.name != kernel.name), "{} stands twice", kernel.name);
+            assert!(!kernel.packages.is_empty(), "{} has no packages", kernel.name);
+            for package in &kernel.packages {
+                assert_eq!(hex::decode(&package.sha256)?.len(), 32, "{}", package.name);
+            }
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn an_unknown_name_is_refused_with_those_that_are_known() -> Result<()> {
+        let error = named(&["4.19".to_owned()]).expect_err("no such kernel").to_string();
+        assert!(error.contains("`4.19`") && error.contains("6.12-cloud"), "{error}");
+        assert_eq!(named(&["7.3".to_owned()])?.len(), 1);
+        Ok(())
+    }
+}

@@ -1,0 +1,128 @@
+//! A router that is a virtual machine, between the lab's clients and backends.
+
+use super::{
+    Agent, Kernel, Nic,
+    accel::Accelerator,
+    archive,
+    image::{self, Sources},
+    machine::{self, Machine, Options},
+};
+use crate::lab::{
+    Host, Namespace, Result,
+    leftovers::{next_number, prefix},
+    topology::{HostKind, PRIVATE_DEVICE, PRIVATE_ROUTER, PUBLIC_DEVICE, PUBLIC_ROUTER, Surroundings},
+};
+use anyhow::Context as _;
+use std::path::Path;
+
+/// The router's cards on both sides; by their MAC addresses the guest knows which is which.
+const PUBLIC_MAC: &str = "52:54:00:00:01:01";
+const PRIVATE_MAC: &str = "52:54:00:00:02:01";
+
+/// What all labs of a run have in common.
+#[derive(Clone, Debug)]
+pub struct Bench {
+    pub sources: Sources,
+    pub accelerator: Accelerator,
+}
+
+/// A lab to make.
+#[derive(Clone, Debug)]
+pub struct VmLabOptions {
+    pub clients: u8,
+    pub backends: u8,
+    pub machine: Options,
+}
+
+impl VmLabOptions {
+    /// A router with two processors and as many queues as native XDP on virtio wants.
+    #[must_use]
+    pub fn new(clients: u8, backends: u8) -> Self {
+        let nics = vec![Nic::virtio(PUBLIC_DEVICE, PUBLIC_MAC, 4), Nic::virtio(PRIVATE_DEVICE, PRIVATE_MAC, 4)];
+        Self { clients, backends, machine: Options { memory: 1024, cpus: 2, nics } }
+    }
+}
+
+/// Dropped in this order: the machine, then the hosts and switches, then the namespace that QEMU ran in.
+#[derive(Debug)]
+pub struct VmLab {
+    pub kernel: Kernel,
+    machine: Machine,
+    around: Surroundings,
+    /// Bytes.
+    pub image_size: u64,
+    /// Where QEMU runs.
+    _namespace: Namespace,
+}
+
+impl VmLab {
+    /// Boots the router and gives its devices names and addresses, as an operator would have; no controller yet.
+    pub fn new(bench: &Bench, kernel: &Kernel, options: &VmLabOptions) -> Result<Self> {
+        let files = archive::fetch(kernel)?;
+        let prefix = prefix(next_number());
+        let namespace = Namespace::new(format!("{prefix}router"))?;
+        let around = Surroundings::new(&prefix, options.clients, options.backends, HostKind::BesideMachine)?;
+        let directory = around.directory.path();
+        let image = directory.join("image.cpio");
+        let image_size = image::write(&image, &bench.sources, &files)?;
+        let machine =
+            Machine::boot(&options.machine, bench.accelerator, &files, &image, &namespace, directory, machine::UP)?;
+        // It is in the guest's memory now.
+        std::fs::remove_file(&image).context("cannot remove the image")?;
+        for (switch, nic) in [&around.public, &around.private].into_iter().zip(&options.machine.nics) {
+            switch.plug_device(&namespace, &nic.device, nic.mtu)?;
+        }
+        let lab = Self { kernel: kernel.clone(), machine, around, image_size, _namespace: namespace };
+        lab.name_devices(&options.machine.nics)?;
+        Ok(lab)
+    }
+
+    fn name_devices(&self, nics: &[Nic]) -> Result<()> {
+        let addresses = [PUBLIC_ROUTER, PRIVATE_ROUTER];
+        for (Nic { device, mac, mtu, .. }, address) in nics.iter().zip(addresses) {
+            let line = format!(
+                "set -e; path=$(grep -l {mac} /sys/class/net/*/address); ip link set $(basename ${{path%/address}}) name {device}; \
+                 ip link set {device} mtu {mtu}; ip addr add {address}/24 dev {device}; ip link set {device} up"
+            );
+            self.agent().says(&line)?;
+        }
+        self.agent().says("echo 1 > /proc/sys/net/ipv4/ip_forward").map(drop)
+    }
+
+    #[must_use]
+    pub fn agent(&self) -> &Agent {
+        &self.machine.agent
+    }
+
+    #[must_use]
+    pub fn machine(&self) -> &Machine {
+        &self.machine
+    }
+
+    /// Where the lab keeps its files.
+    #[must_use]
+    pub fn directory(&self) -> &Path {
+        self.around.directory.path()
+    }
+
+    #[must_use]
+    pub fn clients(&self) -> &[Host] {
+        &self.around.clients
+    }
+
+    #[must_use]
+    pub fn client(&self) -> &Host {
+        &self.around.clients[0]
+    }
+
+    #[must_use]
+    pub fn backends(&self) -> &[Host] {
+        &self.around.backends
+    }
+
+    /// Has the clients serve as the backends do: what guests ask outside.
+    pub fn serve_outside(&mut self) -> Result<()> {
+        let Surroundings { clients, directory, .. } = &mut self.around;
+        clients.iter_mut().try_for_each(|client| client.serve(directory.path()))
+    }
+}

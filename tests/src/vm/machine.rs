@@ -1,0 +1,204 @@
+//! One virtual machine: QEMU with a kernel and an image, and the agent in it. Ended on drop, and with the thread that
+//! started it.
+//!
+//! QEMU runs in the router's namespace and makes its taps there itself, by name; once the guest is up they are plugged
+//! into the switches, which a tap survives. So no file handle of a device passes through this program, which would have
+//! to be `unsafe` to make one.
+
+use super::{
+    accel::Accelerator,
+    agent::Agent,
+    archive::Unpacked,
+};
+use crate::lab::{Namespace, Process, Result};
+use anyhow::{Context as _, bail, ensure};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use std::{
+    fs,
+    os::{
+        fd::AsFd,
+        unix::net::{UnixListener, UnixStream},
+    },
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+use vipgate_guest::{Hello, PORT};
+
+const QEMU: &str = "qemu-system-x86_64";
+
+/// Until the guest is up: some seconds on an idle machine, ten times that on a busy one that emulates.
+pub const UP: Duration = Duration::from_secs(240);
+
+/// What a test asks of its machine.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Mebibytes. The default tables of vipgate take 260 of them, the image about 80 while it is unpacked.
+    pub memory: u32,
+    pub cpus: u32,
+    pub nics: Vec<Nic>,
+}
+
+/// A network card, and the tap that QEMU makes for it.
+#[derive(Clone, Debug)]
+pub struct Nic {
+    /// The tap's name, and the device's in the guest.
+    pub device: String,
+    pub mac: String,
+    pub model: Model,
+    /// The device's in the guest, and the tap's.
+    pub mtu: u32,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Model {
+    Virtio {
+        /// Queue pairs. Native XDP wants a transmit queue for each processor besides.
+        queues: u32,
+        /// More of the device's properties, such as `guest_tso4=off`.
+        properties: Vec<String>,
+    },
+    /// Cards without any of virtio's offloads, by QEMU's names.
+    E1000,
+    E1000e,
+}
+
+#[derive(Debug)]
+pub struct Machine {
+    pub agent: Agent,
+    /// What the guest said when it was up.
+    pub hello: Hello,
+    /// From QEMU's start to that.
+    pub took: Duration,
+    console: PathBuf,
+    process: Process,
+}
+
+impl Machine {
+    /// Boots it and waits for its agent. The files that it needs go to `directory`.
+    ///
+    /// # Errors
+    /// With the console's last lines if the guest does not come up.
+    pub fn boot(
+        options: &Options,
+        accelerator: Accelerator,
+        kernel: &Unpacked,
+        image: &Path,
+        namespace: &Namespace,
+        directory: &Path,
+        patience: Duration,
+    ) -> Result<Self> {
+        let qemu = super::which(QEMU).with_context(|| format!("{QEMU} is missing: run cargo xtask setup"))?;
+        let started = Instant::now();
+        let socket = directory.join("agent.socket");
+        let listener = UnixListener::bind(&socket).with_context(|| format!("cannot bind {}", socket.display()))?;
+        let console = directory.join("console.log");
+        let mut command = namespace.command(qemu);
+        command
+            .args(["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-machine", "q35"])
+            .args(accelerator.arguments())
+            .args(["-smp", &options.cpus.to_string(), "-m", &options.memory.to_string()])
+            .arg("-kernel")
+            .arg(&kernel.image)
+            .arg("-initrd")
+            .arg(image)
+            // The names that the kernel gives, so that the lab can tell which is which by MAC address; it renames them.
+            .args(["-append", "console=ttyS0 quiet panic=-1 net.ifnames=0"])
+            .arg("-serial")
+            .arg(format!("file:{}", console.display()))
+            .args(["-device", "virtio-serial-pci", "-chardev"])
+            .arg(format!("socket,id=agent,path={}", socket.display()))
+            .args(["-device", &format!("virtserialport,chardev=agent,name={PORT}"), "-device", "virtio-rng-pci"]);
+        for (number, nic) in options.nics.iter().enumerate() {
+            command.args(nic.arguments(number));
+        }
+        let mut process = Process::start("qemu", &command, directory)?;
+        let deadline = started + patience;
+        let met = wait(&listener, &mut process, deadline)
+            .and_then(|()| listener.accept().context("QEMU does not connect"))
+            .and_then(|(stream, _)| wait(&stream, &mut process, deadline).map(|()| stream))
+            .and_then(|stream: UnixStream| Agent::meet(stream, Duration::from_secs(30)));
+        let (agent, hello) = met.with_context(|| format!("the guest's console ends so:\n{}", tail(&console, 40)))?;
+        ensure!(hello.complaints.is_empty(), "the guest complains: {}", hello.complaints.join("; "));
+        Ok(Self { agent, hello, took: started.elapsed(), console, process })
+    }
+
+    /// The last lines of the console.
+    #[must_use]
+    pub fn console(&self, lines: usize) -> String {
+        tail(&self.console, lines)
+    }
+
+    /// All that QEMU itself said.
+    #[must_use]
+    pub fn qemu_said(&self) -> String {
+        self.process.said()
+    }
+}
+
+impl Nic {
+    #[must_use]
+    pub fn virtio(device: &str, mac: &str, queues: u32) -> Self {
+        let model = Model::Virtio { queues, properties: Vec::new() };
+        Self { device: device.to_owned(), mac: mac.to_owned(), model, mtu: 1500 }
+    }
+
+    fn arguments(&self, number: usize) -> [String; 4] {
+        let Self { device, mac, model, mtu } = self;
+        let mut backend = format!("tap,id=net{number},ifname={device},script=no,downscript=no");
+        let mut card = match model {
+            Model::Virtio { queues, properties } => {
+                let mut card = format!("virtio-net-pci,host_mtu={mtu},rx_queue_size=1024");
+                if *queues > 1 {
+                    backend.push_str(&format!(",queues={queues}"));
+                    // An interrupt for each direction of each pair, one for the control queue, one for the configuration.
+                    card.push_str(&format!(",mq=on,vectors={}", 2 * queues + 2));
+                }
+                for property in properties {
+                    card.push_str(&format!(",{property}"));
+                }
+                card
+            }
+            Model::E1000 => "e1000".to_owned(),
+            Model::E1000e => "e1000e".to_owned(),
+        };
+        // Without a boot ROM, which would only cost time.
+        card.push_str(&format!(",netdev=net{number},mac={mac},romfile="));
+        ["-netdev".to_owned(), backend, "-device".to_owned(), card]
+    }
+}
+
+/// Waits until there is something to read, but not beyond QEMU's end.
+fn wait(source: &impl AsFd, process: &mut Process, deadline: Instant) -> Result<()> {
+    loop {
+        let mut polled = [PollFd::new(source.as_fd(), PollFlags::POLLIN)];
+        if poll(&mut polled, PollTimeout::from(100_u8)).context("cannot poll")? > 0 {
+            return Ok(());
+        }
+        if let Some(status) = process.ended()? {
+            bail!("QEMU ended with {status}: {}", process.said());
+        }
+        // QEMU stops such a machine but stays.
+        ensure!(!process.said().contains("KVM internal error"), "KVM does not work here: {}", process.said());
+        ensure!(Instant::now() < deadline, "the guest is not up in time; QEMU said: {}", process.said());
+    }
+}
+
+fn tail(path: &Path, lines: usize) -> String {
+    let text = fs::read(path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
+    let all: Vec<&str> = text.lines().collect();
+    all[all.len().saturating_sub(lines)..].join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_card_with_several_queues_gets_interrupts_for_all_of_them() {
+        let [_, backend, _, card] = Nic::virtio("pub0", "52:54:00:00:01:01", 4).arguments(0);
+        assert_eq!(backend, "tap,id=net0,ifname=pub0,script=no,downscript=no,queues=4");
+        assert!(card.contains("mq=on,vectors=10"), "{card}");
+        let [_, backend, _, card] = Nic::virtio("pub0", "52:54:00:00:01:01", 1).arguments(0);
+        assert!(!backend.contains("queues") && !card.contains("mq="), "{backend} {card}");
+    }
+}
