@@ -45,13 +45,7 @@ impl FromStr for Origin {
 }
 
 impl Host {
-    pub(super) fn new(
-        name: String,
-        namespace: Namespace,
-        address: Ipv4Addr,
-        mac: String,
-        patience: Duration,
-    ) -> Self {
+    pub(super) fn new(name: String, namespace: Namespace, address: Ipv4Addr, mac: String, patience: Duration) -> Self {
         Self { name, namespace, address, mac, patience, nginx: None }
     }
 
@@ -76,7 +70,8 @@ impl Host {
 
     /// What real netcat is told by an echo service, with these options besides.
     pub fn netcat(&self, options: &str, service: SocketAddrV4) -> Result<Origin> {
-        let script = format!("echo who | nc {options} -w {} {} {}", self.patience.as_secs(), service.ip(), service.port());
+        let script =
+            format!("echo who | nc {options} -w {} {} {}", self.patience.as_secs(), service.ip(), service.port());
         let said = run(self.namespace.command("sh").args(["-c", &script]))?;
         // A datagram's answer has the question before it.
         said.trim_start_matches("who").parse()
@@ -163,8 +158,8 @@ impl Host {
 }
 
 fn connect(vip: SocketAddrV4, patience: Duration) -> Result<TcpStream> {
-    let stream =
-        TcpStream::connect_timeout(&SocketAddr::V4(vip), patience).with_context(|| format!("cannot connect to {vip}"))?;
+    let stream = TcpStream::connect_timeout(&SocketAddr::V4(vip), patience)
+        .with_context(|| format!("cannot connect to {vip}"))?;
     stream.set_read_timeout(Some(patience))?;
     stream.set_nodelay(true)?;
     Ok(stream)

@@ -64,10 +64,9 @@ impl Lab {
         let router = Namespace::new(format!("{prefix}router"))?;
         router.sysctl("net/ipv4/ip_forward", "1")?;
         let around = Surroundings::new(&prefix, options.clients, options.backends, HostKind::BesideNamespace)?;
-        for (switch, device, address) in [
-            (&around.public, PUBLIC_DEVICE, PUBLIC_ROUTER),
-            (&around.private, PRIVATE_DEVICE, PRIVATE_ROUTER),
-        ] {
+        for (switch, device, address) in
+            [(&around.public, PUBLIC_DEVICE, PUBLIC_ROUTER), (&around.private, PRIVATE_DEVICE, PRIVATE_ROUTER)]
+        {
             switch.plug_router(&router, device, address)?;
         }
         let bpffs = BpfDirectory::new(prefix.trim_end_matches('-'))?;

@@ -65,7 +65,8 @@ impl Agent {
         let stream = channel.stream.get_mut();
         stream.set_read_timeout(Some(patience + GRACE)).context("cannot set a timeout")?;
         stream.write_all(&bytes).context("cannot write to the guest")?;
-        let reply: Reply = read(&mut channel.stream).with_context(|| format!("the guest does not answer to `{line}`"))?;
+        let reply: Reply =
+            read(&mut channel.stream).with_context(|| format!("the guest does not answer to `{line}`"))?;
         ensure!(reply.number == number, "the guest answers {} instead of {number}", reply.number);
         Ok(Said { status: reply.status, stdout: reply.stdout, stderr: reply.stderr })
     }

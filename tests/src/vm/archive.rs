@@ -91,6 +91,45 @@ pub fn size(kernel: &Kernel) -> Result<u64> {
     words.with_context(|| format!("du says `{said}`"))
 }
 
+/// The newest of this kernel's series that its suite has, as a row of the table.
+pub fn newest(kernel: &Kernel) -> Result<String> {
+    let apt = Apt::new(&kernel.suite)?;
+    let (head, _, tail) = varying(&kernel.release).with_context(|| format!("{} has no series", kernel.release))?;
+    let stems = kernel.packages.iter().map(|package| package.name.trim_end_matches(kernel.release.as_str()));
+    let stems: Vec<&str> = stems.collect();
+    let start = format!("{}{head}", stems[0]);
+    let listed = run(apt.command("apt-cache").args(["pkgnames", &start]))?;
+    let numbers = listed.lines().filter_map(|name| name.strip_prefix(&start)?.strip_suffix(tail)?.parse::<u64>().ok());
+    let newest = numbers.max().with_context(|| format!("Debian's {} has no {start}*{tail}", kernel.suite))?;
+    let release = format!("{head}{newest}{tail}");
+    let mut row = format!(
+        "[[kernel]]\nname = \"{}\"\nrelease = \"{release}\"\nsuite = \"{}\"\npackages = [\n",
+        kernel.name, kernel.suite
+    );
+    for stem in stems {
+        let name = format!("{stem}{release}");
+        let shown = run(apt.command("apt-cache").args(["show", "--no-all-versions", &name]))?;
+        let field = |field: &str| {
+            let line = shown.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(": "));
+            line.with_context(|| format!("apt-cache shows no {field} of {name}"))
+        };
+        let (version, sha256) = (field("Version")?, field("SHA256")?);
+        row.push_str(&format!("    {{ name = \"{name}\", version = \"{version}\", sha256 = \"{sha256}\" }},\n"));
+    }
+    row.push_str(if kernel.refused { "]\nrefused = true\n" } else { "]\n" });
+    Ok(row)
+}
+
+/// A release around the number that grows with each new version: `6.12.` `118` `+deb13-amd64`, `6.1.0-` `57` `-amd64`.
+fn varying(release: &str) -> Option<(&str, &str, &str)> {
+    let end = match release.find('+') {
+        Some(plus) => plus,
+        None => release.match_indices('-').nth(1)?.0,
+    };
+    let start = release[..end].rfind(|letter: char| !letter.is_ascii_digit())? + 1;
+    Some((&release[..start], &release[start..end], &release[end..]))
+}
+
 /// apt with a state of its own that knows one suite, and what that stands on.
 struct Apt {
     options: Vec<String>,
@@ -199,4 +238,26 @@ fn unpack(package: &Path, place: &Path) -> Result<()> {
 fn depmod(kernel: &Kernel, place: &Path) -> Result<()> {
     let base = if place.join("lib/modules").exists() { place.to_path_buf() } else { place.join("usr") };
     run(Command::new("depmod").arg("--basedir").arg(base).arg(&kernel.release)).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::vm::kernels;
+
+    #[test]
+    fn the_number_that_grows_is_found_in_both_ways_of_naming_releases() {
+        assert_eq!(varying("6.12.118+deb13-cloud-amd64"), Some(("6.12.", "118", "+deb13-cloud-amd64")));
+        assert_eq!(varying("6.1.0-57-cloud-amd64"), Some(("6.1.0-", "57", "-cloud-amd64")));
+    }
+
+    #[test]
+    fn each_package_of_the_table_ends_with_its_kernels_release() -> Result<()> {
+        for kernel in kernels::all()? {
+            for package in &kernel.packages {
+                assert!(package.name.ends_with(&kernel.release), "{} and {}", package.name, kernel.release);
+            }
+        }
+        Ok(())
+    }
 }

@@ -89,8 +89,7 @@ impl Tree {
                 self.directory(base, &path)?;
                 continue;
             }
-            let executable =
-                path.metadata().is_ok_and(|metadata| metadata.permissions().mode() & 0o111 != 0);
+            let executable = path.metadata().is_ok_and(|metadata| metadata.permissions().mode() & 0o111 != 0);
             let contents = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
             let name = path.strip_prefix(base).unwrap_or(&path).to_string_lossy().into_owned();
             self.file(&name, contents, executable);
@@ -239,8 +238,15 @@ mod tests {
         tree.file("usr/bin/vipgate", b"binary".to_vec(), true);
         tree.file("usr/bin/a", Vec::new(), false);
         tree.link("bin", "usr/bin");
-        let expected =
-            ["40755 dev", "20600 dev/console", "120777 bin", "40755 usr", "40755 usr/bin", "100644 usr/bin/a", "100755 usr/bin/vipgate"];
+        let expected = [
+            "40755 dev",
+            "20600 dev/console",
+            "120777 bin",
+            "40755 usr",
+            "40755 usr/bin",
+            "100644 usr/bin/a",
+            "100755 usr/bin/vipgate",
+        ];
         assert_eq!(listed(&tree)?, expected);
         Ok(())
     }

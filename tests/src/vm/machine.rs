@@ -5,13 +5,9 @@
 //! into the switches, which a tap survives. So no file handle of a device passes through this program, which would have
 //! to be `unsafe` to make one.
 
-use super::{
-    accel::Accelerator,
-    agent::Agent,
-    archive::Unpacked,
-};
+use super::{accel::Accelerator, agent::Agent, archive::Unpacked};
 use crate::lab::{Namespace, Process, Result};
-use anyhow::{Context as _, bail, ensure};
+use anyhow::{Context as _, anyhow, bail, ensure};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::{
     fs,
@@ -70,7 +66,7 @@ pub struct Machine {
     /// From QEMU's start to that.
     pub took: Duration,
     console: PathBuf,
-    process: Process,
+    _process: Process,
 }
 
 impl Machine {
@@ -117,9 +113,10 @@ impl Machine {
             .and_then(|()| listener.accept().context("QEMU does not connect"))
             .and_then(|(stream, _)| wait(&stream, &mut process, deadline).map(|()| stream))
             .and_then(|stream: UnixStream| Agent::meet(stream, Duration::from_secs(30)));
-        let (agent, hello) = met.with_context(|| format!("the guest's console ends so:\n{}", tail(&console, 40)))?;
+        let (agent, hello) =
+            met.map_err(|error| anyhow!("{error:#}\n-- the guest's console ends so:\n{}", tail(&console, 40)))?;
         ensure!(hello.complaints.is_empty(), "the guest complains: {}", hello.complaints.join("; "));
-        Ok(Self { agent, hello, took: started.elapsed(), console, process })
+        Ok(Self { agent, hello, took: started.elapsed(), console, _process: process })
     }
 
     /// The last lines of the console.
@@ -128,10 +125,10 @@ impl Machine {
         tail(&self.console, lines)
     }
 
-    /// All that QEMU itself said.
+    /// The file that the console goes to.
     #[must_use]
-    pub fn qemu_said(&self) -> String {
-        self.process.said()
+    pub fn console_path(&self) -> &Path {
+        &self.console
     }
 }
 
@@ -140,6 +137,13 @@ impl Nic {
     pub fn virtio(device: &str, mac: &str, queues: u32) -> Self {
         let model = Model::Virtio { queues, properties: Vec::new() };
         Self { device: device.to_owned(), mac: mac.to_owned(), model, mtu: 1500 }
+    }
+
+    /// Gives a card with queues this many pairs.
+    pub fn set_queues(&mut self, pairs: u32) {
+        if let Model::Virtio { queues, .. } = &mut self.model {
+            *queues = pairs;
+        }
     }
 
     fn arguments(&self, number: usize) -> [String; 4] {

@@ -19,10 +19,15 @@ pub mod accel;
 pub mod agent;
 pub mod archive;
 pub mod image;
+pub mod kernel_table;
 pub mod kernels;
 pub mod lab;
+pub mod layers;
 pub mod machine;
 pub mod modules;
+mod router;
+pub mod scenarios;
+pub mod suite;
 
 pub use agent::{Agent, Said};
 pub use kernels::Kernel;

@@ -1,14 +1,92 @@
-fn main() -> anyhow::Result<()> {
-    use vipgate_tests::vm::*;
-    let a: Vec<String> = std::env::args().collect();
-    let sources = image::Sources { package: a[1].clone().into(), init: a[2].clone().into() };
-    let kernel = kernels::named(&[a[3].clone()])?.remove(0);
-    let accelerator = accel::Accelerator::detect(&sources, &kernel)?;
-    let bench = Bench { sources, accelerator };
-    let t = std::time::Instant::now();
-    let lab = VmLab::new(&bench, &kernel, &VmLabOptions::new(1, 1))?;
-    println!("{:?} took {:?} lab {:?} image {}", lab.machine().hello, lab.machine().took, t.elapsed(), lab.image_size);
-    for line in &a[4..] { let t = std::time::Instant::now(); println!("$ {line}\n{} ({:?})", lab.agent().run(line)?, t.elapsed()); }
-    println!("{}", lab.machine().console(20));
-    Ok(())
+//! `cargo xtask vm`: distribution kernels in virtual machines, and the released binary in them.
+
+mod list;
+mod shell;
+mod test;
+
+use anyhow::Context as _;
+use clap::{Parser, Subcommand};
+use std::{
+    path::PathBuf,
+    process::{self, ExitCode},
+    thread,
+};
+use vipgate_tests::{
+    lab::{Result, leftovers::remove_own},
+    vm::image::Sources,
+};
+
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask vm", bin_name = "cargo xtask vm", about, arg_required_else_help = true)]
+struct Arguments {
+    /// The package for routers; `cargo xtask vm` gives it.
+    #[arg(long, hide = true, env = "VIPGATE_VM_PACKAGE")]
+    package: Option<PathBuf>,
+
+    /// The guest's init; `cargo xtask vm` gives it.
+    #[arg(long, hide = true, env = "VIPGATE_VM_INIT")]
+    init: Option<PathBuf>,
+
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// The kernels, and whether they are in the cache.
+    #[command(after_help = "Examples:\n  cargo xtask vm list\n  cargo xtask vm list --archive    # newer ones")]
+    List(list::Arguments),
+
+    /// Run the tests on virtual machines: load and traffic.
+    #[command(
+        after_help = "Examples:\n  cargo xtask vm test                               # what `cargo xtask test` runs\n  cargo xtask vm test --all\n  cargo xtask vm test --kernel 6.12 --filter xdp"
+    )]
+    Test(test::Arguments),
+
+    /// A router with clients and backends to look at, and a line at a time for its shell.
+    #[command(
+        after_help = "Examples:\n  cargo xtask vm shell --kernel 6.12\n  echo 'vipgate status' | cargo xtask vm shell --kernel 6.12-cloud --hook xdp"
+    )]
+    Shell(shell::Arguments),
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    clean_up_on_interrupt();
+    match run(&arguments) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("vm: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: &Arguments) -> Result<bool> {
+    match &arguments.command {
+        Command::List(list) => list::run(list).map(|()| true),
+        Command::Test(test) => test::run(test, sources(arguments)?),
+        Command::Shell(shell) => shell::run(shell, sources(arguments)?).map(|()| true),
+    }
+}
+
+fn sources(arguments: &Arguments) -> Result<Sources> {
+    let told = "this program is started by `cargo xtask vm`, which builds what the machines get";
+    let (package, init) = (arguments.package.clone().context(told)?, arguments.init.clone().context(told)?);
+    Ok(Sources { package, init })
+}
+
+/// Ctrl-C takes everything down, too.
+fn clean_up_on_interrupt() {
+    thread::spawn(|| {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build();
+        match runtime.and_then(|runtime| runtime.block_on(tokio::signal::ctrl_c())) {
+            Ok(()) => {
+                remove_own();
+                process::exit(130);
+            }
+            Err(error) => eprintln!("vm: Ctrl-C will leave the namespaces to the next run: {error}"),
+        }
+    });
 }

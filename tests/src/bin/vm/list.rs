@@ -1,0 +1,30 @@
+//! The kernels of the table: what is in the cache, what the archive has.
+
+use vipgate_tests::{
+    lab::Result,
+    vm::{archive, kernels},
+};
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Arguments {
+    /// Print the newest of each kernel's series in Debian's archive, as rows for tests/src/vm/kernels.toml.
+    #[arg(long)]
+    archive: bool,
+}
+
+pub(crate) fn run(arguments: &Arguments) -> Result<()> {
+    for kernel in kernels::all()? {
+        if arguments.archive {
+            println!("{}", archive::newest(&kernel)?);
+            continue;
+        }
+        let state = match archive::cached(&kernel)? {
+            Some(_) => format!("cached, {} MB", archive::size(&kernel)? / 1_000_000),
+            None => "not fetched yet".to_owned(),
+        };
+        let refused = if kernel.refused { " (refused by vipgate)" } else { "" };
+        println!("{:<12} {:<32} {:<20} {state}{refused}", kernel.name, kernel.release, kernel.suite);
+    }
+    println!("{}", archive::cache()?.display());
+    Ok(())
+}

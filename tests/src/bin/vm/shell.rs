@@ -1,0 +1,99 @@
+//! A router to look at: a machine with clients and backends around it, and a line at a time for its shell.
+
+use anyhow::Context as _;
+use std::{
+    io::{BufRead as _, Write as _, stdin, stdout},
+    time::Duration,
+};
+use vipgate_tests::{
+    lab::{Hook, Host, Result},
+    vm::{Bench, VmLab, VmLabOptions, accel::Accelerator, image::Sources, kernels, scenarios::ROUTER},
+};
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Arguments {
+    /// By the name that `cargo xtask vm list` shows.
+    #[arg(long, value_name = "NAME")]
+    kernel: String,
+
+    /// Where the router's programs attach: auto, xdp, xdp-generic or tc.
+    #[arg(long, value_parser = hook, default_value = "auto")]
+    hook: Hook,
+
+    /// The machine alone: no controller is started, nothing applied.
+    #[arg(long)]
+    bare: bool,
+
+    /// Queue pairs of each card.
+    #[arg(long, default_value_t = 4)]
+    queues: u32,
+}
+
+fn hook(text: &str) -> Result<Hook, String> {
+    let all = [Hook::Auto, Hook::Xdp, Hook::XdpGeneric, Hook::Tc];
+    all.into_iter().find(|hook| hook.to_string() == text).ok_or_else(|| "give one of auto, xdp, xdp-generic, tc".into())
+}
+
+/// What a line of a person may take.
+const PATIENCE: Duration = Duration::from_secs(3600);
+
+pub(crate) fn run(arguments: &Arguments, sources: Sources) -> Result<()> {
+    let kernel = kernels::named(std::slice::from_ref(&arguments.kernel))?.remove(0);
+    let accelerator = Accelerator::detect(&sources, &kernel)?;
+    eprintln!("==> {} ({}), two clients, three backends, {accelerator}", kernel.name, kernel.release);
+    let bench = Bench { sources, accelerator };
+    let mut options = VmLabOptions::new(2, 3);
+    options.machine.nics.iter_mut().for_each(|nic| nic.set_queues(arguments.queues));
+    let mut lab = VmLab::new(&bench, &kernel, &options)?;
+    lab.serve_outside()?;
+    eprintln!("    up after {:.1} s", lab.machine().took.as_secs_f64());
+    if !arguments.bare {
+        eprintln!("==> vipgate serve, hook {}, and docs/router.yaml", arguments.hook);
+        // Somebody came to look: also at a router that does not come up.
+        match lab.serve(arguments.hook).and_then(|()| lab.apply(ROUTER)) {
+            Ok(said) => print!("{said}"),
+            Err(error) => eprintln!("{error:#}"),
+        }
+    }
+    tell(&lab);
+    prompt(&lab)
+}
+
+fn tell(lab: &VmLab) {
+    println!(
+        "\nThe router is 10.1.0.1 (pub0) and 10.2.0.1 (priv0); the web VIP is 10.1.0.10, an elastic IP 10.1.0.11."
+    );
+    let hosts = lab.clients().iter().chain(lab.backends());
+    for Host { name, address, namespace, .. } in hosts {
+        println!("  {name:<10} {address:<12} nsenter --net={}", namespace.path().display());
+    }
+    let client = lab.client().namespace.path();
+    println!("In another terminal, say:  nsenter --net={} curl -s http://10.1.0.10/", client.display());
+    println!(
+        "Each line here goes to the shell of the guest; its console is {}.",
+        lab.machine().console_path().display()
+    );
+    println!("`exit` or the end of the input takes everything down.");
+}
+
+fn prompt(lab: &VmLab) -> Result<()> {
+    let mut lines = stdin().lock().lines();
+    loop {
+        print!("router# ");
+        stdout().flush().context("cannot write")?;
+        let Some(line) = lines.next() else { return Ok(()) };
+        let line = line.context("cannot read")?;
+        match line.trim() {
+            "" => {}
+            "exit" => return Ok(()),
+            line => {
+                let said = lab.agent().run_with(line, "", PATIENCE)?;
+                print!("{}", said.stdout);
+                eprint!("{}", said.stderr);
+                if let Some(status) = said.status.filter(|status| *status != 0) {
+                    eprintln!("(exit status {status})");
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,86 @@
+//! The tests on virtual machines.
+
+use std::time::Instant;
+use vipgate_tests::{
+    lab::Result,
+    vm::{
+        Bench,
+        accel::Accelerator,
+        archive,
+        image::Sources,
+        kernels,
+        layers::{self, Extent},
+        suite::{self, Suite},
+    },
+};
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Arguments {
+    /// Only on this kernel, by the name that `cargo xtask vm list` shows; may be given more than once.
+    #[arg(long, value_name = "NAME")]
+    kernel: Vec<String>,
+
+    /// Everything, also what `cargo xtask test` leaves out for time.
+    #[arg(long, conflicts_with = "kernel")]
+    all: bool,
+
+    /// Only the tests whose name holds this.
+    #[arg(long, value_name = "TEXT")]
+    filter: Option<String>,
+
+    /// Machines at a time.
+    #[arg(long, default_value_t = 2)]
+    machines: usize,
+
+    /// Write docs/kernels.md by what is found.
+    #[arg(long)]
+    write: bool,
+}
+
+/// The table of `docs/kernels.md`, which is held against what was found.
+const TABLE: &str = "load::table";
+
+/// True if all went well.
+pub(crate) fn run(arguments: &Arguments, sources: Sources) -> Result<bool> {
+    let started = Instant::now();
+    let kernels = kernels::named(&arguments.kernel)?;
+    let extent = match (arguments.all, arguments.kernel.is_empty()) {
+        (true, _) => Extent::All,
+        (false, true) => Extent::Usual,
+        (false, false) => Extent::Named,
+    };
+    let mut suites = layers::suites(&kernels, extent);
+    let filtered = arguments.filter.as_ref().map_or(0, |filter| keep(&mut suites, filter));
+    for suite in &suites {
+        archive::fetch(&suite.kernel)?;
+    }
+    let count: usize = suites.iter().map(|suite| suite.cases.len()).sum();
+    println!("\nrunning {count} tests");
+    let Some(first) = suites.first() else {
+        return Ok(suite::Outcome::default().conclude(filtered, started));
+    };
+    let accelerator = Accelerator::detect(&sources, &first.kernel)?;
+    eprintln!("==> {} suites, {} machines at a time, {accelerator}", suites.len(), arguments.machines);
+    let bench = Bench { sources, accelerator };
+    let (mut outcome, findings) = suite::run(suites, arguments.machines, &bench);
+    if !findings.is_empty() {
+        println!("\n{}", findings.over_committed()?.page()?);
+        if arguments.write {
+            findings.write()?;
+        }
+        outcome.add(TABLE, findings.check());
+    }
+    Ok(outcome.conclude(filtered, started))
+}
+
+/// Leaves only cases whose names hold `filter`; how many went.
+fn keep(suites: &mut Vec<Suite>, filter: &str) -> usize {
+    let count = |suites: &[Suite]| suites.iter().map(|suite| suite.cases.len()).sum::<usize>();
+    let before = count(suites);
+    for suite in suites.iter_mut() {
+        let (layer, kernel) = (suite.layer, suite.kernel.name.clone());
+        suite.cases.retain(|case| format!("{layer}::{kernel}::{}", case.name).contains(filter));
+    }
+    suites.retain(|suite| !suite.cases.is_empty());
+    before - count(suites)
+}

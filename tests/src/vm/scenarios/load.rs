@@ -1,0 +1,112 @@
+//! On every kernel all programs load and attach, at every hook, and go again without a trace.
+
+use super::ROUTER;
+use crate::{
+    lab::{Hook, Result},
+    vm::{
+        VmLab,
+        suite::{Case, Trial},
+    },
+};
+use anyhow::{Context as _, bail, ensure};
+use serde_json::Value;
+use std::sync::PoisonError;
+
+/// How `vipgate serve` ends on a kernel that it cannot run on.
+const UNSUITABLE: i32 = 7;
+
+const HOOKS: [Hook; 4] = [Hook::Tc, Hook::Xdp, Hook::XdpGeneric, Hook::Auto];
+
+/// The cases of a kernel that the product runs on.
+#[must_use]
+pub fn cases() -> Vec<Case> {
+    let hooks = HOOKS.map(|hook| Case::new(hook.to_string(), move |trial| attaches(trial, hook)));
+    [Case::new("programs", programs_load)].into_iter().chain(hooks).collect()
+}
+
+/// The cases of a kernel that it refuses.
+#[must_use]
+pub fn refused_cases() -> Vec<Case> {
+    vec![Case::new("refuses", refuses)]
+}
+
+/// `vipgate doctor` loads every program and tells how much of each the verifier looked at.
+fn programs_load(trial: &mut Trial) -> Result<()> {
+    let report = trial.lab.report("doctor")?;
+    let programs = report["programs"].as_array().context("doctor tells nothing about programs")?;
+    ensure!(!programs.is_empty(), "doctor knows no programs");
+    let mut refused = Vec::new();
+    for program in programs {
+        let name = program["name"].as_str().context("a program has a name")?;
+        let loads = program["loads"].as_bool().context("a program loads or not")?;
+        let instructions = loads.then(|| program["instructions"].as_u64().context("a count")).transpose()?;
+        let mut findings = trial.findings.lock().unwrap_or_else(PoisonError::into_inner);
+        findings.program(&trial.lab.kernel.name, name, instructions);
+        if !loads {
+            refused.push(format!("{name}: {}", program["reason"].as_str().unwrap_or("no reason is told")));
+        }
+    }
+    ensure!(refused.is_empty(), "the kernel refuses {}", refused.join("; "));
+    Ok(())
+}
+
+/// A controller comes up with this hook, brings a router up, ends, and is taken off.
+fn attaches(trial: &mut Trial, hook: Hook) -> Result<()> {
+    let result = attached_by(&trial.lab, hook);
+    let mut findings = trial.findings.lock().unwrap_or_else(PoisonError::into_inner);
+    findings.hook(&trial.lab.kernel.name, &hook.to_string(), result.as_deref().ok());
+    drop(findings);
+    let gone = trial.lab.clear().and_then(|()| trial.lab.is_clean());
+    result.and(gone)
+}
+
+/// The hook that both devices have then.
+fn attached_by(lab: &VmLab, hook: Hook) -> Result<String> {
+    lab.serve(hook)?;
+    lab.apply(ROUTER)?;
+    let mut attached = lab.attached()?;
+    attached.sort();
+    let [(first, at), (second, other)] = attached.as_slice() else {
+        bail!("both devices should have a program: {attached:?}");
+    };
+    ensure!([first, second] == ["priv0", "pub0"] && at == other, "the devices differ: {attached:?}");
+    ensure!(hook == Hook::Auto || *at == hook.to_string(), "the hook is {hook}, but the devices have {at}");
+    for device in [first, second] {
+        ensure!(in_kernel(lab, device)? == xdp_mode(at), "{device} is not what status tells, {at}");
+    }
+    let status = lab.stop()?;
+    ensure!(status == 0, "SIGTERM ends the controller with {status}");
+    ensure!(lab.attached()?.len() == 2, "the programs went with the controller");
+    Ok(at.clone())
+}
+
+/// What the kernel itself says of the XDP program on a device.
+fn in_kernel(lab: &VmLab, device: &str) -> Result<Option<&'static str>> {
+    let text = lab.agent().says(&format!("ip -json link show dev {device}"))?;
+    let link: Value = serde_json::from_str(&text).with_context(|| format!("no JSON: {text}"))?;
+    // IFLA_XDP_ATTACHED: 1 by the driver, 2 by the generic stack.
+    Ok(match link[0]["xdp"]["mode"].as_u64() {
+        Some(1) => Some("driver"),
+        Some(2) => Some("generic"),
+        _ => None,
+    })
+}
+
+fn xdp_mode(hook: &str) -> Option<&'static str> {
+    match hook {
+        "xdp" => Some("driver"),
+        "xdp-generic" => Some("generic"),
+        _ => None,
+    }
+}
+
+/// One sentence that names the kernel and what it lacks, and a status of its own.
+fn refuses(trial: &mut Trial) -> Result<()> {
+    let said = trial.lab.serve_and_end()?;
+    ensure!(said.status == Some(UNSUITABLE), "vipgate serve should end with {UNSUITABLE}: {said}");
+    let complaints: Vec<&str> = said.stderr.lines().filter(|line| line.starts_with("vipgate: ")).collect();
+    let [complaint] = complaints.as_slice() else { bail!("one sentence was expected: {said}") };
+    ensure!(complaint.contains(&trial.lab.kernel.release), "it does not name the kernel: {complaint}");
+    ensure!(complaint.contains("lacks"), "it does not say what the kernel lacks: {complaint}");
+    trial.lab.is_clean()
+}

@@ -1,0 +1,195 @@
+//! Cases on virtual machines: a boot for each suite, its cases in order on that one machine, told as `cargo test` does.
+
+use super::{Bench, Kernel, VmLab, VmLabOptions, kernel_table::Findings};
+use crate::lab::{Hook, Result};
+use anyhow::{Context as _, anyhow, ensure};
+use std::{
+    collections::VecDeque,
+    fmt,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{Mutex, PoisonError},
+    thread,
+    time::Instant,
+};
+
+/// Cases that share a machine.
+#[derive(Debug)]
+pub struct Suite {
+    pub layer: &'static str,
+    pub kernel: Kernel,
+    pub options: VmLabOptions,
+    pub cases: Vec<Case>,
+}
+
+pub struct Case {
+    /// Without those of layer and kernel.
+    pub name: String,
+    pub run: Box<dyn Fn(&mut Trial) -> Result<()> + Send>,
+}
+
+/// What a case works on.
+#[derive(Debug)]
+pub struct Trial<'a> {
+    pub lab: VmLab,
+    /// The hook of the controller that runs for [`Trial::router`].
+    hook: Option<Hook>,
+    /// What the run finds out about kernels.
+    pub findings: &'a Mutex<Findings>,
+}
+
+/// How a run went.
+#[derive(Debug, Default)]
+pub struct Outcome {
+    pub passed: usize,
+    /// Names.
+    pub failed: Vec<String>,
+}
+
+impl fmt::Debug for Case {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_tuple("Case").field(&self.name).finish()
+    }
+}
+
+impl Case {
+    pub fn new(name: impl Into<String>, run: impl Fn(&mut Trial) -> Result<()> + Send + 'static) -> Self {
+        Self { name: name.into(), run: Box::new(run) }
+    }
+}
+
+impl Trial<'_> {
+    /// Has the router be what this file says, under this hook: as it is if it is, else by a start of the controller.
+    pub fn router(&mut self, hook: Hook, file: &str) -> Result<()> {
+        if self.hook == Some(hook) {
+            return Ok(());
+        }
+        if self.hook.take().is_some() {
+            self.lab.stop()?;
+        }
+        self.lab.serve(hook)?;
+        self.lab.apply(file)?;
+        let attached = self.lab.attached()?;
+        let is_right = |(_, at): &(String, String)| *at == hook.to_string();
+        ensure!(attached.len() == 2 && attached.iter().all(is_right), "the hook is {hook}, but {attached:?}");
+        self.hook = Some(hook);
+        Ok(())
+    }
+
+    /// A failure with what the guest can tell of it.
+    fn told(&self, error: &anyhow::Error) -> String {
+        let counted = self.lab.agent().run("vipgate status | grep -E '^(devices|dropped|to stack)'");
+        let counted = counted.map_or_else(|error| format!("{error:#}"), |said| said.stdout);
+        let (log, console) = (self.lab.log(30), self.lab.machine().console(15));
+        format!(
+            "{error:#}\n-- vipgate status:\n{counted}-- vipgate's log ends so:\n{log}-- the guest's console ends so:\n{console}"
+        )
+    }
+
+    /// Starts the controller that a case has stopped.
+    pub fn serve_again(&self) -> Result<()> {
+        self.lab.serve(self.hook.context("no controller was started before")?)
+    }
+}
+
+impl Suite {
+    /// `load::6.12::tc`
+    #[must_use]
+    pub fn full_name(&self, case: &Case) -> String {
+        format!("{}::{}::{}", self.layer, self.kernel.name, case.name)
+    }
+
+    fn run(&self, bench: &Bench, findings: &Mutex<Findings>, outcome: &Mutex<Outcome>) {
+        let (layer, kernel) = (self.layer, &self.kernel.name);
+        let lab = match VmLab::new(bench, &self.kernel, &self.options) {
+            Ok(lab) => lab,
+            Err(error) => {
+                let reason = format!("the machine does not come up: {error:#}");
+                return self.cases.iter().for_each(|case| outcome.add(&self.full_name(case), Err(reason.clone())));
+            }
+        };
+        eprintln!("    {layer} on {kernel}: up after {:.1} s", lab.machine().took.as_secs_f64());
+        let mut trial = Trial { lab, hook: None, findings };
+        for case in &self.cases {
+            let started = Instant::now();
+            let result = trial
+                .lab
+                .forget()
+                .and_then(|()| {
+                    catch_unwind(AssertUnwindSafe(|| (case.run)(&mut trial)))
+                        .unwrap_or_else(|_| Err(anyhow!("it panicked, see above")))
+                })
+                .map_err(|error| trial.told(&error));
+            outcome.add(&format!("{} ({:.0} s)", self.full_name(case), started.elapsed().as_secs_f64()), result);
+        }
+    }
+}
+
+trait Record {
+    fn add(&self, name: &str, result: Result<(), String>);
+}
+
+impl Record for Mutex<Outcome> {
+    /// Tells of a case that has ended, and counts it.
+    fn add(&self, name: &str, result: Result<(), String>) {
+        let mut outcome = self.lock().unwrap_or_else(PoisonError::into_inner);
+        match result {
+            Ok(()) => {
+                println!("test {name} ... ok");
+                outcome.passed += 1;
+            }
+            Err(reason) => {
+                println!("test {name} ... FAILED");
+                // At once: the end may be minutes away.
+                println!("---- {name}\n{reason}\n----");
+                outcome.failed.push(name.to_owned());
+            }
+        }
+    }
+}
+
+impl Outcome {
+    /// Tells of one case that needs no machine.
+    pub fn add(&mut self, name: &str, result: Result<()>) {
+        let outcome = Mutex::new(std::mem::take(self));
+        outcome.add(name, result.map_err(|error| format!("{error:#}")));
+        *self = outcome.into_inner().unwrap_or_else(PoisonError::into_inner);
+    }
+
+    /// The end of the output, as libtest writes it. True if all went well.
+    #[must_use]
+    pub fn conclude(&self, filtered: usize, started: Instant) -> bool {
+        if !self.failed.is_empty() {
+            println!("\nfailures, told of above:");
+            for name in &self.failed {
+                println!("    {name}");
+            }
+        }
+        let verdict = if self.failed.is_empty() { "ok" } else { "FAILED" };
+        println!(
+            "\ntest result: {verdict}. {} passed; {} failed; 0 ignored; 0 measured; {filtered} filtered out; finished in {:.2}s",
+            self.passed,
+            self.failed.len(),
+            started.elapsed().as_secs_f64()
+        );
+        self.failed.is_empty()
+    }
+}
+
+/// Runs the suites, this many machines at a time.
+pub fn run(suites: Vec<Suite>, machines: usize, bench: &Bench) -> (Outcome, Findings) {
+    let (outcome, findings) = (Mutex::default(), Mutex::default());
+    let queue = Mutex::new(VecDeque::from(suites));
+    thread::scope(|scope| {
+        for _ in 0..machines {
+            scope.spawn(|| {
+                loop {
+                    let next = queue.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+                    let Some(suite) = next else { return };
+                    suite.run(bench, &findings, &outcome);
+                }
+            });
+        }
+    });
+    let inner = |outcome: Mutex<Outcome>| outcome.into_inner().unwrap_or_else(PoisonError::into_inner);
+    (inner(outcome), findings.into_inner().unwrap_or_else(PoisonError::into_inner))
+}
