@@ -1,4 +1,4 @@
-//! The project's own commands: `cargo xtask setup | build | demo | load | unload | test | fuzz | lint | bench |
+//! The project's own commands: `cargo xtask setup | build | demo | load | unload | test | vm | fuzz | lint | bench |
 //! package`.
 //!
 //! One module a command. What runs here is what CI and the README run: nothing has a second, hidden way.
@@ -11,9 +11,11 @@ mod fuzz;
 mod lint;
 mod load;
 mod package;
+mod qemu;
 mod setup;
 mod sh;
 mod test;
+mod vm;
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
@@ -58,11 +60,18 @@ enum Command {
     #[command(after_help = "Example:\n  cargo xtask unload")]
     Unload(load::UnloadArgs),
 
-    /// All tests: units, kernel programs by test run, end to end in namespaces under both hooks. Needs root.
+    /// All tests: units, kernel programs by test run, end to end in namespaces under both hooks, and the package on
+    /// distribution kernels in virtual machines. Needs root.
     #[command(
         after_help = "Examples:\n  cargo xtask test\n  cargo xtask test --filter restart    # the tests whose name holds `restart`"
     )]
     Test(test::Args),
+
+    /// Distribution kernels in virtual machines, and the package in them: tests, and a router to look at. Needs root.
+    #[command(
+        after_help = "Examples:\n  cargo xtask vm list\n  cargo xtask vm test --kernel 6.12\n  cargo xtask vm shell --kernel 6.12"
+    )]
+    Vm(vm::Args),
 
     /// Look for packets and tables under which the packet path, compiled for this machine, breaks what must hold.
     #[command(
@@ -93,6 +102,7 @@ fn main() -> ExitCode {
         Command::Load(args) => load::run(&args),
         Command::Unload(args) => load::unload(&args),
         Command::Test(args) => test::run(&args),
+        Command::Vm(args) => vm::run(&args),
         Command::Fuzz(args) => fuzz::run(&args),
         Command::Lint(args) => lint::run(&args),
         Command::Bench(args) => bench::run(&args),

@@ -7,7 +7,7 @@ use crate::{
     sh::{root, step},
 };
 use anyhow::{Context as _, Result};
-use std::{fs, process::Command};
+use std::{fs, path::PathBuf, process::Command};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {}
@@ -22,6 +22,12 @@ const FILES: [(&str, &str); 5] = [
 ];
 
 pub(crate) fn run(_: &Args) -> Result<()> {
+    println!("{}", build()?.display());
+    Ok(())
+}
+
+/// Makes the tarball; where it is.
+pub(crate) fn build() -> Result<PathBuf> {
     setup::ensure(&[Need::Build])?;
     ebpf::build()?;
     let mut contents = vec![(binary(true)?, "usr/bin/vipgate")];
@@ -47,6 +53,5 @@ pub(crate) fn run(_: &Args) -> Result<()> {
         .arg(&tree)
         .args(["usr", "etc"]);
     step("tarball", &mut tar)?;
-    println!("{}", tarball.display());
-    Ok(())
+    Ok(tarball)
 }

@@ -5,6 +5,7 @@
 use crate::{
     build::target_directory,
     ebpf::{self, Toolchain},
+    qemu,
     sh::{as_root, capture, root, step, which},
 };
 use anyhow::{Context as _, Result, bail};
@@ -32,13 +33,15 @@ pub(crate) enum Need {
     Api,
     /// The benchmark's generators and peers.
     Bench,
+    /// Virtual machines with distribution kernels.
+    Vm,
     /// Formatting and lints.
     Lint,
     /// The fuzzer.
     Fuzz,
 }
 
-const EVERYTHING: [Need; 6] = [Need::Build, Need::Lab, Need::Api, Need::Bench, Need::Lint, Need::Fuzz];
+const EVERYTHING: [Need; 7] = [Need::Build, Need::Lab, Need::Api, Need::Bench, Need::Vm, Need::Lint, Need::Fuzz];
 
 /// A program of the lab, the Debian package that brings it, and what for.
 struct Tool {
@@ -73,6 +76,15 @@ const BENCH: [Tool; 2] = [
     tool("haproxy", "haproxy", "the proxy that the benchmark compares with"),
 ];
 
+const VM: [Tool; 4] = [
+    tool("busybox", "busybox-static", "the small tools of virtual machines"),
+    tool("depmod", "kmod", "lists of the modules of kernels that are not installed"),
+    tool("xz", "xz-utils", "unpacks kernels' modules"),
+    tool("zstd", "zstd", "unpacks kernels' modules"),
+];
+
+const QEMU: &str = "qemu-system-x86_64";
+
 /// Packages that start a service when they are installed.
 const SERVICES: [(&str, &str); 2] = [("nginx-light", "nginx.service"), ("haproxy", "haproxy.service")];
 
@@ -89,6 +101,7 @@ enum Missing {
     /// Debian has no BPF toolchain here: rustup's nightly with rust-src instead.
     RustupToolchain,
     BpfLinker,
+    Qemu,
     /// A virtual environment of the project's own with the packages of the requirements.
     PythonPackages,
     CargoFuzz,
@@ -106,6 +119,7 @@ impl Missing {
             Self::BpfLinker => {
                 ("bpf-linker 0.13 (cargo)".to_owned(), "links the kernel programs and writes their BTF".to_owned())
             }
+            Self::Qemu => ("qemu-system-x86 (apt)".to_owned(), "virtual machines with distribution kernels".to_owned()),
             Self::PythonPackages => (
                 "schemathesis 4 (pip, into target/python)".to_owned(),
                 "throws at the API what its OpenAPI document allows and forbids".to_owned(),
@@ -143,11 +157,14 @@ fn missing(needs: &[Need]) -> Vec<Missing> {
     if needs.contains(&Need::Api) {
         missing_for_api(&mut missing);
     }
-    for (need, tools) in [(Need::Lab, LAB.as_slice()), (Need::Bench, BENCH.as_slice())] {
+    for (need, tools) in [(Need::Lab, LAB.as_slice()), (Need::Bench, BENCH.as_slice()), (Need::Vm, VM.as_slice())] {
         if needs.contains(&need) {
             let absent = tools.iter().filter(|tool| which(tool.program).is_none());
             missing.extend(absent.map(|tool| Missing::Package { name: tool.package, why: tool.why }));
         }
+    }
+    if needs.contains(&Need::Vm) && which(QEMU).is_none() {
+        missing.push(Missing::Qemu);
     }
     if needs.contains(&Need::Lint) {
         let absent = [("cargo-clippy", "clippy"), ("rustfmt", "rustfmt")]
@@ -241,6 +258,7 @@ fn install(missing: Vec<Missing>) -> Result<()> {
             Missing::Package { .. } => {}
             Missing::RustupToolchain => rustup_toolchain()?,
             Missing::BpfLinker => bpf_linker()?,
+            Missing::Qemu => qemu::install()?,
             Missing::PythonPackages => python_packages()?,
             Missing::CargoFuzz => step(
                 "cargo-fuzz (about a minute)",
@@ -257,7 +275,7 @@ fn install(missing: Vec<Missing>) -> Result<()> {
     Ok(())
 }
 
-fn apt(packages: &[&str]) -> Result<()> {
+pub(crate) fn apt(packages: &[&str]) -> Result<()> {
     let Some(apt_get) = which("apt-get") else {
         bail!("this machine has no apt-get: install these with its own package manager: {}", packages.join(" "));
     };

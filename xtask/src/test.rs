@@ -1,4 +1,4 @@
-//! `cargo xtask test`: everything the tests need, then every test of the workspace.
+//! `cargo xtask test`: everything the tests need, then every test of the workspace, then those on virtual machines.
 //!
 //! End-to-end tests make their own namespaces and run side by side. The test binaries run as root: the kernel asks for
 //! it to load programs and to make namespaces.
@@ -7,6 +7,7 @@ use crate::{
     build,
     setup::{self, Need},
     sh::{cargo, is_root, which},
+    vm,
 };
 use anyhow::{Context as _, Result, bail};
 use std::{
@@ -51,13 +52,31 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         command.arg(filter);
     }
     eprintln!("==> all tests of the workspace");
-    let (tally, status) = run_counting(&mut command)?;
+    let mut tally = Tally::default();
+    let mut failed = vec![("the workspace", run_counting(&mut command, &mut tally)?)];
     eprintln!("    done in {:.0} s", started.elapsed().as_secs_f64());
+    if args.filter.is_none() {
+        failed.push(("virtual machines", on_machines(&mut tally)?));
+    } else {
+        // They need the optimised package, which takes minutes to build: who chooses tests is in a hurry.
+        println!("the tests on virtual machines are not among these: cargo xtask vm test --filter ...");
+    }
     println!("{} passed, {} failed", tally.passed, tally.failed);
-    if !status.success() {
-        bail!("the tests failed: {status}");
+    failed.retain(|(_, status)| !status.success());
+    if let Some((what, status)) = failed.first() {
+        bail!("the tests of {what} failed: {status}");
     }
     Ok(())
+}
+
+/// The package on distribution kernels.
+fn on_machines(tally: &mut Tally) -> Result<ExitStatus> {
+    let mut command = vm::booting()?;
+    eprintln!("==> the package on distribution kernels");
+    let started = Instant::now();
+    let status = run_counting(command.arg("test"), tally)?;
+    eprintln!("    done in {:.0} s", started.elapsed().as_secs_f64());
+    Ok(status)
 }
 
 /// Tests over all test programs.
@@ -81,10 +100,9 @@ impl Tally {
     }
 }
 
-/// Runs the tests with their output shown as it comes, and counts them.
-fn run_counting(command: &mut Command) -> Result<(Tally, ExitStatus)> {
-    let mut child = command.stdout(Stdio::piped()).spawn().context("cannot start cargo")?;
-    let mut tally = Tally::default();
+/// Runs tests with their output shown as it comes, and counts them.
+fn run_counting(command: &mut Command, tally: &mut Tally) -> Result<ExitStatus> {
+    let mut child = command.stdout(Stdio::piped()).spawn().context("cannot start the tests")?;
     if let Some(output) = child.stdout.take() {
         for line in BufReader::new(output).split(b'\n') {
             let line = line.context("cannot read what the tests say")?;
@@ -93,7 +111,7 @@ fn run_counting(command: &mut Command) -> Result<(Tally, ExitStatus)> {
             tally.add(&line);
         }
     }
-    Ok((tally, child.wait().context("cannot wait for cargo")?))
+    child.wait().context("cannot wait for the tests")
 }
 
 /// The variable that tells cargo how to start a program of the host's own target.

@@ -5,7 +5,7 @@ use super::{
     accel::Accelerator,
     archive,
     image::{self, Sources},
-    machine::{self, Machine, Options},
+    machine::{self, Machine, Options, Side},
 };
 use crate::lab::{
     Host, Namespace, Result,
@@ -14,10 +14,6 @@ use crate::lab::{
 };
 use anyhow::Context as _;
 use std::path::Path;
-
-/// The router's cards on both sides; by their MAC addresses the guest knows which is which.
-const PUBLIC_MAC: &str = "52:54:00:00:01:01";
-const PRIVATE_MAC: &str = "52:54:00:00:02:01";
 
 /// What all labs of a run have in common.
 #[derive(Clone, Debug)]
@@ -38,7 +34,7 @@ impl VmLabOptions {
     /// A router with two processors and as many queues as native XDP on virtio wants.
     #[must_use]
     pub fn new(clients: u8, backends: u8) -> Self {
-        let nics = vec![Nic::virtio(PUBLIC_DEVICE, PUBLIC_MAC, 4), Nic::virtio(PRIVATE_DEVICE, PRIVATE_MAC, 4)];
+        let nics = vec![Nic::virtio(PUBLIC_DEVICE, Side::Public, 4), Nic::virtio(PRIVATE_DEVICE, Side::Private, 4)];
         Self { clients, backends, machine: Options { memory: 1024, cpus: 2, nics } }
     }
 }
@@ -69,7 +65,8 @@ impl VmLab {
             Machine::boot(&options.machine, bench.accelerator, &files, &image, &namespace, directory, machine::UP)?;
         // It is in the guest's memory now.
         std::fs::remove_file(&image).context("cannot remove the image")?;
-        for (switch, nic) in [&around.public, &around.private].into_iter().zip(&options.machine.nics) {
+        for nic in &options.machine.nics {
+            let switch = if nic.side == Side::Public { &around.public } else { &around.private };
             switch.plug_device(&namespace, &nic.device, nic.mtu)?;
         }
         let lab = Self { kernel: kernel.clone(), machine, around, image_size, _namespace: namespace };
@@ -77,14 +74,20 @@ impl VmLab {
         Ok(lab)
     }
 
+    /// A card that has a name of the lab's own gets its address, too; what others are for is their case's to say.
     fn name_devices(&self, nics: &[Nic]) -> Result<()> {
-        let addresses = [PUBLIC_ROUTER, PRIVATE_ROUTER];
-        for (Nic { device, mac, mtu, .. }, address) in nics.iter().zip(addresses) {
+        for (number, Nic { device, mtu, .. }) in nics.iter().enumerate() {
+            let mac = Nic::mac(number);
             let line = format!(
-                "set -e; path=$(grep -l {mac} /sys/class/net/*/address); ip link set $(basename ${{path%/address}}) name {device}; \
-                 ip link set {device} mtu {mtu}; ip addr add {address}/24 dev {device}; ip link set {device} up"
+                "set -e; path=$(grep -l {mac} /sys/class/net/*/address); \
+                 ip link set $(basename ${{path%/address}}) name {device}; ip link set {device} mtu {mtu} up"
             );
             self.agent().says(&line)?;
+        }
+        for (device, address) in [(PUBLIC_DEVICE, PUBLIC_ROUTER), (PRIVATE_DEVICE, PRIVATE_ROUTER)] {
+            if nics.iter().any(|nic| nic.device == device) {
+                self.agent().says(&format!("ip addr add {address}/24 dev {device}"))?;
+            }
         }
         self.agent().says("echo 1 > /proc/sys/net/ipv4/ip_forward").map(drop)
     }

@@ -39,10 +39,17 @@ pub struct Options {
 pub struct Nic {
     /// The tap's name, and the device's in the guest.
     pub device: String,
-    pub mac: String,
+    /// The switch that it is plugged into.
+    pub side: Side,
     pub model: Model,
     /// The device's in the guest, and the tap's.
     pub mtu: u32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    Public,
+    Private,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -134,9 +141,15 @@ impl Machine {
 
 impl Nic {
     #[must_use]
-    pub fn virtio(device: &str, mac: &str, queues: u32) -> Self {
+    pub fn virtio(device: &str, side: Side, queues: u32) -> Self {
         let model = Model::Virtio { queues, properties: Vec::new() };
-        Self { device: device.to_owned(), mac: mac.to_owned(), model, mtu: 1500 }
+        Self { device: device.to_owned(), side, model, mtu: 1500 }
+    }
+
+    /// The address of a machine's card of this number, from 0: by it the guest knows which is which.
+    #[must_use]
+    pub fn mac(number: usize) -> String {
+        format!("52:54:00:00:00:{:02x}", number + 1)
     }
 
     /// Gives a card with queues this many pairs.
@@ -147,7 +160,7 @@ impl Nic {
     }
 
     fn arguments(&self, number: usize) -> [String; 4] {
-        let Self { device, mac, model, mtu } = self;
+        let Self { device, model, mtu, .. } = self;
         let mut backend = format!("tap,id=net{number},ifname={device},script=no,downscript=no");
         let mut card = match model {
             Model::Virtio { queues, properties } => {
@@ -166,7 +179,7 @@ impl Nic {
             Model::E1000e => "e1000e".to_owned(),
         };
         // Without a boot ROM, which would only cost time.
-        card.push_str(&format!(",netdev=net{number},mac={mac},romfile="));
+        card.push_str(&format!(",netdev=net{number},mac={},romfile=", Self::mac(number)));
         ["-netdev".to_owned(), backend, "-device".to_owned(), card]
     }
 }
@@ -199,10 +212,10 @@ mod tests {
 
     #[test]
     fn a_card_with_several_queues_gets_interrupts_for_all_of_them() {
-        let [_, backend, _, card] = Nic::virtio("pub0", "52:54:00:00:01:01", 4).arguments(0);
+        let [_, backend, _, card] = Nic::virtio("pub0", Side::Public, 4).arguments(0);
         assert_eq!(backend, "tap,id=net0,ifname=pub0,script=no,downscript=no,queues=4");
         assert!(card.contains("mq=on,vectors=10"), "{card}");
-        let [_, backend, _, card] = Nic::virtio("pub0", "52:54:00:00:01:01", 1).arguments(0);
+        let [_, backend, _, card] = Nic::virtio("pub0", Side::Public, 1).arguments(0);
         assert!(!backend.contains("queues") && !card.contains("mq="), "{backend} {card}");
     }
 }

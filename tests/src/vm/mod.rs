@@ -32,7 +32,7 @@ pub mod suite;
 pub use agent::{Agent, Said};
 pub use kernels::Kernel;
 pub use lab::{Bench, VmLab, VmLabOptions};
-pub use machine::{Machine, Nic, Options};
+pub use machine::{Machine, Model, Nic, Options, Side};
 
 use std::{
     env,

@@ -24,8 +24,10 @@ pub struct Suite {
 pub struct Case {
     /// Without those of layer and kernel.
     pub name: String,
-    pub run: Box<dyn Fn(&mut Trial) -> Result<()> + Send>,
+    run: Box<Run>,
 }
+
+type Run = dyn Fn(&mut Trial) -> Result<()> + Send;
 
 /// What a case works on.
 #[derive(Debug)]
@@ -33,6 +35,8 @@ pub struct Trial<'a> {
     pub lab: VmLab,
     /// The hook of the controller that runs for [`Trial::router`].
     hook: Option<Hook>,
+    /// The hook by which the router did not come up.
+    broken: Option<Hook>,
     /// What the run finds out about kernels.
     pub findings: &'a Mutex<Findings>,
 }
@@ -63,15 +67,17 @@ impl Trial<'_> {
         if self.hook == Some(hook) {
             return Ok(());
         }
+        ensure!(self.broken != Some(hook), "the router does not come up under {hook}, as the case before this tells");
         if self.hook.take().is_some() {
             self.lab.stop()?;
         }
+        self.broken = Some(hook);
         self.lab.serve(hook)?;
         self.lab.apply(file)?;
         let attached = self.lab.attached()?;
         let is_right = |(_, at): &(String, String)| *at == hook.to_string();
         ensure!(attached.len() == 2 && attached.iter().all(is_right), "the hook is {hook}, but {attached:?}");
-        self.hook = Some(hook);
+        (self.hook, self.broken) = (Some(hook), None);
         Ok(())
     }
 
@@ -108,7 +114,7 @@ impl Suite {
             }
         };
         eprintln!("    {layer} on {kernel}: up after {:.1} s", lab.machine().took.as_secs_f64());
-        let mut trial = Trial { lab, hook: None, findings };
+        let mut trial = Trial { lab, hook: None, broken: None, findings };
         for case in &self.cases {
             let started = Instant::now();
             let result = trial

@@ -1,0 +1,56 @@
+//! `cargo xtask vm`: builds the package, the guest's init and the `vm` binary of the tests crate, and runs that.
+
+use crate::{
+    build::target_directory,
+    ebpf, package,
+    setup::{self, Need},
+    sh::{as_root, cargo, run as run_command, step},
+};
+use anyhow::{Result, bail};
+use std::{path::PathBuf, process::Command};
+
+/// The binary has its own help, which is the whole command's.
+#[derive(Debug, clap::Args)]
+#[command(disable_help_flag = true)]
+pub(crate) struct Args {
+    /// Passed on as they are; `--help` tells of them.
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    arguments: Vec<String>,
+}
+
+pub(crate) fn run(args: &Args) -> Result<()> {
+    let helps = args.arguments.iter().any(|word| ["--help", "-h"].contains(&word.as_str()));
+    let boots = args.arguments.first().is_some_and(|word| ["test", "shell"].contains(&word.as_str()));
+    let mut command = if boots && !helps { booting()? } else { Command::new(binary()?) };
+    run_command(command.args(&args.arguments))
+}
+
+/// The `vm` binary with all that its machines get, as root.
+pub(crate) fn booting() -> Result<Command> {
+    if std::env::consts::ARCH != "x86_64" {
+        bail!("the virtual machines run Debian's kernels for amd64: on {} there are none", std::env::consts::ARCH);
+    }
+    setup::ensure(&[Need::Build, Need::Lab, Need::Vm])?;
+    let package = package::build()?;
+    let init = init()?;
+    let mut command = as_root(&binary()?, "making network namespaces and virtual machines")?;
+    command.arg("--package").arg(package).arg("--init").arg(init);
+    Ok(command)
+}
+
+fn binary() -> Result<PathBuf> {
+    setup::ensure(&[Need::Build])?;
+    ebpf::build()?;
+    step(
+        "the program of the virtual machines",
+        &mut cargo(&["build", "--locked", "--package", "vipgate-tests", "--bin", "vm"]),
+    )?;
+    Ok(target_directory().join("debug/vm"))
+}
+
+/// The guest's first process, linked statically: it must run before there is any library.
+fn init() -> Result<PathBuf> {
+    let words = ["rustc", "--locked", "--release", "--package", "vipgate-guest", "--bin", "vipgate-guest"];
+    step("the guests' init", cargo(&words).args(["--", "-C", "target-feature=+crt-static"]))?;
+    Ok(target_directory().join("release/vipgate-guest"))
+}
