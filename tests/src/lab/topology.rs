@@ -93,22 +93,24 @@ impl Lab {
 
     /// Gives every device of the lab this MTU.
     pub fn set_mtu(&self, mtu: u32) -> Result<()> {
-        let hosts =
-            self.clients.iter().map(|client| &client.namespace).chain(self.backends.iter().map(|b| &b.namespace));
-        for namespace in self.switches.iter().chain(hosts).chain([&self.router]) {
-            let links = namespace.ip("-oneline link")?;
-            // A veth is printed as `number: name@other: ...`.
-            for (name, _) in links.lines().filter_map(|link| link.split(' ').nth(1)?.split_once('@')) {
-                namespace.ip(&format!("link set {name} mtu {mtu}"))?;
-            }
-        }
-        Ok(())
+        let hosts = self.clients.iter().chain(&self.backends).map(|host| &host.namespace);
+        self.switches.iter().chain(hosts).chain([&self.router]).try_for_each(|namespace| set_mtu(namespace, mtu))
     }
 
     #[must_use]
     pub fn client(&self) -> &Host {
         &self.clients[0]
     }
+}
+
+/// Gives every veth of a namespace this MTU.
+fn set_mtu(namespace: &Namespace, mtu: u32) -> Result<()> {
+    let links = namespace.ip("-oneline link")?;
+    // A veth is printed as `number: name@other: ...`.
+    for (name, _) in links.lines().filter_map(|link| link.split(' ').nth(1)?.split_once('@')) {
+        namespace.ip(&format!("link set {name} mtu {mtu}"))?;
+    }
+    Ok(())
 }
 
 /// All that is around a router: clients and running backends, each side on a switch that the router is not yet
@@ -144,6 +146,12 @@ impl Surroundings {
         let clients = (1..=clients).map(client).collect::<Result<_>>()?;
         let backends = (1..=backends).map(backend).collect::<Result<_>>()?;
         Ok(Self { clients, backends, public, private, directory })
+    }
+
+    /// Gives every host, and the port of its switch, this MTU.
+    pub fn set_mtu(&self, mtu: u32) -> Result<()> {
+        let hosts = self.clients.iter().chain(&self.backends).map(|host| &host.namespace);
+        hosts.chain([&self.public.namespace, &self.private.namespace]).try_for_each(|namespace| set_mtu(namespace, mtu))
     }
 }
 

@@ -123,6 +123,11 @@ impl VmLab {
         &self.around.backends
     }
 
+    /// Gives every host, and what it is plugged into, this MTU. The machine's own are set by its cards.
+    pub fn set_mtu_around(&self, mtu: u32) -> Result<()> {
+        self.around.set_mtu(mtu)
+    }
+
     /// Has the clients serve as the backends do: what guests ask outside.
     pub fn serve_outside(&mut self) -> Result<()> {
         let Surroundings { clients, directory, .. } = &mut self.around;

@@ -2,19 +2,24 @@
 
 use super::{
     Kernel, VmLabOptions,
-    scenarios::{load, traffic},
+    scenarios::{devices, load, traffic},
     suite::Suite,
 };
 
 /// Kernels whose traffic is tried each time: those of Debian's stable releases.
 const TRAFFIC: [&str; 2] = ["6.1", "6.12"];
 
+/// The kernel on which devices of all kinds are tried.
+const DEVICES: &str = "6.12";
+/// What of them is tried each time.
+const USUAL_DEVICES: [&str; 1] = ["mixed"];
+
 /// How much to run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Extent {
     /// What each run of the project's tests has time for.
     Usual,
-    /// The newest kernel's traffic, too.
+    /// The newest kernel's traffic, and devices of all kinds, too.
     All,
     /// Everything on each of these kernels, which somebody named.
     Named,
@@ -30,7 +35,14 @@ pub fn suites(kernels: &[Kernel], extent: Extent) -> Vec<Suite> {
         Extent::Named => !kernel.refused,
     };
     let traffic = kernels.iter().filter(carries).map(traffic_on);
-    traffic.chain(kernels.iter().map(load_on)).collect()
+    let devices = kernels.iter().filter(|kernel| kernel.name == DEVICES).flat_map(devices_on);
+    let devices = devices.filter(|suite| extent != Extent::Usual || USUAL_DEVICES.contains(&suite.layer));
+    traffic.chain(devices).chain(kernels.iter().map(load_on)).collect()
+}
+
+fn devices_on(kernel: &Kernel) -> Vec<Suite> {
+    let suite = |(layer, options, cases)| Suite { layer, kernel: kernel.clone(), options, cases };
+    devices::suites().into_iter().map(suite).collect()
 }
 
 fn traffic_on(kernel: &Kernel) -> Suite {

@@ -63,6 +63,8 @@ pub enum Model {
     /// Cards without any of virtio's offloads, by QEMU's names.
     E1000,
     E1000e,
+    /// A card of Intel's whose Linux driver has native XDP, and loses no offload by it.
+    Igb,
 }
 
 #[derive(Debug)]
@@ -177,6 +179,7 @@ impl Nic {
             }
             Model::E1000 => "e1000".to_owned(),
             Model::E1000e => "e1000e".to_owned(),
+            Model::Igb => "igb".to_owned(),
         };
         // Without a boot ROM, which would only cost time.
         card.push_str(&format!(",netdev=net{number},mac={},romfile=", Self::mac(number)));

@@ -13,7 +13,7 @@ use std::{
 };
 
 /// Loaded by the guest's init, since nothing there plugs and plays: the machine's own devices.
-const AT_BOOT: [&str; 6] = ["virtio_pci", "virtio_console", "virtio_rng", "virtio_net", "e1000", "e1000e"];
+const AT_BOOT: [&str; 7] = ["virtio_pci", "virtio_console", "virtio_rng", "virtio_net", "e1000", "e1000e", "igb"];
 
 /// Loaded when they are asked for, by name or by the kernel: what routers have and what tests look at.
 const ON_DEMAND: [&str; 41] = [

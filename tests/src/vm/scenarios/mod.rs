@@ -1,6 +1,7 @@
 //! What is tried on the machines, a file for each idea. Each gives the cases of one suite; `layers.rs` says on which
 //! kernels.
 
+pub mod devices;
 pub mod load;
 pub mod traffic;
 

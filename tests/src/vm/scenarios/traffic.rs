@@ -15,10 +15,10 @@ use std::{
     time::Duration,
 };
 
-const ROUTER: &str = include_str!("traffic.yaml");
+pub(super) const ROUTER: &str = include_str!("traffic.yaml");
 
-const WEB: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 10);
-const ELASTIC: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 11);
+pub(super) const WEB: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 10);
+pub(super) const ELASTIC: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 11);
 const LIMITED: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 12);
 const OWN: Ipv4Addr = crate::lab::topology::PUBLIC_ROUTER;
 /// Bits a second that the limited VIP may have, in each direction.
@@ -54,7 +54,7 @@ pub fn cases() -> Vec<Case> {
 }
 
 /// Real curl, each time on a new connection: every backend answers in turn, and sees who asked.
-fn balances_tcp(trial: &mut Trial) -> Result<()> {
+pub(super) fn balances_tcp(trial: &mut Trial) -> Result<()> {
     let client = trial.lab.client();
     let answers = (0..6).map(|_| client.curl(SocketAddrV4::new(WEB, 80))).collect::<Result<Vec<_>>>()?;
     let backends: BTreeSet<&str> = answers.iter().map(|answer| answer.backend.as_str()).collect();
@@ -64,7 +64,7 @@ fn balances_tcp(trial: &mut Trial) -> Result<()> {
 }
 
 /// Datagrams of several flows, and of one that keeps its backend.
-fn balances_udp(trial: &mut Trial) -> Result<()> {
+pub(super) fn balances_udp(trial: &mut Trial) -> Result<()> {
     let (client, vip) = (trial.lab.client(), SocketAddrV4::new(WEB, 7002));
     let answers = (0..6).map(|_| client.ask_udp(vip)).collect::<Result<Vec<_>>>()?;
     let backends: BTreeSet<&str> = answers.iter().map(|answer| answer.backend.as_str()).collect();
@@ -79,7 +79,7 @@ fn balances_udp(trial: &mut Trial) -> Result<()> {
 }
 
 /// Datagrams that need three fragments each way, among small ones of the same flow.
-fn carries_fragments(trial: &mut Trial) -> Result<()> {
+pub(super) fn carries_fragments(trial: &mut Trial) -> Result<()> {
     let mut session = trial.lab.client().udp(SocketAddrV4::new(WEB, 7002))?;
     let first = session.ask()?;
     for bytes in [4000, 1, 3000, 4000] {
@@ -90,7 +90,7 @@ fn carries_fragments(trial: &mut Trial) -> Result<()> {
 }
 
 /// Enough TCP for segments beyond the MTU, both ways: their checksums are computed by nobody before the router.
-fn carries_bulk(trial: &mut Trial) -> Result<()> {
+pub(super) fn carries_bulk(trial: &mut Trial) -> Result<()> {
     let _server = server(trial)?;
     for direction in ["", "--reverse"] {
         let received = bulk(trial.lab.client(), WEB, 16, direction)?;
@@ -101,7 +101,7 @@ fn carries_bulk(trial: &mut Trial) -> Result<()> {
 }
 
 /// All that comes to it is the guest's, and what the guest begins leaves as it.
-fn elastic_ip(trial: &mut Trial) -> Result<()> {
+pub(super) fn elastic_ip(trial: &mut Trial) -> Result<()> {
     serve_outside(trial)?;
     let (client, guest) = (trial.lab.client(), &trial.lab.backends()[1]);
     client.ping(ELASTIC, "")?;
@@ -113,7 +113,7 @@ fn elastic_ip(trial: &mut Trial) -> Result<()> {
     Ok(())
 }
 
-fn forwards_ports(trial: &mut Trial) -> Result<()> {
+pub(super) fn forwards_ports(trial: &mut Trial) -> Result<()> {
     let (client, guest) = (trial.lab.client(), &trial.lab.backends()[2]);
     let answer = client.curl(SocketAddrV4::new(WEB, 8080))?;
     ensure!(answer.backend == guest.name && *answer.client.ip() == client.address, "{answer:?} answers");
@@ -121,7 +121,7 @@ fn forwards_ports(trial: &mut Trial) -> Result<()> {
 }
 
 /// A guest without an elastic IP is seen as the router.
-fn source_nat(trial: &mut Trial) -> Result<()> {
+pub(super) fn source_nat(trial: &mut Trial) -> Result<()> {
     serve_outside(trial)?;
     let (client, guest) = (trial.lab.client(), &trial.lab.backends()[0]);
     guest.ping(client.address, "")?;
@@ -146,7 +146,7 @@ fn limits(trial: &mut Trial) -> Result<()> {
 }
 
 /// Connections stand while the controller ends, while there is none, and while the next one starts.
-fn restarts(trial: &mut Trial) -> Result<()> {
+pub(super) fn restarts(trial: &mut Trial) -> Result<()> {
     let (client, vip) = (trial.lab.client(), SocketAddrV4::new(WEB, 7001));
     let mut standing = Standing::open(client, vip, 6)?;
     standing.ask()?;
