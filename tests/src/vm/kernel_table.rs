@@ -55,7 +55,12 @@ impl Findings {
     pub fn over_committed(&self) -> Result<Self> {
         let mut all = Self::committed()?;
         for (kernel, columns) in &self.0 {
-            all.0.entry(kernel.clone()).or_default().extend(columns.clone());
+            let row = all.0.entry(kernel.clone()).or_default();
+            // Who has tried the programs has tried all that there are: another name is one of the past.
+            if columns.keys().any(|column| !is_hook(column)) {
+                row.retain(|column, _| is_hook(column));
+            }
+            row.extend(columns.clone());
         }
         let known = kernels::all()?;
         all.0.retain(|kernel, _| known.iter().any(|row| row.name == *kernel));
@@ -89,7 +94,7 @@ impl Findings {
         let mut columns: Vec<&str> = self.0.values().flat_map(BTreeMap::keys).map(String::as_str).collect();
         columns.sort_unstable();
         columns.dedup();
-        columns.retain(|column| !HOOKS.contains(column));
+        columns.retain(|column| !is_hook(column));
         columns.extend(HOOKS);
         let mut lines = vec![line([KERNEL, RELEASE].into_iter().chain(columns.iter().copied()))];
         lines.push(line((0..columns.len() + 2).map(|_| "---")));
@@ -132,6 +137,10 @@ impl Findings {
         })
         .collect()
     }
+}
+
+fn is_hook(column: &str) -> bool {
+    HOOKS.contains(&column)
 }
 
 /// The first two columns of a page's table.

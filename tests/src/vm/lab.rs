@@ -79,7 +79,8 @@ impl VmLab {
         for (number, Nic { device, mtu, .. }) in nics.iter().enumerate() {
             let mac = Nic::mac(number);
             let line = format!(
-                "set -e; path=$(grep -l {mac} /sys/class/net/*/address); \
+                "set -e; path=$(grep -l {mac} /sys/class/net/*/address) || \
+                 {{ echo 'no device is {mac}: does this kernel have a driver for the card?' >&2; exit 1; }}; \
                  ip link set $(basename ${{path%/address}}) name {device}; ip link set {device} mtu {mtu} up"
             );
             self.agent().says(&line)?;

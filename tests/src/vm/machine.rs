@@ -154,13 +154,6 @@ impl Nic {
         format!("52:54:00:00:00:{:02x}", number + 1)
     }
 
-    /// Gives a card with queues this many pairs.
-    pub fn set_queues(&mut self, pairs: u32) {
-        if let Model::Virtio { queues, .. } = &mut self.model {
-            *queues = pairs;
-        }
-    }
-
     fn arguments(&self, number: usize) -> [String; 4] {
         let Self { device, model, mtu, .. } = self;
         let mut backend = format!("tap,id=net{number},ifname={device},script=no,downscript=no");

@@ -9,7 +9,7 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{Mutex, PoisonError},
     thread,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 /// Cases that share a machine.
@@ -110,7 +110,10 @@ impl Suite {
             Ok(lab) => lab,
             Err(error) => {
                 let reason = format!("the machine does not come up: {error:#}");
-                return self.cases.iter().for_each(|case| outcome.add(&self.full_name(case), Err(reason.clone())));
+                return self
+                    .cases
+                    .iter()
+                    .for_each(|case| outcome.add(&self.full_name(case), Duration::ZERO, Err(reason.clone())));
             }
         };
         eprintln!("    {layer} on {kernel}: up after {:.1} s", lab.machine().took.as_secs_f64());
@@ -125,26 +128,27 @@ impl Suite {
                         .unwrap_or_else(|_| Err(anyhow!("it panicked, see above")))
                 })
                 .map_err(|error| trial.told(&error));
-            outcome.add(&format!("{} ({:.0} s)", self.full_name(case), started.elapsed().as_secs_f64()), result);
+            outcome.add(&self.full_name(case), started.elapsed(), result);
         }
     }
 }
 
 trait Record {
-    fn add(&self, name: &str, result: Result<(), String>);
+    fn add(&self, name: &str, took: Duration, result: Result<(), String>);
 }
 
 impl Record for Mutex<Outcome> {
     /// Tells of a case that has ended, and counts it.
-    fn add(&self, name: &str, result: Result<(), String>) {
+    fn add(&self, name: &str, took: Duration, result: Result<(), String>) {
+        let seconds = took.as_secs();
         let mut outcome = self.lock().unwrap_or_else(PoisonError::into_inner);
         match result {
             Ok(()) => {
-                println!("test {name} ... ok");
+                println!("test {name} ... ok ({seconds} s)");
                 outcome.passed += 1;
             }
             Err(reason) => {
-                println!("test {name} ... FAILED");
+                println!("test {name} ... FAILED ({seconds} s)");
                 // At once: the end may be minutes away.
                 println!("---- {name}\n{reason}\n----");
                 outcome.failed.push(name.to_owned());
@@ -155,9 +159,9 @@ impl Record for Mutex<Outcome> {
 
 impl Outcome {
     /// Tells of one case that needs no machine.
-    pub fn add(&mut self, name: &str, result: Result<()>) {
+    pub fn add(&mut self, name: &str, took: Duration, result: Result<()>) {
         let outcome = Mutex::new(std::mem::take(self));
-        outcome.add(name, result.map_err(|error| format!("{error:#}")));
+        outcome.add(name, took, result.map_err(|error| format!("{error:#}")));
         *self = outcome.into_inner().unwrap_or_else(PoisonError::into_inner);
     }
 

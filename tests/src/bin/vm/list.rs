@@ -25,6 +25,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         let refused = if kernel.refused { " (refused by vipgate)" } else { "" };
         println!("{:<12} {:<32} {:<20} {state}{refused}", kernel.name, kernel.release, kernel.suite);
     }
-    println!("{}", archive::cache()?.display());
+    if !arguments.archive {
+        println!("{}", archive::cache()?.display());
+    }
     Ok(())
 }

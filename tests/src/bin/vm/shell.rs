@@ -7,7 +7,7 @@ use std::{
 };
 use vipgate_tests::{
     lab::{Hook, Host, Result},
-    vm::{Bench, VmLab, VmLabOptions, accel::Accelerator, image::Sources, kernels, scenarios::ROUTER},
+    vm::{Bench, Model, VmLab, VmLabOptions, accel::Accelerator, image::Sources, kernels, scenarios::ROUTER},
 };
 
 #[derive(Debug, clap::Args)]
@@ -24,9 +24,30 @@ pub(crate) struct Arguments {
     #[arg(long)]
     bare: bool,
 
-    /// Queue pairs of each card.
+    /// The router's cards.
+    #[arg(long, value_enum, default_value = "virtio")]
+    card: Card,
+
+    /// Queue pairs of each virtio card.
     #[arg(long, default_value_t = 4)]
     queues: u32,
+}
+
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum Card {
+    Virtio,
+    E1000,
+    E1000e,
+}
+
+impl Card {
+    fn model(self, queues: u32) -> Model {
+        match self {
+            Self::Virtio => Model::Virtio { queues, properties: Vec::new() },
+            Self::E1000 => Model::E1000,
+            Self::E1000e => Model::E1000e,
+        }
+    }
 }
 
 fn hook(text: &str) -> Result<Hook, String> {
@@ -43,7 +64,7 @@ pub(crate) fn run(arguments: &Arguments, sources: Sources) -> Result<()> {
     eprintln!("==> {} ({}), two clients, three backends, {accelerator}", kernel.name, kernel.release);
     let bench = Bench { sources, accelerator };
     let mut options = VmLabOptions::new(2, 3);
-    options.machine.nics.iter_mut().for_each(|nic| nic.set_queues(arguments.queues));
+    options.machine.nics.iter_mut().for_each(|nic| nic.model = arguments.card.model(arguments.queues));
     let mut lab = VmLab::new(&bench, &kernel, &options)?;
     lab.serve_outside()?;
     eprintln!("    up after {:.1} s", lab.machine().took.as_secs_f64());

@@ -13,7 +13,7 @@ use serde_json::Value;
 use std::sync::PoisonError;
 
 /// How `vipgate serve` ends on a kernel that it cannot run on.
-const UNSUITABLE: i32 = 7;
+const UNSUITABLE: i32 = 10;
 
 const HOOKS: [Hook; 4] = [Hook::Tc, Hook::Xdp, Hook::XdpGeneric, Hook::Auto];
 
@@ -104,9 +104,12 @@ fn xdp_mode(hook: &str) -> Option<&'static str> {
 fn refuses(trial: &mut Trial) -> Result<()> {
     let said = trial.lab.serve_and_end()?;
     ensure!(said.status == Some(UNSUITABLE), "vipgate serve should end with {UNSUITABLE}: {said}");
+    let mut findings = trial.findings.lock().unwrap_or_else(PoisonError::into_inner);
+    HOOKS.iter().for_each(|hook| findings.hook(&trial.lab.kernel.name, &hook.to_string(), None));
+    drop(findings);
     let complaints: Vec<&str> = said.stderr.lines().filter(|line| line.starts_with("vipgate: ")).collect();
     let [complaint] = complaints.as_slice() else { bail!("one sentence was expected: {said}") };
     ensure!(complaint.contains(&trial.lab.kernel.release), "it does not name the kernel: {complaint}");
-    ensure!(complaint.contains("lacks"), "it does not say what the kernel lacks: {complaint}");
+    ensure!(complaint.contains("cannot run vipgate: "), "it does not say why: {complaint}");
     trial.lab.is_clean()
 }
