@@ -216,7 +216,8 @@ fn doctor_loads_every_program_beside_a_running_controller_and_leaves_nothing() -
     let output = vipgate(&run.lab, "doctor --output json")?;
     let report: Value = serde_json::from_slice(&output.stdout)?;
     let programs = report["programs"].as_array().context("programs")?;
-    assert_eq!(programs.len(), 6, "{report}");
+    let has = |name: &str| programs.iter().any(|program| program["name"] == name);
+    assert!(["vipgate_xdp", "vipgate_tc", "vipgate_behind", "vipgate_egress", "vipgate_queue"].into_iter().all(has));
     for program in programs {
         let is_well = program["loads"] == true && program["reason"].is_null();
         assert!(is_well && program["instructions"].as_u64() > Some(0), "{program}");

@@ -88,6 +88,7 @@ fn programs(facts: &Facts, findings: &mut Vec<Finding>) {
             (maps::PROGRAM_QUEUE, _) => {
                 (Severity::Warning, "bandwidth limits drop what exceeds them, with no queue", NEWER_KERNEL)
             }
+            (maps::PROGRAM_REDIRECTS, _) => (Severity::Note, "redirects that fail are not counted", NEWER_KERNEL),
             (maps::PROGRAM_XDP | maps::PROGRAM_BEHIND, Hook::Tc) => {
                 (Severity::Note, "native XDP is not to be had; the hook `tc` does without", NEWER_KERNEL)
             }

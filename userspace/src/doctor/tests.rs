@@ -58,9 +58,15 @@ fn healthy() -> Facts {
         bpffs_is_mounted: true,
         jit: Some(1),
         btf: true,
-        programs: Ok([maps::PROGRAM_XDP, maps::PROGRAM_TC, maps::PROGRAM_BEHIND, maps::PROGRAM_QUEUE]
-            .map(|name| Trial { name, loads: true, instructions: Some(1000), reason: None })
-            .into()),
+        programs: Ok([
+            maps::PROGRAM_XDP,
+            maps::PROGRAM_TC,
+            maps::PROGRAM_BEHIND,
+            maps::PROGRAM_QUEUE,
+            maps::PROGRAM_REDIRECTS,
+        ]
+        .map(|name| Trial { name, loads: true, instructions: Some(1000), reason: None })
+        .into()),
         htb: true,
         ip_forward: 1,
         tracked: None,
@@ -207,6 +213,7 @@ fn a_program_that_does_not_load_is_as_bad_as_what_needs_it() {
     assert_eq!(without(maps::PROGRAM_TC, Hook::Auto, "virtio_net"), Severity::Error);
     assert_eq!(without(maps::PROGRAM_TC, Hook::Xdp, "mlx5_core"), Severity::Note);
     assert_eq!(without(maps::PROGRAM_QUEUE, Hook::Tc, "virtio_net"), Severity::Warning);
+    assert_eq!(without(maps::PROGRAM_REDIRECTS, Hook::Xdp, "mlx5_core"), Severity::Note);
 }
 
 #[test]

@@ -221,8 +221,9 @@ fn classifier_of(name: &str) -> Option<(Classifier, String)> {
 
 /// Loads what [`update_all`] will need: a program that the kernel refuses is known before a device has another.
 pub(super) fn load_all(dir: &PinDir, programs: &mut Programs) -> Result<(), LoadError> {
-    for name in dir.link_names()? {
-        match classifier_of(&name) {
+    // What is no device's is not replaced there.
+    for name in dir.link_names()?.iter().filter(|name| bpffs::split(name).is_some()) {
+        match classifier_of(name) {
             None => drop(programs.xdp()?),
             Some((which, _)) => drop(which.load(programs)?),
         }

@@ -158,6 +158,17 @@ impl PinDir {
         remove_dir(&self.path)
     }
 
+    /// Removes the directory, and the one that it is in with it, unless a device has its program by it.
+    pub(super) fn remove_unused(&self) -> Result<(), LoadError> {
+        if !self.link_names()?.is_empty() {
+            return Ok(());
+        }
+        self.remove()?;
+        // Others may be in there, such as an operator's.
+        let _ = self.path.parent().map(fs::remove_dir);
+        Ok(())
+    }
+
     pub fn path(&self) -> &Path {
         &self.path
     }

@@ -187,6 +187,16 @@ impl Plane {
         object::lift_memlock();
         let dir = PinDir::check(&options.bpffs)?;
         migrate::resume(&dir)?;
+        let is_new = !dir.exists();
+        let opened = Self::bring_up(dir.clone(), options);
+        if is_new && matches!(opened, Err(LoadError::Unsupported { .. })) {
+            // Nothing will ever use what was made.
+            dir.remove_unused()?;
+        }
+        opened
+    }
+
+    fn bring_up(dir: PinDir, options: &Options) -> Result<Arc<Self>, LoadError> {
         dir.create()?;
         for other in dir.succeed_others()? {
             warn!(tables = other, "tables of another version cannot be read: the connections in them end");
