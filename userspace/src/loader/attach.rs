@@ -19,6 +19,7 @@ use super::{
     ethtool,
     link::{self, Held},
     object::Programs,
+    virtio,
 };
 
 /// A device to carry the programs.
@@ -63,7 +64,7 @@ impl Plane {
         if self.xdp_refused.get().is_none() {
             match self.attach_at(programs, target, Hook::Xdp) {
                 Ok(()) => return Ok(Hook::Xdp),
-                Err(error @ (AttachError::NoXdp { .. } | AttachError::Busy { .. })) => {
+                Err(error @ (AttachError::NoXdp { .. } | AttachError::Ignored { .. } | AttachError::Busy { .. })) => {
                     warn!(device = target.name, %error, "no native XDP, using TC");
                 }
                 // As for every other device: to verify it again would take long and tell the same.
@@ -140,6 +141,9 @@ impl Plane {
             let pin = PinnedLink::from_pin(&path).map_err(|error| failed("open", causes(&error)))?;
             update_xdp(program, pin.into())?;
             return Ok(true);
+        }
+        if hook == Hook::Xdp && virtio::ignores_xdp(&target.name) {
+            return Err(AttachError::Ignored { device: target.name.clone() }.into());
         }
         link::remove(&path).map_err(|error| failed("remove", error.to_string()))?;
         let mode = if hook == Hook::XdpGeneric { XdpMode::Skb } else { XdpMode::Driver };

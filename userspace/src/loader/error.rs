@@ -127,6 +127,11 @@ pub enum AttachError {
         causes(source)
     )]
     NoXdp { device: String, source: Box<aya::programs::ProgramError> },
+    #[error(
+        "{device} would never run an XDP program, though its driver takes it: the virtio device has no mergeable receive buffers \
+         (`mrg_rxbuf=off` at the hypervisor) and gets packets larger than its MTU; use the hook `auto`, `tc` or `xdp-generic`"
+    )]
+    Ignored { device: String },
     #[error("{device} already carries another XDP program; detach that, or use the hook `tc`")]
     Busy { device: String },
     #[error("{device} cannot get a TC program: {}", causes(source))]

@@ -32,6 +32,7 @@ mod rtnl;
 pub mod status;
 mod tables;
 mod trial;
+mod virtio;
 
 use std::{
     fmt,

@@ -37,12 +37,14 @@ pub fn suites() -> Vec<(&'static str, VmLabOptions, Vec<Case>)> {
         let properties = vec!["mrg_rxbuf=off".to_owned()];
         card(device, side, Model::Virtio { queues: 1, properties })
     };
-    let few = vec![bare("pub0", Side::Public), bare("priv0", Side::Private)];
+    let few = vec![Nic::virtio("pub0", Side::Public, 1), Nic::virtio("priv0", Side::Private, 1)];
+    let unmergeable = vec![bare("pub0", Side::Public), bare("priv0", Side::Private)];
     vec![
         ("mixed", options(mixed), cases(&MIXED)),
         ("bond", options(bonded), cases(&BOND)),
         ("jumbo", options(jumbo), cases(&JUMBO_FRAMES)),
         ("one_queue", options(few), cases(&ONE_QUEUE)),
+        ("unmergeable", options(unmergeable), cases(&UNMERGEABLE)),
     ]
 }
 
@@ -97,8 +99,9 @@ const BOND: [(&str, Scenario); 3] = [
 
 fn bonded(trial: &mut Trial, mode: &str, hook: Hook) -> Result<()> {
     trial.lab.clear()?;
+    // LACP asks for a speed, which virtio devices do not have by themselves.
     let shell = format!(
-        "set -e; ip link delete bond0 2>/dev/null || true; modprobe bonding max_bonds=0; \
+        "set -e; ethtool -s pub0 speed 1000 duplex full; ethtool -s pub1 speed 1000 duplex full; ip link delete bond0 2>/dev/null || true; modprobe bonding max_bonds=0; \
          ip link add bond0 type bond mode {mode} miimon 50; \
          for slave in pub0 pub1; do ip addr flush dev $slave; ip link set $slave down; ip link set $slave master bond0; done; \
          ip addr add 10.1.0.1/24 dev bond0; ip link set bond0 up"
@@ -161,7 +164,7 @@ fn jumbo(trial: &mut Trial, hook: Hook) -> Result<()> {
     no_defects(trial)
 }
 
-/// One queue pair without mergeable buffers: less than native XDP wants.
+/// One queue pair: less than native XDP wants.
 const ONE_QUEUE: [(&str, Scenario); 3] = [
     ("tc", |trial| {
         trial.router(Hook::Tc, traffic::ROUTER)?;
@@ -179,6 +182,20 @@ const ONE_QUEUE: [(&str, Scenario); 3] = [
         let finding = findings.iter().find(about).with_context(|| format!("not found: {report}"))?;
         ensure!(finding["remedy"].as_str().is_some_and(|remedy| remedy.contains("queues")), "{finding}");
         Ok(())
+    }),
+];
+
+/// No mergeable buffers: the driver takes an XDP program and never runs it.
+const UNMERGEABLE: [(&str, Scenario); 2] = [
+    ("xdp_is_refused_where_it_would_be_ignored", |trial| {
+        trial.lab.serve(Hook::Xdp)?;
+        let refused = trial.lab.apply(traffic::ROUTER).err().context("the device took XDP")?;
+        ensure!(format!("{refused:#}").contains("mrg_rxbuf"), "{refused:#}");
+        trial.lab.clear()
+    }),
+    ("tc", |trial| {
+        trial.router(Hook::Tc, traffic::ROUTER)?;
+        serves(trial)
     }),
 ];
 

@@ -91,7 +91,7 @@ pub(super) fn carries_fragments(trial: &mut Trial) -> Result<()> {
 
 /// Enough TCP for segments beyond the MTU, both ways: their checksums are computed by nobody before the router.
 pub(super) fn carries_bulk(trial: &mut Trial) -> Result<()> {
-    let _server = server(trial)?;
+    let _server = server(trial, WEB)?;
     for direction in ["", "--reverse"] {
         let received = bulk(trial.lab.client(), WEB, 16, direction)?;
         // The receiver does not wait for what is under way when the sender has sent all.
@@ -133,7 +133,7 @@ pub(super) fn source_nat(trial: &mut Trial) -> Result<()> {
 
 /// Each direction gets no more than its limit, which counts what passed.
 fn limits(trial: &mut Trial) -> Result<()> {
-    let _server = server(trial)?;
+    let _server = server(trial, LIMITED)?;
     for (direction, name) in [("", "inbound"), ("--reverse", "outbound")] {
         let before = passed(trial, name)?;
         let received = bulk(trial.lab.client(), LIMITED, 4, direction)?;
@@ -172,8 +172,8 @@ struct Received {
     seconds: f64,
 }
 
-/// iperf3 on the backend that the listeners for bulk have.
-fn server(trial: &Trial) -> Result<Process> {
+/// iperf3 on the backend that the listeners for bulk have, once the one of this VIP has found it healthy.
+fn server(trial: &Trial, vip: Ipv4Addr) -> Result<Process> {
     let backend = &trial.lab.backends()[0];
     let mut command = backend.namespace.command("iperf3");
     command.arg("--server");
@@ -182,6 +182,10 @@ fn server(trial: &Trial) -> Result<Process> {
         let listening = backend.namespace.run("ss", "--no-header --listening --tcp --numeric sport = :5201")?;
         ensure!(!listening.trim().is_empty(), "nothing listens");
         Ok(())
+    })?;
+    let listener = SocketAddrV4::new(vip, 5201);
+    wait_until("the health check to find iperf3", Duration::from_secs(120), || {
+        trial.lab.client().tcp(listener).map(drop)
     })?;
     Ok(server)
 }
