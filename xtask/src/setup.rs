@@ -76,11 +76,13 @@ const BENCH: [Tool; 2] = [
     tool("haproxy", "haproxy", "the proxy that the benchmark compares with"),
 ];
 
-const VM: [Tool; 4] = [
+const VM: [Tool; 6] = [
     tool("busybox", "busybox-static", "the small tools of virtual machines"),
     tool("depmod", "kmod", "lists of the modules of kernels that are not installed"),
     tool("xz", "xz-utils", "unpacks kernels' modules"),
     tool("zstd", "zstd", "unpacks kernels' modules"),
+    tool("debootstrap", "debootstrap", "the whole Debian 13 that the package is installed on in a virtual machine"),
+    tool("mke2fs", "e2fsprogs", "makes that one's disk"),
 ];
 
 const QEMU: &str = "qemu-system-x86_64";

@@ -28,14 +28,8 @@ const MOUNTS: [(&str, &str); 10] = [
 
 /// Mounts, loads modules, names the machine; what did not work of that, but leaves a machine that can tell.
 pub(crate) fn boot() -> Result<Vec<String>> {
-    for (kind, place) in MOUNTS {
-        fs::create_dir_all(place).with_context(|| format!("cannot make {place}"))?;
-        mount(Some(kind), place, Some(kind), MsFlags::empty(), None::<&str>)
-            .with_context(|| format!("cannot mount {kind} at {place}"))?;
-    }
-    let modules = fs::read_to_string(MODULES).with_context(|| format!("cannot read {MODULES}"))?;
-    let mut complaints: Vec<String> =
-        modules.lines().filter_map(|path| load(path).err()).map(|error| format!("{error:#}")).collect();
+    mount_all(&MOUNTS)?;
+    let mut complaints = load_modules()?;
     // Who is asked for a module by the kernel must be what the image has.
     fs::write("/proc/sys/kernel/modprobe", "/sbin/modprobe").context("cannot say where modprobe is")?;
     fs::write("/proc/sys/kernel/hostname", "router").context("cannot name the machine")?;
@@ -44,6 +38,21 @@ pub(crate) fn boot() -> Result<Vec<String>> {
         other => complaints.push(format!("lo does not come up: {other:?}")),
     }
     Ok(complaints)
+}
+
+pub(crate) fn mount_all(mounts: &[(&str, &str)]) -> Result<()> {
+    for (kind, place) in mounts {
+        fs::create_dir_all(place).with_context(|| format!("cannot make {place}"))?;
+        mount(Some(*kind), *place, Some(*kind), MsFlags::empty(), None::<&str>)
+            .with_context(|| format!("cannot mount {kind} at {place}"))?;
+    }
+    Ok(())
+}
+
+/// Loads the modules that the image lists; why some did not load.
+pub(crate) fn load_modules() -> Result<Vec<String>> {
+    let modules = fs::read_to_string(MODULES).with_context(|| format!("cannot read {MODULES}"))?;
+    Ok(modules.lines().filter_map(|path| load(path).err()).map(|error| format!("{error:#}")).collect())
 }
 
 fn load(path: &str) -> Result<()> {

@@ -11,6 +11,9 @@ pub const PORT: &str = "agent";
 /// Where the image lists the modules that init loads, one path a line, in the order to load them.
 pub const MODULES: &str = "/etc/vipgate-modules";
 
+/// An image that has this directory is only the way to the system on a disk, whose `/run` gets what is in it.
+pub const STAGED: &str = "/staged";
+
 /// Bytes of each stream that a reply holds at most; the rest is cut off, and the reply says so.
 pub const LONGEST: usize = 1 << 20;
 

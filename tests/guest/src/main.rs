@@ -1,10 +1,12 @@
 //! The init of the test VMs. It is all that runs there besides what the host asks for: it mounts what a distribution's
-//! init would, loads the drivers, and starts the agent. May touch everything: the machine is there for one test.
+//! init would, loads the drivers, and starts the agent; or it leads to a system on a disk, where that one's init starts the
+//! agent. May touch everything: the machine is there for one test.
 //!
 //! The agent is a process of its own, so that the first process can do what only it must: collect the dead of others.
 
 mod agent;
 mod boot;
+mod disk;
 
 use anyhow::{Context as _, Result};
 use nix::{
@@ -17,8 +19,10 @@ use nix::{
 };
 use std::{
     env,
+    path::Path,
     process::{Command, ExitCode},
 };
+use vipgate_guest::STAGED;
 
 /// The argument that makes the agent of this program.
 const AGENT: &str = "agent";
@@ -45,6 +49,9 @@ fn main() -> ExitCode {
 
 /// Brings the guest up; returns when its agent has ended.
 fn init() -> Result<()> {
+    if Path::new(STAGED).exists() {
+        match disk::start()? {}
+    }
     let complaints = boot::boot()?;
     let agent = Command::new("/proc/self/exe").arg(AGENT).args(complaints).spawn().context("cannot start the agent")?;
     let agent = Pid::from_raw(agent.id().cast_signed());

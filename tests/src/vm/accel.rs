@@ -6,7 +6,7 @@
 use super::{
     Kernel, archive,
     image::{self, Sources},
-    machine::{Machine, Options},
+    machine::{Machine, Options, Start},
 };
 use crate::lab::{Namespace, Result, leftovers::unique};
 use anyhow::Context as _;
@@ -58,7 +58,8 @@ impl Accelerator {
         let image = directory.path().join("image.cpio");
         image::write(&image, sources, &files)?;
         let options = Options { memory: 512, cpus: 2, nics: Vec::new() };
-        Machine::boot(&options, Self::Kvm, &files, &image, &namespace, directory.path(), PATIENCE).map(drop)
+        let start = Start { kernel: &files.image, image: &image, disk: None };
+        Machine::boot(&options, Self::Kvm, start, &namespace, directory.path(), PATIENCE).map(drop)
     }
 
     pub(super) fn arguments(self) -> [&'static str; 4] {

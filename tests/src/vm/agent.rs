@@ -45,6 +45,13 @@ impl Agent {
         Ok((Self { channel: Mutex::new(Channel { stream, number: 0 }) }, hello))
     }
 
+    /// Waits for the agent of a guest that is starting again.
+    pub(super) fn meet_again(&self, patience: Duration) -> Result<Hello> {
+        let mut channel = self.channel.lock().unwrap_or_else(PoisonError::into_inner);
+        channel.stream.get_mut().set_read_timeout(Some(patience)).context("cannot set a timeout")?;
+        read(&mut channel.stream)
+    }
+
     /// Runs a line of the shell in the guest, whatever becomes of it.
     ///
     /// # Errors

@@ -14,10 +14,10 @@ use std::{
     time::Instant,
 };
 
-const MIRROR: &str = "http://deb.debian.org/debian";
+pub(super) const MIRROR: &str = "http://deb.debian.org/debian";
 const SECURITY: &str = "http://deb.debian.org/debian-security";
 /// Debian's own keys, where its machines have them.
-const KEYS: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
+pub(super) const KEYS: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 /// A kernel's directory holds this file once all of it is there.
 const COMPLETE: &str = "complete";
 
@@ -27,6 +27,13 @@ pub struct Unpacked {
     pub image: PathBuf,
     /// `.../lib/modules/<release>`
     pub modules: PathBuf,
+}
+
+impl Unpacked {
+    /// As `uname -r` prints it there.
+    pub fn release(&self) -> Result<String> {
+        Ok(self.modules.file_name().context("a kernel has a name")?.to_string_lossy().into_owned())
+    }
 }
 
 /// The cache: `vipgate/vm` where the user's caches are.

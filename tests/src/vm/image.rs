@@ -15,7 +15,7 @@ use std::{
     path::{Path, PathBuf},
     process::Command,
 };
-use vipgate_guest::MODULES;
+use vipgate_guest::{MODULES, STAGED};
 
 /// What the image gets from the build, made by `cargo xtask vm`.
 #[derive(Clone, Debug)]
@@ -24,6 +24,26 @@ pub struct Sources {
     pub package: PathBuf,
     /// `vipgate-guest`, linked statically.
     pub init: PathBuf,
+}
+
+/// A file that a system on a disk finds in its `/run`.
+#[derive(Clone, Debug)]
+pub struct Staged {
+    path: String,
+    contents: Vec<u8>,
+    executable: bool,
+}
+
+impl Staged {
+    #[must_use]
+    pub fn file(path: impl Into<String>, contents: Vec<u8>) -> Self {
+        Self { path: path.into(), contents, executable: false }
+    }
+
+    #[must_use]
+    pub fn program(path: impl Into<String>, contents: Vec<u8>) -> Self {
+        Self { path: path.into(), contents, executable: true }
+    }
 }
 
 /// Tools of the guest that busybox does not have, or not well enough.
@@ -59,9 +79,26 @@ pub fn write(path: &Path, sources: &Sources, kernel: &Unpacked) -> Result<u64> {
     tree.modules(kernel)?;
     tree.link("etc/mtab", "/proc/self/mounts");
     tree.file("root/.keep", Vec::new(), false);
-    let file = File::create(path).with_context(|| format!("cannot write {}", path.display()))?;
-    tree.write(BufWriter::new(file)).context("cannot write the image")?;
-    Ok(fs::metadata(path).context("the image is gone")?.len())
+    tree.save(path)
+}
+
+/// The same for an archive that leads to a system on a disk, and brings it these files.
+pub fn write_for_disk(path: &Path, sources: &Sources, kernel: &Unpacked, staged: Vec<Staged>) -> Result<u64> {
+    let mut tree = Tree::default();
+    tree.file("init", fs::read(&sources.init).context("cannot read the guest's init")?, true);
+    // Where the disk is mounted.
+    tree.file("root/.keep", Vec::new(), false);
+    let release = kernel.release()?;
+    let modules = Modules::for_disk(kernel)?;
+    let place = format!("lib/modules/{release}");
+    tree.list(&place, &modules.at_boot);
+    for (path, contents) in modules.files {
+        tree.file(&format!("{place}/{path}"), contents, false);
+    }
+    for Staged { path, contents, executable } in staged {
+        tree.file(&format!("{}/{path}", STAGED.trim_start_matches('/')), contents, executable);
+    }
+    tree.save(path)
 }
 
 impl Tree {
@@ -140,7 +177,7 @@ impl Tree {
     /// Modules with the lists that modprobe reads, made anew for those that are there.
     fn modules(&mut self, kernel: &Unpacked) -> Result<()> {
         let modules = Modules::collect(kernel)?;
-        let release = kernel.modules.file_name().context("a kernel has a name")?.to_string_lossy().into_owned();
+        let release = kernel.release()?;
         let base = tempfile::tempdir().context("cannot make a temporary directory")?;
         let directory = base.path().join("lib/modules").join(&release);
         for (path, contents) in &modules.files {
@@ -159,9 +196,21 @@ impl Tree {
             let contents = fs::read(directory.join(list)).with_context(|| format!("depmod made no {list}"))?;
             self.file(&format!("usr/lib/modules/{release}/{list}"), contents, false);
         }
-        let order = modules.at_boot.iter().map(|path| format!("/lib/modules/{release}/{path}\n")).collect::<String>();
-        self.file(MODULES.trim_start_matches('/'), order.into_bytes(), false);
+        self.list(&format!("lib/modules/{release}"), &modules.at_boot);
         Ok(())
+    }
+
+    /// The list of modules that init loads.
+    fn list(&mut self, place: &str, at_boot: &[String]) {
+        let order = at_boot.iter().map(|path| format!("/{place}/{path}\n")).collect::<String>();
+        self.file(MODULES.trim_start_matches('/'), order.into_bytes(), false);
+    }
+
+    /// Writes the archive to `path`; its size.
+    fn save(&self, path: &Path) -> Result<u64> {
+        let file = File::create(path).with_context(|| format!("cannot write {}", path.display()))?;
+        self.write(BufWriter::new(file)).context("cannot write the image")?;
+        Ok(fs::metadata(path).context("the image is gone")?.len())
     }
 
     /// Writes the archive, each directory before what is in it.

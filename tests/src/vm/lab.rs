@@ -5,7 +5,8 @@ use super::{
     accel::Accelerator,
     archive,
     image::{self, Sources},
-    machine::{self, Machine, Options, Side},
+    machine::{self, Machine, Options, Side, Start},
+    userland,
 };
 use crate::lab::{
     Host, Namespace, Result,
@@ -28,6 +29,16 @@ pub struct VmLabOptions {
     pub clients: u8,
     pub backends: u8,
     pub machine: Options,
+    pub system: System,
+}
+
+/// What runs on a lab's machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum System {
+    /// Our own init, the package unpacked, and a few tools.
+    Bare,
+    /// Debian 13 on a disk, with the package's tarball lying in [`userland::DIRECTORY`].
+    Debian,
 }
 
 impl VmLabOptions {
@@ -35,7 +46,7 @@ impl VmLabOptions {
     #[must_use]
     pub fn new(clients: u8, backends: u8) -> Self {
         let nics = vec![Nic::virtio(PUBLIC_DEVICE, Side::Public, 4), Nic::virtio(PRIVATE_DEVICE, Side::Private, 4)];
-        Self { clients, backends, machine: Options { memory: 1024, cpus: 2, nics } }
+        Self { clients, backends, machine: Options { memory: 1024, cpus: 2, nics }, system: System::Bare }
     }
 }
 
@@ -43,6 +54,7 @@ impl VmLabOptions {
 #[derive(Debug)]
 pub struct VmLab {
     pub kernel: Kernel,
+    pub system: System,
     machine: Machine,
     around: Surroundings,
     /// Bytes.
@@ -60,17 +72,28 @@ impl VmLab {
         let around = Surroundings::new(&prefix, options.clients, options.backends, HostKind::BesideMachine)?;
         let directory = around.directory.path();
         let image = directory.join("image.cpio");
-        let image_size = image::write(&image, &bench.sources, &files)?;
-        let machine =
-            Machine::boot(&options.machine, bench.accelerator, &files, &image, &namespace, directory, machine::UP)?;
+        let (image_size, disk) = match options.system {
+            System::Bare => (image::write(&image, &bench.sources, &files)?, None),
+            System::Debian => {
+                let staged = userland::staged(&bench.sources, &options.machine.nics)?;
+                let size = image::write_for_disk(&image, &bench.sources, &files, staged)?;
+                (size, Some(userland::disk(kernel, &files)?))
+            }
+        };
+        let start = Start { kernel: &files.image, image: &image, disk: disk.as_deref() };
+        let machine = Machine::boot(&options.machine, bench.accelerator, start, &namespace, directory, machine::UP)?;
         // It is in the guest's memory now.
         std::fs::remove_file(&image).context("cannot remove the image")?;
         for nic in &options.machine.nics {
             let switch = if nic.side == Side::Public { &around.public } else { &around.private };
             switch.plug_device(&namespace, &nic.device, nic.mtu)?;
         }
-        let lab = Self { kernel: kernel.clone(), machine, around, image_size, _namespace: namespace };
-        lab.name_devices(&options.machine.nics)?;
+        let system = options.system;
+        let lab = Self { kernel: kernel.clone(), system, machine, around, image_size, _namespace: namespace };
+        match system {
+            System::Bare => lab.name_devices(&options.machine.nics)?,
+            System::Debian => lab.settle()?,
+        }
         Ok(lab)
     }
 

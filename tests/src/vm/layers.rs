@@ -2,8 +2,10 @@
 
 use super::{
     Kernel, VmLabOptions,
-    scenarios::{devices, load, traffic},
+    lab::System,
+    scenarios::{devices, load, traffic, userland as debian},
     suite::Suite,
+    userland,
 };
 
 /// Kernels whose traffic is tried each time: those of Debian's stable releases.
@@ -19,7 +21,7 @@ const USUAL_DEVICES: [&str; 1] = ["mixed"];
 pub enum Extent {
     /// What each run of the project's tests has time for.
     Usual,
-    /// The newest kernel's traffic, and devices of all kinds, too.
+    /// The newest kernel's traffic, devices of all kinds and a whole Debian, too.
     All,
     /// Everything on each of these kernels, which somebody named.
     Named,
@@ -37,12 +39,18 @@ pub fn suites(kernels: &[Kernel], extent: Extent) -> Vec<Suite> {
     let traffic = kernels.iter().filter(carries).map(traffic_on);
     let devices = kernels.iter().filter(|kernel| kernel.name == DEVICES).flat_map(devices_on);
     let devices = devices.filter(|suite| extent != Extent::Usual || USUAL_DEVICES.contains(&suite.layer));
-    traffic.chain(devices).chain(kernels.iter().map(load_on)).collect()
+    let debian = kernels.iter().filter(|kernel| extent != Extent::Usual && kernel.name == userland::KERNEL);
+    debian.map(debian_with).chain(traffic).chain(devices).chain(kernels.iter().map(load_on)).collect()
 }
 
 fn devices_on(kernel: &Kernel) -> Vec<Suite> {
     let suite = |(layer, options, cases)| Suite { layer, kernel: kernel.clone(), options, cases };
     devices::suites().into_iter().map(suite).collect()
+}
+
+fn debian_with(kernel: &Kernel) -> Suite {
+    let options = VmLabOptions { system: System::Debian, ..VmLabOptions::new(debian::CLIENTS, debian::BACKENDS) };
+    Suite { layer: "userland", kernel: kernel.clone(), options, cases: debian::cases() }
 }
 
 fn traffic_on(kernel: &Kernel) -> Suite {

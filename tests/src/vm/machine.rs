@@ -5,11 +5,12 @@
 //! into the switches, which a tap survives. So no file handle of a device passes through this program, which would have
 //! to be `unsafe` to make one.
 
-use super::{accel::Accelerator, agent::Agent, archive::Unpacked};
+use super::{accel::Accelerator, agent::Agent};
 use crate::lab::{Namespace, Process, Result};
 use anyhow::{Context as _, anyhow, bail, ensure};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::{
+    ffi::OsString,
     fs,
     os::{
         fd::AsFd,
@@ -67,6 +68,16 @@ pub enum Model {
     Igb,
 }
 
+/// What a machine boots.
+#[derive(Clone, Copy, Debug)]
+pub struct Start<'a> {
+    pub kernel: &'a Path,
+    /// The archive in memory.
+    pub image: &'a Path,
+    /// A disk's file that the machine reads; what it writes there lasts as long as QEMU. Such a machine may boot again.
+    pub disk: Option<&'a Path>,
+}
+
 #[derive(Debug)]
 pub struct Machine {
     pub agent: Agent,
@@ -86,8 +97,7 @@ impl Machine {
     pub fn boot(
         options: &Options,
         accelerator: Accelerator,
-        kernel: &Unpacked,
-        image: &Path,
+        start: Start<'_>,
         namespace: &Namespace,
         directory: &Path,
         patience: Duration,
@@ -99,15 +109,10 @@ impl Machine {
         let console = directory.join("console.log");
         let mut command = namespace.command(qemu);
         command
-            .args(["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-machine", "q35"])
+            .args(["-nodefaults", "-no-user-config", "-display", "none", "-machine", "q35"])
             .args(accelerator.arguments())
             .args(["-smp", &options.cpus.to_string(), "-m", &options.memory.to_string()])
-            .arg("-kernel")
-            .arg(&kernel.image)
-            .arg("-initrd")
-            .arg(image)
-            // The names that the kernel gives, so that the lab can tell which is which by MAC address; it renames them.
-            .args(["-append", "console=ttyS0 quiet panic=-1 net.ifnames=0"])
+            .args(start.arguments())
             .arg("-serial")
             .arg(format!("file:{}", console.display()))
             .args(["-device", "virtio-serial-pci", "-chardev"])
@@ -128,6 +133,15 @@ impl Machine {
         Ok(Self { agent, hello, took: started.elapsed(), console, _process: process })
     }
 
+    /// Has the system on the machine's disk start it again, and waits for its agent; what that says.
+    pub fn reboot(&self, patience: Duration) -> Result<Hello> {
+        self.agent.says("systemctl reboot")?;
+        let hello = self.agent.meet_again(patience);
+        hello.with_context(|| {
+            format!("it does not come up again\n-- the guest's console ends so:\n{}", self.console(40))
+        })
+    }
+
     /// The last lines of the console.
     #[must_use]
     pub fn console(&self, lines: usize) -> String {
@@ -138,6 +152,27 @@ impl Machine {
     #[must_use]
     pub fn console_path(&self) -> &Path {
         &self.console
+    }
+}
+
+impl Start<'_> {
+    fn arguments(&self) -> Vec<OsString> {
+        let mut words: Vec<OsString> =
+            ["-kernel".into(), self.kernel.into(), "-initrd".into(), self.image.into()].into();
+        match self.disk {
+            // The names that the kernel gives, so that the lab can tell which is which by MAC address; it renames them.
+            None => {
+                let line = "console=ttyS0 quiet panic=-1 net.ifnames=0";
+                words.extend(["-append", line, "-no-reboot"].map(OsString::from));
+            }
+            Some(disk) => {
+                let mut drive = OsString::from("if=virtio,format=raw,snapshot=on,file=");
+                drive.push(disk);
+                words.extend(["-append", "console=ttyS0 quiet panic=-1", "-drive"].map(OsString::from));
+                words.push(drive);
+            }
+        }
+        words
     }
 }
 

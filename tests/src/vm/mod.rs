@@ -13,6 +13,8 @@
 //! here one image fits all kernels; nothing of the host shines through, so a test tells of the package alone; nothing
 //! but QEMU must be installed, and there is no disk to prepare. aya's own VM tests are built the same way.
 //!
+//! One machine boots from a disk instead, with a whole Debian 13 on it (`userland.rs`).
+//!
 //! May touch: namespaces, QEMU, the cache of kernels (`archive.rs`).
 
 pub mod accel;
@@ -28,6 +30,7 @@ pub mod modules;
 mod router;
 pub mod scenarios;
 pub mod suite;
+pub mod userland;
 
 pub use agent::{Agent, Said};
 pub use kernels::Kernel;

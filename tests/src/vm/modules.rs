@@ -15,6 +15,12 @@ use std::{
 /// Loaded by the guest's init, since nothing there plugs and plays: the machine's own devices.
 const AT_BOOT: [&str; 7] = ["virtio_pci", "virtio_console", "virtio_rng", "virtio_net", "e1000", "e1000e", "igb"];
 
+/// Loaded by the init that only looks for a disk: the system there loads all else by itself.
+const FOR_DISK: [&str; 5] = ["virtio_pci", "virtio_blk", "crc32c_generic", "crc32c_intel", "ext4"];
+
+/// Without these a virtual machine has no devices.
+const INDISPENSABLE: [&str; 4] = ["virtio_pci", "virtio_console", "virtio_rng", "virtio_blk"];
+
 /// Loaded when they are asked for, by name or by the kernel: what routers have and what tests look at.
 const ON_DEMAND: [&str; 41] = [
     // Devices.
@@ -84,6 +90,20 @@ impl Modules {
         for name in ON_DEMAND {
             index.add(name, &mut all)?;
         }
+        Self::read(kernel, &all, &at_boot)
+    }
+
+    /// Only those that lead to a disk.
+    pub fn for_disk(kernel: &Unpacked) -> Result<Self> {
+        let index = Index::read(&kernel.modules)?;
+        let mut all = Vec::new();
+        for name in FOR_DISK {
+            index.add(name, &mut all)?;
+        }
+        Self::read(kernel, &all, &all)
+    }
+
+    fn read(kernel: &Unpacked, all: &[String], at_boot: &[String]) -> Result<Self> {
         let files = all.iter().map(|path| Ok((plain(path).to_owned(), contents(&kernel.modules.join(path))?)));
         Ok(Self {
             files: files.collect::<Result<_>>()?,
@@ -120,7 +140,7 @@ impl Index {
     /// at all its tests have to do without, as its users do.
     fn add(&self, name: &str, order: &mut Vec<String>) -> Result<()> {
         let Some((path, needs)) = self.modules.get(name) else {
-            if AT_BOOT[..3].contains(&name) && !self.builtin.contains(name) {
+            if INDISPENSABLE.contains(&name) && !self.builtin.contains(name) {
                 bail!("this kernel has no {name}, without which it has no devices in a virtual machine");
             }
             return Ok(());

@@ -2,7 +2,7 @@
 //!
 //! Everything goes through the guest's shell and the released binary; nothing of this program's own code is in there.
 
-use super::{VmLab, agent::Said};
+use super::{VmLab, agent::Said, lab::System};
 use crate::lab::{Hook, Result, controller::PASSWORD, wait_until};
 use anyhow::{Context as _, bail, ensure};
 use serde_json::Value;
@@ -121,7 +121,10 @@ impl VmLab {
     #[must_use]
     pub fn log(&self, lines: u32) -> String {
         let colours = "s/\\x1b\\[[0-9;]*m//g";
-        let said = self.agent().run(&format!("tail -n {lines} {DIRECTORY}/log | sed '{colours}'"));
+        let said = self.agent().run(&match self.system {
+            System::Bare => format!("tail -n {lines} {DIRECTORY}/log | sed '{colours}'"),
+            System::Debian => format!("journalctl --unit vipgate --lines {lines} --output cat | sed '{colours}'"),
+        });
         said.map_or_else(|error| format!("{error:#}"), |said| said.stdout)
     }
 }

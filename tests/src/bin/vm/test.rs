@@ -9,8 +9,10 @@ use vipgate_tests::{
         archive,
         image::Sources,
         kernels,
+        lab::System,
         layers::{self, Extent},
         suite::{self, Suite},
+        userland,
     },
 };
 
@@ -52,7 +54,10 @@ pub(crate) fn run(arguments: &Arguments, sources: Sources) -> Result<bool> {
     let mut suites = layers::suites(&kernels, extent);
     let filtered = arguments.filter.as_ref().map_or(0, |filter| keep(&mut suites, filter));
     for suite in &suites {
-        archive::fetch(&suite.kernel)?;
+        let files = archive::fetch(&suite.kernel)?;
+        if suite.options.system == System::Debian {
+            userland::disk(&suite.kernel, &files)?;
+        }
     }
     let count: usize = suites.iter().map(|suite| suite.cases.len()).sum();
     println!("\nrunning {count} tests");

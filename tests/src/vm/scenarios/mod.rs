@@ -4,6 +4,7 @@
 pub mod devices;
 pub mod load;
 pub mod traffic;
+pub mod userland;
 
 /// Both networks, a load balancer, an elastic IP, port forwarding, limits: every program has something to do.
 pub const ROUTER: &str = include_str!("../../../../docs/router.yaml");

@@ -19,10 +19,10 @@ pub(super) const ROUTER: &str = include_str!("traffic.yaml");
 
 pub(super) const WEB: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 10);
 pub(super) const ELASTIC: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 11);
-const LIMITED: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 12);
+pub(super) const LIMITED: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 12);
 const OWN: Ipv4Addr = crate::lab::topology::PUBLIC_ROUTER;
 /// Bits a second that the limited VIP may have, in each direction.
-const LIMIT: f64 = 10e6;
+pub(super) const LIMIT: f64 = 10e6;
 
 /// The hosts that the cases want.
 pub const CLIENTS: u8 = 2;
@@ -167,13 +167,13 @@ fn serve_outside(trial: &mut Trial) -> Result<()> {
 }
 
 /// What a bulk transfer brought.
-struct Received {
-    bytes: f64,
-    seconds: f64,
+pub(super) struct Received {
+    pub(super) bytes: f64,
+    pub(super) seconds: f64,
 }
 
 /// iperf3 on the backend that the listeners for bulk have, once the one of this VIP has found it healthy.
-fn server(trial: &Trial, vip: Ipv4Addr) -> Result<Process> {
+pub(super) fn server(trial: &Trial, vip: Ipv4Addr) -> Result<Process> {
     let backend = &trial.lab.backends()[0];
     let mut command = backend.namespace.command("iperf3");
     command.arg("--server");
@@ -191,7 +191,7 @@ fn server(trial: &Trial, vip: Ipv4Addr) -> Result<Process> {
 }
 
 /// Megabytes through the VIP, towards the backend or, with `--reverse`, from it.
-fn bulk(client: &Host, vip: Ipv4Addr, megabytes: u32, direction: &str) -> Result<Received> {
+pub(super) fn bulk(client: &Host, vip: Ipv4Addr, megabytes: u32, direction: &str) -> Result<Received> {
     let words = format!("--client {vip} --bytes {megabytes}M --json --connect-timeout 20000 {direction}");
     let said = client.namespace.run("iperf3", &words)?;
     let report: Value = serde_json::from_str(&said).with_context(|| format!("no JSON from iperf3: {said}"))?;

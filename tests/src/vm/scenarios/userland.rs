@@ -1,0 +1,266 @@
+//! The package on a whole Debian 13: installed by the very lines of README, run by systemd beside a udev and a networkd
+//! that have opinions of their own, and started again with the machine.
+//!
+//! The cases are a router's life in order; one that is run alone does what comes before it first.
+
+use super::traffic::{self, ELASTIC, LIMIT, LIMITED, ROUTER, WEB};
+use crate::{
+    lab::{Result, Standing, controller::PASSWORD, wait_until},
+    vm::{
+        VmLab,
+        suite::{Case, Trial},
+        userland::DIRECTORY,
+    },
+};
+use anyhow::{Context as _, ensure};
+use serde_json::Value;
+use std::{collections::BTreeSet, net::SocketAddrV4, time::Duration};
+
+/// The hosts that the cases want.
+pub const CLIENTS: u8 = 1;
+pub const BACKENDS: u8 = 3;
+
+const README: &str = include_str!("../../../../README.md");
+const SECTION: &str = "\n## On a router VM\n";
+/// The line of README's first block that is for another machine.
+const ON_THE_BUILD_MACHINE: &str = "cargo xtask package";
+
+/// The two ends of the device that the limits' queues are on.
+const QUEUES: [&str; 2] = ["vipgate-q0", "vipgate-q0-end"];
+
+/// What the controller says when it takes such a device for another.
+const MAKES_ANEW: &str = "making it anew";
+
+/// For what systemd does in the guest, whose controller loads its programs in 5 to 60 s.
+const START: Duration = Duration::from_secs(240);
+
+#[must_use]
+pub fn cases() -> Vec<Case> {
+    type Scenario = fn(&mut Trial) -> Result<()>;
+    const SCENARIOS: [(&str, Scenario); 8] = [
+        ("readme_installs_it", readme_installs_it),
+        ("doctor_finds_nothing", doctor_finds_nothing),
+        ("carries_traffic", carries_traffic),
+        ("udev_and_the_limits_queues_get_along", udev_and_the_limits_queues_get_along),
+        ("networkd_leaves_the_vips", networkd_leaves_the_vips),
+        ("a_restart_keeps_connections", a_restart_keeps_connections),
+        ("what_does_not_heal_is_not_restarted", what_does_not_heal_is_not_restarted),
+        ("a_reboot_brings_all_back", a_reboot_brings_all_back),
+    ];
+    SCENARIOS.map(|(name, scenario)| Case::new(name, scenario)).into_iter().collect()
+}
+
+/// README's lines, from the tarball to a running service, and its call of the API with curl and jq.
+fn readme_installs_it(trial: &mut Trial) -> Result<()> {
+    let lab = &trial.lab;
+    install(lab)?;
+    for (question, answer) in [("is-enabled", "enabled"), ("is-active", "active")] {
+        let said = lab.agent().says(&format!("systemctl {question} vipgate"))?;
+        ensure!(said.trim() == answer, "{question}: {said}");
+    }
+    lab.agent().says(&format!("PASSWORD={PASSWORD}\n{}", block(1)?))?;
+    wait_until("the zone that was made by README's curl", START, || {
+        let zones = lab.vipgate("query zones")?;
+        ensure!(zones.contains("zone1"), "{zones}");
+        Ok(())
+    })?;
+    configure(lab)
+}
+
+/// On a machine as Debian is installed, nothing hinders the router.
+fn doctor_finds_nothing(trial: &mut Trial) -> Result<()> {
+    ready(trial)?;
+    let said = trial.lab.agent().run("vipgate doctor")?;
+    ensure!(said.status == Some(0), "doctor: {said}");
+    Ok(())
+}
+
+fn carries_traffic(trial: &mut Trial) -> Result<()> {
+    ready(trial)?;
+    serves(&trial.lab)?;
+    let _server = traffic::server(trial)?;
+    let received = traffic::bulk(trial.lab.client(), LIMITED, 4, "")?;
+    let rate = received.bytes * 8.0 / received.seconds;
+    // Far from exact, and near enough to tell a limit that works from one whose queue comes and goes.
+    ensure!((0.5 * LIMIT..=1.3 * LIMIT).contains(&rate), "{rate:.0} bits a second");
+    Ok(())
+}
+
+/// udev gives each new device a MAC address by its own rule. The devices stay which they are all the same.
+fn udev_and_the_limits_queues_get_along(trial: &mut Trial) -> Result<()> {
+    ready(trial)?;
+    let before = indices(&trial.lab)?;
+    let agent = trial.lab.agent();
+    agent.says("udevadm settle")?;
+    for device in QUEUES {
+        let rule = agent.says(&format!(
+            "udevadm info --query=property --property=ID_NET_LINK_FILE --value /sys/class/net/{device}"
+        ))?;
+        ensure!(rule.trim().ends_with("/99-default.link"), "udev gives {device} the rule `{}`", rule.trim());
+        // NET_ADDR_SET: not the random one that the kernel gave it.
+        let origin = agent.says(&format!("cat /sys/class/net/{device}/addr_assign_type"))?;
+        ensure!(origin.trim() == "3", "udev did not set the address of {device}: {}", origin.trim());
+    }
+    let _server = traffic::server(trial)?;
+    for _ in 0..3 {
+        agent.says("udevadm trigger --settle --subsystem-match=net --action=change; sleep 2")?;
+        traffic::bulk(trial.lab.client(), LIMITED, 2, "")?;
+    }
+    let after = indices(&trial.lab)?;
+    ensure!(after == before, "the devices were {before:?} and are {after:?}");
+    never_made_anew(&trial.lab)
+}
+
+/// networkd removes addresses that it does not know from devices that are its, whenever it sets them up.
+fn networkd_leaves_the_vips(trial: &mut Trial) -> Result<()> {
+    ready(trial)?;
+    let before = addresses(&trial.lab)?;
+    for verb in ["systemctl restart systemd-networkd", "networkctl reload", "networkctl reconfigure pub0 priv0"] {
+        trial.lab.agent().says(&format!("{verb} && /usr/lib/systemd/systemd-networkd-wait-online --timeout=60"))?;
+        wait_until(&format!("the addresses after {verb}"), START, || {
+            let now = addresses(&trial.lab)?;
+            ensure!(now == before, "they were {before:?} and are {now:?}");
+            Ok(())
+        })?;
+    }
+    serves(&trial.lab)
+}
+
+fn a_restart_keeps_connections(trial: &mut Trial) -> Result<()> {
+    ready(trial)?;
+    let mut standing = Standing::open(trial.lab.client(), SocketAddrV4::new(WEB, 7001), 4)?;
+    standing.ask()?;
+    let before = indices(&trial.lab)?;
+    trial.lab.agent().run_with("systemctl restart vipgate", "", START)?.succeeded("systemctl restart vipgate")?;
+    standing.ask().context("with the next controller")?;
+    let after = indices(&trial.lab)?;
+    ensure!(after == before, "the devices of the queues were {before:?} and are {after:?}");
+    serves(&trial.lab)
+}
+
+/// A configuration that is wrong (2) or a kernel that cannot do it (7) is the same at the next start; a failure may not be.
+fn what_does_not_heal_is_not_restarted(trial: &mut Trial) -> Result<()> {
+    ready(trial)?;
+    let agent = trial.lab.agent();
+    let drop_in = "/run/systemd/system/vipgate.service.d/ends.conf";
+    for (status, expected) in [(2, "failed"), (7, "failed"), (1, "activating")] {
+        agent.write(drop_in, &format!("[Service]\nExecStart=\nExecStart=/bin/sh -c 'exit {status}'\n"))?;
+        agent.run("systemctl daemon-reload; systemctl stop vipgate; systemctl start vipgate")?;
+        // That is what a service is called that waits to be started again.
+        let state = agent.says("systemctl show --property=ActiveState --value vipgate")?;
+        ensure!(state.trim() == expected, "after exit status {status} the service is {}", state.trim());
+    }
+    let line = format!("rm {drop_in} && systemctl daemon-reload && systemctl stop vipgate && systemctl start vipgate");
+    agent.run_with(&line, "", START)?.succeeded(&line)?;
+    serves(&trial.lab)
+}
+
+/// Nothing is done by hand: the service starts by itself, and all is there again that was applied before.
+fn a_reboot_brings_all_back(trial: &mut Trial) -> Result<()> {
+    ready(trial)?;
+    let (lab, before) = (&trial.lab, addresses(&trial.lab)?);
+    lab.reboot()?;
+    wait_until("the VIPs' addresses", START, || {
+        let now = addresses(lab)?;
+        ensure!(now == before, "they were {before:?} and are {now:?}");
+        Ok(())
+    })?;
+    serves(lab)?;
+    indices(lab)?;
+    never_made_anew(lab)?;
+    doctor_finds_nothing(trial)?;
+    carries_traffic(trial)
+}
+
+/// Has the router be there, as far as the cases before did not.
+fn ready(trial: &Trial) -> Result<()> {
+    let lab = &trial.lab;
+    if lab.agent().run("systemctl is-active vipgate")?.status != Some(0) {
+        install(lab)?;
+        configure(lab)?;
+    }
+    Ok(())
+}
+
+/// README's first block, but for the line that makes the package.
+fn install(lab: &VmLab) -> Result<()> {
+    let lines: String =
+        block(0)?.lines().filter(|line| !line.starts_with(ON_THE_BUILD_MACHINE)).collect::<Vec<_>>().join("\n");
+    let script = format!("set -e; cd {DIRECTORY}\n{lines}");
+    lab.agent().run_with(&script, PASSWORD, START)?.succeeded(&script).map(drop)
+}
+
+/// Logs in and brings the router to the file's contents, by README's lines.
+fn configure(lab: &VmLab) -> Result<()> {
+    let login = block(2)?.lines().find(|line| line.starts_with("vipgate login")).context("README logs in")?;
+    lab.agent().says(login)?;
+    lab.apply(ROUTER)?;
+    let again = lab.apply(ROUTER)?;
+    ensure!(again.contains("nothing to do"), "a second time it does: {again}");
+    Ok(())
+}
+
+/// The code of this number in README's section about routers.
+fn block(number: usize) -> Result<&'static str> {
+    let (_, section) = README.split_once(SECTION).context("README has its section about routers")?;
+    let section = section.split("\n## ").next().unwrap_or(section);
+    let mut blocks = section.split("```").skip(1).step_by(2);
+    blocks.nth(number).with_context(|| format!("README's section about routers has no block {number}"))
+}
+
+/// The load balancer and the elastic IP do.
+fn serves(lab: &VmLab) -> Result<()> {
+    let client = lab.client();
+    let answers = (0..6).map(|_| client.curl(SocketAddrV4::new(WEB, 80))).collect::<Result<Vec<_>>>()?;
+    let backends: BTreeSet<&str> = answers.iter().map(|answer| answer.backend.as_str()).collect();
+    ensure!(backends.len() == lab.backends().len(), "not every backend answers: {answers:?}");
+    client.ping(ELASTIC, "")?;
+    lab.backends()[1].ping(client.address, "")
+}
+
+/// The numbers of the queues' devices: a device that is made anew gets another.
+fn indices(lab: &VmLab) -> Result<Vec<u64>> {
+    let links = json(lab, "ip -json link show")?;
+    let links = links.as_array().context("there are links")?;
+    let index = |name: &str| links.iter().find(|link| link["ifname"] == name)?["ifindex"].as_u64();
+    QUEUES.into_iter().map(|name| index(name).with_context(|| format!("there is no {name}"))).collect()
+}
+
+/// All IPv4 addresses, with their devices.
+fn addresses(lab: &VmLab) -> Result<BTreeSet<String>> {
+    let links = json(lab, "ip -4 -json addr show")?;
+    let mut all = BTreeSet::new();
+    for link in links.as_array().context("there are links")? {
+        for address in link["addr_info"].as_array().context("a link has a list of addresses")? {
+            all.insert(format!("{} {}/{}", link["ifname"], address["local"], address["prefixlen"]));
+        }
+    }
+    Ok(all)
+}
+
+fn json(lab: &VmLab, line: &str) -> Result<Value> {
+    let said = lab.agent().says(line)?;
+    serde_json::from_str(&said).with_context(|| format!("no JSON from {line}: {said}"))
+}
+
+/// No controller since the machine's start has made a queue's device a second time.
+fn never_made_anew(lab: &VmLab) -> Result<()> {
+    let said = lab.agent().run(&format!("journalctl --boot --unit vipgate --output cat | grep '{MAKES_ANEW}'"))?;
+    ensure!(said.status == Some(1), "the controller says: {}", said.stdout);
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn readme_has_the_lines_that_are_run_on_a_router() -> Result<()> {
+        let install = block(0)?;
+        assert!(install.lines().any(|line| line.starts_with(ON_THE_BUILD_MACHINE)), "{install}");
+        assert!(install.contains("tar -C / -xzf vipgate-") && install.contains("systemctl enable --now vipgate"));
+        assert!(block(1)?.contains("$PASSWORD") && block(1)?.contains("jq "));
+        assert!(block(2)?.contains("vipgate login --password-file /etc/vipgate/admin-password"));
+        Ok(())
+    }
+}
