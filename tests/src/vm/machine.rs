@@ -168,7 +168,8 @@ impl Start<'_> {
             Some(disk) => {
                 let mut drive = OsString::from("if=virtio,format=raw,snapshot=on,file=");
                 drive.push(disk);
-                words.extend(["-append", "console=ttyS0 quiet panic=-1", "-drive"].map(OsString::from));
+                // To a terminal that can do more its init would send questions, which end up in the console's file.
+                words.extend(["-append", "console=ttyS0 quiet panic=-1 TERM=dumb", "-drive"].map(OsString::from));
                 words.push(drive);
             }
         }

@@ -1,8 +1,8 @@
 //! A whole Debian 13 on a disk, systemd and udev included: what a router is installed on.
 //!
 //! debootstrap makes it once, mke2fs makes a file system of it, and the cache keeps that. Machines write to a copy that
-//! QEMU makes and forgets. Neither step mounts anything or asks for devices, so both work in containers, too; nothing of
-//! the host's apt is touched. What belongs to one boot and not to the distribution goes to the machine's `/run`: the
+//! QEMU makes and forgets. debootstrap does without its mounts where they are refused, as in containers, and has nothing
+//! to do with the host's apt. What belongs to one boot and not to the distribution goes to the machine's `/run`: the
 //! agent, the package, the names and addresses of its cards. May touch the cache and, through debootstrap, the network.
 
 use super::{
