@@ -37,9 +37,9 @@ enum Command {
     #[command(after_help = "Examples:\n  cargo xtask vm list\n  cargo xtask vm list --archive    # newer ones")]
     List(list::Arguments),
 
-    /// Run the tests on virtual machines: load and traffic.
+    /// Run the tests on virtual machines: load, traffic, userland.
     #[command(
-        after_help = "Examples:\n  cargo xtask vm test                               # what `cargo xtask test` runs\n  cargo xtask vm test --all\n  cargo xtask vm test --kernel 6.12 --filter xdp"
+        after_help = "Examples:\n  cargo xtask vm test                               # what `cargo xtask test` runs\n  cargo xtask vm test --all\n  cargo xtask vm test --kernel 6.12 --filter xdp\n  cargo xtask vm test --filter userland            # the package on a whole Debian"
     )]
     Test(test::Arguments),
 

@@ -26,7 +26,7 @@ pub(crate) struct Arguments {
     #[arg(long, conflicts_with = "kernel")]
     all: bool,
 
-    /// Only the tests whose name holds this.
+    /// Only the tests whose name holds this, of all that there are.
     #[arg(long, value_name = "TEXT")]
     filter: Option<String>,
 
@@ -46,10 +46,10 @@ const TABLE: &str = "load::table";
 pub(crate) fn run(arguments: &Arguments, sources: Sources) -> Result<bool> {
     let started = Instant::now();
     let kernels = kernels::named(&arguments.kernel)?;
-    let extent = match (arguments.all, arguments.kernel.is_empty()) {
-        (true, _) => Extent::All,
+    let extent = match (arguments.all || arguments.filter.is_some(), arguments.kernel.is_empty()) {
+        (_, false) => Extent::Named,
+        (true, true) => Extent::All,
         (false, true) => Extent::Usual,
-        (false, false) => Extent::Named,
     };
     let mut suites = layers::suites(&kernels, extent);
     let filtered = arguments.filter.as_ref().map_or(0, |filter| keep(&mut suites, filter));

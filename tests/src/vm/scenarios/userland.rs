@@ -34,20 +34,29 @@ const MAKES_ANEW: &str = "making it anew";
 /// For what systemd does in the guest, whose controller loads its programs in 5 to 60 s.
 const START: Duration = Duration::from_secs(240);
 
+const START_IT: &str = "systemctl start vipgate";
+const WAIT_FOR_NETWORKD: &str = "/usr/lib/systemd/systemd-networkd-wait-online --timeout=60";
+/// What README has operators write where networkd has the public device.
+const KEEP: &str = "KeepConfiguration=static";
+/// Changes the service until the next start of the machine.
+const DROP_IN: &str = "/run/systemd/system/vipgate.service.d/ends.conf";
+
 /// For health checks, every 5 s, to find a backend healthy again.
 const CHECKED: Duration = Duration::from_secs(120);
 
 #[must_use]
 pub fn cases() -> Vec<Case> {
     type Scenario = fn(&mut Trial) -> Result<()>;
-    const SCENARIOS: [(&str, Scenario); 8] = [
+    const SCENARIOS: [(&str, Scenario); 10] = [
         ("readme_installs_it", readme_installs_it),
         ("doctor_finds_nothing", doctor_finds_nothing),
         ("carries_traffic", carries_traffic),
         ("udev_and_the_limits_queues_get_along", udev_and_the_limits_queues_get_along),
-        ("networkd_leaves_the_vips", networkd_leaves_the_vips),
+        ("networkd_takes_the_vips_only_for_a_moment", networkd_takes_the_vips_only_for_a_moment),
+        ("networkd_leaves_the_vips_where_readme_is_followed", networkd_leaves_the_vips_where_readme_is_followed),
         ("a_restart_keeps_connections", a_restart_keeps_connections),
         ("what_does_not_heal_is_not_restarted", what_does_not_heal_is_not_restarted),
+        ("what_may_heal_is_tried_until_it_does", what_may_heal_is_tried_until_it_does),
         ("a_reboot_brings_all_back", a_reboot_brings_all_back),
     ];
     SCENARIOS.map(|(name, scenario)| Case::new(name, scenario)).into_iter().collect()
@@ -82,6 +91,9 @@ fn doctor_finds_nothing(trial: &mut Trial) -> Result<()> {
 fn carries_traffic(trial: &mut Trial) -> Result<()> {
     ready(trial)?;
     serves(&trial.lab)?;
+    // Source NAT's ports are the guests': the service may write that setting.
+    let own = trial.lab.agent().says("cat /proc/sys/net/ipv4/ip_local_port_range")?;
+    ensure!(own.split_whitespace().eq(["61440", "65535"]), "the router's own ports are {own}");
     let _server = traffic::server(trial)?;
     let received = through_the_limit(trial)?;
     let rate = received.bytes * 8.0 / received.seconds;
@@ -115,19 +127,36 @@ fn udev_and_the_limits_queues_get_along(trial: &mut Trial) -> Result<()> {
     never_made_anew(&trial.lab)
 }
 
-/// networkd removes addresses that it does not know from devices that are its, whenever it sets them up.
-fn networkd_leaves_the_vips(trial: &mut Trial) -> Result<()> {
+/// networkd removes addresses that it does not know from devices that are its, whenever it sets them up. The controller
+/// puts them back.
+fn networkd_takes_the_vips_only_for_a_moment(trial: &mut Trial) -> Result<()> {
     ready(trial)?;
     let before = addresses(&trial.lab)?;
-    for verb in ["systemctl restart systemd-networkd", "networkctl reload", "networkctl reconfigure pub0 priv0"] {
-        trial.lab.agent().says(&format!("{verb} && /usr/lib/systemd/systemd-networkd-wait-online --timeout=60"))?;
-        wait_until(&format!("the addresses after {verb}"), START, || {
+    for line in ["systemctl restart systemd-networkd", "networkctl reconfigure pub0 priv0"] {
+        trial.lab.agent().says(&format!("{line} && {WAIT_FOR_NETWORKD}"))?;
+        wait_until(&format!("the addresses after {line}"), START, || {
             let now = addresses(&trial.lab)?;
             ensure!(now == before, "they were {before:?} and are {now:?}");
             Ok(())
         })?;
     }
     serves(&trial.lab)
+}
+
+/// While there is no controller, nobody would put them back.
+fn networkd_leaves_the_vips_where_readme_is_followed(trial: &mut Trial) -> Result<()> {
+    ready(trial)?;
+    ensure!(README.contains(KEEP), "README does not say {KEEP}");
+    let (agent, before) = (trial.lab.agent(), addresses(&trial.lab)?);
+    agent.write("/run/systemd/network/10-pub0.network.d/keep.conf", &format!("[Network]\n{KEEP}\n"))?;
+    agent.says(&format!("networkctl reload && systemctl stop vipgate && {WAIT_FOR_NETWORKD}"))?;
+    for line in ["systemctl restart systemd-networkd", "networkctl reconfigure pub0 priv0"] {
+        agent.says(&format!("{line} && {WAIT_FOR_NETWORKD}"))?;
+        let now = addresses(&trial.lab)?;
+        ensure!(now == before, "after {line} the addresses, which were {before:?}, are {now:?}");
+    }
+    serves(&trial.lab).context("without a controller")?;
+    agent.run_with(START_IT, "", START)?.succeeded(START_IT).map(drop)
 }
 
 fn a_restart_keeps_connections(trial: &mut Trial) -> Result<()> {
@@ -142,21 +171,43 @@ fn a_restart_keeps_connections(trial: &mut Trial) -> Result<()> {
     serves(&trial.lab)
 }
 
-/// A configuration that is wrong (2) or a kernel that cannot do it (10) is the same at the next start; a failure may not be.
+/// A configuration that is wrong (2), missing privileges (3) and a kernel that cannot do it (10) are the same next time.
 fn what_does_not_heal_is_not_restarted(trial: &mut Trial) -> Result<()> {
     ready(trial)?;
     let agent = trial.lab.agent();
-    let drop_in = "/run/systemd/system/vipgate.service.d/ends.conf";
-    for (status, expected) in [(2, "failed"), (10, "failed"), (1, "activating")] {
-        agent.write(drop_in, &format!("[Service]\nExecStart=\nExecStart=/bin/sh -c 'exit {status}'\n"))?;
-        agent.run("systemctl daemon-reload; systemctl stop vipgate; systemctl start vipgate")?;
-        // That is what a service is called that waits to be started again.
+    for status in [2, 3, 10] {
+        end_with(trial, status)?;
+        // Of a service that waits to be started again systemd says `activating`.
         let state = agent.says("systemctl show --property=ActiveState --value vipgate")?;
-        ensure!(state.trim() == expected, "after exit status {status} the service is {}", state.trim());
+        ensure!(state.trim() == "failed", "after exit status {status} the service is {}", state.trim());
     }
-    let line = format!("rm {drop_in} && systemctl daemon-reload && systemctl stop vipgate && systemctl start vipgate");
-    agent.run_with(&line, "", START)?.succeeded(&line)?;
+    agent.says(&format!("rm {DROP_IN} && systemctl daemon-reload"))?;
+    agent.run_with(START_IT, "", START)?.succeeded(START_IT)?;
     serves(&trial.lab)
+}
+
+/// More often than systemd tries by itself, and nobody has to do anything when it is over.
+fn what_may_heal_is_tried_until_it_does(trial: &mut Trial) -> Result<()> {
+    ready(trial)?;
+    let agent = trial.lab.agent();
+    end_with(trial, 5)?;
+    wait_until("the service to be tried seven times", START, || {
+        let times = agent.says("systemctl show --property=NRestarts --value vipgate")?;
+        ensure!(times.trim().parse::<u32>()? >= 7, "{times}");
+        Ok(())
+    })?;
+    agent.says(&format!("rm {DROP_IN} && systemctl daemon-reload"))?;
+    wait_until("the service to be up again", START, || agent.says("systemctl is-active vipgate"))?;
+    serves(&trial.lab)
+}
+
+/// Has the service end with this status whenever it is started, and starts it.
+fn end_with(trial: &Trial, status: i32) -> Result<()> {
+    let agent = trial.lab.agent();
+    agent.write(DROP_IN, &format!("[Service]\nExecStart=\nExecStart=/bin/sh -c 'exit {status}'\n"))?;
+    let said = agent.run("systemctl daemon-reload; systemctl stop vipgate; systemctl start vipgate")?;
+    ensure!(said.status == Some(1), "the service, which ends with {status}, is started: {said}");
+    Ok(())
 }
 
 /// Nothing is done by hand: the service starts by itself, and all is there again that was applied before.
