@@ -94,7 +94,7 @@ fn carries_traffic(trial: &mut Trial) -> Result<()> {
     // Source NAT's ports are the guests': the service may write that setting.
     let own = trial.lab.agent().says("cat /proc/sys/net/ipv4/ip_local_port_range")?;
     ensure!(own.split_whitespace().eq(["61440", "65535"]), "the router's own ports are {own}");
-    let _server = traffic::server(trial)?;
+    let _server = traffic::server(trial, LIMITED)?;
     let received = through_the_limit(trial)?;
     let rate = received.bytes * 8.0 / received.seconds;
     // Far from exact, and near enough to tell a limit that works from one whose queue comes and goes.
@@ -117,7 +117,7 @@ fn udev_and_the_limits_queues_get_along(trial: &mut Trial) -> Result<()> {
         let origin = agent.says(&format!("cat /sys/class/net/{device}/addr_assign_type"))?;
         ensure!(origin.trim() == "3", "udev did not set the address of {device}: {}", origin.trim());
     }
-    let _server = traffic::server(trial)?;
+    let _server = traffic::server(trial, LIMITED)?;
     for _ in 0..3 {
         agent.says("udevadm trigger --settle --subsystem-match=net --action=change; sleep 2")?;
         through_the_limit(trial)?;
