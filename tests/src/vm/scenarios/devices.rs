@@ -26,6 +26,7 @@ pub fn suites() -> Vec<(&'static str, VmLabOptions, Vec<Case>)> {
     };
     let card = |device: &str, side, model| Nic { model, ..Nic::virtio(device, side, 1) };
     let mixed = vec![card("pub0", Side::Public, Model::Igb), card("priv0", Side::Private, Model::E1000e)];
+    let tagged = vec![card("priv0", Side::Private, Model::Igb)];
     let bonded = vec![
         Nic::virtio("pub0", Side::Public, 4),
         Nic::virtio("pub1", Side::Public, 4),
@@ -41,6 +42,7 @@ pub fn suites() -> Vec<(&'static str, VmLabOptions, Vec<Case>)> {
     let unmergeable = vec![bare("pub0", Side::Public), bare("priv0", Side::Private)];
     vec![
         ("mixed", options(mixed), cases(&MIXED)),
+        ("vlan", options(tagged), cases(&VLAN)),
         ("bond", options(bonded), cases(&BOND)),
         ("jumbo", options(jumbo), cases(&JUMBO_FRAMES)),
         ("one_queue", options(few), cases(&ONE_QUEUE)),
@@ -89,6 +91,32 @@ const MIXED: [(&str, Scenario); 2] = [
         Ok(())
     }),
 ];
+
+/// The public network is a VLAN device, beside a card with native XDP. Its clients are in the guest, too: the lab's kernel may
+/// have no VLANs.
+const VLAN: [(&str, Scenario); 1] = [("a_vlan_device_serves_at_tc_beside_a_card_in_xdp", |trial| {
+    let agent = trial.lab.agent();
+    agent.says(
+        "set -e; ip netns add far; ip link add trunk type veth peer name far0 netns far; ip link set trunk up; \
+         ip link add link trunk name trunk.100 type vlan id 100; ip addr add 10.1.0.1/24 dev trunk.100; \
+         ip link set trunk.100 up; ip -n far link set far0 up; ip -n far link add link far0 name lan type vlan id 100; \
+         ip -n far addr add 10.1.0.150/24 dev lan; ip -n far link set lan up",
+    )?;
+    trial.lab.serve(Hook::Auto)?;
+    trial.lab.apply(&traffic::ROUTER.replace("pub0", "trunk.100"))?;
+    let mut attached = trial.lab.attached()?;
+    attached.sort();
+    let expected = [("priv0", "xdp"), ("trunk.100", "tc")].map(|(device, hook)| (device.to_owned(), hook.to_owned()));
+    ensure!(attached == expected, "{attached:?}");
+    for _ in 0..3 {
+        let ask = format!("printf 'GET / HTTP/1.0\\r\\n\\r\\n' | ip netns exec far nc -w 20 {} 80", traffic::WEB);
+        let answer = agent.says(&ask)?;
+        ensure!(answer.contains("backend") && answer.contains("10.1.0.150:"), "{answer}");
+    }
+    let said = agent.says(&format!("ip netns exec far ping -c 3 -W 20 {}", traffic::ELASTIC))?;
+    ensure!(said.contains("3 packets received"), "{said}");
+    Ok(())
+})];
 
 /// A bond of two cards to the public network, as `bond0`.
 const BOND: [(&str, Scenario); 3] = [
