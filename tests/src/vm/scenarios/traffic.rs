@@ -91,7 +91,7 @@ pub(super) fn carries_fragments(trial: &mut Trial) -> Result<()> {
 
 /// Enough TCP for segments beyond the MTU, both ways: their checksums are computed by nobody before the router.
 pub(super) fn carries_bulk(trial: &mut Trial) -> Result<()> {
-    let _server = server(trial, WEB)?;
+    let _server = server(trial)?;
     for direction in ["", "--reverse"] {
         let received = bulk(trial.lab.client(), WEB, 16, direction)?;
         // The receiver does not wait for what is under way when the sender has sent all.
@@ -133,7 +133,7 @@ pub(super) fn source_nat(trial: &mut Trial) -> Result<()> {
 
 /// Each direction gets no more than its limit, which counts what passed.
 fn limits(trial: &mut Trial) -> Result<()> {
-    let _server = server(trial, LIMITED)?;
+    let _server = server(trial)?;
     for (direction, name) in [("", "inbound"), ("--reverse", "outbound")] {
         let before = passed(trial, name)?;
         let received = bulk(trial.lab.client(), LIMITED, 4, direction)?;
@@ -172,8 +172,8 @@ pub(super) struct Received {
     pub(super) seconds: f64,
 }
 
-/// iperf3 on the backend that the listeners for bulk have, once the one of this VIP has found it healthy.
-pub(super) fn server(trial: &Trial, vip: Ipv4Addr) -> Result<Process> {
+/// iperf3 on the backend that the listeners for bulk have.
+pub(super) fn server(trial: &Trial) -> Result<Process> {
     let backend = &trial.lab.backends()[0];
     let mut command = backend.namespace.command("iperf3");
     command.arg("--server");
@@ -183,18 +183,21 @@ pub(super) fn server(trial: &Trial, vip: Ipv4Addr) -> Result<Process> {
         ensure!(!listening.trim().is_empty(), "nothing listens");
         Ok(())
     })?;
-    let listener = SocketAddrV4::new(vip, 5201);
-    wait_until("the health check to find iperf3", Duration::from_secs(120), || {
-        trial.lab.client().tcp(listener).map(drop)
-    })?;
     Ok(server)
 }
+
+/// Until the health check has found a server that was just started, its listener refuses who asks.
+const CHECKED: Duration = Duration::from_secs(120);
 
 /// Megabytes through the VIP, towards the backend or, with `--reverse`, from it.
 pub(super) fn bulk(client: &Host, vip: Ipv4Addr, megabytes: u32, direction: &str) -> Result<Received> {
     let words = format!("--client {vip} --bytes {megabytes}M --json --connect-timeout 20000 {direction}");
-    let said = client.namespace.run("iperf3", &words)?;
-    let report: Value = serde_json::from_str(&said).with_context(|| format!("no JSON from iperf3: {said}"))?;
+    let report: Value = wait_until("iperf3 not to be refused", CHECKED, || {
+        let said = client.namespace.run("iperf3", &words)?;
+        let report: Value = serde_json::from_str(&said).with_context(|| format!("no JSON from iperf3: {said}"))?;
+        ensure!(!report["error"].as_str().is_some_and(|error| error.contains("refused")), "{}", report["error"]);
+        Ok(report)
+    })?;
     let received = &report["end"]["sum_received"];
     let figure = |name: &str| received[name].as_f64().with_context(|| format!("iperf3 has no {name}: {report}"));
     Ok(Received { bytes: figure("bytes")?, seconds: figure("seconds")? })

@@ -41,9 +41,6 @@ const KEEP: &str = "KeepConfiguration=static";
 /// Changes the service until the next start of the machine.
 const DROP_IN: &str = "/run/systemd/system/vipgate.service.d/ends.conf";
 
-/// For health checks, every 5 s, to find a backend healthy again.
-const CHECKED: Duration = Duration::from_secs(120);
-
 #[must_use]
 pub fn cases() -> Vec<Case> {
     type Scenario = fn(&mut Trial) -> Result<()>;
@@ -94,7 +91,7 @@ fn carries_traffic(trial: &mut Trial) -> Result<()> {
     // Source NAT's ports are the guests': the service may write that setting.
     let own = trial.lab.agent().says("cat /proc/sys/net/ipv4/ip_local_port_range")?;
     ensure!(own.split_whitespace().eq(["61440", "65535"]), "the router's own ports are {own}");
-    let _server = traffic::server(trial, LIMITED)?;
+    let _server = traffic::server(trial)?;
     let received = through_the_limit(trial)?;
     let rate = received.bytes * 8.0 / received.seconds;
     // Far from exact, and near enough to tell a limit that works from one whose queue comes and goes.
@@ -117,7 +114,7 @@ fn udev_and_the_limits_queues_get_along(trial: &mut Trial) -> Result<()> {
         let origin = agent.says(&format!("cat /sys/class/net/{device}/addr_assign_type"))?;
         ensure!(origin.trim() == "3", "udev did not set the address of {device}: {}", origin.trim());
     }
-    let _server = traffic::server(trial, LIMITED)?;
+    let _server = traffic::server(trial)?;
     for _ in 0..3 {
         agent.says("udevadm trigger --settle --subsystem-match=net --action=change; sleep 2")?;
         through_the_limit(trial)?;
@@ -278,9 +275,8 @@ fn serves(lab: &VmLab) -> Result<()> {
     lab.backends()[1].ping(client.address, "")
 }
 
-/// A bulk transfer. Where its server has just been started, the health checks must find that out first.
 fn through_the_limit(trial: &Trial) -> Result<Received> {
-    wait_until("a transfer through the limit", CHECKED, || traffic::bulk(trial.lab.client(), LIMITED, 4, ""))
+    traffic::bulk(trial.lab.client(), LIMITED, 4, "")
 }
 
 /// The numbers of the queues' devices: a device that is made anew gets another.
