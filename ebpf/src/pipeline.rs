@@ -207,12 +207,12 @@ fn connect<P: Packet>(packet: &P, arrival: &Arrival, service: &Service) -> Resul
     if !packet.is_for_port() {
         return Err(Reason::OtherHost);
     }
-    let Some((number, backend)) = service::choose(service, &key) else {
+    let Some(backend) = service::choose(service, &key) else {
         return Err(Reason::NoBackend);
     };
     let dport = service.target_port(key.dport, backend.port);
     let mut rewritten = Rewritten { src: key.src, dst: backend.addr, sport: key.sport, dport };
-    let way = route::to_backend(packet, number, backend.generation, key.protocol, config, &rewritten);
+    let way = route::to_backend(packet, backend.number, backend.generation, key.protocol, config, &rewritten);
     let Some((epoch, route)) = way else {
         return Err(Reason::Unroutable);
     };
@@ -228,7 +228,7 @@ fn connect<P: Packet>(packet: &P, arrival: &Arrival, service: &Service) -> Resul
             rewritten,
             route,
             epoch,
-            backend: number,
+            backend: backend.number,
             generation: backend.generation,
             is_outward: false,
             is_exclusive: rewritten.src != key.src,

@@ -1,8 +1,10 @@
 //! Stages 3 and 5: what the VIP offers for a packet without a flow, and which backend takes the new flow.
 
+use core::ptr;
+
 use aya_ebpf::btf_maps::lpm_trie::Key;
 use vipgate_abi::{
-    Be32,
+    Be16, Be32,
     backend::Backend,
     counters::Reason,
     flow::FlowKey,
@@ -110,9 +112,17 @@ pub fn is_disabled(dst: Be32) -> bool {
     SERVICES.get(&key).is_some_and(|service| service.kind == Kind::Disabled as u8)
 }
 
-/// Chooses a backend: its number and what it is.
+/// Where a new flow goes: a backend's number, and what it is at this moment.
+pub struct Chosen {
+    pub number: u32,
+    pub addr: Be32,
+    pub port: Be16,
+    pub generation: u16,
+}
+
+/// Chooses a backend.
 #[inline(always)]
-pub fn choose(service: &Service, key: &FlowKey) -> Option<(u32, &'static Backend)> {
+pub fn choose(service: &Service, key: &FlowKey) -> Option<Chosen> {
     let number = if service.kind == Kind::Forward as u8 || service.kind == Kind::Elastic as u8 {
         service.backend
     } else if service.algorithm == Algorithm::LeastConnections as u8 {
@@ -130,8 +140,12 @@ pub fn choose(service: &Service, key: &FlowKey) -> Option<(u32, &'static Backend
         };
         Member(*RINGS.get(service.ring_base + index)?).number()
     };
-    let backend = BACKENDS.get(number)?;
-    if backend.addr == 0 { None } else { Some((number, backend)) }
+    let backend: *const Backend = BACKENDS.get(number)?;
+    // Address, port and generation are one word, which the controller writes as one: they belong together.
+    // SAFETY: an element of BACKENDS, which is aligned to its 8 bytes.
+    let word = unsafe { ptr::read_volatile(backend.cast::<u64>()) };
+    let chosen = Chosen { number, addr: word as u32, port: (word >> 32) as u16, generation: (word >> 48) as u16 };
+    if chosen.addr == 0 { None } else { Some(chosen) }
 }
 
 /// No backend.

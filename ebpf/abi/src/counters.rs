@@ -96,7 +96,8 @@ reasons! {
     OverLimit = 20 Drop "over_limit",
     /// A bandwidth limit holds it back, or its way out takes no frames from XDP: XDP hands it over to the TC stage, which can.
     HandedOver = 21 Pass "handed_over",
-    /// The kernel refused what XDP redirected: the way out's driver takes no frames from other devices, or is down.
+    /// The kernel refused at once what XDP redirected: the way out takes no frames from other devices, or is down. What its
+    /// driver drops later the driver counts.
     RedirectFailed = 22 Drop "redirect_failed",
 }
 

@@ -12,11 +12,11 @@ pub struct Port {
     pub mtu: u32,
     /// The device's own MAC address: the source of what it sends.
     pub mac: [u8; 6],
-    pub reserved: u16,
     /// 1: its driver, or its place in the kernel (a VLAN device, say), takes socket buffers only. What XDP would send by it
     /// the TC stage does. 0: XDP may redirect frames to it.
-    pub sockets_only: u32,
-    pub unused: u32,
+    pub sockets_only: u16,
+    /// 0: earlier programs of this layout take it for VLAN tags.
+    pub reserved: [u32; 2],
 }
 
 impl Port {

@@ -141,7 +141,7 @@ impl World {
             }
             Step::SocketsOnly { port, only } => {
                 let number = u32::from(*port) % PORTS;
-                set(maps::PORTS.set(number, Port { sockets_only: u32::from(*only), ..port_of(number) }, 0));
+                set(maps::PORTS.set(number, Port { sockets_only: u16::from(*only), ..port_of(number) }, 0));
             }
             Step::Port { port, present } => {
                 set_port(u32::from(*port) % PORTS, *present);

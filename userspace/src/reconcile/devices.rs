@@ -123,8 +123,8 @@ impl Managed {
         }
         let number = self.number(device.ifindex).ok_or_else(|| format!("all {} ports are in use", MAX_PORTS - 1))?;
         // The port before the program, so that the first packet finds its way out. Until the hook is known XDP sends by it only
-        // where it did so before and goes on doing it.
-        let is_xdp = matches!(self.plane.hook(), Hook::Xdp | Hook::XdpGeneric) && self.takes_frames(device.ifindex);
+        // where it did so before, and its program is still there.
+        let is_xdp = self.plane.hook() != Hook::Tc && self.takes_frames(device.ifindex) && self.has_xdp(&device.name);
         self.describe(number, device, if is_xdp { Hook::Xdp } else { Hook::Tc }).map_err(text)?;
         sysctl::prepare(&device.name).map_err(|error| error.to_string())?;
         if let Some(below) = device.shares.and_then(|index| if_indextoname(index).ok()) {
@@ -140,6 +140,12 @@ impl Managed {
         Ok(())
     }
 
+    /// Whether an XDP program is pinned for the device of this name.
+    fn has_xdp(&self, name: &str) -> bool {
+        let is_xdp = |(hook, device): &(Hook, String)| device == name && matches!(hook, Hook::Xdp | Hook::XdpGeneric);
+        self.plane.attached().is_ok_and(|attached| attached.iter().any(is_xdp))
+    }
+
     /// Whether XDP sends by the device with this interface index.
     fn takes_frames(&self, ifindex: u32) -> bool {
         self.ports.values().any(|port| port.ifindex == ifindex && port.takes_frames())
@@ -148,7 +154,7 @@ impl Managed {
     /// Tells the programs of a device that carries them at this hook. XDP sends frames only where XDP receives them: a driver that
     /// has native XDP has made room for what comes so, others lose it, and no error tells. True: it was not known so.
     fn describe(&mut self, number: u32, device: &Device, hook: Hook) -> Result<bool, TableError> {
-        let sockets_only = u32::from(!matches!(hook, Hook::Xdp | Hook::XdpGeneric));
+        let sockets_only = u16::from(!matches!(hook, Hook::Xdp | Hook::XdpGeneric));
         let port = Port { ifindex: device.ifindex, mtu: device.mtu, mac: device.mac, sockets_only, ..Port::default() };
         if self.ports.get(&number) == Some(&port) {
             return Ok(false);
