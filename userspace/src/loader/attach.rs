@@ -68,7 +68,7 @@ impl Plane {
                     warn!(device = target.name, %error, "no native XDP, using TC");
                 }
                 // As for every other device: to verify it again would take long and tell the same.
-                Err(AttachError::Load { source: error @ LoadError::Program { .. }, .. }) => {
+                Err(AttachError::Load { source: error @ LoadError::Program { passing: false, .. }, .. }) => {
                     warn!(%error, "no native XDP on this kernel, using TC on every device");
                     // Set once: the programs are locked.
                     let _ = self.xdp_refused.set(());
@@ -142,8 +142,13 @@ impl Plane {
             update_xdp(program, pin.into())?;
             return Ok(true);
         }
-        if hook == Hook::Xdp && virtio::ignores_xdp(&target.name) {
-            return Err(AttachError::Ignored { device: target.name.clone() }.into());
+        if hook == Hook::Xdp {
+            if let Some(why) = choice::why_not_xdp(&target.drivers) {
+                return Err(AttachError::Lossy { device: target.name.clone(), why }.into());
+            }
+            if virtio::ignores_xdp(&target.name) {
+                return Err(AttachError::Ignored { device: target.name.clone() }.into());
+            }
         }
         link::remove(&path).map_err(|error| failed("remove", error.to_string()))?;
         let mode = if hook == Hook::XdpGeneric { XdpMode::Skb } else { XdpMode::Driver };

@@ -3,7 +3,7 @@
 use super::Hook;
 
 /// Drivers, by ethtool's names, on which `auto` takes TC, and why. On all others it takes native XDP, if they have it.
-const TC: [(&str, &str); 10] = [
+const TC: [(&str, &str); 14] = [
     ("veth", "native XDP turns segmentation offload off at its other end, and needs checksums that veth leaves undone"),
     ("virtio_net", "native XDP turns segmentation and checksum offload of what the hypervisor sends off"),
     ("tun", "native XDP takes copies of large packets, and needs checksums that tun and tap leave undone"),
@@ -14,7 +14,19 @@ const TC: [(&str, &str); 10] = [
     ("ipvlan", "ipvlan devices have no native XDP"),
     ("vxlan", "VXLAN devices have no native XDP"),
     ("team", "teams have no native XDP"),
+    ("ixgbevf", NO_REDIRECT),
+    ("nfp", NO_REDIRECT),
+    ("nicvf", NO_REDIRECT),
+    ("mlx4_en", "its driver takes no frames that XDP redirects to it"),
 ];
+
+const NO_REDIRECT: &str = "its driver drops what native XDP redirects to other devices";
+
+/// Why native XDP on a device of these drivers would lose what it carries, though the program attaches.
+pub(super) fn why_not_xdp(drivers: &[String]) -> Option<&'static str> {
+    let loses = |driver: &&String| ["ixgbevf", "nfp", "nicvf", "mlx4_en"].contains(&driver.as_str());
+    drivers.iter().find(loses).and_then(|driver| why_tc(std::slice::from_ref(driver)))
+}
 
 /// Why `auto` takes TC on a device of these drivers: its own, or those of the devices that are bonded to it. `None`: it takes
 /// native XDP where it can be had.
@@ -64,6 +76,15 @@ mod tests {
         for driver in ["ixgbe", "mlx5_core", "ena", ""] {
             assert_eq!(hook_for(Hook::Auto, &names(&[driver])), Hook::Xdp, "{driver}");
         }
+    }
+
+    #[test]
+    fn a_driver_that_loses_what_xdp_redirects_gets_no_xdp() {
+        for driver in ["ixgbevf", "nfp", "nicvf", "mlx4_en"] {
+            assert_eq!(hook_for(Hook::Auto, &names(&[driver])), Hook::Tc, "{driver}");
+            assert!(why_not_xdp(&names(&["ixgbe", driver])).is_some(), "{driver}");
+        }
+        assert_eq!(why_not_xdp(&names(&["virtio_net"])), None);
     }
 
     #[test]

@@ -37,7 +37,12 @@ pub enum LoadError {
     #[error("the kernel refused the tables or the object: {}", causes(source))]
     Object { source: Box<aya::EbpfError> },
     #[error("the kernel refused the program {name}: {reason}")]
-    Program { name: &'static str, reason: String },
+    Program {
+        name: &'static str,
+        reason: String,
+        /// Memory or time was short: another time it may load.
+        passing: bool,
+    },
     #[error(transparent)]
     Table(#[from] TableError),
 }
@@ -68,7 +73,14 @@ impl LoadError {
             aya::programs::ProgramError::LoadError { io_error, verifier_log } => {
                 Self::refused(name, io_error, &verifier_log.to_string())
             }
-            other => Self::Program { name, reason: printable(&causes(other)) },
+            other => {
+                let error = match other {
+                    // It stands for its cause, and does not name that as one.
+                    aya::programs::ProgramError::IOError(error) => error.raw_os_error(),
+                    other => os_error(other),
+                };
+                Self::Program { name, reason: printable(&causes(other)), passing: is_passing(error) }
+            }
         }
     }
 
@@ -77,8 +89,13 @@ impl LoadError {
             words if words.is_empty() => error.to_string(),
             words => format!("{error}; the verifier's last words: {words}"),
         };
-        Self::Program { name, reason: printable(&reason) }
+        Self::Program { name, reason: printable(&reason), passing: is_passing(error.raw_os_error()) }
     }
+}
+
+/// Whether an error tells of the moment, and not of the kernel or the program.
+fn is_passing(error: Option<i32>) -> bool {
+    error.is_some_and(|error| [libc::ENOMEM, libc::EAGAIN, libc::EINTR, libc::EMFILE, libc::ENFILE].contains(&error))
 }
 
 /// The end of a log, where the reason is, in one line; the whole of it is megabytes. What the kernel counted comes after the
@@ -132,6 +149,8 @@ pub enum AttachError {
          (`mrg_rxbuf=off` at the hypervisor) and gets packets larger than its MTU; use the hook `auto`, `tc` or `xdp-generic`"
     )]
     Ignored { device: String },
+    #[error("{device} cannot have native XDP: {why}; use the hook `auto`, `tc` or `xdp-generic`")]
+    Lossy { device: String, why: &'static str },
     #[error("{device} already carries another XDP program; detach that, or use the hook `tc`")]
     Busy { device: String },
     #[error("{device} cannot get a TC program: {}", causes(source))]

@@ -91,7 +91,8 @@ impl Filters {
             }
             self.release(ifindex)?;
         }
-        for gone in self.marks.list()?.into_iter().filter(|mark| !qdiscs.iter().any(|qdisc| qdisc.ifindex == *mark)) {
+        let has_clsact = |ifindex| qdiscs.iter().any(|qdisc| qdisc.ifindex == ifindex && qdisc.kind == CLSACT);
+        for gone in self.marks.list()?.into_iter().filter(|mark| !has_clsact(*mark)) {
             self.marks.remove(gone)?;
         }
         Ok(swept)

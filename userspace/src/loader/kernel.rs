@@ -96,7 +96,7 @@ pub(super) fn explain(error: LoadError) -> LoadError {
 fn judge(kernel: &Kernel, error: LoadError) -> LoadError {
     let release = kernel.release.clone();
     match &error {
-        LoadError::Program { name, reason } => {
+        LoadError::Program { name, reason, passing: false } => {
             let lacks = kernel.lacks(Some(name));
             let why = lacks.unwrap_or_else(|| format!("it refuses the program {name}: {reason}"));
             LoadError::Unsupported { release, why }
@@ -187,7 +187,7 @@ mod tests {
     }
 
     fn refused(name: &'static str) -> LoadError {
-        LoadError::Program { name, reason: "invalid argument; BPF_STX uses reserved fields".to_owned() }
+        LoadError::Program { name, reason: "invalid argument; BPF_STX uses reserved fields".to_owned(), passing: false }
     }
 
     #[test]
@@ -212,6 +212,16 @@ mod tests {
         let error = judge(&able(), refused(maps::PROGRAM_XDP));
         assert!(matches!(error, LoadError::Unsupported { .. }));
         assert!(error.to_string().contains("refuses the program vipgate_xdp: invalid argument"), "{error}");
+    }
+
+    #[test]
+    fn a_program_for_which_there_was_no_memory_is_no_lack_of_the_kernel() {
+        let source = |error| aya::programs::ProgramError::IOError(io::Error::from_raw_os_error(error));
+        for (error, heals) in [(libc::ENOMEM, true), (libc::EAGAIN, true), (libc::EINVAL, false), (libc::E2BIG, false)]
+        {
+            let judged = judge(&able(), LoadError::program(maps::PROGRAM_TC, &source(error)));
+            assert_eq!(matches!(judged, LoadError::Program { .. }), heals, "{judged}");
+        }
     }
 
     #[test]

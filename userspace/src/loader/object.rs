@@ -186,7 +186,7 @@ impl Programs {
 
 fn refuse(refused: &[&str], name: &'static str) -> Result<(), LoadError> {
     match refused.contains(&name) {
-        true => Err(LoadError::Program { name, reason: "it is to be taken for refused".to_owned() }),
+        true => Err(LoadError::Program { name, reason: "it is to be taken for refused".to_owned(), passing: false }),
         false => Ok(()),
     }
 }
