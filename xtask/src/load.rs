@@ -81,6 +81,10 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 
 pub(crate) fn unload(_: &UnloadArgs) -> Result<()> {
     let directory = directory();
+    if !is_directory(PINS)? {
+        println!("nothing was attached");
+        return Ok(());
+    }
     let programs = ["release", "debug"].map(|profile| target_directory().join(profile).join("vipgate"));
     let newest = |path: &&PathBuf| fs::metadata(path).and_then(|about| about.modified()).ok();
     let program = programs.iter().filter(|path| path.is_file()).max_by_key(newest);
@@ -89,20 +93,27 @@ pub(crate) fn unload(_: &UnloadArgs) -> Result<()> {
             let mut detach = as_root(program, "taking programs out of the kernel")?;
             run_command(detach.arg("detach").args(["--bpffs", PINS]))?;
         }
-        None if Path::new(PINS).exists() => {
-            bail!("there is no vipgate in the build directory: cargo xtask build makes it")
-        }
-        None => println!("nothing was attached"),
+        None => bail!("there is no vipgate in the build directory: cargo xtask build makes it"),
     }
     let remove = which("rm").context("there is no rm")?;
     run_command(as_root(&remove, "removing what the controller made")?.arg("-rf").args([Path::new(PINS), &directory]))
+}
+
+/// Below /sys/fs/bpf, into which root alone can look.
+fn is_directory(path: &str) -> Result<bool> {
+    let test = which("test").context("there is no test")?;
+    Ok(as_root(&test, "looking for pins")?.args(["-d", path]).status().context("cannot start test")?.success())
 }
 
 /// A controller that is installed may have the same devices.
 fn refuse_beside_an_installed_one(program: &Path) -> Result<()> {
     let mut status = as_root(program, "looking for an installed router")?;
     let status = status.args(["status", "--output", "json", "--bpffs", INSTALLED]);
-    if status.stdout(Stdio::null()).stderr(Stdio::null()).status()?.success() {
+    // One of another version has tables that this one cannot read.
+    let is_there = |mut entries: fs::ReadDir| entries.next().is_some();
+    if fs::read_dir(INSTALLED).is_ok_and(is_there)
+        || status.stdout(Stdio::null()).stderr(Stdio::null()).status()?.success()
+    {
         bail!(
             "an installed router has its programs in this kernel: `systemctl stop vipgate; vipgate detach` ends it, and its traffic"
         );

@@ -53,18 +53,20 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     }
     eprintln!("==> all tests of the workspace");
     let mut tally = Tally::default();
-    let mut failed = vec![("the workspace", run_counting(&mut command, &mut tally)?)];
+    let mut outcomes = vec![("the workspace", run_counting(&mut command, &mut tally))];
     eprintln!("    done in {:.0} s", started.elapsed().as_secs_f64());
     if args.filter.is_none() {
-        failed.push(("virtual machines", on_machines(&mut tally)?));
+        outcomes.push(("virtual machines", on_machines(&mut tally)));
     } else {
         // They need the optimised package, which takes minutes to build: who chooses tests is in a hurry.
         println!("the tests on virtual machines are not among these: cargo xtask vm test --filter ...");
     }
     println!("{} passed, {} failed", tally.passed, tally.failed);
-    failed.retain(|(_, status)| !status.success());
-    if let Some((what, status)) = failed.first() {
-        bail!("the tests of {what} failed: {status}");
+    for (what, outcome) in outcomes {
+        let status = outcome.with_context(|| format!("the tests of {what} did not run"))?;
+        if !status.success() {
+            bail!("the tests of {what} failed: {status}");
+        }
     }
     Ok(())
 }
