@@ -3,7 +3,7 @@
 use super::Hook;
 
 /// Drivers, by ethtool's names, on which `auto` takes TC, and why. On all others it takes native XDP, if they have it.
-const TC: [(&str, &str); 14] = [
+const TC: [(&str, &str); 10] = [
     ("veth", "native XDP turns segmentation offload off at its other end, and needs checksums that veth leaves undone"),
     ("virtio_net", "native XDP turns segmentation and checksum offload of what the hypervisor sends off"),
     ("tun", "native XDP takes copies of large packets, and needs checksums that tun and tap leave undone"),
@@ -14,6 +14,10 @@ const TC: [(&str, &str); 14] = [
     ("ipvlan", "ipvlan devices have no native XDP"),
     ("vxlan", "VXLAN devices have no native XDP"),
     ("team", "teams have no native XDP"),
+];
+
+/// Drivers on which native XDP would lose what it carries, though the program attaches, and why: `auto` takes TC there, too.
+const LOSSY: [(&str, &str); 4] = [
     ("ixgbevf", NO_REDIRECT),
     ("nfp", NO_REDIRECT),
     ("nicvf", NO_REDIRECT),
@@ -22,16 +26,19 @@ const TC: [(&str, &str); 14] = [
 
 const NO_REDIRECT: &str = "its driver drops what native XDP redirects to other devices";
 
-/// Why native XDP on a device of these drivers would lose what it carries, though the program attaches.
+/// Why native XDP on a device of these drivers would lose what it carries.
 pub(super) fn why_not_xdp(drivers: &[String]) -> Option<&'static str> {
-    let loses = |driver: &&String| ["ixgbevf", "nfp", "nicvf", "mlx4_en"].contains(&driver.as_str());
-    drivers.iter().find(loses).and_then(|driver| why_tc(std::slice::from_ref(driver)))
+    why_in(&LOSSY, drivers)
 }
 
 /// Why `auto` takes TC on a device of these drivers: its own, or those of the devices that are bonded to it. `None`: it takes
 /// native XDP where it can be had.
 pub fn why_tc(drivers: &[String]) -> Option<&'static str> {
-    drivers.iter().find_map(|driver| TC.iter().find(|(known, _)| known == driver)).map(|(_, why)| *why)
+    why_not_xdp(drivers).or_else(|| why_in(&TC, drivers))
+}
+
+fn why_in(table: &[(&str, &'static str)], drivers: &[String]) -> Option<&'static str> {
+    drivers.iter().find_map(|driver| table.iter().find(|(known, _)| known == driver)).map(|(_, why)| *why)
 }
 
 /// The hook that a device of these drivers is to get.
