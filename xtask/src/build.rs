@@ -38,6 +38,13 @@ pub(crate) fn everything() -> Result<()> {
     Ok(())
 }
 
+/// The kernel programs, all binaries and all tests, in one go: alone, the binaries would have their dependencies with fewer
+/// features than beside the tests, and all of that would be built twice.
+pub(crate) fn with_tests() -> Result<()> {
+    ebpf::build()?;
+    step("everything (debug)", &mut cargo(&["build", "--locked", "--workspace", "--bins", "--tests"]))
+}
+
 /// Builds `vipgate`; where it is.
 pub(crate) fn binary(release: bool) -> Result<PathBuf> {
     let profile = if release { "release" } else { "debug" };

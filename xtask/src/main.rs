@@ -3,6 +3,7 @@
 //!
 //! One module a command. What runs here is what CI and the README run: nothing has a second, hidden way.
 
+mod aside;
 mod bench;
 mod build;
 mod demo;

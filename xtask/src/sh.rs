@@ -85,7 +85,7 @@ pub(crate) fn as_root(program: &Path, why: &str) -> Result<Command> {
     Ok(command)
 }
 
-fn shown(command: &Command) -> String {
+pub(crate) fn shown(command: &Command) -> String {
     let words = std::iter::once(command.get_program()).chain(command.get_args());
     words.map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ")
 }

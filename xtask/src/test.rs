@@ -4,9 +4,10 @@
 //! it to load programs and to make namespaces.
 
 use crate::{
+    aside::Aside,
     build,
     setup::{self, Need},
-    sh::{cargo, is_root, which},
+    sh::{as_root, cargo, is_root, which},
     vm,
 };
 use anyhow::{Context as _, Result, bail};
@@ -35,7 +36,8 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args) -> Result<()> {
     let started = Instant::now();
     setup::ensure(&[Need::Build, Need::Lab, Need::Api])?;
-    build::everything()?;
+    build::with_tests()?;
+    let asides = if args.filter.is_none() { for_machines()? } else { Vec::new() };
 
     let mut command = cargo(&["test", "--locked", "--workspace", "--no-fail-fast"]);
     if env::var_os(SEED).is_none() {
@@ -56,7 +58,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let mut outcomes = vec![("the workspace", run_counting(&mut command, &mut tally))];
     eprintln!("    done in {:.0} s", started.elapsed().as_secs_f64());
     if args.filter.is_none() {
-        outcomes.push(("virtual machines", on_machines(&mut tally)));
+        outcomes.push(("virtual machines", on_machines(asides, &mut tally)));
     } else {
         // They need the optimised package, which takes minutes to build: who chooses tests is in a hurry.
         println!("the tests on virtual machines are not among these: cargo xtask vm test --filter ...");
@@ -71,9 +73,26 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
+/// What takes minutes until machines can boot, and can be had while the other tests wait for the kernel and for each other.
+fn for_machines() -> Result<Vec<Aside>> {
+    setup::ensure(&[Need::Vm])?;
+    let log = |name: &str| build::target_directory().join(name);
+    let mut package = Command::new(env::current_exe().context("where is this program?")?);
+    package.arg("package");
+    let mut kernels = as_root(&vm::binary(), "keeping kernels where the machines' programs look for them")?;
+    kernels.arg("fetch");
+    Ok(vec![
+        Aside::start("the package", &package, log("package.log"))?,
+        Aside::start("kernels of distributions", &kernels, log("kernels.log"))?,
+    ])
+}
+
 /// The package on distribution kernels.
-fn on_machines(tally: &mut Tally) -> Result<ExitStatus> {
-    let mut command = vm::booting()?;
+fn on_machines(asides: Vec<Aside>, tally: &mut Tally) -> Result<ExitStatus> {
+    for aside in asides {
+        aside.finish()?;
+    }
+    let mut command = vm::booting(&vm::binary())?;
     eprintln!("==> the package on distribution kernels");
     let started = Instant::now();
     let status = run_counting(command.arg("test"), tally)?;

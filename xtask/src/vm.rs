@@ -7,7 +7,10 @@ use crate::{
     sh::{as_root, cargo, run as run_command, step},
 };
 use anyhow::{Result, bail};
-use std::{path::PathBuf, process::Command};
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 /// The binary has its own help, which is the whole command's.
 #[derive(Debug, clap::Args)]
@@ -21,31 +24,37 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args) -> Result<()> {
     let helps = args.arguments.iter().any(|word| ["--help", "-h"].contains(&word.as_str()));
     let boots = args.arguments.first().is_some_and(|word| ["test", "shell"].contains(&word.as_str()));
-    let mut command = if boots && !helps { booting()? } else { Command::new(binary()?) };
+    let binary = build_binary()?;
+    let mut command = if boots && !helps { booting(&binary)? } else { Command::new(binary) };
     run_command(command.args(&args.arguments))
 }
 
 /// The `vm` binary with all that its machines get, as root.
-pub(crate) fn booting() -> Result<Command> {
+pub(crate) fn booting(binary: &Path) -> Result<Command> {
     if std::env::consts::ARCH != "x86_64" {
         bail!("the virtual machines run Debian's kernels for amd64: on {} there are none", std::env::consts::ARCH);
     }
     setup::ensure(&[Need::Build, Need::Lab, Need::Vm])?;
     let package = package::build()?;
     let init = init()?;
-    let mut command = as_root(&binary()?, "making network namespaces and virtual machines")?;
+    let mut command = as_root(binary, "making network namespaces and virtual machines")?;
     command.arg("--package").arg(package).arg("--init").arg(init);
     Ok(command)
 }
 
-fn binary() -> Result<PathBuf> {
+/// Where the `vm` binary is, once it is built.
+pub(crate) fn binary() -> PathBuf {
+    target_directory().join("debug/vm")
+}
+
+fn build_binary() -> Result<PathBuf> {
     setup::ensure(&[Need::Build])?;
     ebpf::build()?;
     step(
         "the program of the virtual machines",
         &mut cargo(&["build", "--locked", "--package", "vipgate-tests", "--bin", "vm"]),
     )?;
-    Ok(target_directory().join("debug/vm"))
+    Ok(binary())
 }
 
 /// The guest's first process, linked statically: it must run before there is any library.

@@ -1,5 +1,6 @@
 //! `cargo xtask vm`: distribution kernels in virtual machines, and the released binary in them.
 
+mod fetch;
 mod list;
 mod shell;
 mod test;
@@ -37,6 +38,10 @@ enum Command {
     #[command(after_help = "Examples:\n  cargo xtask vm list\n  cargo xtask vm list --archive    # newer ones")]
     List(list::Arguments),
 
+    /// Fetch the kernels into the cache, as the tests do when they need them.
+    #[command(after_help = "Example:\n  cargo xtask vm fetch --kernel 6.12")]
+    Fetch(fetch::Arguments),
+
     /// Run the tests on virtual machines: load, traffic, userland.
     #[command(
         after_help = "Examples:\n  cargo xtask vm test                               # what `cargo xtask test` runs\n  cargo xtask vm test --all\n  cargo xtask vm test --kernel 6.12 --filter xdp\n  cargo xtask vm test --filter userland            # the package on a whole Debian"
@@ -66,6 +71,7 @@ fn main() -> ExitCode {
 fn run(arguments: &Arguments) -> Result<bool> {
     match &arguments.command {
         Command::List(list) => list::run(list).map(|()| true),
+        Command::Fetch(fetch) => fetch::run(fetch).map(|()| true),
         Command::Test(test) => test::run(test, sources(arguments)?),
         Command::Shell(shell) => shell::run(shell, sources(arguments)?).map(|()| true),
     }
