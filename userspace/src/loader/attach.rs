@@ -228,6 +228,17 @@ fn classifier_of(name: &str) -> Option<(Classifier, String)> {
     Some((Classifier::of_pin(hook)?, device))
 }
 
+/// Loads the queues' program if another version has it somewhere: all else that such a device needs is loaded for its hook.
+pub(super) fn load_queues(others: &[PinDir], programs: &mut Programs) -> Result<(), LoadError> {
+    for other in others {
+        let is_queue = |name: &String| classifier_of(name).is_some_and(|(which, _)| which == Classifier::Queue);
+        if other.link_names()?.iter().any(is_queue) {
+            programs.queue()?;
+        }
+    }
+    Ok(())
+}
+
 /// Loads what [`update_all`] will need: a program that the kernel refuses is known before a device has another.
 pub(super) fn load_all(dir: &PinDir, programs: &mut Programs) -> Result<(), LoadError> {
     // What is no device's is not replaced there.

@@ -126,23 +126,25 @@ impl PinDir {
         Ok(())
     }
 
-    /// Takes the links of other ABI versions over, and removes what else they have pinned; the names of their directories.
-    pub(super) fn succeed_others(&self) -> Result<Vec<String>, LoadError> {
+    /// The directories of other ABI versions.
+    pub(super) fn others(&self) -> Result<Vec<Self>, LoadError> {
         let (Some(root), Some(own)) = (self.path.parent(), self.path.file_name().and_then(OsStr::to_str)) else {
             return Ok(Vec::new());
         };
         let is_own = |name: &str| name.strip_prefix(own).is_some_and(|rest| rest.is_empty() || rest.starts_with('-'));
         let mut others = names(root)?;
         others.retain(|name| name.starts_with("abi-") && !is_own(name));
-        for other in others.iter().map(|name| Self { path: root.join(name) }) {
-            let held = self.link_names()?;
-            for name in other.link_names()?.into_iter().filter(|name| !held.contains(name)) {
-                let (from, to) = (other.links().join(&name), self.links().join(&name));
-                fs::rename(&from, &to).map_err(|error| LoadError::io(format!("move {}", from.display()), error))?;
-            }
-            other.remove()?;
+        Ok(others.into_iter().map(|name| Self { path: root.join(name) }).collect())
+    }
+
+    /// Takes the links of another version's directory over, and removes it with what else is pinned there.
+    pub(super) fn succeed(&self, other: &Self) -> Result<(), LoadError> {
+        let held = self.link_names()?;
+        for name in other.link_names()?.into_iter().filter(|name| !held.contains(name)) {
+            let (from, to) = (other.links().join(&name), self.links().join(&name));
+            fs::rename(&from, &to).map_err(|error| LoadError::io(format!("move {}", from.display()), error))?;
         }
-        Ok(others)
+        other.remove()
     }
 
     /// Removes the directory and the pins in it. What is pinned elsewhere, or runs, stays.

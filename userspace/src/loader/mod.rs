@@ -190,28 +190,34 @@ impl Plane {
         migrate::resume(&dir)?;
         let is_new = !dir.exists();
         let opened = Self::bring_up(dir.clone(), options);
-        if is_new && matches!(opened, Err(LoadError::Unsupported { .. })) {
-            // Nothing will ever use what was made.
-            dir.remove_unused()?;
+        if is_new
+            && opened.is_err()
+            && let Err(error) = dir.remove_unused()
+        {
+            warn!(%error, "tables that nothing uses stay");
         }
         opened
     }
 
     fn bring_up(dir: PinDir, options: &Options) -> Result<Arc<Self>, LoadError> {
         dir.create()?;
-        for other in dir.succeed_others()? {
-            warn!(tables = other, "tables of another version cannot be read: the connections in them end");
-        }
         migrate::resize(&dir, options.sizes)?;
         let (mut programs, sizes) = object::prepare(&dir, options.sizes).map_err(kernel::explain)?;
         programs.refuse(options.refused);
         programs.load_for(options.hook).map_err(kernel::explain)?;
+        let others = dir.others()?;
+        attach::load_queues(&others, &mut programs).map_err(kernel::explain)?;
         let way = Way::find(options.tc, &mut programs)?;
+        tables::initialise(&dir, sizes)?;
+        // Only now that all of this version works: until then the other one's traffic, and its way back, is as it was.
+        for other in &others {
+            dir.succeed(other)?;
+            warn!(tables = %other.path().display(), "tables of another version cannot be read: the connections in them end");
+        }
         if way == Way::Filter {
             // What a controller left that was killed between two steps, and on devices that were renamed since.
             classifier::sweep(&dir).map_err(|error| LoadError::io("look for TC filters", error))?;
         }
-        tables::initialise(&dir, sizes)?;
         redirects::watch(&mut programs, &dir);
         Ok(Arc::new(Self {
             dir,

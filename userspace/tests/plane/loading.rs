@@ -195,10 +195,12 @@ fn a_refusal_leaves_the_programs_and_tables_that_an_earlier_controller_left() {
     let refused = || loader::Plane::open(&Options { refused: &[maps::PROGRAM_TC], ..room.options(Hook::Tc) });
     assert!(refused().is_err());
     assert!(pins.join("links/tc-r0").exists() && pins.join(maps::FLOWS).exists());
-    // Those of another version are held by what takes them over.
-    fs::rename(&pins, pins.with_file_name("abi-0")).expect("renamed");
+    // The same for those of another version.
+    let other = pins.with_file_name("abi-0");
+    fs::rename(&pins, &other).expect("renamed");
     assert!(refused().is_err());
-    assert!(pins.join("links/tc-r0").exists());
+    assert!(other.join("links/tc-r0").exists() && other.join(maps::FLOWS).exists());
+    assert!(!pins.exists(), "it left pins");
 }
 
 #[test]
