@@ -171,13 +171,18 @@ impl Plane {
         let failed = |error: io::Error| not_removed(device, &error);
         let mut filters = false;
         for which in which {
-            let path = self.dir.classifier(*which, device);
-            filters |= link::held(&path).map_err(failed)? == Held::Program;
-            if link::remove(&path).map_err(failed)? {
+            filters |= link::held(&self.dir.classifier(*which, device)).map_err(failed)? == Held::Program;
+        }
+        if filters {
+            classifier::release(&self.dir, which, device).map_err(failed)?;
+        }
+        for which in which {
+            if link::remove(&self.dir.classifier(*which, device)).map_err(failed)? {
                 info!(device, program = which.program(), "program detached");
             }
+            self.dir.unannounce(*which, device).map_err(failed)?;
         }
-        if filters { classifier::sweep(&self.dir).map_err(failed) } else { Ok(()) }
+        Ok(())
     }
 }
 

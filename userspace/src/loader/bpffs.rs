@@ -6,6 +6,7 @@
 //!                                       is `egress`, of the TC program behind the XDP one `behind`, of the one at the
 //!                                       queues' end `queue`. A TC program that is held by a filter (`filter`) is pinned
 //!                                       itself, in the link's place
+//! <bpffs>/abi-<N>/put-<hook>-<device>   such a program, while its filter is being put
 //! <bpffs>/clsact/<index>                an empty directory: that device's clsact was made for such filters
 //! ```
 //! While tables get another size (`migrate`) there are two such directories, and which ones tells how far that is:
@@ -192,18 +193,34 @@ impl PinDir {
         self.links().join(format!("{}-{}", which.pin(), escaped(device)))
     }
 
-    /// Pins a program in the place of a link, in one step: it stands for the filter that holds it.
-    pub(super) fn stand_in(
+    /// Pins a program that a filter is about to hold: what is pinned is ours (`owned`), so that a controller that is killed
+    /// before [`Self::stand_in`] leaves no filter of which nobody knows whose it is.
+    pub(super) fn announce(
         &self,
         program: &mut SchedClassifier,
         which: Classifier,
         device: &str,
     ) -> Result<(), String> {
-        let new = self.path.join("stand-in");
         // One that a controller left which was killed just here.
-        let _ = fs::remove_file(&new);
-        program.pin(&new).map_err(|error| causes(&error))?;
-        fs::rename(&new, self.classifier(which, device)).map_err(|error| error.to_string())
+        self.unannounce(which, device).map_err(|error| error.to_string())?;
+        program.pin(self.announced(which, device)).map_err(|error| causes(&error))
+    }
+
+    /// None there is no error.
+    pub(super) fn unannounce(&self, which: Classifier, device: &str) -> io::Result<()> {
+        match fs::remove_file(self.announced(which, device)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    fn announced(&self, which: Classifier, device: &str) -> PathBuf {
+        self.path.join(format!("put-{}-{}", which.pin(), escaped(device)))
+    }
+
+    /// Puts what was announced in the place of a link, in one step: it stands for the filter that holds it.
+    pub(super) fn stand_in(&self, which: Classifier, device: &str) -> io::Result<()> {
+        fs::rename(self.announced(which, device), self.classifier(which, device))
     }
 
     /// The filters that programs stand for: of those whose device is there, its index and the program.
@@ -248,6 +265,11 @@ pub(super) struct Marks {
 impl Marks {
     fn new(bpffs: &Path) -> Self {
         Self { path: bpffs.join("clsact") }
+    }
+
+    /// The bpffs root that they are in.
+    pub(super) fn root(&self) -> &Path {
+        self.path.parent().unwrap_or(Path::new("/"))
     }
 
     pub(super) fn add(&self, ifindex: u32) -> io::Result<()> {

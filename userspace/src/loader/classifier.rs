@@ -173,12 +173,12 @@ fn hold_link(dir: &PinDir, program: &mut SchedClassifier, which: Classifier, tar
     let order = TcAttachOptions::TcxOrder(LinkOrder::default());
     let id = program.attach_with_options(&target.name, at, order)?;
     let link = FdLink::try_from(program.take_link(id)?).map_err(invalid)?;
+    if held == Held::Program {
+        release(dir, &[which], &target.name).map_err(|error| failed("remove", error.to_string()))?;
+    }
     // A link whose device is gone, or renamed, or what stood for a filter.
     link::remove(&path).map_err(|error| failed("remove", error.to_string()))?;
     link.pin(&path).map_err(|error| failed("pin", causes(&error)))?;
-    if held == Held::Program {
-        sweep(dir).map_err(|error| failed("remove", error.to_string()))?;
-    }
     Ok(held == Held::Program)
 }
 
@@ -199,12 +199,13 @@ fn hold_filter(
     let failed = |what, reason| Failure::link(target, what, reason);
     let refused = |source| AttachError::Filter { device: target.name.clone(), source };
     let filters = Filters::open(dir.marks()).map_err(|error| refused(error.into()))?;
+    dir.announce(program, which, &target.name).map_err(|reason| failed("pin", reason))?;
     let replaced = filters.put(target.ifindex, which, program.fd()?.as_fd()).map_err(refused)?;
     if matches!(link::held(&path), Ok(Held::Link(_))) {
         // Of a kernel's, or a controller's, other way.
         link::remove(&path).map_err(|error| failed("remove", error.to_string()))?;
     }
-    dir.stand_in(program, which, &target.name).map_err(|reason| failed("pin", reason))?;
+    dir.stand_in(which, &target.name).map_err(|error| failed("pin", error.to_string()))?;
     Ok(replaced)
 }
 
@@ -222,17 +223,25 @@ pub(super) fn update_filter(
     if !filters.is_there(ifindex, which).map_err(|error| error.to_string())? {
         return Ok(());
     }
+    dir.announce(program, which, device)?;
     let fd = program.fd().map_err(|error| causes(&error))?;
     filters.put(ifindex, which, fd.as_fd()).map_err(|error| error.to_string())?;
-    dir.stand_in(program, which, device)
+    dir.stand_in(which, device).map_err(|error| error.to_string())
 }
 
 /// Takes every filter of ours off its device that nothing pinned stands for. The devices' names are those of now: one that was
 /// renamed is found, too.
 pub(super) fn sweep(dir: &PinDir) -> io::Result<()> {
-    let pinned = dir.stand_ins()?;
-    let filters = Filters::open(dir.marks())?;
-    filters.sweep(|ifindex, which| pinned.contains(&(ifindex, which))).map(drop)
+    release(dir, &[], "")
+}
+
+/// The same, and those of a device. What stands for them is to be unpinned after it: until then they are known to be ours.
+pub(super) fn release(dir: &PinDir, which: &[Classifier], device: &str) -> io::Result<()> {
+    let mut wanted = dir.stand_ins()?;
+    if let Ok(ifindex) = if_nametoindex(device) {
+        wanted.retain(|(at, held)| *at != ifindex || !which.contains(held));
+    }
+    Filters::open(dir.marks())?.sweep(|ifindex, which| wanted.contains(&(ifindex, which))).map(drop)
 }
 
 /// The devices whose filters somebody else took off, as a removed clsact does.

@@ -1,9 +1,9 @@
 //! TC programs on kernels without TCX links (before 6.6): as filters of the discipline clsact.
 //!
-//! A filter is ours by its name, at a priority of ours and a handle for each program, where nobody else's is touched. It stays
-//! when the controller ends, and is replaced in place. clsact itself is made where it is missing, and goes again with the last
-//! filter, if it was made here and holds none of others: that is remembered by a directory named after the device's index,
-//! beside the pins (`bpffs`).
+//! A filter is ours by its name, at a priority of ours and a handle for each program, and by that program, which is pinned here
+//! or uses tables that are (`owned`): nobody else's is touched, another vipgate's neither. It stays when the controller ends,
+//! and is replaced in place. clsact itself is made where it is missing, and goes again with the last filter, if it was made here
+//! and holds none of others: that is remembered by a directory named after the device's index, beside the pins (`bpffs`).
 //!
 //! The kernel keeps filters for devices, not for names or directories: so what nothing wants any more is found by looking at
 //! all devices ([`Filters::sweep`]).
@@ -15,6 +15,7 @@ use thiserror::Error;
 use super::{
     bpffs::Marks,
     classifier::Classifier,
+    owned::Owned,
     rtnl::{Filter, Place, Side, Socket},
 };
 
@@ -26,6 +27,11 @@ pub const PRIORITY: u16 = 0x56;
 pub enum FilterError {
     #[error("{what} is where vipgate's filter goes; `{remedy}` removes it")]
     Foreign { what: String, remedy: String },
+    #[error(
+        "{what} is another vipgate's, whose pins are not under {root}: `vipgate detach --bpffs` with the directory of its \
+         pins takes it off, or, where they are gone, `{remedy}`"
+    )]
+    Another { what: String, root: String, remedy: String },
     #[error(
         "the kernel has neither TCX links (Linux 6.6) nor clsact and cls_bpf (CONFIG_NET_SCH_INGRESS, CONFIG_NET_CLS_BPF)"
     )]
@@ -39,40 +45,71 @@ pub enum FilterError {
 pub(super) struct Filters {
     socket: Socket,
     marks: Marks,
+    owned: Owned,
 }
 
 impl Filters {
     pub(super) fn open(marks: Marks) -> io::Result<Self> {
-        Ok(Self { socket: Socket::open()?, marks })
+        Ok(Self { socket: Socket::open()?, owned: Owned::read(marks.root())?, marks })
     }
 
     /// Puts a program on a device, or in place of ours that is there. True: one was there.
     pub(super) fn put(&self, ifindex: u32, which: Classifier, program: BorrowedFd<'_>) -> Result<bool, FilterError> {
-        self.make_room(ifindex)?;
-        let place = place(ifindex, which);
-        let others = self.socket.filters(ifindex, place.side)?;
-        let held = others.iter().find(|filter| filter.place == place);
-        if let Some(foreign) = held.filter(|filter| !is_ours(filter)) {
-            return Err(foreign_filter(foreign));
+        let made = self.make_room(ifindex)?;
+        let all = self.all(ifindex)?;
+        if !made && !all.iter().any(|filter| self.is_ours(filter)) {
+            // Somebody else made it, in the place of one that was made here.
+            self.marks.remove(ifindex)?;
         }
-        let replaced = held.is_some();
+        let put = self.put_beside(&all, place(ifindex, which), which, program);
+        if made && put.is_err() {
+            self.release(ifindex)?;
+        }
+        put
+    }
+
+    fn put_beside(
+        &self,
+        all: &[Filter],
+        place: Place,
+        which: Classifier,
+        program: BorrowedFd<'_>,
+    ) -> Result<bool, FilterError> {
+        let others = || all.iter().filter(|filter| filter.place.side == place.side && !self.is_ours(filter));
+        // Beside another vipgate's there is no place for ours, wherever its own is: both would take the same packets.
+        if let Some(foreign) = others().find(|filter| filter.place == place || is_vipgates(filter)) {
+            return Err(self.foreign(foreign));
+        }
         match self.socket.put(place, which.program(), program) {
-            Ok(()) => Ok(replaced),
+            Ok(()) => Ok(all.iter().any(|filter| filter.place == place)),
             Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Err(FilterError::Missing),
             // A priority has filters of one kind and for one protocol.
-            Err(error) => match others.iter().find(|filter| filter.place.priority == PRIORITY && !is_ours(filter)) {
-                Some(foreign) => Err(foreign_filter(foreign)),
+            Err(error) => match others().find(|filter| filter.place.priority == PRIORITY) {
+                Some(foreign) => Err(self.foreign(foreign)),
                 None => Err(error.into()),
             },
         }
     }
 
     pub(super) fn is_there(&self, ifindex: u32, which: Classifier) -> io::Result<bool> {
-        let place = place(ifindex, which);
-        if self.kind_of(ifindex)?.as_deref() != Some(CLSACT) {
-            return Ok(false);
+        Ok(self.missing(&BTreeSet::from([(ifindex, which)]))?.is_empty())
+    }
+
+    /// Those of the wanted filters that are not there.
+    pub(super) fn missing(&self, wanted: &BTreeSet<(u32, Classifier)>) -> io::Result<BTreeSet<(u32, Classifier)>> {
+        let qdiscs = self.socket.qdiscs()?;
+        let mut there = BTreeSet::new();
+        let sides: BTreeSet<_> = wanted.iter().map(|(ifindex, which)| (*ifindex, which.side())).collect();
+        for (ifindex, side) in sides {
+            if qdiscs.iter().any(|qdisc| qdisc.ifindex == ifindex && qdisc.kind == CLSACT) {
+                let filters = self.socket.filters(ifindex, side)?;
+                let ours = filters.into_iter().filter(|filter| self.is_ours(filter)).map(|filter| filter.place);
+                there.extend(ours.map(|place| (place.ifindex, place.side, place.handle)));
+            }
         }
-        Ok(self.socket.filters(ifindex, place.side)?.iter().any(|filter| filter.place == place && is_ours(filter)))
+        let is_missing =
+            |(ifindex, which): &&(u32, Classifier)| !there.contains(&(*ifindex, which.side(), which.number()));
+        Ok(wanted.iter().filter(is_missing).copied().collect())
     }
 
     /// Takes every filter of ours off that `keep` does not want, given the device's index, and then clsact where it was made
@@ -82,7 +119,7 @@ impl Filters {
         let mut swept = BTreeSet::new();
         for qdisc in qdiscs.iter().filter(|qdisc| qdisc.kind == CLSACT) {
             let ifindex = qdisc.ifindex;
-            for filter in self.all(ifindex)?.iter().filter(|filter| is_ours(filter)) {
+            for filter in self.all(ifindex)?.iter().filter(|filter| self.is_ours(filter)) {
                 let wanted = Classifier::of_program(filter.name.as_deref().unwrap_or_default());
                 if !wanted.is_some_and(|which| place(ifindex, which) == filter.place && keep(ifindex, which)) {
                     ignore(&[libc::ENOENT, libc::ENODEV, libc::EINVAL], self.socket.remove(filter.place))?;
@@ -98,10 +135,10 @@ impl Filters {
         Ok(swept)
     }
 
-    /// Gives a device clsact, unless it has it.
-    fn make_room(&self, ifindex: u32) -> Result<(), FilterError> {
+    /// Gives a device clsact, unless it has it. True: it was made.
+    fn make_room(&self, ifindex: u32) -> Result<bool, FilterError> {
         match self.kind_of(ifindex)?.as_deref() {
-            Some(CLSACT) => return Ok(()),
+            Some(CLSACT) => return Ok(false),
             Some(other) => {
                 return Err(FilterError::Foreign {
                     what: format!("the queueing discipline `{other}`"),
@@ -110,26 +147,24 @@ impl Filters {
             }
             None => {}
         }
-        // The mark first: what is marked and not there does no harm.
-        self.marks.add(ifindex)?;
+        // What one was marked with that is gone says nothing of the next one. A mark comes after what it is of: who is killed in
+        // between leaves one that nobody takes off, and never takes off another's.
+        self.marks.remove(ifindex)?;
         match self.socket.add_clsact(ifindex) {
-            Ok(()) => Ok(()),
-            Err(error) => {
-                self.marks.remove(ifindex)?;
-                match error.raw_os_error() {
-                    // Somebody was faster.
-                    Some(libc::EEXIST) => Ok(()),
-                    Some(libc::ENOENT | libc::EOPNOTSUPP) => Err(FilterError::Missing),
-                    _ => Err(error.into()),
-                }
-            }
+            Ok(()) => self.marks.add(ifindex).map(|()| true).map_err(Into::into),
+            Err(error) => match error.raw_os_error() {
+                // Somebody was faster.
+                Some(libc::EEXIST) => Ok(false),
+                Some(libc::ENOENT | libc::EOPNOTSUPP) => Err(FilterError::Missing),
+                _ => Err(error.into()),
+            },
         }
     }
 
     /// Takes clsact off a device if it was made here and holds nothing. With filters of others it is theirs from now on.
     fn release(&self, ifindex: u32) -> io::Result<()> {
         let filters = self.all(ifindex)?;
-        if filters.iter().any(is_ours) || !self.marks.list()?.contains(&ifindex) {
+        if filters.iter().any(|filter| self.is_ours(filter)) || !self.marks.list()?.contains(&ifindex) {
             return Ok(());
         }
         if filters.is_empty() {
@@ -149,6 +184,19 @@ impl Filters {
         filters.extend(self.socket.filters(ifindex, Side::Egress)?);
         Ok(filters)
     }
+
+    fn is_ours(&self, filter: &Filter) -> bool {
+        is_vipgates(filter) && filter.program.is_some_and(|program| self.owned.has(program))
+    }
+
+    /// What is in the way.
+    fn foreign(&self, filter: &Filter) -> FilterError {
+        let (what, remedy) = described(filter);
+        match is_vipgates(filter) {
+            true => FilterError::Another { what, root: self.marks.root().display().to_string(), remedy },
+            false => FilterError::Foreign { what, remedy },
+        }
+    }
 }
 
 const CLSACT: &str = "clsact";
@@ -157,22 +205,22 @@ fn place(ifindex: u32, which: Classifier) -> Place {
     Place { ifindex, side: which.side(), priority: PRIORITY, handle: which.number() }
 }
 
-fn is_ours(filter: &Filter) -> bool {
+/// Whether a filter is a vipgate's, ours or another's.
+fn is_vipgates(filter: &Filter) -> bool {
     let name = filter.name.as_deref().unwrap_or_default();
     filter.place.priority == PRIORITY && filter.kind == "bpf" && Classifier::of_program(name).is_some()
 }
 
-fn foreign_filter(filter: &Filter) -> FilterError {
-    let Filter { place: Place { ifindex, side, priority, handle }, kind, name } = filter;
+/// A filter in words, and the command that removes it.
+fn described(filter: &Filter) -> (String, String) {
+    let Filter { place: Place { ifindex, side, priority, handle }, kind, name, .. } = filter;
     let side = match side {
         Side::Ingress => "ingress",
         Side::Egress => "egress",
     };
     let name = name.as_ref().map_or_else(String::new, |name| format!(" `{name}`"));
-    FilterError::Foreign {
-        what: format!("the {side} filter {kind}{name} with priority {priority} and handle {handle:#x}"),
-        remedy: format!("tc filter del dev {} {side} pref {priority}", name_of(*ifindex)),
-    }
+    let what = format!("the {side} filter {kind}{name} with priority {priority} and handle {handle:#x}");
+    (what, format!("tc filter del dev {} {side} pref {priority}", name_of(*ifindex)))
 }
 
 fn name_of(ifindex: u32) -> String {
@@ -193,24 +241,26 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_filter_is_ours_by_kind_priority_and_name() {
+    fn a_filter_is_a_vipgates_by_kind_priority_and_name() {
         let ours = Filter {
             place: place(2, Classifier::Tc),
             kind: "bpf".to_owned(),
             name: Some(Classifier::Tc.program().to_owned()),
+            program: Some(7),
         };
-        assert!(is_ours(&ours));
-        assert!(!is_ours(&Filter { name: Some("other".to_owned()), ..ours.clone() }));
-        assert!(!is_ours(&Filter { name: None, ..ours.clone() }));
-        assert!(!is_ours(&Filter { place: Place { priority: 1, ..ours.place }, ..ours.clone() }));
-        assert!(!is_ours(&Filter { kind: "flower".to_owned(), ..ours }));
+        assert!(is_vipgates(&ours));
+        assert!(!is_vipgates(&Filter { name: Some("other".to_owned()), ..ours.clone() }));
+        assert!(!is_vipgates(&Filter { name: None, ..ours.clone() }));
+        assert!(!is_vipgates(&Filter { place: Place { priority: 1, ..ours.place }, ..ours.clone() }));
+        assert!(!is_vipgates(&Filter { kind: "flower".to_owned(), ..ours }));
     }
 
     #[test]
     fn what_is_in_the_way_is_named_with_the_command_that_removes_it() {
         let place = Place { ifindex: 1, side: Side::Egress, priority: PRIORITY, handle: 1 };
-        let error = foreign_filter(&Filter { place, kind: "bpf".to_owned(), name: Some("shaper".to_owned()) });
-        let text = error.to_string();
-        assert!(text.contains("bpf `shaper`") && text.contains("tc filter del dev lo egress pref 86"), "{text}");
+        let name = Some("shaper".to_owned());
+        let (what, remedy) = described(&Filter { place, kind: "bpf".to_owned(), name, program: None });
+        assert!(what.contains("bpf `shaper`"), "{what}");
+        assert_eq!(remedy, "tc filter del dev lo egress pref 86");
     }
 }

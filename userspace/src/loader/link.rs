@@ -47,11 +47,21 @@ pub(super) enum Held {
 
 /// What is pinned at `path`.
 pub(super) fn held(path: &Path) -> io::Result<Held> {
+    Ok(describe(path)?.map_or(Held::Nothing, |description| parse(&description)))
+}
+
+/// What the kernel tells of what is pinned at `path`, a field a line; `None`: nothing is.
+pub(super) fn describe(path: &Path) -> io::Result<Option<String>> {
     let object = match open(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Held::Nothing),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         other => other?,
     };
-    Ok(parse(&fs::read_to_string(format!("/proc/self/fdinfo/{}", object.as_raw_fd()))?))
+    fs::read_to_string(format!("/proc/self/fdinfo/{}", object.as_raw_fd())).map(Some)
+}
+
+/// One of the fields.
+pub(super) fn field<'a>(description: &'a str, name: &str) -> Option<&'a str> {
+    description.lines().find_map(|line| line.strip_prefix(name)).map(str::trim)
 }
 
 /// The interface index of the device that a pinned XDP or TCX link holds; `None`: the device is gone, or no link is pinned
@@ -106,8 +116,8 @@ fn open(path: &Path) -> io::Result<OwnedFd> {
     }
 }
 
-fn parse(fdinfo: &str) -> Held {
-    let field = |name: &str| fdinfo.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
+fn parse(description: &str) -> Held {
+    let field = |name| field(description, name);
     if field("prog_type:").is_some() && field("link_type:").is_none() {
         return Held::Program;
     }

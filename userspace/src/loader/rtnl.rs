@@ -10,8 +10,8 @@ use std::{
 };
 
 use netlink_packet_core::{
-    DefaultNla, Emitable, NLA_HEADER_SIZE, NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REPLACE,
-    NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR, NetlinkBuffer, NlasIterator,
+    DefaultNla, Emitable, NLA_HEADER_SIZE, NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_EXCL,
+    NLM_F_REPLACE, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR, NetlinkBuffer, NlasIterator,
 };
 use nix::{
     errno::Errno,
@@ -28,6 +28,7 @@ const OPTIONS: u16 = 2;
 const BPF_FD: u16 = 6;
 const BPF_NAME: u16 = 7;
 const BPF_FLAGS: u16 = 8;
+const BPF_ID: u16 = 11;
 /// The program's result is the verdict.
 const DIRECT_ACTION: u32 = 1;
 /// Filters for packets of all protocols.
@@ -36,9 +37,11 @@ const ALL_PROTOCOLS: u16 = (libc::ETH_P_ALL as u16).to_be();
 const HEADER: usize = 20;
 /// Larger than what the kernel sends at once.
 const BUFFER: usize = 1 << 16;
+/// So often a list is read again that changed while it was read.
+const TRIES: u32 = 20;
 
 /// Where on a device: a number by which clsact names its two lists of filters.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Side {
     Ingress,
     Egress,
@@ -69,6 +72,8 @@ pub(super) struct Filter {
     pub(super) kind: String,
     /// Of those that are BPF programs.
     pub(super) name: Option<String>,
+    /// The kernel's number of its program.
+    pub(super) program: Option<u32>,
 }
 
 /// The discipline where packets come in, if a device has one.
@@ -90,41 +95,39 @@ impl Socket {
 
     /// The ingress disciplines (clsact or ingress) of all devices.
     pub(super) fn qdiscs(&self) -> io::Result<Vec<Qdisc>> {
-        let mut found = Vec::new();
-        self.ask(libc::RTM_GETQDISC, NLM_F_DUMP, [0; 4], &[], |header, attributes| {
+        self.list(libc::RTM_GETQDISC, [0; 4], |header, attributes| {
             let [ifindex, _, parent, _] = header;
-            if parent == INGRESS_PARENT {
-                found.push(Qdisc { ifindex, kind: text(attributes, KIND).unwrap_or_default() });
-            }
-        })?;
-        Ok(found)
+            let kind = || text(attributes, KIND).unwrap_or_default();
+            (parent == INGRESS_PARENT).then(|| Qdisc { ifindex, kind: kind() })
+        })
     }
 
     pub(super) fn add_clsact(&self, ifindex: u32) -> io::Result<()> {
         let header = [ifindex, INGRESS_HANDLE, INGRESS_PARENT, 0];
         let kind = attributes(&[(KIND, b"clsact\0")]);
-        self.ask(libc::RTM_NEWQDISC, NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL, header, &kind, |_, _| {})
+        self.change(libc::RTM_NEWQDISC, NLM_F_CREATE | NLM_F_EXCL, header, &kind)
     }
 
     /// Removes clsact and all that is in it.
     pub(super) fn remove_clsact(&self, ifindex: u32) -> io::Result<()> {
         let header = [ifindex, INGRESS_HANDLE, INGRESS_PARENT, 0];
-        self.ask(libc::RTM_DELQDISC, NLM_F_ACK, header, &attributes(&[(KIND, b"clsact\0")]), |_, _| {})
+        self.change(libc::RTM_DELQDISC, 0, header, &attributes(&[(KIND, b"clsact\0")]))
     }
 
     /// All filters on a side of a device that has clsact.
     pub(super) fn filters(&self, ifindex: u32, side: Side) -> io::Result<Vec<Filter>> {
-        let mut found = Vec::new();
-        self.ask(libc::RTM_GETTFILTER, NLM_F_DUMP, [ifindex, 0, side.parent(), 0], &[], |header, attributes| {
+        self.list(libc::RTM_GETTFILTER, [ifindex, 0, side.parent(), 0], |header, attributes| {
             let [ifindex, handle, _, info] = header;
+            let options = value(attributes, OPTIONS).unwrap_or_default();
+            let filter = || Filter {
+                place: Place { ifindex, side, priority: (info >> 16) as u16, handle },
+                kind: text(attributes, KIND).unwrap_or_default(),
+                name: text(options, BPF_NAME),
+                program: value(options, BPF_ID).and_then(|id| word(id, 0)),
+            };
             // Before the filters of a priority the kernel tells of the priority itself.
-            if handle != 0 {
-                let place = Place { ifindex, side, priority: (info >> 16) as u16, handle };
-                let name = value(attributes, OPTIONS).and_then(|options| text(options, BPF_NAME));
-                found.push(Filter { place, kind: text(attributes, KIND).unwrap_or_default(), name });
-            }
-        })?;
-        Ok(found)
+            (handle != 0).then(filter)
+        })
     }
 
     /// Puts a program there, or in one step in place of the one that is there.
@@ -135,24 +138,38 @@ impl Socket {
             (BPF_FLAGS, &DIRECT_ACTION.to_ne_bytes()),
         ]);
         let about = attributes(&[(KIND, b"bpf\0"), (OPTIONS, &options)]);
-        let flags = NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE;
-        self.ask(libc::RTM_NEWTFILTER, flags, header_of(place), &about, |_, _| {})
+        self.change(libc::RTM_NEWTFILTER, NLM_F_CREATE | NLM_F_REPLACE, header_of(place), &about)
     }
 
     pub(super) fn remove(&self, place: Place) -> io::Result<()> {
         let kind = attributes(&[(KIND, b"bpf\0")]);
-        self.ask(libc::RTM_DELTFILTER, NLM_F_ACK, header_of(place), &kind, |_, _| {})
+        self.change(libc::RTM_DELTFILTER, 0, header_of(place), &kind)
+    }
+
+    fn change(&self, kind: u16, flags: u16, header: [u32; 4], attributes: &[u8]) -> io::Result<()> {
+        self.ask(kind, NLM_F_ACK | flags, header, attributes, &mut |_, _| {}).map(drop)
+    }
+
+    /// All of a kind that `read` makes something of.
+    fn list<T>(&self, kind: u16, header: [u32; 4], read: impl Fn([u32; 4], &[u8]) -> Option<T>) -> io::Result<Vec<T>> {
+        undisturbed(|| {
+            let mut found = Vec::new();
+            let take = &mut |header, attributes: &[u8]| found.extend(read(header, attributes));
+            let changed = self.ask(kind, NLM_F_DUMP, header, &[], take)?;
+            Ok((!changed).then_some(found))
+        })
     }
 
     /// Sends a request and hands on what is answered: the header's words (device, handle, parent, info) and the attributes.
+    /// True: what is listed changed meanwhile, so that some of it may be missing.
     fn ask(
         &self,
         kind: u16,
         flags: u16,
         header: [u32; 4],
         attributes: &[u8],
-        mut take: impl FnMut([u32; 4], &[u8]),
-    ) -> io::Result<()> {
+        take: &mut impl FnMut([u32; 4], &[u8]),
+    ) -> io::Result<bool> {
         let length = 16 + HEADER + attributes.len();
         let mut request = vec![0; length];
         let mut buffer = NetlinkBuffer::new(&mut request);
@@ -164,27 +181,47 @@ impl Socket {
         buffer.payload_mut()[HEADER..].copy_from_slice(attributes);
         send(self.0.as_raw_fd(), &request, MsgFlags::empty())?;
         let mut answer = vec![0; BUFFER];
-        loop {
+        let mut seen = Seen::default();
+        while !seen.end {
             let length = match recv(self.0.as_raw_fd(), &mut answer, MsgFlags::empty()) {
                 Err(Errno::EINTR) => continue,
                 length => length?,
             };
-            if take_all(&answer[..length], &mut take)? {
-                return Ok(());
-            }
+            take_all(&answer[..length], &mut seen, take)?;
         }
+        Ok(seen.changed)
     }
 }
 
-/// Hands on the messages of one answer; true: it was the last.
-fn take_all(mut answer: &[u8], take: &mut impl FnMut([u32; 4], &[u8])) -> io::Result<bool> {
-    while !answer.is_empty() {
+/// What is known of a request from its answers so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Seen {
+    /// There is no more.
+    end: bool,
+    /// What is listed changed while it was.
+    changed: bool,
+}
+
+/// Reads a list until it did not change meanwhile: until `read` gives something.
+fn undisturbed<T>(mut read: impl FnMut() -> io::Result<Option<T>>) -> io::Result<T> {
+    for _ in 0..TRIES {
+        if let Some(found) = read()? {
+            return Ok(found);
+        }
+    }
+    Err(io::Error::new(io::ErrorKind::ResourceBusy, "the kernel's list changed each time that it was read"))
+}
+
+/// Hands on the messages of one answer.
+fn take_all(mut answer: &[u8], seen: &mut Seen, take: &mut impl FnMut([u32; 4], &[u8])) -> io::Result<()> {
+    while !answer.is_empty() && !seen.end {
         let message = NetlinkBuffer::new_checked(answer).map_err(io::Error::other)?;
         let payload = message.payload();
+        seen.changed |= message.flags() & NLM_F_DUMP_INTR != 0;
         match message.message_type() {
-            NLMSG_DONE => return Ok(true),
+            NLMSG_DONE => seen.end = true,
             NLMSG_ERROR => match word(payload, 0).map(u32::cast_signed) {
-                Some(0) => return Ok(true),
+                Some(0) => seen.end = true,
                 code => return Err(io::Error::from_raw_os_error(code.map_or(libc::EPROTO, i32::abs))),
             },
             _ => {
@@ -198,7 +235,7 @@ fn take_all(mut answer: &[u8], take: &mut impl FnMut([u32; 4], &[u8])) -> io::Re
         let length = (message.length() as usize).next_multiple_of(4);
         answer = answer.get(length..).unwrap_or_default();
     }
-    Ok(false)
+    Ok(())
 }
 
 fn header_of(place: Place) -> [u32; 4] {
@@ -245,7 +282,43 @@ mod tests {
     #[test]
     fn what_is_cut_off_is_no_answer() {
         let answer = [16u32.to_ne_bytes(), [0; 4], [0; 4]].concat();
-        assert!(take_all(&answer, &mut |_, _| {}).is_err());
-        assert!(!take_all(&[], &mut |_, _| {}).expect("nothing is said"));
+        let mut seen = Seen::default();
+        assert!(take_all(&answer, &mut seen, &mut |_, _| {}).is_err());
+        take_all(&[], &mut seen, &mut |_, _| {}).expect("nothing is said");
+        assert_eq!(seen, Seen::default());
+    }
+
+    /// A message without attributes.
+    fn message(kind: u16, flags: u16) -> Vec<u8> {
+        let mut bytes = vec![0; 16 + HEADER];
+        let mut message = NetlinkBuffer::new(&mut bytes);
+        message.set_length(16 + HEADER as u32);
+        message.set_message_type(kind);
+        message.set_flags(flags);
+        bytes
+    }
+
+    #[test]
+    fn a_list_that_changed_while_it_was_read_says_so_in_any_of_its_messages() {
+        for flags in [[0, 0], [NLM_F_DUMP_INTR, 0], [0, NLM_F_DUMP_INTR]] {
+            let answer = [message(libc::RTM_NEWQDISC, flags[0]), message(NLMSG_DONE, flags[1])].concat();
+            let (mut seen, mut taken) = (Seen::default(), 0);
+            take_all(&answer, &mut seen, &mut |_, _| taken += 1).expect("it is whole");
+            assert_eq!((seen.end, seen.changed, taken), (true, flags != [0, 0], 1));
+        }
+    }
+
+    #[test]
+    fn a_list_is_read_again_until_it_holds_still_but_not_for_ever() {
+        let mut read = 0;
+        let mut after = |calm: u32| {
+            read = 0;
+            undisturbed(|| {
+                read += 1;
+                Ok((read > calm).then_some(read))
+            })
+        };
+        assert_eq!([after(0), after(3)].map(|found| found.expect("it held still")), [1, 4]);
+        assert_eq!(after(u32::MAX - 1).expect_err("it never does").kind(), io::ErrorKind::ResourceBusy);
     }
 }

@@ -242,3 +242,45 @@ fn detach_finds_filters_whatever_the_devices_are_called_and_leaves_nothing() {
     assert!(!has_clsact("r0") && !has_clsact("r9"));
     assert_eq!(fs::read_dir(room.bpffs()).expect("a directory").count(), 0, "pins are left");
 }
+
+#[test]
+fn filters_of_another_vipgate_are_left_and_named() {
+    let room = Room::enter();
+    room.veth("r0", "c0", "10.0.0.1/24");
+    room.veth("r1", "c1", "10.0.1.1/24");
+    let elsewhere = room.mount_point().join("other");
+    let options = Options { bpffs: elsewhere.clone(), tc: TcMode::Clsact, ..room.options(Hook::Tc) };
+    let other = Plane::open(&options).expect("opens");
+    other.attach(&target(&room, "r0")).expect("attaches");
+    let its = program_id("r0");
+
+    let ours = open(&room, Hook::Tc);
+    let error = ours.attach(&target(&room, "r0")).expect_err("it is another's");
+    assert!(matches!(&error, AttachError::Filter { source: FilterError::Another { .. }, .. }), "{error}");
+    assert!(error.to_string().contains("vipgate_tc") && error.to_string().contains("--bpffs"), "{error}");
+    ours.attach(&target(&room, "r1")).expect("here is none");
+    ours.detach_device("r0").expect("nothing of ours is there");
+    assert_eq!(program_id("r0"), its);
+    drop(ours);
+    loader::detach(&room.bpffs()).expect("detaches");
+    assert!(!has_clsact("r1"));
+    assert_eq!(filters("r0"), [vec!["vipgate_tc".to_owned()], vec!["vipgate_egress".to_owned()]]);
+    assert_eq!(program_id("r0"), its);
+
+    drop(other);
+    loader::detach(&elsewhere).expect("detaches");
+    assert!(!has_clsact("r0"), "whose it was takes it off");
+}
+
+#[test]
+fn a_clsact_that_somebody_made_in_the_place_of_ours_stays() {
+    let room = Room::enter();
+    room.veth("r0", "c0", "10.0.0.1/24");
+    let plane = open(&room, Hook::Tc);
+    plane.attach(&target(&room, "r0")).expect("attaches");
+    tc("qdisc del dev r0 clsact");
+    tc("qdisc add dev r0 clsact");
+    plane.attach(&target(&room, "r0")).expect("attaches again");
+    plane.detach_device("r0").expect("detaches");
+    assert!(has_clsact("r0"));
+}
