@@ -2,15 +2,20 @@
 
 use anyhow::ensure;
 use serde_json::json;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::{
+    net::{Ipv4Addr, SocketAddrV4},
+    time::Duration,
+};
 use vipgate_tests::{
     both_hooks,
-    lab::{Cloud, Controller, ECHO, Hook, Lab, LabOptions, Load, Result, WEB, vipgate_binary},
+    lab::{Cloud, Controller, ECHO, Hook, Lab, LabOptions, Load, Result, WEB, vipgate_binary, wait_until},
 };
 
 const VIP: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 10);
 /// Bits per second.
 const LIMIT: u64 = 16 << 20;
+/// Until what somebody removed is back, on a machine busy with other tests.
+const BACK: Duration = Duration::from_secs(60);
 
 fn start(lab: &Lab) -> Result<Controller> {
     Controller::start_as(lab, &["env", "VIPGATE_TC=clsact"])
@@ -82,6 +87,59 @@ both_hooks! {
         ensure!(!about(&lab, "pub0")?.contains("clsact"));
         let kept = about(&lab, "priv0")?;
         ensure!(kept.contains("u32") && !kept.contains("vipgate"), "{kept}");
+        Ok(())
+    }
+
+    fn filters_that_somebody_removes_come_back_while_the_controller_runs_and_are_told_once(hook) {
+        let lab = Lab::new(LabOptions { hook, clients: 1, backends: 1 })?;
+        let controller = start(&lab)?;
+        let cloud = Cloud::new(&lab, controller.api(&lab.router)?)?;
+        let (uuid, balancer) = cloud.load_balancer(VIP)?;
+        let listener = cloud.listener(&balancer, WEB)?;
+        cloud.add_backends(&listener, &[0])?;
+        let limit = json!({ "setVipQos": { "inboundBandwidth": LIMIT, "outboundBandwidth": LIMIT } });
+        cloud.api.put(&format!("/vips/{uuid}/actions"), &limit)?;
+        let ingress = if hook == Hook::Tc { "vipgate_tc" } else { "vipgate_behind" };
+        let wanted = [("pub0", ingress), ("pub0", "vipgate_egress"), ("priv0", ingress), ("vipgate-q0-end", "vipgate_queue")];
+        lab.router.run("tc", "qdisc del dev pub0 clsact")?;
+        lab.router.run("tc", "filter del dev priv0 ingress")?;
+        lab.router.run("tc", "qdisc del dev vipgate-q0-end clsact")?;
+        wait_until("the filters to be back", BACK, || {
+            for (device, program) in wanted {
+                let about = about(&lab, device)?;
+                ensure!(about.contains(program), "{device}: {about}");
+            }
+            Ok(())
+        })?;
+        lab.client().fetch_many(SocketAddrV4::new(VIP, WEB.port), 10)?;
+        let said = controller.said();
+        for (device, program) in wanted {
+            let told = |line: &&str| line.contains("WARN") && line.contains(device) && line.contains(program);
+            ensure!(said.lines().filter(told).count() == 1, "{device}, {program}: {said}");
+        }
+        assert!(controller.stop()?.success());
+        let mut detach = lab.router.command(vipgate_binary()?);
+        assert!(detach.arg("detach").arg("--bpffs").arg(lab.bpffs.path()).status()?.success());
+        ensure!(!about(&lab, "pub0")?.contains("clsact"));
+        Ok(())
+    }
+
+    fn a_controller_that_may_not_look_at_programs_of_others_knows_its_own_filters(hook) {
+        let lab = Lab::new(LabOptions { hook, clients: 1, backends: 1 })?;
+        // Those of the systemd unit.
+        let wrapper = ["setpriv", "--bounding-set=-all,+bpf,+perfmon,+net_admin,+net_raw", "env", "VIPGATE_TC=clsact"];
+        let mut controller = Controller::start_as(&lab, &wrapper)?;
+        let cloud = Cloud::new(&lab, controller.api(&lab.router)?)?;
+        let (_, _, vip) = cloud.balanced(VIP, WEB, &[0])?;
+        let ingress = if hook == Hook::Tc { "vipgate_tc" } else { "vipgate_behind" };
+        for _ in 0..2 {
+            controller.kill()?;
+            controller = Controller::start_as(&lab, &wrapper)?;
+            let about = about(&lab, "pub0")?;
+            ensure!(about.contains(ingress) && about.contains("vipgate_egress"), "{about}");
+            lab.client().fetch(vip)?;
+        }
+        ensure!(!controller.said().contains("trying again"), "{}", controller.said());
         Ok(())
     }
 }

@@ -1,8 +1,13 @@
 //! What the doctor looks at.
 
-use std::{collections::BTreeMap, fs, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::Path,
+};
 
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
+use vipgate_abi::maps;
 
 use super::DoctorError;
 use crate::{
@@ -42,8 +47,8 @@ pub(super) struct Facts {
 pub(super) struct DeviceFacts {
     pub(super) link: Link,
     pub(super) hook: Option<Hook>,
-    /// A TC filter of ours is pinned and not there.
-    pub(super) filter_lost: bool,
+    /// A TC program of ours is pinned and not there.
+    pub(super) program_lost: bool,
     pub(super) driver: Driver,
     /// Those that carry its frames: of a bond, its devices'.
     pub(super) drivers: Vec<String>,
@@ -84,9 +89,11 @@ impl Facts {
         };
         let mut devices: Vec<DeviceFacts> =
             links.iter().filter(wanted).map(|link| DeviceFacts::collect(link, &links, &pinned)).collect();
-        let lost_filters = loader::lost_filters(&config.bpffs)?;
+        // That of an XDP program the device itself tells.
+        let off = loader::lost(&config.bpffs)?.into_iter().filter(|lost| lost.program != maps::PROGRAM_XDP);
+        let off: BTreeSet<String> = off.map(|lost| lost.device).collect();
         for device in &mut devices {
-            device.filter_lost = lost_filters.contains(&device.link.device.name);
+            device.program_lost = off.contains(&device.link.device.name);
         }
         let lost = pinned.keys().filter(|name| !links.iter().any(|link| link.device.name == **name)).cloned().collect();
         let existing = config.bpffs.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
@@ -120,7 +127,7 @@ impl DeviceFacts {
         Self {
             link: link.clone(),
             hook: pinned.get(name).copied(),
-            filter_lost: false,
+            program_lost: false,
             driver: driver(name).unwrap_or_default(),
             drivers: drivers(name),
             forwarding: sysctl::read(name, "forwarding"),

@@ -288,8 +288,8 @@ fn carried(device: &DeviceFacts, facts: &Facts, findings: &mut Vec<Finding>) {
         let problem = "its pinned XDP program is not on it any more".to_owned();
         findings.push(about(device, Severity::Error, "program", problem, "systemctl restart vipgate".to_owned()));
     }
-    if device.filter_lost {
-        let problem = "a TC filter of vipgate is not on it any more: somebody removed it, or clsact".to_owned();
+    if device.program_lost {
+        let problem = "a TC program of vipgate is not on it any more, which a running controller puts back".to_owned();
         findings.push(about(device, Severity::Error, "program", problem, "systemctl restart vipgate".to_owned()));
     }
     if device.link.xdp && !device.hook.is_some_and(is_native_or_generic) && facts.hook != Hook::Tc {

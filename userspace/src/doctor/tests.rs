@@ -30,7 +30,7 @@ fn device(name: &str, hook: Option<Hook>) -> DeviceFacts {
             xdp: hook.is_some_and(is_native_or_generic),
         },
         hook,
-        filter_lost: false,
+        program_lost: false,
         driver: Driver {
             name: "virtio_net".to_owned(),
             features: features.map(|(name, on)| (name.to_owned(), on)).into(),
@@ -131,7 +131,7 @@ fn every_defect_of_a_device_is_found_alone() {
     assert_eq!(spoiled(|device| device.answers_for_it = Some("eth9".to_owned())), ["arp"]);
     assert_eq!(spoiled(|device| turn_on(device, "rx-lro")), ["lro"]);
     assert_eq!(spoiled(|device| device.driver.channels = Some((1, 8))), ["queues"]);
-    assert_eq!(spoiled(|device| device.filter_lost = true), ["program"]);
+    assert_eq!(spoiled(|device| device.program_lost = true), ["program"]);
     assert_eq!(spoiled(|device| device.link.device.mtu = 9000), ["mtu"]);
     assert_eq!(spoiled(|device| device.link.device.up = false), ["down"]);
     assert_eq!(spoiled(|device| device.link.xdp = false), ["program"]);

@@ -379,7 +379,7 @@ pub(super) fn split(name: &str) -> Option<(&str, String)> {
     Some((hook, device.replace("%2e", ".").replace("%25", "%")))
 }
 
-fn parse_link_name(name: &str) -> Option<(Hook, String)> {
+pub(super) fn parse_link_name(name: &str) -> Option<(Hook, String)> {
     let (hook, device) = split(name)?;
     let (hook, _) = LINK_HOOKS.iter().find(|(_, known)| *known == hook)?;
     Some((*hook, device))

@@ -1,14 +1,14 @@
 //! The TC programs and how they are held on devices: by a TCX link, pinned, or where the kernel has none, as a filter
 //! (`filter`), with the program itself pinned in the link's place, so that pins tell the same either way.
 
-use std::{collections::BTreeSet, io, os::fd::AsFd as _, path::Path};
+use std::{io, os::fd::AsFd as _};
 
 use aya::programs::{
     SchedClassifier, TcAttachType,
     links::{FdLink, LinkOrder, PinnedLink},
     tc::TcAttachOptions,
 };
-use nix::net::if_::{if_indextoname, if_nametoindex};
+use nix::net::if_::if_nametoindex;
 use serde::{Deserialize, Serialize};
 use tracing::info;
 use vipgate_abi::maps;
@@ -242,23 +242,6 @@ pub(super) fn release(dir: &PinDir, which: &[Classifier], device: &str) -> io::R
         wanted.retain(|(at, held)| *at != ifindex || !which.contains(held));
     }
     Filters::open(dir.marks())?.sweep(|ifindex, which| wanted.contains(&(ifindex, which))).map(drop)
-}
-
-/// The devices whose filters somebody else took off, as a removed clsact does.
-pub fn lost_filters(bpffs: &Path) -> Result<BTreeSet<String>, LoadError> {
-    let dir = PinDir::new(bpffs);
-    let find = || -> io::Result<BTreeSet<String>> {
-        let pinned = dir.stand_ins()?;
-        let filters = Filters::open(dir.marks())?;
-        let mut lost = BTreeSet::new();
-        for (ifindex, which) in pinned {
-            if !filters.is_there(ifindex, which)? {
-                lost.extend(if_indextoname(ifindex).ok().map(|name| name.to_string_lossy().into_owned()));
-            }
-        }
-        Ok(lost)
-    };
-    find().map_err(|error| LoadError::io("look for TC filters", error))
 }
 
 #[cfg(test)]

@@ -23,6 +23,7 @@ mod grace;
 mod interest;
 mod kernel;
 mod link;
+mod lost;
 mod mapping;
 mod migrate;
 mod object;
@@ -50,13 +51,14 @@ pub use self::{
     attach::Target,
     bpffs::{Detached, PinDir, detach},
     choice::{hook_for, why, why_tc},
-    classifier::{TcMode, lost_filters},
+    classifier::TcMode,
     connections::{Connection, hz, read_connections},
     error::{AttachError, LoadError, TableError, causes},
     ethtool::{Driver, driver, drivers},
     filter::{FilterError, PRIORITY as FILTER_PRIORITY},
     flows::{FlowTable, Loads},
     kernel::release,
+    lost::{Lost, lost},
     mapping::Mapping,
     object::load_persistently,
     ports::Ports,

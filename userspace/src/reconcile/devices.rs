@@ -58,6 +58,11 @@ impl Managed {
         self.reasons.get(name).map(String::as_str)
     }
 
+    /// Takes a device for one that is to be set up anew.
+    pub(super) fn forget(&mut self, name: &str) {
+        self.ready.remove(name);
+    }
+
     /// Sets up a device that nothing stored wants yet. True: ports or devices changed.
     pub(super) fn prepare(&mut self, device: &Device) -> Result<bool, String> {
         let mut synced = Synced::default();

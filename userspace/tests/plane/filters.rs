@@ -106,7 +106,7 @@ fn a_kernel_with_tcx_links_is_asked_and_takes_filters_over_in_both_directions() 
 }
 
 /// The programs that TCX links hold on r0.
-fn tc_links(side: &str) -> Vec<String> {
+pub(crate) fn tc_links(side: &str) -> Vec<String> {
     use aya::programs::{SchedClassifier, TcAttachType};
     let at = if side == "ingress" { TcAttachType::Ingress } else { TcAttachType::Egress };
     let (_, programs) = SchedClassifier::query_tcx("r0", at).expect("this kernel has them");

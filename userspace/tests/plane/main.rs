@@ -2,6 +2,7 @@
 
 mod filters;
 mod loading;
+mod lost;
 mod reconciling;
 mod resizing;
 mod room;

@@ -21,6 +21,8 @@ use crate::{
 
 /// Pause between a change of devices and the look at them, so that a burst of changes costs one look.
 const SETTLE: Duration = Duration::from_millis(50);
+/// How often it is looked whether all programs are where they were put: nothing that somebody does to them is announced.
+const FIND_LOST: Duration = Duration::from_secs(3);
 /// How often the neighbours of backends are confirmed: within Linux's 30 s of reachability and 60 s of grace.
 const CONFIRM_NEIGHBOURS: Duration = Duration::from_secs(20);
 
@@ -52,6 +54,17 @@ pub(super) async fn watch(mut watcher: Watcher, epoch: Arc<Mutex<Epoch>>, comman
                     return;
                 }
             }
+        }
+    }
+}
+
+pub(super) async fn find_lost(commands: mpsc::WeakSender<Command>) {
+    loop {
+        sleep(FIND_LOST).await;
+        // Its end is the worker's end.
+        let Some(commands) = commands.upgrade() else { return };
+        if commands.send(Command::FindLost).await.is_err() {
+            return;
         }
     }
 }

@@ -54,6 +54,8 @@ pub(super) enum Command {
     },
     /// Something in the router's network changed.
     Look,
+    /// Somebody may have taken programs off their devices.
+    FindLost,
     Stop {
         reply: Reply,
     },
@@ -140,6 +142,7 @@ impl<S: Source> Worker<S> {
         let epoch = Arc::new(Mutex::new(epoch));
         let placed = Arc::default();
         let tasks = vec![
+            tokio::spawn(helpers::find_lost(commands.clone())).abort_handle(),
             tokio::spawn(helpers::watch(watcher, Arc::clone(&epoch), commands)).abort_handle(),
             tokio::spawn(helpers::confirm_neighbours(net.clone(), Arc::clone(&placed))).abort_handle(),
         ];
@@ -190,7 +193,8 @@ impl<S: Source> Worker<S> {
 
     /// Serves a batch and what is due again. Gives back who wants an end.
     async fn serve(&mut self, batch: Vec<Command>) -> Vec<Reply> {
-        let (mut applies, mut devices, mut stops, mut look) = (Vec::new(), Vec::new(), Vec::new(), false);
+        let (mut applies, mut devices, mut stops) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut look, mut find_lost) = (false, false);
         for command in batch {
             match command {
                 Command::Prepare { device, reply } => {
@@ -200,9 +204,11 @@ impl<S: Source> Worker<S> {
                 Command::Apply { vips, reply } => applies.push((vips, reply)),
                 Command::Devices { reply } => devices.push(reply),
                 Command::Look => look = true,
+                Command::FindLost => find_lost = true,
                 Command::Stop { reply } => stops.push(reply),
             }
         }
+        look |= find_lost && self.find_lost().await;
         let now = Instant::now();
         if look || !devices.is_empty() || self.network_dirty.is_some_and(|retry| retry.at <= now) {
             let result = match self.sync_network().await {

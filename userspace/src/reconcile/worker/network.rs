@@ -1,7 +1,7 @@
 //! The devices, and the VIPs' addresses on them.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     net::Ipv4Addr,
     time::Duration,
 };
@@ -12,6 +12,7 @@ use tracing::warn;
 
 use super::{Placed, RETRY, Retry, Worker, again, helpers, open, unreadable};
 use crate::{
+    loader::{self, Lost},
     net::{Device, NetError},
     reconcile::{ApplyError, devices::Synced},
     state::Source,
@@ -24,6 +25,32 @@ const REPEAT_ANNOUNCEMENT: [Duration; 2] = [Duration::from_secs(1), Duration::fr
 const GIVEN_AT_ONCE: usize = 64;
 
 impl<S: Source> Worker<S> {
+    /// Looks for programs that somebody took off their devices, tells of each, and brings those of queues back. True: there are
+    /// devices to be set up anew.
+    pub(super) async fn find_lost(&mut self) -> bool {
+        let lost = self.with_kernel(|kernel| kernel.plane.lost()).await.unwrap_or_else(|error| {
+            warn!(error = %loader::causes(&error), "cannot see whether all programs are where they were put");
+            Vec::new()
+        });
+        let (mut devices, mut pairs) = (BTreeSet::new(), BTreeSet::new());
+        for Lost { device, ifindex, hook, program } in lost {
+            // A device that is another one now is noticed elsewhere.
+            let is_ready = self.device(&device).is_some_and(|ready| ready.ifindex == ifindex);
+            let pair = self.queue_pair_at(&device, ifindex);
+            if is_ready || pair.is_some() {
+                warn!(device, hook, program, "somebody took the program off: putting it back");
+            }
+            pairs.extend(pair);
+            devices.extend(is_ready.then_some(device));
+        }
+        for number in pairs {
+            self.restore_queue_end(number).await;
+        }
+        let mut kernel = self.lock();
+        devices.iter().for_each(|name| kernel.devices.forget(name));
+        !devices.is_empty()
+    }
+
     /// Devices, then the VIPs' addresses on them.
     pub(super) async fn sync_network(&mut self) -> Result<(), ApplyError> {
         let mut result = self.sync_devices().await.map(drop);

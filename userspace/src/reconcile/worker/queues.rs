@@ -101,6 +101,22 @@ impl<S: Source> Worker<S> {
         }
     }
 
+    /// The pair that has this device at its end.
+    pub(super) fn queue_pair_at(&self, name: &str, ifindex: u32) -> Option<u32> {
+        let number = queue::pair_with(name)?;
+        let receiving = &self.queues.pairs.get(&number)?.receiving;
+        (receiving.name == name && receiving.ifindex == ifindex).then_some(number)
+    }
+
+    /// Brings the program back to the end of a pair's queues, or makes the pair anew where that is not to be done.
+    pub(super) async fn restore_queue_end(&mut self, number: u32) {
+        let pair = self.queues.pairs.get(&number).cloned();
+        if let Err(reason) = self.lead_to(number, pair).await {
+            warn!(reason, "making the queues of {} anew", queue::sending(number));
+            self.make_pair(number, &[]).await;
+        }
+    }
+
     /// Removes the queues that no limit needs any more, and the devices with the last of theirs.
     pub(super) async fn remove_queues(&mut self) {
         let freed = self.lock().engine.take_freed();

@@ -1,0 +1,37 @@
+//! What somebody takes off the devices while the reconciler runs.
+
+use std::{fs, process::Command, sync::Arc};
+
+use vipgate::{health::Checks, loader::Hook, reconcile::Reconciler};
+
+use crate::{filters::tc_links, room::Room, source::Desired};
+
+/// The programs that are on r0.
+fn programs(room: &Room) -> Vec<String> {
+    let mut programs = [tc_links("ingress"), tc_links("egress")].concat();
+    programs.extend(room.show("link show dev r0").contains("prog/xdp").then(|| "xdp".to_owned()));
+    programs
+}
+
+#[test]
+fn programs_that_somebody_takes_off_come_back_while_the_reconciler_runs() {
+    for (hook, count) in [(Hook::Tc, 2), (Hook::Xdp, 3), (Hook::XdpGeneric, 3)] {
+        let room = Room::enter();
+        room.veth("r0", "c0", "10.0.0.1/24");
+        let plane = room.open(hook).expect("opens");
+        let desired = Desired::with_devices(&["r0"]);
+        let reconciler = room.run(Reconciler::start(Arc::clone(&plane), desired, Checks::default())).expect("starts");
+        let before = programs(&room);
+        assert_eq!(before.len(), count, "{before:?}");
+        for link in fs::read_dir(plane.pins().join("links")).expect("pins") {
+            let link = link.expect("a pin").path();
+            if link.ends_with("redirects") {
+                continue;
+            }
+            let detach = Command::new("bpftool").args(["link", "detach", "pinned"]).arg(&link).status();
+            assert!(detach.expect("bpftool is there").success(), "{}", link.display());
+        }
+        room.wait("the programs to be back", || (programs(&room) == before).then_some(()));
+        room.run(async move { reconciler.shutdown().await });
+    }
+}
