@@ -4,6 +4,7 @@
 //! router's. Touches the kernel by rtnetlink, packet sockets (gratuitous ARP) and /proc/sys/net; no map, no store.
 
 pub mod arp;
+mod dump;
 mod netlink;
 mod own;
 pub mod queue;

@@ -13,7 +13,7 @@ use netlink_packet_route::{
 };
 use rtnetlink::{AddressMessageBuilder, Error, Handle, RouteMessageBuilder};
 
-use super::{Device, Link, NetError};
+use super::{Device, Link, NetError, dump::dump};
 
 /// Marks the addresses that vipgate set (`IFA_PROTO`, Linux 5.18), so that a later start finds those that no VIP has
 /// any more. Shown by `ip -d address` as `proto 0x56`.
@@ -43,7 +43,9 @@ pub struct Netlink {
 impl Netlink {
     /// Opens a socket in the calling thread's network namespace; needs a tokio runtime.
     pub fn open() -> Result<Self, NetError> {
-        let (connection, handle, _) = rtnetlink::new_connection().map_err(NetError::Open)?;
+        let (mut connection, handle, _) = rtnetlink::new_connection().map_err(NetError::Open)?;
+        // For `dump`.
+        connection.set_forward_done(true);
         // Ends when the last handle goes.
         tokio::spawn(connection);
         Ok(Self { handle })
@@ -65,16 +67,25 @@ impl Netlink {
     }
 
     async fn messages(&self) -> Result<Vec<LinkMessage>, NetError> {
-        let links = self.handle.link().get().execute().try_collect::<Vec<_>>().await;
-        links.map_err(|error| failed("list the devices", &error))
+        let request = RouteNetlinkMessage::GetLink(LinkMessage::default());
+        let answers = dump(&self.handle, "list the devices", request).await?;
+        let link = |answer| match answer {
+            RouteNetlinkMessage::NewLink(link) => Some(link),
+            _ => None,
+        };
+        Ok(answers.into_iter().filter_map(link).collect())
     }
 
     /// The IPv4 addresses of all devices.
     pub async fn addresses(&self) -> Result<Vec<HeldAddress>, NetError> {
-        let mut request = self.handle.address().get();
-        request.message_mut().header.family = AddressFamily::Inet;
-        let addresses = request.execute().try_collect::<Vec<_>>().await;
-        Ok(addresses.map_err(|error| failed("list the addresses", &error))?.iter().filter_map(held_address).collect())
+        let mut request = AddressMessage::default();
+        request.header.family = AddressFamily::Inet;
+        let answers = dump(&self.handle, "list the addresses", RouteNetlinkMessage::GetAddress(request)).await?;
+        let held = |answer: &RouteNetlinkMessage| match answer {
+            RouteNetlinkMessage::NewAddress(address) => held_address(address),
+            _ => None,
+        };
+        Ok(answers.iter().filter_map(held).collect())
     }
 
     /// Gives a device a VIP's address. False: it had it already.

@@ -10,8 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use futures::{StreamExt, stream::FuturesUnordered};
 use netlink_packet_core::{
-    DefaultNla, NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkMessage,
-    NetlinkPayload,
+    DefaultNla, NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload,
 };
 use netlink_packet_route::{
     RouteNetlinkMessage,
@@ -19,7 +18,7 @@ use netlink_packet_route::{
 };
 use rtnetlink::{Error, LinkUnspec, LinkVeth};
 
-use super::{Device, Link, NetError, Netlink, netlink::failed, sysctl};
+use super::{Device, Link, NetError, Netlink, dump::dump, netlink::failed, sysctl};
 
 /// Limits whose queues are at one pair.
 const LIMITS: u32 = 512;
@@ -165,21 +164,12 @@ impl Netlink {
     /// The minor numbers of the classes that a pair has.
     pub async fn classes(&self, pair: &Pair) -> Result<BTreeSet<u16>, NetError> {
         let message = TcMessage::from_parts(header(pair, TcHandle::UNSPEC, TcHandle::UNSPEC), Vec::new());
-        let mut request = NetlinkMessage::from(RouteNetlinkMessage::GetTrafficClass(message));
-        request.header.flags = NLM_F_REQUEST | NLM_F_DUMP;
-        let listing = |error: &Error| failed("list the queues", error);
-        let mut answers = self.handle().request(request).map_err(|error| listing(&error))?;
-        let mut minors = BTreeSet::new();
-        while let Some(answer) = answers.next().await {
-            match answer.payload {
-                NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewTrafficClass(message)) => {
-                    minors.insert(message.header.handle.minor);
-                }
-                NetlinkPayload::Error(error) => return Err(listing(&Error::NetlinkError(error))),
-                _ => {}
-            }
-        }
-        Ok(minors)
+        let request = RouteNetlinkMessage::GetTrafficClass(message);
+        let minor = |answer: &RouteNetlinkMessage| match answer {
+            RouteNetlinkMessage::NewTrafficClass(message) => Some(message.header.handle.minor),
+            _ => None,
+        };
+        Ok(dump(&self.handle(), "list the queues", request).await?.iter().filter_map(minor).collect())
     }
 
     /// Makes classes, or gives those that are there another rate.

@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, net::Ipv4Addr, time::Duration};
 
-use futures::{StreamExt, TryStreamExt, channel::mpsc::UnboundedReceiver};
+use futures::{StreamExt, channel::mpsc::UnboundedReceiver};
 use netlink_packet_core::{NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage,
@@ -12,7 +12,7 @@ use netlink_packet_route::{
 use rtnetlink::{MulticastGroup, sys::SocketAddr};
 use tracing::warn;
 
-use super::NetError;
+use super::{NetError, dump::dump};
 
 /// Events of so long are told together, so that a storm of them costs few table writes.
 const BATCH: Duration = Duration::from_millis(3);
@@ -132,16 +132,21 @@ impl Watcher {
 }
 
 async fn subscribe() -> Result<(Messages, Neighbours), NetError> {
-    let (connection, handle, messages) = rtnetlink::new_multicast_connection(&GROUPS).map_err(NetError::Open)?;
+    let (mut connection, handle, messages) = rtnetlink::new_multicast_connection(&GROUPS).map_err(NetError::Open)?;
+    // For `dump`.
+    connection.set_forward_done(true);
     tokio::spawn(connection);
     // Asked after subscribing: what changes in between is announced.
-    let known =
-        handle.neighbours().get().set_address_family(AddressFamily::Inet).execute().try_collect::<Vec<_>>().await;
+    let mut request = NeighbourMessage::default();
+    request.header.family = AddressFamily::Inet;
+    let known = dump(&handle, "list the neighbours", RouteNetlinkMessage::GetNeighbour(request)).await;
     let mut neighbours = Neighbours::default();
     match known {
         Ok(known) => {
-            for neighbour in &known {
-                neighbours.learn(neighbour);
+            for answer in &known {
+                if let RouteNetlinkMessage::NewNeighbour(neighbour) = answer {
+                    neighbours.learn(neighbour);
+                }
             }
         }
         Err(error) => warn!(%error, "cannot list the neighbours; some changes may be seen twice"),
