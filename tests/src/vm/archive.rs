@@ -6,6 +6,10 @@
 use super::kernels::{Kernel, Package};
 use crate::lab::{Result, netns::run};
 use anyhow::{Context as _, bail, ensure};
+use nix::{
+    errno::Errno,
+    fcntl::{Flock, FlockArg},
+};
 use sha2::{Digest as _, Sha256};
 use std::{
     env, fs,
@@ -44,6 +48,33 @@ pub fn cache() -> Result<PathBuf> {
     Ok(base.context("neither XDG_CACHE_HOME nor HOME is set: where shall kernels be kept?")?.join("vipgate/vm"))
 }
 
+/// The right to put something into the cache: ends on drop, or with the process. Runs that begin at the same time would
+/// otherwise fetch into the same files; who waited finds in the cache what the other fetched.
+pub(super) fn lock() -> Result<Flock<fs::File>> {
+    let directory = cache()?;
+    lock_directory(&directory, || eprintln!("==> another run is filling {}: waiting for it", directory.display()))
+}
+
+/// Tells if it must wait.
+fn lock_directory(directory: &Path, waits: impl FnOnce()) -> Result<Flock<fs::File>> {
+    fs::create_dir_all(directory).with_context(|| format!("cannot make {}", directory.display()))?;
+    let opened = fs::File::open(directory).with_context(|| format!("cannot open {}", directory.display()))?;
+    let refused = |error| format!("cannot lock {}: {error}", directory.display());
+    let mut opened = match Flock::lock(opened, FlockArg::LockExclusiveNonblock) {
+        Ok(lock) => return Ok(lock),
+        Err((opened, Errno::EWOULDBLOCK)) => opened,
+        Err((_, error)) => bail!(refused(error)),
+    };
+    waits();
+    loop {
+        opened = match Flock::lock(opened, FlockArg::LockExclusive) {
+            Ok(lock) => return Ok(lock),
+            Err((opened, Errno::EINTR)) => opened,
+            Err((_, error)) => bail!(refused(error)),
+        };
+    }
+}
+
 /// Where this kernel is or would be.
 fn place(kernel: &Kernel) -> Result<PathBuf> {
     Ok(cache()?.join("kernels").join(format!("{}_{}", kernel.release, kernel.packages[0].version)))
@@ -68,6 +99,10 @@ pub fn cached(kernel: &Kernel) -> Result<Option<Unpacked>> {
 
 /// The kernel's files, fetched if they are not in the cache.
 pub fn fetch(kernel: &Kernel) -> Result<Unpacked> {
+    if let Some(unpacked) = cached(kernel)? {
+        return Ok(unpacked);
+    }
+    let _lock = lock()?;
     if let Some(unpacked) = cached(kernel)? {
         return Ok(unpacked);
     }
@@ -100,6 +135,7 @@ pub fn size(kernel: &Kernel) -> Result<u64> {
 
 /// The newest of this kernel's series that its suite has, as a row of the table.
 pub fn newest(kernel: &Kernel) -> Result<String> {
+    let _lock = lock()?;
     let apt = Apt::new(&kernel.suite)?;
     let (head, _, tail) = varying(&kernel.release).with_context(|| format!("{} has no series", kernel.release))?;
     let stems = kernel.packages.iter().map(|package| package.name.trim_end_matches(kernel.release.as_str()));
@@ -251,6 +287,24 @@ fn depmod(kernel: &Kernel, place: &Path) -> Result<()> {
 mod tests {
     use super::*;
     use crate::vm::kernels;
+    use std::{sync::mpsc, thread};
+
+    #[test]
+    fn who_comes_second_says_that_it_waits_and_goes_on_when_the_first_is_done() -> Result<()> {
+        let directory = tempfile::tempdir()?;
+        let first = lock_directory(directory.path(), || unreachable!("nobody has it"))?;
+        let (events, heard) = mpsc::channel();
+        let path = directory.path().to_path_buf();
+        let second = thread::spawn(move || {
+            let _lock = lock_directory(&path, || events.send("waits").expect("it is heard"))?;
+            events.send("goes on").context("nobody hears it")
+        });
+        assert_eq!(heard.recv()?, "waits");
+        assert!(heard.try_recv().is_err(), "the first is not done");
+        drop(first);
+        assert_eq!(heard.recv()?, "goes on");
+        second.join().expect("no panic")
+    }
 
     #[test]
     fn the_number_that_grows_is_found_in_both_ways_of_naming_releases() {

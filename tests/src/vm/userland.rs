@@ -64,6 +64,10 @@ pub fn disk(kernel: &Kernel, files: &Unpacked) -> Result<PathBuf> {
     let stamp = &hex::encode(Sha256::digest(recipe))[..12];
     let place = archive::cache()?.join("userlands");
     let image = place.join(format!("{SUITE}-{stamp}.ext4"));
+    if image.exists() {
+        return Ok(image);
+    }
+    let _lock = archive::lock()?;
     if !image.exists() {
         fs::create_dir_all(&place).with_context(|| format!("cannot make {}", place.display()))?;
         make(&place, &image, kernel, files).context("cannot make a Debian 13 for virtual machines")?;
