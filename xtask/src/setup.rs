@@ -71,9 +71,10 @@ const LAB: [Tool; 14] = [
     tool("bpftool", "bpftool", "looking at programs and maps when a test fails"),
 ];
 
-const BENCH: [Tool; 2] = [
+const BENCH: [Tool; 3] = [
     tool("wrk", "wrk", "new connections of the benchmark"),
     tool("haproxy", "haproxy", "the proxy that the benchmark compares with"),
+    tool("ipvsadm", "ipvsadm", "the kernel's balancer, which `vm bench` compares with in a virtual machine"),
 ];
 
 const VM: [Tool; 6] = [

@@ -23,9 +23,13 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: &Args) -> Result<()> {
     let helps = args.arguments.iter().any(|word| ["--help", "-h"].contains(&word.as_str()));
-    let boots = args.arguments.first().is_some_and(|word| ["test", "shell"].contains(&word.as_str()));
+    let verb = args.arguments.first().map_or("", String::as_str);
+    let boots = ["test", "bench", "shell"].contains(&verb) && !helps;
+    if boots && verb == "bench" {
+        setup::ensure(&[Need::Bench])?;
+    }
     let binary = build_binary()?;
-    let mut command = if boots && !helps { booting(&binary)? } else { Command::new(binary) };
+    let mut command = if boots { booting(&binary)? } else { Command::new(binary) };
     run_command(command.args(&args.arguments))
 }
 

@@ -26,7 +26,7 @@ pub fn run(report: &mut Report, effort: Effort) -> Result<()> {
 }
 
 /// What the server has received, as the client's report says at its end.
-fn sample(report: &str) -> Result<Sample> {
+pub(crate) fn sample(report: &str) -> Result<Sample> {
     let report: Value = serde_json::from_str(report).with_context(|| format!("no JSON from iperf3: {report}"))?;
     let received = &report["end"]["sum_received"];
     let number =

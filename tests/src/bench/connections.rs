@@ -28,7 +28,7 @@ pub fn run(report: &mut Report, effort: Effort) -> Result<()> {
 }
 
 /// Reads wrk's report, such as `48410 requests in 2.00s, 8.5MB read` and `99%    1.35ms`.
-fn sample(text: &str) -> Result<Sample> {
+pub(crate) fn sample(text: &str) -> Result<Sample> {
     let wrong = || format!("not what wrk reports: {text}");
     ensure!(!text.contains("Socket errors") && !text.contains("Non-2xx"), "requests failed: {text}");
     let (requests, rest) = text.lines().find_map(|line| line.trim().split_once(" requests in ")).with_context(wrong)?;

@@ -5,7 +5,7 @@ pub mod bulk;
 pub mod connections;
 pub mod control;
 pub mod limits;
-mod peers;
+pub(crate) mod peers;
 pub mod plot;
 mod report;
 pub mod testrun;

@@ -124,10 +124,10 @@ struct Opened {
 
 /// What a round gave.
 #[derive(Debug)]
-pub(super) struct Sample {
+pub(crate) struct Sample {
     /// Things done, and in what time.
-    pub(super) done: f64,
-    pub(super) seconds: f64,
+    pub(crate) done: f64,
+    pub(crate) seconds: f64,
     /// The latency of the slowest hundredth, if that is measured, in ms.
     pub(super) p99: Option<f64>,
 }
@@ -359,7 +359,7 @@ fn ended() -> Result<f64> {
 }
 
 /// Runs a generator to its end; what it prints.
-pub(super) fn generate(command: &mut Command) -> Result<String> {
+pub(crate) fn generate(command: &mut Command) -> Result<String> {
     let output = command.output().with_context(|| format!("cannot start {command:?}"))?;
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
     let errors = String::from_utf8_lossy(&output.stderr);

@@ -56,7 +56,7 @@ impl Accelerator {
         let namespace = Namespace::new(unique("kvm"))?;
         let directory = TempDir::with_prefix(unique("kvm")).context("cannot make a temporary directory")?;
         let image = directory.path().join("image.cpio");
-        image::write(&image, sources, &files)?;
+        image::write(&image, sources, &files, &[])?;
         let options = Options { memory: 512, cpus: 2, nics: Vec::new() };
         let start = Start { kernel: &files.image, image: &image, disk: None };
         Machine::boot(&options, Self::Kvm, start, &namespace, directory.path(), PATIENCE).map(drop)

@@ -61,8 +61,8 @@ enum Node {
 #[derive(Default)]
 struct Tree(BTreeMap<String, Node>);
 
-/// Writes the archive of this kernel to `path`; its size in bytes.
-pub fn write(path: &Path, sources: &Sources, kernel: &Unpacked) -> Result<u64> {
+/// Writes the archive of this kernel to `path`, with these tools of the host besides; its size in bytes.
+pub fn write(path: &Path, sources: &Sources, kernel: &Unpacked, tools: &[&str]) -> Result<u64> {
     let mut tree = Tree::default();
     for directory in ["bin", "sbin", "lib", "lib64"] {
         tree.link(directory, &format!("usr/{directory}"));
@@ -71,7 +71,7 @@ pub fn write(path: &Path, sources: &Sources, kernel: &Unpacked) -> Result<u64> {
     tree.package(&sources.package)?;
     let shell = fs::canonicalize("/bin/sh").context("this machine has no shell")?;
     tree.program(&shell, "usr/bin/sh")?;
-    for tool in TOOLS {
+    for tool in TOOLS.iter().chain(tools) {
         let path = found(tool)?;
         tree.program(&path, &format!("usr/sbin/{tool}"))?;
     }

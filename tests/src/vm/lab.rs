@@ -30,6 +30,8 @@ pub struct VmLabOptions {
     pub backends: u8,
     pub machine: Options,
     pub system: System,
+    /// Programs of the host that a bare machine gets besides those that all have.
+    pub tools: &'static [&'static str],
 }
 
 /// What runs on a lab's machine.
@@ -46,7 +48,7 @@ impl VmLabOptions {
     #[must_use]
     pub fn new(clients: u8, backends: u8) -> Self {
         let nics = vec![Nic::virtio(PUBLIC_DEVICE, Side::Public, 4), Nic::virtio(PRIVATE_DEVICE, Side::Private, 4)];
-        Self { clients, backends, machine: Options { memory: 1024, cpus: 2, nics }, system: System::Bare }
+        Self { clients, backends, machine: Options { memory: 1024, cpus: 2, nics }, system: System::Bare, tools: &[] }
     }
 }
 
@@ -73,7 +75,7 @@ impl VmLab {
         let directory = around.directory.path();
         let image = directory.join("image.cpio");
         let (image_size, disk) = match options.system {
-            System::Bare => (image::write(&image, &bench.sources, &files)?, None),
+            System::Bare => (image::write(&image, &bench.sources, &files, options.tools)?, None),
             System::Debian => {
                 let staged = userland::staged(&bench.sources, &options.machine.nics)?;
                 let size = image::write_for_disk(&image, &bench.sources, &files, staged)?;

@@ -86,7 +86,7 @@ pub struct Machine {
     /// From QEMU's start to that.
     pub took: Duration,
     console: PathBuf,
-    _process: Process,
+    process: Process,
 }
 
 impl Machine {
@@ -110,6 +110,8 @@ impl Machine {
         let mut command = namespace.command(qemu);
         command
             .args(["-nodefaults", "-no-user-config", "-display", "none", "-machine", "q35"])
+            // So that a processor's thread can be told from those that serve devices.
+            .args(["-name", "debug-threads=on"])
             .args(accelerator.arguments())
             .args(["-smp", &options.cpus.to_string(), "-m", &options.memory.to_string()])
             .args(start.arguments())
@@ -130,7 +132,7 @@ impl Machine {
         let (agent, hello) =
             met.map_err(|error| anyhow!("{error:#}\n-- the guest's console ends so:\n{}", tail(&console, 40)))?;
         ensure!(hello.complaints.is_empty(), "the guest complains: {}", hello.complaints.join("; "));
-        Ok(Self { agent, hello, took: started.elapsed(), console, _process: process })
+        Ok(Self { agent, hello, took: started.elapsed(), console, process })
     }
 
     /// Has the system on the machine's disk start it again, and waits for its agent; what that says.
@@ -140,6 +142,12 @@ impl Machine {
         hello.with_context(|| {
             format!("it does not come up again\n-- the guest's console ends so:\n{}", self.console(40))
         })
+    }
+
+    /// QEMU's process.
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.process.id()
     }
 
     /// The last lines of the console.

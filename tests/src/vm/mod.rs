@@ -20,6 +20,7 @@
 pub mod accel;
 pub mod agent;
 pub mod archive;
+pub mod cost;
 pub mod image;
 pub mod kernel_table;
 pub mod kernels;

@@ -22,7 +22,7 @@ const FOR_DISK: [&str; 5] = ["virtio_pci", "virtio_blk", "crc32c_generic", "crc3
 const INDISPENSABLE: [&str; 4] = ["virtio_pci", "virtio_console", "virtio_rng", "virtio_blk"];
 
 /// Loaded when they are asked for, by name or by the kernel: what routers have and what tests look at.
-const ON_DEMAND: [&str; 41] = [
+const ON_DEMAND: [&str; 43] = [
     // Devices.
     "veth",
     "ifb",
@@ -64,6 +64,8 @@ const ON_DEMAND: [&str; 41] = [
     "af_packet",
     "tcp_bbr",
     "ip_vs",
+    "ip_vs_rr",
+    "ip_vs_mh",
     "esp4",
     // What checksums of modules are computed by.
     "crc32c_generic",

@@ -1,5 +1,6 @@
 //! `cargo xtask vm`: distribution kernels in virtual machines, and the released binary in them.
 
+mod bench;
 mod fetch;
 mod list;
 mod shell;
@@ -48,6 +49,12 @@ enum Command {
     )]
     Test(test::Arguments),
 
+    /// Measure what a packet costs the router's processors: by each hook, by IPVS, by nftables, by plain forwarding.
+    #[command(
+        after_help = "Examples:\n  cargo xtask vm bench --json figures.json\n  cargo xtask vm bench --quick --kernel 6.1"
+    )]
+    Bench(bench::Arguments),
+
     /// A router with clients and backends to look at, and a line at a time for its shell.
     #[command(
         after_help = "Examples:\n  cargo xtask vm shell --kernel 6.12\n  echo 'vipgate status' | cargo xtask vm shell --kernel 6.12-cloud --hook xdp"
@@ -73,6 +80,7 @@ fn run(arguments: &Arguments) -> Result<bool> {
         Command::List(list) => list::run(list).map(|()| true),
         Command::Fetch(fetch) => fetch::run(fetch).map(|()| true),
         Command::Test(test) => test::run(test, sources(arguments)?),
+        Command::Bench(bench) => bench::run(bench, sources(arguments)?).map(|()| true),
         Command::Shell(shell) => shell::run(shell, sources(arguments)?).map(|()| true),
     }
 }
