@@ -68,9 +68,10 @@ enum Command {
     )]
     Test(test::Args),
 
-    /// Distribution kernels in virtual machines, and the package in them: tests, and a router to look at. Needs root.
+    /// Distribution kernels in virtual machines, and the package in them: tests, a router to look at, and what packets
+    /// cost it. Needs root.
     #[command(
-        after_help = "Examples:\n  cargo xtask vm list\n  cargo xtask vm test --kernel 6.12\n  cargo xtask vm shell --kernel 6.12"
+        after_help = "Examples:\n  cargo xtask vm list\n  cargo xtask vm test --kernel 6.12\n  cargo xtask vm shell --kernel 6.12\n  cargo xtask vm bench    # each hook beside IPVS, nftables and plain forwarding"
     )]
     Vm(vm::Args),
 

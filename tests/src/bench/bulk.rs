@@ -29,7 +29,6 @@ pub fn run(report: &mut Report, effort: Effort) -> Result<()> {
 pub(crate) fn sample(report: &str) -> Result<Sample> {
     let report: Value = serde_json::from_str(report).with_context(|| format!("no JSON from iperf3: {report}"))?;
     let received = &report["end"]["sum_received"];
-    let number =
-        |name: &str| received[name].as_f64().with_context(|| format!("iperf3 has no {name}: {}", report["end"]));
+    let number = |name: &str| received[name].as_f64().with_context(|| format!("iperf3 has no {name}: {report}"));
     Ok(Sample { done: number("bytes")? * 8.0 / GIGABIT, seconds: number("seconds")?, p99: None })
 }

@@ -10,6 +10,7 @@ use crate::{
     vm::VmLab,
 };
 use anyhow::{Context as _, ensure};
+use nix::sys::socket::{setsockopt, sockopt::RcvBufForce};
 use std::{
     net::UdpSocket,
     sync::{
@@ -29,8 +30,13 @@ const PAYLOAD: [u8; 18] = [0; 18];
 const FLOWS: usize = 48;
 /// Packets under way at most: fewer than any queue on their way holds, so that none is made in vain.
 const WINDOW: u64 = 192;
-/// What is under way after so long without an arrival is lost.
-const LOST: Duration = Duration::from_millis(200);
+/// Bytes, of which one packet takes two or three thousand.
+const RECEIVE_BUFFER: usize = 4 << 20;
+/// What is under way after so long without an arrival is lost: an emulated machine that meets new code beside others may
+/// need more than a second for it.
+const LOST: Duration = Duration::from_secs(5);
+/// How often a server looks whether it shall end.
+const LOOK: Duration = Duration::from_millis(200);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Load {
@@ -112,7 +118,9 @@ impl Servers {
         for backend in lab.backends() {
             let socket = backend.namespace.within(|| {
                 let socket = UdpSocket::bind(("0.0.0.0", PACKET_PORT)).context("cannot bind a UDP socket")?;
-                socket.set_read_timeout(Some(LOST))?;
+                socket.set_read_timeout(Some(LOOK))?;
+                // A window's packets wait here while this host has no processor for the thread that takes them.
+                setsockopt(&socket, RcvBufForce, &RECEIVE_BUFFER).context("cannot set a socket's buffer")?;
                 Ok(socket)
             })?;
             let (arrived, stop) = (Arc::clone(&servers.arrived), Arc::clone(&servers.stop));
@@ -150,27 +158,25 @@ fn send(client: &Host, servers: &Servers, opened: &Opened, time: Duration) -> Re
         (0..FLOWS).map(connected).collect::<Result<Vec<UdpSocket>>>()
     })?;
     let (before, end) = (servers.arrived(), Instant::now() + time);
-    let (mut sent, mut lost) = (0, 0);
-    let mut progress = (before, Instant::now());
     let mut turns = sockets.iter().cycle();
-    while Instant::now() < end {
-        let arrived = servers.arrived();
-        if arrived != progress.0 {
-            progress = (arrived, Instant::now());
+    let (mut sent, mut lost, mut arrived) = (0, 0, 0);
+    let mut progress = Instant::now();
+    // At the end it waits for those that are under way: they have cost, too.
+    while Instant::now() < end || arrived + lost < sent {
+        let now = servers.arrived() - before;
+        if now != arrived {
+            (arrived, progress) = (now, Instant::now());
         }
-        if sent < arrived - before + lost + WINDOW {
-            let socket = turns.next().context("a socket")?;
+        if Instant::now() < end && sent < arrived + lost + WINDOW {
             // What could not be sent does not arrive.
-            let _ = socket.send(&PAYLOAD);
+            let _ = turns.next().context("a socket")?.send(&PAYLOAD);
             sent += 1;
-        } else if progress.1.elapsed() > LOST {
-            lost = (sent + before).saturating_sub(arrived);
-            progress.1 = Instant::now();
+        } else if progress.elapsed() > LOST {
+            (lost, progress) = (sent - arrived, Instant::now());
         } else {
             thread::sleep(Duration::from_micros(50));
         }
     }
-    let arrived = servers.arrived() - before;
     ensure!(arrived >= sent / 100 * 95, "{arrived} of {sent} packets arrived");
     Ok(arrived as f64)
 }

@@ -21,7 +21,7 @@ use crate::{
 };
 use anyhow::Context as _;
 use loads::{Load, Servers};
-use processor::Work;
+use std::{thread, time::Duration};
 use ways::{Opened, Scheduler, Way};
 
 /// How much a run measures.
@@ -35,16 +35,15 @@ pub struct Effort {
 
 impl Effort {
     pub const QUICK: Self = Self { rounds: 3, seconds: 2, first_seconds: 1 };
-    pub const FULL: Self = Self { rounds: 7, seconds: 4, first_seconds: 1 };
+    pub const FULL: Self = Self { rounds: 7, seconds: 3, first_seconds: 1 };
 }
 
-/// The rounds of one way under one load, by both clocks.
+/// The rounds of one way under one load.
 #[derive(Debug)]
 struct Figures {
     way: Way,
     load: Load,
-    by_host: Series,
-    by_guest: Series,
+    series: Series,
 }
 
 /// Measures each way under each load, and adds their rows.
@@ -53,63 +52,62 @@ pub fn run(report: &mut Report, bench: &Bench, kernel: &Kernel, effort: Effort) 
     let lab = VmLab::new(bench, kernel, &options)?;
     eprintln!("    up after {:.1} s", lab.machine().took.as_secs_f64());
     let servers = Servers::start(&lab)?;
-    let mut all = figures();
+    let (mut all, mut idle) = (figures(), Series::default());
     for round in 1..=effort.rounds {
         eprintln!("    round {round} of {}", effort.rounds);
+        idle.push(idleness(&lab, effort)?);
         for way in Way::ALL {
             let opened = ways::open(&lab, way).with_context(|| way.to_string())?;
             for figures in all.iter_mut().filter(|figures| figures.way == way) {
-                let what = || format!("{}: {way}", figures.load.name());
-                let (by_host, by_guest) = measure(&lab, &servers, &opened, figures.load, effort).with_context(what)?;
-                figures.by_host.push(by_host);
-                figures.by_guest.push(by_guest);
+                let passed = measure(&lab, &servers, &opened, figures.load, effort);
+                figures.series.push(passed.with_context(|| format!("{}: {way}", figures.load.name()))?);
             }
             ways::close(&lab, way).with_context(|| way.to_string())?;
         }
     }
+    report.add(idle.row("virtio, without a load", "CPU-ms/s"));
     show(report, &all);
     Ok(())
 }
 
 fn figures() -> Vec<Figures> {
-    let of = |load| Way::ALL.map(|way| Figures { way, load, by_host: Series::default(), by_guest: Series::default() });
+    let of = |load| Way::ALL.map(|way| Figures { way, load, series: Series::default() });
     Load::ALL.into_iter().flat_map(of).collect()
 }
 
-/// What passes for a second of the machine's processors, by either clock.
-fn measure(lab: &VmLab, servers: &Servers, opened: &Opened, load: Load, effort: Effort) -> Result<(f64, f64)> {
-    load.run(lab, servers, opened, effort.first_seconds)?;
-    let before = Work::of(lab)?;
-    let done = load.run(lab, servers, opened, effort.seconds)?;
-    let work = Work::of(lab)?.since(before);
-    Ok((done / work.by_host, done / work.by_guest))
+/// Milliseconds of work in a second without any: of this much every figure is too small.
+fn idleness(lab: &VmLab, effort: Effort) -> Result<f64> {
+    let before = processor::worked(lab.machine().id())?;
+    thread::sleep(Duration::from_secs(effort.seconds.into()));
+    Ok((processor::worked(lab.machine().id())? - before) * 1e3 / f64::from(effort.seconds))
 }
 
-/// Each figure beside plain forwarding's, then vipgate's beside IPVS's, then what the guest itself reckons.
+/// What passes for a second of the machine's processors.
+fn measure(lab: &VmLab, servers: &Servers, opened: &Opened, load: Load, effort: Effort) -> Result<f64> {
+    load.run(lab, servers, opened, effort.first_seconds)?;
+    let before = processor::worked(lab.machine().id())?;
+    let done = load.run(lab, servers, opened, effort.seconds)?;
+    Ok(done / (processor::worked(lab.machine().id())? - before))
+}
+
+/// Each figure beside plain forwarding's, then vipgate's beside its peers'.
 fn show(report: &mut Report, all: &[Figures]) {
     let of = |load, way| all.iter().find(|figures| figures.load == load && figures.way == way);
-    let name = |figures: &Figures| format!("virtio, {}: {}", figures.load.name(), figures.way);
-    for figures in all {
-        let row = figures.by_host.row(name(figures), figures.load.unit());
-        report.add(match of(figures.load, Way::Forwarding) {
-            Some(plain) => row.beside(Way::Forwarding.to_string(), &figures.by_host, &plain.by_host),
+    let mut add = |figures: &Figures, name: String, other: Way| {
+        let row = figures.series.row(name, figures.load.unit());
+        report.add(match of(figures.load, other) {
+            Some(baseline) => row.beside(other.to_string(), &figures.series, &baseline.series),
             None => row,
         });
+    };
+    let name = |figures: &Figures| format!("virtio, {}: {}", figures.load.name(), figures.way);
+    for figures in all {
+        add(figures, name(figures), Way::Forwarding);
     }
     for figures in all.iter().filter(|figures| matches!(figures.way, Way::Vipgate(Hook::Tc | Hook::Xdp))) {
         for peer in [Way::Ipvs(Scheduler::RoundRobin), Way::Ipvs(Scheduler::Maglev), Way::Nftables] {
-            if let Some(other) = of(figures.load, peer) {
-                let row = figures.by_host.row(format!("{}, beside {peer}", name(figures)), figures.load.unit());
-                report.add(row.beside(peer.to_string(), &figures.by_host, &other.by_host));
-            }
+            add(figures, format!("{}, beside {peer}", name(figures)), peer);
         }
-    }
-    for figures in all {
-        let row = figures.by_guest.row(format!("{}, by the guest's clock", name(figures)), figures.load.unit());
-        report.add(match of(figures.load, Way::Forwarding) {
-            Some(plain) => row.beside(Way::Forwarding.to_string(), &figures.by_guest, &plain.by_guest),
-            None => row,
-        });
     }
 }
 
@@ -122,8 +120,7 @@ mod tests {
     fn every_way_has_a_row_for_every_load_beside_plain_forwarding_and_vipgate_beside_ipvs() {
         let mut all = figures();
         for (number, figures) in all.iter_mut().enumerate() {
-            figures.by_host.push(1.0 + number as f64);
-            figures.by_guest.push(2.0);
+            figures.series.push(1.0 + number as f64);
         }
         let mut report = Report::default();
         show(&mut report, &all);

@@ -9,7 +9,7 @@ use crate::{
     lab::{
         Hook, Origin, Result,
         host::HTTP_PORT,
-        topology::{PUBLIC_DEVICE, PUBLIC_ROUTER},
+        topology::{PRIVATE_DEVICE, PUBLIC_DEVICE, PUBLIC_ROUTER},
         wait_until,
     },
     vm::VmLab,
@@ -95,6 +95,7 @@ impl Opened {
 /// Opens a way on a machine that has none, and tries it.
 pub(super) fn open(lab: &VmLab, way: Way) -> Result<Opened> {
     alone(lab)?;
+    restore_offloads(lab)?;
     let backends: Vec<Ipv4Addr> = lab.backends().iter().map(|backend| backend.address).collect();
     let addresses = match way {
         Way::Forwarding => backends,
@@ -152,6 +153,16 @@ fn alone(lab: &VmLab) -> Result<()> {
     let pattern = MODULES.replace(' ', "|");
     let left = lab.agent().run(&format!("grep -E '^({pattern}) ' /proc/modules"))?.stdout;
     ensure!(left.is_empty(), "modules are still loaded: {left}");
+    Ok(())
+}
+
+/// Generic XDP takes what virtio calls hardware GRO off a device, which is whole segments from the host, and the kernel
+/// does not put it back when the program goes.
+fn restore_offloads(lab: &VmLab) -> Result<()> {
+    for device in [PUBLIC_DEVICE, PRIVATE_DEVICE] {
+        let state = lab.agent().says(&format!("ethtool -K {device} rx-gro-hw on; ethtool -k {device}"))?;
+        ensure!(state.contains("rx-gro-hw: on"), "{device} does not take whole segments: {state}");
+    }
     Ok(())
 }
 
