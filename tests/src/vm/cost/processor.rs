@@ -3,7 +3,7 @@
 //! It is the time that the host's scheduler gave to the threads which QEMU runs the guest's processors on: to the
 //! nanosecond, and nothing that others on the host do is in it. The guest's own `/proc/stat` would not do: it takes what
 //! a clock's tick meets for the whole tick, and a moment in which a processor's thread waits for the host for one in which
-//! it works. Beside others on the host it said five times as much of the same way in one round as in the next.
+//! it works. Beside others on the host it said ten times as much of the same way in one round as in another.
 
 use crate::lab::Result;
 use anyhow::{Context as _, ensure};
