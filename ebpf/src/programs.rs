@@ -17,6 +17,14 @@ pub fn vipgate_xdp(ctx: XdpContext) -> u32 {
     pipeline::run(XdpPacket(ctx)) as u32
 }
 
+/// The same where the kernel's stack runs it, on whole frames: what takes frames in several buffers gets them there in copies
+/// whose link-layer header every TC program behind it misses.
+#[xdp]
+#[inline(always)]
+pub fn vipgate_generic(ctx: XdpContext) -> u32 {
+    pipeline::run(XdpPacket(ctx)) as u32
+}
+
 #[classifier]
 #[inline(always)]
 pub fn vipgate_tc(ctx: TcContext) -> i32 {

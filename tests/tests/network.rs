@@ -1,5 +1,7 @@
 //! What happens around the router: devices, neighbours and hooks other than the usual.
 
+use anyhow::Context as _;
+use serde_json::json;
 use std::{
     net::{Ipv4Addr, SocketAddrV4},
     time::Duration,
@@ -101,7 +103,7 @@ both_hooks! {
 fn generic_xdp_and_auto_balance_as_well() -> Result<()> {
     for hook in [Hook::XdpGeneric, Hook::Auto] {
         let run = Running::new(hook, 1, 2)?;
-        let (_, balancer) = run.cloud.load_balancer(VIP)?;
+        let (vip, balancer) = run.cloud.load_balancer(VIP)?;
         for listener in [WEB, UDP] {
             let uuid = run.cloud.listener(&balancer, listener)?;
             run.cloud.add_backends(&uuid, &[0, 1])?;
@@ -109,6 +111,11 @@ fn generic_xdp_and_auto_balance_as_well() -> Result<()> {
         let client = run.lab.client();
         assert_eq!(client.fetch_many(SocketAddrV4::new(VIP, WEB.port), 10)?.len(), 10);
         client.ask_udp(SocketAddrV4::new(VIP, UDP.port))?;
+        // What has a limit leaves by the TC stage.
+        let limit = json!({ "setVipQos": { "inboundBandwidth": 16 << 20, "outboundBandwidth": 16 << 20 } });
+        run.cloud.api.put(&format!("/vips/{vip}/actions"), &limit)?;
+        assert_eq!(client.fetch_many(SocketAddrV4::new(VIP, WEB.port), 10)?.len(), 10, "with limits, hook {hook}");
+        client.ask_udp(SocketAddrV4::new(VIP, UDP.port)).with_context(|| format!("with limits, hook {hook}"))?;
     }
     Ok(())
 }

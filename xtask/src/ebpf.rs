@@ -18,8 +18,9 @@ const DEBIAN_RUSTC: &str = "/usr/bin/rustc";
 const DEBIAN_CARGO: &str = "/usr/bin/cargo";
 
 /// What the loader will ask for by name.
-const PROGRAMS: [&str; 7] = [
+const PROGRAMS: [&str; 8] = [
     "vipgate_xdp",
+    "vipgate_generic",
     "vipgate_behind",
     "vipgate_tc",
     "vipgate_egress",

@@ -58,8 +58,10 @@ pub const FRAGMENTS: &str = "FRAGMENTS";
 /// Per-CPU array of u64 by [`crate::counters::Reason`].
 pub const REASONS: &str = "REASONS";
 
-/// The XDP program, attached to each port in the hooks `xdp` and `xdp-generic`.
+/// The XDP program, attached to each port in the hook `xdp`.
 pub const PROGRAM_XDP: &str = "vipgate_xdp";
+/// The same for the hook `xdp-generic`.
+pub const PROGRAM_GENERIC: &str = "vipgate_generic";
 /// The TC program, attached to each port's ingress in the hook `tc`.
 pub const PROGRAM_TC: &str = "vipgate_tc";
 /// The TC program at each port's egress, whichever hook carries the traffic: for the stack's own ICMP errors.

@@ -90,7 +90,9 @@ impl Facts {
         let mut devices: Vec<DeviceFacts> =
             links.iter().filter(wanted).map(|link| DeviceFacts::collect(link, &links, &pinned)).collect();
         // That of an XDP program the device itself tells.
-        let off = loader::lost(&config.bpffs)?.into_iter().filter(|lost| lost.program != maps::PROGRAM_XDP);
+        let off = loader::lost(&config.bpffs)?
+            .into_iter()
+            .filter(|lost| ![maps::PROGRAM_XDP, maps::PROGRAM_GENERIC].contains(&lost.program));
         let off: BTreeSet<String> = off.map(|lost| lost.device).collect();
         for device in &mut devices {
             device.program_lost = off.contains(&device.link.device.name);

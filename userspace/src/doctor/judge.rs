@@ -88,6 +88,9 @@ fn programs(facts: &Facts, findings: &mut Vec<Finding>) {
             (maps::PROGRAM_QUEUE, _) => {
                 (Severity::Warning, "bandwidth limits drop what exceeds them, with no queue", NEWER_KERNEL)
             }
+            (maps::PROGRAM_XDP, Hook::XdpGeneric) | (maps::PROGRAM_GENERIC, Hook::Auto | Hook::Xdp | Hook::Tc) => {
+                (Severity::Note, "the hook that is set does without", NEWER_KERNEL)
+            }
             (maps::PROGRAM_REDIRECTS, _) => (Severity::Note, "redirects that fail are not counted", NEWER_KERNEL),
             (maps::PROGRAM_XDP | maps::PROGRAM_BEHIND, Hook::Tc) => {
                 (Severity::Note, "native XDP is not to be had; the hook `tc` does without", NEWER_KERNEL)
@@ -97,7 +100,7 @@ fn programs(facts: &Facts, findings: &mut Vec<Finding>) {
                 let severity = if is_wanted { Severity::Warning } else { Severity::Note };
                 (severity, "`auto` takes TC on every device", NEWER_KERNEL)
             }
-            (maps::PROGRAM_XDP | maps::PROGRAM_BEHIND, _) => (
+            (maps::PROGRAM_XDP | maps::PROGRAM_GENERIC | maps::PROGRAM_BEHIND, _) => (
                 Severity::Error,
                 "the hook is not to be had",
                 "set hook = \"auto\" in vipgate.toml; systemctl restart vipgate",

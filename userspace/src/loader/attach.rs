@@ -134,7 +134,7 @@ impl Plane {
     fn hold_xdp(&self, programs: &mut Programs, hook: Hook, target: &Target) -> Result<bool, Failure> {
         let path = self.dir.link(hook, &target.name);
         let failed = |what, reason: String| Failure::link(target, what, reason);
-        let program = programs.xdp()?;
+        let program = programs.xdp(hook)?;
         // A link whose device is gone or, renamed, is another one now holds nothing that we want.
         let held = link::ifindex(&path).map_err(|error| failed("read", error.to_string()))?;
         if held == Some(target.ifindex) {
@@ -248,9 +248,10 @@ pub(super) fn load_queues(others: &[PinDir], programs: &mut Programs) -> Result<
 pub(super) fn load_all(dir: &PinDir, programs: &mut Programs) -> Result<(), LoadError> {
     // What is no device's is not replaced there.
     for name in dir.link_names()?.iter().filter(|name| bpffs::split(name).is_some()) {
-        match classifier_of(name) {
-            None => drop(programs.xdp()?),
-            Some((which, _)) => drop(which.load(programs)?),
+        match (bpffs::parse_link_name(name), classifier_of(name)) {
+            (_, Some((which, _))) => drop(which.load(programs)?),
+            (Some((hook, _)), None) => drop(programs.xdp(hook)?),
+            (None, None) => {}
         }
     }
     Ok(())
@@ -273,9 +274,10 @@ pub(super) fn update_all(dir: &PinDir, programs: &mut Programs) -> Result<(), Lo
             _ => continue,
         }
         let link = FdLink::from(PinnedLink::from_pin(&path).map_err(|error| failed(causes(&error)))?);
-        let updated = match classifier {
-            None => update_xdp(programs.xdp()?, link),
-            Some((which, _)) => classifier::update_link(which.load(programs)?, link),
+        let updated = match (classifier, bpffs::parse_link_name(&name)) {
+            (Some((which, _)), _) => classifier::update_link(which.load(programs)?, link),
+            (None, Some((hook, _))) => update_xdp(programs.xdp(hook)?, link),
+            (None, None) => continue,
         };
         // The device may go at any moment, and what its link holds with it.
         if let Err(error) = updated

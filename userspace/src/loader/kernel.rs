@@ -77,7 +77,7 @@ impl Kernel {
             all.push("atomic operations (BPF_CMPXCHG, Linux 5.12)");
         }
         // What only XDP lacks does not keep a TC program off.
-        let is_xdp = matches!(program, Some(maps::PROGRAM_XDP | maps::PROGRAM_CLOCK));
+        let is_xdp = matches!(program, Some(maps::PROGRAM_XDP | maps::PROGRAM_GENERIC | maps::PROGRAM_CLOCK));
         all.extend(self.helpers.iter().filter(|name| is_xdp || !name.contains("XDP")));
         let (last, before) = all.split_last()?;
         let list = if before.is_empty() { (*last).to_owned() } else { format!("{} and {last}", before.join(", ")) };

@@ -3,7 +3,6 @@
 use std::{collections::BTreeSet, path::Path};
 
 use nix::net::if_::if_nametoindex;
-use vipgate_abi::maps;
 
 use super::{
     LoadError, Plane,
@@ -11,6 +10,7 @@ use super::{
     classifier::Classifier,
     filter::Filters,
     link::{self, Held},
+    object,
     rtnl::Side,
 };
 
@@ -67,7 +67,7 @@ fn of_pin(name: &str) -> Option<(Lost, Option<Classifier>)> {
     let which = Classifier::of_pin(pin);
     let (hook, program) = match which {
         Some(which) => (hook_of(which.side()), which.program()),
-        None => (bpffs::parse_link_name(name)?.0.name(), maps::PROGRAM_XDP),
+        None => bpffs::parse_link_name(name).map(|(hook, _)| (hook.name(), object::xdp_program(hook)))?,
     };
     Some((Lost { device, ifindex, hook, program }, which))
 }
@@ -81,12 +81,15 @@ const fn hook_of(side: Side) -> &'static str {
 
 #[cfg(test)]
 mod tests {
+    use vipgate_abi::maps;
+
     use super::*;
 
     #[test]
     fn a_pin_tells_where_its_program_belongs() {
         let told = |name: &str| of_pin(name).map(|(lost, _)| (lost.device, lost.hook, lost.program));
         assert_eq!(told("xdp-lo"), Some(("lo".to_owned(), "xdp", maps::PROGRAM_XDP)));
+        assert_eq!(told("xdpgeneric-lo"), Some(("lo".to_owned(), "xdp-generic", maps::PROGRAM_GENERIC)));
         assert_eq!(told("egress-lo"), Some(("lo".to_owned(), "tc egress", maps::PROGRAM_EGRESS)));
         assert_eq!(told("queue-lo"), Some(("lo".to_owned(), "tc ingress", maps::PROGRAM_QUEUE)));
         assert_eq!(told("redirects"), None);

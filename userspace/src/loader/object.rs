@@ -80,8 +80,9 @@ fn shapes(sizes: Sizes) -> Vec<Shape> {
 }
 
 /// The programs that the object has.
-pub(super) const PROGRAMS: [&str; 7] = [
+pub(super) const PROGRAMS: [&str; 8] = [
     maps::PROGRAM_XDP,
+    maps::PROGRAM_GENERIC,
     maps::PROGRAM_TC,
     maps::PROGRAM_BEHIND,
     maps::PROGRAM_QUEUE,
@@ -89,6 +90,14 @@ pub(super) const PROGRAMS: [&str; 7] = [
     maps::PROGRAM_CLOCK,
     maps::PROGRAM_REDIRECTS,
 ];
+
+/// The XDP program that drivers run or, for generic XDP, the kernel's stack.
+pub(super) const fn xdp_program(hook: Hook) -> &'static str {
+    match hook {
+        Hook::XdpGeneric => maps::PROGRAM_GENERIC,
+        Hook::Auto | Hook::Xdp | Hook::Tc => maps::PROGRAM_XDP,
+    }
+}
 
 /// The programs, each loaded when it is first asked for: the kernel's verification of one takes long.
 #[derive(Debug)]
@@ -113,21 +122,21 @@ impl Programs {
             Hook::Auto => match self.tc() {
                 Err(LoadError::Program { .. }) => {
                     self.behind()?;
-                    self.xdp()?;
+                    self.xdp(Hook::Xdp)?;
                 }
                 other => drop(other?),
             },
             Hook::Tc => drop(self.tc()?),
             Hook::Xdp | Hook::XdpGeneric => {
                 self.behind()?;
-                self.xdp()?;
+                self.xdp(hook)?;
             }
         }
         Ok(())
     }
 
-    pub(super) fn xdp(&mut self) -> Result<&mut Xdp, LoadError> {
-        self.frame_program(maps::PROGRAM_XDP)
+    pub(super) fn xdp(&mut self, hook: Hook) -> Result<&mut Xdp, LoadError> {
+        self.frame_program(xdp_program(hook))
     }
 
     pub(super) fn tc(&mut self) -> Result<&mut SchedClassifier, LoadError> {
@@ -158,7 +167,7 @@ impl Programs {
     /// Loads the program of this name. Tells how many instructions the kernel followed to verify it, if the kernel does.
     pub(super) fn load(&mut self, name: &'static str) -> Result<Option<u32>, LoadError> {
         let info = match name {
-            maps::PROGRAM_XDP | maps::PROGRAM_CLOCK => self.frame_program(name)?.info(),
+            maps::PROGRAM_XDP | maps::PROGRAM_GENERIC | maps::PROGRAM_CLOCK => self.frame_program(name)?.info(),
             maps::PROGRAM_REDIRECTS => self.redirects()?.info(),
             _ => self.classifier(name)?.info(),
         };
