@@ -30,14 +30,6 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// The kernel programs and the binary, with whatever they need installed first.
-pub(crate) fn everything() -> Result<()> {
-    setup::ensure(&[Need::Build])?;
-    ebpf::build()?;
-    binary(false)?;
-    Ok(())
-}
-
 /// The kernel programs, all binaries and all tests, in one go: alone, the binaries would have their dependencies with fewer
 /// features than beside the tests, and all of that would be built twice.
 pub(crate) fn with_tests() -> Result<()> {

@@ -71,7 +71,7 @@ enum Command {
     /// Distribution kernels in virtual machines, and the package in them: tests, a router to look at, and what packets
     /// cost it. Needs root.
     #[command(
-        after_help = "Examples:\n  cargo xtask vm list\n  cargo xtask vm test --kernel 6.12\n  cargo xtask vm shell --kernel 6.12\n  cargo xtask vm bench    # each hook beside IPVS, nftables and plain forwarding"
+        after_help = "Examples:\n  cargo xtask vm list\n  cargo xtask vm test --kernel 6.12\n  cargo xtask vm shell\n  cargo xtask vm bench    # each hook beside IPVS, nftables and plain forwarding"
     )]
     Vm(vm::Args),
 

@@ -64,6 +64,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         println!("the tests on virtual machines are not among these: cargo xtask vm test --filter ...");
     }
     println!("{} passed, {} failed", tally.passed, tally.failed);
+    if let Some(filter) = args.filter.as_ref().filter(|_| tally == Tally::default()) {
+        bail!("no test's name holds `{filter}`");
+    }
     for (what, outcome) in outcomes {
         let status = outcome.with_context(|| format!("the tests of {what} did not run"))?;
         if !status.success() {

@@ -29,6 +29,10 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         setup::ensure(&[Need::Bench])?;
     }
     let binary = build_binary()?;
+    if boots {
+        // What is wrong is said before the package is built, which takes minutes.
+        run_command(Command::new(&binary).arg("--check").args(&args.arguments))?;
+    }
     let mut command = if boots { booting(&binary)? } else { Command::new(binary) };
     run_command(command.args(&args.arguments))
 }

@@ -49,6 +49,16 @@ pub fn named(names: &[String]) -> Result<Vec<Kernel>> {
     Ok(all.into_iter().filter(|kernel| names.is_empty() || names.contains(&kernel.name)).collect())
 }
 
+/// The kernel of this name.
+pub fn one(name: &str) -> Result<Kernel> {
+    named(&[name.to_owned()]).map(|mut found| found.remove(0))
+}
+
+/// The name, if it is a kernel's.
+pub fn known(name: &str) -> Result<String> {
+    one(name).map(|kernel| kernel.name)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

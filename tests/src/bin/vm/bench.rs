@@ -6,7 +6,7 @@ use vipgate_tests::{
     bench::Report,
     lab::Result,
     vm::{
-        Bench,
+        Bench, Kernel,
         accel::Accelerator,
         cost::{self, Effort},
         image::Sources,
@@ -17,8 +17,8 @@ use vipgate_tests::{
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
     /// By the name that `cargo xtask vm list` shows.
-    #[arg(long, value_name = "NAME", default_value = "6.12")]
-    kernel: String,
+    #[arg(long, value_name = "NAME", value_parser = kernels::one, default_value = "6.12")]
+    kernel: Kernel,
 
     /// Fewer and shorter rounds.
     #[arg(long)]
@@ -30,13 +30,13 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) fn run(arguments: &Arguments, sources: Sources) -> Result<()> {
-    let kernel = kernels::named(std::slice::from_ref(&arguments.kernel))?.remove(0);
-    let accelerator = Accelerator::detect(&sources, &kernel)?;
+    let kernel = &arguments.kernel;
+    let accelerator = Accelerator::detect(&sources, kernel)?;
     let load = fs::read_to_string("/proc/loadavg").context("cannot read the host's load")?;
     let load = load.split_whitespace().next().unwrap_or_default();
     eprintln!("==> {} ({}), {accelerator}; the host's load is {load} before", kernel.name, kernel.release);
     let bench = Bench { sources, accelerator };
     let mut report = Report::default();
-    cost::run(&mut report, &bench, &kernel, if arguments.quick { Effort::QUICK } else { Effort::FULL })?;
+    cost::run(&mut report, &bench, kernel, if arguments.quick { Effort::QUICK } else { Effort::FULL })?;
     arguments.json.as_deref().map_or(Ok(()), |path| report.write(path))
 }

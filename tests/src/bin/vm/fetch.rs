@@ -8,7 +8,7 @@ use vipgate_tests::{
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
     /// Only this kernel, by the name that `cargo xtask vm list` shows; may be given more than once.
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = kernels::known)]
     kernel: Vec<String>,
 }
 

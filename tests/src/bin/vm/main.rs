@@ -29,6 +29,10 @@ struct Arguments {
     #[arg(long, hide = true, env = "VIPGATE_VM_INIT")]
     init: Option<PathBuf>,
 
+    /// Only see whether the other arguments are right, before anything is built for them.
+    #[arg(long, hide = true)]
+    check: bool,
+
     #[command(subcommand)]
     command: Command,
 }
@@ -57,13 +61,16 @@ enum Command {
 
     /// A router with clients and backends to look at, and a line at a time for its shell.
     #[command(
-        after_help = "Examples:\n  cargo xtask vm shell --kernel 6.12\n  echo 'vipgate status' | cargo xtask vm shell --kernel 6.12-cloud --hook xdp"
+        after_help = "Examples:\n  cargo xtask vm shell\n  echo 'vipgate status' | cargo xtask vm shell --kernel 6.12 --hook xdp"
     )]
     Shell(shell::Arguments),
 }
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    if arguments.check {
+        return ExitCode::SUCCESS;
+    }
     clean_up_on_interrupt();
     match run(&arguments) {
         Ok(true) => ExitCode::SUCCESS,

@@ -7,14 +7,14 @@ use std::{
 };
 use vipgate_tests::{
     lab::{Hook, Host, Result},
-    vm::{Bench, Model, VmLab, VmLabOptions, accel::Accelerator, image::Sources, kernels, scenarios::ROUTER},
+    vm::{Bench, Kernel, Model, VmLab, VmLabOptions, accel::Accelerator, image::Sources, kernels, scenarios::ROUTER},
 };
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
     /// By the name that `cargo xtask vm list` shows.
-    #[arg(long, value_name = "NAME")]
-    kernel: String,
+    #[arg(long, value_name = "NAME", value_parser = kernels::one, default_value = "6.12-cloud")]
+    kernel: Kernel,
 
     /// Where the router's programs attach: auto, xdp, xdp-generic or tc.
     #[arg(long, value_parser = hook, default_value = "auto")]
@@ -59,13 +59,13 @@ fn hook(text: &str) -> Result<Hook, String> {
 const PATIENCE: Duration = Duration::from_secs(3600);
 
 pub(crate) fn run(arguments: &Arguments, sources: Sources) -> Result<()> {
-    let kernel = kernels::named(std::slice::from_ref(&arguments.kernel))?.remove(0);
-    let accelerator = Accelerator::detect(&sources, &kernel)?;
+    let kernel = &arguments.kernel;
+    let accelerator = Accelerator::detect(&sources, kernel)?;
     eprintln!("==> {} ({}), two clients, three backends, {accelerator}", kernel.name, kernel.release);
     let bench = Bench { sources, accelerator };
     let mut options = VmLabOptions::new(2, 3);
     options.machine.nics.iter_mut().for_each(|nic| nic.model = arguments.card.model(arguments.queues));
-    let mut lab = VmLab::new(&bench, &kernel, &options)?;
+    let mut lab = VmLab::new(&bench, kernel, &options)?;
     lab.serve_outside()?;
     eprintln!("    up after {:.1} s", lab.machine().took.as_secs_f64());
     if !arguments.bare {
@@ -91,7 +91,7 @@ fn tell(lab: &VmLab) {
     let client = lab.client().namespace.path();
     println!("In another terminal, say:  nsenter --net={} curl -s http://10.1.0.10/", client.display());
     println!(
-        "Each line here goes to the shell of the guest; its console is {}.",
+        "Each line here goes to a shell of its own in the guest, whose console is {}.",
         lab.machine().console_path().display()
     );
     println!("`exit` or the end of the input takes everything down.");

@@ -19,7 +19,7 @@ use vipgate_tests::{
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
     /// Only on this kernel, by the name that `cargo xtask vm list` shows; may be given more than once.
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = kernels::known)]
     kernel: Vec<String>,
 
     /// Everything, also what `cargo xtask test` leaves out for time.

@@ -22,6 +22,12 @@ pub const BACKENDS: u8 = 3;
 
 const README: &str = include_str!("../../../../README.md");
 const SECTION: &str = "\n## On a router VM\n";
+/// The blocks of that section.
+const UNPACK: usize = 0;
+const BEGIN: usize = 1;
+const UPGRADE: usize = 2;
+const API: usize = 3;
+const COMMANDS: usize = 4;
 /// The line of README's first block that is for another machine.
 const ON_THE_BUILD_MACHINE: &str = "cargo xtask package";
 
@@ -44,7 +50,7 @@ const DROP_IN: &str = "/run/systemd/system/vipgate.service.d/ends.conf";
 #[must_use]
 pub fn cases() -> Vec<Case> {
     type Scenario = fn(&mut Trial) -> Result<()>;
-    const SCENARIOS: [(&str, Scenario); 10] = [
+    const SCENARIOS: [(&str, Scenario); 11] = [
         ("readme_installs_it", readme_installs_it),
         ("doctor_finds_nothing", doctor_finds_nothing),
         ("carries_traffic", carries_traffic),
@@ -52,6 +58,7 @@ pub fn cases() -> Vec<Case> {
         ("networkd_takes_the_vips_only_for_a_moment", networkd_takes_the_vips_only_for_a_moment),
         ("networkd_leaves_the_vips_where_readme_is_followed", networkd_leaves_the_vips_where_readme_is_followed),
         ("a_restart_keeps_connections", a_restart_keeps_connections),
+        ("an_upgrade_keeps_connections_and_the_configuration", an_upgrade_keeps_connections_and_the_configuration),
         ("what_does_not_heal_is_not_restarted", what_does_not_heal_is_not_restarted),
         ("what_may_heal_is_tried_until_it_does", what_may_heal_is_tried_until_it_does),
         ("a_reboot_brings_all_back", a_reboot_brings_all_back),
@@ -59,7 +66,7 @@ pub fn cases() -> Vec<Case> {
     SCENARIOS.map(|(name, scenario)| Case::new(name, scenario)).into_iter().collect()
 }
 
-/// README's lines, from the tarball to a running service, and its call of the API with curl and jq.
+/// README's lines, from the tarball to a running service, its calls of the API with curl and jq, and its commands.
 fn readme_installs_it(trial: &mut Trial) -> Result<()> {
     let lab = &trial.lab;
     install(lab)?;
@@ -67,13 +74,10 @@ fn readme_installs_it(trial: &mut Trial) -> Result<()> {
         let said = lab.agent().says(&format!("systemctl {question} vipgate"))?;
         ensure!(said.trim() == answer, "{question}: {said}");
     }
-    lab.agent().says(&format!("PASSWORD={PASSWORD}\n{}", block(1)?))?;
+    let said = lab.agent().says(&format!("set -e; PASSWORD={PASSWORD}\n{}", block(API)?))?;
+    ensure!(said.contains("zone1"), "the job's end is: {said}");
+    lab.agent().says(&format!("set -e\n{}", block(COMMANDS)?))?;
     log_in(lab)?;
-    wait_until("the zone that was made by README's curl", START, || {
-        let zones = lab.vipgate("query zones")?;
-        ensure!(zones.contains("zone1"), "{zones}");
-        Ok(())
-    })?;
     configure(lab)
 }
 
@@ -168,6 +172,20 @@ fn a_restart_keeps_connections(trial: &mut Trial) -> Result<()> {
     serves(&trial.lab)
 }
 
+/// By README's lines.
+fn an_upgrade_keeps_connections_and_the_configuration(trial: &mut Trial) -> Result<()> {
+    ready(trial)?;
+    let mut standing = Standing::open(trial.lab.client(), SocketAddrV4::new(WEB, 7001), 4)?;
+    let settings = "grep '^admin_password_file' /etc/vipgate/vipgate.toml; date +%s -r /etc/vipgate/vipgate.toml";
+    let before = trial.lab.agent().says(settings)?;
+    let upgrade = format!("set -e; cd {DIRECTORY}\n{}", block(UPGRADE)?);
+    trial.lab.agent().run_with(&upgrade, "", START)?.succeeded(&upgrade)?;
+    standing.ask().context("after the upgrade")?;
+    let after = trial.lab.agent().says(settings)?;
+    ensure!(after == before && before.contains("admin_password_file"), "the configuration was {before} and is {after}");
+    serves(&trial.lab)
+}
+
 /// A configuration that is wrong (2), missing privileges (3) and a kernel that cannot do it (10) are the same next time.
 fn what_does_not_heal_is_not_restarted(trial: &mut Trial) -> Result<()> {
     ready(trial)?;
@@ -235,17 +253,17 @@ fn ready(trial: &Trial) -> Result<()> {
     if lab.vipgate("query vips")?.contains(&LIMITED.to_string()) { Ok(()) } else { configure(lab) }
 }
 
-/// README's first block, but for the line that makes the package.
+/// README's first blocks, but for the line that makes the package.
 fn install(lab: &VmLab) -> Result<()> {
-    let lines: String =
-        block(0)?.lines().filter(|line| !line.starts_with(ON_THE_BUILD_MACHINE)).collect::<Vec<_>>().join("\n");
-    let script = format!("set -e; cd {DIRECTORY}\n{lines}");
+    let unpacking = block(UNPACK)?.lines().filter(|line| !line.starts_with(ON_THE_BUILD_MACHINE));
+    let lines: Vec<&str> = unpacking.chain(block(BEGIN)?.lines()).collect();
+    let script = format!("set -e; cd {DIRECTORY}\n{}", lines.join("\n"));
     lab.agent().run_with(&script, PASSWORD, START)?.succeeded(&script).map(drop)
 }
 
 /// By README's line.
 fn log_in(lab: &VmLab) -> Result<()> {
-    let login = block(2)?.lines().find(|line| line.starts_with("vipgate login")).context("README logs in")?;
+    let login = block(COMMANDS)?.lines().find(|line| line.starts_with("vipgate login")).context("README logs in")?;
     lab.agent().says(login).map(drop)
 }
 
@@ -317,11 +335,13 @@ mod tests {
 
     #[test]
     fn readme_has_the_lines_that_are_run_on_a_router() -> Result<()> {
-        let install = block(0)?;
-        assert!(install.lines().any(|line| line.starts_with(ON_THE_BUILD_MACHINE)), "{install}");
-        assert!(install.contains("tar -C / -xzf vipgate-") && install.contains("systemctl enable --now vipgate"));
-        assert!(block(1)?.contains("$PASSWORD") && block(1)?.contains("jq "));
-        assert!(block(2)?.contains("vipgate login --password-file /etc/vipgate/admin-password"));
+        let unpack = block(UNPACK)?;
+        assert!(unpack.lines().any(|line| line.starts_with(ON_THE_BUILD_MACHINE)), "{unpack}");
+        assert!(unpack.contains("tar -C / -xzf vipgate-"), "{unpack}");
+        assert!(block(BEGIN)?.contains("systemctl enable --now vipgate"));
+        assert!(block(UPGRADE)?.contains("--exclude=etc") && block(UPGRADE)?.contains("systemctl restart vipgate"));
+        assert!(block(API)?.contains("$PASSWORD") && block(API)?.contains("jq "));
+        assert!(block(COMMANDS)?.contains("vipgate login --password-file /etc/vipgate/admin-password"));
         Ok(())
     }
 }
