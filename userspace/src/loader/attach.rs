@@ -18,6 +18,7 @@ use super::{
     error::{AttachError, causes, os_error},
     ethtool,
     link::{self, Held},
+    local,
     object::Programs,
     virtio,
 };
@@ -135,9 +136,8 @@ impl Plane {
         let path = self.dir.link(hook, &target.name);
         let failed = |what, reason: String| Failure::link(target, what, reason);
         let program = programs.xdp(hook)?;
-        // A link whose device is gone or, renamed, is another one now holds nothing that we want.
-        let held = link::ifindex(&path).map_err(|error| failed("read", error.to_string()))?;
-        if held == Some(target.ifindex) {
+        // A link whose device is gone, elsewhere or, renamed, another one now holds nothing that we want.
+        if local::is_on(&path, target.ifindex).map_err(|error| failed("read", error.to_string()))? {
             let pin = PinnedLink::from_pin(&path).map_err(|error| failed("open", causes(&error)))?;
             update_xdp(program, pin.into())?;
             return Ok(true);

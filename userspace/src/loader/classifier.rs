@@ -20,6 +20,7 @@ use super::{
     error::{AttachError, causes},
     filter::Filters,
     link::{self, Held},
+    local,
     object::Programs,
     rtnl::Side,
 };
@@ -161,7 +162,7 @@ fn hold_link(dir: &PinDir, program: &mut SchedClassifier, which: Classifier, tar
     let path = dir.classifier(which, &target.name);
     let failed = |what, reason| Failure::link(target, what, reason);
     let held = link::held(&path).map_err(|error| failed("read", error.to_string()))?;
-    if held == Held::Link(Some(target.ifindex)) {
+    if local::is_on(&path, target.ifindex).map_err(|error| failed("read", error.to_string()))? {
         let pin = PinnedLink::from_pin(&path).map_err(|error| failed("open", causes(&error)))?;
         update_link(program, pin.into())?;
         return Ok(true);
@@ -176,7 +177,7 @@ fn hold_link(dir: &PinDir, program: &mut SchedClassifier, which: Classifier, tar
     if held == Held::Program {
         release(dir, &[which], &target.name).map_err(|error| failed("remove", error.to_string()))?;
     }
-    // A link whose device is gone, or renamed, or what stood for a filter.
+    // A link whose device is gone, elsewhere or renamed, or what stood for a filter.
     link::remove(&path).map_err(|error| failed("remove", error.to_string()))?;
     link.pin(&path).map_err(|error| failed("pin", causes(&error)))?;
     Ok(held == Held::Program)

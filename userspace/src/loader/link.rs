@@ -39,7 +39,7 @@ struct LinkCreate {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Held {
     Nothing,
-    /// A link, with the interface index of its device; `None`: the device is gone.
+    /// A link, with the interface index of its device, wherever that is (`local`); `None`: the device is gone.
     Link(Option<u32>),
     /// A program, which stands for its filters (`filter`).
     Program,
@@ -62,15 +62,6 @@ pub(super) fn describe(path: &Path) -> io::Result<Option<String>> {
 /// One of the fields.
 pub(super) fn field<'a>(description: &'a str, name: &str) -> Option<&'a str> {
     description.lines().find_map(|line| line.strip_prefix(name)).map(str::trim)
-}
-
-/// The interface index of the device that a pinned XDP or TCX link holds; `None`: the device is gone, or no link is pinned
-/// there.
-pub(super) fn ifindex(path: &Path) -> io::Result<Option<u32>> {
-    Ok(match held(path)? {
-        Held::Link(ifindex) => ifindex,
-        Held::Nothing | Held::Program => None,
-    })
 }
 
 /// Whether the kernel has TCX links: asked with a program of that kind for a device that cannot be, a kernel that has them

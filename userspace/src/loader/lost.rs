@@ -10,7 +10,7 @@ use super::{
     classifier::Classifier,
     filter::Filters,
     link::{self, Held},
-    object,
+    local, object,
     rtnl::Side,
 };
 
@@ -42,9 +42,9 @@ fn find(dir: &PinDir) -> Result<Vec<Lost>, LoadError> {
     for name in dir.link_names()? {
         let Some((pinned, which)) = of_pin(&name) else { continue };
         let path = dir.links().join(&name);
-        let held = link::held(&path).map_err(|error| LoadError::io(format!("look at {}", path.display()), error))?;
-        match (held, which) {
-            (Held::Link(None), _) => lost.push(pinned),
+        let failed = |error| LoadError::io(format!("look at {}", path.display()), error);
+        match (link::held(&path).map_err(failed)?, which) {
+            (Held::Link(_), _) if !local::is_on(&path, pinned.ifindex).map_err(failed)? => lost.push(pinned),
             (Held::Program, Some(which)) => filters.push((pinned, which)),
             _ => {}
         }

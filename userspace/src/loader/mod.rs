@@ -4,7 +4,7 @@
 //! restart finds tables and flows as they were and swaps each device's program in place. Everything here blocks (it
 //! makes system calls); callers on the async runtime use `spawn_blocking`.
 //!
-//! The only module of the controller with unsafe code, all of it in `mapping` (shared memory), `link`, `owned`,
+//! The only module of the controller with unsafe code, all of it in `mapping` (shared memory), `link`, `local`, `owned`,
 //! `kernel`, `grace` and `ethtool` (a system call or two each that no crate here has a safe way for).
 #![allow(unsafe_code, reason = "shared memory, bare bpf(2), membarrier(2) and ioctl(2) calls; see each SAFETY comment")]
 
@@ -23,6 +23,7 @@ mod grace;
 mod interest;
 mod kernel;
 mod link;
+mod local;
 mod lost;
 mod mapping;
 mod migrate;
