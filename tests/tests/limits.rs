@@ -314,4 +314,24 @@ both_hooks! {
         })?;
         limited.inward(PORT, "").gets(SLOW)
     }
+
+    fn queues_whose_discipline_somebody_removed_are_made_anew_and_it_is_told_once(hook) {
+        let limited = Limited::new(hook)?;
+        limited.limit(None, Some(SLOW), Some(SLOW))?;
+        let queues = limited.queues();
+        ensure!(!queues.is_empty(), "there is none");
+        // The second puts another discipline in its place.
+        for (round, words) in ["del dev vipgate-q0 root", "replace dev vipgate-q0 root pfifo"].into_iter().enumerate() {
+            limited.lab.router.run("tc", &format!("qdisc {words}"))?;
+            ensure!(limited.queues() != queues, "the queues are still there");
+            wait_until("the queues", STARTED, || {
+                ensure!(limited.queues() == queues, "{:?}", limited.queues());
+                Ok(())
+            })?;
+            let log = limited.controller.as_ref().context("it runs")?.said();
+            let told = log.matches("somebody took the discipline of the queues off").count();
+            ensure!(told == round + 1, "told {told} times: {log}");
+        }
+        limited.inward(PORT, "").gets(SLOW)
+    }
 }

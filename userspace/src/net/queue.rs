@@ -92,8 +92,36 @@ pub struct Pair {
 }
 
 impl Netlink {
-    /// The pairs that are there and up, by number.
+    /// The pairs that are there and up, with their discipline, by number.
     pub async fn queue_pairs(&self) -> Result<BTreeMap<u32, Pair>, NetError> {
+        let mut pairs = self.pairs_that_are_up().await?;
+        let bare = self.without_discipline(&pairs).await?;
+        pairs.retain(|number, _| !bare.contains(number));
+        Ok(pairs)
+    }
+
+    /// The numbers of those of these pairs whose discipline is not there.
+    pub async fn without_discipline(&self, pairs: &BTreeMap<u32, Pair>) -> Result<BTreeSet<u32>, NetError> {
+        let mut bare = BTreeSet::new();
+        for (number, pair) in pairs {
+            // Each alone: what the kernel says of the disciplines of others need not be read.
+            let ours = vec![TcAttribute::Kind(HTB.to_owned())];
+            let message = TcMessage::from_parts(header(pair, ROOT, TcHandle::ROOT), ours);
+            match self.ask(RouteNetlinkMessage::GetQueueDiscipline(message), 0).await {
+                Ok(()) => {}
+                // One of another kind or handle is invalid.
+                Err(Error::NetlinkError(error))
+                    if [libc::EINVAL, libc::ENOENT, libc::ENODEV].contains(&error.raw_code().abs()) =>
+                {
+                    bare.insert(*number);
+                }
+                Err(error) => return Err(failed("look for a queueing discipline", &error)),
+            }
+        }
+        Ok(bare)
+    }
+
+    async fn pairs_that_are_up(&self) -> Result<BTreeMap<u32, Pair>, NetError> {
         let links = self.links().await?;
         let up: BTreeMap<&str, &Link> =
             links.iter().filter(|link| link.device.up).map(|link| (link.device.name.as_str(), link)).collect();
@@ -125,7 +153,7 @@ impl Netlink {
             what: format!("find the devices {sending} and {receiving}"),
             reason: "they are gone again".to_owned(),
         };
-        let pair = self.queue_pairs().await?.remove(&number).ok_or_else(missing)?;
+        let pair = self.pairs_that_are_up().await?.remove(&number).ok_or_else(missing)?;
         let options = vec![option(INIT, [HTB_VERSION, 1, 0, 0, 0].map(u32::to_ne_bytes).concat())];
         let attributes = vec![TcAttribute::Kind(HTB.to_owned()), TcAttribute::Options(options)];
         let message = TcMessage::from_parts(header(&pair, ROOT, TcHandle::ROOT), attributes);

@@ -21,7 +21,8 @@ use crate::{
 
 /// Pause between a change of devices and the look at them, so that a burst of changes costs one look.
 const SETTLE: Duration = Duration::from_millis(50);
-/// How often it is looked whether all programs are where they were put: nothing that somebody does to them is announced.
+/// How often it is looked whether all programs, and the disciplines of queues, are where they were put: nothing that somebody
+/// does to them is announced.
 const FIND_LOST: Duration = Duration::from_secs(3);
 /// How often the neighbours of backends are confirmed: within Linux's 30 s of reachability and 60 s of grace.
 const CONFIRM_NEIGHBOURS: Duration = Duration::from_secs(20);

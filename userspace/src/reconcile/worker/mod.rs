@@ -54,7 +54,7 @@ pub(super) enum Command {
     },
     /// Something in the router's network changed.
     Look,
-    /// Somebody may have taken programs off their devices.
+    /// Somebody may have taken programs, or the disciplines of queues, off their devices.
     FindLost,
     Stop {
         reply: Reply,

@@ -25,8 +25,8 @@ const REPEAT_ANNOUNCEMENT: [Duration; 2] = [Duration::from_secs(1), Duration::fr
 const GIVEN_AT_ONCE: usize = 64;
 
 impl<S: Source> Worker<S> {
-    /// Looks for programs that somebody took off their devices, tells of each, and brings those of queues back. True: there are
-    /// devices to be set up anew.
+    /// Looks for programs that somebody took off their devices, and disciplines of queues, tells of each, and brings what the
+    /// queues lack back. True: there are devices to be set up anew.
     pub(super) async fn find_lost(&mut self) -> bool {
         let lost = self.with_kernel(|kernel| kernel.plane.lost()).await.unwrap_or_else(|error| {
             warn!(error = %loader::causes(&error), "cannot see whether all programs are where they were put");
@@ -46,6 +46,7 @@ impl<S: Source> Worker<S> {
         for number in pairs {
             self.restore_queue_end(number).await;
         }
+        self.restore_disciplines().await;
         let mut kernel = self.lock();
         devices.iter().for_each(|name| kernel.devices.forget(name));
         !devices.is_empty()

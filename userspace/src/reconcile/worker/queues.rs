@@ -3,7 +3,7 @@
 //! The kernel may have no HTB, or the queues' devices no names that are free: then the limits are kept without queues, which is
 //! told once, and what needs them is tried again at the next start.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use tracing::{info, warn};
 use vipgate_abi::meter::{INBOUND, OUTBOUND, class, limit_of};
@@ -97,6 +97,19 @@ impl<S: Source> Worker<S> {
         let gone = self.queues.pairs.iter().filter(|(_, pair)| !is_there(pair));
         for number in gone.map(|(number, _)| *number).collect::<Vec<_>>() {
             warn!("the device {} of the queues is gone or was changed: making it anew", queue::sending(number));
+            self.make_pair(number, &[]).await;
+        }
+    }
+
+    /// Makes the queues again whose discipline somebody took off: nothing announces that.
+    pub(super) async fn restore_disciplines(&mut self) {
+        let bare = self.net.without_discipline(&self.queues.pairs).await.unwrap_or_else(|error| {
+            warn!(%error, "cannot see whether all queues have their discipline");
+            BTreeSet::new()
+        });
+        for number in bare {
+            let device = queue::sending(number);
+            warn!(device, "somebody took the discipline of the queues off: making them anew");
             self.make_pair(number, &[]).await;
         }
     }
