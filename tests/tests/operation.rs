@@ -257,6 +257,31 @@ fn a_router_has_one_controller_and_is_not_detached_under_it() -> Result<()> {
 }
 
 #[test]
+fn a_router_is_not_detached_under_its_controller_by_another_path_or_from_another_namespace() -> Result<()> {
+    let run = Running::new(Hook::Tc, 1, 1)?;
+    let (_, _, vip) = run.cloud.balanced(VIP, WEB, &[0])?;
+    let bpffs = run.lab.bpffs.path();
+    let link = run.lab.directory().join("pins");
+    std::os::unix::fs::symlink(bpffs, &link)?;
+    for path in [format!("{}/", bpffs.display()), link.display().to_string()] {
+        let detach = vipgate(&run.lab, &format!("detach --bpffs {path}"))?;
+        assert_eq!(detach.status.code(), Some(4), "{path}: {}", String::from_utf8_lossy(&detach.stderr));
+        let listen = ["--listen", "127.0.0.1:8081", "--bpffs", &path];
+        assert_eq!(Controller::start_and_fail(&run.lab, &listen)?.0.code(), Some(4), "{path}");
+    }
+    // The tests' own network namespace is another one.
+    let detach = Command::new(vipgate_binary()?).arg("detach").arg("--bpffs").arg(bpffs).output()?;
+    let said = String::from_utf8_lossy(&detach.stderr).into_owned();
+    assert_eq!(detach.status.code(), Some(4), "{said}");
+    assert!(said.contains(&bpffs.display().to_string()), "{said}");
+    run.lab.client().fetch(vip)?;
+    let status = vipgate(&run.lab, &format!("status --output json --bpffs {}", link.display()))?;
+    let status: Value = serde_json::from_slice(&status.stdout)?;
+    assert!(!status["checks"].is_null(), "the running controller was not asked: {status}");
+    Ok(())
+}
+
+#[test]
 fn check_config_prints_what_serve_would_use_without_the_password() -> Result<()> {
     let lab = Lab::new(LabOptions { hook: Hook::Tc, clients: 0, backends: 0 })?;
     let file = lab.directory().join("vipgate.toml");

@@ -1,14 +1,20 @@
 //! One controller a router: two that write the same tables would undo each other's work.
 //!
-//! The lock is a listening socket in the abstract name space, named after the pin directory. It belongs to a network
-//! namespace, as a router does, needs no file to clean up, and goes with its process, however that ends. Who connects to
-//! it is told what the running controller alone knows.
+//! The lock is an flock(2) on the pin directory itself, whatever path leads to it and from whichever network namespace; it needs
+//! no file to clean up, and goes with its process, however that ends. Who only reads takes none.
+//!
+//! What the running controller alone knows it tells whoever connects to a socket in the abstract name space, which belongs to
+//! its network namespace, as a router does, and is named after the same directory.
 
 use std::{
+    fs::{self, File, Metadata, OpenOptions, TryLockError},
     io::{self, Read as _},
     os::{
         linux::net::SocketAddrExt as _,
-        unix::net::{SocketAddr, UnixListener, UnixStream},
+        unix::{
+            fs::{MetadataExt as _, OpenOptionsExt as _},
+            net::{SocketAddr, UnixListener, UnixStream},
+        },
     },
     path::{Path, PathBuf},
     time::Duration,
@@ -16,46 +22,81 @@ use std::{
 
 use tracing::warn;
 
+use crate::loader::LoadError;
+
 /// How long a controller may take to answer, and how much it may say.
 const ANSWER: (Duration, u64) = (Duration::from_secs(2), 1 << 16);
 
 /// The right to write the tables under one pin directory; ends on drop.
 #[derive(Debug)]
 pub struct Lock {
-    listener: UnixListener,
+    /// `None`: it is not there, so nothing is to be written.
+    directory: Option<File>,
+    /// The directory, if it was made for this.
+    made: Option<PathBuf>,
 }
 
 #[derive(Debug, thiserror::Error)]
 pub enum LockError {
-    #[error("a controller is running on the tables under {}: stop it first", bpffs.display())]
+    #[error(
+        "a controller is running on the tables under {}, or they are being detached: stop it first (`systemctl stop vipgate`), \
+         in whichever network namespace it is",
+        bpffs.display()
+    )]
     Held { bpffs: PathBuf },
-    #[error("cannot lock the tables under {}: {source}", bpffs.display())]
-    Io { bpffs: PathBuf, source: io::Error },
+    #[error(transparent)]
+    Kernel(#[from] LoadError),
 }
 
 impl Lock {
-    /// Takes the lock, or says who holds it.
+    /// Takes the lock, or says that another has it. Without the directory there is nothing to lock.
     ///
     /// # Errors
     /// [`LockError::Held`] while another process has it.
     pub fn take(bpffs: &Path) -> Result<Self, LockError> {
-        let failed = |source: io::Error| match source.kind() {
-            io::ErrorKind::AddrInUse => LockError::Held { bpffs: bpffs.to_owned() },
-            _ => LockError::Io { bpffs: bpffs.to_owned(), source },
+        let failed = |source| failed(bpffs, source);
+        let held = || LockError::Held { bpffs: bpffs.to_owned() };
+        let directory = match OpenOptions::new().read(true).custom_flags(libc::O_DIRECTORY).open(bpffs) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Self { directory: None, made: None }),
+            opened => opened.map_err(failed)?,
         };
-        let name = name(bpffs).map_err(failed)?;
-        UnixListener::bind_addr(&name).map(|listener| Self { listener }).map_err(failed)
+        directory.try_lock().map_err(|error| match error {
+            TryLockError::WouldBlock => held(),
+            TryLockError::Error(error) => failed(error),
+        })?;
+        // Who had it may have removed the directory before it was locked here, and another may have made it again.
+        let locked = directory.metadata().map_err(failed)?;
+        match fs::metadata(bpffs) {
+            Ok(now) if identity(&now) == identity(&locked) => Ok(Self { directory: Some(directory), made: None }),
+            _ => Err(held()),
+        }
+    }
+
+    /// The same for who is about to write: a directory that is not there is made, and removed again if nothing came into it.
+    ///
+    /// # Errors
+    /// Those of [`Lock::take`], or the directory cannot be made.
+    pub fn make(bpffs: &Path) -> Result<Self, LockError> {
+        let is_new = !bpffs.exists();
+        fs::create_dir_all(bpffs).map_err(|error| failed(bpffs, error))?;
+        let mut lock = Self::take(bpffs)?;
+        if lock.directory.is_none() {
+            return Err(LockError::Held { bpffs: bpffs.to_owned() });
+        }
+        lock.made = is_new.then(|| bpffs.to_owned());
+        Ok(lock)
     }
 
     /// Gives a task that answers whoever connects with what `say` says, for as long as it runs.
     ///
     /// # Errors
-    /// The socket cannot be shared, or there is no tokio runtime to serve it.
+    /// Another has the socket's name, or there is no tokio runtime to serve it.
     pub fn answer(
         &self,
         say: impl Fn() -> String + Send + 'static,
     ) -> io::Result<impl Future<Output = ()> + Send + 'static> {
-        let listener = self.listener.try_clone()?;
+        let directory = self.directory.as_ref().ok_or(io::ErrorKind::NotFound)?;
+        let listener = UnixListener::bind_addr(&name(&directory.metadata()?)?)?;
         listener.set_nonblocking(true)?;
         let listener = tokio::net::UnixListener::from_std(listener)?;
         Ok(async move {
@@ -73,44 +114,93 @@ impl Lock {
     }
 }
 
+impl Drop for Lock {
+    fn drop(&mut self) {
+        if let Some(made) = &self.made {
+            // Fails where something is in it, as it shall.
+            let _ = fs::remove_dir(made);
+        }
+    }
+}
+
 /// What the running controller says, see [`Lock::answer`]; `None`: there is none, or it does not answer.
 #[must_use]
 pub fn ask(bpffs: &Path) -> Option<String> {
-    let mut stream = UnixStream::connect_addr(&name(bpffs).ok()?).ok()?;
+    let mut stream = UnixStream::connect_addr(&name(&fs::metadata(bpffs).ok()?).ok()?).ok()?;
     stream.set_read_timeout(Some(ANSWER.0)).ok()?;
     let mut said = String::new();
     stream.by_ref().take(ANSWER.1).read_to_string(&mut said).ok()?;
     Some(said)
 }
 
-fn name(bpffs: &Path) -> io::Result<SocketAddr> {
-    SocketAddr::from_abstract_name(format!("vipgate:{}", bpffs.display()))
+fn name(directory: &Metadata) -> io::Result<SocketAddr> {
+    let (device, inode) = identity(directory);
+    SocketAddr::from_abstract_name(format!("vipgate:{device}:{inode}"))
+}
+
+/// What a directory is known by, whichever path leads to it.
+fn identity(directory: &Metadata) -> (u64, u64) {
+    (directory.dev(), directory.ino())
+}
+
+fn failed(bpffs: &Path, source: io::Error) -> LockError {
+    LoadError::io(format!("lock the tables under {}", bpffs.display()), source).into()
 }
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::symlink;
+
     use super::*;
 
     #[test]
     fn a_directory_is_locked_once_until_its_lock_is_dropped() {
-        let directory = PathBuf::from(format!("/sys/fs/bpf/lock-test-{}", std::process::id()));
-        let held = Lock::take(&directory).expect("nobody has it");
+        let room = tempfile::tempdir().expect("a directory");
+        let directory = room.path().join("tables");
+        let held = Lock::make(&directory).expect("nobody has it");
         let refused = Lock::take(&directory).expect_err("it is taken");
         assert!(matches!(&refused, LockError::Held { bpffs } if *bpffs == directory), "{refused}");
-        Lock::take(&directory.join("other")).expect("another directory is another lock");
+        Lock::make(&room.path().join("other")).expect("another directory is another lock");
         drop(held);
-        Lock::take(&directory).expect("it is free again");
+        Lock::make(&directory).expect("it is free again");
+    }
+
+    #[test]
+    fn every_path_to_a_directory_is_the_same_lock() {
+        let room = tempfile::tempdir().expect("a directory");
+        let directory = room.path().join("tables");
+        let _held = Lock::make(&directory).expect("nobody has it");
+        let link = room.path().join("link");
+        symlink(&directory, &link).expect("a link");
+        let slash = PathBuf::from(format!("{}/", directory.display()));
+        for path in [link, slash, directory.join("../tables")] {
+            assert!(matches!(Lock::take(&path), Err(LockError::Held { .. })), "{}", path.display());
+        }
+    }
+
+    #[test]
+    fn a_directory_that_was_made_for_nothing_goes_with_the_lock() {
+        let room = tempfile::tempdir().expect("a directory");
+        let directory = room.path().join("tables");
+        Lock::take(&directory).expect("nothing to lock");
+        assert!(!directory.exists(), "who only cleans up made it");
+        drop(Lock::make(&directory).expect("nobody has it"));
+        assert!(!directory.exists(), "it stays empty");
+        let held = Lock::make(&directory).expect("nobody has it");
+        fs::create_dir(directory.join("abi")).expect("a directory");
+        drop(held);
+        assert!(directory.exists(), "what is used stays");
     }
 
     #[tokio::test]
     async fn who_holds_it_is_asked_through_it() {
-        let directory = PathBuf::from(format!("/sys/fs/bpf/ask-test-{}", std::process::id()));
+        let room = tempfile::tempdir().expect("a directory");
+        let directory = room.path().join("tables");
+        let held = Lock::make(&directory).expect("nobody has it");
         assert_eq!(ask(&directory), None);
-        let held = Lock::take(&directory).expect("nobody has it");
         let answering = tokio::spawn(held.answer(|| "all is well".to_owned()).expect("a runtime is there"));
-        for _ in 0..2 {
-            let directory = directory.clone();
-            let said = tokio::task::spawn_blocking(move || ask(&directory)).await.expect("no panic");
+        for path in [directory.clone(), room.path().join("tables/")] {
+            let said = tokio::task::spawn_blocking(move || ask(&path)).await.expect("no panic");
             assert_eq!(said.as_deref(), Some("all is well"));
         }
         answering.abort();

@@ -63,7 +63,10 @@ impl From<LoadError> for Failure {
 
 impl From<LockError> for Failure {
     fn from(error: LockError) -> Self {
-        Self::new(4, &error)
+        match error {
+            LockError::Held { .. } => Self::new(4, &error),
+            LockError::Kernel(error) => error.into(),
+        }
     }
 }
 

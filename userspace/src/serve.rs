@@ -19,7 +19,7 @@ use vipgate_api::ApiError;
 use crate::{
     config::{Config, DEFAULT_PASSWORD, Secret},
     health::Checks,
-    loader::{LoadError, Options, Plane},
+    loader::{LoadError, Options, PinDir, Plane},
     lock::{Lock, LockError},
     model,
     net::{Devices, NetError},
@@ -65,7 +65,8 @@ pub enum ServeError {
 /// What keeps it from starting, or ends it; everything that was opened is closed again, and traffic goes on.
 pub async fn serve(config: Config) -> Result<(), ServeError> {
     let stop = stop_signal()?;
-    let lock = Lock::take(&config.bpffs)?;
+    PinDir::check(&config.bpffs)?;
+    let lock = Lock::make(&config.bpffs)?;
     let listener = TcpListener::bind(config.listen)
         .await
         .map_err(|source| ServeError::Listen { address: config.listen, source })?;
