@@ -282,6 +282,23 @@ fn a_router_is_not_detached_under_its_controller_by_another_path_or_from_another
 }
 
 #[test]
+fn detach_removes_what_somebody_put_among_the_pins() -> Result<()> {
+    let lab = Lab::new(LabOptions { hook: Hook::Tc, clients: 0, backends: 0 })?;
+    assert!(lab.start_controller()?.stop()?.success());
+    let version = fs::read_dir(lab.bpffs.path())?.flatten().next().context("pins")?.path();
+    fs::create_dir_all(lab.bpffs.path().join("clsact/abc"))?;
+    for directory in ["sub/sub", "links/sub"] {
+        fs::create_dir_all(version.join(directory))?;
+    }
+    let detach = vipgate(&lab, "detach")?;
+    assert!(detach.status.success(), "{}", String::from_utf8_lossy(&detach.stderr));
+    let text = String::from_utf8_lossy(&detach.stdout).into_owned();
+    assert!(text.starts_with("detached from no device; ") && !text.contains(" 0 tables"), "{text}");
+    assert_eq!(fs::read_dir(lab.bpffs.path())?.count(), 0, "pins are left");
+    Ok(())
+}
+
+#[test]
 fn check_config_prints_what_serve_would_use_without_the_password() -> Result<()> {
     let lab = Lab::new(LabOptions { hook: Hook::Tc, clients: 0, backends: 0 })?;
     let file = lab.directory().join("vipgate.toml");

@@ -129,17 +129,32 @@ fn detach(bpffs: &Path, output: Output) -> Result<(), Failure> {
     let runtime = runtime()?;
     let net = runtime.block_on(async { Netlink::open() }).map_err(|error| Failure::new(1, &error))?;
     let vips = runtime.block_on(net.remove_all_vips()).map_err(|error| Failure::new(1, &error))?;
-    let Detached { devices, maps } = loader::detach(bpffs)?;
+    let Detached { devices, maps, left } = loader::detach(bpffs)?;
     // Nothing leads to the queues any more.
     runtime.block_on(net.remove_queue_pairs()).map_err(|error| Failure::new(1, &error))?;
     match output {
-        Output::Json => println!("{}", serde_json::json!({ "devices": devices, "tables": maps, "addresses": vips })),
-        Output::Text if vips == 0 && devices.is_empty() && maps == 0 => println!("nothing was attached"),
-        Output::Text => {
-            println!("detached from {}; {maps} tables and {vips} addresses removed", devices.join(", "));
+        Output::Json => {
+            println!("{}", serde_json::json!({ "devices": devices, "tables": maps, "addresses": vips, "left": left }));
         }
+        Output::Text => println!("{}", detached(&devices, maps, vips)),
     }
-    Ok(())
+    match left.is_empty() {
+        true => Ok(()),
+        false => Err(Failure { code: 6, message: format!("could not be removed: {}", left.join("; ")) }),
+    }
+}
+
+fn detached(devices: &[String], maps: usize, vips: usize) -> String {
+    if vips == 0 && devices.is_empty() && maps == 0 {
+        return "nothing was attached".to_owned();
+    }
+    let from = if devices.is_empty() { "no device".to_owned() } else { devices.join(", ") };
+    let (tables, addresses) = (counted(maps, "table", "tables"), counted(vips, "address", "addresses"));
+    format!("detached from {from}; {tables} and {addresses} removed")
+}
+
+fn counted(count: usize, one: &str, many: &str) -> String {
+    format!("{count} {}", if count == 1 { one } else { many })
 }
 
 fn print_status(config: &Config, output: Output) -> Result<(), Failure> {
@@ -187,7 +202,7 @@ fn examine(config: &Config, output: Output) -> Result<(), Failure> {
     }
     match report.defects() {
         0 => Ok(()),
-        count => Err(Failure { code: 1, message: format!("{count} defects found") }),
+        count => Err(Failure { code: 1, message: format!("{} found", counted(count, "defect", "defects")) }),
     }
 }
 
@@ -211,5 +226,18 @@ fn print_config(config: &Config, output: Output) {
                 .collect();
             println!("{}", serde_json::Value::Object(settings));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_detach_removed_is_told_in_whole_words() {
+        assert_eq!(detached(&[], 0, 0), "nothing was attached");
+        assert_eq!(detached(&[], 25, 1), "detached from no device; 25 tables and 1 address removed");
+        let devices = ["priv0", "pub0"].map(str::to_owned);
+        assert_eq!(detached(&devices, 1, 0), "detached from priv0, pub0; 1 table and 0 addresses removed");
     }
 }

@@ -31,13 +31,12 @@ use aya::programs::{
     links::{FdLink, PinnedLink},
 };
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
-use vipgate_abi::{ABI_VERSION, maps};
+use vipgate_abi::ABI_VERSION;
 
 use super::{
     Hook,
     classifier::Classifier,
     error::{LoadError, causes},
-    filter::Filters,
     kernel,
     link::{self, Held},
 };
@@ -263,8 +262,12 @@ pub(super) struct Marks {
 }
 
 impl Marks {
-    fn new(bpffs: &Path) -> Self {
+    pub(super) fn new(bpffs: &Path) -> Self {
         Self { path: bpffs.join("clsact") }
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
     }
 
     /// The bpffs root that they are in.
@@ -278,10 +281,9 @@ impl Marks {
 
     /// One that is not there is no error.
     pub(super) fn remove(&self, ifindex: u32) -> io::Result<()> {
-        match fs::remove_dir(self.path.join(ifindex.to_string())) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            _ => Ok(()),
-        }
+        let mut left = Vec::new();
+        remove_tree(&self.path.join(ifindex.to_string()), &mut left);
+        if left.is_empty() { Ok(()) } else { Err(io::Error::other(left.join("; "))) }
     }
 
     pub(super) fn list(&self) -> io::Result<BTreeSet<u32>> {
@@ -290,43 +292,25 @@ impl Marks {
     }
 }
 
-/// What [`detach`] removed.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Detached {
-    /// The devices that lost their programs.
-    pub devices: Vec<String>,
-    pub maps: usize,
-}
-
-/// Takes the programs off all devices and removes every map: all flows end. Pins of other ABI versions under the same
-/// root go as well. Nothing there is no error. VIP addresses are not the loader's: see `Netlink::remove_all_vips`.
-pub fn detach(bpffs: &Path) -> Result<Detached, LoadError> {
-    let mut detached = Detached::default();
-    let marks = Marks::new(bpffs);
-    let filters = |error: io::Error| LoadError::io("remove the TC filters", error);
-    let swept = Filters::open(marks.clone()).and_then(|filters| filters.sweep(|_, _| false)).map_err(filters)?;
-    let swept = swept.into_iter().filter_map(|ifindex| nix::net::if_::if_indextoname(ifindex).ok());
-    detached.devices.extend(swept.map(|name| name.to_string_lossy().into_owned()));
-    remove_dir(&marks.path)?;
-    for dir in names(bpffs)?.into_iter().filter(|name| name.starts_with("abi-")).map(|name| bpffs.join(name)) {
-        let links = dir.join("links");
-        // Programs first: none runs on tables that are half gone.
-        for name in names(&links)? {
-            let path = links.join(&name);
-            link::remove(&path).map_err(|error| LoadError::io(format!("remove {}", path.display()), error))?;
-            detached.devices.extend(parse_link_name(&name).map(|(_, device)| device));
+/// Removes what is at `path`, whatever it is, with all that is under it. What cannot be removed is told in `left`, and the rest
+/// goes all the same. Follows no symbolic link.
+pub(super) fn remove_tree(path: &Path, left: &mut Vec<String>) {
+    let before = left.len();
+    let removed = fs::symlink_metadata(path).and_then(|found| match found.is_dir() {
+        true => {
+            let entries: Vec<_> = fs::read_dir(path)?.flatten().collect();
+            entries.iter().for_each(|entry| remove_tree(&entry.path(), left));
+            fs::remove_dir(path)
         }
-        remove_dir(&links)?;
-        for name in names(&dir)? {
-            remove_file(&dir.join(&name))?;
-            detached.maps += usize::from(maps::PINNED.contains(&name.as_str()));
-        }
-        remove_dir(&dir)?;
+        false => fs::remove_file(path),
+    });
+    // A directory stays with what is in it, which is told already.
+    if let Err(error) = removed
+        && error.kind() != io::ErrorKind::NotFound
+        && left.len() == before
+    {
+        left.push(format!("{}: {error}", path.display()));
     }
-    detached.devices.sort();
-    // In the middle of a change of sizes a link may be pinned twice, and a filter is where a program stands for it.
-    detached.devices.dedup();
-    Ok(detached)
 }
 
 fn remove_file(path: &Path) -> Result<(), LoadError> {
@@ -343,7 +327,7 @@ fn remove_dir(path: &Path) -> Result<(), LoadError> {
 }
 
 /// Names in a directory; none when it is not there.
-fn names(dir: &Path) -> Result<Vec<String>, LoadError> {
+pub(super) fn names(dir: &Path) -> Result<Vec<String>, LoadError> {
     let failed = |error| LoadError::io(format!("list {}", dir.display()), error);
     let entries = match fs::read_dir(dir) {
         Ok(entries) => entries,
@@ -409,8 +393,9 @@ mod tests {
     }
 
     #[test]
-    fn detaching_nothing_is_no_error() {
-        let dir = tempfile::tempdir().expect("a directory");
-        assert_eq!(detach(&dir.path().join("none")).expect("works"), Detached::default());
+    fn what_cannot_be_removed_is_told() {
+        let mut left = Vec::new();
+        remove_tree(Path::new("/proc/version"), &mut left);
+        assert!(left.len() == 1 && left[0].starts_with("/proc/version: "), "{left:?}");
     }
 }

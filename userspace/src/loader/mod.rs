@@ -15,6 +15,7 @@ mod choice;
 mod classifier;
 mod connections;
 mod copy;
+mod detach;
 mod error;
 mod ethtool;
 mod filter;
@@ -50,10 +51,11 @@ use vipgate_abi::{flow, maps, service::Member};
 
 pub use self::{
     attach::Target,
-    bpffs::{Detached, PinDir, detach},
+    bpffs::PinDir,
     choice::{hook_for, why, why_tc},
     classifier::TcMode,
     connections::{Connection, hz, read_connections},
+    detach::{Detached, detach},
     error::{AttachError, LoadError, TableError, causes},
     ethtool::{Driver, driver, drivers},
     filter::{FilterError, PRIORITY as FILTER_PRIORITY},

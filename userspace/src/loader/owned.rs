@@ -70,6 +70,10 @@ impl Owned {
     }
 
     fn note(&mut self, pin: &Path) -> io::Result<()> {
+        // Whatever else somebody made there, such as a directory, the kernel would not let be opened.
+        if !fs::symlink_metadata(pin).is_ok_and(|found| found.is_file()) {
+            return Ok(());
+        }
         if let Some(description) = link::describe(pin)? {
             self.programs.extend(number(&description, "prog_id:"));
             self.maps.extend(number(&description, "map_id:"));
@@ -88,10 +92,12 @@ fn number(description: &str, field: &str) -> Option<u32> {
     link::field(description, field)?.parse().ok()
 }
 
-/// Names in a directory; none when it is not there.
+/// Names in a directory; none when it is not there, or is none.
 fn entries(dir: &Path) -> io::Result<Vec<String>> {
     let entries = match fs::read_dir(dir) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) if [io::ErrorKind::NotFound, io::ErrorKind::NotADirectory].contains(&error.kind()) => {
+            return Ok(Vec::new());
+        }
         entries => entries?,
     };
     entries.filter_map(|entry| entry.map(|entry| entry.file_name().into_string().ok()).transpose()).collect()
