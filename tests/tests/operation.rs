@@ -299,6 +299,21 @@ fn detach_removes_what_somebody_put_among_the_pins() -> Result<()> {
 }
 
 #[test]
+fn who_may_not_look_at_the_pins_is_told_so() -> Result<()> {
+    let lab = Lab::new(LabOptions { hook: Hook::Tc, clients: 0, backends: 0 })?;
+    assert!(lab.start_controller()?.stop()?.success());
+    for command in ["status", "flows", "detach"] {
+        let mut nobody = lab.router.command("setpriv");
+        nobody.args(["--reuid", "65534", "--clear-groups"]).arg(vipgate_binary()?);
+        let output = nobody.arg(command).arg("--bpffs").arg(lab.bpffs.path()).output()?;
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(3), "{command}: {said}");
+        assert!(said.contains("not permitted") && said.contains("needs root"), "{command}: {said}");
+    }
+    Ok(())
+}
+
+#[test]
 fn check_config_prints_what_serve_would_use_without_the_password() -> Result<()> {
     let lab = Lab::new(LabOptions { hook: Hook::Tc, clients: 0, backends: 0 })?;
     let file = lab.directory().join("vipgate.toml");

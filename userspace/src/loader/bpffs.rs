@@ -93,6 +93,12 @@ impl PinDir {
         Self { path: name.into() }
     }
 
+    /// Whether the directory is there, for who only reads: who may not look is told so.
+    pub(super) fn is_there(&self) -> Result<bool, LoadError> {
+        let looked = self.path.try_exists();
+        looked.map_err(|error| LoadError::io(format!("look at {}", self.path.display()), error))
+    }
+
     pub(super) fn exists(&self) -> bool {
         self.path.exists()
     }

@@ -42,7 +42,7 @@ pub struct Connection {
 /// Gives every connection to `take`, in the table's order. `None`: nothing is pinned under this bpffs root.
 pub fn read_connections(bpffs: &Path, take: impl FnMut(Connection)) -> Result<Option<()>, LoadError> {
     let dir = PinDir::new(bpffs);
-    if !dir.path().exists() {
+    if !dir.is_there()? {
         return Ok(None);
     }
     let now = object::prepare_reading(&dir)?.jiffies()?;

@@ -83,7 +83,7 @@ pub struct LimitStatus {
 /// Reads it all. `None`: nothing is pinned under this bpffs root.
 pub fn read(bpffs: &Path) -> Result<Option<Status>, LoadError> {
     let dir = PinDir::new(bpffs);
-    if !dir.path().exists() {
+    if !dir.is_there()? {
         return Ok(None);
     }
     let tables = Tables::open(&dir)?;
