@@ -20,6 +20,8 @@ use vipgate_tests::{
 };
 
 const VIP: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 10);
+/// Until what could not be set up is tried again, at the latest, on a machine busy with other tests.
+const TRIED_AGAIN: Duration = Duration::from_secs(120);
 
 /// Runs `vipgate` with these words in the router's namespace, to its end.
 fn vipgate(lab: &Lab, words: &str) -> Result<Output> {
@@ -240,6 +242,42 @@ fn doctor_examines_every_device_of_a_router_before_its_first_start() -> Result<(
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(text.contains("device   pub0: no program, driver veth") && text.contains("device   priv0"), "{text}");
     assert_eq!(output.status.code(), Some(0), "{text}");
+    Ok(())
+}
+
+#[test]
+fn a_device_that_cannot_be_set_up_is_told_by_status_and_found_by_the_doctor() -> Result<()> {
+    let Running { lab, controller, cloud, .. } = Running::new(Hook::Tc, 1, 1)?;
+    let (_, _, vip) = cloud.balanced(VIP, WEB, &[0])?;
+    assert!(controller.stop()?.success());
+    assert!(vipgate(&lab, "detach")?.status.success());
+    lab.router.run("tc", "qdisc add dev pub0 ingress")?;
+    let _controller = Controller::start_as(&lab, &["env", "VIPGATE_TC=clsact"])?;
+
+    let told = status(&lab)?;
+    let devices = told["devices"].as_array().context("devices")?;
+    let device = devices.iter().find(|device| device["name"] == "pub0").with_context(|| format!("no pub0: {told}"))?;
+    let problem = device["problem"].as_str().with_context(|| format!("no problem: {told}"))?;
+    assert!(device["hook"].is_null() && problem.contains("qdisc"), "{device}");
+    assert!(devices.iter().any(|device| device["name"] == "priv0" && device["problem"].is_null()), "{told}");
+    let text = String::from_utf8_lossy(&vipgate(&lab, "status")?.stdout).into_owned();
+    assert!(text.contains("device   pub0 no program: it cannot be set up: ") && text.contains(problem), "{text}");
+
+    let output = vipgate(&lab, "doctor --output json")?;
+    let report: Value = serde_json::from_slice(&output.stdout)?;
+    let finding = &report["findings"][0];
+    assert_eq!((&finding["device"], &finding["check"]), (&"pub0".into(), &"refused".into()), "{report}");
+    assert_eq!((output.status.code(), &finding["severity"]), (Some(1), &"error".into()), "{report}");
+    assert!(lab.client().fetch(vip).is_err(), "a router without a program on its public device balances");
+
+    let remedy = finding["remedy"].as_str().context("a remedy")?;
+    assert!(lab.router.command("sh").args(["-c", remedy]).output()?.status.success(), "{remedy}");
+    wait_until("the device to be set up", TRIED_AGAIN, || {
+        ensure!(status(&lab)?["devices"][1]["hook"] == "tc", "it is not");
+        Ok(())
+    })?;
+    lab.client().fetch(vip)?;
+    assert_eq!(vipgate(&lab, "doctor")?.status.code(), Some(0));
     Ok(())
 }
 

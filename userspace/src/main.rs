@@ -20,10 +20,11 @@ use vipgate::{
     config::Config,
     doctor::{self, DoctorError},
     loader::{self, Detached, LoadError, causes},
-    lock::{self, Lock, LockError},
+    lock::{Lock, LockError},
     logging,
     net::Netlink,
     serve::{ServeError, serve},
+    told,
 };
 
 fn main() -> ExitCode {
@@ -160,10 +161,10 @@ fn counted(count: usize, one: &str, many: &str) -> String {
 fn print_status(config: &Config, output: Output) -> Result<(), Failure> {
     let bpffs = &config.bpffs;
     let status = loader::status::read(bpffs)?.ok_or_else(|| nothing_pinned(bpffs))?;
-    let checks = lock::ask(bpffs).and_then(|said| serde_json::from_str(&said).ok());
+    let told = told::ask(bpffs);
     match output {
-        Output::Text => print!("{}", status::text(&status, config.hook, checks.as_ref())),
-        Output::Json => println!("{}", status::json(&status, config.hook, checks.as_ref())),
+        Output::Text => print!("{}", status::text(&status, config.hook, told.as_ref())),
+        Output::Json => println!("{}", status::json(&status, config.hook, told.as_ref())),
     }
     Ok(())
 }

@@ -27,6 +27,7 @@ use crate::{
     rest::{self, RestState},
     state::Limits,
     store::{self, Store},
+    told::Told,
 };
 
 /// Requests in flight get this long to finish once the controller is told to end.
@@ -86,7 +87,8 @@ pub async fn serve(config: Config) -> Result<(), ServeError> {
     let checks = Checks::default();
     let reconciler = Reconciler::start(plane, store.clone(), checks.clone()).await?;
     let _checking = checks.run(store.clone(), reconciler.clone());
-    let answering = lock.answer(move || serde_json::json!(checks.figures()).to_string());
+    let (hook, refused) = (config.hook, reconciler.refused());
+    let answering = lock.answer(move || Told::new(hook, checks.figures(), &refused.borrow()).to_text());
     let answering = answering.map_err(|source| ServeError::Io { what: "cannot answer `vipgate status`", source })?;
     // Ends with the runtime.
     tokio::spawn(answering);

@@ -9,12 +9,12 @@ use std::{
 
 use serde_json::{Value, json};
 use vipgate::{
-    health::Figures,
     loader::{
         Hook, drivers,
         status::{BackendStatus, LimitStatus, Status},
         why,
     },
+    told::{Refusal, Told},
 };
 use vipgate_abi::{
     flow::State,
@@ -23,21 +23,56 @@ use vipgate_abi::{
     source::{Source, SourceKey, SourceKind},
 };
 
-/// Lines for people. `configured`: the hook that the configuration names; `checks`: of the running controller, if there is one.
-pub(crate) fn text(status: &Status, configured: Hook, checks: Option<&Figures>) -> String {
+/// A device that has a program of ours, or is to have one.
+struct Served<'a> {
+    name: &'a str,
+    /// The hook of its pinned link.
+    hook: Option<Hook>,
+    /// Why it has that.
+    why: Option<String>,
+    /// Why the running controller cannot set it up.
+    refusal: Option<&'a Refusal>,
+}
+
+/// Those with a pinned link, then those that have none and should.
+fn served<'a>(status: &'a Status, configured: Hook, told: Option<&'a Told>) -> Vec<Served<'a>> {
+    let configured = told.and_then(|told| told.hook).unwrap_or(configured);
+    let refusal = |name: &str| told.and_then(|told| told.refused.get(name));
+    let linked = status.links.iter().map(|(hook, name)| Served {
+        name,
+        hook: Some(*hook),
+        why: Some(why(configured, *hook, &drivers(name))),
+        refusal: refusal(name),
+    });
+    let is_linked = |name: &str| status.links.iter().any(|(_, linked)| linked == name);
+    let others = told.into_iter().flat_map(|told| &told.refused).filter(|(name, _)| !is_linked(name));
+    let others = others.map(|(name, refusal)| Served { name, hook: None, why: None, refusal: Some(refusal) });
+    linked.chain(others).collect()
+}
+
+fn device_line(device: &Served<'_>) -> String {
+    let hook = device.hook.map_or("no program", Hook::name);
+    let said = match device.refusal {
+        Some(refusal) => Some(format!("it cannot be set up: {}", refusal.reason)),
+        None => device.why.clone(),
+    };
+    format!("device   {} {hook}: {}", device.name, said.unwrap_or_default())
+}
+
+/// Lines for people. `configured`: the hook that the configuration names, for where no controller runs; `told`: by the one
+/// that runs.
+pub(crate) fn text(status: &Status, configured: Hook, told: Option<&Told>) -> String {
     let mut lines = Vec::new();
-    if status.links.is_empty() {
+    let devices = served(status, configured, told);
+    if devices.is_empty() {
         lines.push("device   none".to_owned());
     }
-    lines.extend(status.links.iter().map(|(hook, device)| {
-        let why = why(configured, *hook, &drivers(device));
-        format!("device   {device} {hook}: {why}")
-    }));
+    lines.extend(devices.iter().map(device_line));
     let states: Vec<String> =
         status.flows.iter().map(|(state, count)| format!("{count} {}", flow_state(*state))).collect();
     let used: u64 = status.flows.values().sum();
     lines.push(format!("flows    {used} of {} {}", status.flow_capacity, states.join(", ")));
-    if let Some(checks) = checks {
+    if let Some(Told { checks, .. }) = told {
         lines.push(format!(
             "checks   {} backends, {} unhealthy, {} checks a minute, late by {} ms at most; {} passed, {} failed",
             checks.backends,
@@ -76,10 +111,9 @@ pub(crate) fn text(status: &Status, configured: Hook, checks: Option<&Figures>) 
 }
 
 /// The same as one object.
-pub(crate) fn json(status: &Status, configured: Hook, checks: Option<&Figures>) -> Value {
-    let devices = status.links.iter().map(|(hook, device)| {
-        let why = why(configured, *hook, &drivers(device));
-        json!({ "name": device, "hook": hook, "why": why })
+pub(crate) fn json(status: &Status, configured: Hook, told: Option<&Told>) -> Value {
+    let devices = served(status, configured, told).into_iter().map(|Served { name, hook, why, refusal }| {
+        json!({ "name": name, "hook": hook, "why": why, "problem": refusal.map(|refusal| &refusal.reason) })
     });
     let flows: BTreeMap<&str, u64> = status.flows.iter().map(|(state, count)| (flow_state(*state), *count)).collect();
     let services = shown(status).map(|(key, prefix_len, service)| {
@@ -129,7 +163,7 @@ pub(crate) fn json(status: &Status, configured: Hook, checks: Option<&Figures>) 
     json!({
         "devices": devices.collect::<Vec<_>>(),
         "flows": { "capacity": status.flow_capacity, "states": flows },
-        "checks": checks,
+        "checks": told.map(|told| told.checks),
         "services": services.collect::<Vec<_>>(),
         "masquerades": masquerades.collect::<Vec<_>>(),
         "limits": limits.collect::<Vec<_>>(),

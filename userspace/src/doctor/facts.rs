@@ -14,6 +14,7 @@ use crate::{
     config::Config,
     loader::{self, Driver, Hook, LoadError, PinDir, Trial, driver, drivers, release},
     net::{Link, Netlink, sysctl},
+    told::{self, Refusals},
 };
 
 /// The router at one moment.
@@ -21,6 +22,7 @@ use crate::{
 pub(super) struct Facts {
     /// The kernel's release, such as `6.12.3`.
     pub(super) kernel: String,
+    /// The running controller's, else that of the configuration.
     pub(super) hook: Hook,
     pub(super) bpffs: String,
     pub(super) bpffs_is_mounted: bool,
@@ -41,6 +43,8 @@ pub(super) struct Facts {
     pub(super) devices: Vec<DeviceFacts>,
     /// Pinned links whose device is not there.
     pub(super) lost: Vec<String>,
+    /// Devices that the running controller wants and cannot set up.
+    pub(super) refused: Refusals,
 }
 
 #[derive(Clone, Debug)]
@@ -83,9 +87,12 @@ impl Facts {
         let links = Netlink::open()?.links().await?;
         let pinned: BTreeMap<String, Hook> =
             PinDir::new(&config.bpffs).pinned_links()?.into_iter().map(|(hook, device)| (device, hook)).collect();
-        let wanted = |link: &&Link| match pinned.is_empty() {
+        let told = told::ask(&config.bpffs);
+        let hook = told.as_ref().and_then(|told| told.hook).unwrap_or(config.hook);
+        let refused = told.map(|told| told.refused).unwrap_or_default();
+        let wanted = |link: &&Link| match pinned.is_empty() && refused.is_empty() {
             true => link.device.ethernet && link.device.up && link.device.name != "lo" && !link.enslaved,
-            false => pinned.contains_key(&link.device.name),
+            false => pinned.contains_key(&link.device.name) || refused.contains_key(&link.device.name),
         };
         let mut devices: Vec<DeviceFacts> =
             links.iter().filter(wanted).map(|link| DeviceFacts::collect(link, &links, &pinned)).collect();
@@ -97,7 +104,10 @@ impl Facts {
         for device in &mut devices {
             device.program_lost = off.contains(&device.link.device.name);
         }
-        let lost = pinned.keys().filter(|name| !links.iter().any(|link| link.device.name == **name)).cloned().collect();
+        let is_there = |name: &str| links.iter().any(|link| link.device.name == name);
+        // A running controller tells why.
+        let gone = pinned.keys().filter(|name| !is_there(name) && !refused.contains_key(*name));
+        let lost = gone.cloned().collect();
         let existing = config.bpffs.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
         Ok(Self {
             kernel: release(),
@@ -106,7 +116,7 @@ impl Facts {
                 Err(error @ LoadError::Privileges { .. }) => return Err(error.into()),
                 Err(error) => Err(loader::causes(&error)),
             },
-            hook: config.hook,
+            hook,
             bpffs: config.bpffs.display().to_string(),
             bpffs_is_mounted: statfs(existing).is_ok_and(|found| found.filesystem_type() == BPF_FS_MAGIC),
             jit: number("/proc/sys/net/core/bpf_jit_enable"),
@@ -118,6 +128,7 @@ impl Facts {
             cpus: std::thread::available_parallelism().map_or(1, |cpus| u32::try_from(cpus.get()).unwrap_or(1)),
             devices,
             lost,
+            refused,
         })
     }
 }

@@ -23,6 +23,7 @@ pub(super) fn judge(facts: &Facts) -> Report {
     kernel(facts, &mut findings);
     programs(facts, &mut findings);
     network(facts, &mut findings);
+    refused(facts, &mut findings);
     for device in &facts.devices {
         settings(device, &mut findings);
         offloads(device, facts.hook, &mut findings);
@@ -35,7 +36,7 @@ pub(super) fn judge(facts: &Facts) -> Report {
     let devices = facts.devices.iter().map(|device| Examined {
         name: device.link.device.name.clone(),
         hook: device.hook.map(|hook| hook.to_string()),
-        why: chosen(device, facts.hook),
+        why: chosen(device, facts),
         driver: device.driver.name.clone(),
         mtu: device.link.device.mtu,
         queues: receive_queues(device),
@@ -141,6 +142,17 @@ fn network(facts: &Facts, findings: &mut Vec<Finding>) {
         let problem = "there is no Ethernet device that is up".to_owned();
         findings.push(router(Severity::Error, "devices", problem, "ip link set <device> up"));
     }
+}
+
+/// What the running controller cannot set up: VIPs on it, or beyond it, are not reached.
+fn refused(facts: &Facts, findings: &mut Vec<Finding>) {
+    findings.extend(facts.refused.iter().map(|(device, refusal)| Finding {
+        severity: Severity::Error,
+        device: Some(device.clone()),
+        check: "refused",
+        problem: format!("the controller cannot set it up, and tries again within a minute: {}", refusal.reason),
+        remedy: refusal.remedy.clone(),
+    }));
 }
 
 /// The kernel settings that `serve` makes when it takes a device over; a candidate gets them then.
@@ -302,7 +314,7 @@ fn carried(device: &DeviceFacts, facts: &Facts, findings: &mut Vec<Finding>) {
             Severity::Warning,
             "foreign_xdp",
             problem,
-            format!("ip link set dev {name} xdp off"),
+            format!("ip link set dev {name} xdpgeneric off; ip link set dev {name} xdp off"),
         ));
     }
     if device.hook == Some(Hook::XdpGeneric) {
@@ -321,7 +333,11 @@ fn is_xdp(device: &DeviceFacts, wanted: Hook) -> bool {
 }
 
 /// Why the device has its hook, or is to get one.
-fn chosen(device: &DeviceFacts, wanted: Hook) -> String {
+fn chosen(device: &DeviceFacts, facts: &Facts) -> String {
+    let wanted = facts.hook;
+    if let Some(refusal) = facts.refused.get(&device.link.device.name) {
+        return format!("it cannot be set up: {}", refusal.reason);
+    }
     match device.hook {
         Some(hook) => why(wanted, hook, &device.drivers),
         None => {

@@ -6,6 +6,7 @@ use super::{
 use crate::{
     loader::{Driver, Hook, Trial},
     net::{Device, Link},
+    told::{Refusal, Refusals},
 };
 use std::collections::BTreeSet;
 use vipgate_abi::maps;
@@ -74,6 +75,7 @@ fn healthy() -> Facts {
         possible_cpus: 2,
         devices: vec![device("eth0", Some(Hook::Xdp)), device("eth1", Some(Hook::Xdp))],
         lost: Vec::new(),
+        refused: Refusals::new(),
     }
 }
 
@@ -119,6 +121,27 @@ fn every_defect_of_the_router_is_found_alone() {
     assert_eq!(found(|facts| facts.tracked = Some(7)), ["conntrack"]);
     assert_eq!(found(|facts| facts.lost.push("eth9".to_owned())), ["lost_device"]);
     assert_eq!(found(|facts| facts.devices.clear()), ["devices"]);
+}
+
+#[test]
+fn a_device_that_the_controller_cannot_set_up_is_an_error_with_its_reason_and_remedy() {
+    let refuse = |name: &str| {
+        let mut facts = healthy();
+        facts.devices[0].hook = None;
+        facts.devices[0].link.xdp = false;
+        let (reason, remedy) = ("an ingress qdisc is there".to_owned(), "tc qdisc del dev eth0 ingress".to_owned());
+        facts.refused.insert(name.to_owned(), Refusal { reason, remedy });
+        judge(&facts)
+    };
+    // There, or gone.
+    for name in ["eth0", "eth7"] {
+        let report = refuse(name);
+        let [finding] = &report.findings[..] else { panic!("{report}") };
+        assert_eq!((finding.severity, finding.check), (Severity::Error, "refused"));
+        assert_eq!((finding.device.as_deref(), &*finding.remedy), (Some(name), "tc qdisc del dev eth0 ingress"));
+        assert!(finding.problem.contains("an ingress qdisc is there"), "{report}");
+    }
+    assert!(refuse("eth0").devices[0].why.contains("ingress qdisc"));
 }
 
 #[test]

@@ -165,6 +165,25 @@ pub enum AttachError {
     Link { device: String, what: &'static str, reason: String },
 }
 
+impl AttachError {
+    /// The command that mends it, or what to do.
+    pub fn remedy(&self) -> String {
+        match self {
+            Self::NoXdp { .. } | Self::Ignored { .. } | Self::Lossy { .. } => {
+                "set hook = \"auto\" in vipgate.toml; systemctl restart vipgate".to_owned()
+            }
+            // A driver that has native XDP looks for no generic one under plain `xdp`.
+            Self::Busy { device } => {
+                format!("ip link set dev {device} xdpgeneric off; ip link set dev {device} xdp off")
+            }
+            Self::Filter {
+                source: FilterError::Foreign { remedy, .. } | FilterError::Another { remedy, .. }, ..
+            } => remedy.clone(),
+            _ => "journalctl -u vipgate # tells what came before".to_owned(),
+        }
+    }
+}
+
 /// An error with all its causes, in one line.
 pub fn causes(error: &dyn Error) -> String {
     let mut text = error.to_string();

@@ -16,6 +16,7 @@ use super::ApplyError;
 use crate::{
     loader::{Hook, LoadError, Plane, Ports, TableError, Target},
     net::{Device, sysctl},
+    told::{Refusal, Refusals},
 };
 
 /// The managed devices. Blocks: it makes system calls.
@@ -27,7 +28,7 @@ pub(super) struct Managed {
     /// By name: the device as it was set up, and its port number.
     ready: BTreeMap<String, (Device, u32)>,
     /// Why those that are wanted are not.
-    reasons: BTreeMap<String, String>,
+    refused: Refusals,
 }
 
 /// What a sync did.
@@ -45,7 +46,7 @@ impl Managed {
     pub(super) fn new(plane: Arc<Plane>) -> Result<Self, LoadError> {
         let table = plane.ports()?;
         let ports = table.list()?;
-        Ok(Self { plane, table, ports, ready: BTreeMap::new(), reasons: BTreeMap::new() })
+        Ok(Self { plane, table, ports, ready: BTreeMap::new(), refused: Refusals::new() })
     }
 
     /// The device of that name, if it is set up.
@@ -55,7 +56,12 @@ impl Managed {
 
     /// Why the device of that name is not set up, if that was tried.
     pub(super) fn reason(&self, name: &str) -> Option<&str> {
-        self.reasons.get(name).map(String::as_str)
+        self.refused.get(name).map(|refusal| refusal.reason.as_str())
+    }
+
+    /// Those that are wanted and could not be set up.
+    pub(super) fn refused(&self) -> &Refusals {
+        &self.refused
     }
 
     /// Takes a device for one that is to be set up anew.
@@ -66,7 +72,7 @@ impl Managed {
     /// Sets up a device that nothing stored wants yet. True: ports or devices changed.
     pub(super) fn prepare(&mut self, device: &Device) -> Result<bool, String> {
         let mut synced = Synced::default();
-        self.set_up(device, &mut synced)?;
+        self.set_up(device, &mut synced).map_err(|refusal| refusal.reason)?;
         Ok(synced.changed)
     }
 
@@ -75,15 +81,18 @@ impl Managed {
         let mut synced = Synced::default();
         let found: BTreeMap<&str, &Device> = devices.iter().map(|device| (device.name.as_str(), device)).collect();
         self.drop_others(wanted, &found, &mut synced);
-        self.reasons.clear();
+        self.refused.clear();
         for name in wanted {
             let result = match found.get(name.as_str()) {
                 Some(device) => self.set_up(device, &mut synced),
-                None => Err("there is no such device on this router; it will be set up when it appears".to_owned()),
+                None => Err(Refusal {
+                    reason: "there is no such device on this router; it will be set up when it appears".to_owned(),
+                    remedy: format!("ip link # and give the device its name {name} again, or bring it back"),
+                }),
             };
-            if let Err(reason) = result {
-                self.reasons.insert(name.clone(), reason.clone());
-                synced.errors.push(ApplyError::Device { device: name.clone(), reason });
+            if let Err(refusal) = result {
+                synced.errors.push(ApplyError::Device { device: name.clone(), reason: refusal.reason.clone() });
+                self.refused.insert(name.clone(), refusal);
             }
         }
         synced
@@ -112,11 +121,14 @@ impl Managed {
         }
     }
 
-    fn set_up(&mut self, device: &Device, synced: &mut Synced) -> Result<(), String> {
+    fn set_up(&mut self, device: &Device, synced: &mut Synced) -> Result<(), Refusal> {
         if !device.ethernet {
-            return Err("it carries no Ethernet frames".to_owned());
+            return Err(Refusal {
+                reason: "it carries no Ethernet frames".to_owned(),
+                remedy: "give its L3 network another device".to_owned(),
+            });
         }
-        let text = |error: TableError| error.to_string();
+        let text = |error: TableError| refused(error.to_string());
         if let Some((held, number)) = self.ready.get(&device.name).cloned() {
             let hook = if self.takes_frames(device.ifindex) { Hook::Xdp } else { Hook::Tc };
             synced.changed |= self.describe(number, device, hook).map_err(text)?;
@@ -126,17 +138,19 @@ impl Managed {
             self.ready.insert(device.name.clone(), (device.clone(), number));
             return Ok(());
         }
-        let number = self.number(device.ifindex).ok_or_else(|| format!("all {} ports are in use", MAX_PORTS - 1))?;
+        let number =
+            self.number(device.ifindex).ok_or_else(|| refused(format!("all {} ports are in use", MAX_PORTS - 1)))?;
         // The port before the program, so that the first packet finds its way out. Until the hook is known XDP sends by it only
         // where it did so before, and its program is still there.
         let is_xdp = self.plane.hook() != Hook::Tc && self.takes_frames(device.ifindex) && self.has_xdp(&device.name);
         self.describe(number, device, if is_xdp { Hook::Xdp } else { Hook::Tc }).map_err(text)?;
-        sysctl::prepare(&device.name).map_err(|error| error.to_string())?;
+        sysctl::prepare(&device.name).map_err(|error| refused(error.to_string()))?;
         if let Some(below) = device.shares.and_then(|index| if_indextoname(index).ok()) {
-            sysctl::keep_to_own_addresses(&below.to_string_lossy()).map_err(|error| error.to_string())?;
+            sysctl::keep_to_own_addresses(&below.to_string_lossy()).map_err(|error| refused(error.to_string()))?;
         }
         let target = Target::find(&device.name, device.ifindex);
-        let hook = self.plane.attach(&target).map_err(|error| error.to_string())?;
+        let hook = self.plane.attach(&target);
+        let hook = hook.map_err(|error| Refusal { reason: error.to_string(), remedy: error.remedy() })?;
         self.describe(number, device, hook).map_err(text)?;
         info!(device = device.name, number, %hook, mtu = device.mtu, "device set up");
         self.ready.insert(device.name.clone(), (device.clone(), number));
@@ -178,4 +192,9 @@ impl Managed {
         self.ports.insert(number, port);
         Ok(())
     }
+}
+
+/// For what no command mends by itself.
+fn refused(reason: String) -> Refusal {
+    Refusal { reason, remedy: "journalctl -u vipgate # tells what came before".to_owned() }
 }

@@ -24,10 +24,10 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use futures::{FutureExt, future::BoxFuture};
 use thiserror::Error;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use self::worker::{Command, Worker};
-use crate::{health::Checks, jobs, loader::Plane, state::Source};
+use crate::{health::Checks, jobs, loader::Plane, state::Source, told::Refusals};
 
 /// Why the kernel does not hold what was asked for. It will be tried again.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
@@ -48,6 +48,7 @@ pub enum ApplyError {
 #[derive(Clone, Debug)]
 pub struct Reconciler {
     commands: mpsc::Sender<Command>,
+    refused: watch::Receiver<Refusals>,
 }
 
 impl Reconciler {
@@ -56,9 +57,10 @@ impl Reconciler {
     /// backends there are.
     pub async fn start<S: Source>(plane: Arc<Plane>, source: S, checks: Checks) -> Result<Self, ApplyError> {
         let (commands, queue) = mpsc::channel(1024);
-        let worker = Worker::start(plane, source, checks, commands.downgrade()).await?;
+        let (told, refused) = watch::channel(Refusals::new());
+        let worker = Worker::start(plane, source, checks, commands.downgrade(), told).await?;
         tokio::spawn(worker.run(queue));
-        Ok(Self { commands })
+        Ok(Self { commands, refused })
     }
 
     /// Brings VIPs in line, those that are no longer stored included. Returns when the kernel holds them: traffic
@@ -77,6 +79,12 @@ impl Reconciler {
     /// it is not the caller's, who has had its own prepared.
     pub async fn devices_changed(&self) -> Result<(), ApplyError> {
         self.ask(|reply| Command::Devices { reply }).await
+    }
+
+    /// The devices that are wanted and could not be set up, as it is at each moment.
+    #[must_use]
+    pub fn refused(&self) -> watch::Receiver<Refusals> {
+        self.refused.clone()
     }
 
     /// Stops all work of the reconciler. The traffic goes on.

@@ -18,7 +18,7 @@ use std::{
 };
 
 use tokio::{
-    sync::mpsc,
+    sync::{mpsc, watch},
     task::{AbortHandle, JoinError, JoinSet},
     time::{Instant, sleep_until},
 };
@@ -31,6 +31,7 @@ use crate::{
     loader::{self, Epoch, Plane},
     net::{Device, Netlink, Watcher, arp::Announcer},
     state::{Limits, Source, VipState},
+    told::Refusals,
 };
 
 /// A batch is at most so many commands, so that the first caller's wait is bounded.
@@ -105,6 +106,8 @@ pub(super) struct Worker<S> {
     dirty: HashMap<String, Retry>,
     /// The devices, or the addresses on them, failed.
     network_dirty: Option<Retry>,
+    /// Who wants to know which devices cannot be set up.
+    refused: watch::Sender<Refusals>,
     /// End with the worker.
     tasks: Vec<AbortHandle>,
     announcer: Announcer,
@@ -119,6 +122,7 @@ impl<S: Source> Worker<S> {
         source: S,
         checks: Checks,
         commands: mpsc::WeakSender<Command>,
+        refused: watch::Sender<Refusals>,
     ) -> Result<Self, ApplyError> {
         // Before anything is read, so that what changes while it is read is noticed.
         let watcher = Watcher::open().await.map_err(open)?;
@@ -158,6 +162,7 @@ impl<S: Source> Worker<S> {
             owners: HashMap::new(),
             dirty: HashMap::new(),
             network_dirty: None,
+            refused,
             tasks,
             announcer: Announcer::default(),
             repeats: JoinSet::new(),

@@ -10,7 +10,7 @@ use futures::future::join_all;
 use tokio::time::{Instant, sleep};
 use tracing::warn;
 
-use super::{Placed, RETRY, Retry, Worker, again, helpers, open, unreadable};
+use super::{Kernel, Placed, RETRY, Retry, Worker, again, helpers, open, unreadable};
 use crate::{
     loader::{self, Lost},
     net::{Device, NetError},
@@ -88,8 +88,9 @@ impl<S: Source> Worker<S> {
         let wanted = self.source.devices().await.map_err(|error| unreadable(&error))?;
         let found = self.net.devices().await.map_err(open)?;
         let all = found.clone();
-        let Synced { changed, fresh, errors } =
-            self.with_kernel(move |kernel| kernel.devices.sync(&wanted, &found)).await;
+        let sync = move |kernel: &mut Kernel| (kernel.devices.sync(&wanted, &found), kernel.devices.refused().clone());
+        let (Synced { changed, fresh, errors }, refused) = self.with_kernel(sync).await;
+        self.refused.send_replace(refused);
         if changed {
             helpers::bump(&self.epoch);
         }
