@@ -246,6 +246,23 @@ fn doctor_examines_every_device_of_a_router_before_its_first_start() -> Result<(
 }
 
 #[test]
+fn why_a_device_has_its_hook_is_told_by_the_running_controllers_setting() -> Result<()> {
+    let Running { lab, controller, .. } = Running::new(Hook::Xdp, 0, 1)?;
+    let said =
+        |words: &str| Ok::<_, anyhow::Error>(String::from_utf8_lossy(&vipgate(&lab, words)?.stdout).into_owned());
+    for command in ["status --hook auto", "doctor --hook auto"] {
+        let text = said(command)?;
+        assert_eq!(text.matches("the configuration says so: hook = \"xdp\"").count(), 2, "{text}");
+    }
+    assert!(controller.stop()?.success());
+    for command in ["status --hook auto", "doctor --hook auto"] {
+        let text = said(command)?;
+        assert_eq!(text.matches("it was set up under another setting than hook = \"auto\"").count(), 2, "{text}");
+    }
+    Ok(())
+}
+
+#[test]
 fn a_device_that_cannot_be_set_up_is_told_by_status_and_found_by_the_doctor() -> Result<()> {
     let Running { lab, controller, cloud, .. } = Running::new(Hook::Tc, 1, 1)?;
     let (_, _, vip) = cloud.balanced(VIP, WEB, &[0])?;

@@ -102,7 +102,7 @@ fn each_device_says_which_hook_it_has_or_is_to_get_and_why() {
     facts.devices[1].drivers = vec!["mlx5_core".to_owned()];
     let report = judge(&facts);
     assert!(report.devices[0].why.contains("hypervisor"), "{report}");
-    assert!(report.devices[1].why.starts_with("it is to get xdp: its driver keeps"), "{report}");
+    assert!(report.devices[1].why.starts_with("it is to get xdp: its driver is none of those"), "{report}");
     assert!(report.to_string().contains("eth1: no program") && report.to_string().contains("to get xdp"), "{report}");
 }
 

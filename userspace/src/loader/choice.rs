@@ -50,20 +50,23 @@ pub fn hook_for(configured: Hook, drivers: &[String]) -> Hook {
     }
 }
 
-/// Why a device of these drivers has, or is to get, this hook.
+/// Why a device of these drivers has, or is to get, this hook, as far as `configured` tells: the setting of the controller that
+/// chose it, or, where none runs, that of a configuration which may be another one.
 pub fn why(configured: Hook, hook: Hook, drivers: &[String]) -> String {
     match (configured, hook) {
         (Hook::Auto, Hook::Tc) => why_tc(drivers).map_or_else(
             || {
-                "native XDP was not to be had when it was set up: the driver has none, another program is there, or the \
-                 kernel refuses ours"
+                "native XDP was not to be had when it was set up: the driver has none, another program was there, the kernel \
+                 refused ours, or another hook was set"
                     .to_owned()
             },
             str::to_owned,
         ),
-        (Hook::Auto, Hook::Xdp) => "its driver keeps segmentation and checksum offload under native XDP".to_owned(),
+        (Hook::Auto, Hook::Xdp) if why_tc(drivers).is_none() => {
+            "its driver is none of those that are known to lose offloads or packets under native XDP".to_owned()
+        }
         _ if configured == hook => format!("the configuration says so: hook = \"{hook}\""),
-        _ => format!("it was set up so before the configuration said hook = \"{configured}\""),
+        _ => format!("it was set up under another setting than hook = \"{configured}\", which `serve` would follow now"),
     }
 }
 
@@ -109,8 +112,16 @@ mod tests {
             assert!(why(hook, hook, &veth).contains(hook.name()));
         }
         assert!(why(Hook::Auto, Hook::Tc, &veth).contains("segmentation"));
-        assert!(why(Hook::Auto, Hook::Xdp, &names(&["mlx5_core"])).contains("keeps"));
+        assert!(why(Hook::Auto, Hook::Xdp, &names(&["mlx5_core"])).contains("none of those"));
         assert!(why(Hook::Auto, Hook::Tc, &names(&["mlx5_core"])).contains("not to be had"));
-        assert!(why(Hook::Auto, Hook::XdpGeneric, &veth).contains("before"));
+    }
+
+    #[test]
+    fn a_hook_that_the_configuration_does_not_explain_is_said_to_come_of_another_setting() {
+        let veth = names(&["veth"]);
+        for (configured, hook) in [(Hook::Auto, Hook::Xdp), (Hook::Auto, Hook::XdpGeneric), (Hook::Xdp, Hook::Tc)] {
+            let said = why(configured, hook, &veth);
+            assert!(said.contains("another setting") && said.contains(configured.name()), "{said}");
+        }
     }
 }
