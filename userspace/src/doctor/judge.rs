@@ -209,6 +209,9 @@ fn offloads(device: &DeviceFacts, wanted: Hook, findings: &mut Vec<Finding>) {
             let problem = "large (GSO) packets are cut before they leave: bulk TCP costs more".to_owned();
             findings.push(about(device, Severity::Note, "tso", problem, format!("ethtool -K {name} tso on")));
         }
+        if device.hook.unwrap_or(wanted) == Hook::XdpGeneric {
+            generic_peer(device, findings);
+        }
         return;
     }
     match &device.peer {
@@ -235,6 +238,25 @@ fn xdp_peer(device: &DeviceFacts, peer: &Peer, findings: &mut Vec<Finding>) {
     if on("tx-checksum-ip-generic") {
         let problem = format!("its other end {name} leaves checksums undone, which XDP cannot see");
         findings.push(about(device, Severity::Warning, "peer_checksum", problem, format!("ethtool -K {name} tx off")));
+    }
+}
+
+/// A veth's other end, under generic XDP.
+fn generic_peer(device: &DeviceFacts, findings: &mut Vec<Finding>) {
+    let Some(Peer { name, driver, .. }) = &device.peer else {
+        let problem = "its other end is in another namespace, where it must send no segments larger than the MTU, which \
+                       generic XDP cannot see as such"
+            .to_owned();
+        let remedy = "ethtool -K <peer> tso off gso off # in the peer's namespace";
+        findings.push(about(device, Severity::Note, "peer", problem, remedy.to_owned()));
+        return;
+    };
+    if driver.features.get("tx-tcp-segmentation") == Some(&true) {
+        let problem = format!(
+            "its other end {name} sends segments larger than the MTU, which generic XDP cannot see as such: bulk TCP all but stops"
+        );
+        let remedy = format!("ethtool -K {name} tso off gso off");
+        findings.push(about(device, Severity::Warning, "peer_segments", problem, remedy));
     }
 }
 

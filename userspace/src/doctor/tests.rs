@@ -260,6 +260,29 @@ fn a_veth_under_xdp_needs_a_peer_that_polls_and_computes_checksums() {
 }
 
 #[test]
+fn a_veth_under_generic_xdp_needs_a_peer_that_sends_no_large_segments() {
+    let peer = |segments: bool| {
+        let features = [("tx-tcp-segmentation".to_owned(), segments)].into();
+        Some(Peer { name: "c0".to_owned(), driver: Driver { features, ..Driver::default() }, xdp: false })
+    };
+    let about_peer = |hook: Hook, peer: Option<Peer>| -> Vec<Finding> {
+        let all = findings(|facts| {
+            let device = &mut facts.devices[0];
+            (device.link.device.veth, device.peer) = (true, peer);
+            (device.hook, device.link.xdp) = (Some(hook), is_native_or_generic(hook));
+        });
+        all.into_iter().filter(|finding| finding.check.starts_with("peer")).collect()
+    };
+    let spoiled = about_peer(Hook::XdpGeneric, peer(true));
+    assert_eq!((spoiled.len(), spoiled[0].check, spoiled[0].severity), (1, "peer_segments", Severity::Warning));
+    assert_eq!(spoiled[0].remedy, "ethtool -K c0 tso off gso off");
+    // As the remedy leaves it; where nobody can look; a hook that sees large packets as such.
+    assert_eq!(about_peer(Hook::XdpGeneric, peer(false)), []);
+    assert_eq!(about_peer(Hook::XdpGeneric, None)[0].severity, Severity::Note);
+    assert_eq!(about_peer(Hook::Tc, peer(true)), []);
+}
+
+#[test]
 fn a_candidate_is_not_blamed_for_what_serve_will_set() {
     let checks = found(|facts| {
         for device in &mut facts.devices {
