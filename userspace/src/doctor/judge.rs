@@ -191,7 +191,9 @@ fn offloads(device: &DeviceFacts, wanted: Hook, findings: &mut Vec<Finding>) {
     let name = &device.link.device.name;
     let on = |feature: &str| device.driver.features.get(feature).copied().unwrap_or(false);
     let xdp = is_xdp(device, wanted);
-    let switched_on = |feature: &str| on(feature) && !device.driver.fixed.contains(feature);
+    let is_fixed = |feature: &str| device.driver.fixed.contains(feature);
+    let switched_on = |feature: &str| on(feature) && !is_fixed(feature);
+    let switched_off = |feature: &str| device.driver.features.get(feature) == Some(&false) && !is_fixed(feature);
     if switched_on("rx-lro") {
         let problem =
             "large receive offload merges packets that are to be forwarded, and keeps native XDP off".to_owned();
@@ -200,6 +202,13 @@ fn offloads(device: &DeviceFacts, wanted: Hook, findings: &mut Vec<Finding>) {
     if xdp && switched_on("rx-gro-hw") && device.driver.name != VIRTIO {
         let problem = "the hardware merges packets before XDP sees them".to_owned();
         findings.push(about(device, Severity::Warning, "gro_hw", problem, format!("ethtool -K {name} rx-gro-hw off")));
+    }
+    if device.driver.name == VIRTIO && !xdp && !device.link.xdp && switched_off("rx-gro-hw") {
+        let problem =
+            "whole segments do not arrive as such, but in small packets, by which bulk TCP costs several times as much: generic \
+             XDP leaves this behind"
+                .to_owned();
+        findings.push(about(device, Severity::Warning, "gro_hw", problem, format!("ethtool -K {name} rx-gro-hw on")));
     }
     if !device.link.device.veth {
         return;
@@ -244,9 +253,10 @@ fn xdp_peer(device: &DeviceFacts, peer: &Peer, findings: &mut Vec<Finding>) {
 /// A veth's other end, under generic XDP.
 fn generic_peer(device: &DeviceFacts, findings: &mut Vec<Finding>) {
     let Some(Peer { name, driver, .. }) = &device.peer else {
-        let problem = "its other end is in another namespace, where it must send no segments larger than the MTU, which \
-                       generic XDP cannot see as such"
-            .to_owned();
+        let problem =
+            "its other end is in another namespace, where it must send no segments larger than the MTU, which \
+             generic XDP cannot see as such"
+                .to_owned();
         let remedy = "ethtool -K <peer> tso off gso off # in the peer's namespace";
         findings.push(about(device, Severity::Note, "peer", problem, remedy.to_owned()));
         return;

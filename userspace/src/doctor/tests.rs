@@ -190,6 +190,29 @@ fn what_cannot_be_switched_is_not_to_be_switched() {
 }
 
 #[test]
+fn virtio_at_tc_wants_the_whole_segments_that_generic_xdp_left_off() {
+    let without = |fixed: bool, driver: &str, hook: Hook| {
+        let all = found(|facts| {
+            let device = &mut facts.devices[0];
+            device.driver.name = driver.to_owned();
+            device.drivers = vec![driver.to_owned()];
+            device.driver.features.insert("rx-gro-hw".to_owned(), false);
+            (device.hook, device.link.xdp) = (Some(hook), is_native_or_generic(hook));
+            if fixed {
+                device.driver.fixed.insert("rx-gro-hw".to_owned());
+            }
+        });
+        // Generic XDP has a note of its own.
+        all.into_iter().filter(|check| *check == "gro_hw").collect::<Vec<_>>()
+    };
+    assert_eq!(without(false, "virtio_net", Hook::Tc), ["gro_hw"]);
+    // A hypervisor that never sends them; the hook that takes them off; a card that only merges what came small.
+    assert_eq!(without(true, "virtio_net", Hook::Tc), [""; 0]);
+    assert_eq!(without(false, "virtio_net", Hook::XdpGeneric), [""; 0]);
+    assert_eq!(without(false, "bnxt_en", Hook::Tc), [""; 0]);
+}
+
+#[test]
 fn virtio_under_native_xdp_wants_a_queue_for_each_cpu_to_send_by() {
     let with = |hook: Hook, channels: (u32, u32)| {
         findings(|facts| {

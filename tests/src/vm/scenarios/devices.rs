@@ -193,7 +193,7 @@ fn jumbo(trial: &mut Trial, hook: Hook) -> Result<()> {
 }
 
 /// One queue pair: less than native XDP wants.
-const ONE_QUEUE: [(&str, Scenario); 3] = [
+const ONE_QUEUE: [(&str, Scenario); 4] = [
     ("tc", |trial| {
         trial.router(Hook::Tc, traffic::ROUTER)?;
         serves(trial)?;
@@ -209,6 +209,24 @@ const ONE_QUEUE: [(&str, Scenario); 3] = [
         let about = |finding: &&Value| finding["device"] == "pub0" && finding["check"] == "xdp_queues";
         let finding = findings.iter().find(about).with_context(|| format!("not found: {report}"))?;
         ensure!(finding["remedy"].as_str().is_some_and(|remedy| remedy.contains("queues")), "{finding}");
+        Ok(())
+    }),
+    ("doctor_gives_whole_segments_back_after_generic_xdp", |trial| {
+        trial.router(Hook::XdpGeneric, traffic::ROUTER)?;
+        trial.lab.clear()?;
+        trial.lab.serve(Hook::Tc)?;
+        trial.lab.apply(traffic::ROUTER)?;
+        for device in ["pub0", "priv0"] {
+            let report = trial.lab.report("doctor")?;
+            let findings = report["findings"].as_array().context("findings")?;
+            let about = |finding: &&Value| finding["device"] == device && finding["check"] == "gro_hw";
+            let finding = findings.iter().find(about).with_context(|| format!("{device} is not told of: {report}"))?;
+            trial.lab.agent().says(finding["remedy"].as_str().context("a remedy")?)?;
+        }
+        let said = trial.lab.agent().says("ethtool -k pub0; ethtool -k priv0")?;
+        ensure!(said.matches("rx-gro-hw: on").count() == 2, "{said}");
+        let report = trial.lab.report("doctor")?;
+        ensure!(!report.to_string().contains("gro_hw"), "{report}");
         Ok(())
     }),
 ];
