@@ -245,6 +245,25 @@ fn doctor_examines_every_device_of_a_router_before_its_first_start() -> Result<(
     Ok(())
 }
 
+both_hooks! {
+    fn a_device_that_got_another_name_while_the_controller_runs_is_found_by_the_doctor(hook) {
+        let run = Running::new(hook, 0, 1)?;
+        run.cloud.balanced(VIP, WEB, &[0])?;
+        run.lab.router.run("ip", "link set dev pub0 name pubx")?;
+        wait_until("the doctor to find it", TRIED_AGAIN, || {
+            let output = vipgate(&run.lab, "doctor --output json")?;
+            let report: Value = serde_json::from_slice(&output.stdout)?;
+            let finding = &report["findings"][0];
+            ensure!(finding["device"] == "pub0" && finding["check"] == "refused", "{report}");
+            ensure!(output.status.code() == Some(1), "{report}");
+            Ok(())
+        })?;
+        let text = String::from_utf8_lossy(&vipgate(&run.lab, "status")?.stdout).into_owned();
+        assert!(text.contains("device   pub0 no program: it cannot be set up: there is no such device"), "{text}");
+        Ok(())
+    }
+}
+
 #[test]
 fn why_a_device_has_its_hook_is_told_by_the_running_controllers_setting() -> Result<()> {
     let Running { lab, controller, .. } = Running::new(Hook::Xdp, 0, 1)?;

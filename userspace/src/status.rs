@@ -14,7 +14,8 @@ use vipgate::{
         status::{BackendStatus, LimitStatus, Status},
         why,
     },
-    told::{Refusal, Told},
+    reconcile::Refusal,
+    told::Told,
 };
 use vipgate_abi::{
     flow::State,

@@ -1,25 +1,14 @@
 //! What a running controller tells `vipgate status` and `vipgate doctor` of itself, by the socket of its [`lock`]. Pins and
 //! tables tell the rest, with or without it.
 
-use std::{collections::BTreeMap, path::Path};
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{health::Figures, loader::Hook, lock};
+use crate::{health::Figures, loader::Hook, lock, reconcile::Refusals};
 
 /// So many devices are told of: an answer has a largest size, and the log names them all.
-const MOST: usize = 64;
-
-/// Why a device that is wanted has no program, and what mends it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Refusal {
-    pub reason: String,
-    /// A command, or what to do.
-    pub remedy: String,
-}
-
-/// By device.
-pub type Refusals = BTreeMap<String, Refusal>;
+const MOST: usize = 32;
 
 /// A controller's answer. One of another version may know less, or more.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -61,6 +50,7 @@ pub fn ask(bpffs: &Path) -> Option<Told> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::reconcile::Refusal;
 
     fn figures() -> Figures {
         Figures {

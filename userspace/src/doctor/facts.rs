@@ -14,7 +14,8 @@ use crate::{
     config::Config,
     loader::{self, Driver, Hook, LoadError, PinDir, Trial, driver, drivers, release},
     net::{Link, Netlink, sysctl},
-    told::{self, Refusals},
+    reconcile::Refusals,
+    told,
 };
 
 /// The router at one moment.

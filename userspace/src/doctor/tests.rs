@@ -6,7 +6,7 @@ use super::{
 use crate::{
     loader::{Driver, Hook, Trial},
     net::{Device, Link},
-    told::{Refusal, Refusals},
+    reconcile::{Refusal, Refusals},
 };
 use std::collections::BTreeSet;
 use vipgate_abi::maps;

@@ -12,11 +12,10 @@ use nix::net::if_::if_indextoname;
 use tracing::{info, warn};
 use vipgate_abi::{maps::MAX_PORTS, port::Port};
 
-use super::ApplyError;
+use super::{ApplyError, Refusal, Refusals};
 use crate::{
     loader::{Hook, LoadError, Plane, Ports, TableError, Target},
     net::{Device, sysctl},
-    told::{Refusal, Refusals},
 };
 
 /// The managed devices. Blocks: it makes system calls.
@@ -87,7 +86,9 @@ impl Managed {
                 Some(device) => self.set_up(device, &mut synced),
                 None => Err(Refusal {
                     reason: "there is no such device on this router; it will be set up when it appears".to_owned(),
-                    remedy: format!("ip link # and give the device its name {name} again, or bring it back"),
+                    remedy: format!(
+                        "ip link # tells whether it has another name: name it {name} again, or bring it back"
+                    ),
                 }),
             };
             if let Err(refusal) = result {

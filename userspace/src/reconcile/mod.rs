@@ -20,14 +20,18 @@ mod prefixes;
 mod sweep;
 mod worker;
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use futures::{FutureExt, future::BoxFuture};
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use self::worker::{Command, Worker};
-use crate::{health::Checks, jobs, loader::Plane, state::Source, told::Refusals};
+use crate::{health::Checks, jobs, loader::Plane, state::Source};
 
 /// Why the kernel does not hold what was asked for. It will be tried again.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
@@ -43,6 +47,17 @@ pub enum ApplyError {
     #[error("the reconciler has stopped; the change is stored and will be applied at the next start")]
     Stopped,
 }
+
+/// Why a device that is wanted has no program, and what mends it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refusal {
+    pub reason: String,
+    /// A command, or what to do.
+    pub remedy: String,
+}
+
+/// By device.
+pub type Refusals = BTreeMap<String, Refusal>;
 
 /// The handle of the running reconciler. Clones are the same one; it ends with the last of them.
 #[derive(Clone, Debug)]

@@ -25,13 +25,12 @@ use tokio::{
 use tracing::{debug, warn};
 
 use self::queues::Queues;
-use super::{ApplyError, Reply, devices::Managed, engine::Engine, sweep::Sweeper};
+use super::{ApplyError, Refusals, Reply, devices::Managed, engine::Engine, sweep::Sweeper};
 use crate::{
     health::Checks,
     loader::{self, Epoch, Plane},
     net::{Device, Netlink, Watcher, arp::Announcer},
     state::{Limits, Source, VipState},
-    told::Refusals,
 };
 
 /// A batch is at most so many commands, so that the first caller's wait is bounded.
