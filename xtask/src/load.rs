@@ -1,7 +1,7 @@
 //! `cargo xtask load` and `unload`: this tree's controller and programs on this machine's own devices, and off them again.
 //!
 //! What it makes is its own: a store and a session below the build directory, pins beside an installed router's. The store is
-//! kept until `unload`, with whatever was made in it meanwhile.
+//! kept until `unload`, with whatever was made in it meanwhile, but for networks on other devices than a later load names.
 
 use crate::{
     build::{binary, target_directory},
@@ -11,7 +11,7 @@ use crate::{
 };
 use anyhow::{Context as _, Result, bail};
 use std::{
-    fs, io,
+    fs,
     os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -25,6 +25,8 @@ const INSTALLED: &str = "/sys/fs/bpf/vipgate";
 /// To load the programs and to serve.
 const READY: Duration = Duration::from_secs(60);
 const PASSWORD: &str = "password";
+/// What a controller's log has when it serves.
+const SERVES: &str = "vipgate serves the API";
 /// What doctor ends with when it found something that hinders.
 const HINDERED: i32 = 1;
 
@@ -173,11 +175,11 @@ impl Scratch {
         let mut controller =
             serve.arg("serve").stderr(log.try_clone()?).stdout(log).spawn().context("cannot start it")?;
         let filled = self.fill(program, &new, &mut controller);
-        // Root's, through sudo: only asking for an end reaches it.
-        let ended = as_root(&which("kill").context("there is no kill")?, "ending the controller")
-            .and_then(|mut kill| run_command(kill.arg(controller.id().to_string())));
+        // One that ended by itself, as beside another, has nothing to be asked.
         if let Ok(None) = controller.try_wait() {
-            ended?;
+            // Root's, through sudo: only asking for an end reaches it.
+            let kill = which("kill").context("there is no kill")?;
+            run_command(as_root(&kill, "ending the controller")?.arg(controller.id().to_string()))?;
         }
         controller.wait().context("cannot wait for the controller")?;
         filled?;
@@ -185,23 +187,35 @@ impl Scratch {
     }
 
     fn fill(&self, program: &Path, router: &Path, controller: &mut Child) -> Result<()> {
+        self.await_service(controller)?;
         let api = format!("http://{}", self.listen);
+        let mut login = self.vipgate(program)?;
+        login.args(["login", "--api", &api, "--password-file"]).arg(self.directory.join("password"));
+        let login = login.stdin(Stdio::null()).output().context("cannot start a log-in")?;
+        if !login.status.success() {
+            bail!("cannot log in: {}", String::from_utf8_lossy(&login.stderr).trim());
+        }
+        // What an earlier load had on other devices goes.
+        run_command(self.vipgate(program)?.args(["apply", "--prune", "--file"]).arg(router))
+    }
+
+    /// Waits until the controller says that it serves: another one may answer where it would.
+    fn await_service(&self, controller: &mut Child) -> Result<()> {
+        let log = self.directory.join("apply.log");
         let deadline = Instant::now() + READY;
         loop {
-            let mut login = self.vipgate(program)?;
-            login.args(["login", "--api", &api, "--password-file"]).arg(self.directory.join("password"));
-            let login = login.stdin(Stdio::null()).output().context("cannot start a log-in")?;
-            if login.status.success() {
-                break;
-            }
             let ended = controller.try_wait().context("cannot ask for the controller")?;
+            let said = fs::read(&log).context("cannot read the log")?;
+            let said = String::from_utf8_lossy(&said);
+            if ended.is_none() && said.contains(SERVES) {
+                return Ok(());
+            }
             if ended.is_some() || Instant::now() > deadline {
-                io::copy(&mut fs::File::open(self.directory.join("apply.log"))?, &mut io::stderr())?;
-                bail!("the controller did not come to serve: {}", String::from_utf8_lossy(&login.stderr).trim());
+                eprint!("{said}");
+                bail!("the controller did not come to serve");
             }
             thread::sleep(Duration::from_millis(200));
         }
-        run_command(self.vipgate(program)?.args(["apply", "--file"]).arg(router))
     }
 }
 

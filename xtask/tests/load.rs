@@ -2,7 +2,8 @@
 
 use anyhow::{Context as _, Result, ensure};
 use std::{
-    io::{BufRead, BufReader},
+    collections::BTreeSet,
+    io::{BufRead, BufReader, PipeReader},
     path::Path,
     process::{Child, Command, Output, Stdio},
     time::{Duration, Instant},
@@ -11,7 +12,7 @@ use std::{
 const NAMESPACE: &str = "vgxtask-load";
 const PINS: &str = "/sys/fs/bpf/vipgate-load";
 
-/// The namespace with a router's two devices; gone on drop.
+/// The namespace with a router's devices; gone on drop.
 struct Router;
 
 impl Router {
@@ -20,7 +21,7 @@ impl Router {
         let _ = ip(&format!("netns del {NAMESPACE}"));
         ip(&format!("netns add {NAMESPACE}"))?;
         let router = Self;
-        for device in ["pub0", "priv0"] {
+        for device in ["pub0", "priv0", "priv1"] {
             ip(&format!("-n {NAMESPACE} link add {device} type veth peer name {device}-peer"))?;
             ip(&format!("-n {NAMESPACE} link set {device}-peer up"))?;
             ip(&format!("-n {NAMESPACE} link set {device} up"))?;
@@ -53,14 +54,50 @@ impl Drop for Router {
 }
 
 /// A load that runs; killed on drop.
-struct Load(Child);
+struct Load {
+    child: Child,
+    /// What it says. It is not to be without somebody who could read it.
+    output: BufReader<PipeReader>,
+}
 
 impl Drop for Load {
     fn drop(&mut self) {
         // It may have ended by itself.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
+}
+
+/// A load that serves, and all it said.
+fn serving(router: &Router, words: &str) -> Result<(Load, String)> {
+    let mut command = router.xtask(words);
+    // Both outputs in one, in their order.
+    let (reader, writer) = std::io::pipe()?;
+    command.stdout(writer.try_clone()?).stderr(writer).stdin(Stdio::null());
+    let child = command.spawn().context("cannot start xtask")?;
+    drop(command);
+    let mut load = Load { child, output: BufReader::new(reader) };
+    let said = until(&mut load.output, "vipgate serves the API")?;
+    Ok((load, said))
+}
+
+fn end(mut load: Load) -> Result<()> {
+    let status = Command::new("kill").arg(load.child.id().to_string()).status()?;
+    ensure!(status.success() && load.child.wait()?.success(), "it does not end as it should");
+    Ok(())
+}
+
+/// The devices that have pinned programs.
+fn devices() -> Result<BTreeSet<String>> {
+    let mut devices = BTreeSet::new();
+    for tables in std::fs::read_dir(PINS)? {
+        let Ok(links) = std::fs::read_dir(tables?.path().join("links")) else { continue };
+        for link in links {
+            let name = link?.file_name().to_string_lossy().into_owned();
+            devices.extend(name.rsplit_once('-').map(|(_, device)| device.to_owned()));
+        }
+    }
+    Ok(devices)
 }
 
 fn ip(words: &str) -> Result<Output> {
@@ -82,24 +119,30 @@ fn until(reader: &mut impl BufRead, word: &str) -> Result<String> {
 #[test]
 fn a_load_says_what_it_does_with_each_device_and_unload_leaves_nothing() -> Result<()> {
     let router = Router::new()?;
+    // What a failed run left.
+    router.xtask("unload").output()?;
     // The second finds the store of the first.
     for round in 0..2 {
-        let mut command = router.xtask("load --device pub0 --device priv0 --hook tc");
-        // Both outputs in one, in their order.
-        let (reader, writer) = std::io::pipe()?;
-        command.stdout(writer.try_clone()?).stderr(writer).stdin(Stdio::null());
-        let mut load = Load(command.spawn().context("cannot start xtask")?);
-        drop(command);
-        let mut reader = BufReader::new(reader);
-        let said = until(&mut reader, "vipgate serves the API")?;
+        let (load, said) = serving(&router, "load --device pub0 --device priv0 --hook tc")?;
         for word in ["program  vipgate_tc: ", "device=\"pub0\" hook=tc why=", "device=\"priv0\" hook=tc why="] {
             ensure!(said.contains(word), "`{word}` is missing in: {said}");
         }
         ensure!(said.contains("a router with these devices") == (round == 0), "{said}");
-        let status = Command::new("kill").arg(load.0.id().to_string()).status()?;
-        ensure!(status.success() && load.0.wait()?.success(), "it does not end as it should");
+        end(load)?;
     }
     ensure!(Path::new(PINS).exists(), "the programs stay without a controller");
+
+    // With other devices: what carried the programs and is none of them loses them.
+    let (load, _) = serving(&router, "load --device pub0 --device priv1 --hook tc")?;
+    let expected = BTreeSet::from(["pub0", "priv1"].map(str::to_owned));
+    ensure!(devices()? == expected, "{:?}", devices()?);
+    // Beside one that runs, which stays as it is.
+    let beside = router.xtask("load --device pub0 --device priv0 --hook tc").stdin(Stdio::null()).output()?;
+    let said = String::from_utf8_lossy(&beside.stderr);
+    ensure!(!beside.status.success() && said.contains("the controller did not come to serve"), "{said}");
+    ensure!(!said.contains("No such process"), "{said}");
+    ensure!(devices()? == expected, "{:?}", devices()?);
+    end(load)?;
 
     let output = router.xtask("unload").output()?;
     ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
