@@ -90,6 +90,33 @@ both_hooks! {
         Ok(())
     }
 
+    fn from_another_namespace_nothing_is_detached_but_by_force(hook) {
+        let lab = Lab::new(LabOptions { hook, clients: 1, backends: 1 })?;
+        let controller = start(&lab)?;
+        Cloud::new(&lab, controller.api(&lab.router)?)?.balanced(VIP, WEB, &[0])?;
+        assert!(controller.stop()?.success());
+        // The tests' own namespace is another one.
+        let detach = |more: &[&str]| {
+            let mut command = std::process::Command::new(vipgate_binary()?);
+            anyhow::Ok(command.arg("detach").arg("--bpffs").arg(lab.bpffs.path()).args(more).output()?)
+        };
+        let refused = detach(&[])?;
+        let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+        ensure!(refused.status.code() == Some(6) && said.contains("nsenter --net="), "{said}");
+        let about = about(&lab, "pub0")?;
+        ensure!(about.contains("vipgate_egress"), "{about}");
+        let remedy = said.split('`').nth(1).unwrap_or_default();
+        let mut words = remedy.split_whitespace().filter(|word| *word != "vipgate" && *word != "detach");
+        let mut mend = std::process::Command::new(words.next().unwrap_or_default());
+        let mended = mend.args(words).arg(vipgate_binary()?).arg("detach").arg("--bpffs").arg(lab.bpffs.path()).status()?;
+        ensure!(mended.success(), "{remedy}");
+        ensure!(!self::about(&lab, "pub0")?.contains("clsact"));
+        assert!(start(&lab)?.stop()?.success());
+        ensure!(detach(&["--force"])?.status.success());
+        assert_eq!(std::fs::read_dir(lab.bpffs.path())?.count(), 0, "pins are left");
+        Ok(())
+    }
+
     fn filters_that_somebody_removes_come_back_while_the_controller_runs_and_are_told_once(hook) {
         let lab = Lab::new(LabOptions { hook, clients: 1, backends: 1 })?;
         let controller = start(&lab)?;

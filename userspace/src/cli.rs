@@ -60,6 +60,9 @@ Examples:
     Detach {
         #[command(flatten)]
         settings: Settings,
+        /// Also where the tables are those of another network namespace: filters, queues and addresses there stay
+        #[arg(long)]
+        force: bool,
         #[arg(long, value_enum, default_value_t)]
         output: Output,
     },

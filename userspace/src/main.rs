@@ -100,7 +100,7 @@ fn run(command: Command) -> Result<(), Failure> {
             print_config(&load(settings)?, output);
             Ok(())
         }
-        Command::Detach { settings, output } => detach(&load(settings)?.bpffs, output),
+        Command::Detach { settings, force, output } => detach(&load(settings)?.bpffs, force, output),
         Command::Status { settings, output } => print_status(&load(settings)?, output),
         Command::Flows { settings, wanted, output } => print_flows(&load(settings)?.bpffs, &wanted, output),
         Command::Doctor { settings, output } => examine(&load(settings)?, output),
@@ -124,8 +124,11 @@ fn load(settings: cli::Settings) -> Result<Config, Failure> {
     settings.load().map_err(|error| Failure::new(2, &error))
 }
 
-fn detach(bpffs: &Path, output: Output) -> Result<(), Failure> {
+fn detach(bpffs: &Path, force: bool, output: Output) -> Result<(), Failure> {
     let _lock = Lock::take(bpffs)?;
+    if !force {
+        loader::check_namespace(bpffs)?;
+    }
     // Addresses first: nobody shall be led to a router that does not balance any more.
     let runtime = runtime()?;
     let net = runtime.block_on(async { Netlink::open() }).map_err(|error| Failure::new(1, &error))?;

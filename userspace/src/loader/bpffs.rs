@@ -7,6 +7,7 @@
 //!                                       queues' end `queue`. A TC program that is held by a filter (`filter`) is pinned
 //!                                       itself, in the link's place
 //! <bpffs>/abi-<N>/put-<hook>-<device>   such a program, while its filter is being put
+//! <bpffs>/abi-<N>/netns                 a symbolic link that names the network namespace by its inode (`namespace`)
 //! <bpffs>/clsact/<index>                an empty directory: that device's clsact was made for such filters
 //! ```
 //! While tables get another size (`migrate`) there are two such directories, and which ones tells how far that is:

@@ -34,6 +34,11 @@ pub enum LoadError {
         "the embedded object has no {kind} {name}; it is not a vipgate object: build it again with `cargo xtask build`"
     )]
     Incomplete { kind: &'static str, name: &'static str },
+    #[error(
+        "the tables under {path} are those of another network namespace (net:[{inode}]), whose filters, queues and addresses \
+         cannot be removed from here: {remedy}"
+    )]
+    Elsewhere { path: PathBuf, inode: u64, remedy: String },
     #[error("the kernel refused the tables or the object: {}", causes(source))]
     Object { source: Box<aya::EbpfError> },
     #[error("the kernel refused the program {name}: {reason}")]

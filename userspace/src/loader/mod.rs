@@ -28,6 +28,7 @@ mod local;
 mod lost;
 mod mapping;
 mod migrate;
+mod namespace;
 mod object;
 mod owned;
 mod ports;
@@ -63,6 +64,7 @@ pub use self::{
     kernel::release,
     lost::{Lost, lost},
     mapping::Mapping,
+    namespace::check_namespace,
     object::load_persistently,
     ports::Ports,
     status::Reasons,
@@ -224,6 +226,7 @@ impl Plane {
             // What a controller left that was killed between two steps, and on devices that were renamed since.
             classifier::sweep(&dir).map_err(|error| LoadError::io("look for TC filters", error))?;
         }
+        namespace::remember(&dir)?;
         redirects::watch(&mut programs, &dir);
         Ok(Arc::new(Self {
             dir,
