@@ -8,13 +8,19 @@ use aya_ebpf::{
     programs::{RawTracePointContext, TcContext, XdpContext},
 };
 use vipgate_abi::counters::Reason;
-use vipgate_pipeline::{clock, count, icmp, maps::CONFIG, meter, outward, pipeline, tc::TcPacket, xdp::XdpPacket};
+use vipgate_pipeline::{
+    clock, count, icmp,
+    maps::CONFIG,
+    meter, outward, pipeline,
+    tc::TcPacket,
+    xdp::{GENERIC, NATIVE, XdpPacket},
+};
 
 /// Takes frames in several buffers, too: native XDP then runs on devices of any MTU.
 #[xdp(frags)]
 #[inline(always)]
 pub fn vipgate_xdp(ctx: XdpContext) -> u32 {
-    pipeline::run(XdpPacket(ctx)) as u32
+    pipeline::run(XdpPacket::<NATIVE>(ctx)) as u32
 }
 
 /// The same where the kernel's stack runs it, on whole frames: what takes frames in several buffers gets them there in copies
@@ -22,7 +28,7 @@ pub fn vipgate_xdp(ctx: XdpContext) -> u32 {
 #[xdp]
 #[inline(always)]
 pub fn vipgate_generic(ctx: XdpContext) -> u32 {
-    pipeline::run(XdpPacket(ctx)) as u32
+    pipeline::run(XdpPacket::<GENERIC>(ctx)) as u32
 }
 
 #[classifier]

@@ -8,7 +8,7 @@ use aya_ebpf::{
         xdp_action::{XDP_DROP, XDP_PASS},
         xdp_md,
     },
-    helpers::{bpf_xdp_adjust_head, bpf_xdp_adjust_meta, bpf_xdp_get_buff_len},
+    helpers::{bpf_redirect, bpf_xdp_adjust_head, bpf_xdp_adjust_meta, bpf_xdp_get_buff_len},
     programs::XdpContext,
 };
 use vipgate_abi::{checksum, port::Port};
@@ -25,9 +25,14 @@ use crate::{
 /// Metadata of a packet that the TC stage is to take: "vgtc".
 pub const HANDED_OVER: u32 = u32::from_be_bytes(*b"vgtc").to_be();
 
-pub struct XdpPacket(pub XdpContext);
+/// Who runs the program: the driver, or the kernel's stack.
+pub const NATIVE: bool = false;
+pub const GENERIC: bool = true;
 
-impl Packet for XdpPacket {
+/// Of which kind is known to the compiler: a packet has nothing to carry for it.
+pub struct XdpPacket<const KIND: bool>(pub XdpContext);
+
+impl<const KIND: bool> Packet for XdpPacket<KIND> {
     const PASS: i32 = XDP_PASS as i32;
     const DROP: i32 = XDP_DROP as i32;
     const QUEUES: bool = false;
@@ -142,7 +147,12 @@ impl Packet for XdpPacket {
     }
 
     #[inline(always)]
-    fn send(&mut self, number: u16, _port: &Port) -> i32 {
+    fn send(&mut self, number: u16, port: &Port) -> i32 {
+        if KIND == GENERIC {
+            // The kernel lets a table of devices be used by programs of one kind only: that of the native one.
+            // SAFETY: no memory is involved.
+            return unsafe { bpf_redirect(port.ifindex, 0) as i32 };
+        }
         // A port that has just gone reads as a miss: the lower flag bits give the verdict for it.
         match TX_PORTS.redirect(number as u32, XDP_DROP as u64) {
             Ok(verdict) | Err(verdict) => verdict as i32,
@@ -155,7 +165,7 @@ impl Packet for XdpPacket {
 extern "C" fn open_xdp(context: *mut xdp_md, arrival: *const Arrival) -> u64 {
     // SAFETY: the caller's pointer is to an arrival of its own, but the verifier looks at this function alone.
     match unsafe { arrival.as_ref() } {
-        Some(arrival) => pipeline::open(&XdpPacket(XdpContext::new(context)), arrival),
+        Some(arrival) => pipeline::open(&XdpPacket::<NATIVE>(XdpContext::new(context)), arrival),
         None => XDP_DROP as u64,
     }
 }
@@ -165,12 +175,12 @@ extern "C" fn open_xdp(context: *mut xdp_md, arrival: *const Arrival) -> u64 {
 extern "C" fn lead_out_xdp(context: *mut xdp_md, arrival: *const Arrival) -> u64 {
     // SAFETY: as above.
     match unsafe { arrival.as_ref() } {
-        Some(arrival) => pipeline::lead_out(&XdpPacket(XdpContext::new(context)), arrival),
+        Some(arrival) => pipeline::lead_out(&XdpPacket::<NATIVE>(XdpContext::new(context)), arrival),
         None => XDP_DROP as u64,
     }
 }
 
-impl XdpPacket {
+impl<const KIND: bool> XdpPacket<KIND> {
     /// Writes [`HANDED_OVER`] before the packet; 0: there is no room.
     #[inline(never)]
     fn mark(&mut self) -> u32 {

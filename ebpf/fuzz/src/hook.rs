@@ -9,7 +9,11 @@ use vipgate_host_kernel::{
     kernel,
     packet::{Checksum, SocketBuffer, XdpFrame},
 };
-use vipgate_pipeline::{icmp, outward, pipeline, tc::TcPacket, xdp::XdpPacket};
+use vipgate_pipeline::{
+    icmp, outward, pipeline,
+    tc::TcPacket,
+    xdp::{NATIVE, XdpPacket},
+};
 
 use crate::{frame::Frame, input::Buffer, world};
 
@@ -89,7 +93,7 @@ impl Arriving {
 
     fn run_xdp(&self) -> (i32, Vec<u8>) {
         let mut frame = XdpFrame::new(&self.bytes, self.first_buffer.unwrap_or(usize::MAX), self.ifindex);
-        let verdict = pipeline::run(XdpPacket(frame.context()));
+        let verdict = pipeline::run(XdpPacket::<NATIVE>(frame.context()));
         (verdict, frame.bytes())
     }
 
