@@ -80,7 +80,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 fn for_machines() -> Result<Vec<Aside>> {
     setup::ensure(&[Need::Vm])?;
     let log = |name: &str| build::target_directory().join(name);
-    let mut package = Command::new(env::current_exe().context("where is this program?")?);
+    // Not the program that runs: building everything has put another one, with the tests' features, in its place.
+    let mut package = Command::new(build::target_directory().join("debug/xtask"));
     package.arg("package");
     let mut kernels = as_root(&vm::binary(), "keeping kernels where the machines' programs look for them")?;
     kernels.arg("fetch");
@@ -93,7 +94,10 @@ fn for_machines() -> Result<Vec<Aside>> {
 /// The package on distribution kernels.
 fn on_machines(asides: Vec<Aside>, tally: &mut Tally) -> Result<ExitStatus> {
     for aside in asides {
-        aside.finish()?;
+        if let Err(error) = aside.finish() {
+            // It is done again just below, where a fault that stays is told as it comes.
+            eprintln!("    {error:#}");
+        }
     }
     let mut command = vm::booting(&vm::binary())?;
     eprintln!("==> the package on distribution kernels");
