@@ -33,6 +33,18 @@ fn about(lab: &Lab, device: &str) -> Result<String> {
     Ok(about)
 }
 
+/// A controller whose VIP balances and has limits, and so their queue.
+fn start_limited(lab: &Lab) -> Result<Controller> {
+    let controller = start(lab)?;
+    let cloud = Cloud::new(lab, controller.api(&lab.router)?)?;
+    let (uuid, balancer) = cloud.load_balancer(VIP)?;
+    let listener = cloud.listener(&balancer, WEB)?;
+    cloud.add_backends(&listener, &[0])?;
+    let limit = json!({ "setVipQos": { "inboundBandwidth": LIMIT, "outboundBandwidth": LIMIT } });
+    cloud.api.put(&format!("/vips/{uuid}/actions"), &limit)?;
+    Ok(controller)
+}
+
 both_hooks! {
     fn a_router_with_filters_serves_and_a_restart_under_load_fails_no_request(hook) {
         let lab = Lab::new(LabOptions { hook, clients: 1, backends: 2 })?;
@@ -69,13 +81,7 @@ both_hooks! {
         let lab = Lab::new(LabOptions { hook, clients: 1, backends: 1 })?;
         lab.router.run("tc", "qdisc add dev priv0 clsact")?;
         lab.router.run("tc", "filter add dev priv0 egress pref 200 protocol all u32 match u32 0 0 flowid 1:1")?;
-        let controller = start(&lab)?;
-        let cloud = Cloud::new(&lab, controller.api(&lab.router)?)?;
-        let (uuid, balancer) = cloud.load_balancer(VIP)?;
-        let listener = cloud.listener(&balancer, WEB)?;
-        cloud.add_backends(&listener, &[0])?;
-        let limit = json!({ "setVipQos": { "inboundBandwidth": LIMIT, "outboundBandwidth": LIMIT } });
-        cloud.api.put(&format!("/vips/{uuid}/actions"), &limit)?;
+        let controller = start_limited(&lab)?;
         ensure!(about(&lab, "vipgate-q0-end")?.contains("vipgate_queue"));
         let vip = SocketAddrV4::new(VIP, WEB.port);
         lab.client().fetch_many(vip, 10)?;
@@ -119,13 +125,7 @@ both_hooks! {
 
     fn filters_that_somebody_removes_come_back_while_the_controller_runs_and_are_told_once(hook) {
         let lab = Lab::new(LabOptions { hook, clients: 1, backends: 1 })?;
-        let controller = start(&lab)?;
-        let cloud = Cloud::new(&lab, controller.api(&lab.router)?)?;
-        let (uuid, balancer) = cloud.load_balancer(VIP)?;
-        let listener = cloud.listener(&balancer, WEB)?;
-        cloud.add_backends(&listener, &[0])?;
-        let limit = json!({ "setVipQos": { "inboundBandwidth": LIMIT, "outboundBandwidth": LIMIT } });
-        cloud.api.put(&format!("/vips/{uuid}/actions"), &limit)?;
+        let controller = start_limited(&lab)?;
         let ingress = if hook == Hook::Tc { "vipgate_tc" } else { "vipgate_behind" };
         let wanted = [("pub0", ingress), ("pub0", "vipgate_egress"), ("priv0", ingress), ("vipgate-q0-end", "vipgate_queue")];
         lab.router.run("tc", "qdisc del dev pub0 clsact")?;

@@ -16,7 +16,7 @@ const OBJ_GET: libc::c_long = 7;
 const LINK_CREATE: libc::c_long = 28;
 const LINK_DETACH: libc::c_long = 34;
 /// `BPF_TCX_INGRESS` of `enum bpf_attach_type`.
-const TCX_INGRESS: u32 = 46;
+pub(super) const TCX_INGRESS: u32 = 46;
 
 /// Arguments of the first: the start of `union bpf_attr`.
 #[repr(C)]

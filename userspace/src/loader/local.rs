@@ -16,8 +16,8 @@ use super::link;
 
 /// `BPF_PROG_QUERY` of linux/bpf.h.
 const PROG_QUERY: libc::c_long = 16;
-/// `BPF_TCX_INGRESS` and `BPF_TCX_EGRESS` of `enum bpf_attach_type`.
-const TCX: [u32; 2] = [46, 47];
+/// `BPF_TCX_EGRESS` of `enum bpf_attach_type`.
+const TCX_EGRESS: u32 = 47;
 /// The kernel allows no more on a device's side (`BPF_MPROG_MAX`).
 const MOST: usize = 64;
 
@@ -80,7 +80,7 @@ fn parse(description: &str) -> Option<About> {
 /// The numbers of the TCX links on a device.
 fn tcx_links(ifindex: u32) -> io::Result<Vec<u32>> {
     let mut found = Vec::new();
-    for attach_type in TCX {
+    for attach_type in [link::TCX_INGRESS, TCX_EGRESS] {
         // Without a place for the programs' the kernel tells no numbers at all.
         let (mut programs, mut links) = ([0u32; MOST], [0u32; MOST]);
         let mut query = ProgQuery {
