@@ -11,7 +11,7 @@ use aya::{
 use nix::sys::utsname::uname;
 use vipgate_abi::maps;
 
-use super::LoadError;
+use super::{LoadError, syscall::bpf_fd};
 
 /// Kinds of tables, and the first kernel with them.
 const TABLES: [(MapType, &str); 6] = [
@@ -149,7 +149,7 @@ struct ProgLoad {
 
 /// Loads a program of these instructions, and lets go of it.
 fn probe(instructions: &[Instruction]) -> io::Result<()> {
-    let attr = ProgLoad {
+    let mut attr = ProgLoad {
         prog_type: SOCKET_FILTER,
         insn_cnt: u32::try_from(instructions.len()).map_err(io::Error::other)?,
         insns: instructions.as_ptr() as u64,
@@ -161,15 +161,7 @@ fn probe(instructions: &[Instruction]) -> io::Result<()> {
         prog_flags: 0,
     };
     // SAFETY: the kernel reads `attr` of the size given, the instructions and the C string, all alive during the call.
-    let fd = unsafe { libc::syscall(libc::SYS_bpf, PROG_LOAD, &raw const attr, size_of::<ProgLoad>()) };
-    match i32::try_from(fd) {
-        Ok(fd) if fd >= 0 => {
-            // SAFETY: the kernel just made this descriptor for us, and nobody else knows it.
-            drop(unsafe { <std::os::fd::OwnedFd as std::os::fd::FromRawFd>::from_raw_fd(fd) });
-            Ok(())
-        }
-        _ => Err(io::Error::last_os_error()),
-    }
+    unsafe { bpf_fd(PROG_LOAD, &mut attr) }.map(drop)
 }
 
 #[cfg(test)]

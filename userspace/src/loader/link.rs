@@ -5,11 +5,13 @@ use std::{
     ffi::CString,
     fs, io,
     os::{
-        fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
+        fd::{AsRawFd, BorrowedFd, OwnedFd},
         unix::ffi::OsStrExt,
     },
     path::Path,
 };
+
+use super::syscall::{bpf, bpf_fd};
 
 /// `BPF_OBJ_GET`, `BPF_LINK_CREATE` and `BPF_LINK_DETACH` of linux/bpf.h.
 const OBJ_GET: libc::c_long = 7;
@@ -68,10 +70,10 @@ pub(super) fn field<'a>(description: &'a str, name: &str) -> Option<&'a str> {
 /// looks for the device.
 pub(super) fn tcx_works(program: BorrowedFd<'_>) -> bool {
     let prog_fd = program.as_raw_fd().cast_unsigned();
-    let attr = LinkCreate { prog_fd, target_ifindex: u32::MAX, attach_type: TCX_INGRESS, flags: 0 };
+    let mut attr = LinkCreate { prog_fd, target_ifindex: u32::MAX, attach_type: TCX_INGRESS, flags: 0 };
     // SAFETY: the kernel reads `attr` of the size given, alive during the call; it makes no link for a device that is not.
-    let made = unsafe { libc::syscall(libc::SYS_bpf, LINK_CREATE, &raw const attr, size_of::<LinkCreate>()) };
-    made < 0 && io::Error::last_os_error().raw_os_error() == Some(libc::ENODEV)
+    let made = unsafe { bpf(LINK_CREATE, &mut attr) };
+    made.is_err_and(|error| error.raw_os_error() == Some(libc::ENODEV))
 }
 
 /// Takes a pinned link's program off its device, and removes the pin. False: nothing was pinned there.
@@ -90,21 +92,16 @@ pub(super) fn remove(path: &Path) -> io::Result<bool> {
 
 /// Best effort: a link whose device is gone refuses, and so do kernels before 5.9; the pin's removal does the rest.
 fn detach(link: &OwnedFd) {
-    let attr = link.as_raw_fd();
+    let mut attr = link.as_raw_fd();
     // SAFETY: the kernel reads the link's descriptor, the one argument of this command, alive during the call.
-    unsafe { libc::syscall(libc::SYS_bpf, LINK_DETACH, &raw const attr, size_of_val(&attr)) };
+    let _ = unsafe { bpf(LINK_DETACH, &mut attr) };
 }
 
 fn open(path: &Path) -> io::Result<OwnedFd> {
     let path = CString::new(path.as_os_str().as_bytes())?;
-    let attr = ObjGet { pathname: path.as_ptr() as u64, bpf_fd: 0, file_flags: 0 };
+    let mut attr = ObjGet { pathname: path.as_ptr() as u64, bpf_fd: 0, file_flags: 0 };
     // SAFETY: the kernel reads `attr` of the size given, and the C string it points to, both alive during the call.
-    let fd = unsafe { libc::syscall(libc::SYS_bpf, OBJ_GET, &raw const attr, size_of::<ObjGet>()) };
-    match i32::try_from(fd) {
-        // SAFETY: the kernel just made this descriptor for us, and nobody else knows it.
-        Ok(fd) if fd >= 0 => Ok(unsafe { OwnedFd::from_raw_fd(fd) }),
-        _ => Err(io::Error::last_os_error()),
-    }
+    unsafe { bpf_fd(OBJ_GET, &mut attr) }
 }
 
 fn parse(description: &str) -> Held {

@@ -12,7 +12,7 @@ use netlink_packet_route::{
 };
 use rtnetlink::sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 
-use super::link;
+use super::{link, syscall::bpf};
 
 /// `BPF_PROG_QUERY` of linux/bpf.h.
 const PROG_QUERY: libc::c_long = 16;
@@ -98,10 +98,7 @@ fn tcx_links(ifindex: u32) -> io::Result<Vec<u32>> {
         };
         // SAFETY: the kernel reads and writes `query` of the size given, and writes at most `count` numbers to each of the two
         // lists that it points to, which have that length; all are alive during the call.
-        let done = unsafe { libc::syscall(libc::SYS_bpf, PROG_QUERY, &raw mut query, size_of::<ProgQuery>()) };
-        if done < 0 {
-            return Err(io::Error::last_os_error());
-        }
+        unsafe { bpf(PROG_QUERY, &mut query) }?;
         found.extend(links.into_iter().take(query.count as usize));
     }
     Ok(found)

@@ -4,8 +4,8 @@
 //! restart finds tables and flows as they were and swaps each device's program in place. Everything here blocks (it
 //! makes system calls); callers on the async runtime use `spawn_blocking`.
 //!
-//! The only module of the controller with unsafe code, all of it in `mapping` (shared memory), `link`, `local`, `owned`,
-//! `kernel`, `grace` and `ethtool` (a system call or two each that no crate here has a safe way for).
+//! The only module of the controller with unsafe code, all of it in `mapping` (shared memory), `syscall`, `link`, `local`, `owned`,
+//! `kernel` (bpf(2)), `grace` and `ethtool` (a system call or two each that no crate here has a safe way for).
 #![allow(unsafe_code, reason = "shared memory, bare bpf(2), membarrier(2) and ioctl(2) calls; see each SAFETY comment")]
 
 mod attach;
@@ -35,6 +35,7 @@ mod ports;
 mod redirects;
 mod rtnl;
 pub mod status;
+mod syscall;
 mod tables;
 mod trial;
 mod virtio;

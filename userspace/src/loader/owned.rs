@@ -5,14 +5,12 @@
 //! To look at the tables of a program that is pinned nowhere takes CAP_SYS_ADMIN, which a controller need not have: so what it
 //! puts somewhere is pinned before (`bpffs`). `vipgate detach` by an administrator finds what older versions left, too.
 
-use std::{
-    collections::BTreeSet,
-    fs, io,
-    os::fd::{AsRawFd, FromRawFd, OwnedFd},
-    path::Path,
-};
+use std::{collections::BTreeSet, fs, io, os::fd::AsRawFd, path::Path};
 
-use super::link;
+use super::{
+    link,
+    syscall::{bpf, bpf_fd},
+};
 
 /// `BPF_PROG_GET_FD_BY_ID` and `BPF_OBJ_GET_INFO_BY_FD` of linux/bpf.h.
 const PROG_GET_FD_BY_ID: libc::c_long = 13;
@@ -105,26 +103,18 @@ fn entries(dir: &Path) -> io::Result<Vec<String>> {
 
 /// The numbers of the maps that a program uses.
 fn maps_of(program: u32) -> io::Result<Vec<u32>> {
-    let attr = ById { id: program, next_id: 0, open_flags: 0 };
+    let mut attr = ById { id: program, next_id: 0, open_flags: 0 };
     // SAFETY: the kernel reads `attr` of the size given, alive during the call.
-    let fd = unsafe { libc::syscall(libc::SYS_bpf, PROG_GET_FD_BY_ID, &raw const attr, size_of::<ById>()) };
-    let program = match i32::try_from(fd) {
-        // SAFETY: the kernel just made this descriptor for us, and nobody else knows it.
-        Ok(fd) if fd >= 0 => unsafe { OwnedFd::from_raw_fd(fd) },
-        _ => return Err(io::Error::last_os_error()),
-    };
+    let program = unsafe { bpf_fd(PROG_GET_FD_BY_ID, &mut attr) }?;
     let mut maps = [0_u32; MAPS];
     let mut info = Info { nr_map_ids: MAPS as u32, map_ids: maps.as_mut_ptr() as u64, ..Info::default() };
-    let attr = InfoByFd {
+    let mut attr = InfoByFd {
         bpf_fd: program.as_raw_fd().cast_unsigned(),
         info_len: size_of::<Info>() as u32,
         info: &raw mut info as u64,
     };
     // SAFETY: the kernel reads `attr`, and writes `info` and `maps` of the sizes given, all alive during the call.
-    let told = unsafe { libc::syscall(libc::SYS_bpf, OBJ_GET_INFO_BY_FD, &raw const attr, size_of::<InfoByFd>()) };
-    if told < 0 {
-        return Err(io::Error::last_os_error());
-    }
+    unsafe { bpf(OBJ_GET_INFO_BY_FD, &mut attr) }?;
     Ok(maps.into_iter().take(info.nr_map_ids as usize).collect())
 }
 
