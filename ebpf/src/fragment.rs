@@ -24,7 +24,7 @@ pub fn packet(id: u16, protocol: u8) -> u32 {
 
 #[inline(always)]
 fn key(src: Be32, dst: Be32, packet: u32) -> FragmentKey {
-    FragmentKey { src, dst, id: (packet >> 16) as u16, protocol: packet as u8, zone: 0 }
+    FragmentKey { src, dst, id: (packet >> 16) as u16, domain: 0, protocol: packet as u8, reserved: [0; 3] }
 }
 
 /// Remembers a first fragment's ports.

@@ -204,8 +204,8 @@ pub fn turn_back<P: Packet>(packet: &mut P, is_own: bool, outer: &mut Rewritten)
             sport,
             dport,
             protocol: quoted_protocol,
-            zone: 0,
-            vlan: 0,
+            reserved: 0,
+            domain: 0,
         };
         (load_address(data + ETH_LEN + 12), quoted)
     };
@@ -325,6 +325,6 @@ fn flow_that_answers(packet: &FlowKey) -> Option<Rewritten> {
     let slot = table::lookup(words, hash::words(words, config.flow_seed), config.bucket_mask)?;
     // SAFETY: `flow` points into FLOWS. Another CPU may be claiming the slot: `holds` tells.
     let (rewritten, backend, generation) =
-        unsafe { (Rewritten::by(&*slot.flow), (*slot.flow).backend, (*slot.flow).generation) };
+        unsafe { (Rewritten::by(&*slot.flow), (*slot.flow).target.backend(), (*slot.flow).generation) };
     (slot.holds() && BACKENDS.get(backend)?.generation == generation).then_some(rewritten)
 }

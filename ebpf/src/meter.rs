@@ -79,7 +79,7 @@ fn of_backend(number: u32) -> Binding {
 pub fn charge<P: Packet>(packet: &mut P, headers: &Headers, slot: &Slot) -> Result<(), Reason> {
     let flow = slot.flow;
     // SAFETY: `flow` points into FLOWS.
-    let binding = of_backend(unsafe { (*flow).backend });
+    let binding = of_backend(unsafe { (*flow).target.backend() });
     if binding == Binding::default() {
         return Ok(());
     }

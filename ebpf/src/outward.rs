@@ -162,7 +162,7 @@ pub fn reclaim<P: Packet>(packet: &mut P) {
         return;
     };
     // SAFETY: `flow` points into FLOWS. Another CPU may be claiming the slot: who removes it finds out.
-    let backend = unsafe { (*slot.flow).backend };
+    let backend = unsafe { (*slot.flow).target.backend() };
     let is_masked = BACKENDS.get(backend).is_some_and(|backend| backend.addr == key.src);
     if slot.mark.is_reply() && !slot.mark.is_outward() && is_masked {
         table::remove(&slot);

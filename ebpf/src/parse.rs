@@ -140,7 +140,7 @@ pub fn parse_at<P: Packet>(packet: &P, place: Place) -> Result<Headers, Reason> 
         )
     };
     let holds = |length| ip_len >= header_len + length && packet.holds(data, shift, ip_len);
-    let mut key = FlowKey { src, dst, sport: 0, dport: 0, protocol, zone: 0, vlan: 0 };
+    let mut key = FlowKey { src, dst, sport: 0, dport: 0, protocol, reserved: 0, domain: 0 };
     // SAFETY: as above.
     let packet_id = || fragment::packet(unsafe { load(data + ETH_LEN + 4) }, protocol);
     if fragment & FRAGMENT_OFFSET != 0 {

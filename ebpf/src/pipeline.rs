@@ -6,7 +6,7 @@ use vipgate_abi::{
     checksum::{delta16, delta32, update},
     config::Config,
     counters::Reason,
-    flow::{Flow, FlowKey},
+    flow::{Flow, FlowKey, Hop},
     hash,
     interest::Bit,
     service::{Kind, Service},
@@ -128,8 +128,15 @@ fn is_of_interest(key: &FlowKey) -> bool {
 fn hit<P: Packet>(packet: &P, headers: &Headers, config: &Config, slot: &Slot) -> Result<bool, Reason> {
     let flow = slot.flow;
     // SAFETY: `flow` points into FLOWS. Another CPU may be claiming the slot: `forward` finds out.
-    let (epoch, generation, backend, peer) =
-        unsafe { ((*flow).epoch, (*flow).generation, (*flow).backend, (*flow).peer) };
+    let (hop, target, generation, peer) = unsafe {
+        (
+            ptr::read_volatile(ptr::addr_of!((*flow).hop)),
+            ptr::read_volatile(ptr::addr_of!((*flow).target)),
+            (*flow).generation,
+            (*flow).peer,
+        )
+    };
+    let backend = target.backend();
     let reply = slot.mark.is_reply();
     if BACKENDS.get(backend).is_none_or(|backend| backend.generation != generation) {
         table::remove(slot);
@@ -153,7 +160,7 @@ fn hit<P: Packet>(packet: &P, headers: &Headers, config: &Config, slot: &Slot) -
             table::touch(other::beside(slot.index, peer), now);
         }
     }
-    if epoch != config.epoch as u16 {
+    if !hop.is_of(config.epoch as u16, target.port()) {
         // SAFETY: as above.
         let rewritten = unsafe { Rewritten::by(&*flow) };
         let Some((epoch, route)) = route::find(packet, headers.key.protocol, config, &rewritten) else {
@@ -161,9 +168,7 @@ fn hit<P: Packet>(packet: &P, headers: &Headers, config: &Config, slot: &Slot) -
         };
         // SAFETY: `flow` points into FLOWS; rule 6.
         unsafe {
-            ptr::write_volatile(ptr::addr_of_mut!((*flow).port), route.port);
-            ptr::write_volatile(ptr::addr_of_mut!((*flow).next_hop), route.next_hop);
-            ptr::write_volatile(ptr::addr_of_mut!((*flow).epoch), epoch);
+            route::store_way(flow, hop, Hop::new(route.next_hop, epoch, route.port), route.port);
         }
     }
     Ok(true)
@@ -250,7 +255,7 @@ fn connect<P: Packet>(packet: &P, arrival: &Arrival, service: &Service) -> Resul
 fn forward<P: Packet>(packet: &mut P, headers: &Headers, slot: &Slot) -> Result<i32, Reason> {
     let flow = slot.flow;
     // SAFETY: `flow` points into FLOWS; rule 6.
-    let way_out = unsafe { (*flow).port };
+    let way_out = unsafe { (*flow).target.port() };
     let mut port = route::port(way_out);
     if !P::QUEUES && port.is_some_and(|port| !port.takes_frames()) {
         if packet.can_hand_over() {
@@ -267,8 +272,8 @@ fn forward<P: Packet>(packet: &mut P, headers: &Headers, slot: &Slot) -> Result<
     // SAFETY: `flow` points into FLOWS; rule 6.
     let backend = unsafe {
         (*flow).packets = (*flow).packets.wrapping_add(frames);
-        (*flow).bytes += bytes as u64;
-        (*flow).backend
+        (*flow).volume = (*flow).volume.plus(bytes as u64);
+        (*flow).target.backend()
     };
     count::traffic(backend, outward, frames, bytes);
     let mut leave = Err(Reason::NoNeighbour);
@@ -282,7 +287,7 @@ fn forward<P: Packet>(packet: &mut P, headers: &Headers, slot: &Slot) -> Result<
             }
             leave = Err(Reason::OverMtu);
         // SAFETY: parse checked the headers' bounds, `flow` points into FLOWS.
-        } else if let Some(delta) = unsafe { route::depart(data, port, ptr::addr_of!((*flow).next_hop)) } {
+        } else if let Some(delta) = unsafe { route::depart(data, port, ptr::addr_of!((*flow).hop).cast()) } {
             ip_delta = delta;
             leave = Ok(port);
         } else {

@@ -24,7 +24,7 @@ pub fn parse<P: Packet>(packet: &P, place: &Place) -> Result<Headers, Reason> {
     if (ip_len as usize) < place.header_len || !packet.holds(place.data, place.shift, ip_len as usize) {
         return Err(Reason::Malformed);
     }
-    let key = FlowKey { src, dst, sport: 0, dport: 0, protocol, zone: 0, vlan: 0 };
+    let key = FlowKey { src, dst, sport: 0, dport: 0, protocol, reserved: 0, domain: 0 };
     let mut headers = Headers { data: place.data, key, tcp_flags: 0, l4_len: 0, ip_len };
     if protocol != ICMP {
         return Ok(headers);

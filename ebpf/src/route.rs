@@ -11,13 +11,15 @@ use aya_ebpf::{
 };
 use vipgate_abi::{
     Be16, Be32,
+    backend::{self, BackendWay},
     checksum::delta16,
     config::Config,
-    flow::{Flow, FlowKey},
+    flow::{Flow, FlowKey, Hop, Target},
     port::{self, Port},
 };
 
 use crate::{
+    atomic,
     maps::{BACKEND_ROUTES, PORT_NUMBERS, PORTS},
     packet::{ETH_LEN, Packet, copy_mac, load, store},
 };
@@ -121,6 +123,19 @@ pub unsafe fn depart(data: usize, port: &Port, next_hop: *const [u8; 6]) -> Opti
     }
 }
 
+/// Stores the way out of a flow whose `old` hop was read (rule 6).
+///
+/// # Safety
+/// `flow` points into FLOWS.
+#[inline(always)]
+pub unsafe fn store_way(flow: *mut Flow, old: Hop, new: Hop, port: u16) {
+    // SAFETY: as the caller promises; a byte and an aligned word of a flow.
+    unsafe {
+        ptr::write_volatile(ptr::addr_of_mut!((*flow).target).cast::<u8>().add(Target::PORT_OFFSET), port as u8);
+        atomic::compare_and_swap(ptr::addr_of_mut!((*flow).hop).cast(), old.0, new.0);
+    }
+}
+
 /// What a packet looks like once it is rewritten.
 #[derive(Clone, Copy)]
 pub struct Rewritten {
@@ -162,9 +177,12 @@ pub fn find_device<P: Packet>(
     rewritten: &Rewritten,
 ) -> Option<(u16, Route, u32)> {
     let mut answer = NOWHERE;
+    // Read before the kernel is asked: what changes meanwhile makes the answer old.
+    // SAFETY: aligned word of CONFIG.
+    let epoch = unsafe { ptr::read_volatile(&raw const config.epoch) } as u16;
     match ask(packet, protocol, rewritten, &mut answer) {
         NO_WAY => None,
-        LASTING => Some((config.epoch as u16, answer.route, answer.device)),
+        LASTING => Some((epoch, answer.route, answer.device)),
         _ => Some((0, answer.route, answer.device)),
     }
 }
@@ -180,20 +198,20 @@ pub fn to_backend<P: Packet>(
     rewritten: &Rewritten,
 ) -> Option<(u16, Route)> {
     let known = BACKEND_ROUTES.get_ptr_mut(number)?;
-    // SAFETY: `known` points into BACKEND_ROUTES; the epoch is read before what it vouches for.
-    unsafe {
-        let epoch = ptr::read_volatile(ptr::addr_of!((*known).epoch));
-        if epoch == config.epoch as u16 && (*known).generation == generation {
-            return Some((epoch, Route { port: (*known).port, next_hop: (*known).next_hop }));
-        }
+    // The epoch before all that it vouches for.
+    let epoch = config.epoch as u16;
+    // SAFETY: `known` points into BACKEND_ROUTES; aligned words.
+    let (hop, way) =
+        unsafe { (ptr::read_volatile(ptr::addr_of!((*known).hop)), ptr::read_volatile(ptr::addr_of!((*known).way))) };
+    if way.generation() == generation && way.is_beside(hop, epoch) {
+        return Some((epoch, Route { port: way.port(), next_hop: backend::next_hop(hop) }));
     }
     let (epoch, route) = find(packet, protocol, config, rewritten)?;
-    // SAFETY: as above; the epoch is written after what it vouches for.
+    let way = BackendWay::new(route.port, generation);
+    // SAFETY: as above.
     unsafe {
-        ptr::write_volatile(ptr::addr_of_mut!((*known).port), route.port);
-        ptr::write_volatile(ptr::addr_of_mut!((*known).next_hop), route.next_hop);
-        ptr::write_volatile(ptr::addr_of_mut!((*known).generation), generation);
-        ptr::write_volatile(ptr::addr_of_mut!((*known).epoch), epoch);
+        ptr::write_volatile(ptr::addr_of_mut!((*known).way), way);
+        ptr::write_volatile(ptr::addr_of_mut!((*known).hop), way.hop(route.next_hop, epoch));
     }
     Some((epoch, route))
 }

@@ -8,8 +8,8 @@ use core::{
 use vipgate_abi::{
     config::Config,
     counters::Reason,
-    flow::{self, Bucket, FLAG_OUTWARD, FLAG_REPLY, Flow, Mark, State, WAYS, Ways, Word},
-    hash, port,
+    flow::{self, Bucket, FLAG_OUTWARD, FLAG_REPLY, Flow, Hop, Mark, State, Target, Volume, WAYS, Ways, Word},
+    hash,
 };
 
 use crate::{
@@ -369,7 +369,7 @@ extern "C" fn part(index: u32, state: u32) -> u32 {
         return opaque(0);
     };
     // SAFETY: `own` points into FLOWS; its fields still are those of the flow that left.
-    let (backend, peer_index) = unsafe { ((*own).backend, (*own).peer) };
+    let (backend, peer_index) = unsafe { ((*own).target.backend(), (*own).peer) };
     let is_reply = read_mark(own).is_reply();
     let mut first_left = if is_reply { None } else { Some(State::from_byte(state as u8)) };
     if let Some(peer) = peer(index, peer_index, is_reply)
@@ -573,9 +573,9 @@ fn write_reply(arrival: &Arrival, new: &Connection, claim: u64, peer: u32, tag: 
             (*flow).new_dst = key.src;
             (*flow).new_sport = key.dport;
             (*flow).new_dport = key.sport;
-            (*flow).port = port::STACK;
-            // The way back is found when the first answer comes: epoch 0 is always old.
-            (*flow).epoch = 0;
+            // The way back is found when the first answer comes.
+            (*flow).target = Target::of(new.backend);
+            (*flow).hop = Hop::unknown(slot.mark.round(), arrival.now);
             begin(flow, peer, new);
         }
         let flags = if new.is_outward { FLAG_REPLY } else { FLAG_REPLY | FLAG_OUTWARD };
@@ -596,9 +596,8 @@ fn write_first(arrival: &Arrival, new: &Connection, claim: u64, peer: u32) -> u3
             (*flow).new_dst = new.rewritten.dst;
             (*flow).new_sport = new.rewritten.sport;
             (*flow).new_dport = new.rewritten.dport;
-            (*flow).port = new.route.port;
-            (*flow).next_hop = new.route.next_hop;
-            (*flow).epoch = new.epoch;
+            (*flow).target = Target::new(new.backend, new.route.port);
+            (*flow).hop = Hop::new(new.route.next_hop, new.epoch, new.route.port);
             begin(flow, peer, new);
         }
         let flags = if new.is_outward { FLAG_OUTWARD } else { 0 };
@@ -616,9 +615,9 @@ unsafe fn begin(flow: *mut Flow, peer: u32, new: &Connection) {
     // SAFETY: as the caller promises.
     unsafe {
         (*flow).generation = new.generation;
-        (*flow).backend = new.backend;
+        (*flow).from = 0;
         (*flow).peer = peer;
         (*flow).packets = 0;
-        (*flow).bytes = 0;
+        (*flow).volume = Volume::default();
     }
 }

@@ -95,7 +95,7 @@ fn hammer(hook: Hook) -> Result<()> {
         check_whole(*word, flow, seed).with_context(|| format!("slot {index}: {word:x?} {flow:?}"))?;
         check_peer(index, flow, &slots).with_context(|| format!("slot {index}: {word:x?} {flow:?}"))?;
         if !flow.mark.is_reply() && word.state().is_live() {
-            *live.entry(flow.backend).or_default() += 1;
+            *live.entry(flow.backend()).or_default() += 1;
         }
     }
     for number in numbers {
@@ -224,7 +224,7 @@ fn check_peer(index: u32, flow: &Flow, slots: &[(Word, Flow)]) -> Result<()> {
         return Ok(());
     }
     ensure!(peer.mark.is_reply() != flow.mark.is_reply(), "both go the same way: {peer:?}");
-    ensure!((peer.backend, peer.generation) == (flow.backend, flow.generation), "of two backends: {peer:?}");
+    ensure!((peer.backend(), peer.generation) == (flow.backend(), flow.generation), "of two backends: {peer:?}");
     let mirrored =
         FlowKey { src: flow.new_dst, dst: flow.new_src, sport: flow.new_dport, dport: flow.new_sport, ..flow.key };
     ensure!(peer.key == mirrored, "not the other direction: {peer:?}");

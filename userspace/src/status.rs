@@ -332,6 +332,7 @@ pub(crate) fn flow_state(state: State) -> &'static str {
         State::Empty => "empty",
         State::Busy => "busy",
         State::Closed => "closed",
+        State::Resumed => "resumed",
         State::Opening => "opening",
         State::Answered => "answered",
         State::Datagrams => "datagrams",

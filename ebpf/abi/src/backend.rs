@@ -21,8 +21,10 @@ pub struct Backend {
     /// Whose limit the packets of its flows count against. No part of what a flow was made under: a limit comes, changes and
     /// goes while connections go on.
     pub meter: Binding,
+    /// Interface index of the device by which the backend's network is; 0: by any.
+    pub device: u32,
     /// Keeps an element within a cache line.
-    pub reserved: [u32; 3],
+    pub reserved: [u32; 2],
 }
 
 /// The idle timeout of a backend that is down.
@@ -63,20 +65,80 @@ impl Backend {
 }
 
 /// The way to a backend, as the last new flow found it: an element of the BACKEND_ROUTES map, which only the programs write.
-/// Who stores one stores the epoch last, so that a torn one is not believed.
+///
+/// Two CPUs may write one at once, or while another reads it. So the hop tells the rest, as a flow's tells its port: a hop beside
+/// which something else was written reads as old.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct BackendRoute {
-    /// [`crate::config::Config::epoch`] under which it was found; 0: never.
-    pub epoch: u16,
-    /// Index of PORTS.
-    pub port: u16,
-    pub next_hop: [u8; 6],
-    /// [`Backend::generation`] of the backend that it leads to.
-    pub generation: u16,
-    pub reserved: [u16; 2],
+    /// Next hop, and under which epoch it was found, crossed with `way`.
+    pub hop: u64,
+    pub way: BackendWay,
+    pub reserved: u32,
+}
+
+/// The way out: index of PORTS in the lower 16 bits, above them [`Backend::generation`] of the backend that it leads to.
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BackendWay(pub u32);
+
+impl BackendWay {
+    #[inline(always)]
+    pub const fn new(port: u16, generation: u16) -> Self {
+        Self((generation as u32) << 16 | port as u32)
+    }
+
+    #[inline(always)]
+    pub const fn port(self) -> u16 {
+        self.0 as u16
+    }
+
+    #[inline(always)]
+    pub const fn generation(self) -> u16 {
+        (self.0 >> 16) as u16
+    }
+
+    /// The word that is stored beside this way.
+    #[inline(always)]
+    pub const fn hop(self, next_hop: [u8; 6], epoch: u16) -> u64 {
+        let [a, b, c, d, e, f] = next_hop;
+        u64::from_le_bytes([a, b, c, d, e, f, 0, 0]) | (self.crossed(epoch) as u64) << 48
+    }
+
+    /// True for the word that was stored beside this way, under this epoch.
+    #[inline(always)]
+    pub const fn is_beside(self, hop: u64, epoch: u16) -> bool {
+        (hop >> 48) as u16 == self.crossed(epoch)
+    }
+
+    #[inline(always)]
+    const fn crossed(self, epoch: u16) -> u16 {
+        epoch ^ (self.0.wrapping_mul(0x9e37_79b1) >> 16) as u16
+    }
+}
+
+/// The next hop of such a word.
+#[inline(always)]
+pub const fn next_hop(hop: u64) -> [u8; 6] {
+    let [a, b, c, d, e, f, _, _] = hop.to_le_bytes();
+    [a, b, c, d, e, f]
 }
 
 const _: () = assert!(size_of::<Backend>() == 32 && size_of::<BackendRoute>() == 16);
 
-crate::pod!(Backend, BackendRoute);
+crate::pod!(Backend, BackendRoute, BackendWay);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hop_is_believed_beside_its_own_way_and_epoch_alone() {
+        let way = BackendWay::new(3, 9);
+        let hop = way.hop([2, 0, 0, 0, 0, 7], 0x101);
+        assert!(way.is_beside(hop, 0x101));
+        assert_eq!((next_hop(hop), way.port(), way.generation()), ([2, 0, 0, 0, 0, 7], 3, 9));
+        assert!(!way.is_beside(hop, 0x102));
+        assert!(!BackendWay::new(4, 9).is_beside(hop, 0x101) && !BackendWay::new(3, 10).is_beside(hop, 0x101));
+    }
+}

@@ -9,14 +9,18 @@ pub struct Config {
     /// Number of flow buckets minus one; the number is a power of two.
     pub bucket_mask: u32,
     /// A flow whose own epoch differs looks its next hop up again. Bumped by the controller when a neighbour, a route,
-    /// a link or a policy changes. Only the low 16 bits are compared, and 0 is never used: a new flow's 0 is always old.
+    /// a link or a policy changes. Only the low 16 bits are compared, of which the lowest 8 are never all 0
+    /// ([`crate::flow::next_epoch`]).
     pub epoch: u32,
     /// Nanoseconds of one of the kernel's jiffies.
     pub tick: u32,
     /// The kernel's number of the map TX_PORTS, by which it tells of redirects that failed; 0: not known.
     pub tx_ports: u32,
+    /// What the programs log; 0: nothing.
+    pub log: u32,
+    pub reserved: u32,
 }
 
-const _: () = assert!(size_of::<Config>() == 24);
+const _: () = assert!(size_of::<Config>() == 32);
 
 crate::pod!(Config);

@@ -10,10 +10,11 @@ pub struct FragmentKey {
     pub dst: Be32,
     /// The identification field.
     pub id: Be16,
+    /// Routing domain, as in a flow's key.
+    pub domain: u16,
     /// IANA protocol number.
     pub protocol: u8,
-    /// Routing domain, as in a flow's key.
-    pub zone: u8,
+    pub reserved: [u8; 3],
 }
 
 /// What its first fragment said.
@@ -26,7 +27,7 @@ pub struct FragmentPorts {
     pub seen: u32,
 }
 
-const _: () = assert!(size_of::<FragmentKey>() == 12 && size_of::<FragmentPorts>() == 8);
+const _: () = assert!(size_of::<FragmentKey>() == 16 && size_of::<FragmentPorts>() == 8);
 
 crate::pod!(FragmentKey, FragmentPorts);
 

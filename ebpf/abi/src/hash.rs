@@ -49,7 +49,7 @@ mod tests {
     use super::*;
 
     fn key(src: u32, dst: u32, ports: u32, protocol: u8) -> FlowKey {
-        FlowKey { src, dst, sport: ports as u16, dport: (ports >> 16) as u16, protocol, zone: 0, vlan: 0 }
+        FlowKey { src, dst, sport: ports as u16, dport: (ports >> 16) as u16, protocol, reserved: 0, domain: 0 }
     }
 
     proptest! {

@@ -26,7 +26,7 @@ pub mod share;
 pub mod source;
 
 /// Names the directory under the bpffs root that holds the pinned maps and links: `abi-<ABI_VERSION>`.
-pub const ABI_VERSION: u32 = 8;
+pub const ABI_VERSION: u32 = 9;
 
 /// A 16-bit field in network byte order: `u16::from_be` gives its value.
 pub type Be16 = u16;

@@ -15,7 +15,6 @@ pub struct Port {
     /// 1: its driver, or its place in the kernel (a VLAN device, say), takes socket buffers only. What XDP would send by it
     /// the TC stage does. 0: XDP may redirect frames to it.
     pub sockets_only: u16,
-    /// 0: earlier programs of this layout take it for VLAN tags.
     pub reserved: [u32; 2],
 }
 

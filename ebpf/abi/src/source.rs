@@ -35,11 +35,13 @@ pub struct Source {
     pub vip: Be32,
     /// Index of BACKENDS: whose generation their flows have, and whose traffic they are.
     pub backend: u32,
+    /// Interface index of the device by which such packets come; 0: by any.
+    pub device: u32,
     /// One of [`SourceKind`]'s values.
     pub kind: u8,
     /// Of [`SourceKind::Masquerade`], 1: the VIP has services, whose ports are not given away.
     pub shared: u8,
-    pub reserved: [u8; 6],
+    pub reserved: [u8; 2],
 }
 
 const _: () = assert!(size_of::<Source>() == 16 && size_of::<SourceKey>() == 8);

@@ -137,7 +137,7 @@ pub(crate) fn metered(
     let ports = packet.ports(&frame).filter(|_| packet.offset == 0);
     if let Some(flow) = ports.and_then(|ports| table.find(&key(&packet, ports))) {
         assert_eq!(at % 2 == OUTBOUND, flow.flow.mark.is_outward(), "counted the other way: {flow:?}");
-        assert_ne!(world::backend(flow.flow.backend).meter, Binding::default(), "not limited: {flow:?}");
+        assert_ne!(world::backend(flow.flow.backend()).meter, Binding::default(), "not limited: {flow:?}");
     }
     true
 }
@@ -239,7 +239,7 @@ pub(crate) fn own(came: &Arriving, before: &Table, after: &Table) {
     let key = key(&packet, ports);
     let has_its_port = |held: &Slot| {
         let mark = held.flow.mark;
-        mark.is_reply() && !mark.is_outward() && world::backend(held.flow.backend).addr == key.src
+        mark.is_reply() && !mark.is_outward() && world::backend(held.flow.backend()).addr == key.src
     };
     match before.find(&reversed(&key)).filter(has_its_port) {
         Some(held) => assert_eq!(&before.without(&held), after, "more or less than the guest's connection ended"),
@@ -411,7 +411,7 @@ fn opened(flow: &Slot, [came, left]: [&FlowKey; 2], flags: u8, before: &Table) {
 
 /// A service's new flow has a backend of its, and the client's own source.
 fn served(flow: &Slot, service: &Service, [came, left]: [&FlowKey; 2]) {
-    let number = flow.flow.backend;
+    let number = flow.flow.backend();
     let backend = world::backend(number);
     assert!(!flow.flow.mark.is_outward(), "a client's packet is for inside: {flow:?}");
     if service.kind == Kind::Elastic as u8 {
@@ -446,7 +446,7 @@ fn served(flow: &Slot, service: &Service, [came, left]: [&FlowKey; 2]) {
 /// has that port for the same destination.
 fn begun(flow: &Slot, source: &Source, [came, left]: [&FlowKey; 2], before: &Table) {
     assert!(flow.flow.mark.is_outward(), "a guest's packet is for outside: {flow:?}");
-    assert_eq!(flow.flow.backend, source.backend, "another's traffic");
+    assert_eq!(flow.flow.backend(), source.backend, "another's traffic");
     assert_eq!(
         (left.src, left.dst, left.dport),
         (source.vip, came.dst, came.dport),
@@ -492,7 +492,7 @@ fn has_ports(protocol: u8) -> bool {
 
 fn key(packet: &Ipv4, (sport, dport): (u16, u16)) -> FlowKey {
     let (src, dst) = (u32::from_ne_bytes(packet.src), u32::from_ne_bytes(packet.dst));
-    FlowKey { src, dst, sport: sport.to_be(), dport: dport.to_be(), protocol: packet.protocol, zone: 0, vlan: 0 }
+    FlowKey { src, dst, sport: sport.to_be(), dport: dport.to_be(), protocol: packet.protocol, reserved: 0, domain: 0 }
 }
 
 fn reversed(key: &FlowKey) -> FlowKey {

@@ -11,7 +11,7 @@ pub(crate) fn sweep(world: &World, idle: u32) {
         let Some((word, flow)) = slot(index) else { continue };
         let peer = slot(flow.peer).filter(|(_, peer)| peer.peer == index);
         let age = peer.map_or(word.age(world.now), |(peer, _)| word.age(world.now).min(peer.age(world.now)));
-        if world::backend(flow.backend).generation != flow.generation || age > idle {
+        if world::backend(flow.backend()).generation != flow.generation || age > idle {
             if let Some((peer_word, peer_flow)) = peer {
                 empty(flow.peer, peer_word, &peer_flow);
             }
@@ -38,10 +38,10 @@ fn empty(index: u32, word: Word, flow: &Flow) {
         world::set(maps::FLOWS.set(index, Flow { mark, ..*flow }, 0));
     }
     if !flow.mark.is_reply() && word.state().is_live() {
-        let load = maps::BACKEND_LOAD.get(flow.backend).copied().unwrap_or_default();
-        world::set(maps::BACKEND_LOAD.set(flow.backend, load.saturating_sub(1), 0));
+        let load = maps::BACKEND_LOAD.get(flow.backend()).copied().unwrap_or_default();
+        world::set(maps::BACKEND_LOAD.set(flow.backend(), load.saturating_sub(1), 0));
         if word.state().is_admitted() {
-            let service = world::backend(flow.backend).service;
+            let service = world::backend(flow.backend()).service;
             let load = maps::SERVICE_LOAD.get(service).copied().unwrap_or_default();
             world::set(maps::SERVICE_LOAD.set(service, load.saturating_sub(1), 0));
         }

@@ -20,7 +20,7 @@ pub(crate) struct Slot {
 impl Slot {
     /// True while its backend's flows have not been ended.
     pub(crate) fn is_current(&self) -> bool {
-        world::backend(self.flow.backend).generation == self.flow.generation
+        world::backend(self.flow.backend()).generation == self.flow.generation
     }
 
     /// What packets of the flow become: source and destination.
@@ -68,7 +68,7 @@ impl Table {
             self.check_slot(index, slot);
             assert!(keys.insert(slot.flow.key), "the key of slot {index} is there twice: {slot:?}");
             if !slot.flow.mark.is_reply() && slot.word.state().is_live() {
-                loads[slot.flow.backend as usize] += 1;
+                loads[slot.flow.backend() as usize] += 1;
             }
         }
         for (number, expected) in (0u32..).zip(loads) {
@@ -95,7 +95,7 @@ impl Table {
         assert_eq!(peer.flow.peer as usize, index, "slot {index}'s other direction names another: {slot:?} {peer:?}");
         assert_ne!(peer.flow.mark.is_reply(), flow.mark.is_reply(), "slot {index}: {slot:?} {peer:?}");
         assert_ne!(peer.flow.mark.is_outward(), flow.mark.is_outward(), "slot {index}: {slot:?} {peer:?}");
-        assert_eq!((peer.flow.backend, peer.flow.generation), (flow.backend, flow.generation));
+        assert_eq!((peer.flow.backend(), peer.flow.generation), (flow.backend(), flow.generation));
         assert_eq!(peer.flow.key, answer_key(slot), "slot {index}'s answers have another key");
         assert_eq!(
             peer.rewritten(),

@@ -25,7 +25,7 @@ both_hooks! {
             ensure!(bench.load(number)? == 10, "{} connections", bench.load(number)?);
         }
         // Two connections of the second backend end: it gets the next two.
-        let ended: Vec<_> = bench.flows()?.into_iter().filter(|(_, flow)| flow.backend == numbers[1] && !flow.mark.is_reply()).take(2).collect();
+        let ended: Vec<_> = bench.flows()?.into_iter().filter(|(_, flow)| flow.backend() == numbers[1] && !flow.mark.is_reply()).take(2).collect();
         for (_, flow) in &ended {
             let client = SocketAddrV4::new(Bench::CLIENT, u16::from_be(flow.key.sport));
             bench.run(&Frame::tcp(client, VIP, tcp::RST))?;
@@ -58,7 +58,7 @@ both_hooks! {
         for port in 0..20 {
             bench.run(&Frame::tcp(SocketAddrV4::new(Bench::CLIENT, 1000 + port), VIP, tcp::SYN))?;
         }
-        let mut chosen: Vec<_> = bench.flows()?.into_iter().map(|(_, flow)| flow.backend).collect();
+        let mut chosen: Vec<_> = bench.flows()?.into_iter().map(|(_, flow)| flow.backend()).collect();
         chosen.dedup();
         ensure!(chosen.len() == 1, "{chosen:?}");
         Ok(())

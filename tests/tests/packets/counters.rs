@@ -28,7 +28,7 @@ both_hooks! {
         let data = Frame::tcp(CLIENT, VIP, tcp::ACK).payload(&[1; 100]);
         bench.expect_sent(&data, &to_backend(data.clone()))?;
         let flows = bench.flows()?;
-        let of = |reply| flows.iter().find(|(_, flow)| flow.mark.is_reply() == reply).map(|(_, flow)| (flow.packets, flow.bytes));
+        let of = |reply| flows.iter().find(|(_, flow)| flow.mark.is_reply() == reply).map(|(_, flow)| (flow.packets, flow.bytes()));
         ensure!(of(false) == Some((3, 54 + 54 + 154)) && of(true) == Some((1, 54)), "{flows:?}");
         ensure!(traffic(bench, backend)? == [3, 262, 1, 54, 1]);
         Ok(())

@@ -90,7 +90,7 @@ impl Carrier<'_> {
                     // How many of these the copy has is not known any more: it gets what it lacks.
                     let lacks = new.packets.wrapping_sub(old.packets) > 1 << 31;
                     let packets = if lacks { new.packets } else { old.packets };
-                    Copy { from, to, packets, bytes: old.bytes.min(new.bytes) }
+                    Copy { from, to, packets, bytes: old.bytes().min(new.bytes()) }
                 };
                 return Copying::Done([
                     begun(from[0], to, &first, &copy),
@@ -111,7 +111,7 @@ impl Carrier<'_> {
             self.new.release(to);
             return Copying::NoSlot;
         };
-        let begun = |from, to, flow: &Flow| Copy { from, to, packets: flow.packets, bytes: flow.bytes };
+        let begun = |from, to, flow: &Flow| Copy { from, to, packets: flow.packets, bytes: flow.bytes() };
         let (slot, reply_slot) = (to.0, reply_to.0);
         let reply_to = self.new.publish(reply_to, reply_word, hashes[1], Flow { peer: slot, ..reply });
         let to = self.new.publish(to, word, hashes[0], Flow { peer: reply_slot, ..first });
@@ -158,7 +158,7 @@ impl Carrier<'_> {
         }
         for Copy { from: (slot, seen), to, packets, bytes } in [first, reply] {
             if let Some((_, flow)) = self.old.stable(slot).filter(|(word, _)| word.same_flow(seen)) {
-                self.new.count(to.0, flow.packets.wrapping_sub(packets), flow.bytes.wrapping_sub(bytes));
+                self.new.count(to.0, flow.packets.wrapping_sub(packets), flow.bytes().wrapping_sub(bytes));
             }
             self.old.move_to(slot, seen, State::Empty);
         }
@@ -176,8 +176,8 @@ impl Carrier<'_> {
             more @ 1.. => loads.add(number, more.unsigned_abs()),
             less => loads.take(number, less.unsigned_abs()),
         };
-        correct(self.new.backend_loads(), flow.backend, missing(State::is_live));
-        if let Some(backend) = self.new.backend(flow.backend) {
+        correct(self.new.backend_loads(), flow.backend(), missing(State::is_live));
+        if let Some(backend) = self.new.backend(flow.backend()) {
             correct(self.new.service_loads(), backend.service, missing(State::is_admitted));
         }
     }
@@ -216,7 +216,7 @@ mod tests {
     use State::{Answered, Closed, Closing, Datagrams, Empty, Established, Opening};
     use vipgate_abi::{
         backend::Backend,
-        flow::{FLAG_REPLY, FlowKey, Mark},
+        flow::{FLAG_REPLY, FlowKey, Mark, Target, Volume},
     };
 
     use super::*;
@@ -247,9 +247,9 @@ mod tests {
         let flow = |key, peer: (u32, Word), flags| Flow {
             key,
             peer: peer.0,
-            backend: BACKEND,
+            target: Target::of(BACKEND),
             packets: 5,
-            bytes: 500,
+            volume: Volume::new(500),
             mark: Mark::of(like, flags),
             ..Flow::default()
         };
@@ -264,7 +264,7 @@ mod tests {
         let [first, reply] = [slots[0]?, slots[1]?].map(|slot| table.stable(slot).expect("a flow"));
         assert_eq!((first.1.peer, reply.1.peer), (slots[1]?, slots[0]?), "they name each other");
         assert_eq!((first.1.mark.state(), reply.1.mark.state()), (first.0.state(), reply.0.state()));
-        Some([first, reply].map(|(word, flow)| (word.state(), flow.packets, flow.bytes)))
+        Some([first, reply].map(|(word, flow)| (word.state(), flow.packets, flow.bytes())))
     }
 
     fn carry(old: &FlowTable, new: &FlowTable, meanwhile: impl Fn()) -> Carried {

@@ -31,10 +31,10 @@ pub struct Connection {
     pub state: State,
     /// Seconds since the last packet in either direction.
     pub idle: u32,
-    /// From the client; the count wraps at 2^32.
+    /// From the client; the counts wrap at 2^32 packets and 2^48 bytes.
     pub packets_in: u32,
     pub bytes_in: u64,
-    /// To the client; the count wraps at 2^32.
+    /// To the client; as those.
     pub packets_out: u32,
     pub bytes_out: u64,
 }
@@ -121,9 +121,9 @@ impl FlowView {
             state: reply.map_or(word.state(), |(reply, _)| both(word.state(), reply.state())),
             idle: idle / hz,
             packets_in: flow.packets,
-            bytes_in: flow.bytes,
+            bytes_in: flow.bytes(),
             packets_out: answer.packets,
-            bytes_out: answer.bytes,
+            bytes_out: answer.bytes(),
         })
     }
 

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use vipgate_abi::{
     backend::Backend,
-    flow::{self, Bucket, Flow, FlowKey, Mark, State, WAYS, Word},
+    flow::{self, Bucket, Flow, FlowKey, Mark, State, Volume, WAYS, Word},
     maps,
 };
 
@@ -140,8 +140,8 @@ impl FlowTable {
             return false;
         }
         if !flow.mark.is_reply() && seen.state().is_live() {
-            self.backend_loads.take(flow.backend, 1);
-            if let Some(backend) = self.backend(flow.backend).filter(|_| seen.state().is_admitted()) {
+            self.backend_loads.take(flow.backend(), 1);
+            if let Some(backend) = self.backend(flow.backend()).filter(|_| seen.state().is_admitted()) {
                 self.service_loads.take(backend.service, 1);
             }
         }
@@ -243,7 +243,7 @@ impl FlowTable {
     pub(super) fn count(&self, slot: u32, packets: u32, bytes: u64) {
         if let Some((cell, total)) = self.flows.counters(slot) {
             cell.fetch_add(packets, Ordering::Relaxed);
-            total.fetch_add(bytes, Ordering::Relaxed);
+            total.fetch_add(Volume::new(bytes).0, Ordering::Relaxed);
         }
     }
 

@@ -164,12 +164,12 @@ impl Mapping<Flow> {
         Some(unsafe { &*words.as_ptr().cast::<AtomicU32>().add(MARK_OFFSET / size_of::<u32>()) })
     }
 
-    /// The counters of one flow: packets and bytes.
+    /// The counters of one flow: packets, and the bits of its [`vipgate_abi::flow::Volume`].
     pub(super) fn counters(&self, index: u32) -> Option<(&AtomicU32, &AtomicU64)> {
         let words = self.words(index)?;
         // SAFETY: as in `mark`.
         let packets = unsafe { &*words.as_ptr().cast::<AtomicU32>().add(offset_of!(Flow, packets) / size_of::<u32>()) };
-        Some((packets, words.get(offset_of!(Flow, bytes) / WORD)?))
+        Some((packets, words.get(offset_of!(Flow, volume) / WORD)?))
     }
 }
 
@@ -182,7 +182,10 @@ impl<T> Drop for Mapping<T> {
 
 #[cfg(test)]
 mod tests {
-    use vipgate_abi::{backend::Backend, flow::Flow};
+    use vipgate_abi::{
+        backend::Backend,
+        flow::{Flow, Target, Volume},
+    };
 
     use super::*;
 
@@ -212,7 +215,7 @@ mod tests {
     #[test]
     fn a_flow_is_one_cache_line() {
         let mapping = Mapping::<Flow>::anonymous(2);
-        let flow = Flow { backend: 3, peer: 9, bytes: u64::MAX, ..Flow::default() };
+        let flow = Flow { target: Target::of(3), peer: 9, volume: Volume(u64::MAX), ..Flow::default() };
         mapping.write(1, flow);
         assert_eq!(mapping.read(1), Some(flow));
         assert_eq!(mapping.words(1).map(<[_]>::len), Some(8));

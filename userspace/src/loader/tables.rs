@@ -10,7 +10,7 @@ use vipgate_abi::{
     backend::Backend,
     config::Config,
     counters::Traffic,
-    flow::WAYS,
+    flow::{WAYS, next_epoch},
     maps,
     meter::{Meter, MeterPort, MeterTraffic, Metered},
     service::{Service, ServiceKey},
@@ -312,14 +312,6 @@ impl Epoch {
     }
 }
 
-/// Only the low 16 bits are compared, and 0 means "always old".
-fn next_epoch(epoch: u32) -> u32 {
-    match epoch.wrapping_add(1) {
-        next if next & 0xffff == 0 => next.wrapping_add(1),
-        next => next,
-    }
-}
-
 /// Writes what the programs read on every packet: a secret seed for new tables, the table's mask, a new epoch because
 /// neighbours and routes may have changed while no controller watched.
 pub(super) fn initialise(dir: &PinDir, sizes: Sizes) -> Result<(), LoadError> {
@@ -328,7 +320,8 @@ pub(super) fn initialise(dir: &PinDir, sizes: Sizes) -> Result<(), LoadError> {
     let flow_seed = if held.flow_seed == 0 { random()? } else { held.flow_seed };
     let bucket_mask = sizes.flows / WAYS as u32 - 1;
     let tx_ports = object::id(dir, maps::TX_PORTS)?;
-    let config = Config { flow_seed, bucket_mask, epoch: next_epoch(held.epoch), tick: tick()?, tx_ports };
+    let config =
+        Config { flow_seed, bucket_mask, epoch: next_epoch(held.epoch), tick: tick()?, tx_ports, ..Config::default() };
     let written = epoch.config.set(0, config, 0);
     Ok(written.map_err(|error| TableError::new(maps::CONFIG, "write", error))?)
 }
@@ -340,16 +333,4 @@ fn random() -> Result<u64, LoadError> {
         .and_then(|mut source| source.read_exact(&mut bytes))
         .map_err(|error| LoadError::io("read /dev/urandom", error))?;
     Ok(u64::from_ne_bytes(bytes).max(1))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_epoch_never_has_low_bits_of_zero() {
-        assert_eq!(next_epoch(0), 1);
-        assert_eq!(next_epoch(0xffff), 0x1_0001);
-        assert_eq!(next_epoch(u32::MAX), 1);
-    }
 }

@@ -11,7 +11,7 @@ use vipgate::{
     state::{Algorithm, BackendState, HealthCheck, ListenerState, Protocol, VipState},
 };
 use vipgate_abi::{
-    flow::{Bucket, FLAG_REPLY, Flow, Mark, State, Word},
+    flow::{Bucket, FLAG_REPLY, Flow, Mark, State, Target, Word},
     interest::{BITS, WORDS},
     maps,
     service::{Kind, ServiceKey},
@@ -312,8 +312,13 @@ fn flows_of_a_vip_that_goes_are_swept_at_once() {
     // A connection as the programs would have made it, in the slots 3 and 11.
     let backend = bench.plane.tables().expect("opens").backends().read(51).expect("inside");
     let word = Word::new(State::Established, 1, 7, bench.plane.jiffies().expect("a time"));
-    let flow =
-        Flow { backend: 51, generation: backend.generation, peer: 11, mark: Mark::of(word, 0), ..Flow::default() };
+    let flow = Flow {
+        target: Target::of(51),
+        generation: backend.generation,
+        peer: 11,
+        mark: Mark::of(word, 0),
+        ..Flow::default()
+    };
     let mut flows = bench.map::<Array<MapData, Flow>>(maps::FLOWS);
     flows.set(3, flow, 0).expect("written");
     flows.set(11, Flow { peer: 3, mark: Mark::of(word, FLAG_REPLY), ..flow }, 0).expect("written");

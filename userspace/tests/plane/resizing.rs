@@ -8,7 +8,7 @@ use vipgate_abi::{
     backend::Backend,
     config::Config,
     counters::Traffic,
-    flow::{self, Bucket, FLAG_REPLY, Flow, FlowKey, Mark, State, WAYS, Word},
+    flow::{self, Bucket, FLAG_REPLY, Flow, FlowKey, Mark, State, Target, Volume, WAYS, Word},
     hash, maps,
     service::{Algorithm, Kind, Service, ServiceKey},
     source::{Source, SourceKey, SourceKind},
@@ -109,10 +109,10 @@ fn connect(plane: &Plane, table: &FlowTable, number: u32) {
             key,
             mark,
             peer: slots[peer],
-            backend: BACKEND,
+            target: Target::of(BACKEND),
             generation: 9,
             packets: number,
-            bytes: u64::from(number) << 33,
+            volume: Volume::new(u64::from(number) << 33),
             ..Flow::default()
         };
         flows.set(slots[at], flow, 0).expect("written");

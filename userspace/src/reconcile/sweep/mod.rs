@@ -282,7 +282,7 @@ impl<'a> Pass<'a> {
         let Some(flow) = self.table.flow(slot) else {
             return;
         };
-        let backend = self.table.backend(flow.backend).unwrap_or_default();
+        let backend = self.table.backend(flow.backend()).unwrap_or_default();
         let peer = self.peer(slot, &flow);
         let age = peer.as_ref().map_or(word.age(now), |(_, peer, _)| word.age(now).min(peer.age(now)));
         let idle = backend.idle_timeout_of(flow.key.protocol);
@@ -315,7 +315,7 @@ impl<'a> Pass<'a> {
             && !flow.mark.is_reply()
             && word.state().is_live()
         {
-            count.backends.note(flow.backend);
+            count.backends.note(flow.backend());
             if word.state().is_admitted() {
                 count.services.note(backend.service);
             }

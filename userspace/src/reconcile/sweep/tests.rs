@@ -4,7 +4,7 @@ use std::sync::atomic::AtomicU32;
 
 use vipgate_abi::{
     backend::{Backend, ICMP_IDLE, OTHER_IDLE, TCP_IDLE, UDP_IDLE},
-    flow::{FLAG_REPLY, FlowKey, Mark},
+    flow::{FLAG_REPLY, FlowKey, Mark, Target},
 };
 
 use super::*;
@@ -36,7 +36,7 @@ fn word(state: State, age: u32) -> Word {
 /// Puts a connection into slots `first` and `first + 8`, with these states and ages in seconds, counted.
 fn connect(table: &FlowTable, first: u32, one: (State, u32), other: (State, u32)) {
     let second = first + WAYS as u32;
-    let flow = Flow { backend: 1, generation: 7, peer: second, ..Flow::default() };
+    let flow = Flow { target: Target::of(1), generation: 7, peer: second, ..Flow::default() };
     table.put(first, word(one.0, one.1), flow);
     table.put(second, word(other.0, other.1), Flow { peer: first, mark: REPLY, ..flow });
     if one.0.is_live() {
@@ -132,13 +132,17 @@ fn a_flow_whose_other_direction_is_anothers_goes_alone() {
     let table = table();
     connect(&table, 0, (State::Established, IDLE + LATE), (State::Established, 0));
     // The second slot was claimed for another connection.
-    let stranger = Flow { backend: 1, generation: 7, peer: 40, mark: REPLY, ..Flow::default() };
+    let stranger = Flow { target: Target::of(1), generation: 7, peer: 40, mark: REPLY, ..Flow::default() };
     table.put(8, word(State::Established, 0), stranger);
     pass(&table, false);
     assert_eq!(states(&table, 0), (State::Empty, State::Established));
     assert_eq!(table.backend_loads().get(1), 0);
     // A peer beyond the table, as a torn read may show, is none.
-    table.put(0, word(State::Closed, 60), Flow { peer: u32::MAX, generation: 7, backend: 1, ..Flow::default() });
+    table.put(
+        0,
+        word(State::Closed, 60),
+        Flow { peer: u32::MAX, generation: 7, target: Target::of(1), ..Flow::default() },
+    );
     pass(&table, false);
     assert_eq!(states(&table, 0).0, State::Empty);
 }

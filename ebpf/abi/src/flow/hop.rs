@@ -1,0 +1,128 @@
+//! Where a flow's packets go: the next hop with the epoch that vouches for it, and the way out.
+
+use crate::port;
+
+/// Destination MAC address on the way out in the lower 48 bits, in memory its first six bytes; above them the low 16 bits of
+/// [`crate::config::Config::epoch`] under which it was found, crossed with the port.
+///
+/// One word, so that it is never torn. The port has no place in it: crossed with the epoch it is told, so that a hop beside
+/// whose port another one was written reads as old.
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Hop(pub u64);
+
+impl Hop {
+    const EPOCH: u32 = 48;
+
+    /// A next hop by a port, found under an epoch; under 0 it is always old.
+    #[inline(always)]
+    pub const fn new(next_hop: [u8; 6], epoch: u16, port: u16) -> Self {
+        let [a, b, c, d, e, f] = next_hop;
+        let address = u64::from_le_bytes([a, b, c, d, e, f, 0, 0]);
+        Self(address | (crossed(epoch, port) as u64) << Self::EPOCH)
+    }
+
+    /// A flow's hop before its first packet, by [`port::STACK`]: always old, and another one for each flow that a slot has
+    /// held lately.
+    #[inline(always)]
+    pub const fn unknown(round: u8, now: u32) -> Self {
+        Self((round as u64) << 32 | now as u64)
+    }
+
+    /// True for a hop that was found under this epoch, which is the low 16 bits of one that the controller chose, by this port.
+    #[inline(always)]
+    pub const fn is_of(self, epoch: u16, port: u16) -> bool {
+        (self.0 >> Self::EPOCH) as u16 == crossed(epoch, port)
+    }
+}
+
+#[inline(always)]
+const fn crossed(epoch: u16, port: u16) -> u16 {
+    epoch ^ (port << 8)
+}
+
+/// The epoch after this one. Its lowest 8 bits are never 0: so no epoch crossed with a port is 0, as of an unknown hop.
+pub const fn next_epoch(epoch: u32) -> u32 {
+    let next = epoch.wrapping_add(1);
+    if next & 0xff == 0 { next + 1 } else { next }
+}
+
+/// Index of BACKENDS in the lower 24 bits, above them the way out: index of PORTS, or [`port::STACK`].
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Target(pub u32);
+
+impl Target {
+    const PORT: u32 = 24;
+    /// Offset of the port's byte.
+    pub const PORT_OFFSET: usize = 3;
+
+    #[inline(always)]
+    pub const fn new(backend: u32, port: u16) -> Self {
+        Self((backend % crate::service::Member::NUMBERS) | (port as u32) << Self::PORT)
+    }
+
+    /// The target of a flow whose way out is not known.
+    #[inline(always)]
+    pub const fn of(backend: u32) -> Self {
+        Self::new(backend, port::STACK)
+    }
+
+    #[inline(always)]
+    pub const fn backend(self) -> u32 {
+        self.0 % crate::service::Member::NUMBERS
+    }
+
+    #[inline(always)]
+    pub const fn port(self) -> u16 {
+        (self.0 >> Self::PORT) as u16
+    }
+}
+
+const _: () = assert!(crate::maps::MAX_PORTS <= 1 << 8 && crate::service::Member::NUMBERS == 1 << Target::PORT);
+
+crate::pod!(Hop, Target);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MAC: [u8; 6] = [2, 0, 0, 0xab, 0xcd, 0xef];
+
+    #[test]
+    fn a_hop_is_of_its_epoch_and_port_alone() {
+        let hop = Hop::new(MAC, 0x1234, 7);
+        assert_eq!(hop.0.to_le_bytes()[..6], MAC);
+        assert!(hop.is_of(0x1234, 7));
+        for (epoch, port) in [(0x1235, 7), (0x1334, 7), (0x1234, 6), (0x1234, 0)] {
+            assert!(!hop.is_of(epoch, port));
+        }
+    }
+
+    #[test]
+    fn an_unknown_hop_and_one_of_epoch_zero_are_old_under_every_epoch() {
+        let mut epoch = 0;
+        for _ in 0..1 << 17 {
+            epoch = next_epoch(epoch);
+            assert!(!Hop::unknown(255, u32::MAX).is_of(epoch as u16, port::STACK));
+            assert!(!Hop::new(MAC, 0, port::STACK).is_of(epoch as u16, port::STACK));
+            // Whatever port is written beside an unknown one.
+            assert!((1..256).all(|port| !Hop::unknown(1, 1).is_of(epoch as u16, port)));
+        }
+    }
+
+    #[test]
+    fn an_epoch_never_has_low_bits_of_zero() {
+        assert_eq!(next_epoch(0), 1);
+        assert_eq!(next_epoch(0xff), 0x101);
+        assert_eq!(next_epoch(u32::MAX), 1);
+    }
+
+    #[test]
+    fn a_target_keeps_backend_and_port_apart() {
+        let target = Target::new(0xab_cdef, 0x12);
+        assert_eq!((target.backend(), target.port()), (0xab_cdef, 0x12));
+        assert_eq!(target.0.to_le_bytes()[Target::PORT_OFFSET], 0x12);
+        assert_eq!(Target::of(5), Target::new(5, port::STACK));
+    }
+}

@@ -1,0 +1,177 @@
+//! Slot words: who is in a slot, in which state, and since when.
+
+/// A slot's state: the low byte of its word. In the order in which eviction prefers them, but for `Busy`.
+#[repr(u8)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum State {
+    Empty = 0,
+    /// Being written by who claimed it.
+    Busy = 1,
+    /// TCP after RST or both FINs.
+    Closed = 2,
+    /// As Closed, but this direction has sent data since.
+    Resumed = 3,
+    /// TCP with only a SYN seen, UDP without an answer.
+    Opening = 4,
+    /// TCP with the SYN-ACK seen, the handshake's last ACK outstanding.
+    Answered = 5,
+    /// UDP, answered.
+    Datagrams = 6,
+    /// TCP with a FIN from this direction.
+    Closing = 7,
+    /// TCP, handshake complete.
+    Established = 8,
+}
+
+impl State {
+    /// The state that a word's low byte names; an unknown byte reads as `Busy`, which nobody touches.
+    #[inline(always)]
+    pub const fn from_byte(byte: u8) -> Self {
+        match byte {
+            0 => Self::Empty,
+            2 => Self::Closed,
+            3 => Self::Resumed,
+            4 => Self::Opening,
+            5 => Self::Answered,
+            6 => Self::Datagrams,
+            7 => Self::Closing,
+            8 => Self::Established,
+            _ => Self::Busy,
+        }
+    }
+
+    /// True for the states that count against a listener's limit: both sides have spoken, and of a TCP connection the
+    /// handshake is complete. So a flood of first packets fills no listener.
+    #[inline(always)]
+    pub const fn is_admitted(self) -> bool {
+        self as u8 >= Self::Datagrams as u8
+    }
+
+    /// True for the states that count as a connection of the backend.
+    #[inline(always)]
+    pub const fn is_live(self) -> bool {
+        self as u8 > Self::Resumed as u8
+    }
+}
+
+/// A slot word, taken apart and put together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Word(pub u64);
+
+impl Word {
+    /// The bits that identify who is in the slot: round and tag.
+    pub const IDENTITY: u64 = 0xffff_ff00;
+
+    #[inline(always)]
+    pub const fn new(state: State, round: u8, tag: u16, seen: u32) -> Self {
+        Self(((seen as u64) << 32) | ((tag as u64) << 16) | ((round as u64) << 8) | state as u64)
+    }
+
+    #[inline(always)]
+    pub const fn state(self) -> State {
+        State::from_byte(self.0 as u8)
+    }
+
+    #[inline(always)]
+    pub const fn round(self) -> u8 {
+        (self.0 >> 8) as u8
+    }
+
+    #[inline(always)]
+    pub const fn tag(self) -> u16 {
+        (self.0 >> 16) as u16
+    }
+
+    /// Low 32 bits of jiffies when a packet last hit the slot.
+    #[inline(always)]
+    pub const fn seen(self) -> u32 {
+        (self.0 >> 32) as u32
+    }
+
+    /// The same word in another state.
+    #[inline(always)]
+    pub const fn with_state(self, state: State) -> Self {
+        Self((self.0 & !0xff) | state as u64)
+    }
+
+    /// The word that claims this slot.
+    #[inline(always)]
+    pub const fn claimed(self) -> Self {
+        Self::new(State::Busy, self.round().wrapping_add(1), self.tag(), self.seen())
+    }
+
+    /// True when both words show the same flow in the slot, whatever its state and time.
+    #[inline(always)]
+    pub const fn same_flow(self, other: Self) -> bool {
+        (self.0 ^ other.0) & Self::IDENTITY == 0
+    }
+
+    /// Jiffies since the last hit. A `seen` that another CPU stored a moment after `now` was read counts as 0.
+    #[inline(always)]
+    pub const fn age(self, now: u32) -> u32 {
+        let age = now.wrapping_sub(self.seen());
+        if age > u32::MAX / 2 { 0 } else { age }
+    }
+
+    /// How gladly an insert takes this slot, the highest first: empty, then closed, then embryos, then UDP, oldest
+    /// first within each. A rank for which [`is_evictable`] is false belongs to a slot that no new flow may take: an
+    /// established TCP flow is swept when idle, never evicted.
+    ///
+    /// Without branches: the kernel's verifier follows every path of a loop over a bucket.
+    #[inline(always)]
+    pub const fn eviction_rank(self, now: u32) -> u64 {
+        // A nibble for each state, by its number.
+        const CLASSES: u64 = 0x0122_3304;
+        let class = (CLASSES >> ((self.0 as u32 & 15) * 4)) & 0xf;
+        // Biased, so that a `seen` a moment after `now` counts as young instead of ancient.
+        let age = now.wrapping_sub(self.seen()).wrapping_add(1 << 31);
+        (class << 32) | age as u64
+    }
+}
+
+/// True for the rank of a slot that a new flow may take.
+#[inline(always)]
+pub const fn is_evictable(rank: u64) -> bool {
+    rank >> 32 != 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn eviction_prefers_empty_then_closed_then_embryos_then_datagrams_oldest_first() {
+        let now = 1000;
+        let rank = |state, seen| Word::new(state, 0, 0, seen).eviction_rank(now);
+        let order = [
+            rank(State::Empty, 0),
+            rank(State::Closed, 10),
+            rank(State::Closed, 20),
+            rank(State::Opening, 10),
+            rank(State::Answered, 20),
+            rank(State::Opening, 1001),
+            rank(State::Datagrams, 10),
+            rank(State::Datagrams, 20),
+        ];
+        assert!(order.is_sorted_by(|a, b| a > b), "{order:x?}");
+        assert!(order.into_iter().all(is_evictable));
+        for state in [State::Busy, State::Closing, State::Established] {
+            assert!(!is_evictable(rank(state, 0)));
+        }
+    }
+
+    #[test]
+    fn a_claim_keeps_the_tag_and_changes_the_identity() {
+        let word = Word::new(State::Opening, 255, 0xbeef, 42);
+        let claimed = word.claimed();
+        assert_eq!((claimed.state(), claimed.round(), claimed.tag(), claimed.seen()), (State::Busy, 0, 0xbeef, 42));
+        assert!(!claimed.same_flow(word));
+        assert!(word.with_state(State::Closed).same_flow(word));
+    }
+
+    #[test]
+    fn age_is_zero_for_a_hit_that_is_a_moment_ahead_and_survives_the_wrap_of_jiffies() {
+        assert_eq!(Word::new(State::Opening, 0, 0, 5).age(4), 0);
+        assert_eq!(Word::new(State::Opening, 0, 0, u32::MAX).age(1), 2);
+    }
+}
