@@ -8,7 +8,7 @@ use core::hint::black_box;
 
 use aya_ebpf::{
     bindings::{
-        TC_ACT_SHOT,
+        TC_ACT_SHOT, TC_ACT_UNSPEC,
         xdp_action::{XDP_DROP, XDP_PASS, XDP_TX},
     },
     btf_maps::{Array, LruHashMap, PerCpuArray},
@@ -56,7 +56,7 @@ static BENCH_TURN: Array<[u32; 4], 1, 0> = Array::new();
 
 const TO_OTHERS: u32 = 1 << 4;
 
-/// Frames that came to the sink.
+/// Frames that came to the sink, or by the watcher.
 #[btf_map]
 static BENCH_SUNK: PerCpuArray<u64, 1> = PerCpuArray::new();
 
@@ -249,13 +249,26 @@ pub fn bench_send(ctx: XdpContext) -> u32 {
     XDP_TX
 }
 
-/// The sink: counts and drops.
-#[xdp]
 #[inline(always)]
-pub fn bench_sink(_ctx: XdpContext) -> u32 {
+fn sink() {
     if let Some(counter) = BENCH_SUNK.get_ptr_mut(0) {
         // SAFETY: this CPU's own element.
         unsafe { *counter += 1 };
     }
+}
+
+/// The sink: counts and drops.
+#[xdp]
+#[inline(always)]
+pub fn bench_sink(_ctx: XdpContext) -> u32 {
+    sink();
     XDP_DROP
+}
+
+/// Somebody else's program beside ours: counts and lets go on.
+#[classifier]
+#[inline(always)]
+pub fn bench_watch(_ctx: TcContext) -> i32 {
+    sink();
+    TC_ACT_UNSPEC
 }

@@ -3,7 +3,7 @@
 #![no_main]
 
 use aya_ebpf::{
-    bindings::{TC_ACT_OK, TC_ACT_UNSPEC},
+    bindings::TC_ACT_UNSPEC,
     macros::{classifier, raw_tracepoint, xdp},
     programs::{RawTracePointContext, TcContext, XdpContext},
 };
@@ -67,7 +67,7 @@ pub fn vipgate_egress(ctx: TcContext) -> i32 {
     if packet.is_local() {
         outward::reclaim(&mut packet);
     }
-    TC_ACT_OK as i32
+    TC_ACT_UNSPEC
 }
 
 /// Counts what the XDP program redirected and the kernel refused: the program itself has ended by then, and nobody else is told.

@@ -4,7 +4,7 @@ use core::ffi::c_void;
 
 use aya_ebpf::{
     EbpfContext,
-    bindings::{__sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, TC_ACT_OK, TC_ACT_SHOT},
+    bindings::{__sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, TC_ACT_SHOT, TC_ACT_UNSPEC},
     helpers::{bpf_l4_csum_replace, bpf_redirect, bpf_skb_pull_data, bpf_skb_vlan_pop},
     programs::TcContext,
 };
@@ -22,7 +22,8 @@ use crate::{
 pub struct TcPacket(pub TcContext);
 
 impl Packet for TcPacket {
-    const PASS: i32 = TC_ACT_OK;
+    /// Others' programs and filters behind ours on the device get what we let pass: OK would end the chain.
+    const PASS: i32 = TC_ACT_UNSPEC;
     const DROP: i32 = TC_ACT_SHOT;
     const QUEUES: bool = true;
 

@@ -3,7 +3,7 @@
 use vipgate_abi::counters::Reason;
 use vipgate_host_kernel::{
     bindings::{
-        TC_ACT_OK, TC_ACT_REDIRECT, TC_ACT_SHOT,
+        TC_ACT_REDIRECT, TC_ACT_SHOT, TC_ACT_UNSPEC,
         xdp_action::{XDP_DROP, XDP_PASS, XDP_REDIRECT},
     },
     kernel,
@@ -80,7 +80,7 @@ impl Arriving {
         let redirect = kernel::take_redirect();
         let [pass, drop, redirected] = match hook {
             Hook::Xdp => [XDP_PASS, XDP_DROP, XDP_REDIRECT].map(|action| action as i32),
-            Hook::Tc => [TC_ACT_OK, TC_ACT_SHOT, TC_ACT_REDIRECT],
+            Hook::Tc => [TC_ACT_UNSPEC, TC_ACT_SHOT, TC_ACT_REDIRECT],
         };
         let verdict = match (counted, redirect) {
             (None, Some(ifindex)) if verdict == redirected => Verdict::Redirect(ifindex),

@@ -48,7 +48,7 @@ macro_rules! object {
 
 /// What `cargo xtask build` made.
 static PROGRAMS: &[u8] = object!("vipgate-ebpf");
-static BENCHMARK: &[u8] = object!("vipgate-bench");
+pub(super) static BENCHMARK: &[u8] = object!("vipgate-bench");
 
 /// Which program a bench runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,6 +56,9 @@ pub enum Hook {
     Xdp,
     Tc,
 }
+
+/// TC_ACT_UNSPEC: what is beside our program on the device goes on with the packet.
+const UNSPEC: u32 = u32::MAX;
 
 impl Hook {
     /// The program that the controller attaches there.
@@ -848,7 +851,7 @@ impl Bench {
     /// Runs the egress program once on a frame, as if the stack sent it: the frame as it leaves.
     pub fn run_egress(&mut self, frame: &Frame) -> Result<Vec<u8>> {
         let (result, bytes) = self.test_run(Hook::Tc, maps::PROGRAM_EGRESS, &frame.bytes(), 1)?;
-        ensure!(result.return_value == 0, "verdict {}", result.return_value);
+        ensure!(result.return_value == UNSPEC, "verdict {}", result.return_value);
         Ok(bytes)
     }
 
@@ -858,7 +861,7 @@ impl Bench {
         let run = self.test_run(Hook::Tc, maps::PROGRAM_EGRESS, &frame.bytes(), 1);
         self.device = before;
         match run?.0.return_value {
-            0 => Ok(true),
+            UNSPEC => Ok(true),
             2 => Ok(false),
             other => bail!("verdict {other}"),
         }
@@ -941,7 +944,7 @@ impl Bench {
     fn verdict(&self, value: u32) -> Verdict {
         match (self.hook, value) {
             (Hook::Xdp, 1) | (Hook::Tc, 2) => Verdict::Drop,
-            (Hook::Xdp, 2) | (Hook::Tc, 0) => Verdict::Pass,
+            (Hook::Xdp, 2) | (Hook::Tc, UNSPEC) => Verdict::Pass,
             (Hook::Xdp, 4) | (Hook::Tc, 7) => Verdict::Redirect,
             (_, other) => Verdict::Other(other),
         }

@@ -6,6 +6,8 @@
 
 mod bench;
 mod frame;
+mod watcher;
 
 pub use bench::{Bench, Beside, Hook, Outcome, Packets, Swap, Verdict};
 pub use frame::{Frame, Transport, tcp};
+pub use watcher::{Order, Watcher};

@@ -1,0 +1,56 @@
+//! Somebody else's TC program beside ours on a device.
+
+use anyhow::{Context as _, Result};
+use aya::{
+    Ebpf,
+    maps::PerCpuArray,
+    programs::{
+        LinkOrder, SchedClassifier, TcAttachType,
+        tc::{NlOptions, TcAttachOptions},
+    },
+};
+use vipgate::loader::load_persistently;
+
+use super::bench::BENCHMARK;
+
+/// Where among the programs of a device's side.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// By a TCX link, before all others.
+    First,
+    /// The same behind all others.
+    Last,
+    /// As a filter of this priority of clsact, which the device has.
+    Filter(u16),
+}
+
+/// A program that counts what it sees and lets go on, until it is dropped.
+#[derive(Debug)]
+pub struct Watcher {
+    ebpf: Ebpf,
+    /// What it is called.
+    pub name: String,
+}
+
+impl Watcher {
+    /// On a device of the calling thread's namespace.
+    pub fn new(device: &str, side: TcAttachType, order: Order) -> Result<Self> {
+        let mut ebpf = Ebpf::load(BENCHMARK).context("cannot load the benchmark's programs")?;
+        let program = ebpf.program_mut("bench_watch").context("the object has no watcher")?;
+        let program: &mut SchedClassifier = program.try_into()?;
+        load_persistently(|| program.load())?;
+        let options = match order {
+            Order::First => TcAttachOptions::TcxOrder(LinkOrder::first()),
+            Order::Last => TcAttachOptions::TcxOrder(LinkOrder::last()),
+            Order::Filter(priority) => TcAttachOptions::Netlink(NlOptions { priority, ..NlOptions::default() }),
+        };
+        program.attach_with_options(device, side, options).with_context(|| format!("cannot watch {device}"))?;
+        Ok(Self { ebpf, name: format!("{side:?} {order:?}") })
+    }
+
+    /// Packets that it has seen.
+    pub fn seen(&self) -> Result<u64> {
+        let map = self.ebpf.map("BENCH_SUNK").context("the object has no map BENCH_SUNK")?;
+        Ok(PerCpuArray::<_, u64>::try_from(map)?.get(&0, 0)?.iter().sum())
+    }
+}
