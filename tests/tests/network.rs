@@ -1,6 +1,7 @@
 //! What happens around the router: devices, neighbours and hooks other than the usual.
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
+use reqwest::Method;
 use serde_json::json;
 use std::{
     net::{Ipv4Addr, SocketAddrV4},
@@ -8,7 +9,7 @@ use std::{
 };
 use vipgate_tests::{
     both_hooks,
-    lab::{ECHO, Hook, Load, Result, Running, UDP, WEB, wait_until},
+    lab::{Capture, ECHO, Hook, Load, Result, Running, UDP, WEB, topology::PUBLIC_ROUTER, vipgate_binary, wait_until},
 };
 
 const VIP: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 10);
@@ -56,6 +57,73 @@ both_hooks! {
         // A client that has forgotten where the VIP is.
         run.lab.client().namespace.ip("neigh flush dev eth0")?;
         wait_until("the VIP", PATIENCE, || run.lab.client().fetch(vip))?;
+        Ok(())
+    }
+
+    fn an_address_that_the_operator_configured_is_never_a_vips(hook) {
+        let Running { cloud, controller, lab } = Running::new(hook, 1, 1)?;
+        let router = &lab.router;
+        let held = || router.ip("-oneline -4 addr show dev pub0");
+        // One that no VIP has yet is refused to whoever wants it.
+        router.ip("addr add 10.1.0.20/32 dev pub0")?;
+        let wanted = json!({ "params": { "name": "taken", "l3NetworkUuid": cloud.public_l3, "requiredIp": "10.1.0.20" } });
+        let failure = cloud.api.refused(&Method::POST, "/vips", Some(&wanted))?;
+        ensure!(failure.to_string().contains("10.1.0.20"), "{failure}");
+        // One that was a VIP's while no controller ran is told, and stays.
+        let (vip, _, web) = cloud.balanced(VIP, WEB, &[0])?;
+        cloud.vip(Ipv4Addr::new(10, 1, 0, 11))?;
+        ensure!(held()?.contains(" 10.1.0.11/32 "), "{}", held()?);
+        assert!(controller.stop()?.success());
+        router.ip("addr del 10.1.0.10/32 dev pub0")?;
+        router.ip("addr add 10.1.0.10/32 dev pub0")?;
+        let controller = lab.start_controller()?;
+        let said = controller.said();
+        ensure!(said.contains("10.1.0.10/32 is an address of pub0 that vipgate has not set"), "{said}");
+        lab.client().fetch(web)?;
+        cloud.api.delete(&format!("/vips/{vip}"))?;
+        ensure!(held()?.contains(" 10.1.0.10/32 "), "{}", held()?);
+        controller.kill()?;
+        let mut detach = router.command(vipgate_binary()?);
+        ensure!(detach.arg("detach").arg("--bpffs").arg(lab.bpffs.path()).output()?.status.success());
+        let held = held()?;
+        let stays = |address| held.contains(&format!(" {address} "));
+        ensure!(stays("10.1.0.10/32") && stays("10.1.0.20/32") && stays("10.1.0.1/24"), "{held}");
+        ensure!(!stays("10.1.0.11/32"), "{held}");
+        Ok(())
+    }
+
+    fn neighbours_hear_at_once_of_another_mac_of_the_routers_device(hook) {
+        const MAC: &str = "02:00:00:00:00:77";
+        let mut run = Running::new(hook, 1, 1)?;
+        run.lab.serve_outside()?;
+        run.cloud.attach_services(&["SNAT"])?;
+        let (client, guest) = (run.lab.client(), &run.lab.backends[0]);
+        guest.fetch(client.web())?;
+        let capture = Capture::start(client, "arp", run.lab.directory())?;
+        let (_, _, vip) = run.cloud.balanced(VIP, WEB, &[0])?;
+        client.fetch(vip)?;
+        run.lab.router.ip(&format!("link set pub0 address {MAC}"))?;
+        let told = |address: Ipv4Addr, mac: &str| -> Result<()> {
+            let known = client.namespace.ip(&format!("neigh show {address}"))?;
+            ensure!(known.contains(mac), "{address}: {known}");
+            Ok(())
+        };
+        for address in [VIP, PUBLIC_ROUTER] {
+            wait_until("the neighbour to hear", PATIENCE, || told(address, MAC))?;
+        }
+        client.fetch(vip)?;
+        guest.fetch(client.web())?;
+        // The repeats of what was announced before come between these.
+        let announced = wait_until("repeats", PATIENCE, || {
+            let printed = capture.printed()?;
+            let of_vip = printed.lines().filter(|line| line.contains(&format!("who-has {VIP} tell {VIP},")));
+            let of_vip: Vec<String> = of_vip.map(str::to_owned).collect();
+            let new = of_vip.iter().filter(|line| line.contains(MAC)).count();
+            ensure!(new >= 3, "{printed}");
+            Ok(of_vip)
+        })?;
+        let first = announced.iter().position(|line| line.contains(MAC)).unwrap_or_default();
+        ensure!(announced[first..].iter().all(|line| line.contains(MAC)), "{announced:#?}");
         Ok(())
     }
 

@@ -20,6 +20,7 @@ use vipgate_tests::{
         leftovers::unique,
         report,
         topology::{PRIVATE_ROUTER, PUBLIC_ROUTER},
+        wait_until,
     },
 };
 
@@ -311,6 +312,32 @@ both_hooks! {
             ensure!(!printed(&format!("udp and src host {seen}"))?.is_empty(), "{seen} is never seen");
         }
         Ok(())
+    }
+
+    fn the_way_out_follows_the_routers_address(hook) {
+        let run = start(hook, 1)?;
+        let (client, guest, router) = (run.lab.client(), &run.lab.backends[0], &run.lab.router);
+        assert_eq!(seen_as(guest, client)?, PUBLIC_ROUTER);
+        let follows = |address: [u8; 4]| {
+            let address = Ipv4Addr::from(address);
+            wait_until("guests to leave by the new address", PATIENCE, || {
+                let seen = seen_as(guest, client)?;
+                ensure!(seen == address, "seen as {seen}");
+                Ok(())
+            })?;
+            let told = "the router's address changed, and its VIP with it";
+            let said = run.controller.said();
+            ensure!(said.lines().any(|line| line.contains(told) && line.contains(&address.to_string())), "{said}");
+            Ok::<_, anyhow::Error>(())
+        };
+        // Another lease, then a network that gives each host its address alone.
+        router.ip(&format!("addr del {PUBLIC_ROUTER}/24 dev pub0"))?;
+        router.ip("addr add 10.1.0.5/24 dev pub0")?;
+        follows([10, 1, 0, 5])?;
+        router.ip("addr del 10.1.0.5/24 dev pub0")?;
+        router.ip("addr add 10.1.0.6/32 dev pub0")?;
+        router.ip("route add 10.1.0.0/24 dev pub0 src 10.1.0.6")?;
+        follows([10, 1, 0, 6])
     }
 
     fn status_and_flows_tell_of_it(hook) {

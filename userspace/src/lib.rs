@@ -1,6 +1,7 @@
 //! The vipgate controller as a library, so that the tests drive the real loader and tables.
 pub mod config;
 pub mod doctor;
+pub mod follow;
 pub mod health;
 pub mod jobs;
 pub mod loader;

@@ -18,6 +18,7 @@ use vipgate_api::ApiError;
 
 use crate::{
     config::{Config, DEFAULT_PASSWORD, Secret},
+    follow::follow,
     health::Checks,
     loader::{LoadError, Options, PinDir, Plane},
     lock::{Lock, LockError},
@@ -92,8 +93,9 @@ pub async fn serve(config: Config) -> Result<(), ServeError> {
     let answering = answering.map_err(|source| ServeError::Io { what: "cannot answer `vipgate status`", source })?;
     // Ends with the runtime.
     tokio::spawn(answering);
-    let state =
-        RestState::new(store.clone(), Arc::new(devices), Arc::new(reconciler.clone()), rest::Settings::default())?;
+    let devices = Arc::new(devices);
+    tokio::spawn(follow(store.clone(), Arc::clone(&devices), reconciler.clone()));
+    let state = RestState::new(store.clone(), devices, Arc::new(reconciler.clone()), rest::Settings::default())?;
     first_password(&store, &config).await?;
     state.jobs().recover().await?;
 

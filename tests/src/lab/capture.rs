@@ -45,6 +45,11 @@ impl<'a> Capture<'a> {
         Ok(Self { host, file, tcpdump })
     }
 
+    /// What has been written down so far, a packet a line, with its Ethernet header.
+    pub fn printed(&self) -> Result<String> {
+        self.host.namespace.run("tcpdump", &format!("-n -e -r {}", self.file.display()))
+    }
+
     /// The file with all that has passed until now: a last packet is sent, which comes after all others. A capture that
     /// missed one is an error.
     pub fn end(mut self) -> Result<PathBuf> {

@@ -192,7 +192,7 @@ impl Switch {
     /// Plugs the router in. Its own end stays as a router's would be; the other end must poll for what the router's XDP
     /// program sends it, which GRO makes it do.
     fn plug_router(&self, router: &Namespace, device: &str, address: Ipv4Addr) -> Result<()> {
-        self.wire(router, device, "router")?;
+        wire(&self.namespace, router, device, "router")?;
         self.namespace.run("ethtool", "-K router gro on")?;
         router.ip(&format!("addr add {address}/24 dev {device}")).map(drop)
     }
@@ -212,7 +212,7 @@ impl Switch {
         address: Ipv4Addr,
         gateway: Ipv4Addr,
     ) -> Result<String> {
-        self.wire(host, "eth0", &format!("port{number}"))?;
+        wire(&self.namespace, host, "eth0", &format!("port{number}"))?;
         if kind == HostKind::BesideNamespace {
             host.run("ethtool", "-K eth0 tx off")?;
         }
@@ -222,12 +222,12 @@ impl Switch {
         let mut words = link.split_whitespace().skip_while(|word| *word != "link/ether");
         words.nth(1).map(str::to_owned).context("a veth has a MAC address")
     }
+}
 
-    fn wire(&self, host: &Namespace, device: &str, port: &str) -> Result<()> {
-        let switch = self.namespace.name();
-        host.ip(&format!("link add {device} type veth peer name {port} netns {switch}"))?;
-        self.namespace.ip(&format!("link set {port} master switch up"))?;
-        host.ip(&format!("link set {device} up"))?;
-        Ok(())
-    }
+/// Plugs a new device of a namespace into the switch in another.
+fn wire(switch: &Namespace, host: &Namespace, device: &str, port: &str) -> Result<()> {
+    host.ip(&format!("link add {device} type veth peer name {port} netns {}", switch.name()))?;
+    switch.ip(&format!("link set {port} master switch up"))?;
+    host.ip(&format!("link set {device} up"))?;
+    Ok(())
 }

@@ -3,7 +3,7 @@
 //! A network with the service leaves by the router's address on every public network of its zone. Each such address is a
 //! VIP that the router makes when the first network needs it and removes after the last one, unless another service is on
 //! it. [`follow`] brings these VIPs in line with what is stored and with the addresses that the router has; it runs at
-//! every start and after each call that may change the answer.
+//! every start, after each call that may change the answer, and when the router's addresses change.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -99,7 +99,18 @@ async fn bring_about(tx: &mut Tx, way: &Way<'_>, touched: &mut BTreeSet<String>)
             store::vip::get(tx, &held.uuid).await
         }
         // An address that is not there now may come back: what is on the VIP shall not be lost meanwhile.
-        (Some(held), _) => Ok(Some(held.clone())),
+        (Some(held), address) => {
+            if address.is_none() && !way.guests.is_empty() {
+                let network = &public.network_cidr;
+                warn!(
+                    vip = held.uuid,
+                    address = held.ip,
+                    network,
+                    "the router has no address there: nothing that leaves by it is answered"
+                );
+            }
+            Ok(Some(held.clone()))
+        }
         (None, Some(address)) if !way.guests.is_empty() => {
             let Some(used_ip_uuid) = take(tx, public, address).await? else { return Ok(None) };
             let row = Vip {

@@ -3,6 +3,7 @@
 //! Everything happens in the network namespace of the thread that opened the [`Netlink`] socket: vipgate runs in the
 //! router's. Touches the kernel by rtnetlink, packet sockets (gratuitous ARP) and /proc/sys/net; no map, no store.
 
+mod address;
 pub mod arp;
 mod dump;
 mod netlink;
@@ -20,7 +21,8 @@ use std::{
 use thiserror::Error;
 
 pub use self::{
-    netlink::{HeldAddress, Netlink},
+    address::HeldAddress,
+    netlink::Netlink,
     watch::{Changes, Watcher},
 };
 use crate::model;

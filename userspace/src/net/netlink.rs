@@ -1,4 +1,4 @@
-//! Requests to rtnetlink (RFC 3549): devices, addresses, neighbours.
+//! Requests to rtnetlink (RFC 3549): devices, neighbours. Those about addresses are in `address`.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -6,33 +6,13 @@ use futures::{StreamExt, TryStreamExt};
 use netlink_packet_core::{NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage,
-    address::{AddressAttribute, AddressMessage, AddressProtocol},
     link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage, LinkXdp, XdpAttached},
     neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState},
     route::{RouteAddress, RouteAttribute, RouteMessage, RouteType},
 };
-use rtnetlink::{AddressMessageBuilder, Error, Handle, RouteMessageBuilder};
+use rtnetlink::{Error, Handle, RouteMessageBuilder};
 
 use super::{Device, Link, NetError, dump::dump};
-
-/// Marks the addresses that vipgate set (`IFA_PROTO`, Linux 5.18), so that a later start finds those that no VIP has
-/// any more. Shown by `ip -d address` as `proto 0x56`.
-const OURS: AddressProtocol = AddressProtocol::Other(0x56);
-
-/// A VIP is a host address. With its network's prefix it would bring a connected route of its own, stand among the
-/// router's own addresses of that network as a source for the router's traffic, and take them along as their primary
-/// when it goes. The route to the network comes from the router's own address there, as for any host.
-const PREFIX_LEN: u8 = 32;
-
-/// An address of a device.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct HeldAddress {
-    pub ifindex: u32,
-    pub address: Ipv4Addr,
-    pub prefix_len: u8,
-    /// Set by vipgate as a VIP.
-    pub vip: bool,
-}
 
 /// A netlink socket; clones share it.
 #[derive(Clone, Debug)]
@@ -74,51 +54,6 @@ impl Netlink {
             _ => None,
         };
         Ok(answers.into_iter().filter_map(link).collect())
-    }
-
-    /// The IPv4 addresses of all devices.
-    pub async fn addresses(&self) -> Result<Vec<HeldAddress>, NetError> {
-        let mut request = AddressMessage::default();
-        request.header.family = AddressFamily::Inet;
-        let answers = dump(&self.handle, "list the addresses", RouteNetlinkMessage::GetAddress(request)).await?;
-        let held = |answer: &RouteNetlinkMessage| match answer {
-            RouteNetlinkMessage::NewAddress(address) => held_address(address),
-            _ => None,
-        };
-        Ok(answers.iter().filter_map(held).collect())
-    }
-
-    /// Gives a device a VIP's address. False: it had it already.
-    pub async fn add_vip(&self, device: &Device, vip: Ipv4Addr) -> Result<bool, NetError> {
-        let mut request = self.handle.address().add(device.ifindex, IpAddr::V4(vip), PREFIX_LEN);
-        request.message_mut().attributes.push(AddressAttribute::Protocol(OURS));
-        match request.execute().await {
-            Err(Error::NetlinkError(error)) if error.raw_code().abs() == libc::EEXIST => Ok(false),
-            Err(error) => Err(failed(&format!("add {vip} to {}", device.name), &error)),
-            Ok(()) => Ok(true),
-        }
-    }
-
-    /// Takes a VIP's address off a device. One that it has not, or a device that is gone, is no error.
-    pub async fn remove_vip(&self, ifindex: u32, vip: Ipv4Addr) -> Result<(), NetError> {
-        let message = AddressMessageBuilder::<Ipv4Addr>::new().index(ifindex).address(vip, PREFIX_LEN).build();
-        match self.handle.address().del(message).execute().await {
-            Err(Error::NetlinkError(error))
-                if [libc::EADDRNOTAVAIL, libc::ENODEV].contains(&error.raw_code().abs()) =>
-            {
-                Ok(())
-            }
-            other => other.map_err(|error| failed(&format!("remove {vip} from device {ifindex}"), &error)),
-        }
-    }
-
-    /// Takes every VIP's address off its device: those that carry vipgate's mark. Tells how many.
-    pub async fn remove_all_vips(&self) -> Result<usize, NetError> {
-        let vips: Vec<_> = self.addresses().await?.into_iter().filter(|held| held.vip).collect();
-        for held in &vips {
-            self.remove_vip(held.ifindex, held.address).await?;
-        }
-        Ok(vips.len())
     }
 
     /// Has the kernel resolve the next hop towards an address, or confirm what it knows, as if a packet had been sent:
@@ -236,25 +171,6 @@ fn link(message: &LinkMessage) -> Link {
     // An index of another namespace means nothing here.
     link.peer = link.peer.filter(|_| !elsewhere);
     link
-}
-
-fn held_address(message: &AddressMessage) -> Option<HeldAddress> {
-    let mut address = None;
-    let mut vip = false;
-    for attribute in &message.attributes {
-        match attribute {
-            AddressAttribute::Local(IpAddr::V4(local)) => address = Some(*local),
-            AddressAttribute::Protocol(protocol) => vip = *protocol == OURS,
-            _ => {}
-        }
-    }
-    let prefix_len = message.header.prefix_len;
-    Some(HeldAddress {
-        ifindex: message.header.index,
-        address: address?,
-        prefix_len,
-        vip: vip && prefix_len == PREFIX_LEN,
-    })
 }
 
 pub(super) fn failed(what: &str, error: &Error) -> NetError {

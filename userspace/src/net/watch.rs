@@ -6,13 +6,14 @@ use futures::{StreamExt, channel::mpsc::UnboundedReceiver};
 use netlink_packet_core::{NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage,
+    address::AddressMessage,
     neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState},
     route::RouteType,
 };
 use rtnetlink::{MulticastGroup, sys::SocketAddr};
 use tracing::warn;
 
-use super::{NetError, dump::dump};
+use super::{NetError, address::HeldAddress, dump::dump};
 
 /// Events of so long are told together, so that a storm of them costs few table writes.
 const BATCH: Duration = Duration::from_millis(3);
@@ -33,12 +34,14 @@ const GROUPS: [MulticastGroup; 6] = [
 pub struct Changes {
     /// A neighbour, a route or a link: remembered next hops may be wrong.
     pub next_hops: bool,
-    /// A device changed or an address went: ports and VIP addresses may have to be set again.
+    /// A device changed, or an address that VIPs need or may not have: ports and VIP addresses may have to be set again.
     pub devices: bool,
+    /// An address of the router's own came or went, or its device has another name.
+    pub own_addresses: bool,
 }
 
 impl Changes {
-    const ALL: Self = Self { next_hops: true, devices: true };
+    const ALL: Self = Self { next_hops: true, devices: true, own_addresses: true };
 
     fn is_none(self) -> bool {
         self == Self::default()
@@ -47,6 +50,7 @@ impl Changes {
     fn add(&mut self, other: Self) {
         self.next_hops |= other.next_hops;
         self.devices |= other.devices;
+        self.own_addresses |= other.own_addresses;
     }
 }
 
@@ -118,8 +122,8 @@ impl Watcher {
             RouteNetlinkMessage::NewNeighbour(neighbour) => changes.next_hops = self.neighbours.learn(&neighbour),
             RouteNetlinkMessage::DelNeighbour(neighbour) => changes.next_hops = self.neighbours.forget(&neighbour),
             RouteNetlinkMessage::NewLink(_) | RouteNetlinkMessage::DelLink(_) => changes = Changes::ALL,
-            RouteNetlinkMessage::DelAddress(_) => changes.devices = true,
-            RouteNetlinkMessage::NewAddress(_) => {}
+            RouteNetlinkMessage::DelAddress(address) => changes = of_address(&address, true),
+            RouteNetlinkMessage::NewAddress(address) => changes = of_address(&address, false),
             // The router's own addresses, VIPs as they come and go: no flow's next hop.
             RouteNetlinkMessage::NewRoute(route) | RouteNetlinkMessage::DelRoute(route) => {
                 changes.next_hops = !matches!(route.header.kind, RouteType::Local | RouteType::Broadcast);
@@ -129,6 +133,12 @@ impl Watcher {
         }
         changes
     }
+}
+
+/// What it changes that an address has come, or is gone. VIPs come by ourselves.
+fn of_address(message: &AddressMessage, is_gone: bool) -> Changes {
+    let is_own = HeldAddress::of(message).is_some_and(|held| !held.vip);
+    Changes { devices: is_own || is_gone, own_addresses: is_own, ..Changes::default() }
 }
 
 async fn subscribe() -> Result<(Messages, Neighbours), NetError> {

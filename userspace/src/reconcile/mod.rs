@@ -64,6 +64,7 @@ pub type Refusals = BTreeMap<String, Refusal>;
 pub struct Reconciler {
     commands: mpsc::Sender<Command>,
     refused: watch::Receiver<Refusals>,
+    addresses: watch::Receiver<()>,
 }
 
 impl Reconciler {
@@ -73,9 +74,10 @@ impl Reconciler {
     pub async fn start<S: Source>(plane: Arc<Plane>, source: S, checks: Checks) -> Result<Self, ApplyError> {
         let (commands, queue) = mpsc::channel(1024);
         let (told, refused) = watch::channel(Refusals::new());
-        let worker = Worker::start(plane, source, checks, commands.downgrade(), told).await?;
+        let (changed, addresses) = watch::channel(());
+        let worker = Worker::start(plane, source, checks, commands.downgrade(), told, changed).await?;
         tokio::spawn(worker.run(queue));
-        Ok(Self { commands, refused })
+        Ok(Self { commands, refused, addresses })
     }
 
     /// Brings VIPs in line, those that are no longer stored included. Returns when the kernel holds them: traffic
@@ -100,6 +102,12 @@ impl Reconciler {
     #[must_use]
     pub fn refused(&self) -> watch::Receiver<Refusals> {
         self.refused.clone()
+    }
+
+    /// Changes whenever the router's own addresses may have changed; ends with the reconciler.
+    #[must_use]
+    pub fn own_addresses(&self) -> watch::Receiver<()> {
+        self.addresses.clone()
     }
 
     /// Stops all work of the reconciler. The traffic goes on.

@@ -8,7 +8,7 @@ use std::{
 };
 
 use tokio::{
-    sync::mpsc,
+    sync::{mpsc, watch},
     time::{Instant, sleep, sleep_until},
 };
 use tracing::{debug, warn};
@@ -18,6 +18,9 @@ use crate::{
     loader::Epoch,
     net::{Device, Netlink, Watcher, arp::Announcer},
 };
+
+/// Announcements after the first, should that one be lost.
+const REPEAT_ANNOUNCEMENT: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(3)];
 
 /// Pause between a change of devices and the look at them, so that a burst of changes costs one look.
 const SETTLE: Duration = Duration::from_millis(50);
@@ -34,14 +37,23 @@ pub(super) fn bump(epoch: &Mutex<Epoch>) {
     }
 }
 
-/// Follows the kernel's announcements: a next hop's change at once, a device's after the dust has settled.
-pub(super) async fn watch(mut watcher: Watcher, epoch: Arc<Mutex<Epoch>>, commands: mpsc::WeakSender<Command>) {
+/// Follows the kernel's announcements: a next hop's change at once, a device's after the dust has settled. Tells `addresses`
+/// when the router's own may have changed.
+pub(super) async fn watch(
+    mut watcher: Watcher,
+    epoch: Arc<Mutex<Epoch>>,
+    commands: mpsc::WeakSender<Command>,
+    addresses: watch::Sender<()>,
+) {
     let mut look: Option<Instant> = None;
     loop {
         tokio::select! {
             changes = watcher.changed() => {
                 if changes.next_hops {
                     bump(&epoch);
+                }
+                if changes.own_addresses {
+                    addresses.send_replace(());
                 }
                 if changes.devices {
                     look.get_or_insert_with(|| Instant::now() + SETTLE);
@@ -82,6 +94,18 @@ pub(super) async fn confirm(net: Netlink, backends: BTreeSet<Ipv4Addr>) {
     for backend in backends {
         if let Err(error) = net.confirm_neighbour(backend).await {
             debug!(%error, "packets will have the stack resolve it");
+        }
+    }
+}
+
+/// Has VIPs, each with its device's name, announced again later.
+pub(super) async fn repeat(vips: BTreeMap<String, Vec<Ipv4Addr>>, commands: mpsc::WeakSender<Command>) {
+    for pause in REPEAT_ANNOUNCEMENT {
+        sleep(pause).await;
+        // Its end is the worker's end.
+        let Some(commands) = commands.upgrade() else { return };
+        if commands.send(Command::Announce { vips: vips.clone() }).await.is_err() {
+            return;
         }
     }
 }

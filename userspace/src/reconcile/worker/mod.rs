@@ -11,7 +11,7 @@ mod queues;
 mod vips;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     net::Ipv4Addr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -54,6 +54,10 @@ pub(super) enum Command {
     },
     /// Something in the router's network changed.
     Look,
+    /// VIPs that were announced, by the name of their device, are to be so once more.
+    Announce {
+        vips: BTreeMap<String, Vec<Ipv4Addr>>,
+    },
     /// Somebody may have taken programs, or the disciplines of queues, off their devices.
     FindLost,
     Stop {
@@ -102,6 +106,8 @@ pub(super) struct Worker<S> {
     placed: Arc<Mutex<BTreeMap<String, Placed>>>,
     /// Which VIP has an address, by uuid.
     owners: HashMap<Ipv4Addr, String>,
+    /// The addresses that vipgate set, by interface index, as far as is known: nothing else is taken off a device.
+    marked: HashSet<(u32, Ipv4Addr)>,
     dirty: HashMap<String, Retry>,
     /// The devices, or the addresses on them, failed.
     network_dirty: Option<Retry>,
@@ -110,8 +116,9 @@ pub(super) struct Worker<S> {
     /// End with the worker.
     tasks: Vec<AbortHandle>,
     announcer: Announcer,
-    /// Announcements that are still to be repeated.
+    /// Announcements that are still to be repeated, and how they come back.
     repeats: JoinSet<()>,
+    commands: mpsc::WeakSender<Command>,
 }
 
 impl<S: Source> Worker<S> {
@@ -122,6 +129,7 @@ impl<S: Source> Worker<S> {
         checks: Checks,
         commands: mpsc::WeakSender<Command>,
         refused: watch::Sender<Refusals>,
+        addresses: watch::Sender<()>,
     ) -> Result<Self, ApplyError> {
         // Before anything is read, so that what changes while it is read is noticed.
         let watcher = Watcher::open().await.map_err(open)?;
@@ -146,7 +154,7 @@ impl<S: Source> Worker<S> {
         let placed = Arc::default();
         let tasks = vec![
             tokio::spawn(helpers::find_lost(commands.clone())).abort_handle(),
-            tokio::spawn(helpers::watch(watcher, Arc::clone(&epoch), commands)).abort_handle(),
+            tokio::spawn(helpers::watch(watcher, Arc::clone(&epoch), commands.clone(), addresses)).abort_handle(),
             tokio::spawn(helpers::confirm_neighbours(net.clone(), Arc::clone(&placed))).abort_handle(),
         ];
         let mut worker = Self {
@@ -159,12 +167,14 @@ impl<S: Source> Worker<S> {
             limits,
             placed,
             owners: HashMap::new(),
+            marked: HashSet::new(),
             dirty: HashMap::new(),
             network_dirty: None,
             refused,
             tasks,
             announcer: Announcer::default(),
             repeats: JoinSet::new(),
+            commands,
         };
         worker.resume_queues().await?;
         worker.full_pass().await?;
@@ -199,6 +209,7 @@ impl<S: Source> Worker<S> {
     async fn serve(&mut self, batch: Vec<Command>) -> Vec<Reply> {
         let (mut applies, mut devices, mut stops) = (Vec::new(), Vec::new(), Vec::new());
         let (mut look, mut find_lost) = (false, false);
+        let mut announced: BTreeMap<String, Vec<Ipv4Addr>> = BTreeMap::new();
         for command in batch {
             match command {
                 Command::Prepare { device, reply } => {
@@ -208,6 +219,9 @@ impl<S: Source> Worker<S> {
                 Command::Apply { vips, reply } => applies.push((vips, reply)),
                 Command::Devices { reply } => devices.push(reply),
                 Command::Look => look = true,
+                Command::Announce { vips } => {
+                    vips.into_iter().for_each(|(device, vips)| announced.entry(device).or_default().extend(vips));
+                }
                 Command::FindLost => find_lost = true,
                 Command::Stop { reply } => stops.push(reply),
             }
@@ -224,6 +238,8 @@ impl<S: Source> Worker<S> {
                 let _ = reply.send(result.clone());
             }
         }
+        // Once the devices are as they are now.
+        self.announce_again(announced).await;
         let due = self.dirty.iter().filter(|(_, retry)| retry.at <= now).map(|(vip, _)| vip.clone());
         let vips: BTreeSet<String> = applies.iter().flat_map(|(vips, _)| vips).cloned().chain(due).collect();
         let errors = if vips.is_empty() { HashMap::new() } else { self.apply(&vips).await };

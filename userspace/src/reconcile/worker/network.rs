@@ -3,26 +3,45 @@
 use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
     net::Ipv4Addr,
-    time::Duration,
 };
 
 use futures::future::join_all;
-use tokio::time::{Instant, sleep};
+use tokio::time::Instant;
 use tracing::warn;
 
 use super::{Kernel, Placed, RETRY, Retry, Worker, again, helpers, open, unreadable};
 use crate::{
     loader::{self, Lost},
-    net::{Device, NetError},
+    net::{Device, HeldAddress, NetError},
     reconcile::{ApplyError, devices::Synced},
     state::Source,
 };
 
-/// Announcements after the first, should that one be lost.
-const REPEAT_ANNOUNCEMENT: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(3)];
-
 /// Addresses that the kernel is given at once: it has to keep an answer for each.
 const GIVEN_AT_ONCE: usize = 64;
+
+/// An address that a device has.
+struct Given {
+    device: Device,
+    vip: Ipv4Addr,
+    /// It has just got it.
+    is_new: bool,
+}
+
+impl Given {
+    fn key(&self) -> (u32, Ipv4Addr) {
+        (self.device.ifindex, self.vip)
+    }
+
+    /// What is wrong with one that somebody else set.
+    fn is_strange(&self) -> String {
+        let Self { device: Device { name, .. }, vip, .. } = self;
+        format!(
+            "{vip}/32 is an address of {name} that vipgate has not set: remove it (ip address del {vip}/32 dev {name}), or the \
+             VIP"
+        )
+    }
+}
 
 impl<S: Source> Worker<S> {
     /// Looks for programs that somebody took off their devices, and disciplines of queues, tells of each, and brings what the
@@ -95,7 +114,16 @@ impl<S: Source> Worker<S> {
             helpers::bump(&self.epoch);
         }
         self.restore_queues(&all).await;
+        self.renew_placed(&fresh).await?;
+        errors.into_iter().next().map_or(Ok(()), Err)
+    }
+
+    /// Has VIPs applied whose entries name a device that is another one now, and announces those of devices that are `fresh`.
+    async fn renew_placed(&mut self, fresh: &BTreeSet<String>) -> Result<(), ApplyError> {
         let vips: Vec<(String, Placed)> = self.placed().clone().into_iter().collect();
+        // The router's own address is no VIP of ours to announce while the router does not have it.
+        let is_asked = vips.iter().any(|(_, placed)| placed.own && fresh.contains(&placed.device));
+        let held = if is_asked { self.held().await? } else { HashSet::new() };
         let mut announce: BTreeMap<String, Vec<Ipv4Addr>> = BTreeMap::new();
         for (uuid, placed) in vips {
             let index = self.device(&placed.device).map(|device| device.ifindex);
@@ -103,23 +131,36 @@ impl<S: Source> Worker<S> {
                 // Its entries are of a device that is no more.
                 self.dirty.insert(uuid, Retry { at: Instant::now(), pause: RETRY.0 });
             }
-            if !placed.own && fresh.contains(&placed.device) {
+            let is_there = !placed.own || index.is_some_and(|index| held.contains(&(index, placed.address)));
+            if is_there && fresh.contains(&placed.device) {
                 announce.entry(placed.device).or_default().push(placed.address);
             }
         }
         self.announce(announce).await;
-        errors.into_iter().next().map_or(Ok(()), Err)
+        Ok(())
+    }
+
+    /// All addresses by interface index; the marked ones are noted.
+    async fn held(&mut self) -> Result<HashSet<(u32, Ipv4Addr)>, ApplyError> {
+        let held = self.net.addresses().await.map_err(open)?;
+        self.note(&held);
+        Ok(held.into_iter().map(|held| (held.ifindex, held.address)).collect())
+    }
+
+    /// Notes which addresses vipgate set, of all that there are.
+    pub(super) fn note(&mut self, held: &[HeldAddress]) {
+        self.marked = held.iter().filter(|held| held.vip).map(|held| (held.ifindex, held.address)).collect();
     }
 
     /// Puts addresses back that a device lost: it was made anew, or somebody removed them.
     async fn restore_addresses(&mut self) -> Result<(), ApplyError> {
         let held = self.net.addresses().await.map_err(open)?;
-        let held: HashSet<(u32, Ipv4Addr)> = held.into_iter().map(|held| (held.ifindex, held.address)).collect();
+        self.note(&held);
         let vips: Vec<Placed> = self.placed().values().filter(|placed| !placed.own).cloned().collect();
         // Without its device a VIP is dirty, and comes when the device does.
         let device = |placed: &Placed| self.device(&placed.device).map(|device| device.ifindex);
         let is_lost =
-            |placed: &Placed| device(placed).is_some_and(|ifindex| !held.contains(&(ifindex, placed.address)));
+            |placed: &Placed| device(placed).is_some_and(|ifindex| !self.marked.contains(&(ifindex, placed.address)));
         let lost: Vec<Placed> = vips.into_iter().filter(is_lost).collect();
         let given = self.give_addresses(lost.iter().map(|placed| (placed.device.as_str(), placed.address))).await;
         let mut announced: BTreeMap<String, Vec<Ipv4Addr>> = BTreeMap::new();
@@ -137,27 +178,36 @@ impl<S: Source> Worker<S> {
     /// Announces VIPs by gratuitous ARP: once now, and a few times later. Nothing depends on it but how soon a neighbour
     /// that knew the address elsewhere learns better, so a failure is only told.
     pub(super) async fn announce(&mut self, vips: BTreeMap<String, Vec<Ipv4Addr>>) {
-        let vips: Vec<(Device, Vec<Ipv4Addr>)> = {
-            let kernel = self.lock();
-            vips.into_iter().filter_map(|(name, vips)| Some((kernel.devices.get(&name)?.clone(), vips))).collect()
-        };
         if vips.is_empty() {
             return;
         }
-        let announcer = self.announcer.clone();
-        helpers::announce(announcer.clone(), vips.clone()).await;
+        self.announce_now(&vips).await;
         while self.repeats.try_join_next().is_some() {}
-        self.repeats.spawn(async move {
-            for pause in REPEAT_ANNOUNCEMENT {
-                sleep(pause).await;
-                helpers::announce(announcer.clone(), vips.clone()).await;
-            }
-        });
+        self.repeats.spawn(helpers::repeat(vips, self.commands.clone()));
     }
 
-    /// Gives addresses to the devices of these names, as [`Self::give_address`] does; what became of each, in their order.
+    /// Announces VIPs that were announced before: those that are still there, at the MAC address that their device has now.
+    pub(super) async fn announce_again(&mut self, mut vips: BTreeMap<String, Vec<Ipv4Addr>>) {
+        vips.values_mut().for_each(|vips| vips.retain(|vip| self.owners.contains_key(vip)));
+        self.announce_now(&vips).await;
+    }
+
+    async fn announce_now(&self, vips: &BTreeMap<String, Vec<Ipv4Addr>>) {
+        let vips: Vec<(Device, Vec<Ipv4Addr>)> = {
+            let kernel = self.lock();
+            let known =
+                |(name, vips): (&String, &Vec<Ipv4Addr>)| Some((kernel.devices.get(name)?.clone(), vips.clone()));
+            vips.iter().filter_map(known).collect()
+        };
+        if !vips.is_empty() {
+            helpers::announce(self.announcer.clone(), vips).await;
+        }
+    }
+
+    /// Gives VIPs' addresses to the devices of these names; what became of each, in their order. True: the address is new on
+    /// its device. One that the device has from somebody else is none of ours, and so an error.
     pub(super) async fn give_addresses<'a>(
-        &self,
+        &mut self,
         wanted: impl Iterator<Item = (&'a str, Ipv4Addr)>,
     ) -> Vec<Result<bool, String>> {
         let wanted: Vec<_> = wanted.collect();
@@ -165,25 +215,39 @@ impl<S: Source> Worker<S> {
         for wanted in wanted.chunks(GIVEN_AT_ONCE) {
             given.extend(join_all(wanted.iter().map(|(device, vip)| self.give_address(device, *vip))).await);
         }
-        given
-    }
-
-    /// True: the address is new on its device.
-    async fn give_address(&self, device: &str, vip: Ipv4Addr) -> Result<bool, String> {
-        let Some(device) = self.device(device) else {
-            let kernel = self.lock();
-            let reason = kernel.devices.reason(device).unwrap_or("nothing has asked for it yet");
-            return Err(format!("its device {device} is not set up: {reason}"));
-        };
-        self.net.add_vip(&device, vip).await.map_err(|error| error.to_string())
-    }
-
-    /// Takes a VIP's address from its device, unless it is the router's own.
-    pub(super) async fn take_address(&self, placed: &Placed) -> Result<(), NetError> {
-        match self.device(&placed.device) {
-            Some(device) if !placed.own => self.net.remove_vip(device.ifindex, placed.address).await,
-            // It stays; or the device is gone, and the address with it.
-            _ => Ok(()),
+        self.marked.extend(given.iter().flatten().filter(|given| given.is_new).map(Given::key));
+        // They may be of a time before this controller.
+        if given.iter().flatten().any(|given| !self.marked.contains(&given.key()))
+            && let Err(error) = self.held().await
+        {
+            warn!(%error, "addresses that are ours may be taken for somebody else's");
         }
+        let judged = |given: Given| match self.marked.contains(&given.key()) {
+            true => Ok(given.is_new),
+            false => Err(given.is_strange()),
+        };
+        given.into_iter().map(|given| given.and_then(judged)).collect()
+    }
+
+    /// Gives a VIP's address to the device of this name.
+    async fn give_address(&self, name: &str, vip: Ipv4Addr) -> Result<Given, String> {
+        let Some(device) = self.device(name) else {
+            let kernel = self.lock();
+            let reason = kernel.devices.reason(name).unwrap_or("nothing has asked for it yet");
+            return Err(format!("its device {name} is not set up: {reason}"));
+        };
+        let is_new = self.net.add_vip(&device, vip).await.map_err(|error| error.to_string())?;
+        Ok(Given { device, vip, is_new })
+    }
+
+    /// Takes a VIP's address from its device, if vipgate set it there. Else it stays, or is gone with the device.
+    pub(super) async fn take_address(&mut self, placed: &Placed) -> Result<(), NetError> {
+        let Some(Device { ifindex, .. }) = self.device(&placed.device) else { return Ok(()) };
+        let key = (ifindex, placed.address);
+        if self.marked.contains(&key) {
+            self.net.remove_vip(HeldAddress::vip(ifindex, placed.address)).await?;
+            self.marked.remove(&key);
+        }
+        Ok(())
     }
 }

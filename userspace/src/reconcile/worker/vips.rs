@@ -54,18 +54,19 @@ impl<S: Source> Worker<S> {
     async fn remove_orphans(&mut self, wanted: HashMap<Ipv4Addr, String>) -> Result<usize, ApplyError> {
         let held = self.lock().engine.vips();
         let orphans: BTreeSet<Ipv4Addr> = held.into_iter().filter(|vip| !wanted.contains_key(vip)).collect();
-        for held in self.net.addresses().await.map_err(open)? {
+        let addresses = self.net.addresses().await.map_err(open)?;
+        self.note(&addresses);
+        for held in addresses.into_iter().filter(|held| held.vip) {
             let stays = match wanted.get(&held.address) {
                 Some(device) => self.device(device).is_none_or(|device| device.ifindex == held.ifindex),
                 None => false,
             };
-            // A kernel that does not keep the mark (before 5.18) still has the entries to tell.
-            let ours = held.vip || (orphans.contains(&held.address) && held.prefix_len == 32);
-            if ours
-                && !stays
-                && let Err(error) = self.net.remove_vip(held.ifindex, held.address).await
-            {
-                warn!(%error, "an address without a VIP stays");
+            if stays {
+                continue;
+            }
+            match self.net.remove_vip(held).await {
+                Ok(()) => drop(self.marked.remove(&(held.ifindex, held.address))),
+                Err(error) => warn!(%error, "an address without a VIP stays"),
             }
         }
         let count = orphans.len();

@@ -1,0 +1,113 @@
+//! The addresses of the router's devices: VIPs, and those that are somebody else's.
+//!
+//! Which is which the mark alone tells that vipgate sets with an address (`IFA_PROTO`, Linux 5.18; a router has 6.1 at least).
+//! What has no mark an operator has configured, or another program, whatever its prefix: it is never taken for a VIP, nor
+//! removed with one.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use netlink_packet_route::{
+    AddressFamily, RouteNetlinkMessage,
+    address::{AddressAttribute, AddressMessage, AddressProtocol},
+};
+use rtnetlink::{AddressMessageBuilder, Error};
+
+use super::{
+    Device, NetError,
+    dump::dump,
+    netlink::{Netlink, failed},
+};
+
+/// The mark. Shown by `ip -d address` as `proto 0x56`.
+const OURS: AddressProtocol = AddressProtocol::Other(0x56);
+
+/// A VIP is a host address. With its network's prefix it would bring a connected route of its own, stand among the
+/// router's own addresses of that network as a source for the router's traffic, and take them along as their primary
+/// when it goes. The route to the network comes from the router's own address there, as for any host.
+const PREFIX_LEN: u8 = 32;
+
+/// An address of a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct HeldAddress {
+    pub ifindex: u32,
+    pub address: Ipv4Addr,
+    pub prefix_len: u8,
+    /// Set by vipgate as a VIP.
+    pub vip: bool,
+}
+
+impl HeldAddress {
+    /// A VIP's, on the device with this interface index.
+    pub fn vip(ifindex: u32, address: Ipv4Addr) -> Self {
+        Self { ifindex, address, prefix_len: PREFIX_LEN, vip: true }
+    }
+
+    /// What a message of the kernel tells of; `None`: no IPv4 address.
+    pub(super) fn of(message: &AddressMessage) -> Option<Self> {
+        let mut address = None;
+        let mut vip = false;
+        for attribute in &message.attributes {
+            match attribute {
+                AddressAttribute::Local(IpAddr::V4(local)) => address = Some(*local),
+                AddressAttribute::Protocol(protocol) => vip = *protocol == OURS,
+                _ => {}
+            }
+        }
+        let prefix_len = message.header.prefix_len;
+        Some(Self { ifindex: message.header.index, address: address?, prefix_len, vip })
+    }
+}
+
+/// Asks for the IPv4 addresses of all devices.
+pub(super) fn request() -> RouteNetlinkMessage {
+    let mut request = AddressMessage::default();
+    request.header.family = AddressFamily::Inet;
+    RouteNetlinkMessage::GetAddress(request)
+}
+
+impl Netlink {
+    /// The IPv4 addresses of all devices.
+    pub async fn addresses(&self) -> Result<Vec<HeldAddress>, NetError> {
+        let answers = dump(&self.handle(), "list the addresses", request()).await?;
+        let held = |answer: &RouteNetlinkMessage| match answer {
+            RouteNetlinkMessage::NewAddress(address) => HeldAddress::of(address),
+            _ => None,
+        };
+        Ok(answers.iter().filter_map(held).collect())
+    }
+
+    /// Gives a device a VIP's address. False: it has that already, from whomever.
+    pub async fn add_vip(&self, device: &Device, vip: Ipv4Addr) -> Result<bool, NetError> {
+        let mut request = self.handle().address().add(device.ifindex, IpAddr::V4(vip), PREFIX_LEN);
+        request.message_mut().attributes.push(AddressAttribute::Protocol(OURS));
+        match request.execute().await {
+            Err(Error::NetlinkError(error)) if error.raw_code().abs() == libc::EEXIST => Ok(false),
+            Err(error) => Err(failed(&format!("add {vip} to {}", device.name), &error)),
+            Ok(()) => Ok(true),
+        }
+    }
+
+    /// Takes an address that vipgate set off its device. The kernel does not ask for the mark: who calls must know it. One
+    /// that is not there, or a device that is gone, is no error.
+    pub async fn remove_vip(&self, vip: HeldAddress) -> Result<(), NetError> {
+        let HeldAddress { ifindex, address, prefix_len, .. } = vip;
+        let message = AddressMessageBuilder::<Ipv4Addr>::new().index(ifindex).address(address, prefix_len).build();
+        match self.handle().address().del(message).execute().await {
+            Err(Error::NetlinkError(error))
+                if [libc::EADDRNOTAVAIL, libc::ENODEV].contains(&error.raw_code().abs()) =>
+            {
+                Ok(())
+            }
+            other => other.map_err(|error| failed(&format!("remove {address} from device {ifindex}"), &error)),
+        }
+    }
+
+    /// Takes every address that vipgate set off its device. Tells how many.
+    pub async fn remove_all_vips(&self) -> Result<usize, NetError> {
+        let vips: Vec<_> = self.addresses().await?.into_iter().filter(|held| held.vip).collect();
+        for held in &vips {
+            self.remove_vip(*held).await?;
+        }
+        Ok(vips.len())
+    }
+}
