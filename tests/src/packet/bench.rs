@@ -15,7 +15,7 @@ use aya::{
         lpm_trie::{Key, LpmTrie},
         xdp::DevMap,
     },
-    programs::{Program, SchedClassifier, TcAttachType, Xdp, XdpMode},
+    programs::{Program, SchedClassifier, TcAttachType, Xdp, XdpMode, tc::SchedClassifierLink, xdp::XdpLink},
 };
 use nix::sched::{CloneFlags, unshare};
 use vipgate::loader::load_persistently;
@@ -33,7 +33,10 @@ use vipgate_abi::{
     source::{Source, SourceKey, SourceKind},
 };
 
-use super::Frame;
+use super::{
+    Frame,
+    reuse::{Kind as Reusable, Loaded},
+};
 
 /// An object file of the kernel programs' workspace.
 macro_rules! object {
@@ -68,6 +71,14 @@ impl Hook {
             Self::Tc => maps::PROGRAM_TC,
         }
     }
+}
+
+/// A program on a device, until it is dropped.
+#[derive(Debug)]
+#[expect(dead_code, reason = "only kept")]
+enum Attached {
+    Xdp(XdpLink),
+    Tc(SchedClassifierLink),
 }
 
 /// What a program decided.
@@ -120,7 +131,9 @@ pub struct Packets {
 /// Hosts 10 to 30 of both networks are neighbours; everything else is behind 10.1.0.254.
 #[derive(Debug)]
 pub struct Bench {
-    ebpf: Ebpf,
+    ebpf: Loaded,
+    /// What it has attached to devices.
+    attached: Vec<Attached>,
     /// Keeps the namespace that was made for it when the thread goes on to another bench's.
     _network: Option<File>,
     hook: Hook,
@@ -147,8 +160,9 @@ impl Bench {
     pub const TICK: u32 = 4_000_000;
     /// In buckets.
     pub const BUCKETS: u32 = 128;
-    /// Of backends.
+    /// Of backends, and of those where programs are used again.
     const NUMBERS: u32 = 1 << 15;
+    const FEW_NUMBERS: u32 = 1 << 10;
 
     /// The MAC of a client, 10.1.0.`host`.
     #[must_use]
@@ -170,11 +184,21 @@ impl Bench {
     /// The same with so many flow buckets, a power of two.
     pub fn with_buckets(hook: Hook, buckets: u32) -> Result<Self> {
         let program = hook.program();
-        let mut bench = Self::open(hook, PROGRAMS, buckets)?;
-        bench.load_program(hook, program)?;
-        for program in [maps::PROGRAM_EGRESS, maps::PROGRAM_BEHIND, maps::PROGRAM_QUEUE] {
-            bench.load_program(Hook::Tc, program)?;
-        }
+        let network = make_network()?;
+        let ebpf = Loaded::of(Reusable { hook, buckets }, || {
+            let mut loader = EbpfLoader::new();
+            for map in [maps::CURSORS, maps::SERVICE_LOAD] {
+                loader.map_max_entries(map, Self::FEW_NUMBERS);
+            }
+            let mut ebpf = Self::load_tables(PROGRAMS, buckets, Self::FEW_NUMBERS, loader)?;
+            load_program(&mut ebpf, hook, program)?;
+            for program in [maps::PROGRAM_EGRESS, maps::PROGRAM_BEHIND, maps::PROGRAM_QUEUE] {
+                load_program(&mut ebpf, Hook::Tc, program)?;
+            }
+            Ok(ebpf)
+        })?;
+        let mut bench = Self::around(hook, ebpf, buckets)?;
+        bench.enter(network)?;
         bench.program = program;
         Ok(bench)
     }
@@ -324,11 +348,14 @@ impl Bench {
         let failed = || format!("cannot attach {name} to {device}");
         match self.hook {
             Hook::Xdp => {
-                program::<Xdp>(&mut self.ebpf, name)?.attach(device, XdpMode::Driver).with_context(failed)?;
+                let program = program::<Xdp>(&mut self.ebpf, name)?;
+                let link = program.attach(device, XdpMode::Driver).with_context(failed)?;
+                self.attached.push(Attached::Xdp(program.take_link(link)?));
             }
             Hook::Tc => {
                 let program = program::<SchedClassifier>(&mut self.ebpf, name)?;
-                program.attach(device, TcAttachType::Ingress).with_context(failed)?;
+                let link = program.attach(device, TcAttachType::Ingress).with_context(failed)?;
+                self.attached.push(Attached::Tc(program.take_link(link)?));
             }
         }
         Ok(())
@@ -402,19 +429,28 @@ impl Bench {
         Self::load_with(hook, object, buckets, loader)
     }
 
-    fn load_with(hook: Hook, object: &[u8], buckets: u32, mut loader: EbpfLoader<'_>) -> Result<Self> {
-        let ebpf = loader
+    fn load_with(hook: Hook, object: &[u8], buckets: u32, loader: EbpfLoader<'_>) -> Result<Self> {
+        let ebpf = Self::load_tables(object, buckets, Self::NUMBERS, loader)?;
+        Self::around(hook, Loaded::once(ebpf), buckets)
+    }
+
+    fn load_tables(object: &[u8], buckets: u32, numbers: u32, mut loader: EbpfLoader<'_>) -> Result<Ebpf> {
+        loader
             .map_max_entries(maps::FLOW_BUCKETS, buckets)
             .map_max_entries(maps::FLOWS, buckets * WAYS as u32)
             .map_max_entries(maps::RINGS, 1 << 16)
-            .map_max_entries(maps::BACKENDS, Self::NUMBERS)
-            .map_max_entries(maps::BACKEND_LOAD, Self::NUMBERS)
-            .map_max_entries(maps::BACKEND_ROUTES, Self::NUMBERS)
-            .map_max_entries(maps::BACKEND_TRAFFIC, Self::NUMBERS)
+            .map_max_entries(maps::BACKENDS, numbers)
+            .map_max_entries(maps::BACKEND_LOAD, numbers)
+            .map_max_entries(maps::BACKEND_ROUTES, numbers)
+            .map_max_entries(maps::BACKEND_TRAFFIC, numbers)
             .load(object)
-            .context("cannot load the programs")?;
+            .context("cannot load the programs")
+    }
+
+    fn around(hook: Hook, ebpf: Loaded, buckets: u32) -> Result<Self> {
         let mut bench = Self {
             ebpf,
+            attached: Vec::new(),
             _network: None,
             hook,
             program: "",
@@ -436,17 +472,7 @@ impl Bench {
     }
 
     fn load_program(&mut self, hook: Hook, name: &str) -> Result<()> {
-        match hook {
-            Hook::Xdp => {
-                let xdp = program::<Xdp>(&mut self.ebpf, name)?;
-                load_persistently(|| xdp.load())
-            }
-            Hook::Tc => {
-                let tc = program::<SchedClassifier>(&mut self.ebpf, name)?;
-                load_persistently(|| tc.load())
-            }
-        }
-        .with_context(|| format!("the kernel refused {name}"))
+        load_program(&mut self.ebpf, hook, name)
     }
 
     fn map(&mut self, name: &str) -> Result<&mut Map> {
@@ -703,6 +729,7 @@ impl Bench {
 
     /// Takes the tables that name the rings out of the bench; its program keeps them.
     pub fn take_swap(&mut self) -> Result<Swap> {
+        self.ebpf.is_last();
         let mut take = |name| self.ebpf.take_map(name).with_context(|| format!("the object has no map {name}"));
         Ok(Swap { rings: take(maps::RINGS)?.try_into()?, services: take(maps::SERVICES)?.try_into()? })
     }
@@ -729,6 +756,7 @@ impl Bench {
 
     /// Sets a bandwidth limit.
     pub fn set_meter(&mut self, number: u32, meter: Meter) -> Result<()> {
+        self.ebpf.is_last();
         Ok(self.array(maps::METERS)?.set(number, meter, 0)?)
     }
 
@@ -1094,6 +1122,20 @@ fn make_network() -> Result<File> {
     ip_batch(&hosts)?;
     std::fs::write("/proc/sys/net/ipv4/ip_forward", "1").context("cannot enable forwarding")?;
     File::open("/proc/thread-self/ns/net").context("cannot open the namespace")
+}
+
+fn load_program(ebpf: &mut Ebpf, hook: Hook, name: &str) -> Result<()> {
+    match hook {
+        Hook::Xdp => {
+            let xdp = program::<Xdp>(ebpf, name)?;
+            load_persistently(|| xdp.load())
+        }
+        Hook::Tc => {
+            let tc = program::<SchedClassifier>(ebpf, name)?;
+            load_persistently(|| tc.load())
+        }
+    }
+    .with_context(|| format!("the kernel refused {name}"))
 }
 
 fn program<'a, P>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut P>

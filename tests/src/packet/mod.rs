@@ -6,6 +6,7 @@
 
 mod bench;
 mod frame;
+mod reuse;
 mod watcher;
 
 pub use bench::{Bench, Beside, Hook, Outcome, Packets, Swap, Verdict};
