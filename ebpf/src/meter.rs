@@ -105,7 +105,7 @@ pub fn charge<P: Packet>(packet: &mut P, headers: &Headers, slot: &Slot) -> Resu
     if !rate.is_limited() {
         return Ok(());
     }
-    let frames = packet.frames(headers.ip_len, headers.header_len());
+    let frames = packet.frames(headers.ip_len, headers.header_len as u32);
     let bytes = headers.wire_bytes(frames);
     let is_queued = rate.queue != 0;
     if !is_queued && has_passed(number, direction, rate, bytes, frames) {

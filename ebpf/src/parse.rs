@@ -40,6 +40,8 @@ pub struct Headers {
     /// Length of the transport header, in bytes; 0 in a later fragment, which has none, where it is at another offset than
     /// [`L4_OFFSET`], and where it has no ports (`portless`).
     pub l4_len: u8,
+    /// Length of the IPv4 header and of TCP's or UDP's, in bytes: what each segment of a super-packet has of its own.
+    pub header_len: u8,
     /// Length of the IP packet, in bytes.
     pub ip_len: u16,
 }
@@ -54,13 +56,7 @@ impl Headers {
     /// Bytes on the wire, Ethernet headers included, of the packet that goes out as this many frames.
     #[inline(always)]
     pub fn wire_bytes(&self, frames: u32) -> u32 {
-        ETH_LEN as u32 + self.ip_len as u32 + (frames - 1) * (L4_OFFSET as u32 + self.l4_len as u32)
-    }
-
-    /// Length of IP and transport header, in bytes, where they are at the usual offsets.
-    #[inline(always)]
-    pub fn header_len(&self) -> u32 {
-        20 + self.l4_len as u32
+        ETH_LEN as u32 + self.ip_len as u32 + (frames - 1) * (ETH_LEN as u32 + self.header_len as u32)
     }
 
     /// True for a transport header that is UDP's, where `l4_len` says that it is at the usual offset. By its length, which
@@ -153,7 +149,14 @@ pub fn parse_at<P: Packet>(packet: &P, place: Place) -> Result<Headers, Reason> 
         }
         key.sport = (ports >> 16) as u16;
         key.dport = ports as u16;
-        return Ok(Headers { data, key, tcp_flags: ACK, l4_len: 0, ip_len: ip_len as u16 });
+        return Ok(Headers {
+            data,
+            key,
+            tcp_flags: ACK,
+            l4_len: 0,
+            header_len: header_len as u8,
+            ip_len: ip_len as u16,
+        });
     }
     let l4 = data + ETH_LEN + header_len;
     if l4 + UDP_LEN > end {
@@ -172,7 +175,8 @@ pub fn parse_at<P: Packet>(packet: &P, place: Place) -> Result<Headers, Reason> 
         if l4_len < TCP_LEN || !holds(l4_len) {
             return Err(Reason::Malformed);
         }
-        Headers { data, key, tcp_flags, l4_len: l4_len as u8, ip_len: ip_len as u16 }
+        let header_len = (header_len + l4_len) as u8;
+        Headers { data, key, tcp_flags, l4_len: l4_len as u8, header_len, ip_len: ip_len as u16 }
     } else {
         // SAFETY: within the UDP header, checked above.
         let udp_len = unsafe { load_length(l4 + 4) } as usize;
@@ -181,7 +185,8 @@ pub fn parse_at<P: Packet>(packet: &P, place: Place) -> Result<Headers, Reason> 
         if udp_len < UDP_LEN || !holds(held) {
             return Err(Reason::Malformed);
         }
-        Headers { data, key, tcp_flags: 0, l4_len: UDP_LEN as u8, ip_len: ip_len as u16 }
+        let header_len = (header_len + UDP_LEN) as u8;
+        Headers { data, key, tcp_flags: 0, l4_len: UDP_LEN as u8, header_len, ip_len: ip_len as u16 }
     };
     if is_first {
         fragment::remember(src, dst, packet_id(), key.sport, key.dport);

@@ -267,7 +267,7 @@ fn forward<P: Packet>(packet: &mut P, headers: &Headers, slot: &Slot) -> Result<
     meter::charge(packet, headers, slot)?;
     let data = headers.data;
     let outward = slot.mark.is_outward();
-    let frames = packet.frames(headers.ip_len, headers.header_len());
+    let frames = packet.frames(headers.ip_len, headers.header_len as u32);
     let bytes = headers.wire_bytes(frames);
     // SAFETY: `flow` points into FLOWS; rule 6.
     let backend = unsafe {
@@ -279,7 +279,7 @@ fn forward<P: Packet>(packet: &mut P, headers: &Headers, slot: &Slot) -> Result<
     let mut leave = Err(Reason::NoNeighbour);
     let mut ip_delta = 0;
     if let Some(port) = port {
-        if packet.exceeds(headers.ip_len, headers.header_len(), port.mtu) {
+        if packet.exceeds(headers.ip_len, headers.header_len as u32, port.mtu) {
             // SAFETY: parse checked the headers' bounds.
             let fragment: u16 = unsafe { load(data + ETH_LEN + 6) };
             if outward && fragment & DONT_FRAGMENT != 0 {
@@ -296,7 +296,7 @@ fn forward<P: Packet>(packet: &mut P, headers: &Headers, slot: &Slot) -> Result<
             }
             leave = Err(Reason::TtlExpired);
         }
-    } else if outward && let Some(reason) = hindrance(packet, data, headers.ip_len, headers.header_len(), flow) {
+    } else if outward && let Some(reason) = hindrance(packet, data, headers.ip_len, headers.header_len as u32, flow) {
         return Err(reason);
     }
     // SAFETY: `flow` points into FLOWS.

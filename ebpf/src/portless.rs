@@ -25,7 +25,8 @@ pub fn parse<P: Packet>(packet: &P, place: &Place) -> Result<Headers, Reason> {
         return Err(Reason::Malformed);
     }
     let key = FlowKey { src, dst, sport: 0, dport: 0, protocol, reserved: 0, domain: 0 };
-    let mut headers = Headers { data: place.data, key, tcp_flags: 0, l4_len: 0, ip_len };
+    let header_len = place.header_len as u8;
+    let mut headers = Headers { data: place.data, key, tcp_flags: 0, l4_len: 0, header_len, ip_len };
     if protocol != ICMP {
         return Ok(headers);
     }

@@ -80,12 +80,8 @@ impl Packet for TcPacket {
     fn exceeds(&self, ip_len: u16, headers: u32, mtu: u32) -> bool {
         // SAFETY: reading a field of the running program's context.
         let gso_size = unsafe { (*self.0.skb.skb).gso_size };
-        // A super-packet goes out in frames of its sender's segment size. Headers at other offsets may have any length.
-        let largest = match (gso_size, headers) {
-            (0, _) => ip_len as u32,
-            (_, 20) => LONGEST_HEADERS + gso_size,
-            _ => headers + gso_size,
-        };
+        // A super-packet goes out in frames of its sender's segment size.
+        let largest = if gso_size == 0 { ip_len as u32 } else { headers + gso_size };
         largest > mtu
     }
 
@@ -228,9 +224,6 @@ extern "C" fn lead_out_tc(context: *mut __sk_buff, arrival: *const Arrival) -> u
         None => TC_ACT_SHOT as u64,
     }
 }
-
-/// Longest IPv4 and TCP headers, in bytes.
-const LONGEST_HEADERS: u32 = 120;
 
 /// Reads an Ethernet header's addresses.
 ///

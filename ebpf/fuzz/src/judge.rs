@@ -128,18 +128,27 @@ pub(crate) fn metered(
         [counted.passed_packets, counted.passed_bytes]
     };
     let frame = untagged(&came.bytes);
-    if came.buffer.is_none() {
-        let length = u64::from(word(&frame, ETH_LEN + 2).expect("only IPv4 has a limit"));
-        assert_eq!([packets, bytes], [1, ETH_LEN as u64 + length], "counted as it is not on the wire");
-    }
-    // Whom a limit is about may be told from what it came as, unless it opens its flow.
     let packet = Ipv4::of_frame(&frame).expect("only IPv4 has a limit");
+    assert_eq!([packets, bytes], on_wire(came, &packet, &frame), "counted as it is not on the wire");
+    // Whom a limit is about may be told from what it came as, unless it opens its flow.
     let ports = packet.ports(&frame).filter(|_| packet.offset == 0);
     if let Some(flow) = ports.and_then(|ports| table.find(&key(&packet, ports))) {
         assert_eq!(at % 2 == OUTBOUND, flow.flow.mark.is_outward(), "counted the other way: {flow:?}");
         assert_ne!(world::backend(flow.flow.backend()).meter, Binding::default(), "not limited: {flow:?}");
     }
     true
+}
+
+/// The frames that a packet goes out as, and their bytes.
+fn on_wire(came: &Arriving, packet: &Ipv4, frame: &[u8]) -> [u64; 2] {
+    let length = packet.end - packet.at;
+    let headers = packet.header_len(frame);
+    let frames = match came.buffer {
+        Some(buffer) if buffer.segments != 0 => usize::from(buffer.segments),
+        Some(buffer) if buffer.segment_size != 0 => (length - headers).div_ceil(buffer.segment_size.into()).max(1),
+        _ => 1,
+    };
+    [frames as u64, (ETH_LEN + length + (frames - 1) * (ETH_LEN + headers)) as u64]
 }
 
 /// Checks one packet by itself: true when it was translated.
@@ -264,9 +273,11 @@ fn sent(came: &Arriving, new: &[u8], ifindex: u32) {
     assert_eq!(packet.at, 14, "it leaves without tags");
     let next_hop = route.gateway.unwrap_or_else(|| kernel::neighbour(packet.dst));
     assert_eq!(new[0..6], next_hop, "the destination is the next hop's");
-    if came.buffer.is_none_or(|buffer| buffer.segment_size == 0) {
-        assert!((packet.end - packet.at) as u32 <= port.mtu, "larger than the way out's {}", port.mtu);
-    }
+    let largest = match came.buffer {
+        Some(buffer) if buffer.segment_size != 0 => packet.header_len(new) + usize::from(buffer.segment_size),
+        _ => packet.end - packet.at,
+    };
+    assert!(largest as u32 <= port.mtu, "larger than the way out's {}", port.mtu);
 }
 
 /// Checks that nothing but a translation happened, and that whoever could tell a damaged packet from a good one still can:

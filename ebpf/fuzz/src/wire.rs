@@ -78,6 +78,16 @@ impl Ipv4 {
         }
     }
 
+    /// Length of the header and, where it is TCP's or UDP's, of the one behind it, in bytes.
+    pub(crate) fn header_len(&self, bytes: &[u8]) -> usize {
+        let transport = match self.protocol {
+            TCP if self.offset == 0 => usize::from(bytes[self.l4 + 12] >> 4) * 4,
+            UDP if self.offset == 0 => 8,
+            _ => 0,
+        };
+        self.l4 - self.at + transport
+    }
+
     /// True for an ICMP error, which quotes a packet.
     pub(crate) fn is_error(&self, bytes: &[u8]) -> bool {
         self.protocol == ICMP && self.offset == 0 && self.ports(bytes).is_none()

@@ -95,3 +95,69 @@ fn a_super_packet_of_datagrams_is_sent_whole() -> Result<()> {
     ensure!((traffic.packets_in, traffic.bytes_in) == (2, 2 * 42 + 1800), "{traffic:?}");
     Ok(())
 }
+
+/// Where a super-packet's headers may lie: behind tags, before options of IPv4 or TCP.
+const ODD: [(&[[u16; 2]], usize, usize); 5] =
+    [(&[[0x8100, 5]], 0, 0), (&[[0x88a8, 7], [0x8100, 5]], 0, 12), (&[], 8, 0), (&[], 40, 40), (&[[0x8100, 5]], 8, 12)];
+
+/// Data of so many bytes behind options of these lengths.
+fn with_options(length: usize, ip: usize, options: usize) -> Frame {
+    let mut frame = data(length).ip_options(&vec![1; ip]);
+    if let Transport::Tcp { options: bytes, .. } = &mut frame.transport {
+        bytes.extend(vec![1; options]);
+    }
+    frame
+}
+
+#[test]
+fn every_frames_headers_are_counted_wherever_they_lie() -> Result<()> {
+    for (tags, ip, tcp) in ODD {
+        for (count, size, length, frames) in
+            [(3, 1000, 2500, 3), (0, 1000, 2500, 3), (0, 1000, 2000, 2), (0, 1000, 1000, 1)]
+        {
+            with_segments(count, size, |bench, backend| {
+                let before = bench.traffic(backend)?;
+                let frame = with_options(length, ip, tcp);
+                bench.expect_sent(&frame.clone().tagged(tags), &to_backend(frame))?;
+                let after = bench.traffic(backend)?;
+                let counted = (after.packets_in - before.packets_in, after.bytes_in - before.bytes_in);
+                let headers = 54 + (ip + tcp) as u64;
+                ensure!(counted == (frames, frames * headers + length as u64), "{counted:?}, {ip} + {tcp} of options");
+                Ok(())
+            })?;
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn segments_that_just_fit_are_sent_wherever_their_headers_lie() -> Result<()> {
+    for (tags, ip, tcp) in ODD {
+        let most = 1460 - ip - tcp;
+        for (size, fits) in [(most, true), (most + 1, false)] {
+            with_segments(0, size as u32, |bench, _| {
+                let frame = with_options(2 * size, ip, tcp);
+                if fits {
+                    return bench.expect_sent(&frame.clone().tagged(tags), &to_backend(frame));
+                }
+                let translated = frame.clone().between(CLIENT, BACKEND).tagged(tags);
+                expect_handed_over(bench, &frame.tagged(tags), &translated, Reason::OverMtu)
+            })?;
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn a_super_packet_of_datagrams_that_nobody_has_counted_is_counted_with_each_ones_headers() -> Result<()> {
+    for ip in [0, 8] {
+        let bench = &mut Bench::new(Hook::Tc)?;
+        let backend = serve(bench, UDP)?;
+        bench.set_segments(0, 900);
+        let ask = Frame::udp(CLIENT, VIP).payload(&[7; 1801]).ip_options(&vec![1; ip]);
+        bench.expect_sent(&ask, &to_backend(ask.clone()))?;
+        let traffic = bench.traffic(backend)?;
+        ensure!((traffic.packets_in, traffic.bytes_in) == (3, 3 * (42 + ip as u64) + 1801), "{traffic:?}");
+    }
+    Ok(())
+}
