@@ -21,6 +21,7 @@ use crate::{
     offset::{self, TAG_LEN},
     packet::{ETH_LEN, L4_OFFSET, Packet, load, load_address, load_length, store, store_address},
     parse::{FRAGMENT_OFFSET, IPV4, TCP, UDP, VERSION_IHL, ethertype, has_options, has_ports},
+    portless::{DCCP, UDP_LITE},
     route::{self, Rewritten},
     table,
     verifier::opaque,
@@ -237,11 +238,13 @@ pub fn turn_back<P: Packet>(packet: &mut P, is_own: bool, outer: &mut Rewritten)
         if let Some(identifier) = identifier {
             changed += change(quote_l4 + CHECKSUM, ports);
             store(quote_l4 + IDENTIFIER, identifier);
-        } else if quoted_protocol == UDP {
+        } else if quoted_protocol == UDP || quoted_protocol == UDP_LITE {
             let old: u16 = load(quote_l4 + 6);
             let new = update_udp(old, addresses + ports);
             store(quote_l4 + 6, new);
             changed += delta16(old, new);
+        } else if quoted_protocol == DCCP {
+            changed += change(quote_l4 + 6, addresses);
         // Opaque, or the compiler infers the second condition from the first, which the verifier cannot.
         } else if quoted_protocol == TCP
             && opaque(ip_len as u32) as usize >= quote_l4_offset + TCP_CHECKSUM_END

@@ -13,7 +13,7 @@ use vipgate_abi::{checksum::delta16, counters::Reason};
 
 use crate::{
     icmp::ICMP,
-    packet::{ETH_LEN, Packet, load, store},
+    packet::{ETH_LEN, Packet, load, load_length, store},
     parse::{FRAGMENT_OFFSET, Headers, IPV4, Place, TCP, TCP_LEN, UDP, UDP_LEN, ethertype, has_ports, parse_at},
     portless,
     verifier::opaque,
@@ -89,8 +89,14 @@ pub fn rewrite<P: Packet>(packet: &mut P, data: usize, ports: u32, addresses: u6
     let end = packet.data_end();
     let shift = data - start;
     // SAFETY: parse checked the bounds of the IPv4 header's fixed part.
-    let (version_ihl, fragment, protocol) =
-        unsafe { (load::<u8>(data + ETH_LEN), load::<u16>(data + ETH_LEN + 6), load::<u8>(data + ETH_LEN + 9)) };
+    let (version_ihl, ip_len, fragment, protocol) = unsafe {
+        (
+            load::<u8>(data + ETH_LEN),
+            load_length(data + ETH_LEN + 2),
+            load::<u16>(data + ETH_LEN + 6),
+            load::<u8>(data + ETH_LEN + 9),
+        )
+    };
     let offset = ETH_LEN + (version_ihl & 15) as usize * 4;
     let l4 = data + offset;
     let is_udp = protocol == UDP;
@@ -110,6 +116,14 @@ pub fn rewrite<P: Packet>(packet: &mut P, data: usize, ports: u32, addresses: u6
             } else if l4 + TCP_LEN <= end {
                 packet.update_l4_checksum(l4 + 16, shift + offset + 16, false, addresses, changed);
             }
+        }
+    } else if portless::covers_addresses(protocol)
+        && ip_len as usize >= offset - ETH_LEN + UDP_LEN
+        && l4 + UDP_LEN <= end
+    {
+        // SAFETY: checked just above.
+        unsafe {
+            packet.update_l4_checksum(l4 + 6, shift + offset + 6, protocol == portless::UDP_LITE, addresses, 0);
         }
     }
     if leaves && shift != 0 {

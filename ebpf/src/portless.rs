@@ -1,7 +1,9 @@
 //! Packets of protocols without ports, off the hit's path. They run through the same stages: an ICMP query's identifier
 //! serves as its port (RFC 5508, section 3.1), as the source port of a request and the destination port of an answer; what
 //! else ICMP carries has ports that no query has; every other protocol has port 0 on both sides, and is translated by its
-//! addresses alone.
+//! addresses alone. Of these, DCCP and UDP-Lite have a checksum that covers the addresses (RFC 4340, section 9.1; RFC 3828,
+//! section 3.1), which follows them. What else covers them and has to be known end to end, AH's (RFC 4302), no translation
+//! leaves whole.
 
 use vipgate_abi::{checksum::delta16, counters::Reason, flow::FlowKey};
 
@@ -11,6 +13,15 @@ use crate::{
     packet::{ETH_LEN, Packet, load, load_address, load_length, store},
     parse::{ACK, FRAGMENT_OFFSET, Headers, MORE_FRAGMENTS, Place},
 };
+
+pub const DCCP: u8 = 33;
+pub const UDP_LITE: u8 = 136;
+
+/// True for protocols whose checksum is where UDP's is, and covers the addresses.
+#[inline(always)]
+pub fn covers_addresses(protocol: u8) -> bool {
+    protocol == DCCP || protocol == UDP_LITE
+}
 
 /// Parses what follows the Ethernet header of such a packet. An ICMP error is none of these: `Reason::OtherProtocol`.
 #[inline(always)]

@@ -9,7 +9,7 @@ use crate::{
     frame::{Frame, Transport},
     hook::Arriving,
     input::{Shape, Step},
-    wire::{ETH_LEN, ICMP, Ipv4, TCP, UDP, sum},
+    wire::{DCCP, ETH_LEN, ICMP, Ipv4, TCP, UDP, UDP_LITE, sum},
     world::{self, PRIVATE, PUBLIC},
 };
 
@@ -39,7 +39,7 @@ impl Ends {
     /// Those that small numbers name.
     fn named(from: u8, to: u8, ports: u8, what: u8) -> Self {
         const KINDS: [u8; 8] = [8, 13, 15, 17, 0, 14, 9, 42];
-        const PROTOCOLS: [u8; 8] = [47, 50, 4, 132, 51, 41, 253, 0];
+        const PROTOCOLS: [u8; 8] = [47, 50, 4, 132, UDP_LITE, DCCP, 253, 0];
         const DESTINATIONS: [u16; 4] = [53, 443, 80, 81];
         let choice = usize::from(what >> 2 & 7);
         let (protocol, kind) = match what & 3 {
@@ -183,6 +183,7 @@ fn shaped(ends: Ends, shape: &Shape, ifindex: u32) -> Arriving {
         TCP => Frame::tcp(src, dst, shape.tcp_flags).payload(&payload),
         UDP => Frame::udp(src, dst).payload(&payload),
         ICMP => Frame::icmp_query(*src.ip(), *dst.ip(), kind, src.port() | dst.port(), &payload),
+        UDP_LITE | DCCP => Frame::covering_addresses(*src.ip(), *dst.ip(), protocol, &payload),
         _ => Frame::other(*src.ip(), *dst.ip(), protocol).payload(&payload),
     };
     match &mut frame.transport {

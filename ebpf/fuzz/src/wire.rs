@@ -5,6 +5,8 @@ use std::ops::Range;
 pub(crate) const ICMP: u8 = 1;
 pub(crate) const TCP: u8 = 6;
 pub(crate) const UDP: u8 = 17;
+pub(crate) const DCCP: u8 = 33;
+pub(crate) const UDP_LITE: u8 = 136;
 
 pub(crate) const ETH_LEN: usize = 14;
 const IPV4: u16 = 0x0800;
@@ -106,8 +108,19 @@ impl Ipv4 {
             ICMP if self.offset == 0 && matches!(bytes.get(l4), Some(0 | 8 | 13..=18)) => {
                 vec![l4 + 4..l4 + 6, self.l4_checksum()]
             }
+            _ if self.covers_addresses() => vec![self.l4_checksum()],
             _ => Vec::new(),
         }
+    }
+
+    /// True for a packet whose transport checksum covers the addresses, and is in it.
+    pub(crate) fn covers_addresses(&self) -> bool {
+        let ends = match self.protocol {
+            TCP => 18,
+            UDP | UDP_LITE | DCCP => 8,
+            _ => return false,
+        };
+        self.offset == 0 && self.l4 + ends <= self.end
     }
 
     pub(crate) fn header(&self) -> Range<usize> {
@@ -124,7 +137,7 @@ impl Ipv4 {
         let at = self.l4
             + match self.protocol {
                 TCP => 16,
-                UDP => 6,
+                UDP | UDP_LITE | DCCP => 6,
                 _ => 2,
             };
         at..at + 2

@@ -113,6 +113,20 @@ impl Frame {
         Self::other(src, dst, 1).payload(&message)
     }
 
+    /// A protocol whose checksum, bytes 6 and 7 as in UDP, covers the addresses and all of the packet: UDP-Lite is 136, DCCP 33.
+    #[must_use]
+    pub fn covering_addresses(src: Ipv4Addr, dst: Ipv4Addr, protocol: u8, data: &[u8]) -> Self {
+        let frame = Self::other(src, dst, protocol);
+        let mut message = [&[0x9c, 0x40, 0, 80, 0, 0, 0, 0], data].concat();
+        let checksum = match frame.pseudo_checksum(&message) {
+            // A sum of 0 is sent as its other representation (RFC 3828).
+            0 if protocol == 136 => 0xffff,
+            sum => sum,
+        };
+        message[6..8].copy_from_slice(&checksum.to_be_bytes());
+        frame.payload(&message)
+    }
+
     #[must_use]
     pub fn payload(mut self, payload: &[u8]) -> Self {
         self.payload = payload.to_vec();

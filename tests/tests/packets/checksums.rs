@@ -2,6 +2,11 @@
 
 use super::*;
 
+/// Protocols whose checksum covers the addresses, without ports that the router knows.
+const DCCP: u8 = 33;
+const UDP_LITE: u8 = 136;
+const GUEST: Ipv4Addr = *BACKEND.ip();
+
 /// Offsets in a frame without options.
 const IP: usize = 24;
 const TCP_AT: usize = 50;
@@ -42,6 +47,10 @@ fn numbered_segment(number: u16) -> Frame {
 
 fn numbered_answer(number: u16) -> Frame {
     Frame::udp(BACKEND, CLIENT).payload(&number.to_be_bytes())
+}
+
+fn to_guest(frame: Frame) -> Frame {
+    frame.forwarded(Bench::PRIVATE_MAC, Bench::backend_mac(11))
 }
 
 /// One's complement sum.
@@ -139,5 +148,54 @@ both_hooks! {
         serve(bench, UDP)?;
         let ask = Frame::udp(CLIENT, VIP).payload(b"flipped");
         damaged(bench, &ask, &to_backend(ask.clone()), IP)
+    }
+
+    fn checksums_of_other_protocols_that_cover_the_addresses_follow_them(bench: &mut Bench) -> Result<()> {
+        bench.elastic(Bench::VIP, GUEST, true)?;
+        for protocol in [DCCP, UDP_LITE] {
+            for data in [&b""[..], b"odd", &[0x5a; 1000]] {
+                let of = |src, dst| Frame::covering_addresses(src, dst, protocol, data);
+                bench.expect_sent(&of(Bench::CLIENT, Bench::VIP), &to_guest(of(Bench::CLIENT, GUEST)))?;
+                let seen = of(Bench::VIP, Bench::CLIENT).forwarded(Bench::PUBLIC_MAC, Bench::client_mac(10));
+                bench.expect_sent(&of(GUEST, Bench::CLIENT), &seen)?;
+                let odd = |frame: Frame| frame.ip_options(&[1, 1, 1, 0]);
+                let ask = odd(of(Bench::CLIENT, Bench::VIP)).tagged(&[[0x8100, 7]]);
+                bench.expect_sent(&ask, &to_guest(odd(of(Bench::CLIENT, GUEST))))?;
+            }
+            // Only a packet's first fragment has it.
+            let [ask, sent] = [Bench::VIP, GUEST].map(|dst| Frame::covering_addresses(Bench::CLIENT, dst, protocol, &[9; 2000]));
+            for (fragment, sent) in ask.fragments(&[0, 1480]).iter().zip(sent.fragments(&[0, 1480])) {
+                bench.expect_sent(fragment, &to_guest(sent))?;
+            }
+            // What has none, as it is cut short.
+            let of = |dst| Frame::other(Bench::CLIENT, dst, protocol).payload(&[1; 7]);
+            bench.expect_sent(&of(Bench::VIP), &to_guest(of(GUEST)))?;
+        }
+        Ok(())
+    }
+
+    fn a_checksum_that_becomes_zero_stays_so_where_that_is_one_and_is_ffff_where_it_is_none(bench: &mut Bench) -> Result<()> {
+        bench.elastic(Bench::VIP, GUEST, true)?;
+        for (protocol, left_as) in [(DCCP, [0, 0]), (UDP_LITE, [0xff, 0xff])] {
+            let ask = |number: u16| Frame::covering_addresses(Bench::CLIENT, Bench::VIP, protocol, &number.to_be_bytes());
+            let answered = |frame: Frame| {
+                let data = frame.payload[8..].to_vec();
+                to_guest(Frame::covering_addresses(Bench::CLIENT, GUEST, protocol, &data))
+            };
+            find(bench, ask, answered, |_, left| field(left, UDP_AT) == left_as)?;
+        }
+        Ok(())
+    }
+
+    fn a_quoted_checksum_that_covers_the_addresses_is_turned_back(bench: &mut Bench) -> Result<()> {
+        bench.elastic(Bench::VIP, GUEST, true)?;
+        for protocol in [DCCP, UDP_LITE] {
+            let of = |src| Frame::covering_addresses(src, Bench::CLIENT, protocol, b"quoted");
+            bench.run(&of(GUEST))?;
+            let hop = Ipv4Addr::new(203, 0, 113, 1);
+            let error = |dst, quoted| Frame::icmp_error(hop, dst, [3, 4], 1400, &quoted, 28);
+            bench.expect_sent(&error(Bench::VIP, of(Bench::VIP)), &to_guest(error(GUEST, of(GUEST))))?;
+        }
+        Ok(())
     }
 }
