@@ -141,8 +141,10 @@ pub struct Bench {
     program: &'static str,
     /// The benchmark's prologue alone.
     empty: &'static str,
-    /// The device that packets come in by, or leave by from a generator; 0: none.
+    /// The device that packets come in by, or leave by from a generator; 0: the one that they are addressed to.
     device: u32,
+    /// The devices of the network that was made for it, by their addresses.
+    own: Vec<([u8; 6], u32)>,
     /// At TC, how many segments of how many bytes each packet stands for; 0: it is one.
     segments: [u32; 2],
     next_backend: u32,
@@ -154,7 +156,7 @@ impl Bench {
     pub const CLIENT: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 10);
     pub const VIP: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 100);
     pub const PUBLIC_MAC: [u8; 6] = Frame::ROUTER_MAC;
-    pub const PRIVATE_MAC: [u8; 6] = [0x02, 0, 0, 0, 2, 0x01];
+    pub const PRIVATE_MAC: [u8; 6] = Frame::INSIDE_MAC;
     pub const GATEWAY_MAC: [u8; 6] = [0x02, 0, 0, 0, 1, 0xfe];
     /// Nanoseconds of a jiffy, as the programs are told.
     pub const TICK: u32 = 4_000_000;
@@ -330,6 +332,7 @@ impl Bench {
     /// Knows the devices of the network that was made for it.
     fn enter(&mut self, network: File) -> Result<()> {
         self._network = Some(network);
+        self.own = vec![(Self::PUBLIC_MAC, ifindex("pub0")?), (Self::PRIVATE_MAC, ifindex("priv0")?)];
         self.set_port(1, "pub0", Self::PUBLIC_MAC)?;
         self.set_port(2, "priv0", Self::PRIVATE_MAC)
     }
@@ -403,7 +406,7 @@ impl Bench {
         frame[0..6].copy_from_slice(&Self::PUBLIC_MAC);
         frame[6..12].copy_from_slice(&Self::GATEWAY_MAC);
         frame[12] = 0x08;
-        let context = self.context(Hook::Xdp, frame.len() as u32);
+        let context = self.context(Hook::Xdp, &frame, self.device);
         let options = TestRunOptions {
             data_in: Some(&frame),
             ctx_in: Some(&context),
@@ -456,6 +459,7 @@ impl Bench {
             program: "",
             empty: "",
             device: 0,
+            own: Vec::new(),
             segments: [0; 2],
             next_backend: 1,
             next_service: 1,
@@ -922,7 +926,7 @@ impl Bench {
         const MARK: usize = 8;
         const PRIORITY: usize = 32;
         let bytes = frame.bytes();
-        let mut context = self.context(hook, u32::try_from(bytes.len())?);
+        let mut context = self.context(hook, &bytes, self.way_in(name, &bytes));
         if let (Hook::Tc, Beside::Fields { priority, mark }) = (hook, beside) {
             context[MARK..MARK + 4].copy_from_slice(&mark.to_ne_bytes());
             context[PRIORITY..PRIORITY + 4].copy_from_slice(&priority.to_ne_bytes());
@@ -958,7 +962,13 @@ impl Bench {
         let program = self.ebpf.program(self.program).with_context(|| format!("no program {}", self.program))?;
         let bytes = frame.bytes();
         let mut out = vec![0; bytes.len() + 64];
-        let options = TestRunOptions { data_in: Some(&bytes), data_out: Some(&mut out), ..TestRunOptions::new() };
+        let context = self.context(self.hook, &bytes, self.way_in(self.program, &bytes));
+        let options = TestRunOptions {
+            data_in: Some(&bytes),
+            data_out: Some(&mut out),
+            ctx_in: Some(&context),
+            ..TestRunOptions::new()
+        };
         let result = match program {
             Program::Xdp(xdp) => xdp.test_run(options),
             Program::SchedClassifier(tc) => tc.test_run(options),
@@ -981,8 +991,9 @@ impl Bench {
     fn test_run(&mut self, hook: Hook, name: &str, bytes: &[u8], repeat: u32) -> Result<(TestRunResult, Vec<u8>)> {
         let mut out = vec![0; bytes.len() + 64];
         let mut options = TestRunOptions { data_in: Some(bytes), data_out: Some(&mut out), ..TestRunOptions::new() };
-        let context = self.context(hook, u32::try_from(bytes.len())?);
-        if self.device != 0 || self.segments != [0; 2] {
+        let device = self.way_in(name, bytes);
+        let context = self.context(hook, bytes, device);
+        if device != 0 || self.segments != [0; 2] {
             options.ctx_in = Some(&context);
         }
         options.repeat = repeat;
@@ -995,18 +1006,26 @@ impl Bench {
         Ok((result, out))
     }
 
+    /// The device that a frame comes in by; 0: none that the router has. What the stack sends comes by none.
+    fn way_in(&self, program: &str, bytes: &[u8]) -> u32 {
+        if self.device != 0 || program == maps::PROGRAM_EGRESS {
+            return self.device;
+        }
+        self.own.iter().find(|(mac, _)| bytes.starts_with(mac)).map_or(0, |(_, device)| *device)
+    }
+
     /// The context of a packet that comes in by the device.
-    fn context(&self, hook: Hook, length: u32) -> Vec<u8> {
+    fn context(&self, hook: Hook, bytes: &[u8], device: u32) -> Vec<u8> {
         let fields = match hook {
             // struct xdp_md: data, data_end, data_meta, ingress_ifindex, rx_queue_index, egress_ifindex.
-            Hook::Xdp => vec![0, length, 0, self.device, 0, 0],
+            Hook::Xdp => vec![0, bytes.len() as u32, 0, device, 0, 0],
             // struct __sk_buff, 48 words.
             Hook::Tc => {
                 const IFINDEX: usize = 10;
                 const GSO_SEGMENTS: usize = 41;
                 const GSO_SIZE: usize = 44;
                 let mut fields = vec![0; 48];
-                fields[IFINDEX] = self.device;
+                fields[IFINDEX] = device;
                 [fields[GSO_SEGMENTS], fields[GSO_SIZE]] = self.segments;
                 fields
             }
@@ -1014,12 +1033,8 @@ impl Bench {
         fields.iter().flat_map(|field: &u32| field.to_ne_bytes()).collect()
     }
 
-    /// Lets packets come in by this device, instead of by none that the router has.
+    /// Lets packets come in by this device, instead of by the one that they are addressed to.
     pub fn arrive_by(&mut self, device: &str) -> Result<()> {
-        if self.hook == Hook::Xdp {
-            // The kernel knows a receive queue of the device only while it carries a program.
-            self.attach(device)?;
-        }
         self.device = ifindex(device)?;
         Ok(())
     }
@@ -1095,7 +1110,7 @@ impl Swap {
 fn make_network() -> Result<File> {
     unshare(CloneFlags::CLONE_NEWNET).context("cannot make a network namespace (root needed)")?;
     for words in [
-        // By which test runs' packets come in unless they say otherwise: frames are addressed to it, too.
+        // By which test runs' packets come in that are addressed to none of the router's devices.
         "link set lo address 02:00:00:00:01:01 up",
         // Pairs whose other ends lie idle: they only have to exist and be up.
         "link add pub0 type veth peer name pub1",

@@ -53,12 +53,14 @@ pub struct Frame {
 }
 
 impl Frame {
-    /// Where frames go unless they say otherwise: the router's public device.
+    /// Where frames go unless they say otherwise: the router's device on their source's side.
     pub const ROUTER_MAC: [u8; 6] = [0x02, 0, 0, 0, 1, 0x01];
+    pub const INSIDE_MAC: [u8; 6] = [0x02, 0, 0, 0, 2, 0x01];
 
     fn new(src: Ipv4Addr, dst: Ipv4Addr, transport: Transport) -> Self {
+        let is_inside = src.octets()[..2] == [10, 2];
         Self {
-            dst_mac: Self::ROUTER_MAC,
+            dst_mac: if is_inside { Self::INSIDE_MAC } else { Self::ROUTER_MAC },
             src_mac: [0x02, 0, 0, 0, 0, 0xfe],
             tags: Vec::new(),
             ethertype: 0x0800,

@@ -198,8 +198,7 @@ both_hooks! {
 
     fn who_claims_a_guests_source_from_outside_is_not_let_out(bench: &mut Bench) -> Result<()> {
         bench.masquerade(Bench::VIP, false)?;
-        bench.arrive_by("pub0")?;
-        let forged = Frame::udp(SocketAddrV4::new(GUESTS[0], 40_000), SERVER);
+        let forged = Frame { dst_mac: Bench::PUBLIC_MAC, ..Frame::udp(SocketAddrV4::new(GUESTS[0], 40_000), SERVER) };
         bench.expect_refused(&forged, Reason::NotOurs)?;
         ensure!(!bench.leaves(&forged, "pub0")?);
         Ok(())

@@ -95,7 +95,10 @@ both_hooks! {
     fn a_backend_behind_the_gateway_is_reached_through_it(bench: &mut Bench) -> Result<()> {
         let far = SocketAddrV4::new(Ipv4Addr::new(198, 51, 100, 7), 53);
         bench.serve(VIP, UDP, Algorithm::RoundRobin, &[far])?;
-        bench.expect_sent(&ask(), &ask().between(CLIENT, far).forwarded(Bench::PUBLIC_MAC, Bench::GATEWAY_MAC))
+        // From the other side: its answers come back by the router.
+        let client = SocketAddrV4::new(Ipv4Addr::new(10, 2, 0, 20), 40_000);
+        let ask = Frame::udp(client, VIP);
+        bench.expect_sent(&ask, &ask.clone().between(client, far).forwarded(Bench::PUBLIC_MAC, Bench::GATEWAY_MAC))
     }
 
     fn a_new_route_is_taken_once_the_epoch_moves(bench: &mut Bench) -> Result<()> {
