@@ -9,7 +9,7 @@ use std::{
 };
 use vipgate_tests::{
     both_hooks,
-    lab::{Capture, ECHO, Hook, Load, Result, Running, UDP, WEB, topology::PUBLIC_ROUTER, vipgate_binary, wait_until},
+    lab::{Capture, ECHO, Hook, Load, Result, Running, UDP, WEB, topology::PUBLIC_ROUTER, wait_until},
 };
 
 const VIP: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 10);
@@ -83,8 +83,7 @@ both_hooks! {
         cloud.api.delete(&format!("/vips/{vip}"))?;
         ensure!(held()?.contains(" 10.1.0.10/32 "), "{}", held()?);
         controller.kill()?;
-        let mut detach = router.command(vipgate_binary()?);
-        ensure!(detach.arg("detach").arg("--bpffs").arg(lab.bpffs.path()).output()?.status.success());
+        ensure!(lab.vipgate("detach")?.status.success());
         let held = held()?;
         let stays = |address| held.contains(&format!(" {address} "));
         ensure!(stays("10.1.0.10/32") && stays("10.1.0.20/32") && stays("10.1.0.1/24"), "{held}");
@@ -124,6 +123,27 @@ both_hooks! {
         })?;
         let first = announced.iter().position(|line| line.contains(MAC)).unwrap_or_default();
         ensure!(announced[first..].iter().all(|line| line.contains(MAC)), "{announced:#?}");
+        Ok(())
+    }
+
+    fn another_device_of_the_router_on_the_segment_does_not_answer_for_a_vip(hook) {
+        let run = Running::new(hook, 1, 1)?;
+        let (_, _, vip) = run.cloud.balanced(VIP, WEB, &[0])?;
+        run.lab.plug_beside("beside0")?;
+        run.lab.router.sysctl("net/ipv4/conf/all/rp_filter", "0")?;
+        run.lab.router.sysctl("net/ipv4/conf/beside0/rp_filter", "0")?;
+        let client = run.lab.client();
+        let capture = Capture::start(client, "arp", run.lab.directory())?;
+        client.namespace.ip("neigh flush dev eth0")?;
+        client.fetch(vip)?;
+        // Asked for later, so that the answers to the first question have come.
+        client.namespace.ip(&format!("neigh del {VIP} dev eth0"))?;
+        client.fetch(vip)?;
+        let printed = capture.printed()?;
+        let link = run.lab.router.ip("-oneline link show dev pub0")?;
+        let mac = link.split_whitespace().skip_while(|word| *word != "link/ether").nth(1).context("a MAC")?;
+        let replies: Vec<&str> = printed.lines().filter(|line| line.contains(&format!("Reply {VIP} is-at"))).collect();
+        ensure!(replies.len() == 2 && replies.iter().all(|reply| reply.contains(mac)), "{replies:#?}");
         Ok(())
     }
 

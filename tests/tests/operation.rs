@@ -3,14 +3,7 @@
 use anyhow::{Context as _, ensure};
 use nix::sys::signal::Signal;
 use serde_json::Value;
-use std::{
-    collections::BTreeSet,
-    fs,
-    net::Ipv4Addr,
-    path::Path,
-    process::{Command, Output},
-    time::Duration,
-};
+use std::{fs, net::Ipv4Addr, path::Path, process::Command, time::Duration};
 use vipgate_tests::{
     both_hooks,
     lab::{
@@ -23,16 +16,8 @@ const VIP: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 10);
 /// Until what could not be set up is tried again, at the latest, on a machine busy with other tests.
 const TRIED_AGAIN: Duration = Duration::from_secs(120);
 
-/// Runs `vipgate` with these words in the router's namespace, to its end.
-fn vipgate(lab: &Lab, words: &str) -> Result<Output> {
-    let mut command: Command = lab.router.command(vipgate_binary()?);
-    command.env("VIPGATE_BPFFS", lab.bpffs.path()).env("VIPGATE_HOOK", lab.hook.to_string());
-    command.args(words.split_whitespace());
-    command.output().context("vipgate starts")
-}
-
 fn status(lab: &Lab) -> Result<Value> {
-    let output = vipgate(lab, "status --output json")?;
+    let output = lab.vipgate("status --output json")?;
     serde_json::from_slice(&output.stdout).with_context(|| String::from_utf8_lossy(&output.stderr).into_owned())
 }
 
@@ -63,7 +48,7 @@ fn status_tells_the_same_with_and_without_a_controller() -> Result<()> {
     assert_eq!(service["algorithm"], "roundrobin");
     assert_eq!(service["backends"].as_array().map(Vec::len), Some(1), "{service}");
     assert_eq!(service["backends"][0]["connections"], 5);
-    let text = String::from_utf8_lossy(&vipgate(&lab, "status --hook auto")?.stdout).into_owned();
+    let text = String::from_utf8_lossy(&lab.vipgate("status --hook auto")?.stdout).into_owned();
     assert!(text.contains("10.1.0.10 tcp 80 roundrobin"), "{text}");
     assert!(text.contains("device   pub0 tc: native XDP turns segmentation offload off"), "{text}");
     Ok(())
@@ -83,7 +68,7 @@ fn status_tells_which_backends_are_unhealthy_and_how_the_checks_do() -> Result<(
     })?;
     assert_eq!(found["checks"]["backends"], 2);
     assert_eq!(found["services"][0]["backends"][1]["healthy"], true);
-    let text = String::from_utf8_lossy(&vipgate(&run.lab, "status")?.stdout).into_owned();
+    let text = String::from_utf8_lossy(&run.lab.vipgate("status")?.stdout).into_owned();
     assert!(text.contains("checks   2 backends, 1 unhealthy") && text.contains("0 open, unhealthy"), "{text}");
     // Without a controller nobody checks, and what the kernel holds is told all the same.
     run.controller.stop()?;
@@ -118,7 +103,7 @@ fn status_counts_what_xdp_redirects_and_the_kernel_refuses() -> Result<()> {
 #[test]
 fn status_of_a_router_without_tables_says_so() -> Result<()> {
     let lab = Lab::new(LabOptions { hook: Hook::Tc, clients: 0, backends: 0 })?;
-    let output = vipgate(&lab, "status")?;
+    let output = lab.vipgate("status")?;
     assert_eq!(output.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&output.stderr).contains("nothing is pinned"));
     Ok(())
@@ -143,7 +128,7 @@ fn flows_shows_each_connection_once_with_both_directions_and_without_a_controlle
     controller.kill()?;
 
     let flows = |words: &str| -> Result<Value> {
-        let output = vipgate(&lab, &format!("flows --output json {words}"))?;
+        let output = lab.vipgate(&format!("flows --output json {words}"))?;
         serde_json::from_slice(&output.stdout).with_context(|| String::from_utf8_lossy(&output.stderr).into_owned())
     };
     let all = flows("--sort packets")?;
@@ -161,7 +146,7 @@ fn flows_shows_each_connection_once_with_both_directions_and_without_a_controlle
     assert_eq!(flows("--protocol udp --state datagrams --client 10.1.0.0/24")?["found"], 1);
     assert_eq!(flows("--vip 10.1.0.11")?["found"], 0);
     assert_eq!(flows("--top 1 --sort bytes")?["connections"].as_array().map(Vec::len), Some(1));
-    let text = vipgate(&lab, &format!("flows --port {}", ECHO.port))?;
+    let text = lab.vipgate(&format!("flows --port {}", ECHO.port))?;
     let text = String::from_utf8_lossy(&text.stdout).into_owned();
     assert!(text.contains(&tcp_origin.client.to_string()) && text.ends_with("1 connection\n"), "{text}");
     Ok(())
@@ -170,105 +155,17 @@ fn flows_shows_each_connection_once_with_both_directions_and_without_a_controlle
 #[test]
 fn flows_of_a_router_without_tables_says_so() -> Result<()> {
     let lab = Lab::new(LabOptions { hook: Hook::Tc, clients: 0, backends: 0 })?;
-    let output = vipgate(&lab, "flows")?;
+    let output = lab.vipgate("flows")?;
     assert_eq!(output.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&output.stderr).contains("nothing is pinned"));
-    assert_eq!(vipgate(&lab, "flows --client 10.1")?.status.code(), Some(2));
+    assert_eq!(lab.vipgate("flows --client 10.1")?.status.code(), Some(2));
     Ok(())
-}
-
-both_hooks! {
-    fn doctor_finds_what_was_spoiled_and_its_remedies_mend_it(hook) {
-        let run = Running::new(hook, 1, 1)?;
-        let examine = || -> Result<(Option<i32>, Value)> {
-            let output = vipgate(&run.lab, "doctor --output json")?;
-            let report = serde_json::from_slice(&output.stdout);
-            Ok((output.status.code(), report.with_context(|| String::from_utf8_lossy(&output.stderr).into_owned())?))
-        };
-        let worse = |report: &Value| -> Vec<Value> {
-            let findings = report["findings"].as_array().cloned().unwrap_or_default();
-            findings.into_iter().filter(|finding| finding["severity"] != "note").collect()
-        };
-        let (code, well) = examine()?;
-        assert_eq!((code, worse(&well)), (Some(0), Vec::new()), "{well}");
-        let devices = well["devices"].as_array().context("devices")?;
-        assert_eq!(devices.iter().map(|device| &device["name"]).collect::<Vec<_>>(), ["pub0", "priv0"]);
-        assert!(devices.iter().all(|device| device["hook"] == run.lab.hook.to_string() && device["driver"] == "veth"));
-
-        let router = &run.lab.router;
-        router.sysctl("net/ipv4/conf/pub0/rp_filter", "1")?;
-        router.sysctl("net/ipv4/conf/priv0/accept_local", "0")?;
-        router.sysctl("net/ipv4/ip_forward", "0")?;
-        let (code, ill) = examine()?;
-        let found: BTreeSet<String> =
-            worse(&ill).iter().map(|one| format!("{} {}", one["device"], one["check"]).replace('"', "")).collect();
-        let expected =
-            ["null ip_forward", "priv0 accept_local", "priv0 forwarding", "pub0 forwarding", "pub0 rp_filter"];
-        assert_eq!((code, found), (Some(1), expected.map(str::to_owned).into()));
-        for finding in worse(&ill) {
-            let remedy = finding["remedy"].as_str().context("a remedy")?;
-            assert!(router.command("sh").args(["-c", remedy]).output()?.status.success(), "{remedy}");
-        }
-        assert_eq!(examine()?.0, Some(0));
-        Ok(())
-    }
-}
-
-#[test]
-fn doctor_loads_every_program_beside_a_running_controller_and_leaves_nothing() -> Result<()> {
-    let run = Running::new(Hook::Tc, 1, 1)?;
-    let (_, _, vip) = run.cloud.balanced(VIP, WEB, &[0])?;
-    let output = vipgate(&run.lab, "doctor --output json")?;
-    let report: Value = serde_json::from_slice(&output.stdout)?;
-    let programs = report["programs"].as_array().context("programs")?;
-    let has = |name: &str| programs.iter().any(|program| program["name"] == name);
-    assert!(["vipgate_xdp", "vipgate_tc", "vipgate_behind", "vipgate_egress", "vipgate_queue"].into_iter().all(has));
-    for program in programs {
-        let is_well = program["loads"] == true && program["reason"].is_null();
-        assert!(is_well && program["instructions"].as_u64() > Some(0), "{program}");
-    }
-    run.lab.client().fetch(vip)?;
-    let entries = |path: &Path| Ok::<_, anyhow::Error>(fs::read_dir(path)?.count());
-    assert_eq!(entries(run.lab.bpffs.path())?, 1, "the running controller's");
-    let text = String::from_utf8_lossy(&vipgate(&run.lab, "doctor")?.stdout).into_owned();
-    assert!(text.contains("program  vipgate_tc: "), "{text}");
-    Ok(())
-}
-
-#[test]
-fn doctor_examines_every_device_of_a_router_before_its_first_start() -> Result<()> {
-    let lab = Lab::new(LabOptions { hook: Hook::Tc, clients: 0, backends: 0 })?;
-    let output = vipgate(&lab, "doctor")?;
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert!(text.contains("device   pub0: no program, driver veth") && text.contains("device   priv0"), "{text}");
-    assert_eq!(output.status.code(), Some(0), "{text}");
-    Ok(())
-}
-
-both_hooks! {
-    fn a_device_that_got_another_name_while_the_controller_runs_is_found_by_the_doctor(hook) {
-        let run = Running::new(hook, 0, 1)?;
-        run.cloud.balanced(VIP, WEB, &[0])?;
-        run.lab.router.run("ip", "link set dev pub0 name pubx")?;
-        wait_until("the doctor to find it", TRIED_AGAIN, || {
-            let output = vipgate(&run.lab, "doctor --output json")?;
-            let report: Value = serde_json::from_slice(&output.stdout)?;
-            let finding = &report["findings"][0];
-            ensure!(finding["device"] == "pub0" && finding["check"] == "refused", "{report}");
-            ensure!(output.status.code() == Some(1), "{report}");
-            Ok(())
-        })?;
-        let text = String::from_utf8_lossy(&vipgate(&run.lab, "status")?.stdout).into_owned();
-        assert!(text.contains("device   pub0 no program: it cannot be set up: there is no such device"), "{text}");
-        Ok(())
-    }
 }
 
 #[test]
 fn why_a_device_has_its_hook_is_told_by_the_running_controllers_setting() -> Result<()> {
     let Running { lab, controller, .. } = Running::new(Hook::Xdp, 0, 1)?;
-    let said =
-        |words: &str| Ok::<_, anyhow::Error>(String::from_utf8_lossy(&vipgate(&lab, words)?.stdout).into_owned());
+    let said = |words: &str| Ok::<_, anyhow::Error>(String::from_utf8_lossy(&lab.vipgate(words)?.stdout).into_owned());
     for command in ["status --hook auto", "doctor --hook auto"] {
         let text = said(command)?;
         assert_eq!(text.matches("the configuration says so: hook = \"xdp\"").count(), 2, "{text}");
@@ -286,7 +183,7 @@ fn a_device_that_cannot_be_set_up_is_told_by_status_and_found_by_the_doctor() ->
     let Running { lab, controller, cloud, .. } = Running::new(Hook::Tc, 1, 1)?;
     let (_, _, vip) = cloud.balanced(VIP, WEB, &[0])?;
     assert!(controller.stop()?.success());
-    assert!(vipgate(&lab, "detach")?.status.success());
+    assert!(lab.vipgate("detach")?.status.success());
     lab.router.run("tc", "qdisc add dev pub0 ingress")?;
     let _controller = Controller::start_as(&lab, &["env", "VIPGATE_TC=clsact"])?;
 
@@ -296,10 +193,10 @@ fn a_device_that_cannot_be_set_up_is_told_by_status_and_found_by_the_doctor() ->
     let problem = device["problem"].as_str().with_context(|| format!("no problem: {told}"))?;
     assert!(device["hook"].is_null() && problem.contains("qdisc"), "{device}");
     assert!(devices.iter().any(|device| device["name"] == "priv0" && device["problem"].is_null()), "{told}");
-    let text = String::from_utf8_lossy(&vipgate(&lab, "status")?.stdout).into_owned();
+    let text = String::from_utf8_lossy(&lab.vipgate("status")?.stdout).into_owned();
     assert!(text.contains("device   pub0 no program: it cannot be set up: ") && text.contains(problem), "{text}");
 
-    let output = vipgate(&lab, "doctor --output json")?;
+    let output = lab.vipgate("doctor --output json")?;
     let report: Value = serde_json::from_slice(&output.stdout)?;
     let finding = &report["findings"][0];
     assert_eq!((&finding["device"], &finding["check"]), (&"pub0".into(), &"refused".into()), "{report}");
@@ -313,7 +210,7 @@ fn a_device_that_cannot_be_set_up_is_told_by_status_and_found_by_the_doctor() ->
         Ok(())
     })?;
     lab.client().fetch(vip)?;
-    assert_eq!(vipgate(&lab, "doctor")?.status.code(), Some(0));
+    assert_eq!(lab.vipgate("doctor")?.status.code(), Some(0));
     Ok(())
 }
 
@@ -324,7 +221,7 @@ fn a_router_has_one_controller_and_is_not_detached_under_it() -> Result<()> {
     let (status, said) = Controller::start_and_fail(&run.lab, &["--listen", "127.0.0.1:8081"])?;
     assert_eq!(status.code(), Some(4), "{said}");
     assert!(said.contains("a controller is running"), "{said}");
-    let detach = vipgate(&run.lab, "detach")?;
+    let detach = run.lab.vipgate("detach")?;
     assert_eq!(detach.status.code(), Some(4), "{}", String::from_utf8_lossy(&detach.stderr));
     run.lab.client().fetch(vip)?;
     Ok(())
@@ -338,7 +235,7 @@ fn a_router_is_not_detached_under_its_controller_by_another_path_or_from_another
     let link = run.lab.directory().join("pins");
     std::os::unix::fs::symlink(bpffs, &link)?;
     for path in [format!("{}/", bpffs.display()), link.display().to_string()] {
-        let detach = vipgate(&run.lab, &format!("detach --bpffs {path}"))?;
+        let detach = run.lab.vipgate(&format!("detach --bpffs {path}"))?;
         assert_eq!(detach.status.code(), Some(4), "{path}: {}", String::from_utf8_lossy(&detach.stderr));
         let listen = ["--listen", "127.0.0.1:8081", "--bpffs", &path];
         assert_eq!(Controller::start_and_fail(&run.lab, &listen)?.0.code(), Some(4), "{path}");
@@ -349,10 +246,53 @@ fn a_router_is_not_detached_under_its_controller_by_another_path_or_from_another
     assert_eq!(detach.status.code(), Some(4), "{said}");
     assert!(said.contains(&bpffs.display().to_string()), "{said}");
     run.lab.client().fetch(vip)?;
-    let status = vipgate(&run.lab, &format!("status --output json --bpffs {}", link.display()))?;
+    let status = run.lab.vipgate(&format!("status --output json --bpffs {}", link.display()))?;
     let status: Value = serde_json::from_slice(&status.stdout)?;
     assert!(!status["checks"].is_null(), "the running controller was not asked: {status}");
     Ok(())
+}
+
+both_hooks! {
+    fn detach_puts_the_kernels_settings_back_that_are_still_as_they_were_set(hook) {
+        let lab = Lab::new(LabOptions { hook, clients: 1, backends: 1 })?;
+        let router = &lab.router;
+        for (key, value) in [("conf/pub0/rp_filter", "1"), ("conf/priv0/rp_filter", "1"), ("ip_forward", "0")] {
+            router.sysctl(&format!("net/ipv4/{key}"), value)?;
+        }
+        let names = ["forwarding", "accept_local", "rp_filter", "arp_ignore", "arp_announce"];
+        let of_devices = ["all", "pub0", "priv0"].map(|device| names.map(|name| format!("net/ipv4/conf/{device}/{name}")));
+        let keys: Vec<String> =
+            of_devices.into_iter().flatten().chain(["net/ipv4/ip_local_port_range".to_owned()]).collect();
+        let settings = || -> Result<Vec<(&str, String)>> {
+            let read = |key: &String| router.run("cat", &format!("/proc/sys/{key}"));
+            keys.iter().map(|key| Ok((key.as_str(), read(key)?))).collect()
+        };
+        let before = settings()?;
+        let controller = lab.start_controller()?;
+        ensure!(controller.said().contains("net.ipv4.ip_forward is 0"), "{}", controller.said());
+        let cloud = Cloud::new(&lab, controller.api(router)?)?;
+        cloud.attach_services(&["SNAT"])?;
+        let changed = settings()?;
+        let differ = before.iter().zip(&changed).filter(|(before, now)| before != now).map(|((key, _), _)| *key);
+        let of_all = ["arp_ignore", "arp_announce"].map(|name| format!("net/ipv4/conf/all/{name}"));
+        let of_each = ["pub0", "priv0"].map(|device| names[..3].iter().map(move |name| format!("net/ipv4/conf/{device}/{name}")));
+        let expected = of_all.into_iter().chain(of_each.into_iter().flatten()).chain(keys.last().cloned());
+        assert_eq!(differ.collect::<Vec<_>>(), expected.collect::<Vec<_>>());
+        // Killed, so that only what is kept in the kernel tells what was before; and started and killed again.
+        controller.kill()?;
+        lab.start_controller()?.kill()?;
+        router.sysctl("net/ipv4/conf/priv0/rp_filter", "0")?;
+        let detach = lab.vipgate("detach --output json")?;
+        let told: Value = serde_json::from_slice(&detach.stdout)?;
+        assert_eq!((&told["settings"], &told["left"]), (&8.into(), &serde_json::json!([])), "{told}");
+        let after = settings()?;
+        for ((key, before), (_, after)) in before.iter().zip(&after) {
+            let expected = if *key == "net/ipv4/conf/priv0/rp_filter" { "0\n" } else { before };
+            assert_eq!(after, expected, "{key}");
+        }
+        assert_eq!(fs::read_dir(lab.bpffs.path())?.count(), 0, "pins are left");
+        Ok(())
+    }
 }
 
 #[test]
@@ -364,7 +304,7 @@ fn detach_removes_what_somebody_put_among_the_pins() -> Result<()> {
     for directory in ["sub/sub", "links/sub"] {
         fs::create_dir_all(version.join(directory))?;
     }
-    let detach = vipgate(&lab, "detach")?;
+    let detach = lab.vipgate("detach")?;
     assert!(detach.status.success(), "{}", String::from_utf8_lossy(&detach.stderr));
     let text = String::from_utf8_lossy(&detach.stdout).into_owned();
     assert!(text.starts_with("detached from no device; ") && !text.contains(" 0 tables"), "{text}");
@@ -393,7 +333,7 @@ fn check_config_prints_what_serve_would_use_without_the_password() -> Result<()>
     let file = lab.directory().join("vipgate.toml");
     fs::write(&file, "hook = 'tc'\nadmin_password = 'hunter2'\n[datapath]\nflows = 4096\n")?;
     let output =
-        vipgate(&lab, &format!("check-config --config {} --listen 10.0.0.1:80 --output json", file.display()))?;
+        lab.vipgate(&format!("check-config --config {} --listen 10.0.0.1:80 --output json", file.display()))?;
     let text = String::from_utf8(output.stdout)?;
     assert!(!text.contains("hunter2"), "{text}");
     let settings: Value = serde_json::from_str(&text)?;

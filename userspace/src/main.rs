@@ -22,7 +22,7 @@ use vipgate::{
     loader::{self, Detached, LoadError, causes},
     lock::{Lock, LockError},
     logging,
-    net::Netlink,
+    net::{Netlink, sysctl::Settings},
     serve::{ServeError, serve},
     told,
 };
@@ -133,14 +133,23 @@ fn detach(bpffs: &Path, force: bool, output: Output) -> Result<(), Failure> {
     let runtime = runtime()?;
     let net = runtime.block_on(async { Netlink::open() }).map_err(|error| Failure::new(1, &error))?;
     let vips = runtime.block_on(net.remove_all_vips()).map_err(|error| Failure::new(1, &error))?;
-    let Detached { devices, maps, left } = loader::detach(bpffs)?;
+    let Detached { devices, maps, mut left } = loader::detach(bpffs)?;
     // Nothing leads to the queues any more.
     runtime.block_on(net.remove_queue_pairs()).map_err(|error| Failure::new(1, &error))?;
+    let (settings, kept) = Settings::new(loader::kept_settings(bpffs)?).restore();
+    match kept.is_empty() {
+        true => left.extend(loader::forget_settings(bpffs)),
+        // They are there for the next time.
+        false => left.extend(kept),
+    }
     match output {
         Output::Json => {
-            println!("{}", serde_json::json!({ "devices": devices, "tables": maps, "addresses": vips, "left": left }));
+            let counts = serde_json::json!({
+                "devices": devices, "tables": maps, "addresses": vips, "settings": settings, "left": left,
+            });
+            println!("{counts}");
         }
-        Output::Text => println!("{}", detached(&devices, maps, vips)),
+        Output::Text => println!("{}", detached(&devices, maps, vips, settings)),
     }
     match left.is_empty() {
         true => Ok(()),
@@ -148,13 +157,14 @@ fn detach(bpffs: &Path, force: bool, output: Output) -> Result<(), Failure> {
     }
 }
 
-fn detached(devices: &[String], maps: usize, vips: usize) -> String {
-    if vips == 0 && devices.is_empty() && maps == 0 {
+fn detached(devices: &[String], maps: usize, vips: usize, settings: usize) -> String {
+    if vips == 0 && devices.is_empty() && maps == 0 && settings == 0 {
         return "nothing was attached".to_owned();
     }
     let from = if devices.is_empty() { "no device".to_owned() } else { devices.join(", ") };
     let (tables, addresses) = (counted(maps, "table", "tables"), counted(vips, "address", "addresses"));
-    format!("detached from {from}; {tables} and {addresses} removed")
+    let settings = counted(settings, "setting", "settings");
+    format!("detached from {from}; {tables} and {addresses} removed, {settings} put back")
 }
 
 fn counted(count: usize, one: &str, many: &str) -> String {
@@ -239,9 +249,15 @@ mod tests {
 
     #[test]
     fn what_detach_removed_is_told_in_whole_words() {
-        assert_eq!(detached(&[], 0, 0), "nothing was attached");
-        assert_eq!(detached(&[], 25, 1), "detached from no device; 25 tables and 1 address removed");
+        assert_eq!(detached(&[], 0, 0, 0), "nothing was attached");
+        assert_eq!(
+            detached(&[], 25, 1, 1),
+            "detached from no device; 25 tables and 1 address removed, 1 setting put back"
+        );
         let devices = ["priv0", "pub0"].map(str::to_owned);
-        assert_eq!(detached(&devices, 1, 0), "detached from priv0, pub0; 1 table and 0 addresses removed");
+        assert_eq!(
+            detached(&devices, 1, 0, 7),
+            "detached from priv0, pub0; 1 table and 0 addresses removed, 7 settings put back"
+        );
     }
 }

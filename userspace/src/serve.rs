@@ -23,7 +23,7 @@ use crate::{
     loader::{LoadError, Options, PinDir, Plane},
     lock::{Lock, LockError},
     model,
-    net::{Devices, NetError},
+    net::{Devices, NetError, sysctl},
     reconcile::{self, Reconciler},
     rest::{self, RestState},
     state::Limits,
@@ -99,6 +99,9 @@ pub async fn serve(config: Config) -> Result<(), ServeError> {
     first_password(&store, &config).await?;
     state.jobs().recover().await?;
 
+    if !sysctl::routes() {
+        warn!("net.ipv4.ip_forward is 0: only the devices of VIPs and guests forward; sysctl -w net.ipv4.ip_forward=1");
+    }
     info!(%address, store = config.store, hook = %config.hook, "vipgate serves the API");
     tell_systemd(&[NotifyState::Ready]);
     tokio::select! {

@@ -7,7 +7,7 @@ use std::{
     env, fs,
     os::unix::net::UnixDatagram,
     path::PathBuf,
-    process::{Command, ExitStatus},
+    process::{Command, ExitStatus, Output},
     time::{Duration, Instant},
 };
 use vipgate::loader::Sizes;
@@ -27,6 +27,15 @@ const END: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub struct Controller {
     process: Process,
+}
+
+impl Lab {
+    /// Runs `vipgate` with these words in the router's namespace, to its end.
+    pub fn vipgate(&self, words: &str) -> Result<Output> {
+        let mut command = self.router.command(vipgate_binary()?);
+        command.env("VIPGATE_BPFFS", self.bpffs.path()).env("VIPGATE_HOOK", self.hook.to_string());
+        command.args(words.split_whitespace()).output().context("vipgate starts")
+    }
 }
 
 impl Controller {

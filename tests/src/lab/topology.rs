@@ -91,6 +91,11 @@ impl Lab {
         self.clients.iter_mut().try_for_each(|client| client.serve(self.directory.path()))
     }
 
+    /// Gives the router one more device on the public network, without an address.
+    pub fn plug_beside(&self, device: &str) -> Result<()> {
+        wire(&self.switches[0], &self.router, device, device)
+    }
+
     /// Gives every device of the lab this MTU.
     pub fn set_mtu(&self, mtu: u32) -> Result<()> {
         let hosts = self.clients.iter().chain(&self.backends).map(|host| &host.namespace);

@@ -6,14 +6,15 @@ use std::{
     path::Path,
 };
 
+use ipnet::Ipv4Net;
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use vipgate_abi::maps;
 
 use super::DoctorError;
 use crate::{
     config::Config,
-    loader::{self, Driver, Hook, LoadError, PinDir, Trial, driver, drivers, release},
-    net::{Link, Netlink, sysctl},
+    loader::{self, Driver, Hook, LoadError, PinDir, Trial, driver, drivers, release, status::Guests},
+    net::{HeldAddress, Link, Netlink, netfilter::Filter, queue, sysctl},
     reconcile::Refusals,
     told,
 };
@@ -36,6 +37,12 @@ pub(super) struct Facts {
     /// It has the HTB queueing discipline, or a module of it.
     pub(super) htb: bool,
     pub(super) ip_forward: u32,
+    /// Devices that answer ARP requests for the addresses of others, VIPs among them.
+    pub(super) answering: Vec<String>,
+    /// `net.ipv4.conf.all.arp_announce`.
+    pub(super) arp_announce: u32,
+    /// The packet filter's rules.
+    pub(super) filter: Filter,
     /// Connections that the kernel tracks in this namespace; `None`: the module is not loaded.
     pub(super) tracked: Option<u32>,
     pub(super) cpus: u32,
@@ -61,10 +68,18 @@ pub(super) struct DeviceFacts {
     pub(super) accept_local: u32,
     /// The larger of the device's own and that of all: what counts (ip-sysctl).
     pub(super) rp_filter: u32,
-    /// The device that a macvlan shares its link with, if it answers ARP requests for the macvlan's addresses.
-    pub(super) answers_for_it: Option<String>,
+    /// Its networks in which guests are.
+    pub(super) guests: Vec<GuestNetwork>,
     /// A veth's other end, where it is in the same namespace.
     pub(super) peer: Option<Peer>,
+}
+
+/// A network of the router's in which there are guests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct GuestNetwork {
+    pub(super) network: Ipv4Net,
+    /// It leaves by source NAT.
+    pub(super) masked: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -85,7 +100,9 @@ fn has_htb() -> bool {
 impl Facts {
     /// Reads them all.
     pub(super) async fn collect(config: &Config) -> Result<Self, DoctorError> {
-        let links = Netlink::open()?.links().await?;
+        let net = Netlink::open()?;
+        let (links, addresses) = (net.links().await?, net.addresses().await?);
+        let guests = loader::status::guests(&config.bpffs)?;
         let pinned: BTreeMap<String, Hook> =
             PinDir::new(&config.bpffs).pinned_links()?.into_iter().map(|(hook, device)| (device, hook)).collect();
         let told = told::ask(&config.bpffs);
@@ -104,6 +121,7 @@ impl Facts {
         let off: BTreeSet<String> = off.map(|lost| lost.device).collect();
         for device in &mut devices {
             device.program_lost = off.contains(&device.link.device.name);
+            device.guests = guest_networks(device.link.device.ifindex, &addresses, &guests);
         }
         let is_there = |name: &str| links.iter().any(|link| link.device.name == name);
         // A running controller tells why.
@@ -124,6 +142,9 @@ impl Facts {
             btf: Path::new("/sys/kernel/btf/vmlinux").exists(),
             htb: has_htb(),
             ip_forward: number("/proc/sys/net/ipv4/ip_forward").unwrap_or(0),
+            answering: answering(&links),
+            arp_announce: sysctl::read("all", "arp_announce"),
+            filter: Filter::read()?,
             tracked: number("/proc/sys/net/netfilter/nf_conntrack_count"),
             possible_cpus: possible_cpus(),
             cpus: std::thread::available_parallelism().map_or(1, |cpus| u32::try_from(cpus.get()).unwrap_or(1)),
@@ -146,11 +167,8 @@ impl DeviceFacts {
             drivers: drivers(name),
             forwarding: sysctl::read(name, "forwarding"),
             accept_local: sysctl::read(name, "accept_local"),
-            rp_filter: sysctl::read("all", "rp_filter").max(sysctl::read(name, "rp_filter")),
-            answers_for_it: link.device.shares.and_then(|index| {
-                let below = links.iter().find(|other| other.device.ifindex == index)?;
-                sysctl::answers_for_others(&below.device.name).then(|| below.device.name.clone())
-            }),
+            rp_filter: sysctl::in_force(name, "rp_filter"),
+            guests: Vec::new(),
             peer: peer.map(|peer| Peer {
                 name: peer.device.name.clone(),
                 driver: driver(&peer.device.name).unwrap_or_default(),
@@ -158,6 +176,25 @@ impl DeviceFacts {
             }),
         }
     }
+}
+
+/// Those that answer ARP requests for the addresses of others.
+fn answering(links: &[Link]) -> Vec<String> {
+    let asked = links.iter().filter(|link| link.device.ethernet && link.device.up && !link.enslaved);
+    let answering = asked.map(|link| &link.device.name).filter(|name| queue::pair_with(name).is_none());
+    answering.filter(|name| sysctl::answers_for_others(name)).cloned().collect()
+}
+
+/// The networks of a device in which guests are.
+fn guest_networks(ifindex: u32, addresses: &[HeldAddress], guests: &Guests) -> Vec<GuestNetwork> {
+    let own = addresses.iter().filter(|held| held.ifindex == ifindex && !held.vip);
+    let networks = own.filter_map(|held| Some(Ipv4Net::new(held.address, held.prefix_len).ok()?.trunc()));
+    let networks: BTreeSet<Ipv4Net> = networks.collect();
+    let known = networks.into_iter().map(|network| {
+        let masked = guests.masked.iter().any(|masked| masked.contains(&network) || network.contains(masked));
+        (GuestNetwork { network, masked }, masked || guests.addresses.iter().any(|guest| network.contains(guest)))
+    });
+    known.filter(|(_, has_guests)| *has_guests).map(|(network, _)| network).collect()
 }
 
 /// One more than the highest number in a list such as `0-3` (admin-guide/cputopology).

@@ -5,6 +5,7 @@ use std::cmp::Reverse;
 use super::{
     Examined, Facts, Finding, Report, Severity,
     facts::{DeviceFacts, Peer},
+    filter,
 };
 use crate::loader::{Hook, Trial, hook_for, why};
 use vipgate_abi::maps;
@@ -23,6 +24,8 @@ pub(super) fn judge(facts: &Facts) -> Report {
     kernel(facts, &mut findings);
     programs(facts, &mut findings);
     network(facts, &mut findings);
+    arp(facts, &mut findings);
+    filter::judge(facts, &mut findings);
     refused(facts, &mut findings);
     for device in &facts.devices {
         settings(device, &mut findings);
@@ -45,7 +48,7 @@ pub(super) fn judge(facts: &Facts) -> Report {
     Report { kernel: facts.kernel.clone(), devices: devices.collect(), programs, findings }
 }
 
-fn router(severity: Severity, check: &'static str, problem: String, remedy: impl Into<String>) -> Finding {
+pub(super) fn router(severity: Severity, check: &'static str, problem: String, remedy: impl Into<String>) -> Finding {
     Finding { severity, device: None, check, problem, remedy: remedy.into() }
 }
 
@@ -144,6 +147,28 @@ fn network(facts: &Facts, findings: &mut Vec<Finding>) {
     }
 }
 
+/// Who answers for VIPs, and who speaks for them; `serve` sees to it when it takes a device over.
+fn arp(facts: &Facts, findings: &mut Vec<Finding>) {
+    if facts.devices.iter().all(|device| device.hook.is_none()) {
+        return;
+    }
+    if !facts.answering.is_empty() {
+        let problem = format!(
+            "{} answer ARP requests for the addresses of other devices: where one is on a VIP's segment, the VIP's packets come \
+             to it, and past the programs",
+            facts.answering.join(", ")
+        );
+        findings.push(router(Severity::Error, "arp_ignore", problem, "sysctl -w net.ipv4.conf.all.arp_ignore=1"));
+    }
+    if facts.arp_announce < 2 {
+        let problem =
+            "devices ask for their neighbours with any address of the router as the sender: neighbours may learn \
+                       that a VIP is at another device"
+                .to_owned();
+        findings.push(router(Severity::Warning, "arp_announce", problem, "sysctl -w net.ipv4.conf.all.arp_announce=2"));
+    }
+}
+
 /// What the running controller cannot set up: VIPs on it, or beyond it, are not reached.
 fn refused(facts: &Facts, findings: &mut Vec<Finding>) {
     findings.extend(facts.refused.iter().map(|(device, refusal)| Finding {
@@ -159,13 +184,6 @@ fn refused(facts: &Facts, findings: &mut Vec<Finding>) {
 fn settings(device: &DeviceFacts, findings: &mut Vec<Finding>) {
     if device.hook.is_none() {
         return;
-    }
-    if let Some(below) = &device.answers_for_it {
-        let problem = format!(
-            "{below}, below it, answers ARP requests for its addresses: packets to VIPs come to {below}, which has no program"
-        );
-        let remedy = format!("sysctl -w net/ipv4/conf/{below}/arp_ignore=1");
-        findings.push(about(device, Severity::Error, "arp", problem, remedy));
     }
     let mut wrong = |name: &'static str, value: u32, severity, problem: &str| {
         let remedy = format!("sysctl -w net/ipv4/conf/{}/{name}={value}", device.link.device.name);
@@ -387,6 +405,12 @@ fn receive_queues(device: &DeviceFacts) -> u32 {
     device.driver.channels.map_or(device.link.rx_queues, |(used, _)| used)
 }
 
-fn about(device: &DeviceFacts, severity: Severity, check: &'static str, problem: String, remedy: String) -> Finding {
+pub(super) fn about(
+    device: &DeviceFacts,
+    severity: Severity,
+    check: &'static str,
+    problem: String,
+    remedy: String,
+) -> Finding {
     Finding { severity, device: Some(device.link.device.name.clone()), check, problem, remedy }
 }

@@ -1,11 +1,11 @@
 use super::{
     Facts, Finding, Severity,
-    facts::{DeviceFacts, Peer},
+    facts::{DeviceFacts, GuestNetwork, Peer},
     judge::{is_native_or_generic, judge},
 };
 use crate::{
     loader::{Driver, Hook, Trial},
-    net::{Device, Link},
+    net::{Device, Link, netfilter::Filter},
     reconcile::{Refusal, Refusals},
 };
 use std::collections::BTreeSet;
@@ -22,7 +22,6 @@ fn device(name: &str, hook: Option<Hook>) -> DeviceFacts {
                 mac: [2; 6],
                 ethernet: true,
                 veth: false,
-                shares: None,
                 up: true,
             },
             rx_queues: 2,
@@ -42,7 +41,7 @@ fn device(name: &str, hook: Option<Hook>) -> DeviceFacts {
         forwarding: 1,
         accept_local: 1,
         rp_filter: 0,
-        answers_for_it: None,
+        guests: Vec::new(),
         peer: None,
     }
 }
@@ -70,6 +69,9 @@ fn healthy() -> Facts {
         .into()),
         htb: true,
         ip_forward: 1,
+        answering: Vec::new(),
+        arp_announce: 2,
+        filter: Filter::default(),
         tracked: None,
         cpus: 2,
         possible_cpus: 2,
@@ -117,6 +119,8 @@ fn every_defect_of_the_router_is_found_alone() {
     assert_eq!(found(|facts| facts.btf = false), ["btf"]);
     assert_eq!(found(|facts| facts.htb = false), ["htb"]);
     assert_eq!(found(|facts| facts.ip_forward = 0), ["ip_forward"]);
+    assert_eq!(found(|facts| facts.answering = vec!["eth9".to_owned()]), ["arp_ignore"]);
+    assert_eq!(found(|facts| facts.arp_announce = 1), ["arp_announce"]);
     assert_eq!(found(|facts| facts.tracked = Some(0)), [""; 0]);
     assert_eq!(found(|facts| facts.tracked = Some(7)), ["conntrack"]);
     assert_eq!(found(|facts| facts.lost.push("eth9".to_owned())), ["lost_device"]);
@@ -151,7 +155,6 @@ fn every_defect_of_a_device_is_found_alone() {
     assert_eq!(spoiled(|device| device.accept_local = 0), ["accept_local"]);
     assert_eq!(spoiled(|device| device.rp_filter = 1), ["rp_filter"]);
     assert_eq!(spoiled(|device| device.rp_filter = 2), [""; 0]);
-    assert_eq!(spoiled(|device| device.answers_for_it = Some("eth9".to_owned())), ["arp"]);
     assert_eq!(spoiled(|device| turn_on(device, "rx-lro")), ["lro"]);
     assert_eq!(spoiled(|device| device.driver.channels = Some((1, 8))), ["queues"]);
     assert_eq!(spoiled(|device| device.program_lost = true), ["program"]);
@@ -312,6 +315,7 @@ fn a_candidate_is_not_blamed_for_what_serve_will_set() {
             (device.hook, device.link.xdp) = (None, false);
             (device.forwarding, device.accept_local, device.rp_filter) = (0, 0, 1);
         }
+        (facts.answering, facts.arp_announce) = (vec!["eth0".to_owned()], 0);
     });
     assert!(checks.is_empty(), "{checks:?}");
 }
@@ -324,4 +328,54 @@ fn the_worst_comes_first_and_each_finding_has_a_remedy() {
     assert!(report.findings.is_sorted_by(|one, other| one.severity >= other.severity));
     assert!(report.defects() == 2 && report.findings.iter().all(|finding| !finding.remedy.is_empty()));
     assert!(report.to_string().starts_with("kernel   6.12.3-amd64\ndevice   eth0: xdp, driver virtio_net"));
+}
+
+/// The findings about a packet filter with these rules, as iptables prints them, where guests are behind eth1: kind, how bad,
+/// and the remedy.
+fn filtered(rules: &str, masked: bool) -> Vec<(&'static str, Severity, String)> {
+    let mut facts = healthy();
+    facts.filter = Filter::of_iptables(rules);
+    facts.devices[1].guests = vec![GuestNetwork { network: "10.2.0.0/24".parse().expect("a network"), masked }];
+    let told = judge(&facts).findings.into_iter();
+    told.map(|finding| (finding.check, finding.severity, finding.remedy)).collect()
+}
+
+#[test]
+fn a_filter_that_drops_is_told_with_the_rule_that_lets_the_stack_forward() {
+    let out = ("forward_policy", Severity::Warning, "iptables-legacy -I FORWARD -i eth1 -o eth0 -j ACCEPT".to_owned());
+    let back = ("forward_policy", Severity::Note, "iptables-legacy -I FORWARD -i eth0 -o eth1 -j ACCEPT".to_owned());
+    assert_eq!(filtered(":FORWARD DROP [0:0]", true), [out.clone(), back.clone()]);
+    assert_eq!(filtered(":FORWARD DROP [0:0]\n-A FORWARD -i eth1 -j ACCEPT", true), std::slice::from_ref(&back));
+    // Who knows what that rule takes.
+    let unsure = filtered(":FORWARD DROP [0:0]\n-A FORWARD -s 10.2.0.0/24 -j ACCEPT", true);
+    assert_eq!(unsure, [(out.0, Severity::Note, out.2), back]);
+    // Before there are guests.
+    assert_eq!(found(|facts| facts.filter = Filter::of_iptables(":FORWARD DROP [0:0]")), ["forward_policy"]);
+}
+
+#[test]
+fn guests_that_are_reached_past_their_vips_are_told_with_the_rule_that_forbids_it() {
+    let remedy = |findings: Vec<(&'static str, Severity, String)>| {
+        let [("past_vips", Severity::Note, remedy)] = &findings[..] else { panic!("{findings:?}") };
+        remedy.clone()
+    };
+    assert_eq!(remedy(filtered(":FORWARD ACCEPT [0:0]", true)), "iptables-legacy -I FORWARD -i eth0 -o eth1 -j DROP");
+    let plain = remedy(filtered(":FORWARD ACCEPT [0:0]", false));
+    assert_eq!(plain, "iptables-legacy -I FORWARD -i eth0 -o eth1 -m conntrack --ctstate NEW -j DROP");
+    assert!(remedy(filtered("", true)).starts_with("nft 'add table inet guests; "));
+    assert_eq!(filtered(":FORWARD ACCEPT [0:0]\n-A FORWARD -i eth0 -d 10.2.0.0/24 -j DROP", true), []);
+}
+
+#[test]
+fn a_filter_that_keeps_answers_to_health_checks_or_pings_out_is_told() {
+    let closed = filtered(":FORWARD ACCEPT [0:0]\n-A FORWARD -o eth1 -j DROP\n:INPUT DROP [0:0]", true);
+    let told: Vec<_> = closed.iter().map(|(check, severity, _)| (*check, *severity)).collect();
+    let expected =
+        [("input_policy", Severity::Warning), ("forward_policy", Severity::Note), ("input_policy", Severity::Note)];
+    assert_eq!(told, expected);
+    let states = ":INPUT DROP [0:0]\n-A INPUT -m conntrack --ctstate ESTABLISHED -j ACCEPT\n-A INPUT -p icmp -j ACCEPT";
+    assert_eq!(
+        filtered(&format!(":FORWARD ACCEPT [0:0]\n-A FORWARD -i eth0 -d 10.2.0.0/24 -j DROP\n{states}"), true),
+        []
+    );
 }

@@ -9,6 +9,8 @@
 //! <bpffs>/abi-<N>/put-<hook>-<device>   such a program, while its filter is being put
 //! <bpffs>/abi-<N>/netns                 a symbolic link that names the network namespace by its inode (`namespace`)
 //! <bpffs>/clsact/<index>                an empty directory: that device's clsact was made for such filters
+//! <bpffs>/settings/<inode>/<setting>    a symbolic link that names what a setting of that network namespace was, and what
+//!                                       vipgate made it (`net::sysctl`)
 //! ```
 //! While tables get another size (`migrate`) there are two such directories, and which ones tells how far that is:
 //! ```text

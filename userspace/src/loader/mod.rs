@@ -65,7 +65,7 @@ pub use self::{
     kernel::release,
     lost::{Lost, lost},
     mapping::Mapping,
-    namespace::check_namespace,
+    namespace::{check_namespace, forget_settings, kept_settings},
     object::load_persistently,
     ports::Ports,
     status::Reasons,
@@ -250,6 +250,11 @@ impl Plane {
 
     pub fn pins(&self) -> &Path {
         self.dir.path()
+    }
+
+    /// Where the settings of this network namespace are kept as they were before.
+    pub fn kept_settings(&self) -> Result<PathBuf, LoadError> {
+        kept_settings(self.dir.marks().root())
     }
 
     /// Services, sources, rings and backends.

@@ -1,5 +1,5 @@
 //! Which network namespace the tables are used in: its inode is remembered beside them, as what a symbolic link names, which
-//! needs no file system but the pins' own.
+//! needs no file system but the pins' own. So are the namespace's settings of before.
 //!
 //! Links go with their pins from anywhere. Filters, queues and addresses do not: from another namespace they cannot be seen.
 
@@ -10,11 +10,13 @@ use std::{
 };
 
 use super::{
-    bpffs::{PinDir, names},
+    bpffs::{PinDir, names, remove_tree},
     error::LoadError,
 };
 
 const LINK: &str = "netns";
+/// What the kernel's settings were before vipgate changed them is in here, a directory for each namespace.
+const SETTINGS: &str = "settings";
 /// Where `ip netns` keeps namespaces.
 const NAMED: &str = "/run/netns";
 
@@ -48,6 +50,20 @@ pub fn check_namespace(bpffs: &Path) -> Result<(), LoadError> {
         }
     }
     Ok(())
+}
+
+/// Where the settings of the calling thread's namespace are kept as they were before (`net::sysctl`): beside the pins, which live
+/// as long as they do. Other versions of vipgate find them there.
+pub fn kept_settings(bpffs: &Path) -> Result<PathBuf, LoadError> {
+    let (_, inode) = own().map_err(|error| LoadError::io("look at the network namespace", error))?;
+    Ok(bpffs.join(SETTINGS).join(inode.to_string()))
+}
+
+/// Forgets the settings of all namespaces. What cannot be removed is told.
+pub fn forget_settings(bpffs: &Path) -> Vec<String> {
+    let mut left = Vec::new();
+    remove_tree(&bpffs.join(SETTINGS), &mut left);
+    left
 }
 
 fn own() -> io::Result<(u64, u64)> {

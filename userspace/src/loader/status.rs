@@ -11,6 +11,7 @@ use std::{
 };
 
 use aya::maps::{MapData, PerCpuArray};
+use ipnet::Ipv4Net;
 use vipgate_abi::{
     backend::Backend,
     counters::{Reason, Traffic},
@@ -19,7 +20,7 @@ use vipgate_abi::{
     meter::{Meter, Metered},
     port::Port,
     service::{Kind, Member, Service, ServiceKey},
-    source::{Source, SourceKey},
+    source::{Source, SourceKey, SourceKind},
 };
 
 use super::{
@@ -102,6 +103,38 @@ pub fn read(bpffs: &Path) -> Result<Option<Status>, LoadError> {
         flows,
         flow_capacity: flow_table.capacity(),
     }))
+}
+
+/// Whom services lead to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Guests {
+    pub addresses: BTreeSet<Ipv4Addr>,
+    /// Networks that leave by source NAT.
+    pub masked: BTreeSet<Ipv4Net>,
+}
+
+/// Reads whom services lead to; nobody where nothing is pinned under this bpffs root.
+pub fn guests(bpffs: &Path) -> Result<Guests, LoadError> {
+    let dir = PinDir::new(bpffs);
+    let mut guests = Guests::default();
+    if !dir.is_there()? {
+        return Ok(guests);
+    }
+    let tables = Tables::open(&dir)?;
+    // Behind these is no guest but the VIP itself.
+    let mut vips = BTreeSet::new();
+    for (key, prefix_len, source) in tables.sources()? {
+        if source.kind == SourceKind::Masquerade as u8 {
+            vips.insert(source.backend);
+            let prefix_len = prefix_len.saturating_sub(SourceKey::EXACT - 32) as u8;
+            guests.masked.extend(Ipv4Net::new(key.addr.into(), prefix_len).ok());
+        }
+    }
+    for number in (0..tables.backends().len()).filter(|number| !vips.contains(number)) {
+        let backend = tables.backends().read(number).filter(|backend| backend.addr != 0);
+        guests.addresses.extend(backend.map(|backend| Ipv4Addr::from(u32::from_be(backend.addr))));
+    }
+    Ok(guests)
 }
 
 /// Every limit. What passes is looked at for a second, if there is one.

@@ -1,11 +1,12 @@
 //! The router's own network: devices, VIP addresses, neighbours, and what changes among them.
 //!
 //! Everything happens in the network namespace of the thread that opened the [`Netlink`] socket: vipgate runs in the
-//! router's. Touches the kernel by rtnetlink, packet sockets (gratuitous ARP) and /proc/sys/net; no map, no store.
+//! router's. Touches the kernel by rtnetlink, nfnetlink, packet sockets (gratuitous ARP) and /proc/sys/net; no map, no store.
 
 mod address;
 pub mod arp;
 mod dump;
+pub mod netfilter;
 mod netlink;
 mod own;
 pub mod queue;
@@ -40,8 +41,6 @@ pub struct Device {
     /// Carries Ethernet frames: the programs and ARP work on it.
     pub ethernet: bool,
     pub veth: bool,
-    /// Index of the device that a macvlan shares its link with, where it is in the same namespace.
-    pub shares: Option<u32>,
     pub up: bool,
 }
 
@@ -69,6 +68,8 @@ pub enum NetError {
     Announce { vip: Ipv4Addr, device: String, source: io::Error },
     #[error("cannot set {path} to {value}: {source}")]
     Sysctl { path: String, value: String, source: io::Error },
+    #[error("cannot keep what {setting} was in {path}: {source}")]
+    Keep { setting: String, path: String, source: io::Error },
 }
 
 /// The router's devices and their addresses as they are at each call; cheap and synchronous.

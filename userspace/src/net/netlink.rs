@@ -129,26 +129,17 @@ fn device(link: &LinkMessage) -> Device {
         mac: [0; 6],
         ethernet: link.header.link_layer_type == LinkLayerType::Ether,
         veth: false,
-        shares: None,
         up: link.header.flags.contains(LinkFlags::Up),
     };
-    let (mut below, mut elsewhere, mut macvlan) = (None, false, false);
     for attribute in &link.attributes {
         match attribute {
             LinkAttribute::IfName(name) => device.name.clone_from(name),
             LinkAttribute::Mtu(mtu) => device.mtu = *mtu,
             LinkAttribute::Address(address) => device.mac = address.as_slice().try_into().unwrap_or_default(),
-            LinkAttribute::LinkInfo(infos) => {
-                device.veth = infos.contains(&LinkInfo::Kind(InfoKind::Veth));
-                macvlan = infos.contains(&LinkInfo::Kind(InfoKind::MacVlan));
-            }
-            LinkAttribute::Link(index) => below = Some(*index),
-            LinkAttribute::LinkNetNsId(_) => elsewhere = true,
+            LinkAttribute::LinkInfo(infos) => device.veth = infos.contains(&LinkInfo::Kind(InfoKind::Veth)),
             _ => {}
         }
     }
-    // An index of another namespace means nothing here.
-    device.shares = below.filter(|_| macvlan && !elsewhere);
     device
 }
 

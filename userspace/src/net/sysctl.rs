@@ -1,80 +1,266 @@
-//! The kernel settings that managed devices and source NAT need.
+//! The kernel settings that managed devices, VIPs and source NAT need, and what they were before.
 //!
-//! Those of devices are set for the managed ones only, so that the router's management device does not become a router's; and
-//! for the device below a macvlan, which shares its link.
-//! All stay when the controller ends, as the traffic does.
+//! Those of devices are set for the managed ones only, so that the router's management device does not become a router's;
+//! who answers ARP requests for VIPs is a matter of all devices. All stay when the controller ends, as the traffic does. What
+//! they were is kept beside the pins, which live as long as the kernel and its settings do, for `vipgate detach`.
 
 use std::{
-    fs,
+    fs, io,
+    os::unix::fs::symlink,
     path::{Path, PathBuf},
 };
 
+use nix::net::if_::if_indextoname;
 use vipgate_abi::source::OWN_PORTS;
 
-use super::NetError;
+use super::{Device, NetError};
 
-const IPV4: &str = "/proc/sys/net/ipv4/conf";
-const OWN_PORT_RANGE: &str = "/proc/sys/net/ipv4/ip_local_port_range";
+const IPV4: &str = "/proc/sys/net/ipv4";
+const OWN_PORT_RANGE: &str = "ip_local_port_range";
+/// Stands for all devices, where others have their interface index.
+const ALL: u32 = 0;
 
-/// Sets up a device:
-/// - `forwarding`: packets that the programs hand to the stack are to be routed, and `bpf_fib_lookup` refuses without.
-/// - `accept_local`: the answers of backends carry a VIP, an address of ours, as their source once they are translated;
-///   those that go through the stack (no neighbour entry yet, larger than the MTU) would be dropped as martians.
-/// - `rp_filter` loose instead of strict: the same answers come in by another device than the VIP's.
-pub fn prepare(device: &str) -> Result<(), NetError> {
-    raise(device, "forwarding", 1)?;
-    raise(device, "accept_local", 1)?;
-    // The larger of `all` and the device's own counts (ip-sysctl), and loose is the largest: it wins over strict.
-    let strict = read("all", "rp_filter").max(read(device, "rp_filter")) == 1;
-    if strict { write(device, "rp_filter", 2) } else { Ok(()) }
+/// Settings that are changed, and what they were before.
+///
+/// That is a directory with a symbolic link for each: `<interface index>-<name>` for a device's, else the name alone. It names
+/// the values of before and of ours, with a colon in between, and leads nowhere: where pins are there are no other files.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    kept: PathBuf,
+    ipv4: PathBuf,
 }
 
-/// Has a device that shares its link with managed ones answer ARP requests for its own addresses alone: else it answers for
-/// theirs, VIPs among them, and their packets come to a device without a program.
-pub fn keep_to_own_addresses(device: &str) -> Result<(), NetError> {
-    if answers_for_others(device) { write(device, "arp_ignore", 1) } else { Ok(()) }
+impl Settings {
+    /// The settings of this network namespace; `kept` is made when something is to be kept.
+    #[must_use]
+    pub fn new(kept: PathBuf) -> Self {
+        Self { kept, ipv4: IPV4.into() }
+    }
+
+    /// Sets up a device:
+    /// - `forwarding`: packets that the programs hand to the stack are to be routed, and `bpf_fib_lookup` refuses without.
+    /// - `accept_local`: the answers of backends carry a VIP, an address of ours, as their source once they are translated;
+    ///   those that go through the stack (no neighbour entry yet, larger than the MTU) would be dropped as martians.
+    /// - `rp_filter` loose instead of strict: the same answers come in by another device than the VIP's.
+    /// - `arp_ignore` of all devices: an address is answered for by its own device alone. Else a device without a program
+    ///   that shares the segment answers for VIPs, too, and gets their packets.
+    /// - `arp_announce` of all devices: they ask with an address of their own. Else one asks with a VIP as the sender, by which
+    ///   its neighbours learn to send there.
+    pub fn prepare(&self, device: &Device) -> Result<(), NetError> {
+        let Device { ifindex, name, .. } = device;
+        self.set_of(*ifindex, name, "forwarding", 1)?;
+        self.set_of(*ifindex, name, "accept_local", 1)?;
+        if in_force(name, "rp_filter") == 1 {
+            // Loose is the largest: it wins over strict.
+            self.set_of(*ifindex, name, "rp_filter", 2)?;
+        }
+        if read("all", "arp_ignore") == 0 {
+            self.set_of(ALL, "all", "arp_ignore", 1)?;
+        }
+        if read("all", "arp_announce") < 2 {
+            self.set_of(ALL, "all", "arp_announce", 2)?;
+        }
+        Ok(())
+    }
+
+    /// Has the router's stack choose its own connections' ports among those that source NAT does not give to guests. A range
+    /// that lies within them stays as it is.
+    pub fn set_ports_aside(&self) -> Result<(), NetError> {
+        let range = self.value(Path::new(OWN_PORT_RANGE)).unwrap_or_default();
+        let first = range.split(' ').next().and_then(|first| first.parse().ok());
+        if first.is_some_and(|first: u16| first >= OWN_PORTS) {
+            return Ok(());
+        }
+        self.set(OWN_PORT_RANGE, Path::new(OWN_PORT_RANGE), &format!("{OWN_PORTS} {}", u16::MAX))
+    }
+
+    /// Puts back what was changed, where it still is as it was set, and forgets it. Tells how many settings are as they were
+    /// before, and what could not be put back.
+    pub fn restore(&self) -> (usize, Vec<String>) {
+        let (mut count, mut left) = (0, Vec::new());
+        for entry in fs::read_dir(&self.kept).into_iter().flatten().flatten() {
+            match self.restore_one(&entry.path()) {
+                Ok(restored) => count += usize::from(restored),
+                Err(error) => left.push(format!("{}: {error}", entry.path().display())),
+            }
+        }
+        // It stays with what is in it, which is told already.
+        let _ = fs::remove_dir(&self.kept);
+        (count, left)
+    }
+
+    /// True: it is as before. What is no record of ours, or of a device that is gone, is only forgotten.
+    fn restore_one(&self, record: &Path) -> io::Result<bool> {
+        let kept = fs::read_link(record).ok();
+        let values = kept.as_deref().and_then(Path::to_str).and_then(|values| values.split_once(':'));
+        let setting = record.file_name().and_then(|name| setting(name.to_str()?));
+        let mut restored = false;
+        if let (Some((before, ours)), Some(setting)) = (values, setting)
+            && self.value(&setting).as_deref() == Some(ours)
+            && !self.is_everywhere(&setting)
+        {
+            fs::write(self.ipv4.join(&setting), before)?;
+            restored = true;
+        }
+        fs::remove_file(record)?;
+        Ok(restored)
+    }
+
+    /// Whether all devices have it so by a setting that is none of ours: `ip_forward` gives every device `forwarding`.
+    fn is_everywhere(&self, setting: &Path) -> bool {
+        setting.ends_with("forwarding") && self.value(Path::new("ip_forward")).as_deref() == Some("1")
+    }
+
+    fn set_of(&self, ifindex: u32, device: &str, name: &str, value: u32) -> Result<(), NetError> {
+        self.set(&format!("{ifindex}-{name}"), &of_device(device, name), &value.to_string())
+    }
+
+    /// Gives a setting a value; what it was is kept first.
+    fn set(&self, record: &str, setting: &Path, value: &str) -> Result<(), NetError> {
+        let path = self.ipv4.join(setting);
+        let before = self.value(setting);
+        if before.as_deref() == Some(value) {
+            return Ok(());
+        }
+        // First, so that a controller which ends here has left nothing that nobody would put back.
+        if let Some(before) = before {
+            self.keep(record, &format!("{before}:{value}")).map_err(|source| NetError::Keep {
+                setting: path.display().to_string(),
+                path: self.kept.display().to_string(),
+                source,
+            })?;
+        }
+        let failed = |source| NetError::Sysctl { path: path.display().to_string(), value: value.to_owned(), source };
+        fs::write(&path, value).map_err(failed)
+    }
+
+    fn keep(&self, record: &str, values: &str) -> io::Result<()> {
+        fs::create_dir_all(&self.kept)?;
+        let record = self.kept.join(record);
+        match fs::remove_file(&record) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        symlink(values, record)
+    }
+
+    /// As it reads, with single spaces between numbers; `None`: it cannot be read.
+    fn value(&self, setting: &Path) -> Option<String> {
+        let text = fs::read_to_string(self.ipv4.join(setting)).ok()?;
+        Some(text.split_whitespace().collect::<Vec<_>>().join(" "))
+    }
+}
+
+/// The path of the setting that a record is about; `None`: it is no record, or its device is gone.
+fn setting(record: &str) -> Option<PathBuf> {
+    let Some((ifindex, name)) = record.split_once('-') else {
+        return (record == OWN_PORT_RANGE).then(|| record.into());
+    };
+    match ifindex.parse().ok()? {
+        ALL => Some(of_device("all", name)),
+        ifindex => Some(of_device(&if_indextoname(ifindex).ok()?.to_string_lossy(), name)),
+    }
+}
+
+fn of_device(device: &str, name: &str) -> PathBuf {
+    ["conf", device, name].iter().collect()
 }
 
 /// Whether a device answers ARP requests for addresses of other devices.
 pub fn answers_for_others(device: &str) -> bool {
-    // The larger of `all` and the device's own counts (ip-sysctl).
-    read("all", "arp_ignore").max(read(device, "arp_ignore")) == 0
+    in_force(device, "arp_ignore") == 0
 }
 
-/// Has the router's stack choose its own connections' ports among those that source NAT does not give to guests. A range
-/// that lies within them stays as it is.
-pub fn set_ports_aside() -> Result<(), NetError> {
-    let range = fs::read_to_string(OWN_PORT_RANGE).unwrap_or_default();
-    let first = range.split_whitespace().next().and_then(|first| first.parse().ok());
-    if first.is_some_and(|first: u16| first >= OWN_PORTS) {
-        return Ok(());
-    }
-    set(Path::new(OWN_PORT_RANGE), format!("{OWN_PORTS} {}", u16::MAX))
+/// Of some settings the larger of `all` and the device's own counts (ip-sysctl).
+pub fn in_force(device: &str, name: &str) -> u32 {
+    read("all", name).max(read(device, name))
+}
+
+/// Whether the kernel routes; a device that vipgate manages does so in any case.
+pub fn routes() -> bool {
+    fs::read_to_string(Path::new(IPV4).join("ip_forward")).is_ok_and(|text| text.trim() != "0")
 }
 
 /// Keeps IPv6 off a device that nobody shall talk to; a kernel without IPv6 has nothing to keep off.
 pub fn disable_ipv6(device: &str) -> Result<(), NetError> {
     let path: PathBuf = ["/proc/sys/net/ipv6/conf", device, "disable_ipv6"].iter().collect();
-    if path.exists() { set(&path, 1.to_string()) } else { Ok(()) }
-}
-
-fn raise(device: &str, name: &str, value: u32) -> Result<(), NetError> {
-    if read(device, name) == value { Ok(()) } else { write(device, name, value) }
-}
-
-fn path(device: &str, name: &str) -> PathBuf {
-    [IPV4, device, name].iter().collect()
+    if !path.exists() {
+        return Ok(());
+    }
+    let failed = |source| NetError::Sysctl { path: path.display().to_string(), value: "1".to_owned(), source };
+    fs::write(&path, "1").map_err(failed)
 }
 
 /// A device's setting; of `all` those of all devices. 0 when it cannot be read: what cannot be read cannot be written either, and that is told.
 pub fn read(device: &str, name: &str) -> u32 {
-    fs::read_to_string(path(device, name)).ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0)
+    let text = fs::read_to_string(Path::new(IPV4).join(of_device(device, name)));
+    text.ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0)
 }
 
-fn write(device: &str, name: &str, value: u32) -> Result<(), NetError> {
-    set(&path(device, name), value.to_string())
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-fn set(path: &Path, value: String) -> Result<(), NetError> {
-    fs::write(path, &value).map_err(|source| NetError::Sysctl { path: path.display().to_string(), value, source })
+    /// Settings of a directory that stands for the kernel's, with those of the loopback, whose index is 1.
+    fn settings(root: &Path) -> Settings {
+        let ipv4 = root.join("ipv4");
+        for (name, value) in [("conf/lo/forwarding", "0"), ("conf/lo/accept_local", "0"), ("ip_forward", "0")] {
+            fs::create_dir_all(ipv4.join(name).parent().expect("a directory")).expect("made");
+            fs::write(ipv4.join(name), value).expect("written");
+        }
+        fs::write(ipv4.join(OWN_PORT_RANGE), "32768\t60999\n").expect("written");
+        Settings { kept: root.join("kept/here"), ipv4 }
+    }
+
+    fn at(settings: &Settings, name: &str) -> String {
+        settings.value(Path::new(name)).expect("it is there")
+    }
+
+    #[test]
+    fn what_was_changed_is_put_back_and_what_somebody_changed_since_stays() {
+        let root = tempfile::tempdir().expect("a directory");
+        let before = settings(root.path());
+        before.set_ports_aside().expect("set");
+        before.set_of(1, "lo", "accept_local", 1).expect("set");
+        before.set_of(1, "lo", "forwarding", 1).expect("set");
+        // Another controller's turn, which finds all of it done.
+        let settings = Settings::new(before.kept.clone());
+        let settings = Settings { ipv4: before.ipv4, ..settings };
+        settings.set_ports_aside().expect("set");
+        settings.set_of(1, "lo", "accept_local", 1).expect("set");
+        assert_eq!(
+            (at(&settings, OWN_PORT_RANGE), at(&settings, "conf/lo/accept_local")),
+            ("61440 65535".into(), "1".into())
+        );
+        fs::write(settings.ipv4.join("conf/lo/forwarding"), "2").expect("written");
+        assert_eq!(settings.restore(), (2, Vec::new()));
+        assert_eq!(
+            (at(&settings, OWN_PORT_RANGE), at(&settings, "conf/lo/accept_local")),
+            ("32768 60999".into(), "0".into())
+        );
+        assert_eq!(at(&settings, "conf/lo/forwarding"), "2");
+        assert!(!settings.kept.exists());
+        assert_eq!(settings.restore(), (0, Vec::new()));
+    }
+
+    #[test]
+    fn a_device_goes_on_routing_on_a_router_that_does_by_now() {
+        let root = tempfile::tempdir().expect("a directory");
+        let settings = settings(root.path());
+        settings.set_of(1, "lo", "forwarding", 1).expect("set");
+        fs::write(settings.ipv4.join("ip_forward"), "1").expect("written");
+        assert_eq!(settings.restore(), (0, Vec::new()));
+        assert_eq!(at(&settings, "conf/lo/forwarding"), "1");
+    }
+
+    #[test]
+    fn records_of_devices_that_are_gone_and_what_is_no_record_are_only_forgotten() {
+        let root = tempfile::tempdir().expect("a directory");
+        let settings = settings(root.path());
+        for record in ["4294967-accept_local", "no record", "1-no_such_setting"] {
+            settings.keep(record, "0:1").expect("kept");
+        }
+        assert_eq!(settings.restore(), (0, Vec::new()));
+        assert!(!settings.kept.exists());
+    }
 }

@@ -8,14 +8,13 @@ use std::{
     sync::Arc,
 };
 
-use nix::net::if_::if_indextoname;
 use tracing::{info, warn};
 use vipgate_abi::{maps::MAX_PORTS, port::Port};
 
 use super::{ApplyError, Refusal, Refusals};
 use crate::{
     loader::{Hook, LoadError, Plane, Ports, TableError, Target},
-    net::{Device, sysctl},
+    net::{Device, NetError, sysctl::Settings},
 };
 
 /// The managed devices. Blocks: it makes system calls.
@@ -23,6 +22,7 @@ use crate::{
 pub(super) struct Managed {
     plane: Arc<Plane>,
     table: Ports,
+    settings: Settings,
     ports: BTreeMap<u32, Port>,
     /// By name: the device as it was set up, and its port number.
     ready: BTreeMap<String, (Device, u32)>,
@@ -45,7 +45,8 @@ impl Managed {
     pub(super) fn new(plane: Arc<Plane>) -> Result<Self, LoadError> {
         let table = plane.ports()?;
         let ports = table.list()?;
-        Ok(Self { plane, table, ports, ready: BTreeMap::new(), refused: Refusals::new() })
+        let settings = Settings::new(plane.kept_settings()?);
+        Ok(Self { plane, table, settings, ports, ready: BTreeMap::new(), refused: Refusals::new() })
     }
 
     /// The device of that name, if it is set up.
@@ -61,6 +62,11 @@ impl Managed {
     /// Those that are wanted and could not be set up.
     pub(super) fn refused(&self) -> &Refusals {
         &self.refused
+    }
+
+    /// Has the router's stack leave the ports alone that source NAT gives to guests.
+    pub(super) fn set_ports_aside(&self) -> Result<(), NetError> {
+        self.settings.set_ports_aside()
     }
 
     /// Takes a device for one that is to be set up anew.
@@ -145,10 +151,7 @@ impl Managed {
         // where it did so before, and its program is still there.
         let is_xdp = self.plane.hook() != Hook::Tc && self.takes_frames(device.ifindex) && self.has_xdp(&device.name);
         self.describe(number, device, if is_xdp { Hook::Xdp } else { Hook::Tc }).map_err(text)?;
-        sysctl::prepare(&device.name).map_err(|error| refused(error.to_string()))?;
-        if let Some(below) = device.shares.and_then(|index| if_indextoname(index).ok()) {
-            sysctl::keep_to_own_addresses(&below.to_string_lossy()).map_err(|error| refused(error.to_string()))?;
-        }
+        self.settings.prepare(device).map_err(|error| refused(error.to_string()))?;
         let target = Target::find(&device.name, device.ifindex);
         let hook = self.plane.attach(&target);
         let hook = hook.map_err(|error| Refusal { reason: error.to_string(), remedy: error.remedy() })?;

@@ -13,7 +13,6 @@ use tracing::{info, warn};
 
 use super::{Placed, Worker, again, failed, helpers, open, unreadable};
 use crate::{
-    net::sysctl,
     reconcile::{
         ApplyError,
         compile::{check, compile},
@@ -189,7 +188,7 @@ impl<S: Source> Worker<S> {
         let results = self.with_kernel(move |kernel| {
             let now = Instant::now();
             if vips.iter().any(|ready| !ready.vip.masquerades.is_empty())
-                && let Err(error) = sysctl::set_ports_aside()
+                && let Err(error) = kernel.devices.set_ports_aside()
             {
                 warn!(%error, "guests' connections end where the router's own take their ports");
             }
