@@ -17,7 +17,7 @@ use vipgate_abi::{
     Be16, Be32,
     checksum::delta16,
     counters::Reason,
-    meter::{Binding, INBOUND, MeterPort, Metered, OUTBOUND, Rate, class},
+    meter::{Binding, INBOUND, MeterPort, Metered, OUTBOUND, Rate, Whole, class},
     share::Share,
 };
 
@@ -25,7 +25,7 @@ use crate::{
     atomic, clock, count,
     maps::{BACKENDS, CONFIG, METER_SHARES, METER_STATES, METER_TRAFFIC, METERS, PORT_METERS},
     packet::{ETH_LEN, Packet, load, store},
-    parse::{Headers, has_ports},
+    parse::{FRAGMENT_OFFSET, Headers, MORE_FRAGMENTS, has_ports},
     route,
     table::Slot,
 };
@@ -108,13 +108,14 @@ pub fn charge<P: Packet>(packet: &mut P, headers: &Headers, slot: &Slot) -> Resu
     let frames = packet.frames(headers.ip_len, headers.header_len as u32);
     let bytes = headers.wire_bytes(frames);
     let is_queued = rate.queue != 0;
-    if !is_queued && has_passed(number, direction, rate, bytes, frames) {
+    let part = part(headers);
+    if !is_queued && part & FIRST == 0 && has_passed(number, direction, rate, bytes, frames) {
         return Ok(());
     }
     if is_queued && !P::QUEUES && packet.can_hand_over() {
         return Err(if packet.hand_over() { Reason::HandedOver } else { Reason::OverLimit });
     }
-    let how = direction as u32 | if P::QUEUES { 0 } else { ALONE };
+    let how = part | direction as u32 | if P::QUEUES { 0 } else { ALONE };
     // SAFETY: as above.
     match queue_up(number, how, bytes, frames, unsafe { (*flow).peer }) {
         OVER => Err(Reason::OverLimit),
@@ -137,8 +138,24 @@ extern "C" fn limit_of(number: u32, vip: Be32, port: u32) -> u32 {
     }
 }
 
-/// Of `how`, beside the direction: there is no way to a queue.
+/// Of [`queue_up`]'s `how`, beside the direction: there is no way to a queue.
 const ALONE: u32 = 2;
+/// The packet is a fragment, whose identification is in the upper 16 bits; it is the first one.
+const FRAGMENT: u32 = 4;
+const FIRST: u32 = 8;
+
+/// What `how` says of a packet's fragmentation.
+#[inline(always)]
+fn part(headers: &Headers) -> u32 {
+    let ip = headers.data + ETH_LEN;
+    // SAFETY: parse checked the header's bounds.
+    let (id, fragment) = unsafe { (load::<u16>(ip + 4) as u32, load::<u16>(ip + 6)) };
+    if fragment & (MORE_FRAGMENTS | FRAGMENT_OFFSET) == 0 {
+        0
+    } else {
+        id << 16 | FRAGMENT | if fragment & FRAGMENT_OFFSET == 0 { FIRST } else { 0 }
+    }
+}
 
 /// The clock of what has no queue.
 #[inline(always)]
@@ -152,7 +169,7 @@ fn coarse_nanoseconds() -> u64 {
 #[inline(always)]
 fn has_passed(number: u32, direction: usize, rate: &Rate, bytes: u32, frames: u32) -> bool {
     let now = rate.clock(coarse_nanoseconds());
-    let Some((word, counters)) = running(number, direction) else {
+    let Some((word, _, counters)) = running(number, direction) else {
         return true;
     };
     // SAFETY: aligned word of METER_STATES.
@@ -179,20 +196,17 @@ extern "C" fn queue_up(number: u32, how: u32, bytes: u32, frames: u32, flow: u32
     };
     let direction = (how & 1) as usize;
     let rate = &meter.rates[direction];
-    let packet = Charge { number, direction, bytes, frames, flow };
-    if rate.queue == 0 {
-        return if advance(rate, rate.clock(coarse_nanoseconds()), &packet).is_some() { PASS } else { OVER };
-    }
-    let now = rate.clock(clock::nanoseconds());
-    if how & ALONE != 0 {
-        return if advance(&rate.without_queue(), now, &packet).is_some() { PASS } else { OVER };
-    }
-    match advance(rate, now, &packet) {
+    let packet = Charge { number, direction, bytes, frames, flow, part: how };
+    let has_queue = rate.queue != 0 && how & ALONE == 0;
+    let now = rate.clock(if rate.queue == 0 { coarse_nanoseconds() } else { clock::nanoseconds() });
+    let rate = if rate.queue == 0 || has_queue { *rate } else { rate.without_queue() };
+    match advance(&rate, now, &packet) {
+        None => OVER,
+        Some(_) if !has_queue => PASS,
         Some(lead) => {
             let congested = if lead > rate.congested { Queue::CONGESTED } else { 0 };
             ((rate.queue as u64) << 32) | congested | class(number, direction) as u64
         }
-        None => OVER,
     }
 }
 
@@ -204,16 +218,30 @@ struct Charge {
     frames: u32,
     /// Which flow it is of.
     flow: u32,
+    /// Which packet it is a [`FRAGMENT`] of.
+    part: u32,
 }
 
-/// A meter's word, and this CPU's counters.
+impl Charge {
+    /// The packet that it is a fragment of.
+    #[inline(always)]
+    fn whole(&self) -> u64 {
+        (self.flow as u64) << 32 | (self.part & !0xffff | FRAGMENT) as u64
+    }
+}
+
+/// A meter's word, the packet that it lets pass as a whole, and this CPU's counters.
 #[inline(always)]
-fn running(number: u32, direction: usize) -> Option<(*mut u64, &'static mut Metered)> {
+fn running(number: u32, direction: usize) -> Option<(*mut u64, *mut Whole, &'static mut Metered)> {
     let state = METER_STATES.get_ptr_mut(number)?;
     let traffic = METER_TRAFFIC.get_ptr_mut(number)?;
     // SAFETY: projects within the elements.
     Some(unsafe {
-        (ptr::addr_of_mut!((*state).words[direction]), &mut *ptr::addr_of_mut!((*traffic).directions[direction]))
+        (
+            ptr::addr_of_mut!((*state).words[direction]),
+            ptr::addr_of_mut!((*state).wholes[direction]),
+            &mut *ptr::addr_of_mut!((*traffic).directions[direction]),
+        )
     })
 }
 
@@ -225,16 +253,26 @@ const TRIES: u32 = 4;
 #[inline(always)]
 fn advance(rate: &Rate, now: u64, packet: &Charge) -> Option<u64> {
     let cost = rate.cost(packet.bytes);
-    let (word, counters) = running(packet.number, packet.direction)?;
+    let (word, whole, counters) = running(packet.number, packet.direction)?;
     let mut tries = 0;
     while tries < TRIES {
         // SAFETY: aligned word of METER_STATES.
         let held = unsafe { ptr::read_volatile(word) };
         let lead = rate.lead(held, now);
-        if lead > rate.congested && tries == 0 && !has_room(rate, lead, now, cost, packet.flow) {
-            break;
+        if lead == 0 && packet.part & FIRST != 0 {
+            // SAFETY: an element of METER_STATES.
+            unsafe { *whole = Whole { packet: packet.whole(), until: rate.whole(now) } };
         }
-        let Some(next) = rate.admit(held, now, cost) else {
+        let is_refused = lead > rate.congested && tries == 0 && !has_room(rate, lead, now, cost, packet.flow);
+        let mut next = if is_refused { None } else { rate.admit(held, now, cost) };
+        if next.is_none() && packet.part & FRAGMENT != 0 {
+            // SAFETY: as above. One that another CPU is writing names another packet, or as good a time.
+            let Whole { packet: admitted, until } = unsafe { *whole };
+            if admitted == packet.whole() {
+                next = rate.admit_rest(held, now, cost, until);
+            }
+        }
+        let Some(next) = next else {
             break;
         };
         // SAFETY: as above.

@@ -25,6 +25,7 @@ const STARTED: Duration = Duration::from_secs(10);
 const PATIENCE: Duration = Duration::from_secs(90);
 
 /// Bits per second.
+const SLOWEST: u64 = 1 << 20;
 const SLOW: u64 = 4 << 20;
 const FAST: u64 = 16 << 20;
 /// What packets may take besides the rate, in seconds at it: the queue, and what clients and servers count at other moments.
@@ -189,8 +190,11 @@ both_hooks! {
         limited.outward("--reverse").gets(FAST)
     }
 
-    fn a_flood_of_datagrams_gets_its_limit(hook) {
+    fn a_large_datagram_passes_a_slow_limit_and_a_flood_of_datagrams_gets_its_limit(hook) {
         let limited = Limited::new(hook)?;
+        limited.limit(None, Some(SLOWEST), None)?;
+        limited.lab.client().ping(VIP, "-s 16384 -i 1")?;
+        limited.remove_limit(None)?;
         limited.limit(None, Some(SLOW), None)?;
         limited.inward(PORT, "--udp -l 1400 -b 8M").gets(SLOW)?;
         // The other direction has none.

@@ -9,6 +9,13 @@
 //! Who advances a word compare-and-swaps it: so a meter is exact however many CPUs share it, and never locked. The
 //! configuration lies in another map than the words, so that neither writer overwrites the other.
 //!
+//! # Fragments
+//! A packet in fragments is lost with any of them, and one that is larger than the tolerance, as at low rates many are, would
+//! never come through. So of the packet whose first fragment finds the meter idle the others are admitted, too, until the
+//! word has gone as far as the largest packet moves it ([`Rate::admit_rest`]). That is a point in time, which passes: neither
+//! who sends first fragments only nor who repeats others gets more than one such packet out of an idle meter, and the
+//! rate holds as ever.
+//!
 //! # Units
 //! Time is counted in fractions of a nanosecond, [`Rate::fraction_bits`] binary digits of them, as many as the rate needs:
 //! a byte is at least 2^14 such units long, so that rounding a 64-byte frame's cost to one is off by less than one part
@@ -58,6 +65,18 @@ pub struct Rate {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct MeterState {
     pub words: [u64; 2],
+    pub wholes: [Whole; 2],
+}
+
+/// The packet whose fragments a meter lets pass as a whole: the last one whose first fragment found it idle. Written without
+/// care for other CPUs: at worst a packet loses its fragments.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Whole {
+    /// Its flow and identification; 0: none.
+    pub packet: u64,
+    /// Up to where its fragments may move the word.
+    pub until: u64,
 }
 
 /// What a meter let pass and what it dropped, by direction: an element of the METER_TRAFFIC map. Bytes are those on the
@@ -87,10 +106,10 @@ pub struct MeterPort {
     pub reserved: u16,
 }
 
-const _: () = assert!(size_of::<Meter>() == 64 && size_of::<MeterState>() == 16);
+const _: () = assert!(size_of::<Meter>() == 64 && size_of::<MeterState>() == 48);
 const _: () = assert!(size_of::<MeterTraffic>() == 64 && size_of::<MeterPort>() == 8);
 
-crate::pod!(Meter, Rate, MeterState, MeterTraffic, Metered, MeterPort);
+crate::pod!(Meter, Rate, MeterState, Whole, MeterTraffic, Metered, MeterPort);
 
 /// Whose limit the packets of a backend's flows count against: [`crate::backend::Backend::meter`].
 #[repr(transparent)]
@@ -135,6 +154,9 @@ pub const BYTES_SHIFT: u32 = 24;
 /// Bytes that a packet is charged for at most. A super-packet of IPv4 stands for fewer, unless it is of segments of less than
 /// 20 bytes.
 pub const LONGEST: u32 = 1 << 18;
+/// Bytes on the wire of the largest IPv4 packet, in fragments of 576 bytes or more, which every host takes (RFC 791, section
+/// 3.1).
+const LARGEST: u32 = 65_535 + 120 * 34;
 /// The rates, in bits per second, between which costs are exact. One below is taken for the lowest; one above is, too, but
 /// with coarser costs.
 pub const LOWEST: u64 = 8_000;
@@ -243,6 +265,22 @@ impl Rate {
     pub const fn admit(&self, word: u64, now: u64, cost: u64) -> Option<u64> {
         let lead = self.lead(word, now);
         if lead > self.tolerance { None } else { Some(now.wrapping_add(lead + cost)) }
+    }
+
+    /// Up to where the fragments of a packet may move the word of a meter that is idle now.
+    #[inline(always)]
+    pub const fn whole(&self, now: u64) -> u64 {
+        now.wrapping_add(self.cost(LARGEST))
+    }
+
+    /// The word after a fragment that is over the limit, but the rest of a packet whose first one found the meter idle and may
+    /// move it `until` there; `None`: it has gone too far.
+    #[inline(always)]
+    pub const fn admit_rest(&self, word: u64, now: u64, cost: u64, until: u64) -> Option<u64> {
+        let left = until.wrapping_sub(now);
+        let after = self.lead(word, now) + cost;
+        // What is further away was written under another rate, or by another turn of the clock.
+        if left > self.cost(LARGEST) || after > left { None } else { Some(now.wrapping_add(after)) }
     }
 }
 
@@ -374,11 +412,38 @@ mod tests {
         }
 
         #[test]
+        fn an_idle_meter_lets_the_fragments_of_one_packet_pass_and_no_more(
+            bits in rates(), mtu in 576u32..=1500, idle in 0..=u64::MAX >> 1, queued in any::<bool>(),
+        ) {
+            let rate = either(bits, queued);
+            let now = rate.clock(idle);
+            let until = rate.whole(now);
+            let pass = |word, bytes| {
+                let cost = rate.cost(bytes);
+                rate.admit(word, now, cost).or_else(|| rate.admit_rest(word, now, cost, until))
+            };
+            let (mut word, mut left) = (now, 65_535 - 20);
+            while left > 0 {
+                let data = left.min((mtu - 20) & !7);
+                word = pass(word, 34 + data).expect("a fragment of the largest packet");
+                left -= data;
+            }
+            for _ in 0..1000 {
+                word = pass(word, 1514).unwrap_or(word);
+            }
+            prop_assert!(word - now <= rate.tolerance.max(rate.cost(LARGEST)) + rate.cost(1514));
+            // It was allowed then: whatever comes later is not.
+            let later = now + rate.cost(LARGEST) + 1;
+            prop_assert_eq!(rate.admit_rest(later, later, rate.cost(64), until), None);
+        }
+
+        #[test]
         fn nothing_overflows_at_any_rate(bits in any::<u64>(), bytes in any::<u32>(), word in any::<u64>(), now in any::<u64>()) {
             for rate in [Rate::policed(bits), Rate::queued(bits, 1), Rate::queued(bits, 1).without_queue()] {
                 prop_assert!(rate.is_limited() && rate.congested == rate.tolerance / 2);
                 prop_assert!(rate.horizon() >= rate.tolerance && rate.horizon() < 1 << 50);
                 rate.admit(word, rate.clock(now), rate.cost(bytes));
+                rate.admit_rest(word, rate.clock(now), rate.cost(bytes), word);
             }
         }
     }

@@ -177,6 +177,58 @@ both_hooks! {
     }
 }
 
+/// The fragments of a datagram of so many bytes, which come in Ethernet frames.
+fn fragments(length: usize, id: u16) -> Vec<Frame> {
+    let offsets: Vec<u16> = (0..length as u16 - 20).step_by(1480).collect();
+    Frame { id, ..Frame::udp(CLIENT, VIP).payload(&vec![1; length - 28]) }.fragments(&offsets)
+}
+
+/// How many of these frames pass.
+fn passing(bench: &mut Bench, frames: &[Frame]) -> Result<usize> {
+    let mut passed = 0;
+    for frame in frames {
+        match bench.run(frame)?.verdict {
+            Verdict::Redirect => passed += 1,
+            verdict => ensure!(verdict == Verdict::Drop, "{verdict:?}"),
+        }
+    }
+    Ok(passed)
+}
+
+both_hooks! {
+    fn an_idle_meter_lets_all_fragments_of_one_packet_pass(bench: &mut Bench) -> Result<()> {
+        let backend = serve(bench, UDP)?;
+        for (limit, length) in [(LIMIT, 16_412), (PORT_LIMIT, 65_535)] {
+            // As of 1 Mbit/s: twelve frames.
+            let rate = Rate { congested: 6 * 1514, ..bytes(bench, 12 * 1514)? };
+            bench.set_meter(limit, meter(rate, UNLIMITED))?;
+            bench.bind(backend, Binding::new(limit, false))?;
+            let [first, second] = [1, 2].map(|id| fragments(length, id));
+            ensure!(passing(bench, &first)? == first.len(), "{length} bytes do not pass");
+            // It is not idle any more; and what was let pass is not let pass again.
+            let late = passing(bench, &second)?;
+            ensure!(late < second.len() && passing(bench, &second)? == 0, "{late} of the next one's");
+            passing(bench, &[&first[..], &first, &first, &first, &first].concat())?;
+            let [_, passed, ..] = counted(bench, limit, INBOUND)?;
+            ensure!(passed < 70_000 + 1514, "{passed} bytes");
+        }
+        Ok(())
+    }
+
+    fn what_is_no_fragment_of_that_packet_is_over_the_limit_meanwhile(bench: &mut Bench) -> Result<()> {
+        let backend = serve(bench, UDP)?;
+        bench.bind(backend, Binding::new(LIMIT, false))?;
+        let rate = Rate { congested: 6 * 1514, ..bytes(bench, 12 * 1514)? };
+        bench.set_meter(LIMIT, meter(rate, UNLIMITED))?;
+        let frames = fragments(65_535, 1);
+        ensure!(passing(bench, &frames[..40])? == 40);
+        bench.expect_refused(&ask(60), Reason::OverLimit)?;
+        bench.expect_refused(&fragments(3000, 2)[0], Reason::OverLimit)?;
+        ensure!(passing(bench, &frames[40..])? == frames.len() - 40);
+        Ok(())
+    }
+}
+
 /// Packets to a queue that is `frames` full frames long by then.
 fn behind_a_queue(ecn: u8, frames: usize) -> Result<(Bench, Vec<Frame>)> {
     let mut bench = Bench::new(Hook::Tc)?;
@@ -199,6 +251,25 @@ fn a_long_queue_is_told_to_those_who_listen() -> Result<()> {
             bench.expect_sent(frame, &Frame { tos: ecn, ..to_backend(frame.clone()) })?;
         }
     }
+    Ok(())
+}
+
+#[test]
+fn fragments_meet_their_queue_together() -> Result<()> {
+    let mut bench = Bench::new(Hook::Tc)?;
+    let backend = serve(&mut bench, UDP)?;
+    let device = bench.device("pub0")?;
+    // A frame is 6.3 s long.
+    let rate = Rate { tolerance: 12 * (6 << 30), congested: 6 * (6 << 30), ..queue(device) };
+    bench.set_meter(LIMIT, meter(rate, UNLIMITED))?;
+    bench.bind(backend, Binding::new(LIMIT, false))?;
+    let [first, second] = [1, 2].map(|id| fragments(16_412, id));
+    for frame in &first {
+        let (outcome, beside) = bench.run_beside(frame)?;
+        let priority = 1 << 16 | class(LIMIT, INBOUND);
+        ensure!(outcome.verdict == Verdict::Redirect && beside == Beside::Fields { priority, mark: 2 }, "{beside:?}");
+    }
+    ensure!(passing(&mut bench, &second)? < second.len());
     Ok(())
 }
 
