@@ -22,6 +22,7 @@ pub mod count;
 mod fragment;
 mod hairpin;
 pub mod icmp;
+mod ingress;
 pub mod maps;
 pub mod meter;
 mod offset;

@@ -25,6 +25,7 @@ use vipgate_abi::{
 
 use crate::{
     icmp::ICMP,
+    ingress,
     maps::{BACKENDS, CONFIG, INTEREST, SOURCES},
     offset,
     packet::{ETH_LEN, L4_OFFSET, Packet, load_address},
@@ -55,6 +56,9 @@ pub fn connect<P: Packet>(packet: &P, arrival: &Arrival) -> Result<u64, Reason> 
     let Some(source) = source(device, key.src).filter(|_| device != packet.ifindex()) else {
         return Err(Reason::NotOurs);
     };
+    if ingress::is_martian(packet, key) {
+        return Err(Reason::Martian);
+    }
     if source.kind == SourceKind::Disabled as u8 {
         return Err(Reason::Disabled);
     }

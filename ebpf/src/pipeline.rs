@@ -16,6 +16,7 @@ use crate::{
     clock::jiffies,
     count, hairpin,
     icmp::{self, ICMP},
+    ingress,
     maps::{BACKENDS, CONFIG, INTEREST},
     meter::{self, Queue},
     offset, other, outward,
@@ -184,6 +185,7 @@ pub fn open<P: Packet>(packet: &P, arrival: &Arrival) -> u64 {
     let connected = match service::lookup(arrival) {
         Err(Reason::NotOurs) if outward::may_be_translated(arrival.key.src) => return UNSERVED,
         Err(reason) => Err(reason),
+        Ok(_) if ingress::is_martian(packet, &arrival.key) => Err(Reason::Martian),
         Ok(service) => connect(packet, arrival, service),
     };
     connected.unwrap_or_else(|reason| refuse::<P>(arrival, reason))

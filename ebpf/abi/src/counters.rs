@@ -99,6 +99,8 @@ reasons! {
     /// The kernel refused at once what XDP redirected: the way out takes no frames from other devices, or is down. What its
     /// driver drops later the driver counts.
     RedirectFailed = 22 Drop "redirect_failed",
+    /// Its source is none that a host can have (RFC 1812, section 5.3.7), or one of the router's own.
+    Martian = 23 Drop "martian",
 }
 
 /// Number of elements of the REASONS map; larger than the enum, so that reasons can be added without a new layout.

@@ -6,7 +6,12 @@
 //! packet whose two bits are both clear is not ours. A bit that another address set costs such a packet a look into the
 //! tables, no more.
 //!
+//! A fourth kind of bit is about who must not send: the router's own addresses, which no packet has that comes in. It is asked
+//! for when a flow opens, not for each packet.
+//!
 //! The controller sets a bit before the entry that needs it, and clears it after the last one that did.
+
+use core::ops::Range;
 
 use crate::Be32;
 
@@ -14,8 +19,12 @@ use crate::Be32;
 const BITS_LOG2: u32 = 19;
 /// Number of bits for each direction.
 pub const BITS: u32 = 1 << BITS_LOG2;
+/// Kinds of bits.
+const KINDS: usize = 4;
 /// Number of 64-bit words: the map's elements.
-pub const WORDS: usize = 3 << (BITS_LOG2 - 6);
+pub const WORDS: usize = KINDS << (BITS_LOG2 - 6);
+/// The words that have the bits of the router's own addresses.
+pub const OWN_WORDS: Range<u32> = (WORDS - WORDS / KINDS) as u32..WORDS as u32;
 
 /// One bit of the set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -41,13 +50,19 @@ impl Bit {
         Self(hash(addr) | 2 << BITS_LOG2)
     }
 
+    /// The bit of an address of the router's own.
+    #[inline(always)]
+    pub const fn own(addr: Be32) -> Self {
+        Self(hash(addr) | 3 << BITS_LOG2)
+    }
+
     /// The bits of packets from whatever address, and of those that get another source: what a network needs that has more
     /// addresses than there are bits.
     pub fn from_and_out_of_all() -> impl Iterator<Item = Self> {
         (BITS..3 * BITS).map(Self)
     }
 
-    /// The bit's number among all of them, below `3 *` [`BITS`].
+    /// The bit's number among all of them, below `4 *` [`BITS`].
     #[inline(always)]
     pub const fn index(self) -> u32 {
         self.0
@@ -81,11 +96,12 @@ mod tests {
     #[test]
     fn every_bit_is_in_a_word_and_directions_have_bits_of_their_own() {
         for addr in [0, 1, 0x0a00_0001, 0x6400_010a, u32::MAX] {
-            let bits = [Bit::to(addr), Bit::from(addr), Bit::out(addr)];
+            let bits = [Bit::to(addr), Bit::from(addr), Bit::out(addr), Bit::own(addr)];
             for (part, bit) in bits.iter().enumerate() {
-                assert_eq!(bit.word() as usize / (WORDS / 3), part);
+                assert_eq!(bit.word() as usize / (WORDS / KINDS), part);
                 assert_eq!(bit.mask(), bits[0].mask());
                 assert_eq!((bit.word(), bit.mask()), (bit.index() / 64, 1 << (bit.index() % 64)));
+                assert_eq!(OWN_WORDS.contains(&bit.word()), *bit == Bit::own(addr));
             }
         }
     }

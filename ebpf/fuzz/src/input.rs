@@ -178,6 +178,11 @@ pub enum Step {
         doublings: u8,
         what: u8,
     },
+    /// The next packet is from elsewhere: from an address that no host has, or that the router has (0x0f), or by another device
+    /// than its sender is at (0x30).
+    Astray {
+        what: u8,
+    },
     /// Any bytes.
     Raw {
         bytes: Vec<u8>,
@@ -340,6 +345,7 @@ impl Step {
                 doublings: input.byte()?,
                 what: input.byte()?,
             },
+            30 => Self::Astray { what: input.byte()? },
             _ => return Some(None),
         }))
     }

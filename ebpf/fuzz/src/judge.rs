@@ -11,12 +11,13 @@ use vipgate_abi::{
 use vipgate_host_kernel::{
     bindings::{BPF_FIB_LKUP_RET_FRAG_NEEDED, BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_SUCCESS},
     btf_maps::lpm_trie::Key,
-    kernel::{self, Socket},
+    kernel::{self, Route, Socket},
 };
 use vipgate_pipeline::maps;
 
 use crate::{
     hook::{Arriving, Departure, Hook, Outcome, Verdict},
+    refusals::{is_martian, refused},
     table::{Slot, Table},
     wire::{ETH_LEN, ICMP, Ipv4, TCP, UDP, UDP_LITE, add, same_sum, sum, untagged, word},
     world,
@@ -155,19 +156,10 @@ fn on_wire(came: &Arriving, packet: &Ipv4, frame: &[u8]) -> [u64; 2] {
 fn judge(came: &Arriving, outcome: &Outcome, before: &Table, after: &Table) -> bool {
     let (old, new) = (&came.bytes, &outcome.bytes);
     let translated = match outcome.verdict {
-        Verdict::Drop(Reason::TooManyConnections) => {
-            full(old);
+        Verdict::Drop(reason) => {
+            refused(came, reason);
             false
         }
-        Verdict::Drop(Reason::Disabled) => {
-            disabled(old);
-            false
-        }
-        Verdict::Drop(Reason::NoFreePort) => {
-            exhausted(old);
-            false
-        }
-        Verdict::Drop(_) => false,
         Verdict::Redirect(ifindex) => {
             sent(came, new, ifindex);
             true
@@ -192,40 +184,6 @@ fn judge(came: &Arriving, outcome: &Outcome, before: &Table, after: &Table) -> b
         }
     }
     translated
-}
-
-/// A packet that is dropped for it is for a service that has as many connections as it may.
-fn full(bytes: &[u8]) {
-    let packet = Ipv4::of_frame(bytes).expect("a connection's packet is a whole IPv4 packet");
-    // A later fragment does not tell.
-    let Some(ports) = packet.ports(bytes) else { return };
-    let key = key(&packet, ports);
-    let service = service(&key).expect("who has a limit is a service");
-    let load = maps::SERVICE_LOAD.get(service.number).copied().unwrap_or_default();
-    let is_reached = load >= service.max_connections && load as i32 >= 0;
-    assert!(service.max_connections != 0 && is_reached, "refused with {load} connections: {service:?}");
-}
-
-/// What is dropped for it is for a VIP that is Disabled, or is from hosts whose VIP is.
-fn disabled(bytes: &[u8]) {
-    // What is cut short, or a later fragment, does not tell.
-    let Some(packet) = Ipv4::of_frame(bytes) else { return };
-    let Some(ports) = packet.ports(bytes) else { return };
-    let key = key(&packet, ports);
-    let vip = Key::new(ServiceKey::WHOLE_VIP, ServiceKey::new(key.dst, 0, 0));
-    let is_disabled = |service: &Service| service.kind == Kind::Disabled as u8;
-    let source = way_out(&key).is_some_and(|source| source.kind == SourceKind::Disabled as u8);
-    assert!(
-        source || service(&key).as_ref().is_some_and(is_disabled) || maps::SERVICES.get(&vip).is_some_and(is_disabled),
-        "nothing is Disabled: {key:?}"
-    );
-}
-
-/// Only what shares its VIP's ports can find none.
-fn exhausted(bytes: &[u8]) {
-    let packet = Ipv4::of_frame(bytes).expect("a connection's packet is a whole IPv4 packet");
-    let source = way_out(&key(&packet, (0, 0))).expect("who gets a port gets a source");
-    assert_eq!(source.kind, SourceKind::Masquerade as u8, "no port, though it keeps its own");
 }
 
 /// Checks what the stack sends: turned back or as it was, and stopped where its source may not be seen.
@@ -401,6 +359,7 @@ fn starts_anew(known: &Slot, protocol: u8, flags: u8) -> bool {
 
 /// A new flow: its first packet came with these TCP flags, those of a SYN for all that is not TCP.
 fn opened(flow: &Slot, [came, left]: [&FlowKey; 2], flags: u8, before: &Table) {
+    assert!(!is_martian(came), "no host has this source: {came:?}");
     let takes_all = match service(came) {
         Some(service) => {
             served(flow, &service, [came, left]);
@@ -486,23 +445,26 @@ fn begun(flow: &Slot, source: &Source, [came, left]: [&FlowKey; 2], before: &Tab
 }
 
 /// What the VIP offers for such packets.
-fn service(key: &FlowKey) -> Option<Service> {
+pub(crate) fn service(key: &FlowKey) -> Option<Service> {
     maps::SERVICES.get(&Key::new(ServiceKey::EXACT, ServiceKey::new(key.dst, key.protocol, key.dport))).copied()
 }
 
 /// What such packets' source becomes by the device that the kernel sends them by, whether or not this one fits.
-fn way_out(key: &FlowKey) -> Option<Source> {
-    let route = kernel::route(key.dst.to_ne_bytes())?;
-    let is_known =
-        matches!(route.answer, BPF_FIB_LKUP_RET_SUCCESS | BPF_FIB_LKUP_RET_FRAG_NEEDED | BPF_FIB_LKUP_RET_NO_NEIGH);
-    world::source(route.ifindex, key.src).filter(|_| is_known)
+pub(crate) fn way_out(key: &FlowKey) -> Option<Source> {
+    let route = kernel::route(key.dst.to_ne_bytes()).filter(is_known)?;
+    world::source(route.ifindex, key.src)
+}
+
+/// Whether a route leads out by a device.
+pub(crate) fn is_known(route: &Route) -> bool {
+    matches!(route.answer, BPF_FIB_LKUP_RET_SUCCESS | BPF_FIB_LKUP_RET_FRAG_NEEDED | BPF_FIB_LKUP_RET_NO_NEIGH)
 }
 
 fn has_ports(protocol: u8) -> bool {
     matches!(protocol, TCP | UDP)
 }
 
-fn key(packet: &Ipv4, (sport, dport): (u16, u16)) -> FlowKey {
+pub(crate) fn key(packet: &Ipv4, (sport, dport): (u16, u16)) -> FlowKey {
     let (src, dst) = (u32::from_ne_bytes(packet.src), u32::from_ne_bytes(packet.dst));
     FlowKey { src, dst, sport: sport.to_be(), dport: dport.to_be(), protocol: packet.protocol, reserved: 0, domain: 0 }
 }

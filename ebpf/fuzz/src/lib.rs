@@ -15,6 +15,7 @@ pub mod input;
 mod judge;
 #[cfg(test)]
 mod properties;
+mod refusals;
 mod sweeper;
 mod table;
 mod traffic;

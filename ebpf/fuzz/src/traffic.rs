@@ -9,12 +9,14 @@ use crate::{
     frame::{Frame, Transport},
     hook::Arriving,
     input::{Shape, Step},
-    wire::{DCCP, ETH_LEN, ICMP, Ipv4, TCP, UDP, UDP_LITE, sum},
+    wire::{DCCP, ETH_LEN, ICMP, Ipv4, TCP, UDP, UDP_LITE, add, sum, word},
     world::{self, PRIVATE, PUBLIC},
 };
 
 /// Where VLAN tags are in a frame.
 const TAGS: usize = 12;
+/// Length of a frame's first field, its destination.
+const MAC_LEN: usize = 6;
 
 /// A packet that was sent on: as it came, as it left, and through which interfaces.
 #[derive(Clone, Debug)]
@@ -83,6 +85,9 @@ pub(crate) struct Traffic {
     cut: usize,
     tags: Vec<u8>,
     first_buffer: Option<usize>,
+    /// Of [`Step::Astray`].
+    source: Option<[u8; 4]>,
+    device: Option<u32>,
 }
 
 impl Traffic {
@@ -95,6 +100,10 @@ impl Traffic {
             }
             Step::Tag { tags } => {
                 self.tags = tags.words().as_flattened().iter().flat_map(|word| word.to_be_bytes()).collect();
+                return None;
+            }
+            Step::Astray { what } => {
+                (self.source, self.device) = (world::forged(*what), world::device_astray(*what));
                 return None;
             }
             Step::Buffers { first } => {
@@ -144,6 +153,13 @@ impl Traffic {
         if matches!(step, Step::Own { .. }) {
             // Nothing happens to what the stack has just made.
             return Some(packet);
+        }
+        if let Some(source) = self.source.take() {
+            set_source(&mut packet.bytes, source);
+        }
+        if let Some(device) = self.device.take() {
+            packet.ifindex = device;
+            packet.bytes.splice(..MAC_LEN.min(packet.bytes.len()), world::mac(device));
         }
         if !self.tags.is_empty() {
             packet.bytes.splice(TAGS..TAGS, self.tags.drain(..));
@@ -206,6 +222,26 @@ fn shaped(ends: Ends, shape: &Shape, ifindex: u32) -> Arriving {
         frame.ip_options.resize(usize::from(words % 11) * 4, 1);
     }
     Arriving { buffer: shape.buffer, ..Arriving::by(ifindex, frame) }
+}
+
+/// Gives an IPv4 packet another source; what covers it stays right.
+fn set_source(bytes: &mut [u8], source: [u8; 4]) {
+    let Some(packet) = Ipv4::of_frame(bytes) else { return };
+    let of = |bytes: &[u8]| sum(&bytes[packet.at + 12..packet.at + 16]);
+    let before = of(bytes);
+    bytes[packet.at + 12..packet.at + 16].copy_from_slice(&source);
+    let change = add(of(bytes), !before);
+    let l4 = match packet.protocol {
+        TCP if packet.offset == 0 => Some(packet.l4 + 16),
+        UDP | UDP_LITE if packet.offset == 0 => Some(packet.l4 + 6).filter(|at| word(bytes, *at) != Some(0)),
+        DCCP if packet.offset == 0 => Some(packet.l4 + 6),
+        _ => None,
+    };
+    for at in [Some(packet.at + 10), l4].into_iter().flatten() {
+        if let Some(held) = word(bytes, at) {
+            bytes[at..at + 2].copy_from_slice(&(!add(!held, change)).to_be_bytes());
+        }
+    }
 }
 
 /// An ICMP error that quotes a frame's packet, to that packet's sender.

@@ -47,6 +47,9 @@ pub(crate) const PRIVATE: u32 = 12;
 /// A device that carries no program.
 const OTHER: u32 = 14;
 
+/// The router's own addresses, which no host has.
+pub(crate) const OWN: [[u8; 4]; 2] = [[10, 1, 0, 50], [10, 2, 0, 50]];
+
 /// Nanoseconds of a jiffy.
 const TICK: u32 = 4_000_000;
 
@@ -89,7 +92,11 @@ impl World {
         maps::PORT_METERS.clear();
         let config = Config { flow_seed: u64::from(seed), bucket_mask: buckets - 1, tick: TICK, ..Config::default() };
         // The clock wraps while an input runs.
-        let mut world = Self { buckets, now: u32::MAX - 1000, routes: Vec::new(), sockets: Vec::new(), config };
+        let own =
+            |network| Route { network, prefix_len: 32, answer: BPF_FIB_LKUP_RET_NOT_FWDED, ifindex: 0, gateway: None };
+        let routes = OWN.map(own).into();
+        let mut world = Self { buckets, now: u32::MAX - 1000, routes, sockets: Vec::new(), config };
+        OWN.iter().for_each(|own| add_interest(Bit::own(u32::from_ne_bytes(*own))));
         kernel::set_jiffies(world.now.into());
         kernel::set_sockets(Vec::new());
         for (network, answer) in (0..).zip([0, 1, 2, 3, 4, 5, 6, 7]) {
@@ -352,6 +359,28 @@ pub(crate) fn source(device: u32, src: u32) -> Option<Source> {
 /// The device that translates, or that packets come or leave by.
 pub(crate) fn device(what: u8) -> u32 {
     if what & 2 == 0 { PUBLIC } else { PRIVATE }
+}
+
+/// A source that no host has, or that is the router's, or may be: a VIP.
+pub(crate) fn forged(what: u8) -> Option<[u8; 4]> {
+    let forged = match what & 15 {
+        1 => [0, 0, 0, 0],
+        2 => [127, 0, 0, 1],
+        3 => [224, 0, 0, 5],
+        4 => [240, 1, 2, 3],
+        5 => [255; 4],
+        6 => OWN[0],
+        7 => OWN[1],
+        8 => service(0).0,
+        9 => service(1).0,
+        _ => return None,
+    };
+    Some(forged)
+}
+
+/// A device that packets come by though their sender is elsewhere, perhaps.
+pub(crate) fn device_astray(what: u8) -> Option<u32> {
+    [None, Some(PUBLIC), Some(PRIVATE), Some(OTHER)][usize::from(what >> 4 & 3)]
 }
 
 /// The network mask of so many bits, modulo 33.

@@ -104,6 +104,7 @@ fn input() -> impl Strategy<Value = Vec<u8>> {
         1 => step(27, vec(0..4u8, 1)),
         1 => step(28, vec(0..16u8, 1)),
         2 => limits(),
+        2 => step(30, (select(vec![0, 0, 1, 2, 5, 6, 7, 8]), select(vec![0, 0x10, 0x20, 0x30])).prop_map(|(from, by)| vec![from | by])),
         12 => packet(25, ends()),
         2 => packet(26, ends()),
         1 => some(40),

@@ -694,7 +694,8 @@ impl Bench {
         Ok(services.insert(&key, change(service), 0)?)
     }
 
-    fn add_interest(&mut self, bit: Bit) -> Result<()> {
+    /// Sets a bit of the set of addresses that packets are looked up for.
+    pub fn add_interest(&mut self, bit: Bit) -> Result<()> {
         self.add_interests([bit])
     }
 

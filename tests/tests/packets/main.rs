@@ -6,6 +6,7 @@ use anyhow::{Context as _, Result, ensure};
 use vipgate_abi::{
     counters::Reason,
     flow::State,
+    interest::Bit,
     service::{Algorithm, Kind, Service, ServiceKey},
     source::{Source, SourceKind},
 };
@@ -50,6 +51,7 @@ mod forwarding;
 mod fragments;
 mod hairpin;
 mod icmp;
+mod ingress;
 mod jumbo;
 mod limits;
 mod malformed;

@@ -6,7 +6,7 @@ use std::collections::{HashMap, HashSet};
 use vipgate_abi::{
     Be32,
     backend::Backend,
-    interest::{BITS, Bit, WORDS},
+    interest::{BITS, Bit, OWN_WORDS, WORDS},
     maps,
     service::ServiceKey,
     source::SourceKey,
@@ -25,7 +25,7 @@ pub(super) struct Interest {
     uses: Uses,
 }
 
-/// How many services, sources and backends need a bit, by its number: a network of 65,536 guests needs as many bits twice,
+/// How many services, sources and backends need a bit, by its number (the router's own addresses have no use of theirs): a network of 65,536 guests needs as many bits twice,
 /// which are counted in 4 ms here, and in twice the time in a hash map.
 #[derive(Debug)]
 struct Uses(Vec<u32>);
@@ -51,7 +51,8 @@ impl Interest {
         sources.keys().for_each(|(key, prefix_len)| out(*key, *prefix_len, &mut need));
         sources.values().for_each(|vip| need(Bit::to(*vip)));
         backends.filter_map(|backend| from(&backend)).for_each(&mut need);
-        for (at, word) in (0..).zip(wanted) {
+        // The others are those of the router's own addresses (`addresses`).
+        for (at, word) in (0..OWN_WORDS.start).zip(wanted) {
             words.write(at, word);
         }
         Ok(Self { words, services, sources, uses })

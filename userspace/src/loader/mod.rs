@@ -8,6 +8,7 @@
 //! `kernel` (bpf(2)), `grace` and `ethtool` (a system call or two each that no crate here has a safe way for).
 #![allow(unsafe_code, reason = "shared memory, bare bpf(2), membarrier(2) and ioctl(2) calls; see each SAFETY comment")]
 
+mod addresses;
 mod attach;
 mod bpffs;
 mod carry;
@@ -52,6 +53,7 @@ use tracing::warn;
 use vipgate_abi::{flow, maps, service::Member};
 
 pub use self::{
+    addresses::Addresses,
     attach::Target,
     bpffs::PinDir,
     choice::{hook_for, why, why_tc},
@@ -280,6 +282,11 @@ impl Plane {
     /// The epoch under which flows remember their next hop.
     pub fn epoch(&self) -> Result<Epoch, LoadError> {
         Epoch::open(&self.dir)
+    }
+
+    /// The router's own addresses as the programs know them.
+    pub fn addresses(&self) -> Result<Addresses, LoadError> {
+        Addresses::open(&self.dir)
     }
 
     /// Low 32 bits of the kernel's jiffies: the time of the flow table.

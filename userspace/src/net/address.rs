@@ -42,6 +42,12 @@ impl HeldAddress {
         Self { ifindex, address, prefix_len: PREFIX_LEN, vip: true }
     }
 
+    /// The address of all hosts of its network (RFC 919); `None`: in a network this small there is none.
+    pub fn broadcast(&self) -> Option<Ipv4Addr> {
+        let hosts = u32::MAX.checked_shr(self.prefix_len.into()).unwrap_or(0);
+        (hosts > 1).then(|| Ipv4Addr::from(u32::from(self.address) | hosts))
+    }
+
     /// What a message of the kernel tells of; `None`: no IPv4 address.
     pub(super) fn of(message: &AddressMessage) -> Option<Self> {
         let mut address = None;
@@ -109,5 +115,17 @@ impl Netlink {
             self.remove_vip(*held).await?;
         }
         Ok(vips.len())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_network_of_hosts_has_a_broadcast_address() {
+        let of = |prefix_len| HeldAddress { prefix_len, ..HeldAddress::vip(1, Ipv4Addr::new(10, 1, 2, 9)) }.broadcast();
+        assert_eq!([24, 30].map(of), [Some(Ipv4Addr::new(10, 1, 2, 255)), Some(Ipv4Addr::new(10, 1, 2, 11))]);
+        assert_eq!([31, 32].map(of), [None, None]);
     }
 }

@@ -28,7 +28,7 @@ use self::queues::Queues;
 use super::{ApplyError, Refusals, Reply, devices::Managed, engine::Engine, sweep::Sweeper};
 use crate::{
     health::Checks,
-    loader::{self, Epoch, Plane},
+    loader::{self, Addresses, Epoch, Plane},
     net::{Device, Netlink, Watcher, arp::Announcer},
     state::{Limits, Source, VipState},
 };
@@ -100,6 +100,8 @@ pub(super) struct Worker<S> {
     net: Netlink,
     kernel: Arc<Mutex<Kernel>>,
     epoch: Arc<Mutex<Epoch>>,
+    /// Where the programs learn the router's own addresses.
+    own: Addresses,
     queues: Queues,
     limits: Limits,
     /// VIPs by uuid; shared with the task that confirms their neighbours.
@@ -137,7 +139,7 @@ impl<S: Source> Worker<S> {
         let queues = Queues::find(&net).await.map_err(open)?;
         let sizes = plane.sizes();
         let limits = Limits { services: sizes.services, backends: sizes.backends, ..Limits::default() };
-        let (kernel, epoch) = blocking(move || {
+        let (kernel, epoch, own) = blocking(move || {
             let mut tables = plane.tables().map_err(open)?;
             tables.begin().map_err(open)?;
             let kernel = Kernel {
@@ -147,7 +149,8 @@ impl<S: Source> Worker<S> {
                 plane,
             };
             let epoch = kernel.plane.epoch().map_err(open)?;
-            Ok::<_, ApplyError>((kernel, epoch))
+            let own = kernel.plane.addresses().map_err(open)?;
+            Ok::<_, ApplyError>((kernel, epoch, own))
         })
         .await?;
         let epoch = Arc::new(Mutex::new(epoch));
@@ -163,6 +166,7 @@ impl<S: Source> Worker<S> {
             net,
             kernel: Arc::new(Mutex::new(kernel)),
             epoch,
+            own,
             queues,
             limits,
             placed,

@@ -147,8 +147,11 @@ impl<S: Source> Worker<S> {
         Ok(held.into_iter().map(|held| (held.ifindex, held.address)).collect())
     }
 
-    /// Notes which addresses vipgate set, of all that there are.
+    /// Notes which addresses vipgate set, of all that there are, and tells the programs of the others, and of the broadcast
+    /// addresses of their networks: no packet that comes in is from them.
     pub(super) fn note(&mut self, held: &[HeldAddress]) {
+        let own = held.iter().filter(|held| !held.vip);
+        self.own.set(own.flat_map(|held| [Some(held.address), held.broadcast()]).flatten());
         self.marked = held.iter().filter(|held| held.vip).map(|held| (held.ifindex, held.address)).collect();
     }
 

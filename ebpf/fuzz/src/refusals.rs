@@ -1,0 +1,81 @@
+//! Why packets end, held against what they were.
+
+use vipgate_abi::{
+    counters::Reason,
+    flow::FlowKey,
+    service::{Kind, Service, ServiceKey},
+    source::SourceKind,
+};
+use vipgate_host_kernel::{btf_maps::lpm_trie::Key, kernel};
+use vipgate_pipeline::maps;
+
+use crate::{
+    hook::Arriving,
+    judge::{is_known, key, service, way_out},
+    wire::Ipv4,
+    world,
+};
+
+/// Checks that a packet was dropped for a reason that it gave.
+pub(crate) fn refused(came: &Arriving, reason: Reason) {
+    let bytes = &came.bytes;
+    match reason {
+        Reason::TooManyConnections => full(bytes),
+        Reason::Disabled => disabled(bytes),
+        Reason::NoFreePort => exhausted(bytes),
+        Reason::Martian => martian(bytes),
+        _ => {}
+    }
+}
+
+/// A packet that is dropped for it is for a service that has as many connections as it may.
+fn full(bytes: &[u8]) {
+    let packet = Ipv4::of_frame(bytes).expect("a connection's packet is a whole IPv4 packet");
+    // A later fragment does not tell.
+    let Some(ports) = packet.ports(bytes) else { return };
+    let key = key(&packet, ports);
+    let service = service(&key).expect("who has a limit is a service");
+    let load = maps::SERVICE_LOAD.get(service.number).copied().unwrap_or_default();
+    let is_reached = load >= service.max_connections && load as i32 >= 0;
+    assert!(service.max_connections != 0 && is_reached, "refused with {load} connections: {service:?}");
+}
+
+/// What is dropped for it is for a VIP that is Disabled, or is from hosts whose VIP is.
+fn disabled(bytes: &[u8]) {
+    // What is cut short, or a later fragment, does not tell.
+    let Some(packet) = Ipv4::of_frame(bytes) else { return };
+    let Some(ports) = packet.ports(bytes) else { return };
+    let key = key(&packet, ports);
+    let vip = Key::new(ServiceKey::WHOLE_VIP, ServiceKey::new(key.dst, 0, 0));
+    let is_disabled = |service: &Service| service.kind == Kind::Disabled as u8;
+    let source = way_out(&key).is_some_and(|source| source.kind == SourceKind::Disabled as u8);
+    assert!(
+        source || service(&key).as_ref().is_some_and(is_disabled) || maps::SERVICES.get(&vip).is_some_and(is_disabled),
+        "nothing is Disabled: {key:?}"
+    );
+}
+
+/// Only what shares its VIP's ports can find none.
+fn exhausted(bytes: &[u8]) {
+    let packet = Ipv4::of_frame(bytes).expect("a connection's packet is a whole IPv4 packet");
+    let source = way_out(&key(&packet, (0, 0))).expect("who gets a port gets a source");
+    assert_eq!(source.kind, SourceKind::Masquerade as u8, "no port, though it keeps its own");
+}
+
+/// Only what no host can have sent is none.
+fn martian(bytes: &[u8]) {
+    let packet = Ipv4::of_frame(bytes).expect("a source is a whole packet's");
+    let key = key(&packet, (0, 0));
+    assert!(is_martian(&key) || !is_forwardable(key.src), "its source is a host's: {key:?}");
+}
+
+/// True for a source that no host can have, or that the router has.
+pub(crate) fn is_martian(key: &FlowKey) -> bool {
+    let src = key.src.to_ne_bytes();
+    matches!(src[0], 0 | 127 | 224..) || key.src == key.dst || world::OWN.contains(&src)
+}
+
+/// Whether the kernel sends anything there.
+fn is_forwardable(dst: u32) -> bool {
+    kernel::route(dst.to_ne_bytes()).is_some_and(|route| is_known(&route))
+}
