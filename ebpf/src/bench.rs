@@ -113,7 +113,7 @@ fn renew<P: Packet>(packet: &P) -> Option<()> {
 #[xdp(frags)]
 #[inline(always)]
 pub fn bench_xdp(ctx: XdpContext) -> u32 {
-    let packet = XdpPacket::<NATIVE>(ctx);
+    let packet = XdpPacket::<NATIVE>::new(ctx);
     if renew(&packet).is_none() {
         return u32::MAX;
     }
@@ -123,7 +123,7 @@ pub fn bench_xdp(ctx: XdpContext) -> u32 {
 #[xdp]
 #[inline(always)]
 pub fn bench_empty_xdp(ctx: XdpContext) -> u32 {
-    if renew(&XdpPacket::<NATIVE>(ctx)).is_none() {
+    if renew(&XdpPacket::<NATIVE>::new(ctx)).is_none() {
         return u32::MAX;
     }
     XDP_DROP
@@ -156,7 +156,7 @@ static BENCH_LRU: LruHashMap<FlowKey, [u64; 6], 8> = LruHashMap::new();
 #[xdp]
 #[inline(always)]
 pub fn bench_table(ctx: XdpContext) -> u32 {
-    let mut packet = XdpPacket::<NATIVE>(ctx);
+    let mut packet = XdpPacket::<NATIVE>::new(ctx);
     let (Some(()), Ok(headers), Some(config)) = (renew(&packet), parse::parse(&mut packet), maps::CONFIG.get(0)) else {
         return u32::MAX;
     };
@@ -170,7 +170,7 @@ pub fn bench_table(ctx: XdpContext) -> u32 {
 #[xdp]
 #[inline(always)]
 pub fn bench_lru(ctx: XdpContext) -> u32 {
-    let mut packet = XdpPacket::<NATIVE>(ctx);
+    let mut packet = XdpPacket::<NATIVE>::new(ctx);
     if renew(&packet).is_none() {
         return u32::MAX;
     }
@@ -215,7 +215,7 @@ struct Mac([u8; 6]);
 #[xdp]
 #[inline(always)]
 pub fn bench_bare_xdp(ctx: XdpContext) -> u32 {
-    bare(&mut XdpPacket::<NATIVE>(ctx)).map_or(XDP_DROP, |verdict| verdict as u32)
+    bare(&mut XdpPacket::<NATIVE>::new(ctx)).map_or(XDP_DROP, |verdict| verdict as u32)
 }
 
 #[classifier]
@@ -233,7 +233,7 @@ const GENERATOR: [u8; 6] = [0x02, 0, 0, 0, 1, 0xfe];
 #[xdp]
 #[inline(always)]
 pub fn bench_send(ctx: XdpContext) -> u32 {
-    let packet = XdpPacket::<NATIVE>(ctx);
+    let packet = XdpPacket::<NATIVE>::new(ctx);
     if renew(&packet).is_none() {
         return XDP_DROP;
     }

@@ -10,7 +10,7 @@ use vipgate_abi::{Be16, Be32, flow::FlowKey};
 use crate::{
     packet::Packet,
     ports,
-    route::{self, Question, Rewritten},
+    route::{self, Asker, Question, Rewritten},
 };
 
 /// Gives a new connection a source of the router's, if its answers would not come back otherwise. True: with a port that
@@ -23,7 +23,7 @@ pub fn translate<P: Packet>(packet: &P, key: &FlowKey, way_out: u16, rewritten: 
     if route::port(way_out).is_some_and(|port| port.ifindex != packet.ifindex()) {
         return false;
     }
-    let source = source(packet, key.src, rewritten.dst);
+    let source = source(Asker::of(packet), key.src, rewritten.dst);
     if source == 0 {
         return false;
     }
@@ -38,20 +38,20 @@ pub fn translate<P: Packet>(packet: &P, key: &FlowKey, way_out: u16, rewritten: 
 /// The router's address in the network that both are directly connected to by one device; 0: there is none, or the
 /// kernel (before Linux 6.7) cannot tell.
 #[inline(never)]
-fn source<P: Packet>(packet: &P, client: Be32, backend: Be32) -> Be32 {
-    let (out, _, _) = ask(packet, backend, 0);
-    let (back, next_hop, source) = ask(packet, client, BPF_FIB_LOOKUP_SRC);
+fn source(asker: Asker, client: Be32, backend: Be32) -> Be32 {
+    let (out, _, _) = ask(asker, backend, 0);
+    let (back, next_hop, source) = ask(asker, client, BPF_FIB_LOOKUP_SRC);
     if out != 0 && out == back && next_hop == client { source } else { 0 }
 }
 
 /// Asks the kernel for a way: device (0: none), next hop, and the source address where the flags want it.
 #[inline(always)]
-fn ask<P: Packet>(packet: &P, dst: Be32, flags: u32) -> (u32, Be32, Be32) {
+fn ask(asker: Asker, dst: Be32, flags: u32) -> (u32, Be32, Be32) {
     let mut room = MaybeUninit::uninit();
-    let question = Question::begin(&mut room, packet);
+    let question = Question::begin(&mut room, asker);
     let fib = question.fib();
     fib.__bindgen_anon_4.ipv4_dst = dst;
-    let answer = question.ask(packet, flags);
+    let answer = question.ask(asker, flags);
     let fib = question.fib();
     if answer != BPF_FIB_LKUP_RET_SUCCESS && answer != BPF_FIB_LKUP_RET_NO_NEIGH {
         return (0, 0, 0);

@@ -13,6 +13,7 @@ use vipgate_abi::{
     counters::Reason,
     flow::FlowKey,
     hash,
+    port::Port,
 };
 
 use crate::{
@@ -124,7 +125,9 @@ fn send<P: Packet>(packet: &mut P, outer: &Rewritten) -> Result<i32, Reason> {
     let Some(route) = route::find_once(packet, ICMP, outer) else {
         return Err(Reason::Unroutable);
     };
-    let Some(way_out) = route::port(route.port).filter(|port| P::QUEUES || port.takes_frames()) else {
+    // What is rewritten already cannot be handed over: without a neighbour the stack sends it, at either hook.
+    let can_send = |port: &&Port| route.next_hop != [0; 6] && (P::QUEUES || port.takes_frames());
+    let Some(way_out) = route::port(route.number()).filter(can_send) else {
         return Err(Reason::NoNeighbour);
     };
     let end = packet.data_end();
@@ -145,7 +148,7 @@ fn send<P: Packet>(packet: &mut P, outer: &Rewritten) -> Result<i32, Reason> {
     if shift != 0 {
         packet.untag(shift);
     }
-    Ok(packet.send(route.port, way_out))
+    Ok(packet.send(route.number(), way_out))
 }
 
 /// An error's own addresses, to be filled in; it has no ports.

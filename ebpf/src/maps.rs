@@ -14,7 +14,7 @@ use vipgate_abi::{
     interest,
     maps::{
         DEFAULT_BACKENDS, DEFAULT_FLOWS, DEFAULT_LIMITS, DEFAULT_RING_ELEMENTS, DEFAULT_SERVICES, KEYS_PER_SERVICE,
-        MAX_PORTS,
+        MAX_PORTS, NEXT_HOPS,
     },
     meter::{Meter, MeterPort, MeterState, MeterTraffic},
     port::Port,
@@ -84,6 +84,9 @@ pub static PORTS: Array<Port, { MAX_PORTS as usize }, 0> = Array::new();
 
 #[btf_map]
 pub static PORT_NUMBERS: HashMap<u32, u32, { MAX_PORTS as usize }> = HashMap::new();
+
+#[btf_map]
+pub static CONFIRMED: Array<u32, { NEXT_HOPS as usize }, 0> = Array::new();
 
 #[btf_map]
 pub static TX_PORTS: DevMap<{ MAX_PORTS as usize }> = DevMap::new();

@@ -6,6 +6,8 @@
 //! stack, which may well have it: the router itself is reached so. Should the stack send it on to where its source may not
 //! be seen, it ends at egress ([`is_untranslated`]).
 
+use core::ffi::c_void;
+
 use aya_ebpf::{
     bindings::{
         BPF_F_CURRENT_NETNS, bpf_sock_tuple as SocketTuple, bpf_sock_tuple__bindgen_ty_1 as SocketTuples,
@@ -109,7 +111,7 @@ fn port<P: Packet>(packet: &P, [addresses, rest]: [u64; 2], shared: u32) -> Resu
         if port == ports::NONE {
             break;
         }
-        if has_socket(packet, addresses, others | (port as u16 as u64) << ports::SHIFT) == 0 {
+        if has_socket(packet.context(), addresses, others | (port as u16 as u64) << ports::SHIFT) == 0 {
             return Ok(port);
         }
         // Port 0 is nobody's, so that another one's turn comes.
@@ -121,7 +123,7 @@ fn port<P: Packet>(packet: &P, [addresses, rest]: [u64; 2], shared: u32) -> Resu
 
 /// 1: the router itself has a socket that takes packets with these key words.
 #[inline(never)]
-fn has_socket<P: Packet>(packet: &P, addresses: u64, rest: u64) -> u32 {
+fn has_socket(context: *mut c_void, addresses: u64, rest: u64) -> u32 {
     let ipv4 = SocketTupleIpv4 {
         saddr: addresses as u32,
         daddr: (addresses >> 32) as u32,
@@ -133,8 +135,8 @@ fn has_socket<P: Packet>(packet: &P, addresses: u64, rest: u64) -> u32 {
     // SAFETY: the context is the running program's, the tuple lives on the stack; a socket that is found is given back.
     unsafe {
         let socket = match (rest >> 32) as u8 {
-            TCP => bpf_skc_lookup_tcp(packet.context(), &mut tuple, length, CURRENT_NETNS, 0),
-            UDP => bpf_sk_lookup_udp(packet.context(), &mut tuple, length, CURRENT_NETNS, 0),
+            TCP => bpf_skc_lookup_tcp(context, &mut tuple, length, CURRENT_NETNS, 0),
+            UDP => bpf_sk_lookup_udp(context, &mut tuple, length, CURRENT_NETNS, 0),
             _ => return opaque(0),
         };
         if socket.is_null() {

@@ -80,9 +80,15 @@ pub trait Packet {
     /// Where the hook has no queues: whether the driver keeps what [`Self::hand_over`] writes.
     fn can_hand_over(&self) -> bool;
 
-    /// Marks the packet, which is as it came, for the TC stage, which then does all of it; false: there is no room for the
-    /// mark. Direct addresses are void after it.
+    /// Marks the packet, which is as it came, for the TC stage, which then does all of it, by the neighbour table if that was
+    /// noted; false: there is no room for the mark. Direct addresses are void after it.
     fn hand_over(&mut self) -> bool;
+
+    /// Notes beside the packet that the kernel's neighbour table is to find or confirm its next hop, or not.
+    fn note_neighbour(&mut self, by_neighbour: bool);
+
+    /// What was noted.
+    fn is_by_neighbour(&self) -> bool;
 
     /// Where it has them: notes beside the packet which one it has to meet.
     fn note_queue(&mut self, queue: Queue);
@@ -92,6 +98,10 @@ pub trait Packet {
 
     /// Sends it through this queue out of the port of this number; its Ethernet header is ready.
     fn enqueue(&mut self, number: u16, queue: Queue) -> i32;
+
+    /// Where the hook has queues: sends it out of the port by the kernel's neighbour table, which finds or confirms the next
+    /// hop: it needs no rule of the stack's that forwards it.
+    fn send_by_neighbour(&mut self, port: &Port) -> i32;
 
     /// Sends it out of the port of this number, which this hook can send by; its Ethernet header is ready.
     fn send(&mut self, number: u16, port: &Port) -> i32;

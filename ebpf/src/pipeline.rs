@@ -31,9 +31,16 @@ use crate::{
 
 /// Runs a packet through the pipeline: the hook's verdict.
 #[inline(always)]
-pub fn run<P: Packet>(mut packet: P) -> i32 {
+pub fn run<P: Packet>(packet: P) -> i32 {
+    run_marked(packet, false)
+}
+
+/// The same for a packet whose next hop is to be confirmed, or not.
+#[inline(always)]
+pub fn run_marked<P: Packet>(mut packet: P, by_neighbour: bool) -> i32 {
     // What is beside a packet may be from before.
     packet.note_queue(Queue::NONE);
+    packet.note_neighbour(by_neighbour);
     match process(&mut packet) {
         Ok(verdict) => verdict,
         Err(reason @ (Reason::OtherProtocol | Reason::Fragment)) => unparsed(&mut packet, reason),
@@ -109,7 +116,12 @@ fn process<P: Packet>(packet: &mut P) -> Result<i32, Reason> {
                 opened = packet.lead_out(&arrival);
             }
             match table::opened(opened) {
-                Some(slot) => slot,
+                Some(slot) => {
+                    if opened & table::IS_DUE != 0 {
+                        packet.note_neighbour(true);
+                    }
+                    slot
+                }
                 None => return Ok(opened as i32),
             }
         }
@@ -126,7 +138,7 @@ fn is_of_interest(key: &FlowKey) -> bool {
 
 /// A packet of a known flow: false when the flow is over and the packet is to be treated as one without a flow.
 #[inline(always)]
-fn hit<P: Packet>(packet: &P, headers: &Headers, config: &Config, slot: &Slot) -> Result<bool, Reason> {
+fn hit<P: Packet>(packet: &mut P, headers: &Headers, config: &Config, slot: &Slot) -> Result<bool, Reason> {
     let flow = slot.flow;
     // SAFETY: `flow` points into FLOWS. Another CPU may be claiming the slot: `forward` finds out.
     let (hop, target, generation, peer) = unsafe {
@@ -154,14 +166,17 @@ fn hit<P: Packet>(packet: &P, headers: &Headers, config: &Config, slot: &Slot) -
         }
     }
     let now = jiffies();
+    let mut is_old = !hop.is_of(config.epoch as u16, target.port());
     if slot.mark.is_stale(now) {
+        // Without the controller nobody else asks whether the next hop is where it was.
+        is_old |= config.confirm != 0;
         table::touch(slot.index, now);
         // The sweeper asks both directions; eviction, which takes idle datagrams' flows, asks one.
         if headers.is_datagram() {
-            table::touch(other::beside(slot.index, peer), now);
+            table::see(other::beside(slot.index, peer), now);
         }
     }
-    if !hop.is_of(config.epoch as u16, target.port()) {
+    if is_old {
         // SAFETY: as above.
         let rewritten = unsafe { Rewritten::by(&*flow) };
         let Some((epoch, route)) = route::find(packet, headers.key.protocol, config, &rewritten) else {
@@ -169,7 +184,10 @@ fn hit<P: Packet>(packet: &P, headers: &Headers, config: &Config, slot: &Slot) -
         };
         // SAFETY: `flow` points into FLOWS; rule 6.
         unsafe {
-            route::store_way(flow, hop, Hop::new(route.next_hop, epoch, route.port), route.port);
+            route::store_way(flow, hop, Hop::new(route.next_hop, epoch, route.number()), route.number());
+        }
+        if route.is_due() {
+            packet.note_neighbour(true);
         }
     }
     Ok(true)
@@ -224,7 +242,7 @@ fn connect<P: Packet>(packet: &P, arrival: &Arrival, service: &Service) -> Resul
         return Err(Reason::Unroutable);
     };
     let meets = service.kind == Kind::Elastic as u8 && outward::meet(service.device(), &key, &mut rewritten);
-    let may_replace = meets || !hairpin::translate(packet, &key, route.port, &mut rewritten);
+    let may_replace = meets || !hairpin::translate(packet, &key, route.number(), &mut rewritten);
     if !service::has_room(service.number, service.max_connections) {
         return Err(Reason::TooManyConnections);
     }
@@ -257,14 +275,19 @@ fn connect<P: Packet>(packet: &P, arrival: &Arrival, service: &Service) -> Resul
 fn forward<P: Packet>(packet: &mut P, headers: &Headers, slot: &Slot) -> Result<i32, Reason> {
     let flow = slot.flow;
     // SAFETY: `flow` points into FLOWS; rule 6.
-    let way_out = unsafe { (*flow).target.port() };
+    let (way_out, is_unresolved) = unsafe { ((*flow).target.port(), (*flow).hop.is_unresolved()) };
     let mut port = route::port(way_out);
-    if !P::QUEUES && port.is_some_and(|port| !port.takes_frames()) {
+    if is_unresolved {
+        packet.note_neighbour(true);
+    }
+    if !P::QUEUES && port.is_some_and(|port| packet.is_by_neighbour() || !port.takes_frames()) {
         if packet.can_hand_over() {
             return Err(if packet.hand_over() { Reason::HandedOver } else { Reason::Unroutable });
         }
-        // The stack can do it, too.
-        port = None;
+        if is_unresolved || port.is_some_and(|port| !port.takes_frames()) {
+            // The stack can do it, too.
+            port = None;
+        }
     }
     meter::charge(packet, headers, slot)?;
     let data = headers.data;
@@ -312,6 +335,9 @@ fn forward<P: Packet>(packet: &mut P, headers: &Headers, slot: &Slot) -> Result<
     }
     rewrite(packet, headers, &new, ip_delta, leave.is_ok());
     let port = leave?;
+    if P::QUEUES && packet.is_by_neighbour() {
+        return Ok(packet.send_by_neighbour(port));
+    }
     let queue = packet.queue();
     Ok(if queue.is_none() { packet.send(way_out, port) } else { packet.enqueue(way_out, queue) })
 }

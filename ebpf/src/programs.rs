@@ -13,14 +13,14 @@ use vipgate_pipeline::{
     maps::CONFIG,
     meter, outward, pipeline,
     tc::TcPacket,
-    xdp::{GENERIC, NATIVE, XdpPacket},
+    xdp::{BY_NEIGHBOUR, GENERIC, NATIVE, XdpPacket},
 };
 
 /// Takes frames in several buffers, too: native XDP then runs on devices of any MTU.
 #[xdp(frags)]
 #[inline(always)]
 pub fn vipgate_xdp(ctx: XdpContext) -> u32 {
-    pipeline::run(XdpPacket::<NATIVE>(ctx)) as u32
+    pipeline::run(XdpPacket::<NATIVE>::new(ctx)) as u32
 }
 
 /// The same where the kernel's stack runs it, on whole frames: what takes frames in several buffers gets them there in copies
@@ -28,7 +28,7 @@ pub fn vipgate_xdp(ctx: XdpContext) -> u32 {
 #[xdp]
 #[inline(always)]
 pub fn vipgate_generic(ctx: XdpContext) -> u32 {
-    pipeline::run(XdpPacket::<GENERIC>(ctx)) as u32
+    pipeline::run(XdpPacket::<GENERIC>::new(ctx)) as u32
 }
 
 #[classifier]
@@ -42,7 +42,10 @@ pub fn vipgate_tc(ctx: TcContext) -> i32 {
 #[inline(always)]
 pub fn vipgate_behind(ctx: TcContext) -> i32 {
     let packet = TcPacket(ctx);
-    if packet.is_handed_over() { pipeline::run(packet) } else { TC_ACT_UNSPEC }
+    match packet.handed_over() {
+        0 => TC_ACT_UNSPEC,
+        mark => pipeline::run_marked(packet, mark == BY_NEIGHBOUR),
+    }
 }
 
 /// At the end of the queues' device: sends on what comes out of them.

@@ -1,6 +1,6 @@
 //! Stage 8: where a flow's packets leave, asked of the kernel's routing and neighbour tables, and how they do.
 
-use core::{mem::MaybeUninit, ptr};
+use core::{ffi::c_void, mem::MaybeUninit, ptr};
 
 use aya_ebpf::{
     bindings::{
@@ -15,17 +15,34 @@ use vipgate_abi::{
     checksum::delta16,
     config::Config,
     flow::{Flow, FlowKey, Hop, Target},
+    maps::NEXT_HOPS,
     port::{self, Port},
 };
 
 use crate::{
     atomic,
-    maps::{BACKEND_ROUTES, PORT_NUMBERS, PORTS},
+    clock::jiffies,
+    maps::{BACKEND_ROUTES, CONFIG, CONFIRMED, PORT_NUMBERS, PORTS},
     packet::{ETH_LEN, Packet, copy_mac, load, store},
 };
 
 /// AF_INET.
 const INET: u8 = 2;
+
+/// For which packet the kernel is asked: what functions that are not inlined take instead of the packet, which then need not be
+/// in memory.
+#[derive(Clone, Copy)]
+pub struct Asker {
+    pub context: *mut c_void,
+    pub ifindex: u32,
+}
+
+impl Asker {
+    #[inline(always)]
+    pub fn of<P: Packet>(packet: &P) -> Self {
+        Self { context: packet.context(), ifindex: packet.ifindex() }
+    }
+}
 
 /// What `bpf_fib_lookup` is asked, and its answer.
 #[repr(C)]
@@ -37,7 +54,7 @@ pub union Question {
 impl Question {
     /// Begins a question about a packet, in place; all else of it is 0.
     #[inline(always)]
-    pub fn begin<'a, P: Packet>(room: &'a mut MaybeUninit<Self>, packet: &P) -> &'a mut Self {
+    pub fn begin(room: &mut MaybeUninit<Self>, asker: Asker) -> &mut Self {
         let words = room.as_mut_ptr().cast::<u64>();
         let mut word = 0;
         // Word by word: `memset` would be a function, with a stack of its own.
@@ -50,7 +67,7 @@ impl Question {
         let question = unsafe { room.assume_init_mut() };
         let fib = question.fib();
         fib.family = INET;
-        fib.ifindex = packet.ifindex();
+        fib.ifindex = asker.ifindex;
         question
     }
 
@@ -62,18 +79,37 @@ impl Question {
 
     /// Asks the kernel.
     #[inline(always)]
-    pub fn ask<P: Packet>(&mut self, packet: &P, flags: u32) -> u32 {
+    pub fn ask(&mut self, asker: Asker, flags: u32) -> u32 {
         let size = size_of::<FibLookup>() as i32;
         // SAFETY: the context is the running program's, the parameters live on the stack.
-        unsafe { bpf_fib_lookup(packet.context(), self.fib(), size, flags) as u32 }
+        unsafe { bpf_fib_lookup(asker.context, self.fib(), size, flags) as u32 }
     }
 }
 
 /// The way out of a flow.
 #[derive(Clone, Copy)]
 pub struct Route {
-    pub port: u16,
+    /// Index of PORTS, and whether the next hop is [`DUE`].
+    port: u16,
+    /// All zero: nobody knows its address yet.
     pub next_hop: [u8; 6],
+}
+
+/// Beside a port's number: the next packet goes by the kernel's neighbour table, which looks whether the next hop is there.
+const DUE: u16 = 1 << 15;
+
+impl Route {
+    /// Index of PORTS.
+    #[inline(always)]
+    pub const fn number(&self) -> u16 {
+        self.port & !DUE
+    }
+
+    /// The next hop is to be confirmed.
+    #[inline(always)]
+    pub const fn is_due(&self) -> bool {
+        self.port & DUE != 0
+    }
 }
 
 /// The kernel's answer: the way out, and the device that leads there, known without a neighbour, too; 0: none does.
@@ -136,6 +172,27 @@ pub unsafe fn store_way(flow: *mut Flow, old: Hop, new: Hop, port: u16) {
     }
 }
 
+/// Whether the next hop with this address was not confirmed for a while: asked once in [`Config::confirm`], so that one packet in
+/// that time goes another way. What has not been asked for before has been found by the kernel just now.
+#[inline(always)]
+fn is_due(next_hop: Be32) -> bool {
+    let Some(config) = CONFIG.get(0).filter(|config| config.confirm != 0) else {
+        return false;
+    };
+    let place = next_hop.wrapping_mul(0x9e37_79b1) >> (u32::BITS - NEXT_HOPS.ilog2());
+    let Some(confirmed) = CONFIRMED.get_ptr_mut(place) else {
+        return false;
+    };
+    let now = jiffies();
+    // SAFETY: aligned element of CONFIRMED.
+    let before = unsafe { ptr::read_volatile(confirmed) };
+    if before != 0 && now.wrapping_sub(before) < config.confirm {
+        return false;
+    }
+    // SAFETY: as above.
+    unsafe { atomic::compare_and_swap32(confirmed, before, now) && before != 0 }
+}
+
 /// What a packet looks like once it is rewritten.
 #[derive(Clone, Copy)]
 pub struct Rewritten {
@@ -161,8 +218,8 @@ impl Rewritten {
 /// Finds the way out for what a packet becomes, and the epoch to store with it: one that is always old when the answer
 /// may soon change. None: the kernel has no route, or forbids it.
 ///
-/// Without a neighbour entry, or where the way out carries no program, the way is the stack: it resolves the
-/// neighbour, and the next packet asks again.
+/// Without a neighbour entry the next hop has no address: the kernel finds it, and the next packet asks again. Where the way out
+/// carries no program, the way is the stack.
 #[inline(always)]
 pub fn find<P: Packet>(packet: &P, protocol: u8, config: &Config, rewritten: &Rewritten) -> Option<(u16, Route)> {
     find_device(packet, protocol, config, rewritten).map(|(epoch, route, _)| (epoch, route))
@@ -180,7 +237,7 @@ pub fn find_device<P: Packet>(
     // Read before the kernel is asked: what changes meanwhile makes the answer old.
     // SAFETY: aligned word of CONFIG.
     let epoch = unsafe { ptr::read_volatile(&raw const config.epoch) } as u16;
-    match ask(packet, protocol, rewritten, &mut answer) {
+    match ask(Asker::of(packet), protocol, rewritten, &mut answer) {
         NO_WAY => None,
         LASTING => Some((epoch, answer.route, answer.device)),
         _ => Some((0, answer.route, answer.device)),
@@ -203,14 +260,19 @@ pub fn to_backend<P: Packet>(
     // SAFETY: `known` points into BACKEND_ROUTES; aligned words.
     let (hop, way) =
         unsafe { (ptr::read_volatile(ptr::addr_of!((*known).hop)), ptr::read_volatile(ptr::addr_of!((*known).way))) };
-    if way.generation() == generation && way.is_beside(hop, epoch) {
+    let now = jiffies();
+    // SAFETY: as above.
+    let age = now.wrapping_sub(unsafe { ptr::read_volatile(ptr::addr_of!((*known).found)) });
+    let is_young = config.confirm == 0 || age < config.confirm;
+    if is_young && way.generation() == generation && way.is_beside(hop, epoch) {
         return Some((epoch, Route { port: way.port(), next_hop: backend::next_hop(hop) }));
     }
     let (epoch, route) = find(packet, protocol, config, rewritten)?;
-    let way = BackendWay::new(route.port, generation);
+    let way = BackendWay::new(route.number(), generation);
     // SAFETY: as above.
     unsafe {
         ptr::write_volatile(ptr::addr_of_mut!((*known).way), way);
+        ptr::write_volatile(ptr::addr_of_mut!((*known).found), now);
         ptr::write_volatile(ptr::addr_of_mut!((*known).hop), way.hop(route.next_hop, epoch));
     }
     Some((epoch, route))
@@ -220,7 +282,7 @@ pub fn to_backend<P: Packet>(
 #[inline(always)]
 pub fn find_once<P: Packet>(packet: &P, protocol: u8, rewritten: &Rewritten) -> Option<Route> {
     let mut answer = NOWHERE;
-    if ask(packet, protocol, rewritten, &mut answer) == NO_WAY { None } else { Some(answer.route) }
+    if ask(Asker::of(packet), protocol, rewritten, &mut answer) == NO_WAY { None } else { Some(answer.route) }
 }
 
 /// The device by which the stack would send what a packet becomes, known without a neighbour, too. None: it is none of
@@ -228,7 +290,7 @@ pub fn find_once<P: Packet>(packet: &P, protocol: u8, rewritten: &Rewritten) -> 
 #[inline(always)]
 pub fn port_towards<P: Packet>(packet: &P, protocol: u8, rewritten: &Rewritten) -> Option<&'static Port> {
     let mut answer = NOWHERE;
-    ask(packet, protocol, rewritten, &mut answer);
+    ask(Asker::of(packet), protocol, rewritten, &mut answer);
     port_of(answer.device)
 }
 
@@ -241,16 +303,16 @@ const NOWHERE: Answer = Answer { device: 0, route: Route { port: port::STACK, ne
 
 /// Asks the kernel.
 #[inline(never)]
-fn ask<P: Packet>(packet: &P, protocol: u8, rewritten: &Rewritten, known: &mut Answer) -> u32 {
+fn ask(asker: Asker, protocol: u8, rewritten: &Rewritten, known: &mut Answer) -> u32 {
     let mut room = MaybeUninit::uninit();
-    let question = Question::begin(&mut room, packet);
+    let question = Question::begin(&mut room, asker);
     let fib = question.fib();
     fib.l4_protocol = protocol;
     fib.sport = rewritten.sport;
     fib.dport = rewritten.dport;
     fib.__bindgen_anon_3.ipv4_src = rewritten.src;
     fib.__bindgen_anon_4.ipv4_dst = rewritten.dst;
-    let answer = question.ask(packet, 0);
+    let answer = question.ask(asker, 0);
     let fib = question.fib();
     if let BPF_FIB_LKUP_RET_SUCCESS | BPF_FIB_LKUP_RET_FRAG_NEEDED | BPF_FIB_LKUP_RET_NO_NEIGH = answer {
         known.device = fib.ifindex;
@@ -258,8 +320,17 @@ fn ask<P: Packet>(packet: &P, protocol: u8, rewritten: &Rewritten, known: &mut A
     match answer {
         // FRAG_NEEDED: the way out is known, the packet does not fit it; that is checked for each packet anyway.
         BPF_FIB_LKUP_RET_SUCCESS | BPF_FIB_LKUP_RET_FRAG_NEEDED => {
-            known.route = Route { port: port_number(fib.ifindex).unwrap_or(port::STACK), next_hop: fib.dmac };
+            let mut port = port_number(fib.ifindex).unwrap_or(port::STACK);
+            // SAFETY: a union of plain integers; the kernel has put the next hop there.
+            if port != port::STACK && is_due(unsafe { fib.__bindgen_anon_4.ipv4_dst }) {
+                port |= DUE;
+            }
+            known.route = Route { port, next_hop: fib.dmac };
             LASTING
+        }
+        BPF_FIB_LKUP_RET_NO_NEIGH => {
+            known.route.port = port_number(fib.ifindex).unwrap_or(port::STACK);
+            PASSING
         }
         BPF_FIB_LKUP_RET_BLACKHOLE | BPF_FIB_LKUP_RET_UNREACHABLE | BPF_FIB_LKUP_RET_PROHIBIT => NO_WAY,
         _ => PASSING,

@@ -125,6 +125,15 @@ pub fn touch(index: u32, now: u32) {
     opaque(touch_at(index, now));
 }
 
+/// Stores the time of a hit of the other direction: this one's way out is asked for again all the same.
+#[inline(always)]
+pub fn see(index: u32, now: u32) {
+    if let Some(word) = word(index) {
+        // SAFETY: the upper half of an aligned word of FLOW_BUCKETS (little-endian).
+        unsafe { ptr::write_volatile(word.cast::<u32>().add(1), now) };
+    }
+}
+
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn touch_at(index: u32, now: u32) -> u32 {
@@ -523,7 +532,7 @@ pub fn insert(arrival: &Arrival, config: &Config, new: &Connection) -> Result<u6
         unsafe { atomic::add32(load, 1) };
     }
     count::connection(new.backend);
-    Ok(first as u32 as u64 | OPENED)
+    Ok(first as u32 as u64 | if new.route.is_due() { OPENED | IS_DUE } else { OPENED })
 }
 
 /// Empties a slot that `claim` gave, and nothing was published in.
@@ -553,6 +562,8 @@ extern "C" fn is_contested(addresses: u64, rest: u64, hash: u64, mask: u32, own:
 
 /// Marks an inserted connection's first slot among verdicts, which are below it.
 const OPENED: u64 = 1 << 63;
+/// Beside it: the next hop is due to be confirmed.
+pub const IS_DUE: u64 = 1 << 61;
 
 /// The slot that a connection was just inserted in; None: the number is a verdict.
 #[inline(always)]
@@ -596,8 +607,8 @@ fn write_first(arrival: &Arrival, new: &Connection, claim: u64, peer: u32) -> u3
             (*flow).new_dst = new.rewritten.dst;
             (*flow).new_sport = new.rewritten.sport;
             (*flow).new_dport = new.rewritten.dport;
-            (*flow).target = Target::new(new.backend, new.route.port);
-            (*flow).hop = Hop::new(new.route.next_hop, new.epoch, new.route.port);
+            (*flow).target = Target::new(new.backend, new.route.number());
+            (*flow).hop = Hop::new(new.route.next_hop, new.epoch, new.route.number());
             begin(flow, peer, new);
         }
         let flags = if new.is_outward { FLAG_OUTWARD } else { 0 };

@@ -1,11 +1,11 @@
 //! A packet at the TC hook: a socket buffer, which may be a GSO super-packet with a partial checksum.
 
-use core::ffi::c_void;
+use core::{ffi::c_void, ptr};
 
 use aya_ebpf::{
     EbpfContext,
     bindings::{__sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, TC_ACT_SHOT, TC_ACT_UNSPEC},
-    helpers::{bpf_l4_csum_replace, bpf_redirect, bpf_skb_pull_data, bpf_skb_vlan_pop},
+    helpers::{bpf_l4_csum_replace, bpf_redirect, bpf_redirect_neigh, bpf_skb_pull_data, bpf_skb_vlan_pop},
     programs::TcContext,
 };
 use vipgate_abi::{checksum::fold, port::Port};
@@ -16,7 +16,7 @@ use crate::{
     packet::{ETH_LEN, Packet, load, load_address, store},
     pipeline::{self, Arrival},
     verifier::opaque,
-    xdp::HANDED_OVER,
+    xdp::{BY_NEIGHBOUR, HANDED_OVER},
 };
 
 pub struct TcPacket(pub TcContext);
@@ -168,6 +168,18 @@ impl Packet for TcPacket {
     }
 
     #[inline(always)]
+    fn note_neighbour(&mut self, by_neighbour: bool) {
+        // SAFETY: writing a field of the running program's context.
+        unsafe { (*self.0.skb.skb).cb[2] = by_neighbour as u32 };
+    }
+
+    #[inline(always)]
+    fn is_by_neighbour(&self) -> bool {
+        // SAFETY: reading a field of the running program's context.
+        unsafe { (*self.0.skb.skb).cb[2] != 0 }
+    }
+
+    #[inline(always)]
     fn note_queue(&mut self, queue: Queue) {
         // SAFETY: writing fields of the running program's context.
         unsafe {
@@ -194,12 +206,15 @@ impl Packet for TcPacket {
     }
 
     #[inline(always)]
+    fn send_by_neighbour(&mut self, port: &Port) -> i32 {
+        self.leave_tag();
+        // SAFETY: takes numbers only: the kernel asks its routes for the next hop.
+        unsafe { bpf_redirect_neigh(port.ifindex, ptr::null_mut(), 0, 0) as i32 }
+    }
+
+    #[inline(always)]
     fn send(&mut self, _number: u16, port: &Port) -> i32 {
-        // The kernel keeps the outer tag of what came in beside the packet.
-        // SAFETY: reading a field of the running program's context.
-        if unsafe { (*self.0.skb.skb).vlan_present } != 0 {
-            self.pop();
-        }
+        self.leave_tag();
         // SAFETY: takes numbers only.
         unsafe { bpf_redirect(port.ifindex, 0) as i32 }
     }
@@ -240,6 +255,15 @@ unsafe fn read_addresses(at: usize, addresses: &mut [u16; 6]) {
 }
 
 impl TcPacket {
+    /// The kernel keeps the outer tag of what came in beside the packet.
+    #[inline(always)]
+    fn leave_tag(&mut self) {
+        // SAFETY: reading a field of the running program's context.
+        if unsafe { (*self.0.skb.skb).vlan_present } != 0 {
+            self.pop();
+        }
+    }
+
     /// At egress: true for what the router's own stack has made, and does not forward.
     #[inline(always)]
     pub fn is_local(&self) -> bool {
@@ -247,13 +271,17 @@ impl TcPacket {
         unsafe { (*self.0.skb.skb).ingress_ifindex == 0 }
     }
 
-    /// True for what the XDP stage handed over.
+    /// What the XDP stage marked a packet with that it handed over; 0: it did not.
     #[inline(always)]
-    pub fn is_handed_over(&self) -> bool {
+    pub fn handed_over(&self) -> u32 {
         // SAFETY: reading a field of the running program's context.
         let at = unsafe { (*self.0.skb.skb).data_meta } as usize;
+        if at + size_of_val(&HANDED_OVER) > self.data() {
+            return 0;
+        }
         // SAFETY: checked just before.
-        at + size_of_val(&HANDED_OVER) <= self.data() && unsafe { load_address(at) } == HANDED_OVER
+        let mark = unsafe { load_address(at) };
+        if mark == HANDED_OVER || mark == BY_NEIGHBOUR { mark } else { 0 }
     }
 
     /// The port that a packet was queued for; it is as any other then.

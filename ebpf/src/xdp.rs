@@ -24,13 +24,18 @@ use crate::{
 
 /// Metadata of a packet that the TC stage is to take: "vgtc".
 pub const HANDED_OVER: u32 = u32::from_be_bytes(*b"vgtc").to_be();
+/// The same of one whose next hop is to be confirmed: "vgtn".
+pub const BY_NEIGHBOUR: u32 = u32::from_be_bytes(*b"vgtn").to_be();
 
 /// Who runs the program: the driver, or the kernel's stack.
 pub const NATIVE: bool = false;
 pub const GENERIC: bool = true;
 
 /// Of which kind is known to the compiler: a packet has nothing to carry for it.
-pub struct XdpPacket<const KIND: bool>(pub XdpContext);
+pub struct XdpPacket<const KIND: bool> {
+    context: XdpContext,
+    by_neighbour: bool,
+}
 
 impl<const KIND: bool> Packet for XdpPacket<KIND> {
     const PASS: i32 = XDP_PASS as i32;
@@ -39,12 +44,12 @@ impl<const KIND: bool> Packet for XdpPacket<KIND> {
 
     #[inline(always)]
     fn data(&self) -> usize {
-        self.0.data()
+        self.context.data()
     }
 
     #[inline(always)]
     fn data_end(&self) -> usize {
-        self.0.data_end()
+        self.context.data_end()
     }
 
     #[inline(always)]
@@ -88,12 +93,12 @@ impl<const KIND: bool> Packet for XdpPacket<KIND> {
 
     #[inline(always)]
     fn ifindex(&self) -> u32 {
-        self.0.ingress_ifindex() as u32
+        self.context.ingress_ifindex() as u32
     }
 
     #[inline(always)]
     fn context(&self) -> *mut c_void {
-        self.0.as_ptr()
+        self.context.as_ptr()
     }
 
     #[inline(always)]
@@ -109,28 +114,38 @@ impl<const KIND: bool> Packet for XdpPacket<KIND> {
     #[inline(always)]
     fn untag(&mut self, shift: usize) {
         // SAFETY: the context is the running program's. It only fails for frames that parse would not have taken.
-        unsafe { bpf_xdp_adjust_head(self.0.ctx, shift as i32) };
+        unsafe { bpf_xdp_adjust_head(self.context.ctx, shift as i32) };
     }
 
     #[inline(always)]
     fn open(&self, arrival: &Arrival) -> u64 {
-        open_xdp(self.0.ctx, arrival)
+        open_xdp(self.context.ctx, arrival)
     }
 
     #[inline(always)]
     fn lead_out(&self, arrival: &Arrival) -> u64 {
-        lead_out_xdp(self.0.ctx, arrival)
+        lead_out_xdp(self.context.ctx, arrival)
     }
 
     /// A driver that keeps no metadata says that they begin beyond the packet.
     #[inline(always)]
     fn can_hand_over(&self) -> bool {
-        self.0.metadata() <= self.0.data()
+        self.context.metadata() <= self.context.data()
     }
 
     #[inline(always)]
     fn hand_over(&mut self) -> bool {
-        self.mark() != 0
+        self.mark(if self.is_by_neighbour() { BY_NEIGHBOUR } else { HANDED_OVER }) != 0
+    }
+
+    #[inline(always)]
+    fn note_neighbour(&mut self, by_neighbour: bool) {
+        self.by_neighbour = by_neighbour;
+    }
+
+    #[inline(always)]
+    fn is_by_neighbour(&self) -> bool {
+        self.by_neighbour
     }
 
     #[inline(always)]
@@ -143,6 +158,11 @@ impl<const KIND: bool> Packet for XdpPacket<KIND> {
 
     #[inline(always)]
     fn enqueue(&mut self, _number: u16, _queue: Queue) -> i32 {
+        XDP_DROP as i32
+    }
+
+    #[inline(always)]
+    fn send_by_neighbour(&mut self, _port: &Port) -> i32 {
         XDP_DROP as i32
     }
 
@@ -165,7 +185,7 @@ impl<const KIND: bool> Packet for XdpPacket<KIND> {
 extern "C" fn open_xdp(context: *mut xdp_md, arrival: *const Arrival) -> u64 {
     // SAFETY: the caller's pointer is to an arrival of its own, but the verifier looks at this function alone.
     match unsafe { arrival.as_ref() } {
-        Some(arrival) => pipeline::open(&XdpPacket::<NATIVE>(XdpContext::new(context)), arrival),
+        Some(arrival) => pipeline::open(&XdpPacket::<NATIVE>::new(XdpContext::new(context)), arrival),
         None => XDP_DROP as u64,
     }
 }
@@ -175,25 +195,30 @@ extern "C" fn open_xdp(context: *mut xdp_md, arrival: *const Arrival) -> u64 {
 extern "C" fn lead_out_xdp(context: *mut xdp_md, arrival: *const Arrival) -> u64 {
     // SAFETY: as above.
     match unsafe { arrival.as_ref() } {
-        Some(arrival) => pipeline::lead_out(&XdpPacket::<NATIVE>(XdpContext::new(context)), arrival),
+        Some(arrival) => pipeline::lead_out(&XdpPacket::<NATIVE>::new(XdpContext::new(context)), arrival),
         None => XDP_DROP as u64,
     }
 }
 
 impl<const KIND: bool> XdpPacket<KIND> {
-    /// Writes [`HANDED_OVER`] before the packet; 0: there is no room.
+    #[inline(always)]
+    pub fn new(context: XdpContext) -> Self {
+        Self { context, by_neighbour: false }
+    }
+
+    /// Writes a mark before the packet; 0: there is no room.
     #[inline(never)]
-    fn mark(&mut self) -> u32 {
+    fn mark(&mut self, mark: u32) -> u32 {
         // SAFETY: the context is the running program's.
-        if unsafe { bpf_xdp_adjust_meta(self.0.ctx, -(size_of_val(&HANDED_OVER) as i32)) } != 0 {
+        if unsafe { bpf_xdp_adjust_meta(self.context.ctx, -(size_of_val(&HANDED_OVER) as i32)) } != 0 {
             return opaque(0);
         }
-        let at = self.0.metadata();
+        let at = self.context.metadata();
         if at + size_of_val(&HANDED_OVER) > self.data() {
             return opaque(0);
         }
         // SAFETY: checked just above.
-        unsafe { store_address(at, HANDED_OVER) };
+        unsafe { store_address(at, mark) };
         opaque(1)
     }
 
@@ -201,6 +226,6 @@ impl<const KIND: bool> XdpPacket<KIND> {
     #[inline(never)]
     fn buffers(&self) -> usize {
         // SAFETY: the context is the running program's.
-        unsafe { bpf_xdp_get_buff_len(self.0.ctx) as usize }
+        unsafe { bpf_xdp_get_buff_len(self.context.ctx) as usize }
     }
 }

@@ -74,7 +74,8 @@ pub struct BackendRoute {
     /// Next hop, and under which epoch it was found, crossed with `way`.
     pub hop: u64,
     pub way: BackendWay,
-    pub reserved: u32,
+    /// Low 32 bits of jiffies when it was found.
+    pub found: u32,
 }
 
 /// The way out: index of PORTS in the lower 16 bits, above them [`Backend::generation`] of the backend that it leads to.

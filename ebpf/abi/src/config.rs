@@ -18,7 +18,8 @@ pub struct Config {
     pub tx_ports: u32,
     /// What the programs log; 0: nothing.
     pub log: u32,
-    pub reserved: u32,
+    /// Jiffies after which a way out is asked for again and its next hop confirmed; 0: never.
+    pub confirm: u32,
 }
 
 const _: () = assert!(size_of::<Config>() == 32);

@@ -41,6 +41,9 @@ pub const SERVICE_LOAD: &str = "SERVICE_LOAD";
 pub const PORTS: &str = "PORTS";
 /// Hash: interface index (u32) to port number (u32).
 pub const PORT_NUMBERS: &str = "PORT_NUMBERS";
+/// Array of u32, by a hash of a next hop: when the kernel was last given a packet for it to see whether it is there still
+/// ([`NEXT_HOPS`]).
+pub const CONFIRMED: &str = "CONFIRMED";
 /// DEVMAP: port number to interface index, for XDP redirects.
 pub const TX_PORTS: &str = "TX_PORTS";
 /// Array of [`crate::meter::Meter`] by a limit's number, mmapable.
@@ -77,7 +80,7 @@ pub const PROGRAM_CLOCK: &str = "vipgate_clock";
 pub const PROGRAM_REDIRECTS: &str = "vipgate_redirects";
 
 /// Every map that is pinned: all but those of the table that is bridged to.
-pub const PINNED: [&str; 25] = [
+pub const PINNED: [&str; 26] = [
     CONFIG,
     FLOW_BUCKETS,
     FLOWS,
@@ -95,6 +98,7 @@ pub const PINNED: [&str; 25] = [
     SERVICE_LOAD,
     PORTS,
     PORT_NUMBERS,
+    CONFIRMED,
     TX_PORTS,
     METERS,
     METER_STATES,
@@ -118,5 +122,7 @@ pub const DEFAULT_BACKENDS: u32 = 1 << 17;
 pub const DEFAULT_LIMITS: u32 = 1 << 14;
 /// Default number of ring elements, over all listeners: 10,000 listeners of 10 backends fit.
 pub const DEFAULT_RING_ELEMENTS: u32 = 1 << 24;
+/// Elements of the CONFIRMED map, a power of two: next hops that share one are confirmed by turns.
+pub const NEXT_HOPS: u32 = 1 << 12;
 /// Number of ports (router devices); port 0 is no device, see [`crate::port`].
 pub const MAX_PORTS: u32 = 256;

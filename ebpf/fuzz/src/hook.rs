@@ -12,10 +12,10 @@ use vipgate_host_kernel::{
 use vipgate_pipeline::{
     icmp, outward, pipeline,
     tc::TcPacket,
-    xdp::{NATIVE, XdpPacket},
+    xdp::{BY_NEIGHBOUR, NATIVE, XdpPacket},
 };
 
-use crate::{frame::Frame, input::Buffer, world};
+use crate::{frame::Frame, input::Buffer, judge, world};
 
 /// Where packets are met.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,6 +59,18 @@ pub(crate) enum Verdict {
     Drop(Reason),
     /// Out of the interface of this index.
     Redirect(u32),
+    /// The same, to whom the kernel's neighbour table says.
+    ByNeighbour(u32),
+}
+
+impl Verdict {
+    /// Out of which interface.
+    pub(crate) fn leaves_by(self) -> Option<u32> {
+        match self {
+            Self::Redirect(ifindex) | Self::ByNeighbour(ifindex) => Some(ifindex),
+            Self::Pass(_) | Self::Drop(_) => None,
+        }
+    }
 }
 
 impl Arriving {
@@ -68,13 +80,26 @@ impl Arriving {
         Self { bytes: frame.bytes(), ifindex, buffer: None, first_buffer: None }
     }
 
-    /// Runs it through the pipeline. What the verdict and the counters say together is checked here.
+    /// Runs it through the pipeline, and through the TC stage's what XDP hands over to that.
     pub(crate) fn run(&self, hook: Hook) -> Outcome {
+        let mut mark = 0;
+        let outcome = self.run_at(hook, &mut mark);
+        let is_handed_over = outcome.verdict == Verdict::Pass(Reason::HandedOver);
+        assert_eq!(is_handed_over, mark != 0, "handed over without a mark, or marked without being handed over");
+        if !is_handed_over {
+            return outcome;
+        }
+        assert_eq!(outcome.bytes, self.bytes, "handed over, yet changed");
+        self.run_at(Hook::Tc, &mut mark)
+    }
+
+    /// What the verdict and the counters say together is checked here. `mark` is what the TC stage gets from XDP.
+    fn run_at(&self, hook: Hook, mark: &mut u32) -> Outcome {
         let before = world::reasons();
         let _ = kernel::take_redirect();
         let (verdict, bytes) = match hook {
-            Hook::Xdp => self.run_xdp(),
-            Hook::Tc => self.run_tc(),
+            Hook::Xdp => self.run_xdp(mark),
+            Hook::Tc => self.run_tc(*mark == BY_NEIGHBOUR),
         };
         let counted = world::reason_since(&before);
         let redirect = kernel::take_redirect();
@@ -83,23 +108,32 @@ impl Arriving {
             Hook::Tc => [TC_ACT_UNSPEC, TC_ACT_SHOT, TC_ACT_REDIRECT],
         };
         let verdict = match (counted, redirect) {
-            (None, Some(ifindex)) if verdict == redirected => Verdict::Redirect(ifindex),
+            (None, Some(redirect)) if verdict == redirected => match redirect.by_neighbour {
+                true => Verdict::ByNeighbour(redirect.ifindex),
+                false => Verdict::Redirect(redirect.ifindex),
+            },
             (Some(reason), None) if verdict == pass && !reason.is_drop() => Verdict::Pass(reason),
             (Some(reason), None) if verdict == drop && reason.is_drop() => Verdict::Drop(reason),
             _ => panic!("{hook:?}: verdict {verdict}, counted {counted:?}, redirected to {redirect:?}"),
         };
+        if hook == Hook::Xdp
+            && let Some(ifindex) = verdict.leaves_by()
+        {
+            assert!(judge::port_of_device(ifindex).takes_frames(), "a frame is sent to what takes none");
+        }
         Outcome { verdict, bytes }
     }
 
-    fn run_xdp(&self) -> (i32, Vec<u8>) {
+    fn run_xdp(&self, mark: &mut u32) -> (i32, Vec<u8>) {
         let mut frame = XdpFrame::new(&self.bytes, self.first_buffer.unwrap_or(usize::MAX), self.ifindex);
-        let verdict = pipeline::run(XdpPacket::<NATIVE>(frame.context()));
+        let verdict = pipeline::run(XdpPacket::<NATIVE>::new(frame.context()));
+        *mark = frame.metadata().try_into().map_or(0, u32::from_ne_bytes);
         (verdict, frame.bytes())
     }
 
-    fn run_tc(&self) -> (i32, Vec<u8>) {
+    fn run_tc(&self, by_neighbour: bool) -> (i32, Vec<u8>) {
         let mut buffer = self.socket_buffer();
-        let verdict = pipeline::run(TcPacket(buffer.context()));
+        let verdict = pipeline::run_marked(TcPacket(buffer.context()), by_neighbour);
         (verdict, buffer.on_wire())
     }
 

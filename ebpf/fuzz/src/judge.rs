@@ -54,9 +54,6 @@ impl Judge {
     /// Checks one packet that came at this time, between the table before it and the one after.
     pub(crate) fn packet(&mut self, came: &Arriving, outcome: &Outcome, now: u32, before: &Table, after: &Table) {
         let translated = judge(came, outcome, before, after);
-        if let (Hook::Xdp, Verdict::Redirect(ifindex)) = (self.hook, outcome.verdict) {
-            assert!(port_of_device(ifindex).takes_frames(), "a frame is sent to what takes none");
-        }
         if translated {
             self.addressee(came, before);
         }
@@ -161,7 +158,13 @@ fn judge(came: &Arriving, outcome: &Outcome, before: &Table, after: &Table) -> b
             false
         }
         Verdict::Redirect(ifindex) => {
-            sent(came, new, ifindex);
+            let next_hop = sent(came, new, ifindex, &[BPF_FIB_LKUP_RET_SUCCESS, BPF_FIB_LKUP_RET_FRAG_NEEDED]);
+            assert_eq!(new[0..6], next_hop, "the destination is the next hop's");
+            true
+        }
+        Verdict::ByNeighbour(ifindex) => {
+            let all = [BPF_FIB_LKUP_RET_SUCCESS, BPF_FIB_LKUP_RET_FRAG_NEEDED, BPF_FIB_LKUP_RET_NO_NEIGH];
+            sent(came, new, ifindex, &all);
             true
         }
         Verdict::Pass(Reason::NoNeighbour | Reason::OverMtu | Reason::TtlExpired) if old != new => true,
@@ -171,7 +174,7 @@ fn judge(came: &Arriving, outcome: &Outcome, before: &Table, after: &Table) -> b
         }
     };
     if translated {
-        let moved = matches!(outcome.verdict, Verdict::Redirect(_));
+        let moved = outcome.verdict.leaves_by().is_some();
         // What leaves has left its tags here, which `sent` saw.
         let (old, new) = &if moved { (untagged(old), untagged(new)) } else { (old.clone(), new.clone()) };
         let partial = came.buffer.is_some_and(|buffer| buffer.partial_checksum);
@@ -214,28 +217,28 @@ pub(crate) fn own(came: &Arriving, before: &Table, after: &Table) {
     }
 }
 
-fn port_of_device(ifindex: u32) -> Port {
+pub(crate) fn port_of_device(ifindex: u32) -> Port {
     (0..4).map(world::port_of).find(|port| port.ifindex == ifindex).expect("sent out of a port")
 }
 
-/// A packet that was sent out of a device: to where the kernel routes it, fitting, with its hop counted.
-fn sent(came: &Arriving, new: &[u8], ifindex: u32) {
+/// A packet that was sent out of a device: to where the kernel routes it with one of these answers, fitting, with its hop
+/// counted. Gives the next hop's address.
+fn sent(came: &Arriving, new: &[u8], ifindex: u32, answers: &[u32]) -> [u8; 6] {
     let packet = Ipv4::of_frame(new).expect("what is sent on is a whole IPv4 packet");
     let route = kernel::route(packet.dst).expect("what is sent on has a route");
     assert!(
-        matches!(route.answer, BPF_FIB_LKUP_RET_SUCCESS | BPF_FIB_LKUP_RET_FRAG_NEEDED) && route.ifindex == ifindex,
+        answers.contains(&route.answer) && route.ifindex == ifindex,
         "sent to interface {ifindex} against {route:?}"
     );
     let port = port_of_device(ifindex);
     assert_eq!(new[6..12], port.mac, "the source is the port's");
     assert_eq!(packet.at, 14, "it leaves without tags");
-    let next_hop = route.gateway.unwrap_or_else(|| kernel::neighbour(packet.dst));
-    assert_eq!(new[0..6], next_hop, "the destination is the next hop's");
     let largest = match came.buffer {
         Some(buffer) if buffer.segment_size != 0 => packet.header_len(new) + usize::from(buffer.segment_size),
         _ => packet.end - packet.at,
     };
     assert!(largest as u32 <= port.mtu, "larger than the way out's {}", port.mtu);
+    route.gateway.unwrap_or_else(|| kernel::neighbour(packet.dst))
 }
 
 /// Checks that nothing but a translation happened, and that whoever could tell a damaged packet from a good one still can:

@@ -89,6 +89,7 @@ pub fn run(bytes: &[u8]) -> Tally {
 fn is_of_one_hook(step: &Step) -> bool {
     match step {
         Step::Mangle { offset, .. } => usize::from(*offset) < MAC_LEN,
+        // XDP leaves errors to the stack that would go to such a port.
         Step::Buffers { .. } | Step::SocketsOnly { only: true, .. } => true,
         Step::Raw { bytes } => bytes.get(..MAC_LEN) != Some(&world::mac(world::PUBLIC)),
         Step::Ask { shape, .. }
@@ -141,7 +142,7 @@ fn play(case: &Case, hook: Hook) -> (Vec<Outcome>, Tally) {
         tally.limited += u64::from(judge::metered(&packet, &outcome, &metered, &world::metered(), &after));
         judge.packet(&packet, &outcome, world.now, &before, &after);
         tally.packets += 1;
-        if let Verdict::Redirect(ifindex) = outcome.verdict {
+        if let Some(ifindex) = outcome.verdict.leaves_by() {
             tally.sent += 1;
             let tells_its_ends = Ipv4::of_frame(&outcome.bytes)
                 .is_some_and(|packet| packet.offset == 0 && packet.ports(&outcome.bytes).is_some());

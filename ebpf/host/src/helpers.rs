@@ -5,8 +5,8 @@ use std::ffi::{c_int, c_long, c_void};
 
 use aya_ebpf_bindings::bindings::{
     __sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, BPF_FIB_LKUP_RET_FRAG_NEEDED, BPF_FIB_LKUP_RET_NO_NEIGH,
-    BPF_FIB_LKUP_RET_NOT_FWDED, BPF_FIB_LKUP_RET_SUCCESS, TC_ACT_REDIRECT, bpf_fib_lookup as FibLookup, bpf_sock,
-    bpf_sock_tuple, bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1 as Ipv4Tuple, xdp_md,
+    BPF_FIB_LKUP_RET_NOT_FWDED, BPF_FIB_LKUP_RET_SUCCESS, TC_ACT_REDIRECT, bpf_fib_lookup as FibLookup,
+    bpf_redir_neigh, bpf_sock, bpf_sock_tuple, bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1 as Ipv4Tuple, xdp_md,
 };
 
 use crate::{
@@ -36,6 +36,13 @@ pub unsafe fn bpf_ktime_get_ns() -> u64 {
 pub unsafe fn bpf_redirect(ifindex: u32, flags: u64) -> c_long {
     assert_eq!(flags, 0, "redirects go out of a device, not into it");
     kernel::redirect(ifindex);
+    c_long::from(TC_ACT_REDIRECT)
+}
+
+/// The kernel finds the next hop by its own routes where the caller names none.
+pub unsafe fn bpf_redirect_neigh(ifindex: u32, params: *mut bpf_redir_neigh, length: c_int, flags: u64) -> c_long {
+    assert!(params.is_null() && length == 0 && flags == 0);
+    kernel::redirect_by_neighbour(ifindex);
     c_long::from(TC_ACT_REDIRECT)
 }
 

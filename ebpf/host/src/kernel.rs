@@ -6,7 +6,7 @@ thread_local! {
     static JIFFIES: Cell<u64> = const { Cell::new(0) };
     static ROUTES: RefCell<Vec<Route>> = const { RefCell::new(Vec::new()) };
     static SOCKETS: RefCell<Vec<Socket>> = const { RefCell::new(Vec::new()) };
-    static REDIRECTED: Cell<Option<u32>> = const { Cell::new(None) };
+    static REDIRECTED: Cell<Option<Redirect>> = const { Cell::new(None) };
 }
 
 /// What a look-up of destinations in a network gives.
@@ -76,12 +76,24 @@ pub fn has_socket(socket: Socket) -> bool {
     SOCKETS.with_borrow(|sockets| sockets.contains(&socket))
 }
 
-/// The interface that the last redirect named, if there was one since this was asked.
+/// Where a program sends a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Redirect {
+    pub ifindex: u32,
+    /// The kernel's neighbour table says to whom there.
+    pub by_neighbour: bool,
+}
+
+/// The last redirect, if there was one since this was asked.
 #[must_use]
-pub fn take_redirect() -> Option<u32> {
+pub fn take_redirect() -> Option<Redirect> {
     REDIRECTED.take()
 }
 
 pub(crate) fn redirect(ifindex: u32) {
-    REDIRECTED.set(Some(ifindex));
+    REDIRECTED.set(Some(Redirect { ifindex, by_neighbour: false }));
+}
+
+pub(crate) fn redirect_by_neighbour(ifindex: u32) {
+    REDIRECTED.set(Some(Redirect { ifindex, by_neighbour: true }));
 }

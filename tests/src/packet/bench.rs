@@ -483,7 +483,7 @@ impl Bench {
         self.ebpf.map_mut(name).with_context(|| format!("the object has no map {name}"))
     }
 
-    fn array<V: Pod>(&mut self, name: &str) -> Result<Array<&mut MapData, V>> {
+    pub(super) fn array<V: Pod>(&mut self, name: &str) -> Result<Array<&mut MapData, V>> {
         Array::try_from(self.map(name)?).with_context(|| format!("{name} is no array of this value"))
     }
 

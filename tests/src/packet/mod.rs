@@ -7,6 +7,7 @@
 mod bench;
 mod frame;
 mod reuse;
+mod time;
 mod watcher;
 
 pub use bench::{Bench, Beside, Hook, Outcome, Packets, Swap, Verdict};

@@ -10,7 +10,7 @@ use vipgate_abi::{
     service::{Algorithm, Kind, Service, ServiceKey},
     source::{Source, SourceKind},
 };
-use vipgate_tests::packet::{Bench, Frame, Hook, Transport, Verdict, tcp};
+use vipgate_tests::packet::{Bench, Beside, Frame, Hook, Transport, Verdict, tcp};
 
 const TCP: u8 = 6;
 const UDP: u8 = 17;
@@ -124,6 +124,24 @@ fn expect_handed_over(bench: &mut Bench, frame: &Frame, translated: &Frame, reas
     ensure!(outcome.bytes == translated.bytes(), "handed over {:02x?}", outcome.bytes);
     ensure!(bench.reason(reason)? == before + 1, "not counted as {}", reason.name());
     Ok(())
+}
+
+/// Runs a frame whose next hop the kernel's neighbour table is to find or confirm: XDP hands it over for that as it came.
+fn expect_by_neighbour(bench: &mut Bench, frame: &Frame, sent: &Frame) -> Result<()> {
+    let (outcome, beside) = bench.run_beside(frame)?;
+    match bench.hook() {
+        Hook::Xdp => {
+            ensure!(outcome.verdict == Verdict::Pass && outcome.bytes == frame.bytes(), "{outcome:?}");
+            ensure!(beside == Beside::Metadata(b"vgtn".to_vec()), "{beside:?}");
+        }
+        Hook::Tc => ensure!(outcome.verdict == Verdict::Redirect && outcome.bytes == sent.bytes(), "{outcome:?}"),
+    }
+    Ok(())
+}
+
+/// A frame that leaves by a device before the next hop's address is known.
+fn unresolved(frame: Frame, device_mac: [u8; 6]) -> Frame {
+    frame.forwarded(device_mac, [0; 6])
 }
 
 /// Backends of the private network, by their last byte.

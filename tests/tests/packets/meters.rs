@@ -4,7 +4,6 @@ use vipgate_abi::{
     config::Config,
     meter::{Binding, INBOUND, Meter, Metered, OUTBOUND, Rate, class},
 };
-use vipgate_tests::packet::Beside;
 
 use super::*;
 

@@ -1,7 +1,6 @@
 //! The way out, found when a flow begins and again when something changed.
 
 use super::*;
-use vipgate_tests::packet::Beside;
 
 fn ask() -> Frame {
     Frame::udp(CLIENT, VIP).payload(b"ask")
@@ -17,6 +16,12 @@ fn answered(bench: &mut Bench) -> Result<()> {
     ask_and_answer(bench, &ask(), &answer())
 }
 
+/// Has ways out asked for again, and next hops confirmed, after so many jiffies.
+fn confirm_every(bench: &mut Bench, jiffies: u32) -> Result<()> {
+    let config = bench.config()?;
+    bench.set_config(vipgate_abi::config::Config { confirm: jiffies, ..config })
+}
+
 both_hooks! {
     fn answers_follow_the_client_to_its_new_mac(bench: &mut Bench) -> Result<()> {
         answered(bench)?;
@@ -26,24 +31,61 @@ both_hooks! {
         bench.expect_sent(&answer(), &Frame { dst_mac: Bench::client_mac(0xee), ..to_client(answer()) })
     }
 
-    fn a_lost_neighbour_is_the_stacks_to_find_again(bench: &mut Bench) -> Result<()> {
+    fn a_lost_neighbour_is_found_by_the_kernel_without_its_stacks_forwarding(bench: &mut Bench) -> Result<()> {
         answered(bench)?;
         command("ip neigh del 10.2.0.11 dev priv0")?;
         bench.move_epoch()?;
         for _ in 0..2 {
-            expect_handed_over(bench, &ask(), &ask().between(CLIENT, BACKEND), Reason::NoNeighbour)?;
+            expect_by_neighbour(bench, &ask(), &unresolved(ask().between(CLIENT, BACKEND), Bench::PRIVATE_MAC))?;
         }
         command("ip neigh add 10.2.0.11 lladdr 02:00:00:00:02:0b dev priv0")?;
         bench.expect_sent(&ask(), &to_backend(ask()))
     }
 
-    fn a_lost_client_is_the_stacks_to_find_again(bench: &mut Bench) -> Result<()> {
+    fn a_lost_client_is_found_by_the_kernel_without_its_stacks_forwarding(bench: &mut Bench) -> Result<()> {
         answered(bench)?;
         command("ip neigh del 10.1.0.10 dev pub0")?;
         bench.move_epoch()?;
-        expect_handed_over(bench, &answer(), &answer().between(VIP, CLIENT), Reason::NoNeighbour)?;
+        expect_by_neighbour(bench, &answer(), &unresolved(answer().between(VIP, CLIENT), Bench::PUBLIC_MAC))?;
         command("ip neigh add 10.1.0.10 lladdr 02:00:00:00:01:0a dev pub0")?;
         bench.expect_sent(&answer(), &to_client(answer()))
+    }
+
+    fn a_next_hop_is_confirmed_from_time_to_time(bench: &mut Bench) -> Result<()> {
+        // By one packet of all flows: those of another port share it.
+        let other = ask().between(SocketAddrV4::new(Bench::CLIENT, 40_001), VIP);
+        answered(bench)?;
+        confirm_every(bench, 5000)?;
+        for (frame, sent) in [(ask(), to_backend(ask())), (answer(), to_client(answer()))] {
+            // What was never confirmed has just been found.
+            bench.let_pass(4096)?;
+            bench.expect_sent(&frame, &sent)?;
+            bench.let_pass(8192)?;
+            expect_by_neighbour(bench, &frame, &sent)?;
+            bench.expect_sent(&frame, &sent)?;
+        }
+        bench.let_pass(8192)?;
+        expect_by_neighbour(bench, &other, &to_backend(other.clone()))?;
+        bench.expect_sent(&ask(), &to_backend(ask()))
+    }
+
+    fn a_next_hop_that_moves_is_followed_without_the_controller(bench: &mut Bench) -> Result<()> {
+        answered(bench)?;
+        confirm_every(bench, 1 << 30)?;
+        command("ip neigh replace 10.1.0.10 lladdr 02:00:00:00:01:ee dev pub0")?;
+        command("ip neigh replace 10.2.0.11 lladdr 02:00:00:00:02:ee dev priv0")?;
+        bench.let_pass(4096)?;
+        bench.expect_sent(&answer(), &Frame { dst_mac: Bench::client_mac(0xee), ..to_client(answer()) })?;
+        bench.expect_sent(&ask(), &Frame { dst_mac: Bench::backend_mac(0xee), ..to_backend(ask()) })
+    }
+
+    fn new_connections_follow_a_backend_that_moves_without_the_controller(bench: &mut Bench) -> Result<()> {
+        answered(bench)?;
+        confirm_every(bench, 5000)?;
+        command("ip neigh replace 10.2.0.11 lladdr 02:00:00:00:02:ee dev priv0")?;
+        bench.let_pass(8192)?;
+        let other = ask().between(SocketAddrV4::new(Bench::CLIENT, 40_001), VIP);
+        bench.expect_sent(&other, &Frame { dst_mac: Bench::backend_mac(0xee), ..to_backend(other.clone()) })
     }
 
     fn a_port_that_went_leaves_its_flows_to_the_stack(bench: &mut Bench) -> Result<()> {

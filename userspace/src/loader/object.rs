@@ -59,6 +59,7 @@ fn shapes(sizes: Sizes) -> Vec<Shape> {
         shape(maps::PORT_CURSORS, index, size_of::<u32>(), source::CURSORS, false),
         shape(maps::BACKENDS, index, size_of::<Backend>(), sizes.backends, true),
         shape(maps::BACKEND_LOAD, index, size_of::<u32>(), sizes.backends, true),
+        shape(maps::CONFIRMED, index, size_of::<u32>(), maps::NEXT_HOPS, false),
         shape(maps::BACKEND_ROUTES, index, size_of::<BackendRoute>(), sizes.backends, true),
         shape(maps::BACKEND_TRAFFIC, index, size_of::<Traffic>(), sizes.backends, true),
         shape(maps::PAST_TRAFFIC, index, size_of::<Traffic>(), sizes.backends, true),

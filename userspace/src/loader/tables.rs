@@ -20,7 +20,7 @@ use vipgate_abi::{
 use super::{
     Sizes,
     bpffs::PinDir,
-    connections::tick,
+    connections::{hz, tick},
     error::{LoadError, TableError},
     interest::Interest,
     mapping::{Mapping, View},
@@ -312,6 +312,9 @@ impl Epoch {
     }
 }
 
+/// Seconds after which the programs look whether a next hop is where it was.
+const CONFIRM: u32 = 5;
+
 /// Writes what the programs read on every packet: a secret seed for new tables, the table's mask, a new epoch because
 /// neighbours and routes may have changed while no controller watched.
 pub(super) fn initialise(dir: &PinDir, sizes: Sizes) -> Result<(), LoadError> {
@@ -320,8 +323,15 @@ pub(super) fn initialise(dir: &PinDir, sizes: Sizes) -> Result<(), LoadError> {
     let flow_seed = if held.flow_seed == 0 { random()? } else { held.flow_seed };
     let bucket_mask = sizes.flows / WAYS as u32 - 1;
     let tx_ports = object::id(dir, maps::TX_PORTS)?;
-    let config =
-        Config { flow_seed, bucket_mask, epoch: next_epoch(held.epoch), tick: tick()?, tx_ports, ..Config::default() };
+    let config = Config {
+        flow_seed,
+        bucket_mask,
+        epoch: next_epoch(held.epoch),
+        tick: tick()?,
+        confirm: CONFIRM * hz()?,
+        tx_ports,
+        ..held
+    };
     let written = epoch.config.set(0, config, 0);
     Ok(written.map_err(|error| TableError::new(maps::CONFIG, "write", error))?)
 }

@@ -29,6 +29,12 @@ impl Hop {
         Self((round as u64) << 32 | now as u64)
     }
 
+    /// True where the way out is known and the next hop's address is not: the kernel has to find it.
+    #[inline(always)]
+    pub const fn is_unresolved(self) -> bool {
+        self.0 << (64 - Self::EPOCH) == 0
+    }
+
     /// True for a hop that was found under this epoch, which is the low 16 bits of one that the controller chose, by this port.
     #[inline(always)]
     pub const fn is_of(self, epoch: u16, port: u16) -> bool {
