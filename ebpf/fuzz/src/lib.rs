@@ -139,6 +139,7 @@ fn play(case: &Case, hook: Hook) -> (Vec<Outcome>, Tally) {
         let outcome = packet.run(hook);
         let after = Table::read(&world);
         after.check();
+        before.check_kept(&after);
         tally.limited += u64::from(judge::metered(&packet, &outcome, &metered, &world::metered(), &after));
         judge.packet(&packet, &outcome, world.now, &before, &after);
         tally.packets += 1;

@@ -60,6 +60,16 @@ impl Table {
         Self(self.0.iter().map(|slot| slot.filter(|slot| !goes(slot))).collect())
     }
 
+    /// Checks what one packet did to connections: an established one never gives way to another.
+    pub(crate) fn check_kept(&self, after: &Self) {
+        let stays =
+            |slot: &&Slot| slot.is_current() && matches!(slot.word.state(), State::Established | State::Closing);
+        for held in self.0.iter().flatten().filter(stays) {
+            let same = after.find(&held.flow.key).filter(|slot| slot.rewritten() == held.rewritten());
+            assert!(same.is_some(), "an established connection made room for a new one: {held:?}");
+        }
+    }
+
     /// Checks everything that holds between two packets.
     pub(crate) fn check(&self) {
         let mut keys = HashSet::new();

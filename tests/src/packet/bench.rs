@@ -655,24 +655,39 @@ impl Bench {
         Ok(LpmTrie::<_, SourceKey, Source>::try_from(self.map(maps::SOURCES)?)?.remove(&key)?)
     }
 
-    /// Empties both slots of the connection from here to there.
-    pub fn forget(&mut self, from: SocketAddrV4, to: SocketAddrV4) -> Result<()> {
+    /// The slot of the flow from here to there.
+    pub fn slot_of(&mut self, from: SocketAddrV4, to: SocketAddrV4) -> Result<u32> {
         let is_its = |flow: &Flow| {
             let at = |addr: u32, port: u16| SocketAddrV4::new(u32::from_be(addr).into(), u16::from_be(port));
             at(flow.key.src, flow.key.sport) == from && at(flow.key.dst, flow.key.dport) == to
         };
         let slots = self.slots()?;
-        let at =
-            slots.iter().position(|(word, flow)| word.state().is_live() && is_its(flow)).context("no such flow")?;
-        for index in [u32::try_from(at)?, slots[at].1.peer] {
-            let mut flows = self.array::<Flow>(maps::FLOWS)?;
+        let at = slots.iter().position(|(word, flow)| word.state().is_live() && is_its(flow));
+        Ok(u32::try_from(at.context("no such flow")?)?)
+    }
+
+    /// Empties both slots of the connection from here to there.
+    pub fn forget(&mut self, from: SocketAddrV4, to: SocketAddrV4) -> Result<()> {
+        let at = self.slot_of(from, to)?;
+        let mut flows = self.array::<Flow>(maps::FLOWS)?;
+        let peer = flows.get(&at, 0)?.peer;
+        for index in [at, peer] {
             flows.set(index, Flow::default(), 0)?;
-            let mut buckets = self.array::<Bucket>(maps::FLOW_BUCKETS)?;
+        }
+        let mut buckets = self.array::<Bucket>(maps::FLOW_BUCKETS)?;
+        for index in [at, peer] {
             let mut bucket = buckets.get(&(index / WAYS as u32), 0)?;
             bucket.words[index as usize % WAYS] = 0;
             buckets.set(index / WAYS as u32, bucket, 0)?;
         }
         Ok(())
+    }
+
+    /// Has a flow name this slot as its other direction's.
+    pub fn set_peer(&mut self, slot: u32, peer: u32) -> Result<()> {
+        let mut flows = self.array::<Flow>(maps::FLOWS)?;
+        let flow = flows.get(&slot, 0)?;
+        Ok(flows.set(slot, Flow { peer, ..flow }, 0)?)
     }
 
     /// Lets only clients of this network open flows of a service.

@@ -111,4 +111,53 @@ both_hooks! {
         ensure!(bench.load(backend)? == firsts, "load {} for {firsts} connections", bench.load(backend)?);
         Ok(())
     }
+
+    fn a_flood_takes_no_place_of_an_established_connection(bench: &mut Bench) -> Result<()> {
+        let backend = serve(bench, TCP)?;
+        let mut hosts = (0x0b00_0000u32..).map(Ipv4Addr::from);
+        let mut syns = |bench: &mut Bench, count| -> Result<()> {
+            for host in hosts.by_ref().take(count) {
+                bench.run(&Frame::tcp(SocketAddrV4::new(host, 7), VIP, tcp::SYN))?;
+            }
+            Ok(())
+        };
+        // Until buckets are full of such connections.
+        for _ in 0..16 {
+            syns(bench, 64)?;
+            bench.set_states(State::Established)?;
+        }
+        let held = |bench: &mut Bench| -> Result<Vec<_>> {
+            let flows = bench.flows()?.into_iter().filter(|(word, _)| word.state() == State::Established);
+            Ok(flows.map(|(_, flow)| (flow.key, flow.peer, flow.generation)).collect())
+        };
+        let before = held(bench)?;
+        ensure!(bench.reason(Reason::TableFull)? > 0, "no bucket is full with {} flows", before.len());
+        syns(bench, 2048)?;
+        ensure!(held(bench)? == before, "{} of {} are left", held(bench)?.len(), before.len());
+        let firsts = bench.flows()?.iter().filter(|(_, flow)| !flow.mark.is_reply()).count();
+        ensure!(bench.load(backend)? == u32::try_from(firsts)?, "load {} for {firsts}", bench.load(backend)?);
+        Ok(())
+    }
+
+    fn a_flow_that_ends_leaves_the_stranger_in_its_other_directions_slot(bench: &mut Bench) -> Result<()> {
+        let backend = serve(bench, TCP)?;
+        let service = bench.backend(backend)?.service;
+        establish(bench)?;
+        let strangers = [bench.slot_of(CLIENT, VIP)?, bench.slot_of(BACKEND, CLIENT)?];
+        let other = SocketAddrV4::new(Bench::CLIENT, 40_001);
+        let syn = Frame::tcp(other, VIP, tcp::SYN);
+        bench.run(&syn)?;
+        // As a race leaves it: the other direction's slot went to another connection.
+        let first = bench.slot_of(other, VIP)?;
+        bench.set_peer(first, strangers[1])?;
+        // It is closed first, and then makes room for a new one.
+        for frame in [Frame::tcp(other, VIP, tcp::RST), syn] {
+            bench.run(&frame)?;
+            let slots = bench.slots()?;
+            let states = strangers.map(|slot| slots[slot as usize].0.state());
+            ensure!(states == [State::Established; 2], "{states:?} after {frame:?}");
+            ensure!(bench.service_load(service)? == 1);
+        }
+        Ok(())
+    }
 }
