@@ -53,7 +53,7 @@ pub enum ServeError {
     WebHooks(#[from] reqwest::Error),
     #[error("the admin's first password cannot be stored: {0}")]
     Password(#[from] ApiError),
-    #[error("the reconciler ended unexpectedly, see the log; a restart brings the router in line again")]
+    #[error("the reconciler or its sweeper ended unexpectedly, see the log; a restart brings the router in line again")]
     Ended,
     #[error("a task of the controller ended unexpectedly: {0}")]
     Task(#[from] JoinError),

@@ -116,8 +116,8 @@ impl Reconciler {
         let _ = self.ask(|reply| Command::Stop { reply }).await;
     }
 
-    /// Ready when the reconciler has ended, by [`Reconciler::shutdown`] or by a defect: then nothing that is stored
-    /// reaches the kernel any more, and a controller should end, to be started again.
+    /// Ready when the reconciler has ended, by [`Reconciler::shutdown`], or by a defect of it or of the sweeper: then nothing
+    /// that is stored reaches the kernel any more, or no flow is ended, and a controller should end, to be started again.
     pub async fn ended(&self) {
         self.commands.closed().await;
     }

@@ -1,6 +1,6 @@
 //! The reconciler: what is stored comes to be in the kernel, what is not goes, whatever happened before.
 
-use std::{collections::BTreeSet, net::Ipv4Addr, sync::Arc};
+use std::{collections::BTreeSet, net::Ipv4Addr, sync::Arc, time::Duration};
 
 use aya::maps::{Array, Map, MapData, MapError};
 use futures::future::join_all;
@@ -336,6 +336,16 @@ fn flows_of_a_vip_that_goes_are_swept_at_once() {
         (gone(3) && gone(11)).then_some(())
     });
     assert_eq!(table.backend_loads().get(51), 0);
+}
+
+#[test]
+fn a_sweeper_that_fails_ends_the_reconciler() {
+    let bench = Bench::new();
+    // What it looks at when it begins.
+    std::fs::remove_file(bench.plane.pins().join(maps::REASONS)).expect("pinned");
+    let reconciler = bench.start();
+    let ended = async move { tokio::time::timeout(Duration::from_secs(10), reconciler.ended()).await };
+    bench.room.run(ended).expect("it has ended");
 }
 
 #[test]

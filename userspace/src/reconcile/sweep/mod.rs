@@ -11,6 +11,8 @@
 
 use std::{
     collections::HashMap,
+    convert::Infallible,
+    io,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -19,6 +21,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use tokio::sync::oneshot;
 use tracing::{debug, error, warn};
 use vipgate_abi::{
     backend::{Backend, ICMP_IDLE},
@@ -57,22 +60,31 @@ struct Shared {
     deep: AtomicBool,
 }
 
+/// Ready once the sweeper's thread has ended, however it did.
+pub(super) type Ended = oneshot::Receiver<Infallible>;
+
 impl Sweeper {
     /// Starts the thread.
-    pub(super) fn start(plane: Arc<Plane>) -> Result<Self, LoadError> {
+    pub(super) fn start(plane: Arc<Plane>) -> Result<(Self, Ended), LoadError> {
         let table = plane.flow_table()?;
+        let started = Self::run(move |shared| sweep(&plane, &table, shared));
+        started.map_err(|error| LoadError::io("start the sweeper's thread", error))
+    }
+
+    fn run(sweep: impl FnOnce(&Shared) -> Result<(), LoadError> + Send + 'static) -> io::Result<(Self, Ended)> {
         let shared = Arc::new(Shared::default());
+        let (alive, ended) = oneshot::channel();
         let thread = {
             let shared = Arc::clone(&shared);
-            let run = move || {
-                if let Err(error) = sweep(&plane, &table, &shared) {
-                    error!(error = %loader::causes(&error), "the sweeper ends; idle flows will stay");
+            thread::Builder::new().name("vipgate-sweeper".into()).spawn(move || {
+                // Dropped with the thread's end, by a panic, too.
+                let _alive = alive;
+                if let Err(error) = sweep(&shared) {
+                    error!(error = %loader::causes(&error), "the sweeper ends");
                 }
-            };
-            let spawned = thread::Builder::new().name("vipgate-sweeper".into()).spawn(run);
-            spawned.map_err(|error| LoadError::io("start the sweeper's thread", error))?
+            })?
         };
-        Ok(Self { shared, thread: Some(thread) })
+        Ok((Self { shared, thread: Some(thread) }, ended))
     }
 
     /// Asks for a deep pass soon: generations moved on.

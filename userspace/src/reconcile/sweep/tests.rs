@@ -248,6 +248,23 @@ fn a_connection_that_is_hit_in_time_is_never_removed() {
 }
 
 #[test]
+fn whoever_waits_for_the_sweepers_end_learns_of_an_error_and_of_a_panic() {
+    let failed = || LoadError::io("read the clock", io::Error::from_raw_os_error(libc::EINVAL));
+    let (_sweeper, ended) = Sweeper::run(move |_| Err(failed())).expect("a thread");
+    assert!(ended.blocking_recv().is_err());
+    let (_sweeper, ended) = Sweeper::run(|_| panic!("a defect")).expect("a thread");
+    assert!(ended.blocking_recv().is_err());
+    let (sweeper, mut ended) = Sweeper::run(|shared| {
+        while rest(shared, PASS, false) != Rested::Stop {}
+        Ok(())
+    })
+    .expect("a thread");
+    assert_eq!(ended.try_recv(), Err(oneshot::error::TryRecvError::Empty), "it sweeps");
+    drop(sweeper);
+    assert!(ended.blocking_recv().is_err());
+}
+
+#[test]
 fn ages_do_not_overflow() {
     assert!(!is_over(u32::MAX, u32::MAX, 1000));
     let lag = 1 << TOUCH_PERIOD;

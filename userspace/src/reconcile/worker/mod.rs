@@ -25,7 +25,12 @@ use tokio::{
 use tracing::{debug, warn};
 
 use self::queues::Queues;
-use super::{ApplyError, Refusals, Reply, devices::Managed, engine::Engine, sweep::Sweeper};
+use super::{
+    ApplyError, Refusals, Reply,
+    devices::Managed,
+    engine::Engine,
+    sweep::{self, Sweeper},
+};
 use crate::{
     health::Checks,
     loader::{self, Addresses, Epoch, Plane},
@@ -99,6 +104,8 @@ pub(super) struct Worker<S> {
     checks: Checks,
     net: Netlink,
     kernel: Arc<Mutex<Kernel>>,
+    /// Without the sweeper the flow table only fills.
+    swept: sweep::Ended,
     epoch: Arc<Mutex<Epoch>>,
     /// Where the programs learn the router's own addresses.
     own: Addresses,
@@ -139,18 +146,19 @@ impl<S: Source> Worker<S> {
         let queues = Queues::find(&net).await.map_err(open)?;
         let sizes = plane.sizes();
         let limits = Limits { services: sizes.services, backends: sizes.backends, ..Limits::default() };
-        let (kernel, epoch, own) = blocking(move || {
+        let (kernel, swept, epoch, own) = blocking(move || {
             let mut tables = plane.tables().map_err(open)?;
             tables.begin().map_err(open)?;
+            let (sweeper, swept) = Sweeper::start(Arc::clone(&plane)).map_err(open)?;
             let kernel = Kernel {
                 engine: Engine::new(tables).map_err(open)?,
                 devices: Managed::new(Arc::clone(&plane)).map_err(open)?,
-                sweeper: Sweeper::start(Arc::clone(&plane)).map_err(open)?,
+                sweeper,
                 plane,
             };
             let epoch = kernel.plane.epoch().map_err(open)?;
             let own = kernel.plane.addresses().map_err(open)?;
-            Ok::<_, ApplyError>((kernel, epoch, own))
+            Ok::<_, ApplyError>((kernel, swept, epoch, own))
         })
         .await?;
         let epoch = Arc::new(Mutex::new(epoch));
@@ -165,6 +173,7 @@ impl<S: Source> Worker<S> {
             checks,
             net,
             kernel: Arc::new(Mutex::new(kernel)),
+            swept,
             epoch,
             own,
             queues,
@@ -185,7 +194,7 @@ impl<S: Source> Worker<S> {
         Ok(worker)
     }
 
-    /// Serves commands until told to stop, or until nobody is left to give any.
+    /// Serves commands until told to stop, until nobody is left to give any, or until the sweeper has ended by itself.
     pub(super) async fn run(mut self, mut queue: mpsc::Receiver<Command>) {
         let stops = loop {
             let next = self.next_retry();
@@ -193,6 +202,7 @@ impl<S: Source> Worker<S> {
             tokio::select! {
                 count = queue.recv_many(&mut batch, BATCH) => if count == 0 { break Vec::new() },
                 () = sleep_until(next.unwrap_or_else(Instant::now)), if next.is_some() => {}
+                _ = &mut self.swept => break Vec::new(),
             }
             let stops = self.serve(batch).await;
             if !stops.is_empty() {
