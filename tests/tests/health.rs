@@ -1,12 +1,17 @@
 //! Health checks: what a backend that stops answering means for traffic and for the API, and its coming back.
 
+use anyhow::Context as _;
 use std::{
     net::{Ipv4Addr, SocketAddrV4},
     time::Duration,
 };
 use vipgate_tests::{
     both_hooks,
-    lab::{ECHO, Host, Listener, Result, Running, UDP, WEB, topology::PRIVATE_ROUTER, wait_until},
+    lab::{
+        ECHO, Host, Listener, Result, Running, UDP, WEB, report,
+        topology::{PRIVATE_DEVICE, PRIVATE_ROUTER},
+        wait_until,
+    },
 };
 
 const VIP: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 10);
@@ -136,6 +141,49 @@ both_hooks! {
         wait_for_status(&run, &listener, 0, "Active")?;
         assert_eq!(run.cloud.status(&listener, 1)?, "Active");
         run.lab.client().ask_udp(vip)?;
+        Ok(())
+    }
+
+    fn a_local_device_that_is_down_is_no_finding_about_the_backends_behind_it(hook) {
+        let run = Running::new(hook, 1, 2)?;
+        let (_, balancer) = run.cloud.load_balancer(VIP)?;
+        let listeners = [Listener { tags: FAST_OF_WEB, ..ECHO }, Listener { tags: FAST, ..UDP }];
+        let listeners = listeners.map(|listener| run.cloud.listener(&balancer, listener));
+        let [tcp, udp] = listeners.map(|listener| -> Result<String> {
+            let listener = listener?;
+            run.cloud.add_backends(&listener, &[0, 1])?;
+            Ok(listener)
+        });
+        let (tcp, udp) = (tcp?, udp?);
+        let mut connection = run.lab.client().tcp(SocketAddrV4::new(VIP, ECHO.port))?;
+        let origin = connection.ask()?;
+        let router = &run.lab.router;
+        // Packets to the backends would go there.
+        router.ip("route add default via 10.1.0.101")?;
+        let way = |works: bool| -> Result<()> {
+            router.ip(&format!("link set {PRIVATE_DEVICE} {}", if works { "up" } else { "down" })).map(drop)
+        };
+        let cable = |works: bool| run.lab.plug_private(works);
+        for change in [&way as &dyn Fn(bool) -> Result<()>, &cable] {
+            let unasked = || -> Result<u64> { report(&run.lab, "status")?["checks"]["inconclusive"].as_u64().context("a count") };
+            change(false)?;
+            let before = unasked()?;
+            wait_until("four checks of each backend", PATIENCE, || {
+                let now = unasked()?;
+                anyhow::ensure!(now >= before + 16, "{} could not be made", now - before);
+                Ok(())
+            })?;
+            change(true)?;
+            for listener in [&tcp, &udp] {
+                for vm in [0, 1] {
+                    assert_eq!(run.cloud.status(listener, vm)?, "Active");
+                }
+            }
+            wait_until("the connection to go on", PATIENCE, || {
+                assert_eq!(connection.ask()?, origin);
+                Ok(())
+            })?;
+        }
         Ok(())
     }
 

@@ -80,6 +80,8 @@ pub enum Algorithm {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ListenerState {
     pub uuid: String,
+    /// Uuid of the account that owns it.
+    pub account: String,
     /// Small stable number, unique among listeners, kept in SQL: indexes the kernel's tables.
     pub number: u32,
     pub protocol: Protocol,
@@ -128,6 +130,8 @@ pub struct BackendState {
     pub number: u32,
     pub address: Ipv4Addr,
     pub port: u16,
+    /// The router's device on its NIC's network.
+    pub device: String,
     /// False: the VM is stopped; it gets no new flows, and those that it has may drain.
     pub active: bool,
     /// Its share of new flows, in proportion to those of the listener's other backends; 0: it gets none, and those that it

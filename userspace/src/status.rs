@@ -75,13 +75,14 @@ pub(crate) fn text(status: &Status, configured: Hook, told: Option<&Told>) -> St
     lines.push(format!("flows    {used} of {} {}", status.flow_capacity, states.join(", ")));
     if let Some(Told { checks, .. }) = told {
         lines.push(format!(
-            "checks   {} backends, {} unhealthy, {} checks a minute, late by {} ms at most; {} passed, {} failed",
+            "checks   {} backends, {} unhealthy, {} checks a minute, late by {} ms at most; {} passed, {} failed, {} not possible",
             checks.backends,
             checks.unhealthy,
             checks.per_minute,
             checks.late_milliseconds,
             checks.passed,
             checks.failed,
+            checks.inconclusive,
         ));
     }
     for (key, prefix_len, service) in shown(status) {

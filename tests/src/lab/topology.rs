@@ -102,6 +102,12 @@ impl Lab {
         self.switches.iter().chain(hosts).chain([&self.router]).try_for_each(|namespace| set_mtu(namespace, mtu))
     }
 
+    /// Takes the cable of the router's private device out of its switch, or puts it back.
+    pub fn plug_private(&self, plugged: bool) -> Result<()> {
+        let state = if plugged { "up" } else { "down" };
+        self.switches[1].ip(&format!("link set router {state}")).map(drop)
+    }
+
     #[must_use]
     pub fn client(&self) -> &Host {
         &self.clients[0]

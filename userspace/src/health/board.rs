@@ -7,8 +7,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Finding, Target};
-use crate::state::{HealthCheck, Protocol};
+use super::{Finding, Question, Target, places::Places};
+use crate::state::HealthCheck;
 
 /// Intervals vary by so many parts of a thousand each way, so that backends whose turns met do not meet for ever.
 const JITTER: u64 = 50;
@@ -16,6 +16,7 @@ const JITTER: u64 = 50;
 /// All backends that are checked.
 #[derive(Debug, Default)]
 pub(super) struct Board {
+    places: Places,
     watched: HashMap<u32, Watched>,
     /// The backends of each VIP, by its uuid.
     vips: HashMap<String, BTreeSet<u32>>,
@@ -41,6 +42,8 @@ struct Watched {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Turn {
     At(Instant),
+    /// It was due, and has no place yet.
+    Waiting(Instant),
     /// It is being made.
     Running {
         check: u64,
@@ -55,9 +58,9 @@ pub(super) struct Check {
     id: u64,
     pub(super) number: u32,
     pub(super) vip: Arc<str>,
-    pub(super) address: std::net::SocketAddrV4,
-    pub(super) protocol: Protocol,
-    pub(super) timeout: Duration,
+    /// Whose place it has.
+    pub(super) account: Arc<str>,
+    pub(super) question: Question,
     /// When it was due.
     pub(super) due: Instant,
 }
@@ -72,6 +75,11 @@ pub(super) struct Noted {
 }
 
 impl Board {
+    /// So many checks may run at a time.
+    pub(super) fn allow(&mut self, most: usize) {
+        self.places.allow(most);
+    }
+
     /// Makes these a VIP's backends. One that is the same as before keeps what was found, whatever its settings are.
     pub(super) fn watch(&mut self, vip: &str, targets: Vec<Target>, now: Instant) {
         let numbers: BTreeSet<u32> = targets.iter().map(|target| target.number).collect();
@@ -124,7 +132,7 @@ impl Board {
         }
     }
 
-    /// When the next check is due.
+    /// When the next check is due that does not wait for a place already.
     pub(super) fn next(&mut self) -> Option<Instant> {
         while let Some(Reverse((at, number))) = self.turns.peek().copied() {
             if self.watched.get(&number).is_some_and(|held| held.turn == Turn::At(at)) {
@@ -135,22 +143,45 @@ impl Board {
         None
     }
 
-    /// A check that is due; it must be told [`Board::done`].
+    /// A check that is due and has a place, which must be given back ([`Board::give_back`]); what it found must be told
+    /// ([`Board::done`]) before.
     pub(super) fn begin(&mut self, now: Instant) -> Option<Check> {
-        let due = self.next().filter(|at| *at <= now)?;
-        let Reverse((_, number)) = self.turns.pop()?;
+        while let Some((account, number)) = self.places.call() {
+            match self.watched.get(&number).map(|held| held.turn) {
+                Some(Turn::Waiting(due)) => return self.start(account, number, due, now),
+                // Its backend has gone, or become another.
+                _ => drop(self.places.give_back(&account)),
+            }
+        }
+        while let Some(due) = self.next().filter(|at| *at <= now) {
+            let Reverse((_, number)) = self.turns.pop()?;
+            let held = self.watched.get_mut(&number)?;
+            let account = Arc::clone(&held.target.account);
+            if self.places.take(&account) {
+                return self.start(account, number, due, now);
+            }
+            held.turn = Turn::Waiting(due);
+            self.places.wait(&account, number);
+        }
+        None
+    }
+
+    fn start(&mut self, account: Arc<str>, number: u32, due: Instant, now: Instant) -> Option<Check> {
         let held = self.watched.get_mut(&number)?;
         self.begun += 1;
         held.turn = Turn::Running { check: self.begun, since: now };
-        Some(Check {
-            id: self.begun,
-            number,
-            vip: Arc::clone(&held.vip),
-            address: held.target.address,
-            protocol: held.target.check.protocol,
-            timeout: Duration::from_secs(held.target.check.timeout.into()),
-            due,
-        })
+        let (vip, question) = (Arc::clone(&held.vip), held.target.question());
+        Some(Check { id: self.begun, number, vip, account, question, due })
+    }
+
+    /// Gives an account's place back; true: somebody waits for one.
+    pub(super) fn give_back(&mut self, account: &Arc<str>) -> bool {
+        self.places.give_back(account)
+    }
+
+    /// Checks that run.
+    pub(super) fn running(&self) -> usize {
+        self.places.taken()
     }
 
     /// Notes what a check found, and when the next one is. What was found of a backend that has gone or become another

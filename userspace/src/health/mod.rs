@@ -10,12 +10,16 @@
 //! once, and a controller that starts anew goes on with what was known.
 //!
 //! No thread and no task waits for a backend's turn: one task sleeps until the next one of all. The turns of backends
-//! with the same interval are spread over it. The number of checks that run at a time is bounded; should that not be
-//! enough, checks begin late, which [`Figures::late_milliseconds`] and the log tell.
+//! with the same interval are spread over it. The number of checks that run at a time is bounded, and accounts share it
+//! fairly; should that not be enough, checks begin late, which [`Figures::late_milliseconds`] and the log tell.
+//!
+//! Each is asked by the device of its own network, and a check that fails because the router cannot reach that network finds
+//! nothing: backends keep the health that they had.
 //!
 //! Touches the network by sockets of its own and asks `net` for neighbours; the kernel's tables through the reconciler only.
 
 mod board;
+mod places;
 mod prober;
 mod report;
 
@@ -25,7 +29,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use serde::{Deserialize, Serialize};
@@ -34,7 +38,7 @@ use tokio::{sync::Notify, task::AbortHandle};
 use self::board::Board;
 use crate::{
     reconcile::Reconciler,
-    state::{HealthCheck, VipState},
+    state::{HealthCheck, Protocol, VipState},
     store::Store,
 };
 
@@ -89,11 +93,36 @@ pub struct Figures {
 struct Target {
     /// The backend's number.
     number: u32,
-    /// Where it is asked.
+    /// Uuid of its listener's account.
+    account: Arc<str>,
+    /// Where it is asked, and by which device.
     address: SocketAddrV4,
+    device: Arc<str>,
     check: HealthCheck,
     /// As stored.
     healthy: bool,
+}
+
+impl Target {
+    fn question(&self) -> Question {
+        Question {
+            protocol: self.check.protocol,
+            address: self.address,
+            device: Arc::clone(&self.device),
+            patience: Duration::from_secs(self.check.timeout.into()),
+        }
+    }
+}
+
+/// What one check asks.
+#[derive(Clone, Debug)]
+struct Question {
+    protocol: Protocol,
+    address: SocketAddrV4,
+    /// The router's device by which the backend's network is.
+    device: Arc<str>,
+    /// How long an answer may take.
+    patience: Duration,
 }
 
 /// What one check found.
@@ -183,14 +212,18 @@ impl Shared {
 /// The backends of a VIP that are to be checked: those that could get flows if they answer.
 fn targets(vip: &VipState) -> Vec<Target> {
     let listeners = vip.listeners.iter().filter(|_| vip.enabled);
-    let backends = listeners.flat_map(|listener| listener.backends.iter().map(|backend| (listener.check, backend)));
-    backends
-        .filter(|(_, backend)| backend.active)
-        .map(|(check, backend)| Target {
-            number: backend.number,
-            address: SocketAddrV4::new(backend.address, check.port.unwrap_or(backend.port)),
-            check,
-            healthy: backend.healthy,
+    listeners
+        .flat_map(|listener| {
+            let (check, account) = (listener.check, Arc::<str>::from(listener.account.as_str()));
+            let backends = listener.backends.iter().filter(|backend| backend.active);
+            backends.map(move |backend| Target {
+                number: backend.number,
+                account: Arc::clone(&account),
+                address: SocketAddrV4::new(backend.address, check.port.unwrap_or(backend.port)),
+                device: backend.device.as_str().into(),
+                check,
+                healthy: backend.healthy,
+            })
         })
         .collect()
 }

@@ -7,16 +7,22 @@ use std::{
 };
 
 use super::{
-    board::{Board, Check},
+    board::{Board, Check, Noted},
     *,
 };
-use crate::state::Protocol;
 
 const SECOND: Duration = Duration::from_secs(1);
 
 fn target(number: u32) -> Target {
     let check = HealthCheck { interval: 10, healthy_threshold: 2, unhealthy_threshold: 3, ..HealthCheck::default() };
-    Target { number, address: SocketAddrV4::new(Ipv4Addr::LOCALHOST, 80), check, healthy: true }
+    let address = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 80);
+    Target { number, account: "account".into(), address, device: "lo".into(), check, healthy: true }
+}
+
+/// Backends of an account.
+fn of_account(account: &str, numbers: std::ops::Range<u32>) -> Vec<Target> {
+    let of = |number| Target { account: account.into(), ..target(number) };
+    numbers.map(of).collect()
 }
 
 /// A board on a clock of its own.
@@ -27,7 +33,9 @@ struct Clock {
 
 impl Clock {
     fn new() -> Self {
-        Self { board: Board::default(), now: Instant::now() }
+        let mut board = Board::default();
+        board.allow(100);
+        Self { board, now: Instant::now() }
     }
 
     fn watch(&mut self, vip: &str, targets: Vec<Target>) {
@@ -43,7 +51,14 @@ impl Clock {
     /// The next check finds this; the backend's health if that changed it.
     fn find(&mut self, finding: &Finding) -> Option<bool> {
         let check = self.next();
-        self.board.done(&check, finding, self.now).health
+        self.end(&check, finding).health
+    }
+
+    /// A check has found this, and gives its place back.
+    fn end(&mut self, check: &Check, finding: &Finding) -> Noted {
+        let noted = self.board.done(check, finding, self.now);
+        self.board.give_back(&check.account);
+        noted
     }
 }
 
@@ -116,7 +131,7 @@ fn a_backend_that_is_gone_is_not_checked_and_its_last_check_means_nothing() {
     let check = clock.next();
     clock.watch("v", vec![]);
     clock.watch("v", vec![hasty(1)]);
-    let noted = clock.board.done(&check, &failed(), clock.now);
+    let noted = clock.end(&check, &failed());
     assert_eq!(noted.health, None, "it was another backend's");
     assert_eq!(clock.find(&failed()), Some(false));
     // Its number goes to another VIP before its own lets go of it.
@@ -138,7 +153,7 @@ fn turns_are_spread_over_the_interval_and_none_is_left_out() {
         let check = clock.next();
         tenths[(clock.now - start).as_secs() as usize] += 1;
         seen.insert(check.number);
-        clock.board.done(&check, &Finding::Passed, clock.now);
+        clock.end(&check, &Finding::Passed);
     }
     assert_eq!(seen.len(), 1000);
     assert!(tenths.iter().all(|count| (60..150).contains(count)), "{tenths:?}");
@@ -151,21 +166,75 @@ fn a_check_that_takes_longer_than_the_interval_is_not_doubled() {
     let check = clock.next();
     assert_eq!(clock.board.next(), None, "one at a time");
     clock.now += 60 * SECOND;
-    assert!(clock.board.done(&check, &Finding::Passed, clock.now).is_next);
+    assert!(clock.end(&check, &Finding::Passed).is_next);
     assert_eq!(clock.board.next(), Some(clock.now));
+}
+
+#[test]
+fn an_account_whose_backends_do_not_answer_keeps_no_others_from_being_asked() {
+    let mut clock = Clock::new();
+    clock.watch("greedy", of_account("greedy", 0..1000));
+    clock.now += 10 * SECOND;
+    let mut held: Vec<Check> = std::iter::from_fn(|| clock.board.begin(clock.now)).collect();
+    assert_eq!(held.len(), 80, "of 100 places");
+    clock.watch("meek", of_account("meek", 1000..1010));
+    clock.now += 10 * SECOND;
+    let meek: Vec<Check> = std::iter::from_fn(|| clock.board.begin(clock.now)).collect();
+    assert!(meek.len() == 10 && meek.iter().all(|check| &*check.account == "meek"));
+    for check in &meek {
+        clock.end(check, &Finding::Passed);
+    }
+    // The places of those that end at last go to who has waited longest.
+    let mut seen: BTreeSet<u32> = held.iter().map(|check| check.number).collect();
+    while let Some(check) = held.pop() {
+        if seen.len() == 1000 {
+            break;
+        }
+        clock.end(&check, &failed());
+        let next = clock.board.begin(clock.now).expect("others wait");
+        assert!(seen.insert(next.number), "{} is asked again before all others were", next.number);
+        held.insert(0, next);
+    }
+    assert_eq!(seen.len(), 1000);
+}
+
+#[test]
+fn a_backend_that_goes_while_it_waits_takes_nobodys_place() {
+    let mut clock = Clock::new();
+    clock.board.allow(1);
+    clock.watch("v", of_account("a", 0..1));
+    clock.watch("w", of_account("a", 1..2));
+    clock.watch("x", of_account("b", 2..3));
+    clock.now += 10 * SECOND;
+    let check = clock.board.begin(clock.now).expect("one is due");
+    assert!(clock.board.begin(clock.now).is_none());
+    for vip in ["v", "w", "x"] {
+        clock.watch(vip, vec![]);
+    }
+    clock.watch("y", of_account("c", 3..4));
+    clock.now += 10 * SECOND;
+    assert!(clock.board.begin(clock.now).is_none());
+    clock.end(&check, &failed());
+    assert_eq!(clock.board.begin(clock.now).map(|check| check.number), Some(3));
+    assert_eq!(clock.board.running(), 1);
+}
+
+/// What is asked of a local socket.
+fn question(protocol: Protocol, address: SocketAddrV4, patience: Duration) -> Question {
+    Question { protocol, address, device: "lo".into(), patience }
 }
 
 #[tokio::test]
 async fn tcp_passes_where_somebody_accepts_and_fails_where_nobody_listens() {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port is free");
     let address = local(listener.local_addr());
-    assert_eq!(prober::probe(None, Protocol::Tcp, address, SECOND).await, Finding::Passed);
+    assert_eq!(prober::probe(None, &question(Protocol::Tcp, address, SECOND)).await, Finding::Passed);
     // It is reset, so that nothing of it stays in TIME_WAIT.
     let (mut accepted, _) = listener.accept().expect("a connection came");
     let error = std::io::Read::read(&mut accepted, &mut [0]).expect_err("no orderly end");
     assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
     drop(listener);
-    let finding = prober::probe(None, Protocol::Tcp, address, SECOND).await;
+    let finding = prober::probe(None, &question(Protocol::Tcp, address, SECOND)).await;
     assert!(matches!(&finding, Finding::Failed(reason) if reason.contains("refused")), "{finding:?}");
 }
 
@@ -174,7 +243,7 @@ async fn udp_passes_on_an_answer_and_on_silence_and_fails_where_nobody_listens()
     let server = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port is free");
     let address = local(server.local_addr());
     let silence = Duration::from_millis(50);
-    assert_eq!(prober::probe(None, Protocol::Udp, address, silence).await, Finding::Passed);
+    assert_eq!(prober::probe(None, &question(Protocol::Udp, address, silence)).await, Finding::Passed);
     let answering = std::thread::spawn(move || {
         // The one before left its datagram.
         for _ in 0..2 {
@@ -183,9 +252,9 @@ async fn udp_passes_on_an_answer_and_on_silence_and_fails_where_nobody_listens()
         }
     });
     // Far beyond the test's patience, should the answer not end it.
-    assert_eq!(prober::probe(None, Protocol::Udp, address, 3600 * SECOND).await, Finding::Passed);
+    assert_eq!(prober::probe(None, &question(Protocol::Udp, address, 3600 * SECOND)).await, Finding::Passed);
     answering.join().expect("the server has ended, its port is closed");
-    let finding = prober::probe(None, Protocol::Udp, address, 3600 * SECOND).await;
+    let finding = prober::probe(None, &question(Protocol::Udp, address, 3600 * SECOND)).await;
     assert!(matches!(&finding, Finding::Failed(reason) if reason.contains("refused")), "{finding:?}");
 }
 
@@ -228,6 +297,8 @@ async fn of_two_thousand_backends_none_is_forgotten() {
             if number.is_multiple_of(3) { closed } else { open },
         ),
         check,
+        account: "account".into(),
+        device: "lo".into(),
         healthy: true,
     });
     let checks = Checks::default();

@@ -23,7 +23,7 @@ use thiserror::Error;
 
 pub use self::{
     address::HeldAddress,
-    netlink::Netlink,
+    netlink::{Netlink, Reach},
     watch::{Changes, Watcher},
 };
 use crate::model;

@@ -14,6 +14,17 @@ use rtnetlink::{Error, Handle, RouteMessageBuilder};
 
 use super::{Device, Link, NetError, dump::dump};
 
+/// Whether packets to a host get onto the link of its network.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reach {
+    /// As far as the router knows.
+    Open,
+    /// Nobody on the link answers for the host, or for the router that leads to it: packets to it are being dropped.
+    Unresolved,
+    /// The router has no way there that works: why.
+    Missing(String),
+}
+
 /// A netlink socket; clones share it.
 #[derive(Clone, Debug)]
 pub struct Netlink {
@@ -72,21 +83,42 @@ impl Netlink {
         confirmed.map_err(|error| failed(&format!("confirm the neighbour {neighbour}"), &error))
     }
 
-    /// Whether nobody answers on the link for an address, or for the router that leads to it: packets to it are being
-    /// dropped.
-    pub async fn is_unresolved(&self, address: Ipv4Addr) -> bool {
-        let Some((ifindex, neighbour)) = self.next_hop(address).await else {
-            return false;
+    /// Whether packets to a host get onto the link of its network, which is by this device.
+    pub async fn reach(&self, address: Ipv4Addr, device: &str) -> Reach {
+        let route = match self.route(address).await {
+            Ok(Some(route)) => route,
+            Err(Error::NetlinkError(error)) => return Reach::Missing(format!("no route to it: {}", error.to_io())),
+            Ok(None) | Err(_) => return Reach::Open,
         };
-        let state = self.neighbour(ifindex, neighbour).await;
-        matches!(state, Some(NeighbourState::Incomplete | NeighbourState::Failed))
+        if route.header.kind == RouteType::Local {
+            return Reach::Open;
+        }
+        let Some((ifindex, neighbour)) = next_hop(&route, address) else {
+            return Reach::Missing(format!("the route to it is of the kind {:?}", route.header.kind));
+        };
+        if let Some(hindrance) = self.link(ifindex).await.and_then(|link| hindrance(&link, device)) {
+            return Reach::Missing(hindrance);
+        }
+        match self.neighbour(ifindex, neighbour).await {
+            Some(NeighbourState::Incomplete | NeighbourState::Failed) => Reach::Unresolved,
+            _ => Reach::Open,
+        }
     }
 
     /// The device and neighbour through which packets to an address go, if they go to another host.
     async fn next_hop(&self, address: Ipv4Addr) -> Option<(u32, Ipv4Addr)> {
+        next_hop(&self.route(address).await.ok()??, address)
+    }
+
+    /// How packets to an address go.
+    async fn route(&self, address: Ipv4Addr) -> Result<Option<RouteMessage>, Error> {
         let query = RouteMessageBuilder::<Ipv4Addr>::new().destination_prefix(address, 32).build();
-        let routes = self.handle.route().get(query).execute().try_collect::<Vec<_>>().await;
-        next_hop(routes.ok()?.first()?, address)
+        self.handle.route().get(query).execute().try_next().await
+    }
+
+    /// The device of this index, if there is one.
+    async fn link(&self, ifindex: u32) -> Option<LinkMessage> {
+        self.handle.link().get().match_index(ifindex).execute().try_next().await.ok()?
     }
 
     /// The state of one neighbour entry, if there is one.
@@ -119,6 +151,19 @@ fn next_hop(route: &RouteMessage, address: Ipv4Addr) -> Option<(u32, Ipv4Addr)> 
         _ => None,
     });
     Some((ifindex, gateway.unwrap_or(address)))
+}
+
+/// Why packets do not get onto the link of `wanted`, where the route to it leads out by this device.
+fn hindrance(link: &LinkMessage, wanted: &str) -> Option<String> {
+    let Device { name, up, .. } = device(link);
+    if name != wanted {
+        return Some(format!("the route to it leads out by {name}, not by {wanted}"));
+    }
+    if !up {
+        return Some(format!("{wanted} is down"));
+    }
+    let carrier = link.header.flags.contains(LinkFlags::LowerUp);
+    (!carrier).then(|| format!("{wanted} has no carrier"))
 }
 
 fn device(link: &LinkMessage) -> Device {

@@ -475,6 +475,7 @@ mod tests {
             number,
             address: Ipv4Addr::new(192, 168, 1, host),
             port: 8080,
+            device: "eth1".into(),
             active: true,
             weight: 100,
             healthy: true,
@@ -484,6 +485,7 @@ mod tests {
     fn listener(algorithm: Algorithm, backends: Vec<BackendState>) -> ListenerState {
         ListenerState {
             uuid: "a".into(),
+            account: "account".into(),
             number: 3,
             protocol: Protocol::Udp,
             port: 53,

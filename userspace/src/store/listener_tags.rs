@@ -10,8 +10,8 @@ use crate::state::{Algorithm, HealthCheck, Protocol};
 #[derive(Clone, Copy, Debug)]
 enum Form {
     Algorithm,
-    /// A whole number from this one to `u32::MAX`.
-    Number(u32),
+    /// A whole number from the first to the second.
+    Number(u32, u32),
     /// `tcp:port` or `udp:port`; port is `default` (the instance port) or 1 to 65535.
     Target,
 }
@@ -19,14 +19,17 @@ enum Form {
 /// Name, form and default of each setting. The default target depends on the listener's protocol.
 const SETTINGS: [(&str, Form, &str); 8] = [
     ("balancerAlgorithm", Form::Algorithm, "roundrobin"),
-    ("maxConnection", Form::Number(0), "5000"),
-    ("connectionIdleTimeout", Form::Number(1), "60"),
+    ("maxConnection", Form::Number(0, u32::MAX), "5000"),
+    ("connectionIdleTimeout", Form::Number(1, u32::MAX), "60"),
     ("healthCheckTarget", Form::Target, ""),
-    ("healthCheckInterval", Form::Number(1), "5"),
-    ("healthCheckTimeout", Form::Number(1), "2"),
-    ("healthyThreshold", Form::Number(1), "2"),
-    ("unhealthyThreshold", Form::Number(1), "2"),
+    ("healthCheckInterval", Form::Number(1, u32::MAX), "5"),
+    ("healthCheckTimeout", Form::Number(1, MAX_CHECK_TIMEOUT), "2"),
+    ("healthyThreshold", Form::Number(1, u32::MAX), "2"),
+    ("unhealthyThreshold", Form::Number(1, u32::MAX), "2"),
 ];
+
+/// Seconds. So many checks run at a time and no more, and one that nobody answers has its place for so long.
+const MAX_CHECK_TIMEOUT: u32 = 60;
 
 /// Name of the tags that give a NIC its weight.
 pub const WEIGHT: &str = "balancerWeight";
@@ -139,7 +142,7 @@ pub fn complete(given: &[String], protocol: Protocol) -> Result<Vec<String>, Bad
         tags.push(match form {
             Form::Target if protocol == Protocol::Udp => format!("{name}::udp:default"),
             Form::Target => format!("{name}::tcp:default"),
-            Form::Algorithm | Form::Number(_) => format!("{name}::{default}"),
+            Form::Algorithm | Form::Number(..) => format!("{name}::{default}"),
         });
     }
     Ok(tags)
@@ -163,13 +166,13 @@ pub fn parse(tag: &str) -> Result<ListenerTag<'_>, BadTag> {
         Form::Algorithm if algorithm(value).is_none() => {
             Err(bad(tag, "the algorithm is one of roundrobin, weightroundrobin, leastconn, source, maglev"))
         }
-        Form::Number(least) if !value.parse::<u32>().is_ok_and(|number| number >= least) => {
-            Err(bad(tag, &format!("the value is a whole number from {least} to {}", u32::MAX)))
+        Form::Number(least, most) if !value.parse::<u32>().is_ok_and(|number| (least..=most).contains(&number)) => {
+            Err(bad(tag, &format!("the value is a whole number from {least} to {most}")))
         }
         Form::Target if target(value).is_none() => {
             Err(bad(tag, "the value is tcp or udp, a colon, and `default` or a port from 1 to 65535"))
         }
-        Form::Algorithm | Form::Number(_) | Form::Target => Ok(ListenerTag::Setting { name, value }),
+        Form::Algorithm | Form::Number(..) | Form::Target => Ok(ListenerTag::Setting { name, value }),
     }
 }
 
@@ -253,6 +256,8 @@ mod tests {
             "maxConnection::many",
             "connectionIdleTimeout::0",
             "connectionIdleTimeout::4294967296",
+            "healthCheckTimeout::0",
+            "healthCheckTimeout::61",
             "healthCheckTarget::tcp",
             "healthCheckTarget::http:80",
             "healthCheckTarget::tcp:0",

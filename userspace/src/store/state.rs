@@ -33,8 +33,10 @@ macro_rules! vips_sql {
 macro_rules! listeners_sql {
     ($where:literal) => {
         concat!(
-            "SELECT b.vip_uuid, s.uuid, s.number, s.protocol, s.load_balancer_port, s.instance_port
-             FROM load_balancer_listeners s JOIN load_balancers b ON b.uuid = s.load_balancer_uuid ",
+            "SELECT b.vip_uuid, s.uuid, o.account_uuid, s.number, s.protocol, s.load_balancer_port, s.instance_port
+             FROM load_balancer_listeners s
+             JOIN load_balancers b ON b.uuid = s.load_balancer_uuid
+             JOIN resources o ON o.uuid = s.uuid ",
             $where,
             " ORDER BY s.number"
         )
@@ -55,9 +57,12 @@ macro_rules! tags_sql {
 macro_rules! backends_sql {
     ($where:literal) => {
         concat!(
-            "SELECT r.listener_uuid, r.vm_nic_uuid, r.number, n.ip, i.state = 'Running' AS running, r.healthy
+            "SELECT r.listener_uuid, r.vm_nic_uuid, r.number, n.ip, d.physical_interface,
+                    i.state = 'Running' AS running, r.healthy
              FROM load_balancer_listener_vm_nic_refs r
              JOIN vm_nics n ON n.uuid = r.vm_nic_uuid
+             JOIN l3_networks l ON l.uuid = n.l3_network_uuid
+             JOIN l2_networks d ON d.uuid = l.l2_network_uuid
              JOIN vm_instances i ON i.uuid = n.vm_instance_uuid
              JOIN load_balancer_listeners s ON s.uuid = r.listener_uuid
              JOIN load_balancers b ON b.uuid = s.load_balancer_uuid ",
@@ -211,6 +216,7 @@ struct VipRow {
 struct ListenerRow {
     vip_uuid: String,
     uuid: String,
+    account_uuid: String,
     number: u32,
     protocol: String,
     load_balancer_port: u16,
@@ -229,6 +235,7 @@ struct BackendRow {
     vm_nic_uuid: String,
     number: u32,
     ip: String,
+    physical_interface: String,
     running: bool,
     healthy: bool,
 }
@@ -361,6 +368,7 @@ fn listener(row: ListenerRow, tags: &[TagRow], backends: &[BackendRow]) -> Resul
                 number: backend.number,
                 address: parse("address", &backend.ip, &row.uuid)?,
                 port: row.instance_port,
+                device: backend.physical_interface.clone(),
                 active: backend.running,
                 weight: weights.get(backend.vm_nic_uuid.as_str()).copied().unwrap_or(DEFAULT_WEIGHT),
                 healthy: backend.healthy,
@@ -376,6 +384,7 @@ fn listener(row: ListenerRow, tags: &[TagRow], backends: &[BackendRow]) -> Resul
         idle_timeout: balancing.idle_timeout,
         check: balancing.check,
         backends,
+        account: row.account_uuid,
         uuid: row.uuid,
     })
 }

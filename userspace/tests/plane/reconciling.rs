@@ -566,12 +566,14 @@ fn maglev_vip(vip: u32, backends: u32) -> VipState {
             number: number * 10 + backend,
             address: Ipv4Addr::from(0x0a01_0000 + backend),
             port: 8000 + n as u16,
+            device: "r1".to_owned(),
             active: true,
             weight: 100,
             healthy: true,
         });
         ListenerState {
             uuid: format!("listener-{number}"),
+            account: "account".into(),
             number,
             protocol: Protocol::Tcp,
             port: 80 + n as u16,

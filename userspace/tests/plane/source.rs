@@ -92,6 +92,7 @@ pub(crate) fn vip(host: u8, device: &str, backends: impl IntoIterator<Item = u8>
         number: u32::from(host) * 10 + u32::from(n),
         address: Ipv4Addr::new(10, 0, 1, n),
         port: 8080,
+        device: "r1".to_owned(),
         active: true,
         weight: 100,
         healthy: true,
@@ -104,6 +105,7 @@ pub(crate) fn vip(host: u8, device: &str, backends: impl IntoIterator<Item = u8>
         enabled: true,
         listeners: vec![ListenerState {
             uuid: format!("listener-{host}"),
+            account: "account".into(),
             number: u32::from(host),
             protocol: Protocol::Tcp,
             port: 80,

@@ -112,10 +112,48 @@ async fn settings_come_as_tags_and_the_missing_ones_by_default() {
 #[tokio::test]
 async fn bad_settings_are_refused() {
     let site = Site::new().await;
-    for tag in ["balancerAlgorithm::random", "maxConnection::x", "healthCheckTarget::icmp:1", "stickiness::on"] {
+    for tag in [
+        "balancerAlgorithm::random",
+        "maxConnection::x",
+        "healthCheckTarget::icmp:1",
+        "healthCheckTimeout::61",
+        "stickiness::on",
+    ] {
         let arguments = listener(&site.balancer, json!({"systemTags": [tag]}));
         site.router.refuses(CREATE, arguments, "SYS.1007", tag).await;
     }
+}
+
+#[tokio::test]
+async fn a_timeout_that_an_earlier_version_took_becomes_the_longest_there_is() {
+    let site = Site::new().await;
+    for (before, after) in [("3600", "60"), ("61", "60"), ("60", "60"), ("9", "9")] {
+        let mut tx = site.router.store.begin().await.unwrap();
+        sqlx::query("UPDATE system_tags SET tag = 'healthCheckTimeout::' || $1 WHERE tag LIKE 'healthCheckTimeout::%'")
+            .bind(before)
+            .execute(tx.conn())
+            .await
+            .unwrap();
+        let migration = include_str!("../../../migrations/sqlite/0014_check_timeouts.sql");
+        sqlx::raw_sql(migration).execute(tx.conn()).await.unwrap();
+        tx.commit().await.unwrap();
+        let vip = site.router.store.vip(&site.vip).await.unwrap().unwrap();
+        assert_eq!(vip.listeners[0].check.timeout.to_string(), after, "{before}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_checked_is_whose_listener_it_is_by_its_nics_device() {
+    let site = Site::new().await;
+    site.router.add_nic(&site.listener, &site.nic).await;
+    let vip = site.router.store.vip(&site.vip).await.unwrap().unwrap();
+    let (listener, backend) = (&vip.listeners[0], &vip.listeners[0].backends[0]);
+    let owner = "SELECT account_uuid FROM resources WHERE uuid = $1";
+    assert_eq!(listener.account, site.router.text(owner, &site.listener).await);
+    let device = "SELECT d.physical_interface FROM vm_nics n JOIN l3_networks l ON l.uuid = n.l3_network_uuid
+                  JOIN l2_networks d ON d.uuid = l.l2_network_uuid WHERE n.uuid = $1";
+    assert_eq!(backend.device, site.router.text(device, &site.nic).await);
+    assert_ne!(backend.device, vip.device, "they are behind another device than the VIP");
 }
 
 #[tokio::test]

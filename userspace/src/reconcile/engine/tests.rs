@@ -218,12 +218,14 @@ fn listener(number: u32, port: u16, algorithm: state::Algorithm, backends: &[(u3
         number: *number,
         address: Ipv4Addr::new(10, 0, 1, *host),
         port: 80,
+        device: "eth1".into(),
         active: true,
         weight: 100,
         healthy: true,
     };
     ListenerState {
         uuid: format!("listener-{number}"),
+        account: "account".into(),
         number,
         protocol: Protocol::Tcp,
         port,
