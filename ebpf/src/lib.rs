@@ -23,6 +23,7 @@ mod fragment;
 mod hairpin;
 pub mod icmp;
 mod ingress;
+mod load;
 pub mod maps;
 pub mod meter;
 mod offset;

@@ -58,7 +58,7 @@ pub static PORT_CURSORS: Array<u32, { source::CURSORS as usize }, 0> = Array::ne
 pub static BACKENDS: Array<Backend, { DEFAULT_BACKENDS as usize }, MMAPABLE> = Array::new();
 
 #[btf_map]
-pub static BACKEND_LOAD: Array<u32, { DEFAULT_BACKENDS as usize }, MMAPABLE> = Array::new();
+pub static BACKEND_LOAD: Array<u64, { DEFAULT_BACKENDS as usize }, MMAPABLE> = Array::new();
 
 #[btf_map]
 pub static BACKEND_ROUTES: Array<BackendRoute, { DEFAULT_BACKENDS as usize }, 0> = Array::new();

@@ -13,8 +13,8 @@ use vipgate_abi::{
 };
 
 use crate::{
-    atomic,
-    maps::{BACKEND_LOAD, BACKENDS, CURSORS, RINGS, SERVICE_LOAD, SERVICES},
+    atomic, load,
+    maps::{BACKENDS, CURSORS, RINGS, SERVICE_LOAD, SERVICES},
     pipeline::Arrival,
 };
 
@@ -163,10 +163,10 @@ extern "C" fn least_connections(ring_base: u32, ring_len: u32, hash: u64) -> u32
         let Some(member) = RINGS.get(ring_base + index).copied().map(Member) else {
             return NOBODY;
         };
-        let Some(load) = BACKEND_LOAD.get(member.number()) else {
+        let Some(load) = load::live(member.number()) else {
             return NOBODY;
         };
-        let candidate = ((member.fullness(*load) as u64) << 32) | member.number() as u64;
+        let candidate = ((member.fullness(load) as u64) << 32) | member.number() as u64;
         if candidate < best {
             best = candidate;
         }

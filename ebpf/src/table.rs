@@ -10,15 +10,16 @@ use vipgate_abi::{
     counters::Reason,
     flow::{self, Bucket, FLAG_OUTWARD, FLAG_REPLY, Flow, Hop, Mark, State, Target, Volume, WAYS, Ways, Word},
     hash,
+    load::Load,
 };
 
 use crate::{
     atomic, count,
-    maps::{BACKEND_LOAD, BACKENDS, FLOW_BUCKETS, FLOWS},
+    load::{self, Counter},
+    maps::{FLOW_BUCKETS, FLOWS},
     other::{self, OTHER},
     pipeline::Arrival,
     route::{Rewritten, Route},
-    service,
     verifier::opaque,
 };
 
@@ -378,7 +379,8 @@ extern "C" fn part(index: u32, state: u32) -> u32 {
         return opaque(0);
     };
     // SAFETY: `own` points into FLOWS; its fields still are those of the flow that left.
-    let (backend, peer_index) = unsafe { ((*own).target.backend(), (*own).peer) };
+    let (counter, peer_index) =
+        unsafe { (Counter { backend: (*own).backend(), generation: (*own).generation }, (*own).peer) };
     let is_reply = read_mark(own).is_reply();
     let mut first_left = if is_reply { None } else { Some(State::from_byte(state as u8)) };
     if let Some(peer) = peer(index, peer_index, is_reply)
@@ -388,35 +390,7 @@ extern "C" fn part(index: u32, state: u32) -> u32 {
     {
         first_left = Some(left);
     }
-    account(backend, first_left, State::Empty);
-    opaque(0)
-}
-
-/// A connection's first flow left a state (None: it did not) for another: what that means for the loads that count it
-/// (rule 5).
-#[inline(always)]
-pub fn account(backend: u32, left: Option<State>, state: State) {
-    if let Some(left) = left {
-        opaque(account_for(backend, left as u32, state as u32));
-    }
-}
-
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn account_for(backend: u32, left: u32, state: u32) -> u32 {
-    let (left, state) = (State::from_byte(left as u8), State::from_byte(state as u8));
-    if left.is_live()
-        && !state.is_live()
-        && let Some(load) = BACKEND_LOAD.get_ptr_mut(backend)
-    {
-        // SAFETY: aligned element of BACKEND_LOAD.
-        unsafe { atomic::add32(load, u32::MAX) };
-    }
-    if left.is_admitted() != state.is_admitted()
-        && let Some(backend) = BACKENDS.get(backend)
-    {
-        if state.is_admitted() { service::enter(backend.service) } else { service::leave(backend.service) }
-    }
+    load::account(counter, first_left, State::Empty);
     opaque(0)
 }
 
@@ -527,10 +501,7 @@ pub fn insert(arrival: &Arrival, config: &Config, new: &Connection) -> Result<u6
         return Err(Reason::ReplyInUse);
     }
     opaque(write_first(arrival, new, first, reply as u32));
-    if let Some(load) = BACKEND_LOAD.get_ptr_mut(new.backend) {
-        // SAFETY: aligned element of BACKEND_LOAD.
-        unsafe { atomic::add32(load, 1) };
-    }
+    load::add(Counter { backend: new.backend, generation: new.generation }, Load::change(State::Empty, State::Opening));
     count::connection(new.backend);
     Ok(first as u32 as u64 | if new.route.is_due() { OPENED | IS_DUE } else { OPENED })
 }

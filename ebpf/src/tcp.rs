@@ -1,8 +1,12 @@
 //! Connection states, TCP's and all others': what a packet that is not plain data changes in its connection's two slots.
 
-use vipgate_abi::flow::{Mark, State};
+use vipgate_abi::{
+    flow::{Mark, State},
+    load::Load,
+};
 
 use crate::{
+    load::{self, Counter},
     parse::{ACK, FIN, Headers, RST, SYN},
     service,
     table::{self, Slot},
@@ -49,13 +53,15 @@ extern "C" fn follow_at(own: u32, mark: u32, peer: u32, backend: u32, what: u32)
         let own = Slot { mark: Mark(mark), ..slot };
         let reply = what & IS_REPLY != 0;
         let peer = Peer(table::peer(own.index, peer, reply));
+        // SAFETY: `flow` points into FLOWS.
+        let counter = Counter { backend, generation: unsafe { (*own.flow).generation } };
         // What the caller read of the flow, and whom that named as its peer, may be of who has just claimed the slot (rule 2).
         if !own.holds() {
             return opaque(FOLLOWED);
         }
         if what & IS_DATAGRAM != 0 {
-            follow_datagram(&own, &peer, backend);
-        } else if !follow_tcp(what as u8, &own, &peer, backend, reply) {
+            follow_datagram(&own, &peer, counter);
+        } else if !follow_tcp(what as u8, &own, &peer, counter, reply) {
             return opaque(REFUSED);
         }
     }
@@ -80,14 +86,14 @@ impl Peer {
 
 /// The first answer makes a datagram flow more than an embryo.
 #[inline(always)]
-fn follow_datagram(own: &Slot, peer: &Peer, backend: u32) {
+fn follow_datagram(own: &Slot, peer: &Peer, counter: Counter) {
     own.move_to(State::Datagrams);
-    table::account(backend, peer.move_to(State::Datagrams), State::Datagrams);
+    load::account(counter, peer.move_to(State::Datagrams), State::Datagrams);
 }
 
 /// A connection's states after RFC 9293, section 3.3.2, as far as a middle box can see them. False: see [`follow`].
 #[inline(always)]
-fn follow_tcp(flags: u8, own: &Slot, peer: &Peer, backend: u32, reply: bool) -> bool {
+fn follow_tcp(flags: u8, own: &Slot, peer: &Peer, counter: Counter, reply: bool) -> bool {
     let state = own.mark.state() as u8;
     let both = if flags & RST != 0 {
         State::Closed
@@ -104,18 +110,18 @@ fn follow_tcp(flags: u8, own: &Slot, peer: &Peer, backend: u32, reply: bool) -> 
         if !peer.is_closing() {
             let left = own.move_to(State::Closing);
             if !reply {
-                table::account(backend, left, State::Closing);
+                load::account(counter, left, State::Closing);
             }
             return true;
         }
         State::Closed
     } else if !reply && state == State::Answered as u8 && flags & ACK != 0 {
-        return establish(own, peer, backend);
+        return establish(own, peer, counter);
     } else {
         return true;
     };
     let (own_left, peer_left) = (own.move_to(both), peer.move_to(both));
-    table::account(backend, if reply { peer_left } else { own_left }, both);
+    load::account(counter, if reply { peer_left } else { own_left }, both);
     true
 }
 
@@ -123,13 +129,14 @@ fn follow_tcp(flags: u8, own: &Slot, peer: &Peer, backend: u32, reply: bool) -> 
 /// packet is lost, as it is when a listening socket's queue is full: the backend repeats its SYN-ACK, the client its
 /// answer, and there may be room then.
 #[inline(always)]
-fn establish(own: &Slot, peer: &Peer, backend: u32) -> bool {
+fn establish(own: &Slot, peer: &Peer, counter: Counter) -> bool {
     // SAFETY: `flow` points into FLOWS; of a flow that left its slot meanwhile, `move_to` finds out.
-    let Ok(service) = service::admit(unsafe { &(*own.flow).key }, backend) else {
+    let Ok(service) = service::admit(unsafe { &(*own.flow).key }, counter.backend) else {
         return false;
     };
-    if own.move_to(State::Established).is_none_or(State::is_admitted) {
-        // Another packet did it.
+    let left = own.move_to(State::Established).filter(|left| !left.is_admitted());
+    // Another packet did it, or all of its generation has been taken off.
+    if !left.is_some_and(|left| load::add(counter, Load::change(left, State::Established))) {
         service::leave(service);
     }
     peer.move_to(State::Established);

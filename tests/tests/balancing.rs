@@ -193,11 +193,26 @@ both_hooks! {
     fn a_full_listener_lets_clients_wait_until_there_is_room(hook) {
         let run = Running::new(hook, 1, 1)?;
         let limited = Listener { tags: &["maxConnection::2", "healthCheckTarget::tcp:80"], ..ECHO };
-        let (_, listener, vip) = run.cloud.balanced(VIP, limited, &[0])?;
-        let client = run.lab.client();
+        let (vip_uuid, balancer) = run.cloud.load_balancer(VIP)?;
+        let make = || -> Result<String> {
+            let listener = run.cloud.listener(&balancer, limited)?;
+            run.cloud.add_backends(&listener, &[0])?;
+            Ok(listener)
+        };
+        let (client, vip) = (run.lab.client(), SocketAddrV4::new(VIP, limited.port));
+        let mut listener = make()?;
+        let mut ended = vec![client.tcp(vip)?, client.tcp(vip)?];
+        assert!(client.tcp(vip).is_err(), "a third connection");
+        // What was ended counts no more, though the clients know nothing of it.
+        for event in ["disable", "enable"] {
+            run.cloud.change_vip_state(&vip_uuid, event)?;
+        }
+        ended.extend([client.tcp(vip)?, client.tcp(vip)?]);
+        run.cloud.api.delete(&format!("/load-balancers/listeners/{listener}"))?;
+        listener = make()?;
         let mut first = client.tcp(vip)?;
         let mut second = client.tcp(vip)?;
-        assert!(client.tcp(vip).is_err(), "a third connection");
+        drop(ended);
         assert_eq!((first.ask()?.backend, second.ask()?.backend), ("backend1".into(), "backend1".into()));
         drop(first);
         wait_until("the room that the first one left", PATIENCE, || client.tcp(vip)?.ask())?;

@@ -18,6 +18,7 @@ pub mod flow;
 pub mod fragment;
 pub mod hash;
 pub mod interest;
+pub mod load;
 pub mod maps;
 pub mod meter;
 pub mod port;

@@ -22,7 +22,7 @@ pub const SOURCES: &str = "SOURCES";
 pub const PORT_CURSORS: &str = "PORT_CURSORS";
 /// Array of [`crate::backend::Backend`], mmapable, *sized*.
 pub const BACKENDS: &str = "BACKENDS";
-/// Array of u32 by backend, mmapable, *sized* as BACKENDS: live connections of each backend.
+/// Array of [`crate::load::Load`] by backend, mmapable, *sized* as BACKENDS.
 pub const BACKEND_LOAD: &str = "BACKEND_LOAD";
 /// Array of [`crate::backend::BackendRoute`] by backend, *sized* as BACKENDS.
 pub const BACKEND_ROUTES: &str = "BACKEND_ROUTES";

@@ -1,6 +1,9 @@
 //! The controller's sweeper, as it meets the flow table between two packets (rules 1, 4 and 5 of `vipgate_abi::flow`).
 
-use vipgate_abi::flow::{Flow, State, WAYS, Word};
+use vipgate_abi::{
+    flow::{Flow, State, WAYS, Word},
+    load::Load,
+};
 use vipgate_pipeline::maps;
 
 use crate::world::{self, World};
@@ -37,13 +40,13 @@ fn empty(index: u32, word: Word, flow: &Flow) {
     if let Some(mark) = flow.mark.following(emptied) {
         world::set(maps::FLOWS.set(index, Flow { mark, ..*flow }, 0));
     }
-    if !flow.mark.is_reply() && word.state().is_live() {
-        let load = maps::BACKEND_LOAD.get(flow.backend()).copied().unwrap_or_default();
-        world::set(maps::BACKEND_LOAD.set(flow.backend(), load.saturating_sub(1), 0));
+    let number = flow.backend();
+    let load = world::load(number);
+    if !flow.mark.is_reply() && load.counts(flow.generation) {
+        let change = Load::change(word.state(), State::Empty);
+        world::set(maps::BACKEND_LOAD.set(number, load.0.wrapping_add(change), 0));
         if word.state().is_admitted() {
-            let service = world::backend(flow.backend()).service;
-            let load = maps::SERVICE_LOAD.get(service).copied().unwrap_or_default();
-            world::set(maps::SERVICE_LOAD.set(service, load.saturating_sub(1), 0));
+            world::leave(world::backend(number).service, 1);
         }
     }
 }

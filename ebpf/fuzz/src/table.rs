@@ -8,7 +8,7 @@ use vipgate_abi::{
 };
 use vipgate_pipeline::maps;
 
-use crate::world::{self, BACKENDS, World};
+use crate::world::{self, BACKENDS, SERVICES, World};
 
 /// A slot that is not empty.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,17 +73,28 @@ impl Table {
     /// Checks everything that holds between two packets.
     pub(crate) fn check(&self) {
         let mut keys = HashSet::new();
-        let mut loads = [0; BACKENDS as usize];
+        let mut loads = [(0, 0); BACKENDS as usize];
+        let mut services = [0; SERVICES as usize];
         for (index, slot) in self.0.iter().enumerate().filter_map(|(index, slot)| Some((index, slot.as_ref()?))) {
             self.check_slot(index, slot);
             assert!(keys.insert(slot.flow.key), "the key of slot {index} is there twice: {slot:?}");
-            if !slot.flow.mark.is_reply() && slot.word.state().is_live() {
-                loads[slot.flow.backend() as usize] += 1;
+            // What was ended is counted no more, whoever has its backend's number now.
+            if !slot.flow.mark.is_reply() && slot.is_current() {
+                let number = slot.flow.backend();
+                let (state, load) = (slot.word.state(), &mut loads[number as usize]);
+                load.0 += u32::from(state.is_live());
+                load.1 += u32::from(state.is_admitted());
+                services[world::backend(number).service as usize] += u32::from(state.is_admitted());
             }
         }
         for (number, expected) in (0u32..).zip(loads) {
-            let load = maps::BACKEND_LOAD.get(number).copied().unwrap_or_default();
-            assert_eq!(load, expected, "load of backend {number}: {self:#?}");
+            let load = world::load(number);
+            assert!(load.counts(world::backend(number).generation));
+            assert_eq!((load.live(), load.admitted()), expected, "load of backend {number}: {self:#?}");
+        }
+        for (number, expected) in (0u32..).zip(services) {
+            let load = maps::SERVICE_LOAD.get(number).copied().unwrap_or_default();
+            assert_eq!(load, expected, "load of service {number}: {self:#?}");
         }
     }
 

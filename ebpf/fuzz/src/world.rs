@@ -12,6 +12,7 @@ use vipgate_abi::{
     counters::{REASON_SLOTS, Reason},
     flow::WAYS,
     interest::{self, Bit},
+    load::Load,
     meter::{self, Binding, INBOUND, MeterPort, Metered, OUTBOUND, Rate},
     port::Port,
     service::{Algorithm, Kind, Service, ServiceKey},
@@ -35,7 +36,7 @@ use crate::{
 };
 
 pub(crate) const BACKENDS: u32 = 16;
-const SERVICES: u32 = 32;
+pub(crate) const SERVICES: u32 = 32;
 /// Elements of each service's ring.
 const RING: u32 = 8;
 const PORTS: u32 = 4;
@@ -136,7 +137,7 @@ impl World {
             Step::EndFlows { number } => {
                 let backend = backend(u32::from(*number) % BACKENDS);
                 let ended = Backend { generation: backend.generation.wrapping_add(1), ..backend };
-                set(maps::BACKENDS.set(u32::from(*number) % BACKENDS, ended, 0));
+                put_backend(u32::from(*number) % BACKENDS, ended);
             }
             Step::Route { network, answer } => {
                 self.set_route(*network, *answer);
@@ -219,7 +220,7 @@ impl World {
             0 => Binding::new(if by_port { 0 } else { limit }, by_port),
             _ => Binding::default(),
         };
-        set(maps::BACKENDS.set(backend_number, Backend { meter, ..backend(backend_number) }, 0));
+        put_backend(backend_number, Backend { meter, ..backend(backend_number) });
     }
 
     /// As the controller does after a change of routes, neighbours or devices.
@@ -330,7 +331,7 @@ fn set_whole_backend(number: u8, addr: u32, service: u32) -> u32 {
     let number = u32::from(number) % BACKENDS;
     let generation = backend(number).generation.wrapping_add(1);
     add_interest(Bit::from(addr));
-    set(maps::BACKENDS.set(number, Backend { addr, generation, service, idle_timeout: 60, ..Backend::default() }, 0));
+    put_backend(number, Backend { addr, generation, service, idle_timeout: 60, ..Backend::default() });
     number
 }
 
@@ -404,7 +405,29 @@ fn set_backend(number: u8, host: u8, port: u8) {
         ..Backend::default()
     };
     add_interest(Bit::from(value.addr));
+    put_backend(number, value);
+}
+
+/// Writes a backend as the controller does: with another generation, all that the last one counted is taken off.
+fn put_backend(number: u32, value: Backend) {
+    let held = backend(number);
+    if held.generation != value.generation {
+        let ended = load(number);
+        set(maps::BACKEND_LOAD.set(number, Load::of(value.generation).0, 0));
+        leave(held.service, ended.admitted());
+    }
     set(maps::BACKENDS.set(number, value, 0));
+}
+
+/// A backend's load by its number.
+pub(crate) fn load(number: u32) -> Load {
+    Load(maps::BACKEND_LOAD.get(number).copied().unwrap_or_default())
+}
+
+/// Takes connections off a service's load.
+pub(crate) fn leave(service: u32, connections: u32) {
+    let load = maps::SERVICE_LOAD.get(service).copied().unwrap_or_default();
+    set(maps::SERVICE_LOAD.set(service, load - connections, 0));
 }
 
 /// What limits have counted, by their numbers.

@@ -26,6 +26,7 @@ use vipgate_abi::{
     flow::{Bucket, Flow, Mark, State, WAYS, Word},
     fragment::{FragmentKey, FragmentPorts},
     interest::Bit,
+    load::Load,
     maps,
     meter::{Binding, Meter, MeterPort, MeterTraffic, Metered},
     port::Port,
@@ -549,8 +550,17 @@ impl Bench {
         Ok(self.array(maps::BACKENDS)?.get(&number, 0)?)
     }
 
+    /// Writes a backend as the controller does: with another generation, all that the last one counted is taken off.
     pub fn set_backend(&mut self, number: u32, backend: Backend) -> Result<()> {
         self.add_interest(Bit::from(backend.addr))?;
+        let held = self.backend(number)?;
+        if held.generation != backend.generation {
+            let mut loads = self.array::<u64>(maps::BACKEND_LOAD)?;
+            let ended = Load(loads.get(&number, 0)?);
+            loads.set(number, Load::of(backend.generation).0, 0)?;
+            let others = self.service_load(held.service)?.wrapping_sub(ended.admitted());
+            self.set_service_load(held.service, others)?;
+        }
         Ok(self.array(maps::BACKENDS)?.set(number, backend, 0)?)
     }
 
@@ -812,7 +822,7 @@ impl Bench {
 
     /// A backend's live connections.
     pub fn load(&mut self, backend: u32) -> Result<u32> {
-        Ok(self.array(maps::BACKEND_LOAD)?.get(&backend, 0)?)
+        Ok(Load(self.array(maps::BACKEND_LOAD)?.get(&backend, 0)?).live())
     }
 
     /// A service's live connections.

@@ -1,5 +1,7 @@
 //! How many connections a listener may have at a time.
 
+use vipgate_abi::backend::Backend;
+
 use super::*;
 
 /// A service of one backend that may have so many connections; the backend's number.
@@ -147,6 +149,27 @@ both_hooks! {
         serve_at_most(bench, TCP, 1)?;
         bench.set_service_load(1, u32::MAX)?;
         ensure!(open(bench, 1000..1001)? == 1);
+        Ok(())
+    }
+
+    fn connections_that_were_ended_are_off_their_service_at_once_and_off_no_other_when_they_go(bench: &mut Bench) -> Result<()> {
+        let number = serve_at_most(bench, TCP, 3)?;
+        ensure!(open(bench, 1000..1003)? == 3 && bench.service_load(1)? == 3);
+        // The number is another service's, which has a connection of its own.
+        let other_vip = SocketAddrV4::new(Ipv4Addr::new(10, 1, 0, 101), 80);
+        let other = bench.serve(other_vip, TCP, Algorithm::RoundRobin, &backends([12]))?[0];
+        let held = bench.backend(number)?;
+        let service = bench.backend(other)?.service;
+        bench.set_backend(number, Backend { generation: held.generation + 1, service, ..held })?;
+        bench.set_service_load(service, 1)?;
+        ensure!(bench.service_load(1)? == 0 && bench.load(number)? == 0);
+        // Their flows go when a packet of either side comes.
+        bench.expect_refused(&Frame::tcp(client(1000), VIP, tcp::ACK), Reason::NoFlow)?;
+        bench.run(&Frame::tcp(BACKEND, client(1001), tcp::ACK))?;
+        bench.run(&Frame::tcp(client(1002), VIP, tcp::SYN))?;
+        ensure!(!bench.flows()?.iter().any(|(_, flow)| flow.generation == held.generation && flow.backend() == number));
+        // What the last one opened is there.
+        ensure!(bench.service_load(1)? == 0 && bench.service_load(service)? == 1 && bench.load(number)? == 1);
         Ok(())
     }
 }

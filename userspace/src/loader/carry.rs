@@ -168,18 +168,10 @@ impl Carrier<'_> {
     /// in one other than the `target`.
     fn account(&self, flow: &Flow, began: State, left: [State; 2], target: State) {
         let missing = |counts: fn(State) -> bool| {
-            let is = |state| i32::from(counts(state));
+            let is = |state| i64::from(counts(state));
             is(target) + is(began) - is(left[0]) - is(left[1])
         };
-        let correct = |loads: &super::Loads, number, connections: i32| match connections {
-            0 => {}
-            more @ 1.. => loads.add(number, more.unsigned_abs()),
-            less => loads.take(number, less.unsigned_abs()),
-        };
-        correct(self.new.backend_loads(), flow.backend(), missing(State::is_live));
-        if let Some(backend) = self.new.backend(flow.backend()) {
-            correct(self.new.service_loads(), backend.service, missing(State::is_admitted));
-        }
+        self.new.account(flow, missing(State::is_live), missing(State::is_admitted));
     }
 }
 
@@ -381,10 +373,10 @@ mod tests {
         for number in 20..24 {
             connect(&new, number, if number == 20 { Opening } else { Established });
         }
-        new.backend_loads().add(BACKEND, 4);
+        new.backend_loads().correct(BACKEND, 4, 0);
         assert_eq!(carry(&old, &new, || ()), Carried { connections: 1, lost: 0 });
         assert!(found(&new, 10).is_some() && found(&new, 20).is_none());
-        assert_eq!(new.backend_loads().get(BACKEND), 3, "it is counted no more");
+        assert_eq!(new.backend_loads().get(BACKEND).live(), 3, "it is counted no more");
         connect(&old, 11, Established);
         assert_eq!(carry(&old, &new, || ()), Carried { connections: 0, lost: 1 });
     }

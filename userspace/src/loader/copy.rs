@@ -6,13 +6,15 @@ use tracing::warn;
 use vipgate_abi::{
     config::Config,
     flow::{State, WAYS},
-    hash, maps,
+    hash,
+    load::Load,
+    maps,
     service::{Service, ServiceKey},
     source::{Source, SourceKey},
 };
 
 use super::{
-    Loads, Sizes, TableError,
+    Sizes, TableError,
     bpffs::PinDir,
     error::LoadError,
     flows::FlowTable,
@@ -82,7 +84,7 @@ fn least_flows(dir: &PinDir, held: u32, wanted: u32) -> Result<u32, LoadError> {
 /// The loads that new tables began with; what the old ones have grown since is theirs, too.
 #[derive(Debug, Default)]
 pub(super) struct Begun {
-    backends: Vec<u32>,
+    backends: Vec<Load>,
     services: Vec<u32>,
 }
 
@@ -131,15 +133,16 @@ pub(super) fn fill(dir: &PinDir, next: &PinDir, sizes: Sizes) -> Result<Begun, L
         }
     }
     let (from, to) = (FlowTable::open(dir)?, FlowTable::open(next)?);
-    let begin = |name, from: &Loads, to: &Loads| {
-        let loads = if is_shared(name, dir, next)? { Vec::new() } else { from.all() };
-        (0..).zip(&loads).for_each(|(number, load)| to.add(number, *load));
-        Ok::<_, LoadError>(loads)
-    };
-    Ok(Begun {
-        backends: begin(maps::BACKEND_LOAD, from.backend_loads(), to.backend_loads())?,
-        services: begin(maps::SERVICE_LOAD, from.service_loads(), to.service_loads())?,
-    })
+    let mut begun = Begun::default();
+    if !is_shared(maps::BACKEND_LOAD, dir, next)? {
+        begun.backends = from.backend_loads().all();
+        (0..).zip(&begun.backends).for_each(|(number, load)| to.backend_loads().copy(number, *load));
+    }
+    if !is_shared(maps::SERVICE_LOAD, dir, next)? {
+        begun.services = from.service_loads().all();
+        (0..).zip(&begun.services).for_each(|(number, load)| to.service_loads().add(number, *load));
+    }
+    Ok(begun)
 }
 
 /// Brings to the new tables what was counted in the old ones, where nothing is counted any more. Who does not know how the
@@ -149,13 +152,12 @@ pub(super) fn settle(dir: &PinDir, next: &PinDir, begun: &Begun) -> Result<(), L
         Tables::open(next)?.add_past_traffic(&Tables::open(dir)?)?;
     }
     let (from, to) = (FlowTable::open(dir)?, FlowTable::open(next)?);
-    let grown = |begun: &[u32], from: &Loads, to: &Loads| {
-        for (number, before) in (0..).zip(begun) {
-            // Modulo 2^32: it may have shrunk.
-            to.add(number, from.get(number).wrapping_sub(*before));
-        }
-    };
-    grown(&begun.backends, from.backend_loads(), to.backend_loads());
-    grown(&begun.services, from.service_loads(), to.service_loads());
+    for (number, before) in (0..).zip(&begun.backends) {
+        to.backend_loads().add_grown(number, *before, from.backend_loads().get(number));
+    }
+    for (number, before) in (0..).zip(&begun.services) {
+        // Modulo 2^32: it may have shrunk.
+        to.service_loads().add(number, from.service_loads().get(number).wrapping_sub(*before));
+    }
     Ok(())
 }

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use vipgate_abi::{
     backend::Backend,
     flow::{self, Bucket, Flow, FlowKey, Mark, State, Volume, WAYS, Word},
+    load::Load,
     maps,
 };
 
@@ -20,15 +21,85 @@ pub struct FlowTable {
     buckets: Mapping<Bucket>,
     flows: Mapping<Flow>,
     backends: Mapping<Backend>,
-    backend_loads: Loads,
+    backend_loads: BackendLoads,
     service_loads: Loads,
 }
 
-/// Live connections, by number of backend or service.
+/// Connections by number of backend (`vipgate_abi::load`).
+#[derive(Debug)]
+pub struct BackendLoads(Mapping<Load>);
+
+impl BackendLoads {
+    pub(super) fn open(dir: &PinDir) -> Result<Self, LoadError> {
+        Ok(Self(mapping(dir, maps::BACKEND_LOAD)?))
+    }
+
+    /// How many numbers there are.
+    pub fn count(&self) -> u32 {
+        self.0.len()
+    }
+
+    /// What is counted for a number.
+    pub fn get(&self, number: u32) -> Load {
+        self.0.read(number).unwrap_or_default()
+    }
+
+    /// Begins a generation, before the programs learn of it. What the one before has counted is counted no more, nor by its
+    /// service, which is that of this number.
+    pub fn begin(&self, number: u32, generation: u16, services: &Loads, service: u32) {
+        if let Some(word) = self.word(number) {
+            let ended = Load(word.swap(Load::of(generation).0, Ordering::AcqRel));
+            services.take(service, ended.admitted());
+        }
+    }
+
+    /// Adds what [`Load::by`] or [`Load::change`] tells of flows of this generation; false: the number's is another one.
+    pub fn add(&self, number: u32, generation: u16, change: u64) -> bool {
+        self.word(number).is_some_and(|word| {
+            let add = |load| Load(load).counts(generation).then_some(load.wrapping_add(change));
+            word.fetch_update(Ordering::AcqRel, Ordering::Acquire, add).is_ok()
+        })
+    }
+
+    /// Adds to what has drifted, whatever the generation.
+    pub fn correct(&self, number: u32, live: i64, admitted: i64) {
+        if let Some(word) = self.word(number) {
+            word.fetch_add(Load::by(live, admitted), Ordering::Relaxed);
+        }
+    }
+
+    /// Begins with what another table has counted for a number.
+    pub(super) fn copy(&self, number: u32, load: Load) {
+        self.0.write(number, load);
+    }
+
+    /// Adds what another table has counted since it had `before`, to the same generation.
+    pub(super) fn add_grown(&self, number: u32, before: Load, now: Load) {
+        if let Some(word) = self.word(number).filter(|_| before.generation() == now.generation()) {
+            // Modulo 2^64: it may have shrunk.
+            word.fetch_add(now.0.wrapping_sub(before.0), Ordering::Relaxed);
+        }
+    }
+
+    /// The words by number.
+    pub(super) fn all(&self) -> Vec<Load> {
+        (0..self.count()).map(|number| self.get(number)).collect()
+    }
+
+    fn word(&self, number: u32) -> Option<&AtomicU64> {
+        self.0.words(number)?.first()
+    }
+}
+
+/// Connections that services admitted, by number of service.
 #[derive(Debug)]
 pub struct Loads(Mapping<u32>);
 
 impl Loads {
+    pub(super) fn open(dir: &PinDir) -> Result<Self, LoadError> {
+        Ok(Self(mapping(dir, maps::SERVICE_LOAD)?))
+    }
+
     /// How many numbers there are.
     pub fn count(&self) -> u32 {
         self.0.len()
@@ -65,8 +136,8 @@ impl FlowTable {
             buckets: mapping(dir, maps::FLOW_BUCKETS)?,
             flows: mapping(dir, maps::FLOWS)?,
             backends: mapping(dir, maps::BACKENDS)?,
-            backend_loads: Loads(mapping(dir, maps::BACKEND_LOAD)?),
-            service_loads: Loads(mapping(dir, maps::SERVICE_LOAD)?),
+            backend_loads: BackendLoads::open(dir)?,
+            service_loads: Loads::open(dir)?,
         })
     }
 
@@ -77,7 +148,7 @@ impl FlowTable {
             buckets: Mapping::anonymous(buckets),
             flows: Mapping::anonymous(buckets * WAYS as u32),
             backends: Mapping::anonymous(backends),
-            backend_loads: Loads(Mapping::anonymous(backends)),
+            backend_loads: BackendLoads(Mapping::anonymous(backends)),
             service_loads: Loads(Mapping::anonymous(backends)),
         }
     }
@@ -91,6 +162,10 @@ impl FlowTable {
 
     #[cfg(test)]
     pub(crate) fn put_backend(&self, number: u32, backend: Backend) {
+        let held = self.backend(number).unwrap_or_default();
+        if held.generation != backend.generation {
+            self.backend_loads.begin(number, backend.generation, &self.service_loads, held.service);
+        }
         self.backends.write(number, backend);
     }
 
@@ -123,12 +198,12 @@ impl FlowTable {
         self.backends.read(number)
     }
 
-    /// Live connections of the backends.
-    pub fn backend_loads(&self) -> &Loads {
+    /// Connections of the backends.
+    pub fn backend_loads(&self) -> &BackendLoads {
         &self.backend_loads
     }
 
-    /// Live connections of the services.
+    /// Connections that the services admitted.
     pub fn service_loads(&self) -> &Loads {
         &self.service_loads
     }
@@ -139,13 +214,26 @@ impl FlowTable {
         if !self.exchange(slot, seen, seen.with_state(State::Empty)) {
             return false;
         }
-        if !flow.mark.is_reply() && seen.state().is_live() {
-            self.backend_loads.take(flow.backend(), 1);
-            if let Some(backend) = self.backend(flow.backend()).filter(|_| seen.state().is_admitted()) {
-                self.service_loads.take(backend.service, 1);
-            }
+        if !flow.mark.is_reply() {
+            self.account(flow, -i64::from(seen.state().is_live()), -i64::from(seen.state().is_admitted()));
         }
         true
+    }
+
+    /// Adds connections like this one, or takes them off, where such are counted: live ones, and admitted ones.
+    pub(crate) fn account(&self, flow: &Flow, live: i64, admitted: i64) {
+        // Before the load: whoever gives the number to another service changes that first.
+        let service = self.backend(flow.backend()).map(|backend| backend.service);
+        if !self.backend_loads.add(flow.backend(), flow.generation, Load::by(live, admitted)) {
+            return;
+        }
+        if let Some(service) = service {
+            match admitted {
+                0 => {}
+                more @ 1.. => self.service_loads.add(service, more as u32),
+                less => self.service_loads.take(service, less.unsigned_abs() as u32),
+            }
+        }
     }
 
     /// A slot's flow and the word under which it was read whole (rule 2); `None`: there is none.

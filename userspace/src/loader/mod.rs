@@ -63,7 +63,7 @@ pub use self::{
     error::{AttachError, LoadError, TableError, causes},
     ethtool::{Driver, driver, drivers},
     filter::{FilterError, PRIORITY as FILTER_PRIORITY},
-    flows::{FlowTable, Loads},
+    flows::{BackendLoads, FlowTable, Loads},
     kernel::release,
     lost::{Lost, lost},
     mapping::Mapping,

@@ -22,6 +22,7 @@ use super::{
     bpffs::PinDir,
     connections::{hz, tick},
     error::{LoadError, TableError},
+    flows::{BackendLoads, Loads},
     interest::Interest,
     mapping::{Mapping, View},
     object::{self, open},
@@ -37,7 +38,8 @@ pub struct Tables {
     traffic: PerCpuArray<MapData, Traffic>,
     past_traffic: Mapping<Traffic>,
     backends: Mapping<Backend>,
-    load: Mapping<u32>,
+    loads: BackendLoads,
+    service_loads: Loads,
     rings: Mapping<u32>,
     meters: Mapping<Meter>,
     metered: PerCpuArray<MapData, MeterTraffic>,
@@ -60,7 +62,8 @@ impl Tables {
             traffic: open(dir, maps::BACKEND_TRAFFIC)?,
             past_traffic: mapping(dir, maps::PAST_TRAFFIC)?,
             backends: mapping(dir, maps::BACKENDS)?,
-            load: mapping(dir, maps::BACKEND_LOAD)?,
+            loads: BackendLoads::open(dir)?,
+            service_loads: Loads::open(dir)?,
             rings: mapping(dir, maps::RINGS)?,
             meters: mapping(dir, maps::METERS)?,
             metered: open(dir, maps::METER_TRAFFIC)?,
@@ -83,8 +86,14 @@ impl Tables {
         let services = self.services()?.into_iter().map(|(key, prefix_len, _)| (key, prefix_len)).collect();
         let sources =
             self.sources()?.into_iter().map(|(key, prefix_len, source)| ((key, prefix_len), source.vip)).collect();
-        let backends = (0..self.backends.len()).filter_map(|number| self.backends.read(number));
-        self.interest = Some(Interest::open(&self.dir, services, sources, backends)?);
+        let backends = || (0..self.backends.len()).filter_map(|number| Some((number, self.backends.read(number)?)));
+        self.interest = Some(Interest::open(&self.dir, services, sources, backends().map(|(_, backend)| backend))?);
+        // Who ended between the two writes of `set_backend` has left one that counts nothing; the sweeper counts anew.
+        for (number, Backend { generation, service, .. }) in backends() {
+            if !self.loads.get(number).counts(generation) {
+                self.loads.begin(number, generation, &self.service_loads, service);
+            }
+        }
         Ok(())
     }
 
@@ -125,9 +134,13 @@ impl Tables {
         Ok(())
     }
 
-    /// Writes a backend; nothing beyond the end.
+    /// Writes a backend; nothing beyond the end. With another generation, the connections of the one before are over: they
+    /// are off its load and its service's when this returns, though their flows may still be in the table.
     pub fn set_backend(&mut self, number: u32, backend: Backend) {
         let held = self.backends.read(number).unwrap_or_default();
+        if held.generation != backend.generation {
+            self.loads.begin(number, backend.generation, &self.service_loads, held.service);
+        }
         if let Some(interest) = &mut self.interest {
             interest.add_backend(&backend);
         }
@@ -143,7 +156,7 @@ impl Tables {
 
     /// Live connections of a backend.
     pub fn load(&self, number: u32) -> u32 {
-        self.load.read(number).unwrap_or(0)
+        self.loads.get(number).live()
     }
 
     pub fn rings(&self) -> &Mapping<u32> {

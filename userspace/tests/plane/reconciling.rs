@@ -13,6 +13,7 @@ use vipgate::{
 use vipgate_abi::{
     flow::{Bucket, FLAG_REPLY, Flow, Mark, State, Target, Word},
     interest::{BITS, WORDS},
+    load::Load,
     maps,
     service::{Kind, ServiceKey},
     source::SourceKind,
@@ -326,16 +327,19 @@ fn flows_of_a_vip_that_goes_are_swept_at_once() {
     for bucket in [0, 1] {
         buckets.set(bucket, Bucket { words: [0, 0, 0, word.0, 0, 0, 0, 0] }, 0).expect("written");
     }
-    bench.map::<Array<MapData, u32>>(maps::BACKEND_LOAD).set(51, 1, 0).expect("written");
+    let counted = Load::of(backend.generation).0 + Load::by(1, 1);
+    bench.map::<Array<MapData, u64>>(maps::BACKEND_LOAD).set(51, counted, 0).expect("written");
+    bench.map::<Array<MapData, u32>>(maps::SERVICE_LOAD).set(5, 1, 0).expect("written");
 
     bench.desired.remove("vip-5");
     bench.apply(&reconciler, &["vip-5"]).expect("applied");
     let table = bench.plane.flow_table().expect("opens");
+    assert_eq!((table.backend_loads().get(51).live(), table.service_loads().get(5)), (0, 0), "counted no more at once");
     bench.room.wait("both directions to go", || {
         let gone = |slot| table.word(slot).is_some_and(|word| word.state() == State::Empty);
         (gone(3) && gone(11)).then_some(())
     });
-    assert_eq!(table.backend_loads().get(51), 0);
+    assert_eq!((table.backend_loads().get(51).live(), table.service_loads().get(5)), (0, 0), "and once only");
 }
 
 #[test]

@@ -9,7 +9,9 @@ use vipgate_abi::{
     config::Config,
     counters::Traffic,
     flow::{self, Bucket, FLAG_REPLY, Flow, FlowKey, Mark, State, Target, Volume, WAYS, Word},
-    hash, maps,
+    hash,
+    load::Load,
+    maps,
     service::{Algorithm, Kind, Service, ServiceKey},
     source::{Source, SourceKey, SourceKind},
 };
@@ -81,7 +83,8 @@ fn fill(plane: &Plane) {
     map::<PerCpuArray<MapData, Traffic>>(plane, maps::BACKEND_TRAFFIC).set(BACKEND, counted, 0).expect("written");
     let table = plane.flow_table().expect("opens");
     (0..CONNECTIONS).for_each(|number| connect(plane, &table, number));
-    table.backend_loads().add(BACKEND, CONNECTIONS);
+    let all = i64::from(CONNECTIONS);
+    assert!(table.backend_loads().add(BACKEND, backend().generation, Load::by(all, all)));
     table.service_loads().add(SERVICE, CONNECTIONS);
 }
 
@@ -144,7 +147,8 @@ fn check(room: &Room, plane: &Plane, sizes: Sizes) {
     let cpus = aya::util::nr_cpus().expect("a number") as u64;
     assert_eq!((traffic.packets_in, traffic.bytes_in, traffic.connections), (3 * cpus, 300 * cpus, cpus));
     let table = plane.flow_table().expect("opens");
-    assert_eq!(table.backend_loads().get(BACKEND), CONNECTIONS);
+    let load = table.backend_loads().get(BACKEND);
+    assert_eq!((load.live(), load.admitted()), (CONNECTIONS, CONNECTIONS));
     assert_eq!(table.service_loads().get(SERVICE), CONNECTIONS);
     let config = plane.epoch().and_then(|epoch| Ok(epoch.get()?)).expect("readable");
     assert_eq!(config.bucket_mask, sizes.flows / WAYS as u32 - 1);

@@ -32,7 +32,8 @@
 //!    `Closed` is left for `Busy` and `Empty` only: what comes late for a connection that is over does not revive it.
 //! 5. Who moves a connection's *first* flow (the one without [`FLAG_REPLY`]) from a live state to `Closed`, `Busy` or
 //!    `Empty` takes one off its backend's load; who moves it to or from a state that [is admitted](State::is_admitted)
-//!    adds one to its service's load or takes one off: so each is counted exactly once.
+//!    adds one to its service's load or takes one off: so each is counted exactly once. A flow whose backend has another
+//!    generation is counted by nobody any more ([`crate::load::Load`]).
 //! 6. The way out and the counters in a flow are written without claiming it, by CPUs that handle its packets. The next hop
 //!    and the epoch that vouches for it are one word ([`Hop`]), which is compared and swapped for the one that was old, so that
 //!    it never comes to another flow; the port is stored before it, and told by it.

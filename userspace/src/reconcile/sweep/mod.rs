@@ -27,9 +27,10 @@ use vipgate_abi::{
     backend::{Backend, ICMP_IDLE},
     counters::Reason,
     flow::{Flow, State, TOUCH_PERIOD, WAYS, Word},
+    load::Load,
 };
 
-use crate::loader::{self, FlowTable, LoadError, Loads, Plane, Reasons};
+use crate::loader::{self, FlowTable, LoadError, Plane, Reasons};
 
 /// Time of one pass over the table: how late a flow may be found to be over.
 const PASS: Duration = Duration::from_secs(5);
@@ -234,11 +235,16 @@ struct Pass<'a> {
 /// What a deep pass saw of connections.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Count {
-    backends: Tally,
+    /// By number of backend: those that are live, and those that are admitted.
+    live: Tally,
+    admitted: Tally,
+    /// By number of service: those that it admitted.
     services: Tally,
+    /// By number of backend, as of the pass's start: what others count is of no use.
+    generations: Vec<u8>,
 }
 
-/// The same by number of backend, or of service.
+/// Connections by number.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Tally {
     /// Loads at the pass's start, those that were not 0.
@@ -248,13 +254,25 @@ struct Tally {
 }
 
 impl Tally {
-    fn start(loads: &Loads) -> Self {
-        let all = (0..loads.count()).map(|number| (number, loads.get(number)));
-        Self { before: all.filter(|(_, load)| *load != 0).collect(), found: HashMap::new() }
+    fn start(loads: impl Iterator<Item = u32>) -> Self {
+        Self { before: (0..).zip(loads).filter(|(_, load)| *load != 0).collect(), found: HashMap::new() }
     }
 
     fn note(&mut self, number: u32) {
         *self.found.entry(number).or_default() += 1;
+    }
+}
+
+impl Count {
+    fn start(table: &FlowTable) -> Self {
+        let (backends, services) = (table.backend_loads(), table.service_loads());
+        let loads: Vec<Load> = (0..backends.count()).map(|number| backends.get(number)).collect();
+        Self {
+            live: Tally::start(loads.iter().map(|load| load.live())),
+            admitted: Tally::start(loads.iter().map(|load| load.admitted())),
+            services: Tally::start((0..services.count()).map(|number| services.get(number))),
+            generations: loads.iter().map(|load| load.generation()).collect(),
+        }
     }
 }
 
@@ -266,9 +284,7 @@ impl<'a> Pass<'a> {
         // What takes all protocols has the shortest for ICMP.
         let idles = idles.map(|backend| if backend.takes_all() { ICMP_IDLE } else { backend.idle_timeout });
         let shortest_idle = idles.fold(u32::MAX, u32::min);
-        let count =
-            || Count { backends: Tally::start(table.backend_loads()), services: Tally::start(table.service_loads()) };
-        Self { table, hz, shortest_idle, count: deep.then(count) }
+        Self { table, hz, shortest_idle, count: deep.then(|| Count::start(table)) }
     }
 
     fn bucket(&mut self, bucket: u32, now: u32) {
@@ -326,9 +342,11 @@ impl<'a> Pass<'a> {
         if let Some(count) = &mut self.count
             && !flow.mark.is_reply()
             && word.state().is_live()
+            && backend.generation == flow.generation
         {
-            count.backends.note(flow.backend());
+            count.live.note(flow.backend());
             if word.state().is_admitted() {
+                count.admitted.note(flow.backend());
                 count.services.note(backend.service);
             }
         }
@@ -360,38 +378,52 @@ fn timeout(one: State, other: Option<State>, idle: u32) -> u32 {
 /// row find in the same direction is drift.
 #[derive(Debug, Default)]
 struct Drift {
-    backends: HashMap<u32, i64>,
+    live: HashMap<u32, i64>,
+    admitted: HashMap<u32, i64>,
     services: HashMap<u32, i64>,
 }
 
 impl Drift {
     fn correct(&mut self, table: &FlowTable, count: &Count) {
-        self.backends = correct(&self.backends, table.backend_loads(), &count.backends);
-        self.services = correct(&self.services, table.service_loads(), &count.services);
+        let (backends, services) = (table.backend_loads(), table.service_loads());
+        let same = |number: &u32| count.generations.get(*number as usize) == Some(&backends.get(*number).generation());
+        let numbers: Vec<u32> = (0..backends.count()).filter(same).collect();
+        let live = |number| backends.get(number).live();
+        correct(&mut self.live, &numbers, live, &count.live, |number, by| backends.correct(number, by, 0));
+        let admitted = |number| backends.get(number).admitted();
+        correct(&mut self.admitted, &numbers, admitted, &count.admitted, |number, by| backends.correct(number, 0, by));
+        let numbers: Vec<u32> = (0..services.count()).collect();
+        let admitted = |number| services.get(number);
+        correct(&mut self.services, &numbers, admitted, &count.services, |number, by| {
+            let connections = u32::try_from(by.unsigned_abs()).unwrap_or(u32::MAX);
+            if by > 0 { services.add(number, connections) } else { services.take(number, connections) }
+        });
     }
 }
 
-/// Corrects loads by the `last` pass's surpluses and this one's, which are given back.
-fn correct(last: &HashMap<u32, i64>, loads: &Loads, tally: &Tally) -> HashMap<u32, i64> {
-    let mut surpluses = HashMap::new();
+/// Corrects the loads of these numbers by the `last` pass's surpluses and this one's, which stand there afterwards.
+fn correct(
+    last: &mut HashMap<u32, i64>,
+    numbers: &[u32],
+    load: impl Fn(u32) -> u32,
+    tally: &Tally,
+    add: impl Fn(u32, i64),
+) {
+    let before = std::mem::take(last);
     let of = |counts: &HashMap<u32, u32>, number| i64::from(counts.get(&number).copied().unwrap_or(0));
-    for number in 0..loads.count() {
-        let (before, after) = (of(&tally.before, number), i64::from(loads.get(number)));
+    for number in numbers.iter().copied() {
+        let (at_start, now) = (of(&tally.before, number), i64::from(load(number)));
         let found = of(&tally.found, number);
-        let surplus = found.clamp(before.min(after), before.max(after)) - found;
+        let surplus = found.clamp(at_start.min(now), at_start.max(now)) - found;
         if surplus == 0 {
             continue;
         }
-        let (off, left) = settle(last.get(&number).copied().unwrap_or(0), surplus);
-        let by = u32::try_from(off.unsigned_abs()).unwrap_or(u32::MAX);
-        match off.signum() {
-            1 => loads.take(number, by),
-            -1 => loads.add(number, by),
-            _ => {}
+        let (off, left) = settle(before.get(&number).copied().unwrap_or(0), surplus);
+        if off != 0 {
+            add(number, -off);
         }
-        surpluses.insert(number, left);
+        last.insert(number, left);
     }
-    surpluses
 }
 
 /// What to take off for the last and this pass's surplus, and what surplus is left to be seen again.

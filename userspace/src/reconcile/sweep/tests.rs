@@ -39,9 +39,7 @@ fn connect(table: &FlowTable, first: u32, one: (State, u32), other: (State, u32)
     let flow = Flow { target: Target::of(1), generation: 7, peer: second, ..Flow::default() };
     table.put(first, word(one.0, one.1), flow);
     table.put(second, word(other.0, other.1), Flow { peer: first, mark: REPLY, ..flow });
-    if one.0.is_live() {
-        table.backend_loads().add(1, 1);
-    }
+    table.backend_loads().add(1, 7, Load::change(State::Empty, one.0));
     if one.0.is_admitted() {
         table.service_loads().add(3, 1);
     }
@@ -51,6 +49,11 @@ fn pass(table: &FlowTable, deep: bool) -> Option<Count> {
     let mut pass = Pass::new(table, HZ, deep);
     (0..table.buckets()).for_each(|bucket| pass.bucket(bucket, NOW));
     pass.count
+}
+
+/// Live connections of the backend.
+fn live(table: &FlowTable) -> u32 {
+    table.backend_loads().get(1).live()
 }
 
 /// The states of the two slots of a connection.
@@ -78,14 +81,14 @@ fn connections_go_when_both_directions_are_idle_for_their_states_time() {
         connect(&table, 16, (one, dies), (other, dies));
         connect(&table, 32, (one, dies), (other, 0));
         connect(&table, 48, (one, 0), (other, dies));
-        let before = table.backend_loads().get(1);
+        let before = live(&table);
         pass(&table, false);
         assert_eq!(states(&table, 0), (one, other), "{one:?}: young enough");
         assert_eq!(states(&table, 16), GONE, "{one:?}: over");
         assert_eq!(states(&table, 32), (one, other), "{one:?}: the backend still talks");
         assert_eq!(states(&table, 48), (one, other), "{one:?}: the client still talks");
-        assert_eq!(before - table.backend_loads().get(1), u32::from(one.is_live()), "{one:?}: counted once");
-        let admitted = if one.is_admitted() { table.backend_loads().get(1) } else { 0 };
+        assert_eq!(before - live(&table), u32::from(one.is_live()), "{one:?}: counted once");
+        let admitted = if one.is_admitted() { live(&table) } else { 0 };
         assert_eq!(table.service_loads().get(3), admitted, "{one:?}: counts against the limit");
     }
 }
@@ -122,9 +125,31 @@ fn flows_of_a_past_generation_go_in_a_deep_pass() {
     pass(&table, false);
     assert_ne!(states(&table, 0), GONE);
     let count = pass(&table, true).expect("counted");
-    assert_eq!((count.backends.before, count.backends.found), (HashMap::from([(1, 1)]), HashMap::new()));
+    assert_eq!((count.live.before, count.live.found), (HashMap::new(), HashMap::new()));
     assert_eq!(states(&table, 0), GONE);
-    assert_eq!(table.backend_loads().get(1), 0);
+    assert_eq!(live(&table), 0);
+}
+
+#[test]
+fn flows_of_a_past_generation_are_off_their_service_at_once_and_off_no_other_when_they_go() {
+    let table = table();
+    for first in [0, 16, 32] {
+        connect(&table, first, (State::Established, 1), (State::Established, 1));
+    }
+    // The number is another service's now, which has a connection already.
+    table.put_backend(1, Backend { generation: 8, service: 2, ..table.backend(1).expect("a backend") });
+    assert_eq!((live(&table), table.service_loads().get(3)), (0, 0));
+    let flow = Flow { target: Target::of(1), generation: 8, peer: 56, ..Flow::default() };
+    table.put(48, word(State::Established, 1), flow);
+    table.put(56, word(State::Established, 1), Flow { peer: 48, mark: REPLY, ..flow });
+    table.account(&flow, 1, 1);
+    let mut drift = Drift::default();
+    for _ in 0..3 {
+        let count = pass(&table, true).expect("counted");
+        assert_eq!([0, 16, 32].map(|first| states(&table, first)), [GONE; 3]);
+        drift.correct(&table, &count);
+        assert_eq!((live(&table), table.service_loads().get(3), table.service_loads().get(2)), (1, 0, 1));
+    }
 }
 
 #[test]
@@ -136,7 +161,7 @@ fn a_flow_whose_other_direction_is_anothers_goes_alone() {
     table.put(8, word(State::Established, 0), stranger);
     pass(&table, false);
     assert_eq!(states(&table, 0), (State::Empty, State::Established));
-    assert_eq!(table.backend_loads().get(1), 0);
+    assert_eq!(live(&table), 0);
     // A peer beyond the table, as a torn read may show, is none.
     table.put(
         0,
@@ -161,19 +186,20 @@ fn a_deep_pass_counts_connections_and_two_correct_the_load() {
     for first in [0, 16, 32] {
         connect(&table, first, (State::Established, 1), (State::Established, 1));
     }
-    table.backend_loads().add(1, 10);
+    table.backend_loads().correct(1, 10, 5);
     table.service_loads().add(3, 20);
     // One that a program took off too often.
     table.service_loads().add(2, u32::MAX);
-    table.backend_loads().add(2, 4);
+    table.backend_loads().correct(2, 4, 1);
     let mut drift = Drift::default();
     for _ in 0..2 {
-        assert_eq!((table.backend_loads().get(1), table.backend_loads().get(2)), (13, 4), "one look proves nothing");
+        assert_eq!((live(&table), table.backend_loads().get(2).live()), (13, 4), "one look proves nothing");
         let count = pass(&table, true).expect("counted");
-        assert_eq!(count.backends.found, HashMap::from([(1, 3)]));
+        assert_eq!(count.live.found, HashMap::from([(1, 3)]));
         drift.correct(&table, &count);
     }
-    assert_eq!((table.backend_loads().get(1), table.backend_loads().get(2)), (3, 0));
+    assert_eq!((live(&table), table.backend_loads().get(1).admitted()), (3, 3));
+    assert_eq!(table.backend_loads().get(2), Load::of(0));
     assert_eq!((table.service_loads().get(3), table.service_loads().get(2)), (3, 0));
 }
 
@@ -182,14 +208,13 @@ fn a_load_that_changes_during_the_pass_is_no_drift() {
     let table = table();
     let mut drift = Drift::default();
     for round in 1..4_u32 {
-        let before = HashMap::from([(1, round * 10)]);
+        let mut count = Count::start(&table);
         // Half of the ten that came during the pass were seen.
-        table.backend_loads().add(1, (round + 1) * 10 - table.backend_loads().get(1));
-        drift.correct(
-            &table,
-            &Count { backends: Tally { before, found: HashMap::from([(1, round * 10 + 5)]) }, ..Count::default() },
-        );
-        assert_eq!(table.backend_loads().get(1), (round + 1) * 10);
+        let found = live(&table) + 5;
+        table.backend_loads().correct(1, 10, 0);
+        count.live.found.insert(1, found);
+        drift.correct(&table, &count);
+        assert_eq!(live(&table), round * 10);
     }
 }
 
@@ -200,15 +225,15 @@ fn two_sweepers_take_each_connection_off_the_load_once() {
         for first in (0..512).filter(|slot| slot % 16 < 8) {
             connect(&table, first, (State::Established, IDLE + LATE), (State::Established, IDLE + LATE));
         }
-        assert_eq!(table.backend_loads().get(1), 256);
+        assert_eq!(live(&table), 256);
         // An extra one, to see a load that was taken twice.
-        table.backend_loads().add(1, 256);
+        table.backend_loads().correct(1, 256, 256);
         thread::scope(|scope| {
             for _ in 0..2 {
                 scope.spawn(|| pass(&table, false));
             }
         });
-        assert_eq!(table.backend_loads().get(1), 256);
+        assert_eq!(live(&table), 256);
         assert!((0..512).all(|slot| table.word(slot).is_some_and(|word| word.state() == State::Empty)));
     }
 }
@@ -244,7 +269,7 @@ fn a_connection_that_is_hit_in_time_is_never_removed() {
         stop.store(true, Ordering::Relaxed);
     });
     assert_eq!(states(&table, 0), (State::Established, State::Established));
-    assert_eq!(table.backend_loads().get(1), 1);
+    assert_eq!(live(&table), 1);
 }
 
 #[test]
