@@ -8,6 +8,7 @@ use std::{
     net::{Ipv4Addr, SocketAddrV4},
     time::Duration,
 };
+use vipgate_abi::maps;
 use vipgate_tests::{
     both_hooks,
     lab::{Counts, Datagrams, ECHO, Flood, Running, Standing, UDP, WEB, report, wait_until},
@@ -41,6 +42,8 @@ both_hooks! {
             wait_until("a new client gets through", PATIENCE, || client.fetch(SocketAddrV4::new(VIP, WEB.port)))?;
         }
         let sent = flood.stop()?;
+        let table = report(&run.lab, "status")?["flows"].clone();
+        ensure!(table["capacity"] == maps::FIRST_FLOWS, "a flood makes the flow table no larger: {table}");
         let datagrams = datagrams.stop()?;
         let grown = run.controller.resident()?.saturating_sub(before);
         ensure!(grown < 16 << 20, "the controller has grown by {grown} bytes");

@@ -1,4 +1,5 @@
-//! Nothing is lost: the tables get other sizes, again and again, under traffic that is counted.
+//! Nothing is lost: the tables get other sizes, again and again, under traffic that is counted, and that of flows grows while it
+//! fills.
 
 use anyhow::{Context as _, ensure};
 use serde_json::Value;
@@ -6,26 +7,36 @@ use std::{
     cell::Cell,
     fs,
     net::{Ipv4Addr, SocketAddrV4},
+    time::Duration,
 };
 use vipgate::loader::Sizes;
+use vipgate_abi::maps;
 use vipgate_tests::{
     both_hooks,
-    lab::{Controller, Counts, Datagrams, ECHO, Lab, Load, Result, Running, SIZES, Standing, UDP, WEB, report},
+    lab::{
+        Controller, Counts, Datagrams, ECHO, Lab, Listener, Load, Result, Running, SIZES, Standing, UDP, WEB, report,
+        wait_until,
+    },
 };
 
 const VIP: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 10);
+const OTHER: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 11);
 /// In each hook.
 const ROUNDS: usize = 50;
 /// Rounds in which the controller is killed while it changes the sizes, in each hook.
 const KILLED: usize = 24;
 /// TCP connections that stay through all rounds.
 const SESSIONS: usize = 8;
+/// Flow entries in every other round: so few that the table has them from the start.
+const FLOWS: u32 = maps::FIRST_FLOWS / 2;
+/// Clients that fill more than half of the table with which a router begins, by ports that no kernel gives away.
+const CLIENTS: u16 = 17_000;
 
 /// The sizes of a round: each of them changes, alone and with others.
 fn sizes(round: usize) -> Sizes {
     let doubled = |every: usize, size: u32| if (round / every).is_multiple_of(2) { size * 2 } else { size };
     Sizes {
-        flows: doubled(1, SIZES.flows),
+        flows: doubled(1, FLOWS),
         services: doubled(2, SIZES.services),
         backends: doubled(3, SIZES.backends),
         ring_elements: doubled(5, SIZES.ring_elements),
@@ -95,11 +106,11 @@ impl<'a> Traffic<'a> {
     }
 }
 
-/// The tables have these sizes, and no stage of a change is left.
-fn check_sizes(lab: &Lab, sizes: Sizes) -> Result<()> {
+/// The flow table has this size, and no stage of a change is left.
+fn check_flows(lab: &Lab, flows: u32) -> Result<()> {
     let status: Value = report(lab, "status")?;
     let capacity = status["flows"]["capacity"].as_u64().context("a capacity")?;
-    ensure!(capacity == u64::from(sizes.flows), "room for {capacity} flows");
+    ensure!(capacity == u64::from(flows), "room for {capacity} flows");
     let pins = fs::read_dir(lab.bpffs.path())?.count();
     ensure!(pins == 1, "{pins} directories of pins");
     Ok(())
@@ -123,11 +134,29 @@ both_hooks! {
                 ensure!(controller.stop()?.success(), "an orderly end failed in round {round}");
             }
             controller = Controller::start_with(&lab, sizes(round))?;
-            check_sizes(&lab, sizes(round)).with_context(|| format!("in round {round}"))?;
+            check_flows(&lab, sizes(round).flows).with_context(|| format!("in round {round}"))?;
             traffic.check().with_context(|| format!("in round {round}"))?;
         }
         traffic.finish()?;
         drop(controller);
+        Ok(())
+    }
+
+    fn a_flow_table_that_fills_grows_and_loses_no_packet_no_connection_and_no_count(hook) {
+        let run = Running::new(hook, 1, 2)?;
+        run.cloud.balanced_everywhere(VIP)?;
+        let many = Listener { port: 7003, tags: &["maxConnection::0"], ..UDP };
+        let (_, balancer) = run.cloud.load_balancer(OTHER)?;
+        run.cloud.add_backends(&run.cloud.listener(&balancer, many)?, &[0, 1])?;
+        check_flows(&run.lab, maps::FIRST_FLOWS)?;
+        let mut traffic = Traffic::start(&run.lab)?;
+        run.lab.client().ask_from_many(SocketAddrV4::new(OTHER, many.port), 10_000..10_000 + CLIENTS)?;
+        wait_until("a larger flow table", Duration::from_secs(30), || check_flows(&run.lab, SIZES.flows))?;
+        traffic.check()?;
+        let flows = report(&run.lab, "status")?["flows"].clone();
+        let held = flows["states"]["datagrams"].as_u64().context("flows of datagrams")?;
+        ensure!(held >= 2 * u64::from(CLIENTS) * 97 / 100, "some of the clients' flows are lost: {flows}");
+        traffic.finish()?;
         Ok(())
     }
 
@@ -154,7 +183,7 @@ both_hooks! {
             let survived = traffic.requests.check().and_then(|()| traffic.standing.ask());
             survived.with_context(|| format!("killed in round {round} at {stage}"))?;
             controller = Controller::start_with(&lab, sizes(round))?;
-            check_sizes(&lab, sizes(round)).with_context(|| format!("in round {round}"))?;
+            check_flows(&lab, sizes(round).flows).with_context(|| format!("in round {round}"))?;
             traffic.check().with_context(|| format!("in round {round}, killed at {stage}"))?;
         }
         traffic.finish()?;

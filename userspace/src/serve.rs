@@ -14,6 +14,7 @@ use tokio::{
     time::sleep,
 };
 use tracing::{info, warn};
+use vipgate_abi::maps;
 use vipgate_api::ApiError;
 
 use crate::{
@@ -74,8 +75,14 @@ pub async fn serve(config: Config) -> Result<(), ServeError> {
         .map_err(|source| ServeError::Listen { address: config.listen, source })?;
     let store = Store::open(&config.store).await?;
 
-    let options =
-        Options { bpffs: config.bpffs.clone(), hook: config.hook, tc: config.tc, sizes: config.datapath, refused: &[] };
+    let options = Options {
+        bpffs: config.bpffs.clone(),
+        hook: config.hook,
+        tc: config.tc,
+        sizes: config.datapath,
+        least_flows: maps::FIRST_FLOWS,
+        refused: &[],
+    };
     let plane = spawn_blocking(move || Plane::open(&options)).await??;
     let sizes = plane.sizes();
     let limits = Limits { services: sizes.services, backends: sizes.backends, ..Limits::default() };

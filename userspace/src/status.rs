@@ -69,10 +69,9 @@ pub(crate) fn text(status: &Status, configured: Hook, told: Option<&Told>) -> St
         lines.push("device   none".to_owned());
     }
     lines.extend(devices.iter().map(device_line));
-    let states: Vec<String> =
-        status.flows.iter().map(|(state, count)| format!("{count} {}", flow_state(*state))).collect();
-    let used: u64 = status.flows.values().sum();
-    lines.push(format!("flows    {used} of {} {}", status.flow_capacity, states.join(", ")));
+    let states = status.flows.states.iter().map(|(state, count)| format!("{count} {}", flow_state(*state)));
+    let states = states.collect::<Vec<_>>().join(", ");
+    lines.push(format!("flows    {} of {} {states}", status.flows.entries(), status.flows.capacity));
     if let Some(Told { checks, .. }) = told {
         lines.push(format!(
             "checks   {} backends, {} unhealthy, {} checks a minute, late by {} ms at most; {} passed, {} failed, {} not possible",
@@ -117,7 +116,8 @@ pub(crate) fn json(status: &Status, configured: Hook, told: Option<&Told>) -> Va
     let devices = served(status, configured, told).into_iter().map(|Served { name, hook, why, refusal }| {
         json!({ "name": name, "hook": hook, "why": why, "problem": refusal.map(|refusal| &refusal.reason) })
     });
-    let flows: BTreeMap<&str, u64> = status.flows.iter().map(|(state, count)| (flow_state(*state), *count)).collect();
+    let flows: BTreeMap<&str, u64> =
+        status.flows.states.iter().map(|(state, count)| (flow_state(*state), *count)).collect();
     let services = shown(status).map(|(key, prefix_len, service)| {
         let backends = backends_of(status, service).map(backend_json);
         json!({
@@ -164,7 +164,7 @@ pub(crate) fn json(status: &Status, configured: Hook, told: Option<&Told>) -> Va
     };
     json!({
         "devices": devices.collect::<Vec<_>>(),
-        "flows": { "capacity": status.flow_capacity, "states": flows },
+        "flows": { "capacity": status.flows.capacity, "states": flows },
         "checks": told.map(|told| told.checks),
         "services": services.collect::<Vec<_>>(),
         "masquerades": masquerades.collect::<Vec<_>>(),

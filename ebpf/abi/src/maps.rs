@@ -109,8 +109,10 @@ pub const PINNED: [&str; 26] = [
     REASONS,
 ];
 
-/// Default number of flow entries: two an established connection. A power of two.
+/// Default of the most flow entries that there may be: two a connection. A power of two.
 pub const DEFAULT_FLOWS: u32 = 1 << 20;
+/// Flow entries that the table begins with, if it may have so many. A power of two.
+pub const FIRST_FLOWS: u32 = 1 << 16;
 /// Default number of services: listeners, port-forwarding rules, elastic IPs and networks with source NAT.
 pub const DEFAULT_SERVICES: u32 = 1 << 16;
 /// Room in the services trie for each service, which costs nothing until it is used: the widest range of ports takes 30

@@ -17,8 +17,8 @@ pub const LISTEN: &str = "127.0.0.1:8080";
 /// The admin's first password.
 pub const PASSWORD: &str = "lab-password";
 
-/// The tables of a lab's controller.
-pub const SIZES: Sizes = Sizes { flows: 65_536, services: 1024, backends: 1024, ring_elements: 1 << 20 };
+/// The tables of a lab's controller. That of flows begins with a quarter.
+pub const SIZES: Sizes = Sizes { flows: 262_144, services: 1024, backends: 1024, ring_elements: 1 << 20 };
 
 /// Loading the programs and the first pass over the stored state, on a machine busy with other tests.
 const READY: Duration = Duration::from_secs(60);

@@ -6,6 +6,7 @@ use std::{
     fs,
     io::{Read as _, Write as _},
     net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket},
+    ops::Range,
     path::Path,
     str::FromStr,
     time::Duration,
@@ -90,6 +91,31 @@ impl Host {
     /// One datagram from a new port, and the answer to it.
     pub fn ask_udp(&self, vip: SocketAddrV4) -> Result<Origin> {
         self.udp(vip)?.ask()
+    }
+
+    /// A datagram from each of these ports, and another one where no answer comes: as many flows.
+    pub fn ask_from_many(&self, vip: SocketAddrV4, ports: Range<u16>) -> Result<()> {
+        /// Unanswered ones at a time: less than any socket on their way holds.
+        const AT_ONCE: usize = 64;
+        let ports: Vec<u16> = ports.collect();
+        self.namespace.within(|| {
+            for ports in ports.chunks(AT_ONCE) {
+                let open = |port: &u16| -> Result<UdpSession> {
+                    let socket = UdpSocket::bind((self.address, *port)).context("cannot open a UDP socket")?;
+                    socket.set_read_timeout(Some(self.patience))?;
+                    socket.connect(vip)?;
+                    socket.send(b"0").context("cannot send")?;
+                    Ok(UdpSession { socket, asked: 0 })
+                };
+                let sessions: Vec<UdpSession> = ports.iter().map(open).collect::<Result<_>>()?;
+                for mut session in sessions {
+                    if session.socket.recv(&mut [0; 64]).is_err() {
+                        session.ask()?;
+                    }
+                }
+            }
+            Ok(())
+        })
     }
 
     /// A UDP socket that stays on one port: one flow.

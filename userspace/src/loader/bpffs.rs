@@ -27,6 +27,8 @@ use std::{
     ffi::OsStr,
     fs, io,
     path::{Path, PathBuf},
+    thread,
+    time::{Duration, Instant},
 };
 
 use aya::programs::{
@@ -43,6 +45,9 @@ use super::{
     kernel,
     link::{self, Held},
 };
+
+/// Longer than flows take to go over. One who was killed in the middle of it is waited for in vain.
+const READERS_PATIENCE: Duration = Duration::from_secs(5);
 
 /// A directory's part in a change of the tables' sizes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,8 +101,14 @@ impl PinDir {
         Self { path: name.into() }
     }
 
-    /// Whether the directory is there, for who only reads: who may not look is told so.
+    /// Whether the directory is there, for who only reads: who may not look is told so. While flows go over to another table,
+    /// each of the two tells of a part: their end is waited for.
     pub(super) fn is_there(&self) -> Result<bool, LoadError> {
+        let carried = self.at(Stage::Carried);
+        let patience = Instant::now() + READERS_PATIENCE;
+        while carried.exists() && Instant::now() < patience {
+            thread::sleep(Duration::from_millis(10));
+        }
         let looked = self.path.try_exists();
         looked.map_err(|error| LoadError::io(format!("look at {}", self.path.display()), error))
     }

@@ -2,7 +2,6 @@
 //! changes nothing. A flow is copied between two looks at its slot's word, as the race rules of `vipgate_abi::flow` want.
 
 use std::{
-    collections::BTreeMap,
     net::{Ipv4Addr, SocketAddrV4},
     path::Path,
 };
@@ -14,7 +13,7 @@ use vipgate_abi::{
     maps,
 };
 
-use super::{bpffs::PinDir, error::LoadError, mapping::View, object, tables::view};
+use super::{bpffs::PinDir, error::LoadError, fill::Fill, mapping::View, object, tables::view};
 
 /// A connection: both directions of it. Of ICMP the port is the identifier, of what has no ports it is 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,7 +64,7 @@ pub(super) fn tick() -> Result<u32, LoadError> {
 
 /// The flow table, mapped for reading only.
 #[derive(Debug)]
-pub(super) struct FlowView {
+pub struct FlowView {
     buckets: View<Bucket>,
     flows: View<Flow>,
 }
@@ -80,16 +79,14 @@ impl FlowView {
         u64::from(self.buckets.len()) * WAYS as u64
     }
 
-    /// Flows by state; empty slots are left out.
-    pub(super) fn count(&self) -> BTreeMap<State, u64> {
-        let mut counts = BTreeMap::new();
-        for slot in 0..self.flows.len() {
-            match self.word(slot).map(Word::state) {
-                None | Some(State::Empty) => {}
-                Some(state) => *counts.entry(state).or_default() += 1,
-            }
-        }
-        counts
+    pub(super) fn buckets(&self) -> u32 {
+        self.buckets.len()
+    }
+
+    /// How full it is.
+    #[must_use]
+    pub fn fill(&self) -> Fill {
+        Fill::of(self)
     }
 
     fn connections(&self, now: u32, hz: u32, mut take: impl FnMut(Connection)) {
@@ -127,7 +124,7 @@ impl FlowView {
         })
     }
 
-    fn word(&self, slot: u32) -> Option<Word> {
+    pub(super) fn word(&self, slot: u32) -> Option<Word> {
         self.buckets.word(slot / WAYS as u32, slot as usize % WAYS).map(Word)
     }
 

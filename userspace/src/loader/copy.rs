@@ -4,7 +4,6 @@
 use aya::maps::{Array, LpmTrie, MapData, lpm_trie::Key};
 use tracing::warn;
 use vipgate_abi::{
-    config::Config,
     flow::{State, WAYS},
     hash,
     load::Load,
@@ -59,7 +58,7 @@ pub(super) fn that_fit(dir: &PinDir, held: Sizes, wanted: Sizes) -> Result<Sizes
 }
 
 /// The smallest number of flows, from the wanted one on, that holds the connections there are.
-fn least_flows(dir: &PinDir, held: u32, wanted: u32) -> Result<u32, LoadError> {
+pub(super) fn least_flows(dir: &PinDir, held: u32, wanted: u32) -> Result<u32, LoadError> {
     if wanted >= held {
         return Ok(wanted);
     }
@@ -88,16 +87,10 @@ pub(super) struct Begun {
     services: Vec<u32>,
 }
 
-/// Fills new tables with what the old ones hold: the configuration, services, sources, backends, rings, cursors, loads.
-pub(super) fn fill(dir: &PinDir, next: &PinDir, sizes: Sizes) -> Result<Begun, LoadError> {
+/// Fills new tables with what the old ones hold: services, sources, backends, rings, cursors, loads.
+pub(super) fn fill(dir: &PinDir, next: &PinDir) -> Result<Begun, LoadError> {
     let (old, new) = (Tables::open(dir)?, Tables::open(next)?);
     let services = old.services()?;
-    if !is_shared(maps::CONFIG, dir, next)? {
-        let config = Epoch::open(dir)?.get()?;
-        let mut copy: Array<MapData, Config> = open(next, maps::CONFIG)?;
-        let config = Config { bucket_mask: sizes.flows / WAYS as u32 - 1, ..config };
-        copy.set(0, config, 0).map_err(|error| TableError::new(maps::CONFIG, "write", error))?;
-    }
     if !is_shared(maps::SERVICES, dir, next)? {
         let mut copy: LpmTrie<MapData, ServiceKey, Service> = open(next, maps::SERVICES)?;
         for (key, prefix_len, service) in &services {

@@ -9,15 +9,20 @@
 //!    back: connections are in both tables.
 //! 4. When the last packet has left the old tables, what they counted is brought over, and their connections are carried
 //!    to the new table (`carry`).
-//! 5. The new directory takes the old one's place. Programs that know only the new tables come with the next attachment.
+//! 5. The new directory takes the old one's place. Programs that know only the new tables come with the next attachment, or
+//!    at once where devices are attached already.
 //!
 //! A controller that is killed leaves programs that do their work, at whatever step; the directories' names tell the next
 //! one how far it was (`bpffs`). Before step 3 it starts over, later it goes on.
 //!
-//! This runs before anything else writes tables.
+//! All tables get their sizes before anything else writes them. The flow table gets others while the controller runs
+//! ([`resize_flows`]): all else is shared, so that who holds other tables need not know of it. Only [`Epoch`] is told, as it
+//! speaks to programs of both; whoever has the flow table open opens it again.
 
-use tracing::{info, warn};
-use vipgate_abi::maps;
+use std::sync::Mutex;
+
+use tracing::{debug, info, warn};
+use vipgate_abi::{flow::WAYS, maps};
 
 use super::{
     Sizes, attach,
@@ -26,8 +31,9 @@ use super::{
     copy::{self, Begun},
     error::{LoadError, causes},
     flows::FlowTable,
-    grace,
+    grace, lock, namespace,
     object::{self, Programs},
+    redirects,
     tables::Epoch,
 };
 
@@ -54,27 +60,71 @@ pub(super) fn resize(dir: &PinDir, wanted: Sizes) -> Result<(), LoadError> {
     }
     object::make_maps(dir, held)?;
     let sizes = copy::that_fit(dir, held, wanted)?;
-    if sizes == held {
-        return Ok(());
+    if sizes != held {
+        let epoch = Mutex::new(Epoch::open(dir)?);
+        change(dir, held, sizes, &epoch)?;
+        dir.at(Stage::Old).remove()?;
     }
+    Ok(())
+}
+
+/// Gives the flow table another size while the reconciler works: the programs that devices have then. `None`: the table stays
+/// as it was, since it cannot be made, or does not hold what is there.
+///
+/// # Errors
+/// What came when there was no way back: only a start of the controller goes on from there.
+pub(super) fn resize_flows(
+    dir: &PinDir,
+    held: Sizes,
+    flows: u32,
+    refused: &'static [&'static str],
+    epoch: &Mutex<Epoch>,
+) -> Result<Option<Programs>, LoadError> {
+    if copy::least_flows(dir, held.flows, flows)? > flows {
+        debug!(flows, "what is in the flow table does not fit so few entries");
+        return Ok(None);
+    }
+    let sizes = Sizes { flows, ..held };
+    if !change(dir, held, sizes, epoch)? {
+        return Ok(None);
+    }
+    namespace::remember(dir)?;
+    let mut programs = object::prepare_bridging(dir, sizes, None)?;
+    programs.refuse(refused);
+    attach::update_all(dir, &mut programs)?;
+    redirects::watch(&mut programs, dir);
+    dir.at(Stage::Old).remove()?;
+    Ok(Some(programs))
+}
+
+/// All steps; the old directory stays. False: the new tables cannot be made, and all is as it was.
+fn change(dir: &PinDir, held: Sizes, sizes: Sizes, epoch: &Mutex<Epoch>) -> Result<bool, LoadError> {
     let new = dir.at(Stage::New);
-    let (mut programs, begun) = match prepare(dir, held, &new, sizes) {
+    let (mut programs, begun) = match prepare(dir, held, &new, sizes, epoch) {
         Ok(prepared) => prepared,
         Err(error) => {
-            warn!(error = %causes(&error), ?held, ?wanted, "the tables keep their sizes");
-            return new.remove();
+            warn!(error = %causes(&error), ?held, ?sizes, "the tables keep their sizes");
+            lock(epoch).part();
+            new.remove()?;
+            return Ok(false);
         }
     };
     let carried = dir.at(Stage::Carried);
     new.rename(&carried)?;
     finish(dir, &carried, &mut programs, &begun)?;
-    dir.at(Stage::Old).remove()?;
+    lock(epoch).go_over();
     info!(?held, ?sizes, "the tables have other sizes");
-    Ok(())
+    Ok(true)
 }
 
 /// Steps 1 and 2; the programs of step 3.
-fn prepare(dir: &PinDir, held: Sizes, new: &PinDir, sizes: Sizes) -> Result<(Programs, Begun), LoadError> {
+fn prepare(
+    dir: &PinDir,
+    held: Sizes,
+    new: &PinDir,
+    sizes: Sizes,
+    epoch: &Mutex<Epoch>,
+) -> Result<(Programs, Begun), LoadError> {
     new.make()?;
     object::make_resized(dir, held, new, sizes)?;
     let mut programs = bridging(new, sizes, dir)?;
@@ -83,8 +133,9 @@ fn prepare(dir: &PinDir, held: Sizes, new: &PinDir, sizes: Sizes) -> Result<(Pro
         let mut first = object::prepare_bridging(dir, held, Some((new, sizes.flows)))?;
         attach::update_all(dir, &mut first)?;
         grace::wait();
+        lock(epoch).join(new, sizes.flows / WAYS as u32 - 1)?;
     }
-    let begun = copy::fill(dir, new, sizes)?;
+    let begun = copy::fill(dir, new)?;
     Ok((programs, begun))
 }
 

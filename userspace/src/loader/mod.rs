@@ -19,6 +19,7 @@ mod copy;
 mod detach;
 mod error;
 mod ethtool;
+mod fill;
 mod filter;
 mod flows;
 mod grace;
@@ -58,10 +59,11 @@ pub use self::{
     bpffs::PinDir,
     choice::{hook_for, why, why_tc},
     classifier::TcMode,
-    connections::{Connection, hz, read_connections},
+    connections::{Connection, FlowView, hz, read_connections},
     detach::{Detached, detach},
     error::{AttachError, LoadError, TableError, causes},
     ethtool::{Driver, driver, drivers},
+    fill::Fill,
     filter::{FilterError, PRIORITY as FILTER_PRIORITY},
     flows::{BackendLoads, FlowTable, Loads},
     kernel::release,
@@ -125,7 +127,8 @@ impl FromStr for Hook {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Sizes {
-    /// Flow entries: two an established connection; a power of two. 72 bytes each.
+    /// Flow entries, two a connection; a power of two. 72 bytes each. Where a configuration names them: how many the table may
+    /// come to have.
     pub flows: u32,
     /// Listeners, port-forwarding rules, elastic IPs and networks with source NAT; the services trie has room for the keys
     /// of each.
@@ -175,7 +178,10 @@ pub struct Options {
     pub hook: Hook,
     /// How TC programs are put on devices.
     pub tc: TcMode,
+    /// Of the flow table the largest size.
     pub sizes: Sizes,
+    /// Flow entries that the table begins with, and has at least.
+    pub least_flows: u32,
     /// Programs that are taken for refused by the kernel: for tests of what becomes of the others.
     pub refused: &'static [&'static str],
 }
@@ -186,7 +192,11 @@ pub struct Plane {
     dir: PinDir,
     hook: Hook,
     way: Way,
-    sizes: Sizes,
+    /// Those of now.
+    sizes: Mutex<Sizes>,
+    /// How many flow entries there may be at least, and at most.
+    flows: (u32, u32),
+    refused: &'static [&'static str],
     programs: Mutex<Programs>,
     /// Set when the kernel has refused what [`Hook::Auto`] tried.
     xdp_refused: OnceLock<()>,
@@ -212,8 +222,11 @@ impl Plane {
 
     fn bring_up(dir: PinDir, options: &Options) -> Result<Arc<Self>, LoadError> {
         dir.create()?;
-        migrate::resize(&dir, options.sizes)?;
-        let (mut programs, sizes) = object::prepare(&dir, options.sizes).map_err(kernel::explain)?;
+        let (most, least) = (options.sizes.flows, options.least_flows.min(options.sizes.flows));
+        let held = object::sizes_of_pins(&dir, Sizes { flows: least, ..options.sizes })?;
+        let wanted = Sizes { flows: held.flows.clamp(least, most), ..options.sizes };
+        migrate::resize(&dir, wanted)?;
+        let (mut programs, sizes) = object::prepare(&dir, wanted).map_err(kernel::explain)?;
         programs.refuse(options.refused);
         programs.load_for(options.hook).map_err(kernel::explain)?;
         let others = dir.others()?;
@@ -235,7 +248,9 @@ impl Plane {
             dir,
             hook: options.hook,
             way,
-            sizes,
+            sizes: Mutex::new(sizes),
+            flows: (least, most),
+            refused: options.refused,
             programs: Mutex::new(programs),
             xdp_refused: OnceLock::new(),
         }))
@@ -247,7 +262,26 @@ impl Plane {
 
     /// The sizes that the tables really have.
     pub fn sizes(&self) -> Sizes {
-        self.sizes
+        *lock(&self.sizes)
+    }
+
+    /// The smallest and the largest size that the flow table may have.
+    pub fn flows(&self) -> (u32, u32) {
+        self.flows
+    }
+
+    /// Gives the flow table another size while traffic goes on; false: it stays as it was. Nobody else may have the flow table
+    /// open, or attach programs, meanwhile.
+    ///
+    /// # Errors
+    /// What came when there was no way back. Then the plane is to be opened anew, which goes on from there.
+    pub fn resize_flows(&self, flows: u32, epoch: &Mutex<Epoch>) -> Result<bool, LoadError> {
+        let mut programs = self.programs();
+        let resized = migrate::resize_flows(&self.dir, self.sizes(), flows, self.refused, epoch)?;
+        let Some(new) = resized else { return Ok(false) };
+        *programs = new;
+        lock(&self.sizes).flows = flows;
+        Ok(true)
     }
 
     pub fn pins(&self) -> &Path {
@@ -267,6 +301,11 @@ impl Plane {
     /// The flow table, for the sweeper.
     pub fn flow_table(&self) -> Result<FlowTable, LoadError> {
         FlowTable::open(&self.dir)
+    }
+
+    /// The flow table, for who counts what is in it.
+    pub fn flow_view(&self) -> Result<FlowView, LoadError> {
+        FlowView::open(&self.dir)
     }
 
     /// The router's devices as the programs know them.
@@ -295,9 +334,13 @@ impl Plane {
     }
 
     fn programs(&self) -> MutexGuard<'_, Programs> {
-        // A panic while the lock was held leaves no half state: aya's objects change in one step.
-        self.programs.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.programs)
     }
+}
+
+/// A panic while the lock was held leaves no half state: what is behind one here changes in single steps.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

@@ -15,7 +15,6 @@ use ipnet::Ipv4Net;
 use vipgate_abi::{
     backend::Backend,
     counters::{Reason, Traffic},
-    flow::State,
     maps,
     meter::{Meter, Metered},
     port::Port,
@@ -24,7 +23,7 @@ use vipgate_abi::{
 };
 
 use super::{
-    Hook,
+    Fill, Hook,
     bpffs::PinDir,
     connections::FlowView,
     error::{LoadError, TableError},
@@ -50,10 +49,7 @@ pub struct Status {
     pub limits: BTreeMap<u32, LimitStatus>,
     /// Packets that were not simply forwarded, by reason; those that happened.
     pub reasons: Vec<(Reason, u64)>,
-    /// Flow entries by state; a connection has two.
-    pub flows: BTreeMap<State, u64>,
-    /// Number of flow entries that fit.
-    pub flow_capacity: u64,
+    pub flows: Fill,
 }
 
 /// One backend's entry and counters.
@@ -88,8 +84,7 @@ pub fn read(bpffs: &Path) -> Result<Option<Status>, LoadError> {
         return Ok(None);
     }
     let tables = Tables::open(&dir)?;
-    let flow_table = FlowView::open(&dir)?;
-    let flows = flow_table.count();
+    let flows = FlowView::open(&dir)?.fill();
     let (services, sources) = (tables.services()?, tables.sources()?);
     let backends = backends(&tables, &services, &sources)?;
     Ok(Some(Status {
@@ -101,7 +96,6 @@ pub fn read(bpffs: &Path) -> Result<Option<Status>, LoadError> {
         sources,
         reasons: Reasons::open(&dir)?.all()?,
         flows,
-        flow_capacity: flow_table.capacity(),
     }))
 }
 

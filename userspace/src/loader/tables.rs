@@ -297,9 +297,11 @@ fn pinned(dir: &PinDir, name: &'static str) -> Result<MapData, TableError> {
     MapData::from_pin(dir.map(name)).map_err(|error| TableError::new(name, "open", error))
 }
 
-/// The epoch under which flows remember their next hop.
+/// What the programs read on every packet, the epoch under which flows remember their next hop above all. One writer.
 pub struct Epoch {
     config: Array<MapData, Config>,
+    /// The same of the flow table to which flows are just going over: they differ in their masks alone.
+    next: Option<Array<MapData, Config>>,
 }
 
 impl fmt::Debug for Epoch {
@@ -310,19 +312,49 @@ impl fmt::Debug for Epoch {
 
 impl Epoch {
     pub(super) fn open(dir: &PinDir) -> Result<Self, LoadError> {
-        Ok(Self { config: open(dir, maps::CONFIG)? })
+        Ok(Self { config: open(dir, maps::CONFIG)?, next: None })
     }
 
     /// Makes every flow look its next hop up again.
     pub fn bump(&mut self) -> Result<(), TableError> {
-        let mut config = self.get()?;
-        config.epoch = next_epoch(config.epoch);
-        self.config.set(0, config, 0).map_err(|error| TableError::new(maps::CONFIG, "write", error))
+        let epoch = next_epoch(self.get()?.epoch);
+        for map in [&mut self.config].into_iter().chain(&mut self.next) {
+            write(map, Config { epoch, ..read(map)? })?;
+        }
+        Ok(())
     }
 
     pub fn get(&self) -> Result<Config, TableError> {
-        self.config.get(&0, 0).map_err(|error| TableError::new(maps::CONFIG, "read", error))
+        read(&self.config)
     }
+
+    /// From now on those that use the flow table in another directory, of this bucket mask, are told the same.
+    pub(super) fn join(&mut self, next: &PinDir, bucket_mask: u32) -> Result<(), LoadError> {
+        let mut map = open(next, maps::CONFIG)?;
+        write(&mut map, Config { bucket_mask, ..self.get()? })?;
+        self.next = Some(map);
+        Ok(())
+    }
+
+    /// From now on only those are told anything.
+    pub(super) fn go_over(&mut self) {
+        if let Some(next) = self.next.take() {
+            self.config = next;
+        }
+    }
+
+    /// They are told nothing any more.
+    pub(super) fn part(&mut self) {
+        self.next = None;
+    }
+}
+
+fn read(map: &Array<MapData, Config>) -> Result<Config, TableError> {
+    map.get(&0, 0).map_err(|error| TableError::new(maps::CONFIG, "read", error))
+}
+
+fn write(map: &mut Array<MapData, Config>, config: Config) -> Result<(), TableError> {
+    map.set(0, config, 0).map_err(|error| TableError::new(maps::CONFIG, "write", error))
 }
 
 /// Seconds after which the programs look whether a next hop is where it was.
@@ -331,8 +363,8 @@ const CONFIRM: u32 = 5;
 /// Writes what the programs read on every packet: a secret seed for new tables, the table's mask, a new epoch because
 /// neighbours and routes may have changed while no controller watched.
 pub(super) fn initialise(dir: &PinDir, sizes: Sizes) -> Result<(), LoadError> {
-    let mut epoch = Epoch::open(dir)?;
-    let held = epoch.get()?;
+    let mut map = open(dir, maps::CONFIG)?;
+    let held = read(&map)?;
     let flow_seed = if held.flow_seed == 0 { random()? } else { held.flow_seed };
     let bucket_mask = sizes.flows / WAYS as u32 - 1;
     let tx_ports = object::id(dir, maps::TX_PORTS)?;
@@ -345,8 +377,7 @@ pub(super) fn initialise(dir: &PinDir, sizes: Sizes) -> Result<(), LoadError> {
         tx_ports,
         ..held
     };
-    let written = epoch.config.set(0, config, 0);
-    Ok(written.map_err(|error| TableError::new(maps::CONFIG, "write", error))?)
+    Ok(write(&mut map, config)?)
 }
 
 /// A number from the kernel's generator, never 0.

@@ -17,6 +17,7 @@ mod engine;
 mod limits;
 pub mod maglev;
 mod prefixes;
+mod sizing;
 mod sweep;
 mod worker;
 
@@ -30,6 +31,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot, watch};
 
+pub use self::sizing::Pace;
 use self::worker::{Command, Worker};
 use crate::{health::Checks, jobs, loader::Plane, state::Source};
 
@@ -72,10 +74,20 @@ impl Reconciler {
     /// fail are told in the log and tried again; only what prevents all work is an error. `checks` learns which
     /// backends there are.
     pub async fn start<S: Source>(plane: Arc<Plane>, source: S, checks: Checks) -> Result<Self, ApplyError> {
+        Self::start_at(Pace::default(), plane, source, checks).await
+    }
+
+    /// The same; the flow table's size follows what is in it at this pace.
+    pub async fn start_at<S: Source>(
+        pace: Pace,
+        plane: Arc<Plane>,
+        source: S,
+        checks: Checks,
+    ) -> Result<Self, ApplyError> {
         let (commands, queue) = mpsc::channel(1024);
         let (told, refused) = watch::channel(Refusals::new());
         let (changed, addresses) = watch::channel(());
-        let worker = Worker::start(plane, source, checks, commands.downgrade(), told, changed).await?;
+        let worker = Worker::start(plane, source, checks, pace, commands.downgrade(), told, changed).await?;
         tokio::spawn(worker.run(queue));
         Ok(Self { commands, refused, addresses })
     }

@@ -1,6 +1,7 @@
 //! The loader and the reconciler against the real kernel, each test in a room of its own. They need root.
 
 mod filters;
+mod growing;
 mod loading;
 mod lost;
 mod reconciling;

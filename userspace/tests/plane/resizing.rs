@@ -31,7 +31,7 @@ fn open(room: &Room, sizes: Sizes) -> Arc<Plane> {
     Plane::open(&Options { sizes, ..room.options(Hook::Tc) }).expect("opens")
 }
 
-fn map<M: TryFrom<Map, Error = MapError>>(plane: &Plane, name: &str) -> M {
+pub(crate) fn map<M: TryFrom<Map, Error = MapError>>(plane: &Plane, name: &str) -> M {
     let data = MapData::from_pin(plane.pins().join(name)).expect("pinned");
     Map::from_map_data(data).and_then(M::try_from).expect("of that kind")
 }
@@ -82,47 +82,56 @@ fn fill(plane: &Plane) {
     let counted = PerCpuValues::try_from(vec![counted; cpus]).expect("values");
     map::<PerCpuArray<MapData, Traffic>>(plane, maps::BACKEND_TRAFFIC).set(BACKEND, counted, 0).expect("written");
     let table = plane.flow_table().expect("opens");
-    (0..CONNECTIONS).for_each(|number| connect(plane, &table, number));
+    let of = (BACKEND, backend().generation);
+    (0..CONNECTIONS).for_each(|number| assert!(connect(plane, &table, number, of, State::Established), "a free slot"));
     let all = i64::from(CONNECTIONS);
     assert!(table.backend_loads().add(BACKEND, backend().generation, Load::by(all, all)));
     table.service_loads().add(SERVICE, CONNECTIONS);
 }
 
-/// A connection as programs make it, each flow in a slot of its bucket that is free.
-fn connect(plane: &Plane, table: &FlowTable, number: u32) {
+/// Makes a connection to a backend of this number and generation as programs do, each flow in a slot of its bucket that is free.
+/// False: there is none.
+pub(crate) fn connect(plane: &Plane, table: &FlowTable, number: u32, backend: (u32, u16), state: State) -> bool {
     let seed = plane.epoch().and_then(|epoch| Ok(epoch.get()?)).expect("readable").flow_seed;
     let first = FlowKey { src: 1000 + number, dst: 1, protocol: 6, ..FlowKey::default() };
     let keys = [first, FlowKey { src: 7, dst: 1000 + number, ..first }];
-    let word = |key: &FlowKey| {
-        Word::new(State::Established, 1, flow::tag(hash::flow(key, seed)), plane.jiffies().expect("a time"))
-    };
+    let now = plane.jiffies().expect("a time");
+    let word = |key: &FlowKey| Word::new(state, 1, flow::tag(hash::flow(key, seed)), now);
     let mut buckets = map::<Array<MapData, Bucket>>(plane, maps::FLOW_BUCKETS);
     let slots = keys.map(|key| {
         let bucket = flow::preferred(hash::flow(&key, seed), table.buckets() - 1) / WAYS as u32;
-        let mut words = buckets.get(&bucket, 0).expect("readable").words;
-        let way = words.iter().position(|word| *word == 0).expect("a free slot");
-        words[way] = word(&key).0;
-        buckets.set(bucket, Bucket { words }, 0).expect("written");
-        bucket * WAYS as u32 + u32::try_from(way).expect("small")
+        let words = buckets.get(&bucket, 0).expect("readable").words;
+        (bucket, words.iter().position(|word| *word == 0))
     });
+    let [(bucket, Some(way)), (reply_bucket, Some(reply_way))] = slots else { return false };
+    let reply_way = if reply_bucket == bucket { reply_way + 1 } else { reply_way };
+    let slots = [(bucket, way), (reply_bucket, reply_way)];
     let mut flows = map::<Array<MapData, Flow>>(plane, maps::FLOWS);
-    for ((at, peer), (key, flags)) in [(0, 1), (1, 0)].into_iter().zip(keys.into_iter().zip([0, FLAG_REPLY])) {
-        let mark = Mark::of(word(&key), flags);
+    for (at, (key, flags)) in keys.into_iter().zip([0, FLAG_REPLY]).enumerate() {
+        let index = |(bucket, way): (u32, usize)| bucket * WAYS as u32 + u32::try_from(way).expect("small");
+        let (bucket, way) = slots[at];
+        let mut words = buckets.get(&bucket, 0).expect("readable").words;
+        match words.get_mut(way) {
+            Some(empty) if *empty == 0 => *empty = word(&key).0,
+            _ => return false,
+        }
+        buckets.set(bucket, Bucket { words }, 0).expect("written");
         let flow = Flow {
             key,
-            mark,
-            peer: slots[peer],
-            target: Target::of(BACKEND),
-            generation: 9,
+            mark: Mark::of(word(&key), flags),
+            peer: index(slots[1 - at]),
+            target: Target::of(backend.0),
+            generation: backend.1,
             packets: number,
             volume: Volume::new(u64::from(number) << 33),
             ..Flow::default()
         };
-        flows.set(slots[at], flow, 0).expect("written");
+        flows.set(index(slots[at]), flow, 0).expect("written");
     }
+    true
 }
 
-fn connections(room: &Room) -> BTreeSet<(String, u32, u64, u32, State)> {
+pub(crate) fn connections(room: &Room) -> BTreeSet<(String, u32, u64, u32, State)> {
     let mut found = BTreeSet::new();
     let take = |Connection { client, packets_in, bytes_in, packets_out, state, .. }| {
         assert!(
@@ -160,7 +169,7 @@ fn check(room: &Room, plane: &Plane, sizes: Sizes) {
     assert_eq!(pins(&room.bpffs()), [plane.pins().file_name().and_then(|name| name.to_str()).expect("a name")]);
 }
 
-fn pins(bpffs: &Path) -> Vec<String> {
+pub(crate) fn pins(bpffs: &Path) -> Vec<String> {
     let entries = fs::read_dir(bpffs).expect("a directory");
     entries.map(|entry| entry.expect("an entry").file_name().into_string().expect("text")).collect()
 }

@@ -59,7 +59,9 @@ impl Room {
     }
 
     pub(crate) fn options(&self, hook: Hook) -> Options {
-        Options { bpffs: self.bpffs(), hook, tc: TcMode::Auto, sizes: SIZES, refused: &[] }
+        // As many as there may be.
+        let least_flows = u32::MAX;
+        Options { bpffs: self.bpffs(), hook, tc: TcMode::Auto, sizes: SIZES, least_flows, refused: &[] }
     }
 
     pub(crate) fn open(&self, hook: Hook) -> Result<Arc<Plane>, LoadError> {

@@ -97,9 +97,9 @@ impl Sweeper {
     }
 }
 
-impl Drop for Sweeper {
+impl Sweeper {
     /// Ends the thread within one slice.
-    fn drop(&mut self) {
+    pub(super) fn stop(&mut self) {
         self.shared.stop.store(true, Ordering::Relaxed);
         if let Some(thread) = self.thread.take() {
             thread.thread().unpark();
@@ -107,6 +107,12 @@ impl Drop for Sweeper {
                 warn!("the sweeper had panicked");
             }
         }
+    }
+}
+
+impl Drop for Sweeper {
+    fn drop(&mut self) {
+        self.stop();
     }
 }
 

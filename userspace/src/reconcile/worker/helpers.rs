@@ -72,11 +72,19 @@ pub(super) async fn watch(
 }
 
 pub(super) async fn find_lost(commands: mpsc::WeakSender<Command>) {
+    say_every(FIND_LOST, commands, || Command::FindLost).await;
+}
+
+pub(super) async fn size_flows(commands: mpsc::WeakSender<Command>, every: Duration) {
+    say_every(every, commands, || Command::SizeFlows).await;
+}
+
+async fn say_every(every: Duration, commands: mpsc::WeakSender<Command>, command: fn() -> Command) {
     loop {
-        sleep(FIND_LOST).await;
+        sleep(every).await;
         // Its end is the worker's end.
         let Some(commands) = commands.upgrade() else { return };
-        if commands.send(Command::FindLost).await.is_err() {
+        if commands.send(command()).await.is_err() {
             return;
         }
     }

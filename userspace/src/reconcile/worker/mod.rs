@@ -2,9 +2,10 @@
 //!
 //! One command at a time, those that wait meanwhile are one batch. System calls that may block run on the blocking
 //! pool; the worker waits for them, the rest of the controller does not. Its parts: what becomes of VIPs ([`vips`]), of
-//! devices and addresses ([`network`]), of the queues of bandwidth limits ([`queues`]), and what goes on beside it
-//! ([`helpers`]).
+//! devices and addresses ([`network`]), of the queues of bandwidth limits ([`queues`]), of the flow table's size ([`flows`]), and
+//! what goes on beside it ([`helpers`]).
 
+mod flows;
 mod helpers;
 mod network;
 mod queues;
@@ -26,14 +27,15 @@ use tracing::{debug, warn};
 
 use self::queues::Queues;
 use super::{
-    ApplyError, Refusals, Reply,
+    ApplyError, Pace, Refusals, Reply,
     devices::Managed,
     engine::Engine,
+    sizing::Sizing,
     sweep::{self, Sweeper},
 };
 use crate::{
     health::Checks,
-    loader::{self, Addresses, Epoch, Plane},
+    loader::{self, Addresses, Epoch, FlowView, Plane},
     net::{Device, Netlink, Watcher, arp::Announcer},
     state::{Limits, Source, VipState},
 };
@@ -65,6 +67,8 @@ pub(super) enum Command {
     },
     /// Somebody may have taken programs, or the disciplines of queues, off their devices.
     FindLost,
+    /// The flow table may be too small, or too large.
+    SizeFlows,
     Stop {
         reply: Reply,
     },
@@ -77,6 +81,9 @@ struct Kernel {
     engine: Engine<loader::Tables>,
     devices: Managed,
     sweeper: Sweeper,
+    /// The flow table, and which size it should have.
+    flows: FlowView,
+    sizing: Sizing,
 }
 
 /// A VIP as it was applied.
@@ -136,6 +143,7 @@ impl<S: Source> Worker<S> {
         plane: Arc<Plane>,
         source: S,
         checks: Checks,
+        pace: Pace,
         commands: mpsc::WeakSender<Command>,
         refused: watch::Sender<Refusals>,
         addresses: watch::Sender<()>,
@@ -154,6 +162,8 @@ impl<S: Source> Worker<S> {
                 engine: Engine::new(tables).map_err(open)?,
                 devices: Managed::new(Arc::clone(&plane)).map_err(open)?,
                 sweeper,
+                flows: plane.flow_view().map_err(open)?,
+                sizing: Sizing::new(pace, plane.flows(), std::time::Instant::now()),
                 plane,
             };
             let epoch = kernel.plane.epoch().map_err(open)?;
@@ -165,6 +175,7 @@ impl<S: Source> Worker<S> {
         let placed = Arc::default();
         let tasks = vec![
             tokio::spawn(helpers::find_lost(commands.clone())).abort_handle(),
+            tokio::spawn(helpers::size_flows(commands.clone(), pace.look)).abort_handle(),
             tokio::spawn(helpers::watch(watcher, Arc::clone(&epoch), commands.clone(), addresses)).abort_handle(),
             tokio::spawn(helpers::confirm_neighbours(net.clone(), Arc::clone(&placed))).abort_handle(),
         ];
@@ -204,9 +215,14 @@ impl<S: Source> Worker<S> {
                 () = sleep_until(next.unwrap_or_else(Instant::now)), if next.is_some() => {}
                 _ = &mut self.swept => break Vec::new(),
             }
+            let sizes = batch.iter().any(|command| matches!(command, Command::SizeFlows));
             let stops = self.serve(batch).await;
             if !stops.is_empty() {
                 break stops;
+            }
+            if sizes && let Err(error) = self.size_flows().await {
+                flows::tell(&error);
+                break Vec::new();
             }
         };
         let kernel = Arc::clone(&self.kernel);
@@ -237,6 +253,8 @@ impl<S: Source> Worker<S> {
                     vips.into_iter().for_each(|(device, vips)| announced.entry(device).or_default().extend(vips));
                 }
                 Command::FindLost => find_lost = true,
+                // After all else.
+                Command::SizeFlows => {}
                 Command::Stop { reply } => stops.push(reply),
             }
         }
