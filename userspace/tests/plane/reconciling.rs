@@ -94,9 +94,9 @@ impl Bench {
     /// The numbers of bits of interest that are set: to, from, out.
     fn interest(&self) -> [u32; 3] {
         let words: Array<MapData, u64> = self.map(maps::INTEREST);
-        let third = WORDS as u32 / 3;
+        let quarter = WORDS as u32 / 4;
         let ones = |at| words.get(&at, 0).expect("inside").count_ones();
-        [0, 1, 2].map(|part| (part * third..(part + 1) * third).map(ones).sum())
+        [0, 1, 2].map(|part| (part * quarter..(part + 1) * quarter).map(ones).sum())
     }
 
     fn has_address(&self, device: &str, host: u8) -> bool {
