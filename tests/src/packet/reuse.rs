@@ -115,7 +115,7 @@ fn wipe(name: &str, map: &mut Map) -> Result<()> {
         maps::FLOWS => zero::<Flow>(maps::FLOWS, map),
         maps::INTEREST => zero::<u64>(maps::INTEREST, map),
         maps::BACKENDS => zero::<Backend>(maps::BACKENDS, map),
-        maps::BACKEND_LOAD => zero::<u32>(maps::BACKEND_LOAD, map),
+        maps::BACKEND_LOAD => zero::<u64>(maps::BACKEND_LOAD, map),
         maps::SERVICE_LOAD => zero::<u32>(maps::SERVICE_LOAD, map),
         maps::RINGS => zero::<u32>(maps::RINGS, map),
         maps::BACKEND_ROUTES => clear::<BackendRoute>(map),
