@@ -111,7 +111,8 @@ fn check_flows(lab: &Lab, flows: u32) -> Result<()> {
     let status: Value = report(lab, "status")?;
     let capacity = status["flows"]["capacity"].as_u64().context("a capacity")?;
     ensure!(capacity == u64::from(flows), "room for {capacity} flows");
-    let pins = fs::read_dir(lab.bpffs.path())?.count();
+    let names = fs::read_dir(lab.bpffs.path())?.map(|entry| Ok(entry?.file_name())).collect::<Result<Vec<_>>>()?;
+    let pins = names.iter().filter(|name| name.to_string_lossy().starts_with("abi-")).count();
     ensure!(pins == 1, "{pins} directories of pins");
     Ok(())
 }
