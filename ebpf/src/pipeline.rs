@@ -157,12 +157,13 @@ fn hit<P: Packet>(packet: &mut P, headers: &Headers, config: &Config, slot: &Slo
         return if reply { Err(Reason::FlowEnded) } else { Ok(false) };
     }
     if !tcp::is_plain(headers, slot.mark.state(), reply) {
-        if tcp::starts_anew(headers, slot.mark.state(), reply) {
-            table::remove(slot);
-            return Ok(false);
-        }
-        if !tcp::follow(headers, slot, peer, backend, reply) {
-            return Err(Reason::TooManyConnections);
+        match tcp::follow(headers, slot, peer, backend, reply) {
+            tcp::FOLLOWED => {}
+            tcp::REFUSED => return Err(Reason::TooManyConnections),
+            _ => {
+                table::remove(slot);
+                return Ok(false);
+            }
         }
     }
     let now = jiffies();

@@ -34,6 +34,9 @@ pub struct Slot {
 }
 
 impl Slot {
+    /// No slot: nothing changes it.
+    pub const NOWHERE: Self = Self { index: NOWHERE, flow: ptr::null_mut(), mark: Mark(0) };
+
     /// True while the slot holds the flow that was found (rule 2).
     #[inline(always)]
     pub fn holds(&self) -> bool {
@@ -44,28 +47,58 @@ impl Slot {
     /// whether it moved it, and from where.
     #[inline(always)]
     pub fn move_to(&self, state: State) -> Option<State> {
-        let kept = if state as u8 == State::Empty as u8 { State::Busy } else { State::Closed };
-        let slot_word = word(self.index)?;
-        let mut tries = 0;
-        // A concurrent `touch` makes the swap fail; two tries are enough, the next packet tries again.
-        while tries < 2 {
-            // SAFETY: aligned word of FLOW_BUCKETS.
-            let word = Word(unsafe { ptr::read_volatile(slot_word) });
-            if word.round() != self.mark.round()
-                || word.state() as u8 == state as u8
-                || word.state() as u8 <= kept as u8
-            {
-                return None;
-            }
-            // SAFETY: as above.
-            if unsafe { atomic::compare_and_swap(slot_word, word.0, word.with_state(state).0) } {
-                opaque(mirror(self.index));
-                return Some(word.state());
-            }
-            tries += 1;
-        }
-        None
+        let kept = if state as u8 <= State::Closed as u8 { State::Busy } else { State::Resumed };
+        self.change(kept as u32 + 1, u8::MAX as u32, state)
     }
+
+    /// Moves a slot that is [over](State::is_over), at least as far as `from`, to a state; as [`Slot::move_to`].
+    #[inline(always)]
+    pub fn revive(&self, from: State, state: State) -> Option<State> {
+        self.change(from as u32, State::Resumed as u32, state)
+    }
+
+    #[inline(always)]
+    fn change(&self, least: u32, most: u32, state: State) -> Option<State> {
+        let left = State::from_byte(change_at(self.index, self.mark.0, least | most << 8, state as u32) as u8);
+        if left as u8 == State::Empty as u8 {
+            return None;
+        }
+        opaque(mirror(self.index));
+        Some(left)
+    }
+
+    /// Jiffies since the time that is stored in the slot's word; of none, since ever.
+    #[inline(always)]
+    pub fn age(&self, now: u32) -> u32 {
+        // SAFETY: aligned word of FLOW_BUCKETS.
+        word(self.index).map_or(u32::MAX, |word| Word(unsafe { ptr::read_volatile(word) }).age(now))
+    }
+}
+
+/// Swaps the state of a slot that holds the flow of this mark, if it is among `from` (the least of them, and above 8 bits the
+/// most), for another one; the state before. `Empty`: it was not, or it is that state already.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn change_at(index: u32, mark: u32, from: u32, state: u32) -> u32 {
+    let Some(slot_word) = word(index) else {
+        return State::Empty as u32;
+    };
+    let mut tries = 0;
+    // A concurrent `touch` makes the swap fail; two tries are enough, the next packet tries again.
+    while tries < 2 {
+        // SAFETY: aligned word of FLOW_BUCKETS.
+        let word = Word(unsafe { ptr::read_volatile(slot_word) });
+        let held = word.state() as u32;
+        if word.round() != Mark(mark).round() || held == state || held < from & 0xff || held > from >> 8 {
+            break;
+        }
+        // SAFETY: as above.
+        if unsafe { atomic::compare_and_swap(slot_word, word.0, word.with_state(State::from_byte(state as u8)).0) } {
+            return held;
+        }
+        tries += 1;
+    }
+    State::Empty as u32
 }
 
 /// The word of a slot.
@@ -120,10 +153,16 @@ fn write_mark(flow: *mut Flow, new: Mark) {
     compiler_fence(Ordering::Release);
 }
 
-/// Stores the time of a hit (rule 3).
+/// Stores the time of a hit (rule 3), unless the connection is over.
 #[inline(always)]
 pub fn touch(index: u32, now: u32) {
-    opaque(touch_at(index, now));
+    opaque(touch_at(index, now, 0));
+}
+
+/// Stores the time of what may tell that a connection lives, though it be over (rule 4).
+#[inline(always)]
+pub fn note(index: u32, now: u32) {
+    opaque(touch_at(index, now, 1));
 }
 
 /// Stores the time of a hit of the other direction: this one's way out is asked for again all the same.
@@ -137,8 +176,12 @@ pub fn see(index: u32, now: u32) {
 
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn touch_at(index: u32, now: u32) -> u32 {
+extern "C" fn touch_at(index: u32, now: u32, is_over: u32) -> u32 {
     if let (Some(word), Some(flow)) = (word(index), other::flow(index)) {
+        // SAFETY: aligned word of FLOW_BUCKETS.
+        if is_over == 0 && Word(unsafe { ptr::read_volatile(word) }).state().is_over() {
+            return opaque(0);
+        }
         // SAFETY: the upper half of an aligned word of FLOW_BUCKETS, the third byte of one of FLOWS (little-endian).
         unsafe {
             ptr::write_volatile(word.cast::<u32>().add(1), now);

@@ -1,12 +1,16 @@
 //! Connection states, TCP's and all others': what a packet that is not plain data changes in its connection's two slots.
 
 use vipgate_abi::{
+    config::Config,
     flow::{Mark, State},
     load::Load,
 };
 
 use crate::{
+    clock::jiffies,
+    count,
     load::{self, Counter},
+    maps::CONFIG,
     parse::{ACK, FIN, Headers, RST, SYN},
     service,
     table::{self, Slot},
@@ -24,23 +28,19 @@ pub fn is_plain(headers: &Headers, state: State, reply: bool) -> bool {
     }
 }
 
-/// True when the packet opens a new connection where a closed one still lies: a reused 5-tuple starts anew.
-#[inline(always)]
-pub fn starts_anew(headers: &Headers, state: State, reply: bool) -> bool {
-    !reply && state as u8 == State::Closed as u8 && headers.tcp_flags & (SYN | ACK) == SYN
-}
+/// What becomes of the packet: it goes where its flow says.
+pub const FOLLOWED: u32 = 0;
+/// The listener is full: what would complete the handshake must not arrive.
+pub const REFUSED: u32 = 1;
+/// It opens a new connection where one is over and silent: a 5-tuple that is used again.
+pub const ANEW: u32 = 2;
 
-/// Follows the connection: the packet hit the slot `own`, of `backend`, whose other direction is at `peer`. False: the
-/// listener is full, and the packet that would complete the handshake must not arrive.
+/// Follows the connection: the packet hit the slot `own`, of `backend`, whose other direction is at `peer`.
 #[inline(always)]
-pub fn follow(headers: &Headers, own: &Slot, peer: u32, backend: u32, reply: bool) -> bool {
+pub fn follow(headers: &Headers, own: &Slot, peer: u32, backend: u32, reply: bool) -> u32 {
     let what = headers.tcp_flags as u32 | (headers.is_datagram() as u32 * IS_DATAGRAM) | (reply as u32 * IS_REPLY);
-    opaque(follow_at(own.index, own.mark.0, peer, backend, what)) != REFUSED
+    opaque(follow_at(own.index, own.mark.0, peer, backend, what))
 }
-
-/// [`follow_at`]'s answers.
-const FOLLOWED: u32 = 0;
-const REFUSED: u32 = 1;
 
 /// Above the TCP flags.
 const IS_DATAGRAM: u32 = 0x100;
@@ -49,87 +49,149 @@ const IS_REPLY: u32 = 0x200;
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn follow_at(own: u32, mark: u32, peer: u32, backend: u32, what: u32) -> u32 {
-    if let Some(slot) = table::slot(own) {
-        let own = Slot { mark: Mark(mark), ..slot };
-        let reply = what & IS_REPLY != 0;
-        let peer = Peer(table::peer(own.index, peer, reply));
-        // SAFETY: `flow` points into FLOWS.
-        let counter = Counter { backend, generation: unsafe { (*own.flow).generation } };
-        // What the caller read of the flow, and whom that named as its peer, may be of who has just claimed the slot (rule 2).
-        if !own.holds() {
-            return opaque(FOLLOWED);
-        }
-        if what & IS_DATAGRAM != 0 {
-            follow_datagram(&own, &peer, counter);
-        } else if !follow_tcp(what as u8, &own, &peer, counter, reply) {
-            return opaque(REFUSED);
-        }
+    let Some(slot) = table::slot(own) else {
+        return opaque(FOLLOWED);
+    };
+    let own = Slot { mark: Mark(mark), ..slot };
+    let reply = what & IS_REPLY != 0;
+    // Where the other direction was evicted, its slot may be another connection's by now.
+    let peer = table::peer(own.index, peer, reply).unwrap_or(Slot::NOWHERE);
+    // SAFETY: `flow` points into FLOWS.
+    let counter = Counter { backend, generation: unsafe { (*own.flow).generation } };
+    // What the caller read of the flow, and whom that named as its peer, may be of who has just claimed the slot (rule 2).
+    if !own.holds() {
+        return opaque(FOLLOWED);
     }
-    opaque(FOLLOWED)
-}
-
-/// A connection's other direction; none where that was evicted: its slot may be another connection's by now.
-struct Peer(Option<Slot>);
-
-impl Peer {
-    /// [`Slot::move_to`].
-    #[inline(always)]
-    fn move_to(&self, state: State) -> Option<State> {
-        self.0.as_ref()?.move_to(state)
-    }
-
-    #[inline(always)]
-    fn is_closing(&self) -> bool {
-        self.0.as_ref().is_some_and(|slot| slot.mark.state() as u8 == State::Closing as u8)
-    }
+    opaque(if what & IS_DATAGRAM != 0 {
+        follow_datagram(&own, &peer, counter)
+    } else if own.mark.state().is_over() {
+        follow_over(what as u8, &own, &peer, counter, reply)
+    } else {
+        follow_tcp(what as u8, &own, &peer, counter, reply)
+    })
 }
 
 /// The first answer makes a datagram flow more than an embryo.
 #[inline(always)]
-fn follow_datagram(own: &Slot, peer: &Peer, counter: Counter) {
+fn follow_datagram(own: &Slot, peer: &Slot, counter: Counter) -> u32 {
     own.move_to(State::Datagrams);
     load::account(counter, peer.move_to(State::Datagrams), State::Datagrams);
+    FOLLOWED
 }
 
-/// A connection's states after RFC 9293, section 3.3.2, as far as a middle box can see them. False: see [`follow`].
+/// A connection's states after RFC 9293, section 3.3.2, as far as a middle box can see them.
 #[inline(always)]
-fn follow_tcp(flags: u8, own: &Slot, peer: &Peer, counter: Counter, reply: bool) -> bool {
+fn follow_tcp(flags: u8, own: &Slot, peer: &Slot, counter: Counter, reply: bool) -> u32 {
     let state = own.mark.state() as u8;
-    let both = if flags & RST != 0 {
-        State::Closed
+    if flags & RST != 0 {
+        // A refusal ends nothing that a guess could have ended: the client may try elsewhere at once.
+        close(own, peer, counter, reply, reply && state == State::Opening as u8);
     } else if flags & SYN != 0 {
-        if !(reply && flags & ACK != 0 && state == State::Opening as u8) {
-            return true;
+        if reply && flags & ACK != 0 && state == State::Opening as u8 {
+            own.move_to(State::Answered);
+            peer.move_to(State::Answered);
         }
-        State::Answered
     } else if flags & FIN != 0 {
         // An embryo stays one: a closing connection is never evicted, and a flood could make any number of those.
-        if !own.mark.state().is_admitted() {
-            return true;
-        }
-        if !peer.is_closing() {
-            let left = own.move_to(State::Closing);
-            if !reply {
-                load::account(counter, left, State::Closing);
+        if own.mark.state().is_admitted() {
+            if is_in(peer, State::Closing) {
+                close(own, peer, counter, reply, false);
+            } else {
+                own.move_to(State::Closing);
             }
-            return true;
         }
-        State::Closed
-    } else if !reply && state == State::Answered as u8 && flags & ACK != 0 {
-        return establish(own, peer, counter);
-    } else {
-        return true;
-    };
-    let (own_left, peer_left) = (own.move_to(both), peer.move_to(both));
-    load::account(counter, if reply { peer_left } else { own_left }, both);
-    true
+    } else if !reply && state == State::Answered as u8 && flags & ACK != 0 && !establish(own, peer, counter) {
+        return REFUSED;
+    }
+    FOLLOWED
+}
+
+#[inline(always)]
+fn is_in(slot: &Slot, state: State) -> bool {
+    slot.mark.state() as u8 == state as u8
+}
+
+/// Both directions are over, from now on: that is stored first, so that none seems to be over since long ago. Unless
+/// `is_past`: then a moment has passed already.
+#[inline(always)]
+fn close(own: &Slot, peer: &Slot, counter: Counter, reply: bool, is_past: bool) {
+    let now = jiffies();
+    let at = if is_past { now.wrapping_sub(moment()).wrapping_sub(1) } else { now };
+    table::note(own.index, at);
+    table::note(peer.index, at);
+    let (own_left, peer_left) = (own.move_to(State::Closed), peer.move_to(State::Closed));
+    load::account(counter, if reply { peer_left } else { own_left }, State::Closed);
+}
+
+/// Jiffies after which what two sides send is no more what was on its way when their connection was closed.
+#[inline(always)]
+fn moment() -> u32 {
+    CONFIG.get(0).map_or(0, Config::second)
+}
+
+/// A segment of a connection that is [over](State::is_over), which whoever said so may have guessed (RFC 5961, section 1.2; RFC
+/// 7857, section 2.2).
+///
+/// A SYN goes to the old connection's backend while that spoke a moment ago: one that still has the connection knows that it is
+/// forged (RFC 5961, section 4), one that hasn't answers it.
+#[inline(always)]
+fn follow_over(flags: u8, own: &Slot, peer: &Slot, counter: Counter, reply: bool) -> u32 {
+    let control = flags & (SYN | RST | FIN);
+    let (first, answers) = if reply { (peer, own) } else { (own, peer) };
+    let now = jiffies();
+    if control == SYN {
+        if !reply && flags & ACK == 0 && answers.age(now) > moment() {
+            return ANEW;
+        }
+        if reply && flags & ACK != 0 {
+            begin_again(first, answers, counter, now);
+        }
+    } else if control & RST != 0 {
+        if is_in(own, State::Resumed) || is_in(peer, State::Resumed) {
+            close(own, peer, counter, reply, false);
+        }
+    } else if control == 0 {
+        if first.age(now) <= moment() {
+            table::note(answers.index, now);
+        } else {
+            go_on(own, peer, [first, answers], counter, now);
+        }
+    }
+    FOLLOWED
+}
+
+/// The backend has answered a new SYN of the client's.
+#[inline(always)]
+fn begin_again(first: &Slot, answers: &Slot, counter: Counter, now: u32) {
+    answers.revive(State::Closed, State::Answered);
+    if let Some(left) = first.revive(State::Closed, State::Answered) {
+        load::account(counter, Some(left), State::Answered);
+        count::connection(counter.backend);
+    }
+    table::touch(first.index, now);
+    table::touch(answers.index, now);
+}
+
+/// One side sends what is no more on its way since the close. Where the other one does, too, the connection lives, and counts
+/// again: it was let in before.
+#[inline(always)]
+fn go_on(own: &Slot, peer: &Slot, [first, answers]: [&Slot; 2], counter: Counter, now: u32) {
+    if own.revive(State::Closed, State::Resumed).is_some() {
+        table::note(answers.index, now);
+    }
+    if is_in(peer, State::Resumed) || peer.mark.state().is_admitted() {
+        load::account(counter, first.revive(State::Resumed, State::Established), State::Established);
+        answers.revive(State::Resumed, State::Established);
+        table::touch(first.index, now);
+        table::touch(answers.index, now);
+    }
 }
 
 /// The client completes the handshake, and so becomes one of its listener's connections. Where the listener is full, the
 /// packet is lost, as it is when a listening socket's queue is full: the backend repeats its SYN-ACK, the client its
 /// answer, and there may be room then.
 #[inline(always)]
-fn establish(own: &Slot, peer: &Peer, counter: Counter) -> bool {
+fn establish(own: &Slot, peer: &Slot, counter: Counter) -> bool {
     // SAFETY: `flow` points into FLOWS; of a flow that left its slot meanwhile, `move_to` finds out.
     let Ok(service) = service::admit(unsafe { &(*own.flow).key }, counter.backend) else {
         return false;

@@ -22,6 +22,17 @@ pub struct Config {
     pub confirm: u32,
 }
 
+impl Config {
+    /// Jiffies a second.
+    #[inline(always)]
+    pub const fn second(&self) -> u32 {
+        match 1_000_000_000u32.checked_div(self.tick) {
+            Some(jiffies) => jiffies,
+            None => u32::MAX,
+        }
+    }
+}
+
 const _: () = assert!(size_of::<Config>() == 32);
 
 crate::pod!(Config);

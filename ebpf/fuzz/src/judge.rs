@@ -18,6 +18,7 @@ use vipgate_pipeline::maps;
 use crate::{
     hook::{Arriving, Departure, Hook, Outcome, Verdict},
     refusals::{is_martian, refused},
+    states,
     table::{Slot, Table},
     wire::{ETH_LEN, ICMP, Ipv4, TCP, UDP, UDP_LITE, add, same_sum, sum, untagged, word},
     world,
@@ -53,7 +54,7 @@ impl Judge {
 
     /// Checks one packet that came at this time, between the table before it and the one after.
     pub(crate) fn packet(&mut self, came: &Arriving, outcome: &Outcome, now: u32, before: &Table, after: &Table) {
-        let translated = judge(came, outcome, before, after);
+        let translated = judge(came, outcome, now, before, after);
         if translated {
             self.addressee(came, before);
         }
@@ -150,7 +151,7 @@ fn on_wire(came: &Arriving, packet: &Ipv4, frame: &[u8]) -> [u64; 2] {
 }
 
 /// Checks one packet by itself: true when it was translated.
-fn judge(came: &Arriving, outcome: &Outcome, before: &Table, after: &Table) -> bool {
+fn judge(came: &Arriving, outcome: &Outcome, now: u32, before: &Table, after: &Table) -> bool {
     let (old, new) = (&came.bytes, &outcome.bytes);
     let translated = match outcome.verdict {
         Verdict::Drop(reason) => {
@@ -183,7 +184,7 @@ fn judge(came: &Arriving, outcome: &Outcome, before: &Table, after: &Table) -> b
             quote(old, new, &old_packet, false, before);
         } else if let (Some(sent), Some(received)) = (old_packet.ports(old), new_packet.ports(new)) {
             let ends = [key(&old_packet, sent), key(&new_packet, received)];
-            flow(old, &old_packet, &ends, before, after);
+            flow(old, &old_packet, &ends, now, before, after);
         }
     }
     translated
@@ -332,7 +333,7 @@ fn quote(old: &[u8], new: &[u8], packet: &Ipv4, is_own: bool, table: &Table) {
 }
 
 /// A translated packet is what its flow says; a flow stays where it goes, a new one is a service's or a guest's.
-fn flow(old: &[u8], packet: &Ipv4, [came, left]: &[FlowKey; 2], before: &Table, after: &Table) {
+fn flow(old: &[u8], packet: &Ipv4, [came, left]: &[FlowKey; 2], now: u32, before: &Table, after: &Table) {
     let flow = after.find(came).expect("a translated packet has a flow");
     let mut rewritten = flow.rewritten();
     // A request and an answer of identifier 0 have the same key; only a request's is the flow's to change.
@@ -348,16 +349,14 @@ fn flow(old: &[u8], packet: &Ipv4, [came, left]: &[FlowKey; 2], before: &Table, 
     );
     let flags = if packet.protocol == TCP { old[packet.l4 + 13] & FIN_SYN_RST_ACK } else { SYN };
     let known = before.find(came).filter(Slot::is_current);
-    match known.filter(|known| !starts_anew(known, packet.protocol, flags)) {
+    let starts_anew = |known: &Slot| {
+        let silent = before.answers(known).map_or(0, |answers| answers.word.age(now));
+        packet.protocol == TCP && states::starts_anew(known, silent, flags)
+    };
+    match known.filter(|known| !starts_anew(known)) {
         Some(known) => assert_eq!(known.rewritten(), flow.rewritten(), "a connection went elsewhere"),
         None => opened(&flow, [came, left], flags, before),
     }
-}
-
-/// True for a SYN where a connection is over.
-fn starts_anew(known: &Slot, protocol: u8, flags: u8) -> bool {
-    let is_over = known.word.state() == State::Closed && !known.flow.mark.is_reply();
-    protocol == TCP && is_over && flags & (SYN | ACK) == SYN
 }
 
 /// A new flow: its first packet came with these TCP flags, those of a SYN for all that is not TCP.

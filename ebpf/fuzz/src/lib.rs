@@ -16,6 +16,7 @@ mod judge;
 #[cfg(test)]
 mod properties;
 mod refusals;
+mod states;
 mod sweeper;
 mod table;
 mod traffic;
@@ -54,6 +55,8 @@ pub struct Tally {
     pub stopped: u64,
     /// Packets that counted against a bandwidth limit.
     pub limited: u64,
+    /// Packets that proved that a connection lives which was over.
+    pub revived: u64,
 }
 
 impl Add for Tally {
@@ -67,6 +70,7 @@ impl Add for Tally {
             led_out: self.led_out + other.led_out,
             stopped: self.stopped + other.stopped,
             limited: self.limited + other.limited,
+            revived: self.revived + other.revived,
         }
     }
 }
@@ -142,6 +146,7 @@ fn play(case: &Case, hook: Hook) -> (Vec<Outcome>, Tally) {
         before.check_kept(&after);
         tally.limited += u64::from(judge::metered(&packet, &outcome, &metered, &world::metered(), &after));
         judge.packet(&packet, &outcome, world.now, &before, &after);
+        tally.revived += u64::from(states::check(&packet, &outcome, world.now, &before, &after));
         tally.packets += 1;
         if let Some(ifindex) = outcome.verdict.leaves_by() {
             tally.sent += 1;

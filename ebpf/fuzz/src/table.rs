@@ -54,6 +54,22 @@ impl Table {
         self.0.iter().flatten().find(|slot| slot.flow.key == *key).copied()
     }
 
+    /// The first flow and that of the answers of each connection.
+    pub(crate) fn connections(&self) -> impl Iterator<Item = [&Slot; 2]> {
+        let firsts = self.0.iter().flatten().filter(|slot| !slot.flow.mark.is_reply());
+        firsts.filter_map(|first| Some([first, self.0.get(first.flow.peer as usize)?.as_ref()?]))
+    }
+
+    /// What there is here of the same flow.
+    pub(crate) fn same(&self, slot: &Slot) -> Option<&Slot> {
+        self.0.iter().flatten().find(|held| held.flow.key == slot.flow.key && held.word.same_flow(slot.word))
+    }
+
+    /// The flow of the answers to a flow.
+    pub(crate) fn answers(&self, slot: &Slot) -> Option<Slot> {
+        self.find(&answer_key(slot))
+    }
+
     /// The table without a flow and its other direction.
     pub(crate) fn without(&self, flow: &Slot) -> Self {
         let goes = |slot: &Slot| slot.flow.key == flow.flow.key || slot.flow.key == answer_key(flow);
@@ -123,11 +139,13 @@ impl Table {
             [(flow.key.dst, flow.key.dport), (flow.key.src, flow.key.sport)],
             "answers to slot {index} do not become answers to what came: {slot:?} {peer:?}"
         );
+        let states = [word.state(), peer.word.state()];
         assert_eq!(
-            word.state() == State::Closed,
-            peer.word.state() == State::Closed,
+            states[0].is_over(),
+            states[1].is_over(),
             "one direction of slot {index} is over: {slot:?} {peer:?}"
         );
+        assert_ne!(states, [State::Resumed; 2], "both directions of slot {index} go on: {slot:?} {peer:?}");
     }
 }
 

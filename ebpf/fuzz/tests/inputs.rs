@@ -49,6 +49,14 @@ fn input() -> impl Strategy<Value = Vec<u8>> {
         });
     let handshake = (0..2u8, 0..8u8, select(vec![0, 1]))
         .prop_map(|(client, port, service)| vec![10, client, port, service, 0x02, 0, 11, 0, 0x12, 0, 12, 1, 0x10, 0]);
+    // A connection that is reset by whomever, a moment or more later a segment of each side, or a SYN.
+    let resets =
+        (0..2u8, 200..300u16, select(vec![0x10, 0x02, 0x12, 0x04]), 0..2u8).prop_map(|(service, wait, next, last)| {
+            let opened = [10, 0, 0, service, 0x02, 0, 11, 0, 0x12, 0, 12, 1, 0x10, 0];
+            let [low, high] = wait.to_le_bytes();
+            let reset = [12, 0, 0x04, 0, 7, low, high];
+            [&opened[..], &reset, &[12, 0, 0x10, 0, 11, 0, next, 0, 12, last, 0x10, 0, 12, 1, 0x02, 0]].concat()
+        });
     let ring = (any::<u8>(), 0..32u8, vec(0..8u8, 0..8))
         .prop_map(|(service, what, ring)| [&[service & 25, (ring.len() as u8) << 5 | what], &ring[..]].concat());
     // Guests with and without their network's neighbours; outside, inside, and VIPs.
@@ -87,6 +95,7 @@ fn input() -> impl Strategy<Value = Vec<u8>> {
         8 => packet(12, vec(0..4u8, 1)),
         2 => fragments,
         4 => handshake,
+        4 => resets,
         2 => step(13, (0..3u8, 0..3u8, 0..4u8, 20..80u8).prop_map(|(a, b, c, d)| vec![a, b, c, d])),
         1 => step(14, (0..3u8, 0..4u8, 20..80u8).prop_map(|(a, b, c)| vec![a, b, c])),
         3 => step(16, (0..8u8, some(4)).prop_map(|(what, tags)| [vec![what], tags].concat())),
@@ -123,15 +132,16 @@ fn what_must_hold_holds_whatever_comes() -> Result<(), Box<dyn Error>> {
         Ok(())
     })?;
     // Inputs that lead nowhere would prove nothing.
-    let Tally { packets, sent, errors_turned_back, led_out, stopped, limited } = total.get();
+    let Tally { packets, sent, errors_turned_back, led_out, stopped, limited, revived } = total.get();
     assert!(
         sent > packets / 4
             && errors_turned_back > sent / 100
             && led_out > sent / 20
             && stopped > packets / 400
-            && limited > sent / 25,
+            && limited > sent / 25
+            && revived > sent / 400,
         "{sent} of {packets} packets were sent on, {led_out} by what guests began, {limited} counted against a limit, \
-         {errors_turned_back} errors turned back, {stopped} of the stack's packets stopped"
+         {errors_turned_back} errors turned back, {stopped} of the stack's packets stopped, {revived} connections lived on"
     );
     Ok(())
 }

@@ -855,7 +855,7 @@ impl Bench {
         let entries = self.array::<Flow>(entries)?;
         for (number, bucket) in (0u32..).zip(buckets) {
             for (way, word) in (0u32..).zip(bucket.words.map(Word)) {
-                if word.state().is_live() || word.state() == State::Closed {
+                if word.state() > State::Busy {
                     flows.push((word, entries.get(&(number * WAYS as u32 + way), 0)?));
                 }
             }
@@ -873,6 +873,26 @@ impl Bench {
     /// From now on packets at TC are super-packets of so many segments, with so many bytes of data in each but the last.
     pub fn set_segments(&mut self, count: u32, bytes: u32) {
         self.segments = [count, bytes];
+    }
+
+    /// Lets time pass for the flows, those of the table that is bridged to as well.
+    pub fn age_flows(&mut self, jiffies: u32) -> Result<()> {
+        for name in [maps::FLOW_BUCKETS, maps::OTHER_BUCKETS] {
+            let mut buckets = self.array::<Bucket>(name)?;
+            for number in 0..buckets.len() {
+                let Bucket { words } = buckets.get(&number, 0)?;
+                let words = words.map(|word| word.wrapping_sub(u64::from(jiffies) << 32));
+                buckets.set(number, Bucket { words }, 0)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes the programs' second so long that no test lasts one, in jiffies.
+    pub fn slow_down(&mut self) -> Result<u32> {
+        let config = Config { tick: 10, ..self.config()? };
+        self.set_config(config)?;
+        Ok(config.second())
     }
 
     /// Lets time pass for the first fragments that are remembered.

@@ -75,7 +75,9 @@ both_hooks! {
         let bench = &mut Bench::bridging(bench.hook())?;
         let backend = serve(bench, TCP)?;
         establish(bench)?;
+        let second = bench.slow_down()?;
         exchange(bench, &[(Client, tcp::RST)])?;
+        bench.age_flows(second + 1)?;
         bench.swap_flows()?;
         establish(bench)?;
         ensure!(bench.flows_aside()?.is_empty() && states(bench)? == [State::Established; 2]);

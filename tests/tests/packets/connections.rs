@@ -19,6 +19,7 @@ both_hooks! {
 
     fn what_comes_late_does_not_revive_a_closed_connection(bench: &mut Bench) -> Result<()> {
         let backend = serve(bench, TCP)?;
+        let second = bench.slow_down()?;
         establish(bench)?;
         let (end, answer) = (Frame::tcp(CLIENT, VIP, tcp::FIN | tcp::ACK), Frame::tcp(BACKEND, CLIENT, tcp::FIN | tcp::ACK));
         for frame in [&end, &answer, &end, &answer] {
@@ -26,6 +27,7 @@ both_hooks! {
         }
         ensure!(states(bench)? == [State::Closed, State::Closed]);
         ensure!(bench.load(backend)? == 0);
+        bench.age_flows(second + 1)?;
         bench.run(&Frame::tcp(CLIENT, VIP, tcp::SYN))?;
         ensure!(bench.load(backend)? == 1);
         Ok(())
@@ -53,8 +55,10 @@ both_hooks! {
 
     fn a_reused_port_starts_anew_after_a_close(bench: &mut Bench) -> Result<()> {
         let backend = serve(bench, TCP)?;
+        let second = bench.slow_down()?;
         establish(bench)?;
         bench.run(&Frame::tcp(CLIENT, VIP, tcp::RST))?;
+        bench.age_flows(second + 1)?;
         bench.run(&Frame::tcp(CLIENT, VIP, tcp::SYN))?;
         ensure!(states(bench)? == [State::Opening, State::Opening]);
         ensure!(bench.load(backend)? == 1 && bench.traffic(backend)?.connections == 2);

@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use anyhow::{Context as _, Result, ensure};
 use vipgate_abi::{
     counters::Reason,
-    flow::State,
+    flow::{State, Word},
     interest::Bit,
     service::{Algorithm, Kind, Service, ServiceKey},
     source::{Source, SourceKind},
@@ -49,6 +49,7 @@ mod datagrams;
 mod elastic;
 mod forwarding;
 mod fragments;
+mod guesses;
 mod hairpin;
 mod icmp;
 mod ingress;

@@ -147,7 +147,7 @@ impl Carrier<'_> {
         };
         let olds = [first, reply].map(|copy| state(self.old, copy.from));
         let news = [first, reply].map(|copy| state(self.new, copy.to));
-        let targets = further(olds, news);
+        let targets = further(first.from.1.state(), olds, news);
         let moved = |copy: Copy, target: Option<State>| self.new.move_to(copy.to.0, copy.to.1, target?);
         let left = moved(first, targets[0]).or(targets[0]).unwrap_or(news[0]);
         moved(reply, targets[1]);
@@ -185,11 +185,15 @@ enum Copying {
 }
 
 /// The states of a connection's first flow and reply that both its copies come to: each as far as the further one, and
-/// over where one is. `None`: the copy is gone already, or need not change.
-fn further(olds: [State; 2], news: [State; 2]) -> [Option<State>; 2] {
+/// over where one is. `None`: the copy is gone already, or need not change. A connection that was over when both `began` is
+/// what packets have made of the new copy: should it live, they go on.
+fn further(began: State, olds: [State; 2], news: [State; 2]) -> [Option<State>; 2] {
+    if began.is_over() {
+        return [None; 2];
+    }
     let all = [olds[0], olds[1], news[0], news[1]];
     let closing = [0, 1].map(|of| olds[of] == State::Closing || news[of] == State::Closing);
-    let is_over = all.contains(&State::Closed) || closing == [true; 2];
+    let is_over = all.into_iter().any(State::is_over) || closing == [true; 2];
     // A side that has ended was part of a handshake that was complete.
     let reached = |state| if state == State::Closing { State::Established } else { state };
     let furthest = all.map(reached).into_iter().max().unwrap_or(State::Empty);
@@ -383,13 +387,40 @@ mod tests {
 
     #[test]
     fn a_connection_comes_to_the_further_of_its_copies_states() {
-        assert_eq!(further([Established; 2], [Established; 2]), [None; 2]);
-        assert_eq!(further([Answered; 2], [Opening; 2]), [Some(Answered); 2]);
-        assert_eq!(further([Opening; 2], [Opening, Answered]), [Some(Answered), None]);
-        assert_eq!(further([Closing, Established], [Established; 2]), [Some(Closing), None]);
-        assert_eq!(further([Closing, Established], [Established, Closing]), [Some(Closed); 2]);
-        assert_eq!(further([Closed; 2], [Established; 2]), [Some(Closed); 2]);
-        assert_eq!(further([Established; 2], [Empty, Established]), [None; 2]);
-        assert_eq!(further([Opening; 2], [Datagrams; 2]), [None; 2]);
+        let of_live = |olds, news| further(Established, olds, news);
+        assert_eq!(of_live([Established; 2], [Established; 2]), [None; 2]);
+        assert_eq!(of_live([Answered; 2], [Opening; 2]), [Some(Answered); 2]);
+        assert_eq!(of_live([Opening; 2], [Opening, Answered]), [Some(Answered), None]);
+        assert_eq!(of_live([Closing, Established], [Established; 2]), [Some(Closing), None]);
+        assert_eq!(of_live([Closing, Established], [Established, Closing]), [Some(Closed); 2]);
+        assert_eq!(of_live([Closed; 2], [Established; 2]), [Some(Closed); 2]);
+        assert_eq!(of_live([Established; 2], [Empty, Established]), [None; 2]);
+        assert_eq!(of_live([Opening; 2], [Datagrams; 2]), [None; 2]);
+    }
+
+    #[test]
+    fn what_lives_on_after_its_close_is_counted_once_in_whichever_table_it_does() {
+        // Packets find the copy, the flow of before, or both: and revive it there.
+        for (in_old, in_new, state) in [(true, false, Closed), (false, true, Established), (true, true, Established)] {
+            let (old, new) = (table(64), table(128));
+            let slots = connect(&old, 10, Closed);
+            let meanwhile = || {
+                let copies =
+                    [key(10), reply_key(10)].map(|key| new.find(&key, hash::flow(&key, SEED)).expect("a slot"));
+                for (table, slots, _) in [(&old, slots, in_old), (&new, copies, in_new)].into_iter().filter(|at| at.2) {
+                    for slot in slots {
+                        let word = table.word(slot).expect("a word");
+                        table.put(slot, word.with_state(Established), table.flow(slot).expect("a flow"));
+                    }
+                    new.backend_loads().correct(BACKEND, 1, 1);
+                    new.service_loads().add(SERVICE, 1);
+                }
+            };
+            carry(&old, &new, meanwhile);
+            assert_eq!(found(&new, 10).map(|both| both.map(|flow| flow.0)), Some([state; 2]));
+            let load = u32::from(state == Established);
+            let backend = new.backend_loads().get(BACKEND);
+            assert_eq!((backend.live(), backend.admitted(), new.service_loads().get(SERVICE)), (load, load, load));
+        }
     }
 }

@@ -4,7 +4,7 @@
 use aya::maps::{Array, LpmTrie, MapData, lpm_trie::Key};
 use tracing::warn;
 use vipgate_abi::{
-    flow::{State, WAYS},
+    flow::WAYS,
     hash,
     load::Load,
     maps,
@@ -65,7 +65,7 @@ pub(super) fn least_flows(dir: &PinDir, held: u32, wanted: u32) -> Result<u32, L
     let (table, seed) = (FlowTable::open(dir)?, Epoch::open(dir)?.get()?.flow_seed);
     let mut buckets: Vec<_> = (0..held)
         .filter_map(|slot| table.stable(slot))
-        .filter(|(word, _)| word.state() > State::Closed)
+        .filter(|(word, _)| word.state().is_live())
         .map(|(_, flow)| hash::flow(&flow.key, seed) as u32)
         .collect();
     let mut flows = wanted;

@@ -29,11 +29,13 @@
 //! 4. Every change of `state` is a compare-and-swap of the whole word; who loses it leaves the state to the winner. The
 //!    winner then brings the mark to the word: it reads the mark, then the word, and compare-and-swaps the mark to the
 //!    word's state while both are of one round. Whoever comes last has seen the last word.
-//!    `Closed` is left for `Busy` and `Empty` only: what comes late for a connection that is over does not revive it.
-//! 5. Who moves a connection's *first* flow (the one without [`FLAG_REPLY`]) from a live state to `Closed`, `Busy` or
-//!    `Empty` takes one off its backend's load; who moves it to or from a state that [is admitted](State::is_admitted)
-//!    adds one to its service's load or takes one off: so each is counted exactly once. A flow whose backend has another
-//!    generation is counted by nobody any more ([`crate::load::Load`]).
+//!    `Closed` and `Resumed` are left for `Busy`, `Empty` and by what [revives](State::is_over) a connection only: what comes
+//!    late for one that is over leaves it so. Of such a connection `seen` says in the first flow when it was closed, in the
+//!    other one when a packet came last that may tell that it lives: hits do not store it.
+//! 5. Who moves a connection's *first* flow (the one without [`FLAG_REPLY`]) to or from a state that [is live](State::is_live)
+//!    adds one to its backend's load or takes one off; and to its service's load, where the state
+//!    [is admitted](State::is_admitted): so each is counted exactly once. A flow whose backend has another generation is counted
+//!    by nobody any more ([`crate::load::Load`]).
 //! 6. The way out and the counters in a flow are written without claiming it, by CPUs that handle its packets. The next hop
 //!    and the epoch that vouches for it are one word ([`Hop`]), which is compared and swapped for the one that was old, so that
 //!    it never comes to another flow; the port is stored before it, and told by it.

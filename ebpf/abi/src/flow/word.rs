@@ -7,9 +7,9 @@ pub enum State {
     Empty = 0,
     /// Being written by who claimed it.
     Busy = 1,
-    /// TCP after RST or both FINs.
+    /// TCP after RST or both FINs. Whoever sent them may have guessed: see [`State::is_over`].
     Closed = 2,
-    /// As Closed, but this direction has sent data since.
+    /// As Closed, but this direction went on a moment later.
     Resumed = 3,
     /// TCP with only a SYN seen, UDP without an answer.
     Opening = 4,
@@ -51,6 +51,16 @@ impl State {
     #[inline(always)]
     pub const fn is_live(self) -> bool {
         self as u8 > Self::Resumed as u8
+    }
+
+    /// True for a connection that is over as far as its packets tell. Nobody follows sequence numbers here, so that anybody
+    /// who knows its addresses and ports can have said so; its packets are sent on, and it is live again
+    /// - as soon as both directions go on a moment (a second) after the close: one side alone, or what was on its way,
+    ///   proves nothing,
+    /// - or when its backend answers a new SYN.
+    #[inline(always)]
+    pub const fn is_over(self) -> bool {
+        self as u8 == Self::Closed as u8 || self as u8 == Self::Resumed as u8
     }
 }
 
@@ -146,6 +156,7 @@ mod tests {
         let order = [
             rank(State::Empty, 0),
             rank(State::Closed, 10),
+            rank(State::Resumed, 15),
             rank(State::Closed, 20),
             rank(State::Opening, 10),
             rank(State::Answered, 20),

@@ -46,7 +46,6 @@ const TELL_EVERY: Duration = Duration::from_secs(60);
 /// Seconds without a packet after which a connection is over.
 const HALF_OPEN: u32 = 30;
 const CLOSED: u32 = 5;
-const CLOSING: u32 = 60;
 
 /// The sweeper's thread.
 #[derive(Debug)]
@@ -304,10 +303,9 @@ impl<'a> Pass<'a> {
 
     fn slot(&mut self, slot: u32, word: Word, now: u32) {
         let shortest = match word.state() {
-            State::Closed => CLOSED,
+            State::Closed | State::Resumed => CLOSED,
             State::Opening | State::Answered => HALF_OPEN,
-            State::Closing => CLOSING,
-            // Were the other direction closing or closed, its slot would see to both.
+            // Were the other direction over, its slot would see to both.
             _ => self.shortest_idle,
         };
         if self.count.is_none() && !is_over(word.age(now), shortest, self.hz) {
@@ -365,14 +363,13 @@ fn is_over(age: u32, seconds: u32, hz: u32) -> bool {
 }
 
 /// Seconds without a packet in either direction after which a connection is over. Its two slots may differ for the
-/// moment in which a program moves one after the other, and while one side has closed.
+/// moment in which a program moves one after the other, and while one side has closed: whom it left may be silent for as long
+/// as before, until it answers.
 fn timeout(one: State, other: Option<State>, idle: u32) -> u32 {
-    let either = |state| one == state || other == Some(state);
-    if either(State::Closed) {
+    let either = |is: fn(State) -> bool| is(one) || other.is_some_and(is);
+    if either(State::is_over) {
         CLOSED
-    } else if either(State::Closing) {
-        CLOSING
-    } else if either(State::Established) || either(State::Datagrams) {
+    } else if either(State::is_admitted) {
         idle
     } else {
         HALF_OPEN

@@ -66,15 +66,17 @@ const GONE: (State, State) = (State::Empty, State::Empty);
 
 #[test]
 fn connections_go_when_both_directions_are_idle_for_their_states_time() {
-    use State::{Answered, Closed, Closing, Datagrams, Established, Opening};
+    use State::{Answered, Closed, Closing, Datagrams, Established, Opening, Resumed};
     for (one, other, lives, dies) in [
         (Opening, Opening, HALF_OPEN, HALF_OPEN + LATE),
         (Answered, Answered, HALF_OPEN, HALF_OPEN + LATE),
         (Established, Established, IDLE, IDLE + LATE),
         (Datagrams, Datagrams, IDLE, IDLE + LATE),
-        (Closing, Established, CLOSING, CLOSING + LATE),
-        (Established, Closing, CLOSING, CLOSING + LATE),
+        (Closing, Established, IDLE, IDLE + LATE),
+        (Established, Closing, IDLE, IDLE + LATE),
         (Closed, Closed, CLOSED, CLOSED + LATE),
+        (Closed, Resumed, CLOSED, CLOSED + LATE),
+        (Resumed, Closed, CLOSED, CLOSED + LATE),
     ] {
         let table = table();
         connect(&table, 0, (one, lives), (other, lives));
