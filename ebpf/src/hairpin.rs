@@ -5,16 +5,14 @@
 use core::mem::MaybeUninit;
 
 use aya_ebpf::bindings::{BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_SUCCESS, BPF_FIB_LOOKUP_SRC};
-use vipgate_abi::{Be16, Be32, flow::FlowKey};
+use vipgate_abi::{Be32, flow::FlowKey};
 
 use crate::{
     packet::Packet,
-    ports,
     route::{self, Asker, Question, Rewritten},
 };
 
-/// Gives a new connection a source of the router's, if its answers would not come back otherwise. True: with a port that
-/// nothing else has.
+/// Gives a new connection a source of the router's, if its answers would not come back otherwise. True: it needs a port there.
 ///
 /// The packet came in by the device that leads to the backend, or nothing is known of the latter: only then the kernel
 /// is asked.
@@ -28,11 +26,7 @@ pub fn translate<P: Packet>(packet: &P, key: &FlowKey, way_out: u16, rewritten: 
         return false;
     }
     rewritten.src = source;
-    let [addresses, rest] = rewritten.reply_key(key).words();
-    // Should all that are tried be taken, who inserts the flow finds out.
-    let port = ports::free_port(addresses, rest, 0);
-    rewritten.sport = port as Be16;
-    port & ports::HELD == 0
+    true
 }
 
 /// The router's address in the network that both are directly connected to by one device; 0: there is none, or the

@@ -26,12 +26,11 @@ use vipgate_abi::{
 };
 
 use crate::{
-    icmp::ICMP,
     ingress,
     maps::{BACKENDS, CONFIG, INTEREST, SOURCES},
     offset,
     packet::{ETH_LEN, L4_OFFSET, Packet, load_address},
-    parse::{IPV4, TCP, UDP, ethertype, has_ports, parse},
+    parse::{IPV4, TCP, UDP, ethertype, parse},
     pipeline::Arrival,
     ports,
     route::{self, Rewritten},
@@ -73,8 +72,9 @@ pub fn connect<P: Packet>(packet: &P, arrival: &Arrival) -> Result<u64, Reason> 
     };
     rewritten.src = source.vip;
     let mut may_replace = true;
-    if !is_elastic && (has_ports(key.protocol) || key.protocol == ICMP) {
-        let port = port(packet, rewritten.reply_key(key).words(), source.shared as u32)?;
+    if !is_elastic && ports::has_any(key.protocol) {
+        let guest = if source.shared != 0 { key.src } else { 0 };
+        let port = port(packet, rewritten.reply_key(key).words(), guest)?;
         rewritten.sport = port as Be16;
         may_replace = port & ports::HELD != 0;
     }
@@ -100,22 +100,19 @@ const CURRENT_NETNS: u64 = BPF_F_CURRENT_NETNS as i64 as u64;
 const SOCKET_TRIES: u32 = 4;
 
 /// A source port for a connection of many guests', perhaps one that is [`ports::HELD`], by the key words of its reply if it
-/// keeps its own. What has none is one guest's for each destination: who inserts it finds out.
+/// keeps its own; `guest` is as there.
 #[inline(always)]
-fn port<P: Packet>(packet: &P, [addresses, rest]: [u64; 2], shared: u32) -> Result<u32, Reason> {
-    let others = rest & !(0xffff << ports::SHIFT);
-    let mut wanted = rest;
-    let mut tries = 0;
-    while tries < SOCKET_TRIES {
-        let port = ports::free_port(addresses, wanted, shared);
-        if port == ports::NONE {
-            break;
-        }
-        if has_socket(packet.context(), addresses, others | (port as u16 as u64) << ports::SHIFT) == 0 {
+fn port<P: Packet>(packet: &P, [addresses, rest]: [u64; 2], guest: Be32) -> Result<u32, Reason> {
+    let mut port = ports::port([addresses, rest], ports::OF_ROUTER, guest);
+    let mut tries = 1;
+    while port != ports::NONE {
+        if has_socket(packet.context(), addresses, ports::answered_at(rest, port as u16)) == 0 {
             return Ok(port);
         }
-        // Port 0 is nobody's, so that another one's turn comes.
-        wanted = others;
+        if tries == SOCKET_TRIES {
+            break;
+        }
+        port = ports::other_port(addresses, rest, guest);
         tries += 1;
     }
     Err(Reason::NoFreePort)
@@ -128,7 +125,7 @@ fn has_socket(context: *mut c_void, addresses: u64, rest: u64) -> u32 {
         saddr: addresses as u32,
         daddr: (addresses >> 32) as u32,
         sport: rest as u16,
-        dport: (rest >> ports::SHIFT) as u16,
+        dport: ports::port_of(rest),
     };
     let mut tuple = SocketTuple { __bindgen_anon_1: SocketTuples { ipv4 } };
     let length = size_of::<SocketTupleIpv4>() as u32;
@@ -189,8 +186,8 @@ pub fn meet(device: u32, key: &FlowKey, rewritten: &mut Rewritten) -> bool {
     let reply = rewritten.reply_key(key);
     if reply == *key {
         // A guest that asks its own elastic IP from the port that it asks: both directions would look the same.
-        let [addresses, rest] = FlowKey { dport: 0, ..reply }.words();
-        rewritten.sport = ports::free_port(addresses, rest, 0) as Be16;
+        let [addresses, rest] = reply.words();
+        rewritten.sport = ports::other_port(addresses, rest, 0) as Be16;
     }
     true
 }

@@ -3,6 +3,7 @@
 use core::ptr;
 
 use vipgate_abi::{
+    Be16,
     checksum::{delta16, delta32, update},
     config::Config,
     counters::Reason,
@@ -22,6 +23,7 @@ use crate::{
     offset, other, outward,
     packet::{ETH_LEN, L4_OFFSET, Packet, load, load_address, store, store_address},
     parse::{ACK, DONT_FRAGMENT, FIN, Headers, RST, SYN, TCP, has_ports, parse},
+    ports,
     route::{self, Rewritten},
     service,
     table::{self, Connection, Slot},
@@ -75,7 +77,9 @@ pub struct Arrival {
     /// Low 32 bits of jiffies.
     pub now: u32,
     /// As in [`Headers`].
-    pub tcp_flags: u32,
+    pub tcp_flags: u16,
+    /// How often it was tried before: its answers would have been another connection's.
+    pub attempt: u16,
 }
 
 impl Arrival {
@@ -110,10 +114,17 @@ fn process<P: Packet>(packet: &mut P) -> Result<i32, Reason> {
     let slot = match table::lookup(headers.key.words(), hash, config.bucket_mask) {
         Some(slot) if hit(packet, &headers, config, &slot)? => slot,
         _ => {
-            let arrival = Arrival { key: headers.key, hash, now: jiffies(), tcp_flags: headers.tcp_flags as u32 };
-            let mut opened = packet.open(&arrival);
-            if opened == UNSERVED {
-                opened = packet.lead_out(&arrival);
+            let tcp_flags = headers.tcp_flags as u16;
+            let mut arrival = Arrival { key: headers.key, hash, now: jiffies(), tcp_flags, attempt: 0 };
+            let mut opened = begin(packet, &arrival);
+            let mut attempt = 1;
+            while opened == AGAIN && attempt < ATTEMPTS {
+                arrival.attempt = attempt;
+                opened = table::inserted_elsewhere(&arrival);
+                if opened == 0 {
+                    opened = begin(packet, &arrival);
+                }
+                attempt += 1;
             }
             match table::opened(opened) {
                 Some(slot) => {
@@ -127,6 +138,13 @@ fn process<P: Packet>(packet: &mut P) -> Result<i32, Reason> {
         }
     };
     forward(packet, &headers, &slot)
+}
+
+/// A packet without a flow, as [`open`] and [`lead_out`] say.
+#[inline(always)]
+fn begin<P: Packet>(packet: &P, arrival: &Arrival) -> u64 {
+    let opened = packet.open(arrival);
+    if opened == UNSERVED { packet.lead_out(arrival) } else { opened }
 }
 
 /// False: neither a flow nor a service can be about this packet (`vipgate_abi::interest`).
@@ -197,6 +215,11 @@ fn hit<P: Packet>(packet: &mut P, headers: &Headers, config: &Config, slot: &Slo
 /// [`open`]'s answer where no service takes what a guest may have begun: neither a verdict nor what [`table::opened`] takes.
 const UNSERVED: u64 = 1 << 62;
 
+/// The same where the answers would have been another connection's: with another port, or backend, they need not be.
+const AGAIN: u64 = 1 << 60;
+/// How often is tried.
+const ATTEMPTS: u16 = 4;
+
 /// A packet without a flow: the service that it is for decides, and a new connection is inserted. A verdict, what
 /// [`table::opened`] takes, or [`UNSERVED`].
 #[inline(always)]
@@ -216,9 +239,12 @@ pub fn lead_out<P: Packet>(packet: &P, arrival: &Arrival) -> u64 {
     outward::connect(packet, arrival).unwrap_or_else(|reason| refuse::<P>(arrival, reason))
 }
 
-/// The verdict for a packet that makes no flow.
+/// The verdict for a packet that makes no flow, or [`AGAIN`].
 #[inline(always)]
 fn refuse<P: Packet>(arrival: &Arrival, reason: Reason) -> u64 {
+    if reason as u32 == Reason::ReplyInUse as u32 && arrival.attempt + 1 < ATTEMPTS {
+        return AGAIN;
+    }
     let is_portless = reason as u32 == Reason::NotOurs as u32 && !has_ports(arrival.key.protocol);
     count::verdict::<P>(if is_portless { Reason::OtherProtocol } else { reason }) as u32 as u64
 }
@@ -243,9 +269,19 @@ fn connect<P: Packet>(packet: &P, arrival: &Arrival, service: &Service) -> Resul
         return Err(Reason::Unroutable);
     };
     let meets = service.kind == Kind::Elastic as u8 && outward::meet(service.device(), &key, &mut rewritten);
-    let may_replace = meets || !hairpin::translate(packet, &key, route.number(), &mut rewritten);
+    let is_hairpin = !meets && hairpin::translate(packet, &key, route.number(), &mut rewritten);
     if !service::has_room(service.number, service.max_connections) {
         return Err(Reason::TooManyConnections);
+    }
+    let has_port = ports::has_any(key.protocol);
+    // Who can have another port takes that, rather than the place of what may still be alive.
+    let mut may_replace = !has_port;
+    if has_port && (is_hairpin || arrival.attempt > 0) {
+        let own = if is_hairpin { ports::OF_ROUTER } else { ports::OF_CLIENT };
+        let port = ports::port(rewritten.reply_key(&key).words(), own, 0);
+        // Should all that are tried be taken, who inserts the flow finds out.
+        may_replace = port & ports::HELD != 0;
+        rewritten.sport = port as Be16;
     }
     table::insert(
         arrival,
@@ -257,7 +293,7 @@ fn connect<P: Packet>(packet: &P, arrival: &Arrival, service: &Service) -> Resul
             backend: backend.number,
             generation: backend.generation,
             is_outward: false,
-            is_exclusive: rewritten.src != key.src,
+            is_exclusive: rewritten.src != key.src || rewritten.sport != key.sport,
             may_replace,
         },
     )

@@ -1,65 +1,126 @@
-//! Source ports for connections that get a source of the router's which others share.
+//! Source ports for connections whose own may be another's: those that share an address of the router's, and those that would
+//! be answered as another connection of the same client is.
 //!
 //! A connection keeps its own port where nothing else with that source and destination has it (RFC 4787, section 4.2.1):
 //! so a port is used again for every other destination. Where it is taken, the next one of that destination's turn comes
 //! (RFC 6056, section 3.3.4, "double-hash port selection"): a counter, shared by the destinations of one hash, beyond an
 //! offset that a secret hides. It goes round all ports, so every free one is found in the end, the first that is tried is
-//! the one that was given longest ago, and what a packet costs is bounded, however few are left.
+//! the one that was given longest ago, and what a packet costs is bounded, however few are left. A system port becomes another
+//! system port before any other (RFC 4787, REQ-3).
 
 use aya_ebpf::btf_maps::lpm_trie::Key;
 use vipgate_abi::{
+    Be32,
     flow::State,
     hash,
-    service::ServiceKey,
-    source::{CURSORS, FIRST_PORT, OWN_PORTS, PORTS},
+    service::{Kind, ServiceKey},
+    source::{CURSORS, FIRST_PORT, OWN_PORTS, PORTS, SYSTEM_PORTS},
 };
 
 use crate::{
     atomic,
-    maps::{CONFIG, PORT_CURSORS, SERVICES},
+    icmp::ICMP,
+    maps::{BACKENDS, CONFIG, PORT_CURSORS, SERVICES},
+    parse::has_ports,
     table,
+    verifier::bounded,
 };
 
-/// Ports that are tried for one packet.
+/// True for protocols whose packets have a port, or an identifier that is as good.
+#[inline(always)]
+pub fn has_any(protocol: u8) -> bool {
+    has_ports(protocol) || protocol == ICMP
+}
+
+/// Ports of each kind that are tried for one packet.
 const TRIES: u32 = 32;
-/// [`free_port`]'s answer where none of them will do.
-pub const NONE: u32 = u32::MAX;
-/// In [`free_port`]'s answer: a closed or half-open connection has the port, and must give way.
+/// The answer where none of them will do.
+pub const NONE: u32 = TRY - 1;
+/// Above all answers.
+const TRY: u32 = 1 << 24;
+/// In an answer: a closed or half-open connection has the port, and must give way.
 pub const HELD: u32 = 1 << 16;
 /// Where the words of a reply's key have the port in question: its destination's.
-pub const SHIFT: u32 = 16;
+const SHIFT: u32 = 16;
 
-/// A port for the connection whose reply has these key words, its own port in them: one on which no flow is answered, or
-/// else one that is [`HELD`]. `shared`, 1: the source is a VIP whose services' ports are not given away.
+/// The key words of a reply to another port.
+#[inline(always)]
+pub fn answered_at(rest: u64, port: u16) -> u64 {
+    rest & !(0xffff << SHIFT) | (port as u64) << SHIFT
+}
+
+/// The port in a reply's key words.
+#[inline(always)]
+pub fn port_of(rest: u64) -> u16 {
+    (rest >> SHIFT) as u16
+}
+
+/// A range of ports: its first one, and above 16 bits its last one.
+pub type Range = u32;
+
+const fn range(first: u16, last: u16) -> Range {
+    first as u32 | (last as u32) << 16
+}
+
+/// What may be the own port of a connection that gets an address of the router's, but for a system port.
+pub const OF_ROUTER: Range = range(FIRST_PORT, OWN_PORTS - 1);
+/// The same where the client's address is kept.
+pub const OF_CLIENT: Range = range(FIRST_PORT, u16::MAX);
+const SYSTEM: Range = range(1, FIRST_PORT - 1);
+
+/// A port for the connection whose reply has these key words, its own port in them: that, if it is of the range or a system port
+/// and no flow is answered there, or else [another one](other_port).
+#[inline(always)]
+pub fn port([addresses, rest]: [u64; 2], range: Range, guest: Be32) -> u32 {
+    let own = port_of(rest) as u32;
+    let answer = probe(addresses, rest, if is_system(rest) { SYSTEM } else { range }, guest, 1);
+    if answer == FREE {
+        return own;
+    }
+    let other = other_port(addresses, rest, guest);
+    if other == NONE && answer == YIELDING { HELD | own } else { other }
+}
+
+/// The same, but never its own port: one on which no flow is answered, or else one that is [`HELD`]. `guest`, if not 0: whose
+/// connection it is, and its source is a VIP that has services: their ports are given to nobody else than whom they are
+/// forwarded to.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn free_port(addresses: u64, rest: u64, shared: u32) -> u32 {
-    let others = rest & !(0xffff << SHIFT);
-    let mut port = (rest >> SHIFT) as u16;
-    let mut yielding = NONE;
-    let mut tries = 0;
-    while tries < TRIES {
-        match probe(addresses, others | (port as u64) << SHIFT, shared) {
+pub extern "C" fn other_port(addresses: u64, rest: u64, guest: Be32) -> u32 {
+    // The port that would have to give way, and above it the tries: the stack has no room for two numbers.
+    let mut progress = if is_system(rest) { NONE } else { NONE + TRIES * TRY };
+    while progress < 2 * TRIES * TRY {
+        let range = if progress < TRIES * TRY { SYSTEM } else { OF_ROUTER };
+        // The tries are above it.
+        let port = bounded(next_port(addresses, answered_at(rest, 0), range) as u16);
+        match probe(addresses, answered_at(rest, port), range, guest, 0) {
             FREE => return port as u32,
-            YIELDING => yielding = HELD | port as u32,
+            YIELDING => progress = progress & !NONE | HELD | port as u32,
             _ => {}
         }
-        port = next_port(addresses, others) as u16;
-        tries += 1;
+        progress += TRY;
     }
-    yielding
+    progress & NONE
+}
+
+/// True for a system port (RFC 6335, section 6) in a reply's key words.
+#[inline(always)]
+fn is_system(rest: u64) -> bool {
+    u16::from_be(port_of(rest)) < FIRST_PORT && (rest >> 32) as u8 != ICMP
 }
 
 /// The next port in the turn of the destination that these key words name, without a port in them. A function of its own: what
-/// it needs would make [`free_port`]'s stack too deep, and most connections keep the port that they have.
+/// it needs would make [`other_port`]'s stack too deep.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn next_port(addresses: u64, others: u64) -> u32 {
+extern "C" fn next_port(addresses: u64, others: u64, range: Range) -> u32 {
     let place = hash::words([addresses, others], seed());
     // SAFETY: aligned element of PORT_CURSORS, whose index is below their number.
     let turn =
         PORT_CURSORS.get_ptr_mut(place as u32 % CURSORS).map_or(0, |cursor| unsafe { atomic::fetch_add32(cursor, 1) });
-    (FIRST_PORT + ((place >> 32) as u32).wrapping_add(turn).wrapping_rem(PORTS) as u16).to_be() as u32
+    let number = if range == SYSTEM { SYSTEM_PORTS } else { PORTS };
+    let port = (range as u16 as u32) + ((place >> 32) as u32).wrapping_add(turn).wrapping_rem(number);
+    (port as u16).to_be() as u32
 }
 
 /// [`probe`]'s answers.
@@ -67,12 +128,15 @@ const TAKEN: u32 = 0;
 const FREE: u32 = 1;
 const YIELDING: u32 = 2;
 
-/// Whether the port of these key words can be given.
+/// Whether the port of these key words can be given, if it is in the range. `keeps`, 1: it is the guest's own.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn probe(addresses: u64, rest: u64, shared: u32) -> u32 {
-    let port = u16::from_be((rest >> SHIFT) as u16);
-    if !(FIRST_PORT..OWN_PORTS).contains(&port) || (shared != 0 && is_served(addresses, rest)) {
+extern "C" fn probe(addresses: u64, rest: u64, range: Range, guest: Be32, keeps: u32) -> u32 {
+    let port = u16::from_be(port_of(rest)) as u32;
+    if port < range & 0xffff
+        || port > range >> 16
+        || (guest != 0 && is_served(addresses, rest, if keeps != 0 { guest } else { 0 }))
+    {
         return TAKEN;
     }
     let words = [addresses, rest];
@@ -91,9 +155,17 @@ fn seed() -> u64 {
     CONFIG.get(0).map_or(0, |config| config.flow_seed)
 }
 
-/// True when the reply's destination serves the port that its key words have.
+/// True when the reply's destination serves the port that its key words have, and does not forward it to the same port of this
+/// guest: what answers, and what the same peer begins, then is one connection (RFC 4787, section 4.1).
 #[inline(always)]
-fn is_served(addresses: u64, rest: u64) -> bool {
-    let key = ServiceKey::new((addresses >> 32) as u32, (rest >> 32) as u8, (rest >> SHIFT) as u16);
-    SERVICES.get(&Key::new(ServiceKey::EXACT, key)).is_some()
+fn is_served(addresses: u64, rest: u64, guest: Be32) -> bool {
+    let key = ServiceKey::new((addresses >> 32) as u32, (rest >> 32) as u8, port_of(rest));
+    let Some(service) = SERVICES.get(&Key::new(ServiceKey::EXACT, key)) else {
+        return false;
+    };
+    let is_guests = guest != 0
+        && service.kind == Kind::Forward as u8
+        && service.port_shift == 0
+        && BACKENDS.get(service.backend).is_some_and(|backend| backend.addr == guest);
+    !is_guests
 }

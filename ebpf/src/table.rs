@@ -14,9 +14,11 @@ use vipgate_abi::{
 };
 
 use crate::{
-    atomic, count,
+    atomic,
+    clock::nanoseconds,
+    count,
     load::{self, Counter},
-    maps::{FLOW_BUCKETS, FLOWS},
+    maps::{CONFIG, FLOW_BUCKETS, FLOWS},
     other::{self, OTHER},
     pipeline::Arrival,
     route::{Rewritten, Route},
@@ -510,7 +512,7 @@ pub struct Connection {
     /// Its source was chosen among ones that other connections could get at the same moment (rule 9).
     pub is_exclusive: bool,
     /// A closed or half-open connection whose answers have the same key gives way. False: there was none when the source was
-    /// chosen, so that one which is there by now is another CPU's that chose the same.
+    /// chosen, so that one which is there by now is another CPU's that chose the same; or the source may be another one.
     pub may_replace: bool,
 }
 
@@ -535,18 +537,62 @@ pub fn insert(arrival: &Arrival, config: &Config, new: &Connection) -> Result<u6
         return Err(Reason::TableFull);
     };
     opaque(write_reply(arrival, new, reply, first as u32, flow::tag(reply_hash)));
-    if new.is_exclusive && is_contested(reply_words[0], reply_words[1], reply_hash, mask, reply as u32) != 0 {
-        // It has been published: another connection may have got its slot.
+    let mut is_lost =
+        new.is_exclusive && is_contested(reply_words[0], reply_words[1], reply_hash, mask, reply as u32) != 0;
+    let is_begun = !is_lost;
+    if is_begun {
+        // Before it can be taken off again.
+        load::add(
+            Counter { backend: new.backend, generation: new.generation },
+            Load::change(State::Empty, State::Opening),
+        );
+        opaque(write_first(arrival, new, first, reply as u32));
+        let [addresses, rest] = arrival.key.words();
+        is_lost = new.is_exclusive && is_contested(addresses, rest, arrival.hash, mask, first as u32) != 0;
+    }
+    if is_lost {
+        // What has been published another connection may have got; the first flow goes with its answers.
         if let Some(reply) = claimed(reply) {
             remove(&reply);
         }
-        give_back(first, arrival.now);
+        if !is_begun {
+            give_back(first, arrival.now);
+        }
         return Err(Reason::ReplyInUse);
     }
-    opaque(write_first(arrival, new, first, reply as u32));
-    load::add(Counter { backend: new.backend, generation: new.generation }, Load::change(State::Empty, State::Opening));
     count::connection(new.backend);
     Ok(first as u32 as u64 | if new.route.is_due() { OPENED | IS_DUE } else { OPENED })
+}
+
+/// How often who could not insert a connection looks for its flow, which another CPU that does it publishes last: a number
+/// between these, so that two who have given it up do not begin it anew at the same moment.
+const LEAST_LOOKS: u32 = 16;
+const MOST_LOOKS: u32 = 128;
+
+/// The first flow of a connection that could not be inserted, where another CPU has just met a packet of it, too: a number as
+/// [`opened`] takes; 0: there is none.
+#[inline(always)]
+pub fn inserted_elsewhere(arrival: &Arrival) -> u64 {
+    look(arrival)
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn look(arrival: *const Arrival) -> u64 {
+    // SAFETY: the caller's pointer is to an arrival of its own, but the verifier looks at this function alone.
+    let (Some(arrival), Some(config)) = (unsafe { arrival.as_ref() }, CONFIG.get(0)) else {
+        return 0;
+    };
+    let [addresses, rest] = arrival.key.words();
+    let mut looks = nanoseconds() as u32 % (MOST_LOOKS - LEAST_LOOKS);
+    while looks < MOST_LOOKS {
+        let index = search(addresses, rest, arrival.hash, config.bucket_mask);
+        if index != NOWHERE {
+            return index as u64 | OPENED;
+        }
+        looks += 1;
+    }
+    0
 }
 
 /// Empties a slot that `claim` gave, and nothing was published in.

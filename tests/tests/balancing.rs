@@ -1,5 +1,6 @@
 //! Packets from clients to backends: who gets them, whom the backends see, and what stays together.
 
+use anyhow::ensure;
 use serde_json::json;
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -9,7 +10,10 @@ use std::{
 };
 use vipgate_tests::{
     both_hooks,
-    lab::{CHECKED_BY_WEB, ECHO, Listener, Origin, Result, Running, UDP, WEB, host::TcpSession, wait_until},
+    lab::{
+        CHECKED_BY_WEB, ECHO, Listener, Origin, Result, Running, UDP, WEB, Wire, host::TcpSession, report, wait_until,
+    },
+    packet::{Frame, tcp},
 };
 
 const VIP: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 10);
@@ -45,6 +49,61 @@ both_hooks! {
         let (_, _, vip) = run.cloud.balanced(VIP, WEB, &ALL)?;
         let origins = run.lab.client().fetch_many(vip, 60)?;
         assert_eq!(shares(&origins).into_values().collect::<Vec<_>>(), [20, 20, 20]);
+        Ok(())
+    }
+
+    // Who knows its addresses and ports alone (RFC 5961): netfilter's connection lives on, too.
+    fn a_connection_that_a_stranger_ends_by_guess_goes_on_and_counts(hook) {
+        let run = Running::new(hook, 2, 2)?;
+        let (_, _, vip) = run.cloud.balanced(VIP, ECHO, &[0, 1])?;
+        let mut session = run.lab.client().tcp(vip)?;
+        let origin = session.ask()?;
+        let stranger = Wire::of(&run.lab, &run.lab.clients[1])?;
+        let is = |state: &str| {
+            let flows = report(&run.lab, "flows")?;
+            ensure!(flows["connections"][0]["state"] == state, "{flows}");
+            Ok(())
+        };
+        for (flags, state) in
+            [(&[tcp::RST][..], "closed"), (&[tcp::RST, tcp::SYN], "closed"), (&[tcp::FIN | tcp::ACK], "closing")]
+        {
+            for flags in flags {
+                ensure!(stranger.send(&stranger.to_router(Frame::tcp(origin.client, vip, *flags))));
+            }
+            wait_until("the forged segments arrive", PATIENCE, || is(state))?;
+            ensure!(session.ask()? == origin, "{state}");
+            if state == "closed" {
+                wait_until("it counts again", PATIENCE, || {
+                    ensure!(session.ask()? == origin);
+                    is("established")
+                })?;
+            }
+        }
+        Ok(())
+    }
+
+    // A kernel gives one port to connections to different destinations, which come to one backend here.
+    fn a_clients_ports_may_be_used_for_two_listeners_of_one_backend_at_once(hook) {
+        const PORTS: usize = 8;
+        let run = Running::new(hook, 1, 1)?;
+        let (_, balancer) = run.cloud.load_balancer(VIP)?;
+        let listeners = [ECHO, Listener { port: ECHO.port + 1, ..ECHO }];
+        for listener in listeners {
+            let uuid = run.cloud.listener(&balancer, listener)?;
+            run.cloud.add_backends(&uuid, &[0])?;
+        }
+        let client = run.lab.client();
+        client.namespace.sysctl("net/ipv4/ip_local_port_range", "50000 50007")?;
+        let mut sessions = Vec::new();
+        for listener in listeners {
+            for _ in 0..PORTS {
+                sessions.push(client.tcp(SocketAddrV4::new(VIP, listener.port))?);
+            }
+        }
+        let origins: Vec<Origin> = sessions.iter_mut().map(TcpSession::ask).collect::<Result<_>>()?;
+        let seen: BTreeSet<_> = origins.iter().map(|origin| origin.client).collect();
+        assert_eq!(seen.len(), 2 * PORTS, "{seen:?}");
+        assert!(seen.iter().all(|seen| *seen.ip() == client.address), "{seen:?}");
         Ok(())
     }
 

@@ -76,7 +76,8 @@ reasons! {
     TtlExpired = 11 Pass "ttl_expired",
     /// Every slot of the bucket holds a live established flow.
     TableFull = 12 Drop "flow_table_full",
-    /// The backend's side of the flow is in use by another flow: same client port through another VIP.
+    /// The answers would be another connection's, and no port was found for which they are not: all that were tried are in use,
+    /// or the protocol has none, or another CPU was faster each time.
     ReplyInUse = 13 Drop "reply_in_use",
     /// The flow's listener is gone, or its backend's flows were ended.
     FlowEnded = 14 Drop "flow_ended",

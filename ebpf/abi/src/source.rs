@@ -60,10 +60,13 @@ pub enum SourceKind {
     Masquerade = 3,
 }
 
-/// The ports that are given to masqueraded connections: from the first registered one (RFC 6335, section 6) to those of the
-/// router's own.
+/// The ports that are given to masqueraded connections from such ports: from the first registered one (RFC 6335, section 6) to
+/// those of the router's own.
 pub const FIRST_PORT: u16 = 1024;
 pub const PORTS: u32 = (OWN_PORTS - FIRST_PORT) as u32;
+
+/// The ports below them, without 0, which are given to connections from such ports alone.
+pub const SYSTEM_PORTS: u32 = FIRST_PORT as u32 - 1;
 
 /// The first of the ports that the router's stack gives to connections of its own, up to the last one there is: while
 /// there is source NAT the controller has it choose among them. Most guests choose others (Linux 32768 to 60999).

@@ -1,6 +1,7 @@
 //! What must hold of a packet's way through the pipeline, whatever the packet.
 
 use vipgate_abi::{
+    backend::Backend,
     counters::Reason,
     flow::{FlowKey, State},
     meter::{Binding, Metered, OUTBOUND},
@@ -364,7 +365,7 @@ fn opened(flow: &Slot, [came, left]: [&FlowKey; 2], flags: u8, before: &Table) {
     assert!(!is_martian(came), "no host has this source: {came:?}");
     let takes_all = match service(came) {
         Some(service) => {
-            served(flow, &service, [came, left]);
+            served(flow, &service, [came, left], before);
             service.kind == Kind::Elastic as u8
         }
         None => {
@@ -382,8 +383,9 @@ fn opened(flow: &Slot, [came, left]: [&FlowKey; 2], flags: u8, before: &Table) {
     }
 }
 
-/// A service's new flow has a backend of its, and the client's own source.
-fn served(flow: &Slot, service: &Service, [came, left]: [&FlowKey; 2]) {
+/// A service's new flow has a backend of its, and the client's own source: another port only where its answers would have been
+/// another connection's.
+fn served(flow: &Slot, service: &Service, [came, left]: [&FlowKey; 2], before: &Table) {
     let number = flow.flow.backend();
     let backend = world::backend(number);
     assert!(!flow.flow.mark.is_outward(), "a client's packet is for inside: {flow:?}");
@@ -396,7 +398,7 @@ fn served(flow: &Slot, service: &Service, [came, left]: [&FlowKey; 2]) {
         assert_eq!(left.src, identity, "a guest meets others as its elastic IP");
         let would_meet_itself = FlowKey { sport: came.sport, ..*left };
         if reversed(&would_meet_itself) != *came {
-            assert_eq!(left.sport, came.sport, "an elastic IP keeps ports");
+            keeps_port(came, left, before);
         }
         return;
     }
@@ -412,7 +414,37 @@ fn served(flow: &Slot, service: &Service, [came, left]: [&FlowKey; 2]) {
         assert!(backends.any(|member| member == number), "no backend of the service");
         assert_eq!((left.dst, left.dport), (backend.addr, backend.port), "sent to where its backend is not");
     }
-    assert_eq!((left.src, left.sport), (came.src, came.sport), "the client is another");
+    assert_eq!(left.src, came.src, "the client is another");
+    if service.kind == Kind::Forward as u8 || left.sport == came.sport {
+        keeps_port(came, left, before);
+    } else {
+        // Another of its backends may have been the first choice.
+        let ring = service.ring_base..service.ring_base + service.ring_len;
+        let mut backends = ring.filter_map(|index| maps::RINGS.get(index).copied()).map(world::backend);
+        let is_taken = |backend: Backend| {
+            let to = FlowKey { sport: came.sport, dst: backend.addr, dport: backend.port, ..*left };
+            before.find(&reversed(&to)).is_some()
+        };
+        assert!(backends.any(is_taken), "another port though nobody has its own: {came:?} left as {left:?}");
+        of_a_kind(came, left);
+    }
+}
+
+/// A connection has its own port, if no flow is answered there.
+fn keeps_port(came: &FlowKey, left: &FlowKey, before: &Table) {
+    if left.sport != came.sport {
+        let own = FlowKey { sport: came.sport, ..*left };
+        assert!(before.find(&reversed(&own)).is_some(), "its own port is free: {came:?} left as {left:?}");
+        of_a_kind(came, left);
+    }
+}
+
+/// Only who comes from a system port gets one.
+fn of_a_kind(came: &FlowKey, left: &FlowKey) {
+    let is_system = |port: u16| (1..FIRST_PORT).contains(&u16::from_be(port));
+    assert_ne!(left.sport, 0, "{came:?} got no port");
+    let may_be = came.protocol != ICMP && u16::from_be(came.sport) < FIRST_PORT;
+    assert!(may_be || !is_system(left.sport), "a system port was given away: {came:?} left as {left:?}");
 }
 
 /// What a guest begins leaves as its VIP for where it was sent: from its own port where the VIP is its alone, or nobody else
@@ -434,10 +466,17 @@ fn begun(flow: &Slot, source: &Source, [came, left]: [&FlowKey; 2], before: &Tab
         return;
     }
     let may_be_given = |port: u16| {
-        let is_served = source.shared != 0 && service(&FlowKey { dport: port, ..reversed(left) }).is_some();
+        let service = service(&FlowKey { dport: port, ..reversed(left) });
+        // What is forwarded to the guest's own port is its own outside, too.
+        let is_forwarded = |service: &Service| {
+            let to = world::backend(service.backend).addr;
+            service.kind == Kind::Forward as u8 && service.port_shift == 0 && to == came.src && port == came.sport
+        };
+        let is_served = source.shared != 0 && service.is_some_and(|service| !is_forwarded(&service));
         let port = u16::from_be(port);
         let is_own = kernel::has_socket(Socket { protocol: came.protocol, port });
-        (FIRST_PORT..OWN_PORTS).contains(&port) && !is_served && !is_own
+        let first = if came.protocol != ICMP && u16::from_be(came.sport) < FIRST_PORT { 1 } else { FIRST_PORT };
+        (first..OWN_PORTS).contains(&port) && !is_served && !is_own
     };
     assert!(may_be_given(left.sport), "port {} is not to be given", u16::from_be(left.sport));
     let own_reply = FlowKey { dport: came.sport, ..reversed(left) };

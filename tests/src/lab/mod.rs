@@ -25,6 +25,7 @@ pub mod shell;
 pub mod standing;
 pub mod topology;
 pub mod wait;
+pub mod wire;
 
 pub use api::{Api, Failure, Reply};
 pub use bpffs::BpfDirectory;
@@ -41,6 +42,7 @@ pub use shell::Shell;
 pub use standing::{Counts, Standing, report};
 pub use topology::{Hook, Lab, LabOptions};
 pub use wait::wait_until;
+pub use wire::Wire;
 
 /// What a lab's function gives: the reason is for the one who reads the failed test.
 pub type Result<T, E = anyhow::Error> = std::result::Result<T, E>;

@@ -875,26 +875,6 @@ impl Bench {
         self.segments = [count, bytes];
     }
 
-    /// Lets time pass for the flows, those of the table that is bridged to as well.
-    pub fn age_flows(&mut self, jiffies: u32) -> Result<()> {
-        for name in [maps::FLOW_BUCKETS, maps::OTHER_BUCKETS] {
-            let mut buckets = self.array::<Bucket>(name)?;
-            for number in 0..buckets.len() {
-                let Bucket { words } = buckets.get(&number, 0)?;
-                let words = words.map(|word| word.wrapping_sub(u64::from(jiffies) << 32));
-                buckets.set(number, Bucket { words }, 0)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Makes the programs' second so long that no test lasts one, in jiffies.
-    pub fn slow_down(&mut self) -> Result<u32> {
-        let config = Config { tick: 10, ..self.config()? };
-        self.set_config(config)?;
-        Ok(config.second())
-    }
-
     /// Lets time pass for the first fragments that are remembered.
     pub fn age_fragments(&mut self, jiffies: u32) -> Result<()> {
         let mut fragments = HashMap::<_, FragmentKey, FragmentPorts>::try_from(self.map(maps::FRAGMENTS)?)?;

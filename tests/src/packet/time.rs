@@ -3,6 +3,7 @@
 use anyhow::Result;
 use vipgate_abi::{
     backend::BackendRoute,
+    config::Config,
     flow::{Bucket, Flow, Mark, State, WAYS, Word},
     maps,
 };
@@ -10,27 +11,42 @@ use vipgate_abi::{
 use super::Bench;
 
 impl Bench {
-    /// Lets so many jiffies pass for all flows, for the ways to backends, and since next hops were confirmed.
-    pub fn let_pass(&mut self, jiffies: u32) -> Result<()> {
-        let mut flows = Vec::new();
-        let mut buckets = self.array::<Bucket>(maps::FLOW_BUCKETS)?;
-        for number in 0..buckets.len() {
-            let mut bucket = buckets.get(&number, 0)?;
-            for (way, held) in (0u32..).zip(&mut bucket.words) {
-                let word = Word(*held);
-                if word.state() > State::Busy {
-                    let older = u64::from(word.seen().wrapping_sub(jiffies)) << 32;
-                    *held = older | u64::from(word.0 as u32);
-                    flows.push((number * WAYS as u32 + way, Word(*held)));
+    /// Makes the programs' second so long that no test lasts one, in jiffies.
+    pub fn slow_down(&mut self) -> Result<u32> {
+        let config = Config { tick: 10, ..self.config()? };
+        self.set_config(config)?;
+        Ok(config.second())
+    }
+
+    /// Lets so many jiffies pass for all flows, also those of the table that is bridged to.
+    pub fn age_flows(&mut self, jiffies: u32) -> Result<()> {
+        for (buckets, flows) in [(maps::FLOW_BUCKETS, maps::FLOWS), (maps::OTHER_BUCKETS, maps::OTHER_FLOWS)] {
+            let mut aged = Vec::new();
+            let mut buckets = self.array::<Bucket>(buckets)?;
+            for number in 0..buckets.len() {
+                let mut bucket = buckets.get(&number, 0)?;
+                for (way, held) in (0u32..).zip(&mut bucket.words) {
+                    let word = Word(*held);
+                    if word.state() > State::Busy {
+                        let older = u64::from(word.seen().wrapping_sub(jiffies)) << 32;
+                        *held = older | u64::from(word.0 as u32);
+                        aged.push((number * WAYS as u32 + way, Word(*held)));
+                    }
                 }
+                buckets.set(number, bucket, 0)?;
             }
-            buckets.set(number, bucket, 0)?;
+            for (slot, word) in aged {
+                let flow = self.array::<Flow>(flows)?.get(&slot, 0)?;
+                let mark = Mark::of(word, flow.mark.flags());
+                self.array(flows)?.set(slot, Flow { mark, ..flow }, 0)?;
+            }
         }
-        for (slot, word) in flows {
-            let flow = self.array::<Flow>(maps::FLOWS)?.get(&slot, 0)?;
-            let mark = Mark::of(word, flow.mark.flags());
-            self.array(maps::FLOWS)?.set(slot, Flow { mark, ..flow }, 0)?;
-        }
+        Ok(())
+    }
+
+    /// The same, and for the ways to backends, and since next hops were confirmed.
+    pub fn let_pass(&mut self, jiffies: u32) -> Result<()> {
+        self.age_flows(jiffies)?;
         let mut confirmed = self.array::<u32>(maps::CONFIRMED)?;
         for place in 0..confirmed.len() {
             match confirmed.get(&place, 0)? {

@@ -86,16 +86,6 @@ both_hooks! {
         bench.expect_sent(&syn, &to_backend(syn.clone()))
     }
 
-    fn one_client_port_through_two_vips_to_one_backend_is_refused_not_mixed_up(bench: &mut Bench) -> Result<()> {
-        serve(bench, TCP)?;
-        establish(bench)?;
-        let other_vip = SocketAddrV4::new(Ipv4Addr::new(10, 1, 0, 101), 80);
-        bench.serve(other_vip, TCP, Algorithm::RoundRobin, &[BACKEND])?;
-        bench.expect_refused(&Frame::tcp(CLIENT, other_vip, tcp::SYN), Reason::ReplyInUse)?;
-        let data = Frame::tcp(BACKEND, CLIENT, tcp::ACK).payload(b"mine");
-        bench.expect_sent(&data, &to_client(data.clone()))
-    }
-
     fn a_flood_of_syns_evicts_embryos_and_never_an_established_flow(bench: &mut Bench) -> Result<()> {
         let backend = serve(bench, TCP)?;
         establish(bench)?;

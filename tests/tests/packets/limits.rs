@@ -135,13 +135,12 @@ both_hooks! {
     }
 
     fn what_is_refused_for_another_reason_counts_nothing(bench: &mut Bench) -> Result<()> {
-        serve_at_most(bench, TCP, 2)?;
-        establish(bench)?;
-        // The same client port through another VIP to the same backend.
-        let other = SocketAddrV4::new(Ipv4Addr::new(10, 1, 0, 101), 80);
-        bench.serve(other, TCP, Algorithm::RoundRobin, &[BACKEND])?;
-        bench.expect_refused(&Frame::tcp(CLIENT, other, tcp::SYN), Reason::ReplyInUse)?;
-        ensure!(bench.service_load(1)? == 1 && bench.service_load(2)? == 0);
+        // Room for four connections.
+        let bench = &mut Bench::with_buckets(bench.hook(), 1)?;
+        let backend = serve_at_most(bench, TCP, 100)?;
+        ensure!(open(bench, 1000..1010)? == 4);
+        bench.expect_refused(&Frame::tcp(client(1010), VIP, tcp::SYN), Reason::TableFull)?;
+        ensure!(bench.service_load(1)? == 4 && bench.load(backend)? == 4);
         Ok(())
     }
 

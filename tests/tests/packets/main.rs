@@ -60,6 +60,7 @@ mod masquerade;
 mod meters;
 mod objects;
 mod options;
+mod ports;
 mod quotes;
 mod rewriting;
 mod segments;

@@ -50,11 +50,29 @@ both_hooks! {
         Ok(())
     }
 
-    fn a_system_port_is_given_to_nobody(bench: &mut Bench) -> Result<()> {
+    // NFS and rsh ask for it (RFC 4787, REQ-3).
+    fn a_system_port_stays_one_while_one_is_free(bench: &mut Bench) -> Result<()> {
+        let mut bench = Bench::with_buckets(bench.hook(), 1 << 11)?;
         bench.masquerade(Bench::VIP, false)?;
-        for port in [1, 123, 500, 1023] {
-            ensure!(exchange_by(bench, 0, port, SERVER)? >= 1024);
+        let mut given = BTreeSet::new();
+        for port in 1..FIRST_PORT {
+            ensure!(exchange_by(&mut bench, 0, port, SERVER)? == port);
+            given.insert(port);
         }
+        ensure!(exchange_by(&mut bench, 1, 700, SERVER)? >= FIRST_PORT, "none was free");
+        for port in [1, 500, 1023] {
+            bench.forget(SocketAddrV4::new(GUESTS[0], port), SERVER)?;
+        }
+        // Each packet tries some more.
+        let found = (0..100).find_map(|_| {
+            let port = exchange_by(&mut bench, 1, 800, SERVER).ok()?;
+            bench.forget(SocketAddrV4::new(GUESTS[1], 800), SERVER).ok()?;
+            (port < FIRST_PORT).then_some(port)
+        });
+        ensure!(found.is_some_and(|port| [1, 500, 1023].contains(&port)), "found {found:?}");
+        // Others get none of them.
+        ensure!(exchange_by(&mut bench, 1, 40_000, SERVER)? == 40_000);
+        ensure!(exchange_by(&mut bench, 0, 40_000, SERVER)? >= FIRST_PORT);
         Ok(())
     }
 

@@ -85,7 +85,8 @@ both_hooks! {
         let service = bench.ring(1, Algorithm::RoundRobin, &[number])?;
         bench.set_service(first, UDP, ServiceKey::EXACT - 4, service)?;
         for port in [8000, 8007, 8015] {
-            let ask = Frame::udp(CLIENT, SocketAddrV4::new(Bench::VIP, port));
+            // The same port of the client's would be another one for its second flow to the backend.
+            let ask = Frame::udp(SocketAddrV4::new(Bench::CLIENT, port), SocketAddrV4::new(Bench::VIP, port));
             bench.expect_sent(&ask, &to_backend(ask.clone()))?;
         }
         for port in [7999, 8016] {
@@ -103,8 +104,9 @@ both_hooks! {
             bench.set_service(SocketAddrV4::new(Bench::VIP, 8000), UDP, prefix, offer)?;
         }
         for (port, host) in [(8000, 13), (8001, 12), (8015, 12), (8016, 11), (1, 11), (65535, 11)] {
-            let ask = Frame::udp(CLIENT, SocketAddrV4::new(Bench::VIP, port));
-            let sent = ask.clone().between(CLIENT, backends([host])[0]);
+            let client = SocketAddrV4::new(Bench::CLIENT, port);
+            let ask = Frame::udp(client, SocketAddrV4::new(Bench::VIP, port));
+            let sent = ask.clone().between(client, backends([host])[0]);
             let sent = sent.forwarded(Bench::PRIVATE_MAC, Bench::backend_mac(host));
             bench.expect_sent(&ask, &sent).with_context(|| format!("port {port}"))?;
         }

@@ -40,13 +40,14 @@
 //!    and the epoch that vouches for it are one word ([`Hop`]), which is compared and swapped for the one that was old, so that
 //!    it never comes to another flow; the port is stored before it, and told by it.
 //! 7. Two CPUs that meet the same new flow at once may both insert it: lookups use the first, the other is never hit
-//!    and ages out as an embryo.
+//!    and ages out as an embryo. Where rule 9 holds, one of them gives up and uses the other's.
 //! 8. A connection is in one table. Only the controller moves it to another: it copies it, waits until nobody who looked
 //!    before that is still at work, brings the copy to what was changed meanwhile, and empties the old slots.
-//! 9. Where two CPUs may choose the same source for different clients, a new connection gives up when one is there already that
-//!    was not when it chose; else it publishes the flow of its answers first, and then looks for another one with the same
-//!    key: whoever finds one empties its own slots again, before any packet has left. Both may give up, which costs each
-//!    client a packet; never do both stay.
+//! 9. Where a connection's source port is chosen, two CPUs may choose the same one for different clients, or different ones for
+//!    the same client. So a new connection gives up when one is there already that was not when it chose; else it publishes the
+//!    flow of its answers, and then looks for another one with the same key; and then the same of its first flow: whoever finds
+//!    one empties its own slots again, before any packet has left. Then it uses the flow that the other CPU has inserted, or
+//!    begins anew. Both may give up, never do both stay; who loses so several times in a row costs its client a packet.
 
 mod hop;
 mod mark;
