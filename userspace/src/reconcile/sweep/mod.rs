@@ -169,7 +169,7 @@ impl Exhaustion {
 
 enum Walked {
     /// With what a deep pass counted.
-    All(Option<Count>),
+    All(Option<Box<Count>>),
     /// Somebody wishes for a deep pass.
     Interrupted,
     Stopped,
@@ -198,7 +198,7 @@ fn walk(
         (bucket..end).for_each(|bucket| pass.bucket(bucket, now));
         bucket = end;
     }
-    Ok(Walked::All(pass.count))
+    Ok(Walked::All(pass.count.map(Box::new)))
 }
 
 #[derive(PartialEq, Eq)]
