@@ -11,7 +11,7 @@ use crate::{
     fragment,
     icmp::{self, ICMP},
     packet::{ETH_LEN, Packet, load, load_address, load_length, store},
-    parse::{ACK, FRAGMENT_OFFSET, Headers, MORE_FRAGMENTS, Place},
+    parse::{ACK, FRAGMENT_OFFSET, Headers, MORE_FRAGMENTS, Place, UDP_LEN},
 };
 
 pub const DCCP: u8 = 33;
@@ -38,7 +38,13 @@ pub fn parse<P: Packet>(packet: &P, place: &Place) -> Result<Headers, Reason> {
     let key = FlowKey { src, dst, sport: 0, dport: 0, protocol, reserved: 0, domain: 0 };
     let header_len = place.header_len as u8;
     let mut headers = Headers { data: place.data, key, tcp_flags: 0, l4_len: 0, header_len, ip_len };
+    let l4 = place.data + ETH_LEN + place.header_len;
     if protocol != ICMP {
+        // What is to follow the addresses must be within reach.
+        let has_checksum = covers_addresses(protocol) && fragment & FRAGMENT_OFFSET == 0;
+        if has_checksum && ip_len as usize >= place.header_len + UDP_LEN && l4 + UDP_LEN > place.end {
+            return Err(Reason::Malformed);
+        }
         return Ok(headers);
     }
     headers.tcp_flags = ACK;
@@ -51,7 +57,6 @@ pub fn parse<P: Packet>(packet: &P, place: &Place) -> Result<Headers, Reason> {
         (headers.key.sport, headers.key.dport) = ((ports >> 16) as u16, ports as u16);
         return Ok(headers);
     }
-    let l4 = place.data + ETH_LEN + place.header_len;
     if l4 + icmp::HEADER_LEN > place.end || (ip_len as usize) < place.header_len + icmp::HEADER_LEN {
         return Err(Reason::Malformed);
     }
