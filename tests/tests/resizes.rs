@@ -14,8 +14,8 @@ use vipgate_abi::maps;
 use vipgate_tests::{
     both_hooks,
     lab::{
-        Controller, Counts, Datagrams, ECHO, Lab, Listener, Load, Result, Running, SIZES, Standing, UDP, WEB, report,
-        wait_until,
+        Controller, Counts, Datagrams, ECHO, Hook, Lab, Listener, Load, Result, Running, SIZES, Standing, UDP, WEB,
+        report, wait_until,
     },
 };
 
@@ -117,11 +117,32 @@ fn check_flows(lab: &Lab, flows: u32) -> Result<()> {
     Ok(())
 }
 
-fn start(hook: vipgate_tests::lab::Hook) -> Result<(Lab, Controller)> {
+fn start(hook: Hook) -> Result<(Lab, Controller)> {
     let run = Running::new(hook, 1, 2)?;
     run.cloud.balanced_everywhere(VIP)?;
     let Running { controller, lab, .. } = run;
     Ok((lab, controller))
+}
+
+#[test]
+fn connections_that_find_no_room_in_the_largest_table_are_told_wherever_an_operator_looks() -> Result<()> {
+    let (lab, controller) = start(Hook::Tc)?;
+    controller.kill()?;
+    let controller = Controller::start_with(&lab, Sizes { flows: 128, ..SIZES })?;
+    // The kernel asks for each that is refused again and again.
+    let echo = SocketAddrV4::new(VIP, ECHO.port);
+    let sessions: Vec<_> = (0..64).map_while(|_| lab.client().tcp(echo).ok()).collect();
+    ensure!(sessions.len() < 64, "all of them found room");
+    wait_until("the log to name the setting", Duration::from_secs(30), || {
+        ensure!(controller.said().contains("raise datapath.flows"), "it does not yet");
+        Ok(())
+    })?;
+    let flows = report(&lab, "status")?["flows"].clone();
+    ensure!(flows["refused"].as_u64() > Some(0) && flows["largest"] == 128, "{flows}");
+    let doctor = report(&lab, "doctor")?;
+    let findings = doctor["findings"].as_array().context("findings")?;
+    ensure!(findings.iter().any(|finding| finding["check"] == "flow_table"), "{doctor}");
+    Ok(())
 }
 
 both_hooks! {

@@ -176,8 +176,8 @@ fn print_status(config: &Config, output: Output) -> Result<(), Failure> {
     let status = loader::status::read(bpffs)?.ok_or_else(|| nothing_pinned(bpffs))?;
     let told = told::ask(bpffs);
     match output {
-        Output::Text => print!("{}", status::text(&status, config.hook, told.as_ref())),
-        Output::Json => println!("{}", status::json(&status, config.hook, told.as_ref())),
+        Output::Text => print!("{}", status::text(&status, config, told.as_ref())),
+        Output::Json => println!("{}", status::json(&status, config, told.as_ref())),
     }
     Ok(())
 }

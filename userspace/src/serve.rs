@@ -95,8 +95,8 @@ pub async fn serve(config: Config) -> Result<(), ServeError> {
     let checks = Checks::default();
     let reconciler = Reconciler::start(plane, store.clone(), checks.clone()).await?;
     let _checking = checks.run(store.clone(), reconciler.clone());
-    let (hook, refused) = (config.hook, reconciler.refused());
-    let answering = lock.answer(move || Told::new(hook, checks.figures(), &refused.borrow()).to_text());
+    let (hook, flows, refused) = (config.hook, config.datapath.flows, reconciler.refused());
+    let answering = lock.answer(move || Told::new(hook, flows, checks.figures(), &refused.borrow()).to_text());
     let answering = answering.map_err(|source| ServeError::Io { what: "cannot answer `vipgate status`", source })?;
     // Ends with the runtime.
     tokio::spawn(answering);

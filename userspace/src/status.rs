@@ -9,8 +9,9 @@ use std::{
 
 use serde_json::{Value, json};
 use vipgate::{
+    config::Config,
     loader::{
-        Hook, drivers,
+        Crowding, Hook, drivers, percent,
         status::{BackendStatus, LimitStatus, Status},
         why,
     },
@@ -60,18 +61,46 @@ fn device_line(device: &Served<'_>) -> String {
     format!("device   {} {hook}: {}", device.name, said.unwrap_or_default())
 }
 
-/// Lines for people. `configured`: the hook that the configuration names, for where no controller runs; `told`: by the one
-/// that runs.
-pub(crate) fn text(status: &Status, configured: Hook, told: Option<&Told>) -> String {
+/// The flow table's lines: how full it is, and what came of it.
+fn flow_lines(flows: &Crowding, largest: u32) -> Vec<String> {
+    let fill = &flows.fill;
+    let states = fill.states.iter().map(|(state, count)| format!("{count} {}", flow_state(*state)));
+    let mut states = states.collect::<Vec<_>>().join(", ");
+    if !states.is_empty() {
+        states.insert_str(0, ": ");
+    }
+    let (live, capacity) = (fill.live(), fill.capacity);
+    let mut lines = vec![
+        format!("flows    {} of {capacity} entries{states}", fill.entries()),
+        format!(
+            "         {live} live, {}% of these and {}% of the {largest} that there may be",
+            percent(live, capacity),
+            percent(live, largest.into()),
+        ),
+    ];
+    let (full, refused) = (fill.full_buckets(), flows.refused);
+    if full + refused > 0 {
+        let buckets = fill.buckets.iter().sum::<u64>();
+        lines.push(format!(
+            "         {full} of {buckets} buckets are full; {refused} packets of new connections found no room"
+        ));
+    }
+    lines
+}
+
+fn largest_flows(config: &Config, told: Option<&Told>) -> u32 {
+    told.and_then(|told| told.flows).unwrap_or(config.datapath.flows)
+}
+
+/// Lines for people. `config`: for where no controller runs; `told`: by the one that runs.
+pub(crate) fn text(status: &Status, config: &Config, told: Option<&Told>) -> String {
     let mut lines = Vec::new();
-    let devices = served(status, configured, told);
+    let devices = served(status, config.hook, told);
     if devices.is_empty() {
         lines.push("device   none".to_owned());
     }
     lines.extend(devices.iter().map(device_line));
-    let states = status.flows.states.iter().map(|(state, count)| format!("{count} {}", flow_state(*state)));
-    let states = states.collect::<Vec<_>>().join(", ");
-    lines.push(format!("flows    {} of {} {states}", status.flows.entries(), status.flows.capacity));
+    lines.extend(flow_lines(&status.flows, largest_flows(config, told)));
     if let Some(Told { checks, .. }) = told {
         lines.push(format!(
             "checks   {} backends, {} unhealthy, {} checks a minute, late by {} ms at most; {} passed, {} failed, {} not possible",
@@ -112,12 +141,10 @@ pub(crate) fn text(status: &Status, configured: Hook, told: Option<&Told>) -> St
 }
 
 /// The same as one object.
-pub(crate) fn json(status: &Status, configured: Hook, told: Option<&Told>) -> Value {
-    let devices = served(status, configured, told).into_iter().map(|Served { name, hook, why, refusal }| {
+pub(crate) fn json(status: &Status, config: &Config, told: Option<&Told>) -> Value {
+    let devices = served(status, config.hook, told).into_iter().map(|Served { name, hook, why, refusal }| {
         json!({ "name": name, "hook": hook, "why": why, "problem": refusal.map(|refusal| &refusal.reason) })
     });
-    let flows: BTreeMap<&str, u64> =
-        status.flows.states.iter().map(|(state, count)| (flow_state(*state), *count)).collect();
     let services = shown(status).map(|(key, prefix_len, service)| {
         let backends = backends_of(status, service).map(backend_json);
         json!({
@@ -164,13 +191,28 @@ pub(crate) fn json(status: &Status, configured: Hook, told: Option<&Told>) -> Va
     };
     json!({
         "devices": devices.collect::<Vec<_>>(),
-        "flows": { "capacity": status.flows.capacity, "states": flows },
+        "flows": flows_json(&status.flows, largest_flows(config, told)),
         "checks": told.map(|told| told.checks),
         "services": services.collect::<Vec<_>>(),
         "masquerades": masquerades.collect::<Vec<_>>(),
         "limits": limits.collect::<Vec<_>>(),
         "drops": reasons(true),
         "passes": reasons(false),
+    })
+}
+
+fn flows_json(flows: &Crowding, largest: u32) -> Value {
+    let fill = &flows.fill;
+    let states: BTreeMap<&str, u64> = fill.states.iter().map(|(state, count)| (flow_state(*state), *count)).collect();
+    json!({
+        "capacity": fill.capacity,
+        "largest": largest,
+        "entries": fill.entries(),
+        "live": fill.live(),
+        "buckets": fill.buckets.iter().sum::<u64>(),
+        "fullBuckets": fill.full_buckets(),
+        "refused": flows.refused,
+        "states": states,
     })
 }
 
@@ -339,5 +381,31 @@ pub(crate) fn flow_state(state: State) -> &'static str {
         State::Datagrams => "datagrams",
         State::Closing => "closing",
         State::Established => "established",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use vipgate::loader::Fill;
+
+    use super::*;
+
+    #[test]
+    fn the_flow_tables_lines_tell_how_full_it_is_and_what_came_of_it() {
+        let states = BTreeMap::from([(State::Opening, 10), (State::Established, 26_214)]);
+        let mut fill = Fill { capacity: 65_536, states, buckets: [0; 9] };
+        fill.buckets[4] = 8192;
+        let lines = flow_lines(&Crowding { fill: fill.clone(), refused: 0 }, 1 << 20);
+        assert_eq!(
+            lines,
+            [
+                "flows    26224 of 65536 entries: 10 opening, 26214 established",
+                "         26214 live, 39% of these and 2% of the 1048576 that there may be",
+            ]
+        );
+        (fill.buckets[8], fill.buckets[4]) = (2, 8190);
+        let lines = flow_lines(&Crowding { fill, refused: 3 }, 1 << 20);
+        assert_eq!(lines[2..], ["         2 of 8192 buckets are full; 3 packets of new connections found no room"]);
+        assert_eq!(flow_lines(&Crowding::default(), 65_536)[0], "flows    0 of 0 entries");
     }
 }

@@ -18,6 +18,9 @@ pub struct Told {
     /// The hook that its configuration names.
     #[serde(default)]
     pub hook: Option<Hook>,
+    /// Flow entries that there may be, by its configuration.
+    #[serde(default)]
+    pub flows: Option<u32>,
     /// The devices that it wants and cannot set up.
     #[serde(default)]
     pub refused: Refusals,
@@ -25,9 +28,9 @@ pub struct Told {
 
 impl Told {
     #[must_use]
-    pub fn new(hook: Hook, checks: Figures, refused: &Refusals) -> Self {
+    pub fn new(hook: Hook, flows: u32, checks: Figures, refused: &Refusals) -> Self {
         let refused = refused.iter().take(MOST).map(|(device, why)| (device.clone(), why.clone())).collect();
-        Self { checks, hook: Some(hook), refused }
+        Self { checks, hook: Some(hook), flows: Some(flows), refused }
     }
 
     /// As it goes over the socket.
@@ -69,7 +72,7 @@ mod tests {
     fn an_answer_is_read_as_it_was_told_and_names_no_more_devices_than_it_has_room_for() {
         let why = Refusal { reason: "an ingress qdisc is there".to_owned(), remedy: "tc qdisc del".to_owned() };
         let refused: Refusals = (0..100).map(|number| (format!("eth{number:03}"), why.clone())).collect();
-        let told = Told::new(Hook::Xdp, figures(), &refused);
+        let told = Told::new(Hook::Xdp, 1 << 20, figures(), &refused);
         assert_eq!(told.refused.len(), MOST);
         assert_eq!(Told::parse(&told.to_text()), Some(told));
     }
@@ -77,6 +80,9 @@ mod tests {
     #[test]
     fn a_controller_that_tells_of_its_checks_alone_is_understood() {
         let text = serde_json::json!(figures()).to_string();
-        assert_eq!(Told::parse(&text), Some(Told { checks: figures(), hook: None, refused: Refusals::new() }));
+        assert_eq!(
+            Told::parse(&text),
+            Some(Told { checks: figures(), hook: None, flows: None, refused: Refusals::new() })
+        );
     }
 }

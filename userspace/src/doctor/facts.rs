@@ -13,7 +13,7 @@ use vipgate_abi::maps;
 use super::DoctorError;
 use crate::{
     config::Config,
-    loader::{self, Driver, Hook, LoadError, PinDir, Trial, driver, drivers, release, status::Guests},
+    loader::{self, Crowding, Driver, Hook, LoadError, PinDir, Trial, driver, drivers, release, status::Guests},
     net::{HeldAddress, Link, Netlink, netfilter::Filter, queue, sysctl},
     reconcile::Refusals,
     told,
@@ -53,6 +53,10 @@ pub(super) struct Facts {
     pub(super) lost: Vec<String>,
     /// Devices that the running controller wants and cannot set up.
     pub(super) refused: Refusals,
+    /// How crowded the flow table is; `None`: there is none yet.
+    pub(super) flows: Option<Crowding>,
+    /// Flow entries that there may be.
+    pub(super) largest_flows: u32,
 }
 
 #[derive(Clone, Debug)]
@@ -107,6 +111,7 @@ impl Facts {
             PinDir::new(&config.bpffs).pinned_links()?.into_iter().map(|(hook, device)| (device, hook)).collect();
         let told = told::ask(&config.bpffs);
         let hook = told.as_ref().and_then(|told| told.hook).unwrap_or(config.hook);
+        let largest_flows = told.as_ref().and_then(|told| told.flows).unwrap_or(config.datapath.flows);
         let refused = told.map(|told| told.refused).unwrap_or_default();
         let wanted = |link: &&Link| match pinned.is_empty() && refused.is_empty() {
             true => link.device.ethernet && link.device.up && link.device.name != "lo" && !link.enslaved,
@@ -151,6 +156,8 @@ impl Facts {
             devices,
             lost,
             refused,
+            flows: loader::status::crowding(&config.bpffs)?,
+            largest_flows,
         })
     }
 }

@@ -5,7 +5,7 @@ use std::cmp::Reverse;
 use super::{
     Examined, Facts, Finding, Report, Severity,
     facts::{DeviceFacts, Peer},
-    filter,
+    filter, flows,
 };
 use crate::loader::{Hook, Trial, hook_for, why};
 use vipgate_abi::maps;
@@ -27,6 +27,7 @@ pub(super) fn judge(facts: &Facts) -> Report {
     arp(facts, &mut findings);
     filter::judge(facts, &mut findings);
     refused(facts, &mut findings);
+    flows::judge(facts, &mut findings);
     for device in &facts.devices {
         settings(device, &mut findings);
         offloads(device, facts.hook, &mut findings);

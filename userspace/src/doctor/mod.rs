@@ -1,12 +1,13 @@
 //! `vipgate doctor`: what hinders this router, and the command that mends it.
 //!
 //! [`facts`] reads the kernel and its devices, and loads our programs apart from those in use, to know; [`judge`] is pure:
-//! facts in, findings out; [`filter`] is its part about the packet filter. Changes nothing, and needs no
+//! facts in, findings out; [`filter`] is its part about the packet filter, [`flows`] that about the flow table. Changes nothing, and needs no
 //! running controller: the managed devices are those with a pinned link, and those that a running controller says it cannot set
 //! up; before the first start, every Ethernet device that is up is a candidate.
 
 mod facts;
 mod filter;
+mod flows;
 mod judge;
 #[cfg(test)]
 mod tests;

@@ -4,12 +4,12 @@ use super::{
     judge::{is_native_or_generic, judge},
 };
 use crate::{
-    loader::{Driver, Hook, Trial},
+    loader::{Crowding, Driver, Fill, Hook, Trial},
     net::{Device, Link, netfilter::Filter},
     reconcile::{Refusal, Refusals},
 };
 use std::collections::BTreeSet;
-use vipgate_abi::maps;
+use vipgate_abi::{flow::State, maps};
 
 fn device(name: &str, hook: Option<Hook>) -> DeviceFacts {
     let features = [("rx-gro", true), ("tx-tcp-segmentation", true)];
@@ -78,7 +78,15 @@ fn healthy() -> Facts {
         devices: vec![device("eth0", Some(Hook::Xdp)), device("eth1", Some(Hook::Xdp))],
         lost: Vec::new(),
         refused: Refusals::new(),
+        flows: Some(crowded(100, 0)),
+        largest_flows: 1 << 10,
     }
+}
+
+/// A flow table with so many live entries that has refused so many packets.
+fn crowded(live: u64, refused: u64) -> Crowding {
+    let fill = Fill { capacity: 1 << 10, states: [(State::Established, live)].into(), ..Fill::default() };
+    Crowding { fill, refused }
 }
 
 /// The checks that find something once `spoil` has been at the router.
@@ -163,6 +171,21 @@ fn every_defect_of_a_device_is_found_alone() {
     assert_eq!(spoiled(|device| device.link.xdp = false), ["program"]);
     assert_eq!(spoiled(|device| device.hook = Some(Hook::Tc)), ["foreign_xdp"]);
     assert_eq!(spoiled(|device| device.hook = Some(Hook::XdpGeneric)), ["generic_xdp"]);
+}
+
+#[test]
+fn a_flow_table_that_refuses_or_soon_will_is_found_with_the_setting_that_mends_it() {
+    let found = |live, refused| findings(|facts| facts.flows = Some(crowded(live, refused)));
+    assert!(found(700, 0).is_empty(), "68%");
+    for (live, refused, severity) in
+        [(720, 0, Severity::Warning), (520, 3, Severity::Warning), (400, 3, Severity::Note)]
+    {
+        let findings = found(live, refused);
+        let [finding] = &findings[..] else { panic!("{findings:?}") };
+        assert_eq!((finding.severity, finding.check), (severity, "flow_table"), "{live} live, {refused} refused");
+        assert!(finding.remedy.contains("flows = 2048"), "{}", finding.remedy);
+    }
+    assert!(findings(|facts| facts.flows = None).is_empty(), "before the first start");
 }
 
 /// The findings of a router whose first device is spoiled so.

@@ -2,9 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use vipgate_abi::flow::{State, WAYS, Word, is_evictable};
+use vipgate_abi::{
+    counters::Reason,
+    flow::{State, WAYS, Word, is_evictable},
+};
 
-use super::connections::FlowView;
+use super::{TableError, connections::FlowView, status::Reasons};
 
 /// A moment's picture.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -15,6 +18,26 @@ pub struct Fill {
     pub states: BTreeMap<State, u64>,
     /// By number of entries in it that give way to nobody: how many buckets have so many.
     pub buckets: [u64; WAYS + 1],
+}
+
+/// The same, and what came of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Crowding {
+    pub fill: Fill,
+    /// Packets of new connections that found no room.
+    pub refused: u64,
+}
+
+impl Crowding {
+    pub(super) fn of(table: &FlowView, reasons: &Reasons) -> Result<Self, TableError> {
+        Ok(Self { fill: table.fill(), refused: reasons.count(Reason::TableFull)? })
+    }
+}
+
+/// Hundredths.
+#[must_use]
+pub fn percent(part: u64, whole: u64) -> u64 {
+    part * 100 / whole.max(1)
 }
 
 impl Fill {

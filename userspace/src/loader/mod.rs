@@ -63,7 +63,7 @@ pub use self::{
     detach::{Detached, detach},
     error::{AttachError, LoadError, TableError, causes},
     ethtool::{Driver, driver, drivers},
-    fill::Fill,
+    fill::{Crowding, Fill, percent},
     filter::{FilterError, PRIORITY as FILTER_PRIORITY},
     flows::{BackendLoads, FlowTable, Loads},
     kernel::release,

@@ -23,7 +23,7 @@ use vipgate_abi::{
 };
 
 use super::{
-    Fill, Hook,
+    Crowding, Hook,
     bpffs::PinDir,
     connections::FlowView,
     error::{LoadError, TableError},
@@ -49,7 +49,7 @@ pub struct Status {
     pub limits: BTreeMap<u32, LimitStatus>,
     /// Packets that were not simply forwarded, by reason; those that happened.
     pub reasons: Vec<(Reason, u64)>,
-    pub flows: Fill,
+    pub flows: Crowding,
 }
 
 /// One backend's entry and counters.
@@ -84,7 +84,8 @@ pub fn read(bpffs: &Path) -> Result<Option<Status>, LoadError> {
         return Ok(None);
     }
     let tables = Tables::open(&dir)?;
-    let flows = FlowView::open(&dir)?.fill();
+    let reasons = Reasons::open(&dir)?;
+    let flows = Crowding::of(&FlowView::open(&dir)?, &reasons)?;
     let (services, sources) = (tables.services()?, tables.sources()?);
     let backends = backends(&tables, &services, &sources)?;
     Ok(Some(Status {
@@ -94,9 +95,18 @@ pub fn read(bpffs: &Path) -> Result<Option<Status>, LoadError> {
         backends,
         services,
         sources,
-        reasons: Reasons::open(&dir)?.all()?,
+        reasons: reasons.all()?,
         flows,
     }))
+}
+
+/// How crowded the flow table is; `None`: nothing is pinned under this bpffs root.
+pub fn crowding(bpffs: &Path) -> Result<Option<Crowding>, LoadError> {
+    let dir = PinDir::new(bpffs);
+    match dir.is_there()? {
+        true => Ok(Some(Crowding::of(&FlowView::open(&dir)?, &Reasons::open(&dir)?)?)),
+        false => Ok(None),
+    }
 }
 
 /// Whom services lead to.

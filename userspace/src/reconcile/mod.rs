@@ -14,6 +14,7 @@ mod arena;
 pub mod compile;
 mod devices;
 mod engine;
+mod exhaustion;
 mod limits;
 pub mod maglev;
 mod prefixes;

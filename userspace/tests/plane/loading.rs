@@ -256,7 +256,7 @@ fn detach_leaves_nothing() {
     drop(plane);
     let status = loader::status::read(&room.bpffs()).expect("readable").expect("there");
     assert_eq!(status.links, [(Hook::Xdp, "r0".to_owned())]);
-    assert_eq!(status.flows.capacity, u64::from(SIZES.flows));
+    assert_eq!(status.flows.fill.capacity, u64::from(SIZES.flows));
 
     let detached = loader::detach(&room.bpffs()).expect("detaches");
     assert_eq!(detached.devices, ["r0"]);

@@ -6,8 +6,6 @@
 //!
 //! Every [`DEEP_EVERY`] passes, and at once when the reconciler ended flows, a *deep* pass reads every flow: it removes
 //! those of past generations and corrects the backends' and services' load should it have drifted from what the table holds.
-//!
-//! Between passes it looks whether guests' connections found no free port, and tells.
 
 use std::{
     collections::HashMap,
@@ -25,12 +23,11 @@ use tokio::sync::oneshot;
 use tracing::{debug, error, warn};
 use vipgate_abi::{
     backend::{Backend, ICMP_IDLE},
-    counters::Reason,
     flow::{Flow, State, TOUCH_PERIOD, WAYS, Word},
     load::Load,
 };
 
-use crate::loader::{self, FlowTable, LoadError, Plane, Reasons};
+use crate::loader::{self, FlowTable, LoadError, Plane};
 
 /// Time of one pass over the table: how late a flow may be found to be over.
 const PASS: Duration = Duration::from_secs(5);
@@ -40,8 +37,6 @@ const DEEP_EVERY: u32 = 12;
 /// Rests of a hurried pass: between its slices, and after it, so that a stream of changes does not keep a CPU busy.
 const BREATH: Duration = Duration::from_millis(1);
 const BETWEEN_HURRIED: Duration = Duration::from_secs(1);
-/// How often exhaustion is told at most.
-const TELL_EVERY: Duration = Duration::from_secs(60);
 
 /// Seconds without a packet after which a connection is over.
 const HALF_OPEN: u32 = 30;
@@ -119,9 +114,7 @@ fn sweep(plane: &Plane, table: &FlowTable, shared: &Shared) -> Result<(), LoadEr
     let hz = loader::hz()?;
     debug!(hz, "sweeping");
     let mut drift = Drift::default();
-    let mut exhaustion = Exhaustion::start(plane.reasons()?)?;
     for pass in (0..DEEP_EVERY).cycle() {
-        exhaustion.tell(Instant::now())?;
         let hurried = shared.deep.swap(false, Ordering::Relaxed);
         match walk(plane, table, shared, hz, hurried, hurried || pass == 0)? {
             Walked::Stopped => return Ok(()),
@@ -134,37 +127,6 @@ fn sweep(plane: &Plane, table: &FlowTable, shared: &Shared) -> Result<(), LoadEr
         }
     }
     Ok(())
-}
-
-/// Watches whether source NAT has run out of ports.
-struct Exhaustion {
-    reasons: Reasons,
-    /// As of the last look.
-    count: u64,
-    looked: Instant,
-}
-
-impl Exhaustion {
-    /// What was counted before is not told.
-    fn start(reasons: Reasons) -> Result<Self, LoadError> {
-        Ok(Self { count: reasons.count(Reason::NoFreePort)?, reasons, looked: Instant::now() })
-    }
-
-    fn tell(&mut self, now: Instant) -> Result<(), LoadError> {
-        if now.saturating_duration_since(self.looked) < TELL_EVERY {
-            return Ok(());
-        }
-        self.looked = now;
-        let before = std::mem::replace(&mut self.count, self.reasons.count(Reason::NoFreePort)?);
-        let new = self.count.saturating_sub(before);
-        if new > 0 {
-            warn!(
-                "{new} packets of guests found no free port of their way out towards their destination and were dropped; \
-                 `vipgate flows --direction out --sort vip` shows who has the ports"
-            );
-        }
-        Ok(())
-    }
 }
 
 enum Walked {

@@ -1,4 +1,4 @@
-//! The flow table's size follows what is in it.
+//! The flow table's size follows what is in it, and what finds no room is told.
 
 use std::{
     sync::{Arc, Mutex},
@@ -20,6 +20,13 @@ impl<S: Source> Worker<S> {
     /// # Errors
     /// What came when there was no way back: the controller is to be started again.
     pub(super) async fn size_flows(&mut self) -> Result<(), LoadError> {
+        self.with_kernel(|kernel| {
+            let (_, most) = kernel.plane.flows();
+            if let Err(error) = kernel.exhaustion.tell(most, Instant::now()) {
+                warn!(%error, "cannot see whether connections were refused");
+            }
+        })
+        .await;
         if !self.lock().sizing.is_due(Instant::now()) {
             return Ok(());
         }

@@ -30,6 +30,7 @@ use super::{
     ApplyError, Pace, Refusals, Reply,
     devices::Managed,
     engine::Engine,
+    exhaustion::Exhaustion,
     sizing::Sizing,
     sweep::{self, Sweeper},
 };
@@ -84,6 +85,7 @@ struct Kernel {
     /// The flow table, and which size it should have.
     flows: FlowView,
     sizing: Sizing,
+    exhaustion: Exhaustion,
 }
 
 /// A VIP as it was applied.
@@ -164,6 +166,7 @@ impl<S: Source> Worker<S> {
                 sweeper,
                 flows: plane.flow_view().map_err(open)?,
                 sizing: Sizing::new(pace, plane.flows(), std::time::Instant::now()),
+                exhaustion: Exhaustion::start(&plane).map_err(open)?,
                 plane,
             };
             let epoch = kernel.plane.epoch().map_err(open)?;
