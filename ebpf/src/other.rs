@@ -19,6 +19,17 @@ use crate::maps::{FLOW_BUCKETS, FLOWS, OTHER_BUCKETS, OTHER_FLOWS};
 #[unsafe(no_mangle)]
 static OTHER_MASK: u32 = 0;
 
+/// 1: the flows of another version's tables, which no program of ours can read, are coming to ours. Set by the loader.
+#[unsafe(no_mangle)]
+static TAKES_OVER: u32 = 0;
+
+/// True in a program that runs while flows come over from another version: what has none may yet get one.
+#[inline(always)]
+pub fn takes_over() -> bool {
+    // SAFETY: as in `mask`.
+    unsafe { ptr::read_volatile(&raw const TAKES_OVER) != 0 }
+}
+
 /// In an index: it is of the other table. No table is so large.
 pub const OTHER: u32 = 1 << 31;
 

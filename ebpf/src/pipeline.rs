@@ -245,6 +245,10 @@ fn refuse<P: Packet>(arrival: &Arrival, reason: Reason) -> u64 {
     if reason as u32 == Reason::ReplyInUse as u32 && arrival.attempt + 1 < ATTEMPTS {
         return AGAIN;
     }
+    let is_unknown = reason as u32 == Reason::NotOurs as u32 || reason as u32 == Reason::NoFlow as u32;
+    if other::takes_over() && is_unknown && arrival.key.protocol == TCP && !arrival.opens() {
+        return count::verdict::<P>(Reason::ComingOver) as u32 as u64;
+    }
     let is_portless = reason as u32 == Reason::NotOurs as u32 && !has_ports(arrival.key.protocol);
     count::verdict::<P>(if is_portless { Reason::OtherProtocol } else { reason }) as u32 as u64
 }

@@ -1,6 +1,7 @@
 //! `vipgate serve`: opens everything, what fails most often first, serves until told to end, and leaves the traffic running.
 //!
-//! The order: lock, address, store, kernel. So a second controller by mistake ends before it has touched a table.
+//! The order: lock, address, store, kernel. So a second controller by mistake ends before it has touched a table. In another
+//! version's place the kernel is asked first, before the store becomes ours.
 //! Readiness is told to systemd when the kernel holds the stored state and the API answers.
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
@@ -73,8 +74,6 @@ pub async fn serve(config: Config) -> Result<(), ServeError> {
     let listener = TcpListener::bind(config.listen)
         .await
         .map_err(|source| ServeError::Listen { address: config.listen, source })?;
-    let store = Store::open(&config.store).await?;
-
     let options = Options {
         bpffs: config.bpffs.clone(),
         hook: config.hook,
@@ -83,6 +82,10 @@ pub async fn serve(config: Config) -> Result<(), ServeError> {
         least_flows: maps::FIRST_FLOWS,
         refused: &[],
     };
+    let rehearsed = options.clone();
+    spawn_blocking(move || Plane::rehearse(&rehearsed)).await??;
+    let store = Store::open(&config.store).await?;
+
     let plane = spawn_blocking(move || Plane::open(&options)).await??;
     let sizes = plane.sizes();
     let limits = Limits { services: sizes.services, backends: sizes.backends, ..Limits::default() };

@@ -102,6 +102,9 @@ reasons! {
     RedirectFailed = 22 Drop "redirect_failed",
     /// Its source is none that a host can have (RFC 1812, section 5.3.7), or one of the router's own.
     Martian = 23 Drop "martian",
+    /// A TCP segment without a flow, while those of another version's tables are just coming over: reset now, a connection
+    /// would be lost that is about to be known.
+    ComingOver = 31 Drop "coming_over",
 }
 
 /// Number of elements of the REASONS map; larger than the enum, so that reasons can be added without a new layout.

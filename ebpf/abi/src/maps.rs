@@ -12,6 +12,9 @@ pub const OTHER_BUCKETS: &str = "OTHER_BUCKETS";
 pub const OTHER_FLOWS: &str = "OTHER_FLOWS";
 /// Global variable, u32: the bucket mask of that table; 0: the program does not bridge.
 pub const OTHER_MASK: &str = "OTHER_MASK";
+/// Global variable, u32, 1: connections are coming over from the tables of another version, so that whoever has no flow may yet
+/// get one.
+pub const TAKES_OVER: &str = "TAKES_OVER";
 /// Array of u64, mmapable: the set of [`crate::interest::Bit`]s.
 pub const INTEREST: &str = "INTEREST";
 /// LPM trie: [`crate::service::ServiceKey`] to [`crate::service::Service`], *sized*: [`KEYS_PER_SERVICE`] for each service.

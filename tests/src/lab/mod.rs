@@ -24,6 +24,7 @@ pub mod running;
 pub mod shell;
 pub mod standing;
 pub mod topology;
+pub mod version8;
 pub mod wait;
 pub mod wire;
 

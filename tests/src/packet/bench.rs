@@ -223,6 +223,19 @@ impl Bench {
         Ok(bench)
     }
 
+    /// The same programs, while connections come over from another version's tables.
+    pub fn taking_over(hook: Hook) -> Result<Self> {
+        let program = hook.program();
+        let network = make_network()?;
+        let mut loader = EbpfLoader::new();
+        loader.override_global(maps::TAKES_OVER, &1u32, true);
+        let mut bench = Self::load_with(hook, PROGRAMS, Self::BUCKETS, loader)?;
+        bench.enter(network)?;
+        bench.load_program(hook, program)?;
+        bench.program = program;
+        Ok(bench)
+    }
+
     /// Exchanges the flows of our own table and of the one that is bridged to.
     pub fn swap_flows(&mut self) -> Result<()> {
         fn swap<V: Pod>(bench: &mut Bench, own: &str, other: &str) -> Result<()> {

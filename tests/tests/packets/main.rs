@@ -68,6 +68,7 @@ mod services;
 mod sizes;
 mod stack;
 mod states;
+mod taking;
 mod untouched;
 mod vlan;
 mod ways;

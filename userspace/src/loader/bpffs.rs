@@ -19,8 +19,15 @@
 //! abi-<N>-old, abi-<N>-carried, or abi-<N>, abi-<N>-old
 //!                             all is in the new tables
 //! ```
-//! Tables of another ABI version (`abi-<M>`) cannot be read. Their links are taken over, so that the new programs replace the
-//! old ones in one step; the services come from the store again, the connections of before end.
+//! The tables of the version before are taken over with all that is in them (`takeover`):
+//! ```text
+//! abi-<N-1>, abi-<N>-new      ours are being made, nothing of the old version's is touched yet
+//! abi-<N-1>, abi-<N>-taken    connections are in both, devices are coming to ours
+//! abi-<N-1>, abi-<N>          all is ours
+//! ```
+//! Those of any other version (`abi-<M>`) cannot be read. Their links are taken over, so that the new programs replace the old ones
+//! in one step; the services come from the store again, the connections of before end. An older version does the same to ours:
+//! so that it can, there is nothing in our directory but pins, and one directory with links, whose names it knows.
 
 use std::{
     collections::BTreeSet,
@@ -49,12 +56,13 @@ use super::{
 /// Longer than flows take to go over. One who was killed in the middle of it is waited for in vain.
 const READERS_PATIENCE: Duration = Duration::from_secs(5);
 
-/// A directory's part in a change of the tables' sizes.
+/// A directory's part in a change of the tables' sizes, or in taking over from another version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stage {
     New,
     Carried,
     Old,
+    Taken,
 }
 
 /// The directory of this ABI's pins.
@@ -97,8 +105,14 @@ impl PinDir {
             Stage::New => "-new",
             Stage::Carried => "-carried",
             Stage::Old => "-old",
+            Stage::Taken => "-taken",
         });
         Self { path: name.into() }
+    }
+
+    /// The same root's directory of another version.
+    pub(super) fn of_version(&self, version: u32) -> Self {
+        Self { path: self.path.with_file_name(format!("abi-{version}")) }
     }
 
     /// Whether the directory is there, for who only reads: who may not look is told so. While flows go over to another table,

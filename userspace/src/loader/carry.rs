@@ -22,9 +22,43 @@ pub(super) struct Carried {
     pub(super) lost: u64,
 }
 
+/// A flow table that connections come from.
+pub(super) trait Origin {
+    /// Whether what programs count of connections in it, they count where those count that use the new table.
+    const SHARES_LOADS: bool;
+
+    fn slots(&self) -> u32;
+    /// The word of a slot; `None` beyond the end.
+    fn word(&self, slot: u32) -> Option<Word>;
+    /// A slot's flow and the word under which it was read whole; `None`: there is none.
+    fn stable(&self, slot: u32) -> Option<(Word, Flow)>;
+    /// Empties the slot of a flow that was carried.
+    fn clear(&self, slot: u32, seen: Word);
+}
+
+impl Origin for FlowTable {
+    const SHARES_LOADS: bool = true;
+
+    fn slots(&self) -> u32 {
+        self.buckets() * WAYS as u32
+    }
+
+    fn word(&self, slot: u32) -> Option<Word> {
+        self.word(slot)
+    }
+
+    fn stable(&self, slot: u32) -> Option<(Word, Flow)> {
+        self.stable(slot)
+    }
+
+    fn clear(&self, slot: u32, seen: Word) {
+        self.move_to(slot, seen, State::Empty);
+    }
+}
+
 /// Two tables with the same seed.
-pub(super) struct Carrier<'a> {
-    pub(super) old: &'a FlowTable,
+pub(super) struct Carrier<'a, O = FlowTable> {
+    pub(super) old: &'a O,
     pub(super) new: &'a FlowTable,
     pub(super) seed: u64,
     /// Low 32 bits of jiffies.
@@ -33,23 +67,23 @@ pub(super) struct Carrier<'a> {
 
 /// One flow in both tables.
 #[derive(Clone, Copy)]
-struct Copy {
-    from: (u32, Word),
+pub(super) struct Copy {
+    pub(super) from: (u32, Word),
     to: (u32, Word),
     /// The counters that the copy began with.
     packets: u32,
     bytes: u64,
 }
 
-impl Carrier<'_> {
+impl<O: Origin> Carrier<'_, O> {
     /// Carries all of them; `wait` returns when every packet that is being handled now has been.
     pub(super) fn carry(&self, wait: impl Fn()) -> Carried {
         let mut carried = Carried::default();
-        let mut slots = 0..self.old.buckets() * WAYS as u32;
+        let mut slots = 0..self.old.slots();
         while !slots.is_empty() {
             let mut copies = Vec::new();
             for slot in slots.by_ref() {
-                match self.copy(slot) {
+                match self.copy(slot, true) {
                     Copying::None => {}
                     Copying::Done(both) => copies.push(both),
                     Copying::NoSlot => carried.lost += 1,
@@ -67,8 +101,9 @@ impl Carrier<'_> {
         carried
     }
 
-    /// Copies the connection whose first flow is in this slot.
-    fn copy(&self, slot: u32) -> Copying {
+    /// Copies the connection whose first flow is in this slot. `used`: programs have made flows in the new table already; else
+    /// what is there of the same key is a copy of one that has ended.
+    pub(super) fn copy(&self, slot: u32, used: bool) -> Copying {
         let Some((word, first)) = self.old.stable(slot).filter(|(_, flow)| !flow.mark.is_reply()) else {
             return Copying::None;
         };
@@ -85,6 +120,9 @@ impl Carrier<'_> {
         };
         match (held(&first, hashes[0]), held(&reply, hashes[1])) {
             (None, None) => {}
+            (one, other) if !used => {
+                [one, other].into_iter().flatten().for_each(|((slot, word), _)| self.remove(slot, word));
+            }
             (Some((to, copy)), Some((reply_to, reply_copy))) if (copy.peer, reply_copy.peer) == (reply_to.0, to.0) => {
                 let begun = |from, to, old: &Flow, new: &Flow| {
                     // How many of these the copy has is not known any more: it gets what it lacks.
@@ -115,6 +153,9 @@ impl Carrier<'_> {
         let (slot, reply_slot) = (to.0, reply_to.0);
         let reply_to = self.new.publish(reply_to, reply_word, hashes[1], Flow { peer: slot, ..reply });
         let to = self.new.publish(to, word, hashes[0], Flow { peer: reply_slot, ..first });
+        if !O::SHARES_LOADS {
+            self.count_alone(&first, State::Empty, word.state());
+        }
         let both = [begun(from[0], to, &first), begun(from[1], reply_to, &reply)];
         if self.is_gone(&both[0]) {
             self.discard(both);
@@ -125,28 +166,42 @@ impl Carrier<'_> {
 
     /// True when a program has removed the flow that was copied: its client has opened another connection, which must not
     /// meet the copy.
-    fn is_gone(&self, copy: &Copy) -> bool {
+    pub(super) fn is_gone(&self, copy: &Copy) -> bool {
         let (slot, seen) = copy.from;
         self.old.word(slot).is_none_or(|word| !word.same_flow(seen) || word.state() <= State::Busy)
     }
 
-    fn discard(&self, both: [Copy; 2]) {
-        for Copy { to: (slot, word), .. } in both {
-            self.new.move_to(slot, word, State::Empty);
+    pub(super) fn discard(&self, both: [Copy; 2]) {
+        both.into_iter().for_each(|Copy { to: (slot, word), .. }| self.remove(slot, word));
+    }
+
+    /// Empties a slot of the new table, if it still holds what was seen there.
+    fn remove(&self, slot: u32, seen: Word) {
+        let flow = self.new.flow(slot);
+        let left = self.new.move_to(slot, seen, State::Empty);
+        if let (false, Some(left), Some(flow)) = (O::SHARES_LOADS, left, flow)
+            && !flow.mark.is_reply()
+        {
+            self.count_alone(&flow, left, State::Empty);
         }
     }
 
+    /// Counts a connection's first flow that comes to another state, where the old table's programs count for themselves.
+    fn count_alone(&self, flow: &Flow, left: State, state: State) {
+        let change = |counts: fn(State) -> bool| i64::from(counts(state)) - i64::from(counts(left));
+        self.new.account(flow, change(State::is_live), change(State::is_admitted));
+    }
+
     /// Brings what packets still changed in the old flows to their copies, and empties the old slots.
-    fn settle(&self, first: Copy, reply: Copy) {
+    pub(super) fn settle(&self, first: Copy, reply: Copy) {
         if self.is_gone(&first) {
             self.discard([first, reply]);
             return;
         }
-        let state = |table: &FlowTable, (slot, seen): (u32, Word)| {
-            table.word(slot).filter(|word| word.same_flow(seen)).map_or(State::Empty, Word::state)
-        };
-        let olds = [first, reply].map(|copy| state(self.old, copy.from));
-        let news = [first, reply].map(|copy| state(self.new, copy.to));
+        let state =
+            |word: Option<Word>, seen: Word| word.filter(|word| word.same_flow(seen)).map_or(State::Empty, Word::state);
+        let olds = [first, reply].map(|Copy { from: (slot, seen), .. }| state(self.old.word(slot), seen));
+        let news = [first, reply].map(|Copy { to: (slot, seen), .. }| state(self.new.word(slot), seen));
         let targets = further(first.from.1.state(), olds, news);
         let moved = |copy: Copy, target: Option<State>| self.new.move_to(copy.to.0, copy.to.1, target?);
         let left = moved(first, targets[0]).or(targets[0]).unwrap_or(news[0]);
@@ -154,13 +209,15 @@ impl Carrier<'_> {
         if news[0] > State::Busy
             && let Some(flow) = self.new.flow(first.to.0)
         {
-            self.account(&flow, first.from.1.state(), [olds[0], left], targets[0].unwrap_or(news[0]));
+            // What the old table's programs count for themselves is nothing to correct.
+            let began = if O::SHARES_LOADS { first.from.1.state() } else { olds[0] };
+            self.account(&flow, began, [olds[0], left], targets[0].unwrap_or(news[0]));
         }
         for Copy { from: (slot, seen), to, packets, bytes } in [first, reply] {
             if let Some((_, flow)) = self.old.stable(slot).filter(|(word, _)| word.same_flow(seen)) {
                 self.new.count(to.0, flow.packets.wrapping_sub(packets), flow.bytes().wrapping_sub(bytes));
             }
-            self.old.move_to(slot, seen, State::Empty);
+            self.old.clear(slot, seen);
         }
     }
 
@@ -176,7 +233,7 @@ impl Carrier<'_> {
 }
 
 /// What became of a slot.
-enum Copying {
+pub(super) enum Copying {
     /// It is not a connection's first one.
     None,
     /// First flow and reply.

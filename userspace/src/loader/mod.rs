@@ -8,6 +8,7 @@
 //! `kernel` (bpf(2)), `grace` and `ethtool` (a system call or two each that no crate here has a safe way for).
 #![allow(unsafe_code, reason = "shared memory, bare bpf(2), membarrier(2) and ioctl(2) calls; see each SAFETY comment")]
 
+mod abi8;
 mod addresses;
 mod attach;
 mod bpffs;
@@ -39,6 +40,7 @@ mod rtnl;
 pub mod status;
 mod syscall;
 mod tables;
+mod takeover;
 mod trial;
 mod virtio;
 
@@ -203,11 +205,25 @@ pub struct Plane {
 }
 
 impl Plane {
+    /// Sees whether the kernel takes our programs, before anything that belongs to another version is changed, its store among it:
+    /// so that where it does not, that version can be started again. Where ours has run it is known already.
+    pub fn rehearse(options: &Options) -> Result<(), LoadError> {
+        let dir = PinDir::check(&options.bpffs)?;
+        if dir.exists() || dir.others()?.is_empty() {
+            return Ok(());
+        }
+        object::lift_memlock();
+        let mut programs = object::prepare_apart().map_err(kernel::explain)?;
+        programs.refuse(options.refused);
+        programs.load_for(options.hook).map_err(kernel::explain)
+    }
+
     /// Opens the pinned tables, makes those that are missing, and loads the hook's programs. No device is touched yet.
     pub fn open(options: &Options) -> Result<Arc<Self>, LoadError> {
         options.sizes.check()?;
         object::lift_memlock();
         let dir = PinDir::check(&options.bpffs)?;
+        takeover::take_over(&dir, options)?;
         migrate::resume(&dir)?;
         let is_new = !dir.exists();
         let opened = Self::bring_up(dir.clone(), options);

@@ -243,7 +243,15 @@ pub(super) fn prepare_bridging(
     sizes: Sizes,
     other: Option<(&PinDir, u32)>,
 ) -> Result<Programs, LoadError> {
-    let ebpf = with_maps(dir, sizes, other)?;
+    complete(with_maps(dir, sizes, Beside { table: other, coming: false })?)
+}
+
+/// [`prepare`] for maps of these sizes; the programs wait for flows that come over from another version's table.
+pub(super) fn prepare_taking(dir: &PinDir, sizes: Sizes) -> Result<Programs, LoadError> {
+    complete(with_maps(dir, sizes, Beside { table: None, coming: true })?)
+}
+
+fn complete(ebpf: Ebpf) -> Result<Programs, LoadError> {
     if let Some(name) = maps::PINNED.into_iter().find(|name| ebpf.map(name).is_none()) {
         return Err(LoadError::Incomplete { kind: "map", name });
     }
@@ -263,7 +271,7 @@ pub(super) fn prepare_apart() -> Result<Programs, LoadError> {
 
 /// Opens the maps, and makes and pins those that are missing.
 pub(super) fn make_maps(dir: &PinDir, sizes: Sizes) -> Result<(), LoadError> {
-    with_maps(dir, sizes, None).map(|_| ())
+    with_maps(dir, sizes, Beside::default()).map(|_| ())
 }
 
 /// Makes the maps of other sizes in a directory of their own; those whose size stays are the same maps in both.
@@ -271,12 +279,19 @@ pub(super) fn make_resized(dir: &PinDir, held: Sizes, next: &PinDir, sizes: Size
     let stay = shapes(held).into_iter().zip(shapes(sizes));
     // The flow table's mask is in CONFIG.
     let stay = stay.filter(|(one, other)| one.entries == other.entries).map(|(shape, _)| shape.name);
-    for name in stay.filter(|name| *name != maps::CONFIG || held.flows == sizes.flows) {
+    let stay: Vec<_> = stay.filter(|name| *name != maps::CONFIG || held.flows == sizes.flows).collect();
+    share(dir, next, &stay)?;
+    make_maps(next, sizes)
+}
+
+/// Pins the maps of these names in another directory as well.
+pub(super) fn share(dir: &PinDir, next: &PinDir, names: &[&'static str]) -> Result<(), LoadError> {
+    for name in names {
         let map = MapData::from_pin(dir.map(name)).map_err(|error| super::TableError::new(name, "open", error))?;
         let path = next.map(name);
         map.pin(&path).map_err(|error| LoadError::ForeignPin { path, problem: super::causes(&error) })?;
     }
-    make_maps(next, sizes)
+    Ok(())
 }
 
 /// Whether a name is of the same map in both directories.
@@ -289,15 +304,26 @@ pub(super) fn prepare_reading(dir: &PinDir) -> Result<Programs, LoadError> {
     if let Some(name) = maps::PINNED.into_iter().find(|name| !dir.map(name).exists()) {
         return Err(LoadError::ForeignPin { path: dir.map(name), problem: "it is missing".to_owned() });
     }
-    let ebpf = with_maps(dir, sizes_of_pins(dir, Sizes::default())?, None)?;
+    let ebpf = with_maps(dir, sizes_of_pins(dir, Sizes::default())?, Beside::default())?;
     Ok(Programs { ebpf, refused: &[] })
 }
 
+/// The flows that programs know of beside those of their own table.
+#[derive(Clone, Copy, Default)]
+struct Beside<'a> {
+    /// Those of another directory's table, of so many flows.
+    table: Option<(&'a PinDir, u32)>,
+    /// Some that are about to come, from a table that they cannot read.
+    coming: bool,
+}
+
 /// The object with its maps, opened where they are pinned, else made and pinned. No program is loaded yet.
-fn with_maps(dir: &PinDir, sizes: Sizes, other: Option<(&PinDir, u32)>) -> Result<Ebpf, LoadError> {
-    let other_mask = other.map_or(0, |(_, flows)| flows / WAYS as u32 - 1);
+fn with_maps(dir: &PinDir, sizes: Sizes, beside: Beside<'_>) -> Result<Ebpf, LoadError> {
+    let other_mask = beside.table.map_or(0, |(_, flows)| flows / WAYS as u32 - 1);
+    let takes_over = u32::from(beside.coming);
     let mut loader = EbpfLoader::new();
-    if let Some((other, flows)) = other {
+    loader.override_global(maps::TAKES_OVER, &takes_over, true);
+    if let Some((other, flows)) = beside.table {
         loader
             .override_global(maps::OTHER_MASK, &other_mask, true)
             .map_pin_path(maps::OTHER_BUCKETS, other.map(maps::FLOW_BUCKETS))

@@ -363,8 +363,12 @@ const CONFIRM: u32 = 5;
 /// Writes what the programs read on every packet: a secret seed for new tables, the table's mask, a new epoch because
 /// neighbours and routes may have changed while no controller watched.
 pub(super) fn initialise(dir: &PinDir, sizes: Sizes) -> Result<(), LoadError> {
-    let mut map = open(dir, maps::CONFIG)?;
-    let held = read(&map)?;
+    let held = read(&open(dir, maps::CONFIG)?)?;
+    begin(dir, held, sizes)
+}
+
+/// The same for tables that shall begin with what was `held`.
+pub(super) fn begin(dir: &PinDir, held: Config, sizes: Sizes) -> Result<(), LoadError> {
     let flow_seed = if held.flow_seed == 0 { random()? } else { held.flow_seed };
     let bucket_mask = sizes.flows / WAYS as u32 - 1;
     let tx_ports = object::id(dir, maps::TX_PORTS)?;
@@ -377,7 +381,7 @@ pub(super) fn initialise(dir: &PinDir, sizes: Sizes) -> Result<(), LoadError> {
         tx_ports,
         ..held
     };
-    Ok(write(&mut map, config)?)
+    Ok(write(&mut open(dir, maps::CONFIG)?, config)?)
 }
 
 /// A number from the kernel's generator, never 0.

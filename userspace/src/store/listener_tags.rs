@@ -98,8 +98,14 @@ impl Default for Balancing {
 }
 
 impl Balancing {
-    /// Takes over a checked tag; tags about other things change nothing.
+    /// Takes over a checked tag; tags about other things change nothing. Earlier versions took longer timeouts, which are as long
+    /// as may be: what is stored stays, so that such a version can go on from there.
     pub fn set(&mut self, tag: &str) -> Result<(), BadTag> {
+        let seconds = tag.strip_prefix("healthCheckTimeout::").and_then(|seconds| seconds.parse::<u32>().ok());
+        if let Some(seconds) = seconds {
+            self.check.timeout = seconds.clamp(1, MAX_CHECK_TIMEOUT);
+            return Ok(());
+        }
         let ListenerTag::Setting { name, value } = parse(tag)? else { return Ok(()) };
         let number = || value.parse().map_err(|_| bad(tag, "the value is no number"));
         match name {
@@ -112,7 +118,6 @@ impl Balancing {
                 (self.check.protocol, self.check.port) = target(value).ok_or_else(|| bad(tag, "no such target"))?;
             }
             "healthCheckInterval" => self.check.interval = number()?,
-            "healthCheckTimeout" => self.check.timeout = number()?,
             "healthyThreshold" => self.check.healthy_threshold = number()?,
             "unhealthyThreshold" => self.check.unhealthy_threshold = number()?,
             _ => {}

@@ -1,0 +1,157 @@
+//! The version before ours, as a router runs it: its programs on the lab's devices, with tables of its own layout. Its programs
+//! are its own (`fixtures/`); what its controller did is done here, as far as traffic depends on it.
+//!
+//! What our controller stored in tables whose elements are the same in both versions is shared, as it compiled the same: so a lab
+//! needs no controller of that version to have services.
+
+use super::{Lab, Result};
+use anyhow::{Context as _, ensure};
+use aya::{
+    Ebpf, EbpfLoader,
+    maps::{Array, MapData, MapInfo},
+    programs::{
+        Program, SchedClassifier, Xdp,
+        links::{FdLink, PinnedLink},
+        xdp::XdpLink,
+    },
+};
+use std::{
+    fs,
+    path::Path,
+    process::{Command, Stdio},
+};
+use vipgate::loader::load_persistently;
+use vipgate_abi::{ABI_VERSION, config::Config, flow::WAYS, maps};
+
+const OBJECT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/abi-8.o.gz");
+const DIRECTORY: &str = "abi-8";
+const FLOWS: u32 = 1 << 16;
+/// Words of its INTEREST map: the first three kinds of ours.
+const INTEREST_WORDS: u32 = 3 << 13;
+/// The tables that it made anew: their elements were others, or what is in them is of flows.
+const OWN: [&str; 9] = [
+    maps::CONFIG,
+    maps::FLOW_BUCKETS,
+    maps::FLOWS,
+    maps::INTEREST,
+    maps::BACKEND_LOAD,
+    maps::BACKEND_ROUTES,
+    maps::SERVICE_LOAD,
+    maps::METER_STATES,
+    maps::FRAGMENTS,
+];
+/// Tables that it did not have.
+const LATER: [&str; 1] = [maps::CONFIRMED];
+
+/// Puts version 8 in the place of ours, as its controller did with the tables of any other version: it takes the links, gives the
+/// devices its programs, and removes what is left of ours by the rules that it has. Connections end. No controller of ours
+/// may run.
+pub fn put(lab: &Lab) -> Result<()> {
+    let root = lab.bpffs.path();
+    let (ours, its) = (root.join(format!("abi-{ABI_VERSION}")), root.join(DIRECTORY));
+    fs::create_dir_all(its.join("links"))?;
+    let shared = maps::PINNED.into_iter().filter(|name| !OWN.contains(name) && !LATER.contains(name));
+    let shared: Vec<&str> = shared.collect();
+    for name in &shared {
+        MapData::from_pin(ours.join(name))?.pin(its.join(name)).with_context(|| format!("cannot share {name}"))?;
+    }
+    let mut ebpf = load(&its, &shared)?;
+    configure(&ours, &mut ebpf)?;
+    for link in names(&ours.join("links"))? {
+        fs::rename(ours.join("links").join(&link), its.join("links").join(&link))?;
+        give(&mut ebpf, &its.join("links"), &link)?;
+    }
+    remove(&ours)
+}
+
+fn load(its: &Path, shared: &[&str]) -> Result<Ebpf> {
+    let gzip = Command::new("gzip").args(["-dc", OBJECT]).stdout(Stdio::piped()).output()?;
+    ensure!(gzip.status.success(), "cannot unpack {OBJECT}");
+    let elements = |name: &str| Ok::<_, anyhow::Error>(MapInfo::from_pin(its.join(name))?.max_entries());
+    let (backends, services) = (elements(maps::BACKENDS)?, elements(maps::CURSORS)?);
+    let mut loader = EbpfLoader::new();
+    for name in shared {
+        loader.map_pin_path(name, its.join(name)).map_max_entries(name, elements(name)?);
+    }
+    for name in OWN {
+        loader.map_pin_path(name, its.join(name));
+    }
+    loader.map_max_entries(maps::FLOWS, FLOWS).map_max_entries(maps::FLOW_BUCKETS, FLOWS / WAYS as u32);
+    loader.map_max_entries(maps::BACKEND_LOAD, backends).map_max_entries(maps::BACKEND_ROUTES, backends);
+    loader.map_max_entries(maps::SERVICE_LOAD, services);
+    loader.load(&gzip.stdout).context("version 8's object does not load")
+}
+
+/// Writes its configuration and its set of addresses.
+fn configure(ours: &Path, ebpf: &mut Ebpf) -> Result<()> {
+    let held: Array<_, Config> = open(ours, maps::CONFIG)?;
+    let Config { flow_seed, epoch, tick, tx_ports, .. } = held.get(&0, 0)?;
+    let mut words = flow_seed.to_le_bytes().to_vec();
+    for word in [FLOWS / WAYS as u32 - 1, epoch + 1, tick, tx_ports] {
+        words.extend(word.to_le_bytes());
+    }
+    let bytes: [u8; 24] = words.try_into().map_err(|_| anyhow::anyhow!("24 bytes"))?;
+    let mut config: Array<_, [u8; 24]> = ebpf.map_mut(maps::CONFIG).context("CONFIG")?.try_into()?;
+    config.set(0, bytes, 0)?;
+    let held: Array<_, u64> = open(ours, maps::INTEREST)?;
+    let mut interest: Array<_, u64> = ebpf.map_mut(maps::INTEREST).context("INTEREST")?.try_into()?;
+    for at in 0..INTEREST_WORDS {
+        let word = held.get(&at, 0)?;
+        if word != 0 {
+            interest.set(at, word, 0)?;
+        }
+    }
+    Ok(())
+}
+
+fn open<M: TryFrom<aya::maps::Map, Error = aya::maps::MapError>>(dir: &Path, name: &str) -> Result<M> {
+    Ok(M::try_from(aya::maps::Map::from_map_data(MapData::from_pin(dir.join(name))?)?)?)
+}
+
+/// Gives a device version 8's program of a pinned link's kind.
+fn give(ebpf: &mut Ebpf, links: &Path, link: &str) -> Result<()> {
+    let program = match link.split_once('-').map(|(kind, _)| kind) {
+        Some("xdp") => maps::PROGRAM_XDP,
+        Some("xdpgeneric") => maps::PROGRAM_GENERIC,
+        Some("tc") => maps::PROGRAM_TC,
+        Some("behind") => maps::PROGRAM_BEHIND,
+        Some("egress") => maps::PROGRAM_EGRESS,
+        Some("queue") => maps::PROGRAM_QUEUE,
+        // A tracepoint's, which only counts.
+        _ => return Ok(()),
+    };
+    let held = FdLink::from(PinnedLink::from_pin(links.join(link))?);
+    match ebpf.program_mut(program).with_context(|| format!("no program {program}"))? {
+        Program::Xdp(xdp) => {
+            if xdp.fd().is_err() {
+                load_persistently(|| Xdp::load(xdp))?;
+            }
+            let id = xdp.attach_to_link(XdpLink::try_from(held)?)?;
+            // The pin holds it.
+            drop(xdp.take_link(id)?);
+        }
+        Program::SchedClassifier(tc) => {
+            if tc.fd().is_err() {
+                load_persistently(|| SchedClassifier::load(tc))?;
+            }
+            let id = tc.attach_to_link(held.try_into()?)?;
+            drop(tc.take_link(id)?);
+        }
+        _ => anyhow::bail!("{program} is of another kind"),
+    }
+    Ok(())
+}
+
+fn names(dir: &Path) -> Result<Vec<String>> {
+    let entries = fs::read_dir(dir)?.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()));
+    entries.collect()
+}
+
+/// As version 8 removes what another version left: it knows pins, and one directory of links.
+fn remove(dir: &Path) -> Result<()> {
+    fs::remove_dir(dir.join("links")).context("version 8 leaves links that it does not know")?;
+    for name in names(dir)? {
+        fs::remove_file(dir.join(&name)).with_context(|| format!("version 8 cannot remove {name}"))?;
+    }
+    Ok(fs::remove_dir(dir)?)
+}

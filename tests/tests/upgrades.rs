@@ -1,0 +1,163 @@
+//! From the version before ours and back: what is open, what is counted, and who runs when the kernel refuses.
+
+use anyhow::{Context as _, ensure};
+use std::{
+    collections::BTreeSet,
+    fs,
+    net::{Ipv4Addr, SocketAddrV4},
+};
+use vipgate::loader::{Options, Plane, TcMode};
+use vipgate_abi::{ABI_VERSION, maps};
+use vipgate_tests::{
+    both_hooks,
+    lab::{
+        Controller, Counts, Datagrams, ECHO, Hook, Lab, Load, Result, Running, SIZES, Standing, UDP, WEB, report,
+        version8,
+    },
+};
+
+const VIP: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 10);
+/// There and back, in each hook.
+const ROUNDS: usize = 3;
+/// TCP connections that stay.
+const SESSIONS: usize = 8;
+
+/// The directories of tables.
+fn tables(lab: &Lab) -> Result<BTreeSet<String>> {
+    let names = fs::read_dir(lab.bpffs.path())?.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned());
+    Ok(names.filter(|name| name.starts_with("abi-")).collect())
+}
+
+fn ours() -> BTreeSet<String> {
+    [format!("abi-{ABI_VERSION}")].into()
+}
+
+/// A lab whose version is 8, with services as our controller made them.
+fn start(hook: Hook) -> Result<Lab> {
+    let run = Running::new(hook, 1, 2)?;
+    run.cloud.balanced_everywhere(VIP)?;
+    let Running { controller, lab, .. } = run;
+    controller.kill()?;
+    version8::put(&lab)?;
+    Ok(lab)
+}
+
+/// Traffic through version 8's programs.
+struct Traffic {
+    standing: Standing,
+    datagrams: Datagrams,
+    requests: Load,
+}
+
+impl Traffic {
+    fn start(lab: &Lab) -> Result<Self> {
+        let client = lab.client();
+        let mut standing = Standing::open(client, SocketAddrV4::new(VIP, ECHO.port), SESSIONS)?;
+        let datagrams = Datagrams::start(client, SocketAddrV4::new(VIP, UDP.port))?;
+        let requests = Load::start(client, SocketAddrV4::new(VIP, WEB.port))?;
+        datagrams.wait_for(100)?;
+        requests.wait_for(10)?;
+        standing.ask()?;
+        Ok(Self { standing, datagrams, requests })
+    }
+
+    /// All of it goes on, and nothing was lost; the kernel has counted each of the datagrams, whichever version saw it.
+    fn finish(mut self, lab: &Lab) -> Result<()> {
+        self.datagrams.wait_for(100)?;
+        self.requests.wait_for(10)?;
+        self.standing.ask()?;
+        Counts::read(lab, &self.standing.flows(&self.datagrams))?;
+        let client = self.datagrams.client().to_string();
+        let (datagrams, requests) = (self.datagrams.stop()?, self.requests.stop()?);
+        ensure!(datagrams.lost.is_empty(), "{} of {} datagrams are lost", datagrams.lost.len(), datagrams.answered);
+        ensure!(requests.failures.is_empty(), "{:?}", requests.failures);
+        let flows = report(lab, "flows")?;
+        let flows = flows["connections"].as_array().context("connections")?;
+        let flow = flows.iter().find(|flow| flow["protocol"] == "udp" && flow["client"] == client);
+        let flow = flow.context("the datagrams' flow")?;
+        for what in ["packetsIn", "packetsOut"] {
+            ensure!(flow[what] == datagrams.answered, "{} datagrams, but {flow}", datagrams.answered);
+        }
+        println!("{} datagrams, {} requests: none lost", datagrams.answered, requests.answered);
+        Ok(())
+    }
+}
+
+/// Connections that are counted for the VIP's services, by port, and those that are there.
+fn check_loads(lab: &Lab, sessions: u64) -> Result<()> {
+    let status = report(lab, "status")?;
+    let services = status["services"].as_array().context("services")?;
+    let echo = services.iter().find(|service| service["port"] == ECHO.port).context("the echo's service")?;
+    let open = echo["backends"].as_array().context("backends")?.iter().filter_map(|backend| backend["open"].as_u64());
+    let open: u64 = open.sum();
+    ensure!(open == sessions, "{open} connections are counted of {sessions}");
+    Ok(())
+}
+
+both_hooks! {
+    fn an_upgrade_from_version_8_under_load_loses_nothing_and_the_way_back_is_open(hook) {
+        let lab = start(hook)?;
+        for round in 0..ROUNDS {
+            let traffic = Traffic::start(&lab).with_context(|| format!("version 8, round {round}"))?;
+            let controller = Controller::start_with(&lab, SIZES)?;
+            ensure!(tables(&lab)? == ours(), "{:?}", tables(&lab)?);
+            check_loads(&lab, SESSIONS as u64)?;
+            traffic.finish(&lab).with_context(|| format!("round {round}"))?;
+            controller.kill()?;
+            version8::put(&lab).with_context(|| format!("round {round}"))?;
+            ensure!(tables(&lab)? == ["abi-8".to_owned()].into(), "{:?}", tables(&lab)?);
+        }
+        Ok(())
+    }
+
+    fn a_kernel_that_refuses_our_programs_leaves_version_8_running_and_owned(hook) {
+        let lab = start(hook)?;
+        let traffic = Traffic::start(&lab)?;
+        let links = |lab: &Lab| Ok::<_, anyhow::Error>(fs::read_dir(lab.bpffs.path().join("abi-8/links"))?.count());
+        let before = links(&lab)?;
+        let options = Options {
+            bpffs: lab.bpffs.path().to_owned(),
+            hook: lab.hook.to_string().parse().map_err(anyhow::Error::msg)?,
+            tc: TcMode::Auto,
+            sizes: SIZES,
+            least_flows: maps::FIRST_FLOWS,
+            refused: &[maps::PROGRAM_TC, maps::PROGRAM_XDP],
+        };
+        // Before the store is opened, and when it is.
+        for error in [Plane::rehearse(&options).err(), Plane::open(&options).err()] {
+            let error = error.context("the kernel is said to refuse it")?;
+            ensure!(error.to_string().contains("refused"), "{error}");
+        }
+        ensure!(tables(&lab)? == ["abi-8".to_owned()].into() && links(&lab)? == before, "{:?}", tables(&lab)?);
+        // It goes on, and can be upgraded when the kernel can.
+        let controller = Controller::start_with(&lab, SIZES)?;
+        traffic.finish(&lab)?;
+        drop(controller);
+        Ok(())
+    }
+
+    fn a_kill_while_it_takes_over_resets_no_connection(hook) {
+        let lab = start(hook)?;
+        for (round, looks) in [0, 10, 60].into_iter().enumerate() {
+            let mut traffic = Traffic::start(&lab)?;
+            let left = std::cell::Cell::new(looks);
+            let reached = || {
+                let there = tables(&lab).is_ok_and(|tables| tables.iter().any(|name| name.ends_with("-taken")));
+                if there && left.get() > 0 {
+                    left.set(left.get() - 1);
+                    return false;
+                }
+                there
+            };
+            Controller::start_and_kill(&lab, SIZES, reached)?;
+            traffic.standing.ask().with_context(|| format!("killed in round {round}"))?;
+            let controller = Controller::start_with(&lab, SIZES)?;
+            ensure!(tables(&lab)? == ours(), "{:?}", tables(&lab)?);
+            check_loads(&lab, SESSIONS as u64)?;
+            traffic.standing.ask().with_context(|| format!("killed in round {round}"))?;
+            controller.kill()?;
+            version8::put(&lab)?;
+        }
+        Ok(())
+    }
+}
