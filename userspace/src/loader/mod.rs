@@ -349,6 +349,12 @@ impl Plane {
         self.programs().jiffies()
     }
 
+    /// From now on these programs are taken for refused, as those of [`Options::refused`] from the start: for tests of what becomes
+    /// of who needs them.
+    pub fn refuse(&self, names: &'static [&'static str]) {
+        self.programs().refuse(names);
+    }
+
     fn programs(&self) -> MutexGuard<'_, Programs> {
         lock(&self.programs)
     }

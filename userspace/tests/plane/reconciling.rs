@@ -345,8 +345,8 @@ fn flows_of_a_vip_that_goes_are_swept_at_once() {
 #[test]
 fn a_sweeper_that_fails_ends_the_reconciler() {
     let bench = Bench::new();
-    // What it looks at when it begins.
-    std::fs::remove_file(bench.plane.pins().join(maps::REASONS)).expect("pinned");
+    // Which tells it the time.
+    bench.plane.refuse(&[maps::PROGRAM_CLOCK]);
     let reconciler = bench.start();
     let ended = async move { tokio::time::timeout(Duration::from_secs(10), reconciler.ended()).await };
     bench.room.run(ended).expect("it has ended");

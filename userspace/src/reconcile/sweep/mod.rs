@@ -89,9 +89,7 @@ impl Sweeper {
             thread.thread().unpark();
         }
     }
-}
 
-impl Sweeper {
     /// Ends the thread within one slice.
     pub(super) fn stop(&mut self) {
         self.shared.stop.store(true, Ordering::Relaxed);
