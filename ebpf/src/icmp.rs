@@ -99,29 +99,28 @@ const TCP_CHECKSUM_END: usize = 18;
 /// it quotes has them (RFC 1122, section 3.2.2).
 const LONGEST: usize = ETH_LEN + 2 * TAG_LEN + 60 + HEADER_LEN + 60 + TCP_CHECKSUM_END;
 
-/// [`relay`]'s answer where it is no verdict.
+/// [`relay`]'s answers where it is no verdict.
 pub const NOT_RELAYED: u32 = u32::MAX - 1;
+pub const TURNED: u32 = u32::MAX - 2;
 
-/// At ingress: an error about a translated packet goes to its connection's other side. `NOT_RELAYED`: it is none, and
-/// unchanged.
+/// At ingress: an error about a translated packet, which is to go to its connection's other side, is `TURNED` back, and
+/// `outer` has its own new addresses, for [`send`]. `NOT_RELAYED`: it is none, and unchanged.
 #[inline(never)]
-pub fn relay<P: Packet>(packet: &mut P) -> u32 {
-    let mut outer = NOBODY;
+pub fn relay<P: Packet>(packet: &mut P, outer: &mut Rewritten) -> u32 {
     if !packet.is_for_port() {
         return count::verdict::<P>(Reason::OtherHost) as u32;
     }
-    if turn_back(packet, false, &mut outer) == 0 {
-        return NOT_RELAYED;
-    }
-    match send(packet, &outer) {
-        Ok(verdict) => verdict as u32,
-        Err(reason) => count::verdict::<P>(reason) as u32,
-    }
+    if turn_back(packet, false, outer) == 0 { NOT_RELAYED } else { TURNED }
 }
 
-/// Sends a turned-back error to its receiver.
+/// Sends a turned-back error to its receiver. Beside [`relay`], not within: together they would need a stack that is too deep.
+#[inline(never)]
+pub fn send<P: Packet>(packet: &mut P, outer: &Rewritten) -> u32 {
+    sent(packet, outer).unwrap_or_else(count::verdict::<P>) as u32
+}
+
 #[inline(always)]
-fn send<P: Packet>(packet: &mut P, outer: &Rewritten) -> Result<i32, Reason> {
+fn sent<P: Packet>(packet: &mut P, outer: &Rewritten) -> Result<i32, Reason> {
     let Some(route) = route::find_once(packet, ICMP, outer) else {
         return Err(Reason::Unroutable);
     };

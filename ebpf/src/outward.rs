@@ -38,9 +38,10 @@ use crate::{
     verifier::opaque,
 };
 
-/// A packet without a flow, to an address without a service, from one that [may be translated](may_be_translated): what [`table::opened`] takes, or why it is not ours.
+/// A packet without a flow, to an address without a service, from one that [may be translated](may_be_translated): the connection that it begins,
+/// or why it is not ours.
 #[inline(always)]
-pub fn connect<P: Packet>(packet: &P, arrival: &Arrival) -> Result<u64, Reason> {
+pub fn connect<P: Packet>(packet: &P, arrival: &Arrival, new: &mut Connection) -> Result<(), Reason> {
     let key = &arrival.key;
     let Some(config) = CONFIG.get(0) else {
         return Err(Reason::NotOurs);
@@ -48,11 +49,12 @@ pub fn connect<P: Packet>(packet: &P, arrival: &Arrival) -> Result<u64, Reason> 
     if !packet.is_for_port() {
         return Err(Reason::OtherHost);
     }
-    let mut rewritten = Rewritten { src: key.src, dst: key.dst, sport: key.sport, dport: key.dport };
+    new.rewritten = Rewritten { src: key.src, dst: key.dst, sport: key.sport, dport: key.dport };
     // Without a way the stack says so to the guest.
-    let Some((epoch, route, device)) = route::find_device(packet, key.protocol, config, &rewritten) else {
+    let Some((epoch, route, device)) = route::find_device(packet, key.protocol, config, &new.rewritten) else {
         return Err(Reason::NotOurs);
     };
+    (new.epoch, new.route) = (epoch, route);
     // Who comes by the device that leads out is no guest, whatever source it claims.
     let Some(source) = source(device, key.src).filter(|_| device != packet.ifindex()) else {
         return Err(Reason::NotOurs);
@@ -70,28 +72,16 @@ pub fn connect<P: Packet>(packet: &P, arrival: &Arrival) -> Result<u64, Reason> 
     let Some(backend) = BACKENDS.get(source.backend).filter(|backend| backend.addr != 0) else {
         return Err(Reason::NoBackend);
     };
-    rewritten.src = source.vip;
-    let mut may_replace = true;
+    (new.backend, new.generation) = (source.backend, backend.generation);
+    (new.is_outward, new.is_exclusive, new.may_replace) = (true, !is_elastic, true);
+    new.rewritten.src = source.vip;
     if !is_elastic && ports::has_any(key.protocol) {
         let guest = if source.shared != 0 { key.src } else { 0 };
-        let port = port(packet, rewritten.reply_key(key).words(), guest)?;
-        rewritten.sport = port as Be16;
-        may_replace = port & ports::HELD != 0;
+        let port = port(packet, new.rewritten.reply_key(key).words(), guest)?;
+        new.rewritten.sport = port as Be16;
+        new.may_replace = port & ports::HELD != 0;
     }
-    table::insert(
-        arrival,
-        config,
-        &Connection {
-            rewritten,
-            route,
-            epoch,
-            backend: source.backend,
-            generation: backend.generation,
-            is_outward: true,
-            is_exclusive: !is_elastic,
-            may_replace,
-        },
-    )
+    Ok(())
 }
 
 /// The network namespace of the packet's device.

@@ -4,7 +4,7 @@ use core::ffi::c_void;
 
 use vipgate_abi::{Be32, port::Port};
 
-use crate::{meter::Queue, pipeline::Arrival, verifier};
+use crate::{meter::Queue, pipeline::Arrival, table::Connection, verifier};
 
 /// Length of the Ethernet header, in bytes.
 pub const ETH_LEN: usize = 14;
@@ -71,11 +71,11 @@ pub trait Packet {
 
     /// [`pipeline::open`](crate::pipeline::open) for this packet.
     ///
-    /// A *global* function of the hook's own (see `verifier`): one that also takes the context and a pointer to numbers.
-    fn open(&self, arrival: &Arrival) -> u64;
+    /// A *global* function of the hook's own (see `verifier`): one that also takes the context and pointers to numbers.
+    fn open(&self, arrival: &Arrival, new: &mut Connection) -> u64;
 
     /// [`pipeline::lead_out`](crate::pipeline::lead_out) for this packet; the same kind of function.
-    fn lead_out(&self, arrival: &Arrival) -> u64;
+    fn lead_out(&self, arrival: &Arrival, new: &mut Connection) -> u64;
 
     /// Where the hook has no queues: whether the driver keeps what [`Self::hand_over`] writes.
     fn can_hand_over(&self) -> bool;

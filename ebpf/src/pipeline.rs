@@ -24,7 +24,7 @@ use crate::{
     packet::{ETH_LEN, L4_OFFSET, Packet, load, load_address, store, store_address},
     parse::{ACK, DONT_FRAGMENT, FIN, Headers, RST, SYN, TCP, has_ports, parse},
     ports,
-    route::{self, Rewritten},
+    route::{self, Rewritten, Route},
     service,
     table::{self, Connection, Slot},
     tcp,
@@ -54,7 +54,11 @@ pub fn run_marked<P: Packet>(mut packet: P, by_neighbour: bool) -> i32 {
 #[inline(always)]
 fn unparsed<P: Packet>(packet: &mut P, reason: Reason) -> i32 {
     if reason as u32 == Reason::OtherProtocol as u32 {
-        let verdict = icmp::relay(packet);
+        let mut outer = icmp::NOBODY;
+        let verdict = icmp::relay(packet, &mut outer);
+        if verdict == icmp::TURNED {
+            return icmp::send(packet, &outer) as i32;
+        }
         if verdict != icmp::NOT_RELAYED {
             return verdict as i32;
         }
@@ -116,13 +120,14 @@ fn process<P: Packet>(packet: &mut P) -> Result<i32, Reason> {
         _ => {
             let tcp_flags = headers.tcp_flags as u16;
             let mut arrival = Arrival { key: headers.key, hash, now: jiffies(), tcp_flags, attempt: 0 };
-            let mut opened = begin(packet, &arrival);
+            let mut new = UNDECIDED;
+            let mut opened = begin(packet, &arrival, &mut new);
             let mut attempt = 1;
             while opened == AGAIN && attempt < ATTEMPTS {
                 arrival.attempt = attempt;
                 opened = table::inserted_elsewhere(&arrival);
                 if opened == 0 {
-                    opened = begin(packet, &arrival);
+                    opened = begin(packet, &arrival, &mut new);
                 }
                 attempt += 1;
             }
@@ -140,11 +145,19 @@ fn process<P: Packet>(packet: &mut P) -> Result<i32, Reason> {
     forward(packet, &headers, &slot)
 }
 
-/// A packet without a flow, as [`open`] and [`lead_out`] say.
+/// A packet without a flow: what [`open`] and [`lead_out`] decide, `new`, is inserted. A verdict, what [`table::opened`] takes,
+/// or [`AGAIN`].
 #[inline(always)]
-fn begin<P: Packet>(packet: &P, arrival: &Arrival) -> u64 {
-    let opened = packet.open(arrival);
-    if opened == UNSERVED { packet.lead_out(arrival) } else { opened }
+fn begin<P: Packet>(packet: &P, arrival: &Arrival, new: &mut Connection) -> u64 {
+    let mut decided = packet.open(arrival, new);
+    if decided == UNSERVED {
+        decided = packet.lead_out(arrival, new);
+    }
+    if decided != DECIDED {
+        return decided;
+    }
+    let inserted = insert(arrival, new);
+    if inserted == 0 { P::DROP as u32 as u64 } else { inserted }
 }
 
 /// False: neither a flow nor a service can be about this packet (`vipgate_abi::interest`).
@@ -212,39 +225,78 @@ fn hit<P: Packet>(packet: &mut P, headers: &Headers, config: &Config, slot: &Slo
     Ok(true)
 }
 
-/// [`open`]'s answer where no service takes what a guest may have begun: neither a verdict nor what [`table::opened`] takes.
-const UNSERVED: u64 = 1 << 62;
+/// To be filled in: as it is a client's.
+const UNDECIDED: Connection = Connection {
+    rewritten: icmp::NOBODY,
+    route: Route::UNKNOWN,
+    epoch: 0,
+    generation: 0,
+    backend: 0,
+    is_outward: false,
+    is_exclusive: false,
+    may_replace: false,
+    reserved: false,
+};
 
-/// The same where the answers would have been another connection's: with another port, or backend, they need not be.
+/// [`open`]'s answer where no service takes what a guest may have begun: no verdict.
+const UNSERVED: u64 = 1 << 62;
+/// [`open`]'s and [`lead_out`]'s answer where the connection is decided: no verdict.
+const DECIDED: u64 = 1 << 63;
+/// [`insert`]'s answer where the answers would have been another connection's: with another port, or backend, they need not be.
 const AGAIN: u64 = 1 << 60;
 /// How often is tried.
 const ATTEMPTS: u16 = 4;
 
-/// A packet without a flow: the service that it is for decides, and a new connection is inserted. A verdict, what
-/// [`table::opened`] takes, or [`UNSERVED`].
+/// A packet without a flow: the service that it is for decides what connection it begins. A verdict, [`DECIDED`] or
+/// [`UNSERVED`].
 #[inline(always)]
-pub fn open<P: Packet>(packet: &P, arrival: &Arrival) -> u64 {
-    let connected = match service::lookup(arrival) {
+pub fn open<P: Packet>(packet: &P, arrival: &Arrival, new: &mut Connection) -> u64 {
+    let decided = match service::lookup(arrival) {
         Err(Reason::NotOurs) if outward::may_be_translated(arrival.key.src) => return UNSERVED,
         Err(reason) => Err(reason),
         Ok(_) if ingress::is_martian(packet, &arrival.key) => Err(Reason::Martian),
-        Ok(service) => connect(packet, arrival, service),
+        Ok(service) => connect(packet, arrival, service, new),
     };
-    connected.unwrap_or_else(|reason| refuse::<P>(arrival, reason))
+    answer::<P>(arrival, decided)
 }
 
-/// The same for what a guest may have begun, on its way out. A verdict or what [`table::opened`] takes.
+/// The same for what a guest may have begun, on its way out. A verdict or [`DECIDED`].
 #[inline(always)]
-pub fn lead_out<P: Packet>(packet: &P, arrival: &Arrival) -> u64 {
-    outward::connect(packet, arrival).unwrap_or_else(|reason| refuse::<P>(arrival, reason))
+pub fn lead_out<P: Packet>(packet: &P, arrival: &Arrival, new: &mut Connection) -> u64 {
+    answer::<P>(arrival, outward::connect(packet, arrival, new))
 }
 
-/// The verdict for a packet that makes no flow, or [`AGAIN`].
+#[inline(always)]
+fn answer<P: Packet>(arrival: &Arrival, decided: Result<(), Reason>) -> u64 {
+    match decided {
+        Ok(()) => DECIDED,
+        Err(reason) => refuse::<P>(arrival, reason),
+    }
+}
+
+/// Inserts what [`open`] or [`lead_out`] decided: what [`table::opened`] takes, [`AGAIN`], or 0: it is dropped. Beside them, not within:
+/// together they would need a stack that is too deep.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn insert(arrival: *const Arrival, new: *const Connection) -> u64 {
+    // SAFETY: the caller's pointers are to what it has, but the verifier looks at this function alone.
+    let (Some(arrival), Some(new), Some(config)) =
+        (unsafe { arrival.as_ref() }, unsafe { new.as_ref() }, CONFIG.get(0))
+    else {
+        return 0;
+    };
+    table::insert(arrival, config, new).unwrap_or_else(|reason| {
+        if reason as u32 == Reason::ReplyInUse as u32 && arrival.attempt + 1 < ATTEMPTS {
+            return AGAIN;
+        }
+        count::reason_only(reason);
+        0
+    })
+}
+
+/// The verdict for a packet that makes no flow.
 #[inline(always)]
 fn refuse<P: Packet>(arrival: &Arrival, reason: Reason) -> u64 {
-    if reason as u32 == Reason::ReplyInUse as u32 && arrival.attempt + 1 < ATTEMPTS {
-        return AGAIN;
-    }
     let is_unknown = reason as u32 == Reason::NotOurs as u32 || reason as u32 == Reason::NoFlow as u32;
     if other::takes_over() && is_unknown && arrival.key.protocol == TCP && !arrival.opens() {
         return count::verdict::<P>(Reason::ComingOver) as u32 as u64;
@@ -255,52 +307,42 @@ fn refuse<P: Packet>(arrival: &Arrival, reason: Reason) -> u64 {
 
 /// A packet for a service.
 #[inline(always)]
-fn connect<P: Packet>(packet: &P, arrival: &Arrival, service: &Service) -> Result<u64, Reason> {
-    let key = arrival.key;
+fn connect<P: Packet>(packet: &P, arrival: &Arrival, service: &Service, new: &mut Connection) -> Result<(), Reason> {
+    let key = &arrival.key;
     let Some(config) = CONFIG.get(0) else {
         return Err(Reason::NotOurs);
     };
     if !packet.is_for_port() {
         return Err(Reason::OtherHost);
     }
-    let Some(backend) = service::choose(service, &key) else {
+    let Some(backend) = service::choose(service, key) else {
         return Err(Reason::NoBackend);
     };
+    (new.backend, new.generation) = (backend.number, backend.generation);
     let dport = service.target_port(key.dport, backend.port);
-    let mut rewritten = Rewritten { src: key.src, dst: backend.addr, sport: key.sport, dport };
-    let way = route::to_backend(packet, backend.number, backend.generation, key.protocol, config, &rewritten);
+    new.rewritten = Rewritten { src: key.src, dst: backend.addr, sport: key.sport, dport };
+    let way = route::to_backend(packet, backend.number, backend.generation, key.protocol, config, &new.rewritten);
     let Some((epoch, route)) = way else {
         return Err(Reason::Unroutable);
     };
-    let meets = service.kind == Kind::Elastic as u8 && outward::meet(service.device(), &key, &mut rewritten);
-    let is_hairpin = !meets && hairpin::translate(packet, &key, route.number(), &mut rewritten);
+    (new.epoch, new.route) = (epoch, route);
+    let meets = service.kind == Kind::Elastic as u8 && outward::meet(service.device(), key, &mut new.rewritten);
+    let is_hairpin = !meets && hairpin::translate(packet, key, route.number(), &mut new.rewritten);
     if !service::has_room(service.number, service.max_connections) {
         return Err(Reason::TooManyConnections);
     }
     let has_port = ports::has_any(key.protocol);
     // Who can have another port takes that, rather than the place of what may still be alive.
-    let mut may_replace = !has_port;
+    (new.is_outward, new.may_replace) = (false, !has_port);
     if has_port && (is_hairpin || arrival.attempt > 0) {
         let own = if is_hairpin { ports::OF_ROUTER } else { ports::OF_CLIENT };
-        let port = ports::port(rewritten.reply_key(&key).words(), own, 0);
+        let port = ports::port(new.rewritten.reply_key(key).words(), own, 0);
         // Should all that are tried be taken, who inserts the flow finds out.
-        may_replace = port & ports::HELD != 0;
-        rewritten.sport = port as Be16;
+        new.may_replace = port & ports::HELD != 0;
+        new.rewritten.sport = port as Be16;
     }
-    table::insert(
-        arrival,
-        config,
-        &Connection {
-            rewritten,
-            route,
-            epoch,
-            backend: backend.number,
-            generation: backend.generation,
-            is_outward: false,
-            is_exclusive: rewritten.src != key.src || rewritten.sport != key.sport,
-            may_replace,
-        },
-    )
+    new.is_exclusive = new.rewritten.src != key.src || new.rewritten.sport != key.sport;
+    Ok(())
 }
 
 /// Stages 6 to 8: the packet counts against its limit, becomes what its flow says, is counted, and is sent out of its port,

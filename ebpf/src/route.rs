@@ -99,6 +99,9 @@ pub struct Route {
 const DUE: u16 = 1 << 15;
 
 impl Route {
+    /// To be filled in.
+    pub const UNKNOWN: Self = Self { port: port::STACK, next_hop: [0; 6] };
+
     /// Index of PORTS.
     #[inline(always)]
     pub const fn number(&self) -> u16 {
@@ -299,7 +302,7 @@ const LASTING: u32 = 1;
 const PASSING: u32 = 2;
 
 /// To be filled in.
-const NOWHERE: Answer = Answer { device: 0, route: Route { port: port::STACK, next_hop: [0; 6] } };
+const NOWHERE: Answer = Answer { device: 0, route: Route::UNKNOWN };
 
 /// Asks the kernel.
 #[inline(never)]

@@ -15,6 +15,7 @@ use crate::{
     offset::{CUSTOMER_TAG, TAG_LEN},
     packet::{ETH_LEN, Packet, load, load_address, store},
     pipeline::{self, Arrival},
+    table::Connection,
     verifier::opaque,
     xdp::{BY_NEIGHBOUR, HANDED_OVER},
 };
@@ -148,13 +149,13 @@ impl Packet for TcPacket {
     }
 
     #[inline(always)]
-    fn open(&self, arrival: &Arrival) -> u64 {
-        open_tc(self.0.skb.skb, arrival)
+    fn open(&self, arrival: &Arrival, new: &mut Connection) -> u64 {
+        open_tc(self.0.skb.skb, arrival, new)
     }
 
     #[inline(always)]
-    fn lead_out(&self, arrival: &Arrival) -> u64 {
-        lead_out_tc(self.0.skb.skb, arrival)
+    fn lead_out(&self, arrival: &Arrival, new: &mut Connection) -> u64 {
+        lead_out_tc(self.0.skb.skb, arrival, new)
     }
 
     #[inline(always)]
@@ -222,21 +223,21 @@ impl Packet for TcPacket {
 
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn open_tc(context: *mut __sk_buff, arrival: *const Arrival) -> u64 {
-    // SAFETY: the caller's pointer is to an arrival of its own, but the verifier looks at this function alone.
-    match unsafe { arrival.as_ref() } {
-        Some(arrival) => pipeline::open(&TcPacket(TcContext::new(context)), arrival),
-        None => TC_ACT_SHOT as u64,
+extern "C" fn open_tc(context: *mut __sk_buff, arrival: *const Arrival, new: *mut Connection) -> u64 {
+    // SAFETY: the caller's pointers are to what it has itself, but the verifier looks at this function alone.
+    match unsafe { (arrival.as_ref(), new.as_mut()) } {
+        (Some(arrival), Some(new)) => pipeline::open(&TcPacket(TcContext::new(context)), arrival, new),
+        _ => TC_ACT_SHOT as u64,
     }
 }
 
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn lead_out_tc(context: *mut __sk_buff, arrival: *const Arrival) -> u64 {
+extern "C" fn lead_out_tc(context: *mut __sk_buff, arrival: *const Arrival, new: *mut Connection) -> u64 {
     // SAFETY: as above.
-    match unsafe { arrival.as_ref() } {
-        Some(arrival) => pipeline::lead_out(&TcPacket(TcContext::new(context)), arrival),
-        None => TC_ACT_SHOT as u64,
+    match unsafe { (arrival.as_ref(), new.as_mut()) } {
+        (Some(arrival), Some(new)) => pipeline::lead_out(&TcPacket(TcContext::new(context)), arrival, new),
+        _ => TC_ACT_SHOT as u64,
     }
 }
 

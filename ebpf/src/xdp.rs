@@ -19,6 +19,7 @@ use crate::{
     packet::{ETH_LEN, Packet, is_mac, load, store, store_address},
     pipeline::{self, Arrival},
     route,
+    table::Connection,
     verifier::opaque,
 };
 
@@ -118,13 +119,13 @@ impl<const KIND: bool> Packet for XdpPacket<KIND> {
     }
 
     #[inline(always)]
-    fn open(&self, arrival: &Arrival) -> u64 {
-        open_xdp(self.context.ctx, arrival)
+    fn open(&self, arrival: &Arrival, new: &mut Connection) -> u64 {
+        open_xdp(self.context.ctx, arrival, new)
     }
 
     #[inline(always)]
-    fn lead_out(&self, arrival: &Arrival) -> u64 {
-        lead_out_xdp(self.context.ctx, arrival)
+    fn lead_out(&self, arrival: &Arrival, new: &mut Connection) -> u64 {
+        lead_out_xdp(self.context.ctx, arrival, new)
     }
 
     /// A driver that keeps no metadata says that they begin beyond the packet.
@@ -182,21 +183,23 @@ impl<const KIND: bool> Packet for XdpPacket<KIND> {
 
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn open_xdp(context: *mut xdp_md, arrival: *const Arrival) -> u64 {
-    // SAFETY: the caller's pointer is to an arrival of its own, but the verifier looks at this function alone.
-    match unsafe { arrival.as_ref() } {
-        Some(arrival) => pipeline::open(&XdpPacket::<NATIVE>::new(XdpContext::new(context)), arrival),
-        None => XDP_DROP as u64,
+extern "C" fn open_xdp(context: *mut xdp_md, arrival: *const Arrival, new: *mut Connection) -> u64 {
+    // SAFETY: the caller's pointers are to what it has itself, but the verifier looks at this function alone.
+    match unsafe { (arrival.as_ref(), new.as_mut()) } {
+        (Some(arrival), Some(new)) => pipeline::open(&XdpPacket::<NATIVE>::new(XdpContext::new(context)), arrival, new),
+        _ => XDP_DROP as u64,
     }
 }
 
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn lead_out_xdp(context: *mut xdp_md, arrival: *const Arrival) -> u64 {
+extern "C" fn lead_out_xdp(context: *mut xdp_md, arrival: *const Arrival, new: *mut Connection) -> u64 {
     // SAFETY: as above.
-    match unsafe { arrival.as_ref() } {
-        Some(arrival) => pipeline::lead_out(&XdpPacket::<NATIVE>::new(XdpContext::new(context)), arrival),
-        None => XDP_DROP as u64,
+    match unsafe { (arrival.as_ref(), new.as_mut()) } {
+        (Some(arrival), Some(new)) => {
+            pipeline::lead_out(&XdpPacket::<NATIVE>::new(XdpContext::new(context)), arrival, new)
+        }
+        _ => XDP_DROP as u64,
     }
 }
 
