@@ -17,7 +17,7 @@ use vipgate_abi::{
 };
 
 use crate::{
-    count,
+    count, ingress,
     maps::{BACKENDS, CONFIG},
     offset::{self, TAG_LEN},
     packet::{ETH_LEN, L4_OFFSET, Packet, load, load_address, load_length, store, store_address},
@@ -110,7 +110,11 @@ pub fn relay<P: Packet>(packet: &mut P, outer: &mut Rewritten) -> u32 {
     if !packet.is_for_port() {
         return count::verdict::<P>(Reason::OtherHost) as u32;
     }
-    if turn_back(packet, false, outer) == 0 { NOT_RELAYED } else { TURNED }
+    match turn_back(packet, false, outer) {
+        NONE => NOT_RELAYED,
+        FORGED => count::verdict::<P>(Reason::WrongSide) as u32,
+        _ => TURNED,
+    }
 }
 
 /// Sends a turned-back error to its receiver. Beside [`relay`], not within: together they would need a stack that is too deep.
@@ -153,20 +157,24 @@ fn sent<P: Packet>(packet: &mut P, outer: &Rewritten) -> Result<i32, Reason> {
 /// An error's own addresses, to be filled in; it has no ports.
 pub const NOBODY: Rewritten = Rewritten { src: 0, dst: 0, sport: 0, dport: 0 };
 
-/// Rewrites an error about a translated packet, in place; 0: it is none, and unchanged. `is_own`: it is the stack's.
-/// `outer` gets the error's own new addresses.
+/// [`turn_back`]'s answers beside 1: it is no such error, or somebody else than who could know sent it.
+const NONE: u32 = 0;
+const FORGED: u32 = 2;
+
+/// Rewrites an error about a translated packet, in place: 1. 0: it is none, and unchanged; of others than the stack's, which
+/// `is_own` says it is, 2: it is [forged](ingress::is_forged), and unchanged. `outer` gets the error's own new addresses.
 #[inline(always)]
 pub fn turn_back<P: Packet>(packet: &mut P, is_own: bool, outer: &mut Rewritten) -> u32 {
     // At egress this is about every packet of the stack's: what else it is shows in its first header.
     packet.pull(ETH_LEN + 2 * TAG_LEN + 20);
     if !is_icmp(packet) {
-        return 0;
+        return NONE;
     }
     packet.pull(LONGEST);
     let end = packet.data_end();
     let (data, shift) = offset::behind_tags(packet.data(), end);
     if data + L4_OFFSET > end {
-        return 0;
+        return NONE;
     }
     // SAFETY: within the IPv4 header's fixed part, checked just above.
     let (version_ihl, ip_len, fragment) = unsafe {
@@ -177,7 +185,7 @@ pub fn turn_back<P: Packet>(packet: &mut P, is_own: bool, outer: &mut Rewritten)
     let icmp = data + ETH_LEN + header_len;
     let quote = icmp + HEADER_LEN;
     if quote + 20 > end {
-        return 0;
+        return NONE;
     }
     // SAFETY: within the ICMP header and the quoted IPv4 header's fixed part, checked just above.
     let (kind, quoted_version_ihl, quoted_fragment, quoted_protocol) =
@@ -195,7 +203,7 @@ pub fn turn_back<P: Packet>(packet: &mut P, is_own: bool, outer: &mut Rewritten)
         // Only a first fragment has an ICMP header, or ports.
         || (fragment | quoted_fragment) & FRAGMENT_OFFSET != 0
     {
-        return 0;
+        return NONE;
     }
     // SAFETY: within the bytes that every quote has.
     let (sport, dport) = unsafe { quoted_ports(quoted_protocol, quote_l4) };
@@ -213,8 +221,11 @@ pub fn turn_back<P: Packet>(packet: &mut P, is_own: bool, outer: &mut Rewritten)
         (load_address(data + ETH_LEN + 12), quoted)
     };
     let Some(answers) = flow_that_answers(&quoted) else {
-        return 0;
+        return NONE;
     };
+    if !is_own && ingress::is_forged(packet, src, quoted.src, quoted.dst) {
+        return FORGED;
+    }
     // The quote as its sender had it: what the answering flow's packets become, the other way round.
     let sent = Rewritten { src: answers.dst, dst: answers.src, sport: answers.dport, dport: answers.sport };
     let addresses = delta32(quoted.src, sent.src) + delta32(quoted.dst, sent.dst);

@@ -1,15 +1,24 @@
 //! What must not come in, whatever it is for. All of it is asked when a flow opens, or where a packet is not as it was then:
 //! what goes on as it began costs a comparison.
 
-use core::mem::MaybeUninit;
+use core::{
+    mem::{MaybeUninit, offset_of},
+    ptr,
+};
 
 use aya_ebpf::bindings::{BPF_FIB_LKUP_RET_FRAG_NEEDED, BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_SUCCESS};
-use vipgate_abi::{Be32, flow::FlowKey, interest::Bit};
+use vipgate_abi::{
+    Be32,
+    flow::{Flow, FlowKey},
+    interest::Bit,
+};
 
 use crate::{
+    atomic,
     maps::INTEREST,
     packet::Packet,
     route::{Asker, Question},
+    verifier::opaque,
 };
 
 /// True for a packet whose source no host can have (RFC 1812, section 5.3.7), or whose source is the router's: a VIP, that it is
@@ -35,18 +44,78 @@ fn may_be_own(src: Be32) -> bool {
     is_set(Bit::own(src)) || is_set(Bit::to(src))
 }
 
+/// A device as a flow remembers it ([`Flow::from`]).
+#[inline(always)]
+pub const fn device(ifindex: u32) -> u16 {
+    ifindex as u16
+}
+
+/// True for a packet of a known flow that comes by another device than the one that the flow remembers; of answers, also where
+/// that is not known yet.
+#[inline(always)]
+pub fn is_astray<P: Packet>(packet: &P, from: u16, is_reply: bool) -> bool {
+    from != device(packet.ifindex()) && (from != 0 || is_reply)
+}
+
+/// Asked of such a packet: 1 if its sender is where it comes from now, as the kernel routes, and the flow takes that in; 0:
+/// somebody else sent it.
+#[inline(never)]
+pub fn has_moved(asker: Asker, flow: *mut Flow, src: Be32) -> u32 {
+    // The device and the generation, so that it seldom comes to another flow that has claimed the slot since: that one asks in its
+    // turn.
+    // SAFETY: `flow` points into FLOWS; both are halves of an aligned word.
+    let word = unsafe { ptr::addr_of_mut!((*flow).from).cast::<u32>() };
+    // SAFETY: as above.
+    let held = unsafe { ptr::read_volatile(word) };
+    let by = asker.ifindex;
+    if device_towards(asker, src) != by {
+        return opaque(0);
+    }
+    // SAFETY: as above.
+    unsafe { atomic::compare_and_swap32(word, held, held & 0xffff_0000 | device(by) as u32) };
+    opaque(1)
+}
+
+const _: () =
+    assert!(offset_of!(Flow, from).is_multiple_of(4) && offset_of!(Flow, generation) == offset_of!(Flow, from) + 2);
+
+/// True for an ICMP error by `sender` that cannot be about a packet from `src` to `dst` (RFC 5927, section 4): it does not come
+/// from where the kernel sends such packets, or from another host than theirs, though there is none on the way.
+#[inline(always)]
+pub fn is_forged<P: Packet>(packet: &P, sender: Be32, src: Be32, dst: Be32) -> bool {
+    let way = way_towards(Asker::of(packet), src, dst);
+    is_nobodys(sender) || way as u32 != packet.ifindex() || (way & DIRECT != 0 && sender != dst)
+}
+
 /// No device.
 const NOWHERE: u32 = 0;
 
 /// The device by which the kernel would send to a host, known without a neighbour, too; [`NOWHERE`]: by none, as to the
 /// router itself.
-#[inline(never)]
+#[inline(always)]
 fn device_towards(asker: Asker, host: Be32) -> u32 {
+    way_towards(asker, 0, host) as u32
+}
+
+/// In a way: the host is on the device's link, without a gateway before it.
+const DIRECT: u64 = 1 << 32;
+
+/// [`device_towards`] for packets from `src`, 0: from anywhere; above it [`DIRECT`].
+#[inline(never)]
+fn way_towards(asker: Asker, src: Be32, host: Be32) -> u64 {
     let mut room = MaybeUninit::uninit();
     let question = Question::begin(&mut room, asker);
-    question.fib().__bindgen_anon_4.ipv4_dst = host;
-    match question.ask(asker, 0) {
-        BPF_FIB_LKUP_RET_SUCCESS | BPF_FIB_LKUP_RET_FRAG_NEEDED | BPF_FIB_LKUP_RET_NO_NEIGH => question.fib().ifindex,
-        _ => NOWHERE,
+    let fib = question.fib();
+    fib.__bindgen_anon_3.ipv4_src = src;
+    fib.__bindgen_anon_4.ipv4_dst = host;
+    let answer = question.ask(asker, 0);
+    let fib = question.fib();
+    match answer {
+        BPF_FIB_LKUP_RET_SUCCESS | BPF_FIB_LKUP_RET_FRAG_NEEDED | BPF_FIB_LKUP_RET_NO_NEIGH => {
+            // SAFETY: a union of plain integers.
+            let next_hop = unsafe { fib.__bindgen_anon_4.ipv4_dst };
+            fib.ifindex as u64 | if next_hop == host { DIRECT } else { 0 }
+        }
+        _ => NOWHERE as u64,
     }
 }

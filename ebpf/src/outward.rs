@@ -73,6 +73,7 @@ pub fn connect<P: Packet>(packet: &P, arrival: &Arrival, new: &mut Connection) -
         return Err(Reason::NoBackend);
     };
     (new.backend, new.generation) = (source.backend, backend.generation);
+    (new.comes_by, new.answers_by) = (ingress::device(packet.ifindex()), ingress::device(device));
     (new.is_outward, new.is_exclusive, new.may_replace) = (true, !is_elastic, true);
     new.rewritten.src = source.vip;
     if !is_elastic && ports::has_any(key.protocol) {

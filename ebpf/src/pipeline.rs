@@ -24,7 +24,7 @@ use crate::{
     packet::{ETH_LEN, L4_OFFSET, Packet, load, load_address, store, store_address},
     parse::{ACK, DONT_FRAGMENT, FIN, Headers, RST, SYN, TCP, has_ports, parse},
     ports,
-    route::{self, Rewritten, Route},
+    route::{self, Asker, Rewritten, Route},
     service,
     table::{self, Connection, Slot},
     tcp,
@@ -172,10 +172,11 @@ fn is_of_interest(key: &FlowKey) -> bool {
 fn hit<P: Packet>(packet: &mut P, headers: &Headers, config: &Config, slot: &Slot) -> Result<bool, Reason> {
     let flow = slot.flow;
     // SAFETY: `flow` points into FLOWS. Another CPU may be claiming the slot: `forward` finds out.
-    let (hop, target, generation, peer) = unsafe {
+    let (hop, target, from, generation, peer) = unsafe {
         (
             ptr::read_volatile(ptr::addr_of!((*flow).hop)),
             ptr::read_volatile(ptr::addr_of!((*flow).target)),
+            (*flow).from,
             (*flow).generation,
             (*flow).peer,
         )
@@ -186,6 +187,9 @@ fn hit<P: Packet>(packet: &mut P, headers: &Headers, config: &Config, slot: &Slo
         table::remove(slot);
         // The client's packet meets the service that is there now; the backend's has nobody to go to.
         return if reply { Err(Reason::FlowEnded) } else { Ok(false) };
+    }
+    if ingress::is_astray(packet, from, reply) && ingress::has_moved(Asker::of(packet), flow, headers.key.src) == 0 {
+        return Err(Reason::WrongSide);
     }
     if !tcp::is_plain(headers, slot.mark.state(), reply) {
         match tcp::follow(headers, slot, peer, backend, reply) {
@@ -232,6 +236,8 @@ const UNDECIDED: Connection = Connection {
     epoch: 0,
     generation: 0,
     backend: 0,
+    comes_by: 0,
+    answers_by: 0,
     is_outward: false,
     is_exclusive: false,
     may_replace: false,
@@ -322,10 +328,10 @@ fn connect<P: Packet>(packet: &P, arrival: &Arrival, service: &Service, new: &mu
     let dport = service.target_port(key.dport, backend.port);
     new.rewritten = Rewritten { src: key.src, dst: backend.addr, sport: key.sport, dport };
     let way = route::to_backend(packet, backend.number, backend.generation, key.protocol, config, &new.rewritten);
-    let Some((epoch, route)) = way else {
+    let Some((epoch, route, device)) = way else {
         return Err(Reason::Unroutable);
     };
-    (new.epoch, new.route) = (epoch, route);
+    (new.epoch, new.route, new.answers_by) = (epoch, route, ingress::device(device));
     let meets = service.kind == Kind::Elastic as u8 && outward::meet(service.device(), key, &mut new.rewritten);
     let is_hairpin = !meets && hairpin::translate(packet, key, route.number(), &mut new.rewritten);
     if !service::has_room(service.number, service.max_connections) {
@@ -333,7 +339,7 @@ fn connect<P: Packet>(packet: &P, arrival: &Arrival, service: &Service, new: &mu
     }
     let has_port = ports::has_any(key.protocol);
     // Who can have another port takes that, rather than the place of what may still be alive.
-    (new.is_outward, new.may_replace) = (false, !has_port);
+    (new.comes_by, new.is_outward, new.may_replace) = (0, false, !has_port);
     if has_port && (is_hairpin || arrival.attempt > 0) {
         let own = if is_hairpin { ports::OF_ROUTER } else { ports::OF_CLIENT };
         let port = ports::port(new.rewritten.reply_key(key).words(), own, 0);

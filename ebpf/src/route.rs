@@ -247,7 +247,7 @@ pub fn find_device<P: Packet>(
     }
 }
 
-/// [`find`] for a backend's new flow: asked once for all its flows while nothing changes.
+/// [`find_device`] for a backend's new flow: asked once for all its flows while nothing changes.
 #[inline(always)]
 pub fn to_backend<P: Packet>(
     packet: &P,
@@ -256,7 +256,7 @@ pub fn to_backend<P: Packet>(
     protocol: u8,
     config: &Config,
     rewritten: &Rewritten,
-) -> Option<(u16, Route)> {
+) -> Option<(u16, Route, u32)> {
     let known = BACKEND_ROUTES.get_ptr_mut(number)?;
     // The epoch before all that it vouches for.
     let epoch = config.epoch as u16;
@@ -268,9 +268,10 @@ pub fn to_backend<P: Packet>(
     let age = now.wrapping_sub(unsafe { ptr::read_volatile(ptr::addr_of!((*known).found)) });
     let is_young = config.confirm == 0 || age < config.confirm;
     if is_young && way.generation() == generation && way.is_beside(hop, epoch) {
-        return Some((epoch, Route { port: way.port(), next_hop: backend::next_hop(hop) }));
+        let device = port(way.port()).map_or(0, |port| port.ifindex);
+        return Some((epoch, Route { port: way.port(), next_hop: backend::next_hop(hop) }, device));
     }
-    let (epoch, route) = find(packet, protocol, config, rewritten)?;
+    let (epoch, route, device) = find_device(packet, protocol, config, rewritten)?;
     let way = BackendWay::new(route.number(), generation);
     // SAFETY: as above.
     unsafe {
@@ -278,7 +279,7 @@ pub fn to_backend<P: Packet>(
         ptr::write_volatile(ptr::addr_of_mut!((*known).found), now);
         ptr::write_volatile(ptr::addr_of_mut!((*known).hop), way.hop(route.next_hop, epoch));
     }
-    Some((epoch, route))
+    Some((epoch, route, device))
 }
 
 /// [`find`] for a packet without a flow.

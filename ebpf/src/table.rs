@@ -509,6 +509,9 @@ pub struct Connection {
     pub generation: u16,
     /// Index of BACKENDS.
     pub backend: u32,
+    /// Where its first flow's packets come from, and its answers: as in [`Flow::from`].
+    pub comes_by: u16,
+    pub answers_by: u16,
     /// A guest began it: its first flow goes outside, not its answers.
     pub is_outward: bool,
     /// Its source was chosen among ones that other connections could get at the same moment (rule 9).
@@ -519,7 +522,7 @@ pub struct Connection {
     pub reserved: bool,
 }
 
-const _: () = assert!(size_of::<Connection>() == 32 && size_of::<Rewritten>() == 12 && size_of::<Route>() == 8);
+const _: () = assert!(size_of::<Connection>() == 36 && size_of::<Rewritten>() == 12 && size_of::<Route>() == 8);
 
 /// Inserts both directions of a new connection, and counts it: what [`opened`] takes.
 #[inline(always)]
@@ -652,6 +655,7 @@ fn write_reply(arrival: &Arrival, new: &Connection, claim: u64, peer: u32, tag: 
             // The way back is found when the first answer comes.
             (*flow).target = Target::of(new.backend);
             (*flow).hop = Hop::unknown(slot.mark.round(), arrival.now);
+            (*flow).from = new.answers_by;
             begin(flow, peer, new);
         }
         let flags = if new.is_outward { FLAG_REPLY } else { FLAG_REPLY | FLAG_OUTWARD };
@@ -674,6 +678,7 @@ fn write_first(arrival: &Arrival, new: &Connection, claim: u64, peer: u32) -> u3
             (*flow).new_dport = new.rewritten.dport;
             (*flow).target = Target::new(new.backend, new.route.number());
             (*flow).hop = Hop::new(new.route.next_hop, new.epoch, new.route.number());
+            (*flow).from = new.comes_by;
             begin(flow, peer, new);
         }
         let flags = if new.is_outward { FLAG_OUTWARD } else { 0 };
@@ -691,7 +696,6 @@ unsafe fn begin(flow: *mut Flow, peer: u32, new: &Connection) {
     // SAFETY: as the caller promises.
     unsafe {
         (*flow).generation = new.generation;
-        (*flow).from = 0;
         (*flow).peer = peer;
         (*flow).packets = 0;
         (*flow).volume = Volume::default();

@@ -102,6 +102,8 @@ reasons! {
     RedirectFailed = 22 Drop "redirect_failed",
     /// Its source is none that a host can have (RFC 1812, section 5.3.7), or one of the router's own.
     Martian = 23 Drop "martian",
+    /// It belongs to a connection, or is an ICMP error about one, but comes from where that side of it is not.
+    WrongSide = 24 Drop "wrong_side",
     /// A TCP segment without a flow, while those of another version's tables are just coming over: reset now, a connection
     /// would be lost that is about to be known.
     ComingOver = 31 Drop "coming_over",

@@ -18,7 +18,7 @@ use vipgate_pipeline::maps;
 
 use crate::{
     hook::{Arriving, Departure, Hook, Outcome, Verdict},
-    refusals::{is_martian, refused},
+    refusals::{is_forged, is_martian, refused},
     states,
     table::{Slot, Table},
     wire::{ETH_LEN, ICMP, Ipv4, TCP, UDP, UDP_LITE, add, same_sum, sum, untagged, word},
@@ -156,7 +156,7 @@ fn judge(came: &Arriving, outcome: &Outcome, now: u32, before: &Table, after: &T
     let (old, new) = (&came.bytes, &outcome.bytes);
     let translated = match outcome.verdict {
         Verdict::Drop(reason) => {
-            refused(came, reason);
+            refused(came, reason, before);
             false
         }
         Verdict::Redirect(ifindex) => {
@@ -183,9 +183,11 @@ fn judge(came: &Arriving, outcome: &Outcome, now: u32, before: &Table, after: &T
         let (old_packet, new_packet) = translation(old, new, moved, partial);
         if old_packet.is_error(old) {
             quote(old, new, &old_packet, false, before);
+            assert!(!is_forged(came, old, &old_packet), "an error from where its connection is not: {came:?}");
         } else if let (Some(sent), Some(received)) = (old_packet.ports(old), new_packet.ports(new)) {
             let ends = [key(&old_packet, sent), key(&new_packet, received)];
             flow(old, &old_packet, &ends, now, before, after);
+            by_its_side(came, &ends[0], before, after);
         }
     }
     translated
@@ -358,6 +360,29 @@ fn flow(old: &[u8], packet: &Ipv4, [came, left]: &[FlowKey; 2], now: u32, before
         Some(known) => assert_eq!(known.rewritten(), flow.rewritten(), "a connection went elsewhere"),
         None => opened(&flow, [came, left], flags, before),
     }
+}
+
+/// A packet comes from where its flow says that its side of the connection is, and that is where the kernel had it when it
+/// said so.
+fn by_its_side(came: &Arriving, key: &FlowKey, before: &Table, after: &Table) {
+    let flow = after.find(key).expect("a translated packet has a flow");
+    let mark = flow.flow.mark;
+    if !mark.is_reply() && !mark.is_outward() {
+        assert_eq!(flow.flow.from, 0, "clients come by any device: {flow:?}");
+        return;
+    }
+    assert_eq!(u32::from(flow.flow.from), came.ifindex, "by another device than its flow's: {flow:?}");
+    match before.find(key) {
+        Some(known) if known.flow.from == flow.flow.from => {}
+        // A guest begins where it is.
+        None => assert!(!mark.is_reply(), "an answer to nothing: {flow:?}"),
+        Some(_) => assert_eq!(device_towards(key.src), Some(came.ifindex), "moved to where it is not: {flow:?}"),
+    }
+}
+
+/// The device by which the kernel sends to a host.
+pub(crate) fn device_towards(host: u32) -> Option<u32> {
+    kernel::route(host.to_ne_bytes()).filter(is_known).map(|route| route.ifindex)
 }
 
 /// A new flow: its first packet came with these TCP flags, those of a SYN for all that is not TCP.

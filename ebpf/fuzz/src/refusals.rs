@@ -11,19 +11,21 @@ use vipgate_pipeline::maps;
 
 use crate::{
     hook::Arriving,
-    judge::{is_known, key, service, way_out},
-    wire::Ipv4,
+    judge::{device_towards, is_known, key, service, way_out},
+    table::Table,
+    wire::{Ipv4, untagged},
     world,
 };
 
 /// Checks that a packet was dropped for a reason that it gave.
-pub(crate) fn refused(came: &Arriving, reason: Reason) {
+pub(crate) fn refused(came: &Arriving, reason: Reason, before: &Table) {
     let bytes = &came.bytes;
     match reason {
         Reason::TooManyConnections => full(bytes),
         Reason::Disabled => disabled(bytes),
         Reason::NoFreePort => exhausted(bytes),
         Reason::Martian => martian(bytes),
+        Reason::WrongSide => astray(came, before),
         _ => {}
     }
 }
@@ -66,7 +68,7 @@ fn exhausted(bytes: &[u8]) {
 fn martian(bytes: &[u8]) {
     let packet = Ipv4::of_frame(bytes).expect("a source is a whole packet's");
     let key = key(&packet, (0, 0));
-    assert!(is_martian(&key) || !is_forwardable(key.src), "its source is a host's: {key:?}");
+    assert!(is_martian(&key) || device_towards(key.src).is_none(), "its source is a host's: {key:?}");
 }
 
 /// True for a source that no host can have, or that the router has.
@@ -75,7 +77,27 @@ pub(crate) fn is_martian(key: &FlowKey) -> bool {
     matches!(src[0], 0 | 127 | 224..) || key.src == key.dst || world::OWN.contains(&src)
 }
 
-/// Whether the kernel sends anything there.
-fn is_forwardable(dst: u32) -> bool {
-    kernel::route(dst.to_ne_bytes()).is_some_and(|route| is_known(&route))
+/// Of a known connection, or an error about one, and from where the kernel does not have that side of it.
+fn astray(came: &Arriving, before: &Table) {
+    let bytes = &untagged(&came.bytes);
+    let packet = Ipv4::of_frame(bytes).expect("a connection's packet is a whole IPv4 packet");
+    if packet.is_error(bytes) {
+        assert!(is_forged(came, bytes, &packet), "an error from where its connection is: {came:?}");
+        return;
+    }
+    // A later fragment does not tell.
+    let Some(ports) = packet.ports(bytes) else { return };
+    let key = key(&packet, ports);
+    let flow = before.find(&key).expect("what is of no connection has no side").flow;
+    assert!(flow.mark.is_reply() || flow.mark.is_outward(), "clients come by any device: {flow:?}");
+    assert!(u32::from(flow.from) != came.ifindex && device_towards(key.src) != Some(came.ifindex), "{flow:?} {came:?}");
+}
+
+/// True for an ICMP error that comes from where the kernel does not send the packet that it quotes, or by a stranger on the link of
+/// that one's receiver.
+pub(crate) fn is_forged(came: &Arriving, bytes: &[u8], packet: &Ipv4) -> bool {
+    let quoted = Ipv4::at(bytes, packet.l4 + 8).expect("an error about a connection quotes a header");
+    let Some(route) = kernel::route(quoted.dst).filter(is_known) else { return true };
+    let is_nobodys = matches!(packet.src[0], 0 | 127 | 224..);
+    is_nobodys || route.ifindex != came.ifindex || (route.gateway.is_none() && packet.src != quoted.dst)
 }

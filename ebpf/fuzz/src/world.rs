@@ -487,5 +487,6 @@ pub(crate) fn reason_since(before: &[u64]) -> Option<Reason> {
     let total: u64 = after.iter().sum::<u64>() - before.iter().sum::<u64>();
     assert!(total <= 1, "one packet, {total} reasons");
     let number = *counted.first()?;
-    Some(*Reason::ALL.get(number).unwrap_or_else(|| panic!("reason {number} has no name")))
+    let named = Reason::ALL.iter().find(|reason| **reason as usize == number);
+    Some(*named.unwrap_or_else(|| panic!("reason {number} has no name")))
 }

@@ -18,6 +18,8 @@ const EFAULT: c_long = -14;
 const EINVAL: c_long = -22;
 const ENOMEM: c_long = -12;
 const AF_INET: u8 = 2;
+/// The address of every route's gateway.
+const GATEWAY: [u8; 4] = [10, 255, 255, 254];
 const TCP: u8 = 6;
 const UDP: u8 = 17;
 /// What a UDP checksum of 0 is sent as.
@@ -66,6 +68,9 @@ pub unsafe fn bpf_fib_lookup(context: *mut c_void, params: *mut FibLookup, size:
         // A packet that does not fit is told of when all is known.
         BPF_FIB_LKUP_RET_SUCCESS | BPF_FIB_LKUP_RET_FRAG_NEEDED => {
             params.ifindex = route.ifindex;
+            if route.gateway.is_some() {
+                params.__bindgen_anon_4.ipv4_dst = u32::from_ne_bytes(GATEWAY);
+            }
             params.dmac = route.gateway.unwrap_or_else(|| kernel::neighbour(destination));
         }
         // The device is known before its neighbour is asked for.

@@ -517,6 +517,12 @@ impl Bench {
         Ok(DevMap::try_from(self.map(maps::TX_PORTS)?)?.set(number, ifindex, None, 0)?)
     }
 
+    /// Makes a further device a port, by which the frames come in that are addressed to it.
+    pub fn add_device(&mut self, number: u32, device: &str, mac: [u8; 6]) -> Result<()> {
+        self.own.push((mac, ifindex(device)?));
+        self.set_port(number, device, mac)
+    }
+
     /// Sets a port's MTU, in bytes of IP packet.
     pub fn set_mtu(&mut self, number: u32, mtu: u32) -> Result<()> {
         let mut ports = self.array::<Port>(maps::PORTS)?;

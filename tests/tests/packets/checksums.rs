@@ -192,8 +192,7 @@ both_hooks! {
         for protocol in [DCCP, UDP_LITE] {
             let of = |src| Frame::covering_addresses(src, Bench::CLIENT, protocol, b"quoted");
             bench.run(&of(GUEST))?;
-            let hop = Ipv4Addr::new(203, 0, 113, 1);
-            let error = |dst, quoted| Frame::icmp_error(hop, dst, [3, 4], 1400, &quoted, 28);
+            let error = |dst, quoted| Frame::icmp_error(Bench::CLIENT, dst, [3, 4], 1400, &quoted, 28);
             bench.expect_sent(&error(Bench::VIP, of(Bench::VIP)), &to_guest(error(GUEST, of(GUEST))))?;
         }
         Ok(())

@@ -232,14 +232,14 @@ both_hooks! {
     fn errors_find_both_sides(bench: &mut Bench) -> Result<()> {
         bench.elastic(Bench::VIP, GUEST, true)?;
         let hop = Ipv4Addr::new(198, 51, 100, 1);
-        // A ping on its way out whose time is over, and one that came in and finds the guest's network down.
+        // A ping on its way out whose time is over, and one that came in and the guest wants none of.
         let (out, seen) = (Frame::icmp_query(GUEST, *SERVER.ip(), 8, 77, b"far"), Frame::icmp_query(Bench::VIP, *SERVER.ip(), 8, 77, b"far"));
         bench.expect_sent(&out, &to_gateway(seen.clone()))?;
         let error = Frame::icmp_error(hop, Bench::VIP, [11, 0], 0, &seen, 31);
         bench.expect_sent(&error, &to_guest(Frame::icmp_error(hop, GUEST, [11, 0], 0, &out, 31)))?;
         let (ask, seen) = (Frame::icmp_query(Bench::CLIENT, Bench::VIP, 8, 5, b"in"), Frame::icmp_query(Bench::CLIENT, GUEST, 8, 5, b"in"));
         bench.expect_sent(&ask, &to_guest(seen.clone()))?;
-        let error = Frame::icmp_error(Ipv4Addr::new(10, 2, 0, 30), Bench::CLIENT, [3, 1], 0, &seen, 30);
+        let error = Frame::icmp_error(GUEST, Bench::CLIENT, [3, 1], 0, &seen, 30);
         bench.expect_sent(&error, &back_to_client(Frame::icmp_error(Bench::VIP, Bench::CLIENT, [3, 1], 0, &ask, 30)))?;
         // Another protocol's.
         let of = |src, dst| Frame::other(src, dst, 47).payload(&[0; 40]);

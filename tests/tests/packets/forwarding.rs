@@ -140,13 +140,12 @@ both_hooks! {
         let error = Frame::icmp_error(*GUEST.ip(), Bench::CLIENT, [3, 3], 0, &sent, 36);
         let turned = Frame::icmp_error(Bench::VIP, Bench::CLIENT, [3, 3], 0, &ask, 36);
         bench.expect_sent(&error, &turned.forwarded(Bench::PUBLIC_MAC, Bench::client_mac(10)))?;
-        // A host on the way back has a smaller MTU.
+        // The client's own network has a smaller MTU.
         let answer = Frame::udp(guest(9005), CLIENT).payload(&[7; 1400]);
         returns(bench, &answer, vip(8005))?;
-        let router = Ipv4Addr::new(10, 1, 0, 20);
         let delivered = answer.clone().between(vip(8005), CLIENT);
-        let error = Frame::icmp_error(router, Bench::VIP, [3, 4], 1280, &delivered, 36);
-        let turned = Frame::icmp_error(router, *GUEST.ip(), [3, 4], 1280, &answer, 36);
+        let error = Frame::icmp_error(Bench::CLIENT, Bench::VIP, [3, 4], 1280, &delivered, 36);
+        let turned = Frame::icmp_error(Bench::CLIENT, *GUEST.ip(), [3, 4], 1280, &answer, 36);
         bench.expect_sent(&error, &turned.forwarded(Bench::PRIVATE_MAC, Bench::backend_mac(11)))
     }
 

@@ -28,6 +28,22 @@ fn doors(bench: &mut Bench) -> Result<[SocketAddrV4; 3]> {
     Ok([VIP, rule, SocketAddrV4::new(ELASTIC, 53)])
 }
 
+/// The frame as it comes by the device with this address.
+fn by(dst_mac: [u8; 6], frame: Frame) -> Frame {
+    Frame { dst_mac, ..frame }
+}
+
+/// A third device, 10.3.0.0/24, with a program.
+fn third(bench: &mut Bench) -> Result<[u8; 6]> {
+    const MAC: [u8; 6] = [0x02, 0, 0, 0, 3, 0x01];
+    command("ip link add third0 address 02:00:00:00:03:01 type veth peer name third1")?;
+    command("ip link set third1 up")?;
+    command("ip link set third0 up")?;
+    command("ip addr add 10.3.0.1/24 dev third0")?;
+    bench.add_device(3, "third0", MAC)?;
+    Ok(MAC)
+}
+
 both_hooks! {
     fn sources_that_no_host_has_reach_nobody(bench: &mut Bench) -> Result<()> {
         for door in doors(bench)? {
@@ -78,5 +94,149 @@ both_hooks! {
         bench.add_interest(Bit::to(u32::from(Bench::CLIENT).to_be()))?;
         let ask = Frame::udp(CLIENT, VIP);
         bench.expect_sent(&ask, &to_backend(ask.clone()))
+    }
+
+    fn an_answer_is_taken_from_where_its_backend_is_alone(bench: &mut Bench) -> Result<()> {
+        serve(bench, UDP)?;
+        let (ask, answer) = (Frame::udp(CLIENT, VIP), Frame::udp(BACKEND, CLIENT).payload(b"forged?"));
+        bench.expect_sent(&ask, &to_backend(ask.clone()))?;
+        let forged = by(Bench::PUBLIC_MAC, answer.clone());
+        for _ in 0..2 {
+            bench.expect_refused(&forged, Reason::WrongSide)?;
+            ensure!(states(bench)? == [State::Opening; 2], "a forged answer is none");
+        }
+        bench.expect_sent(&answer, &to_client(answer.clone()))?;
+        bench.expect_refused(&forged, Reason::WrongSide)?;
+        // Where clients come by is theirs.
+        let ask = by(Bench::PRIVATE_MAC, ask);
+        bench.expect_sent(&ask, &to_backend(ask.clone()))
+    }
+
+    fn a_forged_answer_changes_no_connection(bench: &mut Bench) -> Result<()> {
+        serve(bench, TCP)?;
+        exchange(bench, &[(Side::Client, tcp::SYN)])?;
+        let forged = |flags| by(Bench::PUBLIC_MAC, Frame::tcp(BACKEND, CLIENT, flags));
+        bench.expect_refused(&forged(tcp::SYN | tcp::ACK), Reason::WrongSide)?;
+        bench.expect_refused(&forged(tcp::RST), Reason::WrongSide)?;
+        ensure!(states(bench)? == [State::Opening; 2]);
+        exchange(bench, &[(Side::Backend, tcp::SYN | tcp::ACK), (Side::Client, tcp::ACK)])?;
+        bench.expect_refused(&forged(tcp::RST), Reason::WrongSide)?;
+        bench.expect_refused(&forged(tcp::FIN | tcp::ACK), Reason::WrongSide)?;
+        ensure!(states(bench)? == [State::Established; 2]);
+        Ok(())
+    }
+
+    fn a_later_connection_of_a_backend_knows_its_side_as_the_first(bench: &mut Bench) -> Result<()> {
+        serve(bench, UDP)?;
+        for port in 40_000..40_003 {
+            let client = SocketAddrV4::new(Bench::CLIENT, port);
+            let ask = Frame::udp(client, VIP);
+            bench.expect_sent(&ask, &to_backend(ask.clone()))?;
+            bench.expect_refused(&by(Bench::PUBLIC_MAC, Frame::udp(BACKEND, client)), Reason::WrongSide)?;
+        }
+        Ok(())
+    }
+
+    fn where_an_unresolved_backend_is_is_known_too(bench: &mut Bench) -> Result<()> {
+        serve(bench, UDP)?;
+        command("ip neigh del 10.2.0.11 dev priv0")?;
+        for port in [40_000, 40_001] {
+            let client = SocketAddrV4::new(Bench::CLIENT, port);
+            bench.run(&Frame::udp(client, VIP))?;
+            let answer = Frame::udp(BACKEND, client);
+            bench.expect_refused(&by(Bench::PUBLIC_MAC, answer.clone()), Reason::WrongSide)?;
+            let sent = answer.clone().between(VIP, client).forwarded(Bench::PUBLIC_MAC, Bench::client_mac(10));
+            bench.expect_sent(&answer, &sent)?;
+        }
+        Ok(())
+    }
+
+    fn a_backend_that_moves_to_another_device_answers_from_there(bench: &mut Bench) -> Result<()> {
+        let third = third(bench)?;
+        serve(bench, UDP)?;
+        let (ask, answer) = (Frame::udp(CLIENT, VIP), Frame::udp(BACKEND, CLIENT));
+        ask_and_answer(bench, &ask, &answer)?;
+        let moved = by(third, answer.clone());
+        bench.expect_refused(&moved, Reason::WrongSide)?;
+        command("ip route add 10.2.0.11 dev third0")?;
+        // Whether or not anybody has told of it.
+        bench.expect_sent(&moved, &to_client(moved.clone()))?;
+        bench.expect_sent(&moved, &to_client(moved.clone()))?;
+        bench.expect_refused(&answer, Reason::WrongSide)?;
+        command("ip route del 10.2.0.11 dev third0")?;
+        bench.expect_sent(&answer, &to_client(answer.clone()))
+    }
+
+    fn what_a_guest_began_is_its_own_and_its_answers_come_from_outside(bench: &mut Bench) -> Result<()> {
+        let third = third(bench)?;
+        bench.masquerade(Bench::VIP, false)?;
+        let from = SocketAddrV4::new(GUEST, 40_000);
+        let vip = SocketAddrV4::new(Bench::VIP, 40_000);
+        let ask = Frame::udp(from, SERVER);
+        let sent = ask.clone().between(vip, SERVER).forwarded(Bench::PUBLIC_MAC, Bench::GATEWAY_MAC);
+        bench.expect_sent(&ask, &sent)?;
+        for mac in [third, Bench::PUBLIC_MAC] {
+            bench.expect_refused(&by(mac, ask.clone()), Reason::WrongSide)?;
+        }
+        let answer = Frame::udp(SERVER, vip);
+        for mac in [third, Bench::PRIVATE_MAC] {
+            bench.expect_refused(&by(mac, answer.clone()), Reason::WrongSide)?;
+        }
+        let back = answer.clone().between(SERVER, from).forwarded(Bench::PRIVATE_MAC, Bench::backend_mac(12));
+        bench.expect_sent(&answer, &back)?;
+        bench.expect_sent(&ask, &sent)
+    }
+
+    fn an_elastic_ips_answers_come_from_its_guest(bench: &mut Bench) -> Result<()> {
+        bench.elastic(ELASTIC, GUEST, true)?;
+        let ping = Frame::icmp_query(Bench::CLIENT, ELASTIC, 8, 5, b"in");
+        let asked = Frame::icmp_query(Bench::CLIENT, GUEST, 8, 5, b"in");
+        bench.expect_sent(&ping, &asked.forwarded(Bench::PRIVATE_MAC, Bench::backend_mac(12)))?;
+        let pong = Frame::icmp_query(GUEST, Bench::CLIENT, 0, 5, b"in");
+        bench.expect_refused(&by(Bench::PUBLIC_MAC, pong.clone()), Reason::WrongSide)?;
+        let answered = Frame::icmp_query(ELASTIC, Bench::CLIENT, 0, 5, b"in");
+        bench.expect_sent(&pong, &answered.forwarded(Bench::PUBLIC_MAC, Bench::client_mac(10)))
+    }
+
+    fn an_error_about_a_backends_connection_is_the_backends(bench: &mut Bench) -> Result<()> {
+        serve(bench, UDP)?;
+        let ask = Frame::udp(CLIENT, VIP);
+        bench.expect_sent(&ask, &to_backend(ask.clone()))?;
+        let seen = ask.clone().between(CLIENT, BACKEND);
+        let error = |from| Frame::icmp_error(from, Bench::CLIENT, [3, 4], 600, &seen, 28);
+        // By a third guest, with its own address or none that a host has, and from outside.
+        for from in [Ipv4Addr::new(10, 2, 0, 30), Ipv4Addr::new(10, 9, 0, 1), Ipv4Addr::LOCALHOST, Bench::VIP] {
+            bench.expect_refused(&by(Bench::PRIVATE_MAC, error(from)), Reason::WrongSide)?;
+        }
+        bench.expect_refused(&by(Bench::PUBLIC_MAC, error(*BACKEND.ip())), Reason::WrongSide)?;
+        let known = Frame::icmp_error(Bench::VIP, Bench::CLIENT, [3, 4], 600, &ask, 28);
+        bench.expect_sent(&error(*BACKEND.ip()), &known.forwarded(Bench::PUBLIC_MAC, Bench::client_mac(10)))
+    }
+
+    fn an_error_about_a_clients_connection_comes_from_its_side(bench: &mut Bench) -> Result<()> {
+        serve(bench, UDP)?;
+        let near = SocketAddrV4::new(Bench::CLIENT, 40_000);
+        let (far, hop) = (SocketAddrV4::new(*SERVER.ip(), 40_000), Ipv4Addr::new(198, 51, 100, 1));
+        for (client, by_router) in [(near, false), (far, true)] {
+            let ask = Frame::udp(client, VIP);
+            bench.expect_sent(&ask, &to_backend(ask.clone()))?;
+            let answer = Frame::udp(BACKEND, client);
+            let seen = answer.clone().between(VIP, client);
+            let error = |from| Frame::icmp_error(from, Bench::VIP, [3, 4], 600, &seen, 28);
+            let turned = |from| Frame::icmp_error(from, *BACKEND.ip(), [3, 4], 600, &answer, 28)
+                .forwarded(Bench::PRIVATE_MAC, Bench::backend_mac(11));
+            bench.expect_sent(&error(*client.ip()), &turned(*client.ip()))?;
+            // A guest claims to be the client, or on its way.
+            for from in [GUEST, *client.ip(), hop] {
+                bench.expect_refused(&by(Bench::PRIVATE_MAC, error(from)), Reason::WrongSide)?;
+            }
+            // Routers are on the way to a far client alone.
+            if by_router {
+                bench.expect_sent(&error(hop), &turned(hop))?;
+            } else {
+                bench.expect_refused(&error(hop), Reason::WrongSide)?;
+            }
+        }
+        Ok(())
     }
 }

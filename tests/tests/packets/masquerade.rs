@@ -114,8 +114,8 @@ both_hooks! {
                 let turned = Frame::icmp_error(hop, guest, [11, 0], 0, &asked, 28 + data.len());
                 bench.expect_sent(&error, &to_guest(turned, number))?;
                 // And by one from inside, about the answer.
-                let (inside, answered) = (Ipv4Addr::new(10, 2, 0, 30), Frame::icmp_query(server, guest, 0, id, data));
-                let error = Frame::icmp_error(inside, server, [3, 1], 0, &answered, 28 + data.len());
+                let answered = Frame::icmp_query(server, guest, 0, id, data);
+                let error = Frame::icmp_error(guest, server, [3, 1], 0, &answered, 28 + data.len());
                 let known = Frame::icmp_error(Bench::VIP, server, [3, 1], 0, &answer, 28 + data.len());
                 bench.expect_sent(&error, &to_gateway(known))?;
             }

@@ -2,7 +2,8 @@
 
 use super::*;
 
-const ROUTER: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 20);
+/// Whom answers are for, and who sends errors about them: there is no router on the way.
+const RECEIVER: Ipv4Addr = Bench::CLIENT;
 
 /// An answer as its backend sent it, and as the client got it.
 fn answer(payload: &[u8]) -> (Frame, Frame) {
@@ -13,8 +14,8 @@ fn answer(payload: &[u8]) -> (Frame, Frame) {
 
 /// The error about an answer as it comes, and as it goes on.
 fn about(sent: &Frame, delivered: &Frame, kind: [u8; 2], rest: u32, length: usize) -> (Frame, Frame) {
-    let error = Frame::icmp_error(ROUTER, Bench::VIP, kind, rest, delivered, length);
-    let turned = Frame::icmp_error(ROUTER, *BACKEND.ip(), kind, rest, sent, length);
+    let error = Frame::icmp_error(RECEIVER, Bench::VIP, kind, rest, delivered, length);
+    let turned = Frame::icmp_error(RECEIVER, *BACKEND.ip(), kind, rest, sent, length);
     (error, turned)
 }
 
@@ -218,9 +219,9 @@ both_hooks! {
     fn an_error_about_another_protocol_of_a_flows_ports_is_not_ours(bench: &mut Bench) -> Result<()> {
         asked(bench)?;
         let quoted = Frame::tcp(VIP, CLIENT, tcp::ACK);
-        bench.expect_refused(&Frame::icmp_error(ROUTER, Bench::VIP, [3, 1], 0, &quoted, 40), Reason::OtherProtocol)?;
+        bench.expect_refused(&Frame::icmp_error(RECEIVER, Bench::VIP, [3, 1], 0, &quoted, 40), Reason::OtherProtocol)?;
         let quoted = Frame::other(Bench::VIP, Bench::CLIENT, 132).payload(&Frame::udp(VIP, CLIENT).bytes()[34..]);
-        bench.expect_refused(&Frame::icmp_error(ROUTER, Bench::VIP, [3, 2], 0, &quoted, 28), Reason::OtherProtocol)
+        bench.expect_refused(&Frame::icmp_error(RECEIVER, Bench::VIP, [3, 2], 0, &quoted, 28), Reason::OtherProtocol)
     }
 
     fn every_truncation_of_an_error_goes_up_unchanged(bench: &mut Bench) -> Result<()> {
