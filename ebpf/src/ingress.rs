@@ -25,9 +25,13 @@ use crate::{
 /// for or another, or an address of its own. The kernel is asked about those alone that may be.
 #[inline(always)]
 pub fn is_martian<P: Packet>(packet: &P, key: &FlowKey) -> bool {
-    is_nobodys(key.src)
-        || key.src == key.dst
-        || (may_be_own(key.src) && device_towards(Asker::of(packet), key.src) == NOWHERE)
+    is_nobodys(key.src) || key.src == key.dst || is_own(packet, key.src)
+}
+
+/// True for the router's addresses: VIPs and its own.
+#[inline(always)]
+pub fn is_own<P: Packet>(packet: &P, addr: Be32) -> bool {
+    may_be_own(addr) && device_towards(Asker::of(packet), addr) == NOWHERE
 }
 
 /// True for 0.0.0.0/8, 127.0.0.0/8, and 224.0.0.0 to 255.255.255.255.

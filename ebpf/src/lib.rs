@@ -19,6 +19,7 @@ extern crate vipgate_host_kernel as aya_ebpf;
 mod atomic;
 pub mod clock;
 pub mod count;
+mod direct;
 mod fragment;
 mod hairpin;
 pub mod icmp;

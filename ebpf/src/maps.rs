@@ -9,7 +9,7 @@ use vipgate_abi::{
     backend::{Backend, BackendRoute},
     config::Config,
     counters::{REASON_SLOTS, Traffic},
-    flow::{Bucket, Flow, WAYS},
+    flow::{Bucket, Flow, FlowKey, WAYS},
     fragment::{FRAGMENTED_PACKETS, FragmentKey, FragmentPorts},
     interest,
     maps::{
@@ -111,3 +111,6 @@ pub static REASONS: PerCpuArray<u64, { REASON_SLOTS as usize }> = PerCpuArray::n
 
 #[btf_map]
 pub static FRAGMENTS: LruHashMap<FragmentKey, FragmentPorts, { FRAGMENTED_PACKETS as usize }> = LruHashMap::new();
+
+#[btf_map]
+pub static DIRECT: LruHashMap<FlowKey, u32, { source::DIRECT_CONNECTIONS as usize }> = LruHashMap::new();

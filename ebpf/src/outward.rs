@@ -4,7 +4,7 @@
 //!
 //! What such a guest sends and the pipeline does not translate, because it belongs to nothing that is known, goes to the
 //! stack, which may well have it: the router itself is reached so. Should the stack send it on to where its source may not
-//! be seen, it ends at egress ([`is_untranslated`]).
+//! be seen, it ends at egress ([`is_untranslated`]), unless it answers who came to the guest's own address (`direct`).
 
 use core::ffi::c_void;
 
@@ -26,6 +26,7 @@ use vipgate_abi::{
 };
 
 use crate::{
+    direct,
     ingress,
     maps::{BACKENDS, CONFIG, INTEREST, SOURCES},
     offset,
@@ -38,8 +39,8 @@ use crate::{
     verifier::opaque,
 };
 
-/// A packet without a flow, to an address without a service, from one that [may be translated](may_be_translated): the connection that it begins,
-/// or why it is not ours.
+/// A packet without a flow, to an address without a service, from or to one that [may be translated](may_be_translated): the connection
+/// that it begins, or why it is not ours.
 #[inline(always)]
 pub fn connect<P: Packet>(packet: &P, arrival: &Arrival, new: &mut Connection) -> Result<(), Reason> {
     let key = &arrival.key;
@@ -48,6 +49,10 @@ pub fn connect<P: Packet>(packet: &P, arrival: &Arrival, new: &mut Connection) -
     };
     if !packet.is_for_port() {
         return Err(Reason::OtherHost);
+    }
+    let is_direct = may_be_translated(key.dst) && direct::note(packet.ifindex(), key);
+    if is_direct || !may_be_translated(key.src) {
+        return Err(Reason::NotOurs);
     }
     new.rewritten = Rewritten { src: key.src, dst: key.dst, sport: key.sport, dport: key.dport };
     // Without a way the stack says so to the guest.
@@ -61,6 +66,9 @@ pub fn connect<P: Packet>(packet: &P, arrival: &Arrival, new: &mut Connection) -
     };
     if ingress::is_martian(packet, key) {
         return Err(Reason::Martian);
+    }
+    if direct::is_answer(key, arrival.tcp_flags) {
+        return Err(Reason::NotOurs);
     }
     if source.kind == SourceKind::Disabled as u8 {
         return Err(Reason::Disabled);
@@ -185,7 +193,7 @@ pub fn meet(device: u32, key: &FlowKey, rewritten: &mut Rewritten) -> bool {
 
 /// How packets from this address change when they leave by the device.
 #[inline(always)]
-fn source(device: u32, src: Be32) -> Option<&'static Source> {
+pub fn source(device: u32, src: Be32) -> Option<&'static Source> {
     SOURCES.get(&Key::new(SourceKey::EXACT, SourceKey::new(device, src)))
 }
 
@@ -196,9 +204,10 @@ pub fn may_be_translated(src: Be32) -> bool {
     INTEREST.get(bit.word()).is_some_and(|word| word & bit.mask() != 0)
 }
 
-/// At egress: true for a packet whose source should have been another one by this device. Its headers are readable.
+/// At egress, of a packet that the stack forwards or that the pipeline sent: true where its source should have been another one
+/// by this device. Its headers are readable.
 #[inline(always)]
-pub fn is_untranslated<P: Packet>(packet: &P) -> bool {
+pub fn is_untranslated<P: Packet>(packet: &mut P) -> bool {
     let end = packet.data_end();
     let (data, _) = offset::behind_tags(packet.data(), end);
     if data + L4_OFFSET > end || ethertype(data) != IPV4 {
@@ -206,5 +215,12 @@ pub fn is_untranslated<P: Packet>(packet: &P) -> bool {
     }
     // SAFETY: within the IPv4 header's fixed part, checked just above.
     let src = unsafe { load_address(data + ETH_LEN + 12) };
-    may_be_translated(src) && source(packet.ifindex(), src).is_some()
+    if !may_be_translated(src) || source(packet.ifindex(), src).is_none() {
+        return false;
+    }
+    // A VIP may be among guests' addresses, and is none of theirs.
+    if ingress::is_own(packet, src) {
+        return false;
+    }
+    !parse(packet).is_ok_and(|headers| direct::is_answer(&headers.key, headers.tcp_flags.into()))
 }

@@ -164,7 +164,7 @@ fn begin<P: Packet>(packet: &P, arrival: &Arrival, new: &mut Connection) -> u64 
 #[inline(always)]
 fn is_of_interest(key: &FlowKey) -> bool {
     let is_set = |bit: Bit| INTEREST.get(bit.word()).is_some_and(|word| word & bit.mask() != 0);
-    is_set(Bit::to(key.dst)) || is_set(Bit::from(key.src))
+    is_set(Bit::to(key.dst)) || is_set(Bit::from(key.src)) || is_set(Bit::out(key.dst))
 }
 
 /// A packet of a known flow: false when the flow is over and the packet is to be treated as one without a flow.
@@ -244,7 +244,7 @@ const UNDECIDED: Connection = Connection {
     reserved: false,
 };
 
-/// [`open`]'s answer where no service takes what a guest may have begun: no verdict.
+/// [`open`]'s answer where no service takes what a guest may have begun, or what may be to a guest's own address: no verdict.
 const UNSERVED: u64 = 1 << 62;
 /// [`open`]'s and [`lead_out`]'s answer where the connection is decided: no verdict.
 const DECIDED: u64 = 1 << 63;
@@ -258,7 +258,11 @@ const ATTEMPTS: u16 = 4;
 #[inline(always)]
 pub fn open<P: Packet>(packet: &P, arrival: &Arrival, new: &mut Connection) -> u64 {
     let decided = match service::lookup(arrival) {
-        Err(Reason::NotOurs) if outward::may_be_translated(arrival.key.src) => return UNSERVED,
+        Err(Reason::NotOurs)
+            if outward::may_be_translated(arrival.key.src) || outward::may_be_translated(arrival.key.dst) =>
+        {
+            return UNSERVED;
+        }
         Err(reason) => Err(reason),
         Ok(_) if ingress::is_martian(packet, &arrival.key) => Err(Reason::Martian),
         Ok(service) => connect(packet, arrival, service, new),

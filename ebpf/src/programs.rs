@@ -64,11 +64,10 @@ pub fn vipgate_egress(ctx: TcContext) -> i32 {
     let mut packet = TcPacket(ctx);
     let mut outer = icmp::NOBODY;
     icmp::turn_back(&mut packet, true, &mut outer);
-    if outward::is_untranslated(&packet) {
-        return count::verdict::<TcPacket>(Reason::Untranslated);
-    }
     if packet.is_local() {
         outward::reclaim(&mut packet);
+    } else if outward::is_untranslated(&mut packet) {
+        return count::verdict::<TcPacket>(Reason::Untranslated);
     }
     TC_ACT_UNSPEC
 }

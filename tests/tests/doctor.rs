@@ -143,7 +143,6 @@ both_hooks! {
         ensure!(drops[0]["problem"].to_string().contains("ip filter FORWARD drops what is forwarded from priv0 to pub0"), "{drops:?}");
         mend(lab, &drops[..1])?;
         assert_eq!(found(lab, "forward_policy")?, drops[1..]);
-        // The first packet to a neighbour that nobody knows goes by the stack.
         lab.router.ip("neigh flush dev pub0")?;
         guest.fetch(client.web())?;
 

@@ -15,7 +15,8 @@ use serde_json::json;
 use vipgate_tests::{
     both_hooks,
     lab::{
-        Capture, Cloud, Datagrams, ECHO, Hook, Host, Namespace, Origin, Result, Running, Standing,
+        Capture, Cloud, Datagrams, ECHO, Hook, Host, Namespace, Origin, Result, Running, Standing, UDP, WEB,
+        cloud::uuid,
         host::ECHO_PORT,
         leftovers::unique,
         report,
@@ -160,7 +161,7 @@ both_hooks! {
         let mut outward = Standing::open(guest, client.echo(), 1)?;
         let rule = run.cloud.forward(&vip, "TCP", [40_000, 49_999], [7000, 16_999], 0)?;
         let balancer = run.cloud.api.create("/load-balancers", &json!({ "name": "balancer", "vipUuid": vip }))?;
-        let listener = run.cloud.listener(&vipgate_tests::lab::cloud::uuid(&balancer)?, ECHO)?;
+        let listener = run.cloud.listener(&uuid(&balancer)?, ECHO)?;
         run.cloud.add_backends(&listener, &[1])?;
         let found = run.cloud.api.query(&format!("/vips/{vip}"))?;
         assert_eq!(found[0]["useFor"], "SNAT,PortForwarding,LoadBalancer");
@@ -293,6 +294,7 @@ both_hooks! {
         let eip = run.cloud.elastic(&run.cloud.vip(VIP)?, 0)?;
         let capture = Capture::start(client, "ip", run.lab.directory())?;
         let datagrams = Datagrams::start(guest, client.echo())?;
+        datagrams.wait_for(20)?;
         for _ in 0..3 {
             let mut cut = [guest.tcp(client.echo())?, client.tcp(SocketAddrV4::new(VIP, ECHO_PORT))?];
             run.cloud.detach_eip(&eip)?;
@@ -310,6 +312,38 @@ both_hooks! {
         ensure!(leaked.is_empty(), "{leaked}");
         for seen in [VIP, PUBLIC_ROUTER] {
             ensure!(!printed(&format!("udp and src host {seen}"))?.is_empty(), "{seen} is never seen");
+        }
+        Ok(())
+    }
+
+    fn balancers_among_guests_and_guests_own_addresses_answer_who_routes_there(hook) {
+        let run = start(hook, 2)?;
+        let (client, guest, cloud) = (run.lab.client(), &run.lab.backends[0], &run.cloud);
+        let address = Ipv4Addr::new(10, 2, 0, 200);
+        let vip = json!({ "name": "inside", "l3NetworkUuid": cloud.private_l3, "requiredIp": address });
+        let vip = uuid(&cloud.api.create("/vips", &vip)?)?;
+        let balancer = uuid(&cloud.api.create("/load-balancers", &json!({ "name": "inside", "vipUuid": vip }))?)?;
+        for listener in [WEB, ECHO, UDP] {
+            let listener = cloud.listener(&balancer, listener)?;
+            cloud.add_backends(&listener, &[0, 1])?;
+        }
+        let mut standing = Standing::open(client, SocketAddrV4::new(address, ECHO.port), 2)?;
+        for _ in 0..4 {
+            assert_eq!(*client.fetch(SocketAddrV4::new(address, WEB.port))?.client.ip(), client.address);
+            assert_eq!(*client.ask_udp(SocketAddrV4::new(address, UDP.port))?.client.ip(), client.address);
+        }
+        client.ping(address, "")?;
+        client.ping(PRIVATE_ROUTER, "")?;
+        // As a router does that translates only what guests begin.
+        let mut direct = Standing::open(client, guest.echo(), 1)?;
+        assert_eq!(*client.fetch(guest.web())?.client.ip(), client.address);
+        let mut datagrams = client.udp(guest.echo())?;
+        client.ping(guest.address, "-s 3000")?;
+        for _ in 0..2 {
+            assert_eq!(seen_as(guest, client)?, PUBLIC_ROUTER);
+            assert_eq!(*datagrams.ask_by(3000)?.client.ip(), client.address);
+            standing.ask()?;
+            direct.ask()?;
         }
         Ok(())
     }

@@ -55,12 +55,17 @@ impl Backend {
         if !self.takes_all() || self.is_down() {
             return self.idle_timeout;
         }
-        match protocol {
-            6 => TCP_IDLE,
-            17 => UDP_IDLE,
-            1 => ICMP_IDLE,
-            _ => OTHER_IDLE,
-        }
+        idle_timeout_of(protocol)
+    }
+}
+
+/// Seconds without a packet after which a translated flow of an IANA protocol is over.
+pub const fn idle_timeout_of(protocol: u8) -> u32 {
+    match protocol {
+        6 => TCP_IDLE,
+        17 => UDP_IDLE,
+        1 => ICMP_IDLE,
+        _ => OTHER_IDLE,
     }
 }
 

@@ -2,8 +2,8 @@
 //! table is looked at.
 //!
 //! A packet concerns vipgate when it goes *to* an address that has a service or by which guests leave, or comes *from* one
-//! that answers for a service or gets another source on its way *out*. Each such address sets a bit, chosen by a hash; a
-//! packet whose two bits are both clear is not ours. A bit that another address set costs such a packet a look into the
+//! that answers for a service or gets another source on its way *out*, or goes to one of these last. Each such address sets a
+//! bit, chosen by a hash; a packet whose bits are all clear is not ours. A bit that another address set costs such a packet a look into the
 //! tables, no more.
 //!
 //! A fourth kind of bit is about who must not send: the router's own addresses, which no packet has that comes in. It is asked

@@ -61,6 +61,9 @@ pub const METER_SHARES: &str = "METER_SHARES";
 pub const PORT_METERS: &str = "PORT_METERS";
 /// LRU hash: [`crate::fragment::FragmentKey`] to [`crate::fragment::FragmentPorts`].
 pub const FRAGMENTS: &str = "FRAGMENTS";
+/// LRU hash: [`crate::flow::FlowKey`] of what a guest answers to who came to its own address to u32, the low half of jiffies when
+/// such a packet came last.
+pub const DIRECT: &str = "DIRECT";
 /// Per-CPU array of u64 by [`crate::counters::Reason`].
 pub const REASONS: &str = "REASONS";
 
@@ -83,7 +86,7 @@ pub const PROGRAM_CLOCK: &str = "vipgate_clock";
 pub const PROGRAM_REDIRECTS: &str = "vipgate_redirects";
 
 /// Every map that is pinned: all but those of the table that is bridged to.
-pub const PINNED: [&str; 26] = [
+pub const PINNED: [&str; 27] = [
     CONFIG,
     FLOW_BUCKETS,
     FLOWS,
@@ -109,6 +112,7 @@ pub const PINNED: [&str; 26] = [
     METER_SHARES,
     PORT_METERS,
     FRAGMENTS,
+    DIRECT,
     REASONS,
 ];
 

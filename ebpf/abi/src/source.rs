@@ -72,5 +72,9 @@ pub const SYSTEM_PORTS: u32 = FIRST_PORT as u32 - 1;
 /// there is source NAT the controller has it choose among them. Most guests choose others (Linux 32768 to 60999).
 pub const OWN_PORTS: u16 = 61_440;
 
+/// Connections to guests' own addresses that are remembered, so that answers to them keep their source: those that were quiet
+/// for longest are forgotten first.
+pub const DIRECT_CONNECTIONS: u32 = 1 << 14;
+
 /// Elements of the PORT_CURSORS map; a power of two.
 pub const CURSORS: u32 = 4096;

@@ -144,23 +144,19 @@ impl Arriving {
         let mut outer = icmp::NOBODY;
         let mut packet = TcPacket(buffer.context());
         let turned = icmp::turn_back(&mut packet, true, &mut outer) != 0;
-        let leaves = !outward::is_untranslated(&packet);
+        let leaves = !outward::is_untranslated(&mut packet);
         assert_eq!(world::reason_since(&before), None, "the stack's own packets are nothing to count");
         assert_eq!(kernel::take_redirect(), None, "the stack's own packets go their way");
         Departure { turned, leaves, bytes: buffer.on_wire() }
     }
 
-    /// The same for what the router's stack has made itself: whether it leaves.
-    pub(crate) fn run_as_own(&self) -> bool {
+    /// The same for what the router's stack has made itself.
+    pub(crate) fn run_as_own(&self) {
         let mut buffer = SocketBuffer::new(&self.bytes, self.bytes.len(), self.ifindex).local();
         let mut packet = TcPacket(buffer.context());
         assert!(packet.is_local(), "the stack's own packet came from elsewhere");
-        let leaves = !outward::is_untranslated(&packet);
-        if leaves {
-            outward::reclaim(&mut packet);
-        }
+        outward::reclaim(&mut packet);
         assert_eq!(buffer.on_wire(), self.bytes, "the router's own packet is changed");
-        leaves
     }
 
     fn socket_buffer(&self) -> SocketBuffer {

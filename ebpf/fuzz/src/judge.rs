@@ -18,7 +18,7 @@ use vipgate_pipeline::maps;
 
 use crate::{
     hook::{Arriving, Departure, Hook, Outcome, Verdict},
-    refusals::{is_forged, is_martian, refused},
+    refusals::{is_forged, is_forwardable, is_martian, refused},
     states,
     table::{Slot, Table},
     wire::{ETH_LEN, ICMP, Ipv4, TCP, UDP, UDP_LITE, add, same_sum, sum, untagged, word},
@@ -202,8 +202,34 @@ pub(crate) fn departure(came: &Arriving, departure: &Departure, table: &Table) {
     } else {
         assert_eq!(&came.bytes, new, "no error to turn back, yet changed");
     }
-    let source = Ipv4::source_of_frame(new).and_then(|src| world::source(came.ifindex, u32::from_ne_bytes(src)));
-    assert_eq!(departure.leaves, source.is_none(), "by interface {}: {source:?}", came.ifindex);
+    let src = Ipv4::source_of_frame(new);
+    let source = src.and_then(|src| world::source(came.ifindex, u32::from_ne_bytes(src)));
+    // The router's own addresses are no guest's.
+    let is_own = src.is_some_and(|src| !is_forwardable(u32::from_ne_bytes(src)));
+    let may_leave = source.is_none() || is_own;
+    let answers = departure.leaves && Ipv4::of_frame(new).is_some_and(|packet| answers_direct(&packet, new));
+    assert!(departure.leaves == may_leave || answers, "by interface {}: {source:?}", came.ifindex);
+}
+
+/// Whether somebody came to the guest's own address to whom this may be an answer. A later fragment does not tell.
+fn answers_direct(packet: &Ipv4, bytes: &[u8]) -> bool {
+    packet.offset != 0 || packet.ports(bytes).is_some_and(|ports| maps::DIRECT.get_ptr(key(packet, ports)).is_some())
+}
+
+/// Whether it is known that this packet's sender came to its destination's own address.
+pub(crate) fn is_direct(came: &Arriving) -> bool {
+    let packet = Ipv4::of_frame(&came.bytes);
+    let ports = packet.as_ref().and_then(|packet| packet.ports(&came.bytes));
+    let known = packet.zip(ports).map(|(packet, ports)| reversed(&key(&packet, ports)));
+    known.is_some_and(|known| maps::DIRECT.get_ptr(known).is_some())
+}
+
+/// What has become known so came by the device by which its destination's packets get another source, and is the stack's.
+pub(crate) fn direct(came: &Arriving, outcome: &Outcome) {
+    let packet = Ipv4::of_frame(&came.bytes).expect("what is known of was read");
+    let source = world::source(came.ifindex, u32::from_ne_bytes(packet.dst));
+    assert!(source.is_some(), "nothing is translated back to {:?}", packet.dst);
+    assert!(matches!(outcome.verdict, Verdict::Pass(_)), "{:?} of what is to a guest's own address", outcome.verdict);
 }
 
 /// Checks what the router's own packet did to the flows: it ends a guest's whose port it has, and none else.

@@ -124,12 +124,11 @@ fn play(case: &Case, hook: Hook) -> (Vec<Outcome>, Tally) {
             Hook::Tc => packet.first_buffer = None,
         }
         if let Step::Own { .. } = step {
-            if packet.run_as_own() {
-                let after = Table::read(&world);
-                after.check();
-                judge::own(&packet, &before, &after);
-                before = after;
-            }
+            packet.run_as_own();
+            let after = Table::read(&world);
+            after.check();
+            judge::own(&packet, &before, &after);
+            before = after;
             continue;
         }
         if matches!(step, Step::OwnError { .. } | Step::Leave { .. }) {
@@ -140,7 +139,11 @@ fn play(case: &Case, hook: Hook) -> (Vec<Outcome>, Tally) {
             continue;
         }
         let metered = world::metered();
+        let was_direct = judge::is_direct(&packet);
         let outcome = packet.run(hook);
+        if judge::is_direct(&packet) && !was_direct {
+            judge::direct(&packet, &outcome);
+        }
         let after = Table::read(&world);
         after.check();
         before.check_kept(&after);

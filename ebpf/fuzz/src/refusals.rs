@@ -101,3 +101,8 @@ pub(crate) fn is_forged(came: &Arriving, bytes: &[u8], packet: &Ipv4) -> bool {
     let is_nobodys = matches!(packet.src[0], 0 | 127 | 224..);
     is_nobodys || route.ifindex != came.ifindex || (route.gateway.is_none() && packet.src != quoted.dst)
 }
+
+/// Whether the kernel sends anything there.
+pub(crate) fn is_forwardable(dst: u32) -> bool {
+    kernel::route(dst.to_ne_bytes()).is_some_and(|route| is_known(&route))
+}

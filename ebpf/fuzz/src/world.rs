@@ -90,6 +90,7 @@ impl World {
         maps::SOURCES.clear();
         maps::PORT_NUMBERS.clear();
         maps::FRAGMENTS.clear();
+        maps::DIRECT.clear();
         maps::PORT_METERS.clear();
         let config = Config { flow_seed: u64::from(seed), bucket_mask: buckets - 1, tick: TICK, ..Config::default() };
         // The clock wraps while an input runs.

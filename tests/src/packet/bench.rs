@@ -23,7 +23,7 @@ use vipgate_abi::{
     backend::Backend,
     config::Config,
     counters::{Reason, Traffic},
-    flow::{Bucket, Flow, Mark, State, WAYS, Word},
+    flow::{Bucket, Flow, FlowKey, Mark, State, WAYS, Word},
     fragment::{FragmentKey, FragmentPorts},
     interest::Bit,
     load::Load,
@@ -146,6 +146,8 @@ pub struct Bench {
     device: u32,
     /// The devices of the network that was made for it, by their addresses.
     own: Vec<([u8; 6], u32)>,
+    /// The device that those came by which a program sees on their way out; 0: the stack has made them.
+    came_by: u32,
     /// At TC, how many segments of how many bytes each packet stands for; 0: it is one.
     segments: [u32; 2],
     next_backend: u32,
@@ -474,6 +476,7 @@ impl Bench {
             empty: "",
             device: 0,
             own: Vec::new(),
+            came_by: 0,
             segments: [0; 2],
             next_backend: 1,
             next_service: 1,
@@ -903,6 +906,15 @@ impl Bench {
         Ok(())
     }
 
+    /// Has who came to guests' own addresses have come so much earlier.
+    pub fn age_direct(&mut self, jiffies: u32) -> Result<()> {
+        let mut direct = HashMap::<_, FlowKey, u32>::try_from(self.map(maps::DIRECT)?)?;
+        for (key, seen) in direct.iter().collect::<Result<Vec<_>, _>>()? {
+            direct.insert(key, seen.wrapping_sub(jiffies), 0)?;
+        }
+        Ok(())
+    }
+
     /// Takes a port away, as when its device goes.
     pub fn remove_port(&mut self, number: u32) -> Result<()> {
         Ok(self.array(maps::PORTS)?.set(number, Port::default(), 0)?)
@@ -932,9 +944,20 @@ impl Bench {
         Ok(bytes)
     }
 
-    /// The same by the device; false: the frame ends there.
+    /// The same by the device, of a frame that the stack forwards; false: it ends there.
     pub fn leaves(&mut self, frame: &Frame, device: &str) -> Result<bool> {
+        self.came_by = ifindex("priv0")?;
+        let leaves = self.leaves_as_own(frame, device);
+        self.came_by = 0;
+        leaves
+    }
+
+    /// The same of a frame that the stack has made.
+    pub fn leaves_as_own(&mut self, frame: &Frame, device: &str) -> Result<bool> {
         let before = std::mem::replace(&mut self.device, ifindex(device)?);
+        // A test run takes what is addressed to others than the device for what it is not: another host's.
+        let own = self.own.iter().find(|(_, own)| *own == self.device);
+        let frame = Frame { dst_mac: own.map_or(frame.dst_mac, |(mac, _)| *mac), ..frame.clone() };
         let run = self.test_run(Hook::Tc, maps::PROGRAM_EGRESS, &frame.bytes(), 1);
         self.device = before;
         match run?.0.return_value {
@@ -1066,10 +1089,12 @@ impl Bench {
             Hook::Xdp => vec![0, bytes.len() as u32, 0, device, 0, 0],
             // struct __sk_buff, 48 words.
             Hook::Tc => {
+                const INGRESS_IFINDEX: usize = 9;
                 const IFINDEX: usize = 10;
                 const GSO_SEGMENTS: usize = 41;
                 const GSO_SIZE: usize = 44;
                 let mut fields = vec![0; 48];
+                fields[INGRESS_IFINDEX] = self.came_by;
                 fields[IFINDEX] = device;
                 [fields[GSO_SEGMENTS], fields[GSO_SIZE]] = self.segments;
                 fields

@@ -21,7 +21,7 @@ use vipgate::loader::Mapping;
 use vipgate_abi::{
     backend::{Backend, BackendRoute},
     counters::Traffic,
-    flow::{Bucket, Flow},
+    flow::{Bucket, Flow, FlowKey},
     fragment::{FragmentKey, FragmentPorts},
     maps,
     meter::MeterPort,
@@ -129,6 +129,7 @@ fn wipe(name: &str, map: &mut Map) -> Result<()> {
         maps::PORT_NUMBERS => remove_all::<u32, u32>(map),
         maps::PORT_METERS => remove_all::<MeterPort, u32>(map),
         maps::FRAGMENTS => remove_all::<FragmentKey, FragmentPorts>(map),
+        maps::DIRECT => remove_all::<FlowKey, u32>(map),
         // Written whole by every bench, gone with its devices, the controller's alone, or of a bench that is the last.
         maps::CONFIG
         | maps::TX_PORTS

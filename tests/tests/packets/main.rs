@@ -46,6 +46,7 @@ mod checksums;
 mod connections;
 mod counters;
 mod datagrams;
+mod direct;
 mod elastic;
 mod forwarding;
 mod fragments;

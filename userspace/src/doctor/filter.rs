@@ -1,7 +1,7 @@
 //! What the router's packet filter means for what the programs hand to the kernel's stack, and for who would go past VIPs.
 //!
 //! The programs forward what belongs to services before any filter sees it. What they cannot send themselves goes on by the
-//! stack, through its chains: a packet whose neighbour nobody knows yet, one larger than the MTU, the first of a guest's.
+//! stack, through its chains: a packet larger than the MTU, and whatever is no service's.
 
 use super::{
     Facts, Finding, Severity,
@@ -50,7 +50,7 @@ fn forwarded(from: &[&DeviceFacts], to: &[&DeviceFacts], worst: Severity, facts:
             let unless = if decision.is_unsure { ", unless a rule of it takes it" } else { "" };
             let problem = format!(
                 "{} drops what is forwarded from {from} to {to}{unless}: what the programs hand to the kernel's stack is lost \
-                 there, such as packets whose neighbour nobody knows yet, or that are larger than the MTU",
+                 there, such as packets that are larger than the MTU",
                 decision.chain
             );
             let severity = if decision.is_unsure { Severity::Note } else { worst };

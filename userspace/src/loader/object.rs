@@ -13,7 +13,7 @@ use vipgate_abi::{
     backend::{Backend, BackendRoute},
     config::Config,
     counters::{REASON_SLOTS, Traffic},
-    flow::{Bucket, Flow, WAYS},
+    flow::{Bucket, Flow, FlowKey, WAYS},
     fragment::{FRAGMENTED_PACKETS, FragmentKey, FragmentPorts},
     interest,
     load::Load,
@@ -78,6 +78,7 @@ fn shapes(sizes: Sizes) -> Vec<Shape> {
         shape(maps::METER_SHARES, index, size_of::<Share>(), SHARES, false),
         shape(maps::PORT_METERS, size_of::<MeterPort>(), index, maps::DEFAULT_LIMITS, false),
         shape(maps::FRAGMENTS, size_of::<FragmentKey>(), size_of::<FragmentPorts>(), FRAGMENTED_PACKETS, false),
+        shape(maps::DIRECT, size_of::<FlowKey>(), size_of::<u32>(), source::DIRECT_CONNECTIONS, false),
         shape(maps::REASONS, index, size_of::<u64>(), REASON_SLOTS, false),
     ]
 }

@@ -1,0 +1,81 @@
+//! Connections to guests' own addresses, past any VIP, as any router forwards them. What a guest answers keeps its source,
+//! where what it begins gets another one (`outward`): so a router's connection tracking would have it.
+//!
+//! The stack forwards both ways, through its filters: nothing is kept but who came to whom (`vipgate_abi::maps::DIRECT`).
+
+use vipgate_abi::{backend, flow::FlowKey};
+
+use crate::{
+    clock::jiffies,
+    icmp::ICMP,
+    maps::{CONFIG, DIRECT},
+    outward,
+    parse::TCP,
+    pipeline::Arrival,
+    verifier::opaque,
+};
+
+/// Jiffies after which it is noted anew that a connection goes on.
+const NOTED: u32 = 1024;
+
+/// Notes a packet that is to a guest's own address, if it came by the device by which that guest's packets get another source;
+/// tells whether it did.
+#[inline(always)]
+pub fn note(device: u32, key: &FlowKey) -> bool {
+    let [addresses, rest] = FlowKey { src: key.dst, dst: key.src, sport: key.dport, dport: key.sport, ..*key }.words();
+    opaque(note_direct(device, addresses, rest)) != 0
+}
+
+/// The key with these words.
+#[inline(always)]
+fn key(addresses: u64, rest: u64) -> FlowKey {
+    FlowKey {
+        src: addresses as u32,
+        dst: (addresses >> 32) as u32,
+        sport: rest as u16,
+        dport: (rest >> 16) as u16,
+        protocol: (rest >> 32) as u8,
+        reserved: 0,
+        domain: 0,
+    }
+}
+
+/// Of the answer's key.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn note_direct(device: u32, addresses: u64, rest: u64) -> u32 {
+    let key = key(addresses, rest);
+    if outward::source(device, key.src).is_none() {
+        return opaque(0);
+    }
+    let now = jiffies();
+    // SAFETY: a value of DIRECT; one that is being evicted still reads as some time.
+    let is_noted = DIRECT.get_ptr(&key).is_some_and(|seen| now.wrapping_sub(unsafe { *seen }) < NOTED);
+    // One that does not fit is as one that was forgotten.
+    opaque(1 | (!is_noted && DIRECT.insert(&key, &now, 0).is_ok()) as u32)
+}
+
+/// True for what a guest sends to who came to its own address, by whatever device.
+#[inline(always)]
+pub fn is_answer(key: &FlowKey, tcp_flags: u16) -> bool {
+    // A SYN and a request begin something.
+    let arrival = Arrival { key: *key, hash: 0, now: 0, tcp_flags, attempt: 0 };
+    if matches!(key.protocol, TCP | ICMP) && arrival.opens() {
+        return false;
+    }
+    let [addresses, rest] = key.words();
+    opaque(is_direct(addresses, rest)) != 0
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn is_direct(addresses: u64, rest: u64) -> u32 {
+    let key = key(addresses, rest);
+    let (Some(seen), Some(config)) = (DIRECT.get_ptr(&key), CONFIG.get(0)) else {
+        return opaque(0);
+    };
+    // SAFETY: as above.
+    let age = jiffies().wrapping_sub(unsafe { *seen });
+    let lifetime = backend::idle_timeout_of(key.protocol) as u64 * 1_000_000_000;
+    opaque((age as u64 * config.tick as u64 <= lifetime) as u32)
+}

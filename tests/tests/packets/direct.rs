@@ -1,0 +1,120 @@
+//! Who comes to guests' own addresses, past any VIP, and what leaves with the router's own.
+
+use super::*;
+
+const OUTSIDE: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(203, 0, 113, 7), 40_000);
+const ELASTIC: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 101);
+/// One whose network has source NAT, one that has an elastic IP, too.
+const GUESTS: [Ipv4Addr; 2] = [Ipv4Addr::new(10, 2, 0, 11), Ipv4Addr::new(10, 2, 0, 12)];
+
+fn translate(bench: &mut Bench) -> Result<()> {
+    bench.masquerade(Bench::VIP, false)?;
+    bench.elastic(ELASTIC, GUESTS[1], true).map(drop)
+}
+
+fn expect_passed(bench: &mut Bench, frame: &Frame) -> Result<()> {
+    let portless = matches!(frame.transport, Transport::Other(_));
+    bench.expect_refused(frame, if portless { Reason::OtherProtocol } else { Reason::NotOurs })
+}
+
+both_hooks! {
+    fn what_answers_who_came_to_a_guests_own_address_keeps_its_source(bench: &mut Bench) -> Result<()> {
+        translate(bench)?;
+        for guest in GUESTS {
+            let at = |port| SocketAddrV4::new(guest, port);
+            expect_passed(bench, &Frame::tcp(OUTSIDE, at(80), tcp::SYN))?;
+            expect_passed(bench, &Frame::udp(OUTSIDE, at(53)))?;
+            expect_passed(bench, &Frame::icmp_query(*OUTSIDE.ip(), guest, 8, 7, b"ping"))?;
+            expect_passed(bench, &Frame::other(*OUTSIDE.ip(), guest, 47))?;
+        }
+        ensure!(bench.flows()?.is_empty(), "the stack forwards these");
+        for guest in GUESTS {
+            let at = |port| SocketAddrV4::new(guest, port);
+            let segments = [tcp::SYN | tcp::ACK, tcp::ACK, tcp::FIN | tcp::ACK, tcp::RST];
+            let segments = segments.map(|flags| Frame::tcp(at(80), OUTSIDE, flags));
+            let datagrams = [
+                Frame::udp(at(53), OUTSIDE),
+                Frame::icmp_query(guest, *OUTSIDE.ip(), 0, 7, b"ping"),
+                Frame::other(guest, *OUTSIDE.ip(), 47),
+            ];
+            for answer in segments.into_iter().chain(datagrams) {
+                expect_passed(bench, &answer)?;
+                ensure!(bench.leaves(&answer, "pub0")?, "{answer:?}");
+            }
+            let fragments = Frame::udp(at(53), OUTSIDE).payload(&[7; 2000]).fragments(&[0, 1480]);
+            for fragment in &fragments {
+                bench.expect_refused(fragment, Reason::NotOurs)?;
+                ensure!(bench.leaves(fragment, "pub0")?, "{fragment:?}");
+            }
+            // To others, from other ports, nobody has come.
+            for stray in [Frame::tcp(at(81), OUTSIDE, tcp::ACK), Frame::icmp_query(guest, *OUTSIDE.ip(), 0, 8, b"")] {
+                ensure!(!bench.leaves(&stray, "pub0")?);
+            }
+        }
+        ensure!(bench.flows()?.is_empty());
+        Ok(())
+    }
+
+    fn what_a_guest_begins_to_who_came_to_it_gets_another_source(bench: &mut Bench) -> Result<()> {
+        translate(bench)?;
+        let at = |guest: usize, port| SocketAddrV4::new(GUESTS[guest], port);
+        for guest in 0..2 {
+            expect_passed(bench, &Frame::tcp(OUTSIDE, at(guest, 80), tcp::SYN))?;
+            expect_passed(bench, &Frame::udp(OUTSIDE, at(guest, 53)))?;
+        }
+        for (guest, vip) in [(0, Bench::VIP), (1, ELASTIC)] {
+            let begun = [
+                (Frame::tcp(at(guest, 80), OUTSIDE, tcp::SYN), 80),
+                (Frame::udp(at(guest, 5353), OUTSIDE), 5353),
+                (Frame::udp(at(guest, 53), SocketAddrV4::new(*OUTSIDE.ip(), 41_000)), 53),
+            ];
+            for (frame, port) in begun {
+                let outcome = bench.run(&frame)?;
+                ensure!(outcome.verdict == Verdict::Redirect, "verdict {:?} for {frame:?}", outcome.verdict);
+                let source = [&vip.octets()[..], &OUTSIDE.ip().octets()].concat();
+                ensure!(outcome.bytes[26..34] == source, "port {port}");
+            }
+        }
+        Ok(())
+    }
+
+    fn a_datagram_is_answered_for_five_minutes(bench: &mut Bench) -> Result<()> {
+        const SECONDS: u64 = 1_000_000_000;
+        translate(bench)?;
+        let guest = SocketAddrV4::new(GUESTS[0], 5000);
+        let ask = Frame::udp(OUTSIDE, guest);
+        expect_passed(bench, &ask)?;
+        expect_passed(bench, &Frame::tcp(OUTSIDE, guest, tcp::SYN))?;
+        let tick = u64::from(bench.config()?.tick);
+        bench.age_direct(u32::try_from(290 * SECONDS / tick)?)?;
+        let answer = Frame::udp(guest, OUTSIDE);
+        expect_passed(bench, &answer)?;
+        bench.age_direct(u32::try_from(20 * SECONDS / tick)?)?;
+        ensure!(!bench.leaves(&answer, "pub0")? && bench.run(&answer)?.verdict == Verdict::Redirect);
+        expect_passed(bench, &Frame::tcp(guest, OUTSIDE, tcp::ACK))
+    }
+
+    fn who_comes_from_another_network_of_guests_is_no_outsider(bench: &mut Bench) -> Result<()> {
+        translate(bench)?;
+        let (here, there) = (SocketAddrV4::new(GUESTS[0], 80), SocketAddrV4::new(Ipv4Addr::new(10, 3, 0, 9), 40_000));
+        expect_passed(bench, &Frame { dst_mac: Bench::PRIVATE_MAC, ..Frame::tcp(there, here, tcp::SYN) })?;
+        ensure!(!bench.leaves(&Frame::tcp(here, there, tcp::SYN | tcp::ACK), "pub0")?);
+        Ok(())
+    }
+
+    fn the_routers_own_addresses_among_guests_are_seen_outside(bench: &mut Bench) -> Result<()> {
+        translate(bench)?;
+        // A VIP there is one of them.
+        let own = SocketAddrV4::new(Ipv4Addr::new(10, 2, 0, 1), 80);
+        bench.serve(own, TCP, Algorithm::RoundRobin, &[BACKEND])?;
+        for answer in [Frame::tcp(own, OUTSIDE, tcp::SYN | tcp::ACK), Frame::udp(own, OUTSIDE)] {
+            ensure!(bench.leaves(&answer, "pub0")?);
+            ensure!(bench.leaves_as_own(&answer, "pub0")?);
+        }
+        for fragment in Frame::udp(own, OUTSIDE).payload(&[7; 2000]).fragments(&[0, 1480]) {
+            ensure!(bench.leaves(&fragment, "pub0")?);
+        }
+        ensure!(!bench.leaves(&Frame::tcp(SocketAddrV4::new(GUESTS[0], 80), OUTSIDE, tcp::SYN | tcp::ACK), "pub0")?);
+        Ok(())
+    }
+}
