@@ -93,15 +93,15 @@ both_hooks! {
 
     fn neighbours_hear_at_once_of_another_mac_of_the_routers_device(hook) {
         const MAC: &str = "02:00:00:00:00:77";
-        let mut run = Running::new(hook, 1, 1)?;
-        run.lab.serve_outside()?;
-        run.cloud.attach_services(&["SNAT"])?;
-        let (client, guest) = (run.lab.client(), &run.lab.backends[0]);
+        let Running { cloud, controller, mut lab } = Running::new(hook, 1, 1)?;
+        lab.serve_outside()?;
+        cloud.attach_services(&["SNAT"])?;
+        let (client, guest) = (lab.client(), &lab.backends[0]);
         guest.fetch(client.web())?;
-        let capture = Capture::start(client, "arp", run.lab.directory())?;
-        let (_, _, vip) = run.cloud.balanced(VIP, WEB, &[0])?;
+        let capture = Capture::start(client, "arp", lab.directory())?;
+        let (_, _, vip) = cloud.balanced(VIP, WEB, &[0])?;
         client.fetch(vip)?;
-        run.lab.router.ip(&format!("link set pub0 address {MAC}"))?;
+        lab.router.ip(&format!("link set pub0 address {MAC}"))?;
         let told = |address: Ipv4Addr, mac: &str| -> Result<()> {
             let known = client.namespace.ip(&format!("neigh show {address}"))?;
             ensure!(known.contains(mac), "{address}: {known}");
@@ -123,6 +123,14 @@ both_hooks! {
         })?;
         let first = announced.iter().position(|line| line.contains(MAC)).unwrap_or_default();
         ensure!(announced[first..].iter().all(|line| line.contains(MAC)), "{announced:#?}");
+        // And as soon as there is a controller, if it moved while there was none.
+        controller.kill()?;
+        lab.router.ip("link set pub0 address 02:00:00:00:00:78")?;
+        let _controller = lab.start_controller()?;
+        for address in [VIP, PUBLIC_ROUTER] {
+            wait_until("the neighbour to hear", PATIENCE, || told(address, "02:00:00:00:00:78"))?;
+        }
+        client.fetch(vip)?;
         Ok(())
     }
 

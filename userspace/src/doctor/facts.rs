@@ -149,7 +149,7 @@ impl Facts {
             ip_forward: number("/proc/sys/net/ipv4/ip_forward").unwrap_or(0),
             answering: answering(&links),
             arp_announce: sysctl::read("all", "arp_announce"),
-            filter: Filter::read()?,
+            filter: Filter::read(),
             tracked: number("/proc/sys/net/netfilter/nf_conntrack_count"),
             possible_cpus: possible_cpus(),
             cpus: std::thread::available_parallelism().map_or(1, |cpus| u32::try_from(cpus.get()).unwrap_or(1)),

@@ -12,9 +12,9 @@ use crate::net::netfilter::{Decision, Hook, Packet};
 
 pub(super) fn judge(facts: &Facts, findings: &mut Vec<Finding>) {
     if let Some(reason) = &facts.filter.unread {
-        let problem = format!("there are rules of iptables that cannot be read: {reason}");
-        let remedy = "iptables-legacy -S # and see whether its chains INPUT and FORWARD drop";
-        findings.push(router(Severity::Note, "iptables", problem, remedy));
+        let problem = format!("the packet filter's rules cannot all be read: {reason}");
+        let remedy = "nft list ruleset; iptables-legacy -S # and see whether the chains INPUT and FORWARD drop";
+        findings.push(router(Severity::Note, "packet_filter", problem, remedy));
     }
     let (inside, outside): (Vec<_>, Vec<_>) = facts.devices.iter().partition(|device| !device.guests.is_empty());
     if inside.is_empty() {

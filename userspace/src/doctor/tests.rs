@@ -377,6 +377,12 @@ fn a_filter_that_drops_is_told_with_the_rule_that_lets_the_stack_forward() {
 }
 
 #[test]
+fn rules_that_cannot_be_read_are_told() {
+    let unread = |facts: &mut Facts| facts.filter.unread = Some("iptables-legacy-save: not found".to_owned());
+    assert_eq!(found(unread), ["packet_filter"]);
+}
+
+#[test]
 fn guests_that_are_reached_past_their_vips_are_told_with_the_rule_that_forbids_it() {
     let remedy = |findings: Vec<(&'static str, Severity, String)>| {
         let [("past_vips", Severity::Note, remedy)] = &findings[..] else { panic!("{findings:?}") };

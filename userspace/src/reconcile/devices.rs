@@ -28,6 +28,8 @@ pub(super) struct Managed {
     ready: BTreeMap<String, (Device, u32)>,
     /// Why those that are wanted are not.
     refused: Refusals,
+    /// Devices that got another MAC address while no controller ran.
+    moved: BTreeSet<String>,
 }
 
 /// What a sync did.
@@ -46,7 +48,15 @@ impl Managed {
         let table = plane.ports()?;
         let ports = table.list()?;
         let settings = Settings::new(plane.kept_settings()?);
-        Ok(Self { plane, table, settings, ports, ready: BTreeMap::new(), refused: Refusals::new() })
+        Ok(Self {
+            plane,
+            table,
+            settings,
+            ports,
+            ready: BTreeMap::new(),
+            refused: Refusals::new(),
+            moved: BTreeSet::new(),
+        })
     }
 
     /// The device of that name, if it is set up.
@@ -67,6 +77,11 @@ impl Managed {
     /// Has the router's stack leave the ports alone that source NAT gives to guests.
     pub(super) fn set_ports_aside(&self) -> Result<(), NetError> {
         self.settings.set_ports_aside()
+    }
+
+    /// The devices that got another MAC address while no controller ran; once.
+    pub(super) fn take_moved(&mut self) -> BTreeSet<String> {
+        std::mem::take(&mut self.moved)
     }
 
     /// Takes a device for one that is to be set up anew.
@@ -147,6 +162,9 @@ impl Managed {
         }
         let number =
             self.number(device.ifindex).ok_or_else(|| refused(format!("all {} ports are in use", MAX_PORTS - 1)))?;
+        if self.ports.get(&number).is_some_and(|port| port.ifindex == device.ifindex && port.mac != device.mac) {
+            self.moved.insert(device.name.clone());
+        }
         // The port before the program, so that the first packet finds its way out. Until the hook is known XDP sends by it only
         // where it did so before, and its program is still there.
         let is_xdp = self.plane.hook() != Hook::Tc && self.takes_frames(device.ifindex) && self.has_xdp(&device.name);

@@ -9,8 +9,6 @@ mod nftables;
 
 use std::collections::BTreeMap;
 
-use super::NetError;
-
 /// Chains within chains that are followed; netfilter itself follows 16.
 const DEPTH: u32 = 16;
 
@@ -37,7 +35,7 @@ pub struct Packet<'a> {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Filter {
     tables: Vec<Table>,
-    /// There are rules of iptables' that could not be read, and why.
+    /// Why some rules, or all, could not be read.
     pub unread: Option<String>,
 }
 
@@ -132,17 +130,16 @@ impl Decision {
 
 impl Filter {
     /// Reads the rules of the calling thread's network namespace. Blocks.
-    ///
-    /// # Errors
-    /// The kernel does not tell its rules.
-    pub fn read() -> Result<Self, NetError> {
-        let mut tables = nftables::read().map_err(|error| NetError::Netlink {
-            what: "read the packet filter's rules".to_owned(),
-            reason: error.to_string(),
-        })?;
-        let (of_iptables, unread) = iptables::read().map_or_else(|reason| (None, Some(reason)), |table| (table, None));
-        tables.extend(of_iptables);
-        Ok(Self { tables, unread })
+    #[must_use]
+    pub fn read() -> Self {
+        let (nftables, iptables) = (nftables::read(), iptables::read());
+        let unread =
+            [nftables.as_ref().err().map(|error| format!("nftables: {error}")), iptables.as_ref().err().cloned()];
+        let unread: Vec<String> = unread.into_iter().flatten().collect();
+        Self {
+            tables: nftables.into_iter().flatten().chain(iptables.into_iter().flatten()).collect(),
+            unread: (!unread.is_empty()).then(|| unread.join("; ")),
+        }
     }
 
     /// Rules as `iptables-save` prints them.

@@ -119,7 +119,7 @@ impl<S: Source> Worker<S> {
     }
 
     /// Has VIPs applied whose entries name a device that is another one now, and announces those of devices that are `fresh`.
-    async fn renew_placed(&mut self, fresh: &BTreeSet<String>) -> Result<(), ApplyError> {
+    pub(super) async fn renew_placed(&mut self, fresh: &BTreeSet<String>) -> Result<(), ApplyError> {
         let vips: Vec<(String, Placed)> = self.placed().clone().into_iter().collect();
         // The router's own address is no VIP of ours to announce while the router does not have it.
         let is_asked = vips.iter().any(|(_, placed)| placed.own && fresh.contains(&placed.device));

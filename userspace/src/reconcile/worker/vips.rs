@@ -43,6 +43,8 @@ impl<S: Source> Worker<S> {
         let wanted: HashMap<_, _> = vips.iter().map(|vip| (vip.address, vip.device.clone())).collect();
         let states = vips.into_iter().map(|vip| (vip.uuid.clone(), Some(vip))).collect();
         let errors = self.apply_states(states).await;
+        let moved = self.lock().devices.take_moved();
+        self.renew_placed(&moved).await?;
         let removed = self.remove_orphans(wanted).await?;
         info!(vips = count, failed = errors.len(), orphans = removed, "the router is in line with the store");
         Ok(())
