@@ -35,6 +35,7 @@ pub mod parse;
 pub mod pipeline;
 mod portless;
 mod ports;
+mod reset;
 pub mod route;
 mod service;
 pub mod table;

@@ -26,8 +26,7 @@ use vipgate_abi::{
 };
 
 use crate::{
-    direct,
-    ingress,
+    direct, ingress,
     maps::{BACKENDS, CONFIG, INTEREST, SOURCES},
     offset,
     packet::{ETH_LEN, L4_OFFSET, Packet, load_address},

@@ -77,6 +77,10 @@ pub trait Packet {
     /// [`pipeline::lead_out`](crate::pipeline::lead_out) for this packet; the same kind of function.
     fn lead_out(&self, arrival: &Arrival, new: &mut Connection) -> u64;
 
+    /// Answers the packet, a TCP segment of a connection that the router has ended, with a reset (see [`crate::reset`]): the
+    /// verdict. XDP leaves that to the TC stage.
+    fn reset(&mut self) -> i32;
+
     /// Where the hook has no queues: whether the driver keeps what [`Self::hand_over`] writes.
     fn can_hand_over(&self) -> bool;
 

@@ -23,7 +23,7 @@ use crate::{
     offset, other, outward,
     packet::{ETH_LEN, L4_OFFSET, Packet, load, load_address, store, store_address},
     parse::{ACK, DONT_FRAGMENT, FIN, Headers, RST, SYN, TCP, has_ports, parse},
-    ports,
+    ports, reset,
     route::{self, Asker, Rewritten, Route},
     service,
     table::{self, Connection, Slot},
@@ -46,6 +46,7 @@ pub fn run_marked<P: Packet>(mut packet: P, by_neighbour: bool) -> i32 {
     match process(&mut packet) {
         Ok(verdict) => verdict,
         Err(reason @ (Reason::OtherProtocol | Reason::Fragment)) => unparsed(&mut packet, reason),
+        Err(Reason::FlowReset) => packet.reset(),
         Err(reason) => count::verdict::<P>(reason),
     }
 }
@@ -184,6 +185,9 @@ fn hit<P: Packet>(packet: &mut P, headers: &Headers, config: &Config, slot: &Slo
     let backend = target.backend();
     let reply = slot.mark.is_reply();
     if BACKENDS.get(backend).is_none_or(|backend| backend.generation != generation) {
+        if reset::answers(headers, reply) {
+            return Err(Reason::FlowReset);
+        }
         table::remove(slot);
         // The client's packet meets the service that is there now; the backend's has nobody to go to.
         return if reply { Err(Reason::FlowEnded) } else { Ok(false) };

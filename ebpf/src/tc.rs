@@ -5,7 +5,9 @@ use core::{ffi::c_void, ptr};
 use aya_ebpf::{
     EbpfContext,
     bindings::{__sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, TC_ACT_SHOT, TC_ACT_UNSPEC},
-    helpers::{bpf_l4_csum_replace, bpf_redirect, bpf_redirect_neigh, bpf_skb_pull_data, bpf_skb_vlan_pop},
+    helpers::{
+        bpf_l4_csum_replace, bpf_redirect, bpf_redirect_neigh, bpf_skb_change_tail, bpf_skb_pull_data, bpf_skb_vlan_pop,
+    },
     programs::TcContext,
 };
 use vipgate_abi::{checksum::fold, port::Port};
@@ -15,6 +17,7 @@ use crate::{
     offset::{CUSTOMER_TAG, TAG_LEN},
     packet::{ETH_LEN, Packet, load, load_address, store},
     pipeline::{self, Arrival},
+    reset,
     table::Connection,
     verifier::opaque,
     xdp::{BY_NEIGHBOUR, HANDED_OVER},
@@ -159,6 +162,11 @@ impl Packet for TcPacket {
     }
 
     #[inline(always)]
+    fn reset(&mut self) -> i32 {
+        reset_tc(self.0.skb.skb) as i32
+    }
+
+    #[inline(always)]
     fn can_hand_over(&self) -> bool {
         false
     }
@@ -241,6 +249,12 @@ extern "C" fn lead_out_tc(context: *mut __sk_buff, arrival: *const Arrival, new:
     }
 }
 
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn reset_tc(context: *mut __sk_buff) -> u32 {
+    reset::answer(&mut TcPacket(TcContext::new(context))) as u32
+}
+
 /// Reads an Ethernet header's addresses.
 ///
 /// # Safety
@@ -256,6 +270,41 @@ unsafe fn read_addresses(at: usize, addresses: &mut [u16; 6]) {
 }
 
 impl TcPacket {
+    /// Writes the transport checksum at `offset`, whose directly readable address is `address`, of a transport header that was
+    /// written anew: the sums of the pseudo-header and of the rest. Last access to the packet: direct addresses are void after
+    /// it.
+    ///
+    /// Of a partial checksum the field holds the pseudo-header's sum, which the helper leaves alone without the flag for it.
+    ///
+    /// # Safety
+    /// As [`Packet::update_l4_checksum`].
+    #[inline(always)]
+    pub unsafe fn write_l4_checksum(&mut self, address: usize, offset: usize, pseudo_header: u64, rest: u64) {
+        let pseudo_header = fold(pseudo_header);
+        // SAFETY: as the caller promises.
+        unsafe { store(address, pseudo_header) };
+        // What makes of it, were it a whole checksum, the one that is due: !(!field + difference).
+        let difference = fold(2 * pseudo_header as u64 + rest);
+        // SAFETY: as in `update_l4_checksum`.
+        unsafe { bpf_l4_csum_replace(self.0.skb.skb, offset as u32, 0, difference as u64, 0) };
+    }
+
+    /// Cuts the packet, which is longer, to `length` bytes: all of them are directly readable then, by new addresses. False: it
+    /// could not be.
+    #[inline(always)]
+    pub fn trim(&mut self, length: usize) -> bool {
+        // SAFETY: the context is the running program's.
+        unsafe { bpf_skb_change_tail(self.0.skb.skb, length as u32, 0) == 0 }
+    }
+
+    /// Sends it out of the device that it came by, with the tag that it came with, which is beside it; its Ethernet header is
+    /// ready.
+    #[inline(always)]
+    pub fn send_back(&mut self) -> i32 {
+        // SAFETY: takes numbers only.
+        unsafe { bpf_redirect(self.ifindex(), 0) as i32 }
+    }
+
     /// The kernel keeps the outer tag of what came in beside the packet.
     #[inline(always)]
     fn leave_tag(&mut self) {

@@ -11,9 +11,10 @@ use aya_ebpf::{
     helpers::{bpf_redirect, bpf_xdp_adjust_head, bpf_xdp_adjust_meta, bpf_xdp_get_buff_len},
     programs::XdpContext,
 };
-use vipgate_abi::{checksum, port::Port};
+use vipgate_abi::{checksum, counters::Reason, port::Port};
 
 use crate::{
+    count,
     maps::TX_PORTS,
     meter::Queue,
     packet::{ETH_LEN, Packet, is_mac, load, store, store_address},
@@ -126,6 +127,12 @@ impl<const KIND: bool> Packet for XdpPacket<KIND> {
     #[inline(always)]
     fn lead_out(&self, arrival: &Arrival, new: &mut Connection) -> u64 {
         lead_out_xdp(self.context.ctx, arrival, new)
+    }
+
+    #[inline(always)]
+    fn reset(&mut self) -> i32 {
+        let is_handed_over = self.can_hand_over() && self.hand_over();
+        count::verdict::<Self>(if is_handed_over { Reason::HandedOver } else { Reason::FlowEnded })
     }
 
     /// A driver that keeps no metadata says that they begin beyond the packet.

@@ -79,7 +79,7 @@ reasons! {
     /// The answers would be another connection's, and no port was found for which they are not: all that were tried are in use,
     /// or the protocol has none, or another CPU was faster each time.
     ReplyInUse = 13 Drop "reply_in_use",
-    /// The flow's listener is gone, or its backend's flows were ended.
+    /// The flow's listener is gone, or its backend's flows were ended; of TCP only what a reset does not answer.
     FlowEnded = 14 Drop "flow_ended",
     /// The listener has as many connections as it may: who waits and tries again gets in when one ends.
     TooManyConnections = 15 Drop "too_many_connections",
@@ -95,7 +95,8 @@ reasons! {
     Untranslated = 19 Drop "untranslated",
     /// Its VIP's or port's bandwidth is used up, and so is the room in its queue.
     OverLimit = 20 Drop "over_limit",
-    /// A bandwidth limit holds it back, or its way out takes no frames from XDP: XDP hands it over to the TC stage, which can.
+    /// A bandwidth limit holds it back, its way out takes no frames from XDP, or a reset answers it: XDP hands it over to the TC
+    /// stage, which can.
     HandedOver = 21 Pass "handed_over",
     /// The kernel refused at once what XDP redirected: the way out takes no frames from other devices, or is down. What its
     /// driver drops later the driver counts.
@@ -104,6 +105,8 @@ reasons! {
     Martian = 23 Drop "martian",
     /// It belongs to a connection, or is an ICMP error about one, but comes from where that side of it is not.
     WrongSide = 24 Drop "wrong_side",
+    /// A TCP segment of a connection that the router has ended: answered with a reset.
+    FlowReset = 28 Drop "flow_reset",
     /// A TCP segment without a flow, while those of another version's tables are just coming over: reset now, a connection
     /// would be lost that is about to be known.
     ComingOver = 31 Drop "coming_over",

@@ -9,7 +9,8 @@
 //! A fourth kind of bit is about who must not send: the router's own addresses, which no packet has that comes in. It is asked
 //! for when a flow opens, not for each packet.
 //!
-//! The controller sets a bit before the entry that needs it, and clears it after the last one that did.
+//! The controller sets a bit before the entry that needs it, and clears it after the last one that did; those to and from
+//! addresses only when connections that ended with that entry need no answer any more.
 
 use core::ops::Range;
 
@@ -66,6 +67,11 @@ impl Bit {
     #[inline(always)]
     pub const fn index(self) -> u32 {
         self.0
+    }
+
+    /// True for a bit of [`Self::out`].
+    pub const fn is_out(self) -> bool {
+        self.0 >> BITS_LOG2 == 2
     }
 
     /// The word that the bit is in, below [`WORDS`].

@@ -61,6 +61,8 @@ pub(crate) enum Verdict {
     Redirect(u32),
     /// The same, to whom the kernel's neighbour table says.
     ByNeighbour(u32),
+    /// It became the reset that answers it, and went back out of the interface that it came by.
+    Reset,
 }
 
 impl Verdict {
@@ -68,7 +70,7 @@ impl Verdict {
     pub(crate) fn leaves_by(self) -> Option<u32> {
         match self {
             Self::Redirect(ifindex) | Self::ByNeighbour(ifindex) => Some(ifindex),
-            Self::Pass(_) | Self::Drop(_) => None,
+            Self::Pass(_) | Self::Drop(_) | Self::Reset => None,
         }
     }
 }
@@ -112,6 +114,11 @@ impl Arriving {
                 true => Verdict::ByNeighbour(redirect.ifindex),
                 false => Verdict::Redirect(redirect.ifindex),
             },
+            (Some(Reason::FlowReset), Some(to))
+                if hook == Hook::Tc && verdict == redirected && to.ifindex == self.ifindex =>
+            {
+                Verdict::Reset
+            }
             (Some(reason), None) if verdict == pass && !reason.is_drop() => Verdict::Pass(reason),
             (Some(reason), None) if verdict == drop && reason.is_drop() => Verdict::Drop(reason),
             _ => panic!("{hook:?}: verdict {verdict}, counted {counted:?}, redirected to {redirect:?}"),

@@ -159,6 +159,7 @@ fn judge(came: &Arriving, outcome: &Outcome, now: u32, before: &Table, after: &T
             refused(came, reason, before);
             false
         }
+        Verdict::Reset => false,
         Verdict::Redirect(ifindex) => {
             let next_hop = sent(came, new, ifindex, &[BPF_FIB_LKUP_RET_SUCCESS, BPF_FIB_LKUP_RET_FRAG_NEEDED]);
             assert_eq!(new[0..6], next_hop, "the destination is the next hop's");

@@ -16,6 +16,7 @@ mod judge;
 #[cfg(test)]
 mod properties;
 mod refusals;
+mod reset;
 mod states;
 mod sweeper;
 mod table;
@@ -57,6 +58,8 @@ pub struct Tally {
     pub limited: u64,
     /// Packets that proved that a connection lives which was over.
     pub revived: u64,
+    /// Packets that were answered with a reset.
+    pub reset: u64,
 }
 
 impl Add for Tally {
@@ -71,6 +74,7 @@ impl Add for Tally {
             stopped: self.stopped + other.stopped,
             limited: self.limited + other.limited,
             revived: self.revived + other.revived,
+            reset: self.reset + other.reset,
         }
     }
 }
@@ -150,7 +154,9 @@ fn play(case: &Case, hook: Hook) -> (Vec<Outcome>, Tally) {
         tally.limited += u64::from(judge::metered(&packet, &outcome, &metered, &world::metered(), &after));
         judge.packet(&packet, &outcome, world.now, &before, &after);
         tally.revived += u64::from(states::check(&packet, &outcome, world.now, &before, &after));
+        reset::check(&packet, &outcome, &before, &after);
         tally.packets += 1;
+        tally.reset += u64::from(outcome.verdict == Verdict::Reset);
         if let Some(ifindex) = outcome.verdict.leaves_by() {
             tally.sent += 1;
             let tells_its_ends = Ipv4::of_frame(&outcome.bytes)

@@ -47,8 +47,19 @@ fn input() -> impl Strategy<Value = Vec<u8>> {
             let later = later.into_iter().map(|(id, offset)| fragment(id, offset));
             std::iter::once(fragment(id, 0x80)).chain(later).flatten().collect::<Vec<u8>>()
         });
-    let handshake = (0..2u8, 0..8u8, select(vec![0, 1]))
-        .prop_map(|(client, port, service)| vec![10, client, port, service, 0x02, 0, 11, 0, 0x12, 0, 12, 1, 0x10, 0]);
+    let handshake = || {
+        (0..2u8, 0..8u8, select(vec![0, 1])).prop_map(|(client, port, service)| {
+            vec![10, client, port, service, 0x02, 0, 11, 0, 0x12, 0, 12, 1, 0x10, 0]
+        })
+    };
+    // A connection that is ended, and what both sides send afterwards.
+    let ended =
+        (handshake(), any::<bool>(), vec(prop_oneof![packet(11, vec(0..2u8, 1)), packet(12, vec(0..2u8, 1))], 1..4))
+            .prop_map(|(handshake, swept, after)| {
+                let end: Vec<u8> = (1..5).flat_map(|backend| [3, backend]).collect();
+                let sweep = if swept { vec![21, 0xff, 0xff] } else { Vec::new() };
+                [handshake, end, sweep, after.concat()].concat()
+            });
     // A connection that is reset by whomever, a moment or more later a segment of each side, or a SYN.
     let resets =
         (0..2u8, 200..300u16, select(vec![0x10, 0x02, 0x12, 0x04]), 0..2u8).prop_map(|(service, wait, next, last)| {
@@ -94,8 +105,9 @@ fn input() -> impl Strategy<Value = Vec<u8>> {
         8 => packet(11, vec(0..4u8, 1)),
         8 => packet(12, vec(0..4u8, 1)),
         2 => fragments,
-        4 => handshake,
+        4 => handshake(),
         4 => resets,
+        1 => ended,
         2 => step(13, (0..3u8, 0..3u8, 0..4u8, 20..80u8).prop_map(|(a, b, c, d)| vec![a, b, c, d])),
         1 => step(14, (0..3u8, 0..4u8, 20..80u8).prop_map(|(a, b, c)| vec![a, b, c])),
         3 => step(16, (0..8u8, some(4)).prop_map(|(what, tags)| [vec![what], tags].concat())),
@@ -132,16 +144,18 @@ fn what_must_hold_holds_whatever_comes() -> Result<(), Box<dyn Error>> {
         Ok(())
     })?;
     // Inputs that lead nowhere would prove nothing.
-    let Tally { packets, sent, errors_turned_back, led_out, stopped, limited, revived } = total.get();
+    let Tally { packets, sent, errors_turned_back, led_out, stopped, limited, revived, reset } = total.get();
     assert!(
         sent > packets / 4
             && errors_turned_back > sent / 100
             && led_out > sent / 20
             && stopped > packets / 400
             && limited > sent / 25
-            && revived > sent / 400,
+            && revived > sent / 400
+            && reset > packets / 1000,
         "{sent} of {packets} packets were sent on, {led_out} by what guests began, {limited} counted against a limit, \
-         {errors_turned_back} errors turned back, {stopped} of the stack's packets stopped, {revived} connections lived on"
+         {errors_turned_back} errors turned back, {stopped} of the stack's packets stopped, {revived} connections lived on, \
+         {reset} packets reset"
     );
     Ok(())
 }

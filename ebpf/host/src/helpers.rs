@@ -151,6 +151,12 @@ pub unsafe fn bpf_xdp_get_buff_len(ctx: *mut xdp_md) -> u64 {
     unsafe { XdpFrame::of(ctx) }.bytes().len() as u64
 }
 
+/// `__bpf_skb_change_tail`, which makes all of the buffer readable, and one frame of a super-packet. Shrinks only.
+pub unsafe fn bpf_skb_change_tail(skb: *mut __sk_buff, len: u32, flags: u64) -> c_long {
+    // SAFETY: as above.
+    if flags == 0 && unsafe { SocketBuffer::of(skb) }.trim(len as usize) { 0 } else { EINVAL }
+}
+
 pub unsafe fn bpf_skb_vlan_pop(skb: *mut __sk_buff) -> c_long {
     // SAFETY: as above.
     unsafe { SocketBuffer::of(skb) }.pop_tag();

@@ -221,6 +221,17 @@ impl SocketBuffer {
         true
     }
 
+    /// Cuts it to so many bytes; false: it is shorter.
+    pub(crate) fn trim(&mut self, length: usize) -> bool {
+        if !self.pull(self.linear.len() + self.pages.len()) || length < ETH_LEN || length > self.linear.len() {
+            return false;
+        }
+        self.linear = self.linear[..length].into();
+        self.skb.len = length as u32;
+        (self.skb.gso_segs, self.skb.gso_size) = (0, 0);
+        true
+    }
+
     /// `skb_vlan_pop`: the tag beside the frame goes, else the one in it; the next one in it then is beside it.
     pub(crate) fn pop_tag(&mut self) {
         if self.skb.vlan_present != 0 {

@@ -1,10 +1,14 @@
 //! The programs on the bench: loaded with small tables, fed with frames.
 
 use std::{
-    fs::File,
+    borrow::Cow,
+    fs::{self, File},
     net::{Ipv4Addr, SocketAddrV4},
     process::Command,
-    sync::atomic::{AtomicU32, Ordering},
+    sync::{
+        LazyLock,
+        atomic::{AtomicU32, Ordering},
+    },
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -50,8 +54,12 @@ macro_rules! object {
     };
 }
 
-/// What `cargo xtask build` made.
-static PROGRAMS: &[u8] = object!("vipgate-ebpf");
+/// What `cargo xtask build` made, or what is at the path in `VIPGATE_TEST_PROGRAMS`: `cargo xtask mutants` names programs with
+/// a fault.
+static PROGRAMS: LazyLock<Cow<'static, [u8]>> = LazyLock::new(|| match std::env::var_os("VIPGATE_TEST_PROGRAMS") {
+    Some(path) => fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display())).into(),
+    None => object!("vipgate-ebpf").into(),
+});
 pub(super) static BENCHMARK: &[u8] = object!("vipgate-bench");
 
 /// Which program a bench runs.
@@ -195,7 +203,7 @@ impl Bench {
             for map in [maps::CURSORS, maps::SERVICE_LOAD] {
                 loader.map_max_entries(map, Self::FEW_NUMBERS);
             }
-            let mut ebpf = Self::load_tables(PROGRAMS, buckets, Self::FEW_NUMBERS, loader)?;
+            let mut ebpf = Self::load_tables(&PROGRAMS, buckets, Self::FEW_NUMBERS, loader)?;
             load_program(&mut ebpf, hook, program)?;
             for program in [maps::PROGRAM_EGRESS, maps::PROGRAM_BEHIND, maps::PROGRAM_QUEUE] {
                 load_program(&mut ebpf, Hook::Tc, program)?;
@@ -218,7 +226,7 @@ impl Bench {
             .override_global(maps::OTHER_MASK, &mask, true)
             .map_max_entries(maps::OTHER_BUCKETS, Self::BUCKETS)
             .map_max_entries(maps::OTHER_FLOWS, Self::BUCKETS * WAYS as u32);
-        let mut bench = Self::load_with(hook, PROGRAMS, Self::BUCKETS, loader)?;
+        let mut bench = Self::load_with(hook, &PROGRAMS, Self::BUCKETS, loader)?;
         bench.enter(network)?;
         bench.load_program(hook, program)?;
         bench.program = program;
@@ -231,7 +239,7 @@ impl Bench {
         let network = make_network()?;
         let mut loader = EbpfLoader::new();
         loader.override_global(maps::TAKES_OVER, &1u32, true);
-        let mut bench = Self::load_with(hook, PROGRAMS, Self::BUCKETS, loader)?;
+        let mut bench = Self::load_with(hook, &PROGRAMS, Self::BUCKETS, loader)?;
         bench.enter(network)?;
         bench.load_program(hook, program)?;
         bench.program = program;
@@ -255,7 +263,7 @@ impl Bench {
     /// Loads every program of every object, each with tables of its own: those of one table must be of one kind.
     pub fn load_all() -> Result<usize> {
         let mut loaded = 0;
-        for object in [PROGRAMS, BENCHMARK] {
+        for object in [&**PROGRAMS, BENCHMARK] {
             let load = || Self::load_object(Hook::Tc, object, Self::BUCKETS);
             for name in load()?.ebpf.programs().map(|(name, _)| name.to_owned()).collect::<Vec<_>>() {
                 let mut bench = load()?;
@@ -355,7 +363,7 @@ impl Bench {
 
     /// The programs that the controller loads, in the calling thread's namespace as it is, without ports.
     pub fn in_namespace(hook: Hook, buckets: u32) -> Result<Self> {
-        let mut bench = Self::load_object(hook, PROGRAMS, buckets)?;
+        let mut bench = Self::load_object(hook, &PROGRAMS, buckets)?;
         bench.program = hook.program();
         bench.load_program(hook, bench.program)?;
         Ok(bench)
@@ -1205,7 +1213,7 @@ fn make_network() -> Result<File> {
         })
         .collect();
     ip_batch(&hosts)?;
-    std::fs::write("/proc/sys/net/ipv4/ip_forward", "1").context("cannot enable forwarding")?;
+    fs::write("/proc/sys/net/ipv4/ip_forward", "1").context("cannot enable forwarding")?;
     File::open("/proc/thread-self/ns/net").context("cannot open the namespace")
 }
 
@@ -1256,8 +1264,8 @@ fn ip_batch(lines: &str) -> Result<()> {
         std::process::id(),
         NEXT.fetch_add(1, Ordering::Relaxed)
     ));
-    std::fs::write(&file, lines)?;
+    fs::write(&file, lines)?;
     let result = ip(&format!("-batch {}", file.display()));
-    std::fs::remove_file(&file)?;
+    fs::remove_file(&file)?;
     result
 }

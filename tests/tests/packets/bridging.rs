@@ -91,7 +91,7 @@ both_hooks! {
         establish(bench)?;
         bench.swap_flows()?;
         bench.end_flows(backend)?;
-        bench.expect_refused(&Frame::tcp(BACKEND, CLIENT, tcp::ACK), Reason::FlowEnded)?;
+        bench.expect_refused(&Frame::tcp(BACKEND, CLIENT, tcp::RST), Reason::FlowEnded)?;
         ensure!(bench.flows_aside()?.is_empty() && bench.load(backend)? == 0);
         bench.expect_refused(&Frame::tcp(CLIENT, VIP, tcp::ACK), Reason::NoFlow)
     }

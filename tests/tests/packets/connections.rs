@@ -78,7 +78,7 @@ both_hooks! {
         let number = serve(bench, TCP)?;
         establish(bench)?;
         bench.end_flows(number)?;
-        bench.expect_refused(&Frame::tcp(BACKEND, CLIENT, tcp::ACK), Reason::FlowEnded)?;
+        bench.expect_refused(&Frame::tcp(BACKEND, CLIENT, tcp::RST), Reason::FlowEnded)?;
         ensure!(bench.flows()?.is_empty());
         ensure!(bench.load(number)? == 0);
         bench.expect_refused(&Frame::tcp(CLIENT, VIP, tcp::ACK), Reason::NoFlow)?;

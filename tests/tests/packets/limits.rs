@@ -163,8 +163,8 @@ both_hooks! {
         bench.set_service_load(service, 1)?;
         ensure!(bench.service_load(1)? == 0 && bench.load(number)? == 0);
         // Their flows go when a packet of either side comes.
-        bench.expect_refused(&Frame::tcp(client(1000), VIP, tcp::ACK), Reason::NoFlow)?;
-        bench.run(&Frame::tcp(BACKEND, client(1001), tcp::ACK))?;
+        bench.expect_refused(&Frame::tcp(client(1000), VIP, tcp::RST), Reason::NoFlow)?;
+        bench.expect_refused(&Frame::tcp(BACKEND, client(1001), tcp::RST), Reason::FlowEnded)?;
         bench.run(&Frame::tcp(client(1002), VIP, tcp::SYN))?;
         ensure!(!bench.flows()?.iter().any(|(_, flow)| flow.generation == held.generation && flow.backend() == number));
         // What the last one opened is there.

@@ -63,6 +63,7 @@ mod objects;
 mod options;
 mod ports;
 mod quotes;
+mod resets;
 mod rewriting;
 mod segments;
 mod services;

@@ -314,7 +314,7 @@ impl FlowTable {
 
     /// Moves the flow that was seen in a slot to a state (rule 4), without accounting for it; the state it was in. `None`:
     /// it is there no more, or over, or in that state.
-    pub(super) fn move_to(&self, slot: u32, seen: Word, state: State) -> Option<State> {
+    pub fn move_to(&self, slot: u32, seen: Word, state: State) -> Option<State> {
         let kept = if state <= State::Closed { State::Busy } else { State::Resumed };
         loop {
             let word = self.word(slot).filter(|word| word.same_flow(seen))?;

@@ -1,7 +1,11 @@
 //! Keeps the set of addresses that packets are looked up for (`vipgate_abi::interest`) in line with services, sources and
-//! backends: a bit is set before the first entry that needs it is written, and cleared after the last one is gone.
+//! backends: a bit is set before the first entry that needs it is written, and cleared after the last one is gone. Bits of
+//! packets to and from addresses rest before that: those of connections that were ended are to be answered.
 
-use std::collections::{HashMap, HashSet};
+use std::{
+    collections::{HashMap, HashSet, VecDeque},
+    time::Instant,
+};
 
 use vipgate_abi::{
     Be32,
@@ -12,7 +16,7 @@ use vipgate_abi::{
     source::SourceKey,
 };
 
-use super::{bpffs::PinDir, error::LoadError, mapping::Mapping, tables::mapping};
+use super::{ENDED, bpffs::PinDir, error::LoadError, mapping::Mapping, tables::mapping};
 
 /// The bits, and what needs them.
 #[derive(Debug)]
@@ -23,6 +27,9 @@ pub(super) struct Interest {
     /// With the VIP that packets leave by: their answers come to it, and it may have no service.
     sources: HashMap<(SourceKey, u32), Be32>,
     uses: Uses,
+    /// Bits that nothing needs since then, unless it does again. They are cleared by what is changed later: a bit more than
+    /// needed costs packets a look.
+    resting: VecDeque<(Instant, Bit)>,
 }
 
 /// How many services, sources and backends need a bit, by its number (the router's own addresses have no use of theirs): a network of 65,536 guests needs as many bits twice,
@@ -55,7 +62,7 @@ impl Interest {
         for (at, word) in (0..OWN_WORDS.start).zip(wanted) {
             words.write(at, word);
         }
-        Ok(Self { words, services, sources, uses })
+        Ok(Self { words, services, sources, uses, resting: VecDeque::new() })
     }
 
     /// A service is about to be written.
@@ -113,8 +120,23 @@ impl Interest {
     }
 
     fn remove(&mut self, bit: Bit) {
-        if self.uses.remove(bit) {
-            self.change(bit, |word| word & !bit.mask());
+        self.remove_at(bit, Instant::now());
+    }
+
+    fn remove_at(&mut self, bit: Bit, now: Instant) {
+        while let Some((since, rested)) = self.resting.front().copied() {
+            if now.saturating_duration_since(since) < ENDED {
+                break;
+            }
+            self.resting.pop_front();
+            if !self.uses.has(rested) {
+                self.change(rested, |word| word & !rested.mask());
+            }
+        }
+        match self.uses.remove(bit) {
+            true if bit.is_out() => self.change(bit, |word| word & !bit.mask()),
+            true => self.resting.push_back((now, bit)),
+            false => {}
         }
     }
 
@@ -136,6 +158,10 @@ impl Uses {
         let Some(uses) = self.0.get_mut(bit.index() as usize) else { return false };
         *uses += 1;
         *uses == 1
+    }
+
+    fn has(&self, bit: Bit) -> bool {
+        self.0.get(bit.index() as usize).is_some_and(|uses| *uses > 0)
     }
 
     /// One less; true: it was the last.
@@ -191,6 +217,31 @@ mod tests {
         for hosts in [20, 24, 32] {
             assert_eq!(bits([0; 4], hosts).len(), 2 * BITS as usize, "more addresses than bits: all, each once");
         }
+    }
+
+    #[test]
+    fn bits_to_and_from_an_address_rest_before_they_are_cleared_and_may_be_needed_again() {
+        let mut interest = Interest {
+            words: Mapping::anonymous(WORDS as u32),
+            services: HashSet::new(),
+            sources: HashMap::new(),
+            uses: Uses::none(),
+            resting: VecDeque::new(),
+        };
+        let is_set =
+            |interest: &Interest, bit: Bit| interest.words.read(bit.word()).is_some_and(|word| word & bit.mask() != 0);
+        let [to, from, out, other] = [Bit::to(1), Bit::from(1), Bit::out(1), Bit::to(2)];
+        for bit in [to, from, out, other] {
+            interest.add(bit);
+        }
+        let start = Instant::now();
+        for bit in [to, from, out] {
+            interest.remove_at(bit, start);
+        }
+        assert_eq!([to, from, out].map(|bit| is_set(&interest, bit)), [true, true, false]);
+        interest.add(from);
+        interest.remove_at(other, start + ENDED);
+        assert_eq!([to, from, other].map(|bit| is_set(&interest, bit)), [false, true, true]);
     }
 
     #[test]

@@ -49,6 +49,7 @@ use std::{
     path::{Path, PathBuf},
     str::FromStr,
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+    time::Duration,
 };
 
 use serde::{Deserialize, Serialize};
@@ -124,6 +125,9 @@ impl FromStr for Hook {
             .ok_or_else(|| format!("`{text}` is no hook: use auto, xdp, xdp-generic or tc"))
     }
 }
+
+/// For so long after its last packet a TCP connection that was ended is remembered: who sends on it learns that it is over.
+pub const ENDED: Duration = Duration::from_secs(600);
 
 /// Numbers of elements of the tables. Tables of other sizes are carried over when the plane opens (`migrate`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -1,4 +1,5 @@
-//! Ends flows that are over: idle for too long, closed, or of a backend whose generation moved on.
+//! Ends flows that are over: idle for too long, closed, or of a backend whose generation moved on. Of the last ones TCP's stay
+//! for a while, closed, so that both sides can be told.
 //!
 //! A thread of its own walks the mapped flow table in slices, a pass every [`PASS`]: only the slot words, 8 bytes a
 //! flow, unless a word is old. So a million flows cost some milliseconds of one CPU a pass, and no system call but one
@@ -38,9 +39,15 @@ const DEEP_EVERY: u32 = 12;
 const BREATH: Duration = Duration::from_millis(1);
 const BETWEEN_HURRIED: Duration = Duration::from_secs(1);
 
+/// [`loader::ENDED`] in seconds.
+const ENDED: u32 = loader::ENDED.as_secs() as u32;
+
 /// Seconds without a packet after which a connection is over.
 const HALF_OPEN: u32 = 30;
 const CLOSED: u32 = 5;
+
+/// IANA protocol number.
+const TCP: u8 = 6;
 
 /// The sweeper's thread.
 #[derive(Debug)]
@@ -281,6 +288,14 @@ impl<'a> Pass<'a> {
         let timeout = timeout(word.state(), peer.as_ref().map(|(_, peer, _)| peer.state()), idle);
         if backend.generation == flow.generation && !is_over(age, timeout, self.hz) {
             self.note(word, &flow, &backend);
+            return;
+        }
+        if backend.generation != flow.generation && flow.key.protocol == TCP && !is_over(age, ENDED, self.hz) {
+            // New flows get its slots before all others'; until then whoever sends next is told.
+            self.table.move_to(slot, word, State::Closed);
+            if let Some((peer_slot, peer_word, _)) = peer {
+                self.table.move_to(peer_slot, peer_word, State::Closed);
+            }
             return;
         }
         // The other direction first: when a packet just hit it, the connection is alive and both stay.

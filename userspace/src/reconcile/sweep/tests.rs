@@ -133,6 +133,32 @@ fn flows_of_a_past_generation_go_in_a_deep_pass() {
 }
 
 #[test]
+fn ended_connections_stay_closed_for_a_while_so_that_both_sides_are_told() {
+    let table = table();
+    let connect = |first, state, protocol, age| {
+        connect(&table, first, (state, age), (state, age));
+        for slot in [first, first + WAYS as u32] {
+            let flow = table.flow(slot).expect("a flow");
+            table.put(slot, word(state, age), Flow { key: FlowKey { protocol, ..flow.key }, ..flow });
+        }
+    };
+    connect(0, State::Established, 6, 1);
+    connect(16, State::Closing, 6, ENDED);
+    connect(32, State::Established, 6, ENDED + LATE);
+    connect(48, State::Datagrams, 17, 1);
+    table.put_backend(1, Backend { generation: 8, ..Backend::default() });
+    for _ in 0..2 {
+        pass(&table, true);
+        let found = [0, 16, 32, 48].map(|first| states(&table, first));
+        assert_eq!(found, [(State::Closed, State::Closed), (State::Closed, State::Closed), GONE, GONE]);
+    }
+    let mut late = Pass::new(&table, HZ, false);
+    (0..table.buckets()).for_each(|bucket| late.bucket(bucket, NOW + (ENDED + LATE) * HZ));
+    assert_eq!((states(&table, 0), states(&table, 16)), (GONE, GONE));
+    assert_eq!((live(&table), table.service_loads().get(3)), (0, 0));
+}
+
+#[test]
 fn flows_of_a_past_generation_are_off_their_service_at_once_and_off_no_other_when_they_go() {
     let table = table();
     for first in [0, 16, 32] {

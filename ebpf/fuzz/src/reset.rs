@@ -1,0 +1,61 @@
+//! What must hold of a packet that was answered with a reset, and of one that was not though its connection is over.
+
+use vipgate_abi::counters::Reason;
+
+use crate::{
+    hook::{Arriving, Outcome, Verdict},
+    judge::key,
+    table::Table,
+    wire::{Ipv4, TCP, add, sum},
+};
+
+const FIN: u8 = 0x01;
+const SYN: u8 = 0x02;
+const RST: u8 = 0x04;
+const ACK: u8 = 0x10;
+
+/// Checks both.
+pub(crate) fn check(came: &Arriving, outcome: &Outcome, before: &Table, after: &Table) {
+    let key = Ipv4::of_frame(&came.bytes).and_then(|packet| Some(key(&packet, packet.ports(&came.bytes)?)));
+    let ended = key.and_then(|key| before.find(&key)).filter(|flow| !flow.is_current());
+    if outcome.verdict == Verdict::Reset {
+        assert!(ended.is_some(), "reset, though nothing has ended its connection");
+        assert_eq!(before, after, "a reset changes no flow");
+        let partial = came.buffer.is_some_and(|buffer| buffer.partial_checksum);
+        assert_eq!(outcome.bytes, answer(&came.bytes, partial), "answered to {:02x?}", came.bytes);
+    } else if let (Some(flow), Verdict::Drop(Reason::FlowEnded)) = (ended, outcome.verdict)
+        && flow.flow.key.protocol == TCP
+    {
+        let packet = Ipv4::of_frame(&came.bytes).expect("a flow's packet is a whole one");
+        let flags = came.bytes[packet.l4 + 13];
+        assert!(flags & RST != 0, "its sender is not told that it is over: flags {flags:#x}, {flow:?}");
+    }
+}
+
+/// The reset that answers a segment (RFC 9293, section 3.10.7.1).
+fn answer(frame: &[u8], partial: bool) -> Vec<u8> {
+    let sent = Ipv4::of_frame(frame).expect("what is answered is a whole packet");
+    let tcp = &frame[sent.l4..];
+    let field = |at: usize| [tcp[at], tcp[at + 1], tcp[at + 2], tcp[at + 3]];
+    let flags = tcp[13];
+    assert_eq!(flags & RST, 0, "a reset is answered");
+    let (number, acknowledgment, own) = if flags & ACK != 0 {
+        (field(8), [0; 4], RST)
+    } else {
+        let data = sent.end - sent.l4 - usize::from(tcp[12] >> 4) * 4;
+        let beside = usize::from(flags & SYN != 0) + usize::from(flags & FIN != 0);
+        let next = u32::from_be_bytes(field(4)).wrapping_add((data + beside) as u32);
+        ([0; 4], next.to_be_bytes(), RST | ACK)
+    };
+    let addresses = [sent.dst, sent.src].concat();
+    let mut ipv4 = [&[0x45, 0, 0, 40, 0, 0, 0x40, 0, 64, TCP, 0, 0], &addresses[..]].concat();
+    let checksum = !sum(&ipv4);
+    ipv4[10..12].copy_from_slice(&checksum.to_be_bytes());
+    let ports = [&tcp[2..4], &tcp[..2]].concat();
+    let mut segment = [&ports[..], &number, &acknowledgment, &[0x50, own, 0, 0, 0, 0, 0, 0]].concat();
+    let pseudo_header = sum(&[&addresses[..], &[0, TCP, 0, 20]].concat());
+    let checksum = if partial { pseudo_header } else { !add(pseudo_header, sum(&segment)) };
+    segment[16..18].copy_from_slice(&checksum.to_be_bytes());
+    // With the tags that it has.
+    [&frame[6..12], &frame[..6], &frame[12..sent.at], &ipv4, &segment].concat()
+}
