@@ -33,7 +33,7 @@ use crate::{
     parse::{IPV4, TCP, UDP, ethertype, parse},
     pipeline::Arrival,
     ports,
-    route::{self, Rewritten},
+    route::{self, Asker, Rewritten},
     table::{self, Connection},
     verifier::opaque,
 };
@@ -55,7 +55,7 @@ pub fn connect<P: Packet>(packet: &P, arrival: &Arrival, new: &mut Connection) -
     }
     new.rewritten = Rewritten { src: key.src, dst: key.dst, sport: key.sport, dport: key.dport };
     // Without a way the stack says so to the guest.
-    let Some((epoch, route, device)) = route::find_device(packet, key.protocol, config, &new.rewritten) else {
+    let Some((epoch, route, device)) = route::find(Asker::of(packet), key.protocol, config, &new.rewritten) else {
         return Err(Reason::NotOurs);
     };
     (new.epoch, new.route) = (epoch, route);
@@ -68,6 +68,9 @@ pub fn connect<P: Packet>(packet: &P, arrival: &Arrival, new: &mut Connection) -
     }
     if direct::is_answer(key, arrival.tcp_flags) {
         return Err(Reason::NotOurs);
+    }
+    if !source.comes_by(packet.ifindex()) {
+        return Err(Reason::Spoofed);
     }
     if source.kind == SourceKind::Disabled as u8 {
         return Err(Reason::Disabled);
@@ -173,13 +176,16 @@ pub fn reclaim<P: Packet>(packet: &mut P) {
 /// Gives a guest that has an elastic IP by the same device as the one that it connects to, its own perhaps, that IP as its
 /// source: so answers come back through the router, wherever both guests are. True: done.
 #[inline(always)]
-pub fn meet(device: u32, key: &FlowKey, rewritten: &mut Rewritten) -> bool {
+pub fn meet<P: Packet>(packet: &P, device: u32, key: &FlowKey, rewritten: &mut Rewritten) -> Result<bool, Reason> {
     if !may_be_translated(key.src) {
-        return false;
+        return Ok(false);
     }
     let Some(source) = source(device, key.src).filter(|source| source.kind == SourceKind::Elastic as u8) else {
-        return false;
+        return Ok(false);
     };
+    if !source.comes_by(packet.ifindex()) {
+        return Err(Reason::Spoofed);
+    }
     rewritten.src = source.vip;
     let reply = rewritten.reply_key(key);
     if reply == *key {
@@ -187,7 +193,7 @@ pub fn meet(device: u32, key: &FlowKey, rewritten: &mut Rewritten) -> bool {
         let [addresses, rest] = reply.words();
         rewritten.sport = ports::other_port(addresses, rest, 0) as Be16;
     }
-    true
+    Ok(true)
 }
 
 /// How packets from this address change when they leave by the device.

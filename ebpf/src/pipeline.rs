@@ -7,7 +7,7 @@ use vipgate_abi::{
     checksum::{delta16, delta32, update},
     config::Config,
     counters::Reason,
-    flow::{Flow, FlowKey, Hop},
+    flow::{Flow, FlowKey},
     hash,
     interest::Bit,
     service::{Kind, Service},
@@ -217,17 +217,12 @@ fn hit<P: Packet>(packet: &mut P, headers: &Headers, config: &Config, slot: &Slo
         }
     }
     if is_old {
-        // SAFETY: as above.
-        let rewritten = unsafe { Rewritten::by(&*flow) };
-        let Some((epoch, route)) = route::find(packet, headers.key.protocol, config, &rewritten) else {
-            return Err(Reason::Unroutable);
-        };
-        // SAFETY: `flow` points into FLOWS; rule 6.
-        unsafe {
-            route::store_way(flow, hop, Hop::new(route.next_hop, epoch, route.number()), route.number());
-        }
-        if route.is_due() {
-            packet.note_neighbour(true);
+        let outward = if slot.mark.is_outward() { route::IS_OUTWARD } else { 0 };
+        match route::renew(Asker::of(packet), flow, hop, headers.key.protocol as u32 | outward) {
+            route::RENEWED => {}
+            route::RENEWED_DUE => packet.note_neighbour(true),
+            route::ELSEWHERE => return Err(Reason::Elsewhere),
+            _ => return Err(Reason::Unroutable),
         }
     }
     Ok(true)
@@ -299,6 +294,10 @@ extern "C" fn insert(arrival: *const Arrival, new: *const Connection) -> u64 {
     else {
         return 0;
     };
+    if !new.is_outward && BACKENDS.get(new.backend).is_none_or(|backend| !ingress::is_at(backend, new.answers_by)) {
+        count::reason_only(Reason::Elsewhere);
+        return 0;
+    }
     table::insert(arrival, config, new).unwrap_or_else(|reason| {
         if reason as u32 == Reason::ReplyInUse as u32 && arrival.attempt + 1 < ATTEMPTS {
             return AGAIN;
@@ -340,7 +339,8 @@ fn connect<P: Packet>(packet: &P, arrival: &Arrival, service: &Service, new: &mu
         return Err(Reason::Unroutable);
     };
     (new.epoch, new.route, new.answers_by) = (epoch, route, ingress::device(device));
-    let meets = service.kind == Kind::Elastic as u8 && outward::meet(service.device(), key, &mut new.rewritten);
+    let is_elastic = service.kind == Kind::Elastic as u8;
+    let meets = is_elastic && outward::meet(packet, service.device(), key, &mut new.rewritten)?;
     let is_hairpin = !meets && hairpin::translate(packet, key, route.number(), &mut new.rewritten);
     if !service::has_room(service.number, service.max_connections) {
         return Err(Reason::TooManyConnections);

@@ -22,8 +22,9 @@ use vipgate_abi::{
 use crate::{
     atomic,
     clock::jiffies,
-    maps::{BACKEND_ROUTES, CONFIG, CONFIRMED, PORT_NUMBERS, PORTS},
+    maps::{BACKEND_ROUTES, BACKENDS, CONFIG, CONFIRMED, PORT_NUMBERS, PORTS},
     packet::{ETH_LEN, Packet, copy_mac, load, store},
+    verifier::opaque,
 };
 
 /// AF_INET.
@@ -167,7 +168,7 @@ pub unsafe fn depart(data: usize, port: &Port, next_hop: *const [u8; 6]) -> Opti
 /// # Safety
 /// `flow` points into FLOWS.
 #[inline(always)]
-pub unsafe fn store_way(flow: *mut Flow, old: Hop, new: Hop, port: u16) {
+unsafe fn store_way(flow: *mut Flow, old: Hop, new: Hop, port: u16) {
     // SAFETY: as the caller promises; a byte and an aligned word of a flow.
     unsafe {
         ptr::write_volatile(ptr::addr_of_mut!((*flow).target).cast::<u8>().add(Target::PORT_OFFSET), port as u8);
@@ -218,36 +219,54 @@ impl Rewritten {
     }
 }
 
-/// Finds the way out for what a packet becomes, and the epoch to store with it: one that is always old when the answer
-/// may soon change. None: the kernel has no route, or forbids it.
+/// Finds the way out for what a packet becomes, the epoch to store with it: one that is always old when the answer may soon
+/// change; and the device, by its interface index; 0: the packet is for the router itself, or the kernel knows none. None: the
+/// kernel has no route, or forbids it.
 ///
 /// Without a neighbour entry the next hop has no address: the kernel finds it, and the next packet asks again. Where the way out
 /// carries no program, the way is the stack.
 #[inline(always)]
-pub fn find<P: Packet>(packet: &P, protocol: u8, config: &Config, rewritten: &Rewritten) -> Option<(u16, Route)> {
-    find_device(packet, protocol, config, rewritten).map(|(epoch, route, _)| (epoch, route))
-}
-
-/// [`find`] with the device, by its interface index; 0: the packet is for the router itself, or the kernel knows none.
-#[inline(always)]
-pub fn find_device<P: Packet>(
-    packet: &P,
-    protocol: u8,
-    config: &Config,
-    rewritten: &Rewritten,
-) -> Option<(u16, Route, u32)> {
+pub fn find(asker: Asker, protocol: u8, config: &Config, rewritten: &Rewritten) -> Option<(u16, Route, u32)> {
     let mut answer = NOWHERE;
     // Read before the kernel is asked: what changes meanwhile makes the answer old.
     // SAFETY: aligned word of CONFIG.
     let epoch = unsafe { ptr::read_volatile(&raw const config.epoch) } as u16;
-    match ask(Asker::of(packet), protocol, rewritten, &mut answer) {
+    match ask(asker, protocol, rewritten, &mut answer) {
         NO_WAY => None,
         LASTING => Some((epoch, answer.route, answer.device)),
         _ => Some((0, answer.route, answer.device)),
     }
 }
 
-/// [`find_device`] for a backend's new flow: asked once for all its flows while nothing changes.
+/// Asks once more for the way out of a flow, of this protocol, whose `old` one may be no more.
+#[inline(never)]
+pub fn renew(asker: Asker, flow: *mut Flow, old: Hop, what: u32) -> u32 {
+    let Some(config) = CONFIG.get(0) else {
+        return opaque(UNROUTABLE);
+    };
+    // SAFETY: `flow` points into FLOWS. Another CPU may be claiming the slot: `pipeline::forward` finds out.
+    let (rewritten, backend) = unsafe { (Rewritten::by(&*flow), (*flow).target.backend()) };
+    let Some((epoch, route, device)) = find(asker, what as u8, config, &rewritten) else {
+        return opaque(UNROUTABLE);
+    };
+    if what & IS_OUTWARD == 0 && BACKENDS.get(backend).is_none_or(|backend| !backend.is_by(device)) {
+        return opaque(ELSEWHERE);
+    }
+    // SAFETY: `flow` points into FLOWS; rule 6.
+    unsafe { store_way(flow, old, Hop::new(route.next_hop, epoch, route.number()), route.number()) };
+    opaque(if route.is_due() { RENEWED_DUE } else { RENEWED })
+}
+
+/// Above the protocol: the flow goes outside, not to a backend.
+pub const IS_OUTWARD: u32 = 1 << 8;
+/// [`renew`]'s answers.
+pub const RENEWED: u32 = 0;
+pub const RENEWED_DUE: u32 = 1;
+pub const UNROUTABLE: u32 = 2;
+pub const ELSEWHERE: u32 = 3;
+
+/// [`find`] for a backend's new flow: asked once for all its flows while nothing changes, if
+/// the way out carries a program.
 #[inline(always)]
 pub fn to_backend<P: Packet>(
     packet: &P,
@@ -267,11 +286,14 @@ pub fn to_backend<P: Packet>(
     // SAFETY: as above.
     let age = now.wrapping_sub(unsafe { ptr::read_volatile(ptr::addr_of!((*known).found)) });
     let is_young = config.confirm == 0 || age < config.confirm;
-    if is_young && way.generation() == generation && way.is_beside(hop, epoch) {
-        let device = port(way.port()).map_or(0, |port| port.ifindex);
-        return Some((epoch, Route { port: way.port(), next_hop: backend::next_hop(hop) }, device));
+    if is_young
+        && way.generation() == generation
+        && way.is_beside(hop, epoch)
+        && let Some(port) = port(way.port())
+    {
+        return Some((epoch, Route { port: way.port(), next_hop: backend::next_hop(hop) }, port.ifindex));
     }
-    let (epoch, route, device) = find_device(packet, protocol, config, rewritten)?;
+    let (epoch, route, device) = find(Asker::of(packet), protocol, config, rewritten)?;
     let way = BackendWay::new(route.number(), generation);
     // SAFETY: as above.
     unsafe {

@@ -153,6 +153,8 @@ pub struct ForwardState {
     /// First and last.
     pub ports: (u16, u16),
     pub guest: Ipv4Addr,
+    /// The router's device on its NIC's network.
+    pub device: String,
     /// Where the first port leads; the others follow.
     pub guest_port: u16,
     /// Who may use it.
@@ -168,6 +170,8 @@ pub struct ElasticState {
     /// The same for the guest, unique among all backends.
     pub backend: u32,
     pub guest: Ipv4Addr,
+    /// The router's device on its NIC's network.
+    pub device: String,
     /// The guest's own connections leave by this VIP: of several by the same device, the one that was attached first.
     pub leads: bool,
 }
@@ -182,6 +186,20 @@ pub struct MasqueradeState {
     /// The same for the network, unique among all backends.
     pub backend: u32,
     pub network: Ipv4Net,
+    /// The router's device on it.
+    pub device: String,
+}
+
+impl VipState {
+    /// The router's devices that are on the networks of its backends and guests, and its own.
+    pub fn devices(&self) -> BTreeSet<&str> {
+        let backends = self.listeners.iter().flat_map(|listener| &listener.backends).map(|backend| &backend.device);
+        let guests = self.forwards.iter().map(|forward| &forward.device);
+        let elastic = self.elastic.iter().map(|elastic| &elastic.device);
+        let networks = self.masquerades.iter().map(|masquerade| &masquerade.device);
+        let all = backends.chain(guests).chain(elastic).chain(networks).chain([&self.device]);
+        all.map(String::as_str).collect()
+    }
 }
 
 /// A bandwidth limit of a VIP, in either direction or both.

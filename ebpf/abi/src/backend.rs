@@ -21,7 +21,7 @@ pub struct Backend {
     /// Whose limit the packets of its flows count against. No part of what a flow was made under: a limit comes, changes and
     /// goes while connections go on.
     pub meter: Binding,
-    /// Interface index of the device by which the backend's network is; 0: by any.
+    /// Interface index of the device by which the backend's network is, which alone leads to it; 0: any may.
     pub device: u32,
     /// Keeps an element within a cache line.
     pub reserved: [u32; 2],
@@ -39,6 +39,13 @@ pub const ICMP_IDLE: u32 = 60;
 pub const OTHER_IDLE: u32 = 10 * 60;
 
 impl Backend {
+    /// Whether the device that the kernel sends by to its address leads to its network, and not to another one that has the
+    /// address, too; 0: none does.
+    #[inline(always)]
+    pub const fn is_by(&self, device: u32) -> bool {
+        self.device == 0 || self.device == device
+    }
+
     #[inline(always)]
     pub const fn is_down(&self) -> bool {
         self.addr != 0 && self.idle_timeout == DOWN

@@ -105,6 +105,10 @@ reasons! {
     Martian = 23 Drop "martian",
     /// It belongs to a connection, or is an ICMP error about one, but comes from where that side of it is not.
     WrongSide = 24 Drop "wrong_side",
+    /// A guest's packet, by its source, that comes by another device than its network's.
+    Spoofed = 25 Drop "spoofed",
+    /// What is for a backend or guest that the kernel does not send to by the device of its network.
+    Elsewhere = 26 Drop "elsewhere",
     /// A TCP segment of a connection that the router has ended: answered with a reset.
     FlowReset = 28 Drop "flow_reset",
     /// A TCP segment without a flow, while those of another version's tables are just coming over: reset now, a connection

@@ -48,6 +48,14 @@ const _: () = assert!(size_of::<Source>() == 16 && size_of::<SourceKey>() == 8);
 
 crate::pod!(Source, SourceKey);
 
+impl Source {
+    /// Whether packets that come by a device may be such guests'.
+    #[inline(always)]
+    pub const fn comes_by(&self, device: u32) -> bool {
+        self.device == 0 || self.device == device
+    }
+}
+
 /// How a source is translated.
 #[repr(u8)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

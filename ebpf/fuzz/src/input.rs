@@ -25,7 +25,7 @@ pub enum Step {
     Withdraw {
         service: u8,
     },
-    /// A number is given to another backend.
+    /// A number is given to another backend, with one of four ports, whose network is by one device alone (0x30) or by any.
     Backend {
         number: u8,
         address: u8,
@@ -123,7 +123,7 @@ pub enum Step {
         idle: u16,
     },
     /// A service's VIP becomes a guest's elastic IP, for its own connections, too, if `what` says so (0x01): such a guest's
-    /// packets get the VIP by the public or the private device (0x02), or are dropped (0x04).
+    /// packets get the VIP by the public or the private device (0x02), or are dropped (0x04). It is by one device alone (0x18).
     Elastic {
         service: u8,
         backend: u8,
@@ -131,7 +131,7 @@ pub enum Step {
         what: u8,
     },
     /// What the hosts that agree with an address in so many bits begin gets a service's VIP, which has services (0x01) or
-    /// has none, by the public or the private device (0x02), or is dropped (0x04).
+    /// has none, by the public or the private device (0x02), or is dropped (0x04). They are by one device alone (0x18).
     Masquerade {
         service: u8,
         backend: u8,

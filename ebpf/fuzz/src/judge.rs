@@ -18,7 +18,7 @@ use vipgate_pipeline::maps;
 
 use crate::{
     hook::{Arriving, Departure, Hook, Outcome, Verdict},
-    refusals::{is_forged, is_forwardable, is_martian, refused},
+    refusals::{claims_a_guests_source, is_elsewhere, is_forged, is_forwardable, is_martian, refused},
     states,
     table::{Slot, Table},
     wire::{ETH_LEN, ICMP, Ipv4, TCP, UDP, UDP_LITE, add, same_sum, sum, untagged, word},
@@ -394,6 +394,10 @@ fn flow(old: &[u8], packet: &Ipv4, [came, left]: &[FlowKey; 2], now: u32, before
 fn by_its_side(came: &Arriving, key: &FlowKey, before: &Table, after: &Table) {
     let flow = after.find(key).expect("a translated packet has a flow");
     let mark = flow.flow.mark;
+    if before.find(key).is_none() {
+        assert!(!claims_a_guests_source(key, came.ifindex), "another network's guest began it: {flow:?}");
+        assert!(mark.is_outward() || !is_elsewhere(flow.flow.backend()), "sent to another network: {flow:?}");
+    }
     if !mark.is_reply() && !mark.is_outward() {
         assert_eq!(flow.flow.from, 0, "clients come by any device: {flow:?}");
         return;

@@ -26,6 +26,8 @@ pub(crate) fn refused(came: &Arriving, reason: Reason, before: &Table) {
         Reason::NoFreePort => exhausted(bytes),
         Reason::Martian => martian(bytes),
         Reason::WrongSide => astray(came, before),
+        Reason::Spoofed => spoofed(came),
+        Reason::Elsewhere => elsewhere(bytes, before),
         _ => {}
     }
 }
@@ -75,6 +77,58 @@ fn martian(bytes: &[u8]) {
 pub(crate) fn is_martian(key: &FlowKey) -> bool {
     let src = key.src.to_ne_bytes();
     matches!(src[0], 0 | 127 | 224..) || key.src == key.dst || world::OWN.contains(&src)
+}
+
+/// From a guest's address by another device than that one's.
+fn spoofed(came: &Arriving) {
+    let bytes = &untagged(&came.bytes);
+    let packet = Ipv4::of_frame(bytes).expect("a source is a whole packet's");
+    // A later fragment does not tell.
+    let Some(ports) = packet.ports(bytes) else { return };
+    let key = key(&packet, ports);
+    assert!(claims_a_guests_source(&key, came.ifindex), "a guest's own packet: {came:?}");
+}
+
+/// True for what would get a VIP as its source, were it not by another device than the guest's.
+pub(crate) fn claims_a_guests_source(key: &FlowKey, ifindex: u32) -> bool {
+    let source = match service(key) {
+        Some(service) if service.kind == Kind::Elastic as u8 => {
+            world::source(service.device(), key.src).filter(|source| source.kind == SourceKind::Elastic as u8)
+        }
+        Some(_) => None,
+        None => way_out(key),
+    };
+    source.is_some_and(|source| !source.comes_by(ifindex))
+}
+
+/// For a backend that the kernel has elsewhere than where its network is.
+fn elsewhere(bytes: &[u8], before: &Table) {
+    let bytes = &untagged(bytes);
+    let packet = Ipv4::of_frame(bytes).expect("a connection's packet is a whole IPv4 packet");
+    let Some(ports) = packet.ports(bytes) else { return };
+    let key = key(&packet, ports);
+    // One that is over may have left its place to a new one.
+    if before.find(&key).is_some_and(|known| {
+        let device = device_towards(known.flow.new_dst).unwrap_or(0);
+        !world::backend(known.flow.backend()).is_by(device)
+    }) {
+        return;
+    }
+    let numbers: Vec<u32> = match service(&key) {
+        Some(service) if service.kind == Kind::Balance as u8 => {
+            let ring = service.ring_base..service.ring_base + service.ring_len;
+            ring.filter_map(|index| maps::RINGS.get(index).copied()).collect()
+        }
+        Some(service) => vec![service.backend],
+        None => panic!("nobody's backend is elsewhere: {key:?}"),
+    };
+    assert!(numbers.into_iter().any(is_elsewhere), "every backend is where its network is: {key:?}");
+}
+
+/// True for a backend whose address the kernel does not send to by its network's device.
+pub(crate) fn is_elsewhere(number: u32) -> bool {
+    let backend = world::backend(number);
+    !backend.is_by(device_towards(backend.addr).unwrap_or(0))
 }
 
 /// Of a known connection, or an error about one, and from where the kernel does not have that side of it.

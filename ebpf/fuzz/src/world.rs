@@ -128,7 +128,7 @@ impl World {
             Step::Elastic { service, backend, guest, what } => elastic(*service, *backend, *guest, *what),
             Step::Masquerade { service, backend, source, bits, what } => {
                 let (vip, shared) = (u32::from_ne_bytes(self::service(*service).0), what & 1);
-                let backend = set_whole_backend(*backend, vip, 0);
+                let backend = set_whole_backend(*backend, vip, 0, 0);
                 let kind = SourceKind::Masquerade;
                 add_interest(Bit::to(vip));
                 set_source(*source, *bits, *what, Source { vip, backend, shared, ..of_kind(kind, *what) });
@@ -319,7 +319,7 @@ fn forward(service: u8, backend: u8, port_shift: u16, (source, bits): (u8, u8)) 
 fn elastic(service: u8, backend: u8, guest: u8, what: u8) {
     let number = u32::from(service) % SERVICES;
     let (vip, guest_address) = (u32::from_ne_bytes(self::service(service).0), u32::from_ne_bytes(address(guest)));
-    let backend = set_whole_backend(backend, guest_address, number);
+    let backend = set_whole_backend(backend, guest_address, number, device_of(what >> 3));
     let value = Service { kind: Kind::Elastic as u8, number, ring_base: device(what), backend, ..Service::default() };
     set_service(service | 16, value);
     if what & 1 != 0 {
@@ -328,16 +328,17 @@ fn elastic(service: u8, backend: u8, guest: u8, what: u8) {
 }
 
 /// A backend of every protocol and port; its number.
-fn set_whole_backend(number: u8, addr: u32, service: u32) -> u32 {
+fn set_whole_backend(number: u8, addr: u32, service: u32, device: u32) -> u32 {
     let number = u32::from(number) % BACKENDS;
     let generation = backend(number).generation.wrapping_add(1);
     add_interest(Bit::from(addr));
-    put_backend(number, Backend { addr, generation, service, idle_timeout: 60, ..Backend::default() });
+    put_backend(number, Backend { addr, generation, service, idle_timeout: 60, device, ..Backend::default() });
     number
 }
 
 fn of_kind(kind: SourceKind, what: u8) -> Source {
-    Source { kind: if what & 4 == 0 { kind } else { SourceKind::Disabled } as u8, ..Source::default() }
+    let kind = if what & 4 == 0 { kind } else { SourceKind::Disabled } as u8;
+    Source { kind, device: device_of(what >> 3), ..Source::default() }
 }
 
 fn set_source(source: u8, bits: u8, what: u8, value: Source) {
@@ -382,7 +383,12 @@ pub(crate) fn forged(what: u8) -> Option<[u8; 4]> {
 
 /// A device that packets come by though their sender is elsewhere, perhaps.
 pub(crate) fn device_astray(what: u8) -> Option<u32> {
-    [None, Some(PUBLIC), Some(PRIVATE), Some(OTHER)][usize::from(what >> 4 & 3)]
+    Some(device_of(what >> 4)).filter(|device| *device != 0)
+}
+
+/// The device of a guest's or backend's network, or 0: any (0x03).
+fn device_of(what: u8) -> u32 {
+    [0, PUBLIC, PRIVATE, OTHER][usize::from(what & 3)]
 }
 
 /// The network mask of so many bits, modulo 33.
@@ -403,6 +409,7 @@ fn set_backend(number: u8, host: u8, port: u8) {
         port: (8080 + u16::from(port & 3)).to_be(),
         generation: backend(number).generation.wrapping_add(1),
         idle_timeout: 60,
+        device: device_of(port >> 4),
         ..Backend::default()
     };
     add_interest(Bit::from(value.addr));

@@ -690,6 +690,20 @@ impl Bench {
         Ok(LpmTrie::try_from(self.map(maps::SOURCES)?)?.insert(&key, source, 0)?)
     }
 
+    /// Has guests from a network, whose packets get another source by the public device, come by this device alone.
+    pub fn keep_guests_at(&mut self, (network, prefix_len): (Ipv4Addr, u8), device: &str) -> Result<()> {
+        let key = Key::new(32 + u32::from(prefix_len), SourceKey::new(ifindex("pub0")?, u32::from(network).to_be()));
+        let mut sources = LpmTrie::<_, SourceKey, Source>::try_from(self.map(maps::SOURCES)?)?;
+        let source = sources.get(&key, 0)?;
+        Ok(sources.insert(&key, Source { device: ifindex(device)?, ..source }, 0)?)
+    }
+
+    /// Has a backend's network be by this device alone.
+    pub fn keep_backend_at(&mut self, number: u32, device: &str) -> Result<()> {
+        let held = self.backend(number)?;
+        self.set_backend(number, Backend { device: ifindex(device)?, ..held })
+    }
+
     pub fn remove_source(&mut self, network: Ipv4Addr, prefix_len: u8) -> Result<()> {
         let key = Key::new(32 + u32::from(prefix_len), SourceKey::new(ifindex("pub0")?, u32::from(network).to_be()));
         Ok(LpmTrie::<_, SourceKey, Source>::try_from(self.map(maps::SOURCES)?)?.remove(&key)?)

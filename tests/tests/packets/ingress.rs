@@ -239,4 +239,79 @@ both_hooks! {
         }
         Ok(())
     }
+
+    fn a_guests_source_is_its_networks_devices_alone(bench: &mut Bench) -> Result<()> {
+        let third = third(bench)?;
+        bench.masquerade(Bench::VIP, false)?;
+        bench.elastic(ELASTIC, GUEST, true)?;
+        bench.keep_guests_at((GUEST, 32), "priv0")?;
+        bench.keep_guests_at((Ipv4Addr::new(10, 2, 0, 0), 24), "priv0")?;
+        let other = Ipv4Addr::new(10, 2, 0, 30);
+        for source in [GUEST, other] {
+            let ask = Frame::udp(SocketAddrV4::new(source, 40_000), SERVER);
+            let ping = Frame::icmp_query(source, *SERVER.ip(), 8, 7, b"ping");
+            bench.expect_refused(&by(third, ask.clone()), Reason::Spoofed)?;
+            bench.expect_refused(&by(third, ping), Reason::Spoofed)?;
+            ensure!(bench.flows()?.is_empty());
+        }
+        let ask = Frame::udp(SocketAddrV4::new(GUEST, 40_000), SERVER);
+        let left = ask.clone().between(SocketAddrV4::new(ELASTIC, 40_000), SERVER);
+        bench.expect_sent(&ask, &left.forwarded(Bench::PUBLIC_MAC, Bench::GATEWAY_MAC))
+    }
+
+    fn who_meets_an_elastic_ip_as_a_guest_comes_by_that_ones_device(bench: &mut Bench) -> Result<()> {
+        let third = third(bench)?;
+        let second = Ipv4Addr::new(10, 1, 0, 102);
+        bench.elastic(ELASTIC, GUEST, true)?;
+        bench.elastic(second, Ipv4Addr::new(10, 2, 0, 11), true)?;
+        bench.keep_guests_at((GUEST, 32), "priv0")?;
+        let ask = Frame::udp(SocketAddrV4::new(GUEST, 40_000), SocketAddrV4::new(second, 53));
+        for mac in [third, Bench::PUBLIC_MAC] {
+            bench.expect_refused(&by(mac, ask.clone()), Reason::Spoofed)?;
+        }
+        ensure!(bench.flows()?.is_empty());
+        let met = ask.clone().between(SocketAddrV4::new(ELASTIC, 40_000), SocketAddrV4::new(Ipv4Addr::new(10, 2, 0, 11), 53));
+        bench.expect_sent(&by(Bench::PRIVATE_MAC, ask), &met.forwarded(Bench::PRIVATE_MAC, Bench::backend_mac(11)))
+    }
+
+    fn a_backend_is_reached_by_its_networks_device_alone(bench: &mut Bench) -> Result<()> {
+        third(bench)?;
+        let rule = SocketAddrV4::new(Bench::VIP, 53);
+        let backend = serve(bench, UDP)?;
+        let guest = bench.forward(rule, UDP, ServiceKey::EXACT, SocketAddrV4::new(GUEST, 53))?;
+        let elastic = bench.elastic(ELASTIC, GUEST, true)?;
+        for (number, door) in [(backend, VIP), (guest, rule), (elastic, SocketAddrV4::new(ELASTIC, 53))] {
+            bench.keep_backend_at(number, "third0")?;
+            for _ in 0..2 {
+                bench.expect_refused(&Frame::udp(CLIENT, door), Reason::Elsewhere)?;
+            }
+            ensure!(bench.flows()?.is_empty());
+        }
+        bench.keep_backend_at(backend, "priv0")?;
+        let ask = Frame::udp(CLIENT, VIP);
+        bench.expect_sent(&ask, &to_backend(ask.clone()))?;
+        bench.expect_sent(&ask, &to_backend(ask.clone()))
+    }
+
+    fn a_backend_that_claims_the_routers_address_is_none(bench: &mut Bench) -> Result<()> {
+        let numbers = bench.serve(VIP, UDP, Algorithm::RoundRobin, &[SocketAddrV4::new(Ipv4Addr::new(10, 2, 0, 1), 22)])?;
+        bench.keep_backend_at(numbers[0], "priv0")?;
+        bench.expect_refused(&Frame::udp(CLIENT, VIP), Reason::Elsewhere)?;
+        ensure!(bench.flows()?.is_empty());
+        Ok(())
+    }
+
+    fn a_connection_ends_at_the_way_to_another_network(bench: &mut Bench) -> Result<()> {
+        third(bench)?;
+        let backend = serve(bench, UDP)?;
+        bench.keep_backend_at(backend, "priv0")?;
+        let ask = Frame::udp(CLIENT, VIP);
+        bench.expect_sent(&ask, &to_backend(ask.clone()))?;
+        command("ip route add 10.2.0.11/32 dev third0")?;
+        bench.move_epoch()?;
+        bench.expect_refused(&ask, Reason::Elsewhere)?;
+        command("ip route del 10.2.0.11/32 dev third0")?;
+        bench.move_epoch()?;
+        bench.expect_sent(&ask, &to_backend(ask.clone()))
+    }
 }

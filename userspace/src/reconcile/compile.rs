@@ -193,21 +193,24 @@ pub struct SourceEntry {
     pub value: source::Source,
 }
 
-/// Compiles one VIP. `device` is the interface index of its device, which elastic IPs and source NAT are told apart by:
-/// while the device is not there, they have no entries.
+/// The router's devices as they are now: their interface indices by name.
+pub type Devices<'a> = dyn Fn(&str) -> Option<u32> + 'a;
+
+/// Compiles one VIP. Its device is what elastic IPs and source NAT are told apart by: while it is not there, they have no
+/// entries. While those of backends and guests are not there, any device may lead to them.
 ///
 /// A Disabled VIP is one key for the whole address that drops, and keys that drop what would leave by it; nothing of its
 /// services stays, so that their flows end. Of the router's own address only the services go: what the router itself
 /// sends and gets must pass.
 /// A listener without a backend that takes new flows keeps its key with an empty ring, so that its packets are refused
 /// and counted, and no other service's.
-pub fn compile(vip: &VipState, device: Option<u32>) -> Tables {
+pub fn compile(vip: &VipState, devices: &Devices<'_>) -> Tables {
     let mut tables = Tables::empty(vip.address);
-    if let Some(device) = device {
-        translate(vip, device, &mut tables);
+    if let Some(device) = devices(&vip.device) {
+        translate(vip, device, devices, &mut tables);
     }
     if vip.enabled {
-        serve(vip, &mut tables);
+        serve(vip, devices, &mut tables);
         limit(vip, &mut tables);
     } else if !vip.own {
         tables.services.insert(Key::whole(vip.address), ServiceEntry::Disabled);
@@ -216,12 +219,12 @@ pub fn compile(vip: &VipState, device: Option<u32>) -> Tables {
 }
 
 /// Listeners and port-forwarding rules.
-fn serve(vip: &VipState, tables: &mut Tables) {
+fn serve(vip: &VipState, devices: &Devices<'_>, tables: &mut Tables) {
     for listener in &vip.listeners {
         tables.services.insert(Key::listener(vip.address, listener.protocol, listener.port), balance(listener));
         // A stopped VM's backend keeps its entry: it gets no new flows, and what it has may drain. An unhealthy one's
         // entry says that it is down, which ends its flows.
-        tables.backends.extend(listener.backends.iter().map(|b| (b.number, entry(listener, b))));
+        tables.backends.extend(listener.backends.iter().map(|b| (b.number, entry(listener, b, devices))));
     }
     for forward in &vip.forwards {
         let service = ServiceEntry::Forward {
@@ -232,7 +235,7 @@ fn serve(vip: &VipState, tables: &mut Tables) {
         };
         let keys = Key::range(vip.address, forward.protocol, forward.ports);
         tables.services.extend(keys.map(|key| (key, service.clone())));
-        tables.backends.insert(forward.backend, guest(forward));
+        tables.backends.insert(forward.backend, guest(forward, devices));
     }
 }
 
@@ -264,31 +267,33 @@ fn limit(vip: &VipState, tables: &mut Tables) {
 }
 
 /// What takes all protocols: the VIP's guest and the networks whose way out it is.
-fn translate(vip: &VipState, device: u32, tables: &mut Tables) {
-    let entry = |kind, number, backend| {
+fn translate(vip: &VipState, device: u32, devices: &Devices<'_>, tables: &mut Tables) {
+    let entry = |kind, number, backend, of: &str| {
         let (kind, number, backend) = match vip.enabled {
             true => (kind, Some(number), backend),
             // Dropped: without an entry the packets would leave with another source.
             false => (SourceKind::Disabled, None, 0),
         };
-        let vip = u32::from(vip.address).to_be();
-        SourceEntry { number, value: source::Source { vip, backend, kind: kind as u8, ..source::Source::default() } }
+        let (vip, device, kind) = (u32::from(vip.address).to_be(), index(of, devices), kind as u8);
+        SourceEntry { number, value: source::Source { vip, backend, device, kind, ..source::Source::default() } }
     };
     if let Some(elastic) = &vip.elastic {
         let (number, backend) = (elastic.number, elastic.backend);
         if elastic.leads {
             let guest = Origin::new(device, elastic.guest.into());
-            tables.sources.insert(guest, entry(SourceKind::Elastic, number, backend));
+            tables.sources.insert(guest, entry(SourceKind::Elastic, number, backend, &elastic.device));
         }
         if vip.enabled {
             tables.services.insert(Key::whole(vip.address), ServiceEntry::Elastic { number, backend, device });
-            tables.backends.insert(backend, all_of(elastic.guest, number));
+            let guest = Backend { device: index(&elastic.device, devices), ..all_of(elastic.guest, number) };
+            tables.backends.insert(backend, guest);
         }
     }
     for masquerade in &vip.masquerades {
         // Networks with the same addresses cannot be told apart: the first one's traffic it is.
         let Entry::Vacant(place) = tables.sources.entry(Origin::new(device, masquerade.network)) else { continue };
-        let mut source = entry(SourceKind::Masquerade, masquerade.number, masquerade.backend);
+        let mut source =
+            entry(SourceKind::Masquerade, masquerade.number, masquerade.backend, masquerade.device.as_str());
         source.value.shared = u8::from(vip.enabled && !(vip.listeners.is_empty() && vip.forwards.is_empty()));
         place.insert(source);
         if vip.enabled {
@@ -302,7 +307,12 @@ fn all_of(address: Ipv4Addr, service: u32) -> Backend {
     Backend { addr: u32::from(address).to_be(), service, idle_timeout: TCP_IDLE, ..Backend::default() }
 }
 
-fn guest(forward: &ForwardState) -> Backend {
+/// The interface index of a backend's or guest's device; 0: it is not there.
+fn index(device: &str, devices: &Devices<'_>) -> u32 {
+    devices(device).unwrap_or(0)
+}
+
+fn guest(forward: &ForwardState, devices: &Devices<'_>) -> Backend {
     Backend {
         addr: u32::from(forward.guest).to_be(),
         port: forward.guest_port.to_be(),
@@ -311,6 +321,7 @@ fn guest(forward: &ForwardState) -> Backend {
             Protocol::Tcp => TCP_IDLE,
             Protocol::Udp => UDP_IDLE,
         },
+        device: index(&forward.device, devices),
         ..Backend::default()
     }
 }
@@ -361,12 +372,13 @@ fn gcd(a: u8, b: u8) -> u8 {
     if b == 0 { a } else { gcd(b, a % b) }
 }
 
-fn entry(listener: &ListenerState, backend: &BackendState) -> Backend {
+fn entry(listener: &ListenerState, backend: &BackendState, devices: &Devices<'_>) -> Backend {
     Backend {
         addr: u32::from(backend.address).to_be(),
         port: backend.port.to_be(),
         service: listener.number,
         idle_timeout: if backend.healthy { listener.idle_timeout } else { backend::DOWN },
+        device: index(&backend.device, devices),
         ..Backend::default()
     }
 }
@@ -467,8 +479,10 @@ mod tests {
     use super::*;
     use crate::state::{ElasticState, HealthCheck, LimitState, MasqueradeState};
 
-    /// Interface index of the VIPs' device.
-    const DEVICE: Option<u32> = Some(3);
+    /// Interface indices of the VIPs' device, and of the guests'.
+    fn devices(name: &str) -> Option<u32> {
+        [("eth0", 3), ("eth1", 4)].into_iter().find(|(known, _)| *known == name).map(|(_, index)| index)
+    }
 
     fn backend(number: u32, host: u8) -> BackendState {
         BackendState {
@@ -521,6 +535,7 @@ mod tests {
             protocol: Protocol::Tcp,
             ports,
             guest: Ipv4Addr::new(192, 168, 1, 9),
+            device: "eth1".into(),
             guest_port,
             allowed: "10.1.2.77/28".parse().expect("a network"),
         }
@@ -541,7 +556,7 @@ mod tests {
     #[test]
     fn a_listener_is_a_key_of_its_address_protocol_and_port_in_network_order() {
         let tables =
-            compile(&vip(vec![listener(Algorithm::LeastConnections, vec![backend(8, 2), backend(7, 1)])]), DEVICE);
+            compile(&vip(vec![listener(Algorithm::LeastConnections, vec![backend(8, 2), backend(7, 1)])]), &devices);
         let key = Key {
             data: ServiceKey { vip: [10, 0, 0, 5], protocol: 17, reserved: 0, port: [0, 53] },
             prefix_len: ServiceKey::EXACT,
@@ -561,6 +576,7 @@ mod tests {
             generation: 0,
             service: 3,
             idle_timeout: 60,
+            device: 4,
             ..Backend::default()
         };
         assert_eq!(tables.backends[&8], expected);
@@ -570,7 +586,7 @@ mod tests {
     fn rings_of_both_hashing_algorithms_are_maglev_tables_of_backend_numbers() {
         let pool = vec![backend(70, 1), backend(80, 2), backend(90, 3)];
         for algorithm in [Algorithm::Source, Algorithm::Maglev] {
-            let tables = compile(&vip(vec![listener(algorithm, pool.clone())]), DEVICE);
+            let tables = compile(&vip(vec![listener(algorithm, pool.clone())]), &devices);
             assert_eq!(ring(&tables).len() as u32, maglev::table_size(3));
             assert_eq!(ring(&tables).iter().collect::<BTreeSet<_>>(), BTreeSet::from([&70, &80, &90]));
         }
@@ -579,7 +595,7 @@ mod tests {
     #[test]
     fn a_stopped_backend_gets_no_new_flows_and_keeps_its_entry() {
         let stopped = BackendState { active: false, ..backend(8, 2) };
-        let tables = compile(&vip(vec![listener(Algorithm::RoundRobin, vec![backend(7, 1), stopped])]), DEVICE);
+        let tables = compile(&vip(vec![listener(Algorithm::RoundRobin, vec![backend(7, 1), stopped])]), &devices);
         assert_eq!(ring(&tables), [7]);
         assert!(tables.backends.contains_key(&8));
     }
@@ -589,21 +605,21 @@ mod tests {
         let pool: Vec<_> = [(1, 50), (2, 20), (3, 10), (4, 0)]
             .map(|(n, weight)| BackendState { weight, ..backend(n, n as u8) })
             .into();
-        let of = |algorithm| ring(&compile(&vip(vec![listener(algorithm, pool.clone())]), DEVICE)).to_vec();
+        let of = |algorithm| ring(&compile(&vip(vec![listener(algorithm, pool.clone())]), &devices)).to_vec();
         assert_eq!(of(Algorithm::RoundRobin), [1, 2, 1, 1, 3, 1, 2, 1]);
         let members = [(1, 50), (2, 20), (3, 10)].map(|(number, weight)| Member::new(number, weight).0);
         assert_eq!(of(Algorithm::LeastConnections), members);
         let table = of(Algorithm::Source);
         let share = |n| table.iter().filter(|number| **number == n).count() * 8 * 100 / table.len();
         assert_eq!([1, 2, 3, 4].map(share).map(|percents| (percents + 50) / 100), [5, 2, 1, 0]);
-        let tables = compile(&vip(vec![listener(Algorithm::RoundRobin, pool)]), DEVICE);
+        let tables = compile(&vip(vec![listener(Algorithm::RoundRobin, pool)]), &devices);
         assert!(tables.backends.contains_key(&4), "what it has may drain");
     }
 
     #[test]
     fn an_unhealthy_backend_gets_no_new_flows_and_its_entry_says_that_it_is_down() {
         let unhealthy = BackendState { healthy: false, ..backend(8, 2) };
-        let tables = compile(&vip(vec![listener(Algorithm::RoundRobin, vec![backend(7, 1), unhealthy])]), DEVICE);
+        let tables = compile(&vip(vec![listener(Algorithm::RoundRobin, vec![backend(7, 1), unhealthy])]), &devices);
         assert_eq!(ring(&tables), [7]);
         assert!(tables.backends[&8].is_down() && !tables.backends[&7].is_down());
     }
@@ -611,13 +627,13 @@ mod tests {
     #[test]
     fn an_empty_pool_keeps_its_key_and_drops() {
         for algorithm in [Algorithm::RoundRobin, Algorithm::LeastConnections, Algorithm::Source, Algorithm::Maglev] {
-            assert!(ring(&compile(&vip(vec![listener(algorithm, vec![])]), DEVICE)).is_empty());
+            assert!(ring(&compile(&vip(vec![listener(algorithm, vec![])]), &devices)).is_empty());
         }
     }
 
     #[test]
     fn a_rule_is_the_prefixes_of_its_range_and_one_backend() {
-        let tables = compile(&forwarding(vec![forward((1, 6), 1001)]), DEVICE);
+        let tables = compile(&forwarding(vec![forward((1, 6), 1001)]), &devices);
         let keys: Vec<_> = tables.services.keys().map(|key| (key.data.port, key.prefix_len)).collect();
         assert_eq!(keys, [([0, 1], 64), ([0, 2], 63), ([0, 4], 63), ([0, 6], 64)]);
         let values: Vec<_> = tables.services.values().map(|entry| entry.value(0)).collect();
@@ -632,10 +648,11 @@ mod tests {
             generation: 0,
             service: 9,
             idle_timeout: 7440,
+            device: 4,
             ..Backend::default()
         };
         assert_eq!(tables.backends, BTreeMap::from([(90, expected)]));
-        let down = compile(&forwarding(vec![forward((2222, 2222), 22)]), DEVICE);
+        let down = compile(&forwarding(vec![forward((2222, 2222), 22)]), &devices);
         assert_eq!(
             down.services.values().next().map(|entry| entry.value(0).port_shift),
             Some(22_u16.wrapping_sub(2222))
@@ -645,7 +662,7 @@ mod tests {
     #[test]
     fn any_width_of_range_is_a_handful_of_keys() {
         for (ports, count) in [((1, 65535), 16), ((1, 65534), 30), ((8000, 8015), 1), ((1024, 65535), 6)] {
-            assert_eq!(compile(&forwarding(vec![forward(ports, 1)]), DEVICE).services.len(), count, "{ports:?}");
+            assert_eq!(compile(&forwarding(vec![forward(ports, 1)]), &devices).services.len(), count, "{ports:?}");
         }
         // The rest is for the VIP's own.
         const { assert!(30 < vipgate_abi::maps::KEYS_PER_SERVICE) };
@@ -654,7 +671,7 @@ mod tests {
     #[test]
     fn a_disabled_vip_is_one_key_that_drops_everything() {
         let enabled = vip(vec![listener(Algorithm::RoundRobin, vec![backend(7, 1)])]);
-        let tables = compile(&VipState { enabled: false, ..enabled }, DEVICE);
+        let tables = compile(&VipState { enabled: false, ..enabled }, &devices);
         let whole = Key::whole(Ipv4Addr::new(10, 0, 0, 5));
         assert_eq!(tables.services, BTreeMap::from([(whole, ServiceEntry::Disabled)]));
         assert!(tables.backends.is_empty());
@@ -675,7 +692,7 @@ mod tests {
         state.forwards =
             vec![forward((100, 200), 1000), ForwardState { number: 10, backend: 91, ..forward((300, 310), 1) }];
         let bound = |limits: &[LimitState]| {
-            let tables = compile(&VipState { limits: limits.to_vec(), ..state.clone() }, DEVICE);
+            let tables = compile(&VipState { limits: limits.to_vec(), ..state.clone() }, &devices);
             let bindings = [7, 90, 91, 80].map(|number| tables.backends[&number].meter);
             (bindings, tables)
         };
@@ -692,7 +709,7 @@ mod tests {
         );
         // Without traffic there is nothing to limit.
         assert!(
-            compile(&VipState { enabled: false, limits: vec![limit(1, None)], ..state.clone() }, DEVICE)
+            compile(&VipState { enabled: false, limits: vec![limit(1, None)], ..state.clone() }, &devices)
                 .limits
                 .is_empty()
         );
@@ -705,33 +722,33 @@ mod tests {
 
     fn elastic(leads: bool) -> VipState {
         let guest = Ipv4Addr::new(192, 168, 1, 9);
-        let elastic = ElasticState { uuid: "e".into(), number: 6, backend: 60, guest, leads };
+        let elastic = ElasticState { uuid: "e".into(), number: 6, backend: 60, guest, device: "eth1".into(), leads };
         VipState { elastic: Some(elastic), ..vip(vec![]) }
     }
 
     /// The router's own address, by which 192.168.0.0/16 goes out.
     fn own(listeners: Vec<ListenerState>) -> VipState {
         let network = "192.168.0.0/16".parse().expect("a network");
-        let masquerade = MasqueradeState { uuid: "n".into(), number: 8, backend: 80, network };
+        let masquerade = MasqueradeState { uuid: "n".into(), number: 8, backend: 80, network, device: "eth1".into() };
         VipState { own: true, masquerades: vec![masquerade], ..vip(listeners) }
     }
 
     #[test]
     fn an_elastic_ip_is_the_whole_vip_and_its_guest_leaves_by_the_one_that_leads() {
         let (vip, guest) = (u32::from_ne_bytes([10, 0, 0, 5]), u32::from_ne_bytes([192, 168, 1, 9]));
-        let tables = compile(&elastic(true), DEVICE);
+        let tables = compile(&elastic(true), &devices);
         let service = tables.services[&Key::whole(Ipv4Addr::new(10, 0, 0, 5))].value(0);
         assert_eq!((service.kind, service.number, service.backend), (Kind::Elastic as u8, 6, 60));
         assert_eq!(service.device(), 3);
-        let expected = Backend { addr: guest, service: 6, idle_timeout: 7440, ..Backend::default() };
+        let expected = Backend { addr: guest, service: 6, idle_timeout: 7440, device: 4, ..Backend::default() };
         assert_eq!(tables.backends, BTreeMap::from([(60, expected)]));
         assert!(expected.takes_all());
         let key = Origin { data: SourceKey::new(3, guest), prefix_len: 64 };
         let kind = SourceKind::Elastic as u8;
-        let value = source::Source { vip, backend: 60, kind, ..source::Source::default() };
+        let value = source::Source { vip, backend: 60, device: 4, kind, ..source::Source::default() };
         assert_eq!(tables.sources, BTreeMap::from([(key, SourceEntry { number: Some(6), value })]));
 
-        let follower = compile(&elastic(false), DEVICE);
+        let follower = compile(&elastic(false), &devices);
         assert!(follower.sources.is_empty());
         assert_eq!((follower.services, follower.backends), (tables.services, tables.backends));
     }
@@ -744,11 +761,11 @@ mod tests {
             (own(vec![listener(Algorithm::RoundRobin, vec![])]), 1),
             (VipState { forwards: vec![forward((1, 2), 1)], ..own(vec![]) }, 1),
         ] {
-            let tables = compile(&state, DEVICE);
+            let tables = compile(&state, &devices);
             let key =
                 Origin { data: SourceKey { device: 3_u32.to_ne_bytes(), addr: [192, 168, 0, 0] }, prefix_len: 48 };
             let kind = SourceKind::Masquerade as u8;
-            let value = source::Source { vip, backend: 80, kind, shared, ..source::Source::default() };
+            let value = source::Source { vip, backend: 80, device: 4, kind, shared, ..source::Source::default() };
             assert_eq!(tables.sources, BTreeMap::from([(key, SourceEntry { number: Some(8), value })]));
             let expected = Backend { addr: vip, service: 8, idle_timeout: 7440, ..Backend::default() };
             assert_eq!(tables.backends[&80], expected);
@@ -756,23 +773,23 @@ mod tests {
         let mut twice = own(vec![]);
         let second = MasqueradeState { number: 9, backend: 90, ..twice.masquerades[0].clone() };
         twice.masquerades.push(second);
-        assert_eq!(compile(&twice, DEVICE), compile(&own(vec![]), DEVICE), "one of two with the same addresses");
+        assert_eq!(compile(&twice, &devices), compile(&own(vec![]), &devices), "one of two with the same addresses");
     }
 
     #[test]
     fn what_would_leave_by_a_disabled_vip_is_dropped_and_the_routers_own_address_goes_on() {
-        let disabled = |state| compile(&VipState { enabled: false, ..state }, DEVICE);
+        let disabled = |state| compile(&VipState { enabled: false, ..state }, &devices);
         let whole = Key::whole(Ipv4Addr::new(10, 0, 0, 5));
         for (state, services) in [
             (elastic(true), BTreeMap::from([(whole, ServiceEntry::Disabled)])),
             (own(vec![listener(Algorithm::RoundRobin, vec![backend(7, 1)])]), BTreeMap::new()),
         ] {
-            let (on, off) = (compile(&state, DEVICE), disabled(state));
+            let (on, off) = (compile(&state, &devices), disabled(state));
             assert_eq!(off.services, services);
             assert!(off.backends.is_empty());
             assert!(off.sources.keys().eq(on.sources.keys()));
             let (vip, kind) = (u32::from_ne_bytes([10, 0, 0, 5]), SourceKind::Disabled as u8);
-            let value = source::Source { vip, kind, ..source::Source::default() };
+            let value = source::Source { vip, device: 4, kind, ..source::Source::default() };
             assert!(off.sources.values().all(|entry| *entry == SourceEntry { number: None, value }));
         }
     }
@@ -780,9 +797,21 @@ mod tests {
     #[test]
     fn without_its_device_a_vip_has_only_what_needs_none() {
         let state = VipState { elastic: elastic(true).elastic, ..own(vec![listener(Algorithm::RoundRobin, vec![])]) };
-        let tables = compile(&state, None);
+        let tables = compile(&state, &|_| None);
         assert!(tables.sources.is_empty() && tables.backends.is_empty());
         assert_eq!(tables.services.into_keys().collect::<Vec<_>>(), [Key::listener(state.address, Protocol::Udp, 53)]);
+    }
+
+    #[test]
+    fn backends_and_guests_are_by_their_networks_device_and_by_any_while_that_is_not_there() {
+        let mut state = vip(vec![listener(Algorithm::RoundRobin, vec![backend(7, 1)])]);
+        (state.elastic, state.masquerades) = (elastic(true).elastic, own(vec![]).masquerades);
+        state.forwards = vec![ForwardState { device: "eth2".into(), ..forward((1, 2), 1) }];
+        assert_eq!(state.devices(), BTreeSet::from(["eth0", "eth1", "eth2"]));
+        let of = |backend: u32, devices: &Devices<'_>| compile(&state, devices).backends[&backend].device;
+        assert_eq!([7, 60, 80, 90].map(|backend| of(backend, &devices)), [4, 4, 0, 0]);
+        let later = |name: &str| devices(name).or((name == "eth2").then_some(5));
+        assert_eq!(of(90, &later), 5);
     }
 
     #[test]

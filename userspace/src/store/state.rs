@@ -76,9 +76,11 @@ macro_rules! forwards_sql {
     ($where:literal) => {
         concat!(
             "SELECT r.vip_uuid, r.uuid, r.service_number, r.backend_number, r.protocol_type, r.vip_port_start,
-                    r.vip_port_end, r.private_port_start, r.allowed_cidr, n.ip
+                    r.vip_port_end, r.private_port_start, r.allowed_cidr, n.ip, d.physical_interface
              FROM port_forwarding_rules r
              JOIN vm_nics n ON n.uuid = r.vm_nic_uuid
+             JOIN l3_networks l ON l.uuid = n.l3_network_uuid
+             JOIN l2_networks d ON d.uuid = l.l2_network_uuid
              JOIN vm_instances i ON i.uuid = n.vm_instance_uuid
              WHERE r.state = 'Enabled' AND i.state = 'Running'",
             $where,
@@ -97,12 +99,14 @@ macro_rules! elastic_sql {
                  JOIN l3_networks l ON l.uuid = v.l3_network_uuid
                  JOIN l2_networks d ON d.uuid = l.l2_network_uuid
                  WHERE e.state = 'Enabled')
-             SELECT e.vip_uuid, e.uuid, e.service_number, e.backend_number, n.ip,
+             SELECT e.vip_uuid, e.uuid, e.service_number, e.backend_number, n.ip, g.physical_interface,
                     NOT EXISTS (SELECT 1 FROM in_force o
                                 WHERE o.vm_nic_uuid = e.vm_nic_uuid AND o.attach_order < e.attach_order
                                   AND o.physical_interface = e.physical_interface) AS leads
              FROM in_force e
              JOIN vm_nics n ON n.uuid = e.vm_nic_uuid
+             JOIN l3_networks l ON l.uuid = n.l3_network_uuid
+             JOIN l2_networks g ON g.uuid = l.l2_network_uuid
              JOIN vm_instances i ON i.uuid = n.vm_instance_uuid
              WHERE i.state = 'Running'",
             $where
@@ -114,8 +118,12 @@ macro_rules! masquerades_sql {
     ($where:literal) => {
         // All ranges of a network share one CIDR.
         concat!(
-            "SELECT DISTINCT s.vip_uuid, s.l3_network_uuid, s.service_number, s.backend_number, r.network_cidr
-             FROM source_nats s JOIN ip_ranges r ON r.l3_network_uuid = s.l3_network_uuid ",
+            "SELECT DISTINCT s.vip_uuid, s.l3_network_uuid, s.service_number, s.backend_number, r.network_cidr,
+                             d.physical_interface
+             FROM source_nats s
+             JOIN ip_ranges r ON r.l3_network_uuid = s.l3_network_uuid
+             JOIN l3_networks l ON l.uuid = s.l3_network_uuid
+             JOIN l2_networks d ON d.uuid = l.l2_network_uuid ",
             $where,
             " ORDER BY s.service_number"
         )
@@ -252,6 +260,7 @@ struct ForwardRow {
     private_port_start: u16,
     allowed_cidr: String,
     ip: String,
+    physical_interface: String,
 }
 
 #[derive(FromRow)]
@@ -261,6 +270,7 @@ struct ElasticRow {
     service_number: u32,
     backend_number: u32,
     ip: String,
+    physical_interface: String,
     leads: bool,
 }
 
@@ -271,6 +281,7 @@ struct MasqueradeRow {
     service_number: u32,
     backend_number: u32,
     network_cidr: String,
+    physical_interface: String,
 }
 
 #[derive(FromRow)]
@@ -396,6 +407,7 @@ fn forward(row: ForwardRow) -> Result<ForwardState> {
         protocol: protocol(&row.protocol_type, &row.uuid)?,
         ports: (row.vip_port_start, row.vip_port_end),
         guest: parse("address", &row.ip, &row.uuid)?,
+        device: row.physical_interface,
         guest_port: row.private_port_start,
         allowed: parse("allowed CIDR", &row.allowed_cidr, &row.uuid)?,
         uuid: row.uuid,
@@ -407,6 +419,7 @@ fn elastic_ip(row: ElasticRow) -> Result<ElasticState> {
         number: row.service_number,
         backend: row.backend_number,
         guest: parse("address", &row.ip, &row.uuid)?,
+        device: row.physical_interface,
         leads: row.leads,
         uuid: row.uuid,
     })
@@ -417,6 +430,7 @@ fn masquerade(row: MasqueradeRow) -> Result<MasqueradeState> {
         number: row.service_number,
         backend: row.backend_number,
         network: parse("network CIDR", &row.network_cidr, &row.l3_network_uuid)?,
+        device: row.physical_interface,
         uuid: row.l3_network_uuid,
     })
 }

@@ -127,13 +127,21 @@ pub(crate) fn vip(host: u8, device: &str, backends: impl IntoIterator<Item = u8>
 pub(crate) fn elastic(host: u8, device: &str, guest: u8) -> VipState {
     let number = u32::from(host);
     let guest = Ipv4Addr::new(10, 0, 1, guest);
-    let elastic = ElasticState { uuid: format!("eip-{host}"), number, backend: number, guest, leads: true };
+    let elastic = ElasticState {
+        uuid: format!("eip-{host}"),
+        number,
+        backend: number,
+        guest,
+        device: "r1".to_owned(),
+        leads: true,
+    };
     VipState { listeners: vec![], elastic: Some(elastic), ..vip(host, device, []) }
 }
 
 /// The router's own address 10.0.0.1 on `device`, by which a network goes out, number and backend 200.
 pub(crate) fn own(device: &str, network: &str) -> VipState {
     let network = network.parse().expect("a network");
-    let masquerade = MasqueradeState { uuid: "l3".to_owned(), number: 200, backend: 200, network };
+    let masquerade =
+        MasqueradeState { uuid: "l3".to_owned(), number: 200, backend: 200, network, device: "r1".to_owned() };
     VipState { own: true, listeners: vec![], masquerades: vec![masquerade], ..vip(1, device, []) }
 }

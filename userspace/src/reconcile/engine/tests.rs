@@ -249,6 +249,7 @@ fn forward(number: u32, ports: (u16, u16), backend: u32, host: u8) -> ForwardSta
         protocol: Protocol::Tcp,
         ports,
         guest: Ipv4Addr::new(10, 0, 1, host),
+        device: "eth1".into(),
         guest_port: 1000,
         allowed: "0.0.0.0/0".parse().expect("a network"),
     }
@@ -260,14 +261,14 @@ fn forwarding(host: u8, forwards: Vec<ForwardState>) -> VipState {
 
 /// A VIP that is a guest's.
 fn elastic(host: u8, number: u32, guest: u8, leads: bool) -> VipState {
-    let elastic =
-        ElasticState { uuid: "eip".into(), number, backend: number, guest: Ipv4Addr::new(10, 0, 1, guest), leads };
+    let guest = Ipv4Addr::new(10, 0, 1, guest);
+    let elastic = ElasticState { uuid: "eip".into(), number, backend: number, guest, device: "eth1".into(), leads };
     VipState { elastic: Some(elastic), ..vip(host, vec![]) }
 }
 
 fn masquerade(number: u32, network: u8) -> MasqueradeState {
     let network = Ipv4Net::new_assert(Ipv4Addr::new(10, network, 0, 0), 16);
-    MasqueradeState { uuid: format!("l3-{network}"), number, backend: number, network }
+    MasqueradeState { uuid: format!("l3-{network}"), number, backend: number, network, device: "eth1".into() }
 }
 
 fn masquerading(host: u8, masquerades: Vec<MasqueradeState>) -> VipState {
@@ -287,8 +288,13 @@ fn apply(engine: &mut Engine<Fake>, vip: &VipState) {
     apply_by(engine, vip, DEVICE);
 }
 
+/// The devices of VIPs and of guests.
+fn devices(of_vips: u32) -> impl Fn(&str) -> Option<u32> {
+    move |name| Some(if name == "eth0" { of_vips } else { 2 })
+}
+
 fn apply_by(engine: &mut Engine<Fake>, vip: &VipState, device: u32) {
-    engine.apply(&compile(vip, Some(device)), Instant::now()).expect("applies");
+    engine.apply(&compile(vip, &devices(device)), Instant::now()).expect("applies");
 }
 
 /// What the tables hold is what these VIPs need, and nothing else.
@@ -299,7 +305,7 @@ fn assert_holds(engine: &Engine<Fake>, vips: &[VipState]) {
 fn assert_holds_by(engine: &Engine<Fake>, vips: &[VipState], device: u32) {
     let kernel = &engine.kernel;
     let (mut keys, mut sources) = (BTreeSet::new(), BTreeMap::new());
-    for tables in vips.iter().map(|vip| compile(vip, Some(device))) {
+    for tables in vips.iter().map(|vip| compile(vip, &devices(device))) {
         for (key, entry) in &tables.services {
             keys.insert(*key);
             let held = kernel.services.get(key).unwrap_or_else(|| panic!("{key:?} is missing"));
@@ -314,7 +320,7 @@ fn assert_holds_by(engine: &Engine<Fake>, vips: &[VipState], device: u32) {
         }
         sources.extend(tables.sources.into_iter().map(|(origin, entry)| (origin, entry.value)));
     }
-    let limits: Vec<Tables> = vips.iter().map(|vip| compile(vip, Some(device))).collect();
+    let limits: Vec<Tables> = vips.iter().map(|vip| compile(vip, &devices(device))).collect();
     let meters = limits.iter().flat_map(|tables| tables.limits.iter().map(|(number, rates)| (*number, *rates)));
     assert_eq!(kernel.meters, meters.map(|(number, rates)| (number, rates.meter(engine.queue_of(number)))).collect());
     let ports = limits
@@ -569,17 +575,17 @@ fn what_does_not_fit_is_an_error_and_keeps_what_was() {
     apply(&mut engine, &small);
     let first = listener(1, 80, state::Algorithm::Maglev, &[(20, 1)]);
     let now = Instant::now();
-    engine.apply(&compile(&vip(2, vec![first]), Some(DEVICE)), now).expect("1601 elements more");
+    engine.apply(&compile(&vip(2, vec![first]), &devices(DEVICE)), now).expect("1601 elements more");
     let large = vip(1, vec![listener(0, 80, state::Algorithm::Maglev, &pool)]);
-    let error = engine.apply(&compile(&large, Some(DEVICE)), now).expect_err("6421 elements do not fit");
+    let error = engine.apply(&compile(&large, &devices(DEVICE)), now).expect_err("6421 elements do not fit");
     assert!(matches!(error, EngineError::ArenaFull { wanted: 6421, .. }), "{error}");
     assert_eq!(engine.kernel.services.len(), 2, "both listeners go on");
 
-    let error = engine.apply(&compile(&vip(3, vec![round_robin(2, 80, &[(BACKENDS, 1)])]), Some(DEVICE)), now);
+    let error = engine.apply(&compile(&vip(3, vec![round_robin(2, 80, &[(BACKENDS, 1)])]), &devices(DEVICE)), now);
     assert!(matches!(error, Err(EngineError::BackendNumber { number: BACKENDS, .. })));
 
     engine.kernel.capacity = 2;
-    let error = engine.apply(&compile(&vip(4, vec![round_robin(3, 80, &[(30, 1)])]), Some(DEVICE)), now);
+    let error = engine.apply(&compile(&vip(4, vec![round_robin(3, 80, &[(30, 1)])]), &devices(DEVICE)), now);
     assert!(matches!(error, Err(EngineError::Table(TableError::Full { .. }))));
     engine.kernel.capacity = 3;
     apply(&mut engine, &vip(4, vec![round_robin(3, 80, &[(30, 1)])]));
@@ -648,7 +654,8 @@ fn stores() -> impl Strategy<Value = Vec<VipState>> {
                 let leads = led.insert(guest);
                 let guest = Ipv4Addr::new(10, 0, 1, guest);
                 let backend = if number < 28 { 10 + 3 * number } else { number + 7 };
-                vip.elastic = Some(ElasticState { uuid: "eip".into(), number, backend, guest, leads });
+                vip.elastic =
+                    Some(ElasticState { uuid: "eip".into(), number, backend, guest, device: "eth1".into(), leads });
             }
         }
         let mut seen = BTreeSet::new();
@@ -678,12 +685,12 @@ proptest! {
                 engine = Engine::new(engine.kernel).expect("opens");
             }
             for at in order {
-                engine.apply(&compile(&store[*at], Some(*device)), now).expect("applies");
+                engine.apply(&compile(&store[*at], &devices(*device)), now).expect("applies");
             }
         }
         let Some((store, .., device)) = steps.last() else { return Ok(()) };
         for vip in store {
-            engine.apply(&compile(vip, Some(*device)), now).expect("applies");
+            engine.apply(&compile(vip, &devices(*device)), now).expect("applies");
         }
         assert_holds_by(&engine, store, *device);
         for vip in store {

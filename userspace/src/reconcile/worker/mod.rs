@@ -95,8 +95,8 @@ struct Placed {
     device: String,
     /// The address is the router's own: no device gets it or loses it, and nobody is told of it.
     own: bool,
-    /// The interface index by which its entries name the device, 0 if that was not there; `None`: they do not name it.
-    names_device: Option<u32>,
+    /// The devices that its entries name, by their names, and by which interface index; `None`: it was not there.
+    named: BTreeMap<String, Option<u32>>,
     backends: BTreeSet<Ipv4Addr>,
 }
 

@@ -127,7 +127,11 @@ impl<S: Source> Worker<S> {
         let mut announce: BTreeMap<String, Vec<Ipv4Addr>> = BTreeMap::new();
         for (uuid, placed) in vips {
             let index = self.device(&placed.device).map(|device| device.ifindex);
-            if index.is_some() && placed.names_device.is_some_and(|named| Some(named) != index) {
+            let is_other = |(name, named): (&String, &Option<u32>)| {
+                let found = self.device(name).map(|device| device.ifindex);
+                found.is_some() && found != *named
+            };
+            if placed.named.iter().any(is_other) {
                 // Its entries are of a device that is no more.
                 self.dirty.insert(uuid, Retry { at: Instant::now(), pause: RETRY.0 });
             }

@@ -179,7 +179,7 @@ impl<S: Source> Worker<S> {
         let fresh = before.map_or_else(|| backends.clone(), |before| &backends - &before.backends);
         self.owners.insert(vip.address, uuid.to_owned());
         let placed =
-            Placed { address: vip.address, device: vip.device.clone(), own: vip.own, names_device: None, backends };
+            Placed { address: vip.address, device: vip.device.clone(), own: vip.own, named: BTreeMap::new(), backends };
         self.placed().insert(uuid.to_owned(), placed);
         self.checks.watch(vip);
         Ok(fresh)
@@ -195,8 +195,11 @@ impl<S: Source> Worker<S> {
                 warn!(%error, "guests' connections end where the router's own take their ports");
             }
             let applied = vips.into_iter().map(|ready| {
-                let device = kernel.devices.get(&ready.vip.device).map(|device| device.ifindex);
-                (kernel.engine.apply(&compile(&ready.vip, device), now), device, ready)
+                let devices = |name: &str| kernel.devices.get(name).map(|device| device.ifindex);
+                let tables = compile(&ready.vip, &devices);
+                let named = ready.vip.devices().into_iter().map(|name| (name.to_owned(), devices(name)));
+                let named: BTreeMap<String, Option<u32>> = named.collect();
+                (kernel.engine.apply(&tables, now), named, ready)
             });
             let applied: Vec<(_, _, Ready)> = applied.collect();
             if kernel.engine.take_ended() {
@@ -205,11 +208,9 @@ impl<S: Source> Worker<S> {
             applied
         });
         let mut held = Vec::new();
-        for (result, device, ready) in results.await {
-            if let Some(placed) = self.placed().get_mut(&ready.uuid)
-                && (ready.vip.elastic.is_some() || !ready.vip.masquerades.is_empty())
-            {
-                placed.names_device = Some(device.unwrap_or(0));
+        for (result, named, ready) in results.await {
+            if let Some(placed) = self.placed().get_mut(&ready.uuid) {
+                placed.named = named;
             }
             match result {
                 Ok(()) => held.push(ready),
