@@ -95,9 +95,9 @@ pub const fn identifier(kind: u8, sport: Be16, dport: Be16) -> Option<Be16> {
 /// 1812, section 4.3.2.3).
 const QUOTED: usize = 8;
 const TCP_CHECKSUM_END: usize = 18;
-/// The longest headers that are looked at: tags, and the options of both packets, which an error may have because what
+/// The longest headers that are looked at: a tag, and the options of both packets, which an error may have because what
 /// it quotes has them (RFC 1122, section 3.2.2).
-const LONGEST: usize = ETH_LEN + 2 * TAG_LEN + 60 + HEADER_LEN + 60 + TCP_CHECKSUM_END;
+const LONGEST: usize = ETH_LEN + TAG_LEN + 60 + HEADER_LEN + 60 + TCP_CHECKSUM_END;
 
 /// [`relay`]'s answers where it is no verdict.
 pub const NOT_RELAYED: u32 = u32::MAX - 1;
@@ -134,7 +134,7 @@ fn sent<P: Packet>(packet: &mut P, outer: &Rewritten) -> Result<i32, Reason> {
         return Err(Reason::NoNeighbour);
     };
     let end = packet.data_end();
-    let (data, shift) = offset::behind_tags(packet.data(), end);
+    let (data, shift) = offset::behind_tag(packet.data(), end);
     if data + L4_OFFSET > end {
         return Err(Reason::Malformed);
     }
@@ -149,7 +149,7 @@ fn sent<P: Packet>(packet: &mut P, outer: &Rewritten) -> Result<i32, Reason> {
         change(data + ETH_LEN + 10, delta);
     }
     if shift != 0 {
-        packet.untag(shift);
+        packet.untag();
     }
     Ok(packet.send(route.number(), way_out))
 }
@@ -166,13 +166,13 @@ const FORGED: u32 = 2;
 #[inline(always)]
 pub fn turn_back<P: Packet>(packet: &mut P, is_own: bool, outer: &mut Rewritten) -> u32 {
     // At egress this is about every packet of the stack's: what else it is shows in its first header.
-    packet.pull(ETH_LEN + 2 * TAG_LEN + 20);
+    packet.pull(ETH_LEN + TAG_LEN + 20);
     if !is_icmp(packet) {
         return NONE;
     }
     packet.pull(LONGEST);
     let end = packet.data_end();
-    let (data, shift) = offset::behind_tags(packet.data(), end);
+    let (data, shift) = offset::behind_tag(packet.data(), end);
     if data + L4_OFFSET > end {
         return NONE;
     }
@@ -284,7 +284,7 @@ pub fn turn_back<P: Packet>(packet: &mut P, is_own: bool, outer: &mut Rewritten)
 #[inline(always)]
 fn is_icmp<P: Packet>(packet: &P) -> bool {
     let end = packet.data_end();
-    let (data, _) = offset::behind_tags(packet.data(), end);
+    let (data, _) = offset::behind_tag(packet.data(), end);
     // SAFETY: within the IPv4 header's fixed part, which is checked first.
     data + L4_OFFSET <= end && ethertype(data) == IPV4 && unsafe { load::<u8>(data + ETH_LEN + 9) } == ICMP
 }

@@ -1,13 +1,13 @@
-//! Packets whose headers are not at the usual offsets: behind one or two VLAN tags (IEEE 802.1Q, 802.1ad), or with IPv4
+//! Packets whose headers are not at the usual offsets: behind a priority tag (IEEE 802.1Q, section 6.8), or with IPv4
 //! options (RFC 791, section 3.1). Rare, so all of it is off the hit's path, as is what has no ports ([`portless`]).
 //!
 //! Such a packet runs through the same stages as every other: `Headers::data` is where its Ethernet header would be
-//! without the tags, so that the IPv4 header is where the stages look for it, and the new Ethernet header is
-//! written over the tags. Only the transport header is elsewhere, which `Headers::l4_len` of 0 says: [`rewrite`] finds it
-//! again. A packet that does not leave by us keeps its tags, and goes up the stack as it came.
+//! without the tag, so that the IPv4 header is where the stages look for it, and the new Ethernet header is
+//! written over the tag. Only the transport header is elsewhere, which `Headers::l4_len` of 0 says: [`rewrite`] finds it
+//! again. A packet that does not leave by us keeps its tag, and goes up the stack as it came.
 //!
-//! Tags are the link's, not the connection's: a VIP is one, by whichever VLAN its packets come, so they are no part of a
-//! flow's key, and its answers leave with the tags of the way back. Overlapping networks would be zones.
+//! A frame of a VLAN is none of the device that it came by: it is the stack's, which takes the tag off where the router has a
+//! VLAN device for it. That one has programs of its own, if it is to have any. A priority tag names no VLAN.
 
 use vipgate_abi::{checksum::delta16, counters::Reason};
 
@@ -31,19 +31,27 @@ pub fn is_tag(ethertype: u16) -> bool {
     ethertype == CUSTOMER_TAG || ethertype == SERVICE_TAG
 }
 
-/// Where a frame's Ethernet header would be without its tags, of which two are looked at, and their length.
+/// The part of a tag's TCI that is the VLAN's number, as read from the frame; 0: the tag is a priority tag.
+const VLAN: u16 = 0x0fffu16.to_be();
+
+/// True for a tag control information that names a VLAN, as a number.
 #[inline(always)]
-pub fn behind_tags(data: usize, end: usize) -> (usize, usize) {
+pub fn names_vlan(tci: u32) -> bool {
+    tci as u16 & u16::from_be(VLAN) != 0
+}
+
+/// Where a frame's Ethernet header would be without its priority tag, and the length of that.
+#[inline(always)]
+pub fn behind_tag(data: usize, end: usize) -> (usize, usize) {
     if data + ETH_LEN + TAG_LEN > end || !is_tag(ethertype(data)) {
         return (data, 0);
     }
-    if data + ETH_LEN + 2 * TAG_LEN > end || !is_tag(ethertype(data + TAG_LEN)) {
-        return (data + TAG_LEN, TAG_LEN);
-    }
-    (data + 2 * TAG_LEN, 2 * TAG_LEN)
+    // SAFETY: checked just above.
+    let tci: u16 = unsafe { load(data + ETH_LEN) };
+    if tci & VLAN != 0 || is_tag(ethertype(data + TAG_LEN)) { (data, 0) } else { (data + TAG_LEN, TAG_LEN) }
 }
 
-/// Parses a packet with tags or options, or without ports.
+/// Parses a packet with a tag or options, or without ports.
 #[inline(always)]
 pub fn parse<P: Packet>(packet: &mut P) -> Result<Headers, Reason> {
     // Here, where the verifier sees that what comes does not touch the transport header.
@@ -52,16 +60,16 @@ pub fn parse<P: Packet>(packet: &mut P) -> Result<Headers, Reason> {
 
 #[inline(never)]
 fn find<P: Packet>(packet: &mut P) -> Result<Headers, Reason> {
-    packet.pull(ETH_LEN + 2 * TAG_LEN + 60 + TCP_LEN);
+    packet.pull(ETH_LEN + TAG_LEN + 60 + TCP_LEN);
     let end = packet.data_end();
-    let (data, shift) = behind_tags(packet.data(), end);
+    let (data, shift) = behind_tag(packet.data(), end);
     if data + ETH_LEN + 20 > end {
         return Err(Reason::Malformed);
     }
     if ethertype(data) != IPV4 {
-        return Err(Reason::NotIpv4);
+        return Err(if is_tag(ethertype(data)) { Reason::Tagged } else { Reason::NotIpv4 });
     }
-    // SAFETY: behind tags or not, a frame begins with an Ethernet header.
+    // SAFETY: behind a tag or not, a frame begins with an Ethernet header.
     if !unsafe { packet.is_for_device(packet.data()) } {
         return Err(Reason::OtherHost);
     }
@@ -79,7 +87,7 @@ fn find<P: Packet>(packet: &mut P) -> Result<Headers, Reason> {
     parse_at(packet, place)
 }
 
-/// What is left of a packet's rewriting: the transport header, if there is one to change, and the tags, if it leaves.
+/// What is left of a packet's rewriting: the transport header, if there is one to change, and the tag, if it leaves.
 ///
 /// `data` is `Headers::data`, `ports` the new ports as the header's first word has them, `addresses` what the IPv4 addresses
 /// changed by (`vipgate_abi::checksum`).
@@ -127,7 +135,7 @@ pub fn rewrite<P: Packet>(packet: &mut P, data: usize, ports: u32, addresses: u6
         }
     }
     if leaves && shift != 0 {
-        packet.untag(shift);
+        packet.untag();
     }
     opaque(0)
 }

@@ -214,7 +214,7 @@ pub fn may_be_translated(src: Be32) -> bool {
 #[inline(always)]
 pub fn is_untranslated<P: Packet>(packet: &mut P) -> bool {
     let end = packet.data_end();
-    let (data, _) = offset::behind_tags(packet.data(), end);
+    let (data, _) = offset::behind_tag(packet.data(), end);
     if data + L4_OFFSET > end || ethertype(data) != IPV4 {
         return false;
     }

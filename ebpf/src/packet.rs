@@ -30,8 +30,8 @@ pub trait Packet {
     /// read again after it.
     fn pull(&mut self, bytes: usize);
 
-    /// True when the frame holds an IP packet of `ip_len` bytes; `data` is the frame's address, moved on by `shift` bytes
-    /// of VLAN tags.
+    /// True when the frame holds an IP packet of `ip_len` bytes; `data` is the frame's address, moved on by a tag of `shift`
+    /// bytes.
     fn holds(&self, data: usize, shift: usize, ip_len: usize) -> bool;
 
     /// False: the frame is not addressed to the device that it came by, as far as the hook knows without asking a
@@ -66,8 +66,11 @@ pub trait Packet {
     /// `address` is that of two directly readable bytes at `offset`.
     unsafe fn update_l4_checksum(&mut self, address: usize, offset: usize, udp: bool, addresses: u64, ports: u64);
 
-    /// Removes `shift` bytes of VLAN tags, over which the Ethernet header was written: direct addresses are void after it.
-    fn untag(&mut self, shift: usize);
+    /// False: the frame is of no VLAN, as far as the hook is told of one beside it.
+    fn is_in_vlan(&self) -> bool;
+
+    /// Removes the frame's tag, over which the Ethernet header was written: direct addresses are void after it.
+    fn untag(&mut self);
 
     /// [`pipeline::open`](crate::pipeline::open) for this packet.
     ///

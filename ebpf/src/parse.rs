@@ -32,7 +32,7 @@ pub const FRAGMENT_OFFSET: u16 = 0x1fffu16.to_be();
 /// transport header's, where `l4_len` is not 0.
 #[derive(Clone, Copy)]
 pub struct Headers {
-    /// Address of the Ethernet header: where it would be without VLAN tags ([`offset`]).
+    /// Address of the Ethernet header: where it would be without a tag ([`offset`]).
     pub data: usize,
     pub key: FlowKey,
     /// 0 for other protocols; of a later fragment, and of ICMP that is no request, those of plain data.
@@ -78,6 +78,9 @@ impl Headers {
 /// Inlined with constants for the usual place of its headers.
 #[inline(always)]
 pub fn parse<P: Packet>(packet: &mut P) -> Result<Headers, Reason> {
+    if packet.is_in_vlan() {
+        return Err(Reason::Tagged);
+    }
     packet.pull(L4_OFFSET + TCP_LEN);
     let data = packet.data();
     let end = packet.data_end();
@@ -111,11 +114,11 @@ pub fn has_ports(protocol: u8) -> bool {
 
 /// Where a packet lies in its frame.
 pub struct Place {
-    /// Address of the Ethernet header: where it would be without VLAN tags. The IPv4 header's fixed part is readable.
+    /// Address of the Ethernet header: where it would be without a tag. The IPv4 header's fixed part is readable.
     pub data: usize,
     /// Address past the last readable byte.
     pub end: usize,
-    /// Bytes of VLAN tags.
+    /// Bytes of the tag.
     pub shift: usize,
     /// Length of the IPv4 header.
     pub header_len: usize,

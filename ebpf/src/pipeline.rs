@@ -65,7 +65,7 @@ fn unparsed<P: Packet>(packet: &mut P, reason: Reason) -> i32 {
         }
     }
     let end = packet.data_end();
-    let (data, _) = offset::behind_tags(packet.data(), end);
+    let (data, _) = offset::behind_tag(packet.data(), end);
     if data + L4_OFFSET > end {
         return count::verdict::<P>(reason);
     }

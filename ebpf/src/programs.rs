@@ -11,7 +11,9 @@ use vipgate_abi::counters::Reason;
 use vipgate_pipeline::{
     clock, count, icmp,
     maps::CONFIG,
-    meter, outward, pipeline,
+    meter, outward,
+    packet::Packet,
+    pipeline,
     tc::TcPacket,
     xdp::{BY_NEIGHBOUR, GENERIC, NATIVE, XdpPacket},
 };
@@ -62,6 +64,10 @@ pub fn vipgate_queue(ctx: TcContext) -> i32 {
 #[inline(always)]
 pub fn vipgate_egress(ctx: TcContext) -> i32 {
     let mut packet = TcPacket(ctx);
+    // Another device's, which has its own program.
+    if packet.is_in_vlan() {
+        return TC_ACT_UNSPEC;
+    }
     let mut outer = icmp::NOBODY;
     icmp::turn_back(&mut packet, true, &mut outer);
     if packet.is_local() {

@@ -3,7 +3,7 @@
 //!
 //! Of such a connection both flows stay for a while, under a generation that is over: so each side is told, as often as it
 //! sends. The reset is what becomes of the packet: its addresses and ports the other way round, out of the device that it came
-//! by, with the tags that it has. So nothing is asked of routes or neighbours, and a side is told whatever has become of the
+//! by, with the tag that it has. So nothing is asked of routes or neighbours, and a side is told whatever has become of the
 //! other one, of the VIP, or of a guest's way out. That is the TC stage's work: XDP hands over what is to be answered, for it is
 //! rare, and XDP cannot send by every device.
 
@@ -13,7 +13,7 @@ use vipgate_abi::{Be16, Be32, checksum::fold, counters::Reason};
 
 use crate::{
     count,
-    offset::{TAG_LEN, behind_tags},
+    offset::{TAG_LEN, behind_tag},
     packet::{ETH_LEN, L4_OFFSET, Packet, load, load_address, load_length, store, store_address},
     parse::{ACK, DONT_FRAGMENT, FIN, FRAGMENT_OFFSET, Headers, RST, SYN, TCP, TCP_LEN, VERSION_IHL},
     tc::TcPacket,
@@ -48,7 +48,7 @@ pub fn answer(packet: &mut TcPacket) -> i32 {
 
 #[inline(always)]
 fn become_answer(packet: &mut TcPacket) -> bool {
-    packet.pull(ETH_LEN + 2 * TAG_LEN + 60 + TCP_LEN);
+    packet.pull(ETH_LEN + TAG_LEN + 60 + TCP_LEN);
     let Some((segment, shift)) = Segment::read(packet) else {
         return false;
     };
@@ -61,7 +61,7 @@ fn become_answer(packet: &mut TcPacket) -> bool {
         return false;
     }
     let answer = Answer::to(&segment);
-    // SAFETY: checked just above; the Ethernet addresses are before the tags.
+    // SAFETY: checked just above; the Ethernet addresses are before the tag.
     unsafe {
         turn_ethernet(start);
         write_ipv4(data, &segment);
@@ -87,11 +87,11 @@ struct Segment {
 }
 
 impl Segment {
-    /// None: it is a later fragment, which does not tell. Bytes of tags come with it.
+    /// None: it is a later fragment, which does not tell. Bytes of its tag come with it.
     #[inline(always)]
     fn read(packet: &TcPacket) -> Option<(Self, usize)> {
         let (start, end) = (packet.data(), packet.data_end());
-        let (data, shift) = behind_tags(start, end);
+        let (data, shift) = behind_tag(start, end);
         if data + L4_OFFSET > end {
             return None;
         }

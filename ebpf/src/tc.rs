@@ -14,7 +14,7 @@ use vipgate_abi::{checksum::fold, port::Port};
 
 use crate::{
     meter::Queue,
-    offset::{CUSTOMER_TAG, TAG_LEN},
+    offset::{self, TAG_LEN},
     packet::{ETH_LEN, Packet, load, load_address, store},
     pipeline::{self, Arrival},
     reset,
@@ -120,24 +120,26 @@ impl Packet for TcPacket {
         }
     }
 
+    /// The first tag is beside the frame. What has another one behind a priority tag is the stack's, too.
+    #[inline(always)]
+    fn is_in_vlan(&self) -> bool {
+        // SAFETY: reading fields of the running program's context.
+        unsafe {
+            (*self.0.skb.skb).vlan_present != 0
+                && (offset::names_vlan((*self.0.skb.skb).vlan_tci) || offset::is_tag((*self.0.skb.skb).protocol as u16))
+        }
+    }
+
     /// The helper moves the old Ethernet header, so that the new one is written again after it.
     #[inline(always)]
-    fn untag(&mut self, shift: usize) {
+    fn untag(&mut self) {
         let data = self.data();
-        if data + ETH_LEN + 2 * TAG_LEN > self.data_end() {
+        if data + ETH_LEN + TAG_LEN > self.data_end() {
             return;
         }
         let mut addresses = [0u16; 6];
         // SAFETY: checked just above.
-        unsafe {
-            if shift == TAG_LEN {
-                read_addresses(data + TAG_LEN, &mut addresses);
-            } else {
-                read_addresses(data + 2 * TAG_LEN, &mut addresses);
-                // The inner tag's type, which the helper looks at, was written over.
-                store(data + ETH_LEN - 2 + TAG_LEN, CUSTOMER_TAG);
-            }
-        }
+        unsafe { read_addresses(data + TAG_LEN, &mut addresses) };
         self.pop();
         let data = self.data();
         if data + ETH_LEN > self.data_end() {
@@ -305,7 +307,7 @@ impl TcPacket {
         unsafe { bpf_redirect(self.ifindex(), 0) as i32 }
     }
 
-    /// The kernel keeps the outer tag of what came in beside the packet.
+    /// The kernel keeps the priority tag of what came in beside the packet.
     #[inline(always)]
     fn leave_tag(&mut self) {
         // SAFETY: reading a field of the running program's context.
@@ -346,16 +348,11 @@ impl TcPacket {
         }
     }
 
-    /// Removes all tags, of which there are at most two.
+    /// Removes the tag.
     #[inline(never)]
     fn pop(&mut self) -> u32 {
-        // SAFETY: the context is the running program's. Failure leaves the tags where they are.
-        unsafe {
-            bpf_skb_vlan_pop(self.0.skb.skb);
-            if (*self.0.skb.skb).vlan_present != 0 {
-                bpf_skb_vlan_pop(self.0.skb.skb);
-            }
-        }
+        // SAFETY: the context is the running program's. Failure leaves the tag where it is.
+        unsafe { bpf_skb_vlan_pop(self.0.skb.skb) };
         opaque(0)
     }
 }

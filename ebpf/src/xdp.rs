@@ -17,6 +17,7 @@ use crate::{
     count,
     maps::TX_PORTS,
     meter::Queue,
+    offset::TAG_LEN,
     packet::{ETH_LEN, Packet, is_mac, load, store, store_address},
     pipeline::{self, Arrival},
     route,
@@ -113,10 +114,16 @@ impl<const KIND: bool> Packet for XdpPacket<KIND> {
         unsafe { store(address, new) };
     }
 
+    /// Tags are in the frame. Where the device takes them off before that nobody here is told.
     #[inline(always)]
-    fn untag(&mut self, shift: usize) {
+    fn is_in_vlan(&self) -> bool {
+        false
+    }
+
+    #[inline(always)]
+    fn untag(&mut self) {
         // SAFETY: the context is the running program's. It only fails for frames that parse would not have taken.
-        unsafe { bpf_xdp_adjust_head(self.context.ctx, shift as i32) };
+        unsafe { bpf_xdp_adjust_head(self.context.ctx, TAG_LEN as i32) };
     }
 
     #[inline(always)]

@@ -109,6 +109,8 @@ reasons! {
     Spoofed = 25 Drop "spoofed",
     /// What is for a backend or guest that the kernel does not send to by the device of its network.
     Elsewhere = 26 Drop "elsewhere",
+    /// Behind a VLAN tag: the stack gives it to the VLAN device that it is for, if the router has that.
+    Tagged = 27 Pass "tagged",
     /// A TCP segment of a connection that the router has ended: answered with a reset.
     FlowReset = 28 Drop "flow_reset",
     /// A TCP segment without a flow, while those of another version's tables are just coming over: reset now, a connection

@@ -10,7 +10,9 @@ use vipgate_host_kernel::{
     packet::{Checksum, SocketBuffer, XdpFrame},
 };
 use vipgate_pipeline::{
-    icmp, outward, pipeline,
+    icmp, outward,
+    packet::Packet as _,
+    pipeline,
     tc::TcPacket,
     xdp::{BY_NEIGHBOUR, NATIVE, XdpPacket},
 };
@@ -150,8 +152,9 @@ impl Arriving {
         let mut buffer = self.socket_buffer();
         let mut outer = icmp::NOBODY;
         let mut packet = TcPacket(buffer.context());
-        let turned = icmp::turn_back(&mut packet, true, &mut outer) != 0;
-        let leaves = !outward::is_untranslated(&mut packet);
+        let is_ours = !packet.is_in_vlan();
+        let turned = is_ours && icmp::turn_back(&mut packet, true, &mut outer) != 0;
+        let leaves = !is_ours || !outward::is_untranslated(&mut packet);
         assert_eq!(world::reason_since(&before), None, "the stack's own packets are nothing to count");
         assert_eq!(kernel::take_redirect(), None, "the stack's own packets go their way");
         Departure { turned, leaves, bytes: buffer.on_wire() }

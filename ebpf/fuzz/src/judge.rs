@@ -21,7 +21,7 @@ use crate::{
     refusals::{claims_a_guests_source, is_elsewhere, is_forged, is_forwardable, is_martian, refused},
     states,
     table::{Slot, Table},
-    wire::{ETH_LEN, ICMP, Ipv4, TCP, UDP, UDP_LITE, add, same_sum, sum, untagged, word},
+    wire::{ETH_LEN, ICMP, Ipv4, TCP, UDP, UDP_LITE, add, is_in_vlan, same_sum, sum, untagged, word},
     world,
 };
 
@@ -176,9 +176,10 @@ fn judge(came: &Arriving, outcome: &Outcome, now: u32, before: &Table, after: &T
             false
         }
     };
+    assert!(!is_in_vlan(old) || matches!(outcome.verdict, Verdict::Pass(_)), "of a VLAN: the stack's");
     if translated {
         let moved = outcome.verdict.leaves_by().is_some();
-        // What leaves has left its tags here, which `sent` saw.
+        // What leaves has left its tag here, which `sent` saw.
         let (old, new) = &if moved { (untagged(old), untagged(new)) } else { (old.clone(), new.clone()) };
         let partial = came.buffer.is_some_and(|buffer| buffer.partial_checksum);
         let (old_packet, new_packet) = translation(old, new, moved, partial);

@@ -170,7 +170,7 @@ fn play(case: &Case, hook: Hook) -> (Vec<Outcome>, Tally) {
         }
         // At TC the first tag is not in the frame: one cut short behind it is malformed there, unknown at XDP.
         let verdict = match outcome.verdict {
-            Verdict::Pass(Reason::NotIpv4) => Verdict::Pass(Reason::Malformed),
+            Verdict::Pass(Reason::NotIpv4 | Reason::Tagged) => Verdict::Pass(Reason::Malformed),
             verdict => verdict,
         };
         outcomes.push(Outcome { verdict, ..outcome });

@@ -31,16 +31,16 @@ pub(crate) struct Ipv4 {
 impl Ipv4 {
     /// The packet of a frame; None: it holds no whole one.
     pub(crate) fn of_frame(bytes: &[u8]) -> Option<Self> {
-        let tags = tags_len(bytes);
-        let packet = if word(bytes, 12 + tags)? == IPV4 { Self::at(bytes, ETH_LEN + tags)? } else { return None };
+        let tag = tag_len(bytes);
+        let packet = if word(bytes, 12 + tag)? == IPV4 { Self::at(bytes, ETH_LEN + tag)? } else { return None };
         (packet.l4..=bytes.len()).contains(&packet.end).then_some(packet)
     }
 
     /// The source of whatever begins as an IPv4 packet does.
     pub(crate) fn source_of_frame(bytes: &[u8]) -> Option<[u8; 4]> {
-        let tags = tags_len(bytes);
-        let header = bytes.get(ETH_LEN + tags..ETH_LEN + tags + 20)?;
-        (word(bytes, 12 + tags)? == IPV4).then_some([header[12], header[13], header[14], header[15]])
+        let tag = tag_len(bytes);
+        let header = bytes.get(ETH_LEN + tag..ETH_LEN + tag + 20)?;
+        (word(bytes, 12 + tag)? == IPV4).then_some([header[12], header[13], header[14], header[15]])
     }
 
     /// A packet whose header starts here; its end may lie anywhere, as a quote's does.
@@ -149,20 +149,25 @@ impl Ipv4 {
     }
 }
 
-/// Length of a frame's VLAN tags, of which two are looked at (IEEE 802.1Q, 802.1ad).
-fn tags_len(bytes: &[u8]) -> usize {
-    let is_tag = |at| matches!(word(bytes, at), Some(0x8100 | 0x88a8));
-    match (is_tag(12), is_tag(16)) {
-        (false, _) => 0,
-        (true, false) => 4,
-        (true, true) => 8,
-    }
+/// Length of a frame's priority tag, if it has that alone (IEEE 802.1Q, 802.1ad).
+fn tag_len(bytes: &[u8]) -> usize {
+    let is_vlan = word(bytes, 14).is_none_or(|tci| tci & 0xfff != 0);
+    if !is_tag(bytes, 12) || is_vlan || is_tag(bytes, 16) { 0 } else { 4 }
 }
 
-/// The frame without its tags.
+fn is_tag(bytes: &[u8], at: usize) -> bool {
+    matches!(word(bytes, at), Some(0x8100 | 0x88a8))
+}
+
+/// True for a frame that has a VLAN's tag, or several tags.
+pub(crate) fn is_in_vlan(bytes: &[u8]) -> bool {
+    is_tag(bytes, 12) && tag_len(bytes) == 0
+}
+
+/// The frame without its priority tag.
 pub(crate) fn untagged(bytes: &[u8]) -> Vec<u8> {
     let (addresses, rest) = bytes.split_at(12.min(bytes.len()));
-    [addresses, &rest[tags_len(bytes)..]].concat()
+    [addresses, &rest[tag_len(bytes)..]].concat()
 }
 
 /// A 16-bit field.

@@ -159,7 +159,7 @@ both_hooks! {
                 let seen = of(Bench::VIP, Bench::CLIENT).forwarded(Bench::PUBLIC_MAC, Bench::client_mac(10));
                 bench.expect_sent(&of(GUEST, Bench::CLIENT), &seen)?;
                 let odd = |frame: Frame| frame.ip_options(&[1, 1, 1, 0]);
-                let ask = odd(of(Bench::CLIENT, Bench::VIP)).tagged(&[[0x8100, 7]]);
+                let ask = odd(of(Bench::CLIENT, Bench::VIP)).tagged(&[[0x8100, 0xe000]]);
                 bench.expect_sent(&ask, &to_guest(odd(of(Bench::CLIENT, GUEST))))?;
             }
             // Only a packet's first fragment has it.

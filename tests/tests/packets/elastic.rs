@@ -116,8 +116,8 @@ both_hooks! {
         bench.elastic(Bench::VIP, GUEST, true)?;
         let ask = Frame::icmp_query(Bench::CLIENT, Bench::VIP, 8, 5, b"routed").ip_options(&[1, 1, 1, 0]);
         let arrived = Frame::icmp_query(Bench::CLIENT, GUEST, 8, 5, b"routed").ip_options(&[1, 1, 1, 0]);
-        bench.expect_sent(&ask.clone().tagged(&[[0x8100, 7]]), &to_guest(arrived))?;
-        let gre = Frame::other(Bench::CLIENT, Bench::VIP, 47).payload(&[5; 30]).tagged(&[[0x8100, 7]]);
+        bench.expect_sent(&ask.clone().tagged(&[[0x8100, 0xe000]]), &to_guest(arrived))?;
+        let gre = Frame::other(Bench::CLIENT, Bench::VIP, 47).payload(&[5; 30]).tagged(&[[0x8100, 0xe000]]);
         bench.expect_sent(&gre, &to_guest(Frame::other(Bench::CLIENT, GUEST, 47).payload(&[5; 30])))
     }
 
@@ -213,7 +213,7 @@ both_hooks! {
         let own = Frame::tcp(guest(41_000), SERVER, tcp::RST);
         ensure!(bench.leaves(&own, "priv0")?);
         ensure!(!bench.leaves(&own, "pub0")? && bench.reason(Reason::Untranslated)? == 1);
-        ensure!(!bench.leaves(&own.clone().tagged(&[[0x8100, 7]]), "pub0")?);
+        ensure!(!bench.leaves(&own.clone().tagged(&[[0x8100, 0xe000]]), "pub0")?);
         for other in [Frame::tcp(vip(41_000), SERVER, tcp::RST), Frame::udp(SocketAddrV4::new(OTHER, 1), SERVER)] {
             ensure!(bench.leaves(&other, "pub0")?);
         }

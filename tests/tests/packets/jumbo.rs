@@ -32,7 +32,7 @@ both_hooks! {
     }
 
     fn tagged_jumbo_frames_are_sent_on(bench: &mut Bench) -> Result<()> {
-        large(bench, &[[0x8100, 5]], &[])
+        large(bench, &[[0x8100, 0xe000]], &[])
     }
 
     fn jumbo_frames_with_options_are_sent_on(bench: &mut Bench) -> Result<()> {

@@ -12,7 +12,7 @@ both_hooks! {
         let mut arp = syn();
         arp.ethertype = 0x0806;
         bench.expect_refused(&arp, Reason::NotIpv4)?;
-        let tagged = ipv6.tagged(&[[0x8100, 7]]);
+        let tagged = ipv6.tagged(&[[0x8100, 0xe000]]);
         bench.expect_refused(&tagged, Reason::NotIpv4)?;
         for fragment in [0x0001, 0x2001, 0x1fff] {
             let mut fragmented = syn();

@@ -161,12 +161,12 @@ both_hooks! {
     }
 
     // Who answers a packet with a record route or a source route answers with one (RFC 1122, section 3.2.2.6).
-    fn options_of_an_error_and_of_its_quote_are_kept_behind_tags(bench: &mut Bench) -> Result<()> {
+    fn options_of_an_error_and_of_its_quote_are_kept_behind_a_tag(bench: &mut Bench) -> Result<()> {
         serve(bench, TCP)?;
         establish(bench)?;
         let sent = Frame::tcp(BACKEND, CLIENT, tcp::ACK).ip_options(&[1; 40]);
         let delivered = sent.clone().between(VIP, CLIENT);
-        for tags in [&[][..], &[[0x8100, 7]], &[[0x88a8, 7], [0x8100, 8]]] {
+        for tags in [&[][..], &[[0x8100, 0xe000]], &[[0x88a8, 0x1000]]] {
             for length in [68, 80] {
                 let (error, turned) = about(&sent, &delivered, [11, 0], 0, length);
                 let (error, turned) = (error.ip_options(&[7; 40]), turned.ip_options(&[7; 40]));

@@ -96,9 +96,14 @@ fn a_super_packet_of_datagrams_is_sent_whole() -> Result<()> {
     Ok(())
 }
 
-/// Where a super-packet's headers may lie: behind tags, before options of IPv4 or TCP.
-const ODD: [(&[[u16; 2]], usize, usize); 5] =
-    [(&[[0x8100, 5]], 0, 0), (&[[0x88a8, 7], [0x8100, 5]], 0, 12), (&[], 8, 0), (&[], 40, 40), (&[[0x8100, 5]], 8, 12)];
+/// Where a super-packet's headers may lie: behind a tag, before options of IPv4 or TCP.
+const ODD: [(&[[u16; 2]], usize, usize); 5] = [
+    (&[[0x8100, 0xe000]], 0, 0),
+    (&[[0x88a8, 0x1000]], 0, 12),
+    (&[], 8, 0),
+    (&[], 40, 40),
+    (&[[0x8100, 0xe000]], 8, 12),
+];
 
 /// Data of so many bytes behind options of these lengths.
 fn with_options(length: usize, ip: usize, options: usize) -> Frame {

@@ -57,7 +57,7 @@ both_hooks! {
     fn tags_do_not_count_towards_the_mtu(bench: &mut Bench) -> Result<()> {
         narrow(bench, UDP)?;
         let frame = ask(MTU);
-        bench.expect_sent(&frame.clone().tagged(&[[0x8100, 5]]), &to_backend(frame))
+        bench.expect_sent(&frame.clone().tagged(&[[0x8100, 0xe000]]), &to_backend(frame))
     }
 
     fn each_direction_has_its_own_mtu(bench: &mut Bench) -> Result<()> {

@@ -33,7 +33,7 @@ both_hooks! {
         let ask = Frame::udp(CLIENT, VIP);
         for dst_mac in [[0xff; 6], [0x01, 0, 0x5e, 0, 0, 0xfb], [0x33, 0x33, 0, 0, 0, 1]] {
             let ask = Frame { dst_mac, ..ask.clone() };
-            for frame in [ask.clone(), ask.clone().tagged(&[[0x8100, 7]]), ask.ip_options(&[1; 4])] {
+            for frame in [ask.clone(), ask.clone().tagged(&[[0x8100, 0xe000]]), ask.ip_options(&[1; 4])] {
                 bench.expect_refused(&frame, Reason::OtherHost)?;
             }
         }
@@ -49,7 +49,7 @@ both_hooks! {
         let syn = Frame::tcp(CLIENT, VIP, tcp::SYN);
         for dst_mac in [Bench::GATEWAY_MAC, Bench::PRIVATE_MAC, [0x02, 0, 0, 0, 0, 0x01]] {
             let syn = Frame { dst_mac, ..syn.clone() };
-            for frame in [syn.clone(), syn.clone().tagged(&[[0x8100, 7]]), syn.ip_options(&[1; 4])] {
+            for frame in [syn.clone(), syn.clone().tagged(&[[0x8100, 0xe000]]), syn.ip_options(&[1; 4])] {
                 bench.expect_refused(&frame, Reason::OtherHost)?;
             }
         }

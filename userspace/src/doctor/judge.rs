@@ -230,6 +230,12 @@ fn offloads(device: &DeviceFacts, wanted: Hook, findings: &mut Vec<Finding>) {
         findings.push(about(device, Severity::Warning, "gro_hw", problem, format!("ethtool -K {name} rx-gro-hw on")));
     }
     if !device.link.device.veth {
+        if xdp && switched_on("rx-vlan-hw-parse") {
+            let problem = "the card takes VLAN tags off before XDP sees them: a VLAN's frames would be served as the device's own, if \
+                           its link carries VLANs"
+                .to_owned();
+            findings.push(about(device, Severity::Note, "vlan", problem, format!("ethtool -K {name} rxvlan off")));
+        }
         return;
     }
     if !xdp {

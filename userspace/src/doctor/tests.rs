@@ -164,6 +164,7 @@ fn every_defect_of_a_device_is_found_alone() {
     assert_eq!(spoiled(|device| device.rp_filter = 1), ["rp_filter"]);
     assert_eq!(spoiled(|device| device.rp_filter = 2), [""; 0]);
     assert_eq!(spoiled(|device| turn_on(device, "rx-lro")), ["lro"]);
+    assert_eq!(spoiled(|device| turn_on(device, "rx-vlan-hw-parse")), ["vlan"]);
     assert_eq!(spoiled(|device| device.driver.channels = Some((1, 8))), ["queues"]);
     assert_eq!(spoiled(|device| device.program_lost = true), ["program"]);
     assert_eq!(spoiled(|device| device.link.device.mtu = 9000), ["mtu"]);
