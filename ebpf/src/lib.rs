@@ -37,7 +37,7 @@ mod portless;
 mod ports;
 mod reset;
 pub mod route;
-mod service;
+pub mod service;
 pub mod table;
 pub mod tc;
 mod tcp;

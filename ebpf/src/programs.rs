@@ -4,8 +4,8 @@
 
 use aya_ebpf::{
     bindings::TC_ACT_UNSPEC,
-    macros::{classifier, raw_tracepoint, xdp},
-    programs::{RawTracePointContext, TcContext, XdpContext},
+    macros::{classifier, raw_tracepoint, sk_lookup, xdp},
+    programs::{RawTracePointContext, SkLookupContext, TcContext, XdpContext},
 };
 use vipgate_abi::counters::Reason;
 use vipgate_pipeline::{
@@ -13,7 +13,7 @@ use vipgate_pipeline::{
     maps::CONFIG,
     meter, outward,
     packet::Packet,
-    pipeline,
+    pipeline, service,
     tc::TcPacket,
     xdp::{BY_NEIGHBOUR, GENERIC, NATIVE, XdpPacket},
 };
@@ -76,6 +76,23 @@ pub fn vipgate_egress(ctx: TcContext) -> i32 {
         return count::verdict::<TcPacket>(Reason::Untranslated);
     }
     TC_ACT_UNSPEC
+}
+
+/// Asked by the stack of what it is given for a socket of the router that listens, or takes any datagram: for a VIP it finds none,
+/// and refuses. So it does not matter on which addresses the router's services listen. What a socket is connected for comes
+/// to it before.
+#[sk_lookup]
+pub fn vipgate_sockets(ctx: SkLookupContext) -> u32 {
+    const INET: u32 = 2;
+    const DROP: u32 = 0;
+    const PASS: u32 = 1;
+    // SAFETY: reading fields of the running program's context.
+    let (family, dst) = unsafe { ((*ctx.lookup).family, (*ctx.lookup).local_ip4) };
+    if family == INET && service::is_vip_alone(dst) {
+        count::reason_only(Reason::PortClosed);
+        return DROP;
+    }
+    PASS
 }
 
 /// Counts what the XDP program redirected and the kernel refused: the program itself has ended by then, and nobody else is told.

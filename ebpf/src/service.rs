@@ -9,12 +9,13 @@ use vipgate_abi::{
     counters::Reason,
     flow::FlowKey,
     hash,
+    interest::Bit,
     service::{Algorithm, Kind, Member, Service, ServiceKey},
 };
 
 use crate::{
     atomic, load,
-    maps::{BACKENDS, CURSORS, RINGS, SERVICE_LOAD, SERVICES},
+    maps::{BACKENDS, CURSORS, INTEREST, RINGS, SERVICE_LOAD, SERVICES},
     pipeline::Arrival,
 };
 
@@ -29,6 +30,9 @@ pub fn lookup(arrival: &Arrival) -> Result<&'static Service, Reason> {
     let Some(service) = SERVICES.get(&key) else {
         return Err(Reason::NotOurs);
     };
+    if service.kind == Kind::Closed as u8 {
+        return Err(Reason::NotOurs);
+    }
     if service.kind == Kind::Disabled as u8 {
         return Err(Reason::Disabled);
     }
@@ -108,8 +112,20 @@ fn count(number: u32, change: u32) {
 /// True for the address of a VIP that is Disabled.
 #[inline(always)]
 pub fn is_disabled(dst: Be32) -> bool {
-    let key = Key::new(ServiceKey::WHOLE_VIP, ServiceKey::new(dst, 0, 0));
-    SERVICES.get(&key).is_some_and(|service| service.kind == Kind::Disabled as u8)
+    whole(dst).is_some_and(|service| service.kind == Kind::Disabled as u8)
+}
+
+/// True for the address of a VIP that is not the router's own: none of its sockets is asked for there.
+#[inline(always)]
+pub fn is_vip_alone(dst: Be32) -> bool {
+    let bit = Bit::to(dst);
+    INTEREST.get(bit.word()).is_some_and(|word| word & bit.mask() != 0) && whole(dst).is_some()
+}
+
+/// What the whole VIP is, beside its services.
+#[inline(always)]
+fn whole(vip: Be32) -> Option<&'static Service> {
+    SERVICES.get(&Key::new(ServiceKey::WHOLE_VIP, ServiceKey::new(vip, 0, 0)))
 }
 
 /// Where a new flow goes: a backend's number, and what it is at this moment.

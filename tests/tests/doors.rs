@@ -1,17 +1,24 @@
 //! What must not come in, with real hosts that send as others: what only a controller knows of it.
 
 use std::{
-    net::{Ipv4Addr, SocketAddrV4, UdpSocket},
+    io::ErrorKind,
+    net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream, UdpSocket},
     time::Duration,
 };
 
 use anyhow::{Context as _, ensure};
 use vipgate_tests::{
     both_hooks,
-    lab::{Host, Lab, Result, Running, UDP, report, topology::PRIVATE_ROUTER, wait_until},
+    lab::{
+        Host, Lab, Result, Running, UDP, WEB, report,
+        topology::{PRIVATE_ROUTER, PUBLIC_ROUTER},
+        wait_until,
+    },
 };
 
 const VIP: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 10);
+/// Of sockets of the router's own.
+const PORT: u16 = 9200;
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Packets that ended for this reason.
@@ -49,5 +56,47 @@ both_hooks! {
             ensure!(dropped(lab, "martian")? > before, "{}", report(lab, "status")?["drops"]);
             Ok(())
         })
+    }
+
+    fn the_routers_own_sockets_answer_on_its_own_addresses_alone(hook) {
+        let run = Running::new(hook, 1, 1)?;
+        let (lab, client) = (&run.lab, run.lab.client());
+        let (_, listener, vip) = run.cloud.balanced(VIP, WEB, &[0])?;
+        client.fetch(vip)?;
+        let everywhere = |port| SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, port);
+        let open = || Ok((TcpListener::bind(everywhere(PORT))?, TcpListener::bind(everywhere(vip.port()))?, UdpSocket::bind(everywhere(PORT))?));
+        let (_other, _same, datagrams) = lab.router.within(open)?;
+        let connect = |to: SocketAddrV4| {
+            let opened = client.namespace.within(|| Ok(TcpStream::connect_timeout(&to.into(), PATIENCE)))?;
+            Ok::<_, anyhow::Error>(opened.map(drop).map_err(|error| error.kind()))
+        };
+        let send = |to: SocketAddrV4, bytes: &[u8]| {
+            client.namespace.within(|| {
+                let socket = UdpSocket::bind(everywhere(0))?;
+                socket.connect(to)?;
+                socket.set_read_timeout(Some(PATIENCE))?;
+                socket.send(bytes)?;
+                Ok(socket)
+            })
+        };
+        let at = |address| SocketAddrV4::new(address, PORT);
+        let refused = Err(ErrorKind::ConnectionRefused);
+        ensure!(connect(at(VIP))? == refused, "a port that no service has");
+        for bytes in [&b"one"[..], &[7; 3000]] {
+            let answer = send(at(VIP), bytes)?.recv(&mut [0; 8]).map_err(|error| error.kind());
+            ensure!(answer == Err(ErrorKind::ConnectionRefused), "{} bytes: {answer:?}", bytes.len());
+        }
+        run.cloud.remove_backends(&listener, &[0])?;
+        ensure!(connect(vip)? == refused, "a listener without a backend");
+        let drops = dropped(lab, "port_closed")?;
+        ensure!(drops >= 4, "{drops} refused");
+        client.ping(VIP, "")?;
+        // Its own address is the router's.
+        ensure!(connect(at(PUBLIC_ROUTER))?.is_ok());
+        datagrams.set_read_timeout(Some(PATIENCE))?;
+        let _socket = send(at(PUBLIC_ROUTER), b"own")?;
+        let mut room = [0; 4000];
+        ensure!(datagrams.recv(&mut room)? == 3, "another one came before");
+        Ok(())
     }
 }

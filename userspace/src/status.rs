@@ -240,7 +240,8 @@ fn is_queued(limit: &LimitStatus) -> bool {
 /// The services, each once: of a range's keys, the first.
 fn shown(status: &Status) -> impl Iterator<Item = &(ServiceKey, u32, Service)> {
     let mut rules = BTreeSet::new();
-    let mut services: Vec<_> = status.services.iter().collect();
+    let is_one = |(_, _, service): &&(ServiceKey, u32, Service)| service.kind != Kind::Closed as u8;
+    let mut services: Vec<_> = status.services.iter().filter(is_one).collect();
     services.sort_by_key(|(key, prefix_len, _)| (*key, *prefix_len));
     services
         .into_iter()

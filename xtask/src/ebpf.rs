@@ -18,7 +18,7 @@ const DEBIAN_RUSTC: &str = "/usr/bin/rustc";
 const DEBIAN_CARGO: &str = "/usr/bin/cargo";
 
 /// What the loader will ask for by name.
-const PROGRAMS: [&str; 8] = [
+const PROGRAMS: [&str; 9] = [
     "vipgate_xdp",
     "vipgate_generic",
     "vipgate_behind",
@@ -27,6 +27,7 @@ const PROGRAMS: [&str; 8] = [
     "vipgate_queue",
     "vipgate_clock",
     "vipgate_redirects",
+    "vipgate_sockets",
 ];
 
 /// The channel of the rustup way; LLVM 22 like the linker. `EBPF_TOOLCHAIN` names another.

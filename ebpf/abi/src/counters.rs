@@ -113,6 +113,8 @@ reasons! {
     Tagged = 27 Pass "tagged",
     /// A TCP segment of a connection that the router has ended: answered with a reset.
     FlowReset = 28 Drop "flow_reset",
+    /// No service of the VIP has the port, and no socket of the router is to: its stack refuses.
+    PortClosed = 29 Drop "port_closed",
     /// A TCP segment without a flow, while those of another version's tables are just coming over: reset now, a connection
     /// would be lost that is about to be known.
     ComingOver = 31 Drop "coming_over",

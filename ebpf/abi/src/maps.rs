@@ -84,6 +84,8 @@ pub const PROGRAM_CLOCK: &str = "vipgate_clock";
 
 /// At the kernel's tracepoint `xdp_redirect_err`: counts what XDP redirected and the kernel refused.
 pub const PROGRAM_REDIRECTS: &str = "vipgate_redirects";
+/// Where the network namespace's stack looks for a socket that listens: it finds none for a VIP.
+pub const PROGRAM_SOCKETS: &str = "vipgate_sockets";
 
 /// Every map that is pinned: all but those of the table that is bridged to.
 pub const PINNED: [&str; 27] = [

@@ -102,6 +102,8 @@ pub enum Kind {
     Forward = 3,
     /// Sends them to the one guest whose elastic IP the VIP is, whatever their protocol and port: the whole VIP's key.
     Elastic = 4,
+    /// Leaves them to the stack, where no socket listens: the whole VIP's key, beside those of its services.
+    Closed = 5,
 }
 
 /// How a backend is chosen from the ring for a new flow.

@@ -271,6 +271,7 @@ impl Bench {
                     Some(Program::Xdp(program)) => load_persistently(|| program.load()),
                     Some(Program::SchedClassifier(program)) => load_persistently(|| program.load()),
                     Some(Program::RawTracePoint(program)) => load_persistently(|| program.load()),
+                    Some(Program::SkLookup(program)) => load_persistently(|| program.load()),
                     other => bail!("{name} is of another kind: {other:?}"),
                 }
                 .with_context(|| format!("{name} does not load"))?;

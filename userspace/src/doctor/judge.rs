@@ -97,6 +97,9 @@ fn programs(facts: &Facts, findings: &mut Vec<Finding>) {
                 (Severity::Note, "the hook that is set does without", NEWER_KERNEL)
             }
             (maps::PROGRAM_REDIRECTS, _) => (Severity::Note, "redirects that fail are not counted", NEWER_KERNEL),
+            (maps::PROGRAM_SOCKETS, _) => {
+                (Severity::Warning, "what listens on all of the router's addresses answers on VIPs, too", NEWER_KERNEL)
+            }
             (maps::PROGRAM_XDP | maps::PROGRAM_BEHIND, Hook::Tc) => {
                 (Severity::Note, "native XDP is not to be had; the hook `tc` does without", NEWER_KERNEL)
             }

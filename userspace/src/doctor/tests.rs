@@ -64,6 +64,7 @@ fn healthy() -> Facts {
             maps::PROGRAM_BEHIND,
             maps::PROGRAM_QUEUE,
             maps::PROGRAM_REDIRECTS,
+            maps::PROGRAM_SOCKETS,
         ]
         .map(|name| Trial { name, loads: true, instructions: Some(1000), reason: None })
         .into()),
@@ -287,6 +288,7 @@ fn a_program_that_does_not_load_is_as_bad_as_what_needs_it() {
     assert_eq!(without(maps::PROGRAM_TC, Hook::Xdp, "mlx5_core"), Severity::Note);
     assert_eq!(without(maps::PROGRAM_QUEUE, Hook::Tc, "virtio_net"), Severity::Warning);
     assert_eq!(without(maps::PROGRAM_REDIRECTS, Hook::Xdp, "mlx5_core"), Severity::Note);
+    assert_eq!(without(maps::PROGRAM_SOCKETS, Hook::Xdp, "mlx5_core"), Severity::Warning);
 }
 
 #[test]

@@ -283,6 +283,11 @@ impl PinDir {
         self.links().join("redirects")
     }
 
+    /// Where that of the program which keeps the router's sockets from VIPs is. It is no device's either.
+    pub fn sockets_link(&self) -> PathBuf {
+        self.links().join("sockets")
+    }
+
     /// The hook and device of every pinned ingress link.
     pub fn pinned_links(&self) -> Result<Vec<(Hook, String)>, LoadError> {
         Ok(names(&self.links())?.iter().filter_map(|name| parse_link_name(name)).collect())

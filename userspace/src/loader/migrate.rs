@@ -33,7 +33,7 @@ use super::{
     flows::FlowTable,
     grace, lock, namespace,
     object::{self, Programs},
-    redirects,
+    redirects, sockets,
     tables::Epoch,
 };
 
@@ -93,6 +93,7 @@ pub(super) fn resize_flows(
     programs.refuse(refused);
     attach::update_all(dir, &mut programs)?;
     redirects::watch(&mut programs, dir);
+    sockets::keep(&mut programs, dir);
     dir.at(Stage::Old).remove()?;
     Ok(Some(programs))
 }

@@ -37,6 +37,7 @@ mod owned;
 mod ports;
 mod redirects;
 mod rtnl;
+mod sockets;
 pub mod status;
 mod syscall;
 mod tables;
@@ -264,6 +265,7 @@ impl Plane {
         }
         namespace::remember(&dir)?;
         redirects::watch(&mut programs, &dir);
+        sockets::keep(&mut programs, &dir);
         Ok(Arc::new(Self {
             dir,
             hook: options.hook,

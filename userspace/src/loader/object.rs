@@ -5,7 +5,7 @@ use std::{fs, path::Path};
 use aya::{
     Ebpf, EbpfLoader, TestRun, TestRunOptions,
     maps::{Map, MapData, MapInfo},
-    programs::{Program, ProgramError, RawTracePoint, SchedClassifier, Xdp},
+    programs::{Program, ProgramError, RawTracePoint, SchedClassifier, SkLookup, Xdp},
 };
 use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
 use tracing::debug;
@@ -84,7 +84,7 @@ fn shapes(sizes: Sizes) -> Vec<Shape> {
 }
 
 /// The programs that the object has.
-pub(super) const PROGRAMS: [&str; 8] = [
+pub(super) const PROGRAMS: [&str; 9] = [
     maps::PROGRAM_XDP,
     maps::PROGRAM_GENERIC,
     maps::PROGRAM_TC,
@@ -93,6 +93,7 @@ pub(super) const PROGRAMS: [&str; 8] = [
     maps::PROGRAM_EGRESS,
     maps::PROGRAM_CLOCK,
     maps::PROGRAM_REDIRECTS,
+    maps::PROGRAM_SOCKETS,
 ];
 
 /// The XDP program that drivers run or, for generic XDP, the kernel's stack.
@@ -168,11 +169,16 @@ impl Programs {
         )
     }
 
+    pub(super) fn sockets(&mut self) -> Result<&mut SkLookup, LoadError> {
+        loaded(&mut self.ebpf, maps::PROGRAM_SOCKETS, |program: &SkLookup| program.fd().is_ok(), SkLookup::load)
+    }
+
     /// Loads the program of this name. Tells how many instructions the kernel followed to verify it, if the kernel does.
     pub(super) fn load(&mut self, name: &'static str) -> Result<Option<u32>, LoadError> {
         let info = match name {
             maps::PROGRAM_XDP | maps::PROGRAM_GENERIC | maps::PROGRAM_CLOCK => self.frame_program(name)?.info(),
             maps::PROGRAM_REDIRECTS => self.redirects()?.info(),
+            maps::PROGRAM_SOCKETS => self.sockets()?.info(),
             _ => self.classifier(name)?.info(),
         };
         Ok(info.map_err(|error| LoadError::program(name, &error))?.verified_instruction_count())

@@ -109,6 +109,8 @@ impl Tables {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ServiceEntry {
     Disabled,
+    /// Of the whole VIP, whose other ports nobody has, the router's own sockets neither.
+    Closed,
     Balance {
         algorithm: service::Algorithm,
         /// The listener's number.
@@ -139,7 +141,7 @@ impl ServiceEntry {
     /// The service's number; `None`: it has no backends.
     pub const fn number(&self) -> Option<u32> {
         match self {
-            Self::Disabled => None,
+            Self::Disabled | Self::Closed => None,
             Self::Balance { number, .. } | Self::Forward { number, .. } | Self::Elastic { number, .. } => Some(*number),
         }
     }
@@ -148,7 +150,7 @@ impl ServiceEntry {
     pub fn ring(&self) -> &[u32] {
         match self {
             Self::Balance { ring, .. } => ring,
-            Self::Disabled | Self::Forward { .. } | Self::Elastic { .. } => &[],
+            Self::Disabled | Self::Closed | Self::Forward { .. } | Self::Elastic { .. } => &[],
         }
     }
 
@@ -156,6 +158,7 @@ impl ServiceEntry {
     pub fn value(&self, ring_base: u32) -> service::Service {
         match self {
             Self::Disabled => service::Service { kind: Kind::Disabled as u8, ..service::Service::default() },
+            Self::Closed => service::Service { kind: Kind::Closed as u8, ..service::Service::default() },
             Self::Forward { number, backend, port_shift, allowed } => service::Service {
                 kind: Kind::Forward as u8,
                 number: *number,
@@ -200,7 +203,8 @@ pub type Devices<'a> = dyn Fn(&str) -> Option<u32> + 'a;
 /// entries. While those of backends and guests are not there, any device may lead to them.
 ///
 /// A Disabled VIP is one key for the whole address that drops, and keys that drop what would leave by it; nothing of its
-/// services stays, so that their flows end. Of the router's own address only the services go: what the router itself
+/// services stays, so that their flows end. An Enabled one has a key, too, that keeps the router's sockets from its other ports.
+/// Of the router's own address only the services go: what the router itself
 /// sends and gets must pass.
 /// A listener without a backend that takes new flows keeps its key with an empty ring, so that its packets are refused
 /// and counted, and no other service's.
@@ -211,6 +215,9 @@ pub fn compile(vip: &VipState, devices: &Devices<'_>) -> Tables {
     }
     if vip.enabled {
         serve(vip, devices, &mut tables);
+        if !vip.own {
+            tables.services.entry(Key::whole(vip.address)).or_insert(ServiceEntry::Closed);
+        }
         limit(vip, &mut tables);
     } else if !vip.own {
         tables.services.insert(Key::whole(vip.address), ServiceEntry::Disabled);
@@ -547,7 +554,7 @@ mod tests {
 
     /// The ring of the one listener that [`vip`] has.
     fn ring(tables: &Tables) -> &[u32] {
-        match tables.services.values().next() {
+        match tables.services.values().find(|entry| **entry != ServiceEntry::Closed) {
             Some(ServiceEntry::Balance { ring, .. }) => ring,
             other => panic!("no listener but {other:?}"),
         }
@@ -635,8 +642,8 @@ mod tests {
     fn a_rule_is_the_prefixes_of_its_range_and_one_backend() {
         let tables = compile(&forwarding(vec![forward((1, 6), 1001)]), &devices);
         let keys: Vec<_> = tables.services.keys().map(|key| (key.data.port, key.prefix_len)).collect();
-        assert_eq!(keys, [([0, 1], 64), ([0, 2], 63), ([0, 4], 63), ([0, 6], 64)]);
-        let values: Vec<_> = tables.services.values().map(|entry| entry.value(0)).collect();
+        assert_eq!(keys, [([0, 0], 32), ([0, 1], 64), ([0, 2], 63), ([0, 4], 63), ([0, 6], 64)]);
+        let values: Vec<_> = tables.services.values().skip(1).map(|entry| entry.value(0)).collect();
         assert!(values.windows(2).all(|pair| pair[0] == pair[1]), "one value for the whole range");
         assert_eq!((values[0].kind, values[0].number, values[0].backend), (Kind::Forward as u8, 9, 90));
         assert_eq!(values[0].port_shift, 1000);
@@ -654,7 +661,7 @@ mod tests {
         assert_eq!(tables.backends, BTreeMap::from([(90, expected)]));
         let down = compile(&forwarding(vec![forward((2222, 2222), 22)]), &devices);
         assert_eq!(
-            down.services.values().next().map(|entry| entry.value(0).port_shift),
+            down.services.values().nth(1).map(|entry| entry.value(0).port_shift),
             Some(22_u16.wrapping_sub(2222))
         );
     }
@@ -662,10 +669,10 @@ mod tests {
     #[test]
     fn any_width_of_range_is_a_handful_of_keys() {
         for (ports, count) in [((1, 65535), 16), ((1, 65534), 30), ((8000, 8015), 1), ((1024, 65535), 6)] {
-            assert_eq!(compile(&forwarding(vec![forward(ports, 1)]), &devices).services.len(), count, "{ports:?}");
+            assert_eq!(compile(&forwarding(vec![forward(ports, 1)]), &devices).services.len(), 1 + count, "{ports:?}");
         }
         // The rest is for the VIP's own.
-        const { assert!(30 < vipgate_abi::maps::KEYS_PER_SERVICE) };
+        const { assert!(1 + 30 < vipgate_abi::maps::KEYS_PER_SERVICE) };
     }
 
     #[test]
@@ -677,6 +684,16 @@ mod tests {
         assert!(tables.backends.is_empty());
         assert_eq!((whole.prefix_len, whole.vip()), (32, Ipv4Addr::new(10, 0, 0, 5)));
         assert_eq!(ServiceEntry::Disabled.value(0).kind, Kind::Disabled as u8);
+    }
+
+    #[test]
+    fn an_enabled_vip_keeps_the_routers_sockets_away_and_the_routers_own_address_does_not() {
+        let whole = Key::whole(Ipv4Addr::new(10, 0, 0, 5));
+        assert_eq!(compile(&vip(vec![]), &devices).services, BTreeMap::from([(whole, ServiceEntry::Closed)]));
+        assert_eq!(ServiceEntry::Closed.value(0).kind, Kind::Closed as u8);
+        assert!(!compile(&own(vec![listener(Algorithm::Source, vec![])]), &devices).services.contains_key(&whole));
+        // While an elastic IP's device is not there, too.
+        assert_eq!(compile(&elastic(true), &|_| None).services, BTreeMap::from([(whole, ServiceEntry::Closed)]));
     }
 
     #[test]

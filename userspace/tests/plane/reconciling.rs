@@ -59,13 +59,14 @@ impl Bench {
         Map::from_map_data(data).and_then(M::try_from).expect("of that kind")
     }
 
-    /// The ring of each service by VIP and port; `None` for a Disabled VIP.
+    /// The ring of each service by VIP and port; `None` for a Disabled VIP. Without what keeps sockets from VIPs.
     fn services(&self) -> Vec<(Ipv4Addr, u16, Option<Vec<u32>>)> {
         let tables = self.plane.tables().expect("opens");
         let mut services: Vec<_> = tables
             .services()
             .expect("readable")
             .into_iter()
+            .filter(|(_, _, service)| service.kind != Kind::Closed as u8)
             .map(|(key, _, service)| {
                 let ring = service.ring_base..service.ring_base + service.ring_len;
                 let ring = ring.map(|at| tables.rings().read(at).expect("inside")).collect();

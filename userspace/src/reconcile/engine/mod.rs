@@ -597,7 +597,7 @@ impl<K: KernelTables> Engine<K> {
 
 /// The number of a service that has backends.
 fn number_of(service: &Service) -> Option<u32> {
-    (service.kind != Kind::Disabled as u8).then_some(service.number)
+    (service.kind != Kind::Disabled as u8 && service.kind != Kind::Closed as u8).then_some(service.number)
 }
 
 /// A VIP's port as the limits' table names it.

@@ -563,7 +563,7 @@ fn a_number_that_the_store_gave_away_leaves_its_old_place_first() {
     // The same for a listener's number.
     let third = vip(3, vec![round_robin(0, 81, &[(2, 3)])]);
     apply(&mut engine, &third);
-    assert_holds(&engine, &[other, third]);
+    assert_holds(&engine, &[vip(1, vec![]), other, third]);
     assert_eq!(engine.kernel.backend(0).addr, 0);
 }
 
@@ -579,15 +579,15 @@ fn what_does_not_fit_is_an_error_and_keeps_what_was() {
     let large = vip(1, vec![listener(0, 80, state::Algorithm::Maglev, &pool)]);
     let error = engine.apply(&compile(&large, &devices(DEVICE)), now).expect_err("6421 elements do not fit");
     assert!(matches!(error, EngineError::ArenaFull { wanted: 6421, .. }), "{error}");
-    assert_eq!(engine.kernel.services.len(), 2, "both listeners go on");
+    assert_eq!(engine.kernel.services.len(), 4, "both listeners go on, and the keys of their VIPs");
 
     let error = engine.apply(&compile(&vip(3, vec![round_robin(2, 80, &[(BACKENDS, 1)])]), &devices(DEVICE)), now);
     assert!(matches!(error, Err(EngineError::BackendNumber { number: BACKENDS, .. })));
 
-    engine.kernel.capacity = 2;
+    engine.kernel.capacity = 4;
     let error = engine.apply(&compile(&vip(4, vec![round_robin(3, 80, &[(30, 1)])]), &devices(DEVICE)), now);
     assert!(matches!(error, Err(EngineError::Table(TableError::Full { .. }))));
-    engine.kernel.capacity = 3;
+    engine.kernel.capacity = 6;
     apply(&mut engine, &vip(4, vec![round_robin(3, 80, &[(30, 1)])]));
 }
 
@@ -740,8 +740,8 @@ fn a_backend_that_drains_counts_against_what_its_listener_does() {
 #[test]
 fn meters_follow_the_queues_device_and_those_of_nobody_go() {
     let mut engine = engine();
-    let one = VipState { limits: vec![limit(1, None, 1 << 20)], ..vip(1, vec![]) };
-    let other = VipState { limits: vec![limit(2, None, 1 << 20)], ..vip(2, vec![]) };
+    let one = VipState { own: true, limits: vec![limit(1, None, 1 << 20)], ..vip(1, vec![]) };
+    let other = VipState { own: true, limits: vec![limit(2, None, 1 << 20)], ..vip(2, vec![]) };
     for vip in [&one, &other] {
         apply(&mut engine, vip);
     }
