@@ -2,7 +2,7 @@
 
 use vipgate_abi::{
     config::Config,
-    flow::{Mark, State},
+    flow::{Mark, State, TOUCH_PERIOD},
     load::Load,
 };
 
@@ -71,9 +71,13 @@ extern "C" fn follow_at(own: u32, mark: u32, peer: u32, backend: u32, what: u32)
     })
 }
 
-/// The first answer makes a datagram flow more than an embryo.
+/// The first answer makes a datagram flow more than an embryo. It is stored as seen as long ago as any that talks on may be, so
+/// that who has asked once, and no more, gives way before those; the next packet of either side stores its own time.
 #[inline(always)]
 fn follow_datagram(own: &Slot, peer: &Slot, counter: Counter) -> u32 {
+    let at = jiffies().wrapping_sub(1 << TOUCH_PERIOD);
+    table::touch(own.index, at);
+    table::touch(peer.index, at);
     own.move_to(State::Datagrams);
     load::account(counter, peer.move_to(State::Datagrams), State::Datagrams);
     FOLLOWED

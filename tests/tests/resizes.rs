@@ -96,6 +96,8 @@ impl<'a> Traffic<'a> {
             .find(|service| service["protocol"] == "udp" && service["port"] == UDP.port)
             .context("the datagrams' service")?;
         let backends = service["backends"].as_array().context("backends")?;
+        let opened: u64 = backends.iter().filter_map(|backend| backend["connections"].as_u64()).sum();
+        ensure!(opened == 1, "the datagrams' flow was lost, and opened {opened} times: {flow}, {service}");
         for what in ["packetsIn", "packetsOut"] {
             ensure!(flow[what] == datagrams.answered, "{} datagrams, but {flow}", datagrams.answered);
             let counted: u64 = backends.iter().filter_map(|backend| backend[what].as_u64()).sum();

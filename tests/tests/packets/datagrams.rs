@@ -21,6 +21,25 @@ both_hooks! {
         Ok(())
     }
 
+    fn who_talks_on_keeps_its_place_among_those_who_ask_once(bench: &mut Bench) -> Result<()> {
+        let backend = serve(bench, UDP)?;
+        ask_and_answer(bench, &ask(), &answer())?;
+        ask_and_answer(bench, &ask(), &answer())?;
+        // When its last packet came is known to a period.
+        bench.age_flows((1 << TOUCH_PERIOD) / 2)?;
+        let many = Bench::BUCKETS * 8;
+        for number in 0..many {
+            let client = SocketAddrV4::new(Ipv4Addr::from(0x0b00_0000 + number), 7);
+            bench.run(&Frame::udp(client, VIP))?;
+            bench.run(&Frame::udp(BACKEND, client))?;
+        }
+        ensure!(bench.traffic(backend)?.connections == u64::from(many) + 1);
+        ensure!(bench.load(backend)? < many, "nobody gave way");
+        ask_and_answer(bench, &ask(), &answer())?;
+        ensure!(bench.traffic(backend)?.connections == u64::from(many) + 1, "it was opened anew");
+        Ok(())
+    }
+
     fn empty_datagrams_are_carried_both_ways(bench: &mut Bench) -> Result<()> {
         serve(bench, UDP)?;
         ask_and_answer(bench, &ask().payload(&[]), &answer().payload(&[]))

@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use anyhow::{Context as _, Result, ensure};
 use vipgate_abi::{
     counters::Reason,
-    flow::{State, Word},
+    flow::{State, TOUCH_PERIOD, Word},
     interest::Bit,
     service::{Algorithm, Kind, Service, ServiceKey},
     source::{Source, SourceKind},

@@ -15,7 +15,8 @@
 //! |  seen: jiffies |   tag   |  round  | state |
 //! ```
 //! `tag` is 16 bits of the flow's hash, `round` counts how often the slot was claimed, `seen` is when a packet last
-//! hit it (to a period of [`TOUCH_PERIOD`]).
+//! hit it (to a period of [`TOUCH_PERIOD`]). A datagram flow's first answer stores it a period too early: so whoever asked once
+//! looks no younger than who talks on.
 //!
 //! # Race rules
 //! CPUs and the controller's sweeper meet in a slot without locks. x86-64 and arm64 write aligned words whole.
