@@ -98,23 +98,21 @@ pub(crate) fn connect(plane: &Plane, table: &FlowTable, number: u32, backend: (u
     let now = plane.jiffies().expect("a time");
     let word = |key: &FlowKey| Word::new(state, 1, flow::tag(hash::flow(key, seed)), now);
     let mut buckets = map::<Array<MapData, Bucket>>(plane, maps::FLOW_BUCKETS);
-    let slots = keys.map(|key| {
-        let bucket = flow::preferred(hash::flow(&key, seed), table.buckets() - 1) / WAYS as u32;
+    let bucket = |key: &FlowKey| flow::preferred(hash::flow(key, seed), table.buckets() - 1) / WAYS as u32;
+    let numbers = [bucket(&keys[0]), bucket(&keys[1])];
+    let free = |bucket: u32, nth: usize| {
         let words = buckets.get(&bucket, 0).expect("readable").words;
-        (bucket, words.iter().position(|word| *word == 0))
-    });
-    let [(bucket, Some(way)), (reply_bucket, Some(reply_way))] = slots else { return false };
-    let reply_way = if reply_bucket == bucket { reply_way + 1 } else { reply_way };
-    let slots = [(bucket, way), (reply_bucket, reply_way)];
+        words.into_iter().enumerate().filter(|(_, word)| *word == 0).nth(nth).map(|(way, _)| way)
+    };
+    let ways = [free(numbers[0], 0), free(numbers[1], usize::from(numbers[0] == numbers[1]))];
+    let [Some(way), Some(reply_way)] = ways else { return false };
+    let slots = [(numbers[0], way), (numbers[1], reply_way)];
     let mut flows = map::<Array<MapData, Flow>>(plane, maps::FLOWS);
     for (at, (key, flags)) in keys.into_iter().zip([0, FLAG_REPLY]).enumerate() {
         let index = |(bucket, way): (u32, usize)| bucket * WAYS as u32 + u32::try_from(way).expect("small");
         let (bucket, way) = slots[at];
         let mut words = buckets.get(&bucket, 0).expect("readable").words;
-        match words.get_mut(way) {
-            Some(empty) if *empty == 0 => *empty = word(&key).0,
-            _ => return false,
-        }
+        words[way] = word(&key).0;
         buckets.set(bucket, Bucket { words }, 0).expect("written");
         let flow = Flow {
             key,
