@@ -23,7 +23,8 @@ use crate::{
 };
 
 /// True for a packet whose source no host can have (RFC 1812, section 5.3.7), or whose source is the router's: a VIP, that it is
-/// for or another, or an address of its own. The kernel is asked about those alone that may be.
+/// for or another, or an address of its own. The kernel is asked about those alone that may be; of these it cannot tell whom it
+/// has no way to from itself. Such a host would not get an answer either.
 #[inline(always)]
 pub fn is_martian<P: Packet>(packet: &P, key: &FlowKey) -> bool {
     is_nobodys(key.src) || key.src == key.dst || is_own(packet, key.src)
