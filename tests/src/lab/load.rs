@@ -6,7 +6,7 @@ use std::{
     collections::BTreeMap,
     net::{SocketAddrV4, UdpSocket},
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread::{self, JoinHandle},
@@ -19,12 +19,16 @@ const LONGEST: Duration = Duration::from_secs(600);
 /// Between the starts of two requests: one every moment, and the machine is not busy with nothing else.
 const BETWEEN_REQUESTS: Duration = Duration::from_millis(4);
 
+fn lock(failures: &Mutex<Vec<String>>) -> MutexGuard<'_, Vec<String>> {
+    failures.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// HTTP requests one after another at a steady rate, each on a new connection.
 #[derive(Debug)]
 pub struct Load {
     stop: Arc<AtomicBool>,
     done: Arc<AtomicU64>,
-    failed: Arc<AtomicU64>,
+    failures: Arc<Mutex<Vec<String>>>,
     thread: Option<JoinHandle<Result<LoadReport>>>,
 }
 
@@ -38,9 +42,9 @@ pub struct LoadReport {
 impl Load {
     pub fn start(client: &Host, vip: SocketAddrV4) -> Result<Self> {
         let (stop, done) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
-        let failed = Arc::new(AtomicU64::new(0));
+        let failures = Arc::new(Mutex::new(Vec::new()));
         let patience = client.patience;
-        let (stopped, counted, failures) = (Arc::clone(&stop), Arc::clone(&done), Arc::clone(&failed));
+        let (stopped, counted, failed) = (Arc::clone(&stop), Arc::clone(&done), Arc::clone(&failures));
         let thread = client.namespace.spawn(move || {
             let mut report = LoadReport::default();
             let end = Instant::now() + LONGEST;
@@ -51,15 +55,16 @@ impl Load {
                 match fetch(vip, patience) {
                     Ok(_) => report.answered += 1,
                     Err(error) => {
-                        report.failures.push(format!("{error:#}"));
-                        failures.fetch_add(1, Ordering::Relaxed);
+                        let failure = format!("{error:#}");
+                        lock(&failed).push(failure.clone());
+                        report.failures.push(failure);
                     }
                 }
                 counted.fetch_add(1, Ordering::Relaxed);
             }
             report
         })?;
-        Ok(Self { stop, done, failed, thread: Some(thread) })
+        Ok(Self { stop, done, failures, thread: Some(thread) })
     }
 
     /// Requests finished so far, answered or not.
@@ -70,8 +75,8 @@ impl Load {
 
     /// None has failed so far.
     pub fn check(&self) -> Result<()> {
-        let failed = self.failed.load(Ordering::Relaxed);
-        anyhow::ensure!(failed == 0, "{failed} of {} requests failed", self.done());
+        let failures = lock(&self.failures);
+        anyhow::ensure!(failures.is_empty(), "of {} requests failed: {failures:?}", self.done());
         Ok(())
     }
 
