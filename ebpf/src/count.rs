@@ -1,16 +1,18 @@
-//! Counting: per CPU, so without atomics.
+//! Counting: per CPU, so without atomics. What a packet ends as passes here.
 
 use vipgate_abi::counters::Reason;
 
 use crate::{
+    log,
     maps::{BACKEND_TRAFFIC, REASONS},
     packet::Packet,
 };
 
-/// Counts why a packet goes up the stack or ends, and gives that verdict.
+/// Counts why a packet goes up the stack or ends, tells of it if that is wished for, and gives that verdict.
 #[inline(always)]
-pub fn verdict<P: Packet>(reason: Reason) -> i32 {
+pub fn verdict<P: Packet>(packet: &P, reason: Reason) -> i32 {
     reason_only(reason);
+    log::consider(packet, reason);
     if reason.is_drop() { P::DROP } else { P::PASS }
 }
 

@@ -17,7 +17,7 @@ use vipgate_abi::{
 };
 
 use crate::{
-    count, ingress,
+    ingress,
     maps::{BACKENDS, CONFIG},
     offset::{self, TAG_LEN},
     packet::{ETH_LEN, L4_OFFSET, Packet, load, load_address, load_length, store, store_address},
@@ -99,28 +99,35 @@ const TCP_CHECKSUM_END: usize = 18;
 /// it quotes has them (RFC 1122, section 3.2.2).
 const LONGEST: usize = ETH_LEN + TAG_LEN + 60 + HEADER_LEN + 60 + TCP_CHECKSUM_END;
 
-/// [`relay`]'s answers where it is no verdict.
-pub const NOT_RELAYED: u32 = u32::MAX - 1;
-pub const TURNED: u32 = u32::MAX - 2;
+/// [`relay`]'s answer where it is no reason.
+pub const TURNED: u32 = 1 << 31;
 
 /// At ingress: an error about a translated packet, which is to go to its connection's other side, is `TURNED` back, and
-/// `outer` has its own new addresses, for [`send`]. `NOT_RELAYED`: it is none, and unchanged.
+/// `outer` has its own new addresses, for [`send`]. Else a reason's number; that of [`Reason::OtherProtocol`]: it is none, and
+/// unchanged.
 #[inline(never)]
 pub fn relay<P: Packet>(packet: &mut P, outer: &mut Rewritten) -> u32 {
     if !packet.is_for_port() {
-        return count::verdict::<P>(Reason::OtherHost) as u32;
+        return Reason::OtherHost as u32;
     }
     match turn_back(packet, false, outer) {
-        NONE => NOT_RELAYED,
-        FORGED => count::verdict::<P>(Reason::WrongSide) as u32,
+        NONE => Reason::OtherProtocol as u32,
+        FORGED => Reason::WrongSide as u32,
         _ => TURNED,
     }
 }
 
-/// Sends a turned-back error to its receiver. Beside [`relay`], not within: together they would need a stack that is too deep.
+/// In [`send`]'s answer: the rest is the verdict.
+pub const SENT: u32 = 1 << 31;
+
+/// Sends a turned-back error to its receiver: [`SENT`] with the verdict, or a reason's number. Beside [`relay`], not within:
+/// together they would need a stack that is too deep.
 #[inline(never)]
 pub fn send<P: Packet>(packet: &mut P, outer: &Rewritten) -> u32 {
-    sent(packet, outer).unwrap_or_else(count::verdict::<P>) as u32
+    match sent(packet, outer) {
+        Ok(verdict) => SENT | verdict as u32,
+        Err(reason) => reason as u32,
+    }
 }
 
 #[inline(always)]

@@ -15,6 +15,8 @@
 
 #[cfg(not(target_arch = "bpf"))]
 extern crate vipgate_host_kernel as aya_ebpf;
+#[cfg(not(target_arch = "bpf"))]
+extern crate vipgate_host_kernel as aya_log_ebpf;
 
 mod atomic;
 pub mod clock;
@@ -25,6 +27,7 @@ mod hairpin;
 pub mod icmp;
 mod ingress;
 mod load;
+pub mod log;
 pub mod maps;
 pub mod meter;
 mod offset;

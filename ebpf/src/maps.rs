@@ -114,3 +114,6 @@ pub static FRAGMENTS: LruHashMap<FragmentKey, FragmentPorts, { FRAGMENTED_PACKET
 
 #[btf_map]
 pub static DIRECT: LruHashMap<FlowKey, u32, { source::DIRECT_CONNECTIONS as usize }> = LruHashMap::new();
+
+#[btf_map]
+pub static LAST_TOLD: Array<u64, { REASON_SLOTS as usize }, 0> = Array::new();

@@ -343,6 +343,6 @@ pub fn leave<P: Packet>(packet: &mut P, number: u16) -> i32 {
     match route::port(number) {
         Some(port) => packet.send(number, port),
         // The port has just gone.
-        None => count::verdict::<P>(Reason::Unroutable),
+        None => count::verdict(packet, Reason::Unroutable),
     }
 }

@@ -2,7 +2,7 @@
 
 use core::ffi::c_void;
 
-use vipgate_abi::{Be32, port::Port};
+use vipgate_abi::{Be32, counters::Reason, port::Port};
 
 use crate::{meter::Queue, pipeline::Arrival, table::Connection, verifier};
 
@@ -81,8 +81,8 @@ pub trait Packet {
     fn lead_out(&self, arrival: &Arrival, new: &mut Connection) -> u64;
 
     /// Answers the packet, a TCP segment of a connection that the router has ended, with a reset (see [`crate::reset`]): the
-    /// verdict. XDP leaves that to the TC stage.
-    fn reset(&mut self) -> i32;
+    /// verdict, or why it is not answered, or not here. XDP leaves that to the TC stage.
+    fn reset(&mut self) -> Result<i32, Reason>;
 
     /// Where the hook has no queues: whether the driver keeps what [`Self::hand_over`] writes.
     fn can_hand_over(&self) -> bool;

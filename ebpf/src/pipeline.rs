@@ -43,35 +43,43 @@ pub fn run_marked<P: Packet>(mut packet: P, by_neighbour: bool) -> i32 {
     // What is beside a packet may be from before.
     packet.note_queue(Queue::NONE);
     packet.note_neighbour(by_neighbour);
-    match process(&mut packet) {
-        Ok(verdict) => verdict,
+    let treated = match parse(&mut packet) {
+        Ok(headers) => process(&mut packet, &headers),
         Err(reason @ (Reason::OtherProtocol | Reason::Fragment)) => unparsed(&mut packet, reason),
-        Err(Reason::FlowReset) => packet.reset(),
-        Err(reason) => count::verdict::<P>(reason),
-    }
+        Err(reason) => Err(reason),
+    };
+    let answered = treated.or_else(|reason| match reason {
+        Reason::FlowReset => packet.reset(),
+        reason => Err(reason),
+    });
+    // The one place where packets end that are not sent, near the top of the stack, where there is room to tell of them.
+    answered.unwrap_or_else(|reason| count::verdict(&packet, reason))
 }
 
 /// An IPv4 packet that no service could take: the stack's, unless its destination is a VIP that carries nothing.
 #[inline(always)]
-fn unparsed<P: Packet>(packet: &mut P, reason: Reason) -> i32 {
+fn unparsed<P: Packet>(packet: &mut P, reason: Reason) -> Result<i32, Reason> {
     if reason as u32 == Reason::OtherProtocol as u32 {
         let mut outer = icmp::NOBODY;
-        let verdict = icmp::relay(packet, &mut outer);
-        if verdict == icmp::TURNED {
-            return icmp::send(packet, &outer) as i32;
+        let mut answer = icmp::relay(packet, &mut outer);
+        if answer == icmp::TURNED {
+            answer = icmp::send(packet, &outer);
+            if answer & icmp::SENT != 0 {
+                return Ok((answer & !icmp::SENT) as i32);
+            }
         }
-        if verdict != icmp::NOT_RELAYED {
-            return verdict as i32;
+        if answer != reason as u32 {
+            return Err(Reason::of(answer).unwrap_or(reason));
         }
     }
     let end = packet.data_end();
     let (data, _) = offset::behind_tag(packet.data(), end);
     if data + L4_OFFSET > end {
-        return count::verdict::<P>(reason);
+        return Err(reason);
     }
     // SAFETY: the destination address ends at L4_OFFSET, checked just above.
     let dst = unsafe { load_address(data + L4_OFFSET - 4) };
-    count::verdict::<P>(if service::is_disabled(dst) { Reason::Disabled } else { reason })
+    Err(if service::is_disabled(dst) { Reason::Disabled } else { reason })
 }
 
 /// A packet without a flow: what the stages that make one need to know of it. Numbers alone, see [`Packet::open`].
@@ -107,8 +115,7 @@ impl Arrival {
 }
 
 #[inline(always)]
-fn process<P: Packet>(packet: &mut P) -> Result<i32, Reason> {
-    let headers = parse(packet)?;
+fn process<P: Packet>(packet: &mut P, headers: &Headers) -> Result<i32, Reason> {
     if !is_of_interest(&headers.key) {
         return Err(Reason::NotOurs);
     }
@@ -117,7 +124,7 @@ fn process<P: Packet>(packet: &mut P) -> Result<i32, Reason> {
     };
     let hash = hash::flow(&headers.key, config.flow_seed);
     let slot = match table::lookup(headers.key.words(), hash, config.bucket_mask) {
-        Some(slot) if hit(packet, &headers, config, &slot)? => slot,
+        Some(slot) if hit(packet, headers, config, &slot)? => slot,
         _ => {
             let tcp_flags = headers.tcp_flags as u16;
             let mut arrival = Arrival { key: headers.key, hash, now: jiffies(), tcp_flags, attempt: 0 };
@@ -139,14 +146,14 @@ fn process<P: Packet>(packet: &mut P) -> Result<i32, Reason> {
                     }
                     slot
                 }
-                None => return Ok(opened as i32),
+                None => return Err(Reason::of(opened as u32).unwrap_or(Reason::Unroutable)),
             }
         }
     };
-    forward(packet, &headers, &slot)
+    forward(packet, headers, &slot)
 }
 
-/// A packet without a flow: what [`open`] and [`lead_out`] decide, `new`, is inserted. A verdict, what [`table::opened`] takes,
+/// A packet without a flow: what [`open`] and [`lead_out`] decide, `new`, is inserted. A reason's number, what [`table::opened`] takes,
 /// or [`AGAIN`].
 #[inline(always)]
 fn begin<P: Packet>(packet: &P, arrival: &Arrival, new: &mut Connection) -> u64 {
@@ -154,11 +161,7 @@ fn begin<P: Packet>(packet: &P, arrival: &Arrival, new: &mut Connection) -> u64 
     if decided == UNSERVED {
         decided = packet.lead_out(arrival, new);
     }
-    if decided != DECIDED {
-        return decided;
-    }
-    let inserted = insert(arrival, new);
-    if inserted == 0 { P::DROP as u32 as u64 } else { inserted }
+    if decided == DECIDED { insert(arrival, new) } else { decided }
 }
 
 /// False: neither a flow nor a service can be about this packet (`vipgate_abi::interest`).
@@ -243,16 +246,16 @@ const UNDECIDED: Connection = Connection {
     reserved: false,
 };
 
-/// [`open`]'s answer where no service takes what a guest may have begun, or what may be to a guest's own address: no verdict.
+/// [`open`]'s answer where no service takes what a guest may have begun, or what may be to a guest's own address: no reason.
 const UNSERVED: u64 = 1 << 62;
-/// [`open`]'s and [`lead_out`]'s answer where the connection is decided: no verdict.
+/// [`open`]'s and [`lead_out`]'s answer where the connection is decided: no reason.
 const DECIDED: u64 = 1 << 63;
 /// [`insert`]'s answer where the answers would have been another connection's: with another port, or backend, they need not be.
 const AGAIN: u64 = 1 << 60;
 /// How often is tried.
 const ATTEMPTS: u16 = 4;
 
-/// A packet without a flow: the service that it is for decides what connection it begins. A verdict, [`DECIDED`] or
+/// A packet without a flow: the service that it is for decides what connection it begins. A reason's number, [`DECIDED`] or
 /// [`UNSERVED`].
 #[inline(always)]
 pub fn open<P: Packet>(packet: &P, arrival: &Arrival, new: &mut Connection) -> u64 {
@@ -266,24 +269,24 @@ pub fn open<P: Packet>(packet: &P, arrival: &Arrival, new: &mut Connection) -> u
         Ok(_) if ingress::is_martian(packet, &arrival.key) => Err(Reason::Martian),
         Ok(service) => connect(packet, arrival, service, new),
     };
-    answer::<P>(arrival, decided)
+    answer(arrival, decided)
 }
 
-/// The same for what a guest may have begun, on its way out. A verdict or [`DECIDED`].
+/// The same for what a guest may have begun, on its way out. A reason's number or [`DECIDED`].
 #[inline(always)]
 pub fn lead_out<P: Packet>(packet: &P, arrival: &Arrival, new: &mut Connection) -> u64 {
-    answer::<P>(arrival, outward::connect(packet, arrival, new))
+    answer(arrival, outward::connect(packet, arrival, new))
 }
 
 #[inline(always)]
-fn answer<P: Packet>(arrival: &Arrival, decided: Result<(), Reason>) -> u64 {
+fn answer(arrival: &Arrival, decided: Result<(), Reason>) -> u64 {
     match decided {
         Ok(()) => DECIDED,
-        Err(reason) => refuse::<P>(arrival, reason),
+        Err(reason) => refusal(arrival, reason),
     }
 }
 
-/// Inserts what [`open`] or [`lead_out`] decided: what [`table::opened`] takes, [`AGAIN`], or 0: it is dropped. Beside them, not within:
+/// Inserts what [`open`] or [`lead_out`] decided: what [`table::opened`] takes, [`AGAIN`], or a reason's number. Beside them, not within:
 /// together they would need a stack that is too deep.
 #[unsafe(no_mangle)]
 #[inline(never)]
@@ -292,30 +295,28 @@ extern "C" fn insert(arrival: *const Arrival, new: *const Connection) -> u64 {
     let (Some(arrival), Some(new), Some(config)) =
         (unsafe { arrival.as_ref() }, unsafe { new.as_ref() }, CONFIG.get(0))
     else {
-        return 0;
+        return Reason::Unroutable as u64;
     };
     if !new.is_outward && BACKENDS.get(new.backend).is_none_or(|backend| !ingress::is_at(backend, new.answers_by)) {
-        count::reason_only(Reason::Elsewhere);
-        return 0;
+        return Reason::Elsewhere as u64;
     }
     table::insert(arrival, config, new).unwrap_or_else(|reason| {
         if reason as u32 == Reason::ReplyInUse as u32 && arrival.attempt + 1 < ATTEMPTS {
             return AGAIN;
         }
-        count::reason_only(reason);
-        0
+        reason as u64
     })
 }
 
-/// The verdict for a packet that makes no flow.
+/// The reason of a packet that makes no flow, as a number.
 #[inline(always)]
-fn refuse<P: Packet>(arrival: &Arrival, reason: Reason) -> u64 {
+fn refusal(arrival: &Arrival, reason: Reason) -> u64 {
     let is_unknown = reason as u32 == Reason::NotOurs as u32 || reason as u32 == Reason::NoFlow as u32;
     if other::takes_over() && is_unknown && arrival.key.protocol == TCP && !arrival.opens() {
-        return count::verdict::<P>(Reason::ComingOver) as u32 as u64;
+        return Reason::ComingOver as u32 as u64;
     }
     let is_portless = reason as u32 == Reason::NotOurs as u32 && !has_ports(arrival.key.protocol);
-    count::verdict::<P>(if is_portless { Reason::OtherProtocol } else { reason }) as u32 as u64
+    (if is_portless { Reason::OtherProtocol } else { reason }) as u32 as u64
 }
 
 /// A packet for a service.

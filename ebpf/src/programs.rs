@@ -73,7 +73,7 @@ pub fn vipgate_egress(ctx: TcContext) -> i32 {
     if packet.is_local() {
         outward::reclaim(&mut packet);
     } else if outward::is_untranslated(&mut packet) {
-        return count::verdict::<TcPacket>(Reason::Untranslated);
+        return count::verdict(&packet, Reason::Untranslated);
     }
     TC_ACT_UNSPEC
 }

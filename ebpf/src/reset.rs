@@ -12,7 +12,6 @@ use core::mem::size_of;
 use vipgate_abi::{Be16, Be32, checksum::fold, counters::Reason};
 
 use crate::{
-    count,
     offset::{TAG_LEN, behind_tag},
     packet::{ETH_LEN, L4_OFFSET, Packet, load, load_address, load_length, store, store_address},
     parse::{ACK, DONT_FRAGMENT, FIN, FRAGMENT_OFFSET, Headers, RST, SYN, TCP, TCP_LEN, VERSION_IHL},
@@ -32,33 +31,24 @@ pub fn answers(headers: &Headers, reply: bool) -> bool {
     headers.key.protocol == TCP && headers.tcp_flags & RST == 0 && !opens
 }
 
-/// Makes the packet, a TCP segment or a fragment of one, its own answer, and sends that back: the verdict.
+/// Makes the packet, a TCP segment or a fragment of one, its own answer: `FlowReset`, or why it is not answered.
 #[inline(always)]
-pub fn answer(packet: &mut TcPacket) -> i32 {
+pub fn become_answer(packet: &mut TcPacket) -> Reason {
     // What a bridge floods may be of a connection that another router has by now.
     if !packet.is_for_port() {
-        return count::verdict::<TcPacket>(Reason::OtherHost);
+        return Reason::OtherHost;
     }
-    if !become_answer(packet) {
-        return count::verdict::<TcPacket>(Reason::FlowEnded);
-    }
-    count::reason_only(Reason::FlowReset);
-    packet.send_back()
-}
-
-#[inline(always)]
-fn become_answer(packet: &mut TcPacket) -> bool {
     packet.pull(ETH_LEN + TAG_LEN + 60 + TCP_LEN);
     let Some((segment, shift)) = Segment::read(packet) else {
-        return false;
+        return Reason::FlowEnded;
     };
     if !packet.trim(shift + LENGTH) {
-        return false;
+        return Reason::FlowEnded;
     }
     let start = packet.data();
     let data = start + shift;
     if data + LENGTH > packet.data_end() {
-        return false;
+        return Reason::FlowEnded;
     }
     let answer = Answer::to(&segment);
     // SAFETY: checked just above; the Ethernet addresses are before the tag.
@@ -70,7 +60,7 @@ fn become_answer(packet: &mut TcPacket) -> bool {
         let rest = segment.sport as u64 + segment.dport as u64 + answer.sum();
         packet.write_l4_checksum(data + L4_OFFSET + 16, shift + L4_OFFSET + 16, pseudo_header, rest);
     }
-    true
+    Reason::FlowReset
 }
 
 /// What is answered.

@@ -628,12 +628,12 @@ extern "C" fn is_contested(addresses: u64, rest: u64, hash: u64, mask: u32, own:
     opaque((search_beside(own, [addresses, rest], hash, mask) != NOWHERE) as u32)
 }
 
-/// Marks an inserted connection's first slot among verdicts, which are below it.
+/// Marks an inserted connection's first slot among numbers of reasons, which are below it.
 const OPENED: u64 = 1 << 63;
 /// Beside it: the next hop is due to be confirmed.
 pub const IS_DUE: u64 = 1 << 61;
 
-/// The slot that a connection was just inserted in; None: the number is a verdict.
+/// The slot that a connection was just inserted in; None: the number is a reason's.
 #[inline(always)]
 pub fn opened(number: u64) -> Option<Slot> {
     if number & OPENED == 0 { None } else { slot(number as u32) }

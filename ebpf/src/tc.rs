@@ -10,9 +10,10 @@ use aya_ebpf::{
     },
     programs::TcContext,
 };
-use vipgate_abi::{checksum::fold, port::Port};
+use vipgate_abi::{checksum::fold, counters::Reason, port::Port};
 
 use crate::{
+    count,
     meter::Queue,
     offset::{self, TAG_LEN},
     packet::{ETH_LEN, Packet, load, load_address, store},
@@ -164,8 +165,14 @@ impl Packet for TcPacket {
     }
 
     #[inline(always)]
-    fn reset(&mut self) -> i32 {
-        reset_tc(self.0.skb.skb) as i32
+    fn reset(&mut self) -> Result<i32, Reason> {
+        match Reason::of(reset_tc(self.0.skb.skb)) {
+            Some(Reason::FlowReset) => {
+                count::reason_only(Reason::FlowReset);
+                Ok(self.send_back())
+            }
+            reason => Err(reason.unwrap_or(Reason::FlowEnded)),
+        }
     }
 
     #[inline(always)]
@@ -237,7 +244,7 @@ extern "C" fn open_tc(context: *mut __sk_buff, arrival: *const Arrival, new: *mu
     // SAFETY: the caller's pointers are to what it has itself, but the verifier looks at this function alone.
     match unsafe { (arrival.as_ref(), new.as_mut()) } {
         (Some(arrival), Some(new)) => pipeline::open(&TcPacket(TcContext::new(context)), arrival, new),
-        _ => TC_ACT_SHOT as u64,
+        _ => Reason::Unroutable as u64,
     }
 }
 
@@ -247,14 +254,14 @@ extern "C" fn lead_out_tc(context: *mut __sk_buff, arrival: *const Arrival, new:
     // SAFETY: as above.
     match unsafe { (arrival.as_ref(), new.as_mut()) } {
         (Some(arrival), Some(new)) => pipeline::lead_out(&TcPacket(TcContext::new(context)), arrival, new),
-        _ => TC_ACT_SHOT as u64,
+        _ => Reason::Unroutable as u64,
     }
 }
 
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn reset_tc(context: *mut __sk_buff) -> u32 {
-    reset::answer(&mut TcPacket(TcContext::new(context))) as u32
+    reset::become_answer(&mut TcPacket(TcContext::new(context))) as u32
 }
 
 /// Reads an Ethernet header's addresses.

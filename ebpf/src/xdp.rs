@@ -14,7 +14,6 @@ use aya_ebpf::{
 use vipgate_abi::{checksum, counters::Reason, port::Port};
 
 use crate::{
-    count,
     maps::TX_PORTS,
     meter::Queue,
     offset::TAG_LEN,
@@ -137,9 +136,9 @@ impl<const KIND: bool> Packet for XdpPacket<KIND> {
     }
 
     #[inline(always)]
-    fn reset(&mut self) -> i32 {
+    fn reset(&mut self) -> Result<i32, Reason> {
         let is_handed_over = self.can_hand_over() && self.hand_over();
-        count::verdict::<Self>(if is_handed_over { Reason::HandedOver } else { Reason::FlowEnded })
+        Err(if is_handed_over { Reason::HandedOver } else { Reason::FlowEnded })
     }
 
     /// A driver that keeps no metadata says that they begin beyond the packet.
@@ -201,7 +200,7 @@ extern "C" fn open_xdp(context: *mut xdp_md, arrival: *const Arrival, new: *mut 
     // SAFETY: the caller's pointers are to what it has itself, but the verifier looks at this function alone.
     match unsafe { (arrival.as_ref(), new.as_mut()) } {
         (Some(arrival), Some(new)) => pipeline::open(&XdpPacket::<NATIVE>::new(XdpContext::new(context)), arrival, new),
-        _ => XDP_DROP as u64,
+        _ => Reason::Unroutable as u64,
     }
 }
 
@@ -213,7 +212,7 @@ extern "C" fn lead_out_xdp(context: *mut xdp_md, arrival: *const Arrival, new: *
         (Some(arrival), Some(new)) => {
             pipeline::lead_out(&XdpPacket::<NATIVE>::new(XdpContext::new(context)), arrival, new)
         }
-        _ => XDP_DROP as u64,
+        _ => Reason::Unroutable as u64,
     }
 }
 

@@ -16,10 +16,11 @@ pub struct Config {
     pub tick: u32,
     /// The kernel's number of the map TX_PORTS, by which it tells of redirects that failed; 0: not known.
     pub tx_ports: u32,
-    /// What the programs log; 0: nothing.
-    pub log: u32,
     /// Jiffies after which a way out is asked for again and its next hop confirmed; 0: never.
     pub confirm: u32,
+    pub reserved: u32,
+    /// The reasons of packets of which the programs tell ([`crate::counters::Reason::bit`]); 0: they are silent.
+    pub log: u64,
 }
 
 impl Config {
@@ -33,6 +34,6 @@ impl Config {
     }
 }
 
-const _: () = assert!(size_of::<Config>() == 32);
+const _: () = assert!(size_of::<Config>() == 40);
 
 crate::pod!(Config);

@@ -30,6 +30,12 @@ macro_rules! reasons {
             /// All of them, by number.
             pub const ALL: &[Self] = &[$(Self::$name,)+];
 
+            /// The one of this number.
+            #[inline(always)]
+            pub const fn of(number: u32) -> Option<Self> {
+                match number { $($number => Some(Self::$name),)+ _ => None }
+            }
+
             /// The name that metrics and `vipgate status` print.
             pub const fn name(self) -> &'static str {
                 match self { $(Self::$name => $text,)+ }
@@ -38,6 +44,11 @@ macro_rules! reasons {
             /// True: the packet ended here. False: it went up the stack.
             pub const fn is_drop(self) -> bool {
                 match self { $(Self::$name => matches!(Verdict::$verdict, Verdict::Drop),)+ }
+            }
+
+            /// The reasons of at least this gravity, as a set.
+            pub const fn at_least(gravity: Gravity) -> u64 {
+                0 $(| if Self::$name.gravity() as u32 >= gravity as u32 { Self::$name.bit() } else { 0 })+
             }
         }
     };
@@ -122,3 +133,68 @@ reasons! {
 
 /// Number of elements of the REASONS map; larger than the enum, so that reasons can be added without a new layout.
 pub const REASON_SLOTS: u32 = 64;
+
+/// How grave a reason is to whom reads the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Gravity {
+    /// It is ordinary: the programs never tell of such a packet.
+    Silent,
+    /// It happens on any network, and helps to find out why something does not work.
+    Debug,
+    /// Somebody was refused, or waits.
+    Info,
+    /// The router, or its configuration, lacks something.
+    Warn,
+}
+
+impl Reason {
+    /// How grave it is.
+    pub const fn gravity(self) -> Gravity {
+        match self {
+            Self::TableFull | Self::NoFreePort => Gravity::Warn,
+            // What XDP redirected and the kernel refused, and whom it finds no socket for, is seen by programs that do not have the packet.
+            Self::NotIpv4
+            | Self::NotOurs
+            | Self::OtherProtocol
+            | Self::OtherHost
+            | Self::HandedOver
+            | Self::RedirectFailed
+            | Self::Tagged
+            | Self::FlowReset
+            | Self::PortClosed => Gravity::Silent,
+            Self::Malformed
+            | Self::Fragment
+            | Self::NoFlow
+            | Self::OverMtu
+            | Self::TtlExpired
+            | Self::Disabled
+            | Self::FlowEnded
+            | Self::ComingOver => Gravity::Debug,
+            _ => Gravity::Info,
+        }
+    }
+
+    /// Its bit in a set of reasons.
+    #[inline(always)]
+    pub const fn bit(self) -> u64 {
+        1 << self as u32
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reason_is_told_from_its_gravity_on_and_what_is_ordinary_never() {
+        const LEVELS: [Gravity; 3] = [Gravity::Debug, Gravity::Info, Gravity::Warn];
+        for reason in Reason::ALL {
+            assert_eq!(Reason::of(*reason as u32), Some(*reason));
+            assert!((*reason as u32) < REASON_SLOTS.min(u64::BITS), "{}", reason.name());
+            let told = LEVELS.map(|from| Reason::at_least(from) & reason.bit() != 0);
+            assert_eq!(told, LEVELS.map(|from| reason.gravity() >= from), "{}", reason.name());
+        }
+        assert_eq!(Reason::at_least(Gravity::Debug) & Reason::NotOurs.bit(), 0);
+        assert_eq!(Reason::of(REASON_SLOTS), None);
+    }
+}

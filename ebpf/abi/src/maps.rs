@@ -67,6 +67,13 @@ pub const DIRECT: &str = "DIRECT";
 /// Per-CPU array of u64 by [`crate::counters::Reason`].
 pub const REASONS: &str = "REASONS";
 
+/// Array of 64-bit jiffies by [`crate::counters::Reason`]: when the programs last told of a packet with that reason.
+pub const LAST_TOLD: &str = "LAST_TOLD";
+/// The ring of what the programs tell, as aya-log names it.
+pub const AYA_LOGS: &str = "AYA_LOGS";
+/// Its bytes, as aya-log makes it.
+pub const AYA_LOGS_BYTES: u32 = 1 << 17;
+
 /// The XDP program, attached to each port in the hook `xdp`.
 pub const PROGRAM_XDP: &str = "vipgate_xdp";
 /// The same for the hook `xdp-generic`.
@@ -88,7 +95,7 @@ pub const PROGRAM_REDIRECTS: &str = "vipgate_redirects";
 pub const PROGRAM_SOCKETS: &str = "vipgate_sockets";
 
 /// Every map that is pinned: all but those of the table that is bridged to.
-pub const PINNED: [&str; 27] = [
+pub const PINNED: [&str; 29] = [
     CONFIG,
     FLOW_BUCKETS,
     FLOWS,
@@ -116,6 +123,8 @@ pub const PINNED: [&str; 27] = [
     FRAGMENTS,
     DIRECT,
     REASONS,
+    LAST_TOLD,
+    AYA_LOGS,
 ];
 
 /// Default of the most flow entries that there may be: two a connection. A power of two.

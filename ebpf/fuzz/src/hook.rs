@@ -17,7 +17,7 @@ use vipgate_pipeline::{
     xdp::{BY_NEIGHBOUR, NATIVE, XdpPacket},
 };
 
-use crate::{frame::Frame, input::Buffer, judge, world};
+use crate::{frame::Frame, input::Buffer, judge, refusals, world};
 
 /// Where packets are met.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,12 +100,14 @@ impl Arriving {
     /// What the verdict and the counters say together is checked here. `mark` is what the TC stage gets from XDP.
     fn run_at(&self, hook: Hook, mark: &mut u32) -> Outcome {
         let before = world::reasons();
+        let last_told = world::last_told();
         let _ = kernel::take_redirect();
         let (verdict, bytes) = match hook {
             Hook::Xdp => self.run_xdp(mark),
             Hook::Tc => self.run_tc(*mark == BY_NEIGHBOUR),
         };
         let counted = world::reason_since(&before);
+        refusals::told(&kernel::take_told(), counted, &last_told, &bytes, self.ifindex);
         let redirect = kernel::take_redirect();
         let [pass, drop, redirected] = match hook {
             Hook::Xdp => [XDP_PASS, XDP_DROP, XDP_REDIRECT].map(|action| action as i32),

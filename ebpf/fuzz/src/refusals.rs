@@ -1,7 +1,7 @@
 //! Why packets end, held against what they were.
 
 use vipgate_abi::{
-    counters::Reason,
+    counters::{Gravity, Reason},
     flow::FlowKey,
     service::{Kind, Service, ServiceKey},
     source::SourceKind,
@@ -13,7 +13,7 @@ use crate::{
     hook::Arriving,
     judge::{device_towards, is_known, key, service, way_out},
     table::Table,
-    wire::{Ipv4, untagged},
+    wire::{Ipv4, TCP, UDP, untagged},
     world,
 };
 
@@ -159,4 +159,36 @@ pub(crate) fn is_forged(came: &Arriving, bytes: &[u8], packet: &Ipv4) -> bool {
 /// Whether the kernel sends anything there.
 pub(crate) fn is_forwardable(dst: u32) -> bool {
     kernel::route(dst.to_ne_bytes()).is_some_and(|route| is_known(&route))
+}
+
+/// Checks what is told of a packet that came by this device, and is as it was left: each reason that is not ordinary, unless it
+/// was told within a second.
+pub(crate) fn told(told: &[Vec<u64>], counted: Option<Reason>, last: &[u64], left: &[u8], ifindex: u32) {
+    const SECOND: u64 = 1_000_000_000;
+    let is_due = |reason: &Reason| {
+        let jiffies = kernel::jiffies().saturating_sub(last[*reason as usize]);
+        reason.gravity() != Gravity::Silent && jiffies * u64::from(world::TICK) >= SECOND
+    };
+    let Some(reason) = counted.filter(is_due) else {
+        assert!(told.is_empty(), "told of {counted:?}: {told:?}");
+        return;
+    };
+    let [record] = told else { panic!("{reason:?} is told {} times", told.len()) };
+    let [number, protocol, src, sport, dst, dport, device, _] = record[..] else { panic!("{record:?}") };
+    assert_eq!((number, device), (u64::from(reason as u32), u64::from(ifindex)), "another packet is told of");
+    // Where the kernel did not give the headers, it is malformed, and nothing can be read.
+    if reason == Reason::Malformed && [protocol, src, dst] == [0; 3] {
+        return;
+    }
+    let Some(packet) = Ipv4::of_frame(left) else { return };
+    let numbers = [packet.src, packet.dst].map(|address| u64::from(u32::from_be_bytes(address)));
+    assert_eq!(
+        [protocol, src, dst],
+        [u64::from(packet.protocol), numbers[0], numbers[1]],
+        "from or to another: {reason:?}"
+    );
+    if matches!(packet.protocol, TCP | UDP) && reason != Reason::Malformed {
+        let (from, to) = packet.ports(left).unwrap_or_default();
+        assert_eq!([sport, dport], [u64::from(from), u64::from(to)], "by other ports");
+    }
 }

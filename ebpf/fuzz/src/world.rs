@@ -52,7 +52,7 @@ const OTHER: u32 = 14;
 pub(crate) const OWN: [[u8; 4]; 2] = [[10, 1, 0, 50], [10, 2, 0, 50]];
 
 /// Nanoseconds of a jiffy.
-const TICK: u32 = 4_000_000;
+pub(crate) const TICK: u32 = 4_000_000;
 
 /// The tables' and the kernel's state, as the controller last made it.
 #[derive(Debug)]
@@ -85,6 +85,7 @@ impl World {
         maps::METER_TRAFFIC.allocate(LIMITS as usize);
         maps::METER_SHARES.allocate(SHARES as usize);
         maps::REASONS.allocate(REASON_SLOTS as usize);
+        maps::LAST_TOLD.allocate(REASON_SLOTS as usize);
         maps::PORT_CURSORS.allocate(source::CURSORS as usize);
         maps::SERVICES.clear();
         maps::SOURCES.clear();
@@ -92,7 +93,8 @@ impl World {
         maps::FRAGMENTS.clear();
         maps::DIRECT.clear();
         maps::PORT_METERS.clear();
-        let config = Config { flow_seed: u64::from(seed), bucket_mask: buckets - 1, tick: TICK, ..Config::default() };
+        let flow_seed = u64::from(seed);
+        let config = Config { flow_seed, bucket_mask: buckets - 1, tick: TICK, log: u64::MAX, ..Config::default() };
         // The clock wraps while an input runs.
         let own =
             |network| Route { network, prefix_len: 32, answer: BPF_FIB_LKUP_RET_NOT_FWDED, ifindex: 0, gateway: None };
@@ -497,4 +499,9 @@ pub(crate) fn reason_since(before: &[u64]) -> Option<Reason> {
     let number = *counted.first()?;
     let named = Reason::ALL.iter().find(|reason| **reason as usize == number);
     Some(*named.unwrap_or_else(|| panic!("reason {number} has no name")))
+}
+
+/// When each reason was told last, by its number.
+pub(crate) fn last_told() -> Vec<u64> {
+    (0..REASON_SLOTS).map(|number| maps::LAST_TOLD.get(number).copied().unwrap_or_default()).collect()
 }

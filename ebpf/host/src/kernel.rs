@@ -1,4 +1,4 @@
-//! The calling thread's kernel: its clock, its routes, its sockets, and where the last packet was sent.
+//! The calling thread's kernel: its clock, its routes, its sockets, where the last packet was sent, and what was told.
 
 use std::cell::{Cell, RefCell};
 
@@ -7,6 +7,7 @@ thread_local! {
     static ROUTES: RefCell<Vec<Route>> = const { RefCell::new(Vec::new()) };
     static SOCKETS: RefCell<Vec<Socket>> = const { RefCell::new(Vec::new()) };
     static REDIRECTED: Cell<Option<Redirect>> = const { Cell::new(None) };
+    static TOLD: RefCell<Vec<Vec<u64>>> = const { RefCell::new(Vec::new()) };
 }
 
 /// What a look-up of destinations in a network gives.
@@ -96,4 +97,15 @@ pub(crate) fn redirect(ifindex: u32) {
 
 pub(crate) fn redirect_by_neighbour(ifindex: u32) {
     REDIRECTED.set(Some(Redirect { ifindex, by_neighbour: true }));
+}
+
+/// What programs told since this was asked: the numbers of each record.
+#[must_use]
+pub fn take_told() -> Vec<Vec<u64>> {
+    TOLD.take()
+}
+
+/// A program's record.
+pub fn tell(numbers: &[u64]) {
+    TOLD.with_borrow_mut(|told| told.push(numbers.to_vec()));
 }

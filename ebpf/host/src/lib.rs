@@ -19,6 +19,14 @@ use std::ffi::c_void;
 pub use aya_ebpf_bindings::bindings;
 pub use aya_ebpf_macros as macros;
 
+/// In the place of aya-log's: of what a program tells, the numbers are remembered.
+#[macro_export]
+macro_rules! info {
+    ($context:expr, target: $target:literal, $format:literal, $($number:expr),+ $(,)?) => {
+        $crate::kernel::tell(&[$(u64::from($number)),+])
+    };
+}
+
 /// A program's context.
 pub trait EbpfContext {
     /// The context, for helpers.

@@ -22,7 +22,7 @@ use aya::{
     programs::{Program, SchedClassifier, TcAttachType, Xdp, XdpMode, tc::SchedClassifierLink, xdp::XdpLink},
 };
 use nix::sched::{CloneFlags, unshare};
-use vipgate::loader::load_persistently;
+use vipgate::loader::{Tidings, load_persistently};
 use vipgate_abi::{
     backend::Backend,
     config::Config,
@@ -813,6 +813,15 @@ impl Bench {
     pub fn reason(&mut self, reason: Reason) -> Result<u64> {
         let counters = PerCpuArray::<_, u64>::try_from(self.map(maps::REASONS)?)?;
         Ok(counters.get(&(reason as u32), 0)?.iter().sum())
+    }
+
+    /// Has the programs tell of packets with these reasons, each once: time stands still.
+    pub fn tidings(&mut self, reasons: &[Reason]) -> Result<Tidings> {
+        self.ebpf.is_last();
+        let log = reasons.iter().fold(0, |set, reason| set | reason.bit());
+        let config = self.config()?;
+        self.set_config(Config { log, tick: 1, ..config })?;
+        Ok(Tidings::of(&mut self.ebpf)?)
     }
 
     /// A backend's traffic.

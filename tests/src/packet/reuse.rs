@@ -139,7 +139,9 @@ fn wipe(name: &str, map: &mut Map) -> Result<()> {
         | maps::METERS
         | maps::METER_STATES
         | maps::METER_TRAFFIC
-        | maps::METER_SHARES => Ok(()),
+        | maps::METER_SHARES
+        | maps::LAST_TOLD
+        | maps::AYA_LOGS => Ok(()),
         // The programs' constants.
         name if name.starts_with(".rodata") || name.starts_with(".bss") || name.starts_with(".data") => Ok(()),
         name => bail!("nothing says how {name} is made new again: tests/src/packet/reuse.rs"),

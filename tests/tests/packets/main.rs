@@ -71,6 +71,7 @@ mod sizes;
 mod stack;
 mod states;
 mod taking;
+mod tidings;
 mod untouched;
 mod vlan;
 mod ways;

@@ -42,6 +42,7 @@ pub mod status;
 mod syscall;
 mod tables;
 mod takeover;
+mod told;
 mod trial;
 mod virtio;
 
@@ -78,6 +79,7 @@ pub use self::{
     ports::Ports,
     status::Reasons,
     tables::{Epoch, Tables},
+    told::{Tidings, Told},
     trial::{Trial, try_programs},
 };
 use self::{classifier::Way, object::Programs};

@@ -25,7 +25,7 @@ use vipgate_abi::{
     source::{self, Source, SourceKey},
 };
 
-use super::{Hook, Sizes, bpffs::PinDir, error::LoadError};
+use super::{Hook, Sizes, Tidings, bpffs::PinDir, error::LoadError};
 
 /// The kernel programs, as `cargo xtask build` made them; a deployed router needs no toolchain.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/vipgate.o"));
@@ -80,6 +80,9 @@ fn shapes(sizes: Sizes) -> Vec<Shape> {
         shape(maps::FRAGMENTS, size_of::<FragmentKey>(), size_of::<FragmentPorts>(), FRAGMENTED_PACKETS, false),
         shape(maps::DIRECT, size_of::<FlowKey>(), size_of::<u32>(), source::DIRECT_CONNECTIONS, false),
         shape(maps::REASONS, index, size_of::<u64>(), REASON_SLOTS, false),
+        shape(maps::LAST_TOLD, index, size_of::<u64>(), REASON_SLOTS, false),
+        // A ring has neither keys nor values, and so many bytes.
+        shape(maps::AYA_LOGS, 0, 0, maps::AYA_LOGS_BYTES, false),
     ]
 }
 
@@ -270,7 +273,7 @@ pub(super) fn prepare_apart() -> Result<Programs, LoadError> {
     /// Elements of each table: no program depends on how many there are.
     const FEW: u32 = 16;
     let mut loader = EbpfLoader::new();
-    for shape in shapes(Sizes::default()) {
+    for shape in shapes(Sizes::default()).into_iter().filter(|shape| shape.name != maps::AYA_LOGS) {
         loader.map_max_entries(shape.name, shape.entries.min(FEW));
     }
     Ok(Programs { ebpf: loader.load(OBJECT).map_err(LoadError::object)?, refused: &[] })
@@ -313,6 +316,11 @@ pub(super) fn prepare_reading(dir: &PinDir) -> Result<Programs, LoadError> {
     }
     let ebpf = with_maps(dir, sizes_of_pins(dir, Sizes::default())?, Beside::default())?;
     Ok(Programs { ebpf, refused: &[] })
+}
+
+/// What the programs tell, whose tables are pinned here.
+pub(super) fn with_tidings(dir: &PinDir) -> Result<Tidings, LoadError> {
+    Tidings::of(&mut with_maps(dir, sizes_of_pins(dir, Sizes::default())?, Beside::default())?)
 }
 
 /// The flows that programs know of beside those of their own table.

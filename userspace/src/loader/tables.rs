@@ -1,6 +1,11 @@
 //! Typed handles of the tables that the reconciler writes, opened from their pins.
 
-use std::{fmt, fs::File, io::Read};
+use std::{
+    fmt,
+    fs::File,
+    io::Read,
+    sync::{Mutex, PoisonError},
+};
 
 use aya::{
     Pod,
@@ -317,9 +322,22 @@ impl Epoch {
 
     /// Makes every flow look its next hop up again.
     pub fn bump(&mut self) -> Result<(), TableError> {
-        let epoch = next_epoch(self.get()?.epoch);
+        self.change(|config| config.epoch = next_epoch(config.epoch))
+    }
+
+    /// Has the programs tell of packets with these reasons.
+    pub(super) fn tell_of(&mut self, reasons: u64) -> Result<(), TableError> {
+        self.change(|config| config.log = reasons)
+    }
+
+    /// Several tasks of the controller write here, which is the only one that does.
+    fn change(&mut self, change: impl Fn(&mut Config)) -> Result<(), TableError> {
+        static WRITER: Mutex<()> = Mutex::new(());
+        let _turn = WRITER.lock().unwrap_or_else(PoisonError::into_inner);
         for map in [&mut self.config].into_iter().chain(&mut self.next) {
-            write(map, Config { epoch, ..read(map)? })?;
+            let mut config = read(map)?;
+            change(&mut config);
+            write(map, config)?;
         }
         Ok(())
     }
