@@ -249,13 +249,17 @@ fn find(index: u32, wanted: [u64; 2]) -> Option<Slot> {
 #[inline(always)]
 fn same(flow: *mut Flow, index: u32, wanted: [u64; 2]) -> Option<Slot> {
     let mark = read_mark(flow);
-    // SAFETY: the key is the flow's first 16 bytes, aligned to 64.
-    let stored = unsafe { [ptr::read_volatile(flow.cast::<u64>()), ptr::read_volatile(flow.cast::<u64>().add(1))] };
-    let differs = (stored[0] ^ wanted[0]) | (stored[1] ^ wanted[1]);
-    if differs != 0 || !mark.is_live() {
+    if !has_key(flow, wanted) || !mark.is_live() {
         return None;
     }
     Some(Slot { index, flow, mark })
+}
+
+#[inline(always)]
+fn has_key(flow: *mut Flow, wanted: [u64; 2]) -> bool {
+    // SAFETY: the key is the flow's first 16 bytes, aligned to 64.
+    let stored = unsafe { [ptr::read_volatile(flow.cast::<u64>()), ptr::read_volatile(flow.cast::<u64>().add(1))] };
+    (stored[0] ^ wanted[0]) | (stored[1] ^ wanted[1]) == 0
 }
 
 /// No slot.
@@ -265,21 +269,25 @@ const NOWHERE: u32 = u32::MAX;
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn search(addresses: u64, rest: u64, hash: u64, mask: u32) -> u32 {
-    search_beside(NOWHERE, [addresses, rest], hash, mask)
+    search_where(
+        |index, _| other::flow(index).is_some_and(|flow| same(flow, index, [addresses, rest]).is_some()),
+        hash,
+        mask,
+    )
 }
 
-/// [`search`] for a flow in another slot than this one.
+/// The first slot among those whose tag is the hash's that is the one, by its index and its word.
 #[inline(always)]
-fn search_beside(own: u32, wanted: [u64; 2], hash: u64, mask: u32) -> u32 {
-    let found = search_bucket(bucket_number(hash, mask), own, wanted, hash);
+fn search_where(is_it: impl Fn(u32, *mut u64) -> bool, hash: u64, mask: u32) -> u32 {
+    let found = search_bucket(bucket_number(hash, mask), &is_it, hash);
     match other::mask() {
-        Some(mask) if found == NOWHERE => search_bucket(bucket_number(hash, mask) | OTHER, own, wanted, hash),
+        Some(mask) if found == NOWHERE => search_bucket(bucket_number(hash, mask) | OTHER, &is_it, hash),
         _ => found,
     }
 }
 
 #[inline(always)]
-fn search_bucket(number: u32, own: u32, wanted: [u64; 2], hash: u64) -> u32 {
+fn search_bucket(number: u32, is_it: &impl Fn(u32, *mut u64) -> bool, hash: u64) -> u32 {
     let Some(bucket) = other::bucket(number) else {
         return NOWHERE;
     };
@@ -296,7 +304,8 @@ fn search_bucket(number: u32, own: u32, wanted: [u64; 2], hash: u64) -> u32 {
     while tried < WAYS && !candidates.is_empty() {
         let (way, others) = candidates.pop();
         let index = ((number & !OTHER) * WAYS as u32 + way as u32) | (number & OTHER);
-        if index != own && other::flow(index).is_some_and(|flow| same(flow, index, wanted).is_some()) {
+        // SAFETY: way < WAYS.
+        if is_it(index, unsafe { bucket.add(way) }) {
             return index;
         }
         candidates = others;
@@ -489,8 +498,14 @@ extern "C" fn vacate(index: u32, held: u64) -> u32 {
 /// Publishes a claimed slot: what was written to its flow before is there before the mark and the word are.
 #[inline(always)]
 fn publish(slot: &Slot, state: State, tag: u16, now: u32, flags: u8) {
+    publish_as(slot, state, state, tag, now, flags);
+}
+
+/// The same with a mark of another state: of a dead one, nobody finds the flow until the mark is [mirrored](mirror).
+#[inline(always)]
+fn publish_as(slot: &Slot, state: State, marked: State, tag: u16, now: u32, flags: u8) {
     let new = Word::new(state, slot.mark.round(), tag, now);
-    write_mark(slot.flow, Mark::of(new, flags));
+    write_mark(slot.flow, Mark::of(new.with_state(marked), flags));
     if let Some(word) = word(slot.index) {
         // SAFETY: aligned word of FLOW_BUCKETS that this CPU claimed.
         unsafe { ptr::write_volatile(word, new.0) };
@@ -568,6 +583,9 @@ pub fn insert(arrival: &Arrival, config: &Config, new: &Connection) -> Result<u6
         }
         return Err(Reason::ReplyInUse);
     }
+    if new.is_exclusive {
+        opaque(mirror(first as u32));
+    }
     count::connection(new.backend);
     Ok(first as u32 as u64 | if new.route.is_due() { OPENED | IS_DUE } else { OPENED })
 }
@@ -625,7 +643,15 @@ extern "C" fn is_contested(addresses: u64, rest: u64, hash: u64, mask: u32, own:
         let held = ptr::read_volatile(word);
         atomic::compare_and_swap(word, held, held);
     }
-    opaque((search_beside(own, [addresses, rest], hash, mask) != NOWHERE) as u32)
+    // By the word: what is not seen yet has a mark that is dead.
+    let is_other = |index: u32, word: *mut u64| {
+        // SAFETY: aligned word of FLOW_BUCKETS.
+        let state = Word(unsafe { ptr::read_volatile(word) }).state() as u8;
+        index != own
+            && state > State::Busy as u8
+            && other::flow(index).is_some_and(|flow| has_key(flow, [addresses, rest]))
+    };
+    opaque((search_where(is_other, hash, mask) != NOWHERE) as u32)
 }
 
 /// Marks an inserted connection's first slot among numbers of reasons, which are below it.
@@ -664,7 +690,7 @@ fn write_reply(arrival: &Arrival, new: &Connection, claim: u64, peer: u32, tag: 
     opaque(0)
 }
 
-/// The same of its first packet's direction.
+/// The same of its first packet's direction. One that may have to go again is not seen yet.
 #[inline(never)]
 fn write_first(arrival: &Arrival, new: &Connection, claim: u64, peer: u32) -> u32 {
     if let Some(slot) = claimed(claim) {
@@ -682,7 +708,8 @@ fn write_first(arrival: &Arrival, new: &Connection, claim: u64, peer: u32) -> u3
             begin(flow, peer, new);
         }
         let flags = if new.is_outward { FLAG_OUTWARD } else { 0 };
-        publish(&slot, State::Opening, flow::tag(arrival.hash), arrival.now, flags);
+        let marked = if new.is_exclusive { State::Busy } else { State::Opening };
+        publish_as(&slot, State::Opening, marked, flow::tag(arrival.hash), arrival.now, flags);
     }
     opaque(0)
 }

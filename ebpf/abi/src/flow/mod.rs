@@ -46,9 +46,9 @@
 //!    before that is still at work, brings the copy to what was changed meanwhile, and empties the old slots.
 //! 9. Where a connection's source port is chosen, two CPUs may choose the same one for different clients, or different ones for
 //!    the same client. So a new connection gives up when one is there already that was not when it chose; else it publishes the
-//!    flow of its answers, and then looks for another one with the same key; and then the same of its first flow: whoever finds
-//!    one empties its own slots again, before any packet has left. Then it uses the flow that the other CPU has inserted, or
-//!    begins anew. Both may give up, never do both stay; who loses so several times in a row costs its client a packet.
+//!    flow of its answers, and then looks for another one with the same key; and then the same of its first flow, whose mark
+//!    stays dead until it is known to stay, so that no packet uses one that goes again: whoever finds one empties its own
+//!    slots again, before any packet has left. Then it uses the flow that the other CPU has inserted, or begins anew. Both may give up, never do both stay; who loses so several times in a row costs its client a packet.
 
 mod hop;
 mod mark;
