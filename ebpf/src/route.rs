@@ -240,7 +240,7 @@ pub fn find(asker: Asker, protocol: u8, config: &Config, rewritten: &Rewritten) 
 
 /// Asks once more for the way out of a flow, of this protocol, whose `old` one may be no more.
 #[inline(never)]
-pub fn renew(asker: Asker, flow: *mut Flow, old: Hop, what: u32) -> u32 {
+pub(crate) fn renew(asker: Asker, flow: *mut Flow, old: Hop, what: u32) -> u32 {
     let Some(config) = CONFIG.get(0) else {
         return opaque(UNROUTABLE);
     };

@@ -104,7 +104,7 @@ both_hooks! {
         let reasons = [Reason::TooManyConnections, Reason::Malformed, Reason::Fragment];
         let mut tidings = bench.tidings(&reasons)?;
         let device = bench.device("pub0")?;
-        let odd = Frame::tcp(client(1000), VIP, tcp::SYN).ip_options(&[1; 8]).tagged(&[[0x8100, 5]]);
+        let odd = Frame::tcp(client(1000), VIP, tcp::SYN).ip_options(&[1; 8]).tagged(&[[0x8100, 0x4000]]);
         bench.run(&odd)?;
         let portless = |address| SocketAddrV4::new(address, 0);
         bench.run(&Frame::udp(client(1000), VIP).payload(&[1; 3000]).fragments(&[0, 1480])[1])?;
