@@ -13,6 +13,7 @@ use crate::world::{self, BACKENDS, SERVICES, World};
 /// A slot that is not empty.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Slot {
+    index: u32,
     pub(crate) word: Word,
     pub(crate) flow: Flow,
 }
@@ -39,7 +40,7 @@ impl Table {
             let bucket = maps::FLOW_BUCKETS.get(index / WAYS as u32)?;
             let word = Word(bucket.words[index as usize % WAYS]);
             let flow = *maps::FLOWS.get(index)?;
-            let slot = Slot { word, flow };
+            let slot = Slot { index, word, flow };
             if word.state() == State::Empty {
                 assert!(!flow.mark.is_live(), "slot {index} is empty, its mark is not: {slot:?}");
                 return None;
@@ -62,7 +63,8 @@ impl Table {
 
     /// What there is here of the same flow.
     pub(crate) fn same(&self, slot: &Slot) -> Option<&Slot> {
-        self.0.iter().flatten().find(|held| held.flow.key == slot.flow.key && held.word.same_flow(slot.word))
+        let held = self.0.get(slot.index as usize)?.as_ref()?;
+        (held.flow.key == slot.flow.key && held.word.same_flow(slot.word)).then_some(held)
     }
 
     /// The flow of the answers to a flow.
@@ -115,7 +117,7 @@ impl Table {
     }
 
     fn check_slot(&self, index: usize, slot: &Slot) {
-        let Slot { word, flow } = slot;
+        let Slot { word, flow, .. } = slot;
         assert_ne!(word.state(), State::Busy, "slot {index} was left claimed");
         assert_eq!(
             (flow.mark.state(), flow.mark.round()),
