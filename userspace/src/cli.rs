@@ -152,14 +152,14 @@ pub(crate) struct Settings {
 
 impl Settings {
     /// The configuration that these flags, the environment and the file come to.
-    pub(crate) fn load(self) -> Result<Config, ConfigError> {
+    pub(crate) fn load(&self) -> Result<Config, ConfigError> {
         let flags = [
-            ("listen", "--listen", self.listen),
-            ("store", "--store", self.store),
-            ("bpffs", "--bpffs", self.bpffs),
-            ("hook", "--hook", self.hook),
-            ("log.format", "--log-format", self.log_format),
-            ("log.filter", "--log-filter", self.log_filter),
+            ("listen", "--listen", &self.listen),
+            ("store", "--store", &self.store),
+            ("bpffs", "--bpffs", &self.bpffs),
+            ("hook", "--hook", &self.hook),
+            ("log.format", "--log-format", &self.log_format),
+            ("log.filter", "--log-filter", &self.log_filter),
         ];
         Config::from_layers(Layers {
             file: Config::read_file(self.config.as_deref())?,
@@ -167,7 +167,7 @@ impl Settings {
             variables: std::env::vars_os()
                 .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
                 .collect(),
-            flags: flags.into_iter().filter_map(|(key, flag, value)| Some((key, flag, value?))).collect(),
+            flags: flags.into_iter().filter_map(|(key, flag, value)| Some((key, flag, value.clone()?))).collect(),
         })
     }
 }

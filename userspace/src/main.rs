@@ -23,6 +23,7 @@ use vipgate::{
     lock::{Lock, LockError},
     logging,
     net::{Netlink, sysctl::Settings},
+    reload,
     serve::{ServeError, serve},
     told,
 };
@@ -92,18 +93,19 @@ impl From<ServeError> for Failure {
 fn run(command: Command) -> Result<(), Failure> {
     match command {
         Command::Serve(settings) => {
-            let config = load(settings)?;
-            logging::init(&config.log);
-            Ok(runtime()?.block_on(serve(config))?)
+            let config = load(&settings)?;
+            let filter = logging::init(&config.log);
+            let source = reload::Source::new(move || settings.load(), filter);
+            Ok(runtime()?.block_on(serve(config, source))?)
         }
         Command::CheckConfig { settings, output } => {
-            print_config(&load(settings)?, output);
+            print_config(&load(&settings)?, output);
             Ok(())
         }
-        Command::Detach { settings, force, output } => detach(&load(settings)?.bpffs, force, output),
-        Command::Status { settings, output } => print_status(&load(settings)?, output),
-        Command::Flows { settings, wanted, output } => print_flows(&load(settings)?.bpffs, &wanted, output),
-        Command::Doctor { settings, output } => examine(&load(settings)?, output),
+        Command::Detach { settings, force, output } => detach(&load(&settings)?.bpffs, force, output),
+        Command::Status { settings, output } => print_status(&load(&settings)?, output),
+        Command::Flows { settings, wanted, output } => print_flows(&load(&settings)?.bpffs, &wanted, output),
+        Command::Doctor { settings, output } => examine(&load(&settings)?, output),
         Command::Client(request) => {
             let said = client::run(&request)?;
             print(&said.text)?;
@@ -120,7 +122,7 @@ fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
     runtime.map_err(|error| Failure::new(1, &error))
 }
 
-fn load(settings: cli::Settings) -> Result<Config, Failure> {
+fn load(settings: &cli::Settings) -> Result<Config, Failure> {
     settings.load().map_err(|error| Failure::new(2, &error))
 }
 

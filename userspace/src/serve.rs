@@ -26,7 +26,9 @@ use crate::{
     lock::{Lock, LockError},
     model,
     net::{Devices, NetError, sysctl},
+    packets,
     reconcile::{self, Reconciler},
+    reload,
     rest::{self, RestState},
     state::Limits,
     store::{self, Store},
@@ -63,12 +65,13 @@ pub enum ServeError {
     Io { what: &'static str, source: io::Error },
 }
 
-/// Runs the controller until SIGTERM or SIGINT.
+/// Runs the controller until SIGTERM or SIGINT; at SIGHUP it follows the settings, which `settings` reads.
 ///
 /// # Errors
 /// What keeps it from starting, or ends it; everything that was opened is closed again, and traffic goes on.
-pub async fn serve(config: Config) -> Result<(), ServeError> {
+pub async fn serve(config: Config, settings: reload::Source) -> Result<(), ServeError> {
     let stop = stop_signal()?;
+    let hangups = reload::caught().map_err(|source| ServeError::Io { what: "cannot catch signals", source })?;
     PinDir::check(&config.bpffs)?;
     let lock = Lock::make(&config.bpffs)?;
     let listener = TcpListener::bind(config.listen)
@@ -96,7 +99,13 @@ pub async fn serve(config: Config) -> Result<(), ServeError> {
     model::follow(&mut tx, &devices).await?;
     tx.commit().await?;
     let checks = Checks::default();
+    let heard = Arc::clone(&plane);
+    let tidings = spawn_blocking(move || heard.tidings()).await??;
     let reconciler = Reconciler::start(plane, store.clone(), checks.clone()).await?;
+    reconciler.tell_of(config.log.packets.reasons()).await?;
+    // They end with the runtime.
+    tokio::spawn(packets::say(tidings, store.clone()));
+    tokio::spawn(reload::follow(hangups, settings, config.clone(), reconciler.clone()));
     let _checking = checks.run(store.clone(), reconciler.clone());
     let (hook, flows, refused) = (config.hook, config.datapath.flows, reconciler.refused());
     let answering = lock.answer(move || Told::new(hook, flows, checks.figures(), &refused.borrow()).to_text());

@@ -132,6 +132,11 @@ impl Controller {
         self.process.wait(END)
     }
 
+    /// SIGHUP, as `systemctl reload` does.
+    pub fn reload(&self) -> Result<()> {
+        self.process.signal(Signal::SIGHUP)
+    }
+
     /// SIGKILL: it gets no chance to do anything.
     pub fn kill(mut self) -> Result<()> {
         self.process.signal(Signal::SIGKILL)?;

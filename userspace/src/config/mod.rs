@@ -58,6 +58,20 @@ pub struct Log {
     pub format: LogFormat,
     /// Directives of tracing's environment filter: `info`, `vipgate=debug,info`.
     pub filter: String,
+    pub packets: Packets,
+}
+
+/// Of which packets that the programs do not send the log tells.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Packets {
+    Off,
+    /// Where the router, or its configuration, lacks something.
+    #[default]
+    Warn,
+    /// Also who was refused, or waits.
+    Info,
+    /// Also what happens on any network.
+    Debug,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -134,7 +148,7 @@ impl Default for Config {
             hook: Hook::Auto,
             tc: TcMode::Auto,
             admin_password: None,
-            log: Log { format: LogFormat::Human, filter: "info".to_owned() },
+            log: Log { format: LogFormat::Human, filter: "info".to_owned(), packets: Packets::default() },
             datapath: Sizes::default(),
             origins: BTreeMap::new(),
         }
@@ -142,6 +156,9 @@ impl Default for Config {
 }
 
 impl Config {
+    /// What a running controller takes over when it is told to read its settings again.
+    const FOLLOWED: [&str; 2] = ["log.filter", "log.packets"];
+
     /// Reads the file: the one named, which must exist, else [`DEFAULT_FILE`] if it is there.
     ///
     /// # Errors
@@ -229,6 +246,19 @@ impl Config {
         }
     }
 
+    /// The settings by which a running controller would have to be another than by those of `self`: all but those that it
+    /// [follows](Self::FOLLOWED).
+    #[must_use]
+    pub fn changed_for_a_start(&self, new: &Self) -> Vec<&'static str> {
+        let is_other = |setting: &&Setting| (setting.get)(self) != (setting.get)(new);
+        let keys = SETTINGS
+            .iter()
+            .filter(|setting| setting.key == setting.shown_as)
+            .filter(is_other)
+            .map(|setting| setting.key);
+        keys.filter(|key| !Self::FOLLOWED.contains(key)).collect()
+    }
+
     /// Every setting with its value and where it came from, secrets only as `set` or `default`.
     #[must_use]
     pub fn shown(&self) -> Vec<(&'static str, String, String)> {
@@ -260,6 +290,31 @@ impl fmt::Display for LogFormat {
             Self::Human => "human",
             Self::Json => "json",
         })
+    }
+}
+
+impl Packets {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::Warn => "warn",
+            Self::Info => "info",
+            Self::Debug => "debug",
+        }
+    }
+}
+
+impl FromStr for Packets {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        [Self::Off, Self::Warn, Self::Info, Self::Debug].into_iter().find(|one| one.name() == text).ok_or(())
+    }
+}
+
+impl fmt::Display for Packets {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(self.name())
     }
 }
 

@@ -26,7 +26,7 @@ const fn setting(
     Setting { key, shown_as: key, secret: false, set, get }
 }
 
-pub(super) const SETTINGS: [Setting; 13] = [
+pub(super) const SETTINGS: [Setting; 14] = [
     setting(
         "listen",
         |config, value| put(&mut config.listen, parse(value, "give address:port, such as 127.0.0.1:8080")),
@@ -73,6 +73,11 @@ pub(super) const SETTINGS: [Setting; 13] = [
         "log.filter",
         |config, value| put(&mut config.log.filter, filter(value)),
         |config| config.log.filter.clone(),
+    ),
+    setting(
+        "log.packets",
+        |config, value| put(&mut config.log.packets, parse(value, "give one of off, warn, info, debug")),
+        |config| config.log.packets.to_string(),
     ),
     setting(
         "datapath.flows",

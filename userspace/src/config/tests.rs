@@ -66,6 +66,24 @@ fn a_wrong_value_names_its_place_and_what_to_give() {
 }
 
 #[test]
+fn what_is_told_of_packets_is_a_setting() {
+    assert_eq!(Config::default().log.packets, Packets::Warn);
+    let config = Config::from_layers(file("[log]\npackets = 'info'")).expect("all of it is right");
+    assert_eq!(config.log.packets, Packets::Info);
+    assert!(error(file("[log]\npackets = 'all'")).ends_with("give one of off, warn, info, debug"));
+}
+
+#[test]
+fn what_a_running_controller_does_not_follow_is_named() {
+    let started = Config::from_layers(file("hook = 'tc'\nadmin_password = 'x'")).expect("all of it is right");
+    let followed = file("hook = 'tc'\nadmin_password = 'y'\n[log]\npackets = 'off'\nfilter = 'debug'");
+    let followed = Config::from_layers(followed).expect("all of it is right");
+    assert!(started.changed_for_a_start(&followed).is_empty());
+    let other = Config::from_layers(file("[log]\nformat = 'json'")).expect("all of it is right");
+    assert_eq!(started.changed_for_a_start(&other), ["hook", "admin_password", "log.format"]);
+}
+
+#[test]
 fn a_password_is_never_printed() {
     let config = Config::from_layers(file("admin_password = 'hunter2'")).expect("a password is enough");
     assert!(!format!("{config:?}").contains("hunter2"));

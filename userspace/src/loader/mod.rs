@@ -5,8 +5,12 @@
 //! makes system calls); callers on the async runtime use `spawn_blocking`.
 //!
 //! The only module of the controller with unsafe code, all of it in `mapping` (shared memory), `syscall`, `link`, `local`, `owned`,
-//! `kernel` (bpf(2)), `grace` and `ethtool` (a system call or two each that no crate here has a safe way for).
-#![allow(unsafe_code, reason = "shared memory, bare bpf(2), membarrier(2) and ioctl(2) calls; see each SAFETY comment")]
+//! `kernel` (bpf(2)), `grace` and `ethtool` (a system call or two each that no crate here has a safe way for), `told` (a descriptor to
+//! wait for).
+#![allow(
+    unsafe_code,
+    reason = "shared memory, a descriptor, bare bpf(2), membarrier(2) and ioctl(2) calls; see each SAFETY comment"
+)]
 
 mod abi8;
 mod addresses;

@@ -1,11 +1,6 @@
 //! Typed handles of the tables that the reconciler writes, opened from their pins.
 
-use std::{
-    fmt,
-    fs::File,
-    io::Read,
-    sync::{Mutex, PoisonError},
-};
+use std::{fmt, fs::File, io::Read};
 
 use aya::{
     Pod,
@@ -325,15 +320,12 @@ impl Epoch {
         self.change(|config| config.epoch = next_epoch(config.epoch))
     }
 
-    /// Has the programs tell of packets with these reasons.
-    pub(super) fn tell_of(&mut self, reasons: u64) -> Result<(), TableError> {
+    /// Has the programs tell of packets with these reasons, a set of [`Reason::bit`](vipgate_abi::counters::Reason::bit)s, from now on.
+    pub fn tell_of(&mut self, reasons: u64) -> Result<(), TableError> {
         self.change(|config| config.log = reasons)
     }
 
-    /// Several tasks of the controller write here, which is the only one that does.
     fn change(&mut self, change: impl Fn(&mut Config)) -> Result<(), TableError> {
-        static WRITER: Mutex<()> = Mutex::new(());
-        let _turn = WRITER.lock().unwrap_or_else(PoisonError::into_inner);
         for map in [&mut self.config].into_iter().chain(&mut self.next) {
             let mut config = read(map)?;
             change(&mut config);

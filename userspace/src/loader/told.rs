@@ -2,7 +2,7 @@
 //! their ring.
 
 use std::{
-    fmt,
+    fmt, io,
     net::{Ipv4Addr, SocketAddrV4},
     os::fd::{AsRawFd, RawFd},
     str::{FromStr, SplitWhitespace},
@@ -13,6 +13,7 @@ use std::{
 use aya::Ebpf;
 use aya_log::EbpfLogger;
 use log::{Log, Metadata, Record};
+use tokio::io::{Interest, unix::AsyncFd};
 use vipgate_abi::{counters::Reason, maps};
 
 use super::{LoadError, Plane, object};
@@ -74,6 +75,15 @@ impl Tidings {
         Ok(Self { logger: EbpfLogger::init_with_logger(ebpf, Messages(sender)).map_err(missing)?, messages })
     }
 
+    /// To be waited for until there is something to read. Within an async runtime.
+    ///
+    /// # Errors
+    /// It cannot be waited for.
+    pub fn watched(self) -> io::Result<AsyncFd<Self>> {
+        // SAFETY: the descriptor is the ring's, which `self` holds open, always the same one.
+        Ok(unsafe { AsyncFd::register_with_interest(self, Interest::READABLE) }?)
+    }
+
     /// What came since this was asked.
     pub fn take(&mut self) -> Vec<Told> {
         self.logger.flush();
@@ -114,11 +124,6 @@ impl Plane {
     pub fn tidings(&self) -> Result<Tidings, LoadError> {
         // Handles of its own: a program that is loaded later needs those that the others were loaded with.
         object::with_tidings(&self.dir)
-    }
-
-    /// Has the programs tell of packets with these reasons, a set of [`Reason::bit`]s, from now on.
-    pub fn tell_of(&self, reasons: u64) -> Result<(), LoadError> {
-        Ok(self.epoch()?.tell_of(reasons)?)
     }
 }
 

@@ -111,6 +111,11 @@ impl Reconciler {
         self.ask(|reply| Command::Devices { reply }).await
     }
 
+    /// Has the programs tell of packets with these reasons, a set of [`Reason::bit`](vipgate_abi::counters::Reason::bit)s.
+    pub async fn tell_of(&self, reasons: u64) -> Result<(), ApplyError> {
+        self.ask(|reply| Command::TellOf { reasons, reply }).await
+    }
+
     /// The devices that are wanted and could not be set up, as it is at each moment.
     #[must_use]
     pub fn refused(&self) -> watch::Receiver<Refusals> {

@@ -14,6 +14,7 @@ pub mod error;
 pub mod fold;
 pub mod lb;
 pub mod listener_tags;
+pub mod named;
 pub mod network;
 pub mod number;
 pub mod port_forwarding;

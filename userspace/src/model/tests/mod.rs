@@ -6,6 +6,7 @@ mod eips;
 mod invariants;
 mod lifecycle;
 mod listeners;
+mod names;
 mod networks;
 mod port_forwarding;
 mod source_nat;

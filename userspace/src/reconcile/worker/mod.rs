@@ -60,6 +60,11 @@ pub(super) enum Command {
     Devices {
         reply: Reply,
     },
+    /// The programs shall tell of packets with these reasons.
+    TellOf {
+        reasons: u64,
+        reply: Reply,
+    },
     /// Something in the router's network changed.
     Look,
     /// VIPs that were announced, by the name of their device, are to be so once more.
@@ -251,6 +256,9 @@ impl<S: Source> Worker<S> {
                 }
                 Command::Apply { vips, reply } => applies.push((vips, reply)),
                 Command::Devices { reply } => devices.push(reply),
+                Command::TellOf { reasons, reply } => {
+                    let _ = reply.send(lock(&self.epoch).tell_of(reasons).map_err(open));
+                }
                 Command::Look => look = true,
                 Command::Announce { vips } => {
                     vips.into_iter().for_each(|(device, vips)| announced.entry(device).or_default().extend(vips));

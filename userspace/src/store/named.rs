@@ -1,0 +1,78 @@
+//! The names of who is concerned by a packet, for those who read of it.
+
+use std::net::SocketAddrV4;
+
+use super::{Result, Tx};
+
+/// What is at a packet's ends, as far as its addresses tell.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Named {
+    pub vip: Option<String>,
+    pub listener: Option<String>,
+    pub rule: Option<String>,
+    pub eip: Option<String>,
+    /// The VM that has one of the addresses and is a listener's backend; `guest`: and is none.
+    pub backend: Option<String>,
+    pub guest: Option<String>,
+}
+
+/// Of a packet between these. An address that several networks have is one of theirs.
+pub async fn of_packet(tx: &mut Tx, from: SocketAddrV4, to: SocketAddrV4, protocol: u8) -> Result<Named> {
+    let mut named = Named::default();
+    match vm(tx, from, to).await? {
+        Some((name, true)) => named.backend = Some(name),
+        Some((name, false)) => named.guest = Some(name),
+        None => {}
+    }
+    for end in [to, from] {
+        let Some((uuid, name)) = vip(tx, end).await? else { continue };
+        named.vip = Some(name);
+        let eip = sqlx::query_scalar("SELECT name FROM eips WHERE vip_uuid = $1");
+        named.eip = eip.bind(&uuid).fetch_optional(tx.conn()).await?;
+        if let Some(protocol) = transport(protocol) {
+            named.listener = service(tx, LISTENER, &uuid, end.port(), protocol).await?;
+            named.rule = service(tx, RULE, &uuid, end.port(), protocol).await?;
+        }
+        break;
+    }
+    Ok(named)
+}
+
+const fn transport(protocol: u8) -> Option<&'static str> {
+    match protocol {
+        6 => Some("tcp"),
+        17 => Some("udp"),
+        _ => None,
+    }
+}
+
+/// What is balanced as HTTP is TCP.
+const LISTENER: &str = "SELECT listener.name
+     FROM load_balancer_listeners listener
+     JOIN load_balancers balancer ON balancer.uuid = listener.load_balancer_uuid
+     WHERE balancer.vip_uuid = $1 AND listener.load_balancer_port = $2
+         AND CASE listener.protocol WHEN 'udp' THEN 'udp' ELSE 'tcp' END = $3";
+const RULE: &str = "SELECT name FROM port_forwarding_rules
+     WHERE vip_uuid = $1 AND $2 BETWEEN vip_port_start AND vip_port_end AND lower(protocol_type) = $3";
+
+async fn service(tx: &mut Tx, query: &'static str, vip: &str, port: u16, protocol: &str) -> Result<Option<String>> {
+    let query = sqlx::query_scalar(query).bind(vip).bind(i64::from(port)).bind(protocol);
+    Ok(query.fetch_optional(tx.conn()).await?)
+}
+
+/// Uuid and name.
+async fn vip(tx: &mut Tx, end: SocketAddrV4) -> Result<Option<(String, String)>> {
+    let query = sqlx::query_as("SELECT uuid, name FROM vips WHERE ip = $1 LIMIT 1");
+    Ok(query.bind(end.ip().to_string()).fetch_optional(tx.conn()).await?)
+}
+
+/// Name, and whether it is a listener's backend.
+async fn vm(tx: &mut Tx, from: SocketAddrV4, to: SocketAddrV4) -> Result<Option<(String, bool)>> {
+    let query = sqlx::query_as(
+        "SELECT instance.name,
+             EXISTS (SELECT 1 FROM load_balancer_listener_vm_nic_refs WHERE vm_nic_uuid = nic.uuid)
+         FROM vm_nics nic JOIN vm_instances instance ON instance.uuid = nic.vm_instance_uuid
+         WHERE nic.ip IN ($1, $2) LIMIT 1",
+    );
+    Ok(query.bind(from.ip().to_string()).bind(to.ip().to_string()).fetch_optional(tx.conn()).await?)
+}
