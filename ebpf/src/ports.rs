@@ -73,7 +73,7 @@ const SYSTEM: Range = range(1, FIRST_PORT - 1);
 #[inline(always)]
 pub fn port([addresses, rest]: [u64; 2], range: Range, guest: Be32) -> u32 {
     let own = port_of(rest) as u32;
-    let answer = probe(addresses, rest, if is_system(rest) { SYSTEM } else { range }, guest, 1);
+    let answer = ask(addresses, rest, if is_system(rest) { SYSTEM } else { range }, guest, 1);
     if answer == FREE {
         return own;
     }
@@ -93,7 +93,7 @@ pub extern "C" fn other_port(addresses: u64, rest: u64, guest: Be32) -> u32 {
         let range = if progress < TRIES * TRY { SYSTEM } else { OF_ROUTER };
         // The tries are above it.
         let port = bounded(next_port(addresses, answered_at(rest, 0), range) as u16);
-        match probe(addresses, answered_at(rest, port), range, guest, 0) {
+        match ask(addresses, answered_at(rest, port), range, guest, 0) {
             FREE => return port as u32,
             YIELDING => progress = progress & !NONE | HELD | port as u32,
             _ => {}
@@ -127,8 +127,19 @@ extern "C" fn next_port(addresses: u64, others: u64, range: Range) -> u32 {
 const TAKEN: u32 = 0;
 const FREE: u32 = 1;
 const YIELDING: u32 = 2;
+/// [`probe_on`] knows.
+const UNKNOWN: u32 = 3;
 
 /// Whether the port of these key words can be given, if it is in the range. `keeps`, 1: it is the guest's own.
+#[inline(always)]
+fn ask(addresses: u64, rest: u64, range: Range, guest: Be32, keeps: u32) -> u32 {
+    match probe(addresses, rest, range, guest, keeps) {
+        UNKNOWN => probe_on(addresses, rest),
+        answer => answer,
+    }
+}
+
+/// [`ask`] by what is known of the port in its home.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn probe(addresses: u64, rest: u64, range: Range, guest: Be32, keeps: u32) -> u32 {
@@ -139,11 +150,32 @@ extern "C" fn probe(addresses: u64, rest: u64, range: Range, guest: Be32, keeps:
     {
         return TAKEN;
     }
-    let words = [addresses, rest];
     let Some(config) = CONFIG.get(0) else {
         return TAKEN;
     };
-    match table::state_of(words, hash::words(words, config.flow_seed), config.bucket_mask) {
+    let hash = hash::words([addresses, rest], config.flow_seed);
+    match table::search(addresses, rest, hash, config.bucket_mask) {
+        table::ELSEWHERE => UNKNOWN,
+        index => of_flow(index),
+    }
+}
+
+/// The same for a port that can be given but for what is elsewhere: a function beside [`probe`], not within it, whose stack
+/// would be too deep.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn probe_on(addresses: u64, rest: u64) -> u32 {
+    let Some(config) = CONFIG.get(0) else {
+        return TAKEN;
+    };
+    let hash = hash::words([addresses, rest], config.flow_seed);
+    of_flow(table::search_elsewhere([addresses, rest], hash, config.bucket_mask))
+}
+
+/// The answer for a port by the slot of the flow that has it, or no slot.
+#[inline(always)]
+fn of_flow(index: u32) -> u32 {
+    match table::slot(index).map(|slot| slot.mark.state()) {
         None => FREE,
         Some(state) if state as u8 <= State::Answered as u8 => YIELDING,
         Some(_) => TAKEN,

@@ -22,6 +22,28 @@ pub fn bounded(value: u16) -> u16 {
     value
 }
 
+/// The same number: the compiler does not take apart again what was put together for want of registers.
+#[inline(always)]
+pub fn whole(value: u32) -> u32 {
+    counted(value as usize) as u32
+}
+
+/// Where a loop's counter begins: the compiler does not know, and so leaves the loop one, while the verifier does. Unrolled, it
+/// may want more registers than there are, and their place in a stack that has none.
+#[inline(always)]
+pub fn counted(from: usize) -> usize {
+    #[cfg(target_arch = "bpf")]
+    {
+        let mut counter = from;
+        // One instruction, because each has a line in the debug information, and two lines of one instruction are refused.
+        // SAFETY: changes nothing.
+        unsafe { core::arch::asm!("{0} = {0}", inout(reg) counter, options(pure, nomem, nostack)) };
+        counter
+    }
+    #[cfg(not(target_arch = "bpf"))]
+    from
+}
+
 /// Hides from the compiler that a value is constant or unused.
 ///
 /// Such a function must leave a number in R0, or the verifier finds whatever pointer was there last and refuses it; but

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use vipgate_abi::{
-    flow::{self, Flow, FlowKey, State, WAYS, Word},
+    flow::{self, CANDIDATES, Candidate, Flow, FlowKey, State, WAYS, Word},
     hash,
 };
 use vipgate_pipeline::maps;
@@ -30,9 +30,9 @@ impl Slot {
     }
 }
 
-/// The table by index of FLOWS; None: the slot is empty.
+/// The table by index of FLOWS; None: the slot is empty. Beside it the buckets that have overflowed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Table(Vec<Option<Slot>>);
+pub(crate) struct Table(Vec<Option<Slot>>, Vec<bool>);
 
 impl Table {
     pub(crate) fn read(world: &World) -> Self {
@@ -47,7 +47,13 @@ impl Table {
             }
             Some(slot)
         };
-        Self((0..world.buckets * WAYS as u32).map(slot).collect())
+        let has_overflowed = |bucket: u32| {
+            maps::FLOW_BUCKETS
+                .get(bucket)
+                .is_some_and(|bucket| bucket.words.map(Word).iter().any(|word| word.has_overflowed()))
+        };
+        let buckets = (0..world.buckets).map(has_overflowed).collect();
+        Self((0..world.buckets * WAYS as u32).map(slot).collect(), buckets)
     }
 
     /// The flow of a key, whatever its state.
@@ -75,16 +81,17 @@ impl Table {
     /// The table without a flow and its other direction.
     pub(crate) fn without(&self, flow: &Slot) -> Self {
         let goes = |slot: &Slot| slot.flow.key == flow.flow.key || slot.flow.key == answer_key(flow);
-        Self(self.0.iter().map(|slot| slot.filter(|slot| !goes(slot))).collect())
+        Self(self.0.iter().map(|slot| slot.filter(|slot| !goes(slot))).collect(), self.1.clone())
     }
 
-    /// Checks what one packet did to connections: an established one never gives way to another.
+    /// Checks that the connections that both sides have opened are all there after a packet, whichever: none makes room for
+    /// another one.
     pub(crate) fn check_kept(&self, after: &Self) {
-        let stays =
-            |slot: &&Slot| slot.is_current() && matches!(slot.word.state(), State::Established | State::Closing);
-        for held in self.0.iter().flatten().filter(stays) {
-            let same = after.find(&held.flow.key).filter(|slot| slot.rewritten() == held.rewritten());
-            assert!(same.is_some(), "an established connection made room for a new one: {held:?}");
+        for (index, slot) in self.0.iter().enumerate().filter_map(|(index, slot)| Some((index, slot.as_ref()?))) {
+            if slot.word.state() >= State::Closing && slot.is_current() {
+                let is_same = |now: &Slot| now.word.same_flow(slot.word) && now.flow.key == slot.flow.key;
+                assert!(after.0[index].as_ref().is_some_and(is_same), "{slot:?} made room for {:?}", after.0[index]);
+            }
         }
     }
 
@@ -116,6 +123,22 @@ impl Table {
         }
     }
 
+    /// True for a bucket in which a flow with this hash is looked for: its home, or one after it while each before it has
+    /// overflowed (rule 10).
+    fn is_found(&self, bucket: usize, hash: u64, mask: u32) -> bool {
+        let mut at = Candidate::home(hash, mask);
+        for _ in 0..CANDIDATES {
+            if at.bucket as usize == bucket {
+                return true;
+            }
+            if !self.1[at.bucket as usize] {
+                return false;
+            }
+            at = at.next(mask);
+        }
+        false
+    }
+
     fn check_slot(&self, index: usize, slot: &Slot) {
         let Slot { word, flow, .. } = slot;
         assert_ne!(word.state(), State::Busy, "slot {index} was left claimed");
@@ -126,7 +149,7 @@ impl Table {
         );
         let config = maps::CONFIG.get(0).copied().unwrap_or_default();
         let hash = hash::flow(&flow.key, config.flow_seed);
-        assert_eq!((hash as u32 & config.bucket_mask) as usize, index / WAYS, "slot {index} is in another's bucket");
+        assert!(self.is_found(index / WAYS, hash, config.bucket_mask), "slot {index} is where nobody looks: {slot:?}");
         assert_eq!(word.tag(), flow::tag(hash), "slot {index} has another's tag");
         let Some(Some(peer)) = self.0.get(flow.peer as usize) else {
             panic!("slot {index} has no other direction: {slot:?}");

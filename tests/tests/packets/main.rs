@@ -48,6 +48,7 @@ mod counters;
 mod datagrams;
 mod direct;
 mod elastic;
+mod fill;
 mod forwarding;
 mod fragments;
 mod guesses;

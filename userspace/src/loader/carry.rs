@@ -354,6 +354,17 @@ mod tests {
     }
 
     #[test]
+    fn connections_that_nearly_fill_a_table_are_carried_and_found_wherever_they_lie() {
+        let (old, new) = (table(64), table(64));
+        (10..200).for_each(|number| assert_eq!(connect(&old, number, Established).len(), 2));
+        assert_eq!(carry(&old, &new, || ()), Carried { connections: 190, lost: 0 });
+        assert!(is_empty(&old));
+        for number in 10..200 {
+            assert_eq!(found(&new, number), Some([(Established, 5, 500); 2]), "{number}");
+        }
+    }
+
+    #[test]
     fn what_packets_change_in_the_old_table_meanwhile_reaches_the_copy() {
         let (old, new) = (table(64), table(128));
         let slots = connect(&old, 10, Answered);

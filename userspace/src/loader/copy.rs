@@ -1,10 +1,12 @@
 //! What tables of another size need of the old ones before the first packet meets them, and what is brought to them when
 //! the last packet has left the old ones. Flows are not here: `carry` carries them.
 
+use std::iter;
+
 use aya::maps::{Array, LpmTrie, MapData, lpm_trie::Key};
 use tracing::warn;
 use vipgate_abi::{
-    flow::WAYS,
+    flow::{CANDIDATES, Candidate, SPARE, WAYS},
     hash,
     load::Load,
     maps,
@@ -21,8 +23,8 @@ use super::{
     tables::{Epoch, Tables, insert},
 };
 
-/// Of a smaller flow table's buckets so many slots may be taken at first: some are left for who comes meanwhile.
-const FILLED: u8 = 6;
+/// Of a smaller flow table's slots so many percent may be taken at first: up to then every flow finds one.
+const FILLED: usize = 70;
 
 /// The sizes nearest to the wanted ones that hold what is there; says which are not as wanted.
 pub(super) fn that_fit(dir: &PinDir, held: Sizes, wanted: Sizes) -> Result<Sizes, LoadError> {
@@ -63,21 +65,30 @@ pub(super) fn least_flows(dir: &PinDir, held: u32, wanted: u32) -> Result<u32, L
         return Ok(wanted);
     }
     let (table, seed) = (FlowTable::open(dir)?, Epoch::open(dir)?.get()?.flow_seed);
-    let mut buckets: Vec<_> = (0..held)
+    let hashes: Vec<_> = (0..held)
         .filter_map(|slot| table.stable(slot))
         .filter(|(word, _)| word.state().is_live())
-        .map(|(_, flow)| hash::flow(&flow.key, seed) as u32)
+        .map(|(_, flow)| hash::flow(&flow.key, seed))
         .collect();
     let mut flows = wanted;
-    while flows < held {
-        let mask = flows / WAYS as u32 - 1;
-        buckets.sort_unstable_by_key(|hash| hash & mask);
-        if buckets.chunk_by(|one, other| one & mask == other & mask).all(|bucket| bucket.len() <= usize::from(FILLED)) {
-            break;
-        }
+    while flows < held && !fit(&hashes, flows) {
         flows *= 2;
     }
     Ok(flows)
+}
+
+/// Whether flows with these hashes all find a slot in an empty table of so many, and leave some for others.
+fn fit(hashes: &[u64], flows: u32) -> bool {
+    let mask = flows / WAYS as u32 - 1;
+    let mut buckets = vec![0; mask as usize + 1];
+    let mut place = |hash| {
+        let all = iter::successors(Some(Candidate::home(hash, mask)), |at| Some(at.next(mask)));
+        let all: Vec<_> = all.take(CANDIDATES as usize).map(|at| at.bucket as usize).collect();
+        let with_room = |taken: usize| all.iter().find(|bucket| buckets[**bucket] < taken);
+        let bucket = with_room(WAYS + 1 - SPARE as usize).or_else(|| with_room(WAYS)).copied();
+        bucket.inspect(|bucket| buckets[*bucket] += 1).is_some()
+    };
+    hashes.len() * 100 <= flows as usize * FILLED && hashes.iter().all(|hash| place(*hash))
 }
 
 /// The loads that new tables began with; what the old ones have grown since is theirs, too.
@@ -153,4 +164,19 @@ pub(super) fn settle(dir: &PinDir, next: &PinDir, begun: &Begun) -> Result<(), L
         to.service_loads().add(number, from.service_loads().get(number).wrapping_sub(*before));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flows_fit_into_a_table_that_leaves_slots_for_others() {
+        let hashes: Vec<_> = (0..5700).map(hash::source).collect();
+        assert!(fit(&hashes, 8192), "69%");
+        assert!(!fit(&hashes, 4096));
+        assert!(!fit(&(0..5800).map(hash::source).collect::<Vec<_>>(), 8192), "71%");
+        // All the same, so that there are four buckets for them.
+        assert!(fit(&[hashes[0]; 32], 8192) && !fit(&[hashes[0]; 33], 8192));
+    }
 }

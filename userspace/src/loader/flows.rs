@@ -1,11 +1,14 @@
 //! The flow table through its mappings, for the sweeper and for who carries flows to another table: see the race rules in
 //! `vipgate_abi::flow`.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::{
+    iter,
+    sync::atomic::{AtomicU64, Ordering},
+};
 
 use vipgate_abi::{
     backend::Backend,
-    flow::{self, Bucket, Flow, FlowKey, Mark, State, Volume, WAYS, Word},
+    flow::{self, Bucket, CANDIDATES, Candidate, Flow, FlowKey, Mark, State, Survey, Volume, WAYS, Word},
     load::Load,
     maps,
 };
@@ -245,35 +248,45 @@ impl FlowTable {
         after.same_flow(before).then_some((after, flow))
     }
 
-    /// The slots of the bucket that a hash names.
-    fn bucket_of(&self, hash: u64) -> impl Iterator<Item = u32> + use<> {
-        let bucket = flow::preferred(hash, self.buckets() - 1) / WAYS as u32;
-        (0..WAYS as u32).map(move |way| bucket * WAYS as u32 + way)
+    /// The buckets that a hash names, in order.
+    fn candidates(&self, hash: u64) -> impl Iterator<Item = u32> + use<> {
+        let mask = self.buckets() - 1;
+        let all = iter::successors(Some(Candidate::home(hash, mask)), move |at| Some(at.next(mask)));
+        all.take(CANDIDATES as usize).map(|at| at.bucket)
     }
 
     /// The slot of the flow with this key.
     pub(super) fn find(&self, key: &FlowKey, hash: u64) -> Option<u32> {
-        self.bucket_of(hash).find(|slot| self.stable(*slot).is_some_and(|(_, flow)| flow.key == *key))
+        for bucket in self.candidates(hash) {
+            let mut slots = (0..WAYS as u32).map(|way| bucket * WAYS as u32 + way);
+            if let Some(slot) = slots.find(|slot| self.stable(*slot).is_some_and(|(_, flow)| flow.key == *key)) {
+                return Some(slot);
+            }
+            if !self.has_overflowed(bucket) {
+                break;
+            }
+        }
+        None
     }
 
-    /// Claims a slot for a flow with this hash as a program does (rule 1), and ends the connection that eviction prefers
-    /// where there is none empty. `None`: every slot holds an established connection.
+    /// Claims a slot for a flow with this hash as a program does (rules 1 and 10), and ends the connection that eviction
+    /// prefers where there is none empty. `None`: every slot holds an established connection.
     pub(super) fn claim(&self, hash: u64, now: u32) -> Option<(u32, Word)> {
         // Programs win races against this thread, but not for long.
         for _ in 0..CLAIMS {
             let preferred = flow::preferred(hash, self.buckets() - 1);
             let empty = self.word(preferred).filter(|word| word.state() == State::Empty).map(|word| (preferred, word));
-            let best = || {
-                let words = self.bucket_of(hash).filter_map(|slot| Some((slot, self.word(slot)?)));
-                words.max_by_key(|(_, word)| word.eviction_rank(now))
-            };
-            let (slot, seen) = empty.or_else(best)?;
+            let (slot, seen) = empty.or_else(|| self.best(hash, now))?;
             if !flow::is_evictable(seen.eviction_rank(now)) {
                 return None;
             }
             if seen.state() != State::Empty {
                 self.end(slot, seen);
-            } else if let claimed = seen.claimed()
+                continue;
+            }
+            let passed = self.candidates(hash).take_while(|bucket| *bucket != slot / WAYS as u32);
+            let claimed = seen.claimed();
+            if passed.into_iter().all(|bucket| self.mark_overflowed(bucket))
                 && self.slot(slot)?.compare_exchange(seen.0, claimed.0, Ordering::AcqRel, Ordering::Relaxed).is_ok()
             {
                 self.flows.mark(slot)?.store(Mark::new(State::Busy, claimed.round(), 0, 0).0, Ordering::Release);
@@ -281,6 +294,38 @@ impl FlowTable {
             }
         }
         None
+    }
+
+    /// The slot that a new flow with this hash takes, and its word.
+    fn best(&self, hash: u64, now: u32) -> Option<(u32, Word)> {
+        let mut best = (Survey::default(), 0);
+        for bucket in self.candidates(hash) {
+            let words = self.words(bucket).iter().map(|word| Word(word.load(Ordering::Acquire)));
+            let seen = words.enumerate().fold(Survey::default(), |sum, (way, word)| sum.with(way, word, now));
+            if !seen.is_crowded() || seen.is_better(best.0) {
+                best = (seen, bucket);
+            }
+            if !seen.is_crowded() {
+                break;
+            }
+        }
+        let slot = best.1 * WAYS as u32 + best.0.way() as u32;
+        Some((slot, self.word(slot)?))
+    }
+
+    fn has_overflowed(&self, bucket: u32) -> bool {
+        self.words(bucket).iter().any(|word| Word(word.load(Ordering::Acquire)).has_overflowed())
+    }
+
+    /// Marks a bucket as overflowed (rule 10); false: whoever has a slot of it changes it just now.
+    fn mark_overflowed(&self, bucket: u32) -> bool {
+        let mark = |cell: &AtomicU64| {
+            let seen = Word(cell.load(Ordering::Acquire));
+            let marked = seen.overflowed().0;
+            seen.state() != State::Busy
+                && cell.compare_exchange(seen.0, marked, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+        };
+        self.has_overflowed(bucket) || self.words(bucket).iter().any(mark)
     }
 
     /// Ends the connection of the flow in this slot: both directions.
@@ -299,7 +344,7 @@ impl FlowTable {
     pub(super) fn publish(&self, (slot, claimed): (u32, Word), like: Word, hash: u64, flow: Flow) -> (u32, Word) {
         let dead = Mark::new(State::Busy, claimed.round(), 0, 0);
         self.flows.write(slot, Flow { mark: dead, ..flow });
-        let word = Word::new(like.state(), claimed.round(), flow::tag(hash), like.seen());
+        let word = Word::new(like.state(), claimed.round(), flow::tag(hash), like.seen()).after(claimed);
         if let (Some(mark), Some(cell)) = (self.flows.mark(slot), self.slot(slot)) {
             mark.store(Mark::of(word, flow.mark.flags()).0, Ordering::Release);
             cell.store(word.0, Ordering::Release);

@@ -4,19 +4,25 @@
 //! `b * WAYS + w` of FLOWS, a line of its own. Every connection has two flows, one for each direction, that name each
 //! other by [`Flow::peer`].
 //!
-//! A flow's hash names its bucket and the way that it prefers there ([`preferred`]). An insert takes that way when it is
-//! empty, which it is for most flows of a table that is not crowded; and a flow's line holds a [`Mark`], a mirror of its
-//! slot word. So a hit reads one line: with many flows nothing costs more than the lines that are not in the cache. Only
-//! a flow that is not in its preferred way is searched in the line of words.
+//! A flow's hash names [`CANDIDATES`] buckets in order, and the way that it prefers in the first one, its home
+//! ([`preferred`]). An insert takes that way when it is empty, which it is for most flows of a table that is not crowded; and
+//! a flow's line holds a [`Mark`], a mirror of its slot word. So a hit reads one line: with many flows, cache misses dominate
+//! the cost. Only a flow that is not in its preferred way is searched in the line of words of its home; and only where that
+//! has overflowed, in its other buckets.
+//!
+//! An insert goes on to the next bucket from one whose slots are nearly all taken by flows that stay ([`Survey`]). What a
+//! flood makes any number of does not count: half-open flows give way within their home, so that a flood neither marks
+//! buckets nor reads more lines than before.
 //!
 //! # The slot word
 //! ```text
-//! 63            32 31     16 15      8 7      0
-//! |  seen: jiffies |   tag   |  round  | state |
+//! 63            32    31      30  16 15      8 7      0
+//! |  seen: jiffies | overflow | tag  |  round  | state |
 //! ```
-//! `tag` is 16 bits of the flow's hash, `round` counts how often the slot was claimed, `seen` is when a packet last
+//! `tag` is 15 bits of the flow's hash, `round` counts how often the slot was claimed, `seen` is when a packet last
 //! hit it (to a period of [`TOUCH_PERIOD`]). A datagram flow's first answer stores it a period too early: so whoever asked once
-//! looks no younger than who talks on.
+//! looks no younger than who talks on. `overflow` is the bucket's, not the slot's: in whichever of its words it is set, flows
+//! that had a place in this bucket, too, may lie in one after it.
 //!
 //! # Race rules
 //! CPUs and the controller's sweeper meet in a slot without locks. x86-64 and arm64 write aligned words whole.
@@ -48,18 +54,24 @@
 //!    the same client. So a new connection gives up when one is there already that was not when it chose; else it publishes the
 //!    flow of its answers, and then looks for another one with the same key; and then the same of its first flow, whose mark
 //!    stays dead until it is known to stay, so that no packet uses one that goes again: whoever finds one empties its own
-//!    slots again, before any packet has left. Then it uses the flow that the other CPU has inserted, or begins anew. Both may give up, never do both stay; who loses so several times in a row costs its client a packet.
+//!    slots again, before any packet has left. Then it uses the flow that the other CPU has inserted, or begins anew. Both may
+//!    give up, never do both stay; who loses so several times in a row costs its client a packet.
+//! 10. Who takes a slot of a bucket that is not its flow's home marks every bucket before it as overflowed, before it claims
+//!     the slot: by a compare-and-swap of a word whose slot is not `Busy`. Whoever changes a word keeps the mark that is in it.
+//!     So who does not find a flow in a bucket without a mark need not look further.
 
 mod hop;
 mod mark;
+mod place;
 mod ways;
 mod word;
 
 pub use self::{
     hop::{Hop, Target, next_epoch},
     mark::{Mark, period},
+    place::{CANDIDATES, Candidate, SPARE, Survey, is_evictable, preferred, tag},
     ways::Ways,
-    word::{State, Word, is_evictable},
+    word::{State, Word},
 };
 use crate::{Be16, Be32};
 
@@ -176,12 +188,6 @@ pub const FLAG_REPLY: u8 = 1;
 /// Of a connection that came from outside that is the answering one, of a guest's own the first one.
 pub const FLAG_OUTWARD: u8 = 2;
 
-/// The slot that a flow with this hash prefers.
-#[inline(always)]
-pub const fn preferred(hash: u64, bucket_mask: u32) -> u32 {
-    (hash as u32 & bucket_mask) * WAYS as u32 + (hash >> 45) as u32 % WAYS as u32
-}
-
 /// One cache line of slot words.
 #[repr(C, align(64))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -194,23 +200,3 @@ crate::pod!(FlowKey, Flow, Volume, Bucket);
 /// Offset of [`Flow::mark`], in bytes, for who changes it atomically.
 pub const MARK_OFFSET: usize = core::mem::offset_of!(Flow, mark);
 const _: () = assert!(MARK_OFFSET.is_multiple_of(4));
-
-/// The tag of a flow's hash: bits that neither its bucket number nor its preferred way use.
-#[inline(always)]
-pub const fn tag(hash: u64) -> u16 {
-    (hash >> 48) as u16
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_preferred_slot_is_in_the_hashes_bucket() {
-        for hash in [0, 0x5eed_0000_0000_0003, u64::MAX, 1 << 45, 7 << 45] {
-            let slot = preferred(hash, 0x3ff);
-            assert_eq!(slot / WAYS as u32, hash as u32 & 0x3ff);
-        }
-        assert_eq!(preferred(5 << 45 | 2, 3), 2 * 8 + 5);
-    }
-}

@@ -1,8 +1,8 @@
 //! Sets of a bucket's ways.
 
-use super::Word;
+use super::{WAYS, Word};
 
-/// Way numbers whose slots carry a tag, as a set: bit `w` for way `w`.
+/// Way numbers whose slots carry a tag, as a set: bit `w` for way `w`. Beyond them, whether the bucket has overflowed.
 ///
 /// Built and taken apart without branches: where a flow lies in its bucket is random, so that a branch on it would be
 /// mispredicted, and the verifier would follow each way apart.
@@ -10,16 +10,26 @@ use super::Word;
 pub struct Ways(u32);
 
 impl Ways {
-    /// Adds `way` if the word carries `tag`.
+    const OVERFLOW: u32 = 1 << WAYS;
+
+    /// Adds `way` if the word carries `tag`, and the bucket's mark if the word has it.
     #[inline(always)]
     pub const fn with_match(self, way: usize, word: Word, tag: u16) -> Self {
-        let difference = (word.0 >> 16 & 0xffff) ^ tag as u64;
-        Self(self.0 | ((difference.wrapping_sub(1) >> 63) as u32) << way)
+        let difference = (word.tag() ^ tag) as u64;
+        let mark = (word.0 >> (31 - WAYS)) as u32 & Self::OVERFLOW;
+        Self(self.0 | mark | ((difference.wrapping_sub(1) >> 63) as u32) << way)
     }
 
+    /// True: there are no ways, or no more.
     #[inline(always)]
     pub const fn is_empty(self) -> bool {
-        self.0 == 0
+        self.0 & (Self::OVERFLOW - 1) == 0
+    }
+
+    /// True when one of the words has the bucket's mark (rule 10).
+    #[inline(always)]
+    pub const fn has_overflowed(self) -> bool {
+        self.0 & Self::OVERFLOW != 0
     }
 
     /// The lowest way of a set that is not empty, and the others.
@@ -38,14 +48,18 @@ impl Ways {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::flow::{State, WAYS};
+    use crate::flow::State;
 
     #[test]
     fn ways_come_back_lowest_first() {
         let mut all = Ways::default();
         for way in 0..WAYS {
-            let one = Ways::default().with_match(way, Word::new(State::Established, 9, 0xabcd, 7), 0xabcd);
-            assert_eq!(one.pop(), (way, Ways::default()));
+            let word = Word::new(State::Established, 9, 0x2bcd, 7);
+            assert_eq!(Ways::default().with_match(way, word, 0x2bcd).pop(), (way, Ways::default()));
+            let marked = Ways::default().with_match(way, word.overflowed(), 0x2bcd);
+            assert!(marked.has_overflowed() && !all.has_overflowed());
+            let (found, others) = marked.pop();
+            assert!(found == way && others.is_empty() && others.has_overflowed());
             all = all.with_match(way, Word::new(State::Opening, 0, 0, 0), 0);
         }
         for way in 0..WAYS {
@@ -59,7 +73,7 @@ mod tests {
     #[test]
     fn a_word_with_another_tag_matches_no_way() {
         let word = Word::new(State::Established, 1, 0x1234, u32::MAX);
-        for tag in [0, 1, 0x1233, 0x1235, 0x3412, 0xffff] {
+        for tag in [0, 1, 0x1233, 0x1235, 0x3412, 0x7fff] {
             assert!(Ways::default().with_match(3, word, tag).is_empty());
         }
     }

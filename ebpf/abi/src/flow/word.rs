@@ -70,11 +70,15 @@ pub struct Word(pub u64);
 
 impl Word {
     /// The bits that identify who is in the slot: round and tag.
-    pub const IDENTITY: u64 = 0xffff_ff00;
+    pub const IDENTITY: u64 = 0x7fff_ff00;
+    /// The bucket's mark, not the slot's.
+    const OVERFLOW: u64 = 1 << 31;
+    /// In an eviction's rank: from this bit on the class, 0 for a slot that is not to be taken.
+    pub(super) const CLASS: u32 = 32;
 
     #[inline(always)]
     pub const fn new(state: State, round: u8, tag: u16, seen: u32) -> Self {
-        Self(((seen as u64) << 32) | ((tag as u64) << 16) | ((round as u64) << 8) | state as u64)
+        Self(((seen as u64) << 32) | ((tag as u64 & 0x7fff) << 16) | ((round as u64) << 8) | state as u64)
     }
 
     #[inline(always)]
@@ -89,7 +93,25 @@ impl Word {
 
     #[inline(always)]
     pub const fn tag(self) -> u16 {
-        (self.0 >> 16) as u16
+        (self.0 >> 16) as u16 & 0x7fff
+    }
+
+    /// True: the bucket has overflowed (rule 10). False: another of its words may say so.
+    #[inline(always)]
+    pub const fn has_overflowed(self) -> bool {
+        self.0 & Self::OVERFLOW != 0
+    }
+
+    /// The same word with that mark.
+    #[inline(always)]
+    pub const fn overflowed(self) -> Self {
+        Self(self.0 | Self::OVERFLOW)
+    }
+
+    /// The same word with the mark, if another word has it, whose place it takes.
+    #[inline(always)]
+    pub const fn after(self, held: Self) -> Self {
+        Self(self.0 | held.0 & Self::OVERFLOW)
     }
 
     /// Low 32 bits of jiffies when a packet last hit the slot.
@@ -107,7 +129,7 @@ impl Word {
     /// The word that claims this slot.
     #[inline(always)]
     pub const fn claimed(self) -> Self {
-        Self::new(State::Busy, self.round().wrapping_add(1), self.tag(), self.seen())
+        Self::new(State::Busy, self.round().wrapping_add(1), self.tag(), self.seen()).after(self)
     }
 
     /// True when both words show the same flow in the slot, whatever its state and time.
@@ -124,7 +146,7 @@ impl Word {
     }
 
     /// How gladly an insert takes this slot, the highest first: empty, then closed, then embryos, then UDP, oldest
-    /// first within each. A rank for which [`is_evictable`] is false belongs to a slot that no new flow may take: an
+    /// first within each. A rank for which [`is_evictable`](super::is_evictable) is false belongs to a slot that no new flow may take: an
     /// established TCP flow is swept when idle, never evicted.
     ///
     /// Without branches: the kernel's verifier follows every path of a loop over a bucket.
@@ -135,19 +157,14 @@ impl Word {
         let class = (CLASSES >> ((self.0 as u32 & 15) * 4)) & 0xf;
         // Biased, so that a `seen` a moment after `now` counts as young instead of ancient.
         let age = now.wrapping_sub(self.seen()).wrapping_add(1 << 31);
-        (class << 32) | age as u64
+        (class << Self::CLASS) | age as u64
     }
-}
-
-/// True for the rank of a slot that a new flow may take.
-#[inline(always)]
-pub const fn is_evictable(rank: u64) -> bool {
-    rank >> 32 != 0
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::flow::is_evictable;
 
     #[test]
     fn eviction_prefers_empty_then_closed_then_embryos_then_datagrams_oldest_first() {
@@ -173,11 +190,23 @@ mod tests {
 
     #[test]
     fn a_claim_keeps_the_tag_and_changes_the_identity() {
-        let word = Word::new(State::Opening, 255, 0xbeef, 42);
+        let word = Word::new(State::Opening, 255, 0x3eef, 42);
         let claimed = word.claimed();
-        assert_eq!((claimed.state(), claimed.round(), claimed.tag(), claimed.seen()), (State::Busy, 0, 0xbeef, 42));
+        assert_eq!((claimed.state(), claimed.round(), claimed.tag(), claimed.seen()), (State::Busy, 0, 0x3eef, 42));
         assert!(!claimed.same_flow(word));
         assert!(word.with_state(State::Closed).same_flow(word));
+    }
+
+    #[test]
+    fn the_buckets_mark_outlasts_whoever_is_in_the_slot_and_is_no_part_of_who_that_is() {
+        let word = Word::new(State::Established, 7, u16::MAX, 42);
+        assert!(!word.has_overflowed());
+        let marked = word.overflowed();
+        assert!(marked.same_flow(word) && marked.tag() == word.tag());
+        assert!(marked.with_state(State::Empty).has_overflowed() && marked.claimed().has_overflowed());
+        let next = Word::new(State::Opening, marked.claimed().round(), 5, 43);
+        assert!(next.after(marked).has_overflowed() && next.after(marked).same_flow(next));
+        assert!(!next.after(word).has_overflowed());
     }
 
     #[test]

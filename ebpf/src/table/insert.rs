@@ -1,0 +1,209 @@
+//! Inserting a connection: both its directions, or none.
+
+use vipgate_abi::{
+    config::Config,
+    counters::Reason,
+    flow::{self, FLAG_OUTWARD, FLAG_REPLY, Flow, Hop, State, Target, Volume},
+    hash,
+    load::Load,
+};
+
+use super::{
+    claim::{claim, claimed, give_back, publish, publish_as},
+    lookup::{index_of, is_contested, searched},
+    remove::remove,
+    slot::{NOWHERE, Slot, mirror, slot},
+};
+use crate::{
+    clock::nanoseconds,
+    count,
+    load::{self, Counter},
+    maps::CONFIG,
+    pipeline::Arrival,
+    route::{Rewritten, Route},
+    verifier::opaque,
+};
+
+/// A connection that is to be. Without padding: the verifier of Linux 6.1 wants all of it written.
+#[repr(C)]
+pub struct Connection {
+    /// What its first packet becomes.
+    pub rewritten: Rewritten,
+    /// The way out of its first flow, and the epoch under which that was found.
+    pub route: Route,
+    pub epoch: u16,
+    /// Of the backend.
+    pub generation: u16,
+    /// Index of BACKENDS.
+    pub backend: u32,
+    /// Where its first flow's packets come from, and its answers: as in [`Flow::from`].
+    pub comes_by: u16,
+    pub answers_by: u16,
+    /// A guest began it: its first flow goes outside, not its answers.
+    pub is_outward: bool,
+    /// Its source was chosen among ones that other connections could get at the same moment (rule 9).
+    pub is_exclusive: bool,
+    /// A closed or half-open connection whose answers have the same key gives way. False: there was none when the source was
+    /// chosen, so that one which is there by now is another CPU's that chose the same; or the source may be another one.
+    pub may_replace: bool,
+    pub reserved: bool,
+}
+
+const _: () = assert!(size_of::<Connection>() == 36 && size_of::<Rewritten>() == 12 && size_of::<Route>() == 8);
+
+/// Inserts both directions of a new connection, and counts it: what [`opened`] takes.
+#[inline(always)]
+pub fn insert(arrival: &Arrival, config: &Config, new: &Connection) -> Result<u64, Reason> {
+    let mask = config.bucket_mask;
+    let reply_words = new.rewritten.reply_key(&arrival.key).words();
+    let reply_hash = hash::words(reply_words, config.flow_seed);
+    if let Some(held) = searched(reply_words, reply_hash, mask) {
+        // An embryo, or a closed one, gives way if it may.
+        if !new.may_replace || held.mark.state() as u8 > State::Answered as u8 {
+            return Err(Reason::ReplyInUse);
+        }
+        remove(&held);
+    }
+    let Some(first) = claim(arrival.hash, mask, arrival.now) else {
+        return Err(Reason::TableFull);
+    };
+    let Some(reply) = claim(reply_hash, mask, arrival.now) else {
+        give_back(first, arrival.now);
+        return Err(Reason::TableFull);
+    };
+    opaque(write_reply(arrival, new, reply, first as u32, flow::tag(reply_hash)));
+    let mut is_lost =
+        new.is_exclusive && is_contested(reply_words[0], reply_words[1], reply_hash, mask, reply as u32) != 0;
+    let is_begun = !is_lost;
+    if is_begun {
+        // Before it can be taken off again.
+        load::add(
+            Counter { backend: new.backend, generation: new.generation },
+            Load::change(State::Empty, State::Opening),
+        );
+        opaque(write_first(arrival, new, first, reply as u32));
+        let [addresses, rest] = arrival.key.words();
+        is_lost = new.is_exclusive && is_contested(addresses, rest, arrival.hash, mask, first as u32) != 0;
+    }
+    if is_lost {
+        // What has been published another connection may have got; the first flow goes with its answers.
+        if let Some(reply) = claimed(reply) {
+            remove(&reply);
+        }
+        if !is_begun {
+            give_back(first, arrival.now);
+        }
+        return Err(Reason::ReplyInUse);
+    }
+    if new.is_exclusive {
+        opaque(mirror(first as u32));
+    }
+    count::connection(new.backend);
+    Ok(first as u32 as u64 | if new.route.is_due() { OPENED | IS_DUE } else { OPENED })
+}
+
+/// How often who could not insert a connection looks for its flow, which another CPU that does it publishes last: a number
+/// between these, so that two who have given it up do not begin it anew at the same moment.
+const LEAST_LOOKS: u32 = 16;
+const MOST_LOOKS: u32 = 128;
+
+/// The first flow of a connection that could not be inserted, where another CPU has just met a packet of it, too: a number as
+/// [`opened`] takes; 0: there is none.
+#[inline(always)]
+pub fn inserted_elsewhere(arrival: &Arrival) -> u64 {
+    look(arrival)
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn look(arrival: *const Arrival) -> u64 {
+    // SAFETY: the caller's pointer is to an arrival of its own, but the verifier looks at this function alone.
+    let (Some(arrival), Some(config)) = (unsafe { arrival.as_ref() }, CONFIG.get(0)) else {
+        return 0;
+    };
+    let [addresses, rest] = arrival.key.words();
+    let mut looks = nanoseconds() as u32 % (MOST_LOOKS - LEAST_LOOKS);
+    while looks < MOST_LOOKS {
+        let index = index_of([addresses, rest], arrival.hash, config.bucket_mask);
+        if index != NOWHERE {
+            return index as u64 | OPENED;
+        }
+        looks += 1;
+    }
+    0
+}
+
+/// Marks an inserted connection's first slot among numbers of reasons, which are below it.
+const OPENED: u64 = 1 << 63;
+/// Beside it: the next hop is due to be confirmed.
+pub const IS_DUE: u64 = 1 << 61;
+
+/// The slot that a connection was just inserted in; None: the number is a reason's.
+#[inline(always)]
+pub fn opened(number: u64) -> Option<Slot> {
+    if number & OPENED == 0 { None } else { slot(number as u32) }
+}
+
+/// Writes and publishes the flow of a new connection's answers in a claimed slot; `peer` is where its first flow goes.
+#[inline(never)]
+fn write_reply(arrival: &Arrival, new: &Connection, claim: u64, peer: u32, tag: u16) -> u32 {
+    if let Some(slot) = claimed(claim) {
+        let key = &arrival.key;
+        let flow = slot.flow;
+        // SAFETY: this CPU claimed the slot; what may be stale is the other connection's that was there before.
+        unsafe {
+            (*flow).key = new.rewritten.reply_key(key);
+            (*flow).new_src = key.dst;
+            (*flow).new_dst = key.src;
+            (*flow).new_sport = key.dport;
+            (*flow).new_dport = key.sport;
+            // The way back is found when the first answer comes.
+            (*flow).target = Target::of(new.backend);
+            (*flow).hop = Hop::unknown(slot.mark.round(), arrival.now);
+            (*flow).from = new.answers_by;
+            begin(flow, peer, new);
+        }
+        let flags = if new.is_outward { FLAG_REPLY } else { FLAG_REPLY | FLAG_OUTWARD };
+        publish(&slot, State::Opening, tag, arrival.now, flags);
+    }
+    opaque(0)
+}
+
+/// The same of its first packet's direction. One that may have to go again is not seen yet.
+#[inline(never)]
+fn write_first(arrival: &Arrival, new: &Connection, claim: u64, peer: u32) -> u32 {
+    if let Some(slot) = claimed(claim) {
+        let flow = slot.flow;
+        // SAFETY: as above.
+        unsafe {
+            (*flow).key = arrival.key;
+            (*flow).new_src = new.rewritten.src;
+            (*flow).new_dst = new.rewritten.dst;
+            (*flow).new_sport = new.rewritten.sport;
+            (*flow).new_dport = new.rewritten.dport;
+            (*flow).target = Target::new(new.backend, new.route.number());
+            (*flow).hop = Hop::new(new.route.next_hop, new.epoch, new.route.number());
+            (*flow).from = new.comes_by;
+            begin(flow, peer, new);
+        }
+        let flags = if new.is_outward { FLAG_OUTWARD } else { 0 };
+        let marked = if new.is_exclusive { State::Busy } else { State::Opening };
+        publish_as(&slot, State::Opening, marked, flow::tag(arrival.hash), arrival.now, flags);
+    }
+    opaque(0)
+}
+
+/// Writes what both directions of a new connection have alike.
+///
+/// # Safety
+/// This CPU claimed the flow's slot.
+#[inline(always)]
+unsafe fn begin(flow: *mut Flow, peer: u32, new: &Connection) {
+    // SAFETY: as the caller promises.
+    unsafe {
+        (*flow).generation = new.generation;
+        (*flow).peer = peer;
+        (*flow).packets = 0;
+        (*flow).volume = Volume::default();
+    }
+}

@@ -1,0 +1,14 @@
+//! Stage 2: the flow table. Its layout and race rules (numbered there) are in `vipgate_abi::flow`.
+
+mod claim;
+mod insert;
+mod lookup;
+mod remove;
+mod slot;
+
+pub use self::{
+    insert::{Connection, IS_DUE, insert, inserted_elsewhere, opened},
+    lookup::{ELSEWHERE, lookup, search, search_elsewhere},
+    remove::{peer, remove},
+    slot::{Slot, note, see, slot, touch},
+};

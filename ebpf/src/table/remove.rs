@@ -1,0 +1,96 @@
+//! The end of a connection, and what it means for the loads that count it.
+
+use core::ptr;
+
+use vipgate_abi::flow::{Mark, State, Word};
+
+use super::{
+    claim::{claimed, end_evicted, publish, take},
+    slot::{Slot, read_mark, slot, word},
+};
+use crate::{
+    load::{self, Counter},
+    other,
+    verifier::opaque,
+};
+
+/// The other direction of the flow in a slot, by what that says of it. None: its slot is another connection's, or nobody's;
+/// the state of what is found may still be `Busy` or `Empty`. It is read before it is asked to whom it belongs: should it
+/// become another's just now, it cannot be moved any more (rule 1).
+#[inline(always)]
+pub fn peer(own: u32, peer: u32, is_reply: bool) -> Option<Slot> {
+    let peer = slot(other::beside(own, peer))?;
+    // SAFETY: `flow` points into FLOWS.
+    let points_back = other::beside(peer.index, unsafe { (*peer.flow).peer }) == own;
+    (points_back && read_mark(peer.flow).is_reply() != is_reply).then_some(peer)
+}
+
+/// Ends what the slot that left `state` meant for others: its connection's other direction, and the backend's load.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(super) extern "C" fn part(index: u32, state: u32) -> u32 {
+    let Some(own) = other::flow(index) else {
+        return opaque(0);
+    };
+    // SAFETY: `own` points into FLOWS; its fields still are those of the flow that left.
+    let (counter, peer_index) =
+        unsafe { (Counter { backend: (*own).backend(), generation: (*own).generation }, (*own).peer) };
+    let is_reply = read_mark(own).is_reply();
+    let mut first_left = if is_reply { None } else { Some(State::from_byte(state as u8)) };
+    if let Some(peer) = peer(index, peer_index, is_reply)
+        && peer.mark.state() as u8 > State::Busy as u8
+        && let Some(left) = peer.move_to(State::Empty)
+        && is_reply
+    {
+        first_left = Some(left);
+    }
+    load::account(counter, first_left, State::Empty);
+    opaque(0)
+}
+
+/// Removes a connection: both directions.
+///
+/// Claims the slot before it empties it: were it free at once, another CPU could write a new flow to it while `part`
+/// still reads the one that left. Three functions, of which none calls the next: a stack less deep.
+#[inline(always)]
+pub fn remove(slot: &Slot) {
+    let held = seize(slot.index, slot.mark.0);
+    if held != 0 {
+        end_evicted(slot.index, Word(held).state() as u32);
+        opaque(vacate(slot.index, held));
+    }
+}
+
+/// Claims the slot of the flow that has this mark: its word as it was before; 0: the flow has left it.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn seize(index: u32, mark: u32) -> u64 {
+    let Some(word) = word(index) else {
+        return 0;
+    };
+    let mut tries = 0;
+    // As in `move_to`.
+    while tries < 2 {
+        // SAFETY: aligned word of FLOW_BUCKETS.
+        let held = Word(unsafe { ptr::read_volatile(word) });
+        if held.round() != Mark(mark).round() || held.state() as u8 <= State::Busy as u8 {
+            break;
+        }
+        if take(index, word, held).is_some() {
+            return held.0;
+        }
+        tries += 1;
+    }
+    0
+}
+
+/// Empties a slot that was seized when its word was `held`.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn vacate(index: u32, held: u64) -> u32 {
+    let held = Word(held);
+    if let Some(slot) = claimed((held.claimed().round() as u64) << 32 | index as u64) {
+        publish(&slot, State::Empty, held.tag(), held.seen(), 0);
+    }
+    opaque(0)
+}
