@@ -153,9 +153,8 @@ fn mark_overflowed(number: u32) -> bool {
             return true;
         }
         // SAFETY: as above.
-        if held.state() as u8 != State::Busy as u8
-            && unsafe { atomic::compare_and_swap(word, held.0, held.overflowed().0) }
-        {
+        let mark = || unsafe { atomic::compare_and_swap(word, held.0, held.overflowed().0) };
+        if held.state() as u8 != State::Busy as u8 && mark() {
             return true;
         }
         way += 1;

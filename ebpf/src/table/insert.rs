@@ -111,7 +111,9 @@ const MOST_LOOKS: u32 = 128;
 /// [`opened`] takes; 0: there is none.
 #[inline(always)]
 pub fn inserted_elsewhere(arrival: &Arrival) -> u64 {
-    look(arrival)
+    let found = look(arrival);
+    // Not what is over: the controller, which moves it, has it in the other table still (rule 8).
+    if opened(found).is_some_and(|slot| slot.mark.state().is_over()) { 0 } else { found }
 }
 
 #[unsafe(no_mangle)]

@@ -138,9 +138,10 @@ fn search_bucket(number: u32, own: u32, wanted: [u64; 2], hash: u64) -> u32 {
         let index = whole(first | way as u32);
         let is_it = |flow| match own {
             NOWHERE => same(flow, index, wanted).is_some(),
-            // SAFETY: way < WAYS; aligned word of FLOW_BUCKETS.
             own => {
-                index != own && is_taken(Word(unsafe { ptr::read_volatile(bucket.add(way)) })) && has_key(flow, wanted)
+                // SAFETY: way < WAYS; aligned word of FLOW_BUCKETS.
+                let word = Word(unsafe { ptr::read_volatile(bucket.add(way)) });
+                index != own && is_taken(word) && has_key(flow, wanted)
             }
         };
         if other::flow(index).is_some_and(is_it) {

@@ -195,7 +195,8 @@ pub(super) fn fetch(vip: SocketAddrV4, patience: Duration) -> Result<Origin> {
     let mut stream = connect(vip, patience)?;
     stream.write_all(format!("GET / HTTP/1.0\r\nHost: {vip}\r\n\r\n").as_bytes())?;
     let mut answer = String::new();
-    stream.read_to_string(&mut answer).with_context(|| format!("{vip} does not answer"))?;
+    let own = stream.local_addr()?;
+    stream.read_to_string(&mut answer).with_context(|| format!("{vip} does not answer {own}"))?;
     let (_, body) = answer.split_once("\r\n\r\n").with_context(|| format!("{vip} answers `{answer}`"))?;
     body.parse()
 }

@@ -54,8 +54,8 @@ macro_rules! object {
     };
 }
 
-/// What `cargo xtask build` made, or what is at the path in `VIPGATE_TEST_PROGRAMS`: `cargo xtask mutants` names programs with
-/// a fault.
+/// What `cargo xtask build` made, or what is at the path in `VIPGATE_TEST_PROGRAMS`: programs with a fault, say, to see whether
+/// tests notice it.
 static PROGRAMS: LazyLock<Cow<'static, [u8]>> = LazyLock::new(|| match std::env::var_os("VIPGATE_TEST_PROGRAMS") {
     Some(path) => fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display())).into(),
     None => object!("vipgate-ebpf").into(),

@@ -130,10 +130,8 @@ impl<O: Origin> Carrier<'_, O> {
                     let packets = if lacks { new.packets } else { old.packets };
                     Copy { from, to, packets, bytes: old.bytes().min(new.bytes()) }
                 };
-                return Copying::Done([
-                    begun(from[0], to, &first, &copy),
-                    begun(from[1], reply_to, &reply, &reply_copy),
-                ]);
+                let both = [begun(from[0], to, &first, &copy), begun(from[1], reply_to, &reply, &reply_copy)];
+                return if self.is_gone(&both[0]) { Copying::None } else { Copying::Done(both) };
             }
             // It ended between the two.
             (None, Some(((slot, word), copy))) if self.new.stable(copy.peer).is_none() => {
