@@ -23,7 +23,7 @@ use crate::{
     maps::{BACKENDS, CONFIG, PORT_CURSORS, SERVICES},
     parse::has_ports,
     table,
-    verifier::bounded,
+    verifier::{bounded, counted},
 };
 
 /// True for protocols whose packets have a port, or an identifier that is as good.
@@ -33,11 +33,9 @@ pub fn has_any(protocol: u8) -> bool {
 }
 
 /// Ports of each kind that are tried for one packet.
-const TRIES: u32 = 32;
+const TRIES: usize = 32;
 /// The answer where none of them will do.
-pub const NONE: u32 = TRY - 1;
-/// Above all answers.
-const TRY: u32 = 1 << 24;
+pub const NONE: u32 = u32::MAX;
 /// In an answer: a closed or half-open connection has the port, and must give way.
 pub const HELD: u32 = 1 << 16;
 /// Where the words of a reply's key have the port in question: its destination's.
@@ -87,20 +85,30 @@ pub fn port([addresses, rest]: [u64; 2], range: Range, guest: Be32) -> u32 {
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn other_port(addresses: u64, rest: u64, guest: Be32) -> u32 {
-    // The port that would have to give way, and above it the tries: the stack has no room for two numbers.
-    let mut progress = if is_system(rest) { NONE } else { NONE + TRIES * TRY };
-    while progress < 2 * TRIES * TRY {
-        let range = if progress < TRIES * TRY { SYSTEM } else { OF_ROUTER };
-        // The tries are above it.
-        let port = bounded(next_port(addresses, answered_at(rest, 0), range) as u16);
-        match ask(addresses, answered_at(rest, port), range, guest, 0) {
-            FREE => return port as u32,
-            YIELDING => progress = progress & !NONE | HELD | port as u32,
+    // As few numbers as can be: the stack has no room for more. What `guest` means here is above the tries.
+    let (mut rest, mut yielding) = (rest, NONE);
+    let begin = if is_system(rest) { 0 } else { TRIES };
+    let mut tries = counted(if guest != 0 { SHARED | begin } else { begin });
+    while tries & !SHARED < 2 * TRIES {
+        rest = answered_at(rest, bounded(next_port(addresses, answered_at(rest, 0), range_of(tries)) as u16));
+        let at = counted(tries);
+        match ask(addresses, rest, range_of(at), (at & SHARED) as Be32, 0) {
+            FREE => return port_of(rest) as u32,
+            YIELDING => yielding = HELD | port_of(rest) as u32,
             _ => {}
         }
-        progress += TRY;
+        tries += 1;
     }
-    progress & NONE
+    yielding
+}
+
+/// In [`other_port`]'s count of tries: the source has services.
+const SHARED: usize = 1 << 7;
+
+/// Where the port of so many tries is from: system ports first, where one is looked for.
+#[inline(always)]
+fn range_of(tries: usize) -> Range {
+    if tries & !SHARED < TRIES { SYSTEM } else { OF_ROUTER }
 }
 
 /// True for a system port (RFC 6335, section 6) in a reply's key words.
