@@ -1,19 +1,12 @@
 //! From the version before ours and back: what is open, what is counted, and who runs when the kernel refuses.
 
 use anyhow::{Context as _, ensure};
-use std::{
-    collections::BTreeSet,
-    fs,
-    net::{Ipv4Addr, SocketAddrV4},
-};
+use std::{collections::BTreeSet, fs, net::Ipv4Addr};
 use vipgate::loader::{Options, Plane, TcMode};
 use vipgate_abi::{ABI_VERSION, maps};
 use vipgate_tests::{
     both_hooks,
-    lab::{
-        Controller, Counts, Datagrams, ECHO, Hook, Lab, Load, Result, Running, SIZES, Standing, UDP, WEB, report,
-        version8,
-    },
+    lab::{Controller, Counts, ECHO, Hook, Lab, Result, Running, SIZES, Traffic, report, version8},
 };
 
 const VIP: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 10);
@@ -43,44 +36,19 @@ fn start(hook: Hook) -> Result<Lab> {
 }
 
 /// Traffic through version 8's programs.
-struct Traffic {
-    standing: Standing,
-    datagrams: Datagrams,
-    requests: Load,
+fn traffic(lab: &Lab) -> Result<Traffic> {
+    Traffic::start(lab, VIP, SESSIONS)
 }
 
-impl Traffic {
-    fn start(lab: &Lab) -> Result<Self> {
-        let client = lab.client();
-        let mut standing = Standing::open(client, SocketAddrV4::new(VIP, ECHO.port), SESSIONS)?;
-        let datagrams = Datagrams::start(client, SocketAddrV4::new(VIP, UDP.port))?;
-        let requests = Load::start(client, SocketAddrV4::new(VIP, WEB.port))?;
-        datagrams.wait_for(100)?;
-        requests.wait_for(10)?;
-        standing.ask()?;
-        Ok(Self { standing, datagrams, requests })
-    }
-
-    /// All of it goes on, and nothing was lost; the kernel has counted each of the datagrams, whichever version saw it.
-    fn finish(mut self, lab: &Lab) -> Result<()> {
-        self.datagrams.wait_for(100)?;
-        self.requests.wait_for(10)?;
-        self.standing.ask()?;
-        Counts::read(lab, &self.standing.flows(&self.datagrams))?;
-        let client = self.datagrams.client().to_string();
-        let (datagrams, requests) = (self.datagrams.stop()?, self.requests.stop()?);
-        ensure!(datagrams.lost.is_empty(), "{} of {} datagrams are lost", datagrams.lost.len(), datagrams.answered);
-        ensure!(requests.failures.is_empty(), "{:?}", requests.failures);
-        let flows = report(lab, "flows")?;
-        let flows = flows["connections"].as_array().context("connections")?;
-        let flow = flows.iter().find(|flow| flow["protocol"] == "udp" && flow["client"] == client);
-        let flow = flow.context("the datagrams' flow")?;
-        for what in ["packetsIn", "packetsOut"] {
-            ensure!(flow[what] == datagrams.answered, "{} datagrams, but {flow}", datagrams.answered);
-        }
-        println!("{} datagrams, {} requests: none lost", datagrams.answered, requests.answered);
-        Ok(())
-    }
+/// All of it goes on, and nothing was lost; the kernel has counted each of the datagrams, whichever version saw it.
+fn finish(mut traffic: Traffic, lab: &Lab) -> Result<()> {
+    traffic.datagrams.wait_for(100)?;
+    traffic.requests.wait_for(10)?;
+    traffic.standing.ask()?;
+    Counts::read(lab, &traffic.flows())?;
+    let (datagrams, requests, _) = traffic.stop_counted(lab)?;
+    println!("{} datagrams, {} requests: none lost", datagrams.answered, requests.answered);
+    Ok(())
 }
 
 /// Connections that are counted for the VIP's services, by port, and those that are there.
@@ -98,11 +66,11 @@ both_hooks! {
     fn an_upgrade_from_version_8_under_load_loses_nothing_and_the_way_back_is_open(hook) {
         let lab = start(hook)?;
         for round in 0..ROUNDS {
-            let traffic = Traffic::start(&lab).with_context(|| format!("version 8, round {round}"))?;
+            let traffic = traffic(&lab).with_context(|| format!("version 8, round {round}"))?;
             let controller = Controller::start_with(&lab, SIZES)?;
             ensure!(tables(&lab)? == ours(), "{:?}", tables(&lab)?);
             check_loads(&lab, SESSIONS as u64)?;
-            traffic.finish(&lab).with_context(|| format!("round {round}"))?;
+            finish(traffic, &lab).with_context(|| format!("round {round}"))?;
             controller.kill()?;
             version8::put(&lab).with_context(|| format!("round {round}"))?;
             ensure!(tables(&lab)? == ["abi-8".to_owned()].into(), "{:?}", tables(&lab)?);
@@ -112,7 +80,7 @@ both_hooks! {
 
     fn a_kernel_that_refuses_our_programs_leaves_version_8_running_and_owned(hook) {
         let lab = start(hook)?;
-        let traffic = Traffic::start(&lab)?;
+        let traffic = traffic(&lab)?;
         let links = |lab: &Lab| Ok::<_, anyhow::Error>(fs::read_dir(lab.bpffs.path().join("abi-8/links"))?.count());
         let before = links(&lab)?;
         let options = Options {
@@ -131,7 +99,7 @@ both_hooks! {
         ensure!(tables(&lab)? == ["abi-8".to_owned()].into() && links(&lab)? == before, "{:?}", tables(&lab)?);
         // It goes on, and can be upgraded when the kernel can.
         let controller = Controller::start_with(&lab, SIZES)?;
-        traffic.finish(&lab)?;
+        finish(traffic, &lab)?;
         drop(controller);
         Ok(())
     }
@@ -139,7 +107,7 @@ both_hooks! {
     fn a_kill_while_it_takes_over_resets_no_connection(hook) {
         let lab = start(hook)?;
         for (round, looks) in [0, 10, 60].into_iter().enumerate() {
-            let mut traffic = Traffic::start(&lab)?;
+            let mut traffic = traffic(&lab)?;
             let left = std::cell::Cell::new(looks);
             let reached = || {
                 let there = tables(&lab).is_ok_and(|tables| tables.iter().any(|name| name.ends_with("-taken")));

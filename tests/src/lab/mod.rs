@@ -24,6 +24,7 @@ pub mod running;
 pub mod shell;
 pub mod standing;
 pub mod topology;
+pub mod traffic;
 pub mod version8;
 pub mod wait;
 pub mod wire;
@@ -42,6 +43,7 @@ pub use running::Running;
 pub use shell::Shell;
 pub use standing::{Counts, Standing, report};
 pub use topology::{Hook, Lab, LabOptions};
+pub use traffic::Traffic;
 pub use wait::wait_until;
 pub use wire::Wire;
 

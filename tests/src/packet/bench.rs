@@ -218,31 +218,29 @@ impl Bench {
 
     /// The same programs, bridging to another flow table of the same size.
     pub fn bridging(hook: Hook) -> Result<Self> {
-        let program = hook.program();
-        let network = make_network()?;
         let mut loader = EbpfLoader::new();
         let mask = Self::BUCKETS - 1;
         loader
             .override_global(maps::OTHER_MASK, &mask, true)
             .map_max_entries(maps::OTHER_BUCKETS, Self::BUCKETS)
             .map_max_entries(maps::OTHER_FLOWS, Self::BUCKETS * WAYS as u32);
-        let mut bench = Self::load_with(hook, &PROGRAMS, Self::BUCKETS, loader)?;
-        bench.enter(network)?;
-        bench.load_program(hook, program)?;
-        bench.program = program;
-        Ok(bench)
+        Self::alone(hook, loader)
     }
 
     /// The same programs, while connections come over from another version's tables.
     pub fn taking_over(hook: Hook) -> Result<Self> {
-        let program = hook.program();
-        let network = make_network()?;
         let mut loader = EbpfLoader::new();
         loader.override_global(maps::TAKES_OVER, &1u32, true);
+        Self::alone(hook, loader)
+    }
+
+    /// The hook's program as this loader makes it, for this bench alone.
+    fn alone(hook: Hook, loader: EbpfLoader<'_>) -> Result<Self> {
+        let network = make_network()?;
         let mut bench = Self::load_with(hook, &PROGRAMS, Self::BUCKETS, loader)?;
         bench.enter(network)?;
-        bench.load_program(hook, program)?;
-        bench.program = program;
+        bench.program = hook.program();
+        bench.load_program(hook, bench.program)?;
         Ok(bench)
     }
 
