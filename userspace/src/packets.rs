@@ -1,7 +1,7 @@
 //! What the log says of packets that the programs did not send: they tell of them (`loader::Tidings`), here the names of who is
 //! concerned come to it, out of the store. Which reasons they tell of is a setting that may change while the controller runs.
 
-use std::{io, time::Duration};
+use std::{borrow::Cow, io, time::Duration};
 
 use nix::{
     net::if_::if_indextoname,
@@ -65,7 +65,7 @@ async fn named(store: &Store, told: &Told) -> Result<Named, store::Error> {
 fn say_one(told: &Told, named: &Named) {
     let Told { reason, from, to, protocol, device, at } = told;
     let device = if_indextoname(*device).ok().and_then(|name| name.into_string().ok());
-    let protocol = name_of(*protocol);
+    let protocol = self::protocol(*protocol);
     let seconds_ago = age(*at).filter(|age| *age > OLD).map(|age| age.as_secs());
     let Named { vip, listener, rule, eip, backend, guest } = named;
     let became = if reason.is_drop() { "dropped" } else { "left to the stack" };
@@ -75,7 +75,7 @@ fn say_one(told: &Told, named: &Named) {
         ($level:ident) => {
             $level!(
                 target: "vipgate::packets",
-                reason = reason_name, %from, %to, protocol, device, vip, listener, rule, eip, backend, guest, seconds_ago,
+                reason = reason_name, %from, %to, protocol = &*protocol, device, vip, listener, rule, eip, backend, guest, seconds_ago,
                 "a packet was {became}"
             )
         };
@@ -86,13 +86,13 @@ fn say_one(told: &Told, named: &Named) {
     }
 }
 
-/// The protocol as it is known, or its number.
-fn name_of(protocol: u8) -> String {
-    match protocol {
-        1 => "icmp".to_owned(),
-        6 => "tcp".to_owned(),
-        17 => "udp".to_owned(),
-        number => number.to_string(),
+/// An IANA protocol by its name where it has one, else by its number.
+pub fn protocol(number: u8) -> Cow<'static, str> {
+    match number {
+        1 => "icmp".into(),
+        6 => "tcp".into(),
+        17 => "udp".into(),
+        other => other.to_string().into(),
     }
 }
 

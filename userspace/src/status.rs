@@ -2,7 +2,6 @@
 //! JSON object.
 
 use std::{
-    borrow::Cow,
     collections::{BTreeMap, BTreeSet},
     net::Ipv4Addr,
 };
@@ -15,6 +14,7 @@ use vipgate::{
         status::{BackendStatus, LimitStatus, Status},
         why,
     },
+    packets::protocol,
     reconcile::Refusal,
     told::Told,
 };
@@ -341,16 +341,6 @@ fn service_line(key: ServiceKey, prefix_len: u32, service: &Service, last: Optio
         None => format!("forward from {}", allowed(service)),
     };
     format!("{vip} {} {ports} {what}", protocol(key.protocol))
-}
-
-/// By its name where it has one.
-pub(crate) fn protocol(number: u8) -> Cow<'static, str> {
-    match number {
-        1 => "icmp".into(),
-        6 => "tcp".into(),
-        17 => "udp".into(),
-        other => other.to_string().into(),
-    }
 }
 
 /// As the API spells it; `None`: the service chooses nobody.

@@ -13,13 +13,10 @@ use std::{
 use clap::{Args, ValueEnum};
 use ipnet::Ipv4Net;
 use serde::Serialize;
-use vipgate::loader::Connection;
+use vipgate::{loader::Connection, packets::protocol};
 use vipgate_abi::flow::State;
 
-use crate::{
-    cli::Output,
-    status::{flow_state, protocol},
-};
+use crate::{cli::Output, status::flow_state};
 
 /// Which connections are wanted, and in which order. All conditions must hold.
 #[derive(Args, Debug)]

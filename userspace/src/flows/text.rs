@@ -8,10 +8,10 @@ use std::{
     net::SocketAddrV4,
 };
 
-use vipgate::loader::Connection;
+use vipgate::{loader::Connection, packets::protocol};
 
 use super::Direction;
-use crate::status::{flow_state, protocol};
+use crate::status::flow_state;
 
 /// Lines are given on in pieces of so many bytes.
 const PIECE: usize = 1 << 18;
