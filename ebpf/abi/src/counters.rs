@@ -85,7 +85,7 @@ reasons! {
     Disabled = 10 Drop "disabled",
     /// The time to live would reach 0: the stack tells its sender.
     TtlExpired = 11 Pass "ttl_expired",
-    /// Every slot of the bucket holds a live established flow.
+    /// Every slot where the flow may lie holds one that stays.
     TableFull = 12 Drop "flow_table_full",
     /// The answers would be another connection's, and no port was found for which they are not: all that were tried are in use,
     /// or the protocol has none, or another CPU was faster each time.
@@ -124,7 +124,8 @@ reasons! {
     Tagged = 27 Pass "tagged",
     /// A TCP segment of a connection that the router has ended: answered with a reset.
     FlowReset = 28 Drop "flow_reset",
-    /// No service of the VIP has the port, and no socket of the router is to: its stack refuses.
+    /// What came to the stack for a VIP, whose port no service has or of whose connection nothing is known: none of the router's
+    /// sockets is to answer, so the stack refuses.
     PortClosed = 29 Drop "port_closed",
     /// A TCP segment without a flow, while those of another version's tables are just coming over: reset now, a connection
     /// would be lost that is about to be known.
@@ -152,7 +153,8 @@ impl Reason {
     pub const fn gravity(self) -> Gravity {
         match self {
             Self::TableFull | Self::NoFreePort => Gravity::Warn,
-            // What XDP redirected and the kernel refused, and whom it finds no socket for, is seen by programs that do not have the packet.
+            // What XDP redirected and the kernel refused, and whom it finds no socket for, programs see that do not have the
+            // packet.
             Self::NotIpv4
             | Self::NotOurs
             | Self::OtherProtocol
