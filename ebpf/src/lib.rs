@@ -40,6 +40,7 @@ mod portless;
 mod ports;
 mod reset;
 pub mod route;
+mod sample;
 pub mod service;
 pub mod table;
 pub mod tc;

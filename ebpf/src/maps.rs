@@ -18,6 +18,7 @@ use vipgate_abi::{
     },
     meter::{Meter, MeterPort, MeterState, MeterTraffic},
     port::Port,
+    sample,
     service::{Service, ServiceKey},
     share::{SHARES, Share},
     source::{self, Source, SourceKey},
@@ -105,6 +106,9 @@ pub static METER_SHARES: Array<Share, { SHARES as usize }, 0> = Array::new();
 
 #[btf_map]
 pub static PORT_METERS: HashMap<MeterPort, u32, { DEFAULT_LIMITS as usize }> = HashMap::new();
+
+#[btf_map]
+pub static SAMPLE: Array<u64, { sample::PLACES as usize }, 0> = Array::new();
 
 #[btf_map]
 pub static REASONS: PerCpuArray<u64, { REASON_SLOTS as usize }> = PerCpuArray::new();

@@ -199,9 +199,13 @@ fn hit<P: Packet>(packet: &mut P, headers: &Headers, config: &Config, slot: &Slo
         return Err(Reason::WrongSide);
     }
     if !tcp::is_plain(headers, slot.mark.state(), reply) {
-        match tcp::follow(headers, slot, peer, backend, reply) {
+        let mut followed = tcp::follow(headers, slot, peer, backend, reply);
+        if followed == tcp::CROWDED {
+            followed = tcp::follow_crowded(slot, peer, backend);
+        }
+        match followed {
             tcp::FOLLOWED => {}
-            tcp::REFUSED => return Err(Reason::TooManyConnections),
+            tcp::REFUSED | tcp::CROWDED => return Err(Reason::TooManyConnections),
             _ => {
                 table::remove(slot);
                 return Ok(false);
@@ -343,7 +347,8 @@ fn connect<P: Packet>(packet: &P, arrival: &Arrival, service: &Service, new: &mu
     let is_elastic = service.kind == Kind::Elastic as u8;
     let meets = is_elastic && outward::meet(packet, service.device(), key, &mut new.rewritten)?;
     let is_hairpin = !meets && hairpin::translate(packet, key, route.number(), &mut new.rewritten);
-    if !service::has_room(service.number, service.max_connections) {
+    // A datagram's connection counts, and may have another one's place, from its first answer on.
+    if key.protocol == TCP && !service::has_room(service.number, service.max_connections) {
         return Err(Reason::TooManyConnections);
     }
     let has_port = ports::has_any(key.protocol);

@@ -62,32 +62,39 @@ fn is_below(load: u32, most: u32) -> bool {
     load < most || (load as i32) < 0
 }
 
-/// Counts one more connection of the backend's service, exactly, however many CPUs ask at once: who finds that it was one
-/// too many takes it back. `key` is that of the connection's first flow. Gives the service's number, or says that it is
-/// full; [`NOBODYS`]: it is gone.
+/// The limit of a service.
+#[derive(Clone, Copy)]
+pub struct Limit {
+    pub service: u32,
+    /// Connections at a time; 0: any number.
+    pub most: u32,
+}
+
+/// The limit of connections of the backend that came to this port of a VIP. `None`: the backend is gone.
 #[inline(always)]
-pub fn admit(key: &FlowKey, backend: u32) -> Result<u32, Reason> {
-    let Some(number) = BACKENDS.get(backend).map(|backend| backend.service) else {
-        return Ok(NOBODYS);
-    };
-    let key = Key::new(ServiceKey::EXACT, ServiceKey::new(key.dst, key.protocol, key.dport));
+pub fn limit(vip: Be32, protocol: u8, port: Be16, backend: u32) -> Option<Limit> {
+    let number = BACKENDS.get(backend)?.service;
     // What a guest began itself, and what its service no longer takes, has no limit.
-    let service = SERVICES.get(&key).filter(|service| service.number == number);
-    let most = service.map_or(0, |service| service.max_connections);
-    let Some(load) = SERVICE_LOAD.get_ptr_mut(number) else {
-        return Ok(NOBODYS);
+    let service = SERVICES.get(&Key::new(ServiceKey::EXACT, ServiceKey::new(vip, protocol, port)));
+    let service = service.filter(|service| service.number == number);
+    Some(Limit { service: number, most: service.map_or(0, |service| service.max_connections) })
+}
+
+/// Counts one more connection of a service, exactly, however many CPUs ask at once: who finds that it was one too many takes it
+/// back. False: the service is full.
+#[inline(always)]
+pub fn admit(limit: Limit) -> bool {
+    let Some(load) = SERVICE_LOAD.get_ptr_mut(limit.service) else {
+        return true;
     };
     // SAFETY: aligned element of SERVICE_LOAD.
     let before = unsafe { atomic::fetch_add32(load, 1) };
-    if most != 0 && !is_below(before, most) {
-        leave(number);
-        return Err(Reason::TooManyConnections);
+    if limit.most != 0 && !is_below(before, limit.most) {
+        leave(limit.service);
+        return false;
     }
-    Ok(number)
+    true
 }
-
-/// No service's number.
-pub const NOBODYS: u32 = u32::MAX;
 
 /// Adds one connection to a service's load, whatever its limit.
 #[inline(always)]

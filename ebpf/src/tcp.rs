@@ -12,7 +12,8 @@ use crate::{
     load::{self, Counter},
     maps::CONFIG,
     parse::{ACK, FIN, Headers, RST, SYN},
-    service,
+    sample,
+    service::{self, Limit},
     table::{self, Slot},
     verifier::opaque,
 };
@@ -34,6 +35,8 @@ pub const FOLLOWED: u32 = 0;
 pub const REFUSED: u32 = 1;
 /// It opens a new connection where one is over and silent: a 5-tuple that is used again.
 pub const ANEW: u32 = 2;
+/// The listener is full, but what answers a datagram may have the place of another connection.
+pub const CROWDED: u32 = 3;
 
 /// Follows the connection: the packet hit the slot `own`, of `backend`, whose other direction is at `peer`.
 #[inline(always)]
@@ -42,9 +45,23 @@ pub fn follow(headers: &Headers, own: &Slot, peer: u32, backend: u32, reply: boo
     opaque(follow_at(own.index, own.mark.0, peer, backend, what))
 }
 
+/// [`follow`] where the listener was [`CROWDED`]: another connection's place may be free by now.
+#[inline(always)]
+pub fn follow_crowded(own: &Slot, peer: u32, backend: u32) -> u32 {
+    let place = sample::give_way(own.index, jiffies());
+    if place == sample::NOWHERE {
+        return REFUSED;
+    }
+    let what = IS_DATAGRAM | IS_REPLY | IS_FREED | place << PLACE;
+    opaque(follow_at(own.index, own.mark.0, peer, backend, what))
+}
+
 /// Above the TCP flags.
 const IS_DATAGRAM: u32 = 0x100;
 const IS_REPLY: u32 = 0x200;
+/// Another connection gave way: from bit [`PLACE`] on its place.
+const IS_FREED: u32 = 0x400;
+const PLACE: u32 = 16;
 
 #[unsafe(no_mangle)]
 #[inline(never)]
@@ -63,7 +80,7 @@ extern "C" fn follow_at(own: u32, mark: u32, peer: u32, backend: u32, what: u32)
         return opaque(FOLLOWED);
     }
     opaque(if what & IS_DATAGRAM != 0 {
-        follow_datagram(&own, &peer, counter)
+        follow_datagram(&own, &peer, counter, (what & IS_FREED != 0).then_some(what >> PLACE))
     } else if own.mark.state().is_over() {
         follow_over(what as u8, &own, &peer, counter, reply)
     } else {
@@ -74,12 +91,21 @@ extern "C" fn follow_at(own: u32, mark: u32, peer: u32, backend: u32, what: u32)
 /// The first answer makes a datagram flow more than an embryo. It is stored as seen as long ago as any that talks on may be, so
 /// that who has asked once, and no more, gives way before those; the next packet of either side stores its own time.
 #[inline(always)]
-fn follow_datagram(own: &Slot, peer: &Slot, counter: Counter) -> u32 {
+fn follow_datagram(own: &Slot, peer: &Slot, counter: Counter, freed: Option<u32>) -> u32 {
+    // SAFETY: `flow` points into FLOWS; of a flow that left its slot meanwhile, `move_to` finds out.
+    let (vip, protocol, port) = unsafe { ((*own.flow).new_src, (*own.flow).key.protocol, (*own.flow).new_sport) };
+    let limit = service::limit(vip, protocol, port, counter.backend);
+    if !let_in(peer, own, State::Datagrams, counter, limit) {
+        return CROWDED;
+    }
     let at = jiffies().wrapping_sub(1 << TOUCH_PERIOD);
     table::touch(own.index, at);
     table::touch(peer.index, at);
-    own.move_to(State::Datagrams);
-    load::account(counter, peer.move_to(State::Datagrams), State::Datagrams);
+    if let Some(limit) = limit
+        && limit.most != 0
+    {
+        sample::note(own, limit, freed);
+    }
     FOLLOWED
 }
 
@@ -197,14 +223,27 @@ fn go_on(own: &Slot, peer: &Slot, [first, answers]: [&Slot; 2], counter: Counter
 #[inline(always)]
 fn establish(own: &Slot, peer: &Slot, counter: Counter) -> bool {
     // SAFETY: `flow` points into FLOWS; of a flow that left its slot meanwhile, `move_to` finds out.
-    let Ok(service) = service::admit(unsafe { &(*own.flow).key }, counter.backend) else {
+    let (vip, protocol, port) = unsafe { ((*own.flow).key.dst, (*own.flow).key.protocol, (*own.flow).key.dport) };
+    let limit = service::limit(vip, protocol, port, counter.backend);
+    let_in(own, peer, State::Established, counter, limit)
+}
+
+/// Both directions of a connection get to a state that counts against its service's limit (`None`: it has no service any more).
+/// False: that is full.
+#[inline(always)]
+fn let_in(first: &Slot, answers: &Slot, state: State, counter: Counter, limit: Option<Limit>) -> bool {
+    if let Some(limit) = limit
+        && !service::admit(limit)
+    {
         return false;
-    };
-    let left = own.move_to(State::Established).filter(|left| !left.is_admitted());
-    // Another packet did it, or all of its generation has been taken off.
-    if !left.is_some_and(|left| load::add(counter, Load::change(left, State::Established))) {
-        service::leave(service);
     }
-    peer.move_to(State::Established);
+    let left = first.move_to(state).filter(|left| !left.is_admitted());
+    // Another packet did it, or all of its generation has been taken off.
+    if !left.is_some_and(|left| load::add(counter, Load::change(left, state)))
+        && let Some(limit) = limit
+    {
+        service::leave(limit.service);
+    }
+    answers.move_to(state);
     true
 }

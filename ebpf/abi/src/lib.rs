@@ -22,6 +22,7 @@ pub mod load;
 pub mod maps;
 pub mod meter;
 pub mod port;
+pub mod sample;
 pub mod service;
 pub mod share;
 pub mod source;

@@ -59,6 +59,8 @@ pub const METER_TRAFFIC: &str = "METER_TRAFFIC";
 pub const METER_SHARES: &str = "METER_SHARES";
 /// Hash: [`crate::meter::MeterPort`] to the number (u32) of that port's limit.
 pub const PORT_METERS: &str = "PORT_METERS";
+/// Array of u64 by [`crate::sample::place`]: hashes of connections that a full service may end.
+pub const SAMPLE: &str = "SAMPLE";
 /// LRU hash: [`crate::fragment::FragmentKey`] to [`crate::fragment::FragmentPorts`].
 pub const FRAGMENTS: &str = "FRAGMENTS";
 /// LRU hash: [`crate::flow::FlowKey`] of what a guest answers to who came to its own address to u32, the low half of jiffies when
@@ -95,7 +97,7 @@ pub const PROGRAM_REDIRECTS: &str = "vipgate_redirects";
 pub const PROGRAM_SOCKETS: &str = "vipgate_sockets";
 
 /// Every map that is pinned: all but those of the table that is bridged to.
-pub const PINNED: [&str; 29] = [
+pub const PINNED: [&str; 30] = [
     CONFIG,
     FLOW_BUCKETS,
     FLOWS,
@@ -120,6 +122,7 @@ pub const PINNED: [&str; 29] = [
     METER_TRAFFIC,
     METER_SHARES,
     PORT_METERS,
+    SAMPLE,
     FRAGMENTS,
     DIRECT,
     REASONS,

@@ -150,7 +150,7 @@ fn play(case: &Case, hook: Hook) -> (Vec<Outcome>, Tally) {
         }
         let after = Table::read(&world);
         after.check();
-        before.check_kept(&after);
+        before.check_kept(world.now, &after);
         tally.limited += u64::from(judge::metered(&packet, &outcome, &metered, &world::metered(), &after));
         judge.packet(&packet, &outcome, world.now, &before, &after);
         tally.revived += u64::from(states::check(&packet, &outcome, world.now, &before, &after));

@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 
 use vipgate_abi::{
+    config::Config,
     flow::{self, CANDIDATES, Candidate, Flow, FlowKey, State, WAYS, Word},
     hash,
 };
@@ -85,14 +86,22 @@ impl Table {
     }
 
     /// Checks that the connections that both sides have opened are all there after a packet, whichever: none makes room for
-    /// another one.
-    pub(crate) fn check_kept(&self, after: &Self) {
+    /// another one, unless it has been idle for too long.
+    pub(crate) fn check_kept(&self, now: u32, after: &Self) {
         for (index, slot) in self.0.iter().enumerate().filter_map(|(index, slot)| Some((index, slot.as_ref()?))) {
-            if slot.word.state() >= State::Closing && slot.is_current() {
+            if slot.word.state() >= State::Closing && slot.is_current() && !self.is_idle(slot, now) {
                 let is_same = |now: &Slot| now.word.same_flow(slot.word) && now.flow.key == slot.flow.key;
                 assert!(after.0[index].as_ref().is_some_and(is_same), "{slot:?} made room for {:?}", after.0[index]);
             }
         }
+    }
+
+    /// True when both directions have been idle for longer than the backend's flows may.
+    fn is_idle(&self, slot: &Slot, now: u32) -> bool {
+        let peer = self.0.get(slot.flow.peer as usize).and_then(Option::as_ref);
+        let age = peer.map_or(u32::MAX, |peer| peer.word.age(now)).min(slot.word.age(now));
+        let idle = world::backend(slot.flow.backend()).idle_timeout_of(slot.flow.key.protocol);
+        Word::has_passed(age, idle, maps::CONFIG.get(0).map_or(0, Config::second))
     }
 
     /// Checks everything that holds between two packets.

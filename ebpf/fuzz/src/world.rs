@@ -15,6 +15,7 @@ use vipgate_abi::{
     load::Load,
     meter::{self, Binding, INBOUND, MeterPort, Metered, OUTBOUND, Rate},
     port::Port,
+    sample,
     service::{Algorithm, Kind, Service, ServiceKey},
     share::SHARES,
     source::{self, Source, SourceKey, SourceKind},
@@ -84,6 +85,7 @@ impl World {
         maps::METER_STATES.allocate(LIMITS as usize);
         maps::METER_TRAFFIC.allocate(LIMITS as usize);
         maps::METER_SHARES.allocate(SHARES as usize);
+        maps::SAMPLE.allocate(sample::PLACES as usize);
         maps::REASONS.allocate(REASON_SLOTS as usize);
         maps::LAST_TOLD.allocate(REASON_SLOTS as usize);
         maps::PORT_CURSORS.allocate(source::CURSORS as usize);

@@ -5,7 +5,8 @@ use core::ptr;
 use vipgate_abi::flow::{self, CANDIDATES, Candidate, Mark, State, Survey, WAYS, Word};
 
 use super::{
-    remove::part,
+    idle::idle,
+    remove::{part, remove},
     slot::{Slot, read_mark, slot, word, words, write_mark},
 };
 use crate::{
@@ -23,13 +24,17 @@ pub(super) fn claimed(claim: u64) -> Option<Slot> {
 }
 
 /// Claims a slot for a new flow (rule 1): an empty one, or the one that eviction prefers, whose flow's other direction goes with
-/// it. Gives the slot's index, with its round above 32 bits; `None`: every slot where the flow may lie holds an established
-/// flow, or other CPUs won each race.
+/// it. Where there is none, a connection that has been idle for too long is ended for it. Gives the slot's index, with its round
+/// above 32 bits; `None`: every slot where the flow may lie holds an established flow, or other CPUs won each race.
 #[inline(always)]
 pub(super) fn claim(hash: u64, mask: u32, now: u32) -> Option<u64> {
-    let claim = claim_slot(hash, mask, now);
+    let mut claim = claim_slot(hash, mask, now);
     if claim == NOTHING {
-        return None;
+        remove(&idle(hash, mask, now)?);
+        claim = claim_slot(hash, mask, now);
+        if claim == NOTHING {
+            return None;
+        }
     }
     end_evicted(claim as u32, (claim >> EVICTED) as u32);
     Some(claim)

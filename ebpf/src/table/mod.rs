@@ -1,6 +1,7 @@
 //! Stage 2: the flow table. Its layout and race rules (numbered there) are in `vipgate_abi::flow`.
 
 mod claim;
+mod idle;
 mod insert;
 mod lookup;
 mod remove;
@@ -10,5 +11,5 @@ pub use self::{
     insert::{Connection, IS_DUE, insert, inserted_elsewhere, opened},
     lookup::{ELSEWHERE, lookup, search, search_elsewhere},
     remove::{peer, remove},
-    slot::{Slot, note, see, slot, touch},
+    slot::{Slot, found, note, see, slot, touch},
 };

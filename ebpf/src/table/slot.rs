@@ -111,6 +111,12 @@ pub fn slot(index: u32) -> Option<Slot> {
     Some(Slot { index, flow, mark: Mark::of(word, read_mark(flow).flags()) })
 }
 
+/// The slot that [`Word::found_at`] names, if it still holds the same flow.
+#[inline(always)]
+pub fn found(name: u64) -> Option<Slot> {
+    slot(name as u32).filter(|slot| slot.mark.round() == (name >> 32) as u8)
+}
+
 #[inline(always)]
 pub(super) fn words(bucket: *mut Bucket) -> *mut u64 {
     // SAFETY: projects within the bucket.

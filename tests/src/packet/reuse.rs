@@ -120,7 +120,7 @@ fn wipe(name: &str, map: &mut Map) -> Result<()> {
         maps::RINGS => zero::<u32>(maps::RINGS, map),
         maps::BACKEND_ROUTES => clear::<BackendRoute>(map),
         maps::PORT_CURSORS | maps::CONFIRMED => clear::<u32>(map),
-        maps::CURSORS => clear::<u64>(map),
+        maps::CURSORS | maps::SAMPLE => clear::<u64>(map),
         maps::PORTS => clear::<Port>(map),
         maps::BACKEND_TRAFFIC => clear_each_cpu::<Traffic>(map),
         maps::REASONS => clear_each_cpu::<u64>(map),

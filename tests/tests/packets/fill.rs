@@ -39,6 +39,18 @@ fn fill(bench: &mut Bench, open: &mut Vec<SocketAddrV4>, next: &mut u32, percent
     Ok((asked, refused))
 }
 
+/// Opens connections until the table is full of established ones: those, and the next client's number.
+fn fill_up(bench: &mut Bench) -> Result<(Vec<SocketAddrV4>, u32)> {
+    let (mut open, mut next) = (Vec::new(), 0);
+    while bench.reason(Reason::TableFull)? < 64 {
+        if open_one(bench, client(next))? {
+            open.push(client(next));
+        }
+        next += 1;
+    }
+    Ok((open, next))
+}
+
 /// Each connection is there, and both its directions are found, wherever they lie.
 fn check_all(bench: &mut Bench, open: &[SocketAddrV4]) -> Result<()> {
     let flows = bench.flows()?.into_iter().filter(|(word, _)| word.state() == State::Established);
@@ -71,18 +83,33 @@ both_hooks! {
     fn a_flood_takes_nothing_from_a_table_that_is_full_of_established_connections(bench: &mut Bench) -> Result<()> {
         let bench = &mut Bench::with_buckets(bench.hook(), 16)?;
         let backend = serve(bench, TCP)?;
-        let (mut open, mut next) = (Vec::new(), 0);
-        while bench.reason(Reason::TableFull)? < 64 {
-            if open_one(bench, client(next))? {
-                open.push(client(next));
-            }
-            next += 1;
-        }
+        let (open, next) = fill_up(bench)?;
         for number in next..next + 1000 {
             bench.run(&Frame::tcp(client(number), VIP, tcp::SYN))?;
         }
         ensure!(bench.reason(Reason::TableFull)? > 500, "the table had room");
         ensure!(bench.load(backend)? as usize >= open.len());
         check_all(bench, &open)
+    }
+
+    fn who_finds_no_slot_takes_one_of_a_connection_that_is_idle_for_too_long(bench: &mut Bench) -> Result<()> {
+        let bench = &mut Bench::with_buckets(bench.hook(), 16)?;
+        let backend = serve(bench, TCP)?;
+        let (open, next) = fill_up(bench)?;
+        let timeout = bench.backend(backend)?.idle_timeout * bench.config()?.second();
+        bench.age_flows(timeout)?;
+        // One of them goes on, and by one direction only.
+        bench.run(&Frame::tcp(BACKEND, open[0], tcp::ACK))?;
+        ensure!(!open_one(bench, client(next))?, "the time of a busy flow is stored once in a while only");
+        bench.age_flows(1 + (1 << TOUCH_PERIOD))?;
+        let refused = bench.reason(Reason::TableFull)?;
+        for number in next..next + 48 {
+            ensure!(open_one(bench, client(number))?, "{number} is refused beside idle ones");
+        }
+        ensure!(bench.reason(Reason::TableFull)? == refused);
+        ensure!(bench.load(backend)? as usize <= bench.flows()?.len() / 2, "what was ended is counted");
+        let goes_on = Frame::tcp(open[0], VIP, tcp::ACK);
+        ensure!(bench.run(&goes_on)?.verdict == Verdict::Redirect, "ended, though one side went on");
+        Ok(())
     }
 }

@@ -36,6 +36,12 @@ fn open(bench: &mut Bench, ports: std::ops::Range<u16>) -> Result<u32> {
     Ok(opened)
 }
 
+/// A datagram and its answer: true when both were let through.
+fn ask(bench: &mut Bench, client: SocketAddrV4) -> Result<bool> {
+    let asked = bench.run(&Frame::udp(client, VIP))?.verdict == Verdict::Redirect;
+    Ok(asked && bench.run(&Frame::udp(BACKEND, client))?.verdict == Verdict::Redirect)
+}
+
 both_hooks! {
     fn a_full_listener_takes_no_connection_more(bench: &mut Bench) -> Result<()> {
         let backend = serve_at_most(bench, TCP, 3)?;
@@ -50,13 +56,60 @@ both_hooks! {
         Ok(())
     }
 
-    fn a_full_listener_takes_no_datagram_of_a_new_flow(bench: &mut Bench) -> Result<()> {
+    fn of_a_full_listeners_datagrams_the_longest_idle_gives_way(bench: &mut Bench) -> Result<()> {
+        let backend = serve_at_most(bench, UDP, 2)?;
+        ensure!(ask(bench, client(1000))? && ask(bench, client(1001))?);
+        bench.age_flows(2 << TOUCH_PERIOD)?;
+        ensure!(ask(bench, client(1000))?);
+        ensure!(ask(bench, client(1002))?, "the listener is closed");
+        ensure!(bench.service_load(1)? == 2 && bench.load(backend)? == 2);
+        bench.expect_refused(&Frame::udp(BACKEND, client(1001)), Reason::NotOurs)?;
+        for port in [1000, 1002] {
+            ensure!(ask(bench, client(port))?, "{port} is gone");
+        }
+        ensure!(bench.traffic(backend)?.connections == 3 && bench.reason(Reason::TooManyConnections)? == 0);
+        Ok(())
+    }
+
+    fn forged_datagrams_neither_shut_a_listener_nor_end_who_talks_on(bench: &mut Bench) -> Result<()> {
+        for most in [1, 10, 100] {
+            let bench = &mut Bench::with_buckets(bench.hook(), 512)?;
+            let backend = serve_at_most(bench, UDP, most)?;
+            let forged = |number| SocketAddrV4::new(Ipv4Addr::from(0x0b00_0000 + number), 7);
+            for number in 0..10 * most {
+                ensure!(ask(bench, forged(number))?);
+            }
+            ensure!(bench.service_load(1)? == most && bench.load(backend)? == most);
+            ensure!(ask(bench, client(1000))?, "the listener is closed");
+            if most == 1 {
+                continue;
+            }
+            // Only who asks again is seen to talk on.
+            ensure!(ask(bench, client(1000))?);
+            let before = bench.traffic(backend)?.connections;
+            for number in 0..10 * most {
+                bench.age_flows(1)?;
+                ensure!(ask(bench, forged(1_000_000 + number))? && ask(bench, client(1000))?);
+            }
+            ensure!(bench.traffic(backend)?.connections == before + u64::from(10 * most), "who talked on was ended");
+            ensure!(bench.service_load(1)? == most && bench.load(backend)? == most);
+        }
+        Ok(())
+    }
+
+    // The table of places is shared, and may be of another service, or of a table of another size.
+    fn no_other_services_connection_gives_way(bench: &mut Bench) -> Result<()> {
         serve_at_most(bench, UDP, 1)?;
-        let first = Frame::udp(client(1000), VIP);
-        bench.expect_sent(&first, &to_backend(first.clone()))?;
-        bench.run(&Frame::udp(BACKEND, client(1000)))?;
-        bench.expect_refused(&Frame::udp(client(1001), VIP), Reason::TooManyConnections)?;
-        bench.expect_sent(&first, &to_backend(first.clone()))
+        let other = SocketAddrV4::new(Bench::VIP, 53);
+        let numbers = bench.serve(other, UDP, Algorithm::RoundRobin, &backends([12]))?;
+        bench.limit(other, UDP, 1)?;
+        bench.run(&Frame::udp(client(1), other))?;
+        bench.run(&Frame::udp(backends([12])[0], client(1)))?;
+        for port in 1000..1100 {
+            ensure!(ask(bench, client(port))?);
+        }
+        ensure!(bench.load(numbers[0])? == 1);
+        Ok(())
     }
 
     fn first_packets_alone_fill_no_listener(bench: &mut Bench) -> Result<()> {

@@ -1,5 +1,7 @@
 //! Slot words: who is in a slot, in which state, and since when.
 
+use super::TOUCH_PERIOD;
+
 /// A slot's state: the low byte of its word. In the order in which eviction prefers them, but for `Busy`.
 #[repr(u8)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -132,6 +134,12 @@ impl Word {
         Self::new(State::Busy, self.round().wrapping_add(1), self.tag(), self.seen()).after(self)
     }
 
+    /// Names this slot while it holds the flow that it holds now: its index, and above 32 bits its round.
+    #[inline(always)]
+    pub const fn found_at(self, index: u32) -> u64 {
+        (self.round() as u64) << 32 | index as u64
+    }
+
     /// True when both words show the same flow in the slot, whatever its state and time.
     #[inline(always)]
     pub const fn same_flow(self, other: Self) -> bool {
@@ -143,6 +151,13 @@ impl Word {
     pub const fn age(self, now: u32) -> u32 {
         let age = now.wrapping_sub(self.seen());
         if age > u32::MAX / 2 { 0 } else { age }
+    }
+
+    /// True when more seconds than these, of so many jiffies each, have passed at this age: a busy flow's time is stored once in a
+    /// while only.
+    #[inline(always)]
+    pub const fn has_passed(age: u32, seconds: u32, second: u32) -> bool {
+        age as u64 > seconds as u64 * second as u64 + (1 << TOUCH_PERIOD)
     }
 
     /// How gladly an insert takes this slot, the highest first: empty, then closed, then embryos, then UDP, oldest

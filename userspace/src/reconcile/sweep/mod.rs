@@ -24,7 +24,7 @@ use tokio::sync::oneshot;
 use tracing::{debug, error, warn};
 use vipgate_abi::{
     backend::{Backend, ICMP_IDLE},
-    flow::{Flow, State, TOUCH_PERIOD, WAYS, Word},
+    flow::{Flow, State, WAYS, Word},
     load::Load,
 };
 
@@ -275,7 +275,7 @@ impl<'a> Pass<'a> {
             // Were the other direction over, its slot would see to both.
             _ => self.shortest_idle,
         };
-        if self.count.is_none() && !is_over(word.age(now), shortest, self.hz) {
+        if self.count.is_none() && !Word::has_passed(word.age(now), shortest, self.hz) {
             return;
         }
         let Some(flow) = self.table.flow(slot) else {
@@ -286,11 +286,11 @@ impl<'a> Pass<'a> {
         let age = peer.as_ref().map_or(word.age(now), |(_, peer, _)| word.age(now).min(peer.age(now)));
         let idle = backend.idle_timeout_of(flow.key.protocol);
         let timeout = timeout(word.state(), peer.as_ref().map(|(_, peer, _)| peer.state()), idle);
-        if backend.generation == flow.generation && !is_over(age, timeout, self.hz) {
+        if backend.generation == flow.generation && !Word::has_passed(age, timeout, self.hz) {
             self.note(word, &flow, &backend);
             return;
         }
-        if backend.generation != flow.generation && flow.key.protocol == TCP && !is_over(age, ENDED, self.hz) {
+        if backend.generation != flow.generation && flow.key.protocol == TCP && !Word::has_passed(age, ENDED, self.hz) {
             // New flows get its slots before all others'; until then whoever sends next is told.
             self.table.move_to(slot, word, State::Closed);
             if let Some((peer_slot, peer_word, _)) = peer {
@@ -330,11 +330,6 @@ impl<'a> Pass<'a> {
             }
         }
     }
-}
-
-/// A busy flow's time is stored once in a while only.
-fn is_over(age: u32, seconds: u32, hz: u32) -> bool {
-    u64::from(age) > u64::from(seconds) * u64::from(hz) + (1 << TOUCH_PERIOD)
 }
 
 /// Seconds without a packet in either direction after which a connection is over. Its two slots may differ for the

@@ -1,0 +1,144 @@
+//! Who gives way where a service is full of connections without a handshake (`vipgate_abi::sample`).
+
+use core::ptr;
+
+use vipgate_abi::{
+    flow::{self, Candidate, State, WAYS, Word},
+    hash,
+    sample::{self, GROUP},
+};
+
+use crate::{
+    maps::{BACKENDS, CONFIG, FLOW_BUCKETS, FLOWS, SAMPLE},
+    other,
+    service::{self, Limit},
+    table::{self, Slot},
+    verifier::{counted, opaque},
+};
+
+/// No place: nobody gave way.
+pub const NOWHERE: u32 = u32::MAX;
+
+/// Ends the connection that has been idle for longest among some of the full service's that let in the flow of answers in this
+/// slot. Gives its place, for [`note`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn give_way(answers: u32, now: u32) -> u32 {
+    let found = longest_idle(answers, now);
+    if found == NOBODY {
+        return NOWHERE;
+    }
+    if let Some(slot) = table::found(found) {
+        table::remove(&slot);
+    }
+    (found >> PLACE) as u32
+}
+
+const NOBODY: u64 = u64::MAX;
+/// In [`longest_idle`]'s answer: from this bit on the place, below it the slot as [`Word::found_at`] names it.
+const PLACE: u32 = 40;
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn longest_idle(answers: u32, now: u32) -> u64 {
+    let hash = hash_of(answers);
+    let limit = limit_of(answers);
+    let (service, most) = ((limit >> 32) as u32, limit as u32);
+    if most == 0 {
+        return NOBODY;
+    }
+    let first = sample::group(service, most, hash);
+    let (mut best, mut oldest) = (NOBODY, 0);
+    let mut number = counted(0);
+    while number < GROUP as usize {
+        let place = first + number as u32;
+        let found = sampled(place, service, now);
+        if found >> AGE > oldest {
+            oldest = found >> AGE;
+            best = (place as u64) << PLACE | found & ((1 << AGE) - 1);
+        }
+        number += 1;
+    }
+    best
+}
+
+/// In [`sampled`]'s answer: from this bit on the age, at least 1 and [at most](OLDEST), below it the slot's name.
+const AGE: u32 = 40;
+const OLDEST: u32 = (1 << (u64::BITS - AGE)) - 1;
+
+/// The connection at a place, if it is the service's and still there, and in its home: what lies elsewhere is not looked for.
+/// 0: it is not.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn sampled(place: u32, service: u32, now: u32) -> u64 {
+    let (Some(config), Some(&hash)) = (CONFIG.get(0), SAMPLE.get(place)) else {
+        return 0;
+    };
+    let home = Candidate::home(hash, config.bucket_mask).bucket;
+    let Some(bucket) = FLOW_BUCKETS.get_ptr_mut(home) else {
+        return 0;
+    };
+    let mut way = counted(0);
+    while way < WAYS {
+        // SAFETY: way < WAYS; aligned word of FLOW_BUCKETS.
+        let word = Word(unsafe { ptr::read_volatile(ptr::addr_of!((*bucket).words).cast::<u64>().add(way)) });
+        let index = home * WAYS as u32 + way as u32;
+        if word.tag() == flow::tag(hash) && word.state() as u8 == State::Datagrams as u8 && is_of(index, service) {
+            let age = word.age(now).clamp(1, OLDEST);
+            return (age as u64) << AGE | word.found_at(index);
+        }
+        way += 1;
+    }
+    0
+}
+
+#[inline(always)]
+fn is_of(index: u32, service: u32) -> bool {
+    let Some(flow) = FLOWS.get_ptr_mut(index) else {
+        return false;
+    };
+    // SAFETY: `flow` points into FLOWS. Who removes the connection finds out whether it still is there.
+    let backend = unsafe { (*flow).backend() };
+    BACKENDS.get(backend).is_some_and(|backend| backend.service == service)
+}
+
+/// Notes a connection that a service with a limit let in, by its flow of answers: at a place that has become free, or its own.
+#[inline(always)]
+pub fn note(answers: &Slot, limit: Limit, freed: Option<u32>) {
+    let freed = freed.map_or(0, |place| 1 << 32 | place as u64);
+    opaque(note_at(answers.index, limit.service, limit.most, freed));
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn note_at(answers: u32, service: u32, most: u32, freed: u64) -> u32 {
+    let hash = hash_of(answers);
+    let place = if freed == 0 { sample::place(service, most, hash) } else { freed as u32 };
+    if let Some(element) = SAMPLE.get_ptr_mut(place) {
+        // SAFETY: aligned element of SAMPLE.
+        unsafe { ptr::write_volatile(element, hash) };
+    }
+    opaque(0)
+}
+
+/// The hash by which a flow is found.
+#[inline(always)]
+fn hash_of(index: u32) -> u64 {
+    let (Some(flow), Some(config)) = (other::flow(index), CONFIG.get(0)) else {
+        return 0;
+    };
+    // SAFETY: `flow` points into FLOWS.
+    hash::flow(unsafe { &(*flow).key }, config.flow_seed)
+}
+
+/// The service that a flow of answers comes from, above its limit.
+#[inline(always)]
+fn limit_of(answers: u32) -> u64 {
+    let Some(flow) = other::flow(answers) else {
+        return 0;
+    };
+    // SAFETY: `flow` points into FLOWS.
+    let (vip, port, protocol, backend) =
+        unsafe { ((*flow).new_src, (*flow).new_sport, (*flow).key.protocol, (*flow).backend()) };
+    service::limit(vip, protocol, port, backend).map_or(0, |limit| (limit.service as u64) << 32 | limit.most as u64)
+}
