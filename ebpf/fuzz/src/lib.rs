@@ -60,6 +60,10 @@ pub struct Tally {
     pub revived: u64,
     /// Packets that were answered with a reset.
     pub reset: u64,
+    /// Datagrams' connections that gave way in a full service, or for a slot.
+    pub gave_way: u64,
+    /// Connections that both sides had opened, and that were idle for too long when another one needed their slot.
+    pub idle: u64,
 }
 
 impl Add for Tally {
@@ -75,6 +79,8 @@ impl Add for Tally {
             limited: self.limited + other.limited,
             revived: self.revived + other.revived,
             reset: self.reset + other.reset,
+            gave_way: self.gave_way + other.gave_way,
+            idle: self.idle + other.idle,
         }
     }
 }
@@ -150,7 +156,8 @@ fn play(case: &Case, hook: Hook) -> (Vec<Outcome>, Tally) {
         }
         let after = Table::read(&world);
         after.check();
-        before.check_kept(world.now, &after);
+        tally.idle += before.check_kept(world.now, &after);
+        tally.gave_way += before.gave_way(&after);
         tally.limited += u64::from(judge::metered(&packet, &outcome, &metered, &world::metered(), &after));
         judge.packet(&packet, &outcome, world.now, &before, &after);
         tally.revived += u64::from(states::check(&packet, &outcome, world.now, &before, &after));

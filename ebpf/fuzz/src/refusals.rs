@@ -21,7 +21,7 @@ use crate::{
 pub(crate) fn refused(came: &Arriving, reason: Reason, before: &Table) {
     let bytes = &came.bytes;
     match reason {
-        Reason::TooManyConnections => full(bytes),
+        Reason::TooManyConnections => full(bytes, before),
         Reason::Disabled => disabled(bytes),
         Reason::NoFreePort => exhausted(bytes),
         Reason::Martian => martian(bytes),
@@ -33,12 +33,15 @@ pub(crate) fn refused(came: &Arriving, reason: Reason, before: &Table) {
 }
 
 /// A packet that is dropped for it is for a service that has as many connections as it may.
-fn full(bytes: &[u8]) {
+fn full(bytes: &[u8], before: &Table) {
     let packet = Ipv4::of_frame(bytes).expect("a connection's packet is a whole IPv4 packet");
     // A later fragment does not tell.
     let Some(ports) = packet.ports(bytes) else { return };
     let key = key(&packet, ports);
-    let service = service(&key).expect("who has a limit is a service");
+    // A datagram's answer is refused where nobody gave way to it.
+    let answers = before.find(&key).filter(|flow| flow.flow.mark.is_reply()).map(|flow| flow.flow);
+    let asked = answers.map_or(key, |flow| FlowKey { dst: flow.new_src, dport: flow.new_sport, ..key });
+    let service = service(&asked).expect("who has a limit is a service");
     let load = maps::SERVICE_LOAD.get(service.number).copied().unwrap_or_default();
     let is_reached = load >= service.max_connections && load as i32 >= 0;
     assert!(service.max_connections != 0 && is_reached, "refused with {load} connections: {service:?}");

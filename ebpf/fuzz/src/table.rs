@@ -86,14 +86,23 @@ impl Table {
     }
 
     /// Checks that the connections that both sides have opened are all there after a packet, whichever: none makes room for
-    /// another one, unless it has been idle for too long.
-    pub(crate) fn check_kept(&self, now: u32, after: &Self) {
-        for (index, slot) in self.0.iter().enumerate().filter_map(|(index, slot)| Some((index, slot.as_ref()?))) {
-            if slot.word.state() >= State::Closing && slot.is_current() && !self.is_idle(slot, now) {
-                let is_same = |now: &Slot| now.word.same_flow(slot.word) && now.flow.key == slot.flow.key;
-                assert!(after.0[index].as_ref().is_some_and(is_same), "{slot:?} made room for {:?}", after.0[index]);
+    /// another one, unless it has been idle for too long. Gives the number of those that made room.
+    pub(crate) fn check_kept(&self, now: u32, after: &Self) -> u64 {
+        let mut made_room = 0;
+        for slot in self.0.iter().flatten().filter(|slot| slot.word.state() >= State::Closing && slot.is_current()) {
+            if after.same(slot).is_none() {
+                assert!(self.is_idle(slot, now), "{slot:?} made room for {:?}", after.0[slot.index as usize]);
+                made_room += 1;
             }
         }
+        made_room / 2
+    }
+
+    /// How many connections of datagrams are not there any more.
+    pub(crate) fn gave_way(&self, after: &Self) -> u64 {
+        let answered =
+            self.connections().filter(|both| both[0].word.state() == State::Datagrams && both[0].is_current());
+        answered.filter(|both| after.same(both[0]).is_none()).count() as u64
     }
 
     /// True when both directions have been idle for longer than the backend's flows may.

@@ -52,6 +52,11 @@ fn input() -> impl Strategy<Value = Vec<u8>> {
             vec![10, client, port, service, 0x02, 0, 11, 0, 0x12, 0, 12, 1, 0x10, 0]
         })
     };
+    // Connections that fill a small table, and more when they have been idle for too long.
+    let idle = (vec(handshake(), 5..9), 0..2u8, vec(handshake(), 1..4)).prop_map(|(first, long, later)| {
+        let [low, high] = (15_000 + 2000 * u16::from(long)).to_le_bytes();
+        [first.concat(), vec![7, low, high], later.concat()].concat()
+    });
     // A connection that is ended, and what both sides send afterwards.
     let ended =
         (handshake(), any::<bool>(), vec(prop_oneof![packet(11, vec(0..2u8, 1)), packet(12, vec(0..2u8, 1))], 1..4))
@@ -68,6 +73,11 @@ fn input() -> impl Strategy<Value = Vec<u8>> {
             let reset = [12, 0, 0x04, 0, 7, low, high];
             [&opened[..], &reset, &[12, 0, 0x10, 0, 11, 0, next, 0, 12, last, 0x10, 0, 12, 1, 0x02, 0]].concat()
         });
+    // Datagrams that are answered, of more clients than their service may have.
+    let crowd = (1..3u8, vec((0..4u8, 0..3u8), 2..4)).prop_map(|(most, clients)| {
+        let answered = |(client, port)| [10, client, port, 8, 0, 0, 11, 0, 0, 0];
+        [vec![19, 8, most], clients.into_iter().flat_map(answered).collect()].concat()
+    });
     let ring = (any::<u8>(), 0..32u8, vec(0..8u8, 0..8))
         .prop_map(|(service, what, ring)| [&[service & 25, (ring.len() as u8) << 5 | what], &ring[..]].concat());
     // Guests with and without their network's neighbours; outside, inside, and VIPs.
@@ -107,8 +117,10 @@ fn input() -> impl Strategy<Value = Vec<u8>> {
         2 => fragments,
         4 => handshake(),
         4 => resets,
+        1 => crowd,
+        1 => idle,
         1 => ended,
-        2 => step(13, (0..3u8, 0..3u8, 0..4u8, 20..80u8).prop_map(|(a, b, c, d)| vec![a, b, c, d])),
+        4 => step(13, (0..3u8, 0..3u8, 0..4u8, 20..80u8).prop_map(|(a, b, c, d)| vec![a, b, c, d])),
         1 => step(14, (0..3u8, 0..4u8, 20..80u8).prop_map(|(a, b, c)| vec![a, b, c])),
         3 => step(16, (0..8u8, some(4)).prop_map(|(what, tags)| [vec![what], tags].concat())),
         1 => step(17, (0..4u8, 0..8u8, some(4)).prop_map(|(port, what, tags)| [vec![port, what], tags].concat())),
@@ -124,10 +136,10 @@ fn input() -> impl Strategy<Value = Vec<u8>> {
         1 => step(24, unmask),
         1 => step(27, vec(0..4u8, 1)),
         1 => step(28, vec(0..16u8, 1)),
-        2 => limits(),
+        3 => limits(),
         2 => step(30, (select(vec![0, 0, 1, 2, 5, 6, 7, 8]), select(vec![0, 0x10, 0x20, 0x30])).prop_map(|(from, by)| vec![from | by])),
-        12 => packet(25, ends()),
-        2 => packet(26, ends()),
+        18 => packet(25, ends()),
+        3 => packet(26, ends()),
         1 => some(40),
     ];
     (some(2), vec(way_out(), 0..3), vec(limits(), 0..6), vec(steps, 0..48)).prop_map(
@@ -144,7 +156,8 @@ fn what_must_hold_holds_whatever_comes() -> Result<(), Box<dyn Error>> {
         Ok(())
     })?;
     // Inputs that lead nowhere would prove nothing.
-    let Tally { packets, sent, errors_turned_back, led_out, stopped, limited, revived, reset } = total.get();
+    let Tally { packets, sent, errors_turned_back, led_out, stopped, limited, revived, reset, gave_way, idle } =
+        total.get();
     assert!(
         sent > packets / 4
             && errors_turned_back > sent / 100
@@ -152,10 +165,12 @@ fn what_must_hold_holds_whatever_comes() -> Result<(), Box<dyn Error>> {
             && stopped > packets / 400
             && limited > sent / 25
             && revived > sent / 400
-            && reset > packets / 1000,
+            && reset > packets / 1000
+            && gave_way > sent / 1000
+            && idle > 0,
         "{sent} of {packets} packets were sent on, {led_out} by what guests began, {limited} counted against a limit, \
          {errors_turned_back} errors turned back, {stopped} of the stack's packets stopped, {revived} connections lived on, \
-         {reset} packets reset"
+         {reset} packets reset, {gave_way} connections gave way, {idle} idle ones ended for their slots"
     );
     Ok(())
 }
