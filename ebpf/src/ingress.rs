@@ -11,13 +11,12 @@ use vipgate_abi::{
     Be32,
     backend::Backend,
     flow::{Flow, FlowKey},
-    interest::Bit,
 };
 
 use crate::{
-    atomic,
-    maps::INTEREST,
-    packet::Packet,
+    atomic, interest, offset,
+    packet::{ETH_LEN, L4_OFFSET, Packet, load_address},
+    parse::{IPV4, ethertype},
     route::{Asker, Question},
     verifier::opaque,
 };
@@ -33,7 +32,20 @@ pub fn is_martian<P: Packet>(packet: &P, key: &FlowKey) -> bool {
 /// True for the router's addresses: VIPs and its own.
 #[inline(always)]
 pub fn is_own<P: Packet>(packet: &P, addr: Be32) -> bool {
-    may_be_own(addr) && device_towards(Asker::of(packet), addr) == NOWHERE
+    interest::of(addr).may_be_own() && device_towards(Asker::of(packet), addr) == NOWHERE
+}
+
+/// True for a packet that comes in from one of the router's addresses. The stack would take it, and for the router's own: it is
+/// told to accept such sources (`accept_local`), because what the pipeline hands over to it may have one.
+#[inline(always)]
+pub fn is_impostors<P: Packet>(packet: &P) -> bool {
+    let end = packet.data_end();
+    let (data, _) = offset::behind_tag(packet.data(), end);
+    if data + L4_OFFSET > end || ethertype(data) != IPV4 {
+        return false;
+    }
+    // SAFETY: within the IPv4 header's fixed part, checked just above.
+    is_own(packet, unsafe { load_address(data + ETH_LEN + 12) })
 }
 
 /// True for 0.0.0.0/8, 127.0.0.0/8, and 224.0.0.0 to 255.255.255.255.
@@ -41,13 +53,6 @@ pub fn is_own<P: Packet>(packet: &P, addr: Be32) -> bool {
 fn is_nobodys(src: Be32) -> bool {
     let [first, ..] = src.to_ne_bytes();
     first == 0 || first == 127 || first >= 224
-}
-
-/// False: it is none of the router's addresses.
-#[inline(always)]
-fn may_be_own(src: Be32) -> bool {
-    let is_set = |bit: Bit| INTEREST.get(bit.word()).is_some_and(|word| word & bit.mask() != 0);
-    is_set(Bit::own(src)) || is_set(Bit::to(src))
 }
 
 /// A device as a flow remembers it ([`Flow::from`]).

@@ -26,6 +26,7 @@ mod fragment;
 mod hairpin;
 pub mod icmp;
 mod ingress;
+mod interest;
 mod load;
 pub mod log;
 pub mod maps;

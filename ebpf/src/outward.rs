@@ -21,16 +21,15 @@ use vipgate_abi::{
     counters::Reason,
     flow::FlowKey,
     hash,
-    interest::Bit,
     source::{Source, SourceKey, SourceKind},
 };
 
 use crate::{
-    direct, ingress,
-    maps::{BACKENDS, CONFIG, INTEREST, SOURCES},
+    direct, ingress, interest,
+    maps::{BACKENDS, CONFIG, SOURCES},
     offset,
     packet::{ETH_LEN, L4_OFFSET, Packet, load_address},
-    parse::{IPV4, TCP, UDP, ethertype, parse},
+    parse::{IPV4, RST, TCP, UDP, ethertype, parse},
     pipeline::Arrival,
     ports,
     route::{self, Asker, Rewritten},
@@ -77,7 +76,9 @@ pub fn connect<P: Packet>(packet: &P, arrival: &Arrival, new: &mut Connection) -
     }
     let is_elastic = source.kind == SourceKind::Elastic as u8;
     if !(arrival.opens() || (is_elastic && arrival.resumes())) {
-        return Err(Reason::NoFlow);
+        // Of a connection that shares its VIP, nobody else can tell the guest that it is not known any more.
+        let is_told = !is_elastic && key.protocol == TCP && arrival.tcp_flags as u8 & RST == 0;
+        return Err(if is_told { Reason::FlowReset } else { Reason::NoFlow });
     }
     let Some(backend) = BACKENDS.get(source.backend).filter(|backend| backend.addr != 0) else {
         return Err(Reason::NoBackend);
@@ -154,7 +155,7 @@ pub fn reclaim<P: Packet>(packet: &mut P) {
         return;
     };
     let key = headers.key;
-    if INTEREST.get(Bit::to(key.src).word()).is_none_or(|word| word & Bit::to(key.src).mask() == 0) {
+    if !interest::of(key.src).may_be_vip() {
         return;
     }
     let Some(config) = CONFIG.get(0) else {
@@ -205,8 +206,7 @@ pub fn source(device: u32, src: Be32) -> Option<&'static Source> {
 /// False: no device's packets from this address change.
 #[inline(always)]
 pub fn may_be_translated(src: Be32) -> bool {
-    let bit = Bit::out(src);
-    INTEREST.get(bit.word()).is_some_and(|word| word & bit.mask() != 0)
+    interest::of(src).may_be_translated()
 }
 
 /// At egress, of a packet that the stack forwards or that the pipeline sent: true where its source should have been another one

@@ -9,7 +9,6 @@ use vipgate_abi::{
     counters::Reason,
     flow::{Flow, FlowKey},
     hash,
-    interest::Bit,
     service::{Kind, Service},
 };
 
@@ -17,8 +16,8 @@ use crate::{
     clock::jiffies,
     count, hairpin,
     icmp::{self, ICMP},
-    ingress,
-    maps::{BACKENDS, CONFIG, INTEREST},
+    ingress, interest,
+    maps::{BACKENDS, CONFIG},
     meter::{self, Queue},
     offset, other, outward,
     packet::{ETH_LEN, L4_OFFSET, Packet, load, load_address, store, store_address},
@@ -53,7 +52,24 @@ pub fn run_marked<P: Packet>(mut packet: P, by_neighbour: bool) -> i32 {
         reason => Err(reason),
     });
     // The one place where packets end that are not sent, near the top of the stack, where there is room to tell of them.
-    answered.unwrap_or_else(|reason| count::verdict(&packet, reason))
+    answered.unwrap_or_else(|reason| {
+        let is_impostors = is_untouched(reason) && ingress::is_impostors(&packet);
+        count::verdict(&packet, if is_impostors { Reason::Martian } else { reason })
+    })
+}
+
+/// True where the stack gets an IPv4 packet as it came, and may take it.
+#[inline(always)]
+fn is_untouched(reason: Reason) -> bool {
+    matches!(
+        reason,
+        Reason::NotOurs
+            | Reason::NoFlow
+            | Reason::NoBackend
+            | Reason::OtherProtocol
+            | Reason::Fragment
+            | Reason::Malformed
+    )
 }
 
 /// An IPv4 packet that no service could take: the stack's, unless its destination is a VIP that carries nothing.
@@ -167,8 +183,7 @@ fn begin<P: Packet>(packet: &P, arrival: &Arrival, new: &mut Connection) -> u64 
 /// False: neither a flow nor a service can be about this packet (`vipgate_abi::interest`).
 #[inline(always)]
 fn is_of_interest(key: &FlowKey) -> bool {
-    let is_set = |bit: Bit| INTEREST.get(bit.word()).is_some_and(|word| word & bit.mask() != 0);
-    is_set(Bit::to(key.dst)) || is_set(Bit::from(key.src)) || is_set(Bit::out(key.dst))
+    interest::of(key.dst).may_be_to() || interest::of(key.src).may_be_from()
 }
 
 /// A packet of a known flow: false when the flow is over and the packet is to be treated as one without a flow.
@@ -315,7 +330,7 @@ extern "C" fn insert(arrival: *const Arrival, new: *const Connection) -> u64 {
 /// The reason of a packet that makes no flow, as a number.
 #[inline(always)]
 fn refusal(arrival: &Arrival, reason: Reason) -> u64 {
-    let is_unknown = reason as u32 == Reason::NotOurs as u32 || reason as u32 == Reason::NoFlow as u32;
+    let is_unknown = matches!(reason, Reason::NotOurs | Reason::NoFlow | Reason::FlowReset);
     if other::takes_over() && is_unknown && arrival.key.protocol == TCP && !arrival.opens() {
         return Reason::ComingOver as u32 as u64;
     }

@@ -9,13 +9,12 @@ use vipgate_abi::{
     counters::Reason,
     flow::FlowKey,
     hash,
-    interest::Bit,
     service::{Algorithm, Kind, Member, Service, ServiceKey},
 };
 
 use crate::{
-    atomic, load,
-    maps::{BACKENDS, CURSORS, INTEREST, RINGS, SERVICE_LOAD, SERVICES},
+    atomic, interest, load,
+    maps::{BACKENDS, CURSORS, RINGS, SERVICE_LOAD, SERVICES},
     pipeline::Arrival,
 };
 
@@ -125,8 +124,7 @@ pub fn is_disabled(dst: Be32) -> bool {
 /// True for the address of a VIP that is not the router's own: none of its sockets is asked for there.
 #[inline(always)]
 pub fn is_vip_alone(dst: Be32) -> bool {
-    let bit = Bit::to(dst);
-    INTEREST.get(bit.word()).is_some_and(|word| word & bit.mask() != 0) && whole(dst).is_some()
+    interest::of(dst).may_be_vip() && whole(dst).is_some()
 }
 
 /// What the whole VIP is, beside its services.

@@ -115,7 +115,8 @@ fn follow_tcp(flags: u8, own: &Slot, peer: &Slot, counter: Counter, reply: bool)
     let state = own.mark.state() as u8;
     if flags & RST != 0 {
         // A refusal ends nothing that a guess could have ended: the client may try elsewhere at once.
-        close(own, peer, counter, reply, reply && state == State::Opening as u8);
+        let to = if own.mark.state().is_admitted() { State::Reset } else { State::Closed };
+        close(own, peer, counter, reply, to, reply && state == State::Opening as u8);
     } else if flags & SYN != 0 {
         if reply && flags & ACK != 0 && state == State::Opening as u8 {
             own.move_to(State::Answered);
@@ -125,7 +126,7 @@ fn follow_tcp(flags: u8, own: &Slot, peer: &Slot, counter: Counter, reply: bool)
         // An embryo stays one: a closing connection is never evicted, and a flood could make any number of those.
         if own.mark.state().is_admitted() {
             if is_in(peer, State::Closing) {
-                close(own, peer, counter, reply, false);
+                close(own, peer, counter, reply, State::Closed, false);
             } else {
                 own.move_to(State::Closing);
             }
@@ -144,13 +145,13 @@ fn is_in(slot: &Slot, state: State) -> bool {
 /// Both directions are over, from now on: that is stored first, so that none seems to be over since long ago. Unless
 /// `is_past`: then a moment has passed already.
 #[inline(always)]
-fn close(own: &Slot, peer: &Slot, counter: Counter, reply: bool, is_past: bool) {
+fn close(own: &Slot, peer: &Slot, counter: Counter, reply: bool, to: State, is_past: bool) {
     let now = jiffies();
     let at = if is_past { now.wrapping_sub(moment()).wrapping_sub(1) } else { now };
     table::note(own.index, at);
     table::note(peer.index, at);
-    let (own_left, peer_left) = (own.move_to(State::Closed), peer.move_to(State::Closed));
-    load::account(counter, if reply { peer_left } else { own_left }, State::Closed);
+    let (own_left, peer_left) = (own.move_to(to), peer.move_to(to));
+    load::account(counter, if reply { peer_left } else { own_left }, to);
 }
 
 /// Jiffies after which what two sides send is no more what was on its way when their connection was closed.
@@ -178,7 +179,8 @@ fn follow_over(flags: u8, own: &Slot, peer: &Slot, counter: Counter, reply: bool
         }
     } else if control & RST != 0 {
         if is_in(own, State::Resumed) || is_in(peer, State::Resumed) {
-            close(own, peer, counter, reply, false);
+            let is_reset = is_in(own, State::Reset) || is_in(peer, State::Reset);
+            close(own, peer, counter, reply, if is_reset { State::Reset } else { State::Closed }, false);
         }
     } else if control == 0 {
         if first.age(now) <= moment() {

@@ -366,6 +366,7 @@ pub(crate) fn flow_state(state: State) -> &'static str {
         State::Empty => "empty",
         State::Busy => "busy",
         State::Closed => "closed",
+        State::Reset => "reset",
         State::Resumed => "resumed",
         State::Opening => "opening",
         State::Answered => "answered",

@@ -122,7 +122,7 @@ reasons! {
     Elsewhere = 26 Drop "elsewhere",
     /// Behind a VLAN tag: the stack gives it to the VLAN device that it is for, if the router has that.
     Tagged = 27 Pass "tagged",
-    /// A TCP segment of a connection that the router has ended: answered with a reset.
+    /// A TCP segment of a connection that the router has ended, or a guest's of one that it does not know: answered with a reset.
     FlowReset = 28 Drop "flow_reset",
     /// What came to the stack for a VIP, whose port no service has or of whose connection nothing is known: none of the router's
     /// sockets is to answer, so the stack refuses.

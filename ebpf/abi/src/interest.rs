@@ -7,60 +7,75 @@
 //! tables, no more.
 //!
 //! A fourth kind of bit is about who must not send: the router's own addresses, which no packet has that comes in. It is asked
-//! for when a flow opens, not for each packet.
+//! for when a flow opens, and of what goes to the stack.
+//!
+//! An address's four bits are beside each other, so that one look tells all of them.
 //!
 //! The controller sets a bit before the entry that needs it, and clears it after the last one that did; those to and from
 //! addresses only when connections that ended with that entry need no answer any more.
 
-use core::ops::Range;
-
 use crate::Be32;
 
-/// Binary logarithm of the number of bits for each direction.
+/// Binary logarithm of the number of bits of each kind.
 const BITS_LOG2: u32 = 19;
-/// Number of bits for each direction.
+/// Number of bits of each kind.
 pub const BITS: u32 = 1 << BITS_LOG2;
 /// Kinds of bits.
-const KINDS: usize = 4;
+const KINDS: u32 = 4;
 /// Number of 64-bit words: the map's elements.
-pub const WORDS: usize = KINDS << (BITS_LOG2 - 6);
-/// The words that have the bits of the router's own addresses.
-pub const OWN_WORDS: Range<u32> = (WORDS - WORDS / KINDS) as u32..WORDS as u32;
+pub const WORDS: usize = (BITS * KINDS) as usize / 64;
+
+/// What an address's bit is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    To = 0,
+    From = 1,
+    Out = 2,
+    Own = 3,
+}
 
 /// One bit of the set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Bit(u32);
 
 impl Bit {
+    /// In each word: the bits of the router's own addresses.
+    pub const OWN: u64 = 0x8888_8888_8888_8888;
+
+    #[inline(always)]
+    const fn new(addr: Be32, kind: Kind) -> Self {
+        Self(hash(addr) * KINDS + kind as u32)
+    }
+
     /// The bit of packets to an address.
     #[inline(always)]
     pub const fn to(addr: Be32) -> Self {
-        Self(hash(addr))
+        Self::new(addr, Kind::To)
     }
 
     /// The bit of packets from an address.
     #[inline(always)]
     pub const fn from(addr: Be32) -> Self {
-        Self(hash(addr) | 1 << BITS_LOG2)
+        Self::new(addr, Kind::From)
     }
 
     /// The bit of packets from an address whose source is another one when they leave by some device; [`Self::from`] is set,
     /// too.
     #[inline(always)]
     pub const fn out(addr: Be32) -> Self {
-        Self(hash(addr) | 2 << BITS_LOG2)
+        Self::new(addr, Kind::Out)
     }
 
     /// The bit of an address of the router's own.
     #[inline(always)]
     pub const fn own(addr: Be32) -> Self {
-        Self(hash(addr) | 3 << BITS_LOG2)
+        Self::new(addr, Kind::Own)
     }
 
     /// The bits of packets from whatever address, and of those that get another source: what a network needs that has more
     /// addresses than there are bits.
     pub fn from_and_out_of_all() -> impl Iterator<Item = Self> {
-        (BITS..3 * BITS).map(Self)
+        (0..BITS).flat_map(|hash| [Self(hash * KINDS + Kind::From as u32), Self(hash * KINDS + Kind::Out as u32)])
     }
 
     /// The bit's number among all of them, below `4 *` [`BITS`].
@@ -71,7 +86,7 @@ impl Bit {
 
     /// True for a bit of [`Self::out`].
     pub const fn is_out(self) -> bool {
-        self.0 >> BITS_LOG2 == 2
+        self.0 % KINDS == Kind::Out as u32
     }
 
     /// The word that the bit is in, below [`WORDS`].
@@ -84,6 +99,61 @@ impl Bit {
     #[inline(always)]
     pub const fn mask(self) -> u64 {
         1 << (self.0 & 63)
+    }
+}
+
+/// The bits of one address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bits(u64);
+
+impl Bits {
+    pub const NONE: Self = Self(0);
+
+    /// The word that they are in.
+    #[inline(always)]
+    pub const fn word_of(addr: Be32) -> u32 {
+        Bit::to(addr).word()
+    }
+
+    /// Those of an address, given that word.
+    #[inline(always)]
+    pub const fn of(addr: Be32, word: u64) -> Self {
+        Self(word >> (Bit::to(addr).0 & 63))
+    }
+
+    #[inline(always)]
+    const fn has(self, kinds: u64) -> bool {
+        self.0 & kinds != 0
+    }
+
+    /// False: no packet to the address concerns us.
+    #[inline(always)]
+    pub const fn may_be_to(self) -> bool {
+        self.has(1 << Kind::To as u64 | 1 << Kind::Out as u64)
+    }
+
+    /// False: no packet from the address concerns us.
+    #[inline(always)]
+    pub const fn may_be_from(self) -> bool {
+        self.has(1 << Kind::From as u64)
+    }
+
+    /// False: no device's packets from the address change.
+    #[inline(always)]
+    pub const fn may_be_translated(self) -> bool {
+        self.has(1 << Kind::Out as u64)
+    }
+
+    /// False: the address has no service, and nobody leaves by it.
+    #[inline(always)]
+    pub const fn may_be_vip(self) -> bool {
+        self.has(1 << Kind::To as u64)
+    }
+
+    /// False: it is none of the router's addresses, VIPs among them.
+    #[inline(always)]
+    pub const fn may_be_own(self) -> bool {
+        self.has(1 << Kind::To as u64 | 1 << Kind::Own as u64)
     }
 }
 
@@ -100,15 +170,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_bit_is_in_a_word_and_directions_have_bits_of_their_own() {
+    fn an_addresses_bits_are_found_by_one_look() {
         for addr in [0, 1, 0x0a00_0001, 0x6400_010a, u32::MAX] {
             let bits = [Bit::to(addr), Bit::from(addr), Bit::out(addr), Bit::own(addr)];
-            for (part, bit) in bits.iter().enumerate() {
-                assert_eq!(bit.word() as usize / (WORDS / KINDS), part);
-                assert_eq!(bit.mask(), bits[0].mask());
+            for bit in bits {
+                assert_eq!(bit.word(), Bits::word_of(addr));
+                assert!((bit.word() as usize) < WORDS);
                 assert_eq!((bit.word(), bit.mask()), (bit.index() / 64, 1 << (bit.index() % 64)));
-                assert_eq!(OWN_WORDS.contains(&bit.word()), *bit == Bit::own(addr));
+                assert_eq!(Bit::OWN & bit.mask() != 0, bit == Bit::own(addr));
             }
+            let seen = bits.map(|bit| Bits::of(addr, bit.mask()));
+            assert_eq!(seen.map(Bits::may_be_to), [true, false, true, false]);
+            assert_eq!(seen.map(Bits::may_be_from), [false, true, false, false]);
+            assert_eq!(seen.map(Bits::may_be_translated), [false, false, true, false]);
+            assert_eq!(seen.map(Bits::may_be_vip), [true, false, false, false]);
+            assert_eq!(seen.map(Bits::may_be_own), [true, false, false, true]);
         }
     }
 

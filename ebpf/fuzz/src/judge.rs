@@ -173,6 +173,14 @@ fn judge(came: &Arriving, outcome: &Outcome, now: u32, before: &Table, after: &T
         Verdict::Pass(Reason::NoNeighbour | Reason::OverMtu | Reason::TtlExpired) if old != new => true,
         Verdict::Pass(reason) => {
             assert_eq!(old, new, "passed up as {reason:?}, yet changed");
+            // For another host, of a VLAN, or unread: the stack refuses it, or another program sees it.
+            let is_unread = reason == Reason::Malformed && came.first_buffer.is_some();
+            let is_others = is_unread || matches!(reason, Reason::OtherHost | Reason::Tagged | Reason::HandedOver);
+            let source = Ipv4::source_of_frame(&untagged(old)).filter(|_| !is_others);
+            assert!(
+                source.is_none_or(|source| !world::OWN.contains(&source)),
+                "passed up as from the router: {came:?}"
+            );
             false
         }
     };
@@ -231,7 +239,12 @@ pub(crate) fn direct(came: &Arriving, outcome: &Outcome) {
     let packet = Ipv4::of_frame(&came.bytes).expect("what is known of was read");
     let source = world::source(came.ifindex, u32::from_ne_bytes(packet.dst));
     assert!(source.is_some(), "nothing is translated back to {:?}", packet.dst);
-    assert!(matches!(outcome.verdict, Verdict::Pass(_)), "{:?} of what is to a guest's own address", outcome.verdict);
+    let is_forged = device_towards(u32::from_ne_bytes(packet.src)).is_none();
+    let expected = match outcome.verdict {
+        Verdict::Pass(_) => true,
+        verdict => is_forged && verdict == Verdict::Drop(Reason::Martian),
+    };
+    assert!(expected, "{:?} of what is to a guest's own address", outcome.verdict);
 }
 
 /// Checks what the router's own packet did to the flows: it ends a guest's whose port it has, and none else.

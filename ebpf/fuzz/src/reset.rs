@@ -1,10 +1,10 @@
 //! What must hold of a packet that was answered with a reset, and of one that was not though its connection is over.
 
-use vipgate_abi::counters::Reason;
+use vipgate_abi::{counters::Reason, source::SourceKind};
 
 use crate::{
     hook::{Arriving, Outcome, Verdict},
-    judge::key,
+    judge::{key, way_out},
     table::Table,
     wire::{Ipv4, TCP, add, sum},
 };
@@ -19,7 +19,10 @@ pub(crate) fn check(came: &Arriving, outcome: &Outcome, before: &Table, after: &
     let key = Ipv4::of_frame(&came.bytes).and_then(|packet| Some(key(&packet, packet.ports(&came.bytes)?)));
     let ended = key.and_then(|key| before.find(&key)).filter(|flow| !flow.is_current());
     if outcome.verdict == Verdict::Reset {
-        assert!(ended.is_some(), "reset, though nothing has ended its connection");
+        let is_unknown = key.is_some_and(|key| before.find(&key).is_none());
+        let is_sharing = |key| way_out(&key).is_some_and(|source| source.kind == SourceKind::Masquerade as u8);
+        let is_guests = is_unknown && key.is_some_and(is_sharing);
+        assert!(ended.is_some() || is_guests, "reset, though nothing has ended its connection");
         assert_eq!(before, after, "a reset changes no flow");
         let partial = came.buffer.is_some_and(|buffer| buffer.partial_checksum);
         assert_eq!(outcome.bytes, answer(&came.bytes, partial), "answered to {:02x?}", came.bytes);

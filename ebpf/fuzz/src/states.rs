@@ -4,7 +4,7 @@ use vipgate_abi::{
     config::Config,
     flow::{
         FlowKey,
-        State::{self, Answered, Closed, Established, Resumed},
+        State::{self, Answered, Closed, Established, Reset, Resumed},
     },
 };
 use vipgate_pipeline::maps;
@@ -101,7 +101,8 @@ impl Over<'_> {
         let is_resumed = is.map(|(state, _)| state == Resumed);
         let has = |flags| self.flags & flags != 0;
         if has(RST) {
-            return if is_resumed == [false; 2] { is } else { [(Closed, self.now); 2] };
+            let over = if is.iter().any(|(state, _)| *state == Reset) { Reset } else { Closed };
+            return if is_resumed == [false; 2] { is } else { [(over, self.now); 2] };
         }
         if has(FIN) {
             return is;

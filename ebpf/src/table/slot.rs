@@ -37,8 +37,7 @@ impl Slot {
     /// whether it moved it, and from where.
     #[inline(always)]
     pub fn move_to(&self, state: State) -> Option<State> {
-        let kept = if state as u8 <= State::Closed as u8 { State::Busy } else { State::Resumed };
-        self.change(kept as u32 + 1, u8::MAX as u32, state)
+        self.change(state.comes_after() as u32 + 1, u8::MAX as u32, state)
     }
 
     /// Moves a slot that is [over](State::is_over), at least as far as `from`, to a state; as [`Slot::move_to`].

@@ -21,13 +21,14 @@ use std::{
     process::{Command, Stdio},
 };
 use vipgate::loader::load_persistently;
-use vipgate_abi::{ABI_VERSION, config::Config, flow::WAYS, maps};
+use vipgate_abi::{ABI_VERSION, config::Config, flow::WAYS, interest::BITS, maps};
 
 const OBJECT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/abi-8.o.gz");
 const DIRECTORY: &str = "abi-8";
 const FLOWS: u32 = 1 << 16;
-/// Words of its INTEREST map: the first three kinds of ours.
-const INTEREST_WORDS: u32 = 3 << 13;
+/// Kinds of bits in its INTEREST map, the first three of ours; there all of one kind are beside each other, not all of one address.
+const INTEREST_KINDS: u32 = 3;
+const OUR_KINDS: u32 = 4;
 /// The tables that it made anew: their elements were others, or what is in them is of flows.
 const OWN: [&str; 9] = [
     maps::CONFIG,
@@ -94,9 +95,16 @@ fn configure(ours: &Path, ebpf: &mut Ebpf) -> Result<()> {
     let mut config: Array<_, [u8; 24]> = ebpf.map_mut(maps::CONFIG).context("CONFIG")?.try_into()?;
     config.set(0, bytes, 0)?;
     let held: Array<_, u64> = open(ours, maps::INTEREST)?;
+    let held = (0..held.len()).map(|at| held.get(&at, 0)).collect::<Result<Vec<u64>, _>>()?;
     let mut interest: Array<_, u64> = ebpf.map_mut(maps::INTEREST).context("INTEREST")?.try_into()?;
-    for at in 0..INTEREST_WORDS {
-        let word = held.get(&at, 0)?;
+    let words = BITS / u64::BITS;
+    for at in 0..INTEREST_KINDS * words {
+        let (kind, first) = (at / words, at % words * u64::BITS);
+        let mut word = 0;
+        for bit in 0..u64::BITS {
+            let ours = (first + bit) * OUR_KINDS + kind;
+            word |= (held[(ours / u64::BITS) as usize] >> (ours % u64::BITS) & 1) << bit;
+        }
         if word != 0 {
             interest.set(at, word, 0)?;
         }

@@ -39,7 +39,7 @@ both_hooks! {
         for _ in 0..2 {
             let reset = Frame::tcp(BACKEND, CLIENT, tcp::RST | tcp::ACK);
             bench.expect_sent(&reset, &to_client(reset.clone()))?;
-            ensure!(states(bench)? == [State::Closed, State::Closed]);
+            ensure!(states(bench)? == [State::Reset, State::Reset]);
             ensure!(bench.load(backend)? == 0);
         }
         Ok(())

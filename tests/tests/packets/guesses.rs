@@ -38,7 +38,7 @@ fn established(bench: &mut Bench) -> Result<(u32, u32)> {
 fn reset(bench: &mut Bench) -> Result<(u32, u32)> {
     let (backend, moment) = established(bench)?;
     exchange(bench, &[(Client, tcp::RST)])?;
-    expect(bench, backend, [State::Closed; 2], [0, 0])?;
+    expect(bench, backend, [State::Reset; 2], [0, 0])?;
     bench.age_flows(moment)?;
     Ok((backend, moment))
 }
@@ -47,7 +47,7 @@ both_hooks! {
     fn a_reset_connection_lives_on_when_both_sides_go_on(bench: &mut Bench) -> Result<()> {
         let (backend, _) = reset(bench)?;
         exchange(bench, &[(Client, DATA)])?;
-        expect(bench, backend, [State::Resumed, State::Closed], [0, 0])?;
+        expect(bench, backend, [State::Resumed, State::Reset], [0, 0])?;
         exchange(bench, &[(Backend, tcp::ACK)])?;
         expect(bench, backend, [State::Established; 2], [1, 1])?;
         // It is the old one, and ends as any other.
@@ -59,7 +59,7 @@ both_hooks! {
     fn the_backend_may_go_on_first(bench: &mut Bench) -> Result<()> {
         let (backend, _) = reset(bench)?;
         exchange(bench, &[(Backend, DATA), (Backend, DATA)])?;
-        expect(bench, backend, [State::Closed, State::Resumed], [0, 0])?;
+        expect(bench, backend, [State::Reset, State::Resumed], [0, 0])?;
         exchange(bench, &[(Client, tcp::ACK)])?;
         expect(bench, backend, [State::Established; 2], [1, 1])
     }
@@ -75,7 +75,7 @@ both_hooks! {
         for frame in [out(tcp::SYN), back(SYN_ACK), out(tcp::ACK), back(tcp::RST)] {
             ensure!(bench.run(&frame)?.verdict == Verdict::Redirect, "{frame:?}");
         }
-        expect(bench, number, [State::Closed; 2], [0, 0])?;
+        expect(bench, number, [State::Reset; 2], [0, 0])?;
         bench.age_flows(moment)?;
         for frame in [out(DATA), back(DATA)] {
             ensure!(bench.run(&frame)?.verdict == Verdict::Redirect, "{frame:?}");
@@ -86,7 +86,7 @@ both_hooks! {
     fn what_was_on_its_way_revives_nothing(bench: &mut Bench) -> Result<()> {
         let (backend, _) = established(bench)?;
         exchange(bench, &[(Client, tcp::RST), (Client, DATA), (Backend, DATA), (Client, tcp::ACK), (Backend, tcp::ACK)])?;
-        expect(bench, backend, [State::Closed; 2], [0, 0])
+        expect(bench, backend, [State::Reset; 2], [0, 0])
     }
 
     fn one_side_alone_neither_revives_nor_holds_a_connection(bench: &mut Bench) -> Result<()> {
@@ -111,7 +111,7 @@ both_hooks! {
         let (backend, moment) = reset(bench)?;
         for _ in 0..3 {
             exchange(bench, &[(Client, DATA), (Backend, tcp::RST)])?;
-            expect(bench, backend, [State::Closed; 2], [0, 0])?;
+            expect(bench, backend, [State::Reset; 2], [0, 0])?;
             bench.age_flows(moment)?;
         }
         Ok(())
@@ -215,6 +215,6 @@ both_hooks! {
     fn a_backends_own_syn_opens_nothing(bench: &mut Bench) -> Result<()> {
         let (backend, _) = reset(bench)?;
         exchange(bench, &[(Backend, tcp::SYN)])?;
-        expect(bench, backend, [State::Closed; 2], [0, 0])
+        expect(bench, backend, [State::Reset; 2], [0, 0])
     }
 }

@@ -77,6 +77,38 @@ both_hooks! {
         Ok(())
     }
 
+    fn what_comes_from_the_routers_own_addresses_is_not_the_stacks_either(bench: &mut Bench) -> Result<()> {
+        serve(bench, TCP)?;
+        let (router, guest) = (Ipv4Addr::new(10, 1, 0, 1), Ipv4Addr::new(10, 2, 0, 12));
+        bench.add_interest(Bit::own(u32::from(router).to_be()))?;
+        command(&format!("ip addr add {}/32 dev pub0", VIP.ip()))?;
+        let elsewhere = SocketAddrV4::new(Ipv4Addr::new(203, 0, 113, 7), 9);
+        for source in [router, *VIP.ip()] {
+            let from = SocketAddrV4::new(source, 40_000);
+            for to in [elsewhere, SocketAddrV4::new(guest, 9), SocketAddrV4::new(router, 9), SocketAddrV4::new(*VIP.ip(), 9)] {
+                let mut frames = vec![
+                    Frame::udp(from, to).payload(b"forged"),
+                    Frame::tcp(from, to, tcp::ACK),
+                    Frame::icmp_query(source, *to.ip(), 8, 1, b"ping"),
+                    Frame::other(source, *to.ip(), 47).payload(&[0; 40]),
+                    Frame::tcp(from, to, tcp::SYN).ip_options(&[1; 4]),
+                    Frame { total_len: Some(21), ..Frame::udp(from, to) },
+                ];
+                let later = Frame { fragment: 8, ..Frame::udp(from, to).payload(b"forged") };
+                frames.push(later);
+                for frame in frames {
+                    for frame in [frame.clone(), by(Bench::PRIVATE_MAC, frame)] {
+                        bench.expect_refused(&frame, Reason::Martian)?;
+                    }
+                }
+            }
+        }
+        // Who shares a bit with one of them passes.
+        let frame = Frame::udp(CLIENT, elsewhere);
+        bench.add_interest(Bit::own(u32::from(Bench::CLIENT).to_be()))?;
+        bench.expect_refused(&frame, Reason::NotOurs)
+    }
+
     fn the_routers_own_address_is_no_guests(bench: &mut Bench) -> Result<()> {
         bench.masquerade(Bench::VIP, false)?;
         let own = Ipv4Addr::new(10, 2, 0, 1);

@@ -134,6 +134,20 @@ both_hooks! {
         expect_unanswered(bench, &flooded, Reason::OtherHost)
     }
 
+    // Its flow has gone: it was idle for too long, say, or another one needed its slot.
+    fn a_guest_whose_connection_is_not_known_any_more_is_told(bench: &mut Bench) -> Result<()> {
+        let guest = SocketAddrV4::new(Ipv4Addr::new(10, 2, 0, 11), 40_000);
+        let server = SocketAddrV4::new(Ipv4Addr::new(10, 1, 0, 20), 443);
+        bench.masquerade(Bench::VIP, false)?;
+        for flags in [tcp::ACK, tcp::ACK | tcp::PSH, tcp::FIN | tcp::ACK, tcp::SYN | tcp::ACK] {
+            expect_told(bench, &Frame::tcp(guest, server, flags))?;
+        }
+        ensure!(bench.flows()?.is_empty());
+        // Who came to the guest's own address is answered.
+        bench.expect_refused(&Frame::tcp(server, guest, tcp::SYN), Reason::NotOurs)?;
+        bench.expect_refused(&Frame::tcp(guest, server, tcp::SYN | tcp::ACK), Reason::NotOurs)
+    }
+
     fn what_a_guest_began_is_reset_both_ways_when_its_way_out_goes(bench: &mut Bench) -> Result<()> {
         let guest = SocketAddrV4::new(Ipv4Addr::new(10, 2, 0, 11), 40_000);
         let server = SocketAddrV4::new(Ipv4Addr::new(10, 1, 0, 20), 443);

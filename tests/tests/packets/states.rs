@@ -153,14 +153,14 @@ both_hooks! {
         let backend = serve(bench, TCP)?;
         establish(bench)?;
         exchange(bench, &[(Backend, FIN_ACK), (Client, tcp::RST)])?;
-        expect(bench, backend, [State::Closed; 2], 0)
+        expect(bench, backend, [State::Reset; 2], 0)
     }
 
     fn a_clients_reset_closes_and_travels_on(bench: &mut Bench) -> Result<()> {
         let backend = serve(bench, TCP)?;
         establish(bench)?;
         exchange(bench, &[(Client, tcp::RST)])?;
-        expect(bench, backend, [State::Closed; 2], 0)
+        expect(bench, backend, [State::Reset; 2], 0)
     }
 
     fn a_refused_connection_is_over_and_can_be_tried_again(bench: &mut Bench) -> Result<()> {

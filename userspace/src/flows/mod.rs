@@ -108,8 +108,10 @@ enum Stage {
     Datagrams,
     /// TCP, one side has ended
     Closing,
-    /// TCP, reset or ended by both
+    /// TCP, ended by both
     Closed,
+    /// TCP, reset: it lives on if both sides do
+    Reset,
 }
 
 impl Stage {
@@ -121,6 +123,7 @@ impl Stage {
             Self::Datagrams => State::Datagrams,
             Self::Closing => State::Closing,
             Self::Closed => State::Closed,
+            Self::Reset => State::Reset,
         }
     }
 }

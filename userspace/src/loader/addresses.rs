@@ -3,14 +3,11 @@
 
 use std::{collections::BTreeMap, net::Ipv4Addr};
 
-use vipgate_abi::{
-    interest::{Bit, OWN_WORDS},
-    maps,
-};
+use vipgate_abi::{interest::Bit, maps};
 
-use super::{bpffs::PinDir, error::LoadError, mapping::Mapping, tables::mapping};
+use super::{bpffs::PinDir, error::LoadError, interest::change_word, mapping::Mapping, tables::mapping};
 
-/// The bits. There is one writer.
+/// The words with the bits.
 #[derive(Debug)]
 pub struct Addresses {
     words: Mapping<u64>,
@@ -27,11 +24,9 @@ impl Addresses {
         for bit in addresses.map(|address| Bit::own(u32::from(address).to_be())) {
             *wanted.entry(bit.word()).or_default() |= bit.mask();
         }
-        for at in OWN_WORDS {
-            let word = wanted.get(&at).copied().unwrap_or_default();
-            if self.words.read(at) != Some(word) {
-                self.words.write(at, word);
-            }
+        for at in 0..self.words.len() {
+            let own = wanted.get(&at).copied().unwrap_or_default();
+            change_word(&self.words, at, |held| held & !Bit::OWN | own);
         }
     }
 }

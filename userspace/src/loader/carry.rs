@@ -249,12 +249,13 @@ fn further(began: State, olds: [State; 2], news: [State; 2]) -> [Option<State>; 
     let all = [olds[0], olds[1], news[0], news[1]];
     let closing = [0, 1].map(|of| olds[of] == State::Closing || news[of] == State::Closing);
     let is_over = all.into_iter().any(State::is_over) || closing == [true; 2];
+    let over = if all.contains(&State::Reset) { State::Reset } else { State::Closed };
     // A side that has ended was part of a handshake that was complete.
     let reached = |state| if state == State::Closing { State::Established } else { state };
     let furthest = all.map(reached).into_iter().max().unwrap_or(State::Empty);
     [0, 1].map(|of| {
         let target = match (is_over, closing[of]) {
-            (true, _) => State::Closed,
+            (true, _) => over,
             (_, true) => State::Closing,
             _ => furthest,
         };

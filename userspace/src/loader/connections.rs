@@ -140,7 +140,9 @@ impl FlowView {
 
 /// What the states of both directions come to: over while one is, else as far as the further one.
 fn both(one: State, other: State) -> State {
-    if one.is_over() || other.is_over() {
+    if one == State::Reset || other == State::Reset {
+        State::Reset
+    } else if one.is_over() || other.is_over() {
         State::Closed
     } else if one == State::Closing || other == State::Closing {
         State::Closing
@@ -164,10 +166,11 @@ mod tests {
 
     #[test]
     fn a_connection_is_over_when_one_direction_is() {
-        use State::{Answered, Closed, Closing, Established, Opening, Resumed};
+        use State::{Answered, Closed, Closing, Established, Opening, Reset, Resumed};
         assert_eq!(both(Established, Closing), Closing);
         assert_eq!(both(Closed, Closing), Closed);
         assert_eq!(both(Closed, Resumed), Closed);
+        assert_eq!(both(Resumed, Reset), Reset);
         assert_eq!(both(Opening, Answered), Answered);
         assert_eq!(both(Established, Answered), Established);
     }

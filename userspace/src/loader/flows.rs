@@ -360,10 +360,9 @@ impl FlowTable {
     /// Moves the flow that was seen in a slot to a state (rule 4), without accounting for it; the state it was in. `None`:
     /// it is there no more, or over, or in that state.
     pub fn move_to(&self, slot: u32, seen: Word, state: State) -> Option<State> {
-        let kept = if state <= State::Closed { State::Busy } else { State::Resumed };
         loop {
             let word = self.word(slot).filter(|word| word.same_flow(seen))?;
-            if word.state() == state || word.state() <= kept {
+            if word.state() == state || word.state() <= state.comes_after() {
                 return None;
             }
             if self.exchange(slot, word, word.with_state(state)) {

@@ -4,13 +4,14 @@
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
+    sync::atomic::Ordering,
     time::Instant,
 };
 
 use vipgate_abi::{
     Be32,
     backend::Backend,
-    interest::{BITS, Bit, OWN_WORDS, WORDS},
+    interest::{BITS, Bit, WORDS},
     maps,
     service::ServiceKey,
     source::SourceKey,
@@ -32,8 +33,8 @@ pub(super) struct Interest {
     resting: VecDeque<(Instant, Bit)>,
 }
 
-/// How many services, sources and backends need a bit, by its number (the router's own addresses have no use of theirs): a network of 65,536 guests needs as many bits twice,
-/// which are counted in 4 ms here, and in twice the time in a hash map.
+/// How many services, sources and backends need a bit, by its number (of the router's own addresses none does): a network of 65,536
+/// guests needs as many bits twice, which are counted in 4 ms here, and in twice the time in a hash map.
 #[derive(Debug)]
 struct Uses(Vec<u32>);
 
@@ -58,11 +59,11 @@ impl Interest {
         sources.keys().for_each(|(key, prefix_len)| out(*key, *prefix_len, &mut need));
         sources.values().for_each(|vip| need(Bit::to(*vip)));
         backends.filter_map(|backend| from(&backend)).for_each(&mut need);
-        // The others are those of the router's own addresses (`addresses`).
-        for (at, word) in (0..OWN_WORDS.start).zip(wanted) {
-            words.write(at, word);
+        let interest = Self { words, services, sources, uses, resting: VecDeque::new() };
+        for (at, word) in (0..).zip(wanted) {
+            interest.change(at, |held| held & Bit::OWN | word);
         }
-        Ok(Self { words, services, sources, uses, resting: VecDeque::new() })
+        Ok(interest)
     }
 
     /// A service is about to be written.
@@ -115,7 +116,7 @@ impl Interest {
 
     fn add(&mut self, bit: Bit) {
         if self.uses.add(bit) {
-            self.change(bit, |word| word | bit.mask());
+            self.change(bit.word(), |word| word | bit.mask());
         }
     }
 
@@ -130,27 +131,33 @@ impl Interest {
             }
             self.resting.pop_front();
             if !self.uses.has(rested) {
-                self.change(rested, |word| word & !rested.mask());
+                self.change(rested.word(), |word| word & !rested.mask());
             }
         }
         match self.uses.remove(bit) {
-            true if bit.is_out() => self.change(bit, |word| word & !bit.mask()),
+            true if bit.is_out() => self.change(bit.word(), |word| word & !bit.mask()),
             true => self.resting.push_back((now, bit)),
             false => {}
         }
     }
 
-    /// There is no other writer.
-    fn change(&self, bit: Bit, change: impl FnOnce(u64) -> u64) {
-        if let Some(word) = self.words.read(bit.word()) {
-            self.words.write(bit.word(), change(word));
-        }
+    fn change(&self, at: u32, change: impl Fn(u64) -> u64) {
+        change_word(&self.words, at, change);
+    }
+}
+
+/// Changes a word of which others change other bits at the same time.
+pub(super) fn change_word(words: &Mapping<u64>, at: u32, change: impl Fn(u64) -> u64) {
+    if let Some([word]) = words.words(at) {
+        let changed = |held| Some(change(held)).filter(|new| *new != held);
+        // Refused where nothing is to be changed.
+        let _ = word.fetch_update(Ordering::AcqRel, Ordering::Acquire, changed);
     }
 }
 
 impl Uses {
     fn none() -> Self {
-        Self(vec![0; 3 * BITS as usize])
+        Self(vec![0; WORDS * u64::BITS as usize])
     }
 
     /// One more; true: it is the first.

@@ -36,7 +36,7 @@
 //! 4. Every change of `state` is a compare-and-swap of the whole word; who loses it leaves the state to the winner. The
 //!    winner then brings the mark to the word: it reads the mark, then the word, and compare-and-swaps the mark to the
 //!    word's state while both are of one round. Whoever comes last has seen the last word.
-//!    `Closed` and `Resumed` are left for `Busy`, `Empty` and by what [revives](State::is_over) a connection only: what comes
+//!    `Closed`, `Reset` and `Resumed` are left for `Busy`, `Empty` and by what [revives](State::is_over) a connection only: what comes
 //!    late for one that is over leaves it so. Of such a connection `seen` says in the first flow when it was closed, in the
 //!    other one when a packet came last that may tell that it lives: hits do not store it.
 //! 5. Who moves a connection's *first* flow (the one without [`FLAG_REPLY`]) to or from a state that [is live](State::is_live)

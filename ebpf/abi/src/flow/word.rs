@@ -9,20 +9,22 @@ pub enum State {
     Empty = 0,
     /// Being written by who claimed it.
     Busy = 1,
-    /// TCP after RST or both FINs. Whoever sent them may have guessed: see [`State::is_over`].
+    /// TCP after both FINs, or after the RST of what was half-open: see [`State::is_over`].
     Closed = 2,
-    /// As Closed, but this direction went on a moment later.
-    Resumed = 3,
+    /// TCP after a RST. Whoever sent it may have guessed: its connection may be a silent one, and stays for longer.
+    Reset = 3,
+    /// As Closed or Reset, but this direction went on a moment later.
+    Resumed = 4,
     /// TCP with only a SYN seen, UDP without an answer.
-    Opening = 4,
+    Opening = 5,
     /// TCP with the SYN-ACK seen, the handshake's last ACK outstanding.
-    Answered = 5,
+    Answered = 6,
     /// UDP, answered.
-    Datagrams = 6,
+    Datagrams = 7,
     /// TCP with a FIN from this direction.
-    Closing = 7,
+    Closing = 8,
     /// TCP, handshake complete.
-    Established = 8,
+    Established = 9,
 }
 
 impl State {
@@ -32,12 +34,13 @@ impl State {
         match byte {
             0 => Self::Empty,
             2 => Self::Closed,
-            3 => Self::Resumed,
-            4 => Self::Opening,
-            5 => Self::Answered,
-            6 => Self::Datagrams,
-            7 => Self::Closing,
-            8 => Self::Established,
+            3 => Self::Reset,
+            4 => Self::Resumed,
+            5 => Self::Opening,
+            6 => Self::Answered,
+            7 => Self::Datagrams,
+            8 => Self::Closing,
+            9 => Self::Established,
             _ => Self::Busy,
         }
     }
@@ -62,7 +65,13 @@ impl State {
     /// - or when its backend answers a new SYN.
     #[inline(always)]
     pub const fn is_over(self) -> bool {
-        self as u8 == Self::Closed as u8 || self as u8 == Self::Resumed as u8
+        self as u8 >= Self::Closed as u8 && self as u8 <= Self::Resumed as u8
+    }
+
+    /// The state that only comes to what is in another one than these: what is over is over already, unless it goes on.
+    #[inline(always)]
+    pub const fn comes_after(self) -> Self {
+        if self as u8 <= Self::Reset as u8 { Self::Busy } else { Self::Resumed }
     }
 }
 
@@ -168,7 +177,7 @@ impl Word {
     #[inline(always)]
     pub const fn eviction_rank(self, now: u32) -> u64 {
         // A nibble for each state, by its number.
-        const CLASSES: u64 = 0x0122_3304;
+        const CLASSES: u64 = 0x1223_3304;
         let class = (CLASSES >> ((self.0 as u32 & 15) * 4)) & 0xf;
         // Biased, so that a `seen` a moment after `now` counts as young instead of ancient.
         let age = now.wrapping_sub(self.seen()).wrapping_add(1 << 31);
@@ -189,6 +198,7 @@ mod tests {
             rank(State::Empty, 0),
             rank(State::Closed, 10),
             rank(State::Resumed, 15),
+            rank(State::Reset, 17),
             rank(State::Closed, 20),
             rank(State::Opening, 10),
             rank(State::Answered, 20),

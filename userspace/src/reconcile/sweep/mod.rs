@@ -45,6 +45,9 @@ const ENDED: u32 = loader::ENDED.as_secs() as u32;
 /// Seconds without a packet after which a connection is over.
 const HALF_OPEN: u32 = 30;
 const CLOSED: u32 = 5;
+/// After a reset, which whoever sent it may have guessed, of one that may be silent for as long as its service lets it: the
+/// transitory timeout of RFC 5382, section 5. Its slots are the first that new flows get all the same.
+const RESET: u32 = 240;
 
 /// IANA protocol number.
 const TCP: u8 = 6;
@@ -271,6 +274,7 @@ impl<'a> Pass<'a> {
     fn slot(&mut self, slot: u32, word: Word, now: u32) {
         let shortest = match word.state() {
             State::Closed | State::Resumed => CLOSED,
+            State::Reset => RESET.min(self.shortest_idle),
             State::Opening | State::Answered => HALF_OPEN,
             // Were the other direction over, its slot would see to both.
             _ => self.shortest_idle,
@@ -337,7 +341,9 @@ impl<'a> Pass<'a> {
 /// as before, until it answers.
 fn timeout(one: State, other: Option<State>, idle: u32) -> u32 {
     let either = |is: fn(State) -> bool| is(one) || other.is_some_and(is);
-    if either(State::is_over) {
+    if either(|state| state == State::Reset) {
+        RESET.min(idle)
+    } else if either(State::is_over) {
         CLOSED
     } else if either(State::is_admitted) {
         idle

@@ -66,7 +66,7 @@ const GONE: (State, State) = (State::Empty, State::Empty);
 
 #[test]
 fn connections_go_when_both_directions_are_idle_for_their_states_time() {
-    use State::{Answered, Closed, Closing, Datagrams, Established, Opening, Resumed};
+    use State::{Answered, Closed, Closing, Datagrams, Established, Opening, Reset, Resumed};
     for (one, other, lives, dies) in [
         (Opening, Opening, HALF_OPEN, HALF_OPEN + LATE),
         (Answered, Answered, HALF_OPEN, HALF_OPEN + LATE),
@@ -77,6 +77,8 @@ fn connections_go_when_both_directions_are_idle_for_their_states_time() {
         (Closed, Closed, CLOSED, CLOSED + LATE),
         (Closed, Resumed, CLOSED, CLOSED + LATE),
         (Resumed, Closed, CLOSED, CLOSED + LATE),
+        (Reset, Reset, RESET, RESET + LATE),
+        (Resumed, Reset, RESET, RESET + LATE),
     ] {
         let table = table();
         connect(&table, 0, (one, lives), (other, lives));

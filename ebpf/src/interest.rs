@@ -1,0 +1,11 @@
+//! Which addresses the router's services are about (`vipgate_abi::interest`).
+
+use vipgate_abi::{Be32, interest::Bits};
+
+use crate::maps::INTEREST;
+
+/// What is known of an address.
+#[inline(always)]
+pub fn of(addr: Be32) -> Bits {
+    INTEREST.get(Bits::word_of(addr)).map_or(Bits::NONE, |word| Bits::of(addr, *word))
+}
