@@ -10,6 +10,12 @@
 #![no_std]
 #![allow(unsafe_code, reason = "marking the map values as plain old data for aya takes an unsafe impl")]
 
+#[cfg(not(any(target_arch = "bpf", target_arch = "x86_64")))]
+compile_error!(
+    "vipgate runs on x86-64 only: on other processors, whose loads and stores overtake each other, the flow table's race \
+     rules (ebpf/abi/src/flow/mod.rs) do not hold"
+);
+
 pub mod backend;
 pub mod checksum;
 pub mod config;

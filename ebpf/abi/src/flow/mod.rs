@@ -25,7 +25,9 @@
 //! that had a place in this bucket, too, may lie in one after it.
 //!
 //! # Race rules
-//! CPUs and the controller's sweeper meet in a slot without locks. x86-64 and arm64 write aligned words whole.
+//! CPUs and the controller's sweeper meet in a slot without locks. x86-64 writes aligned words whole, and no load overtakes
+//! another load there, and no store another store. What reads and writes marks relies on that: it keeps only the compiler from
+//! reordering. arm64, which does reorder, would need barriers there: the crate refuses to compile for it, or for any other.
 //! 1. Who takes a slot compare-and-swaps its whole word to `Busy` with the next round; only the winner writes the
 //!    flow, and then stores the word that publishes it. Nobody touches a `Busy` slot. Who removes a connection
 //!    claims a slot of it, too, so that what it reads there is the flow that it removes.
