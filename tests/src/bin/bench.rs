@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 use clap::{Parser, ValueEnum};
 use vipgate_tests::{
-    bench::{Effort, Report, api, bulk, connections, control, limits, plot, testrun, wire},
+    bench::{Effort, Report, api, bulk, connections, control, fill, limits, plot, testrun, wire},
     packet::Hook,
 };
 
@@ -36,6 +36,8 @@ enum Part {
     Testrun,
     /// The same of each kind of service beside the load balancer's, among few and many.
     Services,
+    /// New connections that find no room in a flow table, by how full it is.
+    Fill,
     /// Packets on the wire beside nftables and plain forwarding.
     Wire,
     /// What guests begin, by source NAT, on the wire beside nftables.
@@ -69,6 +71,9 @@ fn main() -> Result<()> {
     if wanted(Part::Services) {
         apart(|| testrun::services(&mut report, Hook::Xdp, effort))?;
         apart(|| testrun::services(&mut report, Hook::Tc, effort))?;
+    }
+    if wanted(Part::Fill) {
+        apart(|| fill::run(&mut report, effort))?;
     }
     if wanted(Part::Wire) {
         wire::run(&mut report, effort)?;

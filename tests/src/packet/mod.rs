@@ -5,11 +5,13 @@
 //! routes and neighbours the programs' lookups see.
 
 mod bench;
+mod fill;
 mod frame;
 mod reuse;
 mod time;
 mod watcher;
 
 pub use bench::{Bench, Beside, Hook, Outcome, Packets, Swap, Verdict};
+pub use fill::{Asked, Filling};
 pub use frame::{Frame, Transport, tcp};
 pub use watcher::{Order, Watcher};

@@ -10,7 +10,7 @@ use vipgate_abi::{
     service::{Algorithm, Kind, Service, ServiceKey},
     source::{Source, SourceKind},
 };
-use vipgate_tests::packet::{Bench, Beside, Frame, Hook, Transport, Verdict, tcp};
+use vipgate_tests::packet::{Bench, Beside, Filling, Frame, Hook, Transport, Verdict, tcp};
 
 const TCP: u8 = 6;
 const UDP: u8 = 17;
