@@ -8,7 +8,13 @@ use vipgate_abi::{
     fragment::{FragmentKey, FragmentPorts},
 };
 
-use crate::{clock::jiffies, maps::FRAGMENTS, verifier::opaque};
+use crate::{
+    clock::jiffies,
+    maps::FRAGMENTS,
+    packet::{ETH_LEN, load},
+    parse::Headers,
+    verifier::opaque,
+};
 
 /// Jiffies after which a first fragment's ports are not believed any more: 16 seconds at 250 a second.
 const LIFETIME: u32 = 4096;
@@ -27,10 +33,14 @@ fn key(src: Be32, dst: Be32, packet: u32) -> FragmentKey {
     FragmentKey { src, dst, id: (packet >> 16) as u16, domain: 0, protocol: packet as u8, reserved: [0; 3] }
 }
 
-/// Remembers a first fragment's ports.
+/// Remembers the ports of a first fragment that belongs to a flow, or answers who came to a guest's own address: nobody else's
+/// fill the table.
 #[inline(always)]
-pub fn remember(src: Be32, dst: Be32, packet: u32, sport: u16, dport: u16) {
-    opaque(remember_ports(src, dst, packet, (sport as u32) << 16 | dport as u32));
+pub fn remember(headers: &Headers) {
+    let key = &headers.key;
+    // SAFETY: within the IPv4 header's fixed part, whose bounds parse has checked.
+    let packet = packet(unsafe { load(headers.data + ETH_LEN + 4) }, key.protocol);
+    opaque(remember_ports(key.src, key.dst, packet, (key.sport as u32) << 16 | key.dport as u32));
 }
 
 #[unsafe(no_mangle)]

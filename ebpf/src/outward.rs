@@ -25,7 +25,7 @@ use vipgate_abi::{
 };
 
 use crate::{
-    direct, ingress, interest,
+    direct, fragment, ingress, interest,
     maps::{BACKENDS, CONFIG, SOURCES},
     offset,
     packet::{ETH_LEN, L4_OFFSET, Packet, load_address},
@@ -227,5 +227,15 @@ pub fn is_untranslated<P: Packet>(packet: &mut P) -> bool {
     if ingress::is_own(packet, src) {
         return false;
     }
-    !parse(packet).is_ok_and(|headers| direct::is_answer(&headers.key, headers.tcp_flags.into()))
+    let Ok(headers) = parse(packet) else {
+        return true;
+    };
+    if !direct::is_answer(&headers.key, headers.tcp_flags.into()) {
+        return true;
+    }
+    if headers.is_first != 0 {
+        // It is here that those that follow it must be known.
+        fragment::remember(&headers);
+    }
+    false
 }

@@ -42,6 +42,9 @@ pub struct Headers {
     pub l4_len: u8,
     /// Length of the IPv4 header and of TCP's or UDP's, in bytes: what each segment of a super-packet has of its own.
     pub header_len: u8,
+    /// 1: it is the first one of several fragments. No `bool`, whose spare values a `Result` would use in a way that the kernel's
+    /// BTF does not take.
+    pub is_first: u8,
     /// Length of the IP packet, in bytes.
     pub ip_len: u16,
 }
@@ -158,6 +161,7 @@ pub fn parse_at<P: Packet>(packet: &P, place: Place) -> Result<Headers, Reason> 
             tcp_flags: ACK,
             l4_len: 0,
             header_len: header_len as u8,
+            is_first: 0,
             ip_len: ip_len as u16,
         });
     }
@@ -168,7 +172,7 @@ pub fn parse_at<P: Packet>(packet: &P, place: Place) -> Result<Headers, Reason> 
     let is_first = fragment & MORE_FRAGMENTS != 0;
     // SAFETY: checked just above.
     (key.sport, key.dport) = unsafe { (load(l4), load(l4 + 2)) };
-    let headers = if protocol == TCP {
+    Ok(if protocol == TCP {
         if l4 + TCP_LEN > end {
             return Err(Reason::Malformed);
         }
@@ -179,7 +183,15 @@ pub fn parse_at<P: Packet>(packet: &P, place: Place) -> Result<Headers, Reason> 
             return Err(Reason::Malformed);
         }
         let header_len = (header_len + l4_len) as u8;
-        Headers { data, key, tcp_flags, l4_len: l4_len as u8, header_len, ip_len: ip_len as u16 }
+        Headers {
+            data,
+            key,
+            tcp_flags,
+            l4_len: l4_len as u8,
+            header_len,
+            is_first: is_first as u8,
+            ip_len: ip_len as u16,
+        }
     } else {
         // SAFETY: within the UDP header, checked above.
         let udp_len = unsafe { load_length(l4 + 4) } as usize;
@@ -189,12 +201,16 @@ pub fn parse_at<P: Packet>(packet: &P, place: Place) -> Result<Headers, Reason> 
             return Err(Reason::Malformed);
         }
         let header_len = (header_len + UDP_LEN) as u8;
-        Headers { data, key, tcp_flags: 0, l4_len: UDP_LEN as u8, header_len, ip_len: ip_len as u16 }
-    };
-    if is_first {
-        fragment::remember(src, dst, packet_id(), key.sport, key.dport);
-    }
-    Ok(headers)
+        Headers {
+            data,
+            key,
+            tcp_flags: 0,
+            l4_len: UDP_LEN as u8,
+            header_len,
+            is_first: is_first as u8,
+            ip_len: ip_len as u16,
+        }
+    })
 }
 
 /// True for an IPv4 header with options (RFC 791, section 3.1).

@@ -14,7 +14,7 @@ use vipgate_abi::{
 
 use crate::{
     clock::jiffies,
-    count, hairpin,
+    count, fragment, hairpin,
     icmp::{self, ICMP},
     ingress, interest,
     maps::{BACKENDS, CONFIG},
@@ -44,7 +44,7 @@ pub fn run_marked<P: Packet>(mut packet: P, by_neighbour: bool) -> i32 {
     packet.note_neighbour(by_neighbour);
     let treated = match parse(&mut packet) {
         Ok(headers) => process(&mut packet, &headers),
-        Err(reason @ (Reason::OtherProtocol | Reason::Fragment)) => unparsed(&mut packet, reason),
+        Err(reason @ (Reason::OtherProtocol | Reason::Fragment | Reason::Malformed)) => unparsed(&mut packet, reason),
         Err(reason) => Err(reason),
     };
     let answered = treated.or_else(|reason| match reason {
@@ -72,7 +72,8 @@ fn is_untouched(reason: Reason) -> bool {
     )
 }
 
-/// An IPv4 packet that no service could take: the stack's, unless its destination is a VIP that carries nothing.
+/// An IPv4 packet that no service could take: the stack's, unless its destination is a VIP that carries nothing, or that is a
+/// guest's.
 #[inline(always)]
 fn unparsed<P: Packet>(packet: &mut P, reason: Reason) -> Result<i32, Reason> {
     if reason as u32 == Reason::OtherProtocol as u32 {
@@ -95,7 +96,13 @@ fn unparsed<P: Packet>(packet: &mut P, reason: Reason) -> Result<i32, Reason> {
     }
     // SAFETY: the destination address ends at L4_OFFSET, checked just above.
     let dst = unsafe { load_address(data + L4_OFFSET - 4) };
-    Err(if service::is_disabled(dst) { Reason::Disabled } else { reason })
+    let kind = service::whole(dst).map_or(0, |service| service.kind);
+    if kind == Kind::Disabled as u8 {
+        return Err(Reason::Disabled);
+    }
+    // Else the stack would put the fragments together, and answer for the guest.
+    let is_guests = kind == Kind::Elastic as u8 && reason as u32 != Reason::OtherProtocol as u32;
+    Err(if is_guests { Reason::Unreadable } else { reason })
 }
 
 /// A packet without a flow: what the stages that make one need to know of it. Numbers alone, see [`Packet::open`].
@@ -391,6 +398,10 @@ fn connect<P: Packet>(packet: &P, arrival: &Arrival, service: &Service, new: &mu
 /// both flows, and is dropped: only an embryo, a closed or an idle flow can lose its slot.
 #[inline(always)]
 fn forward<P: Packet>(packet: &mut P, headers: &Headers, slot: &Slot) -> Result<i32, Reason> {
+    if headers.is_first != 0 {
+        // Before another hook gets it: those that follow may come to this one.
+        fragment::remember(headers);
+    }
     let flow = slot.flow;
     // SAFETY: `flow` points into FLOWS; rule 6.
     let (way_out, is_unresolved) = unsafe { ((*flow).target.port(), (*flow).hop.is_unresolved()) };

@@ -37,7 +37,7 @@ pub fn parse<P: Packet>(packet: &P, place: &Place) -> Result<Headers, Reason> {
     }
     let key = FlowKey { src, dst, sport: 0, dport: 0, protocol, reserved: 0, domain: 0 };
     let header_len = place.header_len as u8;
-    let mut headers = Headers { data: place.data, key, tcp_flags: 0, l4_len: 0, header_len, ip_len };
+    let mut headers = Headers { data: place.data, key, tcp_flags: 0, l4_len: 0, header_len, is_first: 0, ip_len };
     let l4 = place.data + ETH_LEN + place.header_len;
     if protocol != ICMP {
         // What is to follow the addresses must be within reach.
@@ -69,9 +69,7 @@ pub fn parse<P: Packet>(packet: &P, place: &Place) -> Result<Headers, Reason> {
     if icmp::is_request(kind) {
         headers.tcp_flags = 0;
     }
-    if fragment & MORE_FRAGMENTS != 0 {
-        fragment::remember(src, dst, packet, headers.key.sport, headers.key.dport);
-    }
+    headers.is_first = (fragment & MORE_FRAGMENTS != 0) as u8;
     Ok(headers)
 }
 

@@ -115,12 +115,6 @@ fn count(number: u32, change: u32) {
     }
 }
 
-/// True for the address of a VIP that is Disabled.
-#[inline(always)]
-pub fn is_disabled(dst: Be32) -> bool {
-    whole(dst).is_some_and(|service| service.kind == Kind::Disabled as u8)
-}
-
 /// True for the address of a VIP that is not the router's own: none of its sockets is asked for there.
 #[inline(always)]
 pub fn is_vip_alone(dst: Be32) -> bool {
@@ -129,7 +123,7 @@ pub fn is_vip_alone(dst: Be32) -> bool {
 
 /// What the whole VIP is, beside its services.
 #[inline(always)]
-fn whole(vip: Be32) -> Option<&'static Service> {
+pub fn whole(vip: Be32) -> Option<&'static Service> {
     SERVICES.get(&Key::new(ServiceKey::WHOLE_VIP, ServiceKey::new(vip, 0, 0)))
 }
 

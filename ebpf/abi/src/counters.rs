@@ -127,6 +127,8 @@ reasons! {
     /// What came to the stack for a VIP, whose port no service has or of whose connection nothing is known: none of the router's
     /// sockets is to answer, so the stack refuses.
     PortClosed = 29 Drop "port_closed",
+    /// For an elastic IP, and it does not tell for which of its connections: not the guest's, and not the router's either.
+    Unreadable = 30 Drop "unreadable",
     /// A TCP segment without a flow, while those of another version's tables are just coming over: reset now, a connection
     /// would be lost that is about to be known.
     ComingOver = 31 Drop "coming_over",

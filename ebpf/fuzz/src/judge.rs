@@ -46,11 +46,13 @@ struct FirstFragment {
 pub(crate) struct Judge {
     hook: Hook,
     first_fragments: Vec<FirstFragment>,
+    /// How many of them the packet path remembers.
+    remembered: usize,
 }
 
 impl Judge {
     pub(crate) fn new(hook: Hook) -> Self {
-        Self { hook, first_fragments: Vec::new() }
+        Self { hook, first_fragments: Vec::new(), remembered: 0 }
     }
 
     /// Checks one packet that came at this time, between the table before it and the one after.
@@ -59,6 +61,13 @@ impl Judge {
         if translated {
             self.addressee(came, before);
         }
+        let goes_on = translated
+            || matches!(
+                outcome.verdict,
+                Verdict::Pass(Reason::NoNeighbour | Reason::OverMtu | Reason::TtlExpired)
+                    | Verdict::Drop(Reason::OverLimit | Reason::Unroutable)
+            );
+        self.remembers(came, goes_on);
         let Some(packet) = Ipv4::of_frame(&came.bytes) else { return };
         let id = word(&came.bytes, packet.at + 4).unwrap_or_default();
         let ports = packet.ports(&came.bytes);
@@ -68,6 +77,17 @@ impl Judge {
         if translated && packet.offset != 0 && ports.is_none() {
             self.later_fragment(&packet, id, &outcome.bytes, now, after);
         }
+    }
+
+    /// Checks what is remembered of a packet that the stack was about to send.
+    pub(crate) fn departed(&mut self, packet: &Arriving, departure: &Departure) {
+        self.remembers(packet, departure.leaves);
+    }
+
+    fn remembers(&mut self, packet: &Arriving, goes_on: bool) {
+        let remembered = maps::FRAGMENTS.count();
+        assert!(goes_on || remembered == self.remembered, "nobody's first fragment is remembered: {packet:?}");
+        self.remembered = remembered;
     }
 
     /// What is translated was addressed to the device that it came by. XDP asks that of each connection once, and only

@@ -146,6 +146,7 @@ fn play(case: &Case, hook: Hook) -> (Vec<Outcome>, Tally) {
             tally.errors_turned_back += u64::from(departure.turned);
             tally.stopped += u64::from(!departure.leaves);
             judge::departure(&packet, &departure, &before);
+            judge.departed(&packet, &departure);
             continue;
         }
         let metered = world::metered();

@@ -28,6 +28,7 @@ pub(crate) fn refused(came: &Arriving, reason: Reason, before: &Table) {
         Reason::WrongSide => astray(came, before),
         Reason::Spoofed => spoofed(came),
         Reason::Elsewhere => elsewhere(bytes, before),
+        Reason::Unreadable => unreadable(bytes),
         _ => {}
     }
 }
@@ -107,6 +108,16 @@ pub(crate) fn claims_a_guests_source(key: &FlowKey, ifindex: u32) -> bool {
         None => way_out(key),
     };
     source.is_some_and(|source| !source.comes_by(ifindex))
+}
+
+/// What does not tell for which connection it is ends if it is for an elastic IP.
+fn unreadable(bytes: &[u8]) {
+    let bytes = untagged(bytes);
+    let dst: [u8; 4] =
+        bytes.get(30..34).and_then(|dst| dst.try_into().ok()).expect("an IPv4 header tells for whom it is");
+    let vip = Key::new(ServiceKey::WHOLE_VIP, ServiceKey::new(u32::from_ne_bytes(dst), 0, 0));
+    let is_elastic = maps::SERVICES.get(&vip).is_some_and(|service| service.kind == Kind::Elastic as u8);
+    assert!(is_elastic, "{dst:?} is no elastic IP");
 }
 
 /// For a backend that the kernel has elsewhere than where its network is.
@@ -196,7 +207,7 @@ pub(crate) fn told(told: &[Vec<u64>], counted: Option<Reason>, last: &[u64], lef
         "from or to another: {reason:?}"
     );
     // Nor may there be ports that can be read.
-    let is_cut = matches!(reason, Reason::Malformed | Reason::Martian) && [sport, dport] == [0, 0];
+    let is_cut = matches!(reason, Reason::Malformed | Reason::Unreadable | Reason::Martian) && [sport, dport] == [0, 0];
     if matches!(packet.protocol, TCP | UDP) && !is_cut {
         let (from, to) = packet.ports(left).unwrap_or_default();
         assert_eq!([sport, dport], [u64::from(from), u64::from(to)], "by other ports");

@@ -136,6 +136,10 @@ impl<K: PartialEq + Copy, V: Copy, const MAX_ENTRIES: usize, const FLAGS: usize>
         self.elements().clear();
     }
 
+    pub fn count(&self) -> usize {
+        self.elements().len()
+    }
+
     pub fn get_ptr(&self, key: impl Borrow<K>) -> Option<*const V> {
         let elements = self.elements();
         let index = elements.iter().position(|(stored, _)| stored == key.borrow())?;

@@ -927,6 +927,12 @@ impl Bench {
         self.segments = [count, bytes];
     }
 
+    /// How many first fragments are remembered.
+    pub fn fragments(&mut self) -> Result<usize> {
+        let fragments = HashMap::<_, FragmentKey, FragmentPorts>::try_from(self.map(maps::FRAGMENTS)?)?;
+        Ok(fragments.keys().collect::<Result<Vec<_>, _>>()?.len())
+    }
+
     /// Lets time pass for the first fragments that are remembered.
     pub fn age_fragments(&mut self, jiffies: u32) -> Result<()> {
         let mut fragments = HashMap::<_, FragmentKey, FragmentPorts>::try_from(self.map(maps::FRAGMENTS)?)?;

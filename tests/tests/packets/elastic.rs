@@ -131,7 +131,7 @@ both_hooks! {
         }
         let mut late = ask.fragments(&offsets).swap_remove(1);
         late.id += 1;
-        bench.expect_refused(&late, Reason::Fragment)?;
+        bench.expect_refused(&late, Reason::Unreadable)?;
         // Without ports nothing is to be known of the first one.
         let (ask, sent) = (Frame::other(Bench::CLIENT, Bench::VIP, 47), Frame::other(Bench::CLIENT, GUEST, 47));
         let fragments = |frame: Frame| frame.payload(&[1; 2000]).fragments(&[0, 1480]);

@@ -122,13 +122,37 @@ both_hooks! {
         bench.expect_sent(&fragments[1], &expected[1])
     }
 
-    fn fragments_that_are_for_no_service_are_not_ours(bench: &mut Bench) -> Result<()> {
+    fn fragments_that_are_for_no_service_are_not_ours_and_take_no_room(bench: &mut Bench) -> Result<()> {
         serve(bench, UDP)?;
-        let other = SocketAddrV4::new(Bench::VIP, VIP.port() + 1);
-        for fragment in Frame::udp(CLIENT, other).payload(&[1; 2000]).fragments(&[0, 1480]) {
-            bench.expect_refused(&fragment, Reason::NotOurs)?;
+        let no_service = SocketAddrV4::new(Bench::VIP, VIP.port() + 1);
+        let elsewhere = SocketAddrV4::new(Ipv4Addr::new(10, 1, 0, 77), 53);
+        for to in [no_service, elsewhere] {
+            let fragments = Frame::udp(CLIENT, to).payload(&[1; 2000]).fragments(&[0, 1480]);
+            bench.expect_refused(&fragments[0], Reason::NotOurs)?;
+            bench.expect_refused(&fragments[1], Reason::Fragment)?;
         }
+        ensure!(bench.fragments()? == 0);
+        let ask = Frame::udp(CLIENT, VIP).payload(&[1; 2000]);
+        bench.run(&ask.fragments(&[0, 1480])[0])?;
+        ensure!(bench.fragments()? == 1);
         Ok(())
+    }
+
+    fn what_is_for_an_elastic_ip_and_does_not_tell_for_what_ends_there(bench: &mut Bench) -> Result<()> {
+        let elastic = SocketAddrV4::new(Ipv4Addr::new(10, 1, 0, 101), 22);
+        bench.elastic(*elastic.ip(), *BACKEND.ip(), true)?;
+        let syn = Frame::tcp(CLIENT, elastic, tcp::SYN).payload(&[0; 8]);
+        let fragments = syn.fragments(&[0, 8]);
+        for fragment in fragments.iter().chain(&fragments) {
+            bench.expect_refused(fragment, Reason::Unreadable)?;
+        }
+        let mut short = Frame::udp(CLIENT, elastic);
+        short.total_len = Some(27);
+        bench.expect_refused(&short, Reason::Unreadable)?;
+        ensure!(bench.flows()?.is_empty());
+        // A balancer's VIP is the router's: its stack refuses.
+        serve(bench, TCP)?;
+        bench.expect_refused(&Frame::tcp(CLIENT, VIP, tcp::SYN).payload(&[0; 8]).fragments(&[0, 8])[0], Reason::Malformed)
     }
 
     fn fragments_of_other_protocols_are_the_stacks(bench: &mut Bench) -> Result<()> {
@@ -137,7 +161,7 @@ both_hooks! {
         let fragments = echo.fragments(&[0, 1480]);
         bench.expect_refused(&fragments[1], Reason::Fragment)?;
         bench.expect_refused(&fragments[0], Reason::OtherProtocol)?;
-        bench.expect_refused(&fragments[1], Reason::OtherProtocol)
+        bench.expect_refused(&fragments[1], Reason::Fragment)
     }
 
     fn fragments_to_a_disabled_vip_end_there(bench: &mut Bench) -> Result<()> {

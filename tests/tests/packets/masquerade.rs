@@ -128,8 +128,10 @@ both_hooks! {
         for kind in [0, 14, 16, 18, 9] {
             let stray = Frame::icmp_query(GUESTS[0], *SERVER.ip(), kind, 5000, b"pong");
             bench.expect_refused(&stray, Reason::NoFlow)?;
-            for fragment in stray.payload(&[kind; 2000]).fragments(&[0, 1480]) {
-                bench.expect_refused(&fragment, Reason::NoFlow)?;
+            let fragments = stray.payload(&[kind; 2000]).fragments(&[0, 1480]);
+            for (fragment, reason) in fragments.iter().zip([Reason::NoFlow, Reason::Fragment]) {
+                bench.expect_refused(fragment, reason)?;
+                ensure!(!bench.leaves(fragment, "pub0")?);
             }
         }
         ensure!(bench.flows()?.is_empty());
