@@ -32,6 +32,7 @@ pub mod log;
 pub mod maps;
 pub mod meter;
 mod offset;
+mod options;
 mod other;
 pub mod outward;
 pub mod packet;

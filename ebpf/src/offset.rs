@@ -9,12 +9,17 @@
 //! A frame of a VLAN is none of the device that it came by: it is the stack's, which takes the tag off where the router has a
 //! VLAN device for it. That one has programs of its own, if it is to have any. A priority tag names no VLAN.
 
+use core::ptr;
+
 use vipgate_abi::{checksum::delta16, counters::Reason};
 
 use crate::{
     icmp::ICMP,
+    options,
     packet::{ETH_LEN, Packet, load, load_length, store},
-    parse::{FRAGMENT_OFFSET, Headers, IPV4, Place, TCP, TCP_LEN, UDP, UDP_LEN, ethertype, has_ports, parse_at},
+    parse::{
+        FRAGMENT_OFFSET, Headers, IPV4, Place, TCP, TCP_LEN, UDP, UDP_LEN, ethertype, has_options, has_ports, parse_at,
+    },
     portless,
     verifier::opaque,
 };
@@ -78,6 +83,14 @@ fn find<P: Packet>(packet: &mut P) -> Result<Headers, Reason> {
     let header_len = (version_ihl & 15) as usize * 4;
     if version_ihl >> 4 != 4 || header_len < 20 {
         return Err(Reason::Malformed);
+    }
+    // Read anew: the verifier would follow all that comes twice, if it saw that this tells the header's length.
+    // SAFETY: as above.
+    if has_options(unsafe { ptr::read_volatile((data + ETH_LEN) as *const u8) }) {
+        let refused = packet.examine_options((shift + ETH_LEN + 20) as u32, header_len as u32 - 20);
+        if refused != options::KEPT {
+            return Err(if refused == Reason::SourceRoute as u32 { Reason::SourceRoute } else { Reason::Malformed });
+        }
     }
     let place = Place { data, end, shift, header_len };
     // SAFETY: as above.

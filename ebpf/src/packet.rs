@@ -4,7 +4,7 @@ use core::ffi::c_void;
 
 use vipgate_abi::{Be32, counters::Reason, port::Port};
 
-use crate::{meter::Queue, pipeline::Arrival, table::Connection, verifier};
+use crate::{meter::Queue, options, pipeline::Arrival, table::Connection, verifier};
 
 /// Length of the Ethernet header, in bytes.
 pub const ETH_LEN: usize = 14;
@@ -33,6 +33,12 @@ pub trait Packet {
     /// True when the frame holds an IP packet of `ip_len` bytes; `data` is the frame's address, moved on by a tag of `shift`
     /// bytes.
     fn holds(&self, data: usize, shift: usize, ip_len: usize) -> bool;
+
+    /// Copies so many bytes from this offset, wherever they are; false: the frame has not all of them.
+    fn copy(&self, offset: u32, room: &mut options::Room, length: usize) -> bool;
+
+    /// [`options::examine`] for this packet; a global function as [`Self::open`] is.
+    fn examine_options(&self, offset: u32, length: u32) -> u32;
 
     /// False: the frame is not addressed to the device that it came by, as far as the hook knows without asking a
     /// table. `data` is the frame's address.

@@ -3,7 +3,7 @@
 use core::ptr;
 
 use vipgate_abi::{
-    Be16,
+    Be16, Be32,
     checksum::{delta16, delta32, update},
     config::Config,
     counters::Reason,
@@ -44,7 +44,9 @@ pub fn run_marked<P: Packet>(mut packet: P, by_neighbour: bool) -> i32 {
     packet.note_neighbour(by_neighbour);
     let treated = match parse(&mut packet) {
         Ok(headers) => process(&mut packet, &headers),
-        Err(reason @ (Reason::OtherProtocol | Reason::Fragment | Reason::Malformed)) => unparsed(&mut packet, reason),
+        Err(reason @ (Reason::OtherProtocol | Reason::Fragment | Reason::Malformed | Reason::SourceRoute)) => {
+            unparsed(&mut packet, reason)
+        }
         Err(reason) => Err(reason),
     };
     let answered = treated.or_else(|reason| match reason {
@@ -94,14 +96,18 @@ fn unparsed<P: Packet>(packet: &mut P, reason: Reason) -> Result<i32, Reason> {
     if data + L4_OFFSET > end {
         return Err(reason);
     }
-    // SAFETY: the destination address ends at L4_OFFSET, checked just above.
-    let dst = unsafe { load_address(data + L4_OFFSET - 4) };
+    // SAFETY: the addresses end at L4_OFFSET, checked just above.
+    let (src, dst) = unsafe { (load_address(data + L4_OFFSET - 8), load_address(data + L4_OFFSET - 4)) };
+    if reason as u32 == Reason::SourceRoute as u32 && !is_of_interest(src, dst) {
+        return Err(Reason::NotOurs);
+    }
     let kind = service::whole(dst).map_or(0, |service| service.kind);
     if kind == Kind::Disabled as u8 {
         return Err(Reason::Disabled);
     }
     // Else the stack would put the fragments together, and answer for the guest.
-    let is_guests = kind == Kind::Elastic as u8 && reason as u32 != Reason::OtherProtocol as u32;
+    let tells_nothing = matches!(reason, Reason::Fragment | Reason::Malformed);
+    let is_guests = kind == Kind::Elastic as u8 && tells_nothing;
     Err(if is_guests { Reason::Unreadable } else { reason })
 }
 
@@ -139,7 +145,7 @@ impl Arrival {
 
 #[inline(always)]
 fn process<P: Packet>(packet: &mut P, headers: &Headers) -> Result<i32, Reason> {
-    if !is_of_interest(&headers.key) {
+    if !is_of_interest(headers.key.src, headers.key.dst) {
         return Err(Reason::NotOurs);
     }
     let Some(config) = CONFIG.get(0) else {
@@ -189,8 +195,8 @@ fn begin<P: Packet>(packet: &P, arrival: &Arrival, new: &mut Connection) -> u64 
 
 /// False: neither a flow nor a service can be about this packet (`vipgate_abi::interest`).
 #[inline(always)]
-fn is_of_interest(key: &FlowKey) -> bool {
-    interest::of(key.dst).may_be_to() || interest::of(key.src).may_be_from()
+fn is_of_interest(src: Be32, dst: Be32) -> bool {
+    interest::of(dst).may_be_to() || interest::of(src).may_be_from()
 }
 
 /// A packet of a known flow: false when the flow is over and the packet is to be treated as one without a flow.

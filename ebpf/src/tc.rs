@@ -6,7 +6,8 @@ use aya_ebpf::{
     EbpfContext,
     bindings::{__sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, TC_ACT_SHOT, TC_ACT_UNSPEC},
     helpers::{
-        bpf_l4_csum_replace, bpf_redirect, bpf_redirect_neigh, bpf_skb_change_tail, bpf_skb_pull_data, bpf_skb_vlan_pop,
+        bpf_l4_csum_replace, bpf_redirect, bpf_redirect_neigh, bpf_skb_change_tail, bpf_skb_load_bytes,
+        bpf_skb_pull_data, bpf_skb_vlan_pop,
     },
     programs::TcContext,
 };
@@ -16,6 +17,7 @@ use crate::{
     count,
     meter::Queue,
     offset::{self, TAG_LEN},
+    options,
     packet::{ETH_LEN, Packet, load, load_address, store},
     pipeline::{self, Arrival},
     reset,
@@ -54,6 +56,17 @@ impl Packet for TcPacket {
     #[inline(always)]
     fn holds(&self, _data: usize, shift: usize, ip_len: usize) -> bool {
         shift + ETH_LEN + ip_len <= self.0.len() as usize
+    }
+
+    #[inline(always)]
+    fn copy(&self, offset: u32, room: &mut options::Room, length: usize) -> bool {
+        // SAFETY: the context is the running program's, the memory the caller's.
+        unsafe { bpf_skb_load_bytes(self.0.skb.skb.cast(), offset, room.as_mut_ptr().cast(), length as u32) == 0 }
+    }
+
+    #[inline(always)]
+    fn examine_options(&self, offset: u32, length: u32) -> u32 {
+        examine_tc(self.0.skb.skb, offset, length)
     }
 
     /// The device's driver told, by its own address.
@@ -256,6 +269,12 @@ extern "C" fn lead_out_tc(context: *mut __sk_buff, arrival: *const Arrival, new:
         (Some(arrival), Some(new)) => pipeline::lead_out(&TcPacket(TcContext::new(context)), arrival, new),
         _ => Reason::Unroutable as u64,
     }
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn examine_tc(context: *mut __sk_buff, offset: u32, length: u32) -> u32 {
+    options::examine(&TcPacket(TcContext::new(context)), offset, length)
 }
 
 #[unsafe(no_mangle)]

@@ -22,6 +22,22 @@ pub fn bounded(value: u16) -> u16 {
     value
 }
 
+/// The number below 64, as which the verifier knows it, too: Linux 6.1 forgets what a comparison of 32 bits tells of a copy.
+#[inline(always)]
+pub fn below_64(value: usize) -> usize {
+    #[cfg(target_arch = "bpf")]
+    {
+        let mut wide = value;
+        // SAFETY: changes nothing but the register that it is given.
+        unsafe { core::arch::asm!("{0} &= 63", inout(reg) wide, options(pure, nomem, nostack)) };
+        wide
+    }
+    #[cfg(not(target_arch = "bpf"))]
+    {
+        value % 64
+    }
+}
+
 /// The same number: the compiler does not take apart again what was put together for want of registers.
 #[inline(always)]
 pub fn whole(value: u32) -> u32 {

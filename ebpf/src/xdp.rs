@@ -8,7 +8,7 @@ use aya_ebpf::{
         xdp_action::{XDP_DROP, XDP_PASS},
         xdp_md,
     },
-    helpers::{bpf_redirect, bpf_xdp_adjust_head, bpf_xdp_adjust_meta, bpf_xdp_get_buff_len},
+    helpers::{bpf_redirect, bpf_xdp_adjust_head, bpf_xdp_adjust_meta, bpf_xdp_get_buff_len, bpf_xdp_load_bytes},
     programs::XdpContext,
 };
 use vipgate_abi::{checksum, counters::Reason, port::Port};
@@ -17,6 +17,7 @@ use crate::{
     maps::TX_PORTS,
     meter::Queue,
     offset::TAG_LEN,
+    options,
     packet::{ETH_LEN, Packet, is_mac, load, store, store_address},
     pipeline::{self, Arrival},
     route,
@@ -61,6 +62,17 @@ impl<const KIND: bool> Packet for XdpPacket<KIND> {
     fn holds(&self, data: usize, shift: usize, ip_len: usize) -> bool {
         // Of a frame in several buffers, the first holds the headers.
         data + ETH_LEN + ip_len <= self.data_end() || shift + ETH_LEN + ip_len <= self.buffers()
+    }
+
+    #[inline(always)]
+    fn copy(&self, offset: u32, room: &mut options::Room, length: usize) -> bool {
+        // SAFETY: the context is the running program's, the memory the caller's.
+        unsafe { bpf_xdp_load_bytes(self.context.ctx, offset, room.as_mut_ptr().cast(), length as u32) == 0 }
+    }
+
+    #[inline(always)]
+    fn examine_options(&self, offset: u32, length: u32) -> u32 {
+        examine_xdp(self.context.ctx, offset, length)
     }
 
     /// By the group bit alone (IEEE 802, section 8.2): the device's own address is two lookups away.
@@ -214,6 +226,12 @@ extern "C" fn lead_out_xdp(context: *mut xdp_md, arrival: *const Arrival, new: *
         }
         _ => Reason::Unroutable as u64,
     }
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn examine_xdp(context: *mut xdp_md, offset: u32, length: u32) -> u32 {
+    options::examine(&XdpPacket::<NATIVE>::new(XdpContext::new(context)), offset, length)
 }
 
 impl<const KIND: bool> XdpPacket<KIND> {

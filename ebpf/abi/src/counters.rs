@@ -132,6 +132,8 @@ reasons! {
     /// A TCP segment without a flow, while those of another version's tables are just coming over: reset now, a connection
     /// would be lost that is about to be known.
     ComingOver = 31 Drop "coming_over",
+    /// It names its own way (loose or strict source routing: RFC 791, section 3.1; RFC 7126, section 4.3).
+    SourceRoute = 32 Drop "source_route",
 }
 
 /// Number of elements of the REASONS map; larger than the enum, so that reasons can be added without a new layout.

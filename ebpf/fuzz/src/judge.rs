@@ -211,6 +211,7 @@ fn judge(came: &Arriving, outcome: &Outcome, now: u32, before: &Table, after: &T
         let (old, new) = &if moved { (untagged(old), untagged(new)) } else { (old.clone(), new.clone()) };
         let partial = came.buffer.is_some_and(|buffer| buffer.partial_checksum);
         let (old_packet, new_packet) = translation(old, new, moved, partial);
+        assert_eq!(old_packet.names_its_way(old), Some(false), "it names its own way: {came:?}");
         if old_packet.is_error(old) {
             quote(old, new, &old_packet, false, before);
             assert!(!is_forged(came, old, &old_packet), "an error from where its connection is not: {came:?}");

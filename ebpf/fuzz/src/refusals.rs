@@ -13,7 +13,7 @@ use crate::{
     hook::Arriving,
     judge::{device_towards, is_known, key, service, way_out},
     table::Table,
-    wire::{Ipv4, TCP, UDP, untagged},
+    wire::{ETH_LEN, Ipv4, TCP, UDP, untagged},
     world,
 };
 
@@ -29,6 +29,7 @@ pub(crate) fn refused(came: &Arriving, reason: Reason, before: &Table) {
         Reason::Spoofed => spoofed(came),
         Reason::Elsewhere => elsewhere(bytes, before),
         Reason::Unreadable => unreadable(bytes),
+        Reason::SourceRoute => source_route(bytes),
         _ => {}
     }
 }
@@ -120,6 +121,13 @@ fn unreadable(bytes: &[u8]) {
     assert!(is_elastic, "{dst:?} is no elastic IP");
 }
 
+/// Only what names its own way is refused for that.
+fn source_route(bytes: &[u8]) {
+    let bytes = untagged(bytes);
+    let packet = Ipv4::at(&bytes, ETH_LEN).expect("options are a header's");
+    assert_eq!(packet.names_its_way(&bytes), Some(true), "it goes where it is sent: {bytes:?}");
+}
+
 /// For a backend that the kernel has elsewhere than where its network is.
 fn elsewhere(bytes: &[u8], before: &Table) {
     let bytes = &untagged(bytes);
@@ -206,9 +214,11 @@ pub(crate) fn told(told: &[Vec<u64>], counted: Option<Reason>, last: &[u64], lef
         [u64::from(packet.protocol), numbers[0], numbers[1]],
         "from or to another: {reason:?}"
     );
-    // Nor may there be ports that can be read.
-    let is_cut = matches!(reason, Reason::Malformed | Reason::Unreadable | Reason::Martian) && [sport, dport] == [0, 0];
-    if matches!(packet.protocol, TCP | UDP) && !is_cut {
+    // Of what was not parsed the ports may be out of reach, and of what is cut short they are none.
+    let is_unparsed =
+        matches!(reason, Reason::Unreadable | Reason::SourceRoute | Reason::Disabled | Reason::Martian);
+    let tells_ports = reason != Reason::Malformed && !(is_unparsed && [sport, dport] == [0; 2]);
+    if matches!(packet.protocol, TCP | UDP) && tells_ports {
         let (from, to) = packet.ports(left).unwrap_or_default();
         assert_eq!([sport, dport], [u64::from(from), u64::from(to)], "by other ports");
     }

@@ -220,6 +220,13 @@ fn shaped(ends: Ends, shape: &Shape, ifindex: u32) -> Arriving {
     }
     if let Some(words) = shape.ip_options {
         frame.ip_options.resize(usize::from(words % 11) * 4, 1);
+        // The largest stand for a source route, too, behind so many others, and cut short where there is no room.
+        if let Some(behind) = words.checked_sub(220) {
+            let route = [if behind & 1 == 0 { 131 } else { 137 }, 7, 4, 10, 1, 0, 1];
+            for (option, byte) in frame.ip_options.iter_mut().skip(behind.into()).zip(route) {
+                *option = byte;
+            }
+        }
     }
     Arriving { buffer: shape.buffer, ..Arriving::by(ifindex, frame) }
 }

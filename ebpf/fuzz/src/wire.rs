@@ -90,6 +90,20 @@ impl Ipv4 {
         self.l4 - self.at + transport
     }
 
+    /// Whether its options name its own way; None: they cannot be read.
+    pub(crate) fn names_its_way(&self, bytes: &[u8]) -> Option<bool> {
+        let mut options = &bytes[self.at + 20..self.l4];
+        loop {
+            options = match options {
+                [] | [0, ..] => return Some(false),
+                [131 | 137, ..] => return Some(true),
+                [1, rest @ ..] => rest,
+                [_, length, ..] if *length >= 2 => options.get(usize::from(*length)..)?,
+                _ => return None,
+            };
+        }
+    }
+
     /// True for an ICMP error, which quotes a packet.
     pub(crate) fn is_error(&self, bytes: &[u8]) -> bool {
         self.protocol == ICMP && self.offset == 0 && self.ports(bytes).is_none()

@@ -151,6 +151,27 @@ pub unsafe fn bpf_xdp_get_buff_len(ctx: *mut xdp_md) -> u64 {
     unsafe { XdpFrame::of(ctx) }.bytes().len() as u64
 }
 
+/// `____bpf_skb_load_bytes` and its like for XDP: all of them, or none.
+fn load_bytes(from: &[u8], offset: u32, to: *mut c_void, len: u32) -> c_long {
+    let (offset, len) = (offset as usize, len as usize);
+    let Some(bytes) = from.get(offset..offset + len).filter(|bytes| !bytes.is_empty()) else {
+        return EFAULT;
+    };
+    // SAFETY: the caller gives its own memory of this length.
+    unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), to.cast(), len) };
+    0
+}
+
+pub unsafe fn bpf_skb_load_bytes(skb: *const c_void, offset: u32, to: *mut c_void, len: u32) -> c_long {
+    // SAFETY: as above.
+    load_bytes(&unsafe { SocketBuffer::of(skb.cast_mut().cast()) }.bytes(), offset, to, len)
+}
+
+pub unsafe fn bpf_xdp_load_bytes(ctx: *mut xdp_md, offset: u32, to: *mut c_void, len: u32) -> c_long {
+    // SAFETY: as above.
+    load_bytes(&unsafe { XdpFrame::of(ctx) }.bytes(), offset, to, len)
+}
+
 /// `__bpf_skb_change_tail`, which makes all of the buffer readable, and one frame of a super-packet. Shrinks only.
 pub unsafe fn bpf_skb_change_tail(skb: *mut __sk_buff, len: u32, flags: u64) -> c_long {
     // SAFETY: as above.

@@ -1,4 +1,4 @@
-//! IPv4 options: kept, whatever they are.
+//! IPv4 options: kept, but for those by which a packet names its own way.
 
 use super::*;
 
@@ -11,7 +11,9 @@ const RECORD_ROUTE: [u8; 40] = {
     option
 };
 const TIMESTAMP: [u8; 12] = [68, 12, 5, 0, 0, 0, 0, 0, 0, 0, 0, 0];
-const SOURCE_ROUTE: [u8; 8] = [131, 7, 4, 10, 1, 0, 1, 0];
+const LOOSE_SOURCE_ROUTE: [u8; 7] = [131, 7, 4, 10, 1, 0, 1];
+const LOOSE_SOURCE_ROUTE_OF_TWO_WORDS: [u8; 8] = [131, 7, 4, 10, 1, 0, 1, 0];
+const STRICT_SOURCE_ROUTE: [u8; 7] = [137, 7, 4, 10, 1, 0, 1];
 
 /// A whole connection whose packets, both ways, have these options.
 fn tcp_connection(bench: &mut Bench, options: &[u8]) -> Result<()> {
@@ -47,6 +49,40 @@ fn datagrams(bench: &mut Bench, options: &[u8]) -> Result<()> {
     Ok(())
 }
 
+/// Options with a source route behind others, at every place that it may have, as long as headers allow.
+fn source_routes() -> Vec<Vec<u8>> {
+    let mut all = Vec::new();
+    for route in [LOOSE_SOURCE_ROUTE, STRICT_SOURCE_ROUTE] {
+        for operations in 0..=33 {
+            all.push([&vec![1; operations][..], &route].concat());
+        }
+        for before in [&ROUTER_ALERT[..], &TIMESTAMP, &RECORD_ROUTE[..11], &[1, 148, 4, 0, 0, 1, 1, 68, 4, 5, 0]] {
+            let before = if before[0] == 7 { [&[7, 11], &before[2..]].concat() } else { before.to_vec() };
+            all.push([&before[..], &route].concat());
+            all.push([&route[..], &before].concat());
+        }
+        // Cut short, or with lengths that cannot be: nobody is to make anything of it.
+        all.extend([vec![route[0]], vec![route[0], 0], vec![1, route[0], 1], vec![1, 1, route[0], 40, 4]]);
+    }
+    for options in &mut all {
+        // A header is whole words; what is behind the last option ends them.
+        options.resize(options.len().next_multiple_of(4), 0);
+    }
+    all
+}
+
+/// Options that no parser takes: lengths of 0, of 1, and beyond the header.
+const MALFORMED: [[u8; 8]; 8] = [
+    [7, 0, 4, 0, 0, 0, 0, 0],
+    [7, 1, 4, 0, 0, 0, 0, 0],
+    [7, 9, 4, 0, 0, 0, 0, 0],
+    [1, 1, 1, 68, 255, 5, 0, 0],
+    [148, 4, 0, 0, 148, 5, 0, 0],
+    [94, 0, 131, 7, 4, 10, 1, 1],
+    [1, 1, 1, 1, 1, 1, 1, 148],
+    [1, 1, 1, 1, 1, 1, 68, 3],
+];
+
 both_hooks! {
     fn no_operations_are_kept_in_tcp(bench: &mut Bench) -> Result<()> {
         tcp_connection(bench, &NO_OPERATIONS)
@@ -80,12 +116,82 @@ both_hooks! {
         datagrams(bench, &TIMESTAMP)
     }
 
-    fn a_source_route_is_kept_in_tcp(bench: &mut Bench) -> Result<()> {
-        tcp_connection(bench, &SOURCE_ROUTE)
+    fn what_names_its_way_opens_nothing(bench: &mut Bench) -> Result<()> {
+        serve(bench, TCP)?;
+        serve(bench, UDP)?;
+        for options in source_routes() {
+            for frame in [Frame::tcp(CLIENT, VIP, tcp::SYN), Frame::udp(CLIENT, VIP).payload(b"by way of")] {
+                let context = format!("{options:?}");
+                bench.expect_refused(&frame.ip_options(&options), Reason::SourceRoute).context(context)?;
+            }
+        }
+        ensure!(bench.flows()?.is_empty());
+        Ok(())
     }
 
-    fn a_source_route_is_kept_in_udp(bench: &mut Bench) -> Result<()> {
-        datagrams(bench, &SOURCE_ROUTE)
+    fn what_names_its_way_changes_nothing_of_a_connection(bench: &mut Bench) -> Result<()> {
+        serve(bench, TCP)?;
+        establish(bench)?;
+        let flows = bench.flows()?;
+        for flags in [tcp::SYN, tcp::ACK, tcp::RST, tcp::FIN | tcp::ACK] {
+            for frame in [Frame::tcp(CLIENT, VIP, flags), Frame::tcp(BACKEND, CLIENT, flags)] {
+                bench.expect_refused(&frame.ip_options(&LOOSE_SOURCE_ROUTE_OF_TWO_WORDS), Reason::SourceRoute)?;
+            }
+        }
+        ensure!(bench.flows()? == flows);
+        exchange(bench, &[(Side::Client, tcp::ACK), (Side::Backend, tcp::ACK)])
+    }
+
+    fn what_names_its_way_is_refused_whatever_it_carries(bench: &mut Bench) -> Result<()> {
+        const GUEST: Ipv4Addr = Ipv4Addr::new(10, 2, 0, 12);
+        const ELASTIC: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 101);
+        const OUTSIDE: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 7);
+        bench.masquerade(Bench::VIP, false)?;
+        bench.elastic(ELASTIC, GUEST, true)?;
+        for [src, dst] in [[OUTSIDE, ELASTIC], [GUEST, OUTSIDE], [Ipv4Addr::new(10, 2, 0, 11), OUTSIDE]] {
+            let asked = Frame::udp(SocketAddrV4::new(dst, 5353), SocketAddrV4::new(src, 53));
+            let frames = [
+                Frame::icmp_query(src, dst, 8, 7, b"ping"),
+                Frame::icmp_error(src, dst, [3, 3], 0, &asked, 28),
+                Frame::other(src, dst, 47).payload(&[0; 24]),
+                Frame::udp(SocketAddrV4::new(src, 53), SocketAddrV4::new(dst, 5353)).payload(&[5; 2000]),
+            ];
+            let [query, error, other, datagram] = frames.map(|frame| frame.ip_options(&LOOSE_SOURCE_ROUTE_OF_TWO_WORDS));
+            for frame in [query, error, other].iter().chain(&datagram.fragments(&[0, 1400])) {
+                bench.expect_refused(frame, Reason::SourceRoute)?;
+                let tagged = Frame { tags: vec![[0x8100, 0]], ..frame.clone() };
+                bench.expect_refused(&tagged, Reason::SourceRoute)?;
+            }
+        }
+        ensure!(bench.flows()?.is_empty() && bench.fragments()? == 0);
+        Ok(())
+    }
+
+    fn what_names_its_way_to_others_is_the_stacks(bench: &mut Bench) -> Result<()> {
+        serve(bench, TCP)?;
+        let other = SocketAddrV4::new(Ipv4Addr::new(10, 1, 0, 101), 80);
+        for options in source_routes() {
+            bench.expect_refused(&Frame::tcp(CLIENT, other, tcp::SYN).ip_options(&options), Reason::NotOurs)?;
+        }
+        Ok(())
+    }
+
+    fn what_is_behind_the_end_of_options_is_none(bench: &mut Bench) -> Result<()> {
+        tcp_connection(bench, &[148, 4, 0, 0, 0, 131, 7, 4, 10, 1, 0, 1])?;
+        datagrams(bench, &[1, 0, 137, 7, 4, 10, 1, 1])
+    }
+
+    fn malformed_options_are_the_stacks_to_refuse(bench: &mut Bench) -> Result<()> {
+        serve(bench, TCP)?;
+        serve(bench, UDP)?;
+        for options in MALFORMED {
+            for frame in [Frame::tcp(CLIENT, VIP, tcp::SYN), Frame::udp(CLIENT, VIP), Frame::udp(BACKEND, CLIENT)] {
+                let context = format!("{options:?}");
+                bench.expect_refused(&frame.ip_options(&options), Reason::Malformed).context(context)?;
+            }
+        }
+        ensure!(bench.flows()?.is_empty());
+        Ok(())
     }
 
     fn every_length_of_options_is_kept(bench: &mut Bench) -> Result<()> {

@@ -169,7 +169,8 @@ both_hooks! {
         for tags in [&[][..], &[[0x8100, 0xe000]], &[[0x88a8, 0x1000]]] {
             for length in [68, 80] {
                 let (error, turned) = about(&sent, &delivered, [11, 0], 0, length);
-                let (error, turned) = (error.ip_options(&[7; 40]), turned.ip_options(&[7; 40]));
+                let options = [&[7, 39, 4][..], &[0; 37]].concat();
+                let (error, turned) = (error.ip_options(&options), turned.ip_options(&options));
                 bench.expect_sent(&error.tagged(tags), &to_private(turned))?;
             }
         }
