@@ -80,16 +80,21 @@ pub fn vipgate_egress(ctx: TcContext) -> i32 {
 
 /// Asked by the stack of what it is given for a socket of the router that listens, or takes any datagram: for a VIP it finds none,
 /// and refuses. So it does not matter on which addresses the router's services listen. What a socket is connected for comes
-/// to it before.
+/// to it before. What is for a service's port the pipeline has counted, and why it went to the stack.
 #[sk_lookup]
 pub fn vipgate_sockets(ctx: SkLookupContext) -> u32 {
     const INET: u32 = 2;
     const DROP: u32 = 0;
     const PASS: u32 = 1;
     // SAFETY: reading fields of the running program's context.
-    let (family, dst) = unsafe { ((*ctx.lookup).family, (*ctx.lookup).local_ip4) };
+    let (family, dst, protocol, port) = unsafe {
+        let asked = ctx.lookup;
+        ((*asked).family, (*asked).local_ip4, (*asked).protocol, (*asked).local_port)
+    };
     if family == INET && service::is_vip_alone(dst) {
-        count::reason_only(Reason::PortClosed);
+        if !service::has_port(dst, protocol as u8, (port as u16).to_be()) {
+            count::reason_only(Reason::PortClosed);
+        }
         return DROP;
     }
     PASS

@@ -121,6 +121,13 @@ pub fn is_vip_alone(dst: Be32) -> bool {
     interest::of(dst).may_be_vip() && whole(dst).is_some()
 }
 
+/// True for a port of the VIP that a service has, whatever becomes of its packets.
+#[inline(always)]
+pub fn has_port(vip: Be32, protocol: u8, port: Be16) -> bool {
+    let key = Key::new(ServiceKey::EXACT, ServiceKey::new(vip, protocol, port));
+    SERVICES.get(&key).is_some_and(|service| service.kind != Kind::Closed as u8)
+}
+
 /// What the whole VIP is, beside its services.
 #[inline(always)]
 pub fn whole(vip: Be32) -> Option<&'static Service> {

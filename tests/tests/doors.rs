@@ -86,10 +86,11 @@ both_hooks! {
             let answer = send(at(VIP), bytes)?.recv(&mut [0; 8]).map_err(|error| error.kind());
             ensure!(answer == Err(ErrorKind::ConnectionRefused), "{} bytes: {answer:?}", bytes.len());
         }
+        let closed = dropped(lab, "port_closed")?;
+        ensure!(closed >= 3, "{closed} refused");
         run.cloud.remove_backends(&listener, &[0])?;
         ensure!(connect(vip)? == refused, "a listener without a backend");
-        let drops = dropped(lab, "port_closed")?;
-        ensure!(drops >= 4, "{drops} refused");
+        ensure!(dropped(lab, "port_closed")? == closed, "its port is a service's");
         client.ping(VIP, "")?;
         // Its own address is the router's.
         ensure!(connect(at(PUBLIC_ROUTER))?.is_ok());

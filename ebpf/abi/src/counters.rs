@@ -124,8 +124,8 @@ reasons! {
     Tagged = 27 Pass "tagged",
     /// A TCP segment of a connection that the router has ended, or a guest's of one that it does not know: answered with a reset.
     FlowReset = 28 Drop "flow_reset",
-    /// What came to the stack for a VIP, whose port no service has or of whose connection nothing is known: none of the router's
-    /// sockets is to answer, so the stack refuses.
+    /// What came to the stack for a VIP's port that no service has: none of the router's sockets is to answer, so the stack
+    /// refuses.
     PortClosed = 29 Drop "port_closed",
     /// For an elastic IP, and it does not tell for which of its connections: not the guest's, and not the router's either.
     Unreadable = 30 Drop "unreadable",
