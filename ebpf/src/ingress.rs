@@ -9,7 +9,6 @@ use core::{
 use aya_ebpf::bindings::{BPF_FIB_LKUP_RET_FRAG_NEEDED, BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_SUCCESS};
 use vipgate_abi::{
     Be32,
-    backend::Backend,
     flow::{Flow, FlowKey},
 };
 
@@ -59,12 +58,6 @@ fn is_nobodys(src: Be32) -> bool {
 #[inline(always)]
 pub const fn device(ifindex: u32) -> u16 {
     ifindex as u16
-}
-
-/// Whether the kernel sends to a backend by the device of its network; `device` is as a flow remembers it.
-#[inline(always)]
-pub fn is_at(backend: &Backend, device: u16) -> bool {
-    backend.device == 0 || self::device(backend.device) == device
 }
 
 /// True for a packet of a known flow that comes by another device than the one that the flow remembers; of answers, also where

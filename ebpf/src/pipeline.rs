@@ -329,7 +329,7 @@ extern "C" fn insert(arrival: *const Arrival, new: *const Connection) -> u64 {
     else {
         return Reason::Unroutable as u64;
     };
-    if !new.is_outward && BACKENDS.get(new.backend).is_none_or(|backend| !ingress::is_at(backend, new.answers_by)) {
+    if !new.is_outward && BACKENDS.get(new.backend).is_none_or(|backend| !backend.is_by(new.answers_by)) {
         return Reason::Elsewhere as u64;
     }
     table::insert(arrival, config, new).unwrap_or_else(|reason| {

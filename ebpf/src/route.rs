@@ -22,6 +22,7 @@ use vipgate_abi::{
 use crate::{
     atomic,
     clock::jiffies,
+    ingress,
     maps::{BACKEND_ROUTES, BACKENDS, CONFIG, CONFIRMED, PORT_NUMBERS, PORTS},
     packet::{ETH_LEN, Packet, copy_mac, load, store},
     verifier::opaque,
@@ -249,7 +250,7 @@ pub(crate) fn renew(asker: Asker, flow: *mut Flow, old: Hop, what: u32) -> u32 {
     let Some((epoch, route, device)) = find(asker, what as u8, config, &rewritten) else {
         return opaque(UNROUTABLE);
     };
-    if what & IS_OUTWARD == 0 && BACKENDS.get(backend).is_none_or(|backend| !backend.is_by(device)) {
+    if what & IS_OUTWARD == 0 && BACKENDS.get(backend).is_none_or(|backend| !backend.is_by(ingress::device(device))) {
         return opaque(ELSEWHERE);
     }
     // SAFETY: `flow` points into FLOWS; rule 6.

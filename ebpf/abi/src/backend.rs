@@ -40,10 +40,10 @@ pub const OTHER_IDLE: u32 = 10 * 60;
 
 impl Backend {
     /// Whether the device that the kernel sends by to its address leads to its network, and not to another one that has the
-    /// address, too; 0: none does.
+    /// address, too; 0: none does. The device is as a flow remembers it ([`crate::flow::Flow::from`]).
     #[inline(always)]
-    pub const fn is_by(&self, device: u32) -> bool {
-        self.device == 0 || self.device == device
+    pub const fn is_by(&self, device: u16) -> bool {
+        self.device == 0 || self.device as u16 == device
     }
 
     #[inline(always)]

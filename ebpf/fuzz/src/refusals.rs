@@ -1,6 +1,7 @@
 //! Why packets end, held against what they were.
 
 use vipgate_abi::{
+    backend::Backend,
     counters::{Gravity, Reason},
     flow::FlowKey,
     service::{Kind, Service, ServiceKey},
@@ -135,10 +136,7 @@ fn elsewhere(bytes: &[u8], before: &Table) {
     let Some(ports) = packet.ports(bytes) else { return };
     let key = key(&packet, ports);
     // One that is over may have left its place to a new one.
-    if before.find(&key).is_some_and(|known| {
-        let device = device_towards(known.flow.new_dst).unwrap_or(0);
-        !world::backend(known.flow.backend()).is_by(device)
-    }) {
+    if before.find(&key).is_some_and(|known| !is_towards(&world::backend(known.flow.backend()), known.flow.new_dst)) {
         return;
     }
     let numbers: Vec<u32> = match service(&key) {
@@ -155,7 +153,12 @@ fn elsewhere(bytes: &[u8], before: &Table) {
 /// True for a backend whose address the kernel does not send to by its network's device.
 pub(crate) fn is_elsewhere(number: u32) -> bool {
     let backend = world::backend(number);
-    !backend.is_by(device_towards(backend.addr).unwrap_or(0))
+    !is_towards(&backend, backend.addr)
+}
+
+/// Whether the kernel sends to this address by the device of the backend's network.
+fn is_towards(backend: &Backend, addr: u32) -> bool {
+    backend.device == 0 || device_towards(addr) == Some(backend.device)
 }
 
 /// Of a known connection, or an error about one, and from where the kernel does not have that side of it.
@@ -215,8 +218,7 @@ pub(crate) fn told(told: &[Vec<u64>], counted: Option<Reason>, last: &[u64], lef
         "from or to another: {reason:?}"
     );
     // Of what was not parsed the ports may be out of reach, and of what is cut short they are none.
-    let is_unparsed =
-        matches!(reason, Reason::Unreadable | Reason::SourceRoute | Reason::Disabled | Reason::Martian);
+    let is_unparsed = matches!(reason, Reason::Unreadable | Reason::SourceRoute | Reason::Disabled | Reason::Martian);
     let tells_ports = reason != Reason::Malformed && !(is_unparsed && [sport, dport] == [0; 2]);
     if matches!(packet.protocol, TCP | UDP) && tells_ports {
         let (from, to) = packet.ports(left).unwrap_or_default();
