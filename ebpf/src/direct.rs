@@ -63,6 +63,12 @@ pub fn is_answer(key: &FlowKey, tcp_flags: u16) -> bool {
     if matches!(key.protocol, TCP | ICMP) && arrival.opens() {
         return false;
     }
+    is_known(key)
+}
+
+/// True for the key of what answers somebody who came to a guest's own address.
+#[inline(always)]
+pub fn is_known(key: &FlowKey) -> bool {
     let [addresses, rest] = key.words();
     opaque(is_direct(addresses, rest)) != 0
 }

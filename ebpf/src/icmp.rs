@@ -17,7 +17,7 @@ use vipgate_abi::{
 };
 
 use crate::{
-    ingress,
+    direct, ingress,
     maps::{BACKENDS, CONFIG},
     offset::{self, TAG_LEN},
     packet::{ETH_LEN, L4_OFFSET, Packet, load, load_address, load_length, store, store_address},
@@ -111,9 +111,9 @@ pub fn relay<P: Packet>(packet: &mut P, outer: &mut Rewritten) -> u32 {
         return Reason::OtherHost as u32;
     }
     match turn_back(packet, false, outer) {
-        NONE => Reason::OtherProtocol as u32,
+        TURNED_BACK => TURNED,
         FORGED => Reason::WrongSide as u32,
-        _ => TURNED,
+        _ => Reason::OtherProtocol as u32,
     }
 }
 
@@ -164,12 +164,15 @@ fn sent<P: Packet>(packet: &mut P, outer: &Rewritten) -> Result<i32, Reason> {
 /// An error's own addresses, to be filled in; it has no ports.
 pub const NOBODY: Rewritten = Rewritten { src: 0, dst: 0, sport: 0, dport: 0 };
 
-/// [`turn_back`]'s answers beside 1: it is no such error, or somebody else than who could know sent it.
+/// [`turn_back`]'s answers: the packet is no such error, it was one, and what it is instead, unchanged: somebody else than who
+/// could know sent it ([`ingress::is_forged`]), or it tells its receiver of what came to a guest's own address (`direct`).
 const NONE: u32 = 0;
+pub const TURNED_BACK: u32 = 1;
 const FORGED: u32 = 2;
+pub const DIRECT: u32 = 3;
 
-/// Rewrites an error about a translated packet, in place: 1. 0: it is none, and unchanged; of others than the stack's, which
-/// `is_own` says it is, 2: it is [forged](ingress::is_forged), and unchanged. `outer` gets the error's own new addresses.
+/// Rewrites an error about a translated packet, in place: one of the answers above. At egress, as `is_own` says, none is forged,
+/// at ingress none `DIRECT`. `outer` gets the error's own new addresses.
 #[inline(always)]
 pub fn turn_back<P: Packet>(packet: &mut P, is_own: bool, outer: &mut Rewritten) -> u32 {
     // At egress this is about every packet of the stack's: what else it is shows in its first header.
@@ -215,7 +218,7 @@ pub fn turn_back<P: Packet>(packet: &mut P, is_own: bool, outer: &mut Rewritten)
     // SAFETY: within the bytes that every quote has.
     let (sport, dport) = unsafe { quoted_ports(quoted_protocol, quote_l4) };
     // SAFETY: as above.
-    let (src, quoted) = unsafe {
+    let (src, dst, quoted) = unsafe {
         let quoted = FlowKey {
             src: load_address(quote + 12),
             dst: load_address(quote + 16),
@@ -225,10 +228,11 @@ pub fn turn_back<P: Packet>(packet: &mut P, is_own: bool, outer: &mut Rewritten)
             reserved: 0,
             domain: 0,
         };
-        (load_address(data + ETH_LEN + 12), quoted)
+        (load_address(data + ETH_LEN + 12), load_address(data + ETH_LEN + 16), quoted)
     };
-    let Some(answers) = flow_that_answers(&quoted) else {
-        return NONE;
+    let answer = FlowKey { src: quoted.dst, dst: quoted.src, sport: quoted.dport, dport: quoted.sport, ..quoted };
+    let Some(answers) = flow_of(&answer) else {
+        return if is_own && dst == answer.dst && direct::is_known(&answer) { DIRECT } else { NONE };
     };
     if !is_own && ingress::is_forged(packet, src, quoted.src, quoted.dst) {
         return FORGED;
@@ -279,12 +283,11 @@ pub fn turn_back<P: Packet>(packet: &mut P, is_own: bool, outer: &mut Rewritten)
             store(quote_l4 + 2, sent.dport);
         }
         change(icmp + CHECKSUM, changed);
-        let dst = load_address(data + ETH_LEN + 16);
         change(data + ETH_LEN + 10, delta32(src, outer.src) + delta32(dst, outer.dst));
         store_address(data + ETH_LEN + 12, outer.src);
         store_address(data + ETH_LEN + 16, outer.dst);
     }
-    1
+    TURNED_BACK
 }
 
 /// True for an IPv4 packet that carries ICMP.
@@ -339,11 +342,10 @@ pub unsafe fn change(address: usize, delta: u64) -> u64 {
     }
 }
 
-/// What the packets of the flow that answers this packet become; None: there is no such flow, or it is over.
+/// What the packets of this flow become; None: there is no such flow, or it is over.
 #[inline(always)]
-fn flow_that_answers(packet: &FlowKey) -> Option<Rewritten> {
+fn flow_of(key: &FlowKey) -> Option<Rewritten> {
     let config = CONFIG.get(0)?;
-    let key = FlowKey { src: packet.dst, dst: packet.src, sport: packet.dport, dport: packet.sport, ..*packet };
     let words = key.words();
     let slot = table::lookup(words, hash::words(words, config.flow_seed), config.bucket_mask)?;
     // SAFETY: `flow` points into FLOWS. Another CPU may be claiming the slot: `holds` tells.

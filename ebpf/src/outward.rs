@@ -4,7 +4,8 @@
 //!
 //! What such a guest sends and the pipeline does not translate, because it belongs to nothing that is known, goes to the
 //! stack, which may well have it: the router itself is reached so. Should the stack send it on to where its source may not
-//! be seen, it ends at egress ([`is_untranslated`]), unless it answers who came to the guest's own address (`direct`).
+//! be seen, it ends at egress ([`is_untranslated`]), unless it answers who came to the guest's own address (`direct`), or is an
+//! ICMP error to him ([`icmp::DIRECT`](crate::icmp::DIRECT)).
 
 use core::ffi::c_void;
 

@@ -69,10 +69,10 @@ pub fn vipgate_egress(ctx: TcContext) -> i32 {
         return TC_ACT_UNSPEC;
     }
     let mut outer = icmp::NOBODY;
-    icmp::turn_back(&mut packet, true, &mut outer);
+    let answer = icmp::turn_back(&mut packet, true, &mut outer);
     if packet.is_local() {
         outward::reclaim(&mut packet);
-    } else if outward::is_untranslated(&mut packet) {
+    } else if answer != icmp::DIRECT && outward::is_untranslated(&mut packet) {
         return count::verdict(&packet, Reason::Untranslated);
     }
     TC_ACT_UNSPEC

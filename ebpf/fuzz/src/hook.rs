@@ -155,8 +155,9 @@ impl Arriving {
         let mut outer = icmp::NOBODY;
         let mut packet = TcPacket(buffer.context());
         let is_ours = !packet.is_in_vlan();
-        let turned = is_ours && icmp::turn_back(&mut packet, true, &mut outer) != 0;
-        let leaves = !is_ours || !outward::is_untranslated(&mut packet);
+        let answer = if is_ours { icmp::turn_back(&mut packet, true, &mut outer) } else { 0 };
+        let turned = answer == icmp::TURNED_BACK;
+        let leaves = !is_ours || answer == icmp::DIRECT || !outward::is_untranslated(&mut packet);
         assert_eq!(world::reason_since(&before), None, "the stack's own packets are nothing to count");
         assert_eq!(kernel::take_redirect(), None, "the stack's own packets go their way");
         Departure { turned, leaves, bytes: buffer.on_wire() }

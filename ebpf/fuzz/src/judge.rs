@@ -242,8 +242,15 @@ pub(crate) fn departure(came: &Arriving, departure: &Departure, table: &Table) {
     assert!(departure.leaves == may_leave || answers, "by interface {}: {source:?}", came.ifindex);
 }
 
-/// Whether somebody came to the guest's own address to whom this may be an answer. A later fragment does not tell.
+/// Whether somebody came to the guest's own address to whom this may be an answer, or an error about what he sent. A later
+/// fragment does not tell.
 fn answers_direct(packet: &Ipv4, bytes: &[u8]) -> bool {
+    if packet.is_error(bytes) {
+        let quoted = Ipv4::at(bytes, packet.l4 + 8).filter(|quoted| quoted.src == packet.dst);
+        let ports = quoted.as_ref().and_then(|quoted| quoted.ports(bytes));
+        let asked = quoted.zip(ports).map(|(quoted, ports)| key(&quoted, ports));
+        return asked.is_some_and(|asked| maps::DIRECT.get_ptr(reversed(&asked)).is_some());
+    }
     packet.offset != 0 || packet.ports(bytes).is_some_and(|ports| maps::DIRECT.get_ptr(key(packet, ports)).is_some())
 }
 

@@ -8,6 +8,7 @@
 //! The same function is the fuzz target (`cargo xtask fuzz`), a test over random inputs, and the test that replays
 //! `regressions/`, inputs that once failed, and `seeds/`, inputs that lead where random ones seldom come.
 
+mod errors;
 #[path = "../../../tests/src/packet/frame.rs"]
 pub mod frame;
 mod hook;
@@ -154,6 +155,7 @@ fn play(case: &Case, hook: Hook) -> (Vec<Outcome>, Tally) {
         let outcome = packet.run(hook);
         if judge::is_direct(&packet) && !was_direct {
             judge::direct(&packet, &outcome);
+            errors::about_direct(&packet);
         }
         let after = Table::read(&world);
         after.check();

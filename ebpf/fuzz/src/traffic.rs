@@ -252,7 +252,7 @@ fn set_source(bytes: &mut [u8], source: [u8; 4]) {
 }
 
 /// An ICMP error that quotes a frame's packet, to that packet's sender.
-fn error(from: [u8; 4], about: &[u8], kind: u8, quoted: u8, ifindex: u32) -> Option<Arriving> {
+pub(crate) fn error(from: [u8; 4], about: &[u8], kind: u8, quoted: u8, ifindex: u32) -> Option<Arriving> {
     let to = Ipv4::of_frame(about)?.src;
     let kind = match kind % 4 {
         0 => 3,

@@ -83,6 +83,47 @@ both_hooks! {
         Ok(())
     }
 
+    fn an_error_about_what_came_to_a_guests_own_address_keeps_its_source(bench: &mut Bench) -> Result<()> {
+        // Of a router inside, whose packets have another source elsewhere, too.
+        const INSIDE: Ipv4Addr = Ipv4Addr::new(10, 2, 0, 30);
+        translate(bench)?;
+        let errors = [([3, 2], 0), ([3, 3], 0), ([3, 4], 1200), ([11, 0], 0), ([12, 0], 20 << 24)];
+        for guest in GUESTS {
+            let at = |port| SocketAddrV4::new(guest, port);
+            let asks = [
+                Frame::tcp(OUTSIDE, at(80), tcp::ACK).payload(&[7; 40]),
+                Frame::udp(OUTSIDE, at(53)).payload(b"anybody?"),
+                Frame::icmp_query(*OUTSIDE.ip(), guest, 8, 7, b"ping"),
+                Frame::other(*OUTSIDE.ip(), guest, 132).payload(&[0; 20]),
+                Frame::udp(OUTSIDE, at(54)).payload(b"routed").ip_options(&[1; 8]),
+            ];
+            for ask in asks {
+                let about = |from, to, (kind, rest)| Frame::icmp_error(from, to, kind, rest, &ask, 28 + ask.ip_options.len());
+                let error = about(guest, *OUTSIDE.ip(), errors[0]);
+                ensure!(!bench.leaves(&error, "pub0")?, "nobody has come: {ask:?}");
+                expect_passed(bench, &ask)?;
+                for (from, error) in [guest, INSIDE].into_iter().flat_map(|from| errors.map(|error| (from, error))) {
+                    let error = about(from, *OUTSIDE.ip(), error);
+                    bench.expect_refused(&error, Reason::OtherProtocol)?;
+                    ensure!(bench.leaves(&error, "pub0")?, "{error:?}");
+                    ensure!(bench.leaves(&error.tagged(&[[0x8100, 0xe000]]), "pub0")?);
+                }
+                // To another than who came, and what is no error.
+                ensure!(!bench.leaves(&about(guest, Bench::CLIENT, errors[0]), "pub0")?);
+                ensure!(!bench.leaves(&about(guest, *OUTSIDE.ip(), ([5, 1], 0)), "pub0")?);
+            }
+        }
+        // About what nobody sent.
+        let stray = Frame::udp(OUTSIDE, SocketAddrV4::new(GUESTS[0], 55));
+        ensure!(!bench.leaves(&Frame::icmp_error(GUESTS[0], *OUTSIDE.ip(), [3, 3], 0, &stray, 28), "pub0")?);
+        let asked = Frame::udp(OUTSIDE, SocketAddrV4::new(GUESTS[0], 53));
+        let error = Frame::icmp_error(GUESTS[0], *OUTSIDE.ip(), [3, 3], 0, &asked, 28);
+        let tick = u64::from(bench.config()?.tick);
+        bench.age_direct(u32::try_from(310 * 1_000_000_000 / tick)?)?;
+        ensure!(!bench.leaves(&error, "pub0")?, "forgotten");
+        Ok(())
+    }
+
     fn a_datagram_is_answered_for_five_minutes(bench: &mut Bench) -> Result<()> {
         const SECONDS: u64 = 1_000_000_000;
         translate(bench)?;
