@@ -5,7 +5,7 @@
 //! looked up by its own addresses and ports the other way round: that is the flow whose packets answer it.
 //!
 //! Errors come from outside ([`relay`]) and from the router's own stack ([`turn_back`] at egress), which answers what
-//! the pipeline hands to it: packets larger than the way out's MTU, and those whose time to live is over.
+//! the pipeline hands to it: packets larger than the way out's MTU, and those whose time to live is over (`refused`).
 
 use vipgate_abi::{
     Be16,
@@ -23,6 +23,7 @@ use crate::{
     packet::{ETH_LEN, L4_OFFSET, Packet, load, load_address, load_length, store, store_address},
     parse::{FRAGMENT_OFFSET, IPV4, TCP, UDP, VERSION_IHL, ethertype, has_options, has_ports},
     portless::{DCCP, UDP_LITE},
+    refused,
     route::{self, Rewritten},
     table,
     verifier::opaque,
@@ -231,14 +232,19 @@ pub fn turn_back<P: Packet>(packet: &mut P, is_own: bool, outer: &mut Rewritten)
         (load_address(data + ETH_LEN + 12), load_address(data + ETH_LEN + 16), quoted)
     };
     let answer = FlowKey { src: quoted.dst, dst: quoted.src, sport: quoted.dport, dport: quoted.sport, ..quoted };
-    let Some(answers) = flow_of(&answer) else {
+    let refused = if is_own { refused::sent(&quoted) } else { None };
+    // The quote as its sender had it: where the stack refused it, as that came; else what the answering flow's packets become,
+    // the other way round.
+    let sent = if let Some(sent) = refused {
+        sent
+    } else if let Some(answers) = flow_of(&answer) {
+        Rewritten { src: answers.dst, dst: answers.src, sport: answers.dport, dport: answers.sport }
+    } else {
         return if is_own && dst == answer.dst && direct::is_known(&answer) { DIRECT } else { NONE };
     };
     if !is_own && ingress::is_forged(packet, src, quoted.src, quoted.dst) {
         return FORGED;
     }
-    // The quote as its sender had it: what the answering flow's packets become, the other way round.
-    let sent = Rewritten { src: answers.dst, dst: answers.src, sport: answers.dport, dport: answers.sport };
     let addresses = delta32(quoted.src, sent.src) + delta32(quoted.dst, sent.dst);
     // SAFETY: within the bytes that every quote has.
     let quoted_kind: u8 = unsafe { load(quote_l4) };

@@ -40,6 +40,7 @@ pub mod parse;
 pub mod pipeline;
 mod portless;
 mod ports;
+mod refused;
 mod reset;
 pub mod route;
 mod sample;

@@ -18,6 +18,7 @@ use vipgate_abi::{
     },
     meter::{Meter, MeterPort, MeterState, MeterTraffic},
     port::Port,
+    refused::{REFUSED_CONNECTIONS, Sent},
     sample,
     service::{Service, ServiceKey},
     share::{SHARES, Share},
@@ -118,6 +119,9 @@ pub static FRAGMENTS: LruHashMap<FragmentKey, FragmentPorts, { FRAGMENTED_PACKET
 
 #[btf_map]
 pub static DIRECT: LruHashMap<FlowKey, u32, { source::DIRECT_CONNECTIONS as usize }> = LruHashMap::new();
+
+#[btf_map]
+pub static REFUSED: LruHashMap<FlowKey, Sent, { REFUSED_CONNECTIONS as usize }> = LruHashMap::new();
 
 #[btf_map]
 pub static LAST_TOLD: Array<u64, { REASON_SLOTS as usize }, 0> = Array::new();

@@ -22,7 +22,7 @@ use crate::{
     offset, other, outward,
     packet::{ETH_LEN, L4_OFFSET, Packet, load, load_address, store, store_address},
     parse::{ACK, DONT_FRAGMENT, FIN, Headers, RST, SYN, TCP, has_ports, parse},
-    ports, reset,
+    ports, refused, reset,
     route::{self, Asker, Rewritten, Route},
     service,
     table::{self, Connection, Slot},
@@ -396,9 +396,8 @@ fn connect<P: Packet>(packet: &P, arrival: &Arrival, service: &Service, new: &mu
 /// Stages 6 to 8: the packet counts against its limit, becomes what its flow says, is counted, and is sent out of its port,
 /// or handed to the stack, which routes it.
 ///
-/// Where the stack shall answer with an ICMP error, the sender must recognise its own packet in it. So what goes outward,
-/// a backend's packet or a guest's, is handed over as it came; what comes in, whose destination is the stack's own
-/// address, is translated, and its error is turned back at egress (`icmp`).
+/// Where the stack shall answer with an ICMP error, the sender must recognise its own packet in it: what the stack gets of it
+/// `refused` says.
 ///
 /// All is read from the flow as it is needed. A packet during whose rewriting another CPU claimed the slot may be of
 /// both flows, and is dropped: only an embryo, a closed or an idle flow can lose its slot.
@@ -437,32 +436,40 @@ fn forward<P: Packet>(packet: &mut P, headers: &Headers, slot: &Slot) -> Result<
     };
     count::traffic(backend, outward, frames, bytes);
     let mut leave = Err(Reason::NoNeighbour);
+    let mut refusal = None;
     let mut ip_delta = 0;
     if let Some(port) = port {
         if packet.exceeds(headers.ip_len, headers.header_len as u32, port.mtu) {
             // SAFETY: parse checked the headers' bounds.
-            let fragment: u16 = unsafe { load(data + ETH_LEN + 6) };
-            if outward && fragment & DONT_FRAGMENT != 0 {
-                return Err(Reason::OverMtu);
-            }
+            let (is_over, may_be_cut) = unsafe { (is_over(data), may_be_cut(data)) };
             leave = Err(Reason::OverMtu);
+            if is_over {
+                refusal = Some(Reason::TtlExpired);
+            } else if !may_be_cut {
+                refusal = Some(Reason::OverMtu);
+            }
         // SAFETY: parse checked the headers' bounds, `flow` points into FLOWS.
         } else if let Some(delta) = unsafe { route::depart(data, port, ptr::addr_of!((*flow).hop).cast()) } {
             ip_delta = delta;
             leave = Ok(port);
         } else {
-            if outward {
-                return Err(Reason::TtlExpired);
-            }
-            leave = Err(Reason::TtlExpired);
+            refusal = Some(Reason::TtlExpired);
         }
-    } else if outward && let Some(reason) = hindrance(packet, data, headers.ip_len, headers.header_len as u32, flow) {
-        return Err(reason);
+    // SAFETY: `flow` points into FLOWS.
+    } else if unsafe { (*flow).new_src } != headers.key.src {
+        refusal = hindrance(packet, data, headers.ip_len, headers.header_len as u32, flow);
     }
     // SAFETY: `flow` points into FLOWS.
-    let new = unsafe { Rewritten::by(&*flow) };
+    let mut new = unsafe { Rewritten::by(&*flow) };
     if !slot.holds() {
         return Err(Reason::FlowEnded);
+    }
+    if let Some(reason) = refusal {
+        leave = Err(reason);
+        if !refused::is_shown(slot) {
+            return Err(reason);
+        }
+        (new.src, new.sport) = (headers.key.src, headers.key.sport);
     }
     if leave.is_ok() && packet.queue().is_congested() {
         // SAFETY: parse checked the headers' bounds.
@@ -477,17 +484,36 @@ fn forward<P: Packet>(packet: &mut P, headers: &Headers, slot: &Slot) -> Result<
     Ok(if queue.is_none() { packet.send(way_out, port) } else { packet.enqueue(way_out, queue) })
 }
 
-/// Why the stack would not send on an outward packet that it gets for want of a neighbour: it would tell the sender that it
-/// sees, a VIP, and that is itself.
+/// Whether a packet's time to live is over.
+///
+/// # Safety
+/// The IPv4 header's fixed part is directly readable behind the Ethernet header at `data`.
+#[inline(always)]
+unsafe fn is_over(data: usize) -> bool {
+    // SAFETY: as the caller promises. The word is TTL and protocol.
+    unsafe { u16::from_le(load(data + ETH_LEN + 8)) as u8 <= 1 }
+}
+
+/// Whether a packet that does not fit may be sent in fragments.
+///
+/// # Safety
+/// As [`is_over`].
+#[inline(always)]
+unsafe fn may_be_cut(data: usize) -> bool {
+    // SAFETY: as the caller promises.
+    unsafe { load::<u16>(data + ETH_LEN + 6) & DONT_FRAGMENT == 0 }
+}
+
+/// Why the stack would refuse a packet that it gets for want of a neighbour, whose source becomes the router's: it would tell
+/// itself.
 #[inline(never)]
 fn hindrance<P: Packet>(packet: &P, data: usize, ip_len: u16, header_len: u32, flow: *const Flow) -> Option<Reason> {
     // SAFETY: parse checked the headers' bounds.
-    let (fragment, life) = unsafe { (load::<u16>(data + ETH_LEN + 6), u16::from_le(load(data + ETH_LEN + 8))) };
-    let [ttl, protocol] = life.to_le_bytes();
-    if ttl <= 1 {
+    let (is_over, may_be_cut, protocol) = unsafe { (is_over(data), may_be_cut(data), load(data + ETH_LEN + 9)) };
+    if is_over {
         return Some(Reason::TtlExpired);
     }
-    if fragment & DONT_FRAGMENT == 0 {
+    if may_be_cut {
         return None;
     }
     // SAFETY: `flow` points into FLOWS.

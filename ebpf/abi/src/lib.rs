@@ -28,6 +28,7 @@ pub mod load;
 pub mod maps;
 pub mod meter;
 pub mod port;
+pub mod refused;
 pub mod sample;
 pub mod service;
 pub mod share;

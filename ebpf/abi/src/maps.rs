@@ -66,6 +66,8 @@ pub const FRAGMENTS: &str = "FRAGMENTS";
 /// LRU hash: [`crate::flow::FlowKey`] of what a guest answers to who came to its own address to u32, the low half of jiffies when
 /// such a packet came last.
 pub const DIRECT: &str = "DIRECT";
+/// LRU hash: [`crate::flow::FlowKey`] of what the stack gets of a packet that it is to refuse, to [`crate::refused::Sent`].
+pub const REFUSED: &str = "REFUSED";
 /// Per-CPU array of u64 by [`crate::counters::Reason`].
 pub const REASONS: &str = "REASONS";
 
@@ -97,7 +99,7 @@ pub const PROGRAM_REDIRECTS: &str = "vipgate_redirects";
 pub const PROGRAM_SOCKETS: &str = "vipgate_sockets";
 
 /// Every map that is pinned: all but those of the table that is bridged to.
-pub const PINNED: [&str; 30] = [
+pub const PINNED: [&str; 31] = [
     CONFIG,
     FLOW_BUCKETS,
     FLOWS,
@@ -125,6 +127,7 @@ pub const PINNED: [&str; 30] = [
     SAMPLE,
     FRAGMENTS,
     DIRECT,
+    REFUSED,
     REASONS,
     LAST_TOLD,
     AYA_LOGS,

@@ -94,6 +94,7 @@ impl World {
         maps::PORT_NUMBERS.clear();
         maps::FRAGMENTS.clear();
         maps::DIRECT.clear();
+        maps::REFUSED.clear();
         maps::PORT_METERS.clear();
         let flow_seed = u64::from(seed);
         let config = Config { flow_seed, bucket_mask: buckets - 1, tick: TICK, log: u64::MAX, ..Config::default() };

@@ -34,6 +34,7 @@ use vipgate_abi::{
     maps,
     meter::{Binding, Meter, MeterPort, MeterTraffic, Metered},
     port::Port,
+    refused::Sent,
     service::{Algorithm, Kind, Member, Service, ServiceKey},
     source::{Source, SourceKey, SourceKind},
 };
@@ -947,6 +948,15 @@ impl Bench {
         let mut direct = HashMap::<_, FlowKey, u32>::try_from(self.map(maps::DIRECT)?)?;
         for (key, seen) in direct.iter().collect::<Result<Vec<_>, _>>()? {
             direct.insert(key, seen.wrapping_sub(jiffies), 0)?;
+        }
+        Ok(())
+    }
+
+    /// Has the stack have refused packets so much earlier.
+    pub fn age_refused(&mut self, jiffies: u32) -> Result<()> {
+        let mut refused = HashMap::<_, FlowKey, Sent>::try_from(self.map(maps::REFUSED)?)?;
+        for (key, sent) in refused.iter().collect::<Result<Vec<_>, _>>()? {
+            refused.insert(key, Sent { seen: sent.seen.wrapping_sub(jiffies), ..sent }, 0)?;
         }
         Ok(())
     }

@@ -64,6 +64,7 @@ mod objects;
 mod options;
 mod ports;
 mod quotes;
+mod refused;
 mod resets;
 mod rewriting;
 mod segments;

@@ -20,6 +20,7 @@ use vipgate_abi::{
     maps,
     meter::{Meter, MeterPort, MeterState, MeterTraffic},
     port::Port,
+    refused::{REFUSED_CONNECTIONS, Sent},
     sample,
     service::{Service, ServiceKey},
     share::{SHARES, Share},
@@ -81,6 +82,7 @@ fn shapes(sizes: Sizes) -> Vec<Shape> {
         shape(maps::SAMPLE, index, size_of::<u64>(), sample::PLACES, false),
         shape(maps::FRAGMENTS, size_of::<FragmentKey>(), size_of::<FragmentPorts>(), FRAGMENTED_PACKETS, false),
         shape(maps::DIRECT, size_of::<FlowKey>(), size_of::<u32>(), source::DIRECT_CONNECTIONS, false),
+        shape(maps::REFUSED, size_of::<FlowKey>(), size_of::<Sent>(), REFUSED_CONNECTIONS, false),
         shape(maps::REASONS, index, size_of::<u64>(), REASON_SLOTS, false),
         shape(maps::LAST_TOLD, index, size_of::<u64>(), REASON_SLOTS, false),
         // A ring has neither keys nor values, and so many bytes.
