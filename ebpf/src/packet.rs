@@ -50,6 +50,9 @@ pub trait Packet {
     /// [`Self::is_for_device`] in full.
     fn is_for_port(&self) -> bool;
 
+    /// What becomes of a frame that seems to be addressed to another host: a hook that cannot be sure leaves it to the one that is.
+    fn ask_for_whom(&mut self) -> Reason;
+
     /// Number of frames on the wire that this packet stands for: an IP packet of `ip_len` bytes, `headers` of them IP and
     /// transport header.
     fn frames(&self, ip_len: u16, headers: u32) -> u32;

@@ -51,6 +51,7 @@ pub fn run_marked<P: Packet>(mut packet: P, by_neighbour: bool) -> i32 {
     };
     let answered = treated.or_else(|reason| match reason {
         Reason::FlowReset => packet.reset(),
+        Reason::OtherHost => Err(packet.ask_for_whom()),
         reason => Err(reason),
     });
     // The one place where packets end that are not sent, near the top of the stack, where there is room to tell of them.

@@ -78,6 +78,11 @@ impl Packet for TcPacket {
     }
 
     #[inline(always)]
+    fn ask_for_whom(&mut self) -> Reason {
+        Reason::OtherHost
+    }
+
+    #[inline(always)]
     fn is_for_port(&self) -> bool {
         true
     }

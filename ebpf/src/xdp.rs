@@ -95,6 +95,15 @@ impl<const KIND: bool> Packet for XdpPacket<KIND> {
         route::port_of(self.ifindex()).is_none_or(|port| unsafe { is_mac(data, &port.mac) })
     }
 
+    /// The device may have another address by now, of which only the controller tells: the TC stage knows without it.
+    #[inline(always)]
+    fn ask_for_whom(&mut self) -> Reason {
+        let data = self.data();
+        // SAFETY: checked here.
+        let may_be_ours = data + ETH_LEN <= self.data_end() && unsafe { self.is_for_device(data) };
+        if may_be_ours && self.can_hand_over() && self.hand_over() { Reason::HandedOver } else { Reason::OtherHost }
+    }
+
     #[inline(always)]
     fn frames(&self, _ip_len: u16, _headers: u32) -> u32 {
         1

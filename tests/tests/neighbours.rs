@@ -58,7 +58,7 @@ both_hooks! {
         Ok(())
     }
 
-    fn who_moves_silently_is_found_without_the_controller(hook) {
+    fn who_moves_silently_is_found_and_the_router_may_without_the_controller(hook) {
         let lab = Lab::new(LabOptions { hook, clients: 1, backends: 1 })?;
         for device in [PUBLIC_DEVICE, PRIVATE_DEVICE] {
             for (key, value) in SOON {
@@ -76,6 +76,12 @@ both_hooks! {
             move_silently(host, mac)?;
             wait_until("the one who moved to be found", PATIENCE, || session.ask())?;
         }
+        // The router's own device gets another address, of which its neighbours hear.
+        const OTHER: &str = "02:00:00:00:ee:03";
+        lab.router.ip(&format!("link set {PUBLIC_DEVICE} address {OTHER}"))?;
+        lab.client().namespace.ip(&format!("neigh replace {VIP} dev eth0 lladdr {OTHER} nud permanent"))?;
+        let mut session = lab.client().udp(SocketAddrV4::new(VIP, UDP.port))?;
+        wait_until("a new client to be served", PATIENCE, || session.ask())?;
         Ok(())
     }
 }

@@ -169,3 +169,11 @@ fn command(words: &str) -> Result<()> {
     ensure!(status.success());
     Ok(())
 }
+
+/// Runs a frame at XDP, which hands it over to the TC stage as it came.
+fn expect_left(bench: &mut Bench, frame: &Frame) -> Result<()> {
+    let (outcome, beside) = bench.run_beside(frame)?;
+    ensure!(outcome.verdict == Verdict::Pass && beside == Beside::Metadata(b"vgtc".to_vec()), "{beside:?}");
+    ensure!(outcome.bytes == frame.bytes(), "handed over as it came");
+    Ok(())
+}

@@ -39,14 +39,6 @@ fn expect_reset(bench: &mut Bench, frame: &Frame, expected: &[u8]) -> Result<()>
     Ok(())
 }
 
-/// Runs a frame at XDP, which hands it over to the TC stage as it came.
-fn expect_left(bench: &mut Bench, frame: &Frame) -> Result<()> {
-    let (outcome, beside) = bench.run_beside(frame)?;
-    ensure!(outcome.verdict == Verdict::Pass && beside == Beside::Metadata(b"vgtc".to_vec()), "{beside:?}");
-    ensure!(outcome.bytes == frame.bytes(), "handed over as it came");
-    Ok(())
-}
-
 /// Runs a frame that is not answered for this reason, which XDP leaves to the TC stage to find out.
 fn expect_unanswered(bench: &mut Bench, frame: &Frame, reason: Reason) -> Result<()> {
     match bench.hook() {
