@@ -33,7 +33,7 @@ pub fn is_plain(headers: &Headers, state: State, reply: bool) -> bool {
 pub const FOLLOWED: u32 = 0;
 /// The listener is full: what would complete the handshake must not arrive.
 pub const REFUSED: u32 = 1;
-/// It opens a new connection where one is over and silent: a 5-tuple that is used again.
+/// It opens a new connection where one has ended and is silent: a 5-tuple that is used again.
 pub const ANEW: u32 = 2;
 /// The listener is full, but what answers a datagram may have the place of another connection.
 pub const CROWDED: u32 = 3;
@@ -163,15 +163,16 @@ fn moment() -> u32 {
 /// A segment of a connection that is [over](State::is_over), which whoever said so may have guessed (RFC 5961, section 1.2; RFC
 /// 7857, section 2.2).
 ///
-/// A SYN goes to the old connection's backend while that spoke a moment ago: one that still has the connection knows that it is
-/// forged (RFC 5961, section 4), one that hasn't answers it.
+/// A SYN goes to the old connection's backend after a reset, and while that spoke a moment ago: one that still has the connection
+/// knows that it is forged (RFC 5961, section 4), one that hasn't answers it.
 #[inline(always)]
 fn follow_over(flags: u8, own: &Slot, peer: &Slot, counter: Counter, reply: bool) -> u32 {
     let control = flags & (SYN | RST | FIN);
     let (first, answers) = if reply { (peer, own) } else { (own, peer) };
     let now = jiffies();
     if control == SYN {
-        if !reply && flags & ACK == 0 && answers.age(now) > moment() {
+        let is_reset = is_in(own, State::Reset) || is_in(peer, State::Reset);
+        if !reply && flags & ACK == 0 && !is_reset && answers.age(now) > moment() {
             return ANEW;
         }
         if reply && flags & ACK != 0 {

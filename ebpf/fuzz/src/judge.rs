@@ -422,8 +422,8 @@ fn flow(old: &[u8], packet: &Ipv4, [came, left]: &[FlowKey; 2], now: u32, before
     let flags = if packet.protocol == TCP { old[packet.l4 + 13] & FIN_SYN_RST_ACK } else { SYN };
     let known = before.find(came).filter(Slot::is_current);
     let starts_anew = |known: &Slot| {
-        let silent = before.answers(known).map_or(0, |answers| answers.word.age(now));
-        packet.protocol == TCP && states::starts_anew(known, silent, flags)
+        let answers = before.answers(known);
+        packet.protocol == TCP && states::starts_anew(known, answers.as_ref(), now, flags)
     };
     match known.filter(|known| !starts_anew(known)) {
         Some(known) => assert_eq!(known.rewritten(), flow.rewritten(), "a connection went elsewhere"),

@@ -91,7 +91,7 @@ impl Over<'_> {
     }
 
     fn starts_anew(&self) -> bool {
-        starts_anew(self.both[self.own], self.ages()[1], self.flags)
+        starts_anew(self.both[self.own], Some(self.both[1]), self.now, self.flags)
     }
 
     /// States and times afterwards.
@@ -125,10 +125,12 @@ impl Over<'_> {
     }
 }
 
-/// True for a SYN of the client's where a connection is over that has been silent for so long.
-pub(crate) fn starts_anew(known: &Slot, silent: u32, flags: u8) -> bool {
+/// True for a SYN of the client's where a connection has ended, not by a reset, whose answers have been silent for so long.
+pub(crate) fn starts_anew(known: &Slot, answers: Option<&Slot>, now: u32, flags: u8) -> bool {
     let opens = flags & (FIN | SYN | RST | ACK) == SYN;
-    known.word.state().is_over() && !known.flow.mark.is_reply() && opens && silent > second()
+    let is_reset = [Some(known), answers].iter().flatten().any(|slot| slot.word.state() == Reset);
+    let is_silent = answers.is_some_and(|answers| answers.word.age(now) > second());
+    known.word.state().is_over() && !is_reset && !known.flow.mark.is_reply() && opens && is_silent
 }
 
 fn second() -> u32 {

@@ -57,7 +57,9 @@ both_hooks! {
         let backend = serve(bench, TCP)?;
         let second = bench.slow_down()?;
         establish(bench)?;
-        bench.run(&Frame::tcp(CLIENT, VIP, tcp::RST))?;
+        for frame in [Frame::tcp(CLIENT, VIP, tcp::FIN | tcp::ACK), Frame::tcp(BACKEND, CLIENT, tcp::FIN | tcp::ACK)] {
+            bench.run(&frame)?;
+        }
         bench.age_flows(second + 1)?;
         bench.run(&Frame::tcp(CLIENT, VIP, tcp::SYN))?;
         ensure!(states(bench)? == [State::Opening, State::Opening]);

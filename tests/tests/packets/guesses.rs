@@ -177,6 +177,22 @@ both_hooks! {
         expect(bench, numbers[0], [State::Established; 2], [1, 1])
     }
 
+    fn a_reset_and_a_later_syn_by_guess_leave_a_silent_connection_at_its_backend(bench: &mut Bench) -> Result<()> {
+        let numbers = bench.serve(VIP, TCP, Algorithm::RoundRobin, &backends([11, 12]))?;
+        let moment = bench.slow_down()? + 1;
+        establish(bench)?;
+        exchange(bench, &[(Client, tcp::RST)])?;
+        for _ in 0..20 {
+            bench.age_flows(moment)?;
+            // The backend knows that it is forged, and says where it is.
+            exchange(bench, &[(Client, tcp::SYN), (Backend, tcp::ACK)])?;
+        }
+        bench.age_flows(moment)?;
+        exchange(bench, &[(Client, DATA), (Backend, DATA)])?;
+        ensure!(bench.traffic(numbers[0])?.connections == 1 && bench.load(numbers[1])? == 0);
+        expect(bench, numbers[0], [State::Established; 2], [1, 1])
+    }
+
     fn a_syn_by_guess_cuts_no_connection_in_any_state(bench: &mut Bench) -> Result<()> {
         let numbers = bench.serve(VIP, TCP, Algorithm::RoundRobin, &backends([11, 12]))?;
         let steps = [
@@ -200,6 +216,14 @@ both_hooks! {
         exchange(bench, &[(Backend, SYN_ACK)])?;
         expect(bench, backend, [State::Answered; 2], [1, 0])?;
         exchange(bench, &[(Client, tcp::ACK)])?;
+        expect(bench, backend, [State::Established; 2], [1, 1])?;
+        ensure!(bench.traffic(backend)?.connections == 2);
+        Ok(())
+    }
+
+    fn after_a_reset_a_syn_opens_a_connection_at_the_same_backend(bench: &mut Bench) -> Result<()> {
+        let (backend, _) = reset(bench)?;
+        exchange(bench, &[(Client, tcp::SYN), (Backend, SYN_ACK), (Client, tcp::ACK)])?;
         expect(bench, backend, [State::Established; 2], [1, 1])?;
         ensure!(bench.traffic(backend)?.connections == 2);
         Ok(())
