@@ -1,9 +1,14 @@
 //! Whom ICMP errors reach, whatever the packet that they are about.
 
+use vipgate_abi::counters::Reason;
+
 use crate::{
-    hook::Arriving,
+    hook::{Arriving, Outcome, Verdict},
+    judge,
+    table::Table,
     traffic,
-    wire::{ETH_LEN, Ipv4, untagged},
+    wire::{ETH_LEN, Ipv4, same_sum, untagged, word},
+    world,
 };
 
 /// Bytes of transport header that every error quotes.
@@ -23,4 +28,45 @@ pub(crate) fn about_direct(came: &Arriving) {
     let error = traffic::error(packet.dst, &bytes, 0, length, came.ifindex).expect("about a whole packet");
     let departure = error.run_at_egress();
     assert!(departure.leaves, "who came to a guest's own address is not told: {came:?}");
+}
+
+/// True for a packet that the stack gets for this reason and does not send on: it tells its sender.
+pub(crate) fn is_refused(reason: Reason, packet: &Ipv4, bytes: &[u8]) -> bool {
+    const DONT_FRAGMENT: u16 = 0x4000;
+    match reason {
+        Reason::TtlExpired => true,
+        Reason::OverMtu => word(bytes, packet.at + 6).is_some_and(|fragment| fragment & DONT_FRAGMENT != 0),
+        // Its way may take it or not.
+        Reason::NoNeighbour => packet.ttl <= 1,
+        _ => false,
+    }
+}
+
+/// The sender of a packet that the stack refuses is told, by an error that quotes it as it came; true: there was one.
+pub(crate) fn about_refused(came: &Arriving, outcome: &Outcome, after: &Table) -> bool {
+    let Verdict::Pass(reason) = outcome.verdict else { return false };
+    let (sent, shown) = (untagged(&came.bytes), untagged(&outcome.bytes));
+    let Some((packet, length)) = quoted(&shown) else { return false };
+    let Some((was, ports)) = Ipv4::of_frame(&sent).and_then(|was| was.ports(&sent).map(|ports| (was, ports))) else {
+        return false;
+    };
+    if !is_refused(reason, &packet, &shown) {
+        return false;
+    }
+    assert_eq!(packet.src, was.src, "the stack tells another than who sent it");
+    let flow = after.find(&judge::key(&was, ports)).expect("what the stack refuses has a flow");
+    assert_eq!(packet.dst, flow.rewritten()[1].0.to_ne_bytes(), "asked for another way than the packet's");
+    let error = traffic::error(world::OWN[0], &shown, 1, length, came.ifindex).expect("about a whole packet");
+    let told = error.run_at_egress().bytes;
+    let quote = Ipv4::of_frame(&told).expect("an error is a whole packet").l4 + 8 - ETH_LEN;
+    let mut expected = sent[ETH_LEN..][..usize::from(length)].to_vec();
+    let partial = came.buffer.is_some_and(|buffer| buffer.partial_checksum);
+    // Sums may be written in two ways.
+    for at in [was.checksum_and_addresses().start, was.l4_checksum().start].map(|at| at - ETH_LEN) {
+        let (Some(old), Some(new)) = (word(&expected, at), word(&told, ETH_LEN + quote + at)) else { continue };
+        assert!(same_sum(old, new) || (partial && at > was.l4 - ETH_LEN), "quoted with another checksum");
+        expected[at..at + 2].copy_from_slice(&new.to_be_bytes());
+    }
+    assert_eq!(told[ETH_LEN + quote..], expected, "quoted as it did not come: {came:?}, shown {shown:02x?}");
+    true
 }

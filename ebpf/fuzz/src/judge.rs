@@ -17,6 +17,7 @@ use vipgate_host_kernel::{
 use vipgate_pipeline::maps;
 
 use crate::{
+    errors,
     hook::{Arriving, Departure, Hook, Outcome, Verdict},
     refusals::{claims_a_guests_source, is_elsewhere, is_forged, is_forwardable, is_martian, refused},
     states,
@@ -216,7 +217,15 @@ fn judge(came: &Arriving, outcome: &Outcome, now: u32, before: &Table, after: &T
             quote(old, new, &old_packet, false, before);
             assert!(!is_forged(came, old, &old_packet), "an error from where its connection is not: {came:?}");
         } else if let (Some(sent), Some(received)) = (old_packet.ports(old), new_packet.ports(new)) {
-            let ends = [key(&old_packet, sent), key(&new_packet, received)];
+            let mut ends = [key(&old_packet, sent), key(&new_packet, received)];
+            // What the stack refuses it gets from who sent it.
+            if let Verdict::Pass(reason @ (Reason::OverMtu | Reason::TtlExpired)) = outcome.verdict
+                && errors::is_refused(reason, &new_packet, new)
+            {
+                assert_eq!((ends[1].src, ends[1].sport), (ends[0].src, ends[0].sport), "the stack tells another");
+                let flow = after.find(&ends[0]).expect("a translated packet has a flow");
+                (ends[1].src, ends[1].sport) = flow.rewritten()[0];
+            }
             flow(old, &old_packet, &ends, now, before, after);
             by_its_side(came, &ends[0], before, after);
         }

@@ -65,6 +65,8 @@ pub struct Tally {
     pub gave_way: u64,
     /// Connections that both sides had opened, and that were idle for too long when another one needed their slot.
     pub idle: u64,
+    /// Packets that the stack refused.
+    pub refused: u64,
 }
 
 impl Add for Tally {
@@ -82,6 +84,7 @@ impl Add for Tally {
             reset: self.reset + other.reset,
             gave_way: self.gave_way + other.gave_way,
             idle: self.idle + other.idle,
+            refused: self.refused + other.refused,
         }
     }
 }
@@ -163,6 +166,7 @@ fn play(case: &Case, hook: Hook) -> (Vec<Outcome>, Tally) {
         tally.gave_way += before.gave_way(&after);
         tally.limited += u64::from(judge::metered(&packet, &outcome, &metered, &world::metered(), &after));
         judge.packet(&packet, &outcome, world.now, &before, &after);
+        tally.refused += u64::from(errors::about_refused(&packet, &outcome, &after));
         tally.revived += u64::from(states::check(&packet, &outcome, world.now, &before, &after));
         reset::check(&packet, &outcome, &before, &after);
         tally.packets += 1;

@@ -156,7 +156,7 @@ fn what_must_hold_holds_whatever_comes() -> Result<(), Box<dyn Error>> {
         Ok(())
     })?;
     // Inputs that lead nowhere would prove nothing.
-    let Tally { packets, sent, errors_turned_back, led_out, stopped, limited, revived, reset, gave_way, idle } =
+    let Tally { packets, sent, errors_turned_back, led_out, stopped, limited, revived, reset, gave_way, idle, refused } =
         total.get();
     assert!(
         sent > packets / 4
@@ -167,10 +167,12 @@ fn what_must_hold_holds_whatever_comes() -> Result<(), Box<dyn Error>> {
             && revived > sent / 400
             && reset > packets / 1000
             && gave_way > sent / 1000
-            && idle > 0,
+            && idle > 0
+            && refused > packets / 1000,
         "{sent} of {packets} packets were sent on, {led_out} by what guests began, {limited} counted against a limit, \
          {errors_turned_back} errors turned back, {stopped} of the stack's packets stopped, {revived} connections lived on, \
-         {reset} packets reset, {gave_way} connections gave way, {idle} idle ones ended for their slots"
+         {reset} packets reset, {gave_way} connections gave way, {idle} idle ones ended for their slots, {refused} refused by the \
+         stack"
     );
     Ok(())
 }
