@@ -26,6 +26,9 @@ use crate::{
     xdp::{BY_NEIGHBOUR, HANDED_OVER},
 };
 
+/// A segment size that is none: each segment has its own, as in SCTP's super-packets (`GSO_BY_FRAGS`).
+const BY_FRAGMENTS: u32 = 0xffff;
+
 pub struct TcPacket(pub TcContext);
 
 impl Packet for TcPacket {
@@ -103,8 +106,13 @@ impl Packet for TcPacket {
     fn exceeds(&self, ip_len: u16, headers: u32, mtu: u32) -> bool {
         // SAFETY: reading a field of the running program's context.
         let gso_size = unsafe { (*self.0.skb.skb).gso_size };
-        // A super-packet goes out in frames of its sender's segment size.
-        let largest = if gso_size == 0 { ip_len as u32 } else { headers + gso_size };
+        let largest = match gso_size {
+            0 => ip_len as u32,
+            // Only its sender knows them.
+            BY_FRAGMENTS => 0,
+            // A super-packet goes out in frames of its sender's segment size.
+            size => headers + size,
+        };
         largest > mtu
     }
 

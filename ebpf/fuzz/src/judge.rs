@@ -316,6 +316,8 @@ fn sent(came: &Arriving, new: &[u8], ifindex: u32, answers: &[u32]) -> [u8; 6] {
     assert_eq!(new[6..12], port.mac, "the source is the port's");
     assert_eq!(packet.at, 14, "it leaves without tags");
     let largest = match came.buffer {
+        // Each segment has a size of its own, which only its sender knows.
+        Some(buffer) if buffer.segment_size == u16::MAX => 0,
         Some(buffer) if buffer.segment_size != 0 => packet.header_len(new) + usize::from(buffer.segment_size),
         _ => packet.end - packet.at,
     };

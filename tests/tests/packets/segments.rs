@@ -27,6 +27,20 @@ fn segments_one_byte_too_large_are_the_stacks() -> Result<()> {
     })
 }
 
+// Of SCTP, say.
+#[test]
+fn segments_of_unlike_sizes_fit() -> Result<()> {
+    const BY_FRAGMENTS: u32 = 0xffff;
+    let bench = &mut Bench::new(Hook::Tc)?;
+    bench.elastic(Bench::VIP, *BACKEND.ip(), true)?;
+    bench.set_segments(2, BY_FRAGMENTS);
+    let frame = |from, to| Frame::other(from, to, 132).payload(&[7; 2000]);
+    let asked = frame(Bench::CLIENT, *BACKEND.ip()).forwarded(Bench::PRIVATE_MAC, Bench::backend_mac(11));
+    bench.expect_sent(&frame(Bench::CLIENT, Bench::VIP), &asked)?;
+    let answered = frame(Bench::VIP, Bench::CLIENT).forwarded(Bench::PUBLIC_MAC, Bench::client_mac(10));
+    bench.expect_sent(&frame(*BACKEND.ip(), Bench::CLIENT), &answered)
+}
+
 #[test]
 fn a_super_packet_is_counted_as_the_frames_that_leave() -> Result<()> {
     with_segments(3, 1000, |bench, backend| {
