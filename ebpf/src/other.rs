@@ -41,8 +41,9 @@ pub fn mask() -> Option<u32> {
     if mask == 0 { None } else { Some(mask) }
 }
 
+/// True for an index of the other table.
 #[inline(always)]
-fn is_other(index: u32) -> bool {
+pub fn is_other(index: u32) -> bool {
     mask().is_some() && index & OTHER != 0
 }
 

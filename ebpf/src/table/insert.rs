@@ -19,6 +19,7 @@ use crate::{
     count,
     load::{self, Counter},
     maps::CONFIG,
+    other::is_other,
     pipeline::Arrival,
     route::{Rewritten, Route},
     verifier::opaque,
@@ -112,8 +113,15 @@ const MOST_LOOKS: u32 = 128;
 #[inline(always)]
 pub fn inserted_elsewhere(arrival: &Arrival) -> u64 {
     let found = look(arrival);
-    // Not what is over: the controller, which moves it, has it in the other table still (rule 8).
-    if opened(found).is_some_and(|slot| slot.mark.state().is_over()) { 0 } else { found }
+    let Some(slot) = opened(found).filter(|slot| slot.mark.state().is_over()) else {
+        return found;
+    };
+    // What is over nobody has just inserted: the controller, which moves it, has it in the other table still (rule 8). There it
+    // must not keep the new one from being inserted.
+    if is_other(slot.index) {
+        remove(&slot);
+    }
+    0
 }
 
 #[unsafe(no_mangle)]

@@ -247,16 +247,33 @@ impl Bench {
 
     /// Exchanges the flows of our own table and of the one that is bridged to.
     pub fn swap_flows(&mut self) -> Result<()> {
-        fn swap<V: Pod>(bench: &mut Bench, own: &str, other: &str) -> Result<()> {
-            for index in 0..bench.array::<V>(own)?.len() {
-                let (mine, theirs) = (bench.array::<V>(own)?.get(&index, 0)?, bench.array::<V>(other)?.get(&index, 0)?);
-                bench.array(own)?.set(index, theirs, 0)?;
-                bench.array(other)?.set(index, mine, 0)?;
+        self.change_tables::<Flow>([maps::FLOWS, maps::OTHER_FLOWS], |[own, other]| [other, own])?;
+        self.change_tables::<Bucket>([maps::FLOW_BUCKETS, maps::OTHER_BUCKETS], |[own, other]| [other, own])
+    }
+
+    /// Copies the flows of our own table into the one that is bridged to, which has no others then.
+    pub fn copy_flows_aside(&mut self) -> Result<()> {
+        self.change_tables::<Flow>([maps::FLOWS, maps::OTHER_FLOWS], |[own, _]| [own, own])?;
+        self.change_tables::<Bucket>([maps::FLOW_BUCKETS, maps::OTHER_BUCKETS], |[own, _]| [own, own])
+    }
+
+    /// Leaves the table that is bridged to without flows.
+    pub fn clear_flows_aside(&mut self) -> Result<()> {
+        let empty = Bucket { words: [0; WAYS] };
+        let mut buckets = self.array::<Bucket>(maps::OTHER_BUCKETS)?;
+        (0..buckets.len()).try_for_each(|index| Ok(buckets.set(index, empty, 0)?))
+    }
+
+    /// Gives each element of two maps what `change` makes of both.
+    fn change_tables<V: Pod>(&mut self, names: [&str; 2], change: fn([V; 2]) -> [V; 2]) -> Result<()> {
+        let [own, other] = names;
+        for index in 0..self.array::<V>(own)?.len() {
+            let held = [self.array::<V>(own)?.get(&index, 0)?, self.array::<V>(other)?.get(&index, 0)?];
+            for (name, value) in names.into_iter().zip(change(held)) {
+                self.array(name)?.set(index, value, 0)?;
             }
-            Ok(())
         }
-        swap::<Flow>(self, maps::FLOWS, maps::OTHER_FLOWS)?;
-        swap::<Bucket>(self, maps::FLOW_BUCKETS, maps::OTHER_BUCKETS)
+        Ok(())
     }
 
     /// Loads every program of every object, each with tables of its own: those of one table must be of one kind.

@@ -85,6 +85,31 @@ both_hooks! {
         Ok(())
     }
 
+    fn a_connection_opened_again_while_the_old_one_is_in_both_tables_is_in_our_own(bench: &mut Bench) -> Result<()> {
+        let bench = &mut Bench::bridging(bench.hook())?;
+        let backend = serve(bench, TCP)?;
+        establish(bench)?;
+        let second = bench.slow_down()?;
+        exchange(bench, &[(Client, tcp::RST)])?;
+        bench.age_flows(second + 1)?;
+        bench.copy_flows_aside()?;
+        let syn = bench.run(&Frame::tcp(CLIENT, VIP, tcp::SYN))?;
+        ensure!(syn.verdict == Verdict::Redirect, "{syn:?}");
+        ensure!(states(bench)? == [State::Opening; 2], "{:?}", bench.flows()?);
+        // Its answers may have been taken for the old one's, so that it has another source port.
+        let port = u16::from_be_bytes([syn.bytes[34], syn.bytes[35]]);
+        let seen = SocketAddrV4::new(*CLIENT.ip(), port);
+        // The controller is done with the other table.
+        bench.clear_flows_aside()?;
+        let answer = Frame::tcp(BACKEND, seen, SYN_ACK);
+        bench.expect_sent(&answer, &to_client(answer.clone()))?;
+        let data = Frame::tcp(CLIENT, VIP, tcp::ACK).payload(b"whole");
+        let sent = data.clone().between(seen, BACKEND).forwarded(Bench::PRIVATE_MAC, Bench::backend_mac(11));
+        bench.expect_sent(&data, &sent)?;
+        ensure!(states(bench)? == [State::Established; 2] && bench.load(backend)? == 1);
+        Ok(())
+    }
+
     fn ended_flows_of_the_other_table_end(bench: &mut Bench) -> Result<()> {
         let bench = &mut Bench::bridging(bench.hook())?;
         let backend = serve(bench, TCP)?;
