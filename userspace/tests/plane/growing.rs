@@ -5,14 +5,15 @@ use std::{ops::Range, sync::Arc, time::Duration};
 use aya::maps::Array;
 use vipgate::{
     health::Checks,
-    loader::{Hook, Options, Plane, Sizes},
+    loader::{Hook, Options, Plane, Sizes, Tidings},
     reconcile::{Pace, Reconciler},
+    state::Protocol,
 };
-use vipgate_abi::{config::Config, flow::State, load::Load, maps};
+use vipgate_abi::{config::Config, counters::Reason, flow::State, load::Load, maps};
 
 use crate::{
     resizing::{connect, connections, map, pins},
-    room::{Room, SIZES},
+    room::{Far, Room, SIZES},
     source::{Desired, vip},
 };
 
@@ -126,4 +127,39 @@ fn a_flood_of_first_packets_makes_no_table_grow() {
         assert_eq!(bench.plane.sizes().flows, LEAST);
         std::thread::sleep(LOOK);
     }
+}
+
+/// Waits until the programs tell of a datagram that is sent to VIP 6 from now on.
+fn hear(room: &Room, client: &Far, tidings: &mut Tidings) {
+    tidings.take();
+    room.wait("what the programs tell", || {
+        client.run("bash -c echo>/dev/udp/10.0.0.6/80");
+        tidings.take().iter().any(|told| told.reason == Reason::NoBackend).then_some(())
+    });
+}
+
+#[test]
+fn what_the_programs_tell_is_heard_after_the_table_has_grown_and_by_the_next_controller() {
+    let bench = Bench::start(Hook::Tc, LONG);
+    let client = bench.room.far("c0", "10.0.0.2/24");
+    let mut unserved = vip(6, "r0", []);
+    unserved.listeners[0].protocol = Protocol::Udp;
+    bench.desired.put(unserved);
+    bench.apply("vip-6");
+    let reconciler = bench.reconciler.clone();
+    bench.room.run(async move { reconciler.tell_of(Reason::NoBackend.bit()).await }).expect("tells");
+    let mut tidings = bench.plane.tidings().expect("opens");
+    hear(&bench.room, &client, &mut tidings);
+    bench.connect(0..200, State::Established);
+    bench.wait_for(LEAST * 4);
+    hear(&bench.room, &client, &mut tidings);
+
+    let Bench { room, plane, reconciler, .. } = bench;
+    drop((reconciler, tidings));
+    room.wait("the reconciler to end", || (Arc::strong_count(&plane) == 1).then_some(()));
+    drop(plane);
+    let sizes = Sizes { flows: LEAST * 16, ..SIZES };
+    let plane = Plane::open(&Options { sizes, ..room.options(Hook::Tc) }).expect("opens");
+    assert_eq!(plane.sizes().flows, LEAST * 16);
+    hear(&room, &client, &mut plane.tidings().expect("opens"));
 }

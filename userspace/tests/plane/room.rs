@@ -22,7 +22,7 @@ use vipgate::loader::{Hook, LoadError, Options, Plane, Sizes, TcMode};
 pub(crate) const SIZES: Sizes = Sizes { flows: 4096, services: 256, backends: 1024, ring_elements: 65_536 };
 
 /// How long anything may take that the kernel does by itself.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 pub(crate) struct Room {
     dir: TempDir,
