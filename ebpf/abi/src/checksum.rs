@@ -66,6 +66,16 @@ mod tests {
         one == other || (one ^ other) == 0xffff && (one == 0 || other == 0)
     }
 
+    #[test]
+    fn a_fold_keeps_sums_whose_every_carry_carries_on() {
+        const WORDS: [u16; 5] = [0, 1, 0x7fff, 0xfffe, 0xffff];
+        for number in 0..WORDS.len().pow(4) {
+            let words = [1, 5, 25, 125].map(|place| WORDS[number / place % WORDS.len()]);
+            let sum = words.iter().rev().fold(0, |sum, word| sum << 16 | u64::from(*word));
+            assert_eq!(fold(sum), !full(&words), "{sum:x}");
+        }
+    }
+
     proptest! {
         #[test]
         fn an_update_gives_what_a_full_sum_gives(
