@@ -63,6 +63,11 @@ impl Toolchain {
 
     /// `cargo <verb>` for the kernel programs, free of what the outer cargo and rustup left in the environment.
     pub(crate) fn cargo(&self, verb: &str) -> Result<Command> {
+        self.cargo_in(&root(), verb)
+    }
+
+    /// The same in another copy of the sources.
+    fn cargo_in(&self, tree: &Path, verb: &str) -> Result<Command> {
         let mut command = match self {
             Self::Debian => {
                 let mut command = Command::new(DEBIAN_CARGO);
@@ -84,9 +89,9 @@ impl Toolchain {
         let linker = format!("-Clinker={}", linker()?.display());
         let flags = [&linker, &architecture, "-Cdebuginfo=2", "-Clink-arg=--btf", "-Ctarget-cpu=v3"];
         command
-            .current_dir(root().join("ebpf"))
+            .current_dir(tree.join("ebpf"))
             .args(["--release", "--locked", "--target", TARGET, "--target-dir"])
-            .arg(root().join("ebpf/target"))
+            .arg(tree.join("ebpf/target"))
             .env("RUSTC_BOOTSTRAP", "1")
             .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"));
         Ok(command)
@@ -104,7 +109,12 @@ pub(crate) fn linker() -> Result<PathBuf> {
 
 /// Where the object file is.
 pub(crate) fn object_path() -> PathBuf {
-    root().join("ebpf/target").join(TARGET).join("release/vipgate-ebpf")
+    object_in(&root())
+}
+
+/// The same of another copy of the sources.
+pub(crate) fn object_in(tree: &Path) -> PathBuf {
+    tree.join("ebpf/target").join(TARGET).join("release/vipgate-ebpf")
 }
 
 /// Builds the kernel programs and makes sure that the object holds them.
@@ -113,6 +123,16 @@ pub(crate) fn build() -> Result<()> {
     step(&format!("kernel programs ({})", toolchain.describe()), &mut toolchain.cargo("build")?)
         .context("the kernel programs do not build: the compiler's own words are above")?;
     check(&object_path())
+}
+
+/// Builds those of another copy of the sources, and says nothing unless they do not build.
+pub(crate) fn build_in(tree: &Path) -> Result<()> {
+    let toolchain = Toolchain::find().context("no toolchain for the kernel programs: cargo xtask setup")?;
+    let output = toolchain.cargo_in(tree, "build")?.output().context("cannot start the build")?;
+    if !output.status.success() {
+        bail!("the kernel programs do not build:\n{}", String::from_utf8_lossy(&output.stderr));
+    }
+    check(&object_in(tree))
 }
 
 /// A linker that drops what it thinks unused leaves a valid, empty object: the loader would fail on the router.

@@ -1,5 +1,5 @@
-//! The project's own commands: `cargo xtask setup | build | demo | load | unload | test | vm | fuzz | lint | bench |
-//! package`.
+//! The project's own commands: `cargo xtask setup | build | demo | load | unload | test | vm | fuzz | mutants | lint |
+//! bench | package`.
 //!
 //! One module a command. What runs here is what CI and the README run: nothing has a second, hidden way.
 
@@ -11,6 +11,7 @@ mod ebpf;
 mod fuzz;
 mod lint;
 mod load;
+mod mutants;
 mod package;
 mod qemu;
 mod setup;
@@ -81,6 +82,12 @@ enum Command {
     )]
     Fuzz(fuzz::Args),
 
+    /// Put faults into a copy of the packet path, one at a time, and see whether a test notices. Needs root.
+    #[command(
+        after_help = "Examples:\n  cargo xtask mutants                  # those that ebpf/faults.toml names: hours\n  cargo xtask mutants --only checksum --output json\n  cargo xtask mutants --pure             # those that cargo-mutants makes in the tables' arithmetic"
+    )]
+    Mutants(mutants::Args),
+
     /// Formatting, clippy with warnings as errors, the kernel programs' lints, licences of the dependencies.
     #[command(after_help = "Example:\n  cargo xtask lint")]
     Lint(lint::Args),
@@ -106,6 +113,7 @@ fn main() -> ExitCode {
         Command::Test(args) => test::run(&args),
         Command::Vm(args) => vm::run(&args),
         Command::Fuzz(args) => fuzz::run(&args),
+        Command::Mutants(args) => mutants::run(&args),
         Command::Lint(args) => lint::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Package(args) => package::run(&args),

@@ -39,6 +39,8 @@ pub(crate) enum Need {
     Lint,
     /// The fuzzer.
     Fuzz,
+    /// Faults that are made by program: `cargo xtask mutants --pure` alone needs it.
+    Mutants,
 }
 
 const EVERYTHING: [Need; 7] = [Need::Build, Need::Lab, Need::Api, Need::Bench, Need::Vm, Need::Lint, Need::Fuzz];
@@ -108,6 +110,7 @@ enum Missing {
     /// A virtual environment of the project's own with the packages of the requirements.
     PythonPackages,
     CargoFuzz,
+    CargoMutants,
     Component(&'static str),
 }
 
@@ -128,6 +131,7 @@ impl Missing {
                 "throws at the API what its OpenAPI document allows and forbids".to_owned(),
             ),
             Self::CargoFuzz => ("cargo-fuzz 0.13 (cargo)".to_owned(), "cargo xtask fuzz".to_owned()),
+            Self::CargoMutants => ("cargo-mutants 27 (cargo)".to_owned(), "cargo xtask mutants --pure".to_owned()),
             Self::Component(name) => (format!("{name} (rustup component)"), "cargo xtask lint".to_owned()),
         }
     }
@@ -182,6 +186,9 @@ fn missing(needs: &[Need]) -> Vec<Missing> {
         if which("cargo-fuzz").is_none() {
             missing.push(Missing::CargoFuzz);
         }
+    }
+    if needs.contains(&Need::Mutants) && which("cargo-mutants").is_none() {
+        missing.push(Missing::CargoMutants);
     }
     missing
 }
@@ -263,12 +270,8 @@ fn install(missing: Vec<Missing>) -> Result<()> {
             Missing::BpfLinker => bpf_linker()?,
             Missing::Qemu => qemu::install()?,
             Missing::PythonPackages => python_packages()?,
-            Missing::CargoFuzz => step(
-                "cargo-fuzz (about a minute)",
-                Command::new("cargo")
-                    .args(["install", "cargo-fuzz", "--version", "^0.13", "--locked"])
-                    .env_remove("CARGO_TARGET_DIR"),
-            )?,
+            Missing::CargoFuzz => cargo_install("cargo-fuzz", "^0.13", "about a minute")?,
+            Missing::CargoMutants => cargo_install("cargo-mutants", "^27", "about three minutes")?,
             Missing::Component(name) => step(
                 &format!("rustup component {name}"),
                 Command::new("rustup").current_dir(root()).args(["component", "add", name]),
@@ -326,6 +329,15 @@ fn rustup_toolchain() -> Result<()> {
             "--component",
             "rust-src",
         ]),
+    )
+}
+
+fn cargo_install(package: &str, version: &str, takes: &str) -> Result<()> {
+    step(
+        &format!("{package} ({takes})"),
+        Command::new("cargo")
+            .args(["install", package, "--version", version, "--locked"])
+            .env_remove("CARGO_TARGET_DIR"),
     )
 }
 

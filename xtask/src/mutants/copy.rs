@@ -1,0 +1,59 @@
+//! A copy of the sources, which faults are put into: beside the originals nobody is disturbed by them.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context as _, Result, ensure};
+
+use super::faults::Fault;
+use crate::{build, sh::root};
+
+pub(super) struct Sources {
+    tree: PathBuf,
+}
+
+impl Sources {
+    /// Brings the copy to the sources as they are, committed or not.
+    pub(super) fn make() -> Result<Self> {
+        let tree = build::target_directory().join("mutants/tree");
+        let listed = Command::new("git")
+            .current_dir(root())
+            .args(["ls-files", "-z", "--cached", "--others", "--exclude-standard"])
+            .output()
+            .context("cannot list the sources: is git installed?")?;
+        ensure!(listed.status.success(), "cannot list the sources: {}", String::from_utf8_lossy(&listed.stderr));
+        for name in String::from_utf8(listed.stdout)?.split_terminator('\0') {
+            let (from, to) = (root().join(name), tree.join(name));
+            match fs::read(&from) {
+                // What is the same keeps its time, so that it is not built anew.
+                Ok(bytes) if fs::read(&to).is_ok_and(|held| held == bytes) => {}
+                Ok(bytes) => {
+                    let directory = to.parent().context("a file is in a directory")?;
+                    fs::create_dir_all(directory).with_context(|| format!("cannot make {}", directory.display()))?;
+                    fs::write(&to, bytes).with_context(|| format!("cannot write {}", to.display()))?;
+                }
+                // Deleted, and not committed yet: a file that nobody names would do no harm, a test would.
+                Err(_) => drop(fs::remove_file(&to)),
+            }
+        }
+        Ok(Self { tree })
+    }
+
+    pub(super) fn tree(&self) -> &Path {
+        &self.tree
+    }
+
+    /// Does something while the fault is in the copy.
+    pub(super) fn with<T>(&self, fault: &Fault, work: impl FnOnce() -> Result<T>) -> Result<T> {
+        let path = self.tree.join(&fault.file);
+        let sound = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        let write = |text: &str| fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()));
+        write(&fault.applied(&sound)?)?;
+        let done = work();
+        write(&sound)?;
+        done
+    }
+}
