@@ -111,6 +111,11 @@ mod tests {
         }
 
         #[test]
+        fn a_udp_checksum_that_comes_to_zero_is_sent_as_all_ones(checksum in 1..=u16::MAX) {
+            prop_assert_eq!(update_udp(checksum, u64::from(checksum)), 0xffff);
+        }
+
+        #[test]
         fn a_fold_keeps_the_sum(parts: Vec<u16>) {
             prop_assume!(parts.len() < 1000);
             let sum = parts.iter().copied().map(u64::from).sum();
