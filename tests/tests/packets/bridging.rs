@@ -76,7 +76,7 @@ both_hooks! {
         let backend = serve(bench, TCP)?;
         establish(bench)?;
         let second = bench.slow_down()?;
-        exchange(bench, &[(Client, tcp::RST)])?;
+        exchange(bench, &[(Client, FIN_ACK), (Backend, FIN_ACK)])?;
         bench.age_flows(second + 1)?;
         bench.swap_flows()?;
         establish(bench)?;
@@ -90,7 +90,7 @@ both_hooks! {
         let backend = serve(bench, TCP)?;
         establish(bench)?;
         let second = bench.slow_down()?;
-        exchange(bench, &[(Client, tcp::RST)])?;
+        exchange(bench, &[(Client, FIN_ACK), (Backend, FIN_ACK)])?;
         bench.age_flows(second + 1)?;
         bench.copy_flows_aside()?;
         let syn = bench.run(&Frame::tcp(CLIENT, VIP, tcp::SYN))?;
