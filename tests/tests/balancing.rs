@@ -262,7 +262,7 @@ both_hooks! {
         let mut listener = make()?;
         let mut ended = vec![client.tcp(vip)?, client.tcp(vip)?];
         assert!(client.tcp(vip).is_err(), "a third connection");
-        // What was ended counts no more, though the clients know nothing of it.
+        // What was ended counts no more, whether the clients know of it yet or not.
         for event in ["disable", "enable"] {
             run.cloud.change_vip_state(&vip_uuid, event)?;
         }

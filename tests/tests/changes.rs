@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, net::Ipv4Addr, time::Duration};
 use vipgate_tests::{
     both_hooks,
-    lab::{ECHO, Listener, Load, Result, Running, UDP, WEB, wait_until},
+    lab::{ECHO, Listener, Load, Result, Running, UDP, WEB, all_are_told, wait_until},
 };
 
 const VIP: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 10);
@@ -108,15 +108,22 @@ both_hooks! {
     fn a_deleted_listener_ends_its_flows_and_leaves_its_neighbours_alone(hook) {
         let run = Running::new(hook, 1, 1)?;
         let (_, balancer) = run.cloud.load_balancer(VIP)?;
-        let (web, udp) = (run.cloud.listener(&balancer, WEB)?, run.cloud.listener(&balancer, UDP)?);
-        run.cloud.add_backends(&web, &[0])?;
-        run.cloud.add_backends(&udp, &[0])?;
+        let [web, udp, tcp] = [WEB, UDP, ECHO].map(|listener| run.cloud.listener(&balancer, listener));
+        let (web, udp, tcp) = (web?, udp?, tcp?);
+        for listener in [&web, &udp, &tcp] {
+            run.cloud.add_backends(listener, &[0])?;
+        }
         let client = run.lab.client();
         let at = |port| std::net::SocketAddrV4::new(VIP, port);
         let mut session = client.udp(at(UDP.port))?;
         session.ask()?;
         run.cloud.api.delete(&format!("/load-balancers/listeners/{udp}"))?;
         assert!(session.ask().is_err(), "a flow outlives its listener");
+        let mut silent = client.tcp(at(ECHO.port))?;
+        silent.ask()?;
+        run.cloud.api.delete(&format!("/load-balancers/listeners/{tcp}"))?;
+        all_are_told([(client, VIP), (&run.lab.backends[0], client.address)])?;
+        silent.wait_for_reset()?;
         assert_eq!(client.fetch(at(WEB.port))?.backend, "backend1");
         Ok(())
     }

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use vipgate_tests::{
     both_hooks,
     lab::{
-        Cloud, Datagrams, ECHO, Hook, Host, Process, Result, Running, Standing,
+        Cloud, Datagrams, ECHO, Hook, Host, Process, Result, Running, Standing, all_are_told,
         host::{ECHO_PORT, HTTP_PORT},
         report,
         topology::{PRIVATE_DEVICE, PRIVATE_ROUTER, PUBLIC_DEVICE},
@@ -127,12 +127,14 @@ both_hooks! {
         let [guest, other] = &run.lab.backends[..] else { anyhow::bail!("two guests") };
         let mut kept = Both::open(client, OTHER_VIP, other)?;
         for off in ["detach", "disable"] {
-            let mut ended = Both::open(client, VIP, guest)?;
+            let (mut ended, silent) = (Both::open(client, VIP, guest)?, Both::open(client, VIP, guest)?);
             match off {
                 "detach" => drop(run.cloud.detach_eip(&eip)?),
                 _ => drop(run.cloud.change_eip_state(&eip, off)?),
             }
             ended.ended().context(off)?;
+            all_are_told([(client, VIP), (guest, client.address)]).context(off)?;
+            drop(silent);
             ensure!(client.fetch(web(VIP)).is_err(), "a connection is made, {off}");
             assert_eq!(seen_as(guest, client)?, guest.address, "{off}");
             match off {

@@ -8,7 +8,7 @@ use std::{
 use vipgate_tests::{
     both_hooks,
     lab::{
-        ECHO, Host, Listener, Result, Running, UDP, WEB, report,
+        ECHO, Host, Listener, Result, Running, UDP, WEB, all_are_told, report,
         topology::{PRIVATE_DEVICE, PRIVATE_ROUTER},
         wait_until,
     },
@@ -67,8 +67,9 @@ both_hooks! {
         run.cloud.add_backends(&tcp, &[0])?;
         run.cloud.add_backends(&udp, &[0])?;
         let mut connection = run.lab.client().tcp(SocketAddrV4::new(VIP, ECHO.port))?;
+        let mut silent = run.lab.client().tcp(SocketAddrV4::new(VIP, ECHO.port))?;
         let mut datagrams = run.lab.client().udp(SocketAddrV4::new(VIP, UDP.port))?;
-        assert_eq!(connection.ask()?.backend, "backend1");
+        assert_eq!((connection.ask()?.backend, silent.ask()?.backend), ("backend1".into(), "backend1".into()));
         assert_eq!(datagrams.ask()?.backend, "backend1");
         run.cloud.add_backends(&tcp, &[1])?;
         run.cloud.add_backends(&udp, &[1])?;
@@ -88,6 +89,8 @@ both_hooks! {
             assert!(reset, "{error:#}");
             Ok(())
         })?;
+        all_are_told([(run.lab.client(), VIP), (&run.lab.backends[0], run.lab.client().address)])?;
+        silent.wait_for_reset()?;
         assert_eq!(run.lab.client().tcp(SocketAddrV4::new(VIP, ECHO.port))?.ask()?.backend, "backend2");
         Ok(())
     }

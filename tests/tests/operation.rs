@@ -21,7 +21,7 @@ use std::{
 use vipgate_tests::{
     both_hooks,
     lab::{
-        Cloud, Controller, ECHO, Hook, Host, Lab, LabOptions, Listener, Result, Running, UDP, WEB,
+        Cloud, Controller, ECHO, Hook, Host, Lab, LabOptions, Listener, Result, Running, UDP, WEB, all_are_told,
         controller::PASSWORD, vipgate_binary, wait_until,
     },
 };
@@ -507,27 +507,30 @@ both_hooks! {
     }
 }
 
-#[test]
-fn a_connection_that_falls_silent_is_swept_after_its_listeners_idle_timeout() -> Result<()> {
-    let run = Running::new(Hook::Tc, 1, 1)?;
-    let (_, balancer) = run.cloud.load_balancer(VIP)?;
-    let body = serde_json::json!({
-        "params": {
-            "name": "idle", "protocol": "tcp", "loadBalancerPort": ECHO.port, "instancePort": ECHO.instance_port,
-        },
-        "systemTags": ["connectionIdleTimeout::1"],
-    });
-    let reply = run.cloud.api.post(&format!("/load-balancers/{balancer}/listeners"), &body)?;
-    let listener = reply["inventory"]["uuid"].as_str().context("a listener")?;
-    run.cloud.add_backends(listener, &[0])?;
-    let mut session = run.lab.client().tcp(SocketAddrV4::new(VIP, ECHO.port))?;
-    session.ask()?;
-    let open = || -> Result<Value> { Ok(status(&run.lab)?["services"][0]["backends"][0]["open"].clone()) };
-    assert_eq!(open()?, 1);
-    wait_until("the sweeper", Duration::from_secs(30), || {
-        anyhow::ensure!(open()? == 0, "it is still counted");
-        Ok(())
-    })
+both_hooks! {
+    fn a_connection_that_falls_silent_ends_after_its_listeners_idle_timeout_and_both_ends_are_told(hook) {
+        let run = Running::new(hook, 1, 1)?;
+        let (_, balancer) = run.cloud.load_balancer(VIP)?;
+        let body = serde_json::json!({
+            "params": {
+                "name": "idle", "protocol": "tcp", "loadBalancerPort": ECHO.port, "instancePort": ECHO.instance_port,
+            },
+            "systemTags": ["connectionIdleTimeout::1"],
+        });
+        let reply = run.cloud.api.post(&format!("/load-balancers/{balancer}/listeners"), &body)?;
+        let listener = reply["inventory"]["uuid"].as_str().context("a listener")?;
+        run.cloud.add_backends(listener, &[0])?;
+        let mut session = run.lab.client().tcp(SocketAddrV4::new(VIP, ECHO.port))?;
+        session.ask()?;
+        let open = || -> Result<Value> { Ok(status(&run.lab)?["services"][0]["backends"][0]["open"].clone()) };
+        assert_eq!(open()?, 1);
+        wait_until("the sweeper", Duration::from_secs(30), || {
+            anyhow::ensure!(open()? == 0, "it is still counted");
+            Ok(())
+        })?;
+        all_are_told([(run.lab.client(), VIP), (&run.lab.backends[0], run.lab.client().address)])?;
+        session.wait_for_reset()
+    }
 }
 
 /// What the lab's password is sent as.

@@ -95,8 +95,13 @@ both_hooks! {
         for options in ["", "-s 3000", "-s 0"] {
             guest.ping(client.address, options)?;
         }
+        drop(before);
+        let mut silent = guest.tcp(client.echo())?;
+        silent.ask()?;
         run.cloud.detach_service("SNAT")?;
         ensure!(during.ask().is_err(), "a connection outlives the service");
+        all_are_told([(client, PUBLIC_ROUTER), (guest, client.address)])?;
+        silent.wait_for_reset()?;
         assert_eq!(*datagrams.ask()?.client.ip(), guest.address);
         assert_eq!(seen_as(guest, client)?, guest.address);
         ensure!(run.cloud.api.query(&format!("/vips?q=ip={PUBLIC_ROUTER}"))?.is_empty());

@@ -4,7 +4,7 @@ use super::{Namespace, Process, Result, netns::run};
 use anyhow::{Context as _, bail, ensure};
 use std::{
     fs,
-    io::{Read as _, Write as _},
+    io::{self, Read as _, Write as _},
     net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket},
     ops::Range,
     path::Path,
@@ -133,6 +133,18 @@ impl Host {
         self.namespace.within(|| Ok(TcpSession { stream: connect(vip, self.patience)? }))
     }
 
+    /// How many established TCP connections its kernel has with this peer.
+    pub fn connections_with(&self, peer: Ipv4Addr) -> Result<usize> {
+        const ESTABLISHED: &str = "01";
+        let table = self.namespace.within(|| Ok(fs::read_to_string("/proc/thread-self/net/tcp")?))?;
+        let peer = format!("{:08X}:", u32::from_ne_bytes(peer.octets()));
+        let is_one = |line: &&str| {
+            let mut words = line.split_whitespace().skip(2);
+            words.next().is_some_and(|remote| remote.starts_with(&peer)) && words.next() == Some(ESTABLISHED)
+        };
+        Ok(table.lines().filter(is_one).count())
+    }
+
     /// Three pings with these options besides, all of which are answered.
     pub fn ping(&self, address: Ipv4Addr, options: &str) -> Result<()> {
         let patience = self.patience.as_secs();
@@ -217,6 +229,14 @@ impl TcpSession {
             bail!("the connection was closed");
         }
         String::from_utf8_lossy(&answer[..length]).parse()
+    }
+
+    /// The kernel says that the connection was reset. Nothing is sent.
+    pub fn wait_for_reset(&mut self) -> Result<()> {
+        match self.stream.read(&mut [0; 64]) {
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => Ok(()),
+            other => bail!("{other:?} instead of a reset"),
+        }
     }
 }
 

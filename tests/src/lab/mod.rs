@@ -41,7 +41,7 @@ pub use netns::Namespace;
 pub use process::Process;
 pub use running::Running;
 pub use shell::Shell;
-pub use standing::{Counts, Standing, report};
+pub use standing::{Counts, Standing, all_are_told, report};
 pub use topology::{Hook, Lab, LabOptions};
 pub use traffic::Traffic;
 pub use wait::wait_until;

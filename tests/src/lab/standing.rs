@@ -1,9 +1,16 @@
 //! What must survive whatever happens to the router: connections that stand, and what the kernel has counted.
 
-use super::{Datagrams, Host, Lab, Origin, Result, host::TcpSession, vipgate_binary};
+use super::{Datagrams, Host, Lab, Origin, Result, host::TcpSession, vipgate_binary, wait_until};
 use anyhow::{Context as _, ensure};
 use serde_json::Value;
-use std::{collections::BTreeMap, net::SocketAddrV4};
+use std::{
+    collections::BTreeMap,
+    net::{Ipv4Addr, SocketAddrV4},
+    time::Duration,
+};
+
+/// Passes of the sweeper, and more.
+const TOLD: Duration = Duration::from_secs(30);
 
 /// TCP connections of one client that stay open, and who answered on each of them first.
 #[derive(Debug)]
@@ -37,6 +44,18 @@ impl Standing {
         let sessions = self.sessions.iter().map(|(_, origin)| (origin.client, self.vip));
         sessions.chain([(datagrams.client(), datagrams.vip())]).collect()
     }
+}
+
+/// Waits until none of these hosts has a TCP connection with the peer beside it any more: who of them was told of its end, and
+/// neither sends nor closes anything, was told without being asked.
+pub fn all_are_told(ends: [(&Host, Ipv4Addr); 2]) -> Result<()> {
+    wait_until("both ends of a silent connection to be told", TOLD, || {
+        for (host, peer) in ends {
+            let left = host.connections_with(peer)?;
+            ensure!(left == 0, "{} has {left} connections with {peer}", host.name);
+        }
+        Ok(())
+    })
 }
 
 /// What the kernel has counted at one moment.

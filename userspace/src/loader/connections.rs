@@ -151,7 +151,8 @@ fn both(one: State, other: State) -> State {
     }
 }
 
-fn address(addr: Be32, port: Be16) -> SocketAddrV4 {
+/// An address and a port as packets have them.
+pub fn address(addr: Be32, port: Be16) -> SocketAddrV4 {
     SocketAddrV4::new(Ipv4Addr::from(u32::from_be(addr)), u16::from_be(port))
 }
 

@@ -8,7 +8,7 @@ use std::{
 
 use vipgate_abi::{
     backend::Backend,
-    flow::{self, Bucket, CANDIDATES, Candidate, Flow, FlowKey, Mark, State, Survey, Volume, WAYS, Word},
+    flow::{self, Bucket, CANDIDATES, Candidate, Flow, FlowKey, Mark, State, Survey, Target, Volume, WAYS, Word},
     load::Load,
     maps,
 };
@@ -17,6 +17,12 @@ use super::{bpffs::PinDir, error::LoadError, mapping::Mapping, tables::mapping};
 
 /// How often a slot is tried to be claimed.
 const CLAIMS: usize = 64;
+
+/// Whose the flows of a connection are that was ended for both sides to be told: a number that no backend ever has, and a
+/// generation that it never has. So they are over, and count nowhere.
+const NOBODYS: (Target, u16) = (Target::of(0), 1);
+/// No slot.
+const NOWHERE: u32 = u32::MAX;
 
 /// Buckets, flows, and what is known of their backends.
 #[derive(Debug)]
@@ -285,15 +291,48 @@ impl FlowTable {
                 continue;
             }
             let passed = self.candidates(hash).take_while(|bucket| *bucket != slot / WAYS as u32);
-            let claimed = seen.claimed();
             if passed.into_iter().all(|bucket| self.mark_overflowed(bucket))
-                && self.slot(slot)?.compare_exchange(seen.0, claimed.0, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+                && let Some(claimed) = self.take(slot, seen)
             {
-                self.flows.mark(slot)?.store(Mark::new(State::Busy, claimed.round(), 0, 0).0, Ordering::Release);
                 return Some((slot, claimed));
             }
         }
         None
+    }
+
+    /// Claims a slot whose word still is `seen` (rules 1 and 2): its word then.
+    fn take(&self, slot: u32, seen: Word) -> Option<Word> {
+        let claimed = seen.claimed();
+        self.slot(slot)?.compare_exchange(seen.0, claimed.0, Ordering::AcqRel, Ordering::Relaxed).ok()?;
+        self.flows.mark(slot)?.store(Mark::new(State::Busy, claimed.round(), 0, 0).0, Ordering::Release);
+        Some(claimed)
+    }
+
+    /// Ends a TCP connection, both of whose flows are given as they were seen, so that both sides can be told. The flows stay in
+    /// their slots, closed as of `now` and nobody's: whoever sends is answered with a reset. Each stays alone: a side that has
+    /// forgotten the connection, and says so, takes nothing away by which the other one is told. Counted once (rule 5).
+    ///
+    /// False: a packet came meanwhile. The connection goes on.
+    pub fn retire(&self, flows: [(u32, Word, Flow); 2], now: u32) -> bool {
+        let [first, second] = flows;
+        let Some(taken) = self.take(first.0, first.1) else {
+            return false;
+        };
+        let Some(second_taken) = self.take(second.0, second.1) else {
+            self.show((first.0, taken), first.1, first.2.mark.flags());
+            return false;
+        };
+        for ((slot, seen, flow), claimed) in flows.into_iter().zip([taken, second_taken]) {
+            if !flow.mark.is_reply() {
+                self.account(&flow, -i64::from(seen.state().is_live()), -i64::from(seen.state().is_admitted()));
+            }
+            let dead = Mark::new(State::Busy, claimed.round(), 0, 0);
+            let (target, generation) = NOBODYS;
+            self.flows.write(slot, Flow { target, generation, peer: NOWHERE, mark: dead, ..flow });
+            let closed = Word::new(State::Closed, seen.round(), seen.tag(), now);
+            self.show((slot, claimed), closed, flow.mark.flags());
+        }
+        true
     }
 
     /// The slot that a new flow with this hash takes, and its word.
@@ -344,12 +383,18 @@ impl FlowTable {
     pub(super) fn publish(&self, (slot, claimed): (u32, Word), like: Word, hash: u64, flow: Flow) -> (u32, Word) {
         let dead = Mark::new(State::Busy, claimed.round(), 0, 0);
         self.flows.write(slot, Flow { mark: dead, ..flow });
-        let word = Word::new(like.state(), claimed.round(), flow::tag(hash), like.seen()).after(claimed);
+        let like = Word::new(like.state(), like.round(), flow::tag(hash), like.seen());
+        (slot, self.show((slot, claimed), like, flow.mark.flags()))
+    }
+
+    /// Publishes the flow in a claimed slot as it is under the word `like`: the slot's word now.
+    fn show(&self, (slot, claimed): (u32, Word), like: Word, flags: u8) -> Word {
+        let word = Word::new(like.state(), claimed.round(), like.tag(), like.seen()).after(claimed);
         if let (Some(mark), Some(cell)) = (self.flows.mark(slot), self.slot(slot)) {
-            mark.store(Mark::of(word, flow.mark.flags()).0, Ordering::Release);
+            mark.store(Mark::of(word, flags).0, Ordering::Release);
             cell.store(word.0, Ordering::Release);
         }
-        (slot, word)
+        word
     }
 
     /// Frees a slot that was claimed.

@@ -68,7 +68,7 @@ pub use self::{
     bpffs::PinDir,
     choice::{hook_for, why, why_tc},
     classifier::TcMode,
-    connections::{Connection, FlowView, hz, read_connections},
+    connections::{Connection, FlowView, address, hz, read_connections},
     detach::{Detached, detach},
     error::{AttachError, LoadError, TableError, causes},
     ethtool::{Driver, driver, drivers},

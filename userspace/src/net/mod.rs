@@ -1,13 +1,15 @@
 //! The router's own network: devices, VIP addresses, neighbours, and what changes among them.
 //!
 //! Everything happens in the network namespace of the thread that opened the [`Netlink`] socket: vipgate runs in the
-//! router's. Touches the kernel by rtnetlink, nfnetlink, packet sockets (gratuitous ARP) and /proc/sys/net; no map, no store.
+//! router's. Touches the kernel by rtnetlink, nfnetlink, packet sockets (gratuitous ARP), a raw
+//! socket (segments that make the ends of connections speak) and /proc/sys/net; no map, no store.
 
 mod address;
 pub mod arp;
 mod dump;
 pub mod netfilter;
 mod netlink;
+mod nudge;
 mod own;
 pub mod queue;
 pub mod sysctl;
@@ -24,6 +26,7 @@ use thiserror::Error;
 pub use self::{
     address::HeldAddress,
     netlink::{Netlink, Reach},
+    nudge::Nudger,
     watch::{Changes, Watcher},
 };
 use crate::model;

@@ -124,7 +124,8 @@ pub struct Flow {
     pub new_dst: Be32,
     pub new_sport: Be16,
     pub new_dport: Be16,
-    /// Index in FLOWS of the other direction.
+    /// Index in FLOWS of the other direction. Of a connection that the controller ended, and of which both sides are told, each flow
+    /// is alone: this names no slot.
     pub peer: u32,
     /// The next hop, and under which epoch it was found.
     pub hop: Hop,

@@ -235,6 +235,13 @@ mod tests {
     }
 
     #[test]
+    fn a_time_has_passed_when_no_later_hit_can_have_been_left_out_and_sums_do_not_overflow() {
+        let lag = 1 << TOUCH_PERIOD;
+        assert!(Word::has_passed(6001 + lag, 6, 1000) && !Word::has_passed(6000 + lag, 6, 1000));
+        assert!(!Word::has_passed(u32::MAX, u32::MAX, 1000));
+    }
+
+    #[test]
     fn age_is_zero_for_a_hit_that_is_a_moment_ahead_and_survives_the_wrap_of_jiffies() {
         assert_eq!(Word::new(State::Opening, 0, 0, 5).age(4), 0);
         assert_eq!(Word::new(State::Opening, 0, 0, u32::MAX).age(1), 2);

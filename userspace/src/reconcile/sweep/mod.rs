@@ -1,5 +1,6 @@
-//! Ends flows that are over: idle for too long, closed, or of a backend whose generation moved on. Of the last ones TCP's stay
-//! for a while, closed, so that both sides can be told.
+//! Ends flows that are over: idle for too long, closed, or of a backend whose generation moved on. TCP connections that both
+//! sides may think alive stay for a while, closed, so that whoever sends is answered with a reset; and both sides are nudged, so
+//! that who is silent does.
 //!
 //! A thread of its own walks the mapped flow table in slices, a pass every [`PASS`]: only the slot words, 8 bytes a
 //! flow, unless a word is old. So a million flows cost some milliseconds of one CPU a pass, and no system call but one
@@ -12,6 +13,7 @@ use std::{
     collections::HashMap,
     convert::Infallible,
     io,
+    net::SocketAddrV4,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -24,17 +26,22 @@ use tokio::sync::oneshot;
 use tracing::{debug, error, warn};
 use vipgate_abi::{
     backend::{Backend, ICMP_IDLE},
-    flow::{Flow, State, WAYS, Word},
+    flow::{Flow, FlowKey, State, WAYS, Word},
     load::Load,
 };
 
-use crate::loader::{self, FlowTable, LoadError, Plane};
+use crate::{
+    loader::{self, FlowTable, LoadError, Plane},
+    net::Nudger,
+};
 
 /// Time of one pass over the table: how late a flow may be found to be over.
 const PASS: Duration = Duration::from_secs(5);
 /// Buckets between two rests: 256 KiB of words.
 const SLICE: u32 = 4096;
 const DEEP_EVERY: u32 = 12;
+/// Connections after which a slice ends whose sides are to be nudged, by four segments each.
+const BURST: usize = 64;
 /// Rests of a hurried pass: between its slices, and after it, so that a stream of changes does not keep a CPU busy.
 const BREATH: Duration = Duration::from_millis(1);
 const BETWEEN_HURRIED: Duration = Duration::from_secs(1);
@@ -121,10 +128,10 @@ impl Drop for Sweeper {
 fn sweep(plane: &Plane, table: &FlowTable, shared: &Shared) -> Result<(), LoadError> {
     let hz = loader::hz()?;
     debug!(hz, "sweeping");
-    let mut drift = Drift::default();
+    let (mut drift, mut nudger) = (Drift::default(), Nudger::open());
     for pass in (0..DEEP_EVERY).cycle() {
         let hurried = shared.deep.swap(false, Ordering::Relaxed);
-        match walk(plane, table, shared, hz, hurried, hurried || pass == 0)? {
+        match walk(plane, Pass::new(table, hz, hurried || pass == 0), shared, hurried, &mut nudger)? {
             Walked::Stopped => return Ok(()),
             // The hurried pass that comes does this one's work, too.
             Walked::Interrupted => {}
@@ -148,25 +155,28 @@ enum Walked {
 /// One pass, in slices: spread over [`PASS`], or hurried.
 fn walk(
     plane: &Plane,
-    table: &FlowTable,
+    mut pass: Pass,
     shared: &Shared,
-    hz: u32,
     hurried: bool,
-    deep: bool,
+    nudger: &mut Nudger,
 ) -> Result<Walked, LoadError> {
-    let pause = if hurried { BREATH } else { PASS / table.buckets().div_ceil(SLICE).max(1) };
-    let mut pass = Pass::new(table, hz, deep);
-    let mut bucket = 0;
-    while bucket < table.buckets() {
+    let buckets = pass.table.buckets();
+    let between = if hurried { BREATH } else { PASS / buckets.div_ceil(SLICE).max(1) };
+    let (mut bucket, mut pause) = (0, between);
+    while bucket < buckets {
         match rest(shared, pause, !hurried) {
             Rested::Long => {}
             Rested::Short => return Ok(Walked::Interrupted),
             Rested::Stop => return Ok(Walked::Stopped),
         }
-        let end = bucket.saturating_add(SLICE).min(table.buckets());
+        let end = bucket.saturating_add(SLICE).min(buckets);
         let now = plane.jiffies()?;
-        (bucket..end).for_each(|bucket| pass.bucket(bucket, now));
-        bucket = end;
+        while bucket < end && pass.untold.len() < BURST {
+            pass.bucket(bucket, now);
+            bucket += 1;
+        }
+        nudger.nudge(pass.untold.drain(..).flatten().map(|key| ends(&key)));
+        pause = if bucket < end { BREATH } else { between };
     }
     Ok(Walked::All(pass.count.map(Box::new)))
 }
@@ -197,6 +207,11 @@ fn rest(shared: &Shared, time: Duration, may_be_short: bool) -> Rested {
     }
 }
 
+/// Whom the sender of packets with this key knows as its peer, and that sender.
+fn ends(key: &FlowKey) -> (SocketAddrV4, SocketAddrV4) {
+    (loader::address(key.dst, key.dport), loader::address(key.src, key.sport))
+}
+
 /// One walk over the table.
 struct Pass<'a> {
     table: &'a FlowTable,
@@ -205,6 +220,8 @@ struct Pass<'a> {
     shortest_idle: u32,
     /// In a deep pass.
     count: Option<Count>,
+    /// The flows of connections whose sides are to be nudged.
+    untold: Vec<[FlowKey; 2]>,
 }
 
 /// What a deep pass saw of connections.
@@ -259,7 +276,8 @@ impl<'a> Pass<'a> {
         // What takes all protocols has the shortest for ICMP.
         let idles = idles.map(|backend| if backend.takes_all() { ICMP_IDLE } else { backend.idle_timeout });
         let shortest_idle = idles.fold(u32::MAX, u32::min);
-        Self { table, hz, shortest_idle, count: deep.then(|| Count::start(table)) }
+        let count = deep.then(|| Count::start(table));
+        Self { table, hz, shortest_idle, count, untold: Vec::with_capacity(BURST + WAYS) }
     }
 
     fn bucket(&mut self, bucket: u32, now: u32) {
@@ -290,12 +308,26 @@ impl<'a> Pass<'a> {
         let age = peer.as_ref().map_or(word.age(now), |(_, peer, _)| word.age(now).min(peer.age(now)));
         let idle = backend.idle_timeout_of(flow.key.protocol);
         let timeout = timeout(word.state(), peer.as_ref().map(|(_, peer, _)| peer.state()), idle);
-        if backend.generation == flow.generation && !Word::has_passed(age, timeout, self.hz) {
+        let is_past = backend.generation != flow.generation;
+        if !is_past && !Word::has_passed(age, timeout, self.hz) {
             self.note(word, &flow, &backend);
             return;
         }
-        if backend.generation != flow.generation && flow.key.protocol == TCP && !Word::has_passed(age, ENDED, self.hz) {
-            // New flows get its slots before all others'; until then whoever sends next is told.
+        if let Some(peer) = peer
+            && flow.key.protocol == TCP
+            && word.state().is_admitted()
+            && peer.1.state().is_admitted()
+            && (is_past || !goes_on([&flow, &peer.2], &backend))
+        {
+            // New flows get its slots before all others'.
+            if self.table.retire([(slot, word, flow), peer], now) {
+                self.untold.push([flow.key, peer.2.key]);
+            } else {
+                self.note(word, &flow, &backend);
+            }
+            return;
+        }
+        if is_past && flow.key.protocol == TCP && !Word::has_passed(age, ENDED, self.hz) {
             self.table.move_to(slot, word, State::Closed);
             if let Some((peer_slot, peer_word, _)) = peer {
                 self.table.move_to(peer_slot, peer_word, State::Closed);
@@ -334,6 +366,14 @@ impl<'a> Pass<'a> {
             }
         }
     }
+}
+
+/// True for a connection of an elastic IP: whichever side sends next, its segment makes the flows anew, so that it ends for none of
+/// them by being idle.
+fn goes_on(flows: [&Flow; 2], backend: &Backend) -> bool {
+    // Of a network with source NAT the backend is the VIP.
+    let is_masked = |flow: &Flow| flow.mark.is_outward() && flow.new_src == backend.addr;
+    backend.takes_all() && !flows.into_iter().any(is_masked)
 }
 
 /// Seconds without a packet in either direction after which a connection is over. Its two slots may differ for the

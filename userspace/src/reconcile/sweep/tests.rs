@@ -1,10 +1,10 @@
 //! The sweeper against a table in memory, alone and against others that use it at the same time.
 
-use std::sync::atomic::AtomicU32;
+use std::{iter, sync::atomic::AtomicU32};
 
 use vipgate_abi::{
     backend::{Backend, ICMP_IDLE, OTHER_IDLE, TCP_IDLE, UDP_IDLE},
-    flow::{FLAG_REPLY, FlowKey, Mark, Target},
+    flow::{FLAG_OUTWARD, FLAG_REPLY, FlowKey, Mark, TOUCH_PERIOD, Target},
 };
 
 use super::*;
@@ -134,30 +134,108 @@ fn flows_of_a_past_generation_go_in_a_deep_pass() {
     assert_eq!(live(&table), 0);
 }
 
+const OVER: (State, State) = (State::Closed, State::Closed);
+
+/// The keys of the flows of a connection that [`connect_by`] puts into the table.
+fn keys(protocol: u8, first: u32) -> [FlowKey; 2] {
+    let key = FlowKey { src: first + 1, dst: 100, sport: 1, dport: 80, protocol, ..FlowKey::default() };
+    [key, FlowKey { src: 200, dst: first + 1, sport: 8080, dport: 1, ..key }]
+}
+
+/// As [`connect`], of a protocol, with what the two flows have besides.
+fn connect_by(table: &FlowTable, first: u32, protocol: u8, state: State, age: u32, flags: [u8; 2], new_src: u32) {
+    connect(table, first, (state, age), (state, age));
+    let flows = [first, first + WAYS as u32].into_iter().zip(keys(protocol, first)).zip(flags);
+    for ((slot, key), flags) in flows {
+        let flow = table.flow(slot).expect("a flow");
+        table.put(slot, word(state, age), Flow { key, new_src, mark: Mark::new(state, 0, 0, flags), ..flow });
+    }
+}
+
+/// A pass at a time in seconds after now: whose sides are to be nudged.
+fn nudged(table: &FlowTable, deep: bool, later: u32) -> Vec<[FlowKey; 2]> {
+    let mut pass = Pass::new(table, HZ, deep);
+    (0..table.buckets()).for_each(|bucket| pass.bucket(bucket, NOW + later * HZ));
+    pass.untold
+}
+
 #[test]
-fn ended_connections_stay_closed_for_a_while_so_that_both_sides_are_told() {
+fn ended_connections_stay_closed_for_a_while_and_both_sides_are_nudged_once() {
     let table = table();
-    let connect = |first, state, protocol, age| {
-        connect(&table, first, (state, age), (state, age));
-        for slot in [first, first + WAYS as u32] {
-            let flow = table.flow(slot).expect("a flow");
-            table.put(slot, word(state, age), Flow { key: FlowKey { protocol, ..flow.key }, ..flow });
-        }
-    };
+    let connect = |first, state, protocol, age| connect_by(&table, first, protocol, state, age, [0, FLAG_REPLY], 0);
     connect(0, State::Established, 6, 1);
     connect(16, State::Closing, 6, ENDED);
     connect(32, State::Established, 6, ENDED + LATE);
     connect(48, State::Datagrams, 17, 1);
+    connect(64, State::Answered, 6, 1);
+    connect(80, State::Closed, 6, 1);
     table.put_backend(1, Backend { generation: 8, ..Backend::default() });
-    for _ in 0..2 {
-        pass(&table, true);
-        let found = [0, 16, 32, 48].map(|first| states(&table, first));
-        assert_eq!(found, [(State::Closed, State::Closed), (State::Closed, State::Closed), GONE, GONE]);
+    for told in [vec![keys(6, 0), keys(6, 16), keys(6, 32)], vec![]] {
+        assert_eq!(nudged(&table, true, 0), told);
+        let found = [0, 16, 32, 48, 64, 80].map(|first| states(&table, first));
+        assert_eq!(found, [OVER, OVER, OVER, GONE, OVER, OVER]);
     }
-    let mut late = Pass::new(&table, HZ, false);
-    (0..table.buckets()).for_each(|bucket| late.bucket(bucket, NOW + (ENDED + LATE) * HZ));
-    assert_eq!((states(&table, 0), states(&table, 16)), (GONE, GONE));
+    nudged(&table, false, ENDED + LATE);
+    assert_eq!([0, 16, 32, 64, 80].map(|first| states(&table, first)), [GONE; 5]);
     assert_eq!((live(&table), table.service_loads().get(3)), (0, 0));
+}
+
+#[test]
+fn what_ends_by_being_idle_is_told_so_that_neither_side_keeps_it() {
+    let table = table();
+    for (first, state) in [(0, State::Established), (16, State::Closing), (32, State::Opening)] {
+        connect_by(&table, first, 6, state, IDLE + LATE, [0, FLAG_REPLY], 0);
+    }
+    assert_eq!((live(&table), table.service_loads().get(3)), (3, 2));
+    assert_eq!(nudged(&table, false, 0), [keys(6, 0), keys(6, 16)]);
+    assert_eq!([0, 16, 32].map(|first| states(&table, first)), [OVER, OVER, GONE]);
+    assert_eq!((live(&table), table.service_loads().get(3)), (0, 0));
+    for slot in [0, WAYS as u32] {
+        let flow = table.flow(slot).expect("a flow");
+        assert_eq!(flow.key, keys(6, 0)[(slot != 0) as usize]);
+        assert_eq!(flow.mark.state(), State::Closed, "found by who sends");
+        assert_eq!(flow.mark.is_reply(), slot != 0);
+        assert_ne!(table.backend(flow.backend()).expect("a number").generation, flow.generation, "and is over");
+        assert!(table.word(flow.peer).is_none(), "whatever becomes of the other one");
+    }
+    assert_eq!(nudged(&table, true, ENDED), [[FlowKey::default(); 2]; 0]);
+    assert_eq!(states(&table, 0), OVER);
+    nudged(&table, false, ENDED + LATE);
+    assert_eq!([0, 16].map(|first| states(&table, first)), [GONE; 2]);
+    assert_eq!((live(&table), table.service_loads().get(3)), (0, 0));
+}
+
+#[test]
+fn an_idle_connection_of_source_nat_is_told_and_an_elastic_ips_goes_on_by_its_next_segment() {
+    let table = table();
+    let all = Backend { addr: 7, port: 0, generation: 7, service: 3, idle_timeout: TCP_IDLE, ..Backend::default() };
+    table.put_backend(1, all);
+    let inward = [0, FLAG_REPLY | FLAG_OUTWARD];
+    let outward = [FLAG_OUTWARD, FLAG_REPLY];
+    for (first, flags, new_src) in [(0, outward, all.addr), (16, outward, 9), (32, inward, 9)] {
+        connect_by(&table, first, 6, State::Established, TCP_IDLE + LATE, flags, new_src);
+    }
+    assert_eq!(nudged(&table, false, 0), [keys(6, 0)]);
+    assert_eq!([0, 16, 32].map(|first| states(&table, first)), [OVER, GONE, GONE]);
+    assert_eq!(live(&table), 0);
+}
+
+#[test]
+fn a_connection_with_a_packet_at_the_last_moment_is_as_it_was() {
+    let table = table();
+    connect_by(&table, 0, 6, State::Established, IDLE + LATE, [0, FLAG_REPLY], 0);
+    let second = WAYS as u32;
+    let seen = [0, second].map(|slot| (slot, table.word(slot).expect("a word"), table.flow(slot).expect("a flow")));
+    let hit = word(State::Established, 0);
+    table.words(1)[0].store(hit.0, Ordering::Release);
+    assert!(!table.retire(seen, NOW));
+    assert_eq!((states(&table, 0), live(&table)), ((State::Established, State::Established), 1));
+    assert_eq!(table.word(second), Some(hit));
+    let first = table.flow(0).expect("a flow");
+    assert_eq!((first.key, first.peer, first.backend(), first.generation), (keys(6, 0)[0], second, 1, 7));
+    assert_eq!(first.mark, Mark::of(table.word(0).expect("a word"), 0), "found by the next packet");
+    assert_eq!(nudged(&table, false, 0), [[FlowKey::default(); 2]; 0]);
+    assert_eq!(nudged(&table, false, IDLE + LATE), [keys(6, 0)]);
 }
 
 #[test]
@@ -269,6 +347,28 @@ fn two_sweepers_take_each_connection_off_the_load_once() {
 }
 
 #[test]
+fn two_sweepers_tell_of_each_connection_once_and_take_it_off_the_load_once() {
+    for _ in 0..50 {
+        let table = table();
+        for first in (0..512).filter(|slot| slot % 16 < 8) {
+            connect_by(&table, first, 6, State::Established, IDLE + LATE, [0, FLAG_REPLY], 0);
+        }
+        // An extra one, to see a load that was taken twice.
+        table.backend_loads().correct(1, 256, 256);
+        let told: usize = thread::scope(|scope| {
+            let table = &table;
+            // Each may find a slot in the other's hands, and leaves it then.
+            let is_left =
+                move || (0..512).any(|slot| table.word(slot).is_some_and(|word| word.state() != State::Closed));
+            let sweep = move || iter::from_fn(|| is_left().then(|| nudged(table, false, 0).len())).sum::<usize>();
+            let sweepers = [0, 1].map(|_| scope.spawn(sweep));
+            sweepers.map(|sweeper| sweeper.join().expect("it sweeps")).iter().sum()
+        });
+        assert_eq!((told, live(&table)), (256, 256));
+    }
+}
+
+#[test]
 fn a_connection_that_is_hit_in_time_is_never_removed() {
     let table = table();
     let clock = AtomicU32::new(NOW);
@@ -317,13 +417,6 @@ fn whoever_waits_for_the_sweepers_end_learns_of_an_error_and_of_a_panic() {
     assert_eq!(ended.try_recv(), Err(oneshot::error::TryRecvError::Empty), "it sweeps");
     drop(sweeper);
     assert!(ended.blocking_recv().is_err());
-}
-
-#[test]
-fn ages_do_not_overflow() {
-    assert!(!is_over(u32::MAX, u32::MAX, 1000));
-    let lag = 1 << TOUCH_PERIOD;
-    assert!(is_over(6001 + lag, 6, 1000) && !is_over(6000 + lag, 6, 1000));
 }
 
 #[test]
