@@ -16,6 +16,7 @@ use vipgate_tests::{
     both_hooks,
     lab::{
         Capture, Cloud, Datagrams, ECHO, Hook, Host, Namespace, Origin, Result, Running, Standing, UDP, WEB,
+        all_are_told,
         cloud::uuid,
         host::ECHO_PORT,
         leftovers::unique,
