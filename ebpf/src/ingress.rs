@@ -6,17 +6,22 @@ use core::{
     ptr,
 };
 
-use aya_ebpf::bindings::{BPF_FIB_LKUP_RET_FRAG_NEEDED, BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_SUCCESS};
+use aya_ebpf::bindings::{
+    BPF_FIB_LKUP_RET_FRAG_NEEDED, BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_SUCCESS, BPF_FIB_LOOKUP_OUTPUT,
+};
 use vipgate_abi::{
     Be32,
+    counters::Reason,
     flow::{Flow, FlowKey},
 };
 
 use crate::{
-    atomic, interest, offset,
+    atomic, interest,
+    maps::CONFIG,
+    offset,
     packet::{ETH_LEN, L4_OFFSET, Packet, load_address},
     parse::{IPV4, ethertype},
-    route::{Asker, Question},
+    route::{self, Asker, Question},
     verifier::opaque,
 };
 
@@ -34,24 +39,102 @@ pub fn is_own<P: Packet>(packet: &P, addr: Be32) -> bool {
     interest::of(addr).may_be_own() && device_towards(Asker::of(packet), addr) == NOWHERE
 }
 
-/// True for a packet that comes in from one of the router's addresses. The stack would take it, and for the router's own: it is
-/// told to accept such sources (`accept_local`), because what the pipeline hands over to it may have one.
+/// Why a packet that the stack would get as it came ends here; `reason`: it does not. Of 0.0.0.0/8 the stack takes what asks all
+/// hosts for an address (DHCP), and nothing else.
+///
+/// From one of the router's addresses the stack would take it, and for the router's own: it is told to accept such sources
+/// (`accept_local`), because what the pipeline hands over to it may have one. For the same reason its reverse-path filtering is
+/// loose, which still drops what it has no way to: that stays its part, so that a DHCP client hears a server to which there is no
+/// way yet.
 #[inline(always)]
-pub fn is_impostors<P: Packet>(packet: &P) -> bool {
+pub fn objection<P: Packet>(packet: &P, reason: Reason) -> Reason {
     let end = packet.data_end();
     let (data, _) = offset::behind_tag(packet.data(), end);
     if data + L4_OFFSET > end || ethertype(data) != IPV4 {
-        return false;
+        return reason;
     }
     // SAFETY: within the IPv4 header's fixed part, checked just above.
-    is_own(packet, unsafe { load_address(data + ETH_LEN + 12) })
+    let (src, dst) = unsafe { (load_address(data + ETH_LEN + 12), load_address(data + ETH_LEN + 16)) };
+    if !interest::of(src).may_be_own() && !is_checked() {
+        return reason;
+    }
+    match packet.path(src, dst) {
+        OWN => Reason::Martian,
+        ELSEWHERE if !is_of_no_network(src) => Reason::ReversePath,
+        _ => reason,
+    }
 }
+
+/// True for a packet that comes by a device with strict reverse-path filtering, and not from where the kernel sends to its source.
+#[inline(always)]
+pub fn is_off_path<P: Packet>(packet: &P, src: Be32, dst: Be32) -> bool {
+    is_checked() && packet.path(src, dst) != ON_PATH
+}
+
+/// False: no device has strict reverse-path filtering.
+#[inline(always)]
+fn is_checked() -> bool {
+    CONFIG.get(0).is_some_and(|config| config.strict != 0)
+}
+
+/// [`path`]'s answers: the packet may come by its device; the kernel sends to its source by another one; by none; the source is
+/// the router's.
+const ON_PATH: u32 = 0;
+const ELSEWHERE: u32 = 1;
+const NO_PATH: u32 = 2;
+const OWN: u32 = 3;
+
+/// How often the kernel is asked for one of the next hops of a route that has several.
+const ASKED: u32 = 16;
+
+/// Whether a packet from `src` to `dst` may come by its device, as the kernel decides where `rp_filter` is 1: the route back to `src`
+/// leads there, by any of its next hops. The kernel tells one of these for each pair of addresses, so that it is asked about
+/// others, unless it says that no route of any kind leads there by this device.
+#[inline(always)]
+pub fn path<P: Packet>(packet: &P, src: Be32, dst: Be32) -> u32 {
+    if is_own(packet, src) {
+        return OWN;
+    }
+    let asker = Asker::of(packet);
+    if route::port_of(asker.ifindex).is_none_or(|port| !port.is_strict()) {
+        return ON_PATH;
+    }
+    let known = way_towards(asker, dst, src, 0) as u32;
+    if known == asker.ifindex {
+        return ON_PATH;
+    }
+    if known == NOWHERE {
+        return NO_PATH;
+    }
+    if way_towards(asker, dst, src, BPF_FIB_LOOKUP_OUTPUT) as u32 == NOWHERE {
+        return ELSEWHERE;
+    }
+    let mut from = dst;
+    let mut asked = 0;
+    while asked < ASKED {
+        from = from.wrapping_add(ANOTHER);
+        if way_towards(asker, from, src, 0) as u32 == asker.ifindex {
+            return ON_PATH;
+        }
+        asked += 1;
+    }
+    ELSEWHERE
+}
+
+/// What leads from one address to the next that is asked about.
+const ANOTHER: u32 = 0x9e37_79b1;
 
 /// True for 0.0.0.0/8, 127.0.0.0/8, and 224.0.0.0 to 255.255.255.255.
 #[inline(always)]
 fn is_nobodys(src: Be32) -> bool {
     let [first, ..] = src.to_ne_bytes();
     first == 0 || first == 127 || first >= 224
+}
+
+/// True for 0.0.0.0/8.
+#[inline(always)]
+fn is_of_no_network(src: Be32) -> bool {
+    src.to_ne_bytes()[0] == 0
 }
 
 /// A device as a flow remembers it ([`Flow::from`]).
@@ -93,8 +176,11 @@ const _: () =
 /// from where the kernel sends such packets, or from another host than theirs, though there is none on the way.
 #[inline(always)]
 pub fn is_forged<P: Packet>(packet: &P, sender: Be32, src: Be32, dst: Be32) -> bool {
-    let way = way_towards(Asker::of(packet), src, dst);
-    is_nobodys(sender) || way as u32 != packet.ifindex() || (way & DIRECT != 0 && sender != dst)
+    let way = way_towards(Asker::of(packet), src, dst, 0);
+    is_nobodys(sender)
+        || way as u32 != packet.ifindex()
+        || (way & DIRECT != 0 && sender != dst)
+        || is_off_path(packet, sender, src)
 }
 
 /// No device.
@@ -104,21 +190,21 @@ const NOWHERE: u32 = 0;
 /// router itself.
 #[inline(always)]
 fn device_towards(asker: Asker, host: Be32) -> u32 {
-    way_towards(asker, 0, host) as u32
+    way_towards(asker, 0, host, 0) as u32
 }
 
 /// In a way: the host is on the device's link, without a gateway before it.
 const DIRECT: u64 = 1 << 32;
 
-/// [`device_towards`] for packets from `src`, 0: from anywhere; above it [`DIRECT`].
+/// [`device_towards`] for packets from `src`, 0: from anywhere; above it [`DIRECT`]. The flags are the helper's.
 #[inline(never)]
-fn way_towards(asker: Asker, src: Be32, host: Be32) -> u64 {
+fn way_towards(asker: Asker, src: Be32, host: Be32, flags: u32) -> u64 {
     let mut room = MaybeUninit::uninit();
     let question = Question::begin(&mut room, asker);
     let fib = question.fib();
     fib.__bindgen_anon_3.ipv4_src = src;
     fib.__bindgen_anon_4.ipv4_dst = host;
-    let answer = question.ask(asker, 0);
+    let answer = question.ask(asker, flags);
     let fib = question.fib();
     match answer {
         BPF_FIB_LKUP_RET_SUCCESS | BPF_FIB_LKUP_RET_FRAG_NEEDED | BPF_FIB_LKUP_RET_NO_NEIGH => {

@@ -89,6 +89,9 @@ pub trait Packet {
     /// [`pipeline::lead_out`](crate::pipeline::lead_out) for this packet; the same kind of function.
     fn lead_out(&self, arrival: &Arrival, new: &mut Connection) -> u64;
 
+    /// [`ingress::path`](crate::ingress::path) for this packet; the same kind of function.
+    fn path(&self, src: Be32, dst: Be32) -> u32;
+
     /// Answers the packet, a TCP segment of a connection that the router has ended, with a reset (see [`crate::reset`]): the
     /// verdict, or why it is not answered, or not here. XDP leaves that to the TC stage.
     fn reset(&mut self) -> Result<i32, Reason>;

@@ -56,8 +56,8 @@ pub fn run_marked<P: Packet>(mut packet: P, by_neighbour: bool) -> i32 {
     });
     // The one place where packets end that are not sent, near the top of the stack, where there is room to tell of them.
     answered.unwrap_or_else(|reason| {
-        let is_impostors = is_untouched(reason) && ingress::is_impostors(&packet);
-        count::verdict(&packet, if is_impostors { Reason::Martian } else { reason })
+        let reason = if is_untouched(reason) { ingress::objection(&packet, reason) } else { reason };
+        count::verdict(&packet, reason)
     })
 }
 
@@ -302,18 +302,19 @@ pub fn open<P: Packet>(packet: &P, arrival: &Arrival, new: &mut Connection) -> u
         Ok(_) if ingress::is_martian(packet, &arrival.key) => Err(Reason::Martian),
         Ok(service) => connect(packet, arrival, service, new),
     };
-    answer(arrival, decided)
+    answer(packet, arrival, decided)
 }
 
 /// The same for what a guest may have begun, on its way out. A reason's number or [`DECIDED`].
 #[inline(always)]
 pub fn lead_out<P: Packet>(packet: &P, arrival: &Arrival, new: &mut Connection) -> u64 {
-    answer(arrival, outward::connect(packet, arrival, new))
+    answer(packet, arrival, outward::connect(packet, arrival, new))
 }
 
 #[inline(always)]
-fn answer(arrival: &Arrival, decided: Result<(), Reason>) -> u64 {
+fn answer<P: Packet>(packet: &P, arrival: &Arrival, decided: Result<(), Reason>) -> u64 {
     match decided {
+        Ok(()) if ingress::is_off_path(packet, arrival.key.src, arrival.key.dst) => Reason::ReversePath as u64,
         Ok(()) => DECIDED,
         Err(reason) => refusal(arrival, reason),
     }

@@ -11,10 +11,10 @@ use aya_ebpf::{
     },
     programs::TcContext,
 };
-use vipgate_abi::{checksum::fold, counters::Reason, port::Port};
+use vipgate_abi::{Be32, checksum::fold, counters::Reason, port::Port};
 
 use crate::{
-    count,
+    count, ingress,
     meter::Queue,
     offset::{self, TAG_LEN},
     options,
@@ -191,6 +191,11 @@ impl Packet for TcPacket {
     }
 
     #[inline(always)]
+    fn path(&self, src: Be32, dst: Be32) -> u32 {
+        path_tc(self.0.skb.skb, src, dst)
+    }
+
+    #[inline(always)]
     fn reset(&mut self) -> Result<i32, Reason> {
         match Reason::of(reset_tc(self.0.skb.skb)) {
             Some(Reason::FlowReset) => {
@@ -288,6 +293,12 @@ extern "C" fn lead_out_tc(context: *mut __sk_buff, arrival: *const Arrival, new:
 #[inline(never)]
 extern "C" fn examine_tc(context: *mut __sk_buff, offset: u32, length: u32) -> u32 {
     options::examine(&TcPacket(TcContext::new(context)), offset, length)
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn path_tc(context: *mut __sk_buff, src: Be32, dst: Be32) -> u32 {
+    ingress::path(&TcPacket(TcContext::new(context)), src, dst)
 }
 
 #[unsafe(no_mangle)]

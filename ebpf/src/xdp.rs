@@ -11,9 +11,10 @@ use aya_ebpf::{
     helpers::{bpf_redirect, bpf_xdp_adjust_head, bpf_xdp_adjust_meta, bpf_xdp_get_buff_len, bpf_xdp_load_bytes},
     programs::XdpContext,
 };
-use vipgate_abi::{checksum, counters::Reason, port::Port};
+use vipgate_abi::{Be32, checksum, counters::Reason, port::Port};
 
 use crate::{
+    ingress,
     maps::TX_PORTS,
     meter::Queue,
     offset::TAG_LEN,
@@ -157,6 +158,11 @@ impl<const KIND: bool> Packet for XdpPacket<KIND> {
     }
 
     #[inline(always)]
+    fn path(&self, src: Be32, dst: Be32) -> u32 {
+        path_xdp(self.context.ctx, src, dst)
+    }
+
+    #[inline(always)]
     fn reset(&mut self) -> Result<i32, Reason> {
         let is_handed_over = self.can_hand_over() && self.hand_over();
         Err(if is_handed_over { Reason::HandedOver } else { Reason::FlowEnded })
@@ -241,6 +247,12 @@ extern "C" fn lead_out_xdp(context: *mut xdp_md, arrival: *const Arrival, new: *
 #[inline(never)]
 extern "C" fn examine_xdp(context: *mut xdp_md, offset: u32, length: u32) -> u32 {
     options::examine(&XdpPacket::<NATIVE>::new(XdpContext::new(context)), offset, length)
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn path_xdp(context: *mut xdp_md, src: Be32, dst: Be32) -> u32 {
+    ingress::path(&XdpPacket::<NATIVE>::new(XdpContext::new(context)), src, dst)
 }
 
 impl<const KIND: bool> XdpPacket<KIND> {

@@ -134,6 +134,9 @@ reasons! {
     ComingOver = 31 Drop "coming_over",
     /// It names its own way (loose or strict source routing: RFC 791, section 3.1; RFC 7126, section 4.3).
     SourceRoute = 32 Drop "source_route",
+    /// It comes by another device than the kernel sends to its source by, where strict reverse-path filtering is set (`rp_filter`
+    /// 1; RFC 3704, section 2.2).
+    ReversePath = 33 Drop "reverse_path",
 }
 
 /// Number of elements of the REASONS map; larger than the enum, so that reasons can be added without a new layout.

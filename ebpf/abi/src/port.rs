@@ -15,7 +15,9 @@ pub struct Port {
     /// 1: its driver, or its place in the kernel (a VLAN device, say), takes socket buffers only. What XDP would send by it
     /// the TC stage does. 0: XDP may redirect frames to it.
     pub sockets_only: u16,
-    pub reserved: [u32; 2],
+    /// 1: strict reverse-path filtering was set for it: the programs do it, since the kernel has it loose while they run.
+    pub strict: u32,
+    pub reserved: u32,
 }
 
 impl Port {
@@ -23,6 +25,12 @@ impl Port {
     #[inline(always)]
     pub const fn takes_frames(&self) -> bool {
         self.sockets_only == 0
+    }
+
+    /// What comes in by it must come from where the kernel sends by it.
+    #[inline(always)]
+    pub const fn is_strict(&self) -> bool {
+        self.strict != 0
     }
 }
 

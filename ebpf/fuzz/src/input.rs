@@ -58,6 +58,11 @@ pub enum Step {
         port: u8,
         present: bool,
     },
+    /// A device's reverse-path filtering is strict, or loose.
+    Strict {
+        port: u8,
+        strict: bool,
+    },
     Wait {
         jiffies: u16,
     },
@@ -346,6 +351,10 @@ impl Step {
                 what: input.byte()?,
             },
             30 => Self::Astray { what: input.byte()? },
+            31 => {
+                let port = input.byte()?;
+                Self::Strict { port, strict: port & 0x80 == 0 }
+            }
             _ => return Some(None),
         }))
     }

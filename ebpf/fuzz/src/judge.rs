@@ -19,7 +19,7 @@ use vipgate_pipeline::maps;
 use crate::{
     errors,
     hook::{Arriving, Departure, Hook, Outcome, Verdict},
-    refusals::{claims_a_guests_source, is_elsewhere, is_forged, is_forwardable, is_martian, refused},
+    refusals::{claims_a_guests_source, is_elsewhere, is_forged, is_forwardable, is_martian, is_off_path, refused},
     states,
     table::{Slot, Table},
     wire::{ETH_LEN, ICMP, Ipv4, TCP, UDP, UDP_LITE, add, is_in_vlan, same_sum, sum, untagged, word},
@@ -202,6 +202,14 @@ fn judge(came: &Arriving, outcome: &Outcome, now: u32, before: &Table, after: &T
                 source.is_none_or(|source| !world::OWN.contains(&source)),
                 "passed up as from the router: {came:?}"
             );
+            // To whom no way leads the stack drops, and whom no network has.
+            let is_stacks = |source: &u32| device_towards(*source).is_none() || source.to_ne_bytes()[0] == 0;
+            let source = source.map(u32::from_ne_bytes).filter(|source| !is_stacks(source));
+            let is_known = matches!(reason, Reason::NoNeighbour | Reason::OverMtu | Reason::TtlExpired);
+            assert!(
+                is_known || source.is_none_or(|source| !is_off_path(came.ifindex, source)),
+                "passed up by another way than back: {came:?}"
+            );
             false
         }
     };
@@ -279,6 +287,7 @@ pub(crate) fn direct(came: &Arriving, outcome: &Outcome) {
     let is_forged = device_towards(u32::from_ne_bytes(packet.src)).is_none();
     let expected = match outcome.verdict {
         Verdict::Pass(_) => true,
+        Verdict::Drop(Reason::ReversePath) => true,
         verdict => is_forged && verdict == Verdict::Drop(Reason::Martian),
     };
     assert!(expected, "{:?} of what is to a guest's own address", outcome.verdict);
@@ -449,6 +458,7 @@ fn by_its_side(came: &Arriving, key: &FlowKey, before: &Table, after: &Table) {
     let mark = flow.flow.mark;
     if before.find(key).is_none() {
         assert!(!claims_a_guests_source(key, came.ifindex), "another network's guest began it: {flow:?}");
+        assert!(!is_off_path(came.ifindex, key.src), "begun by another way than back: {flow:?}");
         assert!(mark.is_outward() || !is_elsewhere(flow.flow.backend()), "sent to another network: {flow:?}");
     }
     if !mark.is_reply() && !mark.is_outward() {

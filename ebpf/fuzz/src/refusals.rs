@@ -26,6 +26,7 @@ pub(crate) fn refused(came: &Arriving, reason: Reason, before: &Table) {
         Reason::Disabled => disabled(bytes),
         Reason::NoFreePort => exhausted(bytes),
         Reason::Martian => martian(bytes),
+        Reason::ReversePath => off_path(came),
         Reason::WrongSide => astray(came, before),
         Reason::Spoofed => spoofed(came),
         Reason::Elsewhere => elsewhere(bytes, before),
@@ -82,6 +83,18 @@ fn martian(bytes: &[u8]) {
         is_routers || packet.is_some_and(|packet| is_martian(&key(&packet, (0, 0)))),
         "its source is a host's: {source:x}"
     );
+}
+
+/// What is dropped for it comes by a strict device that does not lead to its source.
+fn off_path(came: &Arriving) {
+    let source = Ipv4::source_of_frame(&untagged(&came.bytes)).map(u32::from_ne_bytes);
+    let source = source.expect("what has a source has a header");
+    assert!(is_off_path(came.ifindex, source), "it may come by its device: {came:?}");
+}
+
+/// True for what comes by a strict device that does not lead to its source.
+pub(crate) fn is_off_path(ifindex: u32, source: u32) -> bool {
+    world::is_strict(ifindex) && device_towards(source) != Some(ifindex)
 }
 
 /// True for a source that no host can have, or that the router has.
@@ -183,7 +196,8 @@ pub(crate) fn is_forged(came: &Arriving, bytes: &[u8], packet: &Ipv4) -> bool {
     let quoted = Ipv4::at(bytes, packet.l4 + 8).expect("an error about a connection quotes a header");
     let Some(route) = kernel::route(quoted.dst).filter(is_known) else { return true };
     let is_nobodys = matches!(packet.src[0], 0 | 127 | 224..);
-    is_nobodys || route.ifindex != came.ifindex || (route.gateway.is_none() && packet.src != quoted.dst)
+    let is_off_path = is_off_path(came.ifindex, u32::from_ne_bytes(packet.src));
+    is_nobodys || is_off_path || route.ifindex != came.ifindex || (route.gateway.is_none() && packet.src != quoted.dst)
 }
 
 /// Whether the kernel sends anything there.
@@ -218,7 +232,10 @@ pub(crate) fn told(told: &[Vec<u64>], counted: Option<Reason>, last: &[u64], lef
         "from or to another: {reason:?}"
     );
     // Of what was not parsed the ports may be out of reach, and of what is cut short they are none.
-    let is_unparsed = matches!(reason, Reason::Unreadable | Reason::SourceRoute | Reason::Disabled | Reason::Martian);
+    let is_unparsed = matches!(
+        reason,
+        Reason::Unreadable | Reason::SourceRoute | Reason::Disabled | Reason::Martian | Reason::ReversePath
+    );
     let tells_ports = reason != Reason::Malformed && !(is_unparsed && [sport, dport] == [0; 2]);
     if matches!(packet.protocol, TCP | UDP) && tells_ports {
         let (from, to) = packet.ports(left).unwrap_or_default();

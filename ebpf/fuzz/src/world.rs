@@ -157,6 +157,12 @@ impl World {
                 let number = u32::from(*port) % PORTS;
                 set(maps::PORTS.set(number, Port { sockets_only: u16::from(*only), ..port_of(number) }, 0));
             }
+            Step::Strict { port, strict } => {
+                let number = u32::from(*port) % PORTS;
+                set(maps::PORTS.set(number, Port { strict: u32::from(*strict), ..port_of(number) }, 0));
+                self.config.strict |= u32::from(*strict);
+                set(maps::CONFIG.set(0, self.config, 0));
+            }
             Step::Port { port, present } => {
                 set_port(u32::from(*port) % PORTS, *present);
                 self.new_epoch();
@@ -467,6 +473,11 @@ fn set_port(number: u32, present: bool) {
 /// True while the device carries a program.
 pub(crate) fn is_port(ifindex: u32) -> bool {
     (0..PORTS).any(|number| port_of(number).ifindex == ifindex)
+}
+
+/// True for a device by which what comes must come from where the kernel sends by it.
+pub(crate) fn is_strict(ifindex: u32) -> bool {
+    (1..PORTS).map(port_of).any(|port| port.ifindex == ifindex && port.is_strict())
 }
 
 /// A device's MAC address.

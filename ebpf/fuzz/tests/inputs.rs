@@ -140,6 +140,7 @@ fn input() -> impl Strategy<Value = Vec<u8>> {
         2 => step(30, (select(vec![0, 0, 1, 2, 5, 6, 7, 8]), select(vec![0, 0x10, 0x20, 0x30])).prop_map(|(from, by)| vec![from | by])),
         18 => packet(25, ends()),
         5 => packet(26, ends()),
+        2 => step(31, (0u8..4, select(vec![0, 0, 0x80])).prop_map(|(port, loose)| vec![port | loose])),
         1 => some(40),
     ];
     (some(2), vec(way_out(), 0..3), vec(limits(), 0..6), vec(steps, 0..48)).prop_map(

@@ -5,8 +5,9 @@ use std::ffi::{c_int, c_long, c_void};
 
 use aya_ebpf_bindings::bindings::{
     __sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, BPF_FIB_LKUP_RET_FRAG_NEEDED, BPF_FIB_LKUP_RET_NO_NEIGH,
-    BPF_FIB_LKUP_RET_NOT_FWDED, BPF_FIB_LKUP_RET_SUCCESS, TC_ACT_REDIRECT, bpf_fib_lookup as FibLookup,
-    bpf_redir_neigh, bpf_sock, bpf_sock_tuple, bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1 as Ipv4Tuple, xdp_md,
+    BPF_FIB_LKUP_RET_NOT_FWDED, BPF_FIB_LKUP_RET_SUCCESS, BPF_FIB_LOOKUP_OUTPUT, TC_ACT_REDIRECT,
+    bpf_fib_lookup as FibLookup, bpf_redir_neigh, bpf_sock, bpf_sock_tuple,
+    bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1 as Ipv4Tuple, xdp_md,
 };
 
 use crate::{
@@ -48,10 +49,10 @@ pub unsafe fn bpf_redirect_neigh(ifindex: u32, params: *mut bpf_redir_neigh, len
     c_long::from(TC_ACT_REDIRECT)
 }
 
-/// `bpf_ipv4_fib_lookup` over [`kernel::route`], of a kernel that knows no flags but the oldest.
+/// `bpf_ipv4_fib_lookup` over [`kernel::route`], of a kernel that knows no flags but the oldest; a destination has one route.
 pub unsafe fn bpf_fib_lookup(context: *mut c_void, params: *mut FibLookup, size: c_int, flags: u32) -> c_long {
     assert!(!context.is_null());
-    if flags != 0 {
+    if flags & !BPF_FIB_LOOKUP_OUTPUT != 0 {
         return EINVAL;
     }
     // SAFETY: the caller gives its own structure.
@@ -61,7 +62,8 @@ pub unsafe fn bpf_fib_lookup(context: *mut c_void, params: *mut FibLookup, size:
     }
     // SAFETY: of plain integers, each of which is a value.
     let destination = unsafe { params.__bindgen_anon_4.ipv4_dst }.to_ne_bytes();
-    let Some(route) = kernel::route(destination) else {
+    let is_by = |ifindex| flags & BPF_FIB_LOOKUP_OUTPUT == 0 || ifindex == params.ifindex;
+    let Some(route) = kernel::route(destination).filter(|route| is_by(route.ifindex)) else {
         return BPF_FIB_LKUP_RET_NOT_FWDED.into();
     };
     match route.answer {

@@ -558,6 +558,15 @@ impl Bench {
         Ok(ports.set(number, Port { mtu, ..port }, 0)?)
     }
 
+    /// Has a port take only what comes from where the kernel sends by it.
+    pub fn set_strict(&mut self, number: u32) -> Result<()> {
+        let mut ports = self.array::<Port>(maps::PORTS)?;
+        let port = ports.get(&number, 0)?;
+        ports.set(number, Port { strict: 1, ..port }, 0)?;
+        let config = self.config()?;
+        self.set_config(Config { strict: 1, ..config })
+    }
+
     /// Interface index of a device.
     pub fn device(&self, name: &str) -> Result<u32> {
         ifindex(name)

@@ -62,6 +62,7 @@ mod masquerade;
 mod meters;
 mod objects;
 mod options;
+mod paths;
 mod ports;
 mod quotes;
 mod refused;

@@ -325,6 +325,15 @@ impl Epoch {
         self.change(|config| config.log = reasons)
     }
 
+    /// Has the programs ask which ports are strict, or not.
+    pub fn be_strict(&mut self, strict: bool) -> Result<(), TableError> {
+        let strict = strict.into();
+        if self.get()?.strict == strict {
+            return Ok(());
+        }
+        self.change(|config| config.strict = strict)
+    }
+
     fn change(&mut self, change: impl Fn(&mut Config)) -> Result<(), TableError> {
         for map in [&mut self.config].into_iter().chain(&mut self.next) {
             let mut config = read(map)?;

@@ -16,6 +16,10 @@ use vipgate_abi::source::OWN_PORTS;
 use super::{Device, NetError};
 
 const IPV4: &str = "/proc/sys/net/ipv4";
+/// Reverse-path filtering, and what makes it strict or loose.
+const RP_FILTER: &str = "rp_filter";
+const STRICT: u32 = 1;
+const LOOSE: u32 = 2;
 const OWN_PORT_RANGE: &str = "ip_local_port_range";
 /// Stands for all devices, where others have their interface index.
 const ALL: u32 = 0;
@@ -41,7 +45,6 @@ impl Settings {
     /// - `forwarding`: packets that the programs hand to the stack are to be routed, and `bpf_fib_lookup` refuses without.
     /// - `accept_local`: the answers of backends carry a VIP, an address of ours, as their source once they are translated;
     ///   those that go through the stack (no neighbour entry yet, larger than the MTU) would be dropped as martians.
-    /// - `rp_filter` loose instead of strict: the same answers come in by another device than the VIP's.
     /// - `arp_ignore` of all devices: an address is answered for by its own device alone. Else a device without a program
     ///   that shares the segment answers for VIPs, too, and gets their packets.
     /// - `arp_announce` of all devices: they ask with an address of their own. Else one asks with a VIP as the sender, by which
@@ -50,10 +53,6 @@ impl Settings {
         let Device { ifindex, name, .. } = device;
         self.set_of(*ifindex, name, "forwarding", 1)?;
         self.set_of(*ifindex, name, "accept_local", 1)?;
-        if in_force(name, "rp_filter") == 1 {
-            // Loose is the largest: it wins over strict.
-            self.set_of(*ifindex, name, "rp_filter", 2)?;
-        }
         if read("all", "arp_ignore") == 0 {
             self.set_of(ALL, "all", "arp_ignore", 1)?;
         }
@@ -61,6 +60,29 @@ impl Settings {
             self.set_of(ALL, "all", "arp_announce", 2)?;
         }
         Ok(())
+    }
+
+    /// Makes a device's reverse-path filtering loose where it is strict: answers of backends that go through the stack, with a VIP as
+    /// their source, come in by another device than the VIP's. True: it was strict, and the programs are to do it. So it stays,
+    /// whoever else starts, until somebody sets it otherwise, which is followed: another value is his from then on.
+    pub fn loosen(&self, device: &Device) -> Result<bool, NetError> {
+        let Device { ifindex, name, .. } = device;
+        let [all, own] = ["all", name.as_str()].map(|device| self.number(&of_device(device, RP_FILTER)));
+        if all.max(own) == STRICT {
+            // The largest value wins.
+            self.set_of(*ifindex, name, RP_FILTER, LOOSE)?;
+            return Ok(true);
+        }
+        let record = self.kept.join(format!("{ifindex}-{RP_FILTER}"));
+        let Some((before, _)) = kept(&record) else {
+            return Ok(false);
+        };
+        if own != LOOSE {
+            // Unless that fails it would count again should he set the value that we did.
+            let _ = fs::remove_file(record);
+            return Ok(false);
+        }
+        Ok(before.parse().is_ok_and(|before: u32| all.max(before) == STRICT))
     }
 
     /// Has the router's stack choose its own connections' ports among those that source NAT does not give to guests. A range
@@ -91,12 +113,10 @@ impl Settings {
 
     /// True: it is as before. What is no record of ours, or of a device that is gone, is only forgotten.
     fn restore_one(&self, record: &Path) -> io::Result<bool> {
-        let kept = fs::read_link(record).ok();
-        let values = kept.as_deref().and_then(Path::to_str).and_then(|values| values.split_once(':'));
         let setting = record.file_name().and_then(|name| setting(name.to_str()?));
         let mut restored = false;
-        if let (Some((before, ours)), Some(setting)) = (values, setting)
-            && self.value(&setting).as_deref() == Some(ours)
+        if let (Some((before, ours)), Some(setting)) = (kept(record), setting)
+            && self.value(&setting) == Some(ours)
             && !self.is_everywhere(&setting)
         {
             fs::write(self.ipv4.join(&setting), before)?;
@@ -144,11 +164,23 @@ impl Settings {
         symlink(values, record)
     }
 
+    /// 0 when it cannot be read.
+    fn number(&self, setting: &Path) -> u32 {
+        self.value(setting).and_then(|value| value.parse().ok()).unwrap_or(0)
+    }
+
     /// As it reads, with single spaces between numbers; `None`: it cannot be read.
     fn value(&self, setting: &Path) -> Option<String> {
         let text = fs::read_to_string(self.ipv4.join(setting)).ok()?;
         Some(text.split_whitespace().collect::<Vec<_>>().join(" "))
     }
+}
+
+/// The values of before and of ours that a record holds; `None`: it is none.
+fn kept(record: &Path) -> Option<(String, String)> {
+    let values = fs::read_link(record).ok()?;
+    let (before, ours) = values.to_str()?.split_once(':')?;
+    Some((before.to_owned(), ours.to_owned()))
 }
 
 /// The path of the setting that a record is about; `None`: it is no record, or its device is gone.
@@ -241,6 +273,56 @@ mod tests {
         assert_eq!(at(&settings, "conf/lo/forwarding"), "2");
         assert!(!settings.kept.exists());
         assert_eq!(settings.restore(), (0, Vec::new()));
+    }
+
+    /// The loopback as a device.
+    fn loopback() -> Device {
+        let name = "lo".to_owned();
+        Device { name, ifindex: 1, mtu: 65_536, mac: [0; 6], ethernet: true, veth: false, up: true }
+    }
+
+    /// Sets reverse-path filtering of all devices, or of the loopback.
+    fn filter(settings: &Settings, device: &str, value: u32) {
+        let path = settings.ipv4.join(of_device(device, RP_FILTER));
+        fs::create_dir_all(path.parent().expect("a directory")).expect("made");
+        fs::write(path, value.to_string()).expect("written");
+    }
+
+    #[test]
+    fn strict_filtering_is_known_for_what_it_was_until_somebody_sets_it_otherwise() {
+        let root = tempfile::tempdir().expect("a directory");
+        let settings = settings(root.path());
+        let path = "conf/lo/rp_filter";
+        // By all or its own, as the larger is in force.
+        for (all, own, is_strict) in
+            [(0, 0, false), (0, 1, true), (1, 0, true), (1, 1, true), (2, 1, false), (1, 2, false)]
+        {
+            filter(&settings, "all", all);
+            filter(&settings, "lo", own);
+            for _ in 0..3 {
+                assert_eq!(settings.loosen(&loopback()).expect("read"), is_strict, "{all} {own}");
+            }
+            assert_eq!(at(&settings, path), if is_strict { "2".to_owned() } else { own.to_string() });
+            settings.restore();
+            assert_eq!(at(&settings, path), own.to_string());
+        }
+        filter(&settings, "all", 0);
+        filter(&settings, "lo", 1);
+        let is_strict = || settings.loosen(&loopback()).expect("read");
+        assert!(is_strict());
+        // He wants it strict, loose by all, strict again, off, and loose.
+        filter(&settings, "lo", 1);
+        assert!(is_strict() && at(&settings, path) == "2");
+        filter(&settings, "all", 2);
+        assert!(!is_strict());
+        filter(&settings, "all", 0);
+        assert!(is_strict());
+        filter(&settings, "lo", 0);
+        assert!(!is_strict());
+        filter(&settings, "lo", 2);
+        assert!(!is_strict());
+        settings.restore();
+        assert_eq!(at(&settings, path), "2");
     }
 
     #[test]

@@ -37,6 +37,8 @@ pub(super) struct Managed {
 pub(super) struct Synced {
     /// Ports or devices changed: remembered next hops may be wrong.
     pub(super) changed: bool,
+    /// Some port is strict.
+    pub(super) strict: bool,
     /// Devices that were set up anew, came up or have another MAC address: their VIPs are to be announced.
     pub(super) fresh: BTreeSet<String>,
     pub(super) errors: Vec<ApplyError>,
@@ -89,11 +91,26 @@ impl Managed {
         self.ready.remove(name);
     }
 
-    /// Sets up a device that nothing stored wants yet. True: ports or devices changed.
-    pub(super) fn prepare(&mut self, device: &Device) -> Result<bool, String> {
+    /// Sets up a device that nothing stored wants yet.
+    pub(super) fn prepare(&mut self, device: &Device) -> Result<Synced, String> {
         let mut synced = Synced::default();
         self.set_up(device, &mut synced).map_err(|refusal| refusal.reason)?;
-        Ok(synced.changed)
+        synced.strict = self.is_strict();
+        Ok(synced)
+    }
+
+    fn is_strict(&self) -> bool {
+        self.ports.values().any(Port::is_strict)
+    }
+
+    /// Makes devices' reverse-path filtering loose that somebody made strict. True: of some the programs know it otherwise.
+    pub(super) fn loosen(&self) -> bool {
+        let differs = |(device, number): &(Device, u32)| {
+            let is_strict = self.ports.get(number).is_some_and(Port::is_strict);
+            // What fails is told when the device is set up.
+            self.settings.loosen(device).map_or(true, |strict| strict != is_strict)
+        };
+        self.ready.values().filter(|ready| differs(ready)).count() > 0
     }
 
     /// Sets up what is wanted of the router's `devices` and takes the programs off all others.
@@ -117,6 +134,7 @@ impl Managed {
                 self.refused.insert(name.clone(), refusal);
             }
         }
+        synced.strict = self.is_strict();
         synced
     }
 
@@ -151,9 +169,10 @@ impl Managed {
             });
         }
         let text = |error: TableError| refused(error.to_string());
+        let strict = self.settings.loosen(device).map_err(|error| refused(error.to_string()))?;
         if let Some((held, number)) = self.ready.get(&device.name).cloned() {
             let hook = if self.takes_frames(device.ifindex) { Hook::Xdp } else { Hook::Tc };
-            synced.changed |= self.describe(number, device, hook).map_err(text)?;
+            synced.changed |= self.describe(number, device, hook, strict).map_err(text)?;
             if (device.up && !held.up) || device.mac != held.mac {
                 synced.fresh.insert(device.name.clone());
             }
@@ -168,12 +187,12 @@ impl Managed {
         // The port before the program, so that the first packet finds its way out. Until the hook is known XDP sends by it only
         // where it did so before, and its program is still there.
         let is_xdp = self.plane.hook() != Hook::Tc && self.takes_frames(device.ifindex) && self.has_xdp(&device.name);
-        self.describe(number, device, if is_xdp { Hook::Xdp } else { Hook::Tc }).map_err(text)?;
+        self.describe(number, device, if is_xdp { Hook::Xdp } else { Hook::Tc }, strict).map_err(text)?;
         self.settings.prepare(device).map_err(|error| refused(error.to_string()))?;
         let target = Target::find(&device.name, device.ifindex);
         let hook = self.plane.attach(&target);
         let hook = hook.map_err(|error| Refusal { reason: error.to_string(), remedy: error.remedy() })?;
-        self.describe(number, device, hook).map_err(text)?;
+        self.describe(number, device, hook, strict).map_err(text)?;
         info!(device = device.name, number, %hook, mtu = device.mtu, "device set up");
         self.ready.insert(device.name.clone(), (device.clone(), number));
         synced.changed = true;
@@ -193,10 +212,12 @@ impl Managed {
     }
 
     /// Tells the programs of a device that carries them at this hook. XDP sends frames only where XDP receives them: a driver that
-    /// has native XDP has made room for what comes so, others lose it, and no error tells. True: it was not known so.
-    fn describe(&mut self, number: u32, device: &Device, hook: Hook) -> Result<bool, TableError> {
+    /// has native XDP has made room for what comes so, others lose it, and no error tells. `strict`: they filter what comes by it by
+    /// the way back. True: it was not known so.
+    fn describe(&mut self, number: u32, device: &Device, hook: Hook, strict: bool) -> Result<bool, TableError> {
         let sockets_only = u16::from(!matches!(hook, Hook::Xdp | Hook::XdpGeneric));
-        let port = Port { ifindex: device.ifindex, mtu: device.mtu, mac: device.mac, sockets_only, ..Port::default() };
+        let Device { ifindex, mtu, mac, .. } = *device;
+        let port = Port { ifindex, mtu, mac, sockets_only, strict: strict.into(), ..Port::default() };
         if self.ports.get(&number) == Some(&port) {
             return Ok(false);
         }

@@ -17,6 +17,7 @@ use super::{Command, Placed, blocking, lock};
 use crate::{
     loader::Epoch,
     net::{Device, Netlink, Watcher, arp::Announcer},
+    reconcile::devices::Synced,
 };
 
 /// Announcements after the first, should that one be lost.
@@ -34,6 +35,16 @@ const CONFIRM_NEIGHBOURS: Duration = Duration::from_secs(20);
 pub(super) fn bump(epoch: &Mutex<Epoch>) {
     if let Err(error) = lock(epoch).bump() {
         warn!(%error, "flows may keep an old next hop");
+    }
+}
+
+/// Tells the programs what a sync of the devices did.
+pub(super) fn tell(epoch: &Mutex<Epoch>, synced: &Synced) {
+    if let Err(error) = lock(epoch).be_strict(synced.strict) {
+        warn!(%error, "strict reverse-path filtering may not be as it was set");
+    }
+    if synced.changed {
+        bump(epoch);
     }
 }
 

@@ -45,7 +45,8 @@ impl Given {
 
 impl<S: Source> Worker<S> {
     /// Looks for programs that somebody took off their devices, and disciplines of queues, tells of each, and brings what the
-    /// queues lack back. True: there are devices to be set up anew.
+    /// queues lack back; and for devices whose reverse-path filtering somebody set otherwise. True: there are devices to be set up
+    /// anew, or told of.
     pub(super) async fn find_lost(&mut self) -> bool {
         let lost = self.with_kernel(|kernel| kernel.plane.lost()).await.unwrap_or_else(|error| {
             warn!(error = %loader::causes(&error), "cannot see whether all programs are where they were put");
@@ -66,9 +67,11 @@ impl<S: Source> Worker<S> {
             self.restore_queue_end(number).await;
         }
         self.restore_disciplines().await;
-        let mut kernel = self.lock();
-        devices.iter().for_each(|name| kernel.devices.forget(name));
-        !devices.is_empty()
+        self.with_kernel(move |kernel| {
+            devices.iter().for_each(|name| kernel.devices.forget(name));
+            kernel.devices.loosen() || !devices.is_empty()
+        })
+        .await
     }
 
     /// Devices, then the VIPs' addresses on them.
@@ -95,9 +98,8 @@ impl<S: Source> Worker<S> {
             return Err(ApplyError::Device { device: name, reason });
         };
         let prepared = self.with_kernel(move |kernel| kernel.devices.prepare(&device)).await;
-        if prepared.map_err(|reason| ApplyError::Device { device: name, reason })? {
-            helpers::bump(&self.epoch);
-        }
+        let synced = prepared.map_err(|reason| ApplyError::Device { device: name, reason })?;
+        helpers::tell(&self.epoch, &synced);
         Ok(())
     }
 
@@ -108,11 +110,10 @@ impl<S: Source> Worker<S> {
         let found = self.net.devices().await.map_err(open)?;
         let all = found.clone();
         let sync = move |kernel: &mut Kernel| (kernel.devices.sync(&wanted, &found), kernel.devices.refused().clone());
-        let (Synced { changed, fresh, errors }, refused) = self.with_kernel(sync).await;
+        let (synced, refused) = self.with_kernel(sync).await;
         self.refused.send_replace(refused);
-        if changed {
-            helpers::bump(&self.epoch);
-        }
+        helpers::tell(&self.epoch, &synced);
+        let Synced { fresh, errors, .. } = synced;
         self.restore_queues(&all).await;
         self.renew_placed(&fresh).await?;
         errors.into_iter().next().map_or(Ok(()), Err)

@@ -1,0 +1,161 @@
+//! Strict reverse-path filtering: what comes by a device comes from where the kernel sends by it.
+
+use super::*;
+
+const GUEST: Ipv4Addr = Ipv4Addr::new(10, 2, 0, 12);
+/// Of the guests' network, and of the third device's.
+const INSIDE: Ipv4Addr = Ipv4Addr::new(10, 2, 0, 77);
+const THIRD: Ipv4Addr = Ipv4Addr::new(10, 3, 0, 77);
+const ELASTIC: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 101);
+const SERVER: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(203, 0, 113, 7), 443);
+const THIRD_MAC: [u8; 6] = [0x02, 0, 0, 0, 3, 0x01];
+
+/// A listener, a rule and an elastic IP, and a third device, 10.3.0.0/24.
+fn doors(bench: &mut Bench) -> Result<[SocketAddrV4; 3]> {
+    command("ip link add third0 address 02:00:00:00:03:01 type veth peer name third1")?;
+    command("ip link set third1 up")?;
+    command("ip link set third0 up")?;
+    command("ip addr add 10.3.0.1/24 dev third0")?;
+    bench.add_device(3, "third0", THIRD_MAC)?;
+    let rule = SocketAddrV4::new(Bench::VIP, 53);
+    serve(bench, UDP)?;
+    bench.forward(rule, UDP, ServiceKey::EXACT, SocketAddrV4::new(GUEST, 53))?;
+    bench.elastic(ELASTIC, GUEST, true)?;
+    Ok([VIP, rule, SocketAddrV4::new(ELASTIC, 53)])
+}
+
+fn by(dst_mac: [u8; 6], frame: Frame) -> Frame {
+    Frame { dst_mac, ..frame }
+}
+
+/// What no device leads to but another than this.
+const FORGED: [([u8; 6], Ipv4Addr); 6] = [
+    (Bench::PRIVATE_MAC, Bench::CLIENT),
+    (Bench::PRIVATE_MAC, *SERVER.ip()),
+    (Bench::PRIVATE_MAC, THIRD),
+    (Bench::PUBLIC_MAC, INSIDE),
+    (Bench::PUBLIC_MAC, THIRD),
+    (THIRD_MAC, INSIDE),
+];
+
+both_hooks! {
+    fn who_comes_by_another_device_than_his_own_opens_nothing_where_that_is_strict(bench: &mut Bench) -> Result<()> {
+        let doors = doors(bench)?;
+        for port in 1..=3 {
+            bench.set_strict(port)?;
+        }
+        for (mac, source) in FORGED {
+            for door in doors {
+                let from = SocketAddrV4::new(source, 40_000);
+                bench.expect_refused(&by(mac, Frame::udp(from, door)), Reason::ReversePath)?;
+            }
+            let ping = Frame::icmp_query(source, ELASTIC, 8, 1, b"ping");
+            bench.expect_refused(&by(mac, ping), Reason::ReversePath)?;
+            bench.expect_refused(&by(mac, Frame::other(source, ELASTIC, 47).payload(&[0; 40])), Reason::ReversePath)?;
+        }
+        ensure!(bench.flows()?.is_empty());
+        let ask = Frame::udp(CLIENT, VIP);
+        bench.expect_sent(&ask, &to_backend(ask.clone()))?;
+        bench.expect_sent(&ask, &to_backend(ask.clone()))?;
+        let far = Frame::udp(SERVER, VIP);
+        bench.expect_sent(&far, &to_backend(far.clone()))
+    }
+
+    fn what_is_not_strict_takes_whom_answers_reach_another_way(bench: &mut Bench) -> Result<()> {
+        doors(bench)?;
+        bench.set_strict(1)?;
+        let ask = by(Bench::PRIVATE_MAC, Frame::udp(CLIENT, VIP));
+        bench.expect_sent(&ask, &to_backend(ask.clone()))
+    }
+
+    fn what_is_nobodys_comes_from_its_own_side_where_that_is_strict(bench: &mut Bench) -> Result<()> {
+        doors(bench)?;
+        for port in 1..=3 {
+            bench.set_strict(port)?;
+        }
+        for (mac, source) in FORGED {
+            let from = SocketAddrV4::new(source, 40_000);
+            for to in [SERVER, SocketAddrV4::new(Ipv4Addr::new(10, 2, 0, 30), 9), SocketAddrV4::new(Bench::VIP, 9)] {
+                let frames = [
+                    Frame::udp(from, to).payload(b"forged"),
+                    Frame::tcp(from, to, tcp::ACK),
+                    Frame::icmp_query(source, *to.ip(), 8, 1, b"ping"),
+                    Frame::other(source, *to.ip(), 47).payload(&[0; 40]),
+                    Frame::tcp(from, to, tcp::SYN).ip_options(&[1; 4]),
+                    Frame { fragment: 8, ..Frame::udp(from, to).payload(b"forged") },
+                ];
+                for frame in frames {
+                    bench.expect_refused(&by(mac, frame), Reason::ReversePath)?;
+                }
+            }
+        }
+        bench.expect_refused(&Frame::udp(CLIENT, SERVER), Reason::NotOurs)?;
+        // Who has no address yet asks for one.
+        let nobody = SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 68);
+        let ask = Frame::udp(nobody, SocketAddrV4::new(Ipv4Addr::BROADCAST, 67));
+        [Bench::PUBLIC_MAC, Bench::PRIVATE_MAC].into_iter().try_for_each(|mac| bench.expect_refused(&by(mac, ask.clone()), Reason::NotOurs))
+    }
+
+    fn to_whom_no_way_leads_opens_nothing_and_is_the_stacks(bench: &mut Bench) -> Result<()> {
+        doors(bench)?;
+        bench.set_strict(1)?;
+        command("ip route del default")?;
+        bench.expect_refused(&Frame::udp(SERVER, VIP), Reason::ReversePath)?;
+        ensure!(bench.flows()?.is_empty());
+        // It drops that, too, as loose filtering does.
+        let elsewhere = SocketAddrV4::new(Ipv4Addr::new(10, 2, 0, 30), 9);
+        bench.expect_refused(&Frame::udp(SERVER, elsewhere), Reason::NotOurs)
+    }
+
+    fn who_is_reached_by_several_devices_comes_by_any_of_them(bench: &mut Bench) -> Result<()> {
+        doors(bench)?;
+        for port in 1..=3 {
+            bench.set_strict(port)?;
+        }
+        command("ip route del default")?;
+        command("ip route add default nexthop via 10.1.0.254 dev pub0 nexthop via 10.3.0.254 dev third0")?;
+        for host in 0..32 {
+            let client = SocketAddrV4::new(Ipv4Addr::new(203, 0, 113, host), 40_000);
+            for (mac, port) in [(Bench::PUBLIC_MAC, 40_000), (THIRD_MAC, 40_001)] {
+                let ask = by(mac, Frame::udp(SocketAddrV4::new(*client.ip(), port), VIP));
+                bench.expect_sent(&ask, &to_backend(ask.clone()))?;
+            }
+            let frame = by(Bench::PRIVATE_MAC, Frame::udp(client, VIP).payload(b"forged"));
+            let other = frame.clone().between(SocketAddrV4::new(*client.ip(), 40_002), VIP);
+            bench.expect_refused(&other, Reason::ReversePath)?;
+        }
+        // A way of another route, by the same devices, is none.
+        bench.expect_refused(&by(THIRD_MAC, Frame::udp(CLIENT, VIP)), Reason::ReversePath)?;
+        bench.expect_refused(&Frame::udp(SocketAddrV4::new(INSIDE, 40_000), VIP), Reason::ReversePath)
+    }
+
+    fn a_guest_begins_by_its_own_device_where_that_is_strict(bench: &mut Bench) -> Result<()> {
+        doors(bench)?;
+        bench.masquerade(Bench::VIP, false)?;
+        let ask = Frame::udp(SocketAddrV4::new(INSIDE, 40_000), SERVER);
+        bench.set_strict(3)?;
+        bench.expect_refused(&by(THIRD_MAC, ask.clone()), Reason::ReversePath)?;
+        ensure!(bench.flows()?.is_empty());
+        bench.set_strict(2)?;
+        let vip = SocketAddrV4::new(Bench::VIP, 40_000);
+        let sent = ask.clone().between(vip, SERVER).forwarded(Bench::PUBLIC_MAC, Bench::GATEWAY_MAC);
+        bench.expect_sent(&ask, &sent)
+    }
+
+    fn an_error_comes_from_its_senders_side_where_that_is_strict(bench: &mut Bench) -> Result<()> {
+        doors(bench)?;
+        let client = SocketAddrV4::new(*SERVER.ip(), 40_000);
+        let ask = Frame::udp(client, VIP);
+        bench.expect_sent(&ask, &to_backend(ask.clone()))?;
+        let answer = Frame::udp(BACKEND, client);
+        let seen = answer.clone().between(VIP, client);
+        let error = |from| Frame::icmp_error(from, Bench::VIP, [3, 4], 600, &seen, 28);
+        let turned = |from| Frame::icmp_error(from, *BACKEND.ip(), [3, 4], 600, &answer, 28)
+            .forwarded(Bench::PRIVATE_MAC, Bench::backend_mac(11));
+        bench.expect_sent(&error(INSIDE), &turned(INSIDE))?;
+        bench.set_strict(1)?;
+        bench.expect_refused(&error(INSIDE), Reason::WrongSide)?;
+        let hop = Ipv4Addr::new(198, 51, 100, 1);
+        bench.expect_sent(&error(hop), &turned(hop))
+    }
+}
