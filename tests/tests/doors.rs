@@ -37,7 +37,7 @@ fn send_as(host: &Host, source: Ipv4Addr, to: SocketAddrV4) -> Result<()> {
 }
 
 both_hooks! {
-    fn the_routers_own_addresses_open_nothing(hook) {
+    fn who_is_the_router_or_of_another_side_opens_nothing(hook) {
         let run = Running::new(hook, 1, 1)?;
         let (_, _, vip) = run.cloud.balanced(VIP, UDP, &[0])?;
         let (lab, client) = (&run.lab, run.lab.client());
@@ -54,6 +54,26 @@ both_hooks! {
         wait_until("the new address is known", PATIENCE, || {
             send_as(client, late, vip)?;
             ensure!(dropped(lab, "martian")? > before, "{}", report(lab, "status")?["drops"]);
+            Ok(())
+        })?;
+        // Strict reverse-path filtering that is set while it runs goes on in the programs.
+        let inside = Ipv4Addr::new(10, 2, 0, 200);
+        send_as(client, inside, vip)?;
+        ensure!(dropped(lab, "reverse_path")? == 0);
+        let filter = |value| lab.router.sysctl("net/ipv4/conf/pub0/rp_filter", value);
+        filter("1")?;
+        wait_until("it is strict", PATIENCE, || {
+            send_as(client, inside, vip)?;
+            ensure!(dropped(lab, "reverse_path")? > 0, "{}", report(lab, "status")?["drops"]);
+            Ok(())
+        })?;
+        ensure!(lab.router.run("cat", "/proc/sys/net/ipv4/conf/pub0/rp_filter")?.trim() == "2");
+        client.ask_udp(vip)?;
+        filter("0")?;
+        wait_until("it is loose", PATIENCE, || {
+            let before = dropped(lab, "reverse_path")?;
+            send_as(client, inside, vip)?;
+            ensure!(dropped(lab, "reverse_path")? == before, "dropped");
             Ok(())
         })
     }

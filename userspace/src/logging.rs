@@ -46,7 +46,61 @@ impl fmt::Debug for Filter {
     }
 }
 
+/// Who logs a line for each message of the kernel's, however many come at once; who asks for it by name gets it. What it means
+/// the modules that use it say.
+const TALKATIVE: &str = "netlink_proto=off";
+
 fn filter(log: &Log) -> EnvFilter {
-    // The configuration has checked the directives.
-    EnvFilter::try_new(&log.filter).unwrap_or_else(|_| EnvFilter::new("info"))
+    // Without directives errors are logged.
+    let chosen = if log.filter.trim().is_empty() { "error" } else { &log.filter };
+    // The configuration has checked the directives; of two about the same the later counts.
+    EnvFilter::try_new(format!("{TALKATIVE},{chosen}")).unwrap_or_else(|_| EnvFilter::new("info"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io,
+        sync::{Arc, Mutex},
+    };
+
+    use tracing::{info, subscriber::with_default, warn};
+
+    use super::*;
+    use crate::config::Config;
+
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Lines {
+        fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+            self.0.lock().expect("one thread").write(line)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn the_kernels_messages_are_logged_for_whom_asks_for_them() {
+        let said = |chosen: &str| {
+            let log = Log { filter: chosen.to_owned(), ..Config::default().log };
+            let lines = Lines::default();
+            let writer = lines.clone();
+            let builder = tracing_subscriber::fmt().with_env_filter(filter(&log)).with_writer(move || writer.clone());
+            with_default(builder.finish(), || {
+                warn!(target: "netlink_proto::connection", "message");
+                info!(target: "vipgate::net", "ours");
+                warn!(target: "netlink_proto::framed", "message");
+            });
+            let lines = lines.0.lock().expect("one thread").clone();
+            let text = String::from_utf8(lines).expect("text");
+            ["message", "ours"].map(|word| text.matches(word).count())
+        };
+        assert_eq!(said("info"), [0, 1]);
+        assert_eq!(said("vipgate=debug,warn"), [0, 1]);
+        assert_eq!(said("netlink_proto=warn,info"), [2, 1]);
+        assert_eq!(said(""), [0, 0]);
+    }
 }

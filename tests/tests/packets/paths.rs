@@ -93,7 +93,10 @@ both_hooks! {
         // Who has no address yet asks for one.
         let nobody = SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 68);
         let ask = Frame::udp(nobody, SocketAddrV4::new(Ipv4Addr::BROADCAST, 67));
-        [Bench::PUBLIC_MAC, Bench::PRIVATE_MAC].into_iter().try_for_each(|mac| bench.expect_refused(&by(mac, ask.clone()), Reason::NotOurs))
+        for mac in [Bench::PUBLIC_MAC, Bench::PRIVATE_MAC] {
+            bench.expect_refused(&by(mac, ask.clone()), Reason::NotOurs)?;
+        }
+        Ok(())
     }
 
     fn to_whom_no_way_leads_opens_nothing_and_is_the_stacks(bench: &mut Bench) -> Result<()> {
@@ -126,7 +129,8 @@ both_hooks! {
         }
         // A way of another route, by the same devices, is none.
         bench.expect_refused(&by(THIRD_MAC, Frame::udp(CLIENT, VIP)), Reason::ReversePath)?;
-        bench.expect_refused(&Frame::udp(SocketAddrV4::new(INSIDE, 40_000), VIP), Reason::ReversePath)
+        let inside = Frame::udp(SocketAddrV4::new(INSIDE, 40_000), VIP);
+        bench.expect_refused(&by(Bench::PUBLIC_MAC, inside), Reason::ReversePath)
     }
 
     fn a_guest_begins_by_its_own_device_where_that_is_strict(bench: &mut Bench) -> Result<()> {
@@ -149,7 +153,7 @@ both_hooks! {
         bench.expect_sent(&ask, &to_backend(ask.clone()))?;
         let answer = Frame::udp(BACKEND, client);
         let seen = answer.clone().between(VIP, client);
-        let error = |from| Frame::icmp_error(from, Bench::VIP, [3, 4], 600, &seen, 28);
+        let error = |from| by(Bench::PUBLIC_MAC, Frame::icmp_error(from, Bench::VIP, [3, 4], 600, &seen, 28));
         let turned = |from| Frame::icmp_error(from, *BACKEND.ip(), [3, 4], 600, &answer, 28)
             .forwarded(Bench::PRIVATE_MAC, Bench::backend_mac(11));
         bench.expect_sent(&error(INSIDE), &turned(INSIDE))?;

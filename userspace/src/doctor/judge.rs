@@ -205,7 +205,12 @@ fn settings(device: &DeviceFacts, findings: &mut Vec<Finding>) {
         );
     }
     if device.rp_filter == 1 {
-        wrong("rp_filter", 2, Severity::Error, "strict reverse path filtering drops packets that go through the stack");
+        wrong(
+            "rp_filter",
+            2,
+            Severity::Error,
+            "strict reverse path filtering drops packets that go through the stack; a running `serve` makes it loose and does it in the programs",
+        );
     }
 }
 

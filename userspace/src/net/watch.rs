@@ -1,6 +1,10 @@
 //! Watches the kernel for changes that concern the fast path: what its flows remember, and what its devices are.
 
-use std::{collections::HashMap, net::Ipv4Addr, time::Duration};
+use std::{
+    collections::HashMap,
+    net::Ipv4Addr,
+    time::{Duration, Instant},
+};
 
 use futures::{StreamExt, channel::mpsc::UnboundedReceiver};
 use netlink_packet_core::{NetlinkMessage, NetlinkPayload};
@@ -10,7 +14,12 @@ use netlink_packet_route::{
     neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState},
     route::RouteType,
 };
-use rtnetlink::{MulticastGroup, sys::SocketAddr};
+use nix::sys::socket::{setsockopt, sockopt};
+use rtnetlink::{
+    MulticastGroup,
+    sys::{AsyncSocket, SocketAddr},
+};
+use tokio::task::AbortHandle;
 use tracing::warn;
 
 use super::{NetError, address::HeldAddress, dump::dump};
@@ -19,6 +28,10 @@ use super::{NetError, address::HeldAddress, dump::dump};
 const BATCH: Duration = Duration::from_millis(3);
 /// Rest between attempts to open a socket that broke.
 const REOPEN: Duration = Duration::from_millis(200);
+/// So seldom it is told that announcements were lost.
+const TELL: Duration = Duration::from_secs(1);
+/// Bytes of announcements that the kernel keeps for us: what a routing daemon sets when it starts comes within a moment.
+const ROOM: usize = 8 << 20;
 
 const GROUPS: [MulticastGroup; 6] = [
     MulticastGroup::Link,
@@ -65,13 +78,26 @@ pub struct Watcher {
     pending: Changes,
     /// Announcements were lost.
     lost: bool,
+    /// When that was told last.
+    told: Option<Instant>,
+    _reading: Reading,
+}
+
+/// What reads the socket; it ends with this, and so does what it has not handed over yet.
+#[derive(Debug)]
+struct Reading(AbortHandle);
+
+impl Drop for Reading {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 impl Watcher {
     /// Subscribes in the calling thread's network namespace.
     pub async fn open() -> Result<Self, NetError> {
-        let (messages, neighbours) = subscribe().await?;
-        Ok(Self { messages, neighbours, pending: Changes::default(), lost: false })
+        let (messages, neighbours, reading) = subscribe().await?;
+        Ok(Self { messages, neighbours, pending: Changes::default(), lost: false, told: None, _reading: reading })
     }
 
     /// Waits until something changed. Announcements that were lost count as a change of everything. Dropping the
@@ -93,16 +119,29 @@ impl Watcher {
 
     /// Starts over.
     async fn reopen(&mut self) {
+        if self.is_to_tell() {
+            warn!("more of the kernel's network changed at once than could be followed; looking at all of it");
+        }
         loop {
             match Self::open().await {
                 Ok(watcher) => {
-                    *self = Self { pending: Changes::ALL, ..watcher };
+                    *self = Self { pending: Changes::ALL, told: self.told, ..watcher };
                     return;
                 }
-                Err(error) => warn!(%error, "cannot watch the kernel's network; trying again"),
+                Err(error) if self.is_to_tell() => warn!(%error, "cannot watch the kernel's network; trying again"),
+                Err(_) => {}
             }
             tokio::time::sleep(REOPEN).await;
         }
+    }
+
+    /// Not again within [`TELL`].
+    fn is_to_tell(&mut self) -> bool {
+        let is_due = self.told.is_none_or(|told| told.elapsed() >= TELL);
+        if is_due {
+            self.told = Some(Instant::now());
+        }
+        is_due
     }
 
     /// Notes what a message changes. No message, or none that is an announcement: the socket broke or overran.
@@ -141,11 +180,13 @@ fn of_address(message: &AddressMessage, is_gone: bool) -> Changes {
     Changes { devices: is_own || is_gone, own_addresses: is_own, ..Changes::default() }
 }
 
-async fn subscribe() -> Result<(Messages, Neighbours), NetError> {
+async fn subscribe() -> Result<(Messages, Neighbours, Reading), NetError> {
     let (mut connection, handle, messages) = rtnetlink::new_multicast_connection(&GROUPS).map_err(NetError::Open)?;
     // For `dump`.
     connection.set_forward_done(true);
-    tokio::spawn(connection);
+    // Whom the kernel gives no more has room for less.
+    let _ = setsockopt(connection.socket_mut().socket_mut(), sockopt::RcvBufForce, &ROOM);
+    let reading = Reading(tokio::spawn(connection).abort_handle());
     // Asked after subscribing: what changes in between is announced.
     let mut request = NeighbourMessage::default();
     request.header.family = AddressFamily::Inet;
@@ -161,7 +202,7 @@ async fn subscribe() -> Result<(Messages, Neighbours), NetError> {
         }
         Err(error) => warn!(%error, "cannot list the neighbours; some changes may be seen twice"),
     }
-    Ok((messages, neighbours))
+    Ok((messages, neighbours, reading))
 }
 
 /// The neighbours that flows may remember: most announcements only tell that an entry was confirmed or grew stale,
