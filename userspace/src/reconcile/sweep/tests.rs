@@ -192,7 +192,7 @@ fn what_ends_by_being_idle_is_told_so_that_neither_side_keeps_it() {
     assert_eq!((live(&table), table.service_loads().get(3)), (0, 0));
     for slot in [0, WAYS as u32] {
         let flow = table.flow(slot).expect("a flow");
-        assert_eq!(flow.key, keys(6, 0)[(slot != 0) as usize]);
+        assert_eq!(flow.key, keys(6, 0)[usize::from(slot != 0)]);
         assert_eq!(flow.mark.state(), State::Closed, "found by who sends");
         assert_eq!(flow.mark.is_reply(), slot != 0);
         assert_ne!(table.backend(flow.backend()).expect("a number").generation, flow.generation, "and is over");
