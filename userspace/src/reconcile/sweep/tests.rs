@@ -198,7 +198,7 @@ fn what_ends_by_being_idle_is_told_so_that_neither_side_keeps_it() {
         assert_ne!(table.backend(flow.backend()).expect("a number").generation, flow.generation, "and is over");
         assert!(table.word(flow.peer).is_none(), "whatever becomes of the other one");
     }
-    assert_eq!(nudged(&table, true, ENDED), [[FlowKey::default(); 2]; 0]);
+    assert!(nudged(&table, true, ENDED).is_empty());
     assert_eq!(states(&table, 0), OVER);
     nudged(&table, false, ENDED + LATE);
     assert_eq!([0, 16].map(|first| states(&table, first)), [GONE; 2]);
@@ -234,7 +234,7 @@ fn a_connection_with_a_packet_at_the_last_moment_is_as_it_was() {
     let first = table.flow(0).expect("a flow");
     assert_eq!((first.key, first.peer, first.backend(), first.generation), (keys(6, 0)[0], second, 1, 7));
     assert_eq!(first.mark, Mark::of(table.word(0).expect("a word"), 0), "found by the next packet");
-    assert_eq!(nudged(&table, false, 0), [[FlowKey::default(); 2]; 0]);
+    assert!(nudged(&table, false, 0).is_empty());
     assert_eq!(nudged(&table, false, IDLE + LATE), [keys(6, 0)]);
 }
 
