@@ -1,14 +1,15 @@
 //! What a shell offers while a command is typed: fields of queries, and names of what there is.
 //!
 //! Names come from the API in the kept session's name. Without one, or without an answer soon, nothing is offered: a
-//! shell that waits is worse than one that does not know.
+//! shell that waits is worse than one that does not know. Whoever has an account chooses names, and a shell may put what is
+//! offered into its line as it is: only names that are plain words in every shell are offered, others by their uuids.
 
 use std::{ffi::OsStr, time::Duration};
 
 use clap_complete::CompletionCandidate;
 use vipgate_api::Resource;
 
-use super::{http::Api, names::Reference, resolve, session::Session};
+use super::{http::Api, names::Reference, render::harmless, resolve, session::Session};
 
 /// How long a shell may wait.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -55,18 +56,44 @@ pub(super) fn names(reference: Reference, typed: &OsStr) -> Vec<CompletionCandid
     let (Some((stays, typed)), Reference::One(resource)) = (typed.to_str().map(last), reference) else {
         return Vec::new();
     };
-    beginning(stays, typed, known(resource, typed).unwrap_or_default())
+    let known = known(resource, typed).unwrap_or_default();
+    known.iter().filter_map(|(name, uuid)| called(stays, typed, name, uuid.as_deref())).collect()
 }
 
-fn known(resource: Resource, typed: &str) -> Option<Vec<String>> {
+/// What stands for a resource in a command line, if its name begins with what is typed.
+fn called(stays: &str, typed: &str, name: &str, uuid: Option<&str>) -> Option<CompletionCandidate> {
+    if !name.starts_with(typed) {
+        return None;
+    }
+    if is_plain(name) {
+        return Some(CompletionCandidate::new(format!("{stays}{name}")));
+    }
+    let uuid = uuid.filter(|uuid| resolve::is_uuid(uuid))?;
+    Some(CompletionCandidate::new(format!("{stays}{uuid}")).help(Some(harmless(name).into())))
+}
+
+/// A word that no shell reads anything into, and that is no option.
+fn is_plain(name: &str) -> bool {
+    let is_word = |character: char| character.is_alphanumeric() || "._:@+-".contains(character);
+    !name.is_empty() && !name.starts_with('-') && name.chars().all(is_word)
+}
+
+/// Names that begin with what is typed, with the uuids.
+fn known(resource: Resource, typed: &str) -> Option<Vec<(String, Option<String>)>> {
     let api = Api::of(&Session::load().ok()?, PATIENCE).ok()?;
-    // NICs are called as their VMs are.
-    let resource = if resource == Resource::VmNic { Resource::VmInstance } else { resource };
+    // NICs are called as their VMs are; by another's uuid they are not.
+    let (resource, is_itself) = match resource {
+        Resource::VmNic => (Resource::VmInstance, false),
+        other => (other, true),
+    };
     let (_, call) = resolve::query(resource)?;
     let key = resolve::keys(resource).first()?;
-    let condition = format!("{key}~={typed}%");
-    let reply = api.query(call, &[("q", &condition), ("fields", key), ("sort", key), ("limit", MOST)]).ok()?;
-    let found = reply["inventories"].as_array()?.iter().filter_map(|one| one[*key].as_str().map(str::to_owned));
+    let (condition, fields) = (format!("{key}~={typed}%"), format!("{key},uuid"));
+    let reply = api.query(call, &[("q", &condition), ("fields", &fields), ("sort", key), ("limit", MOST)]).ok()?;
+    let found = reply["inventories"].as_array()?.iter().filter_map(|one| {
+        let uuid = one["uuid"].as_str().filter(|_| is_itself).map(str::to_owned);
+        Some((one[*key].as_str()?.to_owned(), uuid))
+    });
     Some(found.collect())
 }
 
@@ -85,6 +112,50 @@ mod tests {
         assert_eq!(offered(&of("zz")), Vec::<&str>::new());
         assert_eq!(offered(&sort(Resource::Vip, OsStr::new("-creat"))), ["-createDate"]);
         assert_eq!(offered(&condition(Resource::Vip, OsStr::new("useF"))), ["useFor="]);
+    }
+
+    #[test]
+    fn a_name_that_a_shell_would_obey_is_offered_as_its_uuid() {
+        let uuid = "0123456789abcdef0123456789abcdef";
+        let offer = |name: &str, uuid: Option<&str>| {
+            called("a,", "", name, uuid).map(|candidate| candidate.get_value().to_string_lossy().into_owned())
+        };
+        for name in ["web", "web-1.shop:80", "a@b+c_d", "caf\u{e9}", "\u{4e2d}\u{6587}"] {
+            assert_eq!(offer(name, Some(uuid)), Some(format!("a,{name}")));
+        }
+        for name in [
+            "shop$(touch${IFS}x)",
+            "shop`id`",
+            "data;id",
+            "a'b",
+            "a\"b",
+            "a\nid\n",
+            "a\rid",
+            "a\u{b}b",
+            "*",
+            "a b",
+            "~root",
+            "!!",
+            "a\\b",
+            "a|b",
+            "a>b",
+            "a&b",
+            "{a,b}",
+            "#a",
+            "=ls",
+            "-rf",
+            "--prune",
+            "a\u{2028}b",
+            "a\u{1b}[2J",
+            "",
+        ] {
+            assert_eq!(offer(name, Some(uuid)), Some(format!("a,{uuid}")), "{name:?}");
+            assert_eq!(offer(name, None), None, "{name:?}");
+            assert_eq!(offer(name, Some("$(id)")), None, "{name:?}");
+        }
+        let named = called("", "sh", "sh$(id)\n", Some(uuid)).unwrap();
+        assert_eq!(named.get_help().unwrap().to_string(), "sh$(id)\u{fffd}");
+        assert!(called("", "web", "shop", Some(uuid)).is_none());
     }
 
     #[test]

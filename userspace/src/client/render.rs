@@ -24,7 +24,7 @@ const FIRST: [&str; 2] = ["name", "uuid"];
 pub(super) fn render(reply: &Value, format: Format, fields: &[String]) -> Result<String, ClientError> {
     match format {
         Format::Table => Ok(table(reply, fields)),
-        Format::Json => Ok(format!("{reply:#}\n")),
+        Format::Json => Ok(json(reply)),
         Format::Yaml => serde_yaml_ng::to_string(reply).map_err(ClientError::Yaml),
     }
 }
@@ -32,6 +32,18 @@ pub(super) fn render(reply: &Value, format: Format, fields: &[String]) -> Result
 /// What others have written, such as names, without what a terminal would obey.
 pub(super) fn harmless(text: &str) -> String {
     text.replace(char::is_control, "\u{fffd}")
+}
+
+/// JSON escapes by itself only the first 32 of what a terminal would obey.
+fn json(reply: &Value) -> String {
+    let mut text = String::new();
+    for character in format!("{reply:#}\n").chars() {
+        match character {
+            '\u{7f}'..='\u{9f}' => text.push_str(&format!("\\u{:04x}", u32::from(character))),
+            other => text.push(other),
+        }
+    }
+    text
 }
 
 fn table(reply: &Value, fields: &[String]) -> String {
@@ -132,11 +144,15 @@ mail\u{fffd}[2J  2     10.1.0.9   a,b
     }
 
     #[test]
-    fn json_and_yaml_are_the_reply_as_it_is() {
-        let reply = json!({ "inventories": [{ "uuid": "0123", "name": "no", "useFor": null }] });
+    fn json_and_yaml_are_the_reply_as_it_is_without_what_a_terminal_obeys() {
+        let name = "no\u{1b}[2J\u{7f}\u{85}\u{9b}2J\n\u{e9}";
+        let reply = json!({ "inventories": [{ "uuid": "0123", "name": name, "useFor": null }] });
         let json = render(&reply, Format::Json, &[]).unwrap();
         assert_eq!(serde_json::from_str::<Value>(&json).unwrap(), reply);
         let yaml = render(&reply, Format::Yaml, &[]).unwrap();
         assert_eq!(serde_yaml_ng::from_str::<Value>(&yaml).unwrap(), reply);
+        for text in [json, yaml] {
+            assert!(text.chars().all(|one| one == '\n' || !one.is_control()), "{text:?}");
+        }
     }
 }

@@ -52,7 +52,7 @@ pub(super) fn uuid(api: &Api, reference: Reference, given: &str) -> Result<Strin
     }
 }
 
-fn is_uuid(text: &str) -> bool {
+pub(super) fn is_uuid(text: &str) -> bool {
     text.len() == 32 && text.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
