@@ -24,8 +24,13 @@ use crate::store::{
 /// The longest way from one resource to another: any that makes sense is shorter.
 pub(super) const MOST_STEPS: usize = 16;
 
-/// Conditions on the tags of a resource, and where those are.
-const TAGS: [(&str, &str); 2] = [("__systemTag__", "system_tags"), ("__userTag__", "user_tags")];
+/// Conditions on what is told of any resource: on its tags, and on the account that owns it. Name, table, the resource's column
+/// there, and the one that is tested.
+const TOLD: [(&str, &str, &str, &str); 3] = [
+    ("__systemTag__", "system_tags", "resource_uuid", "tag"),
+    ("__userTag__", "user_tags", "resource_uuid", "tag"),
+    ("__owner__", "resources", "uuid", "account_uuid"),
+];
 
 /// Fields that the document's examples ask for by a name that no inventory has: resource, that name, the field.
 const SYNONYMS: [(Resource, &str, &str); 1] = [(Resource::Eip, "ip", "vipIp")];
@@ -173,8 +178,9 @@ impl<'a> Reader<'a> {
         }
         let key = Expr::col(in_table(alias, &column(table.key)));
         let items = |name, column| Rows { name, alias: ITEM, column, as_they_lie: false };
-        if let Some((_, tags)) = TAGS.iter().find(|(known, _)| *known == name).filter(|_| table.has_tags()) {
-            return self.listed(key, items(tags, "resource_uuid"), "tag", test).await;
+        let told = TOLD.iter().find(|(known, ..)| *known == name).filter(|_| table.has_tags());
+        if let Some((_, rows, column, text)) = told {
+            return self.listed(key, items(rows, column), text, test).await;
         }
         let texts = table.lists.iter().filter(|list| list.name == name).find_map(|list| match list.of {
             Items::Texts { table, owner, column } => Some((items(table, owner), column)),
@@ -291,9 +297,9 @@ fn like(field: &Field, pattern: &str) -> Result<SimpleExpr, ApiError> {
 /// What the last name of a condition can be.
 pub(super) fn askable(table: &'static Table) -> impl Iterator<Item = &'static str> + Clone {
     let lists = table.lists.iter().filter(|list| matches!(list.of, Items::Texts { .. })).map(|list| list.name);
-    let tags = TAGS.iter().filter(|_| table.has_tags()).map(|(name, _)| *name);
+    let told = TOLD.iter().filter(|_| table.has_tags()).map(|(name, ..)| *name);
     let synonyms = SYNONYMS.iter().filter(|(resource, ..)| *resource == table.resource).map(|(_, name, _)| *name);
-    table.fields.iter().map(|field| field.name).chain(synonyms).chain(lists).chain(tags)
+    table.fields.iter().map(|field| field.name).chain(synonyms).chain(lists).chain(told)
 }
 
 /// The last name of a condition is no field.

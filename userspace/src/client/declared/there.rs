@@ -1,4 +1,5 @@
-//! What a router has, read by queries.
+//! What a router has, read by queries: of it what the session's account owns. A name is another account's to choose as well:
+//! what that has made under it is not what a file means. Networks may be shared with an account, which the file refers to.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -24,8 +25,35 @@ pub(super) struct Present {
     pub(super) rests_on: BTreeSet<Id>,
 }
 
+/// Whose things are meant.
+#[derive(Debug)]
+struct Account {
+    uuid: String,
+    admin: bool,
+}
+
+impl Account {
+    /// The session's own. A normal account sees no other than itself.
+    fn of_session(api: &Api) -> Result<Self, ClientError> {
+        let seen = inventories(api, Resource::Account, &[])?;
+        let admin = seen.iter().find(|account| account["type"] == "SystemAdmin");
+        let own = admin.or(seen.first()).map(|account| account["uuid"].as_str().unwrap_or_default().to_owned());
+        Ok(Self { uuid: own.unwrap_or_default(), admin: admin.is_some() })
+    }
+
+    /// Things of this kind are meant whoever owns them.
+    fn shares(&self, kind: &Kind) -> bool {
+        !self.admin && is_network(kind)
+    }
+}
+
+const fn is_network(kind: &Kind) -> bool {
+    matches!(kind.resource, Resource::Zone | Resource::L2Network | Resource::L3Network | Resource::IpRange)
+}
+
 /// All that a file can declare.
 pub(super) fn read(api: &Api) -> Result<Vec<Present>, ClientError> {
+    let account = Account::of_session(api)?;
     let mut tags = BTreeMap::<String, BTreeMap<String, String>>::new();
     let mut user_tags = BTreeSet::new();
     for resource in [Resource::SystemTag, Resource::UserTag] {
@@ -37,9 +65,9 @@ pub(super) fn read(api: &Api) -> Result<Vec<Present>, ClientError> {
             }
         }
     }
-    let mut there = There { things: Vec::new(), by_uuid: BTreeMap::new(), ranges: Vec::new() };
+    let mut there = There { account, things: Vec::new(), by_uuid: BTreeMap::new(), ranges: Vec::new() };
     for kind in KINDS {
-        let mut found = every(api, kind)?;
+        let mut found = every(api, kind, &there.account)?;
         if kind.resource == Resource::VmNic {
             found.sort_by_key(|nic| nic["deviceId"].as_i64());
         }
@@ -51,13 +79,17 @@ pub(super) fn read(api: &Api) -> Result<Vec<Present>, ClientError> {
     Ok(there.things)
 }
 
-/// Every inventory of a kind.
-fn every(api: &Api, kind: &Kind) -> Result<Vec<Value>, ClientError> {
+/// Every inventory of a kind that the account owns, or what is part of it.
+fn every(api: &Api, kind: &Kind, account: &Account) -> Result<Vec<Value>, ClientError> {
+    let own = format!("__owner__={}", account.uuid);
+    let own = [own.as_str()];
     let (Made::OnParent { of, list, any, .. }, Some((parent, _))) = (kind.made, kind.parent) else {
-        return inventories(api, kind.resource, &[]);
+        // Parts are its whose the whole is.
+        let is_part = kind.made == Made::WithParent || kind.resource == Resource::IpRange;
+        return inventories(api, kind.resource, if is_part || account.shares(kind) { &[] } else { &own });
     };
     let mut all = Vec::new();
-    for parent in inventories(api, parent, &[any])? {
+    for parent in inventories(api, parent, &[any, own[0]])? {
         let of = Map::from_iter([(of.to_owned(), parent["uuid"].clone())]);
         if let Value::Array(found) = ask(api, list, &of)?["inventories"].take() {
             all.extend(found);
@@ -86,6 +118,7 @@ pub(super) fn inventories(api: &Api, resource: Resource, conditions: &[&str]) ->
 }
 
 struct There {
+    account: Account,
     things: Vec<Present>,
     /// Uuid -> index.
     by_uuid: BTreeMap<String, usize>,
@@ -104,7 +137,7 @@ impl There {
     }
 
     /// Above what the session does not see, as a tenant the zone of a shared network, there is nothing. What can't be told
-    /// without that is passed over.
+    /// without that is passed over, as is what is on another account's.
     fn add(
         &mut self,
         kind: &'static Kind,
@@ -114,7 +147,7 @@ impl There {
     ) -> Option<()> {
         let uuid = inventory["uuid"].as_str()?.to_owned();
         let above = match kind.parent.map(|(_, member)| self.path(&inventory[member])) {
-            Some(None) if kind.made == Made::WithParent => return None,
+            Some(None) if !self.account.shares(kind) => return None,
             Some(Some(path)) => path.to_vec(),
             Some(None) | None => Vec::new(),
         };

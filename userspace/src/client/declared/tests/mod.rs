@@ -325,17 +325,47 @@ fn the_routers_own_address_is_declared_by_what_is_on_it() {
     assert!(!router.export().contains("vips:"), "an own address with nothing on it is nobody's to declare");
 }
 
-#[test]
-fn a_tenant_declares_what_is_its_own_by_what_is_shared_with_it() {
+/// A router whose networks all accounts share, asked by one of those.
+fn shared_with_alice() -> Router {
     let mut router = Router::of(SITE.split("vms:").next().unwrap());
     let there = there::read(&router.api).unwrap();
     let networks = there.iter().filter(|present| present.thing.kind().resource == Resource::L3Network);
     let networks: Vec<_> = networks.map(|present| present.uuid.clone()).collect();
     router.call(Name::CreateAccount, &json!({ "name": "alice", "password": password() }));
     router.call(Name::ShareResource, &json!({ "resourceUuids": networks, "toPublic": true }));
+    router.api = log_in(&router.base, "alice");
+    router
+}
+
+/// What an account has that owns no network.
+fn guests() -> String {
+    SITE.split_inclusive("vms:").nth(1).map(|vms| format!("vms:{vms}{SHOP}")).unwrap()
+}
+
+#[test]
+fn what_another_account_has_under_a_declared_name_is_not_meant() {
+    let mut router = shared_with_alice();
+    router.applies(&guests(), PRUNING);
+    let alices = router.export();
+    router.api = log_in(&router.base, "admin");
+    assert!(!router.export().contains("web"), "{}", router.export());
+    let own = "vms: {web1: {nics: {guest: {}}}}\nvips: {web: {l3: public, lbs: {shop: {listeners: {http: {loadBalancerPort: 80, \
+               backends: [web1]}}}}}}\n";
+    let said = router.applies(own, PRUNING);
+    assert!(said.contains("+ vm web1\n") && said.contains("+ vip web\n") && !said.contains("\n-"), "{said}");
+    router.is_as(own, PRUNING);
+    router.applies("{vms: {}, vips: {}}", ANYTHING);
+    router.api = log_in(&router.base, "alice");
+    assert_eq!(router.export(), alices);
+}
+
+#[test]
+fn a_tenant_declares_what_is_its_own_by_what_is_shared_with_it() {
+    let mut router = shared_with_alice();
+    router.api = log_in(&router.base, "admin");
     let admins = router.export();
     router.api = log_in(&router.base, "alice");
-    let text = SITE.split_inclusive("vms:").nth(1).map(|vms| format!("vms:{vms}{SHOP}")).unwrap();
+    let text = guests();
     router.applies(&text, PRUNING);
     router.is_as(&text, PRUNING);
     let exported = router.export();
