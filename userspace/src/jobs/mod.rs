@@ -10,7 +10,7 @@ mod hook;
 mod rows;
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     panic::AssertUnwindSafe,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -39,6 +39,8 @@ use crate::{
 pub struct Settings {
     /// How long a result can be fetched after its job has finished.
     pub retention: Duration,
+    /// So many results at most, the latest ones.
+    pub most_finished: u32,
     /// How long a poll waits for its job to end. Nearly all end sooner, and the caller would look again after a second, as
     /// the SDKs do; one that looks at many jobs in turn shall not wait long for each.
     pub hold: Duration,
@@ -52,6 +54,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             retention: Duration::from_secs(3 * 3600),
+            most_finished: 20_000,
             hold: Duration::from_millis(100),
             hook_interval: Duration::from_secs(2),
             hook_retries: 15,
@@ -68,7 +71,16 @@ pub struct Ticket {
     pub api: &'static str,
     /// The caller wants the `schema` in the result.
     pub with_schema: bool,
+    /// Of the account that calls.
+    pub account_uuid: Arc<str>,
     pub web_hook: Option<HookUrl>,
+}
+
+impl Ticket {
+    /// Whose web hook is to be called.
+    fn hook_of(&self) -> Option<Arc<str>> {
+        self.web_hook.as_ref().map(|_| Arc::clone(&self.account_uuid))
+    }
 }
 
 /// What a poll finds.
@@ -100,8 +112,8 @@ struct Applying {
     change: Change,
     reply: Reply,
     with_schema: bool,
-    /// It may have a web hook.
-    hooked: bool,
+    /// Whose web hook it may have.
+    hook_of: Option<Arc<str>>,
 }
 
 /// A job that has been applied, or could not be.
@@ -129,7 +141,12 @@ struct Inner {
     applied: Mutex<Vec<Applied>>,
     /// When expired results were forgotten last, in milliseconds since 1970.
     forgot: AtomicI64,
+    /// What callers without a session are told: uuid of the job and result, the oldest first.
+    turned_away: Mutex<VecDeque<(String, String)>>,
 }
+
+/// Callers without a session that find out what was wrong: the last ones.
+const MOST_TURNED_AWAY: usize = 1000;
 
 /// Milliseconds between two times that expired results are forgotten.
 const FORGETTING: i64 = 1000;
@@ -154,6 +171,7 @@ impl Jobs {
                 running: Mutex::default(),
                 applied: Mutex::default(),
                 forgot: AtomicI64::new(0),
+                turned_away: Mutex::default(),
             }),
         })
     }
@@ -173,7 +191,7 @@ impl Jobs {
                 let body = failure(&error, ticket.with_schema);
                 rows::insert_finished(&mut tx, &ticket, false, &body).await?;
                 self.commit(tx).await?;
-                self.call_hook(ticket.uuid, ticket.web_hook.is_some());
+                self.call_hook(ticket.uuid.clone(), ticket.hook_of());
                 return Ok(());
             }
         };
@@ -182,7 +200,7 @@ impl Jobs {
             let body = success(query::render(&mut tx, &outcome.reply).await?, &outcome.reply, ticket.with_schema);
             rows::insert_finished(&mut tx, &ticket, true, &body).await?;
             self.commit(tx).await?;
-            self.call_hook(ticket.uuid, ticket.web_hook.is_some());
+            self.call_hook(ticket.uuid.clone(), ticket.hook_of());
             return Ok(());
         }
         let job = Applying {
@@ -190,12 +208,22 @@ impl Jobs {
             change,
             reply: outcome.reply,
             with_schema: ticket.with_schema,
-            hooked: ticket.web_hook.is_some(),
+            hook_of: ticket.hook_of(),
         };
         rows::insert_applying(&mut tx, &ticket, &job).await?;
         self.commit(tx).await?;
         self.finish_later(job);
         Ok(())
+    }
+
+    /// A call of somebody who has no session: its job has failed, and the caller may learn why; nothing is stored, and no hook
+    /// is called, since anybody who reaches the API could have both.
+    pub fn turn_away(&self, ticket: Ticket, error: &ApiError) {
+        let mut turned_away = self.inner.turned_away.lock().unwrap_or_else(PoisonError::into_inner);
+        if turned_away.len() == MOST_TURNED_AWAY {
+            turned_away.pop_front();
+        }
+        turned_away.push_back((ticket.uuid, failure(error, ticket.with_schema)));
     }
 
     /// Makes a device carry the programs before a call that needs it is accepted.
@@ -221,7 +249,13 @@ impl Jobs {
         }
         let mut tx = self.inner.store.look().await?;
         let oldest = self.oldest(&tx);
-        rows::poll(&mut tx, uuid, oldest).await
+        let stored = rows::poll(&mut tx, uuid, oldest).await?;
+        if stored != Poll::Unknown {
+            return Ok(stored);
+        }
+        let turned_away = self.inner.turned_away.lock().unwrap_or_else(PoisonError::into_inner);
+        let told = turned_away.iter().rev().find(|(job, _)| job == uuid);
+        Ok(told.map_or(stored, |(_, body)| Poll::Finished { succeeded: false, body: body.clone() }))
     }
 
     /// Takes up what the last run left: changes that were stored and not reported, and web hooks that wait.
@@ -239,8 +273,9 @@ impl Jobs {
         for job in applying {
             self.finish_later(job);
         }
+        let nobody = nobody();
         for uuid in hooks {
-            self.call_hook(uuid, true);
+            self.call_hook(uuid, Some(Arc::clone(&nobody)));
         }
         Ok(())
     }
@@ -251,7 +286,7 @@ impl Jobs {
         if tx.now().saturating_sub(forgot) >= FORGETTING {
             self.inner.forgot.store(tx.now(), Ordering::Relaxed);
             let oldest = self.oldest(&tx);
-            rows::forget(&mut tx, oldest).await?;
+            rows::forget(&mut tx, oldest, self.inner.settings.most_finished).await?;
         }
         tx.commit().await
     }
@@ -357,7 +392,7 @@ impl Jobs {
 
     /// Tells who waits for a job.
     fn ended(&self, done: Applied, stored: store::Result<Poll>) {
-        let Applying { uuid, hooked, .. } = done.job;
+        let Applying { uuid, hook_of, .. } = done.job;
         let waiting = self.running().remove(&uuid);
         match stored {
             Ok(result) => {
@@ -366,24 +401,27 @@ impl Jobs {
                 if let Some(waiting) = waiting {
                     waiting.send_replace(Some(result));
                 }
-                self.call_hook(uuid, hooked);
+                self.call_hook(uuid, hook_of);
             }
             // It stays `Applying`: the next start takes it up.
             Err(error) => tracing::error!(job = uuid, %error, "the result of a job can't be stored"),
         }
     }
 
-    fn call_hook(&self, uuid: String, hooked: bool) {
-        if !hooked {
-            return;
-        }
+    fn call_hook(&self, uuid: String, hook_of: Option<Arc<str>>) {
+        let Some(account) = hook_of else { return };
         let jobs = self.clone();
         tokio::spawn(async move {
-            if let Err(error) = jobs.inner.hooks.deliver(&jobs.inner.store, &uuid).await {
+            if let Err(error) = jobs.inner.hooks.deliver(&jobs.inner.store, &uuid, &account).await {
                 tracing::error!(job = uuid, %error, "the state of a web hook can't be stored");
             }
         });
     }
+}
+
+/// Whose the hooks are that the last run left: no more is known of them.
+fn nobody() -> Arc<str> {
+    Arc::from("")
 }
 
 fn not_applied(error: &dyn std::error::Error) -> ApiError {
@@ -415,11 +453,29 @@ pub fn success(mut members: Map<String, Value>, reply: &Reply, with_schema: bool
 /// The body of a call that failed.
 pub fn failure(error: &ApiError, with_schema: bool) -> String {
     // An error is plain members all through: it always has a JSON form.
-    let error = serde_json::to_value(error).unwrap_or_default();
+    let mut error = serde_json::to_value(error).unwrap_or_default();
+    cut(&mut error);
     let mut members = Map::from_iter([("error".to_owned(), error)]);
     if with_schema {
         let schema = resource::schema(&members, None);
         members.insert("schema".to_owned(), schema.into());
     }
     json::encode(&members)
+}
+
+/// The longest text in an error, in characters: it repeats what a caller sent, and is kept.
+const MOST_TEXT: usize = 4096;
+
+/// Leaves the middle of long texts out.
+fn cut(value: &mut Value) {
+    match value {
+        Value::String(text) if text.chars().nth(MOST_TEXT).is_some() => {
+            let kept = |at: usize| text.char_indices().nth(at).map_or(text.len(), |(index, _)| index);
+            let (head, tail) = (kept(MOST_TEXT / 2), kept(text.chars().count() - MOST_TEXT / 4));
+            *text = format!("{} ... {}", &text[..head], &text[tail..]);
+        }
+        Value::Array(values) => values.iter_mut().for_each(cut),
+        Value::Object(members) => members.values_mut().for_each(cut),
+        Value::String(_) | Value::Null | Value::Bool(_) | Value::Number(_) => {}
+    }
 }

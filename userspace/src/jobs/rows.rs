@@ -116,14 +116,21 @@ pub(super) async fn applying(tx: &mut Tx) -> Result<Vec<Applying>> {
         .map(|(uuid, change, reply, with_schema)| {
             let change = parsed("change", &change, &uuid)?;
             let reply = parsed("reply", &reply, &uuid)?;
-            Ok(Applying { uuid, change, reply, with_schema, hooked: true })
+            Ok(Applying { uuid, change, reply, with_schema, hook_of: Some(super::nobody()) })
         })
         .collect()
 }
 
-/// Deletes the jobs that finished before `oldest` (milliseconds since 1970).
-pub(super) async fn forget(tx: &mut Tx, oldest: i64) -> Result<()> {
+/// Deletes the jobs that finished before `oldest` (milliseconds since 1970), and of the others all but the latest.
+pub(super) async fn forget(tx: &mut Tx, oldest: i64, most: u32) -> Result<()> {
     sqlx::query("DELETE FROM jobs WHERE finish_date < $1").bind(oldest).execute(tx.conn()).await?;
+    sqlx::query(
+        "DELETE FROM jobs WHERE finish_date <=
+             (SELECT finish_date FROM jobs WHERE finish_date IS NOT NULL ORDER BY finish_date DESC LIMIT 1 OFFSET $1)",
+    )
+    .bind(most)
+    .execute(tx.conn())
+    .await?;
     Ok(())
 }
 

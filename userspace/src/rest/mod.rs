@@ -254,9 +254,9 @@ impl RestState {
 
     async fn job(&self, call: &'static Call, incoming: &Incoming) -> Answer {
         let mut arguments = incoming.arguments(call).map_err(bad_request)?;
-        let ticket = incoming.ticket(call.api.name()).map_err(bad_request)?;
         let session = header::session(&incoming.headers).unwrap_or_default();
-        let mut possible = self.caller(&mut arguments, session).await;
+        let (ticket, caller) = self.admitted(call.api.name(), session, incoming).await?;
+        let mut possible = self.sessions.hash_password(&mut arguments).await.map(|()| caller);
         let uuid = ticket.uuid.clone();
         tracing::debug!(api = ticket.api, job = uuid, "an asynchronous call came in");
         let mut prepared = None;
@@ -281,11 +281,26 @@ impl RestState {
         Ok(accepted(&self.base(&incoming.headers), &uuid))
     }
 
-    /// Whose call it is, whose password is not among its arguments any more.
-    async fn caller(&self, arguments: &mut Map<String, Value>, session: &str) -> Result<Caller, ApiError> {
-        let caller = session::caller(&mut self.store.look().await?, session).await?;
-        self.sessions.hash_password(arguments).await?;
-        Ok(caller)
+    /// The ticket of a call that has a session, and whose that is; else what the caller is answered.
+    async fn admitted(
+        &self,
+        api: &'static str,
+        session: &str,
+        incoming: &Incoming,
+    ) -> Result<(Ticket, Caller), Response> {
+        let mut ticket = incoming.ticket(api).map_err(bad_request)?;
+        let mut tx = self.store.look().await.map_err(internal)?;
+        match session::caller(&mut tx, session).await {
+            Ok(caller) => {
+                ticket.account_uuid = caller.account_uuid.as_str().into();
+                Ok((ticket, caller))
+            }
+            Err(error) => {
+                let reply = accepted(&self.base(&incoming.headers), &ticket.uuid);
+                self.jobs.turn_away(ticket, &error);
+                Err(reply)
+            }
+        }
     }
 
     async fn decide(
@@ -310,7 +325,8 @@ impl RestState {
         if call.is_sync() {
             return Err(failed(&error, header::wants_schema(&incoming.headers)));
         }
-        let ticket = incoming.ticket(call.name).map_err(bad_request)?;
+        let session = header::session(&incoming.headers).unwrap_or_default();
+        let (ticket, _) = self.admitted(call.name, session, incoming).await?;
         let uuid = ticket.uuid.clone();
         let tx = self.store.begin().await.map_err(internal)?;
         self.accept(tx, ticket, Err(error)).await?;
@@ -345,6 +361,7 @@ impl Incoming {
             uuid: header::job_uuid(&self.headers)?,
             api,
             with_schema: header::wants_schema(&self.headers),
+            account_uuid: "".into(),
             web_hook: header::web_hook(&self.headers)?,
         })
     }

@@ -24,7 +24,7 @@ use crate::{
     store::{self, Store, Tx, account::ADMIN, new_uuid},
 };
 
-/// Sessions that may hold at the same time.
+/// Sessions of an account that may hold at the same time: one more ends that which would have ended first.
 const MOST_SESSIONS: i64 = 500;
 
 /// Argon2id takes 19 MiB and tens of milliseconds a time: this bounds what callers without a password can make us spend.
@@ -67,13 +67,15 @@ impl Sessions {
             .execute(tx.conn())
             .await
             .map_err(database)?;
-        let open: i64 =
-            sqlx::query_scalar("SELECT count(*) FROM sessions").fetch_one(tx.conn()).await.map_err(database)?;
-        if open >= MOST_SESSIONS {
-            return Err(ApiError::quota(format!(
-                "{open} sessions are open, more are not allowed; log out of some or wait until they expire"
-            )));
-        }
+        sqlx::query(
+            "DELETE FROM sessions WHERE uuid_hash IN (SELECT uuid_hash FROM sessions WHERE account_uuid = $1
+                 ORDER BY expired_date DESC, create_date DESC LIMIT -1 OFFSET $2)",
+        )
+        .bind(&account_uuid)
+        .bind(MOST_SESSIONS - 1)
+        .execute(tx.conn())
+        .await
+        .map_err(database)?;
         let uuid = new_uuid();
         let expires = after(now, self.lifetime);
         sqlx::query(

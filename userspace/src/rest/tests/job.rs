@@ -383,3 +383,49 @@ async fn a_web_hook_survives_a_restart() {
     assert_eq!(calls[1].1["inventory"]["name"], "z");
     settled(&server).await;
 }
+
+async fn rows(server: &Server, table: &'static str) -> i64 {
+    let count = sqlx::AssertSqlSafe(format!("SELECT count(*) FROM {table}"));
+    sqlx::query_scalar(count).fetch_one(server.store.look().await.unwrap().conn()).await.unwrap()
+}
+
+#[tokio::test]
+async fn who_has_no_session_hears_so_and_has_nothing_stored_and_no_hook_called() {
+    let (server, hook) = (Server::start().await, Callback::start(0).await);
+    let known = rows(&server, "jobs").await;
+    // One that is served, and one that is not.
+    for path in ["/zones", "/security-groups"] {
+        let call = server.bare(Method::POST, &format!("/zstack/v1{path}")).json(&zone("z"));
+        let call = call.header("Authorization", "OAuth 0").header("X-Web-Hook", hook.url.as_str());
+        let (status, reply) = server.wait_for(call.send().await.unwrap()).await;
+        assert_eq!((status, &reply["error"]["code"]), (StatusCode::SERVICE_UNAVAILABLE, &json!("ID.1001")), "{path}");
+    }
+    // A hook that is called comes after the one that must not be.
+    let call = server.request(Method::POST, "/zones").header("X-Web-Hook", hook.url.as_str()).json(&zone("z"));
+    server.wait_for(call.send().await.unwrap()).await;
+    assert_eq!(hook.seen(1).await.len(), 1);
+    assert_eq!(rows(&server, "jobs").await, known + 1);
+}
+
+#[tokio::test]
+async fn a_refusal_does_not_keep_all_that_it_refuses() {
+    let server = Server::start().await;
+    let name = "z".repeat(900_000);
+    let error = server.refused(Method::POST, "/zones", json!({"params": {"name": "z", "resourceUuid": name}})).await;
+    assert!(error.to_string().len() < 30_000, "{} bytes", error.to_string().len());
+    let hook = format!("http://127.0.0.1:1/{}", "z".repeat(3000));
+    let call = server.request(Method::POST, "/zones").header("X-Web-Hook", hook).json(&zone("z"));
+    assert_eq!(call.send().await.unwrap().status(), StatusCode::BAD_REQUEST);
+}
+
+#[tokio::test]
+async fn of_many_results_the_latest_are_kept() {
+    let jobs = jobs::Settings { most_finished: 3, ..quick().jobs };
+    let server = Server::start_with(Settings { jobs, ..quick() }).await;
+    eventually(async || {
+        server.create("/zones", json!({"name": "z"})).await;
+        let made = rows(&server, "zones").await;
+        (made > 10 && rows(&server, "jobs").await < made).then_some(())
+    })
+    .await;
+}

@@ -61,6 +61,33 @@ async fn whoever_fails_again_and_again_must_wait_and_others_need_not() {
 }
 
 #[tokio::test]
+async fn an_account_with_many_sessions_loses_its_oldest_and_keeps_nobody_out() {
+    let server = Server::start().await;
+    let account = server.create("/accounts", json!({"name": "tenant", "password": sha512("first")})).await;
+    let (account, most) = (account["uuid"].as_str().unwrap(), 500);
+    let mut tx = server.store.begin().await.unwrap();
+    let now = tx.now();
+    for number in 0..most {
+        let row = sqlx::query("INSERT INTO sessions VALUES ($1, $2, $3, $4)").bind(format!("{number}")).bind(account);
+        row.bind(now).bind(now + 1_000_000 + number).execute(tx.conn()).await.unwrap();
+    }
+    tx.commit().await.unwrap();
+    for (name, password) in [("admin", PASSWORD), ("tenant", "first")] {
+        let body = json!({"logInByAccount": {"accountName": name, "password": sha512(password)}});
+        let reply = json_of(server.bare(Method::PUT, LOGIN).json(&body).send().await.unwrap()).await;
+        assert!(reply["inventory"]["uuid"].is_string(), "{name}: {reply}");
+    }
+    let left: Vec<String> = sqlx::query_scalar("SELECT uuid_hash FROM sessions WHERE account_uuid = $1")
+        .bind(account)
+        .fetch_all(server.store.look().await.unwrap().conn())
+        .await
+        .unwrap();
+    assert_eq!(left.len(), 500);
+    assert!(!left.contains(&"0".to_owned()) && left.contains(&"1".to_owned()));
+    assert_eq!(server.get("/zones").await.status(), StatusCode::OK, "others' sessions hold");
+}
+
+#[tokio::test]
 async fn a_session_can_be_renewed_as_long_as_it_holds() {
     let server = Server::start().await;
     let renew = async |session: &str, body: Value| {
