@@ -1,7 +1,9 @@
 //! One controller a router: two that write the same tables would undo each other's work.
 //!
 //! The lock is an flock(2) on the pin directory itself, whatever path leads to it and from whichever network namespace; it needs
-//! no file to clean up, and goes with its process, however that ends. Who only reads takes none.
+//! no file to clean up, and goes with its process, however that ends. Who only reads takes none. What is not in the tables (VIPs'
+//! addresses, queues, settings) belongs to the network namespace: that is locked as well, so that a controller with another
+//! directory does not take it for its own.
 //!
 //! What the running controller alone knows it tells whoever connects to a socket in the abstract name space, which belongs to
 //! its network namespace, as a router does, and is named after the same directory.
@@ -44,8 +46,30 @@ pub enum LockError {
         bpffs.display()
     )]
     Held { bpffs: PathBuf },
+    #[error(
+        "a controller is running in this network namespace, or is being detached, with other tables than {}: stop it first, or \
+         set bpffs to where its tables are",
+        bpffs.display()
+    )]
+    Router { bpffs: PathBuf },
     #[error(transparent)]
     Kernel(#[from] LoadError),
+}
+
+/// What the kernel shows of the network namespace: one inode, as long as somebody has it open.
+const NAMESPACE: &str = "/proc/self/ns/net";
+
+/// Takes the network namespace, of which a router is one, until the file is dropped. `bpffs`: the caller's directory.
+///
+/// # Errors
+/// [`LockError::Router`] while another has it.
+pub fn namespace(bpffs: &Path) -> Result<File, LockError> {
+    let namespace = File::open(NAMESPACE).map_err(|error| failed(bpffs, error))?;
+    namespace.try_lock().map_err(|error| match error {
+        TryLockError::WouldBlock => LockError::Router { bpffs: bpffs.to_owned() },
+        TryLockError::Error(error) => failed(bpffs, error),
+    })?;
+    Ok(namespace)
 }
 
 impl Lock {
@@ -163,6 +187,16 @@ mod tests {
         Lock::make(&room.path().join("other")).expect("another directory is another lock");
         drop(held);
         Lock::make(&directory).expect("it is free again");
+    }
+
+    #[test]
+    fn one_network_namespace_is_one_router_whichever_the_directory() {
+        let (one, other) = (Path::new("one"), Path::new("other"));
+        let held = namespace(one).expect("nobody has it");
+        let refused = namespace(other).expect_err("it is taken");
+        assert!(matches!(&refused, LockError::Router { bpffs } if bpffs == other), "{refused}");
+        drop(held);
+        namespace(other).expect("it is free again");
     }
 
     #[test]

@@ -20,7 +20,7 @@ use vipgate::{
     config::Config,
     doctor::{self, DoctorError},
     loader::{self, Detached, LoadError, causes},
-    lock::{Lock, LockError},
+    lock::{self, Lock, LockError},
     logging,
     net::{Netlink, sysctl::Settings},
     reload,
@@ -66,7 +66,7 @@ impl From<LoadError> for Failure {
 impl From<LockError> for Failure {
     fn from(error: LockError) -> Self {
         match error {
-            LockError::Held { .. } => Self::new(4, &error),
+            LockError::Held { .. } | LockError::Router { .. } => Self::new(4, &error),
             LockError::Kernel(error) => error.into(),
         }
     }
@@ -128,6 +128,7 @@ fn load(settings: &cli::Settings) -> Result<Config, Failure> {
 
 fn detach(bpffs: &Path, force: bool, output: Output) -> Result<(), Failure> {
     let _lock = Lock::take(bpffs)?;
+    let _namespace = lock::namespace(bpffs)?;
     if !force {
         loader::check_namespace(bpffs)?;
     }

@@ -23,7 +23,7 @@ use crate::{
     follow::follow,
     health::Checks,
     loader::{LoadError, Options, PinDir, Plane},
-    lock::{Lock, LockError},
+    lock::{self, Lock, LockError},
     model,
     net::{Devices, NetError, sysctl},
     packets,
@@ -74,6 +74,7 @@ pub async fn serve(config: Config, settings: reload::Source) -> Result<(), Serve
     let hangups = reload::caught().map_err(|source| ServeError::Io { what: "cannot catch signals", source })?;
     PinDir::check(&config.bpffs)?;
     let lock = Lock::make(&config.bpffs)?;
+    let _namespace = lock::namespace(&config.bpffs)?;
     let listener = TcpListener::bind(config.listen)
         .await
         .map_err(|source| ServeError::Listen { address: config.listen, source })?;
