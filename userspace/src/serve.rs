@@ -154,7 +154,7 @@ async fn answer_until(listener: TcpListener, state: RestState, stop: watch::Rece
         // The sender lives until it has told.
         let _ = stop.wait_for(|stop| *stop).await;
     };
-    let serving = axum::serve(rest::Accepting(listener), rest::router(state))
+    let serving = axum::serve(rest::Accepting::new(listener), rest::router(state))
         .with_graceful_shutdown(told(stop.clone()))
         .into_future();
     let too_long = async {

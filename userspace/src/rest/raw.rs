@@ -3,13 +3,17 @@
 //! RFC 3986 wants them percent-encoded, and the HTTP library answers 400 where they are not. The API's own examples, curl
 //! and existing clients send them as they are; so they are encoded here, between the socket and that library. Everything
 //! else passes as it came: what is no HTTP/1 or has a head too long is left to the library to refuse, and no more of that
-//! connection is looked at. Touches the bytes of accepted connections only.
+//! connection is looked at. Whoever asks for nothing is not waited for: a connection on which no request comes to its end of
+//! head ends after a while, and there are only so many of them. Touches the bytes of accepted connections only.
 
 use std::{
+    collections::HashMap,
     io,
     net::{IpAddr, SocketAddr},
     pin::Pin,
+    sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use axum::{
@@ -17,7 +21,11 @@ use axum::{
     serve::{IncomingStream, Listener},
 };
 use httparse::{EMPTY_HEADER, Request, Status, parse_chunk_size};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use nix::sys::resource::{Resource, getrlimit};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    time::{Instant, Sleep, sleep},
+};
 
 /// The longest head that is looked at, in bytes: above any URL that the library takes.
 const MOST_HEAD: usize = 128 << 10;
@@ -28,21 +36,86 @@ const MOST_HEADERS: usize = 100;
 /// Bytes that are read at once.
 const READ: usize = 16 << 10;
 
+/// How long a connection may be without a request that we are to answer: longer than clients keep one that they may need again.
+const SILENCE: Duration = Duration::from_secs(100);
+
 /// Accepts connections whose request targets may hold those characters.
 #[derive(Debug)]
-pub struct Accepting<L>(pub L);
+pub struct Accepting<L> {
+    listener: L,
+    guests: Guests,
+}
 
-impl<L: Listener> Listener for Accepting<L> {
+impl<L> Accepting<L> {
+    pub fn new(listener: L) -> Self {
+        Self { listener, guests: Guests::new(most_connections()) }
+    }
+}
+
+/// A quarter of the files that the process may have open: checks, devices and the database keep theirs.
+fn most_connections() -> usize {
+    let files = getrlimit(Resource::RLIMIT_NOFILE).map_or(1024, |(soft, _)| soft);
+    usize::try_from(files / 4).unwrap_or(usize::MAX).clamp(16, 4096)
+}
+
+impl<L: Listener<Addr = SocketAddr>> Listener for Accepting<L> {
     type Io = Encoding<L::Io>;
-    type Addr = L::Addr;
+    type Addr = SocketAddr;
 
     async fn accept(&mut self) -> (Self::Io, Self::Addr) {
-        let (io, address) = self.0.accept().await;
-        (Encoding::new(io), address)
+        loop {
+            let (io, address) = self.listener.accept().await;
+            match self.guests.admit(address.ip()) {
+                Some(guest) => return (Encoding::new(io, SILENCE, guest), address),
+                None => tracing::debug!(%address, "a connection is refused: too many are open"),
+            }
+        }
     }
 
     fn local_addr(&self) -> io::Result<Self::Addr> {
-        self.0.local_addr()
+        self.listener.local_addr()
+    }
+}
+
+/// Who has connections open: so many in all, half of them from one address.
+#[derive(Clone, Debug)]
+struct Guests {
+    most: usize,
+    open: Arc<Mutex<HashMap<IpAddr, usize>>>,
+}
+
+impl Guests {
+    fn new(most: usize) -> Self {
+        Self { most, open: Arc::default() }
+    }
+
+    fn admit(&self, address: IpAddr) -> Option<Guest> {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let own = open.get(&address).copied().unwrap_or_default();
+        if own >= self.most / 2 || open.values().sum::<usize>() >= self.most {
+            return None;
+        }
+        open.insert(address, own + 1);
+        Some(Guest { address, guests: self.clone() })
+    }
+}
+
+/// A connection that counts, until it is dropped.
+#[derive(Debug)]
+struct Guest {
+    address: IpAddr,
+    guests: Guests,
+}
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        let mut open = self.guests.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let left = open.get(&self.address).map_or(0, |own| own.saturating_sub(1));
+        if left == 0 {
+            open.remove(&self.address);
+        } else {
+            open.insert(self.address, left);
+        }
     }
 }
 
@@ -64,11 +137,43 @@ pub struct Encoding<S> {
     /// What was made ready, and how much of it has been read.
     ready: Vec<u8>,
     taken: usize,
+    /// A request came whose answer has not begun.
+    asked: bool,
+    silence: Duration,
+    /// Until when a request must have come.
+    waiting: Pin<Box<Sleep>>,
+    /// Held while it is open.
+    _guest: Guest,
 }
 
 impl<S> Encoding<S> {
-    fn new(inner: S) -> Self {
-        Self { inner, heads: Heads::default(), ready: Vec::new(), taken: 0 }
+    fn new(inner: S, silence: Duration, guest: Guest) -> Self {
+        let waiting = Box::pin(sleep(silence));
+        Self {
+            inner,
+            heads: Heads::default(),
+            ready: Vec::new(),
+            taken: 0,
+            asked: false,
+            silence,
+            waiting,
+            _guest: guest,
+        }
+    }
+
+    /// Nothing came; an error once that has been so for too long.
+    fn wait(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.asked && self.heads.place != Place::Unknown {
+            return Poll::Pending;
+        }
+        ready!(self.waiting.as_mut().poll(context));
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+    }
+
+    /// Something of an answer was sent: whoever takes it is not silent.
+    fn answered(&mut self) {
+        self.asked = false;
+        self.waiting.as_mut().reset(Instant::now() + self.silence);
     }
 }
 
@@ -82,11 +187,17 @@ impl<S: AsyncRead + Unpin> AsyncRead for Encoding<S> {
             this.ready.clear();
             this.taken = 0;
             if this.heads.place == Place::Unknown && this.heads.held.is_empty() {
-                return Pin::new(&mut this.inner).poll_read(context, into);
+                return match Pin::new(&mut this.inner).poll_read(context, into) {
+                    Poll::Pending => this.wait(context),
+                    read @ Poll::Ready(_) => read,
+                };
             }
             let mut bytes = [0; READ];
             let mut read = ReadBuf::new(&mut bytes);
-            ready!(Pin::new(&mut this.inner).poll_read(context, &mut read))?;
+            match Pin::new(&mut this.inner).poll_read(context, &mut read) {
+                Poll::Pending => return this.wait(context),
+                Poll::Ready(read) => read?,
+            }
             if read.filled().is_empty() {
                 // The end; a head that is cut off is for the library to judge.
                 this.heads.place = Place::Unknown;
@@ -96,6 +207,8 @@ impl<S: AsyncRead + Unpin> AsyncRead for Encoding<S> {
                 }
             } else {
                 this.heads.feed(read.filled(), &mut this.ready);
+                // Empty lines ask for nothing.
+                this.asked |= this.ready.iter().any(|byte| !matches!(byte, b'\r' | b'\n'));
             }
         }
         let rest = &this.ready[this.taken..];
@@ -108,7 +221,10 @@ impl<S: AsyncRead + Unpin> AsyncRead for Encoding<S> {
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for Encoding<S> {
     fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().inner).poll_write(context, bytes)
+        let this = self.get_mut();
+        let written = ready!(Pin::new(&mut this.inner).poll_write(context, bytes));
+        this.answered();
+        Poll::Ready(written)
     }
 
     fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -124,7 +240,10 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Encoding<S> {
         context: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().inner).poll_write_vectored(context, slices)
+        let this = self.get_mut();
+        let written = ready!(Pin::new(&mut this.inner).poll_write_vectored(context, slices));
+        this.answered();
+        Poll::Ready(written)
     }
 
     fn is_write_vectored(&self) -> bool {

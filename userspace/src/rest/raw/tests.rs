@@ -1,9 +1,15 @@
 //! Request targets are encoded, and nothing else is, however the bytes come in.
 
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    pin::pin,
+    time::Duration,
+};
+
 use proptest::prelude::*;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::{Encoding, Heads, MOST_HEAD};
+use super::{Encoding, Guest, Guests, Heads, MOST_HEAD, SILENCE};
 
 /// What comes out of `bytes` that come in pieces of these lengths, over and over.
 fn passed(bytes: &[u8], pieces: &[usize]) -> Vec<u8> {
@@ -125,7 +131,7 @@ async fn a_reader_gets_everything_in_pieces_of_any_length_and_the_end() {
     let (mut client, server) = tokio::io::duplex(7);
     let sent = b"GET /a?b>c HTTP/1.1\r\nContent-Length: 3\r\n\r\na>bGET /<".as_slice();
     let writer = tokio::spawn(async move { client.write_all(sent).await });
-    let mut server = Encoding::new(server);
+    let mut server = Encoding::new(server, SILENCE, guest());
     let mut read = Vec::new();
     let mut piece = [0; 3];
     loop {
@@ -137,4 +143,42 @@ async fn a_reader_gets_everything_in_pieces_of_any_length_and_the_end() {
     }
     writer.await.unwrap().unwrap();
     assert_eq!(read.escape_ascii().to_string(), r"GET /a?b%3Ec HTTP/1.1\r\nContent-Length: 3\r\n\r\na>bGET /<");
+}
+
+fn guest() -> Guest {
+    Guests::new(2).admit(Ipv4Addr::LOCALHOST.into()).unwrap()
+}
+
+#[tokio::test]
+async fn a_connection_without_a_whole_head_ends_and_one_that_waits_for_its_answer_does_not() {
+    for sent in ["", "\r\n\r\n", "GET / HTTP/1.1\r\nHost: a"] {
+        let (mut client, server) = tokio::io::duplex(1 << 10);
+        client.write_all(sent.as_bytes()).await.unwrap();
+        let mut server = Encoding::new(server, Duration::from_millis(50), guest());
+        let error = server.read_to_end(&mut Vec::new()).await.unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::TimedOut, "{sent:?}");
+    }
+    let (mut client, server) = tokio::io::duplex(1 << 10);
+    let mut server = Encoding::new(server, Duration::ZERO, guest());
+    let head = b"GET / HTTP/1.1\r\n\r\n";
+    client.write_all(head).await.unwrap();
+    server.read_exact(&mut vec![0; head.len()]).await.unwrap();
+    let mut byte = [0];
+    assert!(futures::poll!(pin!(server.read(&mut byte))).is_pending());
+    server.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").await.unwrap();
+    assert!(server.read(&mut byte).await.is_err(), "another request must come in time");
+}
+
+#[test]
+fn connections_are_bounded_and_no_address_has_them_all() {
+    let guests = Guests::new(10);
+    let address = |host: u32| IpAddr::from(Ipv4Addr::from_bits(host));
+    let mut first: Vec<_> = std::iter::from_fn(|| guests.admit(address(1))).collect();
+    let second: Vec<_> = std::iter::from_fn(|| guests.admit(address(2))).collect();
+    assert_eq!((first.len(), second.len()), (5, 5));
+    assert!(guests.admit(address(3)).is_none());
+    first.pop();
+    assert!(guests.admit(address(3)).is_some());
+    drop((first, second));
+    assert!(guests.open.lock().unwrap().is_empty());
 }

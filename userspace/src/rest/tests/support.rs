@@ -152,7 +152,7 @@ impl Server {
         jobs.recover().await.unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let base = format!("http://{}", listener.local_addr().unwrap());
-        let task = tokio::spawn(async move { axum::serve(Accepting(listener), router(state)).await.unwrap() });
+        let task = tokio::spawn(async move { axum::serve(Accepting::new(listener), router(state)).await.unwrap() });
         let client = Client::builder().no_proxy().build().unwrap();
         Self { base, kernel, store, jobs, dir, task, client, session: String::new() }
     }

@@ -78,7 +78,7 @@ impl Router {
             let state = RestState::new(store, Arc::new(Wires), Arc::new(NoKernel), rest::Settings::default()).unwrap();
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
             let base = format!("http://{}", listener.local_addr().unwrap());
-            tokio::spawn(async move { axum::serve(Accepting(listener), rest::router(state)).await.unwrap() });
+            tokio::spawn(async move { axum::serve(Accepting::new(listener), rest::router(state)).await.unwrap() });
             base
         });
         Self { api: log_in(&base, "admin"), base, _runtime: runtime, _dir: dir }
