@@ -6,6 +6,7 @@
 //! rules and the jobs; never the kernel.
 
 mod attempts;
+mod hashing;
 mod header;
 mod openapi;
 mod raw;

@@ -12,13 +12,16 @@ use std::{
 use argon2::{Argon2, PasswordHash, PasswordHasher, PasswordVerifier, password_hash::Error::PasswordInvalid};
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256, Sha512};
-use tokio::{sync::Semaphore, task};
+use tokio::task;
 use vipgate_api::{
     ApiError, Code, Date,
     session::{LogInByAccount, RenewSession, SessionInventory, SessionUuid},
 };
 
-use super::attempts::{Attempts, Who};
+use super::{
+    attempts::{Attempts, Who},
+    hashing::Hashing,
+};
 use crate::{
     model::Caller,
     store::{self, Store, Tx, account::ADMIN, new_uuid},
@@ -26,9 +29,6 @@ use crate::{
 
 /// Sessions of an account that may hold at the same time: one more ends that which would have ended first.
 const MOST_SESSIONS: i64 = 500;
-
-/// Argon2id takes 19 MiB and tens of milliseconds a time: this bounds what callers without a password can make us spend.
-const HASHES_AT_ONCE: usize = 2;
 
 /// How long a session holds, in the documented system.
 pub const LIFETIME: Duration = Duration::from_secs(7200);
@@ -38,13 +38,13 @@ pub const LIFETIME: Duration = Duration::from_secs(7200);
 pub(super) struct Sessions {
     store: Store,
     lifetime: Duration,
-    hashing: Arc<Semaphore>,
+    hashing: Hashing,
     attempts: Arc<Attempts>,
 }
 
 impl Sessions {
     pub(super) fn new(store: Store, lifetime: Duration) -> Self {
-        Self { store, lifetime, hashing: Arc::new(Semaphore::new(HASHES_AT_ONCE)), attempts: Arc::default() }
+        Self { store, lifetime, hashing: Hashing::start(), attempts: Arc::default() }
     }
 
     /// Opens a session for a caller at that address.
@@ -53,9 +53,7 @@ impl Sessions {
         let who = (peer, digest(&request.account_name));
         let account = account(&mut self.store.look().await?, &request.account_name).await?;
         let (account_uuid, stored) = account.unzip();
-        // An unknown account costs the same time as a wrong password.
-        let stored = stored.flatten().unwrap_or_else(|| NOBODY.clone());
-        let right = self.verify(request.password, stored, &who).await?;
+        let right = self.verify(request.password, stored.flatten(), who).await?;
         let Some(account_uuid) = account_uuid.filter(|_| right) else {
             return Err(ApiError::authentication());
         };
@@ -131,24 +129,27 @@ impl Sessions {
     }
 
     /// Whether the password is right; an error for who has tried too often.
-    async fn verify(&self, password: String, stored: String, who: &Who) -> Result<bool, ApiError> {
-        // Never closed, so the permit is always granted.
-        let _permit = self.hashing.acquire().await;
-        // Asked for here, so that attempts that come all at once are counted, too.
-        let wait = self.attempts.wait(who, Instant::now());
-        if !wait.is_zero() {
-            return Err(ApiError::new(
-                Code::Authentication,
-                format!("too many failed log-ins; try again in {} s", wait.as_secs() + 1),
-            ));
-        }
-        let right = Self::matches(password, stored).await?;
-        if right {
-            self.attempts.succeeded(who);
-        } else {
-            self.attempts.failed(who.clone(), Instant::now());
-        }
-        Ok(right)
+    async fn verify(&self, password: String, stored: Option<String>, who: Who) -> Result<bool, ApiError> {
+        let attempts = Arc::clone(&self.attempts);
+        let verify = move || {
+            // Asked for here, so that attempts that come all at once are counted, too.
+            let wait = attempts.wait(&who, Instant::now());
+            if !wait.is_zero() {
+                return Err(ApiError::new(
+                    Code::Authentication,
+                    format!("too many failed log-ins; try again in {} s", wait.as_secs() + 1),
+                ));
+            }
+            // An unknown account costs the same time as a wrong password.
+            let right = matches(&password, stored.as_deref().unwrap_or_else(|| NOBODY.as_str()))?;
+            if right {
+                attempts.succeeded(&who);
+            } else {
+                attempts.failed(who, Instant::now());
+            }
+            Ok(right)
+        };
+        self.hashing.run(verify).await?
     }
 
     /// Puts a hash in the place of a password that comes with a call.
@@ -163,23 +164,8 @@ impl Sessions {
                 "field[password] must be the SHA-512 of the password, 128 hexadecimal digits",
             ));
         }
-        // Never closed, so the permit is always granted.
-        let _permit = self.hashing.acquire().await;
-        let hashed = task::spawn_blocking(move || hash(&secret)).await;
-        *password = hashed.map_err(|_| ApiError::internal("the password could not be hashed"))??;
+        *password = self.hashing.run(move || hash(&secret)).await??;
         Ok(())
-    }
-
-    async fn matches(password: String, stored: String) -> Result<bool, ApiError> {
-        task::spawn_blocking(move || {
-            match Argon2::default().verify_password(password.to_ascii_lowercase().as_bytes(), stored.as_str()) {
-                Ok(()) => Ok(true),
-                Err(PasswordInvalid) => Ok(false),
-                Err(error) => Err(ApiError::internal(format!("a stored password hash can't be checked: {error}"))),
-            }
-        })
-        .await
-        .map_err(|_| ApiError::internal("the password could not be checked"))?
     }
 }
 
@@ -257,6 +243,14 @@ async fn account(tx: &mut Tx, name: &str) -> Result<Option<(String, Option<Strin
         .fetch_optional(tx.conn())
         .await
         .map_err(database)
+}
+
+fn matches(password: &str, stored: &str) -> Result<bool, ApiError> {
+    match Argon2::default().verify_password(password.to_ascii_lowercase().as_bytes(), stored) {
+        Ok(()) => Ok(true),
+        Err(PasswordInvalid) => Ok(false),
+        Err(error) => Err(ApiError::internal(format!("a stored password hash can't be checked: {error}"))),
+    }
 }
 
 fn hash(secret: &str) -> Result<String, ApiError> {
