@@ -406,22 +406,32 @@ fn quote(old: &[u8], new: &[u8], packet: &Ipv4, is_own: bool, table: &Table) {
     );
     let ports = translated.ports(old).zip(original.ports(new));
     let (old_ports, new_ports) = ports.expect("what is turned back quotes ports");
-    let answers = reversed(&key(&translated, old_ports));
-    let flow = table.find(&answers).expect("what is turned back is about a flow");
-    assert!(flow.is_current(), "turned back though its backend's flows were ended");
-    let [mut from, to] = flow.rewritten();
-    let quoted = key(&original, new_ports);
-    if quoted == answers {
-        // As in `flow`.
-        from.1 = quoted.dport;
+    let (shown, quoted) = (key(&translated, old_ports), key(&original, new_ports));
+    // What the stack has just refused is turned back by where it was sent, whatever has become of its flow.
+    let refused = is_own.then(|| maps::REFUSED.peek(shown)).flatten();
+    let was_sent = refused.map(|sent| FlowKey { dst: sent.dst, dport: sent.dport, ..shown });
+    if was_sent != Some(quoted) {
+        quotes_its_flow(&shown, &quoted, table);
     }
-    assert_eq!([(quoted.dst, quoted.dport), (quoted.src, quoted.sport)], [from, to], "quoted as nobody sent it");
     let outer = Ipv4::of_frame(new).expect("an error is a whole packet");
     assert_eq!(outer.dst, original.src, "an error for another than who sent what it quotes");
     // Where the quoted packet went inside, nobody but the router itself is known outside.
     let is_hidden = original.dst != translated.dst && (!is_own || packet.src == translated.dst);
     let sender = if is_hidden { original.dst } else { packet.src };
     assert_eq!(outer.src, sender, "an error from another than who sent it is known as");
+}
+
+/// A quote is what the packets of the answering flow become, the other way round.
+fn quotes_its_flow(shown: &FlowKey, quoted: &FlowKey, table: &Table) {
+    let answers = reversed(shown);
+    let flow = table.find(&answers).expect("what is turned back is about a flow");
+    assert!(flow.is_current(), "turned back though its backend's flows were ended");
+    let [mut from, to] = flow.rewritten();
+    if *quoted == answers {
+        // As in `flow`.
+        from.1 = quoted.dport;
+    }
+    assert_eq!([(quoted.dst, quoted.dport), (quoted.src, quoted.sport)], [from, to], "quoted as nobody sent it");
 }
 
 /// A translated packet is what its flow says; a flow stays where it goes, a new one is a service's or a guest's.
