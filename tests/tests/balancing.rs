@@ -65,14 +65,14 @@ both_hooks! {
             Ok(())
         };
         for (flags, state) in
-            [(&[tcp::RST][..], "closed"), (&[tcp::RST, tcp::SYN], "closed"), (&[tcp::FIN | tcp::ACK], "closing")]
+            [(&[tcp::RST][..], "reset"), (&[tcp::RST, tcp::SYN], "reset"), (&[tcp::FIN | tcp::ACK], "closing")]
         {
             for flags in flags {
                 ensure!(stranger.send(&stranger.to_router(Frame::tcp(origin.client, vip, *flags))));
             }
             wait_until("the forged segments arrive", PATIENCE, || is(state))?;
             ensure!(session.ask()? == origin, "{state}");
-            if state == "closed" {
+            if state == "reset" {
                 wait_until("it counts again", PATIENCE, || {
                     ensure!(session.ask()? == origin);
                     is("established")
