@@ -304,6 +304,10 @@ impl<'a> Pass<'a> {
             return;
         };
         let backend = self.table.backend(flow.backend()).unwrap_or_default();
+        if self.table.word(flow.peer).is_some_and(|word| word.state() == State::Busy) {
+            // Whoever has the other direction in hand may be about to end the connection, or put it back. The next pass sees.
+            return self.note(word, &flow, &backend);
+        }
         let peer = self.peer(slot, &flow);
         let age = peer.as_ref().map_or(word.age(now), |(_, peer, _)| word.age(now).min(peer.age(now)));
         let idle = backend.idle_timeout_of(flow.key.protocol);
