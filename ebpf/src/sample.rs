@@ -5,10 +5,11 @@ use core::ptr;
 use vipgate_abi::{
     flow::{self, Candidate, State, WAYS, Word},
     hash,
-    sample::{self, GROUP},
+    sample::{self, GROUP, LAST_CLASS},
 };
 
 use crate::{
+    clock::nanoseconds,
     maps::{BACKENDS, CONFIG, FLOW_BUCKETS, FLOWS, SAMPLE},
     other,
     service::{self, Limit},
@@ -47,19 +48,58 @@ extern "C" fn longest_idle(answers: u32, now: u32) -> u64 {
     if most == 0 {
         return NOBODY;
     }
-    let first = sample::group(service, most, hash);
-    let (mut best, mut oldest) = (NOBODY, 0);
+    let mut seen = Seen { longest_idle: 0, place: 0, count: 0 };
+    // Others than at the last attempt.
+    let mut chance = hash ^ nanoseconds();
+    let own = sample::class(most);
+    let mut tries = counted(0);
+    while tries < TRIES && seen.count < GROUP {
+        chance = hash::words([chance, tries as u64], hash);
+        let higher = (tries as u32).saturating_sub(TRIES_OF_OWN);
+        let class = if own + higher < LAST_CLASS { own + higher } else { LAST_CLASS };
+        opaque(look_at(sample::group(service, class, chance), service, now, &mut seen));
+        tries += 1;
+    }
+    if seen.count == 0 {
+        return NOBODY;
+    }
+    (seen.place as u64) << PLACE | seen.longest_idle & ((1 << AGE) - 1)
+}
+
+/// Groups that are looked at until as many connections have been seen as one has places, so that who talks on is not alone: of the
+/// service's class at most so many, and one of each higher class, where its connections are if its limit was higher.
+const TRIES_OF_OWN: u32 = 6;
+const TRIES: usize = (TRIES_OF_OWN + 1 + LAST_CLASS) as usize;
+
+/// What has been seen of a service's connections.
+#[repr(C)]
+struct Seen {
+    /// As [`sampled`] answers.
+    longest_idle: u64,
+    place: u32,
+    count: u32,
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn look_at(first: u32, service: u32, now: u32, seen: *mut Seen) -> u32 {
+    // SAFETY: the caller's pointer is to what it has, but the verifier looks at this function alone.
+    let Some(seen) = (unsafe { seen.as_mut() }) else {
+        return opaque(0);
+    };
     let mut number = counted(0);
     while number < GROUP as usize {
         let place = first + number as u32;
         let found = sampled(place, service, now);
-        if found >> AGE > oldest {
-            oldest = found >> AGE;
-            best = (place as u64) << PLACE | found & ((1 << AGE) - 1);
+        if found != 0 {
+            seen.count += 1;
+            if found >> AGE > seen.longest_idle >> AGE {
+                (seen.longest_idle, seen.place) = (found, place);
+            }
         }
         number += 1;
     }
-    best
+    opaque(1)
 }
 
 /// In [`sampled`]'s answer: from this bit on the age, at least 1 and [at most](OLDEST), below it the slot's name.
@@ -102,7 +142,8 @@ fn is_of(index: u32, service: u32) -> bool {
     BACKENDS.get(backend).is_some_and(|backend| backend.service == service)
 }
 
-/// Notes a connection that a service with a limit let in, by its flow of answers: at a place that has become free, or its own.
+/// Notes a connection that a service with a limit let in, by its flow of answers: at a place that has become free, or one of its
+/// group whose connection is gone, or, where there is none, at another one's.
 #[inline(always)]
 pub fn note(answers: &Slot, limit: Limit, freed: Option<u32>) {
     let freed = freed.map_or(0, |place| 1 << 32 | place as u64);
@@ -113,12 +154,31 @@ pub fn note(answers: &Slot, limit: Limit, freed: Option<u32>) {
 #[inline(never)]
 extern "C" fn note_at(answers: u32, service: u32, most: u32, freed: u64) -> u32 {
     let hash = hash_of(answers);
-    let place = if freed == 0 { sample::place(service, most, hash) } else { freed as u32 };
+    let place = if freed == 0 {
+        free_place(sample::group(service, sample::class(most), hash), service, hash as u32 % GROUP)
+    } else {
+        freed as u32
+    };
     if let Some(element) = SAMPLE.get_ptr_mut(place) {
         // SAFETY: aligned element of SAMPLE.
         unsafe { ptr::write_volatile(element, hash) };
     }
     opaque(0)
+}
+
+/// A place of the group that begins at `first` that has no connection of the service's, looked for from the `own` one on, or that.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn free_place(first: u32, service: u32, own: u32) -> u32 {
+    let mut number = counted(0);
+    while number < GROUP as usize {
+        let place = first + (own + number as u32) % GROUP;
+        if sampled(place, service, 0) == 0 {
+            return place;
+        }
+        number += 1;
+    }
+    first + own % GROUP
 }
 
 /// The hash by which a flow is found.

@@ -5,31 +5,35 @@
 //! Were a full service closed until then, a few thousand forged datagrams a minute would close it to everyone.
 //!
 //! An element of the SAMPLE map is the hash of such a connection's answers, which finds it in a table of any size; 0: none. A
-//! service's places are as many as its limit, in groups, of which a connection's hash names one, so that a look at a group is a
-//! look at connections by chance. Services share the map: a place that another one has taken is a connection less to choose from.
+//! service has groups of places, among which its connections are spread by their hashes, so that a look at a group is a look at
+//! connections by chance. With a higher limit it has more of them, twice as many with each [class]; those of a lower class are among
+//! those of a higher one. Services share the map: a place that another one has taken is a connection less to choose from.
 
 use crate::hash;
 
 /// Elements of SAMPLE, a power of two.
 pub const PLACES: u32 = 1 << 16;
-/// Connections of which one gives way: a cache line.
+/// Places of a group, a cache line.
 pub const GROUP: u32 = 8;
+/// The highest class: it has all groups.
+pub const LAST_CLASS: u32 = (PLACES / GROUP).ilog2();
 
-const GROUPS: u32 = PLACES / GROUP;
-
-/// The first place of the group that a hash names among those of a service with this limit.
+/// The class of a service that may have so many connections, 1 or more: with one group for as many as it has places for, else with
+/// 3 to 6 connections a group on average, so that one in twenty at most finds no place.
 #[inline(always)]
-pub const fn group(service: u32, most: u32, hash: u64) -> u32 {
-    let groups = most / GROUP + 1;
-    let groups = if groups < GROUPS { groups } else { GROUPS };
-    let first = hash::source(service) as u32;
-    first.wrapping_add(hash::to_index(hash, groups)) % GROUPS * GROUP
+pub const fn class(most: u32) -> u32 {
+    if most <= GROUP {
+        return 0;
+    }
+    let class = u32::BITS - (most / 6).leading_zeros();
+    if class < LAST_CLASS { class } else { LAST_CLASS }
 }
 
-/// The place that a connection takes while nobody gives way to it.
+/// The first place of the group that a hash names among those of a service of this class.
 #[inline(always)]
-pub const fn place(service: u32, most: u32, hash: u64) -> u32 {
-    group(service, most, hash) + hash as u32 % GROUP
+pub const fn group(service: u32, class: u32, hash: u64) -> u32 {
+    let number = (hash >> 32) as u32 & ((1 << class) - 1);
+    (hash::source(service) as u32).wrapping_add(number) % (PLACES / GROUP) * GROUP
 }
 
 #[cfg(test)]
@@ -41,17 +45,31 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_services_connections_are_spread_over_as_many_places_as_it_may_have() {
-        for (most, expected) in [(1, 8), (7, 8), (8, 16), (5000, 5008), (PLACES, PLACES), (u32::MAX, PLACES)] {
-            let places: HashSet<u32> = (0..40 * expected).map(|number| place(3, most, hash::source(number))).collect();
-            assert!(places.iter().all(|place| *place < PLACES));
-            assert_eq!(places.len(), expected as usize, "{most}");
+    fn a_service_has_places_for_all_its_connections_and_no_group_for_many_more_than_it_has() {
+        for most in [1, 8, 9, 11, 12, 100, 5000, 49_151] {
+            let places = (GROUP << class(most)).min(PLACES);
+            assert!(places >= most && (most <= GROUP || places <= 3 * most), "{most}: {places}");
+        }
+        assert_eq!([class(1), class(8), class(9), class(u32::MAX)], [0, 0, 1, LAST_CLASS]);
+    }
+
+    #[test]
+    fn a_hash_names_each_group_of_a_service_and_keeps_its_own_when_the_limit_changes() {
+        for class in [0, 1, 5, LAST_CLASS] {
+            let groups: HashSet<u32> = (0..20 << class).map(|number| group(3, class, hash::source(number))).collect();
+            assert!(groups.iter().all(|group| group % GROUP == 0 && *group < PLACES));
+            assert_eq!(groups.len(), 1 << class);
+        }
+        // Who looks for a place of a lower class, and goes on to higher ones, comes to the group of a higher limit's.
+        for number in 0..100 {
+            let hash = hash::source(number);
+            assert!((class(4)..=LAST_CLASS).any(|class| group(3, class, hash) == group(3, self::class(100), hash)));
         }
     }
 
     #[test]
     fn small_services_have_places_of_their_own() {
-        let groups: HashSet<u32> = (0..100).map(|service| group(service, 5, 0)).collect();
+        let groups: HashSet<u32> = (0..100).map(|service| group(service, 0, 0)).collect();
         assert!(groups.len() >= 98, "{}", groups.len());
     }
 }

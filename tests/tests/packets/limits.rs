@@ -97,6 +97,43 @@ both_hooks! {
         Ok(())
     }
 
+    fn of_few_connections_each_gives_way_in_its_turn(bench: &mut Bench) -> Result<()> {
+        for most in [4, 8] {
+            let bench = &mut Bench::new(bench.hook())?;
+            let backend = serve_at_most(bench, UDP, most.into())?;
+            for port in 1000..1000 + 3 * most {
+                bench.age_flows(1)?;
+                ensure!(ask(bench, client(port))?, "{port}");
+            }
+            for port in 1000..1000 + 2 * most {
+                bench.expect_refused(&Frame::udp(BACKEND, client(port)), Reason::NotOurs)?;
+            }
+            for port in 1000 + 2 * most..1000 + 3 * most {
+                ensure!(ask(bench, client(port))?, "{port} is gone");
+            }
+            ensure!(bench.traffic(backend)?.connections == 3 * u64::from(most));
+        }
+        Ok(())
+    }
+
+    fn a_lower_limit_is_come_to_by_those_who_are_idle(bench: &mut Bench) -> Result<()> {
+        serve_at_most(bench, UDP, 100)?;
+        for port in 1000..1020 {
+            ensure!(ask(bench, client(port))?);
+        }
+        bench.limit(VIP, UDP, 4)?;
+        // Each attempt ends one if it finds one by chance, until there is room.
+        let mut attempts = 0;
+        while !ask(bench, client(2000))? {
+            attempts += 1;
+            ensure!(attempts < 400, "the listener is closed");
+        }
+        ensure!(bench.service_load(1)? == 4);
+        bench.limit(VIP, UDP, 5)?;
+        ensure!(ask(bench, client(2001))? && ask(bench, client(2002))? && bench.service_load(1)? == 5);
+        Ok(())
+    }
+
     // The table of places is shared, and may be of another service, or of a table of another size.
     fn no_other_services_connection_gives_way(bench: &mut Bench) -> Result<()> {
         serve_at_most(bench, UDP, 1)?;

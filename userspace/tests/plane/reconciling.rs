@@ -12,7 +12,7 @@ use vipgate::{
 };
 use vipgate_abi::{
     flow::{Bucket, FLAG_REPLY, Flow, Mark, State, Target, Word},
-    interest::{BITS, WORDS},
+    interest::BITS,
     load::Load,
     maps,
     service::{Kind, ServiceKey},
@@ -95,9 +95,9 @@ impl Bench {
     /// The numbers of bits of interest that are set: to, from, out.
     fn interest(&self) -> [u32; 3] {
         let words: Array<MapData, u64> = self.map(maps::INTEREST);
-        let quarter = WORDS as u32 / 4;
-        let ones = |at| words.get(&at, 0).expect("inside").count_ones();
-        [0, 1, 2].map(|part| (part * quarter..(part + 1) * quarter).map(ones).sum())
+        let words: Vec<u64> = (0..words.len()).map(|at| words.get(&at, 0).expect("inside")).collect();
+        // Beside each other are an address's bits: to, from, out and own.
+        [0, 1, 2].map(|kind| words.iter().map(|word| (word & 0x1111_1111_1111_1111 << kind).count_ones()).sum())
     }
 
     fn has_address(&self, device: &str, host: u8) -> bool {
