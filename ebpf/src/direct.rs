@@ -26,25 +26,11 @@ pub fn note(device: u32, key: &FlowKey) -> bool {
     opaque(note_direct(device, addresses, rest)) != 0
 }
 
-/// The key with these words.
-#[inline(always)]
-fn key(addresses: u64, rest: u64) -> FlowKey {
-    FlowKey {
-        src: addresses as u32,
-        dst: (addresses >> 32) as u32,
-        sport: rest as u16,
-        dport: (rest >> 16) as u16,
-        protocol: (rest >> 32) as u8,
-        reserved: 0,
-        domain: 0,
-    }
-}
-
 /// Of the answer's key.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn note_direct(device: u32, addresses: u64, rest: u64) -> u32 {
-    let key = key(addresses, rest);
+    let key = FlowKey::of_words([addresses, rest]);
     if outward::source(device, key.src).is_none() {
         return opaque(0);
     }
@@ -76,7 +62,7 @@ pub fn is_known(key: &FlowKey) -> bool {
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn is_direct(addresses: u64, rest: u64) -> u32 {
-    let key = key(addresses, rest);
+    let key = FlowKey::of_words([addresses, rest]);
     let (Some(seen), Some(config)) = (DIRECT.get_ptr(&key), CONFIG.get(0)) else {
         return opaque(0);
     };

@@ -37,19 +37,6 @@ pub fn sent(shown: &FlowKey) -> Option<Rewritten> {
 /// In [`recall_sent`]'s answer, below address and port: it was such a packet.
 const KNOWN: u64 = 1;
 
-#[inline(always)]
-fn key(addresses: u64, rest: u64) -> FlowKey {
-    FlowKey {
-        src: addresses as u32,
-        dst: (addresses >> 32) as u32,
-        sport: rest as u16,
-        dport: (rest >> 16) as u16,
-        protocol: (rest >> 32) as u8,
-        reserved: 0,
-        domain: 0,
-    }
-}
-
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn remember_sent(index: u32) -> u32 {
@@ -69,7 +56,7 @@ extern "C" fn remember_sent(index: u32) -> u32 {
 #[inline(never)]
 extern "C" fn recall_sent(addresses: u64, rest: u64) -> u64 {
     const LIFETIME: u64 = 1_000_000_000;
-    let (Some(sent), Some(config)) = (REFUSED.get_ptr(&key(addresses, rest)), CONFIG.get(0)) else {
+    let (Some(sent), Some(config)) = (REFUSED.get_ptr(&FlowKey::of_words([addresses, rest])), CONFIG.get(0)) else {
         return 0;
     };
     // SAFETY: a value of REFUSED; one that is being evicted still reads as some packet's, and its age is checked.

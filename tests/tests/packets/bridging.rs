@@ -24,6 +24,16 @@ fn states_aside(bench: &mut Bench) -> Result<Vec<State>> {
     Ok(states)
 }
 
+/// A connection of the backend whose number this is, that both sides have ended more than a moment ago.
+fn ended(bench: &mut Bench) -> Result<u32> {
+    let backend = serve(bench, TCP)?;
+    establish(bench)?;
+    let second = bench.slow_down()?;
+    exchange(bench, &[(Client, FIN_ACK), (Backend, FIN_ACK)])?;
+    bench.age_flows(second + 1)?;
+    Ok(backend)
+}
+
 both_hooks! {
     fn a_connection_of_the_other_table_goes_on_there(bench: &mut Bench) -> Result<()> {
         let bench = &mut Bench::bridging(bench.hook())?;
@@ -73,11 +83,7 @@ both_hooks! {
 
     fn a_connection_opened_again_leaves_the_other_table(bench: &mut Bench) -> Result<()> {
         let bench = &mut Bench::bridging(bench.hook())?;
-        let backend = serve(bench, TCP)?;
-        establish(bench)?;
-        let second = bench.slow_down()?;
-        exchange(bench, &[(Client, FIN_ACK), (Backend, FIN_ACK)])?;
-        bench.age_flows(second + 1)?;
+        let backend = ended(bench)?;
         bench.swap_flows()?;
         establish(bench)?;
         ensure!(bench.flows_aside()?.is_empty() && states(bench)? == [State::Established; 2]);
@@ -87,11 +93,7 @@ both_hooks! {
 
     fn a_connection_opened_again_while_the_old_one_is_in_both_tables_is_in_our_own(bench: &mut Bench) -> Result<()> {
         let bench = &mut Bench::bridging(bench.hook())?;
-        let backend = serve(bench, TCP)?;
-        establish(bench)?;
-        let second = bench.slow_down()?;
-        exchange(bench, &[(Client, FIN_ACK), (Backend, FIN_ACK)])?;
-        bench.age_flows(second + 1)?;
+        let backend = ended(bench)?;
         bench.copy_flows_aside()?;
         let syn = bench.run(&Frame::tcp(CLIENT, VIP, tcp::SYN))?;
         ensure!(syn.verdict == Verdict::Redirect, "{syn:?}");

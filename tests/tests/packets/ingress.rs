@@ -19,34 +19,9 @@ const MARTIANS: [Ipv4Addr; 9] = [
     Ipv4Addr::BROADCAST,
 ];
 
-/// A listener, a rule and an elastic IP: where each is asked.
-fn doors(bench: &mut Bench) -> Result<[SocketAddrV4; 3]> {
-    let rule = SocketAddrV4::new(Bench::VIP, 53);
-    serve(bench, UDP)?;
-    bench.forward(rule, UDP, ServiceKey::EXACT, SocketAddrV4::new(GUEST, 53))?;
-    bench.elastic(ELASTIC, GUEST, true)?;
-    Ok([VIP, rule, SocketAddrV4::new(ELASTIC, 53)])
-}
-
-/// The frame as it comes by the device with this address.
-fn by(dst_mac: [u8; 6], frame: Frame) -> Frame {
-    Frame { dst_mac, ..frame }
-}
-
-/// A third device, 10.3.0.0/24, with a program.
-fn third(bench: &mut Bench) -> Result<[u8; 6]> {
-    const MAC: [u8; 6] = [0x02, 0, 0, 0, 3, 0x01];
-    command("ip link add third0 address 02:00:00:00:03:01 type veth peer name third1")?;
-    command("ip link set third1 up")?;
-    command("ip link set third0 up")?;
-    command("ip addr add 10.3.0.1/24 dev third0")?;
-    bench.add_device(3, "third0", MAC)?;
-    Ok(MAC)
-}
-
 both_hooks! {
     fn sources_that_no_host_has_reach_nobody(bench: &mut Bench) -> Result<()> {
-        for door in doors(bench)? {
+        for door in doors(bench, ELASTIC, GUEST)? {
             for source in MARTIANS.into_iter().chain([*door.ip()]) {
                 bench.expect_refused(&Frame::udp(SocketAddrV4::new(source, 40_000), door), Reason::Martian)?;
             }
@@ -63,7 +38,7 @@ both_hooks! {
     }
 
     fn the_routers_own_addresses_reach_nobody(bench: &mut Bench) -> Result<()> {
-        let doors = doors(bench)?;
+        let doors = doors(bench, ELASTIC, GUEST)?;
         command("ip addr add 10.1.0.101/32 dev pub0")?;
         let own = [Ipv4Addr::new(10, 1, 0, 1), Ipv4Addr::new(10, 2, 0, 1)];
         own.into_iter().try_for_each(|own| bench.add_interest(Bit::own(u32::from(own).to_be())))?;

@@ -178,3 +178,29 @@ fn expect_left(bench: &mut Bench, frame: &Frame) -> Result<()> {
     ensure!(outcome.bytes == frame.bytes(), "handed over as it came");
     Ok(())
 }
+
+/// A listener, a rule and an elastic IP of a guest: where each is asked.
+fn doors(bench: &mut Bench, elastic: Ipv4Addr, guest: Ipv4Addr) -> Result<[SocketAddrV4; 3]> {
+    let rule = SocketAddrV4::new(Bench::VIP, 53);
+    serve(bench, UDP)?;
+    bench.forward(rule, UDP, ServiceKey::EXACT, SocketAddrV4::new(guest, 53))?;
+    bench.elastic(elastic, guest, true)?;
+    Ok([VIP, rule, SocketAddrV4::new(elastic, 53)])
+}
+
+/// The frame as it comes by the device with this address.
+fn by(dst_mac: [u8; 6], frame: Frame) -> Frame {
+    Frame { dst_mac, ..frame }
+}
+
+const THIRD_MAC: [u8; 6] = [0x02, 0, 0, 0, 3, 0x01];
+
+/// A third device, 10.3.0.0/24, with a program.
+fn third(bench: &mut Bench) -> Result<[u8; 6]> {
+    command("ip link add third0 address 02:00:00:00:03:01 type veth peer name third1")?;
+    command("ip link set third1 up")?;
+    command("ip link set third0 up")?;
+    command("ip addr add 10.3.0.1/24 dev third0")?;
+    bench.add_device(3, "third0", THIRD_MAC)?;
+    Ok(THIRD_MAC)
+}

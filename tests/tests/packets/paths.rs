@@ -8,24 +8,11 @@ const INSIDE: Ipv4Addr = Ipv4Addr::new(10, 2, 0, 77);
 const THIRD: Ipv4Addr = Ipv4Addr::new(10, 3, 0, 77);
 const ELASTIC: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 101);
 const SERVER: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(203, 0, 113, 7), 443);
-const THIRD_MAC: [u8; 6] = [0x02, 0, 0, 0, 3, 0x01];
 
-/// A listener, a rule and an elastic IP, and a third device, 10.3.0.0/24.
+/// Where each is asked ([`super::doors`]), beside a third device.
 fn doors(bench: &mut Bench) -> Result<[SocketAddrV4; 3]> {
-    command("ip link add third0 address 02:00:00:00:03:01 type veth peer name third1")?;
-    command("ip link set third1 up")?;
-    command("ip link set third0 up")?;
-    command("ip addr add 10.3.0.1/24 dev third0")?;
-    bench.add_device(3, "third0", THIRD_MAC)?;
-    let rule = SocketAddrV4::new(Bench::VIP, 53);
-    serve(bench, UDP)?;
-    bench.forward(rule, UDP, ServiceKey::EXACT, SocketAddrV4::new(GUEST, 53))?;
-    bench.elastic(ELASTIC, GUEST, true)?;
-    Ok([VIP, rule, SocketAddrV4::new(ELASTIC, 53)])
-}
-
-fn by(dst_mac: [u8; 6], frame: Frame) -> Frame {
-    Frame { dst_mac, ..frame }
+    third(bench)?;
+    super::doors(bench, ELASTIC, GUEST)
 }
 
 /// What no device leads to but another than this.

@@ -112,6 +112,20 @@ impl FlowKey {
             | self.sport as u64;
         [addresses, rest]
     }
+
+    /// The key with these [words](Self::words).
+    #[inline(always)]
+    pub const fn of_words([addresses, rest]: [u64; 2]) -> Self {
+        Self {
+            src: addresses as u32,
+            dst: (addresses >> 32) as u32,
+            sport: rest as u16,
+            dport: (rest >> 16) as u16,
+            protocol: (rest >> 32) as u8,
+            reserved: 0,
+            domain: 0,
+        }
+    }
 }
 
 /// One direction of a connection: everything that its packets need.

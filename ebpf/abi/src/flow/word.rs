@@ -171,7 +171,7 @@ impl Word {
 
     /// How gladly an insert takes this slot, the highest first: empty, then closed, then embryos, then UDP, oldest
     /// first within each. A rank for which [`is_evictable`](super::is_evictable) is false belongs to a slot that no new flow may take: an
-    /// established TCP flow is swept when idle, never evicted.
+    /// established TCP flow goes only when it has been idle for too long.
     ///
     /// Without branches: the kernel's verifier follows every path of a loop over a bucket.
     #[inline(always)]
