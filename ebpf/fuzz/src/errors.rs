@@ -21,10 +21,15 @@ fn quoted(bytes: &[u8]) -> Option<(Ipv4, u8)> {
     Some((packet, u8::try_from(length).expect("at most 60 bytes of header")))
 }
 
-/// A guest's error about what came to its own address keeps its source.
-pub(crate) fn about_direct(came: &Arriving) {
+/// A guest's error about what came to its own address keeps its source. One that may be about what a connection sent there, too,
+/// is taken for that: its address was a VIP when that began, and is another host's now.
+pub(crate) fn about_direct(came: &Arriving, before: &Table) {
     let bytes = untagged(&came.bytes);
     let Some((packet, length)) = quoted(&bytes) else { return };
+    let key = judge::key(&packet, packet.ports(&bytes).expect("what is known of tells its ports"));
+    if before.find(&judge::reversed(&key)).is_some_and(|answers| answers.is_current()) {
+        return;
+    }
     let error = traffic::error(packet.dst, &bytes, 0, length, came.ifindex).expect("about a whole packet");
     let departure = error.run_at_egress();
     assert!(departure.leaves, "who came to a guest's own address is not told: {came:?}");

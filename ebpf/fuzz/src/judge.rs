@@ -639,6 +639,6 @@ pub(crate) fn key(packet: &Ipv4, (sport, dport): (u16, u16)) -> FlowKey {
     FlowKey { src, dst, sport: sport.to_be(), dport: dport.to_be(), protocol: packet.protocol, reserved: 0, domain: 0 }
 }
 
-fn reversed(key: &FlowKey) -> FlowKey {
+pub(crate) fn reversed(key: &FlowKey) -> FlowKey {
     FlowKey { src: key.dst, dst: key.src, sport: key.dport, dport: key.sport, ..*key }
 }

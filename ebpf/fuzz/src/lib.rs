@@ -158,7 +158,7 @@ fn play(case: &Case, hook: Hook) -> (Vec<Outcome>, Tally) {
         let outcome = packet.run(hook);
         if judge::is_direct(&packet) && !was_direct {
             judge::direct(&packet, &outcome);
-            errors::about_direct(&packet);
+            errors::about_direct(&packet, &before);
         }
         let after = Table::read(&world);
         after.check();
