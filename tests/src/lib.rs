@@ -14,12 +14,12 @@ macro_rules! both_hooks {
 
             #[test]
             fn xdp() -> $crate::lab::Result<()> {
-                scenario($crate::lab::Hook::Xdp)
+                $crate::lab::told(|| scenario($crate::lab::Hook::Xdp))
             }
 
             #[test]
             fn tc() -> $crate::lab::Result<()> {
-                scenario($crate::lab::Hook::Tc)
+                $crate::lab::told(|| scenario($crate::lab::Hook::Tc))
             }
         }
     )+};

@@ -38,7 +38,7 @@ pub use flood::Flood;
 pub use host::{Host, Origin};
 pub use load::{DatagramReport, Datagrams, Load, LoadReport};
 pub use netns::Namespace;
-pub use process::Process;
+pub use process::{Process, told};
 pub use running::Running;
 pub use shell::Shell;
 pub use standing::{Counts, Standing, all_are_told, report};

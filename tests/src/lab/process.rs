@@ -7,12 +7,28 @@ use nix::{
     unistd::Pid,
 };
 use std::{
+    cell::RefCell,
+    collections::BTreeMap,
     fs::{self, File},
+    mem,
     os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     time::Duration,
 };
+
+thread_local! {
+    /// What the programs have said that this thread has ended, by log.
+    static SAID: RefCell<BTreeMap<PathBuf, String>> = const { RefCell::new(BTreeMap::new()) };
+}
+
+/// Runs a test; to an error it adds what the test's programs have said, which is printed after a panic as well.
+pub fn told(test: impl FnOnce() -> Result<()>) -> Result<()> {
+    let outcome = test();
+    let said = SAID.take();
+    let all = || said.iter().map(|(log, said)| format!("---- {}:\n{said}----\n", log.display())).collect::<String>();
+    outcome.map_err(|error| anyhow!("{error:?}\n{}", all()))
+}
 
 #[derive(Debug)]
 pub struct Process {
@@ -102,8 +118,31 @@ impl Drop for Process {
         // Its workers, too. All of them may have ended by themselves, and then there is nothing left to do.
         let _ = killpg(self.pid(), Signal::SIGKILL);
         let _ = self.child.wait();
+        let said = self.said();
         if std::thread::panicking() {
-            eprintln!("---- {} said:\n{}----", self.name, self.said());
+            eprintln!("---- {} said:\n{said}----", self.name);
         }
+        SAID.with_borrow_mut(|all| all.insert(mem::take(&mut self.log), said));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_tells_what_the_programs_said_that_ended_before_it() {
+        let room = tempfile::tempdir().expect("a directory");
+        let error = told(|| {
+            let mut command = Command::new("sh");
+            Process::start("speaker", command.args(["-c", "echo how it was"]), room.path())?
+                .wait(Duration::from_secs(20))?;
+            bail!("it is not as it should be")
+        });
+        let error = format!("{:?}", error.expect_err("what the test gave"));
+        assert!(
+            error.starts_with("it is not as it should be") && error.contains("speaker.log:\nhow it was\n"),
+            "{error}"
+        );
     }
 }
