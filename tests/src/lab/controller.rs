@@ -20,7 +20,8 @@ pub const PASSWORD: &str = "lab-password";
 /// The tables of a lab's controller. That of flows begins with a quarter.
 pub const SIZES: Sizes = Sizes { flows: 262_144, services: 1024, backends: 1024, ring_elements: 1 << 20 };
 
-/// Loading the programs and the first pass over the stored state, on a machine busy with other tests.
+/// Loading the programs and the first pass over the stored state: most of it is the kernel's verification of the programs, three
+/// times where the flow table gets another size.
 const READY: Duration = Duration::from_secs(60);
 const END: Duration = Duration::from_secs(30);
 

@@ -14,8 +14,13 @@ use std::{
     os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
-    time::Duration,
+    time::{Duration, Instant},
 };
+
+/// How many times as long as one that does nothing a program is waited for that works.
+const LONGER: u32 = 10;
+/// It works if it has a processor for one part of so many of the time: the least that a machine leaves it that does other things.
+const LITTLE: u32 = 200;
 
 thread_local! {
     /// What the programs have said that this thread has ended, by log.
@@ -84,19 +89,53 @@ impl Process {
 
     /// Waits until `probe` gives a value, but not beyond the program's own end.
     pub fn until<T>(&mut self, what: &str, patience: Duration, mut probe: impl FnMut(&Self) -> Result<T>) -> Result<T> {
-        wait_until(what, patience, || match self.ended()? {
-            Some(status) => Ok(Err(anyhow!("{} ended with {status}: {}", self.name, self.said()))),
-            None => probe(self).map(Ok),
+        self.while_it_works(what, patience, |process| match process.ended()? {
+            Some(status) => Ok(Err(anyhow!("{} ended with {status}: {}", process.name, process.said()))),
+            None => probe(process).map(Ok),
         })?
     }
 
     /// Waits for its end.
     pub fn wait(&mut self, patience: Duration) -> Result<ExitStatus> {
-        let name = self.name.clone();
-        wait_until(&format!("{name} to end"), patience, || match self.ended()? {
+        self.while_it_works(&format!("{} to end", self.name), patience, |process| match process.ended()? {
             Some(status) => Ok(status),
-            None => bail!("it still runs; it said: {}", self.said()),
+            None => bail!("it still runs; it said: {}", process.said()),
         })
+    }
+
+    /// Waits until `probe` gives a value. `patience` is for a program that does nothing: one that works, on a machine that is
+    /// busy with other things, has [`LONGER`] times as long.
+    fn while_it_works<T>(
+        &mut self,
+        what: &str,
+        patience: Duration,
+        mut probe: impl FnMut(&mut Self) -> Result<T>,
+    ) -> Result<T> {
+        let (mut since, mut worked) = (Instant::now(), self.worked());
+        wait_until(what, patience * LONGER, || {
+            let error = match probe(self) {
+                Ok(value) => return Ok(Ok(value)),
+                Err(error) => error,
+            };
+            let now = self.worked();
+            if now >= worked + patience / LITTLE {
+                (since, worked) = (Instant::now(), now);
+            } else if since.elapsed() > patience {
+                let name = &self.name;
+                return Ok(Err(anyhow!("{name} has done nothing for {patience:?}, of {what}: {error:#}")));
+            }
+            Err(error.context(format!("it has worked for {now:?}")))
+        })?
+    }
+
+    /// How long it has had a processor, threads that have ended included; nothing once it has ended itself.
+    fn worked(&self) -> Duration {
+        /// The kernel counts hundredths of seconds for programs, whatever it counts for itself.
+        const TICK: Duration = Duration::from_millis(10);
+        let status = fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap_or_default();
+        // The program's own name is in brackets, and may be anything. Then the 3rd field begins; the 14th and 15th are times.
+        let fields = status.rsplit(") ").next().unwrap_or_default().split(' ');
+        TICK * fields.skip(11).take(2).filter_map(|ticks| ticks.parse::<u32>().ok()).sum()
     }
 }
 
@@ -129,6 +168,19 @@ impl Drop for Process {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_program_that_works_is_waited_for_and_one_that_does_nothing_is_not() {
+        let room = tempfile::tempdir().expect("a directory");
+        let patience = Duration::from_millis(500);
+        let wait = |script: &str| {
+            let mut command = Command::new("bash");
+            Process::start("worker", command.args(["-c", script]), room.path())?.wait(patience)
+        };
+        assert!(wait("while (( SECONDS < 2 )); do :; done").expect("it works all the time").success());
+        let error = wait("sleep 600").expect_err("it waits for something");
+        assert!(format!("{error:#}").contains("worker has done nothing"), "{error:#}");
+    }
 
     #[test]
     fn an_error_tells_what_the_programs_said_that_ended_before_it() {
