@@ -3,7 +3,7 @@
 use super::{Host, Result, host::fetch};
 use anyhow::Context as _;
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::{SocketAddrV4, UdpSocket},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -116,14 +116,14 @@ pub struct Datagrams {
 pub struct DatagramReport {
     pub answered: u64,
     /// The numbers of those that had no answer.
-    pub lost: Vec<u64>,
+    pub lost: BTreeSet<u64>,
 }
 
 /// Between two datagrams.
 const INTERVAL: Duration = Duration::from_micros(500);
 /// Unanswered ones at a time: less than any socket on their way holds, so that a busy machine loses none.
 const WINDOW: usize = 64;
-/// An answer that takes longer is lost.
+/// An answer that takes longer is not waited for, and is lost unless it still comes: a busy machine loses none.
 const ANSWER: Duration = Duration::from_secs(2);
 
 impl Datagrams {
@@ -197,7 +197,7 @@ fn exchange(socket: &UdpSocket, stop: &AtomicBool, answered: &AtomicU64) -> Resu
         let length = socket.recv(&mut answer).unwrap_or(0);
         let text = String::from_utf8_lossy(&answer[..length]);
         if let Some(number) = text.split(' ').next().and_then(|number| number.parse().ok())
-            && waiting.remove(&number).is_some()
+            && (waiting.remove(&number).is_some() || report.lost.remove(&number))
         {
             report.answered += 1;
             answered.fetch_add(1, Ordering::Relaxed);
@@ -206,4 +206,42 @@ fn exchange(socket: &UdpSocket, stop: &AtomicBool, answered: &AtomicU64) -> Resu
         report.lost.extend(waiting.extract_if(.., late).map(|(number, _)| number));
     }
     Ok(report)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_that_comes_late_is_not_lost() -> Result<()> {
+        let (client, server) = (UdpSocket::bind("127.0.0.1:0")?, UdpSocket::bind("127.0.0.1:0")?);
+        client.set_read_timeout(Some(INTERVAL))?;
+        client.connect(server.local_addr()?)?;
+        server.connect(client.local_addr()?)?;
+        let (stop, answered) = (AtomicBool::new(false), AtomicU64::new(0));
+        let report = thread::scope(|scope| {
+            let asking = scope.spawn(|| exchange(&client, &stop, &answered));
+            let answer = |text: &String| server.send(format!("{text} server").as_bytes());
+            let next = || {
+                let mut text = [0; 64];
+                let length = server.recv(&mut text)?;
+                std::io::Result::Ok(String::from_utf8_lossy(&text[..length]).into_owned())
+            };
+            // The second half is sent only when the first is given up.
+            let mut asked = (0..2 * WINDOW).map(|_| next()).collect::<std::io::Result<Vec<_>>>()?;
+            // The first of all stays without.
+            asked.drain(1..).try_for_each(|text| answer(&text).map(drop))?;
+            while answered.load(Ordering::Relaxed) < WINDOW as u64 {
+                answer(&next()?)?;
+            }
+            stop.store(true, Ordering::Relaxed);
+            server.set_read_timeout(Some(INTERVAL))?;
+            while !asking.is_finished() {
+                next().ok().map(|text| answer(&text)).transpose()?;
+            }
+            asking.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })?;
+        assert_eq!(Vec::from_iter(report.lost), [0]);
+        Ok(())
+    }
 }
