@@ -4,7 +4,7 @@ use super::{Datagrams, Host, Lab, Origin, Result, host::TcpSession, vipgate_bina
 use anyhow::{Context as _, ensure};
 use serde_json::Value;
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::{Ipv4Addr, SocketAddrV4},
     time::Duration,
 };
@@ -75,8 +75,13 @@ impl Counts {
                 }
             }
         }
-        let flows = report(lab, "flows")?;
-        let flows = flows["connections"].as_array().context("connections")?;
+        // Not all of them: there may be ten thousand others.
+        let listeners: BTreeSet<_> = watched.iter().map(|(_, vip)| *vip).collect();
+        let mut flows = Vec::new();
+        for listener in listeners {
+            let listed = report(lab, &format!("flows --vip {} --port {}", listener.ip(), listener.port()))?;
+            flows.extend(listed["connections"].as_array().context("connections")?.iter().cloned());
+        }
         for (client, vip) in watched {
             let (client, vip) = (client.to_string(), vip.to_string());
             let flow = flows.iter().find(|flow| flow["client"] == client && flow["vip"] == vip);
@@ -105,9 +110,10 @@ impl Counts {
     }
 }
 
-/// What a command of vipgate that reads the kernel's tables tells about this lab's.
+/// What a command of vipgate that reads the kernel's tables, with these options, tells about this lab's.
 pub fn report(lab: &Lab, command: &str) -> Result<Value> {
     let mut vipgate = lab.router.command(vipgate_binary()?);
-    let output = vipgate.args([command, "--output", "json", "--bpffs"]).arg(lab.bpffs.path()).output()?;
+    let output =
+        vipgate.args(command.split(' ')).args(["--output", "json", "--bpffs"]).arg(lab.bpffs.path()).output()?;
     serde_json::from_slice(&output.stdout).with_context(|| String::from_utf8_lossy(&output.stderr).into_owned())
 }
