@@ -60,7 +60,11 @@ const TO_OTHERS: u32 = 1 << 4;
 #[btf_map]
 static BENCH_SUNK: PerCpuArray<u64, 1> = PerCpuArray::new();
 
-/// Writes the next packet's headers over the ones before.
+/// The router's MAC address, and the generator's.
+const ROUTER: [u8; 6] = [0x02, 0, 0, 0, 1, 0x01];
+const GENERATOR: [u8; 6] = [0x02, 0, 0, 0, 1, 0xfe];
+
+/// Writes the next packet's headers over the ones before: all of them, since what was sent on is another host's.
 #[inline(always)]
 fn renew<P: Packet>(packet: &P) -> Option<()> {
     let turn = BENCH_TURN.get_ptr_mut(0)?;
@@ -71,9 +75,15 @@ fn renew<P: Packet>(packet: &P) -> Option<()> {
         (count.wrapping_mul(factor) & mask, port_bits & 15, port_bits & TO_OTHERS != 0)
     };
     let headers = BENCH_TEMPLATE.get(0)?;
-    let start = packet.data() + ETH_LEN;
+    let data = packet.data();
+    let start = data + ETH_LEN;
     if start + WORDS * 2 > packet.data_end() {
         return None;
+    }
+    // SAFETY: within the packet, checked just above.
+    unsafe {
+        store_mac(data, ROUTER);
+        store_mac(data + 6, GENERATOR);
     }
     let mut word = 0;
     while word < WORDS {
@@ -224,29 +234,12 @@ pub fn bench_bare_tc(ctx: TcContext) -> i32 {
     bare(&mut TcPacket(ctx)).unwrap_or(TC_ACT_SHOT as i32)
 }
 
-/// The router's MAC address, and the generator's.
-const ROUTER: [u8; 6] = [0x02, 0, 0, 0, 1, 0x01];
-const GENERATOR: [u8; 6] = [0x02, 0, 0, 0, 1, 0xfe];
-
 /// The generator: a live test run sends each packet out of the device that it pretends to have come in by. Its buffers
-/// come back as the router left them, so the Ethernet header is renewed, too.
+/// come back as the router left them.
 #[xdp]
 #[inline(always)]
 pub fn bench_send(ctx: XdpContext) -> u32 {
-    let packet = XdpPacket::<NATIVE>::new(ctx);
-    if renew(&packet).is_none() {
-        return XDP_DROP;
-    }
-    let data = packet.data();
-    if data + ETH_LEN > packet.data_end() {
-        return XDP_DROP;
-    }
-    // SAFETY: within the packet, checked above.
-    unsafe {
-        store_mac(data, ROUTER);
-        store_mac(data + 6, GENERATOR);
-    }
-    XDP_TX
+    if renew(&XdpPacket::<NATIVE>::new(ctx)).is_some() { XDP_TX } else { XDP_DROP }
 }
 
 #[inline(always)]

@@ -37,6 +37,8 @@ enum Kind {
     PolicedPort(u32),
     /// New connections only, so many in turn, over a table of half as many slots: it is always full.
     Syn(u32),
+    /// So many new connections, each once, in a table that is empty before and half full after them.
+    Opened(u32),
     /// Traffic that is not ours.
     Elsewhere,
     /// To a VIP's port that nobody serves.
@@ -46,7 +48,9 @@ enum Kind {
 impl Kind {
     fn verdict(self) -> Verdict {
         match self {
-            Self::Hit(_) | Self::Policed(_) | Self::PolicedPort(_) | Self::Syn(_) => Verdict::Redirect,
+            Self::Hit(_) | Self::Policed(_) | Self::PolicedPort(_) | Self::Syn(_) | Self::Opened(_) => {
+                Verdict::Redirect
+            }
             Self::Elsewhere | Self::OtherPort => Verdict::Pass,
         }
     }
@@ -57,6 +61,7 @@ impl Kind {
             Self::Hit(flows) | Self::Policed(flows) => (flows, flows.max(128)),
             Self::PolicedPort(_) => (1, 128),
             Self::Syn(clients) => (clients, clients / 16),
+            Self::Opened(clients) => (clients, clients / 2),
             Self::Elsewhere | Self::OtherPort => (1 << 10, 128),
         }
     }
@@ -65,11 +70,12 @@ impl Kind {
 /// A figure: its name, what runs, how many VIPs there are, and what it shall be at most, in XDP.
 struct Case(&'static str, Kind, u32, Option<f64>);
 
-const CASES: [Case; 11] = [
+const CASES: [Case; 12] = [
     Case("hit, 1 flow", Kind::Hit(1), 1, Some(35.0)),
     Case("hit, 65,536 flows", Kind::Hit(1 << 16), 1, Some(65.0)),
     Case("hit, 1,048,576 flows", Kind::Hit(1 << 20), 1, Some(150.0)),
     Case("hit, 65,536 flows, 1,000 VIPs", Kind::Hit(1 << 16), 1000, None),
+    Case("SYN, 16,384 clients, table with room", Kind::Opened(1 << 14), 1, None),
     Case("SYN, 1,024 clients, table full", Kind::Syn(1 << 10), 1, Some(250.0)),
     Case("SYN, 65,536 clients, table full", Kind::Syn(1 << 16), 1, Some(250.0)),
     Case("SYN, 1,048,576 clients, table full", Kind::Syn(1 << 20), 1, None),
@@ -85,6 +91,10 @@ pub fn run(report: &mut Report, hook: Hook, effort: Effort) -> Result<()> {
         let mut net = Series::default();
         let mut bench = prepare(hook, kind, vips)?;
         for _ in 0..effort.rounds {
+            let mut effort = effort;
+            if let Kind::Opened(clients) = kind {
+                (bench, effort.packets) = (prepare(hook, kind, vips)?, clients);
+            }
             net.push(net_time(&mut bench, effort, kind.verdict()).context(name)?);
         }
         let row = net.row(format!("test run, {hook:?}: {name}"), "ns");
@@ -263,7 +273,7 @@ fn prepare(hook: Hook, kind: Kind, vips: u32) -> Result<Bench> {
     let to = match kind {
         Kind::Elsewhere => ELSEWHERE,
         Kind::OtherPort => SocketAddrV4::new(*VIP.ip(), 81),
-        Kind::Hit(_) | Kind::Policed(_) | Kind::PolicedPort(_) | Kind::Syn(_) => VIP,
+        Kind::Hit(_) | Kind::Policed(_) | Kind::PolicedPort(_) | Kind::Syn(_) | Kind::Opened(_) => VIP,
     };
     let mut bench = Bench::benchmark(hook, buckets, &segments(to, count, tcp::SYN))?;
     let backends: Vec<_> = (10..20).map(|host| SocketAddrV4::new(Ipv4Addr::new(10, 2, 0, host), 8080)).collect();
