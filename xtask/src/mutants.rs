@@ -28,9 +28,9 @@ use std::time::Instant;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Only the faults whose name holds this.
+    /// Only the faults whose name holds this; may be given more than once.
     #[arg(long, value_name = "NAME")]
-    only: Option<String>,
+    only: Vec<String>,
 
     /// What is printed: a line for each fault as it is known, or all of them in one document at the end.
     #[arg(long, value_enum, default_value_t = Output::Text)]
@@ -84,7 +84,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     }
     setup::ensure(&[Need::Build, Need::Lab])?;
     let faults = faults::read(&root())?;
-    let chosen = |fault: &&Fault| args.only.as_ref().is_none_or(|name| fault.name.contains(name));
+    let chosen = |fault: &&Fault| args.only.is_empty() || args.only.iter().any(|name| fault.name.contains(name));
     let faults: Vec<&Fault> = faults.iter().filter(chosen).collect();
     ensure!(!faults.is_empty(), "no fault of {TABLE} has such a name");
 
