@@ -209,11 +209,11 @@ impl Frame {
         [&self.dst_mac[..], &self.src_mac, &tags, &self.ethertype.to_be_bytes(), &ip, &transport].concat()
     }
 
-    /// IPv4 and transport header as the benchmark's programs take them: 16-bit words as on the wire, the rest 0.
+    /// Its headers as the benchmark's programs take them: 16-bit words as on the wire, the rest 0.
     #[must_use]
     pub fn header_words(&self) -> [u16; 32] {
         let mut words = [0; 32];
-        for (word, pair) in words.iter_mut().zip(self.bytes()[14..].chunks_exact(2).take(20)) {
+        for (word, pair) in words.iter_mut().zip(self.bytes().chunks_exact(2).take(27)) {
             *word = u16::from_ne_bytes([pair[0], pair[1]]);
         }
         words
