@@ -55,7 +55,8 @@ pub(crate) fn about_refused(came: &Arriving, outcome: &Outcome, after: &Table) -
     let Some((was, ports)) = Ipv4::of_frame(&sent).and_then(|was| was.ports(&sent).map(|ports| (was, ports))) else {
         return false;
     };
-    if !is_refused(reason, &packet, &shown) {
+    // No host takes what is from itself, and nobody can tell which way it went.
+    if !is_refused(reason, &packet, &shown) || was.src == was.dst {
         return false;
     }
     assert_eq!(packet.src, was.src, "the stack tells another than who sent it");
