@@ -72,6 +72,11 @@ both_hooks! {
             ensure!(filling.ask(bench)?, "refused beside idle ones");
         }
         ensure!(bench.reason(Reason::TableFull)? == refused);
+        // Until there is none left that is.
+        for _ in 0..256 {
+            filling.ask(bench)?;
+        }
+        ensure!(bench.reason(Reason::TableFull)? > refused, "one that goes on gives way, or one that was just made");
         ensure!(bench.load(backend)? as usize <= bench.flows()?.len() / 2, "what was ended is counted");
         let goes_on = Frame::tcp(first, VIP, tcp::ACK);
         ensure!(bench.run(&goes_on)?.verdict == Verdict::Redirect, "ended, though one side went on");

@@ -1,6 +1,6 @@
 //! How many connections a listener may have at a time.
 
-use vipgate_abi::backend::Backend;
+use vipgate_abi::{backend::Backend, flow::FlowKey, hash, sample};
 
 use super::*;
 
@@ -139,9 +139,19 @@ both_hooks! {
         serve_at_most(bench, UDP, 1)?;
         let other = SocketAddrV4::new(Bench::VIP, 53);
         let numbers = bench.serve(other, UDP, Algorithm::RoundRobin, &backends([12]))?;
-        bench.limit(other, UDP, 1)?;
-        bench.run(&Frame::udp(client(1), other))?;
-        bench.run(&Frame::udp(backends([12])[0], client(1)))?;
+        // It may have so many that one of them is noted where those of the first service are, and is idle for longer.
+        bench.limit(other, UDP, u32::MAX)?;
+        let (backend, seed) = (backends([12])[0], bench.config()?.flow_seed);
+        let is_among_them = |client: &SocketAddrV4| {
+            let [from, to] = [backend, *client].map(|end| (u32::from(*end.ip()).to_be(), end.port().to_be()));
+            let answers = FlowKey { src: from.0, dst: to.0, sport: from.1, dport: to.1, protocol: UDP, ..FlowKey::default() };
+            let hash = hash::words(answers.words(), seed);
+            sample::group(2, sample::LAST_CLASS, hash) == sample::group(1, sample::class(1), 0)
+        };
+        let neighbour = (1..=u16::MAX).map(client).find(is_among_them).context("a client of that group")?;
+        bench.run(&Frame::udp(neighbour, other))?;
+        bench.run(&Frame::udp(backend, neighbour))?;
+        bench.age_flows(1000)?;
         for port in 1000..1100 {
             ensure!(ask(bench, client(port))?);
         }
