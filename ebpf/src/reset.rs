@@ -27,7 +27,7 @@ const TIME_TO_LIVE: u8 = 64;
 /// of that connection.
 #[inline(always)]
 pub fn answers(headers: &Headers, reply: bool) -> bool {
-    let opens = !reply && headers.tcp_flags & (SYN | ACK) == SYN;
+    let opens = !reply && headers.tcp_flags & (SYN | ACK | FIN) == SYN;
     headers.key.protocol == TCP && headers.tcp_flags & RST == 0 && !opens
 }
 
