@@ -352,11 +352,11 @@ impl Bench {
     }
 
     fn time_program(&mut self, name: &str, repeat: u32) -> Result<(f64, Verdict)> {
-        // The kernel tells whole nanoseconds of wall time: the thread's processor time is finer, and leaves out what other
-        // processes took. The system call around the runs is one in `repeat`.
         // It comes in by the device that its packets are addressed to.
         let template = self.array::<[u16; 32]>("BENCH_TEMPLATE")?.get(&0, 0)?;
         let frame = template.map(u16::to_ne_bytes);
+        // The kernel tells whole nanoseconds of wall time: the thread's processor time is finer, and leaves out what other
+        // processes took. The system call around the runs is one in `repeat`.
         let start = processor_time()?;
         let (result, _) = self.test_run(self.hook, name, frame.as_flattened(), repeat)?;
         let nanoseconds = (processor_time()? - start) * 1e9 / f64::from(repeat);
