@@ -3,7 +3,9 @@
 use vipgate_abi::{counters::Reason, flow::FlowKey};
 
 use crate::{
-    fragment, offset,
+    fragment,
+    icmp::ICMP,
+    offset,
     packet::{ETH_LEN, L4_OFFSET, Packet, load, load_address, load_length},
 };
 
@@ -47,6 +49,17 @@ pub struct Headers {
     pub is_first: u8,
     /// Length of the IP packet, in bytes.
     pub ip_len: u16,
+}
+
+/// True for what opens a flow: of TCP, only a SYN does, and of ICMP, only a request. Its flags are as in [`Headers`].
+#[inline(always)]
+pub fn opens(protocol: u8, tcp_flags: u8) -> bool {
+    let flags = tcp_flags & (SYN | ACK | RST | FIN);
+    match protocol {
+        TCP => flags == SYN,
+        ICMP => flags == 0,
+        _ => true,
+    }
 }
 
 impl Headers {

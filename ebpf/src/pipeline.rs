@@ -14,14 +14,12 @@ use vipgate_abi::{
 
 use crate::{
     clock::jiffies,
-    count, fragment, hairpin,
-    icmp::{self, ICMP},
-    ingress, interest,
+    count, fragment, hairpin, icmp, ingress, interest,
     maps::{BACKENDS, CONFIG},
     meter::{self, Queue},
     offset, other, outward,
     packet::{ETH_LEN, L4_OFFSET, Packet, load, load_address, store, store_address},
-    parse::{ACK, DONT_FRAGMENT, FIN, Headers, RST, SYN, TCP, has_ports, parse},
+    parse::{self, ACK, DONT_FRAGMENT, Headers, RST, SYN, TCP, has_ports, parse},
     ports, refused, reset,
     route::{self, Asker, Rewritten, Route},
     service,
@@ -126,15 +124,10 @@ pub struct Arrival {
 }
 
 impl Arrival {
-    /// True for what opens a flow: of TCP, only a SYN does, and of ICMP, only a request.
+    /// True for what opens a flow.
     #[inline(always)]
     pub fn opens(&self) -> bool {
-        let flags = self.tcp_flags as u8 & (SYN | ACK | RST | FIN);
-        match self.key.protocol {
-            TCP => flags == SYN,
-            ICMP => flags == 0,
-            _ => true,
-        }
+        parse::opens(self.key.protocol, self.tcp_flags as u8)
     }
 
     /// True for a segment of a connection that is under way, and for what answers.

@@ -14,7 +14,7 @@ use vipgate_abi::{Be16, Be32, checksum::fold, counters::Reason};
 use crate::{
     offset::{TAG_LEN, behind_tag},
     packet::{ETH_LEN, L4_OFFSET, Packet, load, load_address, load_length, store, store_address},
-    parse::{ACK, DONT_FRAGMENT, FIN, FRAGMENT_OFFSET, Headers, RST, SYN, TCP, TCP_LEN, VERSION_IHL},
+    parse::{ACK, DONT_FRAGMENT, FIN, FRAGMENT_OFFSET, Headers, RST, SYN, TCP, TCP_LEN, VERSION_IHL, opens},
     tc::TcPacket,
 };
 
@@ -27,8 +27,8 @@ const TIME_TO_LIVE: u8 = 64;
 /// of that connection.
 #[inline(always)]
 pub fn answers(headers: &Headers, reply: bool) -> bool {
-    let opens = !reply && headers.tcp_flags & (SYN | ACK | FIN) == SYN;
-    headers.key.protocol == TCP && headers.tcp_flags & RST == 0 && !opens
+    let is_first = !reply && opens(TCP, headers.tcp_flags);
+    headers.key.protocol == TCP && headers.tcp_flags & RST == 0 && !is_first
 }
 
 /// Makes the packet, a TCP segment or a fragment of one, its own answer: `FlowReset`, or why it is not answered.

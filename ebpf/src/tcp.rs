@@ -170,8 +170,8 @@ fn follow_over(flags: u8, own: &Slot, peer: &Slot, counter: Counter, reply: bool
     let control = flags & (SYN | RST | FIN);
     let (first, answers) = if reply { (peer, own) } else { (own, peer) };
     let now = jiffies();
+    let is_reset = is_in(own, State::Reset) || is_in(peer, State::Reset);
     if control == SYN {
-        let is_reset = is_in(own, State::Reset) || is_in(peer, State::Reset);
         if !reply && flags & ACK == 0 && !is_reset && answers.age(now) > moment() {
             return ANEW;
         }
@@ -180,7 +180,6 @@ fn follow_over(flags: u8, own: &Slot, peer: &Slot, counter: Counter, reply: bool
         }
     } else if control & RST != 0 {
         if is_in(own, State::Resumed) || is_in(peer, State::Resumed) {
-            let is_reset = is_in(own, State::Reset) || is_in(peer, State::Reset);
             close(own, peer, counter, reply, if is_reset { State::Reset } else { State::Closed }, false);
         }
     } else if control == 0 {
