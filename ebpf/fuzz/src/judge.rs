@@ -234,8 +234,8 @@ fn judge(came: &Arriving, outcome: &Outcome, now: u32, before: &Table, after: &T
                 let flow = after.find(&ends[0]).expect("a translated packet has a flow");
                 (ends[1].src, ends[1].sport) = flow.rewritten()[0];
             }
-            flow(old, &old_packet, &ends, now, before, after);
-            by_its_side(came, &ends[0], before, after);
+            let known = flow(old, &old_packet, &ends, now, before, after);
+            by_its_side(came, &ends[0], known.as_ref(), after);
         }
     }
     translated
@@ -434,8 +434,16 @@ fn quotes_its_flow(shown: &FlowKey, quoted: &FlowKey, table: &Table) {
     assert_eq!([(quoted.dst, quoted.dport), (quoted.src, quoted.sport)], [from, to], "quoted as nobody sent it");
 }
 
-/// A translated packet is what its flow says; a flow stays where it goes, a new one is a service's or a guest's.
-fn flow(old: &[u8], packet: &Ipv4, [came, left]: &[FlowKey; 2], now: u32, before: &Table, after: &Table) {
+/// A translated packet is what its flow says; a flow stays where it goes, a new one is a service's or a guest's. The flow as it
+/// was before; none: it is a new one.
+fn flow(
+    old: &[u8],
+    packet: &Ipv4,
+    [came, left]: &[FlowKey; 2],
+    now: u32,
+    before: &Table,
+    after: &Table,
+) -> Option<Slot> {
     let flow = after.find(came).expect("a translated packet has a flow");
     let mut rewritten = flow.rewritten();
     // A request and an answer of identifier 0 have the same key; only a request's is the flow's to change.
@@ -455,18 +463,20 @@ fn flow(old: &[u8], packet: &Ipv4, [came, left]: &[FlowKey; 2], now: u32, before
         let answers = before.answers(known);
         packet.protocol == TCP && states::starts_anew(known, answers.as_ref(), now, flags)
     };
-    match known.filter(|known| !starts_anew(known)) {
+    let known = known.filter(|known| !starts_anew(known));
+    match &known {
         Some(known) => assert_eq!(known.rewritten(), flow.rewritten(), "a connection went elsewhere"),
         None => opened(&flow, [came, left], flags, before),
     }
+    known
 }
 
 /// A packet comes from where its flow says that its side of the connection is, and that is where the kernel had it when it
 /// said so.
-fn by_its_side(came: &Arriving, key: &FlowKey, before: &Table, after: &Table) {
+fn by_its_side(came: &Arriving, key: &FlowKey, known: Option<&Slot>, after: &Table) {
     let flow = after.find(key).expect("a translated packet has a flow");
     let mark = flow.flow.mark;
-    if before.find(key).is_none() {
+    if known.is_none() {
         assert!(!claims_a_guests_source(key, came.ifindex), "another network's guest began it: {flow:?}");
         assert!(!is_off_path(came.ifindex, key.src), "begun by another way than back: {flow:?}");
         assert!(mark.is_outward() || !is_elsewhere(flow.flow.backend()), "sent to another network: {flow:?}");
@@ -476,7 +486,7 @@ fn by_its_side(came: &Arriving, key: &FlowKey, before: &Table, after: &Table) {
         return;
     }
     assert_eq!(u32::from(flow.flow.from), came.ifindex, "by another device than its flow's: {flow:?}");
-    match before.find(key) {
+    match known {
         Some(known) if known.flow.from == flow.flow.from => {}
         // A guest begins where it is.
         None => assert!(!mark.is_reply(), "an answer to nothing: {flow:?}"),
