@@ -5,6 +5,7 @@
 //!   to the request and inventory types they carry.
 //! - [`request`] turns path, query string and body into one checked JSON object, which deserialises to a request type.
 //! - [`reply`] says what a call answers; [`resource`] names the inventories, their forms and their Java classes.
+//! - [`listener_tag`] is the grammar of the system tags that a listener keeps its settings in.
 //! - [`query`] is the grammar of the query API; [`error`] the error object; [`date`] and [`number`] the odd scalars;
 //!   [`json`] writes it all, and leaves out what has no value.
 
@@ -17,10 +18,13 @@ pub mod error;
 pub mod json;
 pub mod l2;
 pub mod l3;
+pub mod listener_tag;
 pub mod load_balancer;
+mod nearest;
 pub mod network_service;
 pub mod number;
 pub mod port_forwarding;
+pub mod protocol;
 pub mod query;
 pub mod reply;
 pub mod request;
@@ -36,5 +40,7 @@ pub mod zone;
 pub use calls::{Api, Call};
 pub use date::Date;
 pub use error::{ApiError, Code};
+pub use nearest::nearest;
+pub use protocol::Protocol;
 pub use reply::Reply;
 pub use resource::Resource;

@@ -1,16 +1,17 @@
 //! Nothing is lost: the tables get other sizes, again and again, under traffic that is counted, and that of flows grows while it
 //! fills.
 
-use anyhow::{Context as _, ensure};
-use serde_json::Value;
 use std::{
     cell::Cell,
     fs,
     net::{Ipv4Addr, SocketAddrV4},
     time::Duration,
 };
-use vipgate::loader::Sizes;
+
+use anyhow::{Context as _, ensure};
+use serde_json::Value;
 use vipgate_abi::maps;
+use vipgate_agent::loader::Sizes;
 use vipgate_tests::{
     both_hooks,
     lab::{Controller, Counts, ECHO, Hook, Lab, Listener, Result, Running, SIZES, Traffic, UDP, report, wait_until},

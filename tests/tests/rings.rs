@@ -11,8 +11,8 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
-use vipgate::reconcile::maglev::{self, Member};
 use vipgate_abi::service::{Algorithm, Kind, Service};
+use vipgate_agent::reconcile::maglev::{self, Member};
 use vipgate_tests::packet::{Bench, Frame, Hook, Swap, Verdict};
 
 const UDP: u8 = 17;

@@ -1,9 +1,10 @@
 //! From the version before ours and back: what is open, what is counted, and who runs when the kernel refuses.
 
-use anyhow::{Context as _, ensure};
 use std::{collections::BTreeSet, fs, net::Ipv4Addr};
-use vipgate::loader::{Options, Plane, TcMode};
+
+use anyhow::{Context as _, ensure};
 use vipgate_abi::{ABI_VERSION, maps};
+use vipgate_agent::loader::{Options, Plane, TcMode};
 use vipgate_tests::{
     both_hooks,
     lab::{Controller, Counts, ECHO, Hook, Lab, Result, Running, SIZES, Traffic, report, version8},

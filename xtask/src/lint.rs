@@ -1,7 +1,7 @@
 //! `cargo xtask lint`: the same checks for everyone, warnings as errors, nothing fetched.
 
 use crate::{
-    ebpf,
+    crates, ebpf,
     setup::{self, Need},
     sh::{cargo, root, step, which},
 };
@@ -18,6 +18,7 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args) -> Result<()> {
     setup::ensure(&[Need::Build, Need::Lint])?;
     format(args.fix)?;
+    crates::check()?;
     // They are built rather than checked because the workspace embeds the object.
     ebpf::build()?;
     // Debian's compiler comes without clippy: the packet path is looked at as it compiles for this machine.

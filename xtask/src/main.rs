@@ -6,6 +6,7 @@
 mod aside;
 mod bench;
 mod build;
+mod crates;
 mod demo;
 mod ebpf;
 mod fuzz;

@@ -12,8 +12,8 @@ use reqwest::{Client, Method};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::{runtime::Builder, task::JoinSet, time::sleep};
-use vipgate::{query, store::Store};
 use vipgate_api::{Resource, json as wire, query as grammar};
+use vipgate_controller::{query, store::Store};
 
 use super::{
     Effort, Report, Series,

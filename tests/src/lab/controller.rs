@@ -1,8 +1,5 @@
 //! `vipgate serve` in the router's namespace, as a router's init system would run it.
 
-use super::{Api, Lab, Namespace, Process, Result, leftovers::next_number};
-use anyhow::Context as _;
-use nix::sys::signal::Signal;
 use std::{
     env, fs,
     os::unix::net::UnixDatagram,
@@ -10,7 +7,12 @@ use std::{
     process::{Command, ExitStatus, Output},
     time::{Duration, Instant},
 };
-use vipgate::loader::Sizes;
+
+use anyhow::Context as _;
+use nix::sys::signal::Signal;
+use vipgate_agent::loader::Sizes;
+
+use super::{Api, Lab, Namespace, Process, Result, leftovers::next_number};
 
 /// Where the API listens, in the router's namespace.
 pub const LISTEN: &str = "127.0.0.1:8080";

@@ -4,7 +4,12 @@
 //! What our controller stored in tables whose elements are the same in both versions is shared, as it compiled the same: so a lab
 //! needs no controller of that version to have services.
 
-use super::{Lab, Result};
+use std::{
+    fs,
+    path::Path,
+    process::{Command, Stdio},
+};
+
 use anyhow::{Context as _, ensure};
 use aya::{
     Ebpf, EbpfLoader,
@@ -15,13 +20,10 @@ use aya::{
         xdp::XdpLink,
     },
 };
-use std::{
-    fs,
-    path::Path,
-    process::{Command, Stdio},
-};
-use vipgate::loader::load_persistently;
 use vipgate_abi::{ABI_VERSION, config::Config, flow::WAYS, interest::BITS, maps};
+use vipgate_agent::loader::load_persistently;
+
+use super::{Lab, Result};
 
 const OBJECT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/abi-8.o.gz");
 const DIRECTORY: &str = "abi-8";

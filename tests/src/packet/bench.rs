@@ -22,7 +22,6 @@ use aya::{
     programs::{Program, SchedClassifier, TcAttachType, Xdp, XdpMode, tc::SchedClassifierLink, xdp::XdpLink},
 };
 use nix::sched::{CloneFlags, unshare};
-use vipgate::loader::{Tidings, load_persistently};
 use vipgate_abi::{
     backend::Backend,
     config::Config,
@@ -38,6 +37,7 @@ use vipgate_abi::{
     service::{Algorithm, Kind, Member, Service, ServiceKey},
     source::{Source, SourceKey, SourceKind},
 };
+use vipgate_agent::loader::{Tidings, load_persistently};
 
 use super::{
     Frame,

@@ -17,7 +17,6 @@ use aya::{
     },
     util::nr_cpus,
 };
-use vipgate::loader::Mapping;
 use vipgate_abi::{
     backend::{Backend, BackendRoute},
     counters::Traffic,
@@ -30,6 +29,7 @@ use vipgate_abi::{
     service::{Service, ServiceKey},
     source::{Source, SourceKey},
 };
+use vipgate_agent::loader::Mapping;
 
 use super::Hook;
 

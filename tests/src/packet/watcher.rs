@@ -9,7 +9,7 @@ use aya::{
         tc::{NlOptions, TcAttachOptions},
     },
 };
-use vipgate::loader::load_persistently;
+use vipgate_agent::loader::load_persistently;
 
 use super::bench::BENCHMARK;
 

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use vipgate::loader::Told;
 use vipgate_abi::config::Config;
+use vipgate_agent::loader::Told;
 use vipgate_tests::lab::wait_until;
 
 use super::*;

@@ -1,0 +1,261 @@
+//! The system tags that a listener keeps its settings in, `name::value`: their grammar and their defaults. Pure.
+//!
+//! Beyond the real system, numbers have sane bounds (it takes any 64-bit number, also below zero), and there is one more
+//! algorithm, `maglev`. From later versions of it come the weights of NICs, `balancerWeight::<NIC's uuid>::<weight>`, which
+//! a listener has any number of, and `weightroundrobin`, which is `roundrobin`: that obeys weights here.
+
+use crate::Protocol;
+
+/// `balancerAlgorithm` of a listener. Each gives every backend its weight's share.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Algorithm {
+    RoundRobin,
+    LeastConnections,
+    Source,
+    Maglev,
+}
+
+/// What a setting's value may be.
+#[derive(Clone, Copy, Debug)]
+enum Form {
+    Algorithm,
+    /// A whole number from the first to the second.
+    Number(u32, u32),
+    /// `tcp:port` or `udp:port`; port is `default` (the instance port) or 1 to 65535.
+    Target,
+}
+
+/// Name, form and default of each setting. The default target depends on the listener's protocol.
+const SETTINGS: [(&str, Form, &str); 8] = [
+    ("balancerAlgorithm", Form::Algorithm, "roundrobin"),
+    ("maxConnection", Form::Number(0, u32::MAX), "5000"),
+    ("connectionIdleTimeout", Form::Number(1, u32::MAX), "60"),
+    ("healthCheckTarget", Form::Target, ""),
+    ("healthCheckInterval", Form::Number(1, u32::MAX), "5"),
+    ("healthCheckTimeout", Form::Number(1, MAX_CHECK_TIMEOUT), "2"),
+    ("healthyThreshold", Form::Number(1, u32::MAX), "2"),
+    ("unhealthyThreshold", Form::Number(1, u32::MAX), "2"),
+];
+
+/// Seconds. So many checks run at a time and no more, and one that nobody answers has its place for so long.
+pub const MAX_CHECK_TIMEOUT: u32 = 60;
+
+/// Name of the tags that give a NIC its weight.
+pub const WEIGHT: &str = "balancerWeight";
+/// What a NIC without such a tag has.
+pub const DEFAULT_WEIGHT: u8 = 100;
+const MAX_WEIGHT: u8 = 100;
+
+/// A tag of a listener.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ListenerTag<'a> {
+    Setting { name: &'static str, value: &'a str },
+    Weight { nic: &'a str, weight: u8 },
+}
+
+impl<'a> ListenerTag<'a> {
+    /// What it is about, by its name and NIC: a listener has one tag for each.
+    #[must_use]
+    pub const fn subject(&self) -> (&'static str, &'a str) {
+        match self {
+            Self::Setting { name, .. } => (name, ""),
+            Self::Weight { nic, .. } => (WEIGHT, nic),
+        }
+    }
+}
+
+/// The NIC and its weight that a tag is about; `None`: it is about something else.
+#[must_use]
+pub fn weight(tag: &str) -> Option<(&str, u8)> {
+    match parse(tag) {
+        Ok(ListenerTag::Weight { nic, weight }) => Some((nic, weight)),
+        Ok(ListenerTag::Setting { .. }) | Err(_) => None,
+    }
+}
+
+/// Why a tag is refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BadTag {
+    #[error("no system tag of a listener matches [{0}]; there are: {names}", names = names())]
+    Unknown(String),
+    #[error("invalid tag[{tag}]: {wanted}")]
+    Value { tag: String, wanted: String },
+    #[error("tag[{0}] is given twice; give it once")]
+    Twice(&'static str),
+}
+
+/// Checks the tags and adds the defaults of those that are missing.
+///
+/// # Errors
+/// [`BadTag`] of the first tag that is unknown, has a value that its setting can't have, or comes twice.
+pub fn complete(given: &[String], protocol: Protocol) -> Result<Vec<String>, BadTag> {
+    let mut tags = Vec::with_capacity(SETTINGS.len());
+    let mut seen = Vec::with_capacity(SETTINGS.len());
+    for tag in given {
+        let ListenerTag::Setting { name, .. } = parse(tag)? else {
+            return Err(bad(tag, "a new listener has no VM NIC yet; give the weight with the NIC, or afterwards"));
+        };
+        if seen.contains(&name) {
+            return Err(BadTag::Twice(name));
+        }
+        seen.push(name);
+        tags.push(tag.clone());
+    }
+    for (name, form, default) in SETTINGS.into_iter().filter(|(name, ..)| !seen.contains(name)) {
+        tags.push(match form {
+            Form::Target if protocol == Protocol::Udp => format!("{name}::udp:default"),
+            Form::Target => format!("{name}::tcp:default"),
+            Form::Algorithm | Form::Number(..) => format!("{name}::{default}"),
+        });
+    }
+    Ok(tags)
+}
+
+/// Splits and checks one tag.
+///
+/// # Errors
+/// [`BadTag`] where it is none of a listener, or its setting can't have the value.
+pub fn parse(tag: &str) -> Result<ListenerTag<'_>, BadTag> {
+    let unknown = || BadTag::Unknown(tag.to_owned());
+    let (name, value) = tag.split_once("::").ok_or_else(unknown)?;
+    if name == WEIGHT {
+        let wanted = || bad(tag, &format!("write {WEIGHT}::<uuid of the VM NIC>::<weight from 0 to {MAX_WEIGHT}>"));
+        let (nic, weight) = value.split_once("::").filter(|(nic, _)| !nic.is_empty()).ok_or_else(wanted)?;
+        let weight = weight.parse().ok().filter(|weight| *weight <= MAX_WEIGHT).ok_or_else(wanted)?;
+        return Ok(ListenerTag::Weight { nic, weight });
+    }
+    let (name, form, _) = SETTINGS.into_iter().find(|(setting, ..)| *setting == name).ok_or_else(unknown)?;
+    match form {
+        Form::Algorithm if algorithm(value).is_none() => {
+            Err(bad(tag, "the algorithm is one of roundrobin, weightroundrobin, leastconn, source, maglev"))
+        }
+        Form::Number(least, most) if !value.parse::<u32>().is_ok_and(|number| (least..=most).contains(&number)) => {
+            Err(bad(tag, &format!("the value is a whole number from {least} to {most}")))
+        }
+        Form::Target if target(value).is_none() => {
+            Err(bad(tag, "the value is tcp or udp, a colon, and `default` or a port from 1 to 65535"))
+        }
+        Form::Algorithm | Form::Number(..) | Form::Target => Ok(ListenerTag::Setting { name, value }),
+    }
+}
+
+/// The algorithm that a value names.
+#[must_use]
+pub fn algorithm(value: &str) -> Option<Algorithm> {
+    Some(match value {
+        "roundrobin" | "weightroundrobin" => Algorithm::RoundRobin,
+        "leastconn" => Algorithm::LeastConnections,
+        "source" => Algorithm::Source,
+        "maglev" => Algorithm::Maglev,
+        _ => return None,
+    })
+}
+
+/// What is checked and where; no port: the one that the backend serves.
+#[must_use]
+pub fn target(value: &str) -> Option<(Protocol, Option<u16>)> {
+    let (protocol, port) = value.split_once(':')?;
+    let protocol = match protocol {
+        "tcp" => Protocol::Tcp,
+        "udp" => Protocol::Udp,
+        _ => return None,
+    };
+    match port {
+        "default" => Some((protocol, None)),
+        port => port.parse().ok().filter(|port| *port != 0).map(|port| (protocol, Some(port))),
+    }
+}
+
+/// An error about a tag whose value is not as wanted.
+#[must_use]
+pub fn bad(tag: &str, wanted: &str) -> BadTag {
+    BadTag::Value { tag: tag.to_owned(), wanted: wanted.to_owned() }
+}
+
+fn names() -> String {
+    SETTINGS.into_iter().map(|(name, ..)| name).chain([WEIGHT]).collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(tags: &[&str]) -> Vec<String> {
+        tags.iter().map(|tag| (*tag).to_owned()).collect()
+    }
+
+    #[test]
+    fn missing_tags_get_the_documented_defaults() {
+        let tags = complete(&[], Protocol::Tcp).unwrap();
+        assert_eq!(
+            tags,
+            [
+                "balancerAlgorithm::roundrobin",
+                "maxConnection::5000",
+                "connectionIdleTimeout::60",
+                "healthCheckTarget::tcp:default",
+                "healthCheckInterval::5",
+                "healthCheckTimeout::2",
+                "healthyThreshold::2",
+                "unhealthyThreshold::2",
+            ]
+        );
+        assert!(complete(&[], Protocol::Udp).unwrap().contains(&"healthCheckTarget::udp:default".to_owned()));
+    }
+
+    #[test]
+    fn given_tags_replace_their_defaults() {
+        let tags = complete(&of(&["maxConnection::7"]), Protocol::Tcp).unwrap();
+        assert_eq!(tags.len(), 8);
+        assert!(tags.contains(&"maxConnection::7".to_owned()));
+    }
+
+    #[test]
+    fn a_tag_given_twice_is_refused() {
+        let error = complete(&of(&["maxConnection::7", "maxConnection::8"]), Protocol::Tcp).unwrap_err();
+        assert_eq!(error, BadTag::Twice("maxConnection"));
+    }
+
+    #[test]
+    fn bad_values_are_refused_and_named() {
+        for tag in [
+            "balancerAlgorithm::random",
+            "maxConnection::-1",
+            "maxConnection::many",
+            "connectionIdleTimeout::0",
+            "connectionIdleTimeout::4294967296",
+            "healthCheckTimeout::0",
+            "healthCheckTimeout::61",
+            "healthCheckTarget::tcp",
+            "healthCheckTarget::http:80",
+            "healthCheckTarget::tcp:0",
+            "healthCheckTarget::tcp:65536",
+            "healthCheckTarget::tcp:80:81",
+            "balancerWeight::nic",
+            "balancerWeight::nic::101",
+            "balancerWeight::nic::-1",
+            "balancerWeight::::1",
+        ] {
+            let error = parse(tag).unwrap_err();
+            assert!(matches!(error, BadTag::Value { .. }) && error.to_string().contains(tag), "{error}");
+        }
+    }
+
+    #[test]
+    fn unknown_tags_are_refused() {
+        for tag in ["sessionPersistence::cookie", "balancerAlgorithm", "balancerAlgorithm:source", ""] {
+            assert_eq!(parse(tag).unwrap_err(), BadTag::Unknown(tag.to_owned()));
+        }
+    }
+
+    #[test]
+    fn weights_are_one_nics_and_not_a_new_listeners() {
+        assert_eq!(weight("balancerWeight::nic::0"), Some(("nic", 0)));
+        assert_eq!(weight("maxConnection::1"), None);
+        let error = complete(&of(&["balancerWeight::nic::1"]), Protocol::Tcp).unwrap_err();
+        assert!(error.to_string().contains("no VM NIC yet"), "{error}");
+        let subject = |tag| parse(tag).unwrap().subject();
+        assert_eq!(subject("balancerWeight::nic::1"), subject("balancerWeight::nic::2"));
+        assert_ne!(subject("balancerWeight::nic::1"), subject("balancerWeight::other::1"));
+    }
+}

@@ -1,0 +1,368 @@
+//! The task that owns the tables, the devices and the VIPs' addresses.
+//!
+//! One command at a time, those that wait meanwhile are one batch. System calls that may block run on the blocking
+//! pool; the worker waits for them, the rest of the controller does not. Its parts: what becomes of VIPs ([`vips`]), of
+//! devices and addresses ([`network`]), of the queues of bandwidth limits ([`queues`]), of the flow table's size ([`flows`]), and
+//! what goes on beside it ([`helpers`]).
+
+mod flows;
+mod helpers;
+mod network;
+mod queues;
+mod vips;
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    net::Ipv4Addr,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use tokio::{
+    sync::{mpsc, watch},
+    task::{AbortHandle, JoinError, JoinSet},
+    time::{Instant, sleep_until},
+};
+use tracing::{debug, warn};
+use vipgate_state::{Limits, Source, VipState};
+
+use self::queues::Queues;
+use super::{
+    ApplyError, Pace, Refusals, Reply,
+    devices::Managed,
+    engine::Engine,
+    exhaustion::Exhaustion,
+    sizing::Sizing,
+    sweep::{self, Sweeper},
+};
+use crate::{
+    health::Checks,
+    loader::{self, Addresses, Epoch, FlowView, Plane},
+    net::{Device, Netlink, Watcher, arp::Announcer},
+};
+
+/// A batch is at most so many commands, so that the first caller's wait is bounded.
+const BATCH: usize = 256;
+/// First and longest pause before what failed is tried again.
+const RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(60));
+
+/// What callers ask of the worker.
+#[derive(Debug)]
+pub(super) enum Command {
+    Apply {
+        vips: BTreeSet<String>,
+        reply: Reply,
+    },
+    Prepare {
+        device: String,
+        reply: Reply,
+    },
+    Devices {
+        reply: Reply,
+    },
+    /// The programs shall tell of packets with these reasons.
+    TellOf {
+        reasons: u64,
+        reply: Reply,
+    },
+    /// Something in the router's network changed.
+    Look,
+    /// VIPs that were announced, by the name of their device, are to be so once more.
+    Announce {
+        vips: BTreeMap<String, Vec<Ipv4Addr>>,
+    },
+    /// Somebody may have taken programs, or the disciplines of queues, off their devices.
+    FindLost,
+    /// The flow table may be too small, or too large.
+    SizeFlows,
+    Stop {
+        reply: Reply,
+    },
+}
+
+/// What blocking work owns.
+#[derive(Debug)]
+struct Kernel {
+    plane: Arc<Plane>,
+    engine: Engine<loader::Tables>,
+    devices: Managed,
+    sweeper: Sweeper,
+    /// The flow table, and which size it should have.
+    flows: FlowView,
+    sizing: Sizing,
+    exhaustion: Exhaustion,
+}
+
+/// A VIP as it was applied.
+#[derive(Clone, Debug)]
+struct Placed {
+    address: Ipv4Addr,
+    device: String,
+    /// The address is the router's own: no device gets it or loses it, and nobody is told of it.
+    own: bool,
+    /// The devices that its entries name, by their names, and by which interface index; `None`: it was not there.
+    named: BTreeMap<String, Option<u32>>,
+    backends: BTreeSet<Ipv4Addr>,
+}
+
+/// Something that failed and is to be tried again.
+#[derive(Clone, Copy, Debug)]
+struct Retry {
+    at: Instant,
+    pause: Duration,
+}
+
+#[derive(Debug)]
+pub(super) struct Worker<S> {
+    source: S,
+    checks: Checks,
+    net: Netlink,
+    kernel: Arc<Mutex<Kernel>>,
+    /// Without the sweeper the flow table only fills.
+    swept: sweep::Ended,
+    epoch: Arc<Mutex<Epoch>>,
+    /// Where the programs learn the router's own addresses.
+    own: Addresses,
+    queues: Queues,
+    limits: Limits,
+    /// VIPs by uuid; shared with the task that confirms their neighbours.
+    placed: Arc<Mutex<BTreeMap<String, Placed>>>,
+    /// Which VIP has an address, by uuid.
+    owners: HashMap<Ipv4Addr, String>,
+    /// The addresses that vipgate set, by interface index, as far as is known: nothing else is taken off a device.
+    marked: HashSet<(u32, Ipv4Addr)>,
+    dirty: HashMap<String, Retry>,
+    /// The devices, or the addresses on them, failed.
+    network_dirty: Option<Retry>,
+    /// Who wants to know which devices cannot be set up.
+    refused: watch::Sender<Refusals>,
+    /// End with the worker.
+    tasks: Vec<AbortHandle>,
+    announcer: Announcer,
+    /// Announcements that are still to be repeated, and how they come back.
+    repeats: JoinSet<()>,
+    commands: mpsc::WeakSender<Command>,
+}
+
+impl<S: Source> Worker<S> {
+    /// Opens everything, starts the helpers, and brings everything in line.
+    pub(super) async fn start(
+        plane: Arc<Plane>,
+        source: S,
+        checks: Checks,
+        pace: Pace,
+        commands: mpsc::WeakSender<Command>,
+        refused: watch::Sender<Refusals>,
+        addresses: watch::Sender<()>,
+    ) -> Result<Self, ApplyError> {
+        // Before anything is read, so that what changes while it is read is noticed.
+        let watcher = Watcher::open().await.map_err(open)?;
+        let net = Netlink::open().map_err(open)?;
+        let queues = Queues::find(&net).await.map_err(open)?;
+        let sizes = plane.sizes();
+        let limits = Limits { services: sizes.services, backends: sizes.backends, ..Limits::default() };
+        let (kernel, swept, epoch, own) = blocking(move || {
+            let mut tables = plane.tables().map_err(open)?;
+            tables.begin().map_err(open)?;
+            let (sweeper, swept) = Sweeper::start(Arc::clone(&plane)).map_err(open)?;
+            let kernel = Kernel {
+                engine: Engine::new(tables).map_err(open)?,
+                devices: Managed::new(Arc::clone(&plane)).map_err(open)?,
+                sweeper,
+                flows: plane.flow_view().map_err(open)?,
+                sizing: Sizing::new(pace, plane.flows(), std::time::Instant::now()),
+                exhaustion: Exhaustion::start(&plane).map_err(open)?,
+                plane,
+            };
+            let epoch = kernel.plane.epoch().map_err(open)?;
+            let own = kernel.plane.addresses().map_err(open)?;
+            Ok::<_, ApplyError>((kernel, swept, epoch, own))
+        })
+        .await?;
+        let epoch = Arc::new(Mutex::new(epoch));
+        let placed = Arc::default();
+        let tasks = vec![
+            tokio::spawn(helpers::find_lost(commands.clone())).abort_handle(),
+            tokio::spawn(helpers::size_flows(commands.clone(), pace.look)).abort_handle(),
+            tokio::spawn(helpers::watch(watcher, Arc::clone(&epoch), commands.clone(), addresses)).abort_handle(),
+            tokio::spawn(helpers::confirm_neighbours(net.clone(), Arc::clone(&placed))).abort_handle(),
+        ];
+        let mut worker = Self {
+            source,
+            checks,
+            net,
+            kernel: Arc::new(Mutex::new(kernel)),
+            swept,
+            epoch,
+            own,
+            queues,
+            limits,
+            placed,
+            owners: HashMap::new(),
+            marked: HashSet::new(),
+            dirty: HashMap::new(),
+            network_dirty: None,
+            refused,
+            tasks,
+            announcer: Announcer::default(),
+            repeats: JoinSet::new(),
+            commands,
+        };
+        worker.resume_queues().await?;
+        worker.full_pass().await?;
+        Ok(worker)
+    }
+
+    /// Serves commands until told to stop, until nobody is left to give any, or until the sweeper has ended by itself.
+    pub(super) async fn run(mut self, mut queue: mpsc::Receiver<Command>) {
+        let stops = loop {
+            let next = self.next_retry();
+            let mut batch = Vec::new();
+            tokio::select! {
+                count = queue.recv_many(&mut batch, BATCH) => if count == 0 { break Vec::new() },
+                () = sleep_until(next.unwrap_or_else(Instant::now)), if next.is_some() => {}
+                _ = &mut self.swept => break Vec::new(),
+            }
+            let sizes = batch.iter().any(|command| matches!(command, Command::SizeFlows));
+            let stops = self.serve(batch).await;
+            if !stops.is_empty() {
+                break stops;
+            }
+            if sizes && let Err(error) = self.size_flows().await {
+                flows::tell(&error);
+                break Vec::new();
+            }
+        };
+        let kernel = Arc::clone(&self.kernel);
+        drop(self);
+        // Waits for the sweeper's thread.
+        blocking(move || drop(kernel)).await;
+        debug!("the reconciler has ended");
+        for reply in stops {
+            let _ = reply.send(Ok(()));
+        }
+    }
+
+    /// Serves a batch and what is due again. Gives back who wants an end.
+    async fn serve(&mut self, batch: Vec<Command>) -> Vec<Reply> {
+        let (mut applies, mut devices, mut stops) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut look, mut find_lost) = (false, false);
+        let mut announced: BTreeMap<String, Vec<Ipv4Addr>> = BTreeMap::new();
+        for command in batch {
+            match command {
+                Command::Prepare { device, reply } => {
+                    // A caller that went away does not want the answer.
+                    let _ = reply.send(self.prepare_device(device).await);
+                }
+                Command::Apply { vips, reply } => applies.push((vips, reply)),
+                Command::Devices { reply } => devices.push(reply),
+                Command::TellOf { reasons, reply } => {
+                    let _ = reply.send(lock(&self.epoch).tell_of(reasons).map_err(open));
+                }
+                Command::Look => look = true,
+                Command::Announce { vips } => {
+                    vips.into_iter().for_each(|(device, vips)| announced.entry(device).or_default().extend(vips));
+                }
+                Command::FindLost => find_lost = true,
+                // After all else.
+                Command::SizeFlows => {}
+                Command::Stop { reply } => stops.push(reply),
+            }
+        }
+        look |= find_lost && self.find_lost().await;
+        let now = Instant::now();
+        if look || !devices.is_empty() || self.network_dirty.is_some_and(|retry| retry.at <= now) {
+            let result = match self.sync_network().await {
+                // Known and tried again; no fault of what the caller changed.
+                Err(ApplyError::Device { .. } | ApplyError::Vip { .. }) => Ok(()),
+                result => result,
+            };
+            for reply in devices {
+                let _ = reply.send(result.clone());
+            }
+        }
+        // Once the devices are as they are now.
+        self.announce_again(announced).await;
+        let due = self.dirty.iter().filter(|(_, retry)| retry.at <= now).map(|(vip, _)| vip.clone());
+        let vips: BTreeSet<String> = applies.iter().flat_map(|(vips, _)| vips).cloned().chain(due).collect();
+        let errors = if vips.is_empty() { HashMap::new() } else { self.apply(&vips).await };
+        for (vips, reply) in applies {
+            let _ = reply.send(vips.iter().find_map(|vip| errors.get(vip)).cloned().map_or(Ok(()), Err));
+        }
+        stops
+    }
+
+    fn next_retry(&self) -> Option<Instant> {
+        self.dirty.values().chain(&self.network_dirty).map(|retry| retry.at).min()
+    }
+
+    /// Notes whether a VIP is to be tried again.
+    fn mark(&mut self, uuid: &str, error: Option<&ApplyError>) {
+        match error {
+            None => drop(self.dirty.remove(uuid)),
+            Some(error) => {
+                let retry = again(self.dirty.get(uuid).copied());
+                warn!(vip = uuid, %error, again_in = ?retry.pause, "trying again");
+                self.dirty.insert(uuid.to_owned(), retry);
+            }
+        }
+    }
+
+    /// The device of that name, if it is set up.
+    fn device(&self, name: &str) -> Option<Device> {
+        self.lock().devices.get(name).cloned()
+    }
+
+    fn placed(&self) -> MutexGuard<'_, BTreeMap<String, Placed>> {
+        lock(&self.placed)
+    }
+
+    /// For reads that do not block; nothing else holds the lock while the worker is not waiting for it.
+    fn lock(&self) -> MutexGuard<'_, Kernel> {
+        lock(&self.kernel)
+    }
+
+    /// Runs work that makes system calls on the blocking pool.
+    async fn with_kernel<T: Send + 'static>(&self, work: impl FnOnce(&mut Kernel) -> T + Send + 'static) -> T {
+        let kernel = Arc::clone(&self.kernel);
+        blocking(move || work(&mut lock(&kernel))).await
+    }
+}
+
+impl<S> Drop for Worker<S> {
+    fn drop(&mut self) {
+        self.tasks.iter().for_each(AbortHandle::abort);
+    }
+}
+
+fn again(last: Option<Retry>) -> Retry {
+    let pause = last.map_or(RETRY.0, |last| (last.pause * 2).min(RETRY.1));
+    Retry { at: Instant::now() + pause, pause }
+}
+
+fn open(error: impl std::error::Error) -> ApplyError {
+    ApplyError::Open { reason: loader::causes(&error) }
+}
+
+fn unreadable(error: &dyn std::error::Error) -> ApplyError {
+    ApplyError::Source { reason: loader::causes(error) }
+}
+
+fn failed(vip: &VipState, error: &dyn std::error::Error) -> ApplyError {
+    ApplyError::Vip { vip: vip.address.to_string(), reason: loader::causes(error) }
+}
+
+/// The data behind a lock stays whole when its holder panics: it is changed in single steps.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(work).await.map_err(JoinError::try_into_panic) {
+        Ok(done) => done,
+        // What panicked for us shall be seen to panic here.
+        Err(Ok(panic)) => std::panic::resume_unwind(panic),
+        // Cancelled: the runtime is ending, and this task with it.
+        Err(Err(_)) => std::future::pending().await,
+    }
+}

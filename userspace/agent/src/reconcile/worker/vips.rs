@@ -1,0 +1,252 @@
+//! What becomes of VIPs: applied, removed, tried again.
+//!
+//! The queues of its limits come before its entries and go after them. A VIP's address comes after its entries and goes
+//! before them, so that no packet reaches the router for a service that it does not know yet, or no longer.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    net::Ipv4Addr,
+    time::Instant,
+};
+
+use tracing::{info, warn};
+use vipgate_state::{Source, VipState};
+
+use super::{Placed, Worker, again, failed, helpers, open, unreadable};
+use crate::reconcile::{
+    ApplyError,
+    compile::{check, compile},
+};
+
+/// VIPs that are read from the store at once.
+const READ_AT_ONCE: usize = 128;
+
+/// A VIP on its way to the kernel.
+struct Ready {
+    uuid: String,
+    vip: VipState,
+    /// Backends that it did not have before.
+    fresh: BTreeSet<Ipv4Addr>,
+}
+
+impl<S: Source> Worker<S> {
+    /// Everything stored is applied, everything else goes.
+    pub(super) async fn full_pass(&mut self) -> Result<(), ApplyError> {
+        if let Err(error) = self.sync_devices().await {
+            warn!(%error, "trying again");
+            self.network_dirty = Some(again(self.network_dirty));
+        }
+        let vips = self.source.vips().await.map_err(|error| unreadable(&error))?;
+        let count = vips.len();
+        let wanted: HashMap<_, _> = vips.iter().map(|vip| (vip.address, vip.device.clone())).collect();
+        let states = vips.into_iter().map(|vip| (vip.uuid.clone(), Some(vip))).collect();
+        let errors = self.apply_states(states).await;
+        let moved = self.lock().devices.take_moved();
+        self.renew_placed(&moved).await?;
+        let removed = self.remove_orphans(wanted).await?;
+        info!(vips = count, failed = errors.len(), orphans = removed, "the router is in line with the store");
+        Ok(())
+    }
+
+    /// Removes the entries of VIPs that are not stored any more, and addresses where no VIP wants them. Tells of how
+    /// many VIPs entries were left.
+    async fn remove_orphans(&mut self, wanted: HashMap<Ipv4Addr, String>) -> Result<usize, ApplyError> {
+        let held = self.lock().engine.vips();
+        let orphans: BTreeSet<Ipv4Addr> = held.into_iter().filter(|vip| !wanted.contains_key(vip)).collect();
+        let addresses = self.net.addresses().await.map_err(open)?;
+        self.note(&addresses);
+        for held in addresses.into_iter().filter(|held| held.vip) {
+            let stays = match wanted.get(&held.address) {
+                Some(device) => self.device(device).is_none_or(|device| device.ifindex == held.ifindex),
+                None => false,
+            };
+            if stays {
+                continue;
+            }
+            match self.net.remove_vip(held).await {
+                Ok(()) => drop(self.marked.remove(&(held.ifindex, held.address))),
+                Err(error) => warn!(%error, "an address without a VIP stays"),
+            }
+        }
+        let count = orphans.len();
+        let removed = self.with_kernel(move |kernel| {
+            let removed = orphans.into_iter().try_for_each(|vip| kernel.engine.remove(vip, Instant::now()));
+            kernel.engine.remove_unclaimed_meters();
+            removed
+        });
+        if let Err(error) = removed.await {
+            warn!(%error, "entries without a VIP stay until the next start");
+        }
+        self.remove_left_queues().await;
+        Ok(count)
+    }
+
+    /// Brings VIPs in line; the errors by uuid.
+    pub(super) async fn apply(&mut self, vips: &BTreeSet<String>) -> HashMap<String, ApplyError> {
+        let mut states = Vec::new();
+        let mut unread = HashMap::new();
+        let uuids: Vec<String> = vips.iter().cloned().collect();
+        for uuids in uuids.chunks(READ_AT_ONCE) {
+            if let Ok(found) = self.source.vips_of(uuids).await {
+                let mut found: HashMap<_, _> = found.into_iter().map(|vip| (vip.uuid.clone(), vip)).collect();
+                states.extend(uuids.iter().map(|uuid| (uuid.clone(), found.remove(uuid))));
+                continue;
+            }
+            // One that can't be read fails alone.
+            for uuid in uuids {
+                match self.source.vip(uuid).await {
+                    Ok(state) => states.push((uuid.clone(), state)),
+                    Err(error) => drop(unread.insert(uuid.clone(), unreadable(&error))),
+                }
+            }
+        }
+        for (uuid, error) in &unread {
+            self.mark(uuid, Some(error));
+        }
+        unread.extend(self.apply_states(states).await);
+        unread
+    }
+
+    async fn apply_states(&mut self, states: Vec<(String, Option<VipState>)>) -> HashMap<String, ApplyError> {
+        let uuids: Vec<String> = states.iter().map(|(uuid, _)| uuid.clone()).collect();
+        let mut errors = HashMap::new();
+        // What goes comes first: its address or numbers may be another's in the same batch.
+        let (stored, gone): (Vec<_>, Vec<_>) = states.into_iter().partition(|(_, state)| state.is_some());
+        for (uuid, _) in gone {
+            if let Err(error) = self.remove(&uuid).await {
+                errors.insert(uuid, error);
+            }
+        }
+        let mut ready = Vec::new();
+        for (uuid, vip) in stored.into_iter().filter_map(|(uuid, state)| Some((uuid, state?))) {
+            match self.prepare(&uuid, &vip).await {
+                Ok(fresh) => ready.push(Ready { uuid, vip, fresh }),
+                Err(error) => drop(errors.insert(uuid, error)),
+            }
+        }
+        if ready.iter().any(|ready| self.device(&ready.vip.device).is_none()) {
+            // A VIP on a device that was not asked for yet; what fails is told for the VIP.
+            let _ = self.sync_devices().await;
+        }
+        self.make_queues(ready.iter().map(|ready| &ready.vip)).await;
+        let ready = self.fill_tables(ready, &mut errors).await;
+        self.remove_queues().await;
+        self.place(ready, &mut errors).await;
+        for uuid in uuids {
+            self.mark(&uuid, errors.get(&uuid));
+        }
+        errors
+    }
+
+    /// Takes a VIP away: its address, then its entries.
+    async fn remove(&mut self, uuid: &str) -> Result<(), ApplyError> {
+        let Some(placed) = self.placed().get(uuid).cloned() else {
+            return Ok(());
+        };
+        let vip = placed.address;
+        let failed = |reason: String| ApplyError::Vip { vip: vip.to_string(), reason };
+        // A new VIP may have taken the address over already.
+        if self.owners.get(&vip).is_some_and(|owner| owner == uuid) {
+            self.take_address(&placed).await.map_err(|error| failed(error.to_string()))?;
+            let removed = self.with_kernel(move |kernel| {
+                let removed = kernel.engine.remove(vip, Instant::now());
+                kernel.sweeper.flows_ended();
+                removed
+            });
+            removed.await.map_err(|error| failed(error.to_string()))?;
+            self.remove_queues().await;
+            self.owners.remove(&vip);
+        }
+        self.placed().remove(uuid);
+        self.checks.forget(uuid);
+        Ok(())
+    }
+
+    /// Notes where a VIP will be, and takes it from where it was. Gives the backends that it did not have before.
+    async fn prepare(&mut self, uuid: &str, vip: &VipState) -> Result<BTreeSet<Ipv4Addr>, ApplyError> {
+        check(vip, &self.limits).map_err(|error| failed(vip, &error))?;
+        let before = self.placed().get(uuid).cloned();
+        match &before {
+            Some(before) if before.address != vip.address => self.remove(uuid).await?,
+            Some(before) if before.device != vip.device => {
+                self.take_address(before).await.map_err(|error| failed(vip, &error))?;
+            }
+            _ => {}
+        }
+        let backends: BTreeSet<Ipv4Addr> = active_backends(vip);
+        let fresh = before.map_or_else(|| backends.clone(), |before| &backends - &before.backends);
+        self.owners.insert(vip.address, uuid.to_owned());
+        let placed =
+            Placed { address: vip.address, device: vip.device.clone(), own: vip.own, named: BTreeMap::new(), backends };
+        self.placed().insert(uuid.to_owned(), placed);
+        self.checks.watch(vip);
+        Ok(fresh)
+    }
+
+    /// Brings VIPs' entries to the kernel; gives back those that it holds.
+    async fn fill_tables(&self, vips: Vec<Ready>, errors: &mut HashMap<String, ApplyError>) -> Vec<Ready> {
+        let results = self.with_kernel(move |kernel| {
+            let now = Instant::now();
+            if vips.iter().any(|ready| !ready.vip.masquerades.is_empty())
+                && let Err(error) = kernel.devices.set_ports_aside()
+            {
+                warn!(%error, "guests' connections end where the router's own take their ports");
+            }
+            let applied = vips.into_iter().map(|ready| {
+                let devices = |name: &str| kernel.devices.get(name).map(|device| device.ifindex);
+                let tables = compile(&ready.vip, &devices);
+                let named = ready.vip.devices().into_iter().map(|name| (name.to_owned(), devices(name)));
+                let named: BTreeMap<String, Option<u32>> = named.collect();
+                (kernel.engine.apply(&tables, now), named, ready)
+            });
+            let applied: Vec<(_, _, Ready)> = applied.collect();
+            if kernel.engine.take_ended() {
+                kernel.sweeper.flows_ended();
+            }
+            applied
+        });
+        let mut held = Vec::new();
+        for (result, named, ready) in results.await {
+            if let Some(placed) = self.placed().get_mut(&ready.uuid) {
+                placed.named = named;
+            }
+            match result {
+                Ok(()) => held.push(ready),
+                Err(error) => drop(errors.insert(ready.uuid, failed(&ready.vip, &error))),
+            }
+        }
+        held
+    }
+
+    /// Puts the addresses of VIPs whose entries are there on their devices.
+    async fn place(&mut self, vips: Vec<Ready>, errors: &mut HashMap<String, ApplyError>) {
+        let mut neighbours = BTreeSet::new();
+        let mut announced: BTreeMap<String, Vec<Ipv4Addr>> = BTreeMap::new();
+        neighbours.extend(vips.iter().flat_map(|ready| &ready.fresh));
+        let others: Vec<Ready> = vips.into_iter().filter(|ready| !ready.vip.own).collect();
+        let given =
+            self.give_addresses(others.iter().map(|ready| (ready.vip.device.as_str(), ready.vip.address))).await;
+        for (Ready { uuid, vip, .. }, given) in others.into_iter().zip(given) {
+            match given {
+                Ok(true) => announced.entry(vip.device).or_default().push(vip.address),
+                Ok(false) => {}
+                Err(reason) => {
+                    errors.insert(uuid, ApplyError::Vip { vip: vip.address.to_string(), reason });
+                }
+            }
+        }
+        self.announce(announced).await;
+        if !neighbours.is_empty() {
+            tokio::spawn(helpers::confirm(self.net.clone(), neighbours));
+        }
+    }
+}
+
+/// The addresses to which a VIP sends new flows.
+fn active_backends(vip: &VipState) -> BTreeSet<Ipv4Addr> {
+    let backends = vip.listeners.iter().filter(|_| vip.enabled).flat_map(|listener| &listener.backends);
+    let backends = backends.filter(|backend| backend.active && backend.healthy).map(|backend| backend.address);
+    let guests =
+        vip.forwards.iter().map(|forward| forward.guest).chain(vip.elastic.iter().map(|elastic| elastic.guest));
+    backends.chain(guests.filter(|_| vip.enabled)).collect()
+}

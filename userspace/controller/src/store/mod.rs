@@ -1,0 +1,224 @@
+//! The SQL store: schema, connections, transactions and typed row access. It knows no rule of the API.
+//!
+//! SQLite in WAL mode with foreign keys, `synchronous=FULL`: what was committed survives a power cut. SQLite lets one
+//! connection write at a time, so there is exactly one: a writer waits its turn in memory, fair and without busy
+//! errors, and readers see the last commit and never wait. Every change of a call is one [`Tx`]; dropping it unfinished
+//! undoes it. Those that wait for their turns at the same time share the wait for the disk.
+//!
+//! SQL texts are constants and every value is bound. Tables and columns: `userspace/controller/migrations/sqlite/`.
+
+pub mod account;
+pub mod address;
+mod balancing;
+pub mod eip;
+pub mod error;
+pub mod fold;
+pub mod lb;
+pub mod named;
+pub mod network;
+pub mod number;
+pub mod port_forwarding;
+pub mod resource;
+pub mod service;
+pub mod source_nat;
+mod state;
+pub mod tag;
+pub mod vip;
+pub mod vip_qos;
+pub mod vm;
+mod writer;
+
+#[cfg(test)]
+mod tests;
+
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use sqlx::{
+    Connection, Sqlite, SqliteConnection, SqlitePool, Transaction,
+    migrate::Migrator,
+    pool::PoolConnection,
+    sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
+};
+use vipgate_state::Limits;
+use writer::{Turn, Writer};
+
+pub use error::Error;
+
+/// Result of everything here.
+pub type Result<T> = std::result::Result<T, Error>;
+
+static MIGRATIONS: Migrator = sqlx::migrate!("migrations/sqlite");
+
+/// Connections that read side by side.
+const READERS: u32 = 4;
+
+/// How long a call waits for its connection before it fails: far above any transaction here.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The open database; clones share it.
+#[derive(Clone, Debug)]
+pub struct Store {
+    writer: Writer,
+    readers: SqlitePool,
+    limits: Limits,
+}
+
+impl Store {
+    /// Opens `sqlite:///absolute/path` (or `sqlite://relative/path`), makes the file where it is missing, and brings
+    /// its tables to this version.
+    ///
+    /// # Errors
+    /// [`Error::Url`] for another kind of URL, [`Error::Open`] where the file can't be opened or written,
+    /// [`Error::Migrate`] where it is not ours or from a newer version.
+    pub async fn open(url: &str) -> Result<Self> {
+        let path = path_of(url)?;
+        let open_error = |source| Error::Open { path: path.clone(), source };
+        make_private(&path).await.map_err(|error| open_error(error.into()))?;
+        let options = SqliteConnectOptions::new()
+            .filename(&path)
+            .foreign_keys(true)
+            .journal_mode(SqliteJournalMode::Wal)
+            .synchronous(SqliteSynchronous::Full)
+            .busy_timeout(PATIENCE)
+            .collation(fold::COLLATION, fold::compare);
+        let mut writer = SqliteConnection::connect_with(&options).await.map_err(open_error)?;
+        MIGRATIONS.run(&mut writer).await.map_err(|source| Error::Migrate { path: path.clone(), source })?;
+        fold::keep_order(&mut writer).await.map_err(open_error)?;
+        let readers = SqlitePoolOptions::new()
+            .max_connections(READERS)
+            .acquire_timeout(PATIENCE)
+            // It is a file: no connection is lost while nobody looks.
+            .test_before_acquire(false)
+            .connect_with(options.read_only(true))
+            .await
+            .map_err(open_error)?;
+        Ok(Self { writer: Writer::new(writer), readers, limits: Limits::default() })
+    }
+
+    /// The same store for kernel tables of these sizes; they are the default ones unless told.
+    #[must_use]
+    pub fn with_limits(self, limits: Limits) -> Self {
+        Self { limits, ..self }
+    }
+
+    /// Begins the one write transaction; waits until the one before has ended.
+    ///
+    /// # Errors
+    /// [`Error::Database`].
+    pub async fn begin(&self) -> Result<Tx> {
+        let turn = self.writer.begin(PATIENCE).await?;
+        Ok(Tx { inner: Inner::Writing(turn), now: now(), limits: self.limits })
+    }
+
+    /// Begins a read-only transaction: one consistent view of what is committed. Writes fail.
+    ///
+    /// # Errors
+    /// [`Error::Database`].
+    pub async fn read(&self) -> Result<Tx> {
+        Ok(Tx { inner: Inner::Reading(self.readers.begin().await?), now: now(), limits: self.limits })
+    }
+
+    /// For one statement that reads, or several that need not see the same state: no transaction.
+    ///
+    /// # Errors
+    /// [`Error::Database`].
+    pub async fn look(&self) -> Result<Tx> {
+        Ok(Tx { inner: Inner::Looking(self.readers.acquire().await?), now: now(), limits: self.limits })
+    }
+
+    /// Writes the log back into the file and closes it.
+    pub async fn close(&self) {
+        self.readers.close().await;
+        self.writer.close().await;
+    }
+}
+
+/// One transaction, at one instant.
+#[derive(Debug)]
+pub struct Tx {
+    inner: Inner,
+    now: i64,
+    limits: Limits,
+}
+
+#[derive(Debug)]
+enum Inner {
+    Looking(PoolConnection<Sqlite>),
+    Reading(Transaction<'static, Sqlite>),
+    Writing(Turn),
+}
+
+impl Tx {
+    /// The connection, for SQL.
+    pub fn conn(&mut self) -> &mut SqliteConnection {
+        match &mut self.inner {
+            Inner::Looking(connection) => connection,
+            Inner::Reading(transaction) => transaction,
+            Inner::Writing(turn) => turn.connection(),
+        }
+    }
+
+    /// When the transaction began, in milliseconds since 1970: the date of all that it writes.
+    #[must_use]
+    pub const fn now(&self) -> i64 {
+        self.now
+    }
+
+    /// What the kernel's tables hold.
+    #[must_use]
+    pub const fn limits(&self) -> Limits {
+        self.limits
+    }
+
+    /// Makes everything durable; waits for the disk after the next writer's turn has begun.
+    ///
+    /// # Errors
+    /// [`Error::Database`]; [`Error::Commit`]: nothing of it is stored.
+    pub async fn commit(self) -> Result<()> {
+        match self.inner {
+            Inner::Looking(_) => Ok(()),
+            Inner::Reading(transaction) => Ok(transaction.commit().await?),
+            Inner::Writing(turn) => turn.commit().await,
+        }
+    }
+
+    /// Undoes everything. Dropping does the same, later.
+    ///
+    /// # Errors
+    /// [`Error::Database`].
+    pub async fn rollback(self) -> Result<()> {
+        match self.inner {
+            Inner::Looking(_) => Ok(()),
+            Inner::Reading(transaction) => Ok(transaction.rollback().await?),
+            Inner::Writing(turn) => turn.rollback().await,
+        }
+    }
+}
+
+/// Now, in milliseconds since 1970-01-01T00:00:00Z.
+#[must_use]
+pub fn now() -> i64 {
+    chrono::Utc::now().timestamp_millis()
+}
+
+/// A new random uuid as the API writes it: 32 lower-case hexadecimal digits.
+#[must_use]
+pub fn new_uuid() -> String {
+    uuid::Uuid::new_v4().simple().to_string()
+}
+
+/// Makes the file where it is missing, for its owner alone: it holds password hashes and sessions. SQLite gives the files
+/// beside it the same mode.
+async fn make_private(path: &Path) -> std::io::Result<()> {
+    tokio::fs::OpenOptions::new().create(true).append(true).mode(0o600).open(path).await.map(drop)
+}
+
+fn path_of(url: &str) -> Result<PathBuf> {
+    match url.strip_prefix("sqlite://") {
+        Some(path) if !path.is_empty() && !path.contains('?') => Ok(PathBuf::from(path)),
+        _ => Err(Error::Url { url: url.to_owned() }),
+    }
+}

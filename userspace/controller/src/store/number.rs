@@ -1,0 +1,101 @@
+//! Small numbers that index the kernel's tables: unique among what is stored, and stable for life.
+
+use vipgate_state::Limits;
+
+use super::{Error, Result, Tx};
+
+/// The lowest number above `$after`, and not above `$2`, that is not in use: the one that follows, or what follows the first
+/// run of used ones. NULL: none.
+macro_rules! free_sql {
+    ($table:literal, $after:literal) => {
+        concat!(
+            "(SELECT c.number FROM
+                (SELECT CASE WHEN NOT EXISTS (SELECT 1 FROM ",
+            $table,
+            " WHERE number = ",
+            $after,
+            " + 1) THEN ",
+            $after,
+            " + 1 ELSE (SELECT u.number + 1 FROM ",
+            $table,
+            " u WHERE u.number > ",
+            $after,
+            " AND NOT EXISTS (SELECT 1 FROM ",
+            $table,
+            " n WHERE n.number = u.number + 1) ORDER BY 1 LIMIT 1) END AS number) c
+              WHERE c.number <= $2)"
+        )
+    };
+}
+
+macro_rules! next_sql {
+    ($table:literal) => {
+        concat!(
+            "UPDATE numbers SET last = f.number FROM
+                (SELECT COALESCE(",
+            free_sql!($table, "l.last"),
+            ", ",
+            free_sql!($table, "0"),
+            ") AS number FROM numbers l WHERE l.name = $1) f
+             WHERE name = $1 AND f.number IS NOT NULL RETURNING last"
+        )
+    };
+}
+
+/// A set of numbers, from 1 to below the size of its table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Numbers {
+    /// Of listeners, port-forwarding rules, elastic IPs and networks with source NAT.
+    Service,
+    /// Of NICs behind one of the first three, and of networks with source NAT.
+    Backend,
+    /// Of bandwidth limits.
+    Limit,
+}
+
+impl Numbers {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Service => "service",
+            Self::Backend => "backend",
+            Self::Limit => "limit",
+        }
+    }
+
+    /// The highest number: 0 stays unused.
+    const fn last(self, limits: Limits) -> u32 {
+        match self {
+            Self::Service => limits.services.saturating_sub(1),
+            Self::Backend => limits.backends.saturating_sub(1),
+            Self::Limit => limits.limits.saturating_sub(1),
+        }
+    }
+
+    /// Gives out the next number after the last one, or from the first on, of those up to `$2`.
+    const fn next_sql(self) -> &'static str {
+        match self {
+            Self::Service => next_sql!("service_numbers"),
+            Self::Backend => next_sql!("backend_numbers"),
+            Self::Limit => next_sql!("vip_qos"),
+        }
+    }
+}
+
+/// Gives out a number that nothing has: in turn, so that one given back rests as long as possible before it means
+/// something else (a removed backend's flows drain meanwhile).
+///
+/// # Errors
+/// [`Error::Exhausted`] when all are in use.
+pub async fn next(tx: &mut Tx, numbers: Numbers) -> Result<u32> {
+    let limit = numbers.last(tx.limits());
+    let number: Option<u32> =
+        sqlx::query_scalar(numbers.next_sql()).bind(numbers.name()).bind(limit).fetch_optional(tx.conn()).await?;
+    number.ok_or(Error::Exhausted { name: numbers.name(), limit })
+}
+
+/// The next number of an endless count, such as the internal id of VM instances.
+pub async fn count(tx: &mut Tx) -> Result<i64> {
+    Ok(sqlx::query_scalar("UPDATE numbers SET last = last + 1 WHERE name = 'instance' RETURNING last")
+        .fetch_one(tx.conn())
+        .await?)
+}

@@ -1,0 +1,27 @@
+//! How much there may be.
+
+use vipgate_abi::maps;
+
+/// How much the kernel's tables hold. The store keeps its numbers below them, the reconciler checks once more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Numbers of listeners, rules, elastic IPs and networks with source NAT are below it.
+    pub services: u32,
+    /// Backend numbers are below it.
+    pub backends: u32,
+    /// Backends of one listener: what least connections can compare for one new flow.
+    pub backends_per_listener: u32,
+    /// Numbers of bandwidth limits are below it.
+    pub limits: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            services: maps::DEFAULT_SERVICES,
+            backends: maps::DEFAULT_BACKENDS,
+            backends_per_listener: 1000,
+            limits: maps::DEFAULT_LIMITS,
+        }
+    }
+}

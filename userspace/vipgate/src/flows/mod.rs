@@ -1,0 +1,364 @@
+//! `vipgate flows`: the flow table's connections, chosen and sorted, as a table for people or as JSON.
+
+mod text;
+
+use std::{
+    borrow::Cow,
+    cmp::{Ordering, Reverse},
+    io::{self, Write},
+    net::{Ipv4Addr, SocketAddrV4},
+    str::FromStr,
+};
+
+use clap::{Args, ValueEnum};
+use ipnet::Ipv4Net;
+use serde::Serialize;
+use vipgate::packets::protocol;
+use vipgate_abi::flow::State;
+use vipgate_agent::loader::Connection;
+
+use crate::{cli::Output, status::flow_state};
+
+/// Which connections are wanted, and in which order. All conditions must hold.
+#[derive(Args, Debug)]
+pub(crate) struct Wanted {
+    /// Connections through this VIP, or through those of a network
+    #[arg(long, value_name = "ADDRESS[/LENGTH]")]
+    vip: Option<Network>,
+
+    /// Connections through this port of a VIP
+    #[arg(long, value_name = "PORT")]
+    port: Option<u16>,
+
+    /// Connections that this client began, or those of a network; of outward ones the client is the guest
+    #[arg(long, value_name = "ADDRESS[/LENGTH]")]
+    client: Option<Network>,
+
+    /// Connections that this backend answers, or those of a network; of outward ones that is who outside the guest talks to
+    #[arg(long, value_name = "ADDRESS[/LENGTH]")]
+    backend: Option<Network>,
+
+    #[arg(long, value_enum)]
+    direction: Option<Direction>,
+
+    /// tcp, udp, icmp, or a number from 0 to 255
+    #[arg(long, value_name = "PROTOCOL")]
+    protocol: Option<Protocol>,
+
+    #[arg(long, value_enum)]
+    state: Option<Stage>,
+
+    /// Connections without a packet for at least so many seconds
+    #[arg(long, value_name = "SECONDS")]
+    idle: Option<u32>,
+
+    /// The order: the most packets, bytes or idle seconds first, addresses ascending [default: the table's own, which
+    /// is none; with --top: packets]
+    #[arg(long, value_enum)]
+    sort: Option<Sort>,
+
+    /// Only the first so many
+    #[arg(long, value_name = "NUMBER")]
+    top: Option<usize>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Direction {
+    /// Begun by clients of a VIP
+    In,
+    /// Begun by guests, through an elastic IP or source NAT
+    Out,
+}
+
+impl Direction {
+    const fn of(flow: &Connection) -> Self {
+        if flow.outward { Self::Out } else { Self::In }
+    }
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::In => "in",
+            Self::Out => "out",
+        }
+    }
+}
+
+/// A protocol's IANA number, or its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Protocol(u8);
+
+impl FromStr for Protocol {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let named = (0..=u8::MAX).find(|number| protocol(*number) == text);
+        let number = named.or_else(|| text.parse().ok());
+        number.map(Self).ok_or("give tcp, udp, icmp, or a protocol's number from 0 to 255, such as 47")
+    }
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Stage {
+    /// Only the client was heard
+    Opening,
+    /// TCP, the client's last word of the handshake outstanding
+    Answered,
+    /// TCP, handshake complete
+    Established,
+    /// UDP, answered
+    Datagrams,
+    /// TCP, one side has ended
+    Closing,
+    /// TCP, ended by both
+    Closed,
+    /// TCP, reset: it lives on if both sides do
+    Reset,
+}
+
+impl Stage {
+    const fn state(self) -> State {
+        match self {
+            Self::Opening => State::Opening,
+            Self::Answered => State::Answered,
+            Self::Established => State::Established,
+            Self::Datagrams => State::Datagrams,
+            Self::Closing => State::Closing,
+            Self::Closed => State::Closed,
+            Self::Reset => State::Reset,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Sort {
+    Packets,
+    Bytes,
+    Idle,
+    Client,
+    Vip,
+    Backend,
+}
+
+impl Sort {
+    fn compare(self, one: &Connection, other: &Connection) -> Ordering {
+        let by = |key: fn(&Connection) -> u64| Reverse(key(one)).cmp(&Reverse(key(other)));
+        match self {
+            Self::Packets => by(|flow| u64::from(flow.packets_in) + u64::from(flow.packets_out)),
+            Self::Bytes => by(|flow| flow.bytes_in.saturating_add(flow.bytes_out)),
+            Self::Idle => by(|flow| flow.idle.into()),
+            Self::Client => one.client.cmp(&other.client),
+            Self::Vip => one.vip.cmp(&other.vip),
+            Self::Backend => one.backend.cmp(&other.backend),
+        }
+    }
+}
+
+/// A network, or an address, which is a network of one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Network(Ipv4Net);
+
+impl FromStr for Network {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let network = text.parse::<Ipv4Net>().or_else(|_| text.parse::<Ipv4Addr>().map(Ipv4Net::from));
+        network.map(Self).map_err(|_| "give an IPv4 address, such as 10.1.0.10, or a network, such as 10.1.0.0/24")
+    }
+}
+
+impl Wanted {
+    /// Whether a connection meets all conditions.
+    pub(crate) fn includes(&self, flow: &Connection) -> bool {
+        let within =
+            |network: Option<Network>, of: SocketAddrV4| network.is_none_or(|network| network.0.contains(of.ip()));
+        within(self.vip, flow.vip)
+            && within(self.client, flow.client)
+            && within(self.backend, flow.backend)
+            && self.port.is_none_or(|port| flow.vip.port() == port)
+            && self.direction.is_none_or(|direction| Direction::of(flow) == direction)
+            && self.protocol.is_none_or(|protocol| flow.protocol == protocol.0)
+            && self.state.is_none_or(|stage| flow.state == stage.state())
+            && self.idle.is_none_or(|seconds| flow.idle >= seconds)
+    }
+
+    /// Puts what was found in order and leaves the first ones.
+    fn arrange(&self, flows: &mut Vec<Connection>) {
+        let order = self.sort.or(self.top.map(|_| Sort::Packets));
+        let Some(order) = order else { return };
+        let compare = |one: &Connection, other: &Connection| order.compare(one, other);
+        if let Some(top) = self.top
+            && top < flows.len()
+        {
+            // The order of those that are not shown does not matter.
+            flows.select_nth_unstable_by(top, compare);
+            flows.truncate(top);
+        }
+        flows.sort_unstable_by(compare);
+    }
+}
+
+/// Prints those that were found.
+pub(crate) fn print(mut flows: Vec<Connection>, wanted: &Wanted, output: Output, to: impl Write) -> io::Result<()> {
+    let found = flows.len();
+    wanted.arrange(&mut flows);
+    let mut to = io::BufWriter::with_capacity(1 << 16, to);
+    match output {
+        Output::Text => text::write(&flows, found, &mut to)?,
+        Output::Json => json(&flows, found, &mut to)?,
+    }
+    to.flush()
+}
+
+/// A row of the JSON form.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Row {
+    direction: &'static str,
+    protocol: Cow<'static, str>,
+    client: SocketAddrV4,
+    vip: SocketAddrV4,
+    backend: SocketAddrV4,
+    state: &'static str,
+    idle_seconds: u32,
+    packets_in: u32,
+    bytes_in: u64,
+    packets_out: u32,
+    bytes_out: u64,
+}
+
+fn json(flows: &[Connection], found: usize, to: &mut impl Write) -> io::Result<()> {
+    write!(to, "{{\"found\":{found},\"connections\":[")?;
+    for (index, flow) in flows.iter().enumerate() {
+        to.write_all(if index == 0 { b"\n" } else { b",\n" })?;
+        let row = Row {
+            direction: Direction::of(flow).name(),
+            protocol: protocol(flow.protocol),
+            client: flow.client,
+            vip: flow.vip,
+            backend: flow.backend,
+            state: flow_state(flow.state),
+            idle_seconds: flow.idle,
+            packets_in: flow.packets_in,
+            bytes_in: flow.bytes_in,
+            packets_out: flow.packets_out,
+            bytes_out: flow.bytes_out,
+        };
+        serde_json::to_writer(&mut *to, &row)?;
+    }
+    writeln!(to, "]}}")
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        wanted: Wanted,
+    }
+
+    fn wanted(words: &str) -> Wanted {
+        Line::try_parse_from(["flows"].into_iter().chain(words.split_whitespace())).expect("good words").wanted
+    }
+
+    fn connection(client: u8, protocol: u8, state: State, packets: u32) -> Connection {
+        Connection {
+            outward: false,
+            protocol,
+            client: SocketAddrV4::new(Ipv4Addr::new(10, 1, 0, client), 40000),
+            vip: SocketAddrV4::new(Ipv4Addr::new(10, 1, 0, 10), 80),
+            backend: SocketAddrV4::new(Ipv4Addr::new(10, 2, 0, 11), 8080),
+            state,
+            idle: u32::from(client),
+            packets_in: packets,
+            bytes_in: u64::from(packets) * 60,
+            packets_out: 1,
+            bytes_out: 60,
+        }
+    }
+
+    #[test]
+    fn every_condition_leaves_out_what_does_not_meet_it() {
+        let flow = connection(101, 6, State::Established, 5);
+        for words in [
+            "",
+            "--vip 10.1.0.10 --port 80 --client 10.1.0.101 --backend 10.2.0.11 --protocol tcp --state established",
+            "--vip 10.1.0.0/24 --client 10.0.0.0/8 --backend 0.0.0.0/0 --idle 101 --direction in --protocol 6",
+        ] {
+            assert!(wanted(words).includes(&flow), "{words}");
+        }
+        for words in [
+            "--vip 10.1.0.11",
+            "--port 81",
+            "--client 10.1.0.0/26",
+            "--backend 10.2.0.12",
+            "--protocol udp",
+            "--protocol 47",
+            "--direction out",
+            "--state closing",
+            "--idle 102",
+        ] {
+            assert!(!wanted(words).includes(&flow), "{words}");
+        }
+    }
+
+    #[test]
+    fn the_top_is_the_start_of_the_whole_order() {
+        let flows: Vec<_> =
+            (0..50).map(|client| connection(client, 17, State::Datagrams, u32::from(client) * 7 % 50)).collect();
+        for sort in ["packets", "bytes", "idle", "client", "vip", "backend"] {
+            let arranged = |words: &str| {
+                let mut flows = flows.clone();
+                wanted(words).arrange(&mut flows);
+                let keys = |flow: &Connection| (flow.packets_in, flow.bytes_in, flow.idle, flow.client);
+                flows.iter().map(keys).collect::<Vec<_>>()
+            };
+            let (all, top) = (arranged(&format!("--sort {sort}")), arranged(&format!("--sort {sort} --top 7")));
+            assert_eq!((all.len(), top.len()), (50, 7));
+            // All are alike by the last two.
+            assert!(["vip", "backend"].contains(&sort) || all[..7] == top, "{sort}: {top:?}");
+        }
+        let mut most = flows.clone();
+        wanted("--top 1").arrange(&mut most);
+        assert_eq!(most[0].packets_in, 49);
+    }
+
+    #[test]
+    fn both_forms_tell_the_same_connections() {
+        let flows = vec![connection(1, 6, State::Established, 3), connection(2, 17, State::Datagrams, 9)];
+        let shown = |output| {
+            let mut text = Vec::new();
+            print(flows.clone(), &wanted("--top 1"), output, &mut text).expect("written");
+            String::from_utf8(text).expect("text")
+        };
+        let json: serde_json::Value = serde_json::from_str(&shown(Output::Json)).expect("JSON");
+        assert_eq!((json["found"].as_u64(), json["connections"].as_array().map(Vec::len)), (Some(2), Some(1)));
+        assert_eq!(json["connections"][0]["client"], "10.1.0.2:40000");
+        let text = shown(Output::Text);
+        assert!(text.contains("10.1.0.2:40000") && text.ends_with("1 of 2 connections\n"), "{text}");
+    }
+
+    #[test]
+    fn a_guests_own_connection_is_found_by_its_guest_vip_and_destination() {
+        let socket = |host, port| SocketAddrV4::new(Ipv4Addr::new(10, host, 0, 1), port);
+        let (client, vip, backend) = (socket(2, 77), socket(1, 78), socket(3, 0));
+        let flow = Connection { outward: true, client, vip, backend, ..connection(1, 1, State::Datagrams, 5) };
+        for words in ["--client 10.2.0.1 --direction out", "--vip 10.1.0.1 --protocol icmp", "--backend 10.3.0.1"] {
+            assert!(wanted(words).includes(&flow), "{words}");
+        }
+        assert!(!wanted("--direction in").includes(&flow));
+    }
+
+    #[test]
+    fn what_is_no_address_or_protocol_is_refused_with_an_example() {
+        assert_eq!(["icmp", "1", "udp", "255"].map(str::parse), [1, 1, 17, 255].map(|number| Ok(Protocol(number))));
+        for text in ["ICMP", "256", ""] {
+            assert!(text.parse::<Protocol>().is_err_and(|error| error.contains("47")), "{text}");
+        }
+        assert!("10.1.0".parse::<Network>().is_err_and(|error| error.contains("10.1.0.10")));
+        assert_eq!("10.1.0.7".parse(), Ok(Network(Ipv4Net::from(Ipv4Addr::new(10, 1, 0, 7)))));
+    }
+}

@@ -1,0 +1,68 @@
+//! Follows the addresses that the router has of its own while it runs: a lease or a renumbering gives it others, and guests
+//! leave by those then, as after a start.
+//!
+//! Asks `net` which there are, lets `model` decide and the store keep it, and has the reconciler apply what changed.
+
+use std::{future, sync::Arc, time::Duration};
+
+use tokio::time::sleep;
+use tracing::{info, warn};
+use vipgate_agent::{net::Devices, reconcile::Reconciler};
+use vipgate_controller::{
+    model,
+    store::{self, Store},
+};
+use vipgate_state::Devices as _;
+
+/// Between the news of an address and the look at all of them, so that an old one that goes and the new one that comes are one
+/// change.
+const SETTLE: Duration = Duration::from_millis(50);
+/// Before what failed is tried again.
+const RETRY: Duration = Duration::from_secs(5);
+
+/// Until the reconciler ends.
+pub async fn follow(store: Store, devices: Arc<Devices>, reconciler: Reconciler) {
+    let mut news = reconciler.own_addresses();
+    let mut known = None;
+    loop {
+        // What changes from here on is news.
+        news.mark_unchanged();
+        let addresses = devices.addresses_by_device();
+        if known.as_ref() != Some(&addresses) {
+            known = match once(&store, &devices, &reconciler).await {
+                Ok(()) => Some(addresses),
+                Err(error) => {
+                    warn!(%error, again_in = ?RETRY, "source NAT may go on with an address that the router has no more");
+                    None
+                }
+            };
+        }
+        let again = async {
+            match known {
+                Some(_) => future::pending().await,
+                None => sleep(RETRY).await,
+            }
+        };
+        tokio::select! {
+            changed = news.changed() => if changed.is_err() { return },
+            () = again => {}
+        }
+        sleep(SETTLE).await;
+    }
+}
+
+async fn once(store: &Store, devices: &Devices, reconciler: &Reconciler) -> Result<(), store::Error> {
+    let mut tx = store.begin().await?;
+    let vips = model::follow(&mut tx, devices).await?;
+    tx.commit().await?;
+    if vips.is_empty() {
+        return Ok(());
+    }
+    let count = vips.len();
+    match reconciler.apply(vips).await {
+        Ok(()) => info!(vips = count, "source NAT follows the router's addresses"),
+        // It is stored: the reconciler tries again by itself.
+        Err(error) => warn!(%error, "source NAT does not follow the router's addresses yet"),
+    }
+    Ok(())
+}

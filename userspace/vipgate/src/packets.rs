@@ -1,0 +1,115 @@
+//! What the log says of packets that the programs did not send: they tell of them (`loader::Tidings`), here the names of who is
+//! concerned come to it, out of the store. Which reasons they tell of is a setting that may change while the controller runs.
+
+use std::{borrow::Cow, io, time::Duration};
+
+use nix::{
+    net::if_::if_indextoname,
+    time::{ClockId, clock_gettime},
+};
+use tracing::{info, warn};
+use vipgate_abi::counters::{Gravity, Reason};
+use vipgate_agent::loader::{Tidings, Told};
+use vipgate_controller::store::{
+    self, Store,
+    named::{self, Named},
+};
+
+use crate::config::Packets;
+
+/// A packet older than this is said to be: no controller ran when it was told of.
+const OLD: Duration = Duration::from_secs(2);
+
+impl Packets {
+    /// The reasons of which the programs shall tell, a set of [`Reason::bit`]s.
+    pub const fn reasons(self) -> u64 {
+        match self {
+            Self::Off => 0,
+            Self::Warn => Reason::at_least(Gravity::Warn),
+            Self::Info => Reason::at_least(Gravity::Info),
+            Self::Debug => Reason::at_least(Gravity::Debug),
+        }
+    }
+}
+
+/// Says what the programs tell. Ends only where that cannot be read, and says so.
+pub async fn say(tidings: Tidings, store: Store) {
+    if let Err(error) = say_all(tidings, &store).await {
+        warn!(%error, "what the programs tell of packets cannot be read: the log says no more of them until a restart");
+    }
+}
+
+async fn say_all(tidings: Tidings, store: &Store) -> io::Result<()> {
+    let mut tidings = tidings.watched()?;
+    loop {
+        let mut ready = tidings.readable_mut().await?;
+        let heard = ready.get_inner_mut().take();
+        ready.clear_ready();
+        for told in heard {
+            let named = named(store, &told).await.unwrap_or_else(|error| {
+                warn!(%error, "who is concerned by a packet cannot be told");
+                Named::default()
+            });
+            say_one(&told, &named);
+        }
+    }
+}
+
+async fn named(store: &Store, told: &Told) -> Result<Named, store::Error> {
+    let mut tx = store.read().await?;
+    named::of_packet(&mut tx, told.from, told.to, told.protocol).await
+}
+
+fn say_one(told: &Told, named: &Named) {
+    let Told { reason, from, to, protocol, device, at } = told;
+    let device = if_indextoname(*device).ok().and_then(|name| name.into_string().ok());
+    let protocol = self::protocol(*protocol);
+    let seconds_ago = age(*at).filter(|age| *age > OLD).map(|age| age.as_secs());
+    let Named { vip, listener, rule, eip, backend, guest } = named;
+    let became = if reason.is_drop() { "dropped" } else { "left to the stack" };
+    let reason_name = reason.name();
+    // Both say the same; the level is part of a call's place.
+    macro_rules! say {
+        ($level:ident) => {
+            $level!(
+                target: "vipgate::packets",
+                reason = reason_name, %from, %to, protocol = &*protocol, device, vip, listener, rule, eip, backend, guest, seconds_ago,
+                "a packet was {became}"
+            )
+        };
+    }
+    match reason.gravity() {
+        Gravity::Warn => say!(warn),
+        Gravity::Info | Gravity::Debug | Gravity::Silent => say!(info),
+    }
+}
+
+/// An IANA protocol by its name where it has one, else by its number.
+pub fn protocol(number: u8) -> Cow<'static, str> {
+    match number {
+        1 => "icmp".into(),
+        6 => "tcp".into(),
+        17 => "udp".into(),
+        other => other.to_string().into(),
+    }
+}
+
+/// How long ago something was, of which the time since the machine started is known.
+fn age(at: Duration) -> Option<Duration> {
+    let now = clock_gettime(ClockId::CLOCK_MONOTONIC).ok()?;
+    Duration::from(now).checked_sub(at)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_setting_tells_of_more_than_the_one_before() {
+        let sets = [Packets::Off, Packets::Warn, Packets::Info, Packets::Debug].map(Packets::reasons);
+        assert_eq!(sets[0], 0);
+        assert!(sets.windows(2).all(|pair| pair[0] & pair[1] == pair[0] && pair[0] != pair[1]));
+        assert_ne!(sets[1] & Reason::TableFull.bit(), 0);
+        assert_eq!(sets[1] & Reason::TooManyConnections.bit(), 0);
+    }
+}
