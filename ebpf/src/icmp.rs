@@ -13,7 +13,7 @@ use vipgate_abi::{
     counters::Reason,
     flow::FlowKey,
     hash,
-    port::Port,
+    interface::Interface,
 };
 
 use crate::{
@@ -137,7 +137,7 @@ fn sent<P: Packet>(packet: &mut P, outer: &Rewritten) -> Result<i32, Reason> {
         return Err(Reason::Unroutable);
     };
     // What is rewritten already cannot be handed over: without a neighbour the stack sends it, at either hook.
-    let can_send = |port: &&Port| route.next_hop != [0; 6] && (P::QUEUES || port.takes_frames());
+    let can_send = |port: &&Interface| route.next_hop != [0; 6] && (P::QUEUES || port.takes_frames());
     let Some(way_out) = route::port(route.number()).filter(can_send) else {
         return Err(Reason::NoNeighbour);
     };

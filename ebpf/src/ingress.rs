@@ -16,7 +16,7 @@ use vipgate_abi::{
 };
 
 use crate::{
-    atomic, interest,
+    address_filter, atomic,
     maps::CONFIG,
     offset,
     packet::{ETH_LEN, L4_OFFSET, Packet, load_address},
@@ -36,7 +36,7 @@ pub fn is_martian<P: Packet>(packet: &P, key: &FlowKey) -> bool {
 /// True for the router's addresses: VIPs and its own.
 #[inline(always)]
 pub fn is_own<P: Packet>(packet: &P, addr: Be32) -> bool {
-    interest::of(addr).may_be_own() && device_towards(Asker::of(packet), addr) == NOWHERE
+    address_filter::of(addr).may_be_own() && device_towards(Asker::of(packet), addr) == NOWHERE
 }
 
 /// Why a packet that the stack would get as it came ends here; `reason`: it does not. Of 0.0.0.0/8 the stack takes what asks all
@@ -55,7 +55,7 @@ pub fn objection<P: Packet>(packet: &P, reason: Reason) -> Reason {
     }
     // SAFETY: within the IPv4 header's fixed part, checked just above.
     let (src, dst) = unsafe { (load_address(data + ETH_LEN + 12), load_address(data + ETH_LEN + 16)) };
-    if !interest::of(src).may_be_own() && !is_checked() {
+    if !address_filter::of(src).may_be_own() && !is_checked() {
         return reason;
     }
     match packet.path(src, dst) {

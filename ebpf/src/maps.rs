@@ -6,23 +6,23 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use vipgate_abi::{
+    address_filter,
     backend::{Backend, BackendRoute},
     config::Config,
     counters::{REASON_SLOTS, Traffic},
     flow::{Bucket, Flow, FlowKey, WAYS},
     fragment::{FRAGMENTED_PACKETS, FragmentKey, FragmentPorts},
-    interest,
+    interface::Interface,
     maps::{
         DEFAULT_BACKENDS, DEFAULT_FLOWS, DEFAULT_LIMITS, DEFAULT_RING_ELEMENTS, DEFAULT_SERVICES, KEYS_PER_SERVICE,
         MAX_PORTS, NEXT_HOPS,
     },
     meter::{Meter, MeterPort, MeterState, MeterTraffic},
-    port::Port,
     refused::{REFUSED_CONNECTIONS, Sent},
     sample,
     service::{Service, ServiceKey},
     share::{SHARES, Share},
-    source::{self, Source, SourceKey},
+    snat::{self, SnatKey, SnatRule},
 };
 
 /// The controller reads and writes these through a mapping, without a system call an element.
@@ -45,16 +45,16 @@ pub static OTHER_BUCKETS: Array<Bucket, 1, MMAPABLE> = Array::new();
 pub static OTHER_FLOWS: Array<Flow, 1, MMAPABLE> = Array::new();
 
 #[btf_map]
-pub static INTEREST: Array<u64, { interest::WORDS }, MMAPABLE> = Array::new();
+pub static INTEREST: Array<u64, { address_filter::WORDS }, MMAPABLE> = Array::new();
 
 #[btf_map]
 pub static SERVICES: LpmTrie<ServiceKey, Service, { (DEFAULT_SERVICES * KEYS_PER_SERVICE) as usize }> = LpmTrie::new();
 
 #[btf_map]
-pub static SOURCES: LpmTrie<SourceKey, Source, { DEFAULT_SERVICES as usize }> = LpmTrie::new();
+pub static SOURCES: LpmTrie<SnatKey, SnatRule, { DEFAULT_SERVICES as usize }> = LpmTrie::new();
 
 #[btf_map]
-pub static PORT_CURSORS: Array<u32, { source::CURSORS as usize }, 0> = Array::new();
+pub static PORT_CURSORS: Array<u32, { snat::CURSORS as usize }, 0> = Array::new();
 
 #[btf_map]
 pub static BACKENDS: Array<Backend, { DEFAULT_BACKENDS as usize }, MMAPABLE> = Array::new();
@@ -82,7 +82,7 @@ pub static CURSORS: Array<u64, { DEFAULT_SERVICES as usize }, 0> = Array::new();
 pub static SERVICE_LOAD: Array<u32, { DEFAULT_SERVICES as usize }, MMAPABLE> = Array::new();
 
 #[btf_map]
-pub static PORTS: Array<Port, { MAX_PORTS as usize }, 0> = Array::new();
+pub static PORTS: Array<Interface, { MAX_PORTS as usize }, 0> = Array::new();
 
 #[btf_map]
 pub static PORT_NUMBERS: HashMap<u32, u32, { MAX_PORTS as usize }> = HashMap::new();
@@ -118,7 +118,7 @@ pub static REASONS: PerCpuArray<u64, { REASON_SLOTS as usize }> = PerCpuArray::n
 pub static FRAGMENTS: LruHashMap<FragmentKey, FragmentPorts, { FRAGMENTED_PACKETS as usize }> = LruHashMap::new();
 
 #[btf_map]
-pub static DIRECT: LruHashMap<FlowKey, u32, { source::DIRECT_CONNECTIONS as usize }> = LruHashMap::new();
+pub static DIRECT: LruHashMap<FlowKey, u32, { snat::DIRECT_CONNECTIONS as usize }> = LruHashMap::new();
 
 #[btf_map]
 pub static REFUSED: LruHashMap<FlowKey, Sent, { REFUSED_CONNECTIONS as usize }> = LruHashMap::new();

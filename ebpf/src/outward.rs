@@ -22,11 +22,11 @@ use vipgate_abi::{
     counters::Reason,
     flow::FlowKey,
     hash,
-    source::{Source, SourceKey, SourceKind},
+    snat::{SnatKey, SnatKind, SnatRule},
 };
 
 use crate::{
-    direct, fragment, ingress, interest,
+    address_filter, direct, fragment, ingress,
     maps::{BACKENDS, CONFIG, SOURCES},
     offset,
     packet::{ETH_LEN, L4_OFFSET, Packet, load_address},
@@ -72,10 +72,10 @@ pub fn connect<P: Packet>(packet: &P, arrival: &Arrival, new: &mut Connection) -
     if !source.comes_by(packet.ifindex()) {
         return Err(Reason::Spoofed);
     }
-    if source.kind == SourceKind::Disabled as u8 {
+    if source.kind == SnatKind::Disabled as u8 {
         return Err(Reason::Disabled);
     }
-    let is_elastic = source.kind == SourceKind::Elastic as u8;
+    let is_elastic = source.kind == SnatKind::Elastic as u8;
     if !(arrival.opens() || (is_elastic && arrival.resumes())) {
         // Of a connection that shares its VIP, nobody else can tell the guest that it is not known any more.
         let is_told = !is_elastic && key.protocol == TCP && arrival.tcp_flags as u8 & RST == 0;
@@ -156,7 +156,7 @@ pub fn reclaim<P: Packet>(packet: &mut P) {
         return;
     };
     let key = headers.key;
-    if !interest::of(key.src).may_be_vip() {
+    if !address_filter::of(key.src).may_be_vip() {
         return;
     }
     let Some(config) = CONFIG.get(0) else {
@@ -182,7 +182,7 @@ pub fn meet<P: Packet>(packet: &P, device: u32, key: &FlowKey, rewritten: &mut R
     if !may_be_translated(key.src) {
         return Ok(false);
     }
-    let Some(source) = source(device, key.src).filter(|source| source.kind == SourceKind::Elastic as u8) else {
+    let Some(source) = source(device, key.src).filter(|source| source.kind == SnatKind::Elastic as u8) else {
         return Ok(false);
     };
     if !source.comes_by(packet.ifindex()) {
@@ -200,14 +200,14 @@ pub fn meet<P: Packet>(packet: &P, device: u32, key: &FlowKey, rewritten: &mut R
 
 /// How packets from this address change when they leave by the device.
 #[inline(always)]
-pub fn source(device: u32, src: Be32) -> Option<&'static Source> {
-    SOURCES.get(&Key::new(SourceKey::EXACT, SourceKey::new(device, src)))
+pub fn source(device: u32, src: Be32) -> Option<&'static SnatRule> {
+    SOURCES.get(&Key::new(SnatKey::EXACT, SnatKey::new(device, src)))
 }
 
 /// False: no device's packets from this address change.
 #[inline(always)]
 pub fn may_be_translated(src: Be32) -> bool {
-    interest::of(src).may_be_translated()
+    address_filter::of(src).may_be_translated()
 }
 
 /// At egress, of a packet that the stack forwards or that the pipeline sent: true where its source should have been another one

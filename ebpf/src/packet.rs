@@ -2,7 +2,7 @@
 
 use core::ffi::c_void;
 
-use vipgate_abi::{Be32, counters::Reason, port::Port};
+use vipgate_abi::{Be32, counters::Reason, interface::Interface};
 
 use crate::{meter::Queue, options, pipeline::Arrival, table::Connection, verifier};
 
@@ -120,10 +120,10 @@ pub trait Packet {
 
     /// Where the hook has queues: sends it out of the port by the kernel's neighbour table, which finds or confirms the next
     /// hop: it needs no rule of the stack's that forwards it.
-    fn send_by_neighbour(&mut self, port: &Port) -> i32;
+    fn send_by_neighbour(&mut self, port: &Interface) -> i32;
 
     /// Sends it out of the port of this number, which this hook can send by; its Ethernet header is ready.
-    fn send(&mut self, number: u16, port: &Port) -> i32;
+    fn send(&mut self, number: u16, port: &Interface) -> i32;
 }
 
 /// Types that packets are read and written in: bytes and 16-bit words.

@@ -13,16 +13,17 @@ use vipgate_abi::{
 };
 
 use crate::{
+    address_filter,
     clock::jiffies,
-    count, fragment, hairpin, icmp, ingress, interest,
+    count, fragment, hairpin, icmp, ingress,
     maps::{BACKENDS, CONFIG},
     meter::{self, Queue},
-    offset, other, outward,
+    offset, outward,
     packet::{ETH_LEN, L4_OFFSET, Packet, load, load_address, store, store_address},
     parse::{self, ACK, DONT_FRAGMENT, Headers, RST, SYN, TCP, has_ports, parse},
     ports, refused, reset,
     route::{self, Asker, Rewritten, Route},
-    service,
+    secondary, service,
     table::{self, Connection, Slot},
     tcp,
     verifier::opaque,
@@ -97,7 +98,7 @@ fn unparsed<P: Packet>(packet: &mut P, reason: Reason) -> Result<i32, Reason> {
     }
     // SAFETY: the addresses end at L4_OFFSET, checked just above.
     let (src, dst) = unsafe { (load_address(data + L4_OFFSET - 8), load_address(data + L4_OFFSET - 4)) };
-    if reason as u32 == Reason::SourceRoute as u32 && !is_of_interest(src, dst) {
+    if reason as u32 == Reason::SourceRoute as u32 && !may_be_ours(src, dst) {
         return Err(Reason::NotOurs);
     }
     let kind = service::whole(dst).map_or(0, |service| service.kind);
@@ -139,7 +140,7 @@ impl Arrival {
 
 #[inline(always)]
 fn process<P: Packet>(packet: &mut P, headers: &Headers) -> Result<i32, Reason> {
-    if !is_of_interest(headers.key.src, headers.key.dst) {
+    if !may_be_ours(headers.key.src, headers.key.dst) {
         return Err(Reason::NotOurs);
     }
     let Some(config) = CONFIG.get(0) else {
@@ -187,10 +188,10 @@ fn begin<P: Packet>(packet: &P, arrival: &Arrival, new: &mut Connection) -> u64 
     if decided == DECIDED { insert(arrival, new) } else { decided }
 }
 
-/// False: neither a flow nor a service can be about this packet (`vipgate_abi::interest`).
+/// False: neither a flow nor a service can be about this packet (`vipgate_abi::address_filter`).
 #[inline(always)]
-fn is_of_interest(src: Be32, dst: Be32) -> bool {
-    interest::of(dst).may_be_to() || interest::of(src).may_be_from()
+fn may_be_ours(src: Be32, dst: Be32) -> bool {
+    address_filter::of(dst).may_be_to() || address_filter::of(src).may_be_from()
 }
 
 /// A packet of a known flow: false when the flow is over and the packet is to be treated as one without a flow.
@@ -242,7 +243,7 @@ fn hit<P: Packet>(packet: &mut P, headers: &Headers, config: &Config, slot: &Slo
         table::touch(slot.index, now);
         // The sweeper asks both directions; eviction, which takes idle datagrams' flows, asks one.
         if headers.is_datagram() {
-            table::see(other::beside(slot.index, peer), now);
+            table::see(secondary::beside(slot.index, peer), now);
         }
     }
     if is_old {
@@ -339,7 +340,7 @@ extern "C" fn insert(arrival: *const Arrival, new: *const Connection) -> u64 {
 #[inline(always)]
 fn refusal(arrival: &Arrival, reason: Reason) -> u64 {
     let is_unknown = matches!(reason, Reason::NotOurs | Reason::NoFlow | Reason::FlowReset);
-    if other::takes_over() && is_unknown && arrival.key.protocol == TCP && !arrival.opens() {
+    if secondary::takes_over() && is_unknown && arrival.key.protocol == TCP && !arrival.opens() {
         return Reason::ComingOver as u32 as u64;
     }
     let is_portless = reason as u32 == Reason::NotOurs as u32 && !has_ports(arrival.key.protocol);

@@ -14,7 +14,7 @@ use vipgate_abi::{
     flow::State,
     hash,
     service::{Kind, ServiceKey},
-    source::{CURSORS, FIRST_PORT, OWN_PORTS, PORTS, SYSTEM_PORTS},
+    snat::{CURSORS, FIRST_PORT, OWN_PORTS, PORTS, SYSTEM_PORTS},
 };
 
 use crate::{

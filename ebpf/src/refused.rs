@@ -11,8 +11,8 @@ use vipgate_abi::{flow::FlowKey, refused::Sent};
 use crate::{
     clock::jiffies,
     maps::{CONFIG, REFUSED},
-    other,
     route::Rewritten,
+    secondary,
     table::Slot,
     verifier::opaque,
 };
@@ -40,7 +40,7 @@ const KNOWN: u64 = 1;
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn remember_sent(index: u32) -> u32 {
-    let Some(flow) = other::flow(index) else {
+    let Some(flow) = secondary::flow(index) else {
         return opaque(0);
     };
     // SAFETY: `flow` points into FLOWS; whoever asks finds out whether another CPU has claimed the slot.

@@ -15,8 +15,8 @@ use vipgate_abi::{
     checksum::delta16,
     config::Config,
     flow::{Flow, FlowKey, Hop, Target},
+    interface::{self, Interface},
     maps::NEXT_HOPS,
-    port::{self, Port},
 };
 
 use crate::{
@@ -102,7 +102,7 @@ const DUE: u16 = 1 << 15;
 
 impl Route {
     /// To be filled in.
-    pub const UNKNOWN: Self = Self { port: port::STACK, next_hop: [0; 6] };
+    pub const UNKNOWN: Self = Self { port: interface::STACK, next_hop: [0; 6] };
 
     /// Index of PORTS.
     #[inline(always)]
@@ -125,13 +125,13 @@ struct Answer {
 
 /// The device to send by; None: the stack routes the packet.
 #[inline(always)]
-pub fn port(number: u16) -> Option<&'static Port> {
-    PORTS.get(number as u32).filter(|port| port.ifindex != 0 && number != port::STACK)
+pub fn port(number: u16) -> Option<&'static Interface> {
+    PORTS.get(number as u32).filter(|port| port.ifindex != 0 && number != interface::STACK)
 }
 
 /// The port of the device with this interface index; None: it is none.
 #[inline(always)]
-pub fn port_of(ifindex: u32) -> Option<&'static Port> {
+pub fn port_of(ifindex: u32) -> Option<&'static Interface> {
     port(port_number(ifindex)?)
 }
 
@@ -148,7 +148,7 @@ fn port_number(ifindex: u32) -> Option<u16> {
 /// The frame's Ethernet and IPv4 headers are directly readable from `data`; `next_hop` points to a MAC address at an even
 /// address.
 #[inline(always)]
-pub unsafe fn depart(data: usize, port: &Port, next_hop: *const [u8; 6]) -> Option<u64> {
+pub unsafe fn depart(data: usize, port: &Interface, next_hop: *const [u8; 6]) -> Option<u64> {
     let ttl_at = data + ETH_LEN + 8;
     // SAFETY: as the caller promises. The word is TTL and protocol.
     unsafe {
@@ -315,7 +315,7 @@ pub fn find_once<P: Packet>(packet: &P, protocol: u8, rewritten: &Rewritten) -> 
 /// The device by which the stack would send what a packet becomes, known without a neighbour, too. None: it is none of
 /// ours.
 #[inline(always)]
-pub fn port_towards<P: Packet>(packet: &P, protocol: u8, rewritten: &Rewritten) -> Option<&'static Port> {
+pub fn port_towards<P: Packet>(packet: &P, protocol: u8, rewritten: &Rewritten) -> Option<&'static Interface> {
     let mut answer = NOWHERE;
     ask(Asker::of(packet), protocol, rewritten, &mut answer);
     port_of(answer.device)
@@ -347,16 +347,16 @@ fn ask(asker: Asker, protocol: u8, rewritten: &Rewritten, known: &mut Answer) ->
     match answer {
         // FRAG_NEEDED: the way out is known, the packet does not fit it; that is checked for each packet anyway.
         BPF_FIB_LKUP_RET_SUCCESS | BPF_FIB_LKUP_RET_FRAG_NEEDED => {
-            let mut port = port_number(fib.ifindex).unwrap_or(port::STACK);
+            let mut port = port_number(fib.ifindex).unwrap_or(interface::STACK);
             // SAFETY: a union of plain integers; the kernel has put the next hop there.
-            if port != port::STACK && is_due(unsafe { fib.__bindgen_anon_4.ipv4_dst }) {
+            if port != interface::STACK && is_due(unsafe { fib.__bindgen_anon_4.ipv4_dst }) {
                 port |= DUE;
             }
             known.route = Route { port, next_hop: fib.dmac };
             LASTING
         }
         BPF_FIB_LKUP_RET_NO_NEIGH => {
-            known.route.port = port_number(fib.ifindex).unwrap_or(port::STACK);
+            known.route.port = port_number(fib.ifindex).unwrap_or(interface::STACK);
             PASSING
         }
         BPF_FIB_LKUP_RET_BLACKHOLE | BPF_FIB_LKUP_RET_UNREACHABLE | BPF_FIB_LKUP_RET_PROHIBIT => NO_WAY,

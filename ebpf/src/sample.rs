@@ -11,7 +11,7 @@ use vipgate_abi::{
 use crate::{
     clock::nanoseconds,
     maps::{BACKENDS, CONFIG, FLOW_BUCKETS, FLOWS, SAMPLE},
-    other,
+    secondary,
     service::{self, Limit},
     table::{self, Slot},
     verifier::{counted, opaque},
@@ -184,7 +184,7 @@ extern "C" fn free_place(first: u32, service: u32, own: u32) -> u32 {
 /// The hash by which a flow is found.
 #[inline(always)]
 fn hash_of(index: u32) -> u64 {
-    let (Some(flow), Some(config)) = (other::flow(index), CONFIG.get(0)) else {
+    let (Some(flow), Some(config)) = (secondary::flow(index), CONFIG.get(0)) else {
         return 0;
     };
     // SAFETY: `flow` points into FLOWS.
@@ -194,7 +194,7 @@ fn hash_of(index: u32) -> u64 {
 /// The service that a flow of answers comes from, above its limit.
 #[inline(always)]
 fn limit_of(answers: u32) -> u64 {
-    let Some(flow) = other::flow(answers) else {
+    let Some(flow) = secondary::flow(answers) else {
         return 0;
     };
     // SAFETY: `flow` points into FLOWS.

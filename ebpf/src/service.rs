@@ -13,7 +13,7 @@ use vipgate_abi::{
 };
 
 use crate::{
-    atomic, interest, load,
+    address_filter, atomic, load,
     maps::{BACKENDS, CURSORS, RINGS, SERVICE_LOAD, SERVICES},
     pipeline::Arrival,
 };
@@ -118,7 +118,7 @@ fn count(number: u32, change: u32) {
 /// True for the address of a VIP that is not the router's own: none of its sockets is asked for there.
 #[inline(always)]
 pub fn is_vip_alone(dst: Be32) -> bool {
-    interest::of(dst).may_be_vip() && whole(dst).is_some()
+    address_filter::of(dst).may_be_vip() && whole(dst).is_some()
 }
 
 /// True for a port of the VIP that a service has, whatever becomes of its packets.

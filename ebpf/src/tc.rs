@@ -11,7 +11,7 @@ use aya_ebpf::{
     },
     programs::TcContext,
 };
-use vipgate_abi::{Be32, checksum::fold, counters::Reason, port::Port};
+use vipgate_abi::{Be32, checksum::fold, counters::Reason, interface::Interface};
 
 use crate::{
     count, ingress,
@@ -255,14 +255,14 @@ impl Packet for TcPacket {
     }
 
     #[inline(always)]
-    fn send_by_neighbour(&mut self, port: &Port) -> i32 {
+    fn send_by_neighbour(&mut self, port: &Interface) -> i32 {
         self.leave_tag();
         // SAFETY: takes numbers only: the kernel asks its routes for the next hop.
         unsafe { bpf_redirect_neigh(port.ifindex, ptr::null_mut(), 0, 0) as i32 }
     }
 
     #[inline(always)]
-    fn send(&mut self, _number: u16, port: &Port) -> i32 {
+    fn send(&mut self, _number: u16, port: &Interface) -> i32 {
         self.leave_tag();
         // SAFETY: takes numbers only.
         unsafe { bpf_redirect(port.ifindex, 0) as i32 }

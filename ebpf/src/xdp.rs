@@ -11,7 +11,7 @@ use aya_ebpf::{
     helpers::{bpf_redirect, bpf_xdp_adjust_head, bpf_xdp_adjust_meta, bpf_xdp_get_buff_len, bpf_xdp_load_bytes},
     programs::XdpContext,
 };
-use vipgate_abi::{Be32, checksum, counters::Reason, port::Port};
+use vipgate_abi::{Be32, checksum, counters::Reason, interface::Interface};
 
 use crate::{
     ingress,
@@ -203,12 +203,12 @@ impl<const KIND: bool> Packet for XdpPacket<KIND> {
     }
 
     #[inline(always)]
-    fn send_by_neighbour(&mut self, _port: &Port) -> i32 {
+    fn send_by_neighbour(&mut self, _port: &Interface) -> i32 {
         XDP_DROP as i32
     }
 
     #[inline(always)]
-    fn send(&mut self, number: u16, port: &Port) -> i32 {
+    fn send(&mut self, number: u16, port: &Interface) -> i32 {
         if KIND == GENERIC {
             // The kernel lets a table of devices be used by programs of one kind only: that of the native one.
             // SAFETY: no memory is involved.

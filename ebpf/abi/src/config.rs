@@ -18,7 +18,7 @@ pub struct Config {
     pub tx_ports: u32,
     /// Jiffies after which a way out is asked for again and its next hop confirmed; 0: never.
     pub confirm: u32,
-    /// 1: a port may be strict ([`crate::port::Port::strict`]); 0: nobody need ask.
+    /// 1: a port may be strict ([`crate::interface::Interface::strict`]); 0: nobody need ask.
     pub strict: u32,
     /// The reasons of packets of which the programs tell ([`crate::counters::Reason::bit`]); 0: they are silent.
     pub log: u64,

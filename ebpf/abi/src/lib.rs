@@ -16,6 +16,7 @@ compile_error!(
      rules (ebpf/abi/src/flow/mod.rs) do not hold"
 );
 
+pub mod address_filter;
 pub mod backend;
 pub mod checksum;
 pub mod config;
@@ -23,16 +24,15 @@ pub mod counters;
 pub mod flow;
 pub mod fragment;
 pub mod hash;
-pub mod interest;
+pub mod interface;
 pub mod load;
 pub mod maps;
 pub mod meter;
-pub mod port;
 pub mod refused;
 pub mod sample;
 pub mod service;
 pub mod share;
-pub mod source;
+pub mod snat;
 
 /// Names the directory under the bpffs root that holds the pinned maps and links: `abi-<ABI_VERSION>`.
 pub const ABI_VERSION: u32 = 9;

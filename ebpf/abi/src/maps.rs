@@ -15,13 +15,13 @@ pub const OTHER_MASK: &str = "OTHER_MASK";
 /// Global variable, u32, 1: connections are coming over from the tables of another version, so that whoever has no flow may yet
 /// get one.
 pub const TAKES_OVER: &str = "TAKES_OVER";
-/// Array of u64, mmapable: the set of [`crate::interest::Bit`]s.
+/// Array of u64, mmapable: the set of [`crate::address_filter::Bit`]s.
 pub const INTEREST: &str = "INTEREST";
 /// LPM trie: [`crate::service::ServiceKey`] to [`crate::service::Service`], *sized*: [`KEYS_PER_SERVICE`] for each service.
 pub const SERVICES: &str = "SERVICES";
-/// LPM trie: [`crate::source::SourceKey`] to [`crate::source::Source`], *sized*: one for each service.
+/// LPM trie: [`crate::snat::SnatKey`] to [`crate::snat::SnatRule`], *sized*: one for each service.
 pub const SOURCES: &str = "SOURCES";
-/// Array of u32, by a hash of where a masqueraded connection goes: how many ports were tried there ([`crate::source::CURSORS`]).
+/// Array of u32, by a hash of where a masqueraded connection goes: how many ports were tried there ([`crate::snat::CURSORS`]).
 pub const PORT_CURSORS: &str = "PORT_CURSORS";
 /// Array of [`crate::backend::Backend`], mmapable, *sized*.
 pub const BACKENDS: &str = "BACKENDS";
@@ -40,7 +40,7 @@ pub const RINGS: &str = "RINGS";
 pub const CURSORS: &str = "CURSORS";
 /// Array of u32 by service number, mmapable, *sized* as CURSORS: live connections of each service.
 pub const SERVICE_LOAD: &str = "SERVICE_LOAD";
-/// Array of [`crate::port::Port`] by port number.
+/// Array of [`crate::interface::Interface`] by port number.
 pub const PORTS: &str = "PORTS";
 /// Hash: interface index (u32) to port number (u32).
 pub const PORT_NUMBERS: &str = "PORT_NUMBERS";

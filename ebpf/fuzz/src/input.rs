@@ -54,7 +54,7 @@ pub enum Step {
         mtu: u16,
     },
     /// A device comes or goes.
-    Port {
+    Interface {
         port: u8,
         present: bool,
     },
@@ -283,7 +283,7 @@ impl Step {
             5 => Self::Mtu { port: input.byte()?, mtu: input.word()? },
             6 => {
                 let port = input.byte()?;
-                Self::Port { port, present: port & 0x80 == 0 }
+                Self::Interface { port, present: port & 0x80 == 0 }
             }
             7 => Self::Wait { jiffies: input.word()? },
             8 => Self::Mangle { offset: input.byte()?, bits: input.byte()? },

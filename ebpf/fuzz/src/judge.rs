@@ -4,10 +4,10 @@ use vipgate_abi::{
     backend::Backend,
     counters::Reason,
     flow::{FlowKey, State},
+    interface::Interface,
     meter::{Binding, Metered, OUTBOUND},
-    port::Port,
     service::{Kind, Service, ServiceKey},
-    source::{FIRST_PORT, OWN_PORTS, Source, SourceKind},
+    snat::{FIRST_PORT, OWN_PORTS, SnatKind, SnatRule},
 };
 use vipgate_host_kernel::{
     bindings::{BPF_FIB_LKUP_RET_FRAG_NEEDED, BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_SUCCESS},
@@ -308,7 +308,7 @@ pub(crate) fn own(came: &Arriving, before: &Table, after: &Table) {
     }
 }
 
-pub(crate) fn port_of_device(ifindex: u32) -> Port {
+pub(crate) fn port_of_device(ifindex: u32) -> Interface {
     (0..4).map(world::port_of).find(|port| port.ifindex == ifindex).expect("sent out of a port")
 }
 
@@ -510,7 +510,7 @@ fn opened(flow: &Slot, [came, left]: [&FlowKey; 2], flags: u8, before: &Table) {
         None => {
             let source = way_out(came).expect("a new flow is a service's or a guest's");
             begun(flow, &source, [came, left], before);
-            source.kind == SourceKind::Elastic as u8
+            source.kind == SnatKind::Elastic as u8
         }
     };
     // What has one place to go goes on though it was forgotten.
@@ -532,7 +532,7 @@ fn served(flow: &Slot, service: &Service, [came, left]: [&FlowKey; 2], before: &
         assert_eq!(number, service.backend, "another guest than the one whose elastic IP it is");
         assert_eq!((left.dst, left.dport), (backend.addr, came.dport), "sent to another port than was asked");
         let identity = world::source(service.device(), came.src)
-            .filter(|source| source.kind == SourceKind::Elastic as u8)
+            .filter(|source| source.kind == SnatKind::Elastic as u8)
             .map_or(came.src, |source| source.vip);
         assert_eq!(left.src, identity, "a guest meets others as its elastic IP");
         let would_meet_itself = FlowKey { sport: came.sport, ..*left };
@@ -588,7 +588,7 @@ fn of_a_kind(came: &FlowKey, left: &FlowKey) {
 
 /// What a guest begins leaves as its VIP for where it was sent: from its own port where the VIP is its alone, or nobody else
 /// has that port for the same destination.
-fn begun(flow: &Slot, source: &Source, [came, left]: [&FlowKey; 2], before: &Table) {
+fn begun(flow: &Slot, source: &SnatRule, [came, left]: [&FlowKey; 2], before: &Table) {
     assert!(flow.flow.mark.is_outward(), "a guest's packet is for outside: {flow:?}");
     assert_eq!(flow.flow.backend(), source.backend, "another's traffic");
     assert_eq!(
@@ -596,11 +596,11 @@ fn begun(flow: &Slot, source: &Source, [came, left]: [&FlowKey; 2], before: &Tab
         (source.vip, came.dst, came.dport),
         "not its VIP, or not where it went"
     );
-    if source.kind == SourceKind::Elastic as u8 {
+    if source.kind == SnatKind::Elastic as u8 {
         assert_eq!(left.sport, came.sport, "an elastic IP keeps ports");
         return;
     }
-    assert_eq!(source.kind, SourceKind::Masquerade as u8, "a VIP that is Disabled sends nothing");
+    assert_eq!(source.kind, SnatKind::Masquerade as u8, "a VIP that is Disabled sends nothing");
     if !has_ports(came.protocol) && came.protocol != ICMP {
         return;
     }
@@ -630,7 +630,7 @@ pub(crate) fn service(key: &FlowKey) -> Option<Service> {
 }
 
 /// What such packets' source becomes by the device that the kernel sends them by, whether or not this one fits.
-pub(crate) fn way_out(key: &FlowKey) -> Option<Source> {
+pub(crate) fn way_out(key: &FlowKey) -> Option<SnatRule> {
     let route = kernel::route(key.dst.to_ne_bytes()).filter(is_known)?;
     world::source(route.ifindex, key.src)
 }

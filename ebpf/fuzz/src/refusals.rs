@@ -5,7 +5,7 @@ use vipgate_abi::{
     counters::{Gravity, Reason},
     flow::FlowKey,
     service::{Kind, Service, ServiceKey},
-    source::SourceKind,
+    snat::SnatKind,
 };
 use vipgate_host_kernel::{btf_maps::lpm_trie::Key, kernel};
 use vipgate_pipeline::maps;
@@ -59,7 +59,7 @@ fn disabled(bytes: &[u8]) {
     let key = key(&packet, ports);
     let vip = Key::new(ServiceKey::WHOLE_VIP, ServiceKey::new(key.dst, 0, 0));
     let is_disabled = |service: &Service| service.kind == Kind::Disabled as u8;
-    let source = way_out(&key).is_some_and(|source| source.kind == SourceKind::Disabled as u8);
+    let source = way_out(&key).is_some_and(|source| source.kind == SnatKind::Disabled as u8);
     assert!(
         source || service(&key).as_ref().is_some_and(is_disabled) || maps::SERVICES.get(&vip).is_some_and(is_disabled),
         "nothing is Disabled: {key:?}"
@@ -70,7 +70,7 @@ fn disabled(bytes: &[u8]) {
 fn exhausted(bytes: &[u8]) {
     let packet = Ipv4::of_frame(bytes).expect("a connection's packet is a whole IPv4 packet");
     let source = way_out(&key(&packet, (0, 0))).expect("who gets a port gets a source");
-    assert_eq!(source.kind, SourceKind::Masquerade as u8, "no port, though it keeps its own");
+    assert_eq!(source.kind, SnatKind::Masquerade as u8, "no port, though it keeps its own");
 }
 
 /// Only what no host can have sent is none.
@@ -117,7 +117,7 @@ fn spoofed(came: &Arriving) {
 pub(crate) fn claims_a_guests_source(key: &FlowKey, ifindex: u32) -> bool {
     let source = match service(key) {
         Some(service) if service.kind == Kind::Elastic as u8 => {
-            world::source(service.device(), key.src).filter(|source| source.kind == SourceKind::Elastic as u8)
+            world::source(service.device(), key.src).filter(|source| source.kind == SnatKind::Elastic as u8)
         }
         Some(_) => None,
         None => way_out(key),

@@ -7,18 +7,18 @@
 //! neighbour, unreachable, a packet that does not fit, a gateway, and none at all. Any host may be a guest.
 
 use vipgate_abi::{
+    address_filter::{self, Bit},
     backend::Backend,
     config::Config,
     counters::{REASON_SLOTS, Reason},
     flow::WAYS,
-    interest::{self, Bit},
+    interface::Interface,
     load::Load,
     meter::{self, Binding, INBOUND, MeterPort, Metered, OUTBOUND, Rate},
-    port::Port,
     sample,
     service::{Algorithm, Kind, Service, ServiceKey},
     share::SHARES,
-    source::{self, Source, SourceKey, SourceKind},
+    snat::{self, SnatKey, SnatKind, SnatRule},
 };
 use vipgate_host_kernel::{
     bindings::{
@@ -80,7 +80,7 @@ impl World {
         maps::CURSORS.allocate(SERVICES as usize);
         maps::SERVICE_LOAD.allocate(SERVICES as usize);
         maps::PORTS.allocate(PORTS as usize);
-        maps::INTEREST.allocate(interest::WORDS);
+        maps::INTEREST.allocate(address_filter::WORDS);
         maps::METERS.allocate(LIMITS as usize);
         maps::METER_STATES.allocate(LIMITS as usize);
         maps::METER_TRAFFIC.allocate(LIMITS as usize);
@@ -88,7 +88,7 @@ impl World {
         maps::SAMPLE.allocate(sample::PLACES as usize);
         maps::REASONS.allocate(REASON_SLOTS as usize);
         maps::LAST_TOLD.allocate(REASON_SLOTS as usize);
-        maps::PORT_CURSORS.allocate(source::CURSORS as usize);
+        maps::PORT_CURSORS.allocate(snat::CURSORS as usize);
         maps::SERVICES.clear();
         maps::SOURCES.clear();
         maps::PORT_NUMBERS.clear();
@@ -103,7 +103,7 @@ impl World {
             |network| Route { network, prefix_len: 32, answer: BPF_FIB_LKUP_RET_NOT_FWDED, ifindex: 0, gateway: None };
         let routes = OWN.map(own).into();
         let mut world = Self { buckets, now: u32::MAX - 1000, routes, sockets: Vec::new(), config };
-        OWN.iter().for_each(|own| add_interest(Bit::own(u32::from_ne_bytes(*own))));
+        OWN.iter().for_each(|own| add_to_address_filter(Bit::own(u32::from_ne_bytes(*own))));
         kernel::set_jiffies(world.now.into());
         kernel::set_sockets(Vec::new());
         for (network, answer) in (0..).zip([0, 1, 2, 3, 4, 5, 6, 7]) {
@@ -134,9 +134,9 @@ impl World {
             Step::Masquerade { service, backend, source, bits, what } => {
                 let (vip, shared) = (u32::from_ne_bytes(self::service(*service).0), what & 1);
                 let backend = set_whole_backend(*backend, vip, 0, 0);
-                let kind = SourceKind::Masquerade;
-                add_interest(Bit::to(vip));
-                set_source(*source, *bits, *what, Source { vip, backend, shared, ..of_kind(kind, *what) });
+                let kind = SnatKind::Masquerade;
+                add_to_address_filter(Bit::to(vip));
+                set_source(*source, *bits, *what, SnatRule { vip, backend, shared, ..of_kind(kind, *what) });
             }
             Step::Unmask { source, bits, what } => drop(maps::SOURCES.remove(&source_key(*source, *bits, *what))),
             Step::Backend { number, address, port } => set_backend(*number, *address, *port),
@@ -151,19 +151,19 @@ impl World {
             }
             Step::Mtu { port, mtu } => {
                 let number = u32::from(*port) % PORTS;
-                set(maps::PORTS.set(number, Port { mtu: u32::from(*mtu), ..port_of(number) }, 0));
+                set(maps::PORTS.set(number, Interface { mtu: u32::from(*mtu), ..port_of(number) }, 0));
             }
             Step::SocketsOnly { port, only } => {
                 let number = u32::from(*port) % PORTS;
-                set(maps::PORTS.set(number, Port { sockets_only: u16::from(*only), ..port_of(number) }, 0));
+                set(maps::PORTS.set(number, Interface { sockets_only: u16::from(*only), ..port_of(number) }, 0));
             }
             Step::Strict { port, strict } => {
                 let number = u32::from(*port) % PORTS;
-                set(maps::PORTS.set(number, Port { strict: u32::from(*strict), ..port_of(number) }, 0));
+                set(maps::PORTS.set(number, Interface { strict: u32::from(*strict), ..port_of(number) }, 0));
                 self.config.strict |= u32::from(*strict);
                 set(maps::CONFIG.set(0, self.config, 0));
             }
-            Step::Port { port, present } => {
+            Step::Interface { port, present } => {
                 set_port(u32::from(*port) % PORTS, *present);
                 self.new_epoch();
             }
@@ -275,7 +275,7 @@ fn service_keys(number: u8) -> Vec<Key<ServiceKey>> {
 fn set_service(number: u8, value: Service) {
     withdraw(number);
     let takes_all = value.kind == Kind::Disabled as u8 || value.kind == Kind::Elastic as u8;
-    add_interest(Bit::to(u32::from_ne_bytes(service(number).0)));
+    add_to_address_filter(Bit::to(u32::from_ne_bytes(service(number).0)));
     for key in service_keys(number) {
         if number & 16 == 0 || takes_all == (key.prefix_len == ServiceKey::WHOLE_VIP) {
             set(maps::SERVICES.insert(&key, value, 0));
@@ -334,7 +334,7 @@ fn elastic(service: u8, backend: u8, guest: u8, what: u8) {
     let value = Service { kind: Kind::Elastic as u8, number, ring_base: device(what), backend, ..Service::default() };
     set_service(service | 16, value);
     if what & 1 != 0 {
-        set_source(guest, 32, what, Source { vip, backend, ..of_kind(SourceKind::Elastic, what) });
+        set_source(guest, 32, what, SnatRule { vip, backend, ..of_kind(SnatKind::Elastic, what) });
     }
 }
 
@@ -342,32 +342,32 @@ fn elastic(service: u8, backend: u8, guest: u8, what: u8) {
 fn set_whole_backend(number: u8, addr: u32, service: u32, device: u32) -> u32 {
     let number = u32::from(number) % BACKENDS;
     let generation = backend(number).generation.wrapping_add(1);
-    add_interest(Bit::from(addr));
+    add_to_address_filter(Bit::from(addr));
     put_backend(number, Backend { addr, generation, service, idle_timeout: 60, device, ..Backend::default() });
     number
 }
 
-fn of_kind(kind: SourceKind, what: u8) -> Source {
-    let kind = if what & 4 == 0 { kind } else { SourceKind::Disabled } as u8;
-    Source { kind, device: device_of(what >> 3), ..Source::default() }
+fn of_kind(kind: SnatKind, what: u8) -> SnatRule {
+    let kind = if what & 4 == 0 { kind } else { SnatKind::Disabled } as u8;
+    SnatRule { kind, device: device_of(what >> 3), ..SnatRule::default() }
 }
 
-fn set_source(source: u8, bits: u8, what: u8, value: Source) {
+fn set_source(source: u8, bits: u8, what: u8, value: SnatRule) {
     // Of all hosts that it may be about.
-    for number in 0..interest::WORDS {
+    for number in 0..address_filter::WORDS {
         set(maps::INTEREST.set(number as u32, u64::MAX, 0));
     }
     set(maps::SOURCES.insert(&source_key(source, bits, what), value, 0));
 }
 
-fn source_key(source: u8, bits: u8, what: u8) -> Key<SourceKey> {
+fn source_key(source: u8, bits: u8, what: u8) -> Key<SnatKey> {
     let network = u32::from_be_bytes(address(source)) & mask(bits);
-    Key::new(32 + u32::from(bits % 33), SourceKey::new(device(what), network.to_be()))
+    Key::new(32 + u32::from(bits % 33), SnatKey::new(device(what), network.to_be()))
 }
 
 /// What packets from this address get, as they leave by the device.
-pub(crate) fn source(device: u32, src: u32) -> Option<Source> {
-    maps::SOURCES.get(&Key::new(SourceKey::EXACT, SourceKey::new(device, src))).copied()
+pub(crate) fn source(device: u32, src: u32) -> Option<SnatRule> {
+    maps::SOURCES.get(&Key::new(SnatKey::EXACT, SnatKey::new(device, src))).copied()
 }
 
 /// The device that translates, or that packets come or leave by.
@@ -408,7 +408,7 @@ fn mask(bits: u8) -> u32 {
 }
 
 /// What is of interest once stays so: more bits than needed are no harm.
-fn add_interest(bit: Bit) {
+fn add_to_address_filter(bit: Bit) {
     let word = maps::INTEREST.get(bit.word()).copied().unwrap_or_default();
     set(maps::INTEREST.set(bit.word(), word | bit.mask(), 0));
 }
@@ -423,7 +423,7 @@ fn set_backend(number: u8, host: u8, port: u8) {
         device: device_of(port >> 4),
         ..Backend::default()
     };
-    add_interest(Bit::from(value.addr));
+    add_to_address_filter(Bit::from(value.addr));
     put_backend(number, value);
 }
 
@@ -459,10 +459,10 @@ fn set_port(number: u32, present: bool) {
         return;
     }
     let ifindex = 10 + number;
-    let here = Port { ifindex, mtu: 1500, mac: mac(ifindex), ..Port::default() };
-    let value = if present { here } else { Port::default() };
+    let here = Interface { ifindex, mtu: 1500, mac: mac(ifindex), ..Interface::default() };
+    let value = if present { here } else { Interface::default() };
     set(maps::PORTS.set(number, value, 0));
-    let ports: Vec<Port> = (0..PORTS).map(port_of).collect();
+    let ports: Vec<Interface> = (0..PORTS).map(port_of).collect();
     maps::TX_PORTS.fill(&ports.iter().map(|port| port.ifindex).collect::<Vec<_>>());
     maps::PORT_NUMBERS.clear();
     for (number, port) in (0u32..).zip(ports).filter(|(_, port)| port.ifindex != 0) {
@@ -495,7 +495,7 @@ pub(crate) fn backend(number: u32) -> Backend {
 }
 
 /// A port by number.
-pub(crate) fn port_of(number: u32) -> Port {
+pub(crate) fn port_of(number: u32) -> Interface {
     maps::PORTS.get(number).copied().unwrap_or_default()
 }
 

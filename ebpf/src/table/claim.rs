@@ -12,7 +12,7 @@ use super::{
 use crate::{
     atomic,
     maps::FLOW_BUCKETS,
-    other,
+    secondary,
     verifier::{counted, opaque},
 };
 
@@ -175,7 +175,7 @@ pub(super) fn take(index: u32, word: *mut u64, held: Word) -> Option<Word> {
     if !unsafe { atomic::compare_and_swap(word, held.0, claimed.0) } {
         return None;
     }
-    if let Some(flow) = other::flow(index) {
+    if let Some(flow) = secondary::flow(index) {
         // Rule 2. The flags stay: `part` reads them.
         write_mark(flow, Mark::new(State::Busy, claimed.round(), 0, read_mark(flow).flags()));
     }

@@ -11,7 +11,7 @@ use vipgate_abi::{
 use super::slot::{Slot, found, slot, word};
 use crate::{
     maps::{BACKENDS, CONFIG},
-    other,
+    secondary,
     verifier::counted,
 };
 
@@ -58,7 +58,7 @@ extern "C" fn idle_in(bucket: u32, now: u32) -> u64 {
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn idle_at(index: u32, now: u32) -> u64 {
-    let (Some(word), Some(flow), Some(config)) = (word(index), other::flow(index), CONFIG.get(0)) else {
+    let (Some(word), Some(flow), Some(config)) = (word(index), secondary::flow(index), CONFIG.get(0)) else {
         return NOTHING;
     };
     // SAFETY: aligned word of FLOW_BUCKETS.
@@ -72,7 +72,7 @@ extern "C" fn idle_at(index: u32, now: u32) -> u64 {
     let Some(timeout) = BACKENDS.get(backend).map(|backend| backend.idle_timeout_of(protocol)) else {
         return NOTHING;
     };
-    let peer_age = slot(other::beside(index, peer)).map_or(u32::MAX, |peer| peer.age(now));
+    let peer_age = slot(secondary::beside(index, peer)).map_or(u32::MAX, |peer| peer.age(now));
     let age = if peer_age < held.age(now) { peer_age } else { held.age(now) };
     if Word::has_passed(age, timeout, Config::second(config)) { held.found_at(index) } else { NOTHING }
 }

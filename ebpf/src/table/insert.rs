@@ -19,9 +19,9 @@ use crate::{
     count,
     load::{self, Counter},
     maps::CONFIG,
-    other::is_other,
     pipeline::Arrival,
     route::{Rewritten, Route},
+    secondary::is_secondary,
     verifier::opaque,
 };
 
@@ -118,7 +118,7 @@ pub fn inserted_elsewhere(arrival: &Arrival) -> u64 {
     };
     // What is over nobody has just inserted: the controller, which moves it, has it in the other table still (rule 8). There it
     // must not keep the new one from being inserted.
-    if is_other(slot.index) {
+    if is_secondary(slot.index) {
         remove(&slot);
     }
     0

@@ -8,7 +8,7 @@ use super::slot::{NOWHERE, Slot, read_mark, word, words};
 use crate::{
     atomic,
     maps::FLOWS,
-    other::{self, OTHER},
+    secondary::{self, SECONDARY},
     verifier::{counted, opaque, whole},
 };
 
@@ -25,7 +25,7 @@ pub fn lookup(wanted: [u64; 2], hash: u64, mask: u32) -> Option<Slot> {
 #[inline(always)]
 pub(super) fn searched(wanted: [u64; 2], hash: u64, mask: u32) -> Option<Slot> {
     let index = index_of(wanted, hash, mask);
-    same(other::flow(index)?, index, wanted)
+    same(secondary::flow(index)?, index, wanted)
 }
 
 /// The flow in this slot of our own table, if its key has these words.
@@ -69,7 +69,7 @@ pub(super) fn index_of(wanted: [u64; 2], hash: u64, mask: u32) -> u32 {
 #[inline(never)]
 pub extern "C" fn search(addresses: u64, rest: u64, hash: u64, mask: u32) -> u32 {
     match search_bucket(Candidate::home(hash, mask).bucket, NOWHERE, [addresses, rest], hash) {
-        NOWHERE if other::mask().is_some() => ELSEWHERE,
+        NOWHERE if secondary::mask().is_some() => ELSEWHERE,
         found => found,
     }
 }
@@ -85,9 +85,9 @@ extern "C" fn search_on(addresses: u64, rest: u64, hash: u64, mask: u32) -> u32 
 #[inline(always)]
 pub fn search_elsewhere(wanted: [u64; 2], hash: u64, mask: u32) -> u32 {
     let found = search_from(Candidate::home(hash, mask).next(mask), 1, 0, NOWHERE, wanted, (hash, mask));
-    match other::mask() {
+    match secondary::mask() {
         Some(mask) if found == NOWHERE => {
-            search_from(Candidate::home(hash, mask), 0, OTHER, NOWHERE, wanted, (hash, mask))
+            search_from(Candidate::home(hash, mask), 0, SECONDARY, NOWHERE, wanted, (hash, mask))
         }
         _ => found,
     }
@@ -119,7 +119,7 @@ extern "C" fn search_at(addresses: u64, rest: u64, hash: u64, place: u64) -> u32
 /// its word: what is not seen yet has a mark that is dead.
 #[inline(always)]
 fn search_bucket(number: u32, own: u32, wanted: [u64; 2], hash: u64) -> u32 {
-    let Some(bucket) = other::bucket(number) else {
+    let Some(bucket) = secondary::bucket(number) else {
         return NOWHERE;
     };
     let bucket = words(bucket);
@@ -131,7 +131,7 @@ fn search_bucket(number: u32, own: u32, wanted: [u64; 2], hash: u64) -> u32 {
         candidates = candidates.with_match(way, Word(unsafe { ptr::read_volatile(bucket.add(way)) }), tag);
         way += 1;
     }
-    let first = whole(((number & !OTHER) * WAYS as u32) | (number & OTHER));
+    let first = whole(((number & !SECONDARY) * WAYS as u32) | (number & SECONDARY));
     let mut tried = 0;
     while tried < WAYS && !candidates.is_empty() {
         let (way, others) = candidates.pop();
@@ -144,7 +144,7 @@ fn search_bucket(number: u32, own: u32, wanted: [u64; 2], hash: u64) -> u32 {
                 index != own && is_taken(word) && has_key(flow, wanted)
             }
         };
-        if other::flow(index).is_some_and(is_it) {
+        if secondary::flow(index).is_some_and(is_it) {
             return index;
         }
         candidates = others;
@@ -175,9 +175,9 @@ pub(super) extern "C" fn is_contested(addresses: u64, rest: u64, hash: u64, mask
     let wanted = [addresses, rest];
     let mut found = search_from(Candidate::home(hash, mask), 0, 0, own, wanted, (hash, mask));
     if found == NOWHERE
-        && let Some(mask) = other::mask()
+        && let Some(mask) = secondary::mask()
     {
-        found = search_from(Candidate::home(hash, mask), 0, OTHER, own, wanted, (hash, mask));
+        found = search_from(Candidate::home(hash, mask), 0, SECONDARY, own, wanted, (hash, mask));
     }
     opaque((found != NOWHERE) as u32)
 }

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     load::{self, Counter},
-    other,
+    secondary,
     verifier::opaque,
 };
 
@@ -19,9 +19,9 @@ use crate::{
 /// become another's just now, it cannot be moved any more (rule 1).
 #[inline(always)]
 pub fn peer(own: u32, peer: u32, is_reply: bool) -> Option<Slot> {
-    let peer = slot(other::beside(own, peer))?;
+    let peer = slot(secondary::beside(own, peer))?;
     // SAFETY: `flow` points into FLOWS.
-    let points_back = other::beside(peer.index, unsafe { (*peer.flow).peer }) == own;
+    let points_back = secondary::beside(peer.index, unsafe { (*peer.flow).peer }) == own;
     (points_back && read_mark(peer.flow).is_reply() != is_reply).then_some(peer)
 }
 
@@ -29,7 +29,7 @@ pub fn peer(own: u32, peer: u32, is_reply: bool) -> Option<Slot> {
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(super) extern "C" fn part(index: u32, state: u32) -> u32 {
-    let Some(own) = other::flow(index) else {
+    let Some(own) = secondary::flow(index) else {
         return opaque(0);
     };
     // SAFETY: `own` points into FLOWS; its fields still are those of the flow that left.

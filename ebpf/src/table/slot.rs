@@ -9,7 +9,7 @@ use vipgate_abi::flow::{self, Bucket, Flow, Mark, State, WAYS, Word};
 
 use crate::{
     atomic,
-    other::{self, OTHER},
+    secondary::{self, SECONDARY},
     verifier::opaque,
 };
 
@@ -96,7 +96,7 @@ pub(super) const NOWHERE: u32 = u32::MAX;
 /// The word of a slot.
 #[inline(always)]
 pub(super) fn word(index: u32) -> Option<*mut u64> {
-    let bucket = other::bucket(((index & !OTHER) / WAYS as u32) | (index & OTHER))?;
+    let bucket = secondary::bucket(((index & !SECONDARY) / WAYS as u32) | (index & SECONDARY))?;
     // SAFETY: the way is below WAYS.
     Some(unsafe { words(bucket).add(index as usize % WAYS) })
 }
@@ -104,7 +104,7 @@ pub(super) fn word(index: u32) -> Option<*mut u64> {
 /// The slot with this index.
 #[inline(always)]
 pub fn slot(index: u32) -> Option<Slot> {
-    let flow = other::flow(index)?;
+    let flow = secondary::flow(index)?;
     // SAFETY: aligned word of FLOW_BUCKETS.
     let word = Word(unsafe { ptr::read_volatile(word(index)?) });
     Some(Slot { index, flow, mark: Mark::of(word, read_mark(flow).flags()) })
@@ -169,7 +169,7 @@ pub fn see(index: u32, now: u32) {
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn touch_at(index: u32, now: u32, is_over: u32) -> u32 {
-    if let (Some(word), Some(flow)) = (word(index), other::flow(index)) {
+    if let (Some(word), Some(flow)) = (word(index), secondary::flow(index)) {
         // SAFETY: aligned word of FLOW_BUCKETS.
         if is_over == 0 && Word(unsafe { ptr::read_volatile(word) }).state().is_over() {
             return opaque(0);
@@ -187,7 +187,7 @@ extern "C" fn touch_at(index: u32, now: u32, is_over: u32) -> u32 {
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(super) extern "C" fn mirror(index: u32) -> u32 {
-    if let (Some(word), Some(flow)) = (word(index), other::flow(index)) {
+    if let (Some(word), Some(flow)) = (word(index), secondary::flow(index)) {
         let mut tries = 0;
         // Hits and other changes make the swap fail; each of the latter mirrors the word itself.
         while tries < 4 {

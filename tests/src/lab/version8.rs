@@ -20,7 +20,7 @@ use aya::{
         xdp::XdpLink,
     },
 };
-use vipgate_abi::{ABI_VERSION, config::Config, flow::WAYS, interest::BITS, maps};
+use vipgate_abi::{ABI_VERSION, address_filter::BITS, config::Config, flow::WAYS, maps};
 use vipgate_agent::loader::load_persistently;
 
 use super::{Lab, Result};

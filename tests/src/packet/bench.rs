@@ -23,19 +23,19 @@ use aya::{
 };
 use nix::sched::{CloneFlags, unshare};
 use vipgate_abi::{
+    address_filter::Bit,
     backend::Backend,
     config::Config,
     counters::{Reason, Traffic},
     flow::{Bucket, Flow, FlowKey, Mark, State, WAYS, Word},
     fragment::{FragmentKey, FragmentPorts},
-    interest::Bit,
+    interface::Interface,
     load::Load,
     maps,
     meter::{Binding, Meter, MeterPort, MeterTraffic, Metered},
-    port::Port,
     refused::Sent,
     service::{Algorithm, Kind, Member, Service, ServiceKey},
-    source::{Source, SourceKey, SourceKind},
+    snat::{SnatKey, SnatKind, SnatRule},
 };
 use vipgate_agent::loader::{Tidings, load_persistently};
 
@@ -540,7 +540,7 @@ impl Bench {
     /// Makes a device a port.
     pub fn set_port(&mut self, number: u32, device: &str, mac: [u8; 6]) -> Result<()> {
         let ifindex = ifindex(device)?;
-        self.array(maps::PORTS)?.set(number, Port { ifindex, mtu: 1500, mac, ..Port::default() }, 0)?;
+        self.array(maps::PORTS)?.set(number, Interface { ifindex, mtu: 1500, mac, ..Interface::default() }, 0)?;
         HashMap::<_, u32, u32>::try_from(self.map(maps::PORT_NUMBERS)?)?.insert(ifindex, number, 0)?;
         Ok(DevMap::try_from(self.map(maps::TX_PORTS)?)?.set(number, ifindex, None, 0)?)
     }
@@ -553,16 +553,16 @@ impl Bench {
 
     /// Sets a port's MTU, in bytes of IP packet.
     pub fn set_mtu(&mut self, number: u32, mtu: u32) -> Result<()> {
-        let mut ports = self.array::<Port>(maps::PORTS)?;
+        let mut ports = self.array::<Interface>(maps::PORTS)?;
         let port = ports.get(&number, 0)?;
-        Ok(ports.set(number, Port { mtu, ..port }, 0)?)
+        Ok(ports.set(number, Interface { mtu, ..port }, 0)?)
     }
 
     /// Has a port take only what comes from where the kernel sends by it.
     pub fn set_strict(&mut self, number: u32) -> Result<()> {
-        let mut ports = self.array::<Port>(maps::PORTS)?;
+        let mut ports = self.array::<Interface>(maps::PORTS)?;
         let port = ports.get(&number, 0)?;
-        ports.set(number, Port { strict: 1, ..port }, 0)?;
+        ports.set(number, Interface { strict: 1, ..port }, 0)?;
         let config = self.config()?;
         self.set_config(Config { strict: 1, ..config })
     }
@@ -580,9 +580,9 @@ impl Bench {
 
     /// Makes a port one that XDP cannot send by.
     pub fn set_sockets_only(&mut self, number: u32) -> Result<()> {
-        let mut ports = self.array::<Port>(maps::PORTS)?;
+        let mut ports = self.array::<Interface>(maps::PORTS)?;
         let port = ports.get(&number, 0)?;
-        Ok(ports.set(number, Port { sockets_only: 1, ..port }, 0)?)
+        Ok(ports.set(number, Interface { sockets_only: 1, ..port }, 0)?)
     }
 
     /// Adds a backend; its number.
@@ -608,7 +608,7 @@ impl Bench {
 
     /// Writes a backend as the controller does: with another generation, all that the last one counted is taken off.
     pub fn set_backend(&mut self, number: u32, backend: Backend) -> Result<()> {
-        self.add_interest(Bit::from(backend.addr))?;
+        self.add_to_address_filter(Bit::from(backend.addr))?;
         let held = self.backend(number)?;
         if held.generation != backend.generation {
             let mut loads = self.array::<u64>(maps::BACKEND_LOAD)?;
@@ -672,7 +672,7 @@ impl Bench {
                 "pub0",
                 (guest, 32),
                 vip,
-                Source { kind: SourceKind::Elastic as u8, backend, ..Source::default() },
+                SnatRule { kind: SnatKind::Elastic as u8, backend, ..SnatRule::default() },
             )?;
         }
         Ok(backend)
@@ -687,9 +687,10 @@ impl Bench {
     /// The same by any device, for any network.
     pub fn masquerade_by(&mut self, device: &str, vip: Ipv4Addr, network: (Ipv4Addr, u8), shared: bool) -> Result<u32> {
         let (_, backend) = self.add_whole_backend(vip)?;
-        let source = Source { kind: SourceKind::Masquerade as u8, backend, shared: shared.into(), ..Source::default() };
+        let source =
+            SnatRule { kind: SnatKind::Masquerade as u8, backend, shared: shared.into(), ..SnatRule::default() };
         self.set_source(device, network, vip, source)?;
-        self.add_interest(Bit::to(u32::from(vip).to_be()))?;
+        self.add_to_address_filter(Bit::to(u32::from(vip).to_be()))?;
         Ok(backend)
     }
 
@@ -706,22 +707,22 @@ impl Bench {
         device: &str,
         (network, prefix_len): (Ipv4Addr, u8),
         vip: Ipv4Addr,
-        source: Source,
+        source: SnatRule,
     ) -> Result<()> {
         let last = u32::from(network) | u32::MAX.checked_shr(prefix_len.into()).unwrap_or(0);
         let addresses = (u32::from(network)..=last).map(u32::to_be);
-        self.add_interests(addresses.flat_map(|address| [Bit::from(address), Bit::out(address)]))?;
-        let key = Key::new(32 + u32::from(prefix_len), SourceKey::new(ifindex(device)?, u32::from(network).to_be()));
-        let source = Source { vip: u32::from(vip).to_be(), ..source };
+        self.add_to_address_filters(addresses.flat_map(|address| [Bit::from(address), Bit::out(address)]))?;
+        let key = Key::new(32 + u32::from(prefix_len), SnatKey::new(ifindex(device)?, u32::from(network).to_be()));
+        let source = SnatRule { vip: u32::from(vip).to_be(), ..source };
         Ok(LpmTrie::try_from(self.map(maps::SOURCES)?)?.insert(&key, source, 0)?)
     }
 
     /// Has guests from a network, whose packets get another source by the public device, come by this device alone.
     pub fn keep_guests_at(&mut self, (network, prefix_len): (Ipv4Addr, u8), device: &str) -> Result<()> {
-        let key = Key::new(32 + u32::from(prefix_len), SourceKey::new(ifindex("pub0")?, u32::from(network).to_be()));
-        let mut sources = LpmTrie::<_, SourceKey, Source>::try_from(self.map(maps::SOURCES)?)?;
+        let key = Key::new(32 + u32::from(prefix_len), SnatKey::new(ifindex("pub0")?, u32::from(network).to_be()));
+        let mut sources = LpmTrie::<_, SnatKey, SnatRule>::try_from(self.map(maps::SOURCES)?)?;
         let source = sources.get(&key, 0)?;
-        Ok(sources.insert(&key, Source { device: ifindex(device)?, ..source }, 0)?)
+        Ok(sources.insert(&key, SnatRule { device: ifindex(device)?, ..source }, 0)?)
     }
 
     /// Has a backend's network be by this device alone.
@@ -731,8 +732,8 @@ impl Bench {
     }
 
     pub fn remove_source(&mut self, network: Ipv4Addr, prefix_len: u8) -> Result<()> {
-        let key = Key::new(32 + u32::from(prefix_len), SourceKey::new(ifindex("pub0")?, u32::from(network).to_be()));
-        Ok(LpmTrie::<_, SourceKey, Source>::try_from(self.map(maps::SOURCES)?)?.remove(&key)?)
+        let key = Key::new(32 + u32::from(prefix_len), SnatKey::new(ifindex("pub0")?, u32::from(network).to_be()));
+        Ok(LpmTrie::<_, SnatKey, SnatRule>::try_from(self.map(maps::SOURCES)?)?.remove(&key)?)
     }
 
     /// The slot of the flow from here to there.
@@ -790,11 +791,11 @@ impl Bench {
     }
 
     /// Sets a bit of the set of addresses that packets are looked up for.
-    pub fn add_interest(&mut self, bit: Bit) -> Result<()> {
-        self.add_interests([bit])
+    pub fn add_to_address_filter(&mut self, bit: Bit) -> Result<()> {
+        self.add_to_address_filters([bit])
     }
 
-    fn add_interests(&mut self, bits: impl IntoIterator<Item = Bit>) -> Result<()> {
+    fn add_to_address_filters(&mut self, bits: impl IntoIterator<Item = Bit>) -> Result<()> {
         let mut wanted = std::collections::HashMap::<u32, u64>::new();
         for bit in bits {
             *wanted.entry(bit.word()).or_default() |= bit.mask();
@@ -817,7 +818,7 @@ impl Bench {
     }
 
     pub fn set_service(&mut self, vip: SocketAddrV4, protocol: u8, prefix_len: u32, service: Service) -> Result<()> {
-        self.add_interest(Bit::to(u32::from(*vip.ip()).to_be()))?;
+        self.add_to_address_filter(Bit::to(u32::from(*vip.ip()).to_be()))?;
         let key = Key::new(prefix_len, ServiceKey::new(u32::from(*vip.ip()).to_be(), protocol, vip.port().to_be()));
         Ok(LpmTrie::try_from(self.map(maps::SERVICES)?)?.insert(&key, service, 0)?)
     }
@@ -989,7 +990,7 @@ impl Bench {
 
     /// Takes a port away, as when its device goes.
     pub fn remove_port(&mut self, number: u32) -> Result<()> {
-        Ok(self.array(maps::PORTS)?.set(number, Port::default(), 0)?)
+        Ok(self.array(maps::PORTS)?.set(number, Interface::default(), 0)?)
     }
 
     /// Makes every flow ask for its way again.

@@ -22,12 +22,12 @@ use vipgate_abi::{
     counters::Traffic,
     flow::{Bucket, Flow, FlowKey},
     fragment::{FragmentKey, FragmentPorts},
+    interface::Interface,
     maps,
     meter::MeterPort,
-    port::Port,
     refused::Sent,
     service::{Service, ServiceKey},
-    source::{Source, SourceKey},
+    snat::{SnatKey, SnatRule},
 };
 use vipgate_agent::loader::Mapping;
 
@@ -122,11 +122,11 @@ fn wipe(name: &str, map: &mut Map) -> Result<()> {
         maps::BACKEND_ROUTES => clear::<BackendRoute>(map),
         maps::PORT_CURSORS | maps::CONFIRMED => clear::<u32>(map),
         maps::CURSORS | maps::SAMPLE => clear::<u64>(map),
-        maps::PORTS => clear::<Port>(map),
+        maps::PORTS => clear::<Interface>(map),
         maps::BACKEND_TRAFFIC => clear_each_cpu::<Traffic>(map),
         maps::REASONS => clear_each_cpu::<u64>(map),
         maps::SERVICES => remove_prefixes::<ServiceKey, Service>(map),
-        maps::SOURCES => remove_prefixes::<SourceKey, Source>(map),
+        maps::SOURCES => remove_prefixes::<SnatKey, SnatRule>(map),
         maps::PORT_NUMBERS => remove_all::<u32, u32>(map),
         maps::PORT_METERS => remove_all::<MeterPort, u32>(map),
         maps::FRAGMENTS => remove_all::<FragmentKey, FragmentPorts>(map),

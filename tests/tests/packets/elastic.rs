@@ -299,7 +299,7 @@ both_hooks! {
     }
 
     fn a_disabled_vip_stops_both_directions(bench: &mut Bench) -> Result<()> {
-        let disabled = Source { kind: SourceKind::Disabled as u8, ..Source::default() };
+        let disabled = SnatRule { kind: SnatKind::Disabled as u8, ..SnatRule::default() };
         bench.set_source("pub0", (GUEST, 32), Bench::VIP, disabled)?;
         let service = Service { kind: Kind::Disabled as u8, ..Service::default() };
         bench.set_service(vip(0), 0, ServiceKey::WHOLE_VIP, service)?;

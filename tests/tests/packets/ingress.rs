@@ -41,7 +41,7 @@ both_hooks! {
         let doors = doors(bench, ELASTIC, GUEST)?;
         command("ip addr add 10.1.0.101/32 dev pub0")?;
         let own = [Ipv4Addr::new(10, 1, 0, 1), Ipv4Addr::new(10, 2, 0, 1)];
-        own.into_iter().try_for_each(|own| bench.add_interest(Bit::own(u32::from(own).to_be())))?;
+        own.into_iter().try_for_each(|own| bench.add_to_address_filter(Bit::own(u32::from(own).to_be())))?;
         for source in own.into_iter().chain([ELASTIC]) {
             for door in doors {
                 let ask = Frame::udp(SocketAddrV4::new(source, 40_000), door);
@@ -55,7 +55,7 @@ both_hooks! {
     fn what_comes_from_the_routers_own_addresses_is_not_the_stacks_either(bench: &mut Bench) -> Result<()> {
         serve(bench, TCP)?;
         let (router, guest) = (Ipv4Addr::new(10, 1, 0, 1), Ipv4Addr::new(10, 2, 0, 12));
-        bench.add_interest(Bit::own(u32::from(router).to_be()))?;
+        bench.add_to_address_filter(Bit::own(u32::from(router).to_be()))?;
         command(&format!("ip addr add {}/32 dev pub0", VIP.ip()))?;
         let elsewhere = SocketAddrV4::new(Ipv4Addr::new(203, 0, 113, 7), 9);
         for source in [router, *VIP.ip()] {
@@ -80,14 +80,14 @@ both_hooks! {
         }
         // Who shares a bit with one of them passes.
         let frame = Frame::udp(CLIENT, elsewhere);
-        bench.add_interest(Bit::own(u32::from(Bench::CLIENT).to_be()))?;
+        bench.add_to_address_filter(Bit::own(u32::from(Bench::CLIENT).to_be()))?;
         bench.expect_refused(&frame, Reason::NotOurs)
     }
 
     fn the_routers_own_address_is_no_guests(bench: &mut Bench) -> Result<()> {
         bench.masquerade(Bench::VIP, false)?;
         let own = Ipv4Addr::new(10, 2, 0, 1);
-        bench.add_interest(Bit::own(u32::from(own).to_be()))?;
+        bench.add_to_address_filter(Bit::own(u32::from(own).to_be()))?;
         bench.expect_refused(&Frame::udp(SocketAddrV4::new(own, 40_000), SERVER), Reason::Martian)?;
         bench.elastic(ELASTIC, own, true)?;
         bench.expect_refused(&Frame::udp(SocketAddrV4::new(own, 40_000), SERVER), Reason::Martian)?;
@@ -97,8 +97,8 @@ both_hooks! {
 
     fn who_shares_a_bit_with_the_routers_address_is_served(bench: &mut Bench) -> Result<()> {
         serve(bench, UDP)?;
-        bench.add_interest(Bit::own(u32::from(Bench::CLIENT).to_be()))?;
-        bench.add_interest(Bit::to(u32::from(Bench::CLIENT).to_be()))?;
+        bench.add_to_address_filter(Bit::own(u32::from(Bench::CLIENT).to_be()))?;
+        bench.add_to_address_filter(Bit::to(u32::from(Bench::CLIENT).to_be()))?;
         let ask = Frame::udp(CLIENT, VIP);
         bench.expect_sent(&ask, &to_backend(ask.clone()))
     }

@@ -4,11 +4,11 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 
 use anyhow::{Context as _, Result, ensure};
 use vipgate_abi::{
+    address_filter::Bit,
     counters::Reason,
     flow::{State, TOUCH_PERIOD, Word},
-    interest::Bit,
     service::{Algorithm, Kind, Service, ServiceKey},
-    source::{Source, SourceKind},
+    snat::{SnatKind, SnatRule},
 };
 use vipgate_tests::packet::{Bench, Beside, Filling, Frame, Hook, Transport, Verdict, tcp};
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use vipgate_abi::source::{FIRST_PORT, OWN_PORTS, PORTS};
+use vipgate_abi::snat::{FIRST_PORT, OWN_PORTS, PORTS};
 
 use super::*;
 

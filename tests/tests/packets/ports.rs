@@ -1,6 +1,6 @@
 //! Connections whose answers would have been another one's: each gets its own, by another port.
 
-use vipgate_abi::source::FIRST_PORT;
+use vipgate_abi::snat::FIRST_PORT;
 
 use super::*;
 

@@ -12,7 +12,7 @@ use vipgate_abi::{
     flow::State,
     meter::Metered,
     service::{Algorithm, Kind, Service, ServiceKey},
-    source::{Source, SourceKey, SourceKind},
+    snat::{SnatKey, SnatKind, SnatRule},
 };
 use vipgate_agent::{
     loader::{
@@ -275,24 +275,24 @@ fn backends_of<'a>(status: &'a Status, service: &'a Service) -> impl Iterator<It
 }
 
 /// The networks, and guests of Disabled VIPs, that leave by a VIP. An elastic IP that is Enabled is a service.
-fn networks(status: &Status) -> impl Iterator<Item = &(SourceKey, u32, Source)> {
+fn networks(status: &Status) -> impl Iterator<Item = &(SnatKey, u32, SnatRule)> {
     let mut sources: Vec<_> =
-        status.sources.iter().filter(|(_, _, source)| source.kind != SourceKind::Elastic as u8).collect();
+        status.sources.iter().filter(|(_, _, source)| source.kind != SnatKind::Elastic as u8).collect();
     sources.sort_by_key(|(key, prefix_len, source)| (u32::from_be(source.vip), *key, *prefix_len));
     sources.into_iter()
 }
 
-fn is_disabled(source: &Source) -> bool {
-    source.kind == SourceKind::Disabled as u8
+fn is_disabled(source: &SnatRule) -> bool {
+    source.kind == SnatKind::Disabled as u8
 }
 
 /// The guests of a source, in CIDR notation.
-fn network(key: SourceKey, prefix_len: u32) -> String {
-    format!("{}/{}", Ipv4Addr::from(key.addr), prefix_len.saturating_sub(SourceKey::EXACT - u32::BITS))
+fn network(key: SnatKey, prefix_len: u32) -> String {
+    format!("{}/{}", Ipv4Addr::from(key.addr), prefix_len.saturating_sub(SnatKey::EXACT - u32::BITS))
 }
 
 /// Whose traffic that of a source is.
-fn backend_of<'a>(status: &'a Status, source: &Source) -> Option<(&'a u32, &'a BackendStatus)> {
+fn backend_of<'a>(status: &'a Status, source: &SnatRule) -> Option<(&'a u32, &'a BackendStatus)> {
     (!is_disabled(source)).then(|| status.backends.get_key_value(&source.backend)).flatten()
 }
 

@@ -1,6 +1,6 @@
 //! Where a flow's packets go: the next hop with the epoch that vouches for it, and the way out.
 
-use crate::port;
+use crate::interface;
 
 /// Destination MAC address on the way out in the lower 48 bits, in memory its first six bytes; above them the low 16 bits of
 /// [`crate::config::Config::epoch`] under which it was found, crossed with the port.
@@ -22,7 +22,7 @@ impl Hop {
         Self(address | (crossed(epoch, port) as u64) << Self::EPOCH)
     }
 
-    /// A flow's hop before its first packet, by [`port::STACK`]: always old, and another one for each flow that a slot has
+    /// A flow's hop before its first packet, by [`interface::STACK`]: always old, and another one for each flow that a slot has
     /// held lately.
     #[inline(always)]
     pub const fn unknown(round: u8, now: u32) -> Self {
@@ -53,7 +53,7 @@ pub const fn next_epoch(epoch: u32) -> u32 {
     if next & 0xff == 0 { next + 1 } else { next }
 }
 
-/// Index of BACKENDS in the lower 24 bits, above them the way out: index of PORTS, or [`port::STACK`].
+/// Index of BACKENDS in the lower 24 bits, above them the way out: index of PORTS, or [`interface::STACK`].
 #[repr(transparent)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Target(pub u32);
@@ -71,7 +71,7 @@ impl Target {
     /// The target of a flow whose way out is not known.
     #[inline(always)]
     pub const fn of(backend: u32) -> Self {
-        Self::new(backend, port::STACK)
+        Self::new(backend, interface::STACK)
     }
 
     #[inline(always)]
@@ -110,8 +110,8 @@ mod tests {
         let mut epoch = 0;
         for _ in 0..1 << 17 {
             epoch = next_epoch(epoch);
-            assert!(!Hop::unknown(255, u32::MAX).is_of(epoch as u16, port::STACK));
-            assert!(!Hop::new(MAC, 0, port::STACK).is_of(epoch as u16, port::STACK));
+            assert!(!Hop::unknown(255, u32::MAX).is_of(epoch as u16, interface::STACK));
+            assert!(!Hop::new(MAC, 0, interface::STACK).is_of(epoch as u16, interface::STACK));
             // Whatever port is written beside an unknown one.
             assert!((1..256).all(|port| !Hop::unknown(1, 1).is_of(epoch as u16, port)));
         }
@@ -129,6 +129,6 @@ mod tests {
         let target = Target::new(0xab_cdef, 0x12);
         assert_eq!((target.backend(), target.port()), (0xab_cdef, 0x12));
         assert_eq!(target.0.to_le_bytes()[Target::PORT_OFFSET], 0x12);
-        assert_eq!(Target::of(5), Target::new(5, port::STACK));
+        assert_eq!(Target::of(5), Target::new(5, interface::STACK));
     }
 }

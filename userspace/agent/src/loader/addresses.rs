@@ -1,11 +1,11 @@
 //! Tells the programs which addresses the router has of its own: bits of the set of addresses that packets are looked up for
-//! (`vipgate_abi::interest`).
+//! (`vipgate_abi::address_filter`).
 
 use std::{collections::BTreeMap, net::Ipv4Addr};
 
-use vipgate_abi::{interest::Bit, maps};
+use vipgate_abi::{address_filter::Bit, maps};
 
-use super::{bpffs::PinDir, error::LoadError, interest::change_word, mapping::Mapping, tables::mapping};
+use super::{address_filter::change_word, bpffs::PinDir, error::LoadError, mapping::Mapping, tables::mapping};
 
 /// The words with the bits.
 #[derive(Debug)]

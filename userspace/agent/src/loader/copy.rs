@@ -11,7 +11,7 @@ use vipgate_abi::{
     load::Load,
     maps,
     service::{Service, ServiceKey},
-    source::{Source, SourceKey},
+    snat::{SnatKey, SnatRule},
 };
 
 use super::{
@@ -117,7 +117,7 @@ pub(super) fn fill(dir: &PinDir, next: &PinDir) -> Result<Begun, LoadError> {
         }
     }
     if !is_shared(maps::SOURCES, dir, next)? {
-        let mut copy: LpmTrie<MapData, SourceKey, Source> = open(next, maps::SOURCES)?;
+        let mut copy: LpmTrie<MapData, SnatKey, SnatRule> = open(next, maps::SOURCES)?;
         for (key, prefix_len, source) in old.sources()? {
             insert(&mut copy, maps::SOURCES, Key::new(prefix_len, key), source)?;
         }

@@ -13,6 +13,7 @@
 )]
 
 mod abi8;
+mod address_filter;
 mod addresses;
 mod attach;
 mod bpffs;
@@ -28,7 +29,7 @@ mod fill;
 mod filter;
 mod flows;
 mod grace;
-mod interest;
+mod interfaces;
 mod kernel;
 mod link;
 mod local;
@@ -38,7 +39,6 @@ mod migrate;
 mod namespace;
 mod object;
 mod owned;
-mod ports;
 mod redirects;
 mod rtnl;
 mod sockets;
@@ -75,12 +75,12 @@ pub use self::{
     fill::{Crowding, Fill, percent},
     filter::{FilterError, PRIORITY as FILTER_PRIORITY},
     flows::{BackendLoads, FlowTable, Loads},
+    interfaces::Interfaces,
     kernel::release,
     lost::{Lost, lost},
     mapping::Mapping,
     namespace::{check_namespace, forget_settings, kept_settings},
     object::load_persistently,
-    ports::Ports,
     status::Reasons,
     tables::{Epoch, Tables},
     told::{Tidings, Told},
@@ -337,8 +337,8 @@ impl Plane {
     }
 
     /// The router's devices as the programs know them.
-    pub fn ports(&self) -> Result<Ports, LoadError> {
-        Ports::open(&self.dir)
+    pub fn ports(&self) -> Result<Interfaces, LoadError> {
+        Interfaces::open(&self.dir)
     }
 
     /// What became of packets that were not simply forwarded.

@@ -10,21 +10,21 @@ use aya::{
 use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
 use tracing::debug;
 use vipgate_abi::{
+    address_filter,
     backend::{Backend, BackendRoute},
     config::Config,
     counters::{REASON_SLOTS, Traffic},
     flow::{Bucket, Flow, FlowKey, WAYS},
     fragment::{FRAGMENTED_PACKETS, FragmentKey, FragmentPorts},
-    interest,
+    interface::Interface,
     load::Load,
     maps,
     meter::{Meter, MeterPort, MeterState, MeterTraffic},
-    port::Port,
     refused::{REFUSED_CONNECTIONS, Sent},
     sample,
     service::{Service, ServiceKey},
     share::{SHARES, Share},
-    source::{self, Source, SourceKey},
+    snat::{self, SnatKey, SnatRule},
 };
 
 use super::{Hook, Sizes, Tidings, bpffs::PinDir, error::LoadError};
@@ -51,7 +51,7 @@ fn shapes(sizes: Sizes) -> Vec<Shape> {
         shape(maps::CONFIG, index, size_of::<Config>(), 1, false),
         shape(maps::FLOW_BUCKETS, index, size_of::<Bucket>(), sizes.flows / WAYS as u32, true),
         shape(maps::FLOWS, index, size_of::<Flow>(), sizes.flows, true),
-        shape(maps::INTEREST, index, size_of::<u64>(), interest::WORDS as u32, false),
+        shape(maps::INTEREST, index, size_of::<u64>(), address_filter::WORDS as u32, false),
         shape(
             maps::SERVICES,
             trie_key,
@@ -59,8 +59,8 @@ fn shapes(sizes: Sizes) -> Vec<Shape> {
             sizes.services.saturating_mul(maps::KEYS_PER_SERVICE),
             true,
         ),
-        shape(maps::SOURCES, size_of::<u32>() + size_of::<SourceKey>(), size_of::<Source>(), sizes.services, true),
-        shape(maps::PORT_CURSORS, index, size_of::<u32>(), source::CURSORS, false),
+        shape(maps::SOURCES, size_of::<u32>() + size_of::<SnatKey>(), size_of::<SnatRule>(), sizes.services, true),
+        shape(maps::PORT_CURSORS, index, size_of::<u32>(), snat::CURSORS, false),
         shape(maps::BACKENDS, index, size_of::<Backend>(), sizes.backends, true),
         shape(maps::BACKEND_LOAD, index, size_of::<Load>(), sizes.backends, true),
         shape(maps::CONFIRMED, index, size_of::<u32>(), maps::NEXT_HOPS, false),
@@ -70,7 +70,7 @@ fn shapes(sizes: Sizes) -> Vec<Shape> {
         shape(maps::RINGS, index, size_of::<u32>(), sizes.ring_elements, true),
         shape(maps::CURSORS, index, size_of::<u64>(), sizes.services, true),
         shape(maps::SERVICE_LOAD, index, size_of::<u32>(), sizes.services, true),
-        shape(maps::PORTS, index, size_of::<Port>(), maps::MAX_PORTS, false),
+        shape(maps::PORTS, index, size_of::<Interface>(), maps::MAX_PORTS, false),
         shape(maps::PORT_NUMBERS, index, size_of::<u32>(), maps::MAX_PORTS, false),
         // ifindex and program, since Linux 5.8.
         shape(maps::TX_PORTS, index, 2 * size_of::<u32>(), maps::MAX_PORTS, false),
@@ -81,7 +81,7 @@ fn shapes(sizes: Sizes) -> Vec<Shape> {
         shape(maps::PORT_METERS, size_of::<MeterPort>(), index, maps::DEFAULT_LIMITS, false),
         shape(maps::SAMPLE, index, size_of::<u64>(), sample::PLACES, false),
         shape(maps::FRAGMENTS, size_of::<FragmentKey>(), size_of::<FragmentPorts>(), FRAGMENTED_PACKETS, false),
-        shape(maps::DIRECT, size_of::<FlowKey>(), size_of::<u32>(), source::DIRECT_CONNECTIONS, false),
+        shape(maps::DIRECT, size_of::<FlowKey>(), size_of::<u32>(), snat::DIRECT_CONNECTIONS, false),
         shape(maps::REFUSED, size_of::<FlowKey>(), size_of::<Sent>(), REFUSED_CONNECTIONS, false),
         shape(maps::REASONS, index, size_of::<u64>(), REASON_SLOTS, false),
         shape(maps::LAST_TOLD, index, size_of::<u64>(), REASON_SLOTS, false),

@@ -15,11 +15,11 @@ use ipnet::Ipv4Net;
 use vipgate_abi::{
     backend::Backend,
     counters::{Reason, Traffic},
+    interface::Interface,
     maps,
     meter::{Meter, Metered},
-    port::Port,
     service::{Kind, Member, Service, ServiceKey},
-    source::{Source, SourceKey, SourceKind},
+    snat::{SnatKey, SnatKind, SnatRule},
 };
 
 use super::{
@@ -27,8 +27,8 @@ use super::{
     bpffs::PinDir,
     connections::FlowView,
     error::{LoadError, TableError},
+    interfaces::Interfaces,
     object::open,
-    ports::Ports,
     tables::Tables,
 };
 
@@ -38,11 +38,11 @@ pub struct Status {
     /// Devices that carry a program, and the hook.
     pub links: Vec<(Hook, String)>,
     /// By port number.
-    pub ports: BTreeMap<u32, Port>,
+    pub ports: BTreeMap<u32, Interface>,
     /// Key, its prefix length in bits, value.
     pub services: Vec<(ServiceKey, u32, Service)>,
     /// The same of the sources.
-    pub sources: Vec<(SourceKey, u32, Source)>,
+    pub sources: Vec<(SnatKey, u32, SnatRule)>,
     /// By number, those in use.
     pub backends: BTreeMap<u32, BackendStatus>,
     /// Bandwidth limits by number.
@@ -90,7 +90,7 @@ pub fn read(bpffs: &Path) -> Result<Option<Status>, LoadError> {
     let backends = backends(&tables, &services, &sources)?;
     Ok(Some(Status {
         links: dir.pinned_links()?,
-        ports: Ports::open(&dir)?.list()?,
+        ports: Interfaces::open(&dir)?.list()?,
         limits: limits(&tables, &services, &sources, &backends)?,
         backends,
         services,
@@ -128,9 +128,9 @@ pub fn guests(bpffs: &Path) -> Result<Guests, LoadError> {
     // Behind these is no guest but the VIP itself.
     let mut vips = BTreeSet::new();
     for (key, prefix_len, source) in tables.sources()? {
-        if source.kind == SourceKind::Masquerade as u8 {
+        if source.kind == SnatKind::Masquerade as u8 {
             vips.insert(source.backend);
-            let prefix_len = prefix_len.saturating_sub(SourceKey::EXACT - 32) as u8;
+            let prefix_len = prefix_len.saturating_sub(SnatKey::EXACT - 32) as u8;
             guests.masked.extend(Ipv4Net::new(key.addr.into(), prefix_len).ok());
         }
     }
@@ -145,12 +145,12 @@ pub fn guests(bpffs: &Path) -> Result<Guests, LoadError> {
 fn limits(
     tables: &Tables,
     services: &[(ServiceKey, u32, Service)],
-    sources: &[(SourceKey, u32, Source)],
+    sources: &[(SnatKey, u32, SnatRule)],
     backends: &BTreeMap<u32, BackendStatus>,
 ) -> Result<BTreeMap<u32, LimitStatus>, TableError> {
     const LOOK: Duration = Duration::from_secs(1);
     let of_services = services.iter().map(|(key, _, service)| (service.number, Ipv4Addr::from(key.vip)));
-    let vip_of = |source: &Source| Ipv4Addr::from(u32::from_be(source.vip));
+    let vip_of = |source: &SnatRule| Ipv4Addr::from(u32::from_be(source.vip));
     let of_sources = sources
         .iter()
         .filter_map(|(_, _, source)| Some((backends.get(&source.backend)?.backend.service, vip_of(source))));
@@ -193,7 +193,7 @@ fn limits(
 fn backends(
     tables: &Tables,
     services: &[(ServiceKey, u32, Service)],
-    sources: &[(SourceKey, u32, Source)],
+    sources: &[(SnatKey, u32, SnatRule)],
 ) -> Result<BTreeMap<u32, BackendStatus>, TableError> {
     let rings =
         services.iter().flat_map(|(_, _, service)| (0..service.ring_len).map(|element| service.ring_base + element));

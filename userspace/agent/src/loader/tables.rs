@@ -14,16 +14,16 @@ use vipgate_abi::{
     maps,
     meter::{Meter, MeterPort, MeterTraffic, Metered},
     service::{Service, ServiceKey},
-    source::{Source, SourceKey},
+    snat::{SnatKey, SnatRule},
 };
 
 use super::{
     Sizes,
+    address_filter::AddressFilter,
     bpffs::PinDir,
     connections::{hz, tick},
     error::{LoadError, TableError},
     flows::{BackendLoads, Loads},
-    interest::Interest,
     mapping::{Mapping, View},
     object::{self, open},
 };
@@ -32,9 +32,9 @@ use super::{
 pub struct Tables {
     dir: PinDir,
     /// The writer's.
-    interest: Option<Interest>,
+    address_filter: Option<AddressFilter>,
     services: LpmTrie<MapData, ServiceKey, Service>,
-    sources: LpmTrie<MapData, SourceKey, Source>,
+    sources: LpmTrie<MapData, SnatKey, SnatRule>,
     traffic: PerCpuArray<MapData, Traffic>,
     past_traffic: Mapping<Traffic>,
     backends: Mapping<Backend>,
@@ -56,7 +56,7 @@ impl Tables {
     pub(super) fn open(dir: &PinDir) -> Result<Self, LoadError> {
         Ok(Self {
             dir: dir.clone(),
-            interest: None,
+            address_filter: None,
             services: open(dir, maps::SERVICES)?,
             sources: open(dir, maps::SOURCES)?,
             traffic: open(dir, maps::BACKEND_TRAFFIC)?,
@@ -77,7 +77,7 @@ impl Tables {
     }
 
     /// Every source, by its key and the key's prefix length in bits.
-    pub fn sources(&self) -> Result<Vec<(SourceKey, u32, Source)>, TableError> {
+    pub fn sources(&self) -> Result<Vec<(SnatKey, u32, SnatRule)>, TableError> {
         entries(&self.sources, maps::SOURCES)
     }
 
@@ -87,7 +87,8 @@ impl Tables {
         let sources =
             self.sources()?.into_iter().map(|(key, prefix_len, source)| ((key, prefix_len), source.vip)).collect();
         let backends = || (0..self.backends.len()).filter_map(|number| Some((number, self.backends.read(number)?)));
-        self.interest = Some(Interest::open(&self.dir, services, sources, backends().map(|(_, backend)| backend))?);
+        self.address_filter =
+            Some(AddressFilter::open(&self.dir, services, sources, backends().map(|(_, backend)| backend))?);
         // Who ended between the two writes of `set_backend` has left one that counts nothing; the sweeper counts anew.
         for (number, Backend { generation, service, .. }) in backends() {
             if !self.loads.get(number).counts(generation) {
@@ -100,8 +101,8 @@ impl Tables {
     /// Adds or replaces a service at once.
     pub fn set_service(&mut self, key: ServiceKey, prefix_len: u32, service: Service) -> Result<(), TableError> {
         // Should it not be written, the bit costs a look.
-        if let Some(interest) = &mut self.interest {
-            interest.add_service(key, prefix_len);
+        if let Some(address_filter) = &mut self.address_filter {
+            address_filter.add_service(key, prefix_len);
         }
         insert(&mut self.services, maps::SERVICES, TrieKey::new(prefix_len, key), service)
     }
@@ -109,27 +110,30 @@ impl Tables {
     /// Removes a service; one that is not there is no error.
     pub fn remove_service(&mut self, key: ServiceKey, prefix_len: u32) -> Result<(), TableError> {
         remove(&mut self.services, maps::SERVICES, TrieKey::new(prefix_len, key))?;
-        if let Some(interest) = &mut self.interest {
-            interest.remove_service(key, prefix_len);
+        if let Some(address_filter) = &mut self.address_filter {
+            address_filter.remove_service(key, prefix_len);
         }
         Ok(())
     }
 
     /// Adds or replaces a source at once.
-    pub fn set_source(&mut self, key: SourceKey, prefix_len: u32, source: Source) -> Result<(), TableError> {
-        let replaced = self.interest.as_mut().and_then(|interest| interest.add_source(key, prefix_len, source.vip));
+    pub fn set_source(&mut self, key: SnatKey, prefix_len: u32, source: SnatRule) -> Result<(), TableError> {
+        let replaced = self
+            .address_filter
+            .as_mut()
+            .and_then(|address_filter| address_filter.add_source(key, prefix_len, source.vip));
         insert(&mut self.sources, maps::SOURCES, TrieKey::new(prefix_len, key), source)?;
-        if let Some((interest, vip)) = self.interest.as_mut().zip(replaced) {
-            interest.remove_way(vip);
+        if let Some((address_filter, vip)) = self.address_filter.as_mut().zip(replaced) {
+            address_filter.remove_way(vip);
         }
         Ok(())
     }
 
     /// Removes a source; one that is not there is no error.
-    pub fn remove_source(&mut self, key: SourceKey, prefix_len: u32) -> Result<(), TableError> {
+    pub fn remove_source(&mut self, key: SnatKey, prefix_len: u32) -> Result<(), TableError> {
         remove(&mut self.sources, maps::SOURCES, TrieKey::new(prefix_len, key))?;
-        if let Some(interest) = &mut self.interest {
-            interest.remove_source(key, prefix_len);
+        if let Some(address_filter) = &mut self.address_filter {
+            address_filter.remove_source(key, prefix_len);
         }
         Ok(())
     }
@@ -141,12 +145,12 @@ impl Tables {
         if held.generation != backend.generation {
             self.loads.begin(number, backend.generation, &self.service_loads, held.service);
         }
-        if let Some(interest) = &mut self.interest {
-            interest.add_backend(&backend);
+        if let Some(address_filter) = &mut self.address_filter {
+            address_filter.add_backend(&backend);
         }
         self.backends.write(number, backend);
-        if let Some(interest) = &mut self.interest {
-            interest.remove_backend(&held);
+        if let Some(address_filter) = &mut self.address_filter {
+            address_filter.remove_backend(&held);
         }
     }
 

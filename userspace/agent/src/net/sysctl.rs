@@ -11,7 +11,7 @@ use std::{
 };
 
 use nix::net::if_::if_indextoname;
-use vipgate_abi::source::OWN_PORTS;
+use vipgate_abi::snat::OWN_PORTS;
 
 use super::{Device, NetError};
 

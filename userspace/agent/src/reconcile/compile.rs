@@ -14,7 +14,7 @@ use vipgate_abi::{
     backend::{self, Backend, TCP_IDLE, UDP_IDLE},
     meter::Binding,
     service::{self, Kind, Member, ServiceKey},
-    source::{self, SourceKey, SourceKind},
+    snat::{self, SnatKey, SnatKind},
 };
 use vipgate_state::{Algorithm, BackendState, ForwardState, Limits, ListenerState, Protocol, VipState};
 
@@ -56,16 +56,16 @@ impl Key {
 /// A key of the sources trie: guests, and the device by which their packets are about to leave.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Origin {
-    pub data: SourceKey,
-    /// Bits of `data` that count: [`SourceKey::EXACT`] for one guest, fewer for a network.
+    pub data: SnatKey,
+    /// Bits of `data` that count: [`SnatKey::EXACT`] for one guest, fewer for a network.
     pub prefix_len: u32,
 }
 
 impl Origin {
     /// The key of the guests that a network has, by a device's interface index.
     pub fn new(device: u32, guests: Ipv4Net) -> Self {
-        let data = SourceKey::new(device, u32::from(guests.network()).to_be());
-        Self { data, prefix_len: SourceKey::EXACT - u32::BITS + u32::from(guests.prefix_len()) }
+        let data = SnatKey::new(device, u32::from(guests.network()).to_be());
+        Self { data, prefix_len: SnatKey::EXACT - u32::BITS + u32::from(guests.prefix_len()) }
     }
 
     /// Whether both are about the same guests, by whatever devices.
@@ -193,7 +193,7 @@ impl ServiceEntry {
 pub struct SourceEntry {
     /// Number of the elastic IP, or of the network's source NAT; `None`: the packets are dropped.
     pub number: Option<u32>,
-    pub value: source::Source,
+    pub value: snat::SnatRule,
 }
 
 /// The router's devices as they are now: their interface indices by name.
@@ -279,16 +279,16 @@ fn translate(vip: &VipState, device: u32, devices: &Devices<'_>, tables: &mut Ta
         let (kind, number, backend) = match vip.enabled {
             true => (kind, Some(number), backend),
             // Dropped: without an entry the packets would leave with another source.
-            false => (SourceKind::Disabled, None, 0),
+            false => (SnatKind::Disabled, None, 0),
         };
         let (vip, device, kind) = (u32::from(vip.address).to_be(), index(of, devices), kind as u8);
-        SourceEntry { number, value: source::Source { vip, backend, device, kind, ..source::Source::default() } }
+        SourceEntry { number, value: snat::SnatRule { vip, backend, device, kind, ..snat::SnatRule::default() } }
     };
     if let Some(elastic) = &vip.elastic {
         let (number, backend) = (elastic.number, elastic.backend);
         if elastic.leads {
             let guest = Origin::new(device, elastic.guest.into());
-            tables.sources.insert(guest, entry(SourceKind::Elastic, number, backend, &elastic.device));
+            tables.sources.insert(guest, entry(SnatKind::Elastic, number, backend, &elastic.device));
         }
         if vip.enabled {
             tables.services.insert(Key::whole(vip.address), ServiceEntry::Elastic { number, backend, device });
@@ -299,8 +299,7 @@ fn translate(vip: &VipState, device: u32, devices: &Devices<'_>, tables: &mut Ta
     for masquerade in &vip.masquerades {
         // Networks with the same addresses cannot be told apart: the first one's traffic it is.
         let Entry::Vacant(place) = tables.sources.entry(Origin::new(device, masquerade.network)) else { continue };
-        let mut source =
-            entry(SourceKind::Masquerade, masquerade.number, masquerade.backend, masquerade.device.as_str());
+        let mut source = entry(SnatKind::Masquerade, masquerade.number, masquerade.backend, masquerade.device.as_str());
         source.value.shared = u8::from(vip.enabled && !(vip.listeners.is_empty() && vip.forwards.is_empty()));
         place.insert(source);
         if vip.enabled {
@@ -761,9 +760,9 @@ mod tests {
         let expected = Backend { addr: guest, service: 6, idle_timeout: 7440, device: 4, ..Backend::default() };
         assert_eq!(tables.backends, BTreeMap::from([(60, expected)]));
         assert!(expected.takes_all());
-        let key = Origin { data: SourceKey::new(3, guest), prefix_len: 64 };
-        let kind = SourceKind::Elastic as u8;
-        let value = source::Source { vip, backend: 60, device: 4, kind, ..source::Source::default() };
+        let key = Origin { data: SnatKey::new(3, guest), prefix_len: 64 };
+        let kind = SnatKind::Elastic as u8;
+        let value = snat::SnatRule { vip, backend: 60, device: 4, kind, ..snat::SnatRule::default() };
         assert_eq!(tables.sources, BTreeMap::from([(key, SourceEntry { number: Some(6), value })]));
 
         let follower = compile(&elastic(false), &devices);
@@ -780,10 +779,9 @@ mod tests {
             (VipState { forwards: vec![forward((1, 2), 1)], ..own(vec![]) }, 1),
         ] {
             let tables = compile(&state, &devices);
-            let key =
-                Origin { data: SourceKey { device: 3_u32.to_ne_bytes(), addr: [192, 168, 0, 0] }, prefix_len: 48 };
-            let kind = SourceKind::Masquerade as u8;
-            let value = source::Source { vip, backend: 80, device: 4, kind, shared, ..source::Source::default() };
+            let key = Origin { data: SnatKey { device: 3_u32.to_ne_bytes(), addr: [192, 168, 0, 0] }, prefix_len: 48 };
+            let kind = SnatKind::Masquerade as u8;
+            let value = snat::SnatRule { vip, backend: 80, device: 4, kind, shared, ..snat::SnatRule::default() };
             assert_eq!(tables.sources, BTreeMap::from([(key, SourceEntry { number: Some(8), value })]));
             let expected = Backend { addr: vip, service: 8, idle_timeout: 7440, ..Backend::default() };
             assert_eq!(tables.backends[&80], expected);
@@ -806,8 +804,8 @@ mod tests {
             assert_eq!(off.services, services);
             assert!(off.backends.is_empty());
             assert!(off.sources.keys().eq(on.sources.keys()));
-            let (vip, kind) = (u32::from_ne_bytes([10, 0, 0, 5]), SourceKind::Disabled as u8);
-            let value = source::Source { vip, device: 4, kind, ..source::Source::default() };
+            let (vip, kind) = (u32::from_ne_bytes([10, 0, 0, 5]), SnatKind::Disabled as u8);
+            let value = snat::SnatRule { vip, device: 4, kind, ..snat::SnatRule::default() };
             assert!(off.sources.values().all(|entry| *entry == SourceEntry { number: None, value }));
         }
     }

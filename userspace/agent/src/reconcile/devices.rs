@@ -9,11 +9,11 @@ use std::{
 };
 
 use tracing::{info, warn};
-use vipgate_abi::{maps::MAX_PORTS, port::Port};
+use vipgate_abi::{interface::Interface, maps::MAX_PORTS};
 
 use super::{ApplyError, Refusal, Refusals};
 use crate::{
-    loader::{Hook, LoadError, Plane, Ports, TableError, Target},
+    loader::{Hook, Interfaces, LoadError, Plane, TableError, Target},
     net::{Device, NetError, sysctl::Settings},
 };
 
@@ -21,9 +21,9 @@ use crate::{
 #[derive(Debug)]
 pub(super) struct Managed {
     plane: Arc<Plane>,
-    table: Ports,
+    table: Interfaces,
     settings: Settings,
-    ports: BTreeMap<u32, Port>,
+    ports: BTreeMap<u32, Interface>,
     /// By name: the device as it was set up, and its port number.
     ready: BTreeMap<String, (Device, u32)>,
     /// Why those that are wanted are not.
@@ -100,13 +100,13 @@ impl Managed {
     }
 
     fn is_strict(&self) -> bool {
-        self.ports.values().any(Port::is_strict)
+        self.ports.values().any(Interface::is_strict)
     }
 
     /// Makes devices' reverse-path filtering loose that somebody made strict. True: of some the programs know it otherwise.
     pub(super) fn loosen(&self) -> bool {
         let differs = |(device, number): &(Device, u32)| {
-            let is_strict = self.ports.get(number).is_some_and(Port::is_strict);
+            let is_strict = self.ports.get(number).is_some_and(Interface::is_strict);
             // What fails is told when the device is set up.
             self.settings.loosen(device).map_or(true, |strict| strict != is_strict)
         };
@@ -217,7 +217,7 @@ impl Managed {
     fn describe(&mut self, number: u32, device: &Device, hook: Hook, strict: bool) -> Result<bool, TableError> {
         let sockets_only = u16::from(!matches!(hook, Hook::Xdp | Hook::XdpGeneric));
         let Device { ifindex, mtu, mac, .. } = *device;
-        let port = Port { ifindex, mtu, mac, sockets_only, strict: strict.into(), ..Port::default() };
+        let port = Interface { ifindex, mtu, mac, sockets_only, strict: strict.into(), ..Interface::default() };
         if self.ports.get(&number) == Some(&port) {
             return Ok(false);
         }
@@ -230,7 +230,7 @@ impl Managed {
         held.or_else(|| (1..MAX_PORTS).find(|number| !self.ports.contains_key(number)))
     }
 
-    fn set_port(&mut self, number: u32, port: Port) -> Result<(), TableError> {
+    fn set_port(&mut self, number: u32, port: Interface) -> Result<(), TableError> {
         self.table.set(number, port, self.ports.get(&number).copied())?;
         self.ports.insert(number, port);
         Ok(())

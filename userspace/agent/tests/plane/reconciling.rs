@@ -5,12 +5,12 @@ use std::{collections::BTreeSet, net::Ipv4Addr, sync::Arc, time::Duration};
 use aya::maps::{Array, Map, MapData, MapError};
 use futures::future::join_all;
 use vipgate_abi::{
+    address_filter::BITS,
     flow::{Bucket, FLAG_REPLY, Flow, Mark, State, Target, Word},
-    interest::BITS,
     load::Load,
     maps,
     service::{Kind, ServiceKey},
-    source::SourceKind,
+    snat::SnatKind,
 };
 use vipgate_agent::{
     health::Checks,
@@ -93,7 +93,7 @@ impl Bench {
     }
 
     /// The numbers of bits of interest that are set: to, from, out.
-    fn interest(&self) -> [u32; 3] {
+    fn address_filter(&self) -> [u32; 3] {
         let words: Array<MapData, u64> = self.map(maps::INTEREST);
         let words: Vec<u64> = (0..words.len()).map(|at| words.get(&at, 0).expect("inside")).collect();
         // Beside each other are an address's bits: to, from, out and own.
@@ -471,13 +471,13 @@ fn an_elastic_ip_comes_goes_and_follows_its_device() {
     bench.desired.put(elastic(5, "r0", 7));
     bench.apply(&reconciler, &["vip-5"]).expect("applied");
     let guest = Ipv4Addr::new(10, 0, 1, 7);
-    let source = |device| (device, guest, 64, address(5), SourceKind::Elastic as u8);
+    let source = |device| (device, guest, 64, address(5), SnatKind::Elastic as u8);
     let first = target(&bench.room, "r0").ifindex;
     assert_eq!(bench.sources(), [source(first)]);
     let service = bench.plane.tables().and_then(|tables| Ok(tables.services()?)).expect("readable")[0].2;
     assert_eq!((service.kind, service.device()), (Kind::Elastic as u8, first));
     assert!(bench.has_address("r0", 5));
-    assert_eq!(bench.interest(), [1, 1, 1]);
+    assert_eq!(bench.address_filter(), [1, 1, 1]);
 
     // Under another index: addresses and entries come again, and flows go on.
     let backend = || bench.plane.tables().expect("opens").backends().read(5).expect("inside");
@@ -493,11 +493,11 @@ fn an_elastic_ip_comes_goes_and_follows_its_device() {
 
     bench.desired.put(VipState { enabled: false, ..elastic(5, "r0", 7) });
     bench.apply(&reconciler, &["vip-5"]).expect("applied");
-    assert_eq!(bench.sources(), [(second, guest, 64, address(5), SourceKind::Disabled as u8)]);
+    assert_eq!(bench.sources(), [(second, guest, 64, address(5), SnatKind::Disabled as u8)]);
     bench.desired.remove("vip-5");
     bench.apply(&reconciler, &["vip-5"]).expect("applied");
     assert!(bench.sources().is_empty() && bench.services().is_empty());
-    assert_eq!(bench.interest(), [1, 1, 0], "whoever sends on what has ended is to be told");
+    assert_eq!(bench.address_filter(), [1, 1, 0], "whoever sends on what has ended is to be told");
 }
 
 #[test]
@@ -507,27 +507,27 @@ fn the_routers_own_address_stays_whatever_becomes_of_its_vip() {
     bench.desired.put(own("r0", "10.64.0.0/16"));
     let reconciler = bench.start();
     let device = target(&bench.room, "r0").ifindex;
-    let source = |kind: SourceKind| (device, Ipv4Addr::new(10, 64, 0, 0), 48, address(1), kind as u8);
-    assert_eq!(bench.sources(), [source(SourceKind::Masquerade)]);
+    let source = |kind: SnatKind| (device, Ipv4Addr::new(10, 64, 0, 0), 48, address(1), kind as u8);
+    assert_eq!(bench.sources(), [source(SnatKind::Masquerade)]);
     assert!(bench.services().is_empty() && has_own() && !bench.has_address("r0", 1));
-    let [to, from, out] = bench.interest();
+    let [to, from, out] = bench.address_filter();
     assert_eq!(to, 1, "answers come to the router's own address");
     assert!(out > 55_000 && from >= out, "every guest's bit: {from}, {out}");
 
     bench.desired.put(VipState { enabled: false, ..own("r0", "10.64.0.0/16") });
     bench.apply(&reconciler, &["vip-1"]).expect("applied");
-    assert_eq!(bench.sources(), [source(SourceKind::Disabled)]);
+    assert_eq!(bench.sources(), [source(SnatKind::Disabled)]);
     assert!(bench.services().is_empty() && has_own(), "the router itself goes on");
 
     bench.desired.put(own("r0", "10.0.0.0/8"));
     bench.apply(&reconciler, &["vip-1"]).expect("applied");
-    assert_eq!(bench.interest(), [1, BITS, BITS], "more addresses than bits");
+    assert_eq!(bench.address_filter(), [1, BITS, BITS], "more addresses than bits");
     // It goes while no controller runs: the entries do, the address does not.
     bench.room.run(async move { reconciler.shutdown().await });
     bench.desired.remove("vip-1");
     let _reconciler = bench.start();
     assert!(bench.sources().is_empty() && has_own());
-    assert_eq!(bench.interest(), [1, BITS, 0], "whoever sends on what has ended is to be told");
+    assert_eq!(bench.address_filter(), [1, BITS, 0], "whoever sends on what has ended is to be told");
 }
 
 #[test]
@@ -537,11 +537,11 @@ fn sources_outlive_the_controller_and_are_not_written_anew() {
     bench.desired.put(own("r0", "10.64.0.0/16"));
     let first = bench.start();
     let held = |number| bench.plane.tables().expect("opens").backends().read(number).expect("inside");
-    let (sources, interest, backends) = (bench.sources(), bench.interest(), [5, 200].map(held));
+    let (sources, address_filter, backends) = (bench.sources(), bench.address_filter(), [5, 200].map(held));
     assert_eq!(sources.len(), 2);
     bench.room.run(async move { first.shutdown().await });
     let _second = bench.start();
-    assert_eq!((bench.sources(), bench.interest(), [5, 200].map(held)), (sources, interest, backends));
+    assert_eq!((bench.sources(), bench.address_filter(), [5, 200].map(held)), (sources, address_filter, backends));
 }
 
 #[test]

@@ -12,7 +12,7 @@ use vipgate_abi::{
     load::Load,
     maps,
     service::{Algorithm, Kind, Service, ServiceKey},
-    source::{Source, SourceKey, SourceKind},
+    snat::{SnatKey, SnatKind, SnatRule},
 };
 use vipgate_agent::loader::{Connection, FlowTable, Hook, Options, Plane, Sizes, read_connections};
 
@@ -52,9 +52,9 @@ fn service() -> Service {
 }
 
 /// A network with source NAT.
-fn source() -> (SourceKey, u32, Source) {
-    let value = Source { vip: 1, backend: BACKEND, kind: SourceKind::Masquerade as u8, ..Source::default() };
-    (SourceKey::new(3, u32::from_ne_bytes([10, 2, 0, 0])), 56, value)
+fn source() -> (SnatKey, u32, SnatRule) {
+    let value = SnatRule { vip: 1, backend: BACKEND, kind: SnatKind::Masquerade as u8, ..SnatRule::default() };
+    (SnatKey::new(3, u32::from_ne_bytes([10, 2, 0, 0])), 56, value)
 }
 
 fn backend() -> Backend {

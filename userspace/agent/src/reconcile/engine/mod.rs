@@ -32,7 +32,7 @@ use vipgate_abi::{
     backend::Backend,
     meter::{Meter, MeterPort},
     service::{Kind, Member, Service},
-    source::{Source, SourceKind},
+    snat::{SnatKind, SnatRule},
 };
 
 use super::{
@@ -55,9 +55,9 @@ pub(super) trait KernelTables {
     fn remove_service(&mut self, key: Key) -> Result<(), TableError>;
 
     /// Every entry of the sources trie.
-    fn sources(&self) -> Result<Vec<(Origin, Source)>, TableError>;
+    fn sources(&self) -> Result<Vec<(Origin, SnatRule)>, TableError>;
     /// Adds or replaces an entry at once.
-    fn set_source(&mut self, origin: Origin, source: Source) -> Result<(), TableError>;
+    fn set_source(&mut self, origin: Origin, source: SnatRule) -> Result<(), TableError>;
     /// Removes an entry; one that is not there is no error.
     fn remove_source(&mut self, origin: Origin) -> Result<(), TableError>;
 
@@ -178,7 +178,7 @@ impl<K: KernelTables> Engine<K> {
         }
         for (origin, value) in engine.kernel.sources()? {
             let backend = engine.kernel.backend(value.backend);
-            let led = value.kind != SourceKind::Disabled as u8 && backend.addr != 0;
+            let led = value.kind != SnatKind::Disabled as u8 && backend.addr != 0;
             let number = led.then_some(backend.service);
             engine.note_source(origin, SourceEntry { number, value });
         }
@@ -624,12 +624,12 @@ impl KernelTables for loader::Tables {
         self.remove_service(key.data, key.prefix_len)
     }
 
-    fn sources(&self) -> Result<Vec<(Origin, Source)>, TableError> {
+    fn sources(&self) -> Result<Vec<(Origin, SnatRule)>, TableError> {
         let sources = self.sources()?;
         Ok(sources.into_iter().map(|(data, prefix_len, source)| (Origin { data, prefix_len }, source)).collect())
     }
 
-    fn set_source(&mut self, origin: Origin, source: Source) -> Result<(), TableError> {
+    fn set_source(&mut self, origin: Origin, source: SnatRule) -> Result<(), TableError> {
         self.set_source(origin.data, origin.prefix_len, source)
     }
 

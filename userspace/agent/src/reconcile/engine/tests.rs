@@ -22,7 +22,7 @@ const DEVICE: u32 = 3;
 #[derive(Debug)]
 struct Fake {
     services: BTreeMap<Key, Service>,
-    sources: BTreeMap<Origin, Source>,
+    sources: BTreeMap<Origin, SnatRule>,
     backends: Vec<Backend>,
     rings: Vec<u32>,
     meters: BTreeMap<u32, Meter>,
@@ -74,10 +74,10 @@ impl Fake {
         for number in bound.filter(|number| *number != 0 && !self.foreign) {
             assert!(self.meters.contains_key(&number), "packets count against the limit {number}, which is gone");
         }
-        for (origin, source) in self.sources.iter().filter(|(_, source)| source.kind != SourceKind::Disabled as u8) {
+        for (origin, source) in self.sources.iter().filter(|(_, source)| source.kind != SnatKind::Disabled as u8) {
             let backend = self.backends[source.backend as usize];
             assert!(backend.takes_all(), "{origin:?} leads to {backend:?}");
-            let address = match source.kind == SourceKind::Elastic as u8 {
+            let address = match source.kind == SnatKind::Elastic as u8 {
                 true => u32::from_ne_bytes(origin.data.addr),
                 false => source.vip,
             };
@@ -106,11 +106,11 @@ impl KernelTables for Fake {
         Ok(())
     }
 
-    fn sources(&self) -> Result<Vec<(Origin, Source)>, TableError> {
+    fn sources(&self) -> Result<Vec<(Origin, SnatRule)>, TableError> {
         Ok(self.sources.iter().map(|(origin, source)| (*origin, *source)).collect())
     }
 
-    fn set_source(&mut self, origin: Origin, source: Source) -> Result<(), TableError> {
+    fn set_source(&mut self, origin: Origin, source: SnatRule) -> Result<(), TableError> {
         self.sources.insert(origin, source);
         self.look();
         Ok(())

@@ -6,7 +6,7 @@
 //! finds it, and follows it there. A flow is in one table at a time: only the controller moves it, when no program makes
 //! flows in the old table any more.
 //!
-//! The index of a flow in the other table has the bit [`OTHER`]; the `peer` that is stored in a flow has not: it is of the
+//! The index of a flow in the other table has the bit [`SECONDARY`]; the `peer` that is stored in a flow has not: it is of the
 //! same table. In a program that does not bridge the verifier removes all of this.
 
 use core::ptr;
@@ -31,7 +31,7 @@ pub fn takes_over() -> bool {
 }
 
 /// In an index: it is of the other table. No table is so large.
-pub const OTHER: u32 = 1 << 31;
+pub const SECONDARY: u32 = 1 << 31;
 
 /// The other table's bucket mask; None: this program does not bridge.
 #[inline(always)]
@@ -43,24 +43,24 @@ pub fn mask() -> Option<u32> {
 
 /// True for an index of the other table.
 #[inline(always)]
-pub fn is_other(index: u32) -> bool {
-    mask().is_some() && index & OTHER != 0
+pub fn is_secondary(index: u32) -> bool {
+    mask().is_some() && index & SECONDARY != 0
 }
 
 /// The index of the other direction of the flow at `index`, which names it as `peer`.
 #[inline(always)]
 pub fn beside(index: u32, peer: u32) -> u32 {
-    peer | (index & OTHER)
+    peer | (index & SECONDARY)
 }
 
 /// A flow of either table.
 #[inline(always)]
 pub fn flow(index: u32) -> Option<*mut Flow> {
-    if is_other(index) { OTHER_FLOWS.get_ptr_mut(index & !OTHER) } else { FLOWS.get_ptr_mut(index) }
+    if is_secondary(index) { OTHER_FLOWS.get_ptr_mut(index & !SECONDARY) } else { FLOWS.get_ptr_mut(index) }
 }
 
-/// A bucket of either table: its number has the bit [`OTHER`], too.
+/// A bucket of either table: its number has the bit [`SECONDARY`], too.
 #[inline(always)]
 pub fn bucket(number: u32) -> Option<*mut Bucket> {
-    if is_other(number) { OTHER_BUCKETS.get_ptr_mut(number & !OTHER) } else { FLOW_BUCKETS.get_ptr_mut(number) }
+    if is_secondary(number) { OTHER_BUCKETS.get_ptr_mut(number & !SECONDARY) } else { FLOW_BUCKETS.get_ptr_mut(number) }
 }

@@ -1,4 +1,4 @@
-//! Keeps the set of addresses that packets are looked up for (`vipgate_abi::interest`) in line with services, sources and
+//! Keeps the set of addresses that packets are looked up for (`vipgate_abi::address_filter`) in line with services, sources and
 //! backends: a bit is set before the first entry that needs it is written, and cleared after the last one is gone. Bits of
 //! packets to and from addresses rest before that: those of connections that were ended are to be answered.
 
@@ -10,23 +10,23 @@ use std::{
 
 use vipgate_abi::{
     Be32,
+    address_filter::{BITS, Bit, WORDS},
     backend::Backend,
-    interest::{BITS, Bit, WORDS},
     maps,
     service::ServiceKey,
-    source::SourceKey,
+    snat::SnatKey,
 };
 
 use super::{ENDED, bpffs::PinDir, error::LoadError, mapping::Mapping, tables::mapping};
 
 /// The bits, and what needs them.
 #[derive(Debug)]
-pub(super) struct Interest {
+pub(super) struct AddressFilter {
     words: Mapping<u64>,
     /// Keys with their prefix lengths: the trie cannot be asked for one, it answers with the longest match.
     services: HashSet<(ServiceKey, u32)>,
     /// With the VIP that packets leave by: their answers come to it, and it may have no service.
-    sources: HashMap<(SourceKey, u32), Be32>,
+    sources: HashMap<(SnatKey, u32), Be32>,
     uses: Uses,
     /// Bits that nothing needs since then, unless it does again. They are cleared by what is changed later: a bit more than
     /// needed costs packets a look.
@@ -38,12 +38,12 @@ pub(super) struct Interest {
 #[derive(Debug)]
 struct Uses(Vec<u32>);
 
-impl Interest {
+impl AddressFilter {
     /// Brings the bits in line with the services, sources and backends that there are.
     pub(super) fn open(
         dir: &PinDir,
         services: HashSet<(ServiceKey, u32)>,
-        sources: HashMap<(SourceKey, u32), Be32>,
+        sources: HashMap<(SnatKey, u32), Be32>,
         backends: impl Iterator<Item = Backend>,
     ) -> Result<Self, LoadError> {
         let words = mapping(dir, maps::INTEREST)?;
@@ -59,11 +59,11 @@ impl Interest {
         sources.keys().for_each(|(key, prefix_len)| out(*key, *prefix_len, &mut need));
         sources.values().for_each(|vip| need(Bit::to(*vip)));
         backends.filter_map(|backend| from(&backend)).for_each(&mut need);
-        let interest = Self { words, services, sources, uses, resting: VecDeque::new() };
+        let address_filter = Self { words, services, sources, uses, resting: VecDeque::new() };
         for (at, word) in (0..).zip(wanted) {
-            interest.change(at, |held| held & Bit::OWN | word);
+            address_filter.change(at, |held| held & Bit::OWN | word);
         }
-        Ok(interest)
+        Ok(address_filter)
     }
 
     /// A service is about to be written.
@@ -82,7 +82,7 @@ impl Interest {
 
     /// A source is about to be written, by which packets leave as the VIP. The VIP of the one that it replaces is for
     /// [`Self::remove_way`] afterwards.
-    pub(super) fn add_source(&mut self, key: SourceKey, prefix_len: u32, vip: Be32) -> Option<Be32> {
+    pub(super) fn add_source(&mut self, key: SnatKey, prefix_len: u32, vip: Be32) -> Option<Be32> {
         self.add(Bit::to(vip));
         let replaced = self.sources.insert((key, prefix_len), vip);
         if replaced.is_none() {
@@ -92,7 +92,7 @@ impl Interest {
     }
 
     /// A source is gone.
-    pub(super) fn remove_source(&mut self, key: SourceKey, prefix_len: u32) {
+    pub(super) fn remove_source(&mut self, key: SnatKey, prefix_len: u32) {
         if let Some(vip) = self.sources.remove(&(key, prefix_len)) {
             out(key, prefix_len, |bit| self.remove(bit));
             self.remove_way(vip);
@@ -180,9 +180,9 @@ impl Uses {
 }
 
 /// Gives the bits that a source needs to `each`: those of all its addresses.
-fn out(key: SourceKey, prefix_len: u32, each: impl FnMut(Bit)) {
+fn out(key: SnatKey, prefix_len: u32, each: impl FnMut(Bit)) {
     let first = u32::from_be_bytes(key.addr);
-    match 1_u32.checked_shl(SourceKey::EXACT.saturating_sub(prefix_len)) {
+    match 1_u32.checked_shl(SnatKey::EXACT.saturating_sub(prefix_len)) {
         Some(count) if count <= BITS => {
             let guests = (first..=first | (count - 1)).map(u32::to_be);
             guests.flat_map(|guest| [Bit::from(guest), Bit::out(guest)]).for_each(each);
@@ -207,8 +207,8 @@ mod tests {
 
     fn bits(addr: [u8; 4], hosts: u32) -> Vec<Bit> {
         let mut bits = Vec::new();
-        let key = SourceKey { device: [0; 4], addr };
-        out(key, SourceKey::EXACT - hosts, |bit| bits.push(bit));
+        let key = SnatKey { device: [0; 4], addr };
+        out(key, SnatKey::EXACT - hosts, |bit| bits.push(bit));
         bits
     }
 
@@ -228,27 +228,28 @@ mod tests {
 
     #[test]
     fn bits_to_and_from_an_address_rest_before_they_are_cleared_and_may_be_needed_again() {
-        let mut interest = Interest {
+        let mut address_filter = AddressFilter {
             words: Mapping::anonymous(WORDS as u32),
             services: HashSet::new(),
             sources: HashMap::new(),
             uses: Uses::none(),
             resting: VecDeque::new(),
         };
-        let is_set =
-            |interest: &Interest, bit: Bit| interest.words.read(bit.word()).is_some_and(|word| word & bit.mask() != 0);
+        let is_set = |address_filter: &AddressFilter, bit: Bit| {
+            address_filter.words.read(bit.word()).is_some_and(|word| word & bit.mask() != 0)
+        };
         let [to, from, out, other] = [Bit::to(1), Bit::from(1), Bit::out(1), Bit::to(2)];
         for bit in [to, from, out, other] {
-            interest.add(bit);
+            address_filter.add(bit);
         }
         let start = Instant::now();
         for bit in [to, from, out] {
-            interest.remove_at(bit, start);
+            address_filter.remove_at(bit, start);
         }
-        assert_eq!([to, from, out].map(|bit| is_set(&interest, bit)), [true, true, false]);
-        interest.add(from);
-        interest.remove_at(other, start + ENDED);
-        assert_eq!([to, from, other].map(|bit| is_set(&interest, bit)), [false, true, true]);
+        assert_eq!([to, from, out].map(|bit| is_set(&address_filter, bit)), [true, true, false]);
+        address_filter.add(from);
+        address_filter.remove_at(other, start + ENDED);
+        assert_eq!([to, from, other].map(|bit| is_set(&address_filter, bit)), [false, true, true]);
     }
 
     #[test]

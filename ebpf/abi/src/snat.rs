@@ -9,14 +9,14 @@ use crate::Be32;
 /// The trie key's data; all bytes, because tries compare bytes from the most significant.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct SourceKey {
+pub struct SnatKey {
     /// Interface index of the device, in the machine's byte order: it always counts whole.
     pub device: [u8; 4],
     /// The guest, or its network, most significant byte first.
     pub addr: [u8; 4],
 }
 
-impl SourceKey {
+impl SnatKey {
     /// Prefix length of a key that names one guest; less for the bits that a network's hosts have.
     pub const EXACT: u32 = 64;
 
@@ -30,25 +30,25 @@ impl SourceKey {
 /// What such packets become.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Source {
+pub struct SnatRule {
     /// The VIP that they get as their source.
     pub vip: Be32,
     /// Index of BACKENDS: whose generation their flows have, and whose traffic they are.
     pub backend: u32,
     /// Interface index of the device by which such packets come; 0: by any.
     pub device: u32,
-    /// One of [`SourceKind`]'s values.
+    /// One of [`SnatKind`]'s values.
     pub kind: u8,
-    /// Of [`SourceKind::Masquerade`], 1: the VIP has services, whose ports are not given away.
+    /// Of [`SnatKind::Masquerade`], 1: the VIP has services, whose ports are not given away.
     pub shared: u8,
     pub reserved: [u8; 2],
 }
 
-const _: () = assert!(size_of::<Source>() == 16 && size_of::<SourceKey>() == 8);
+const _: () = assert!(size_of::<SnatRule>() == 16 && size_of::<SnatKey>() == 8);
 
-crate::pod!(Source, SourceKey);
+crate::pod!(SnatRule, SnatKey);
 
-impl Source {
+impl SnatRule {
     /// Whether packets that come by a device may be such guests'.
     #[inline(always)]
     pub const fn comes_by(&self, device: u32) -> bool {
@@ -59,7 +59,7 @@ impl Source {
 /// How a source is translated.
 #[repr(u8)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SourceKind {
+pub enum SnatKind {
     /// Not at all, the packets are dropped: the VIP is Disabled.
     Disabled = 1,
     /// One guest, one VIP: ports stay as they are.

@@ -1,6 +1,6 @@
-//! Which addresses the router's services are about (`vipgate_abi::interest`).
+//! Which addresses the router's services are about (`vipgate_abi::address_filter`).
 
-use vipgate_abi::{Be32, interest::Bits};
+use vipgate_abi::{Be32, address_filter::Bits};
 
 use crate::maps::INTEREST;
 

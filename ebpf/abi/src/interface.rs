@@ -5,7 +5,7 @@
 /// A device that carries a program.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Port {
+pub struct Interface {
     /// Interface index; 0: this number is free.
     pub ifindex: u32,
     /// Largest IP packet that the device sends, in bytes.
@@ -20,7 +20,7 @@ pub struct Port {
     pub reserved: u32,
 }
 
-impl Port {
+impl Interface {
     /// XDP may redirect frames to it.
     #[inline(always)]
     pub const fn takes_frames(&self) -> bool {
@@ -37,6 +37,6 @@ impl Port {
 /// Port number of the network stack.
 pub const STACK: u16 = 0;
 
-const _: () = assert!(size_of::<Port>() == 24);
+const _: () = assert!(size_of::<Interface>() == 24);
 
-crate::pod!(Port);
+crate::pod!(Interface);

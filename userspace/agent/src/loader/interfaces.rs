@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, fmt};
 
 use aya::maps::{Array, DevMap, HashMap, MapData, MapError};
-use vipgate_abi::{maps, port::Port};
+use vipgate_abi::{interface::Interface, maps};
 
 use super::{
     bpffs::PinDir,
@@ -12,19 +12,19 @@ use super::{
 };
 
 /// The port tables. One writer: the reconciler.
-pub struct Ports {
-    ports: Array<MapData, Port>,
+pub struct Interfaces {
+    ports: Array<MapData, Interface>,
     numbers: HashMap<MapData, u32, u32>,
     transmit: DevMap<MapData>,
 }
 
-impl fmt::Debug for Ports {
+impl fmt::Debug for Interfaces {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Ports").finish_non_exhaustive()
+        f.debug_struct("Interfaces").finish_non_exhaustive()
     }
 }
 
-impl Ports {
+impl Interfaces {
     pub(super) fn open(dir: &PinDir) -> Result<Self, LoadError> {
         Ok(Self {
             ports: open(dir, maps::PORTS)?,
@@ -34,7 +34,7 @@ impl Ports {
     }
 
     /// The ports in use, by number.
-    pub fn list(&self) -> Result<BTreeMap<u32, Port>, TableError> {
+    pub fn list(&self) -> Result<BTreeMap<u32, Interface>, TableError> {
         let mut list = BTreeMap::new();
         for number in 1..self.ports.len() {
             let port = self.ports.get(&number, 0).map_err(|error| TableError::new(maps::PORTS, "read", error))?;
@@ -47,7 +47,7 @@ impl Ports {
 
     /// Gives a number to a device, or changes what is known of it. The number comes to be found last, when all that
     /// it leads to is there. `previous` is what the number was before.
-    pub fn set(&mut self, number: u32, port: Port, previous: Option<Port>) -> Result<(), TableError> {
+    pub fn set(&mut self, number: u32, port: Interface, previous: Option<Interface>) -> Result<(), TableError> {
         if let Some(previous) = previous
             && previous.ifindex != port.ifindex
         {
@@ -60,9 +60,9 @@ impl Ports {
     }
 
     /// Frees a number.
-    pub fn clear(&mut self, number: u32, port: Port) -> Result<(), TableError> {
+    pub fn clear(&mut self, number: u32, port: Interface) -> Result<(), TableError> {
         self.forget(port.ifindex)?;
-        let cleared = self.ports.set(number, Port::default(), 0);
+        let cleared = self.ports.set(number, Interface::default(), 0);
         cleared.map_err(|error| TableError::new(maps::PORTS, "write", error))?;
         self.transmit_by(number, 0)
     }
