@@ -4,14 +4,14 @@
 //! incremental arithmetic. [`Bench`] holds the loaded programs and their tables in a network namespace of its own, whose
 //! routes and neighbours the programs' lookups see.
 
-mod bench;
 mod fill;
 mod frame;
+mod harness;
 mod reuse;
 mod time;
 mod watcher;
 
-pub use bench::{Bench, Beside, Hook, Outcome, Packets, Swap, Verdict};
 pub use fill::{Asked, Filling};
 pub use frame::{Frame, Transport, tcp};
+pub use harness::{Bench, Beside, Hook, Outcome, Packets, Swap, Verdict};
 pub use watcher::{Order, Watcher};

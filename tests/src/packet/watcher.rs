@@ -11,7 +11,7 @@ use aya::{
 };
 use vipgate_agent::loader::load_persistently;
 
-use super::bench::BENCHMARK;
+use super::harness::BENCHMARK;
 
 /// Where among the programs of a device's side.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
