@@ -255,12 +255,28 @@ fn is_of_type(value: &Value, documented: &str) -> bool {
 const VIP: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 20);
 const ELASTIC: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 21);
 
+/// Of what the walk creates.
+const VIP_UUID: &str = "11111111111141118111111111111111";
+const BALANCER: &str = "22222222222242228222222222222222";
+const LISTENER: &str = "33333333333343338333333333333333";
+const RULE: &str = "55555555555545558555555555555555";
+const EIP: &str = "66666666666646668666666666666666";
+
 #[test]
 fn every_documented_call_of_this_slice_takes_its_parameters_and_answers_its_fields() -> Result<()> {
     let run = Running::new(Hook::Tc, 0, 2)?;
-    let cloud = &run.cloud;
-    let mut walk = Walk { calls: document()?, api: cloud.api.clone(), walked: Vec::new() };
+    let mut walk = Walk { calls: document()?, api: run.cloud.api.clone(), walked: Vec::new() };
+    let stages = [services, vips, listeners, balancers, forwarding, elastic_ips, limits, removal];
+    stages.iter().try_for_each(|stage| stage(&mut walk, &run))?;
+    let missed: Vec<&str> = walk.calls.iter().filter(|call| is_served(call)).map(|call| call.api.as_str()).collect();
+    let missed: Vec<&str> = missed.into_iter().filter(|api| !walk.walked.iter().any(|walked| walked == api)).collect();
+    assert!(missed.is_empty(), "the walk misses {missed:?}");
+    Ok(())
+}
 
+/// Network services of the private network.
+fn services(walk: &mut Walk, run: &Running) -> Result<()> {
+    let cloud = &run.cloud;
     walk.call("GetNetworkServiceTypes", &json!({}))?;
     let providers = walk.call("QueryNetworkServiceProvider", &json!({}))?;
     let provider = providers["inventories"][0]["uuid"].as_str().context("a provider")?;
@@ -271,123 +287,151 @@ fn every_documented_call_of_this_slice_takes_its_parameters_and_answers_its_fiel
     walk.call("DetachNetworkServiceFromL3Network", &services)?;
     walk.call("AttachNetworkServiceToL3Network", &services)?;
     walk.call("QueryNetworkServiceL3NetworkRef", &json!({}))?;
+    Ok(())
+}
 
-    let vip = "11111111111141118111111111111111";
+/// A VIP.
+fn vips(walk: &mut Walk, run: &Running) -> Result<()> {
+    let cloud = &run.cloud;
     let created = walk.call(
         "CreateVip",
         &json!({
             "name": "vip", "description": "a VIP", "l3NetworkUuid": cloud.public_l3, "requiredIp": VIP,
-            "allocatorStrategy": "RandomIpAllocatorStrategy", "resourceUuid": vip,
+            "allocatorStrategy": "RandomIpAllocatorStrategy", "resourceUuid": VIP_UUID,
         }),
     )?;
-    assert_eq!(created["inventory"]["uuid"], vip);
+    assert_eq!(created["inventory"]["uuid"], VIP_UUID);
     assert_eq!(created["inventory"]["ip"], VIP.to_string());
-    let updated = walk.call("UpdateVip", &json!({ "uuid": vip, "name": "front", "description": "changed" }))?;
+    let updated = walk.call("UpdateVip", &json!({ "uuid": VIP_UUID, "name": "front", "description": "changed" }))?;
     assert_eq!(updated["inventory"]["name"], "front");
     for event in ["disable", "enable"] {
-        walk.call("ChangeVipState", &json!({ "uuid": vip, "stateEvent": event }))?;
+        walk.call("ChangeVipState", &json!({ "uuid": VIP_UUID, "stateEvent": event }))?;
     }
+    Ok(())
+}
 
-    let balancer = "22222222222242228222222222222222";
+/// A load balancer and its listener, with both guests behind it.
+fn listeners(walk: &mut Walk, run: &Running) -> Result<()> {
     walk.call(
         "CreateLoadBalancer",
-        &json!({ "name": "balancer", "description": "one", "vipUuid": vip, "resourceUuid": balancer }),
+        &json!({ "name": "balancer", "description": "one", "vipUuid": VIP_UUID, "resourceUuid": BALANCER }),
     )?;
-    let listener = "33333333333343338333333333333333";
     walk.call(
         "CreateLoadBalancerListener",
         &json!({
-            "loadBalancerUuid": balancer, "name": "listener", "description": "web", "instancePort": 8080,
-            "loadBalancerPort": 80, "protocol": "tcp", "resourceUuid": listener,
+            "loadBalancerUuid": BALANCER, "name": "listener", "description": "web", "instancePort": 8080,
+            "loadBalancerPort": 80, "protocol": "tcp", "resourceUuid": LISTENER,
         }),
     )?;
-    walk.call("UpdateLoadBalancerListener", &json!({ "uuid": listener, "name": "web", "description": "changed" }))?;
-    let candidates = walk.call("GetCandidateVmNicsForLoadBalancer", &json!({ "listenerUuid": listener }))?;
+    walk.call("UpdateLoadBalancerListener", &json!({ "uuid": LISTENER, "name": "web", "description": "changed" }))?;
+    let candidates = walk.call("GetCandidateVmNicsForLoadBalancer", &json!({ "listenerUuid": LISTENER }))?;
     assert_eq!(candidates["inventories"].as_array().map(Vec::len), Some(2));
-    let nics = json!({ "listenerUuid": listener, "vmNicUuids": [cloud.vms[0].nic, cloud.vms[1].nic] });
-    walk.call("AddVmNicToLoadBalancer", &nics)?;
-    let used = walk.call("GetVipUsedPorts", &json!({ "uuid": vip, "protocol": "tcp" }))?;
+    walk.call("AddVmNicToLoadBalancer", &behind_listener(run))?;
+    let used = walk.call("GetVipUsedPorts", &json!({ "uuid": VIP_UUID, "protocol": "tcp" }))?;
     assert!(used["inventories"][0]["usedPorts"].to_string().contains("80"), "{used}");
+    Ok(())
+}
 
-    let vips = walk.call("QueryVip", &json!({ "uuid": vip }))?;
+/// Both guests' NICs, as the listener's.
+fn behind_listener(run: &Running) -> Value {
+    let [first, second] = [0, 1].map(|guest| &run.cloud.vms[guest].nic);
+    json!({ "listenerUuid": LISTENER, "vmNicUuids": [first, second] })
+}
+
+/// What the VIP and the load balancer are then.
+fn balancers(walk: &mut Walk, _: &Running) -> Result<()> {
+    let vips = walk.call("QueryVip", &json!({ "uuid": VIP_UUID }))?;
     let vip_in_use = &vips["inventories"][0];
     assert_eq!((&vip_in_use["serviceProvider"], &vip_in_use["useFor"]), (&json!("vrouter"), &json!("LoadBalancer")));
-    let listeners = walk.call("QueryLoadBalancerListener", &json!({ "uuid": listener }))?;
+    let listeners = walk.call("QueryLoadBalancerListener", &json!({ "uuid": LISTENER }))?;
     assert_eq!(listeners["inventories"][0]["vmNicRefs"].as_array().map(Vec::len), Some(2));
-    walk.call("QueryLoadBalancer", &json!({ "uuid": balancer }))?;
-    walk.call("RefreshLoadBalancer", &json!({ "uuid": balancer }))?;
-    let renamed = json!({ "uuid": balancer, "name": "lb", "description": "changed", "resourceUuid": balancer });
+    walk.call("QueryLoadBalancer", &json!({ "uuid": BALANCER }))?;
+    walk.call("RefreshLoadBalancer", &json!({ "uuid": BALANCER }))?;
+    let renamed = json!({ "uuid": BALANCER, "name": "lb", "description": "changed", "resourceUuid": BALANCER });
     walk.call("UpdateLoadBalancer", &renamed)?;
+    Ok(())
+}
 
-    let rule = "55555555555545558555555555555555";
+/// A port forwarding rule.
+fn forwarding(walk: &mut Walk, run: &Running) -> Result<()> {
+    let cloud = &run.cloud;
     let created = walk.call(
         "CreatePortForwardingRule",
         &json!({
-            "vipUuid": vip, "vipPortStart": 2000, "vipPortEnd": 2009, "privatePortStart": 3000, "privatePortEnd": 3009,
+            "vipUuid": VIP_UUID, "vipPortStart": 2000, "vipPortEnd": 2009, "privatePortStart": 3000, "privatePortEnd": 3009,
             "protocolType": "TCP", "vmNicUuid": cloud.vms[0].nic, "allowedCidr": "10.0.0.0/8", "name": "rule",
-            "description": "a range", "resourceUuid": rule,
+            "description": "a range", "resourceUuid": RULE,
         }),
     )?;
     let inventory = &created["inventory"];
     assert_eq!((&inventory["vipIp"], &inventory["allowedCidr"]), (&json!(VIP), &json!("10.0.0.0/8")));
     assert_eq!(inventory["guestIp"], json!(run.lab.backends[0].address));
-    let used = walk.call("GetVipUsedPorts", &json!({ "uuid": vip, "protocol": "tcp" }))?;
+    let used = walk.call("GetVipUsedPorts", &json!({ "uuid": VIP_UUID, "protocol": "tcp" }))?;
     assert_eq!(used["inventories"][0]["usedPorts"].as_array().map(Vec::len), Some(11), "{used}");
-    walk.call("UpdatePortForwardingRule", &json!({ "uuid": rule, "name": "range", "description": "changed" }))?;
-    walk.call("QueryPortForwardingRule", &json!({ "uuid": rule }))?;
+    walk.call("UpdatePortForwardingRule", &json!({ "uuid": RULE, "name": "range", "description": "changed" }))?;
+    walk.call("QueryPortForwardingRule", &json!({ "uuid": RULE }))?;
     for event in ["disable", "enable"] {
-        walk.call("ChangePortForwardingRuleState", &json!({ "uuid": rule, "stateEvent": event }))?;
+        walk.call("ChangePortForwardingRuleState", &json!({ "uuid": RULE, "stateEvent": event }))?;
     }
-    let detached = walk.call("DetachPortForwardingRule", &json!({ "uuid": rule }))?;
+    let detached = walk.call("DetachPortForwardingRule", &json!({ "uuid": RULE }))?;
     assert!(detached["inventory"]["vmNicUuid"].is_null() && detached["inventory"]["guestIp"].is_null());
-    let candidates = walk.call("GetPortForwardingAttachableVmNics", &json!({ "ruleUuid": rule }))?;
+    let candidates = walk.call("GetPortForwardingAttachableVmNics", &json!({ "ruleUuid": RULE }))?;
     assert_eq!(candidates["inventories"].as_array().map(Vec::len), Some(2));
-    walk.call("AttachPortForwardingRule", &json!({ "ruleUuid": rule, "vmNicUuid": cloud.vms[1].nic }))?;
-    walk.call("DeletePortForwardingRule", &json!({ "uuid": rule, "deleteMode": "Permissive" }))?;
+    walk.call("AttachPortForwardingRule", &json!({ "ruleUuid": RULE, "vmNicUuid": cloud.vms[1].nic }))?;
+    walk.call("DeletePortForwardingRule", &json!({ "uuid": RULE, "deleteMode": "Permissive" }))?;
+    Ok(())
+}
 
+/// An elastic IP.
+fn elastic_ips(walk: &mut Walk, run: &Running) -> Result<()> {
+    let cloud = &run.cloud;
     let elastic = cloud.vip(ELASTIC)?;
-    let eip = "66666666666646668666666666666666";
     let created = walk.call(
         "CreateEip",
         &json!({
             "name": "eip", "description": "a guest's own", "vipUuid": elastic, "vmNicUuid": cloud.vms[0].nic,
-            "resourceUuid": eip,
+            "resourceUuid": EIP,
         }),
     )?;
     let inventory = &created["inventory"];
     assert_eq!((&inventory["vipIp"], &inventory["vmNicUuid"]), (&json!(ELASTIC), &json!(cloud.vms[0].nic)));
     assert_eq!(inventory["guestIp"], json!(run.lab.backends[0].address));
-    walk.call("UpdateEip", &json!({ "uuid": eip, "name": "elastic", "description": "changed" }))?;
-    walk.call("QueryEip", &json!({ "uuid": eip }))?;
+    walk.call("UpdateEip", &json!({ "uuid": EIP, "name": "elastic", "description": "changed" }))?;
+    walk.call("QueryEip", &json!({ "uuid": EIP }))?;
     for event in ["disable", "enable"] {
-        walk.call("ChangeEipState", &json!({ "uuid": eip, "stateEvent": event }))?;
+        walk.call("ChangeEipState", &json!({ "uuid": EIP, "stateEvent": event }))?;
     }
-    let detached = walk.call("DetachEip", &json!({ "uuid": eip }))?;
+    let detached = walk.call("DetachEip", &json!({ "uuid": EIP }))?;
     assert!(detached["inventory"]["vmNicUuid"].is_null() && detached["inventory"]["guestIp"].is_null());
-    let candidates = walk.call("GetEipAttachableVmNics", &json!({ "eipUuid": eip, "vipUuid": elastic }))?;
+    let candidates = walk.call("GetEipAttachableVmNics", &json!({ "eipUuid": EIP, "vipUuid": elastic }))?;
     assert_eq!(candidates["inventories"].as_array().map(Vec::len), Some(2));
-    walk.call("AttachEip", &json!({ "eipUuid": eip, "vmNicUuid": cloud.vms[1].nic }))?;
+    walk.call("AttachEip", &json!({ "eipUuid": EIP, "vmNicUuid": cloud.vms[1].nic }))?;
     let found = cloud.api.query(&format!("/eips?q=vmNic.vmInstance.uuid={}", cloud.vms[1].uuid))?;
     assert_eq!(found[0]["guestIp"], json!(run.lab.backends[1].address));
-    walk.call("DeleteEip", &json!({ "uuid": eip, "deleteMode": "Permissive" }))?;
+    walk.call("DeleteEip", &json!({ "uuid": EIP, "deleteMode": "Permissive" }))?;
+    Ok(())
+}
 
-    let rates = json!({ "uuid": vip, "port": 80, "outboundBandwidth": 1_048_576, "inboundBandwidth": 10_485_760_i64 });
+/// The bandwidth of a port of the VIP.
+fn limits(walk: &mut Walk, _: &Running) -> Result<()> {
+    let rates =
+        json!({ "uuid": VIP_UUID, "port": 80, "outboundBandwidth": 1_048_576, "inboundBandwidth": 10_485_760_i64 });
     walk.call("SetVipQos", &rates)?;
-    let limits = walk.call("GetVipQos", &json!({ "uuid": vip }))?;
+    let limits = walk.call("GetVipQos", &json!({ "uuid": VIP_UUID }))?;
     assert_eq!(limits["inventories"].as_array().map(Vec::len), Some(1), "{limits}");
     assert_eq!(limits["inventories"][0]["type"], "vrouter");
-    walk.call("DeleteVipQos", &json!({ "uuid": vip, "port": 80 }))?;
-    let limits = walk.call("GetVipQos", &json!({ "uuid": vip }))?;
+    walk.call("DeleteVipQos", &json!({ "uuid": VIP_UUID, "port": 80 }))?;
+    let limits = walk.call("GetVipQos", &json!({ "uuid": VIP_UUID }))?;
     assert_eq!(limits["inventories"], json!([]));
+    Ok(())
+}
 
-    walk.call("RemoveVmNicFromLoadBalancer", &nics)?;
-    walk.call("DeleteLoadBalancerListener", &json!({ "uuid": listener }))?;
-    walk.call("DeleteLoadBalancer", &json!({ "uuid": balancer, "deleteMode": "Permissive" }))?;
-    walk.call("DeleteVip", &json!({ "uuid": vip, "deleteMode": "Enforcing" }))?;
-
-    let missed: Vec<&str> = walk.calls.iter().filter(|call| is_served(call)).map(|call| call.api.as_str()).collect();
-    let missed: Vec<&str> = missed.into_iter().filter(|api| !walk.walked.iter().any(|walked| walked == api)).collect();
-    assert!(missed.is_empty(), "the walk misses {missed:?}");
+/// The end of all that is left.
+fn removal(walk: &mut Walk, run: &Running) -> Result<()> {
+    walk.call("RemoveVmNicFromLoadBalancer", &behind_listener(run))?;
+    walk.call("DeleteLoadBalancerListener", &json!({ "uuid": LISTENER }))?;
+    walk.call("DeleteLoadBalancer", &json!({ "uuid": BALANCER, "deleteMode": "Permissive" }))?;
+    walk.call("DeleteVip", &json!({ "uuid": VIP_UUID, "deleteMode": "Enforcing" }))?;
     Ok(())
 }
 
