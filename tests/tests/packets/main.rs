@@ -43,6 +43,7 @@ macro_rules! both_hooks {
 mod balancing;
 mod bridging;
 mod checksums;
+mod connection_limits;
 mod connections;
 mod counters;
 mod datagrams;
@@ -56,7 +57,6 @@ mod hairpin;
 mod icmp;
 mod ingress;
 mod jumbo;
-mod limits;
 mod malformed;
 mod masquerade;
 mod meters;

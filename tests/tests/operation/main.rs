@@ -1,28 +1,23 @@
 //! Running the controller as an operator does: its commands, its privileges, its log.
 
+mod detach;
+mod log;
+
 use anyhow::{Context as _, ensure};
-use nix::{
-    errno::Errno,
-    sys::{
-        signal::Signal,
-        socket::{AddressFamily, SockFlag, SockType, SockaddrIn, bind, connect, socket},
-    },
-};
+use nix::sys::signal::Signal;
 use serde_json::Value;
 use std::{
     fs,
     net::{Ipv4Addr, SocketAddrV4},
-    ops::Range,
-    os::fd::AsRawFd as _,
     path::Path,
     process::Command,
-    time::{Duration, Instant},
+    time::Duration,
 };
 use vipgate_tests::{
     both_hooks,
     lab::{
-        Cloud, Controller, ECHO, Hook, Host, Lab, LabOptions, Listener, Result, Running, UDP, WEB, all_are_told,
-        controller::PASSWORD, vipgate_binary, wait_until,
+        Cloud, Controller, ECHO, Hook, Lab, LabOptions, Listener, Result, Running, UDP, WEB, all_are_told,
+        vipgate_binary, wait_until,
     },
 };
 
@@ -232,119 +227,6 @@ fn a_device_that_cannot_be_set_up_is_told_by_status_and_found_by_the_doctor() ->
 }
 
 #[test]
-fn a_router_has_one_controller_and_is_not_detached_under_it() -> Result<()> {
-    let run = Running::new(Hook::Tc, 1, 1)?;
-    let (_, _, vip) = run.cloud.balanced(VIP, WEB, &[0])?;
-    let (status, said) = Controller::start_and_fail(&run.lab, &["--listen", "127.0.0.1:8081"])?;
-    assert_eq!(status.code(), Some(4), "{said}");
-    assert!(said.contains("a controller is running"), "{said}");
-    let detach = run.lab.vipgate("detach")?;
-    assert_eq!(detach.status.code(), Some(4), "{}", String::from_utf8_lossy(&detach.stderr));
-    run.lab.client().fetch(vip)?;
-    Ok(())
-}
-
-#[test]
-fn a_router_is_not_detached_under_its_controller_by_another_path_or_from_another_namespace() -> Result<()> {
-    let run = Running::new(Hook::Tc, 1, 1)?;
-    let (_, _, vip) = run.cloud.balanced(VIP, WEB, &[0])?;
-    let bpffs = run.lab.bpffs.path();
-    let link = run.lab.directory().join("pins");
-    std::os::unix::fs::symlink(bpffs, &link)?;
-    for path in [format!("{}/", bpffs.display()), link.display().to_string()] {
-        let detach = run.lab.vipgate(&format!("detach --bpffs {path}"))?;
-        assert_eq!(detach.status.code(), Some(4), "{path}: {}", String::from_utf8_lossy(&detach.stderr));
-        let listen = ["--listen", "127.0.0.1:8081", "--bpffs", &path];
-        assert_eq!(Controller::start_and_fail(&run.lab, &listen)?.0.code(), Some(4), "{path}");
-    }
-    // The tests' own network namespace is another one.
-    let detach = Command::new(vipgate_binary()?).arg("detach").arg("--bpffs").arg(bpffs).output()?;
-    let said = String::from_utf8_lossy(&detach.stderr).into_owned();
-    assert_eq!(detach.status.code(), Some(4), "{said}");
-    assert!(said.contains(&bpffs.display().to_string()), "{said}");
-    run.lab.client().fetch(vip)?;
-    let status = run.lab.vipgate(&format!("status --output json --bpffs {}", link.display()))?;
-    let status: Value = serde_json::from_slice(&status.stdout)?;
-    assert!(!status["checks"].is_null(), "the running controller was not asked: {status}");
-    Ok(())
-}
-
-both_hooks! {
-    fn detach_puts_the_kernels_settings_back_that_are_still_as_they_were_set(hook) {
-        let lab = Lab::new(LabOptions { hook, clients: 1, backends: 1 })?;
-        let router = &lab.router;
-        for (key, value) in [("conf/pub0/rp_filter", "1"), ("conf/priv0/rp_filter", "1"), ("ip_forward", "0")] {
-            router.sysctl(&format!("net/ipv4/{key}"), value)?;
-        }
-        let names = ["forwarding", "accept_local", "rp_filter", "arp_ignore", "arp_announce"];
-        let of_devices = ["all", "pub0", "priv0"].map(|device| names.map(|name| format!("net/ipv4/conf/{device}/{name}")));
-        let keys: Vec<String> =
-            of_devices.into_iter().flatten().chain(["net/ipv4/ip_local_port_range".to_owned()]).collect();
-        let settings = || -> Result<Vec<(&str, String)>> {
-            let read = |key: &String| router.run("cat", &format!("/proc/sys/{key}"));
-            keys.iter().map(|key| Ok((key.as_str(), read(key)?))).collect()
-        };
-        let before = settings()?;
-        let controller = lab.start_controller()?;
-        ensure!(controller.said().contains("net.ipv4.ip_forward is 0"), "{}", controller.said());
-        let cloud = Cloud::new(&lab, controller.api(router)?)?;
-        cloud.attach_services(&["SNAT"])?;
-        let changed = settings()?;
-        let differ = before.iter().zip(&changed).filter(|(before, now)| before != now).map(|((key, _), _)| *key);
-        let of_all = ["arp_ignore", "arp_announce"].map(|name| format!("net/ipv4/conf/all/{name}"));
-        let of_each = ["pub0", "priv0"].map(|device| names[..3].iter().map(move |name| format!("net/ipv4/conf/{device}/{name}")));
-        let expected = of_all.into_iter().chain(of_each.into_iter().flatten()).chain(keys.last().cloned());
-        assert_eq!(differ.collect::<Vec<_>>(), expected.collect::<Vec<_>>());
-        // Killed, so that only what is kept in the kernel tells what was before; and started and killed again.
-        controller.kill()?;
-        lab.start_controller()?.kill()?;
-        router.sysctl("net/ipv4/conf/priv0/rp_filter", "0")?;
-        let detach = lab.vipgate("detach --output json")?;
-        let told: Value = serde_json::from_slice(&detach.stdout)?;
-        assert_eq!((&told["settings"], &told["left"]), (&8.into(), &serde_json::json!([])), "{told}");
-        let after = settings()?;
-        for ((key, before), (_, after)) in before.iter().zip(&after) {
-            let expected = if *key == "net/ipv4/conf/priv0/rp_filter" { "0\n" } else { before };
-            assert_eq!(after, expected, "{key}");
-        }
-        assert_eq!(fs::read_dir(lab.bpffs.path())?.count(), 0, "pins are left");
-        Ok(())
-    }
-}
-
-#[test]
-fn detach_removes_what_somebody_put_among_the_pins() -> Result<()> {
-    let lab = Lab::new(LabOptions { hook: Hook::Tc, clients: 0, backends: 0 })?;
-    assert!(lab.start_controller()?.stop()?.success());
-    let version = fs::read_dir(lab.bpffs.path())?.flatten().next().context("pins")?.path();
-    fs::create_dir_all(lab.bpffs.path().join("clsact/abc"))?;
-    for directory in ["sub/sub", "links/sub"] {
-        fs::create_dir_all(version.join(directory))?;
-    }
-    let detach = lab.vipgate("detach")?;
-    assert!(detach.status.success(), "{}", String::from_utf8_lossy(&detach.stderr));
-    let text = String::from_utf8_lossy(&detach.stdout).into_owned();
-    assert!(text.starts_with("detached from no device; ") && !text.contains(" 0 tables"), "{text}");
-    assert_eq!(fs::read_dir(lab.bpffs.path())?.count(), 0, "pins are left");
-    Ok(())
-}
-
-#[test]
-fn who_may_not_look_at_the_pins_is_told_so() -> Result<()> {
-    let lab = Lab::new(LabOptions { hook: Hook::Tc, clients: 0, backends: 0 })?;
-    assert!(lab.start_controller()?.stop()?.success());
-    for command in ["status", "flows", "detach"] {
-        let mut nobody = lab.router.command("setpriv");
-        nobody.args(["--reuid", "65534", "--clear-groups"]).arg(vipgate_binary()?);
-        let output = nobody.arg(command).arg("--bpffs").arg(lab.bpffs.path()).output()?;
-        let said = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert_eq!(output.status.code(), Some(3), "{command}: {said}");
-        assert!(said.contains("not permitted") && said.contains("needs root"), "{command}: {said}");
-    }
-    Ok(())
-}
-
-#[test]
 fn check_config_prints_what_serve_would_use_without_the_password() -> Result<()> {
     let lab = Lab::new(LabOptions { hook: Hook::Tc, clients: 0, backends: 0 })?;
     let file = lab.directory().join("vipgate.toml");
@@ -407,106 +289,6 @@ fn sigint_ends_the_controller_as_cleanly_as_sigterm() -> Result<()> {
     Ok(())
 }
 
-#[test]
-fn the_log_holds_neither_passwords_nor_sessions() -> Result<()> {
-    let lab = Lab::new(LabOptions { hook: Hook::Tc, clients: 1, backends: 1 })?;
-    let controller = Controller::start(&lab, &["--log-filter", "trace", "--log-format", "json"])?;
-    let cloud = Cloud::new(&lab, controller.api(&lab.router)?)?;
-    cloud.balanced(VIP, WEB, &[0])?;
-    let session = cloud.api.session().context("a session")?.to_owned();
-    cloud.api.delete(&format!("/accounts/sessions/{session}"))?;
-    let said = controller.said();
-    assert!(said.lines().all(|line| serde_json::from_str::<Value>(line).is_ok()), "a line is no JSON");
-    for secret in [PASSWORD, &cloud_digest(), &session] {
-        assert!(!said.contains(secret), "the log holds {secret}");
-    }
-    Ok(())
-}
-
-/// What the controller's log says of packets, a line each.
-fn told_of_packets(said: &str) -> Vec<String> {
-    said.lines().filter(|line| line.contains("vipgate::packets")).map(str::to_owned).collect()
-}
-
-/// Sends connection requests to a service from these ports of the client, at once, and waits for no answer.
-fn knock(client: &Host, service: SocketAddrV4, ports: Range<u16>) -> Result<()> {
-    client.namespace.within(|| {
-        for port in ports {
-            let socket = socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_NONBLOCK, None)?;
-            bind(socket.as_raw_fd(), &SockaddrIn::from(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, port)))?;
-            let begun = connect(socket.as_raw_fd(), &SockaddrIn::from(service));
-            ensure!(begun == Err(Errno::EINPROGRESS), "{begun:?}");
-        }
-        Ok(())
-    })
-}
-
-both_hooks! {
-    fn who_is_refused_is_told_by_name_once_a_second_as_the_setting_of_now_says(hook) {
-        let lab = Lab::new(LabOptions { hook, clients: 1, backends: 1 })?;
-        let file = lab.directory().join("vipgate.toml");
-        let set = |packets: &str| fs::write(&file, format!("[log]\npackets = '{packets}'\n"));
-        set("info")?;
-        let is_json = hook == Hook::Xdp;
-        let format = if is_json { "json" } else { "human" };
-        let began = Instant::now();
-        let controller = Controller::start(&lab, &["--config", &file.display().to_string(), "--log-format", format])?;
-        let cloud = Cloud::new(&lab, controller.api(&lab.router)?)?;
-        let limited = Listener { tags: &["maxConnection::1", "healthCheckTarget::tcp:80"], ..ECHO };
-        let service = cloud.balanced(VIP, limited, &[0])?.2;
-        let client = lab.client();
-        let mut first = client.tcp(service)?;
-        first.ask()?;
-
-        let hear = |what: &str, words: &[&str]| wait_until(what, TOLD, || {
-            let said = controller.said();
-            let is_it = |line: &&str| words.iter().all(|word| line.contains(word));
-            said.lines().find(is_it).map(str::to_owned).with_context(|| format!("the log does not say {words:?}"))
-        });
-        knock(client, service, 20_000..20_020)?;
-        let line = hear("the refusal", &["vipgate::packets", "too_many_connections"])?;
-        let names = ["vip 10.1.0.10", "tcp 7001", "10.1.0.10:7001", "10.1.0.101:200", "pub0"];
-        assert!(names.iter().all(|name| line.contains(name)), "{line}");
-        if is_json {
-            let line: Value = serde_json::from_str(&line)?;
-            assert_eq!((&line["vip"], &line["listener"]), (&"vip 10.1.0.10".into(), &"tcp 7001".into()), "{line}");
-            assert_eq!((&line["to"], &line["level"]), (&"10.1.0.10:7001".into(), &"INFO".into()), "{line}");
-        }
-
-        set("off")?;
-        controller.reload()?;
-        hear("the setting", &["the settings were read again", "packets", "off"])?;
-        let refused = || -> Result<u64> {
-            status(&lab)?["drops"]["too_many_connections"].as_u64().context("a count")
-        };
-        let before = refused()?;
-        knock(client, service, 21_000..21_020)?;
-        wait_until("those to be refused", TOLD, || {
-            ensure!(refused()? >= before + 20, "they are not");
-            Ok(())
-        })?;
-        set("nonsense")?;
-        controller.reload()?;
-        hear("what is wrong", &["the settings stay as they were", "log.packets", "nonsense"])?;
-        set("info")?;
-        controller.reload()?;
-        wait_until("who is refused now", TOLD, || {
-            knock(client, service, 22_000..22_020)?;
-            ensure!(told_of_packets(&controller.said()).iter().any(|line| line.contains("10.1.0.101:220")), "not told");
-            Ok(())
-        })?;
-
-        let told = told_of_packets(&controller.said());
-        assert!(!told.iter().any(|line| line.contains("10.1.0.101:210")), "though it was off: {told:#?}");
-        let refusals = told.iter().filter(|line| line.contains("too_many_connections")).count();
-        let seconds = began.elapsed().as_secs() + 1;
-        assert!(refusals as u64 <= seconds, "{refusals} in {seconds} s: {told:#?}");
-        assert!(!controller.said().contains(PASSWORD));
-        first.ask()?;
-        Ok(())
-    }
-}
-
 both_hooks! {
     fn a_connection_that_falls_silent_ends_after_its_listeners_idle_timeout_and_both_ends_are_told(hook) {
         let run = Running::new(hook, 1, 1)?;
@@ -531,12 +313,6 @@ both_hooks! {
         all_are_told([(run.lab.client(), VIP), (&run.lab.backends[0], run.lab.client().address)])?;
         session.wait_for_reset()
     }
-}
-
-/// What the lab's password is sent as.
-fn cloud_digest() -> String {
-    use sha2::{Digest as _, Sha512};
-    hex::encode(Sha512::digest(PASSWORD))
 }
 
 fn packaging() -> &'static Path {
