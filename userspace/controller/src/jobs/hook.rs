@@ -13,8 +13,11 @@ use std::{
 use reqwest::{Client, Url, redirect};
 use tokio::sync::Semaphore;
 
-use super::{Settings, rows};
-use crate::store::{self, Store};
+use super::Settings;
+use crate::store::{
+    self, Store,
+    web_hook::{self, WebHook},
+};
 
 /// Of one call, connecting included.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -93,12 +96,12 @@ impl Hooks {
             ),
         }
         let mut tx = store.begin().await?;
-        rows::delete_hook(&mut tx, job_uuid).await?;
+        web_hook::delete(&mut tx, job_uuid).await?;
         tx.commit().await
     }
 
     async fn call(&self, store: &Store, job_uuid: &str, line: &Semaphore) -> store::Result<()> {
-        let Some(hook) = rows::hook(&mut store.look().await?, job_uuid).await? else {
+        let Some(hook) = web_hook::get(&mut store.look().await?, job_uuid).await? else {
             return Ok(());
         };
         for failures in hook.failures..=self.settings.hook_retries {
@@ -110,7 +113,7 @@ impl Hooks {
                 Err(reason) => {
                     tracing::debug!(job = job_uuid, failures, reason, "a web hook failed");
                     let mut tx = store.begin().await?;
-                    rows::hook_failed(&mut tx, job_uuid, failures + 1).await?;
+                    web_hook::set_failures(&mut tx, job_uuid, failures + 1).await?;
                     tx.commit().await?;
                 }
             }
@@ -118,7 +121,7 @@ impl Hooks {
         Ok(())
     }
 
-    async fn post(&self, job_uuid: &str, hook: &rows::Hook, line: &Semaphore) -> Result<(), String> {
+    async fn post(&self, job_uuid: &str, hook: &WebHook, line: &Semaphore) -> Result<(), String> {
         // Never closed, so the permit is always granted.
         let _permit = line.acquire().await;
         let answer = self

@@ -6,7 +6,6 @@
 //! harm. Touches the store, and the kernel side through [`Apply`] only.
 
 mod hook;
-mod rows;
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -28,7 +27,11 @@ pub use self::hook::{BadHook, HookUrl, NoClient};
 use crate::{
     model::{self, Outcome},
     query,
-    store::{self, Store, Tx},
+    store::{
+        self, Store, Tx,
+        job::{self, Progress},
+        web_hook,
+    },
 };
 
 /// What tests shorten; the defaults are the documented ones.
@@ -74,8 +77,8 @@ pub struct Ticket {
 }
 
 impl Ticket {
-    /// Whose web hook is to be called.
-    fn hook_of(&self) -> Option<Arc<str>> {
+    /// The account whose web hook is to be called.
+    fn hook_account(&self) -> Option<Arc<str>> {
         self.web_hook.as_ref().map(|_| Arc::clone(&self.account_uuid))
     }
 }
@@ -102,21 +105,12 @@ pub enum Refused {
     Store(#[from] store::Error),
 }
 
-/// A job whose changes are stored.
-#[derive(Debug)]
-struct Applying {
-    uuid: String,
-    change: Change,
-    reply: Reply,
-    with_schema: bool,
-    /// Whose web hook it may have.
-    hook_of: Option<Arc<str>>,
-}
-
 /// A job that has been applied, or could not be.
 #[derive(Debug)]
 struct Applied {
-    job: Applying,
+    job: job::Applying,
+    /// The account that may have given it a web hook.
+    hook_account: Option<Arc<str>>,
     error: Option<ApiError>,
 }
 
@@ -179,37 +173,37 @@ impl Jobs {
     /// # Errors
     /// The uuid is taken or the database fails; then nothing has happened.
     pub async fn accept(&self, mut tx: Tx, ticket: Ticket, outcome: Result<Outcome, ApiError>) -> Result<(), Refused> {
-        let store = &self.inner.store;
         let outcome = match outcome {
             Ok(outcome) => outcome,
             Err(error) => {
                 tx.rollback().await?;
-                let mut tx = store.begin().await?;
+                let tx = self.inner.store.begin().await?;
                 let body = failure(&error, ticket.with_schema);
-                rows::insert_finished(&mut tx, &ticket, false, &body).await?;
-                self.commit(tx).await?;
-                self.call_hook(ticket.uuid.clone(), ticket.hook_of());
-                return Ok(());
+                return self.enter_finished(tx, ticket, false, body).await;
             }
         };
         let change = Change { vips: outcome.vips, devices: outcome.devices };
         if change.is_empty() {
             let body = success(query::render(&mut tx, &outcome.reply).await?, &outcome.reply, ticket.with_schema);
-            rows::insert_finished(&mut tx, &ticket, true, &body).await?;
-            self.commit(tx).await?;
-            self.call_hook(ticket.uuid.clone(), ticket.hook_of());
-            return Ok(());
+            return self.enter_finished(tx, ticket, true, body).await;
         }
-        let job = Applying {
-            uuid: ticket.uuid.clone(),
-            change,
-            reply: outcome.reply,
-            with_schema: ticket.with_schema,
-            hook_of: ticket.hook_of(),
-        };
-        rows::insert_applying(&mut tx, &ticket, &job).await?;
+        let job =
+            job::Applying { uuid: ticket.uuid.clone(), change, reply: outcome.reply, with_schema: ticket.with_schema };
+        let is_new = job::insert_applying(&mut tx, ticket.api, &job).await?;
+        enter_hook(&mut tx, &ticket, is_new).await?;
         self.commit(tx).await?;
-        self.finish_later(job);
+        self.finish_later(job, ticket.hook_account());
+        Ok(())
+    }
+
+    /// Commits the transaction with a job that has finished already, and calls its web hook.
+    async fn enter_finished(&self, mut tx: Tx, ticket: Ticket, succeeded: bool, body: String) -> Result<(), Refused> {
+        let hook_account = ticket.hook_account();
+        let result = job::Finished { uuid: &ticket.uuid, succeeded, body };
+        let is_new = job::insert_finished(&mut tx, ticket.api, ticket.with_schema, &result).await?;
+        enter_hook(&mut tx, &ticket, is_new).await?;
+        self.commit(tx).await?;
+        self.call_hook(ticket.uuid, hook_account);
         Ok(())
     }
 
@@ -246,13 +240,14 @@ impl Jobs {
         }
         let mut tx = self.inner.store.look().await?;
         let oldest = self.oldest(&tx);
-        let stored = rows::poll(&mut tx, uuid, oldest).await?;
-        if stored != Poll::Unknown {
-            return Ok(stored);
+        match job::progress(&mut tx, uuid, oldest).await? {
+            Some(Progress::Applying) => return Ok(Poll::Running),
+            Some(Progress::Finished { succeeded, body }) => return Ok(Poll::Finished { succeeded, body }),
+            None => {}
         }
         let turned_away = self.inner.turned_away.lock().unwrap_or_else(PoisonError::into_inner);
         let told = turned_away.iter().rev().find(|(job, _)| job == uuid);
-        Ok(told.map_or(stored, |(_, body)| Poll::Finished { succeeded: false, body: body.clone() }))
+        Ok(told.map_or(Poll::Unknown, |(_, body)| Poll::Finished { succeeded: false, body: body.clone() }))
     }
 
     /// Takes up what the last run left: changes that were stored and not reported, and web hooks that wait.
@@ -261,16 +256,17 @@ impl Jobs {
     /// The database fails.
     pub async fn recover(&self) -> store::Result<()> {
         let mut tx = self.inner.store.begin().await?;
-        let applying = rows::applying(&mut tx).await?;
-        let hooks = rows::waiting_hooks(&mut tx).await?;
+        let applying = job::applying(&mut tx).await?;
+        let hooks = web_hook::pending(&mut tx).await?;
         self.commit(tx).await?;
         if !applying.is_empty() {
             tracing::info!(jobs = applying.len(), "finishing the jobs that the last run left");
         }
+        // The account of a job is not stored.
+        let nobody: Arc<str> = Arc::from("");
         for job in applying {
-            self.finish_later(job);
+            self.finish_later(job, Some(Arc::clone(&nobody)));
         }
-        let nobody = nobody();
         for uuid in hooks {
             self.call_hook(uuid, Some(Arc::clone(&nobody)));
         }
@@ -283,7 +279,7 @@ impl Jobs {
         if tx.now().saturating_sub(forgot) >= FORGETTING {
             self.inner.forgot.store(tx.now(), Ordering::Relaxed);
             let oldest = self.oldest(&tx);
-            rows::forget(&mut tx, oldest, self.inner.settings.most_finished).await?;
+            job::delete_finished(&mut tx, oldest, self.inner.settings.most_finished).await?;
         }
         tx.commit().await
     }
@@ -302,7 +298,7 @@ impl Jobs {
         self.inner.applied.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn finish_later(&self, job: Applying) {
+    fn finish_later(&self, job: job::Applying, hook_account: Option<Arc<str>>) {
         self.running().insert(job.uuid.clone(), watch::Sender::default());
         let jobs = self.clone();
         tokio::spawn(async move {
@@ -324,7 +320,7 @@ impl Jobs {
             };
             let is_first = {
                 let mut applied = jobs.applied();
-                applied.push(Applied { job, error });
+                applied.push(Applied { job, hook_account, error });
                 applied.len() == 1
             };
             if is_first {
@@ -372,7 +368,7 @@ impl Jobs {
         let mut printed = query::render_all(&mut tx, &replies).await?.into_iter();
         let finished: Vec<_> = applied
             .iter()
-            .map(|Applied { job, error }| rows::Finished {
+            .map(|Applied { job, error, .. }| job::Finished {
                 uuid: &job.uuid,
                 succeeded: error.is_none(),
                 body: match error {
@@ -381,15 +377,15 @@ impl Jobs {
                 },
             })
             .collect();
-        rows::finish(&mut tx, &finished).await?;
+        job::finish(&mut tx, &finished).await?;
         tx.commit().await?;
-        let found = |rows::Finished { succeeded, body, .. }| Poll::Finished { succeeded, body };
+        let found = |job::Finished { succeeded, body, .. }| Poll::Finished { succeeded, body };
         Ok(finished.into_iter().map(found).collect())
     }
 
     /// Tells who waits for a job.
     fn ended(&self, done: Applied, stored: store::Result<Poll>) {
-        let Applying { uuid, hook_of, .. } = done.job;
+        let uuid = done.job.uuid;
         let waiting = self.running().remove(&uuid);
         match stored {
             Ok(result) => {
@@ -398,15 +394,15 @@ impl Jobs {
                 if let Some(waiting) = waiting {
                     waiting.send_replace(Some(result));
                 }
-                self.call_hook(uuid, hook_of);
+                self.call_hook(uuid, done.hook_account);
             }
             // It stays `Applying`: the next start takes it up.
             Err(error) => tracing::error!(job = uuid, %error, "the result of a job can't be stored"),
         }
     }
 
-    fn call_hook(&self, uuid: String, hook_of: Option<Arc<str>>) {
-        let Some(account) = hook_of else { return };
+    fn call_hook(&self, uuid: String, hook_account: Option<Arc<str>>) {
+        let Some(account) = hook_account else { return };
         let jobs = self.clone();
         tokio::spawn(async move {
             if let Err(error) = jobs.inner.hooks.deliver(&jobs.inner.store, &uuid, &account).await {
@@ -416,9 +412,15 @@ impl Jobs {
     }
 }
 
-/// Whose the hooks are that the last run left: no more is known of them.
-fn nobody() -> Arc<str> {
-    Arc::from("")
+/// Refuses a job whose uuid is taken; otherwise enters its web hook.
+async fn enter_hook(tx: &mut Tx, ticket: &Ticket, is_new: bool) -> Result<(), Refused> {
+    if !is_new {
+        return Err(Refused::Duplicate(ticket.uuid.clone()));
+    }
+    if let Some(url) = &ticket.web_hook {
+        web_hook::insert(tx, &ticket.uuid, url.as_str()).await?;
+    }
+    Ok(())
 }
 
 fn not_applied(error: &dyn std::error::Error) -> ApiError {

@@ -1,8 +1,9 @@
-//! The query API: a parsed query becomes SQL and its rows become inventories. Reads the store, changes nothing.
+//! The query API: a parsed query becomes a statement, which the store runs, and its rows become inventories. It changes
+//! nothing.
 //!
-//! One declarative table ([`table`]) of resources and fields, and one of the ways between them ([`relation`]), drive the
-//! conditions, the order, the selection and the printing, so that whatever can be seen can be asked for. Replies of calls that changed something are printed by the same
-//! code ([`render`]): an inventory looks the same wherever it comes from.
+//! One declarative table ([`table`]) of resources and fields, and one of the relations between them ([`relation`]), drive
+//! the conditions, the order, the selection and the printing: every field that is printed can be queried. Replies of calls
+//! that changed something are printed by the same code ([`render`]), so that an inventory always looks the same.
 
 mod condition;
 mod relation;
@@ -14,12 +15,10 @@ mod table;
 #[cfg(test)]
 mod tests;
 
-use sea_query::SqliteQueryBuilder;
-use sea_query_sqlx::SqlxBinder;
 use serde_json::{Map, Value, json};
 use vipgate_api::{ApiError, Resource, query::Query};
 
-use crate::store::Tx;
+use crate::store::{Tx, statement};
 pub use render::{render, render_all};
 use search::{FEW, Search};
 use table::Table;
@@ -83,12 +82,9 @@ async fn run_with(
         reply.insert("inventories".to_owned(), inventories.into());
     }
     if query.count || query.reply_with_count {
-        let (sql, values) = select::total(table, query, &conditions)?.build_sqlx(SqliteQueryBuilder);
-        let total: i64 = sqlx::query_scalar_with(sqlx::AssertSqlSafe(sql), values)
-            .fetch_one(tx.conn())
-            .await
-            .map_err(|error| ApiError::from(crate::store::Error::from(error)))?;
-        reply.insert("total".to_owned(), json!(total));
+        let rows = statement::rows(tx, &select::total(table, query, &conditions)?).await?;
+        let total = rows.first().map(|row| row.number(0)).transpose()?;
+        reply.insert("total".to_owned(), json!(total.flatten()));
     }
     Ok(reply)
 }

@@ -2,10 +2,8 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use sea_query::{SelectStatement, SqliteQueryBuilder};
-use sea_query_sqlx::SqlxBinder;
+use sea_query::SelectStatement;
 use serde_json::{Map, Value};
-use sqlx::{AssertSqlSafe, Row, sqlite::SqliteRow};
 use vipgate_api::{ApiError, Date, Reply, Resource};
 
 use super::{
@@ -13,7 +11,10 @@ use super::{
     select,
     table::{Items, Kind, List, Table},
 };
-use crate::store::{self, Error, Tx};
+use crate::store::{
+    self, Error, Tx,
+    statement::{self, Row},
+};
 
 /// Keys in one statement: far below the number of values that a database binds.
 const KEYS: usize = 500;
@@ -101,7 +102,7 @@ pub(super) async fn inventories(
     statement: &SelectStatement,
     chosen: &Chosen,
 ) -> store::Result<Vec<Value>> {
-    let rows = fetch(tx, statement).await?;
+    let rows = statement::rows(tx, statement).await?;
     let mut keys = Vec::with_capacity(rows.len());
     let mut printed = Vec::with_capacity(rows.len());
     for row in &rows {
@@ -126,18 +127,12 @@ pub(super) async fn inventories(
     Ok(printed.into_iter().map(Value::Object).collect())
 }
 
-async fn fetch(tx: &mut Tx, statement: &SelectStatement) -> store::Result<Vec<SqliteRow>> {
-    let (sql, values) = statement.build_sqlx(SqliteQueryBuilder);
-    // Safe: the text was made of names from our own tables, every value is bound.
-    Ok(sqlx::query_with(AssertSqlSafe(sql), values).fetch_all(tx.conn()).await?)
-}
-
-fn member(row: &SqliteRow, position: usize, kind: Kind, table: &'static str) -> store::Result<Value> {
+fn member(row: &Row, position: usize, kind: Kind, table: &'static str) -> store::Result<Value> {
     Ok(match kind {
-        Kind::Uuid | Kind::Text => row.try_get::<Option<String>, _>(position)?.into(),
-        Kind::Number => row.try_get::<Option<i64>, _>(position)?.into(),
-        Kind::Flag => row.try_get::<Option<bool>, _>(position)?.into(),
-        Kind::Date => match row.try_get::<Option<i64>, _>(position)? {
+        Kind::Uuid | Kind::Text => row.text(position)?.into(),
+        Kind::Number => row.number(position)?.into(),
+        Kind::Flag => row.flag(position)?.into(),
+        Kind::Date => match row.number(position)? {
             None => Value::Null,
             Some(millis) => Date::from_millis(millis)
                 .ok_or_else(|| Error::Corrupt { what: "date", value: millis.to_string(), place: table.to_owned() })?
@@ -155,8 +150,8 @@ async fn items(tx: &mut Tx, list: &List, owners: &[String]) -> store::Result<Has
         match list.of {
             Items::Nothing => {}
             Items::Texts { table, owner, column } => {
-                for row in fetch(tx, &select::texts(table, owner, column, owners)).await? {
-                    items.entry(row.try_get(0)?).or_default().push(row.try_get::<String, _>(1)?.into());
+                for row in statement::rows(tx, &select::texts(table, owner, column, owners)).await? {
+                    items.entry(row.text(0)?.unwrap_or_default()).or_default().push(row.text(1)?.into());
                 }
             }
             Items::Inventories { resource, field } => {

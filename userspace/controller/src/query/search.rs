@@ -7,14 +7,13 @@
 //! transaction, so that both see the same rows. A count, a group, and an order without an index need every row: there
 //! gathering costs less than asking.
 
-use sea_query::{
-    Alias, Expr, ExprTrait, Func, IntoColumnRef, Order, Query as Sql, SelectStatement, SimpleExpr, SqliteQueryBuilder,
-};
-use sea_query_sqlx::SqlxBinder;
+use sea_query::{Alias, Expr, ExprTrait, Func, IntoColumnRef, Order, Query as Sql, SelectStatement, SimpleExpr};
 use serde_json::{Value, json};
-use sqlx::{AssertSqlSafe, FromRow, sqlite::SqliteRow};
 
-use crate::store::{self, Tx};
+use crate::store::{
+    self, Tx,
+    statement::{self, Row},
+};
 
 /// Fewer rows than this are few. For a page of 100 out of 100,000 rows both ways cost the same at some 3,000; trying must
 /// cost less than either.
@@ -87,8 +86,8 @@ impl Search<'_> {
         if rows.as_they_lie {
             select.order_by(ROW, Order::Asc);
         }
-        let keys = self.few::<Option<String>>(select).await?;
-        Ok(keys.map(|keys| keys.into_iter().flatten().collect()))
+        let Some(rows) = self.few(select).await? else { return Ok(None) };
+        rows.iter().filter_map(|row| row.text(0).transpose()).collect::<store::Result<_>>().map(Some)
     }
 
     /// The condition on the table's rows as their query is to have it.
@@ -99,22 +98,19 @@ impl Search<'_> {
         let rows = Rows { name, alias, column: ROW, as_they_lie: true };
         let mut select = found(rows, met.asking.clone());
         select.order_by(ROW, Order::Asc);
-        Ok(match self.few::<i64>(select).await? {
-            Some(numbers) => Met::untried(Expr::col(in_table(alias, ROW)).in_subquery(elements(&json!(numbers)))),
+        Ok(match self.few(select).await? {
+            Some(rows) => {
+                let numbers = rows.iter().map(|row| row.number(0)).collect::<store::Result<Vec<_>>>()?;
+                Met::untried(Expr::col(in_table(alias, ROW)).in_subquery(elements(&json!(numbers))))
+            }
             None => Met { asking: asking(met.asking), gathering: met.gathering, many: true },
         })
     }
 
     /// What a statement finds, if that is few.
-    async fn few<T>(&mut self, mut select: SelectStatement) -> store::Result<Option<Vec<T>>>
-    where
-        (T,): for<'r> FromRow<'r, SqliteRow>,
-        T: Send + Unpin,
-    {
+    async fn few(&mut self, mut select: SelectStatement) -> store::Result<Option<Vec<Row>>> {
         select.limit(self.few as u64);
-        let (sql, values) = select.build_sqlx(SqliteQueryBuilder);
-        // Safe: the text was made of names from our own tables, every value is bound.
-        let found: Vec<T> = sqlx::query_scalar_with(AssertSqlSafe(sql), values).fetch_all(self.tx.conn()).await?;
+        let found = statement::rows(self.tx, &select).await?;
         Ok((found.len() < self.few).then_some(found))
     }
 }

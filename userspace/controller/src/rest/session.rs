@@ -24,7 +24,12 @@ use super::{
 };
 use crate::{
     model::Caller,
-    store::{self, Store, Tx, account::ADMIN, new_uuid},
+    store::{
+        Store, Tx,
+        account::{self, ADMIN, SYSTEM_ADMIN},
+        new_uuid,
+        session::{self, Session},
+    },
 };
 
 /// Sessions of an account that may hold at the same time: one more ends that which would have ended first.
@@ -51,73 +56,38 @@ impl Sessions {
     pub(super) async fn log_in(&self, request: LogInByAccount, peer: IpAddr) -> Result<SessionInventory, ApiError> {
         // Names are of any length until one is known.
         let who = (peer, digest(&request.account_name));
-        let account = account(&mut self.store.look().await?, &request.account_name).await?;
-        let (account_uuid, stored) = account.unzip();
+        let known = account::credentials(&mut self.store.look().await?, &request.account_name).await?;
+        let (account_uuid, stored) = known.unzip();
         let right = self.verify(request.password, stored.flatten(), who).await?;
         let Some(account_uuid) = account_uuid.filter(|_| right) else {
             return Err(ApiError::authentication());
         };
 
         let mut tx = self.store.begin().await?;
-        let now = tx.now();
-        sqlx::query("DELETE FROM sessions WHERE expired_date <= $1")
-            .bind(now)
-            .execute(tx.conn())
-            .await
-            .map_err(database)?;
-        sqlx::query(
-            "DELETE FROM sessions WHERE uuid_hash IN (SELECT uuid_hash FROM sessions WHERE account_uuid = $1
-                 ORDER BY expired_date DESC, create_date DESC LIMIT -1 OFFSET $2)",
-        )
-        .bind(&account_uuid)
-        .bind(MOST_SESSIONS - 1)
-        .execute(tx.conn())
-        .await
-        .map_err(database)?;
-        let uuid = new_uuid();
-        let expires = after(now, self.lifetime);
-        sqlx::query(
-            "INSERT INTO sessions (uuid_hash, account_uuid, create_date, expired_date) VALUES ($1, $2, $3, $4)",
-        )
-        .bind(digest(&uuid))
-        .bind(&account_uuid)
-        .bind(now)
-        .bind(expires)
-        .execute(tx.conn())
-        .await
-        .map_err(database)?;
+        session::delete_expired(&mut tx).await?;
+        session::delete_surplus(&mut tx, &account_uuid, MOST_SESSIONS - 1).await?;
+        let (uuid, now) = (new_uuid(), tx.now());
+        let expired_date = after(now, self.lifetime);
+        let row = Session { uuid_hash: digest(&uuid), account_uuid, create_date: now, expired_date };
+        session::insert(&mut tx, &row).await?;
         tx.commit().await?;
-        inventory(uuid, account_uuid, expires, now)
+        inventory(uuid, row)
     }
 
     /// Makes a session hold as long as a new one, or as long as was asked for, from now on.
     pub(super) async fn renew(&self, request: &RenewSession) -> Result<SessionInventory, ApiError> {
         let mut tx = self.store.begin().await?;
-        let now = tx.now();
-        let expires = after(now, request.duration.map_or(self.lifetime, Duration::from_secs));
-        let renewed: Option<(String, i64)> = sqlx::query_as(
-            "UPDATE sessions SET expired_date = $1 WHERE uuid_hash = $2 AND expired_date > $3
-             RETURNING account_uuid, create_date",
-        )
-        .bind(expires)
-        .bind(digest(&request.session_uuid))
-        .bind(now)
-        .fetch_optional(tx.conn())
-        .await
-        .map_err(database)?;
-        let (account_uuid, created) = renewed.ok_or_else(ApiError::invalid_session)?;
+        let expires = after(tx.now(), request.duration.map_or(self.lifetime, Duration::from_secs));
+        let renewed = session::renew(&mut tx, &digest(&request.session_uuid), expires).await?;
+        let row = renewed.ok_or_else(ApiError::invalid_session)?;
         tx.commit().await?;
-        inventory(request.session_uuid.clone(), account_uuid, expires, created)
+        inventory(request.session_uuid.clone(), row)
     }
 
     /// Ends a session; one that does not exist has ended already.
     pub(super) async fn log_out(&self, request: &SessionUuid) -> Result<(), ApiError> {
         let mut tx = self.store.begin().await?;
-        sqlx::query("DELETE FROM sessions WHERE uuid_hash = $1")
-            .bind(digest(&request.session_uuid))
-            .execute(tx.conn())
-            .await
-            .map_err(database)?;
+        session::delete(&mut tx, &digest(&request.session_uuid)).await?;
         Ok(tx.commit().await?)
     }
 
@@ -173,14 +143,14 @@ fn after(now: i64, time: Duration) -> i64 {
     now.saturating_add(i64::try_from(time.as_millis()).unwrap_or(i64::MAX))
 }
 
-fn inventory(uuid: String, account_uuid: String, expires: i64, created: i64) -> Result<SessionInventory, ApiError> {
+fn inventory(uuid: String, row: Session) -> Result<SessionInventory, ApiError> {
     let date = |millis| Date::from_millis(millis).ok_or_else(|| ApiError::internal("the clock is out of range"));
     Ok(SessionInventory {
         uuid,
-        user_uuid: account_uuid.clone(),
-        account_uuid,
-        expired_date: date(expires)?,
-        create_date: date(created)?,
+        user_uuid: row.account_uuid.clone(),
+        account_uuid: row.account_uuid,
+        expired_date: date(row.expired_date)?,
+        create_date: date(row.create_date)?,
     })
 }
 
@@ -190,17 +160,8 @@ pub(super) async fn caller(tx: &mut Tx, session: &str) -> Result<Caller, ApiErro
 }
 
 async fn owner(tx: &mut Tx, session: &str) -> Result<Option<Caller>, ApiError> {
-    let now = tx.now();
-    let account: Option<(String, bool)> = sqlx::query_as(
-        "SELECT a.uuid, a.type = 'SystemAdmin' FROM sessions s JOIN accounts a ON a.uuid = s.account_uuid
-         WHERE s.uuid_hash = $1 AND s.expired_date > $2",
-    )
-    .bind(digest(session))
-    .bind(now)
-    .fetch_optional(tx.conn())
-    .await
-    .map_err(database)?;
-    Ok(account.map(|(account_uuid, admin)| Caller { account_uuid, admin }))
+    let account = session::account(tx, &digest(session)).await?;
+    Ok(account.map(|account| Caller { account_uuid: account.uuid, admin: account.kind == SYSTEM_ADMIN }))
 }
 
 /// Gives the administrator its first password. Does nothing, and returns `false`, where it has one: the configuration
@@ -209,12 +170,7 @@ async fn owner(tx: &mut Tx, session: &str) -> Result<Option<Caller>, ApiError> {
 /// # Errors
 /// The database or the hashing fails.
 pub async fn set_first_password(store: &Store, password: &str) -> Result<bool, ApiError> {
-    let known: Option<String> = sqlx::query_scalar("SELECT password_hash FROM accounts WHERE uuid = $1")
-        .bind(ADMIN)
-        .fetch_one(store.look().await?.conn())
-        .await
-        .map_err(database)?;
-    if known.is_some() {
+    if account::has_password(&mut store.look().await?, ADMIN).await? {
         return Ok(false);
     }
     let sent = hex::encode(Sha512::digest(password.as_bytes()));
@@ -222,27 +178,9 @@ pub async fn set_first_password(store: &Store, password: &str) -> Result<bool, A
         .await
         .map_err(|_| ApiError::internal("the first password could not be hashed"))??;
     let mut tx = store.begin().await?;
-    let now = tx.now();
-    let done = sqlx::query(
-        "UPDATE accounts SET password_hash = $1, last_op_date = $2 WHERE uuid = $3 AND password_hash IS NULL",
-    )
-    .bind(hash)
-    .bind(now)
-    .bind(ADMIN)
-    .execute(tx.conn())
-    .await
-    .map_err(database)?;
+    let first = account::set_first_password(&mut tx, ADMIN, &hash).await?;
     tx.commit().await?;
-    Ok(done.rows_affected() > 0)
-}
-
-/// Name of an account -> its uuid and password hash.
-async fn account(tx: &mut Tx, name: &str) -> Result<Option<(String, Option<String>)>, ApiError> {
-    sqlx::query_as("SELECT uuid, password_hash FROM accounts WHERE name = $1")
-        .bind(name)
-        .fetch_optional(tx.conn())
-        .await
-        .map_err(database)
+    Ok(first)
 }
 
 fn matches(password: &str, stored: &str) -> Result<bool, ApiError> {
@@ -264,8 +202,4 @@ static NOBODY: LazyLock<String> = LazyLock::new(|| hash(&new_uuid()).unwrap_or_d
 
 fn digest(session: &str) -> String {
     hex::encode(Sha256::digest(session.as_bytes()))
-}
-
-fn database(error: sqlx::Error) -> ApiError {
-    store::Error::from(error).into()
 }

@@ -7,7 +7,10 @@ use super::{Result, Tx};
 /// The uuid under which every installation of the real system knows its administrator.
 pub const ADMIN: &str = "36c27e8ff05c4780bf6d2fa65700f22e";
 
-/// A row of `accounts`; the password's hash is not read with it.
+/// The type of accounts that may do everything.
+pub const SYSTEM_ADMIN: &str = "SystemAdmin";
+
+/// A row of `accounts` without the password's hash.
 #[derive(Clone, Debug, FromRow)]
 pub struct Account {
     pub uuid: String,
@@ -22,6 +25,35 @@ pub async fn get(tx: &mut Tx, uuid: &str) -> Result<Option<Account>> {
         .bind(uuid)
         .fetch_optional(tx.conn())
         .await?)
+}
+
+/// The uuid of the account with that name, and its password's hash if it has a password.
+pub async fn credentials(tx: &mut Tx, name: &str) -> Result<Option<(String, Option<String>)>> {
+    Ok(sqlx::query_as("SELECT uuid, password_hash FROM accounts WHERE name = $1")
+        .bind(name)
+        .fetch_optional(tx.conn())
+        .await?)
+}
+
+/// Whether the account, which exists, has a password.
+pub async fn has_password(tx: &mut Tx, uuid: &str) -> Result<bool> {
+    Ok(sqlx::query_scalar("SELECT password_hash IS NOT NULL FROM accounts WHERE uuid = $1")
+        .bind(uuid)
+        .fetch_one(tx.conn())
+        .await?)
+}
+
+/// Gives an account its first password; `false` if it has one already.
+pub async fn set_first_password(tx: &mut Tx, uuid: &str, password_hash: &str) -> Result<bool> {
+    let done = sqlx::query(
+        "UPDATE accounts SET password_hash = $1, last_op_date = $2 WHERE uuid = $3 AND password_hash IS NULL",
+    )
+    .bind(password_hash)
+    .bind(tx.now())
+    .bind(uuid)
+    .execute(tx.conn())
+    .await?;
+    Ok(done.rows_affected() > 0)
 }
 
 /// Enters an account; `false`: its name is taken.

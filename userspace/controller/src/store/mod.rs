@@ -1,11 +1,12 @@
-//! The SQL store: schema, connections, transactions and typed row access. It knows no rule of the API.
+//! The SQL store: schema, connections, transactions and typed row access. It knows no rule of the API. Nothing else of
+//! the controller runs SQL.
 //!
 //! SQLite in WAL mode with foreign keys, `synchronous=FULL`: what was committed survives a power cut. SQLite lets one
 //! connection write at a time, so there is exactly one: a writer waits its turn in memory, fair and without busy
 //! errors, and readers see the last commit and never wait. Every change of a call is one [`Tx`]; dropping it unfinished
 //! undoes it. Those that wait for their turns at the same time share the wait for the disk.
 //!
-//! SQL texts are constants and every value is bound. Tables and columns: `userspace/controller/migrations/sqlite/`.
+//! SQL texts are constants, but for what [`statement`] runs for queries, and every value is bound. Tables and columns: `userspace/controller/migrations/sqlite/`.
 
 pub mod account;
 pub mod address;
@@ -13,6 +14,7 @@ mod balancing;
 pub mod eip;
 pub mod error;
 pub mod fold;
+pub mod job;
 pub mod lb;
 pub mod named;
 pub mod network;
@@ -20,12 +22,15 @@ pub mod number;
 pub mod port_forwarding;
 pub mod resource;
 pub mod service;
+pub mod session;
 pub mod source_nat;
 mod state;
+pub mod statement;
 pub mod tag;
 pub mod vip;
 pub mod vip_qos;
 pub mod vm;
+pub mod web_hook;
 mod writer;
 
 #[cfg(test)]
