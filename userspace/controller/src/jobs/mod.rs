@@ -1,15 +1,16 @@
-//! Jobs: asynchronous calls that were accepted, until their result is fetched or forgotten.
+//! Jobs: asynchronous calls that were accepted, until their results expire.
 //!
-//! A call's rules, its writes and its job are one transaction, so that an accepted call is never lost. What is left then is
-//! to bring the kernel to what is stored: a background task does it and writes the result. A job that a crash interrupts
-//! is still `Applying` in the store, and is applied again at the next start: applying is level-triggered, twice does no
+//! A call's rules, its writes and its job are one transaction, so that an accepted call is never lost. Afterwards a
+//! background task brings the kernel to the stored state and stores the result. A job that a crash interrupts is still
+//! `Applying` in the store, and is applied again at the next start: applying is level-triggered, so applying twice does no
 //! harm. Touches the store, and the kernel side through [`Apply`] only.
 
+mod body;
+mod finish;
 mod hook;
 
 use std::{
     collections::{HashMap, VecDeque},
-    panic::AssertUnwindSafe,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicI64, Ordering},
@@ -17,15 +18,17 @@ use std::{
     time::Duration,
 };
 
-use futures::FutureExt;
-use serde_json::{Map, Value};
 use tokio::{sync::watch, time::timeout};
-use vipgate_api::{ApiError, Reply, json, resource};
-use vipgate_state::{Apply, Change, NotApplied};
+use vipgate_api::ApiError;
+use vipgate_state::{Apply, Change};
 
-pub use self::hook::{BadHook, HookUrl, NoClient};
+use self::finish::Applied;
+pub use self::{
+    body::{failure, success},
+    hook::{BadHook, HookUrl, NoClient},
+};
 use crate::{
-    model::{self, Outcome},
+    model::Outcome,
     query,
     store::{
         self, Store, Tx,
@@ -34,19 +37,19 @@ use crate::{
     },
 };
 
-/// What tests shorten; the defaults are the documented ones.
+/// Times and limits, which tests shorten; the defaults are the documented ones.
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
     /// How long a result can be fetched after its job has finished.
     pub retention: Duration,
-    /// So many results at most, the latest ones.
+    /// At most this many results are kept, the latest ones.
     pub most_finished: u32,
-    /// How long a poll waits for its job to end. Nearly all end sooner, and the caller would look again after a second, as
-    /// the SDKs do; one that looks at many jobs in turn shall not wait long for each.
+    /// How long a poll waits for its job to end. Nearly all jobs end sooner, while a client would poll again after a
+    /// second, as the SDKs do. A client that polls many jobs in turn must not wait long for each.
     pub hold: Duration,
-    /// Between two calls of a web hook that fails.
+    /// Time between two calls of a web hook that fails.
     pub hook_interval: Duration,
-    /// After the first one.
+    /// Calls after the first one.
     pub hook_retries: u32,
 }
 
@@ -71,7 +74,7 @@ pub struct Ticket {
     pub api: &'static str,
     /// The caller wants the `schema` in the result.
     pub with_schema: bool,
-    /// Of the account that calls.
+    /// The account that calls.
     pub account_uuid: Arc<str>,
     pub web_hook: Option<HookUrl>,
 }
@@ -105,15 +108,6 @@ pub enum Refused {
     Store(#[from] store::Error),
 }
 
-/// A job that has been applied, or could not be.
-#[derive(Debug)]
-struct Applied {
-    job: job::Applying,
-    /// The account that may have given it a web hook.
-    hook_account: Option<Arc<str>>,
-    error: Option<ApiError>,
-}
-
 /// The jobs of a store; clones share them.
 #[derive(Clone)]
 pub struct Jobs {
@@ -125,22 +119,22 @@ struct Inner {
     apply: Arc<dyn Apply>,
     settings: Settings,
     hooks: hook::Hooks,
-    /// Jobs that are being applied, and where who polls one hears of its end: most polls ask for one of these, and need not
-    /// ask the database.
+    /// Jobs that are being applied, by uuid; each sender wakes the polls of its job. Most polls are for one of these, and
+    /// need not ask the database.
     running: Mutex<HashMap<String, watch::Sender<Option<Poll>>>>,
-    /// Those among them that have been: the first one waits for its turn to write all of their results.
+    /// Jobs that are applied but not stored yet: the first one waits for the writer, and stores all of them.
     applied: Mutex<Vec<Applied>>,
-    /// When expired results were forgotten last, in milliseconds since 1970.
-    forgot: AtomicI64,
-    /// What callers without a session are told: uuid of the job and result, the oldest first.
-    turned_away: Mutex<VecDeque<(String, String)>>,
+    /// When expired results were deleted last, in milliseconds since 1970.
+    last_cleanup: AtomicI64,
+    /// Results of calls without a session, which are not stored: uuid of the job and body, the oldest first.
+    rejected: Mutex<VecDeque<(String, String)>>,
 }
 
-/// Callers without a session that find out what was wrong: the last ones.
-const MOST_TURNED_AWAY: usize = 1000;
+/// At most this many results of calls without a session are kept, the latest ones.
+const MAX_REJECTED: usize = 1000;
 
-/// Milliseconds between two times that expired results are forgotten.
-const FORGETTING: i64 = 1000;
+/// Milliseconds between two deletions of expired results.
+const CLEANUP_INTERVAL: i64 = 1000;
 
 impl std::fmt::Debug for Jobs {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -161,8 +155,8 @@ impl Jobs {
                 hooks,
                 running: Mutex::default(),
                 applied: Mutex::default(),
-                forgot: AtomicI64::new(0),
-                turned_away: Mutex::default(),
+                last_cleanup: AtomicI64::new(0),
+                rejected: Mutex::default(),
             }),
         })
     }
@@ -192,7 +186,7 @@ impl Jobs {
         let is_new = job::insert_applying(&mut tx, ticket.api, &job).await?;
         enter_hook(&mut tx, &ticket, is_new).await?;
         self.commit(tx).await?;
-        self.finish_later(job, ticket.hook_account());
+        self.apply_in_background(job, ticket.hook_account());
         Ok(())
     }
 
@@ -207,25 +201,25 @@ impl Jobs {
         Ok(())
     }
 
-    /// A call of somebody who has no session: its job has failed, and the caller may learn why; nothing is stored, and no hook
-    /// is called, since anybody who reaches the API could have both.
-    pub fn turn_away(&self, ticket: Ticket, error: &ApiError) {
-        let mut turned_away = self.inner.turned_away.lock().unwrap_or_else(PoisonError::into_inner);
-        if turned_away.len() == MOST_TURNED_AWAY {
-            turned_away.pop_front();
+    /// Makes a failed job for a call without a session, so that its caller can fetch the error. Nothing is stored and no
+    /// web hook is called, since anybody who reaches the API can send such a call.
+    pub fn reject(&self, ticket: Ticket, error: &ApiError) {
+        let mut rejected = self.inner.rejected.lock().unwrap_or_else(PoisonError::into_inner);
+        if rejected.len() == MAX_REJECTED {
+            rejected.pop_front();
         }
-        turned_away.push_back((ticket.uuid, failure(error, ticket.with_schema)));
+        rejected.push_back((ticket.uuid, failure(error, ticket.with_schema)));
     }
 
     /// Makes a device carry the programs before a call that needs it is accepted.
     ///
     /// # Errors
-    /// It can't carry them, which refuses the call.
+    /// The device can't carry them; the call is to be refused then.
     pub async fn prepare(&self, device: String) -> Result<(), ApiError> {
         self.inner.apply.prepare(device).await.map_err(|error| ApiError::operation(error.to_string()))
     }
 
-    /// Looks a job up; waits a moment for the end of one that runs.
+    /// Returns what is known of a job; waits up to [`Settings::hold`] for the end of one that runs.
     ///
     /// # Errors
     /// The database fails.
@@ -234,7 +228,7 @@ impl Jobs {
         if let Some(mut end) = running {
             return Ok(match timeout(self.inner.settings.hold, end.wait_for(Option::is_some)).await {
                 Ok(Ok(result)) => result.clone().unwrap_or(Poll::Running),
-                // It runs still; or its result could not be stored, and a later run takes it up.
+                // The job is still running, or its result could not be stored and the next start applies it again.
                 Ok(Err(_)) | Err(_) => Poll::Running,
             });
         }
@@ -245,12 +239,12 @@ impl Jobs {
             Some(Progress::Finished { succeeded, body }) => return Ok(Poll::Finished { succeeded, body }),
             None => {}
         }
-        let turned_away = self.inner.turned_away.lock().unwrap_or_else(PoisonError::into_inner);
-        let told = turned_away.iter().rev().find(|(job, _)| job == uuid);
-        Ok(told.map_or(Poll::Unknown, |(_, body)| Poll::Finished { succeeded: false, body: body.clone() }))
+        let rejected = self.inner.rejected.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = rejected.iter().rev().find(|(job, _)| job == uuid);
+        Ok(found.map_or(Poll::Unknown, |(_, body)| Poll::Finished { succeeded: false, body: body.clone() }))
     }
 
-    /// Takes up what the last run left: changes that were stored and not reported, and web hooks that wait.
+    /// Continues what the last run left: applies jobs that have no result yet, and calls pending web hooks.
     ///
     /// # Errors
     /// The database fails.
@@ -265,7 +259,7 @@ impl Jobs {
         // The account of a job is not stored.
         let nobody: Arc<str> = Arc::from("");
         for job in applying {
-            self.finish_later(job, Some(Arc::clone(&nobody)));
+            self.apply_in_background(job, Some(Arc::clone(&nobody)));
         }
         for uuid in hooks {
             self.call_hook(uuid, Some(Arc::clone(&nobody)));
@@ -273,18 +267,18 @@ impl Jobs {
         Ok(())
     }
 
-    /// Commits, and forgets results that have expired, now and then.
+    /// Commits, and deletes expired results every [`CLEANUP_INTERVAL`].
     async fn commit(&self, mut tx: Tx) -> store::Result<()> {
-        let forgot = self.inner.forgot.load(Ordering::Relaxed);
-        if tx.now().saturating_sub(forgot) >= FORGETTING {
-            self.inner.forgot.store(tx.now(), Ordering::Relaxed);
+        let last = self.inner.last_cleanup.load(Ordering::Relaxed);
+        if tx.now().saturating_sub(last) >= CLEANUP_INTERVAL {
+            self.inner.last_cleanup.store(tx.now(), Ordering::Relaxed);
             let oldest = self.oldest(&tx);
             job::delete_finished(&mut tx, oldest, self.inner.settings.most_finished).await?;
         }
         tx.commit().await
     }
 
-    /// Jobs that finished before this, in milliseconds since 1970, have expired.
+    /// Jobs that finished before this time, in milliseconds since 1970, have expired.
     fn oldest(&self, tx: &Tx) -> i64 {
         let retention = i64::try_from(self.inner.settings.retention.as_millis()).unwrap_or(i64::MAX);
         tx.now().saturating_sub(retention)
@@ -296,109 +290,6 @@ impl Jobs {
 
     fn applied(&self) -> MutexGuard<'_, Vec<Applied>> {
         self.inner.applied.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn finish_later(&self, job: job::Applying, hook_account: Option<Arc<str>>) {
-        self.running().insert(job.uuid.clone(), watch::Sender::default());
-        let jobs = self.clone();
-        tokio::spawn(async move {
-            // A fault in there must not leave the job running for ever.
-            let applied = AssertUnwindSafe(jobs.inner.apply.apply(job.change.clone())).catch_unwind().await;
-            let fault = |_| Err(NotApplied::Failed("a fault of the controller, which its log describes".into()));
-            let error = match applied.unwrap_or_else(fault) {
-                Ok(()) => None,
-                // It stays `Applying`.
-                Err(NotApplied::Ending) => {
-                    jobs.running().remove(&job.uuid);
-                    return;
-                }
-                Err(NotApplied::Failed(error)) => {
-                    let error = not_applied(error.as_ref());
-                    tracing::warn!(job = job.uuid, %error, "a change is stored, but not applied");
-                    Some(error)
-                }
-            };
-            let is_first = {
-                let mut applied = jobs.applied();
-                applied.push(Applied { job, hook_account, error });
-                applied.len() == 1
-            };
-            if is_first {
-                jobs.finish_applied().await;
-            }
-        });
-    }
-
-    /// Writes the results of all jobs that have been applied by the time of its turn.
-    async fn finish_applied(&self) {
-        let turn = self.inner.store.begin().await;
-        let mut applied = std::mem::take(&mut *self.applied());
-        let stored = match turn {
-            Ok(tx) => self.store_results(tx, &applied).await,
-            Err(error) => Err(error),
-        };
-        match stored {
-            Ok(results) => applied.into_iter().zip(results).for_each(|(done, result)| self.ended(done, Ok(result))),
-            Err(error) if applied.len() == 1 => {
-                if let Some(done) = applied.pop() {
-                    self.ended(done, Err(error));
-                }
-            }
-            // What is wrong with one shall not be the others'.
-            Err(_) => {
-                for done in applied {
-                    let stored = self.store_result(&done).await;
-                    self.ended(done, stored);
-                }
-            }
-        }
-    }
-
-    async fn store_result(&self, done: &Applied) -> store::Result<Poll> {
-        let tx = self.inner.store.begin().await?;
-        Ok(self.store_results(tx, std::slice::from_ref(done)).await?.pop().unwrap_or(Poll::Unknown))
-    }
-
-    /// What a poll of each finds from then on.
-    async fn store_results(&self, mut tx: Tx, applied: &[Applied]) -> store::Result<Vec<Poll>> {
-        let succeeded = || applied.iter().filter(|done| done.error.is_none()).map(|done| &done.job);
-        let vips = succeeded().flat_map(|job| &job.change.vips).cloned().collect();
-        model::applied(&mut tx, &vips).await?;
-        let replies: Vec<_> = succeeded().map(|job| &job.reply).collect();
-        let mut printed = query::render_all(&mut tx, &replies).await?.into_iter();
-        let finished: Vec<_> = applied
-            .iter()
-            .map(|Applied { job, error, .. }| job::Finished {
-                uuid: &job.uuid,
-                succeeded: error.is_none(),
-                body: match error {
-                    Some(error) => failure(error, job.with_schema),
-                    None => success(printed.next().unwrap_or_default(), &job.reply, job.with_schema),
-                },
-            })
-            .collect();
-        job::finish(&mut tx, &finished).await?;
-        tx.commit().await?;
-        let found = |job::Finished { succeeded, body, .. }| Poll::Finished { succeeded, body };
-        Ok(finished.into_iter().map(found).collect())
-    }
-
-    /// Tells who waits for a job.
-    fn ended(&self, done: Applied, stored: store::Result<Poll>) {
-        let uuid = done.job.uuid;
-        let waiting = self.running().remove(&uuid);
-        match stored {
-            Ok(result) => {
-                tracing::debug!(job = uuid, succeeded = done.error.is_none(), "a job has finished");
-                // Later polls find it in the store.
-                if let Some(waiting) = waiting {
-                    waiting.send_replace(Some(result));
-                }
-                self.call_hook(uuid, done.hook_account);
-            }
-            // It stays `Applying`: the next start takes it up.
-            Err(error) => tracing::error!(job = uuid, %error, "the result of a job can't be stored"),
-        }
     }
 
     fn call_hook(&self, uuid: String, hook_account: Option<Arc<str>>) {
@@ -421,60 +312,4 @@ async fn enter_hook(tx: &mut Tx, ticket: &Ticket, is_new: bool) -> Result<(), Re
         web_hook::insert(tx, &ticket.uuid, url.as_str()).await?;
     }
     Ok(())
-}
-
-fn not_applied(error: &dyn std::error::Error) -> ApiError {
-    let mut causes = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        causes.push_str(": ");
-        causes.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    ApiError::operation("the change is stored, but the packet path does not hold it yet")
-        .elaborate("it is tried again until it succeeds")
-        .caused_by(ApiError::internal(causes))
-}
-
-/// The body of a call that succeeded.
-pub fn success(mut members: Map<String, Value>, reply: &Reply, with_schema: bool) -> String {
-    if with_schema {
-        let kind = match reply {
-            Reply::Inventory(kind, _) | Reply::Inventories(kind, _) => Some(*kind),
-            Reply::Empty | Reply::Members(_) => None,
-        };
-        let schema = resource::schema(&members, kind);
-        members.insert("schema".to_owned(), schema.into());
-    }
-    json::encode(&members)
-}
-
-/// The body of a call that failed.
-pub fn failure(error: &ApiError, with_schema: bool) -> String {
-    // An error is plain members all through: it always has a JSON form.
-    let mut error = serde_json::to_value(error).unwrap_or_default();
-    cut(&mut error);
-    let mut members = Map::from_iter([("error".to_owned(), error)]);
-    if with_schema {
-        let schema = resource::schema(&members, None);
-        members.insert("schema".to_owned(), schema.into());
-    }
-    json::encode(&members)
-}
-
-/// The longest text in an error, in characters: it repeats what a caller sent, and is kept.
-const MOST_TEXT: usize = 4096;
-
-/// Leaves the middle of long texts out.
-fn cut(value: &mut Value) {
-    match value {
-        Value::String(text) if text.chars().nth(MOST_TEXT).is_some() => {
-            let kept = |at: usize| text.char_indices().nth(at).map_or(text.len(), |(index, _)| index);
-            let (head, tail) = (kept(MOST_TEXT / 2), kept(text.chars().count() - MOST_TEXT / 4));
-            *text = format!("{} ... {}", &text[..head], &text[tail..]);
-        }
-        Value::Array(values) => values.iter_mut().for_each(cut),
-        Value::Object(members) => members.values_mut().for_each(cut),
-        Value::String(_) | Value::Null | Value::Bool(_) | Value::Number(_) => {}
-    }
 }

@@ -301,7 +301,7 @@ impl RestState {
             }
             Err(error) => {
                 let reply = accepted(&self.base(&incoming.headers), &ticket.uuid);
-                self.jobs.turn_away(ticket, &error);
+                self.jobs.reject(ticket, &error);
                 Err(reply)
             }
         }
