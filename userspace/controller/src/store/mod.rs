@@ -11,6 +11,7 @@
 pub mod account;
 pub mod address;
 mod balancing;
+mod desired_state;
 pub mod eip;
 pub mod error;
 pub mod fold;
@@ -24,7 +25,6 @@ pub mod resource;
 pub mod service;
 pub mod session;
 pub mod source_nat;
-mod state;
 pub mod statement;
 pub mod tag;
 pub mod vip;

@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 
 use sqlx::FromRow;
 
-use super::{Result, Tx, state::parse};
+use super::{Result, Tx, desired_state::parse};
 
 /// A row of `vm_instances`.
 #[derive(Clone, Debug, FromRow)]
