@@ -1,6 +1,6 @@
 //! What can go wrong between us and the database.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{path::PathBuf, str::FromStr, sync::Arc};
 
 /// An error of the store. None of them is the caller's fault: to a client they are all internal errors.
 #[derive(Debug, thiserror::Error)]
@@ -29,4 +29,15 @@ pub enum Error {
     /// Every index of one of the kernel's tables is given out.
     #[error("all {limit} {name} numbers are in use")]
     Exhausted { name: &'static str, limit: u32 },
+}
+
+impl Error {
+    pub(super) fn corrupt(what: &'static str, value: &str, place: impl Into<String>) -> Self {
+        Self::Corrupt { what, value: value.to_owned(), place: place.into() }
+    }
+}
+
+/// Parses a stored value; `place` is the uuid of its row.
+pub(super) fn parse<T: FromStr>(what: &'static str, value: &str, place: &str) -> super::Result<T> {
+    value.parse().map_err(|_| Error::corrupt(what, value, place))
 }

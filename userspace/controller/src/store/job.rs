@@ -1,6 +1,6 @@
 //! Jobs: calls that were accepted, with their results.
 
-use serde::Serialize;
+use serde::{Serialize, de::DeserializeOwned};
 use vipgate_api::Reply;
 use vipgate_state::Change;
 
@@ -135,17 +135,10 @@ const fn state(succeeded: bool) -> &'static str {
 }
 
 fn json(value: &impl Serialize) -> Result<String> {
-    serde_json::to_string(value).map_err(|error| Error::Corrupt {
-        what: "a value without a JSON form",
-        value: error.to_string(),
-        place: "jobs".to_owned(),
-    })
+    serde_json::to_string(value)
+        .map_err(|error| Error::corrupt("a value without a JSON form", &error.to_string(), "jobs"))
 }
 
-fn parsed<T: serde::de::DeserializeOwned>(what: &'static str, text: &str, uuid: &str) -> Result<T> {
-    serde_json::from_str(text).map_err(|_| Error::Corrupt {
-        what,
-        value: text.to_owned(),
-        place: format!("job {uuid}"),
-    })
+fn parsed<T: DeserializeOwned>(what: &'static str, text: &str, uuid: &str) -> Result<T> {
+    serde_json::from_str(text).map_err(|_| Error::corrupt(what, text, format!("job {uuid}")))
 }

@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 
 use sqlx::FromRow;
 
-use super::{Result, Tx, desired_state::parse};
+use super::{Result, Tx, error::parse};
 
 /// A row of `vm_instances`.
 #[derive(Clone, Debug, FromRow)]
@@ -43,7 +43,7 @@ impl VmNic {
     /// Whether the address is one of the NIC's subnet.
     ///
     /// # Errors
-    /// [`super::Error::Corrupt`]: an address is none.
+    /// [`super::Error::Corrupt`] if an address can't be parsed.
     pub fn subnet_holds(&self, ip: &str) -> Result<bool> {
         let bits = |what, text| parse(what, text, &self.uuid).map(Ipv4Addr::to_bits);
         Ok((bits("address", &self.ip)? ^ bits("address", ip)?) & bits("netmask", &self.netmask)? == 0)
