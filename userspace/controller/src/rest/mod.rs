@@ -6,10 +6,11 @@
 //! rules and the jobs; never the kernel.
 
 mod attempts;
+mod connection;
 mod hashing;
 mod header;
 mod openapi;
-mod raw;
+
 mod respond;
 mod route;
 mod serving;
@@ -42,7 +43,7 @@ use vipgate_api::{
 use vipgate_state::{Apply, Devices};
 
 pub use self::{
-    raw::{Accepting, Peer},
+    connection::{Accepting, Peer},
     serving::serve,
     session::{LIFETIME, set_first_password},
 };
