@@ -9,11 +9,15 @@ use std::{
 use proptest::prelude::*;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::{Encoding, Guest, Guests, Heads, MOST_HEAD, SILENCE};
+use super::{
+    Connection, IDLE_TIMEOUT,
+    limit::{Limit, Permit},
+    target::{Encoder, MAX_HEAD},
+};
 
 /// What comes out of `bytes` that come in pieces of these lengths, over and over.
 fn passed(bytes: &[u8], pieces: &[usize]) -> Vec<u8> {
-    let mut heads = Heads::default();
+    let mut encoder = Encoder::default();
     let mut out = Vec::new();
     let mut rest = bytes;
     for length in pieces.iter().cycle() {
@@ -21,10 +25,10 @@ fn passed(bytes: &[u8], pieces: &[usize]) -> Vec<u8> {
             break;
         }
         let (piece, others) = rest.split_at(rest.len().min(*length));
-        heads.feed(piece, &mut out);
+        encoder.feed(piece, &mut out);
         rest = others;
     }
-    out.extend(heads.held);
+    encoder.end(&mut out);
     out
 }
 
@@ -63,13 +67,13 @@ fn what_is_no_http_1_passes_as_it_came() {
 
 #[test]
 fn a_head_without_end_is_not_held_for_ever() {
-    let mut heads = Heads::default();
+    let mut encoder = Encoder::default();
     let mut out = Vec::new();
-    let line = [b"GET /< HTTP/1.1\r\nX: ".as_slice(), &[b'x'; MOST_HEAD]].concat();
-    heads.feed(&line, &mut out);
+    let line = [b"GET /< HTTP/1.1\r\nX: ".as_slice(), &[b'x'; MAX_HEAD]].concat();
+    encoder.feed(&line, &mut out);
     assert_eq!(out, line);
-    assert!(heads.held.is_empty());
-    heads.feed(b"\r\n\r\nGET /< HTTP/1.1\r\n\r\n", &mut out);
+    assert!(encoder.is_passive());
+    encoder.feed(b"\r\n\r\nGET /< HTTP/1.1\r\n\r\n", &mut out);
     assert!(out.ends_with(b"GET /< HTTP/1.1\r\n\r\n"));
 }
 
@@ -131,7 +135,7 @@ async fn a_reader_gets_everything_in_pieces_of_any_length_and_the_end() {
     let (mut client, server) = tokio::io::duplex(7);
     let sent = b"GET /a?b>c HTTP/1.1\r\nContent-Length: 3\r\n\r\na>bGET /<".as_slice();
     let writer = tokio::spawn(async move { client.write_all(sent).await });
-    let mut server = Encoding::new(server, SILENCE, guest());
+    let mut server = Connection::new(server, IDLE_TIMEOUT, permit());
     let mut read = Vec::new();
     let mut piece = [0; 3];
     loop {
@@ -145,8 +149,8 @@ async fn a_reader_gets_everything_in_pieces_of_any_length_and_the_end() {
     assert_eq!(read.escape_ascii().to_string(), r"GET /a?b%3Ec HTTP/1.1\r\nContent-Length: 3\r\n\r\na>bGET /<");
 }
 
-fn guest() -> Guest {
-    Guests::new(2).admit(Ipv4Addr::LOCALHOST.into()).unwrap()
+fn permit() -> Permit {
+    Limit::new(2).admit(Ipv4Addr::LOCALHOST.into()).unwrap()
 }
 
 #[tokio::test]
@@ -154,12 +158,12 @@ async fn a_connection_without_a_whole_head_ends_and_one_that_waits_for_its_answe
     for sent in ["", "\r\n\r\n", "GET / HTTP/1.1\r\nHost: a"] {
         let (mut client, server) = tokio::io::duplex(1 << 10);
         client.write_all(sent.as_bytes()).await.unwrap();
-        let mut server = Encoding::new(server, Duration::from_millis(50), guest());
+        let mut server = Connection::new(server, Duration::from_millis(50), permit());
         let error = server.read_to_end(&mut Vec::new()).await.unwrap_err();
         assert_eq!(error.kind(), std::io::ErrorKind::TimedOut, "{sent:?}");
     }
     let (mut client, server) = tokio::io::duplex(1 << 10);
-    let mut server = Encoding::new(server, Duration::ZERO, guest());
+    let mut server = Connection::new(server, Duration::ZERO, permit());
     let head = b"GET / HTTP/1.1\r\n\r\n";
     client.write_all(head).await.unwrap();
     server.read_exact(&mut vec![0; head.len()]).await.unwrap();
@@ -171,14 +175,14 @@ async fn a_connection_without_a_whole_head_ends_and_one_that_waits_for_its_answe
 
 #[test]
 fn connections_are_bounded_and_no_address_has_them_all() {
-    let guests = Guests::new(10);
+    let limit = Limit::new(10);
     let address = |host: u32| IpAddr::from(Ipv4Addr::from_bits(host));
-    let mut first: Vec<_> = std::iter::from_fn(|| guests.admit(address(1))).collect();
-    let second: Vec<_> = std::iter::from_fn(|| guests.admit(address(2))).collect();
+    let mut first: Vec<_> = std::iter::from_fn(|| limit.admit(address(1))).collect();
+    let second: Vec<_> = std::iter::from_fn(|| limit.admit(address(2))).collect();
     assert_eq!((first.len(), second.len()), (5, 5));
-    assert!(guests.admit(address(3)).is_none());
+    assert!(limit.admit(address(3)).is_none());
     first.pop();
-    assert!(guests.admit(address(3)).is_some());
+    assert!(limit.admit(address(3)).is_some());
     drop((first, second));
-    assert!(guests.open.lock().unwrap().is_empty());
+    assert!(limit.open.lock().unwrap().is_empty());
 }

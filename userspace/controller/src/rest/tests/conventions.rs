@@ -59,6 +59,30 @@ async fn characters_that_urls_forbid_are_taken_as_they_are() {
     assert_eq!(answers.matches(r#"[{"name":"b|\"é\""}]"#).count(), 2, "{answers}");
 }
 
+/// Clients that keep a connection send bodies of both framings before a query.
+#[tokio::test]
+async fn characters_that_urls_forbid_are_taken_behind_bodies_of_either_framing() {
+    let server = Server::start().await;
+    let address = server.base.strip_prefix("http://").unwrap();
+    let session = server.session();
+    let body = r#"{"params":{"name":"<a>"}}"#;
+    let with_length = format!("Content-Length: {}\r\n\r\n{body}", body.len());
+    let chunked = format!("Transfer-Encoding: chunked\r\n\r\n{:x}\r\n{body}\r\n0\r\n\r\n", body.len());
+    let mut requests = String::new();
+    for (framed, connection) in [(with_length, "keep-alive"), (chunked, "close")] {
+        let headers = format!("Host: {address}\r\nAuthorization: OAuth {session}");
+        write!(requests, "POST /v1/zones HTTP/1.1\r\n{headers}\r\n{framed}").unwrap();
+        let query = "/v1/zones?q=name>=<a>&count=true";
+        write!(requests, "GET {query} HTTP/1.1\r\n{headers}\r\nConnection: {connection}\r\n\r\n").unwrap();
+    }
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream.write_all(requests.as_bytes()).await.unwrap();
+    let mut answers = String::new();
+    stream.read_to_string(&mut answers).await.unwrap();
+    let count = |status: &str| answers.matches(status).count();
+    assert_eq!((count("HTTP/1.1 202"), count("HTTP/1.1 200")), (2, 2), "{answers}");
+}
+
 #[tokio::test]
 async fn a_wrong_verb_is_told_with_the_right_ones() {
     let server = Server::start().await;

@@ -25,7 +25,7 @@ use vipgate_api::{
 };
 
 use super::support::{Server, Site, eventually};
-use crate::rest::MOST_BODY;
+use crate::rest::request::MAX_BODY;
 
 /// Bodies for each call.
 const BODIES: usize = 12;
@@ -212,11 +212,11 @@ async fn bodies_of_a_mebibyte_are_read_to_their_end_or_refused() {
     let server = Server::start().await;
     let before = stored(&server).await;
     let around = json!({"params": {"name": ""}}).to_string().len();
-    let longest = json!({"params": {"name": "é".repeat((MOST_BODY - around) / 2)}});
+    let longest = json!({"params": {"name": "é".repeat((MAX_BODY - around) / 2)}});
     let error = server.refused(Method::POST, "/zones", longest).await;
     assert_eq!(error["code"], "SYS.1007", "{error}");
     for piece in ["[", "{\"a\":", "\"", "9", "\u{1}", "é"] {
-        let body = piece.repeat(MOST_BODY / piece.len());
+        let body = piece.repeat(MAX_BODY / piece.len());
         let reply = server.request(Method::POST, "/zones").body(body).send().await.unwrap();
         assert_eq!(reply.status(), StatusCode::BAD_REQUEST, "{piece}");
     }
