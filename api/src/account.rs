@@ -5,8 +5,8 @@ use utoipa::ToSchema;
 
 use crate::{
     calls::{
-        Answer, Api, Call, DELETE_MODE, DESCRIPTION, Kind, NAME, NEW_NAME, Param, Rule, UUID, delete, get, post, put,
-        text,
+        Access, Answer, Api, Call, DELETE_MODE, DESCRIPTION, Kind, NAME, NEW_NAME, Param, Rule, UUID, delete, get,
+        post, put, text,
     },
     date::Date,
     resource::Resource,
@@ -14,9 +14,9 @@ use crate::{
 
 const ACCOUNT: Answer = Answer::Inventory(Resource::Account);
 
-const RESOURCES: Param = Param::new("resourceUuids", Kind::TextList).required().rule(Rule::NotEmpty);
-const ACCOUNTS: Param = Param::new("accountUuids", Kind::TextList);
-const TO_PUBLIC: Param = Param::new("toPublic", Kind::Bool);
+const RESOURCES: Param = Param::new("resourceUuids", Kind::TextList, Access::Owner).required().rule(Rule::NotEmpty);
+const ACCOUNTS: Param = Param::new("accountUuids", Kind::TextList, Access::Visible);
+const TO_PUBLIC: Param = Param::new("toPublic", Kind::Bool, Access::Free);
 
 pub(crate) const CALLS: &[Call] = &[
     Call::create(
@@ -24,8 +24,8 @@ pub(crate) const CALLS: &[Call] = &[
         &[post("/accounts")],
         &[
             NAME,
-            text("password").required().rule(Rule::MaxLength(255)),
-            text("type").rule(Rule::OneOf(&["SystemAdmin", "Normal"])),
+            text("password", Access::Free).required().rule(Rule::MaxLength(255)),
+            text("type", Access::Free).rule(Rule::OneOf(&["SystemAdmin", "Normal"])),
             DESCRIPTION,
         ],
         ACCOUNT,
@@ -34,7 +34,7 @@ pub(crate) const CALLS: &[Call] = &[
         Api::UpdateAccount,
         &[put("/accounts/{uuid}")],
         &["updateAccount"],
-        &[UUID, text("password").rule(Rule::MaxLength(255)), NEW_NAME, DESCRIPTION],
+        &[UUID, text("password", Access::Free).rule(Rule::MaxLength(255)), NEW_NAME, DESCRIPTION],
         ACCOUNT,
     ),
     Call::delete(Api::DeleteAccount, &[delete("/accounts/{uuid}")], &[UUID, DELETE_MODE], Answer::Empty),
@@ -45,9 +45,9 @@ pub(crate) const CALLS: &[Call] = &[
         &[put("/accounts/quotas/actions")],
         &["updateQuota"],
         &[
-            text("identityUuid").required(),
-            text("name").required(),
-            Param::new("value", Kind::Long).required().rule(Rule::Range(0, i64::MAX)),
+            text("identityUuid", Access::Visible).required(),
+            text("name", Access::Free).required(),
+            Param::new("value", Kind::Long, Access::Free).required().rule(Rule::Range(0, i64::MAX)),
         ],
         Answer::Inventory(Resource::Quota),
     ),
@@ -62,7 +62,7 @@ pub(crate) const CALLS: &[Call] = &[
         Api::RevokeResourceSharing,
         &[put("/accounts/resources/actions")],
         &["revokeResourceSharing"],
-        &[RESOURCES, ACCOUNTS, TO_PUBLIC, Param::new("all", Kind::Bool)],
+        &[RESOURCES, ACCOUNTS, TO_PUBLIC, Param::new("all", Kind::Bool, Access::Free)],
         Answer::Empty,
     ),
 ];

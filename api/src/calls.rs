@@ -132,18 +132,30 @@ pub enum Place {
     Argument,
 }
 
+/// What a caller that is no administrator needs of the resources that a parameter names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// It must own them: the call changes them.
+    Owner,
+    /// It must own them, or they must be shared with it: the call reads or uses them.
+    Visible,
+    /// Nothing: the parameter names no resource of an account.
+    Free,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Param {
     pub name: &'static str,
     pub kind: Kind,
+    pub access: Access,
     pub place: Place,
     pub required: bool,
     pub rule: Option<Rule>,
 }
 
 impl Param {
-    pub const fn new(name: &'static str, kind: Kind) -> Self {
-        Self { name, kind, place: Place::Argument, required: false, rule: None }
+    pub const fn new(name: &'static str, kind: Kind, access: Access) -> Self {
+        Self { name, kind, access, place: Place::Argument, required: false, rule: None }
     }
 
     #[must_use]
@@ -159,31 +171,33 @@ impl Param {
     }
 }
 
-pub const fn text(name: &'static str) -> Param {
-    Param::new(name, Kind::Text)
+pub const fn text(name: &'static str, access: Access) -> Param {
+    Param::new(name, Kind::Text, access)
 }
 
 /// A required variable of the path.
-pub const fn in_path(name: &'static str) -> Param {
-    let mut param = text(name).required();
+pub const fn in_path(name: &'static str, access: Access) -> Param {
+    let mut param = text(name, access).required();
     param.place = Place::Path;
     param
 }
 
 const NAME_LENGTH: Rule = Rule::MaxLength(255);
 
-/// `uuid` in the path: the resource that is acted on.
-pub const UUID: Param = in_path("uuid");
+/// `uuid` in the path: the resource that is changed.
+pub const UUID: Param = in_path("uuid", Access::Owner);
+/// `uuid` in the path: the resource that is read.
+pub const READ_UUID: Param = in_path("uuid", Access::Visible);
 /// The name of what is created.
-pub const NAME: Param = text("name").required().rule(NAME_LENGTH);
+pub const NAME: Param = text("name", Access::Free).required().rule(NAME_LENGTH);
 /// The new name of what is updated.
-pub const NEW_NAME: Param = text("name").rule(NAME_LENGTH);
-pub const DESCRIPTION: Param = text("description").rule(Rule::MaxLength(2048));
+pub const NEW_NAME: Param = text("name", Access::Free).rule(NAME_LENGTH);
+pub const DESCRIPTION: Param = text("description", Access::Free).rule(Rule::MaxLength(2048));
 /// The uuid that the caller wants for what is created.
-pub const RESOURCE_UUID: Param = text("resourceUuid").rule(Rule::Uuid);
+pub const RESOURCE_UUID: Param = text("resourceUuid", Access::Owner).rule(Rule::Uuid);
 /// What happens to the state of what can be switched off.
-pub const STATE_EVENT: Param = text("stateEvent").required().rule(Rule::OneOf(&["enable", "disable"]));
-pub const DELETE_MODE: Param = text("deleteMode").rule(Rule::OneOf(&["Permissive", "Enforcing"]));
+pub const STATE_EVENT: Param = text("stateEvent", Access::Free).required().rule(Rule::OneOf(&["enable", "disable"]));
+pub const DELETE_MODE: Param = text("deleteMode", Access::Free).rule(Rule::OneOf(&["Permissive", "Enforcing"]));
 
 /// What the documents say the reply holds; it names the classes of `schema`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -315,6 +329,39 @@ mod tests {
                 let variable = format!("{{{}}}", param.name);
                 let named = call.routes.iter().all(|route| route.path.contains(&variable));
                 assert_eq!(named, param.place == Place::Path, "{} of {}", param.name, call.api.name());
+            }
+        }
+    }
+
+    #[test]
+    fn a_parameter_that_holds_uuids_of_resources_asks_for_access_to_them() {
+        for call in all() {
+            for param in call.params {
+                let holds_uuids = param.name == "uuid" || param.name.ends_with("Uuid") || param.name.ends_with("Uuids");
+                let is_session = param.name == "sessionUuid";
+                assert_eq!(
+                    param.access != Access::Free,
+                    holds_uuids && !is_session,
+                    "{} of {}",
+                    param.name,
+                    call.api.name()
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn a_read_asks_for_no_owner_and_a_change_asks_for_the_owner_of_what_its_path_names() {
+        for call in all() {
+            let reads = call.routes.iter().all(|route| route.method == Method::Get);
+            for param in call.params {
+                match param.access {
+                    Access::Owner => assert!(!reads, "{} of {}", param.name, call.api.name()),
+                    Access::Visible => {
+                        assert!(reads || param.place == Place::Argument, "{} of {}", param.name, call.api.name());
+                    }
+                    Access::Free => {}
+                }
             }
         }
     }

@@ -5,8 +5,8 @@ use utoipa::ToSchema;
 
 use crate::{
     calls::{
-        Answer, Api, Call, DELETE_MODE, DESCRIPTION, NAME, NEW_NAME, RESOURCE_UUID, STATE_EVENT, UUID, delete, get,
-        in_path, post, put, text,
+        Access, Answer, Api, Call, DELETE_MODE, DESCRIPTION, NAME, NEW_NAME, RESOURCE_UUID, STATE_EVENT, UUID, delete,
+        get, in_path, post, put, text,
     },
     date::Date,
     resource::Resource,
@@ -18,7 +18,13 @@ pub(crate) const CALLS: &[Call] = &[
     Call::create(
         Api::CreateEip,
         &[post("/eips")],
-        &[NAME, DESCRIPTION, text("vipUuid").required(), text("vmNicUuid"), RESOURCE_UUID],
+        &[
+            NAME,
+            DESCRIPTION,
+            text("vipUuid", Access::Visible).required(),
+            text("vmNicUuid", Access::Visible),
+            RESOURCE_UUID,
+        ],
         EIP,
     ),
     Call::delete(Api::DeleteEip, &[delete("/eips/{uuid}")], &[UUID, DELETE_MODE], Answer::Empty),
@@ -29,14 +35,14 @@ pub(crate) const CALLS: &[Call] = &[
     Call::read(
         Api::GetEipAttachableVmNics,
         &[get("/eips/{eipUuid}/vm-instances/candidate-nics"), get("/eips/vm-instances/candidate-nics")],
-        &[text("eipUuid"), text("vipUuid")],
+        &[text("eipUuid", Access::Visible), text("vipUuid", Access::Visible)],
         Answer::Inventories(Resource::VmNic),
     ),
     // The document calls the answer empty; the real system's holds the inventory, which its clients read.
     Call::attach(
         Api::AttachEip,
         &[post("/eips/{eipUuid}/vm-instances/nics/{vmNicUuid}")],
-        &[in_path("eipUuid"), in_path("vmNicUuid")],
+        &[in_path("eipUuid", Access::Owner), in_path("vmNicUuid", Access::Owner)],
         EIP,
     ),
     Call::delete(Api::DetachEip, &[delete("/eips/{uuid}/vm-instances/nics")], &[UUID], EIP),

@@ -5,22 +5,22 @@ use utoipa::ToSchema;
 
 use crate::{
     calls::{
-        Answer, Api, Call, DELETE_MODE, DESCRIPTION, Kind, NAME, Param, RESOURCE_UUID, Rule, UUID, delete, get, post,
-        text,
+        Access, Answer, Api, Call, DELETE_MODE, DESCRIPTION, Kind, NAME, Param, RESOURCE_UUID, Rule, UUID, delete, get,
+        post, text,
     },
     date::Date,
     resource::Resource,
 };
 
-const ZONE: Param = text("zoneUuid").required();
+const ZONE: Param = text("zoneUuid", Access::Visible).required();
 /// Linux allows 15 bytes for the name of a device.
-const PHYSICAL_INTERFACE: Param = text("physicalInterface").required().rule(Rule::MaxLength(15));
+const PHYSICAL_INTERFACE: Param = text("physicalInterface", Access::Free).required().rule(Rule::MaxLength(15));
 
 pub(crate) const CALLS: &[Call] = &[
     Call::create(
         Api::CreateL2NoVlanNetwork,
         &[post("/l2-networks/no-vlan")],
-        &[NAME, DESCRIPTION, ZONE, PHYSICAL_INTERFACE, text("type"), RESOURCE_UUID],
+        &[NAME, DESCRIPTION, ZONE, PHYSICAL_INTERFACE, text("type", Access::Free), RESOURCE_UUID],
         Answer::Inventory(Resource::L2Network),
     ),
     Call::create(
@@ -31,8 +31,8 @@ pub(crate) const CALLS: &[Call] = &[
             DESCRIPTION,
             ZONE,
             PHYSICAL_INTERFACE,
-            Param::new("vlan", Kind::Int).required().rule(Rule::Range(1, 4094)),
-            text("type"),
+            Param::new("vlan", Kind::Int, Access::Free).required().rule(Rule::Range(1, 4094)),
+            text("type", Access::Free),
             RESOURCE_UUID,
         ],
         Answer::Inventory(Resource::L2Network),

@@ -5,7 +5,7 @@ use utoipa::ToSchema;
 
 use crate::{
     calls::{
-        Answer, Api, Call, DELETE_MODE, DESCRIPTION, Kind, NAME, Param, RESOURCE_UUID, Rule, UUID, delete, get,
+        Access, Answer, Api, Call, DELETE_MODE, DESCRIPTION, Kind, NAME, Param, RESOURCE_UUID, Rule, UUID, delete, get,
         in_path, post, text,
     },
     date::Date,
@@ -13,7 +13,7 @@ use crate::{
     resource::Resource,
 };
 
-const L3: Param = in_path("l3NetworkUuid");
+const L3: Param = in_path("l3NetworkUuid", Access::Owner);
 
 pub(crate) const CALLS: &[Call] = &[
     Call::create(
@@ -22,11 +22,11 @@ pub(crate) const CALLS: &[Call] = &[
         &[
             NAME,
             DESCRIPTION,
-            text("l2NetworkUuid").required(),
-            text("type"),
-            text("category").rule(Rule::OneOf(&["Public", "Private", "System"])),
-            Param::new("system", Kind::Bool),
-            text("dnsDomain").rule(Rule::MaxLength(255)),
+            text("l2NetworkUuid", Access::Visible).required(),
+            text("type", Access::Free),
+            text("category", Access::Free).rule(Rule::OneOf(&["Public", "Private", "System"])),
+            Param::new("system", Kind::Bool, Access::Free),
+            text("dnsDomain", Access::Free).rule(Rule::MaxLength(255)),
             RESOURCE_UUID,
         ],
         Answer::Inventory(Resource::L3Network),
@@ -36,13 +36,13 @@ pub(crate) const CALLS: &[Call] = &[
     Call::create(
         Api::AddDnsToL3Network,
         &[post("/l3-networks/{l3NetworkUuid}/dns")],
-        &[L3, text("dns").required()],
+        &[L3, text("dns", Access::Free).required()],
         Answer::Inventory(Resource::L3Network),
     ),
     Call::delete(
         Api::RemoveDnsFromL3Network,
         &[delete("/l3-networks/{l3NetworkUuid}/dns/{dns}")],
-        &[L3, in_path("dns")],
+        &[L3, in_path("dns", Access::Free)],
         Answer::Inventory(Resource::L3Network),
     ),
     Call::create(
@@ -52,10 +52,10 @@ pub(crate) const CALLS: &[Call] = &[
             L3,
             NAME,
             DESCRIPTION,
-            text("startIp").required(),
-            text("endIp").required(),
-            text("netmask").required(),
-            text("gateway").required(),
+            text("startIp", Access::Free).required(),
+            text("endIp", Access::Free).required(),
+            text("netmask", Access::Free).required(),
+            text("gateway", Access::Free).required(),
             RESOURCE_UUID,
         ],
         Answer::Inventory(Resource::IpRange),
@@ -63,7 +63,7 @@ pub(crate) const CALLS: &[Call] = &[
     Call::create(
         Api::AddIpRangeByNetworkCidr,
         &[post("/l3-networks/{l3NetworkUuid}/ip-ranges/by-cidr")],
-        &[L3, NAME, DESCRIPTION, text("networkCidr").required(), RESOURCE_UUID],
+        &[L3, NAME, DESCRIPTION, text("networkCidr", Access::Free).required(), RESOURCE_UUID],
         Answer::Inventory(Resource::IpRange),
     ),
     Call::delete(Api::DeleteIpRange, &[delete("/l3-networks/ip-ranges/{uuid}")], &[UUID, DELETE_MODE], Answer::Empty),

@@ -5,8 +5,8 @@ use utoipa::ToSchema;
 
 use crate::{
     calls::{
-        Answer, Api, Call, DELETE_MODE, DESCRIPTION, Kind, NAME, NEW_NAME, Param, RESOURCE_UUID, Rule, UUID, delete,
-        get, in_path, post, put, text,
+        Access, Answer, Api, Call, DELETE_MODE, DESCRIPTION, Kind, NAME, NEW_NAME, Param, RESOURCE_UUID, Rule, UUID,
+        delete, get, in_path, post, put, text,
     },
     date::Date,
     resource::Resource,
@@ -15,14 +15,16 @@ use crate::{
 const BALANCER: Answer = Answer::Inventory(Resource::LoadBalancer);
 const LISTENER: Answer = Answer::Inventory(Resource::Listener);
 const PORT: Rule = Rule::Range(1, 65535);
-const NICS: &[Param] =
-    &[in_path("listenerUuid"), Param::new("vmNicUuids", Kind::TextList).required().rule(Rule::NotEmpty)];
+const NICS: &[Param] = &[
+    in_path("listenerUuid", Access::Owner),
+    Param::new("vmNicUuids", Kind::TextList, Access::Visible).required().rule(Rule::NotEmpty),
+];
 
 pub(crate) const CALLS: &[Call] = &[
     Call::create(
         Api::CreateLoadBalancer,
         &[post("/load-balancers")],
-        &[NAME, DESCRIPTION, text("vipUuid").required(), RESOURCE_UUID],
+        &[NAME, DESCRIPTION, text("vipUuid", Access::Visible).required(), RESOURCE_UUID],
         BALANCER,
     ),
     Call::delete(Api::DeleteLoadBalancer, &[delete("/load-balancers/{uuid}")], &[UUID, DELETE_MODE], Answer::Empty),
@@ -49,13 +51,13 @@ pub(crate) const CALLS: &[Call] = &[
         Api::CreateLoadBalancerListener,
         &[post("/load-balancers/{loadBalancerUuid}/listeners")],
         &[
-            in_path("loadBalancerUuid"),
+            in_path("loadBalancerUuid", Access::Owner),
             NAME,
             DESCRIPTION,
-            Param::new("instancePort", Kind::Int).rule(PORT),
-            Param::new("loadBalancerPort", Kind::Int).required().rule(PORT),
-            text("protocol").rule(Rule::OneOfAnyCase(&["tcp", "udp", "http", "https"])),
-            text("certificateUuid"),
+            Param::new("instancePort", Kind::Int, Access::Free).rule(PORT),
+            Param::new("loadBalancerPort", Kind::Int, Access::Free).required().rule(PORT),
+            text("protocol", Access::Free).rule(Rule::OneOfAnyCase(&["tcp", "udp", "http", "https"])),
+            text("certificateUuid", Access::Visible),
             RESOURCE_UUID,
         ],
         LISTENER,
@@ -81,7 +83,7 @@ pub(crate) const CALLS: &[Call] = &[
     Call::read(
         Api::GetCandidateVmNicsForLoadBalancer,
         &[get("/load-balancers/listeners/{listenerUuid}/vm-instances/candidate-nics")],
-        &[in_path("listenerUuid")],
+        &[in_path("listenerUuid", Access::Visible)],
         Answer::Inventories(Resource::VmNic),
     ),
     Call::create(

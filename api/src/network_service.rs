@@ -6,13 +6,15 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::{
-    calls::{Answer, Api, Call, Kind, Param, Rule, delete, get, in_path, post},
+    calls::{Access, Answer, Api, Call, Kind, Param, Rule, delete, get, in_path, post},
     date::Date,
     resource::Resource,
 };
 
-const PARAMS: &[Param] =
-    &[in_path("l3NetworkUuid"), Param::new("networkServices", Kind::ListMap).required().rule(Rule::NotEmpty)];
+const PARAMS: &[Param] = &[
+    in_path("l3NetworkUuid", Access::Owner),
+    Param::new("networkServices", Kind::ListMap, Access::Free).required().rule(Rule::NotEmpty),
+];
 
 pub(crate) const CALLS: &[Call] = &[
     Call::read(
@@ -20,7 +22,7 @@ pub(crate) const CALLS: &[Call] = &[
         &[get("/network-services/types")],
         &[],
         // Service type -> uuids of its providers.
-        Answer::Members(&[Param::new("types", Kind::ListMap).required()]),
+        Answer::Members(&[Param::new("types", Kind::ListMap, Access::Free).required()]),
     ),
     Call::query(
         Api::QueryNetworkServiceProvider,

@@ -5,8 +5,8 @@ use utoipa::ToSchema;
 
 use crate::{
     calls::{
-        Answer, Api, Call, DELETE_MODE, DESCRIPTION, Kind, NAME, NEW_NAME, Param, RESOURCE_UUID, Rule, STATE_EVENT,
-        UUID, delete, get, in_path, post, put, text,
+        Access, Answer, Api, Call, DELETE_MODE, DESCRIPTION, Kind, NAME, NEW_NAME, Param, RESOURCE_UUID, Rule,
+        STATE_EVENT, UUID, delete, get, in_path, post, put, text,
     },
     date::Date,
     resource::Resource,
@@ -15,7 +15,7 @@ use crate::{
 const RULE: Answer = Answer::Inventory(Resource::PortForwardingRule);
 
 const fn port(name: &'static str) -> Param {
-    Param::new(name, Kind::Int).rule(Rule::Range(1, 65535))
+    Param::new(name, Kind::Int, Access::Free).rule(Rule::Range(1, 65535))
 }
 
 pub(crate) const CALLS: &[Call] = &[
@@ -25,14 +25,14 @@ pub(crate) const CALLS: &[Call] = &[
         &[
             NAME,
             DESCRIPTION,
-            text("vipUuid").required(),
+            text("vipUuid", Access::Visible).required(),
             port("vipPortStart").required(),
             port("vipPortEnd"),
             port("privatePortStart"),
             port("privatePortEnd"),
-            text("protocolType").required().rule(Rule::OneOfAnyCase(&["TCP", "UDP"])),
-            text("vmNicUuid"),
-            text("allowedCidr"),
+            text("protocolType", Access::Free).required().rule(Rule::OneOfAnyCase(&["TCP", "UDP"])),
+            text("vmNicUuid", Access::Visible),
+            text("allowedCidr", Access::Free),
             RESOURCE_UUID,
         ],
         RULE,
@@ -65,13 +65,13 @@ pub(crate) const CALLS: &[Call] = &[
     Call::read(
         Api::GetPortForwardingAttachableVmNics,
         &[get("/port-forwarding/{ruleUuid}/vm-instances/candidate-nics")],
-        &[in_path("ruleUuid")],
+        &[in_path("ruleUuid", Access::Visible)],
         Answer::Inventories(Resource::VmNic),
     ),
     Call::attach(
         Api::AttachPortForwardingRule,
         &[post("/port-forwarding/{ruleUuid}/vm-instances/nics/{vmNicUuid}")],
-        &[in_path("ruleUuid"), in_path("vmNicUuid")],
+        &[in_path("ruleUuid", Access::Owner), in_path("vmNicUuid", Access::Owner)],
         RULE,
     ),
     Call::delete(Api::DetachPortForwardingRule, &[delete("/port-forwarding/{uuid}/vm-instances/nics")], &[UUID], RULE),

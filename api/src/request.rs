@@ -7,7 +7,7 @@
 use serde_json::{Map, Value};
 
 use crate::{
-    calls::{Call, Kind, Method, Mode, Param, Place, Rule},
+    calls::{Access, Call, Kind, Method, Mode, Param, Place, Rule},
     error::ApiError,
     number,
 };
@@ -25,8 +25,8 @@ pub const MOST_TAGS: usize = 1000;
 
 /// The tags that may come with every asynchronous call, inside the parameters or beside them.
 pub const TAGS: [Param; 2] = [
-    Param::new("systemTags", Kind::TextList).rule(Rule::MaxItems(MOST_TAGS)),
-    Param::new("userTags", Kind::TextList).rule(Rule::MaxItems(MOST_TAGS)),
+    Param::new("systemTags", Kind::TextList, Access::Free).rule(Rule::MaxItems(MOST_TAGS)),
+    Param::new("userTags", Kind::TextList, Access::Free).rule(Rule::MaxItems(MOST_TAGS)),
 ];
 
 /// Collects the parameters of `call`: variables of the path first, then the body or the query string. Unknown ones are

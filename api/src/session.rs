@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::{
-    calls::{Answer, Api, Call, Kind, Param, Rule, delete, get, in_path, put, text},
+    calls::{Access, Answer, Api, Call, Kind, Param, Rule, delete, get, in_path, put, text},
     date::Date,
     resource::Resource,
 };
@@ -14,26 +14,34 @@ pub(crate) const CALLS: &[Call] = &[
         Api::LogInByAccount,
         &[put("/accounts/login")],
         &["logInByAccount", "loginByAccount"],
-        &[text("accountName").required(), text("password").required()],
+        &[text("accountName", Access::Free).required(), text("password", Access::Free).required()],
         Answer::Inventory(Resource::Session),
     )
     .sync()
     .without_session(),
-    Call::delete(Api::LogOut, &[delete("/accounts/sessions/{sessionUuid}")], &[in_path("sessionUuid")], Answer::Empty)
-        .sync()
-        .without_session(),
+    Call::delete(
+        Api::LogOut,
+        &[delete("/accounts/sessions/{sessionUuid}")],
+        &[in_path("sessionUuid", Access::Free)],
+        Answer::Empty,
+    )
+    .sync()
+    .without_session(),
     Call::read(
         Api::ValidateSession,
         &[get("/accounts/sessions/{sessionUuid}/valid")],
-        &[in_path("sessionUuid")],
-        Answer::Members(&[Param::new("valid", Kind::Bool).required()]),
+        &[in_path("sessionUuid", Access::Free)],
+        Answer::Members(&[Param::new("valid", Kind::Bool, Access::Free).required()]),
     )
     .without_session(),
     Call::action(
         Api::RenewSession,
         &[put("/accounts/sessions/{sessionUuid}/renew")],
         &["renewSession"],
-        &[in_path("sessionUuid"), Param::new("duration", Kind::Long).rule(Rule::Range(60, 31_536_000))],
+        &[
+            in_path("sessionUuid", Access::Free),
+            Param::new("duration", Kind::Long, Access::Free).rule(Rule::Range(60, 31_536_000)),
+        ],
         Answer::Inventory(Resource::Session),
     )
     .sync(),

@@ -4,18 +4,18 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::{
-    calls::{Answer, Api, Call, DELETE_MODE, Param, Rule, UUID, delete, get, post, put, text},
+    calls::{Access, Answer, Api, Call, DELETE_MODE, Param, Rule, UUID, delete, get, post, put, text},
     date::Date,
     resource::Resource,
 };
 
-const TAG: Param = text("tag").required().rule(Rule::MaxLength(2048));
+const TAG: Param = text("tag", Access::Free).required().rule(Rule::MaxLength(2048));
 
 pub(crate) const CALLS: &[Call] = &[
     Call::create(
         Api::CreateSystemTag,
         &[post("/system-tags")],
-        &[text("resourceType").required(), text("resourceUuid").required(), TAG],
+        &[text("resourceType", Access::Free).required(), text("resourceUuid", Access::Owner).required(), TAG],
         Answer::Inventory(Resource::SystemTag),
     ),
     Call::action(
@@ -28,7 +28,7 @@ pub(crate) const CALLS: &[Call] = &[
     Call::create(
         Api::CreateUserTag,
         &[post("/user-tags")],
-        &[text("resourceType").required(), text("resourceUuid").required(), TAG],
+        &[text("resourceType", Access::Free).required(), text("resourceUuid", Access::Owner).required(), TAG],
         Answer::Inventory(Resource::UserTag),
     ),
     Call::delete(Api::DeleteTag, &[delete("/tags/{uuid}")], &[UUID, DELETE_MODE], Answer::Empty),

@@ -5,8 +5,8 @@ use utoipa::ToSchema;
 
 use crate::{
     calls::{
-        Answer, Api, Call, DELETE_MODE, DESCRIPTION, NAME, NEW_NAME, RESOURCE_UUID, Rule, STATE_EVENT, UUID, delete,
-        get, post, put, text,
+        Access, Answer, Api, Call, DELETE_MODE, DESCRIPTION, NAME, NEW_NAME, READ_UUID, RESOURCE_UUID, Rule,
+        STATE_EVENT, UUID, delete, get, post, put, text,
     },
     date::Date,
     resource::Resource,
@@ -21,9 +21,9 @@ pub(crate) const CALLS: &[Call] = &[
         &[
             NAME,
             DESCRIPTION,
-            text("l3NetworkUuid").required(),
-            text("allocatorStrategy"),
-            text("requiredIp"),
+            text("l3NetworkUuid", Access::Visible).required(),
+            text("allocatorStrategy", Access::Free),
+            text("requiredIp", Access::Free),
             RESOURCE_UUID,
         ],
         VIP,
@@ -35,7 +35,7 @@ pub(crate) const CALLS: &[Call] = &[
     Call::read(
         Api::GetVipUsedPorts,
         &[get("/vips/{uuid}/usedports")],
-        &[UUID, text("protocol").required().rule(Rule::OneOfAnyCase(&["TCP", "UDP"]))],
+        &[READ_UUID, text("protocol", Access::Free).required().rule(Rule::OneOfAnyCase(&["TCP", "UDP"]))],
         Answer::Inventories(Resource::VipUsedPorts),
     ),
 ];

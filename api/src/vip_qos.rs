@@ -4,17 +4,17 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::{
-    calls::{Answer, Api, Call, Kind, Param, Rule, UUID, delete, get, put},
+    calls::{Access, Answer, Api, Call, Kind, Param, READ_UUID, Rule, UUID, delete, get, put},
     date::Date,
     resource::Resource,
 };
 
 /// Absent: the whole VIP, but for ports with limits of their own.
-const PORT: Param = Param::new("port", Kind::Int).rule(Rule::Range(1, 65535));
+const PORT: Param = Param::new("port", Kind::Int, Access::Free).rule(Rule::Range(1, 65535));
 
 /// Bits per second; the real system's least is a bit less than the 2^20 that it calls a megabit.
 const fn bandwidth(name: &'static str) -> Param {
-    Param::new(name, Kind::Long).rule(Rule::Range((1 << 20) - 1, i64::MAX))
+    Param::new(name, Kind::Long, Access::Free).rule(Rule::Range((1 << 20) - 1, i64::MAX))
 }
 
 pub(crate) const CALLS: &[Call] = &[
@@ -26,7 +26,7 @@ pub(crate) const CALLS: &[Call] = &[
         Answer::Inventory(Resource::VipQos),
     ),
     // The document's spelling; the other one of each is taken, too.
-    Call::read(Api::GetVipQos, &[get("/vip/{uuid}/vip-qos")], &[UUID], Answer::Inventories(Resource::VipQos)),
+    Call::read(Api::GetVipQos, &[get("/vip/{uuid}/vip-qos")], &[READ_UUID], Answer::Inventories(Resource::VipQos)),
     Call::delete(Api::DeleteVipQos, &[delete("/vips/{uuid}/vip-qos")], &[UUID, PORT], Answer::Empty),
 ];
 

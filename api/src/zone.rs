@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::{
-    calls::{Answer, Api, Call, DELETE_MODE, DESCRIPTION, NAME, RESOURCE_UUID, UUID, delete, get, post, text},
+    calls::{Access, Answer, Api, Call, DELETE_MODE, DESCRIPTION, NAME, RESOURCE_UUID, UUID, delete, get, post, text},
     date::Date,
     resource::Resource,
 };
@@ -13,7 +13,7 @@ pub(crate) const CALLS: &[Call] = &[
     Call::create(
         Api::CreateZone,
         &[post("/zones")],
-        &[NAME, DESCRIPTION, text("type"), RESOURCE_UUID],
+        &[NAME, DESCRIPTION, text("type", Access::Free), RESOURCE_UUID],
         Answer::Inventory(Resource::Zone),
     ),
     Call::delete(Api::DeleteZone, &[delete("/zones/{uuid}")], &[UUID, DELETE_MODE], Answer::Empty),

@@ -1,17 +1,17 @@
-//! Who may do what: an administrator everything; a normal account what concerns its own resources alone, and it may use,
-//! not change, what is shared with it. How many resources it may have is limited.
+//! What an account may do. An administrator may do everything. A normal account may change its own resources, and read and
+//! use, but not change, what is shared with it. Quotas limit how many resources it may own.
 
 use serde_json::{Map, Value};
 use vipgate_api::{
     Api, ApiError, Reply, Resource,
-    calls::{self, Method, Param, Place},
+    calls::{self, Access},
 };
 
 use super::{Caller, Result};
 use crate::store::{Tx, account};
 
-/// What is about the router as a whole.
-const ADMIN_ONLY: [Api; 8] = [
+/// Calls that concern the router as a whole.
+pub(super) const ADMIN_ONLY: [Api; 8] = [
     Api::CreateZone,
     Api::DeleteZone,
     Api::CreateL2NoVlanNetwork,
@@ -22,7 +22,7 @@ const ADMIN_ONLY: [Api; 8] = [
     Api::UpdateQuota,
 ];
 
-/// How many of these a normal account may have, and the name of that limit.
+/// The types of resources that a normal account may own a limited number of, and the name of each limit.
 pub(super) const QUOTAS: [(&str, &str); 7] = [
     ("VipVO", "vip.num"),
     ("EipVO", "eip.num"),
@@ -33,11 +33,11 @@ pub(super) const QUOTAS: [(&str, &str); 7] = [
     ("L3NetworkVO", "l3.num"),
 ];
 
-/// Of each, unless the account has been given another number.
+/// The limit of each type, unless the account has been given another one.
 pub(super) const DEFAULT_QUOTA: i64 = 20;
 
-/// ID.1002 unless the caller may make this call with the resources that its arguments name. Those that are not there are
-/// for the call's own rules to refuse.
+/// Refuses with ID.1002 unless the caller may make this call with the resources that its arguments name: the rows of the
+/// parameters say what it needs. Resources that do not exist are left to the call's own rules, which refuse them.
 pub(super) async fn check(tx: &mut Tx, caller: &Caller, api: Api, arguments: &Map<String, Value>) -> Result<()> {
     if caller.admin {
         return Ok(());
@@ -46,18 +46,16 @@ pub(super) async fn check(tx: &mut Tx, caller: &Caller, api: Api, arguments: &Ma
         return Err(ApiError::permission_denied(format!("{} is for administrators", api.name())));
     }
     let Some(call) = calls::all().find(|call| call.api == api) else { return Ok(()) };
-    let reads = call.routes.iter().all(|route| route.method == Method::Get);
-    for param in call.params.iter().filter(|param| names_resources(param)) {
-        let changes = !reads && (param.place == Place::Path || param.name.starts_with("resourceUuid"));
-        let uuids = match arguments.get(param.name) {
-            Some(Value::Array(uuids)) => uuids.as_slice(),
-            Some(uuid) => std::slice::from_ref(uuid),
-            None => &[],
+    for param in call.params {
+        let may_be_shared = match param.access {
+            Access::Owner => false,
+            Access::Visible => true,
+            Access::Free => continue,
         };
-        for uuid in uuids.iter().filter_map(Value::as_str) {
+        for uuid in uuids(arguments.get(param.name)) {
             let Some(owner) = account::owner(tx, uuid).await? else { continue };
-            let may =
-                owner == caller.account_uuid || (!changes && account::sees(tx, &caller.account_uuid, uuid).await?);
+            let may = owner == caller.account_uuid
+                || (may_be_shared && account::sees(tx, &caller.account_uuid, uuid).await?);
             if !may {
                 return Err(ApiError::permission_denied(format!(
                     "field[{}]: account[uuid:{}] has no access to resource[uuid:{uuid}]",
@@ -69,11 +67,17 @@ pub(super) async fn check(tx: &mut Tx, caller: &Caller, api: Api, arguments: &Ma
     Ok(())
 }
 
-fn names_resources(param: &Param) -> bool {
-    param.name == "uuid" || param.name.ends_with("Uuid") || param.name.ends_with("Uuids")
+fn uuids(argument: Option<&Value>) -> impl Iterator<Item = &str> {
+    let values = match argument {
+        Some(Value::Array(uuids)) => uuids.as_slice(),
+        Some(uuid) => std::slice::from_ref(uuid),
+        None => &[],
+    };
+    values.iter().filter_map(Value::as_str)
 }
 
-/// Takes what the caller does not see out of a list. What nobody owns is a part of what the call named, and seen with it.
+/// Removes the resources from a list that the caller may not see. A resource without an owner is part of one that the call
+/// names, and is visible with it.
 pub(super) async fn hide(tx: &mut Tx, caller: &Caller, reply: &mut Reply) -> Result<()> {
     if let Reply::Inventories(_, uuids) = reply
         && !caller.admin
@@ -89,7 +93,7 @@ pub(super) async fn hide(tx: &mut Tx, caller: &Caller, reply: &mut Reply) -> Res
     Ok(())
 }
 
-/// ID.1003 if the caller has as many resources of that kind as it may have.
+/// Refuses with ID.1003 if the caller owns as many resources of that type as its quota allows.
 pub(super) async fn room(tx: &mut Tx, caller: &Caller, resource: Resource) -> Result<()> {
     let kind = resource.kind();
     let Some((_, name)) = QUOTAS.iter().find(|(limited, _)| *limited == kind && !caller.admin) else { return Ok(()) };

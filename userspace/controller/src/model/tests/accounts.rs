@@ -1,10 +1,17 @@
 //! What normal accounts may do, how much, and what of others' they may use.
 
-use serde_json::{Value, json};
-use vipgate_api::{Api, Reply, Resource, query::Query};
+use serde_json::{Map, Value, json};
+use vipgate_api::{
+    Api, Code, Reply, Resource,
+    calls::{self, Access, Kind},
+    query::Query,
+};
 
 use super::{Site, UNKNOWN, VROUTER};
-use crate::{model::Caller, query};
+use crate::{
+    model::{Caller, access},
+    query,
+};
 
 const ADMIN: &str = "36c27e8ff05c4780bf6d2fa65700f22e";
 
@@ -110,6 +117,34 @@ async fn a_normal_account_neither_sees_nor_touches_what_is_others() {
     ] {
         denied(&site, &tenant, api, arguments, "ID.1002").await;
     }
+}
+
+#[tokio::test]
+async fn each_parameter_of_every_call_asks_for_the_access_that_its_row_says() {
+    let (site, tenant) = with_tenant().await;
+    let sharing = json!({"resourceUuids": [site.public], "accountUuids": [tenant.account_uuid]});
+    site.router.ok(Api::ShareResource, sharing).await;
+    let own = made(&site, &tenant, Api::CreateVip, json!({"name": "v", "l3NetworkUuid": site.public})).await;
+    let mut tx = site.router.read().await;
+    let mut checked = 0;
+    for call in calls::all().filter(|call| !access::ADMIN_ONLY.contains(&call.api)) {
+        for param in call.params.iter().filter(|param| matches!(param.kind, Kind::Text | Kind::TextList)) {
+            for (uuid, may) in [
+                (&own, true),
+                (&site.public, param.access != Access::Owner),
+                (&site.vip, param.access == Access::Free),
+                (&UNKNOWN.to_owned(), true),
+            ] {
+                let value = if param.kind == Kind::TextList { json!([own, uuid]) } else { json!(uuid) };
+                let arguments = Map::from_iter([(param.name.to_owned(), value)]);
+                let code = access::check(&mut tx, &tenant, call.api, &arguments).await.map_err(|error| error.code);
+                let expected = if may { Ok(()) } else { Err(Code::PermissionDenied) };
+                assert_eq!(code, expected, "{} of {}: {:?}", param.name, call.api.name(), param.access);
+                checked += 1;
+            }
+        }
+    }
+    assert!(checked > 0);
 }
 
 #[tokio::test]
