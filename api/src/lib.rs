@@ -1,20 +1,23 @@
 //! Wire types of the ZStack 3.0 network-service REST API: what a client may send, and what it gets back. No I/O.
 //!
-//! - [`calls`] is the table of every call: URL, body key, parameters and their rules. Routing, decoding, checking and the
-//!   conformance test all read it. Each resource family (`vip`, `load_balancer`, ...) adds its rows in its own file, next
-//!   to the request and inventory types they carry.
+//! - [`call`] holds the types that describe a call: its URL, body key, parameters and their rules. Each resource family
+//!   (`vip`, `load_balancer`, ...) describes its calls in its own file, next to the request and inventory types they carry.
+//! - [`calls`] is the table of them all. Routing, decoding, checking and the conformance test read it.
 //! - [`request`] turns path, query string and body into one checked JSON object, which deserialises to a request type.
-//! - [`reply`] says what a call answers; [`resource`] names the inventories, their forms and their Java classes.
+//! - [`reply`] says what a call answers; [`resource`] names the resources and the Java classes of their inventories;
+//!   [`inventory`] knows the inventories' types.
 //! - [`listener_tag`] is the grammar of the system tags that a listener keeps its settings in.
 //! - [`query`] is the grammar of the query API; [`error`] the error object; [`date`] and [`number`] the odd scalars;
 //!   [`json`] writes it all, and leaves out what has no value.
 
 pub mod account;
+pub mod call;
 pub mod calls;
 pub mod common;
 pub mod date;
 pub mod eip;
 pub mod error;
+pub mod inventory;
 pub mod json;
 pub mod l2;
 pub mod l3;
@@ -37,7 +40,7 @@ pub mod vip_qos;
 pub mod vm;
 pub mod zone;
 
-pub use calls::{Api, Call};
+pub use call::{Api, Call};
 pub use date::Date;
 pub use error::{ApiError, Code};
 pub use nearest::nearest;

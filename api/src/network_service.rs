@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::{
-    calls::{Access, Answer, Api, Call, Kind, Param, Rule, delete, get, in_path, post},
+    call::{Access, Answer, Api, Call, Kind, Param, Rule, delete, get, in_path, post},
     date::Date,
     resource::Resource,
 };

@@ -7,7 +7,7 @@
 use serde_json::{Map, Value};
 
 use crate::{
-    calls::{Access, Call, Kind, Method, Mode, Param, Place, Rule},
+    call::{Access, Call, Kind, Method, Mode, Param, Place, Rule},
     error::ApiError,
     number,
 };

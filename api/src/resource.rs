@@ -1,63 +1,7 @@
 //! The resources that have an inventory: their names, and the Java classes that clients look up in `schema`.
 
-use serde::{
-    Deserialize, Deserializer, Serialize,
-    de::{DeserializeOwned, Error as _, Visitor, value::Error},
-    forward_to_deserialize_any,
-};
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
-use utoipa::{
-    ToSchema,
-    openapi::{RefOr, Schema},
-};
-
-use crate::{
-    account::{AccountInventory, QuotaInventory},
-    eip::EipInventory,
-    l2::L2NetworkInventory,
-    l3::{IpRangeInventory, L3NetworkInventory},
-    load_balancer::{
-        ListenerCertificateRefInventory, ListenerInventory, ListenerNicRefInventory, LoadBalancerInventory,
-    },
-    network_service::{NetworkServiceProviderInventory, NetworkServiceRefInventory},
-    port_forwarding::PortForwardingRuleInventory,
-    session::SessionInventory,
-    tag::{SystemTagInventory, UserTagInventory},
-    vip::{VipInventory, VipUsedPortsInventory},
-    vip_qos::VipQosInventory,
-    vm::{VmInstanceInventory, VmNicInventory},
-    zone::ZoneInventory,
-};
-
-/// Calls a function for the type of a resource's inventory: the one list of which type is whose.
-macro_rules! of_inventory {
-    ($resource:expr, $($function:ident)::+) => {
-        match $resource {
-            Resource::Zone => $($function)::+::<ZoneInventory>(),
-            Resource::L2Network | Resource::L2VlanNetwork => $($function)::+::<L2NetworkInventory>(),
-            Resource::L3Network => $($function)::+::<L3NetworkInventory>(),
-            Resource::IpRange => $($function)::+::<IpRangeInventory>(),
-            Resource::VmInstance => $($function)::+::<VmInstanceInventory>(),
-            Resource::VmNic => $($function)::+::<VmNicInventory>(),
-            Resource::NetworkServiceProvider => $($function)::+::<NetworkServiceProviderInventory>(),
-            Resource::NetworkServiceRef => $($function)::+::<NetworkServiceRefInventory>(),
-            Resource::Vip => $($function)::+::<VipInventory>(),
-            Resource::VipUsedPorts => $($function)::+::<VipUsedPortsInventory>(),
-            Resource::VipQos => $($function)::+::<VipQosInventory>(),
-            Resource::LoadBalancer => $($function)::+::<LoadBalancerInventory>(),
-            Resource::Listener => $($function)::+::<ListenerInventory>(),
-            Resource::ListenerNicRef => $($function)::+::<ListenerNicRefInventory>(),
-            Resource::ListenerCertificateRef => $($function)::+::<ListenerCertificateRefInventory>(),
-            Resource::PortForwardingRule => $($function)::+::<PortForwardingRuleInventory>(),
-            Resource::Eip => $($function)::+::<EipInventory>(),
-            Resource::SystemTag => $($function)::+::<SystemTagInventory>(),
-            Resource::UserTag => $($function)::+::<UserTagInventory>(),
-            Resource::Account => $($function)::+::<AccountInventory>(),
-            Resource::Quota => $($function)::+::<QuotaInventory>(),
-            Resource::Session => $($function)::+::<SessionInventory>(),
-        }
-    };
-}
 
 /// A kind of inventory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -148,11 +92,6 @@ impl Resource {
         }
     }
 
-    /// The form of its inventory, as its type says.
-    pub fn form(self) -> Form {
-        of_inventory!(self, Form::of)
-    }
-
     /// The members of its inventory that hold inventories in their turn.
     pub const fn nested(self) -> &'static [(&'static str, Self)] {
         match self {
@@ -162,62 +101,6 @@ impl Resource {
             Self::Listener => &[("vmNicRefs", Self::ListenerNicRef), ("certificateRefs", Self::ListenerCertificateRef)],
             _ => &[],
         }
-    }
-
-    /// The members of its inventory, as its type has them.
-    pub fn fields(self) -> &'static [&'static str] {
-        of_inventory!(self, members)
-    }
-}
-
-/// The names that a structure asks its deserialiser for: the one place where a program can read how they are spelt.
-fn members<T: DeserializeOwned>() -> &'static [&'static str] {
-    struct Asked<'a>(&'a mut &'static [&'static str]);
-
-    impl<'de> Deserializer<'de> for Asked<'_> {
-        type Error = Error;
-
-        fn deserialize_struct<V: Visitor<'de>>(
-            self,
-            _: &'static str,
-            fields: &'static [&'static str],
-            visitor: V,
-        ) -> Result<V::Value, Error> {
-            *self.0 = fields;
-            self.deserialize_any(visitor)
-        }
-
-        fn deserialize_any<V: Visitor<'de>>(self, _: V) -> Result<V::Value, Error> {
-            Err(Error::custom("there is nothing to read, only to be asked"))
-        }
-
-        forward_to_deserialize_any! {
-            bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf option unit unit_struct
-            newtype_struct seq tuple tuple_struct map enum identifier ignored_any
-        }
-    }
-
-    let mut fields: &[&str] = &[];
-    // It fails always, and has asked by then.
-    let _ = T::deserialize(Asked(&mut fields));
-    fields
-}
-
-/// The schema of a type that is written to clients.
-#[allow(missing_debug_implementations, reason = "schemas have none")]
-pub struct Form {
-    /// Name of the type.
-    pub name: String,
-    pub schema: RefOr<Schema>,
-    /// The schemas that this one refers to, by name.
-    pub others: Vec<(String, RefOr<Schema>)>,
-}
-
-impl Form {
-    pub fn of<T: ToSchema>() -> Self {
-        let mut others = Vec::new();
-        T::schemas(&mut others);
-        Self { name: T::name().into_owned(), schema: T::schema(), others }
     }
 }
 
@@ -290,12 +173,5 @@ mod tests {
     fn an_error_is_described_too() {
         let reply = json!({"error": {"code": "SYS.1006"}});
         assert_eq!(schema(reply.as_object().unwrap(), Some(Resource::Vip))["error"], ERROR_CLASS);
-    }
-
-    #[test]
-    fn fields_are_spelt_as_inventories_are_printed() {
-        assert_eq!(Resource::VipUsedPorts.fields(), ["uuid", "protocol", "usedPorts"]);
-        assert!(Resource::Listener.fields().contains(&"vmNicRefs"));
-        assert!(Resource::SystemTag.fields().contains(&"resourceType"));
     }
 }

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::{
-    calls::{Access, Answer, Api, Call, Kind, Param, Rule, delete, get, in_path, put, text},
+    call::{Access, Answer, Api, Call, Kind, Param, Rule, delete, get, in_path, put, text},
     date::Date,
     resource::Resource,
 };

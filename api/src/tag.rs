@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::{
-    calls::{Access, Answer, Api, Call, DELETE_MODE, Param, Rule, UUID, delete, get, post, put, text},
+    call::{Access, Answer, Api, Call, DELETE_MODE, Param, Rule, UUID, delete, get, post, put, text},
     date::Date,
     resource::Resource,
 };

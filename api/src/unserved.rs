@@ -3,7 +3,7 @@
 //! They are known, so that a caller is told "not implemented" by the error object and not "no such URL"; nothing is stored.
 //! A call that becomes served moves from here to its family's file.
 
-use crate::calls::{Method, Route, delete, get, post, put};
+use crate::call::{Method, Route, delete, get, post, put};
 
 /// A documented call without an implementation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

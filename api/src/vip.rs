@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::{
-    calls::{
+    call::{
         Access, Answer, Api, Call, DELETE_MODE, DESCRIPTION, NAME, NEW_NAME, READ_UUID, RESOURCE_UUID, Rule,
         STATE_EVENT, UUID, delete, get, post, put, text,
     },

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::{
-    calls::{Access, Answer, Api, Call, Kind, Param, READ_UUID, Rule, UUID, delete, get, put},
+    call::{Access, Answer, Api, Call, Kind, Param, READ_UUID, Rule, UUID, delete, get, put},
     date::Date,
     resource::Resource,
 };

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::{
-    calls::{Access, Answer, Api, Call, DELETE_MODE, DESCRIPTION, NAME, RESOURCE_UUID, UUID, delete, get, post, text},
+    call::{Access, Answer, Api, Call, DELETE_MODE, DESCRIPTION, NAME, RESOURCE_UUID, UUID, delete, get, post, text},
     date::Date,
     resource::Resource,
 };

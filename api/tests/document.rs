@@ -3,8 +3,8 @@
 use serde_json::Value;
 use vipgate_api::{
     Call, Resource,
-    calls::{self, Kind, Method, Mode, Param, Place, Route, Rule},
-    unserved,
+    call::{Kind, Method, Mode, Param, Place, Route, Rule},
+    calls, unserved,
 };
 
 /// The document's calls.

@@ -3,7 +3,8 @@ use serde_json::json;
 
 use super::*;
 use crate::{
-    calls::{Api, all},
+    call::Api,
+    calls::all,
     error::Code,
     load_balancer::{CreateLoadBalancerListener, ListenerNics},
     network_service::NetworkServices,

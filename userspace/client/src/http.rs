@@ -15,7 +15,7 @@ use reqwest::{
 use serde_json::{Map, Value, json};
 use vipgate_api::{
     Call, Code,
-    calls::{self, Mode, Route},
+    call::{self, Mode, Route},
 };
 
 use super::{ClientError, render::harmless, session::Session};
@@ -198,10 +198,10 @@ fn request(call: &Call, arguments: &Map<String, Value>) -> Request {
         }
     }
     let (method, in_body) = match route.method {
-        calls::Method::Get => (Method::GET, false),
-        calls::Method::Delete => (Method::DELETE, false),
-        calls::Method::Post => (Method::POST, true),
-        calls::Method::Put => (Method::PUT, true),
+        call::Method::Get => (Method::GET, false),
+        call::Method::Delete => (Method::DELETE, false),
+        call::Method::Post => (Method::POST, true),
+        call::Method::Put => (Method::PUT, true),
     };
     if !in_body {
         return Request {
@@ -259,12 +259,12 @@ impl Drop for Progress {
 
 #[cfg(test)]
 mod tests {
-    use vipgate_api::Api as Name;
+    use vipgate_api::{Api as Name, calls};
 
     use super::*;
 
     fn made(api: Name, arguments: Value) -> Request {
-        let call = calls::all().find(|call| call.api == api).unwrap();
+        let call = calls::of(api).unwrap();
         let Value::Object(arguments) = arguments else { panic!("no object") };
         request(call, &arguments)
     }

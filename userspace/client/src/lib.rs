@@ -26,7 +26,8 @@ use clap_complete::{ArgValueCompleter, env::Shells};
 use serde_json::{Map, Value, json};
 use vipgate_api::{
     Api as Name, Call, Resource,
-    calls::{self, Mode, Route},
+    call::{Mode, Route},
+    calls,
 };
 
 use self::{
@@ -289,13 +290,9 @@ fn shown(reply: &Value, matches: &ArgMatches) -> Result<String, ClientError> {
     render(reply, matches.get_one::<Format>("output").copied().unwrap_or_default(), &[])
 }
 
-fn call(api: Name) -> Option<&'static Call> {
-    calls::all().find(|call| call.api == api)
-}
-
 /// A synchronous call's reply.
 fn ask(api: &Api, name: Name, arguments: &Map<String, Value>) -> Result<Value, ClientError> {
-    match call(name).map(|call| api.send(call, arguments)).transpose()? {
+    match calls::of(name).map(|call| api.send(call, arguments)).transpose()? {
         Some(Answer::Done(reply)) => Ok(reply),
         Some(Answer::Job(_)) | None => Ok(Value::Null),
     }

@@ -7,7 +7,8 @@ use std::collections::BTreeMap;
 
 use vipgate_api::{
     Api, Call, Resource,
-    calls::{self, Kind, Mode, Param, Rule},
+    call::{Kind, Mode, Param, Rule},
+    calls,
 };
 
 /// A noun of the API that commands are grouped by.
@@ -225,10 +226,12 @@ pub(super) fn given(call: &Call, param: &Param) -> Given {
 mod tests {
     use std::collections::BTreeSet;
 
+    use vipgate_api::call::UUID;
+
     use super::*;
 
     fn call(api: Api) -> &'static Call {
-        calls::all().find(|call| call.api == api).unwrap()
+        calls::of(api).unwrap()
     }
 
     #[test]
@@ -286,7 +289,7 @@ mod tests {
         ] {
             assert_eq!(given_as(api, param), (name.to_owned(), alias.to_owned(), reference), "{param}");
         }
-        let uuid = |api| given(call(api), &calls::UUID);
+        let uuid = |api| given(call(api), &UUID);
         assert_eq!(uuid(Api::DeleteVip), Given::Subject(one(Resource::Vip)));
         assert_eq!(uuid(Api::DeleteTag), Given::Subject(None));
     }

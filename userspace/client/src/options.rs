@@ -11,7 +11,7 @@ use clap_complete::ArgValueCompleter;
 use serde_json::{Map, Value, json};
 use vipgate_api::{
     Call, Resource,
-    calls::{Kind, Mode, Param, Rule},
+    call::{Kind, Mode, Param, Rule},
 };
 
 use super::{

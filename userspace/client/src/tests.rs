@@ -51,7 +51,7 @@ fn bounds_of_the_table_are_kept_before_anything_is_sent() {
 #[test]
 fn rates_are_taken_in_bits_and_in_the_units_of_the_real_systems_clients() {
     let api = Api::stranger("http://192.0.2.1:1").unwrap();
-    let call = call(Name::SetVipQos).unwrap();
+    let call = calls::of(Name::SetVipQos).unwrap();
     let uuid = "d825b1a26f4e474b8c59306081920ff2";
     let line = |rate| ["vip", "set-qos", uuid, "--port", "80", "--inbound-bandwidth", rate];
     for (typed, rate) in [("1048575", 1_048_575_i64), ("1024K", 1 << 20), ("10M", 10 << 20), ("400G", 400 << 30)] {
@@ -74,7 +74,7 @@ fn values_become_arguments_of_their_kinds_and_uuids_need_no_api() {
     let uuid = "D825B1A26F4E474B8C59306081920FF2";
     let api = Api::stranger("http://192.0.2.1:1").unwrap();
     let arguments = |line: &[&str], name| {
-        let call = call(name).unwrap();
+        let call = calls::of(name).unwrap();
         Value::Object(options::arguments(call, &parsed(line).unwrap(), &api).unwrap())
     };
     let line =

@@ -47,7 +47,7 @@ impl<'a> Hands<'a> {
     /// A call, to the end of its job.
     fn call(&self, api: Name, arguments: Value) -> Result<Value, ClientError> {
         let Value::Object(arguments) = arguments else { return Ok(Value::Null) };
-        let Some(call) = calls::all().find(|call| call.api == api) else { return Ok(Value::Null) };
+        let Some(call) = calls::of(api) else { return Ok(Value::Null) };
         match self.api.send(call, &arguments)? {
             Answer::Done(reply) => Ok(reply),
             Answer::Job(location) => self.api.follow(&location),

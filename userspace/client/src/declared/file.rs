@@ -22,7 +22,8 @@ use vipgate_api::listener_tag;
 use vipgate_api::nearest;
 use vipgate_api::{
     Resource,
-    calls::{self, Kind as ParamKind, NAME, Param, Rule},
+    call::{Kind as ParamKind, NAME, Param, Rule},
+    calls,
     request::{self, TAGS},
 };
 
@@ -360,7 +361,7 @@ const fn wanted(form: Form) -> &'static str {
 /// The row of the API's table that a field's values are held to.
 fn parameter(kind: &Kind, name: &str) -> Option<&'static Param> {
     let create = kind.create()?;
-    calls::all().find(|call| call.api == create)?.params.iter().find(|param| param.name == name)
+    calls::of(create)?.params.iter().find(|param| param.name == name)
 }
 
 fn checked(param: &Param, mut value: Value) -> Result<Value, String> {

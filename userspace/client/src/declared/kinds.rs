@@ -322,7 +322,7 @@ mod tests {
 
     /// The parameters that a call has.
     fn parameters(api: Api) -> Vec<&'static str> {
-        let call = calls::all().find(|call| call.api == api).unwrap();
+        let call = calls::of(api).unwrap();
         call.params.iter().map(|param| param.name).collect()
     }
 

@@ -2,10 +2,7 @@
 //! use, but not change, what is shared with it. Quotas limit how many resources it may own.
 
 use serde_json::{Map, Value};
-use vipgate_api::{
-    Api, ApiError, Reply, Resource,
-    calls::{self, Access},
-};
+use vipgate_api::{Api, ApiError, Reply, Resource, call::Access, calls};
 
 use super::{Caller, Result};
 use crate::store::{Tx, account};
@@ -45,7 +42,7 @@ pub(super) async fn check(tx: &mut Tx, caller: &Caller, api: Api, arguments: &Ma
     if ADMIN_ONLY.contains(&api) {
         return Err(ApiError::permission_denied(format!("{} is for administrators", api.name())));
     }
-    let Some(call) = calls::all().find(|call| call.api == api) else { return Ok(()) };
+    let Some(call) = calls::of(api) else { return Ok(()) };
     for param in call.params {
         let may_be_shared = match param.access {
             Access::Owner => false,

@@ -29,7 +29,7 @@ use axum::{
     response::Response,
 };
 use serde_json::Map;
-use vipgate_api::calls::{Method, Mode};
+use vipgate_api::call::{Method, Mode};
 use vipgate_state::{Apply, Devices};
 
 pub use self::{

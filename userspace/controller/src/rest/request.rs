@@ -12,7 +12,7 @@ use serde_json::{Map, Value};
 use tokio::time::timeout;
 use vipgate_api::{
     Call,
-    calls::Method,
+    call::Method,
     request::{self, BadRequest},
 };
 

@@ -7,7 +7,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use serde_json::{Map, Value};
-use vipgate_api::{ApiError, Reply, calls::Method, json as wire, request::BadRequest};
+use vipgate_api::{ApiError, Reply, call::Method, json as wire, request::BadRequest};
 
 use crate::jobs;
 

@@ -4,7 +4,8 @@ use std::sync::LazyLock;
 
 use vipgate_api::{
     Call,
-    calls::{self, Method, Route},
+    call::{Method, Route},
+    calls,
     unserved::{self, Unserved},
 };
 

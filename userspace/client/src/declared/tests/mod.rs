@@ -85,7 +85,7 @@ impl Router {
 
     /// A call of the admin's, to its end.
     fn call(&self, api: Name, arguments: &Value) {
-        let call = calls::all().find(|call| call.api == api).unwrap();
+        let call = calls::of(api).unwrap();
         let Answer::Job(job) = self.api.send(call, arguments.as_object().unwrap()).unwrap() else { panic!("no job") };
         self.api.follow(&job).unwrap();
     }

@@ -3,7 +3,8 @@
 use serde_json::{Map, Value, json};
 use vipgate_api::{
     Api, Code, Reply, Resource,
-    calls::{self, Access, Kind},
+    call::{Access, Kind},
+    calls,
     query::Query,
 };
 

@@ -71,7 +71,7 @@ impl Router {
 
     async fn call_as(&self, caller: &Caller, api: Api, arguments: Value) -> Result<Outcome, ApiError> {
         let Value::Object(mut arguments) = arguments else { panic!("arguments are an object") };
-        let row = calls::all().find(|row| row.api == api).unwrap();
+        let row = calls::of(api).unwrap();
         request::check(row, &mut arguments)?;
         let mut tx = self.store.begin().await.unwrap();
         let outcome = call(&mut tx, caller, &TwoDevices, api, arguments).await?;

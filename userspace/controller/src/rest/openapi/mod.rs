@@ -21,10 +21,7 @@ use schema::Schemas;
 use utoipa::openapi::{
     HttpMethod, InfoBuilder, License, OpenApi, OpenApiBuilder, PathItem, Paths, SecurityRequirement, Server, Tag,
 };
-use vipgate_api::{
-    Call,
-    calls::{self, Method},
-};
+use vipgate_api::{Call, call::Method, calls};
 
 use super::respond;
 

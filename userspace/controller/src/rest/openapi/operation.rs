@@ -8,7 +8,7 @@ use utoipa::openapi::{
 };
 use vipgate_api::{
     Call, Resource,
-    calls::{Kind, Method, Mode, Param},
+    call::{Kind, Method, Mode, Param},
     query::{DEFAULT_LIMIT, MOST_CONDITIONS},
     request::TAGS,
 };

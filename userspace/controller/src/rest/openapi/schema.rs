@@ -8,8 +8,8 @@ use utoipa::openapi::{
 };
 use vipgate_api::{
     ApiError, Call, Resource,
-    calls::{Answer, Kind, Param, Rule},
-    resource::Form,
+    call::{Answer, Kind, Param, Rule},
+    inventory::Form,
 };
 
 /// 32 hexadecimal digits, in either case.

@@ -6,7 +6,7 @@ use utoipa::openapi::{
     schema::AnyOfBuilder,
     security::{ApiKey, ApiKeyValue, SecurityScheme},
 };
-use vipgate_api::calls::{self, Mode};
+use vipgate_api::{call::Mode, calls};
 
 use super::{
     operation,

@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::Value;
 use vipgate_api::{
     Call, Code, Resource,
-    calls::{self, Method, Mode, Route},
+    call::{Method, Mode, Route},
+    calls,
     request::TAGS,
     unserved,
 };

@@ -19,7 +19,8 @@ use tokio::{
 };
 use vipgate_api::{
     Api, Call,
-    calls::{self, Kind, Mode},
+    call::{self, Kind, Mode},
+    calls,
     query::{MOST_CONDITIONS, MOST_VALUES},
     request::TAGS,
 };
@@ -138,7 +139,7 @@ fn target(call: &Call, variable: &str) -> (Method, String) {
     let route = call.routes[0];
     let variable = utf8_percent_encode(variable, NON_ALPHANUMERIC).to_string();
     let path = route.path.split('/').map(|part| if part.starts_with('{') { &variable } else { part });
-    let method = if route.method == calls::Method::Post { Method::POST } else { Method::PUT };
+    let method = if route.method == call::Method::Post { Method::POST } else { Method::PUT };
     (method, path.collect::<Vec<_>>().join("/"))
 }
 
