@@ -16,11 +16,11 @@ use clap_complete::CompleteEnv;
 use cli::{Cli, Command, Output};
 use vipgate::{
     config::Config,
+    controller_status,
     doctor::{self, DoctorError},
     lock::{self, Lock, LockError},
     logging, reload,
     serve::{ServeError, serve},
-    told,
 };
 use vipgate_agent::{
     loader::{self, Detached, LoadError, causes},
@@ -177,7 +177,7 @@ fn counted(count: usize, one: &str, many: &str) -> String {
 fn print_status(config: &Config, output: Output) -> Result<(), Failure> {
     let bpffs = &config.bpffs;
     let status = loader::status::read(bpffs)?.ok_or_else(|| nothing_pinned(bpffs))?;
-    let told = told::ask(bpffs);
+    let told = controller_status::ask(bpffs);
     match output {
         Output::Text => print!("{}", status::text(&status, config, told.as_ref())),
         Output::Json => println!("{}", status::json(&status, config, told.as_ref())),

@@ -31,10 +31,10 @@ use vipgate_state::Limits;
 
 use crate::{
     config::{Config, DEFAULT_PASSWORD, Secret},
-    follow::follow,
+    controller_status::Told,
+    follow_addresses::follow,
     lock::{self, Lock, LockError},
-    packets, reload,
-    told::Told,
+    packet_log, reload,
 };
 
 /// Why the controller ended, other than being told to.
@@ -104,7 +104,7 @@ pub async fn serve(config: Config, settings: reload::Source) -> Result<(), Serve
     let reconciler = Reconciler::start(plane, store.clone(), checks.clone()).await?;
     reconciler.tell_of(config.log.packets.reasons()).await?;
     // They end with the runtime.
-    tokio::spawn(packets::say(tidings, store.clone()));
+    tokio::spawn(packet_log::say(tidings, store.clone()));
     tokio::spawn(reload::follow(hangups, settings, config.clone(), reconciler.clone()));
     let _checking = checks.run(store.clone(), reconciler.clone());
     let (hook, flows, refused) = (config.hook, config.datapath.flows, reconciler.refused());

@@ -7,7 +7,7 @@ use std::{
 };
 
 use serde_json::{Value, json};
-use vipgate::{config::Config, packets::protocol, told::Told};
+use vipgate::{config::Config, controller_status::Told, packet_log::protocol};
 use vipgate_abi::{
     flow::State,
     meter::Metered,

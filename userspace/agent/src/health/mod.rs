@@ -18,10 +18,10 @@
 //!
 //! Touches the network by sockets of its own and asks `net` for neighbours; the kernel's tables through the reconciler only.
 
-mod board;
-mod places;
 mod prober;
 mod report;
+mod scheduler;
+mod slots;
 
 use std::{
     net::SocketAddrV4,
@@ -36,7 +36,7 @@ use serde::{Deserialize, Serialize};
 use tokio::{sync::Notify, task::AbortHandle};
 use vipgate_state::{Apply, Findings, HealthCheck, Protocol, VipState};
 
-use self::board::Board;
+use self::scheduler::Board;
 
 /// The checks of all backends; clones are the same ones.
 #[derive(Clone, Debug, Default)]

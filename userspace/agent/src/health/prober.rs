@@ -27,7 +27,7 @@ use tokio::{
 use tracing::{info, warn};
 use vipgate_state::Protocol;
 
-use super::{Counts, Finding, Question, Shared, board::Check};
+use super::{Counts, Finding, Question, Shared, scheduler::Check};
 use crate::net::{Netlink, Reach};
 
 /// What is sent to a UDP service.

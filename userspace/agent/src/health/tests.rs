@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::{
-    board::{Board, Check, Noted},
+    scheduler::{Board, Check, Noted},
     *,
 };
 

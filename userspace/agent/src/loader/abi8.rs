@@ -17,7 +17,8 @@ use vipgate_abi::{
 };
 
 use super::{
-    TableError, bpffs::PinDir, carry::Origin, error::LoadError, mapping::Mapping, object::open, tables::mapping,
+    TableError, bpffs::PinDir, error::LoadError, flow_migration::Origin, mapping::Mapping, object::open,
+    tables::mapping,
 };
 
 pub(super) const VERSION: u32 = 8;

@@ -13,12 +13,11 @@ use tracing::{info, warn};
 use super::{
     Hook, LoadError, Plane,
     bpffs::{self, PinDir},
-    choice,
     classifier::{self, Classifier},
     error::{AttachError, causes, os_error},
-    ethtool,
+    ethtool, hook_choice,
     link::{self, Held},
-    local,
+    link_on_device,
     object::Programs,
     virtio,
 };
@@ -43,7 +42,7 @@ impl Plane {
     /// Puts the program on a device, or replaces the one that an earlier controller left there. Tells the hook in use.
     pub fn attach(&self, target: &Target) -> Result<Hook, AttachError> {
         let mut programs = self.programs();
-        let hook = match choice::hook_for(self.hook, &target.drivers) {
+        let hook = match hook_choice::hook_for(self.hook, &target.drivers) {
             Hook::Xdp if self.hook == Hook::Auto => self.try_xdp(&mut programs, target)?,
             hook => {
                 self.attach_at(&mut programs, target, hook)?;
@@ -56,7 +55,7 @@ impl Plane {
         }
         self.release(&[if hook == Hook::Tc { Classifier::Behind } else { Classifier::Tc }], &target.name)?;
         self.hold_classifier(&mut programs, Classifier::Egress, target)?;
-        info!(device = target.name, %hook, why = choice::why(self.hook, hook, &target.drivers), "hook chosen");
+        info!(device = target.name, %hook, why = hook_choice::why(self.hook, hook, &target.drivers), "hook chosen");
         Ok(hook)
     }
 
@@ -137,13 +136,13 @@ impl Plane {
         let failed = |what, reason: String| Failure::link(target, what, reason);
         let program = programs.xdp(hook)?;
         // A link whose device is gone, elsewhere or, renamed, another one now holds nothing that we want.
-        if local::is_on(&path, target.ifindex).map_err(|error| failed("read", error.to_string()))? {
+        if link_on_device::is_on(&path, target.ifindex).map_err(|error| failed("read", error.to_string()))? {
             let pin = PinnedLink::from_pin(&path).map_err(|error| failed("open", causes(&error)))?;
             update_xdp(program, pin.into())?;
             return Ok(true);
         }
         if hook == Hook::Xdp {
-            if let Some(why) = choice::why_not_xdp(&target.drivers) {
+            if let Some(why) = hook_choice::why_not_xdp(&target.drivers) {
                 return Err(AttachError::Lossy { device: target.name.clone(), why }.into());
             }
             if virtio::ignores_xdp(&target.name) {

@@ -12,7 +12,7 @@
 //! <bpffs>/settings/<inode>/<setting>    a symbolic link that names what a setting of that network namespace was, and what
 //!                                       vipgate made it (`net::sysctl`)
 //! ```
-//! While tables get another size (`migrate`) there are two such directories, and which ones tells how far that is:
+//! While tables get another size (`resize`) there are two such directories, and which ones tells how far that is:
 //! ```text
 //! abi-<N>, abi-<N>-new        the new tables are being made, nothing is in them yet
 //! abi-<N>, abi-<N>-carried    connections are in both

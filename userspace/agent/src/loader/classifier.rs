@@ -20,7 +20,7 @@ use super::{
     error::{AttachError, causes},
     filter::Filters,
     link::{self, Held},
-    local,
+    link_on_device,
     object::Programs,
     rtnl::Side,
 };
@@ -162,7 +162,7 @@ fn hold_link(dir: &PinDir, program: &mut SchedClassifier, which: Classifier, tar
     let path = dir.classifier(which, &target.name);
     let failed = |what, reason| Failure::link(target, what, reason);
     let held = link::held(&path).map_err(|error| failed("read", error.to_string()))?;
-    if local::is_on(&path, target.ifindex).map_err(|error| failed("read", error.to_string()))? {
+    if link_on_device::is_on(&path, target.ifindex).map_err(|error| failed("read", error.to_string()))? {
         let pin = PinnedLink::from_pin(&path).map_err(|error| failed("open", causes(&error)))?;
         update_link(program, pin.into())?;
         return Ok(true);

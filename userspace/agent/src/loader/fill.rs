@@ -7,7 +7,7 @@ use vipgate_abi::{
     flow::{State, WAYS, Word, is_evictable},
 };
 
-use super::{TableError, connections::FlowView, status::Reasons};
+use super::{TableError, flow_reader::FlowView, status::Reasons};
 
 /// A moment's picture.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -15,7 +15,7 @@ use thiserror::Error;
 use super::{
     bpffs::Marks,
     classifier::Classifier,
-    owned::Owned,
+    own_programs::OwnPrograms,
     rtnl::{Filter, Place, Side, Socket},
 };
 
@@ -45,12 +45,12 @@ pub enum FilterError {
 pub(super) struct Filters {
     socket: Socket,
     marks: Marks,
-    owned: Owned,
+    owned: OwnPrograms,
 }
 
 impl Filters {
     pub(super) fn open(marks: Marks) -> io::Result<Self> {
-        Ok(Self { socket: Socket::open()?, owned: Owned::read(marks.root())?, marks })
+        Ok(Self { socket: Socket::open()?, owned: OwnPrograms::read(marks.root())?, marks })
     }
 
     /// Puts a program on a device, or in place of ours that is there. True: one was there.

@@ -41,7 +41,7 @@ struct LinkCreate {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Held {
     Nothing,
-    /// A link, with the interface index of its device, wherever that is (`local`); `None`: the device is gone.
+    /// A link, with the interface index of its device, wherever that is (`link_on_device`); `None`: the device is gone.
     Link(Option<u32>),
     /// A program, which stands for its filters (`filter`).
     Program,

@@ -4,8 +4,8 @@
 //! restart finds tables and flows as they were and swaps each device's program in place. Everything here blocks (it
 //! makes system calls); callers on the async runtime use `spawn_blocking`.
 //!
-//! The only module of the controller with unsafe code, all of it in `mapping` (shared memory), `syscall`, `link`, `local`, `owned`,
-//! `kernel` (bpf(2)), `grace` and `ethtool` (a system call or two each that no crate here has a safe way for), `told` (a descriptor to
+//! The only module of the controller with unsafe code, all of it in `mapping` (shared memory), `syscall`, `link`, `link_on_device`, `own_programs`,
+//! `kernel` (bpf(2)), `rcu` and `ethtool` (a system call or two each that no crate here has a safe way for), `packet_records` (a descriptor to
 //! wait for).
 #![allow(
     unsafe_code,
@@ -17,36 +17,35 @@ mod address_filter;
 mod addresses;
 mod attach;
 mod bpffs;
-mod carry;
-mod choice;
 mod classifier;
-mod connections;
-mod copy;
 mod detach;
 mod error;
 mod ethtool;
 mod fill;
 mod filter;
-mod flows;
-mod grace;
+mod flow_migration;
+mod flow_reader;
+mod flow_table;
+mod hook_choice;
 mod interfaces;
 mod kernel;
 mod link;
-mod local;
-mod lost;
+mod link_on_device;
 mod mapping;
-mod migrate;
+mod missing;
 mod namespace;
 mod object;
-mod owned;
-mod redirects;
+mod own_programs;
+mod packet_records;
+mod rcu;
+mod redirect_errors;
+mod resize;
 mod rtnl;
-mod sockets;
+mod socket_lookup;
 pub mod status;
 mod syscall;
 mod tables;
 mod takeover;
-mod told;
 mod trial;
 mod virtio;
 
@@ -66,24 +65,24 @@ pub use self::{
     addresses::Addresses,
     attach::Target,
     bpffs::PinDir,
-    choice::{hook_for, why, why_tc},
     classifier::TcMode,
-    connections::{Connection, FlowView, address, hz, read_connections},
     detach::{Detached, detach},
     error::{AttachError, LoadError, TableError, causes},
     ethtool::{Driver, driver, drivers},
     fill::{Crowding, Fill, percent},
     filter::{FilterError, PRIORITY as FILTER_PRIORITY},
-    flows::{BackendLoads, FlowTable, Loads},
+    flow_reader::{Connection, FlowView, address, hz, read_connections},
+    flow_table::{BackendLoads, FlowTable, Loads},
+    hook_choice::{hook_for, why, why_tc},
     interfaces::Interfaces,
     kernel::release,
-    lost::{Lost, lost},
     mapping::Mapping,
+    missing::{Lost, lost},
     namespace::{check_namespace, forget_settings, kept_settings},
     object::load_persistently,
+    packet_records::{Tidings, Told},
     status::Reasons,
     tables::{Epoch, Tables},
-    told::{Tidings, Told},
     trial::{Trial, try_programs},
 };
 use self::{classifier::Way, object::Programs};
@@ -94,7 +93,7 @@ use self::{classifier::Way, object::Programs};
 )]
 #[serde(rename_all = "kebab-case")]
 pub enum Hook {
-    /// TC where native XDP costs offloads (`choice`), else native XDP where it is to be had, else TC.
+    /// TC where native XDP costs offloads (`hook_choice`), else native XDP where it is to be had, else TC.
     #[default]
     Auto,
     /// Native XDP; a device whose driver lacks it is an error.
@@ -136,7 +135,7 @@ impl FromStr for Hook {
 /// For so long after its last packet a TCP connection that was ended is remembered: who sends on it learns that it is over.
 pub const ENDED: Duration = Duration::from_secs(600);
 
-/// Numbers of elements of the tables. Tables of other sizes are carried over when the plane opens (`migrate`).
+/// Numbers of elements of the tables. Tables of other sizes are carried over when the plane opens (`resize`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Sizes {
@@ -235,7 +234,7 @@ impl Plane {
         object::lift_memlock();
         let dir = PinDir::check(&options.bpffs)?;
         takeover::take_over(&dir, options)?;
-        migrate::resume(&dir)?;
+        resize::resume(&dir)?;
         let is_new = !dir.exists();
         let opened = Self::bring_up(dir.clone(), options);
         if is_new
@@ -252,7 +251,7 @@ impl Plane {
         let (most, least) = (options.sizes.flows, options.least_flows.min(options.sizes.flows));
         let held = object::sizes_of_pins(&dir, Sizes { flows: least, ..options.sizes })?;
         let wanted = Sizes { flows: held.flows.clamp(least, most), ..options.sizes };
-        migrate::resize(&dir, wanted)?;
+        resize::resize(&dir, wanted)?;
         let (mut programs, sizes) = object::prepare(&dir, wanted).map_err(kernel::explain)?;
         programs.refuse(options.refused);
         programs.load_for(options.hook).map_err(kernel::explain)?;
@@ -270,8 +269,8 @@ impl Plane {
             classifier::sweep(&dir).map_err(|error| LoadError::io("look for TC filters", error))?;
         }
         namespace::remember(&dir)?;
-        redirects::watch(&mut programs, &dir);
-        sockets::keep(&mut programs, &dir);
+        redirect_errors::watch(&mut programs, &dir);
+        socket_lookup::keep(&mut programs, &dir);
         Ok(Arc::new(Self {
             dir,
             hook: options.hook,
@@ -305,7 +304,7 @@ impl Plane {
     /// What came when there was no way back. Then the plane is to be opened anew, which goes on from there.
     pub fn resize_flows(&self, flows: u32, epoch: &Mutex<Epoch>) -> Result<bool, LoadError> {
         let mut programs = self.programs();
-        let resized = migrate::resize_flows(&self.dir, self.sizes(), flows, self.refused, epoch)?;
+        let resized = resize::resize_flows(&self.dir, self.sizes(), flows, self.refused, epoch)?;
         let Some(new) = resized else { return Ok(false) };
         *programs = new;
         lock(&self.sizes).flows = flows;

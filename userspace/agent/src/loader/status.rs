@@ -25,8 +25,8 @@ use vipgate_abi::{
 use super::{
     Crowding, Hook,
     bpffs::PinDir,
-    connections::FlowView,
     error::{LoadError, TableError},
+    flow_reader::FlowView,
     interfaces::Interfaces,
     object::open,
     tables::Tables,

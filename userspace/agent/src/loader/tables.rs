@@ -21,9 +21,9 @@ use super::{
     Sizes,
     address_filter::AddressFilter,
     bpffs::PinDir,
-    connections::{hz, tick},
     error::{LoadError, TableError},
-    flows::{BackendLoads, Loads},
+    flow_reader::{hz, tick},
+    flow_table::{BackendLoads, Loads},
     mapping::{Mapping, View},
     object::{self, open},
 };

@@ -1,7 +1,7 @@
 //! Takes over from the version before ours: its connections, limits and counters, and its devices, while traffic goes on.
 //!
 //! Its programs know its tables alone, and ours ours, so nothing bridges the two as it does where tables get another size
-//! (`migrate`). What connections are translated by is in both instead, for the moment in which devices of both kinds run:
+//! (`resize`). What connections are translated by is in both instead, for the moment in which devices of both kinds run:
 //! 1. New tables are made beside the old ones, in a directory of their own. Those whose elements mean the same are shared
 //!    (`abi8`), so that what is counted in them is counted once. Our programs are loaded and verified. Until then nothing of the
 //!    old version's is touched: where this fails, or the kernel refuses a program, it runs on and is whole.
@@ -33,12 +33,13 @@ use super::{
     abi8::{self, FlowTable8},
     attach,
     bpffs::{PinDir, Stage},
-    carry::{Carrier, Copy, Copying, Origin},
     error::{LoadError, causes},
-    flows::FlowTable,
-    grace, kernel,
+    flow_migration::{Carrier, Copy, Copying, Origin},
+    flow_table::FlowTable,
+    kernel,
     mapping::Mapping,
     object::{self, Programs},
+    rcu,
     tables::{self, Tables},
 };
 
@@ -145,7 +146,7 @@ fn finish(
     let begun = Instant::now();
     attach::update_all(taken, &mut programs.patient)?;
     let mut last = copied.copy(&carrier, true);
-    grace::wait();
+    rcu::wait();
     last += copied.copy(&carrier, true);
     let between = begun.elapsed();
     let (connections, lost) = copied.settle(&carrier);

@@ -10,7 +10,7 @@ mod dump;
 pub mod netfilter;
 mod netlink;
 mod nudge;
-mod own;
+mod own_addresses;
 pub mod queue;
 pub mod sysctl;
 mod watch;
@@ -29,7 +29,7 @@ pub use self::{
     nudge::Nudger,
     watch::{Changes, Watcher},
 };
-use own::Own;
+use own_addresses::OwnAddresses;
 
 /// A network device of the router.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -79,13 +79,13 @@ pub enum NetError {
 pub struct Devices {
     /// Where the API is served.
     api: SocketAddr,
-    own: Mutex<Own>,
+    own: Mutex<OwnAddresses>,
 }
 
 impl Devices {
     /// Those of the calling thread's network namespace.
     pub fn open(api: SocketAddr) -> Result<Self, NetError> {
-        Ok(Self { api, own: Mutex::new(Own::open()?) })
+        Ok(Self { api, own: Mutex::new(OwnAddresses::open()?) })
     }
 }
 

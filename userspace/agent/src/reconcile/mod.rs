@@ -11,14 +11,13 @@
 //! Reads the store through [`Source`] only, tells the health checks which backends there are, writes the kernel through the loader and `net` only.
 
 mod arena;
+mod bandwidth;
 pub mod compile;
 mod devices;
 mod engine;
 mod exhaustion;
-mod limits;
+mod flow_table_size;
 pub mod maglev;
-mod prefixes;
-mod sizing;
 mod sweep;
 mod worker;
 
@@ -32,7 +31,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot, watch};
 
-pub use self::sizing::Pace;
+pub use self::flow_table_size::Pace;
 use vipgate_state::{Apply, Change, NotApplied, Source};
 
 use self::worker::{Command, Worker};

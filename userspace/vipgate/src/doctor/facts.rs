@@ -16,7 +16,7 @@ use vipgate_agent::{
 };
 
 use super::DoctorError;
-use crate::{config::Config, told};
+use crate::{config::Config, controller_status};
 
 /// The router at one moment.
 #[derive(Clone, Debug)]
@@ -108,7 +108,7 @@ impl Facts {
         let guests = loader::status::guests(&config.bpffs)?;
         let pinned: BTreeMap<String, Hook> =
             PinDir::new(&config.bpffs).pinned_links()?.into_iter().map(|(hook, device)| (device, hook)).collect();
-        let told = told::ask(&config.bpffs);
+        let told = controller_status::ask(&config.bpffs);
         let hook = told.as_ref().and_then(|told| told.hook).unwrap_or(config.hook);
         let largest_flows = told.as_ref().and_then(|told| told.flows).unwrap_or(config.datapath.flows);
         let refused = told.map(|told| told.refused).unwrap_or_default();

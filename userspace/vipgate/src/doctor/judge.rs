@@ -8,7 +8,7 @@ use vipgate_agent::loader::{Hook, Trial, hook_for, why};
 use super::{
     Examined, Facts, Finding, Report, Severity,
     facts::{DeviceFacts, Peer},
-    filter, flows,
+    filter, flow_table,
 };
 
 /// For what no setting mends.
@@ -28,7 +28,7 @@ pub(super) fn judge(facts: &Facts) -> Report {
     arp(facts, &mut findings);
     filter::judge(facts, &mut findings);
     refused(facts, &mut findings);
-    flows::judge(facts, &mut findings);
+    flow_table::judge(facts, &mut findings);
     for device in &facts.devices {
         settings(device, &mut findings);
         offloads(device, facts.hook, &mut findings);

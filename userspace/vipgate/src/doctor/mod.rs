@@ -7,7 +7,7 @@
 
 mod facts;
 mod filter;
-mod flows;
+mod flow_table;
 mod judge;
 #[cfg(test)]
 mod tests;

@@ -1,6 +1,6 @@
 //! `vipgate flows`: the flow table's connections, chosen and sorted, as a table for people or as JSON.
 
-mod text;
+mod table;
 
 use std::{
     borrow::Cow,
@@ -13,7 +13,7 @@ use std::{
 use clap::{Args, ValueEnum};
 use ipnet::Ipv4Net;
 use serde::Serialize;
-use vipgate::packets::protocol;
+use vipgate::packet_log::protocol;
 use vipgate_abi::flow::State;
 use vipgate_agent::loader::Connection;
 
@@ -203,7 +203,7 @@ pub(crate) fn print(mut flows: Vec<Connection>, wanted: &Wanted, output: Output,
     wanted.arrange(&mut flows);
     let mut to = io::BufWriter::with_capacity(1 << 16, to);
     match output {
-        Output::Text => text::write(&flows, found, &mut to)?,
+        Output::Text => table::write(&flows, found, &mut to)?,
         Output::Json => json(&flows, found, &mut to)?,
     }
     to.flush()

@@ -37,8 +37,8 @@ use vipgate_abi::{
 
 use super::{
     arena::Arena,
+    bandwidth::Rates,
     compile::{Key, Origin, ServiceEntry, SourceEntry, Tables},
-    limits::Rates,
 };
 use crate::{
     loader::{self, TableError},

@@ -3,12 +3,12 @@
 //! One command at a time, those that wait meanwhile are one batch. System calls that may block run on the blocking
 //! pool; the worker waits for them, the rest of the controller does not. Its parts: what becomes of VIPs ([`vips`]), of
 //! devices and addresses ([`network`]), of the queues of bandwidth limits ([`queues`]), of the flow table's size ([`flows`]), and
-//! what goes on beside it ([`helpers`]).
+//! what goes on beside it ([`background`]).
 
-mod flows;
-mod helpers;
+mod background;
 mod network;
 mod queues;
+mod resize;
 mod vips;
 
 use std::{
@@ -32,7 +32,7 @@ use super::{
     devices::Managed,
     engine::Engine,
     exhaustion::Exhaustion,
-    sizing::Sizing,
+    flow_table_size::Sizing,
     sweep::{self, Sweeper},
 };
 use crate::{
@@ -145,7 +145,7 @@ pub(super) struct Worker<S> {
 }
 
 impl<S: Source> Worker<S> {
-    /// Opens everything, starts the helpers, and brings everything in line.
+    /// Opens everything, starts the background, and brings everything in line.
     pub(super) async fn start(
         plane: Arc<Plane>,
         source: S,
@@ -182,10 +182,10 @@ impl<S: Source> Worker<S> {
         let epoch = Arc::new(Mutex::new(epoch));
         let placed = Arc::default();
         let tasks = vec![
-            tokio::spawn(helpers::find_lost(commands.clone())).abort_handle(),
-            tokio::spawn(helpers::size_flows(commands.clone(), pace.look)).abort_handle(),
-            tokio::spawn(helpers::watch(watcher, Arc::clone(&epoch), commands.clone(), addresses)).abort_handle(),
-            tokio::spawn(helpers::confirm_neighbours(net.clone(), Arc::clone(&placed))).abort_handle(),
+            tokio::spawn(background::find_lost(commands.clone())).abort_handle(),
+            tokio::spawn(background::size_flows(commands.clone(), pace.look)).abort_handle(),
+            tokio::spawn(background::watch(watcher, Arc::clone(&epoch), commands.clone(), addresses)).abort_handle(),
+            tokio::spawn(background::confirm_neighbours(net.clone(), Arc::clone(&placed))).abort_handle(),
         ];
         let mut worker = Self {
             source,
@@ -229,7 +229,7 @@ impl<S: Source> Worker<S> {
                 break stops;
             }
             if sizes && let Err(error) = self.size_flows().await {
-                flows::tell(&error);
+                resize::tell(&error);
                 break Vec::new();
             }
         };

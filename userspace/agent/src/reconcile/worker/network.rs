@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use tracing::warn;
 use vipgate_state::Source;
 
-use super::{Kernel, Placed, RETRY, Retry, Worker, again, helpers, open, unreadable};
+use super::{Kernel, Placed, RETRY, Retry, Worker, again, background, open, unreadable};
 use crate::{
     loader::{self, Lost},
     net::{Device, HeldAddress, NetError},
@@ -99,7 +99,7 @@ impl<S: Source> Worker<S> {
         };
         let prepared = self.with_kernel(move |kernel| kernel.devices.prepare(&device)).await;
         let synced = prepared.map_err(|reason| ApplyError::Device { device: name, reason })?;
-        helpers::tell(&self.epoch, &synced);
+        background::tell(&self.epoch, &synced);
         Ok(())
     }
 
@@ -112,7 +112,7 @@ impl<S: Source> Worker<S> {
         let sync = move |kernel: &mut Kernel| (kernel.devices.sync(&wanted, &found), kernel.devices.refused().clone());
         let (synced, refused) = self.with_kernel(sync).await;
         self.refused.send_replace(refused);
-        helpers::tell(&self.epoch, &synced);
+        background::tell(&self.epoch, &synced);
         let Synced { fresh, errors, .. } = synced;
         self.restore_queues(&all).await;
         self.renew_placed(&fresh).await?;
@@ -191,7 +191,7 @@ impl<S: Source> Worker<S> {
         }
         self.announce_now(&vips).await;
         while self.repeats.try_join_next().is_some() {}
-        self.repeats.spawn(helpers::repeat(vips, self.commands.clone()));
+        self.repeats.spawn(background::repeat(vips, self.commands.clone()));
     }
 
     /// Announces VIPs that were announced before: those that are still there, at the MAC address that their device has now.
@@ -208,7 +208,7 @@ impl<S: Source> Worker<S> {
             vips.iter().filter_map(known).collect()
         };
         if !vips.is_empty() {
-            helpers::announce(self.announcer.clone(), vips).await;
+            background::announce(self.announcer.clone(), vips).await;
         }
     }
 

@@ -16,7 +16,7 @@ use crate::{
         Device, NetError, Netlink,
         queue::{self, Class, Pair},
     },
-    reconcile::{ApplyError, limits::Rates},
+    reconcile::{ApplyError, bandwidth::Rates},
 };
 
 /// What is known of the queues.

@@ -12,7 +12,7 @@ use std::{
 use tracing::{info, warn};
 use vipgate_state::{Source, VipState};
 
-use super::{Placed, Worker, again, failed, helpers, open, unreadable};
+use super::{Placed, Worker, again, background, failed, open, unreadable};
 use crate::reconcile::{
     ApplyError,
     compile::{check, compile},
@@ -237,7 +237,7 @@ impl<S: Source> Worker<S> {
         }
         self.announce(announced).await;
         if !neighbours.is_empty() {
-            tokio::spawn(helpers::confirm(self.net.clone(), neighbours));
+            tokio::spawn(background::confirm(self.net.clone(), neighbours));
         }
     }
 }

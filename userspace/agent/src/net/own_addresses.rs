@@ -25,14 +25,14 @@ type Message = NetlinkMessage<RouteNetlinkMessage>;
 const TRIES: u32 = 20;
 
 #[derive(Debug)]
-pub(super) struct Own {
+pub(super) struct OwnAddresses {
     /// Announces addresses that come and go, and devices, whose names they are listed with.
     announcements: Socket,
     /// As they were listed last; `None`: they must be listed anew.
     addresses: Option<Vec<(String, Ipv4Addr)>>,
 }
 
-impl Own {
+impl OwnAddresses {
     /// Listens in the calling thread's network namespace.
     pub(super) fn open() -> Result<Self, NetError> {
         let listen = || {
@@ -190,7 +190,7 @@ mod tests {
 
     #[test]
     fn what_is_kept_is_what_is_listed() {
-        let mut own = Own::open().unwrap();
+        let mut own = OwnAddresses::open().unwrap();
         let first = own.addresses();
         assert_eq!(first, listed().unwrap());
         assert_eq!(own.addresses(), first);

@@ -1,5 +1,5 @@
 //! What tables of another size need of the old ones before the first packet meets them, and what is brought to them when
-//! the last packet has left the old ones. Flows are not here: `carry` carries them.
+//! the last packet has left the old ones. Flows are not here: `flow_migration` moves them.
 
 use std::iter;
 
@@ -14,11 +14,11 @@ use vipgate_abi::{
     snat::{SnatKey, SnatRule},
 };
 
-use super::{
+use crate::loader::{
     Sizes, TableError,
     bpffs::PinDir,
     error::LoadError,
-    flows::FlowTable,
+    flow_table::FlowTable,
     object::{is_shared, open},
     tables::{Epoch, Tables, insert},
 };

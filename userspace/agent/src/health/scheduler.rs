@@ -9,7 +9,7 @@ use std::{
 
 use vipgate_state::HealthCheck;
 
-use super::{Finding, Question, Target, places::Places};
+use super::{Finding, Question, Target, slots::Slots};
 
 /// Intervals vary by so many parts of a thousand each way, so that backends whose turns met do not meet for ever.
 const JITTER: u64 = 50;
@@ -17,7 +17,7 @@ const JITTER: u64 = 50;
 /// All backends that are checked.
 #[derive(Debug, Default)]
 pub(super) struct Board {
-    places: Places,
+    slots: Slots,
     watched: HashMap<u32, Watched>,
     /// The backends of each VIP, by its uuid.
     vips: HashMap<String, BTreeSet<u32>>,
@@ -78,7 +78,7 @@ pub(super) struct Noted {
 impl Board {
     /// So many checks may run at a time.
     pub(super) fn allow(&mut self, most: usize) {
-        self.places.allow(most);
+        self.slots.allow(most);
     }
 
     /// Makes these a VIP's backends. One that is the same as before keeps what was found, whatever its settings are.
@@ -147,22 +147,22 @@ impl Board {
     /// A check that is due and has a place, which must be given back ([`Board::give_back`]); what it found must be told
     /// ([`Board::done`]) before.
     pub(super) fn begin(&mut self, now: Instant) -> Option<Check> {
-        while let Some((account, number)) = self.places.call() {
+        while let Some((account, number)) = self.slots.next_waiting() {
             match self.watched.get(&number).map(|held| held.turn) {
                 Some(Turn::Waiting(due)) => return self.start(account, number, due, now),
                 // Its backend has gone, or become another.
-                _ => drop(self.places.give_back(&account)),
+                _ => drop(self.slots.give_back(&account)),
             }
         }
         while let Some(due) = self.next().filter(|at| *at <= now) {
             let Reverse((_, number)) = self.turns.pop()?;
             let held = self.watched.get_mut(&number)?;
             let account = Arc::clone(&held.target.account);
-            if self.places.take(&account) {
+            if self.slots.take(&account) {
                 return self.start(account, number, due, now);
             }
             held.turn = Turn::Waiting(due);
-            self.places.wait(&account, number);
+            self.slots.wait(&account, number);
         }
         None
     }
@@ -177,12 +177,12 @@ impl Board {
 
     /// Gives an account's place back; true: somebody waits for one.
     pub(super) fn give_back(&mut self, account: &Arc<str>) -> bool {
-        self.places.give_back(account)
+        self.slots.give_back(account)
     }
 
     /// Checks that run.
     pub(super) fn running(&self) -> usize {
-        self.places.taken()
+        self.slots.taken()
     }
 
     /// Notes what a check found, and when the next one is. What was found of a backend that has gone or become another

@@ -10,7 +10,7 @@ use super::{
     classifier::Classifier,
     filter::Filters,
     link::{self, Held},
-    local, object,
+    link_on_device, object,
     rtnl::Side,
 };
 
@@ -44,7 +44,7 @@ fn find(dir: &PinDir) -> Result<Vec<Lost>, LoadError> {
         let path = dir.links().join(&name);
         let failed = |error| LoadError::io(format!("look at {}", path.display()), error);
         match (link::held(&path).map_err(failed)?, which) {
-            (Held::Link(_), _) if !local::is_on(&path, pinned.ifindex).map_err(failed)? => lost.push(pinned),
+            (Held::Link(_), _) if !link_on_device::is_on(&path, pinned.ifindex).map_err(failed)? => lost.push(pinned),
             (Held::Program, Some(which)) => filters.push((pinned, which)),
             _ => {}
         }

@@ -9,7 +9,7 @@ use vipgate_abi::{
     hash,
 };
 
-use super::flows::FlowTable;
+use super::flow_table::FlowTable;
 
 /// Connections that are copied between two waits.
 const BATCH: usize = 1 << 16;

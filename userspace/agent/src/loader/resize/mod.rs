@@ -1,14 +1,14 @@
 //! Gives the tables other sizes while packets go through them, and loses none, nor a connection, nor a count.
 //!
 //! Programs and devices are switched one after another, never all at once. So:
-//! 1. New tables are made beside the old ones, in a directory of their own, and filled (`copy`). Tables whose size stays
+//! 1. New tables are made beside the old ones, in a directory of their own, and filled (`contents`). Tables whose size stays
 //!    are shared.
 //! 2. If the flow table is one of the new: every device gets programs that make flows in the old table, and find them in
 //!    both. So whoever has programs of the next step is understood by those that have not.
 //! 3. Every device gets programs that use the new tables, and find flows in both. From the first of them on there is no way
 //!    back: connections are in both tables.
 //! 4. When the last packet has left the old tables, what they counted is brought over, and their connections are carried
-//!    to the new table (`carry`).
+//!    to the new table (`flow_migration`).
 //! 5. The new directory takes the old one's place. Programs that know only the new tables come with the next attachment, or
 //!    at once where devices are attached already.
 //!
@@ -19,21 +19,23 @@
 //! ([`resize_flows`]): all else is shared, so that who holds other tables need not know of it. Only [`Epoch`] is told, as it
 //! speaks to programs of both; whoever has the flow table open opens it again.
 
+mod contents;
+
 use std::sync::Mutex;
 
 use tracing::{debug, info, warn};
 use vipgate_abi::{flow::WAYS, maps};
 
+use self::contents::Begun;
 use super::{
     Sizes, attach,
     bpffs::{PinDir, Stage},
-    carry::Carrier,
-    copy::{self, Begun},
     error::{LoadError, causes},
-    flows::FlowTable,
-    grace, lock, namespace,
+    flow_migration::Carrier,
+    flow_table::FlowTable,
+    lock, namespace,
     object::{self, Programs},
-    redirects, sockets,
+    rcu, redirect_errors, socket_lookup,
     tables::Epoch,
 };
 
@@ -59,7 +61,7 @@ pub(super) fn resize(dir: &PinDir, wanted: Sizes) -> Result<(), LoadError> {
         return Ok(());
     }
     object::make_maps(dir, held)?;
-    let sizes = copy::that_fit(dir, held, wanted)?;
+    let sizes = contents::that_fit(dir, held, wanted)?;
     if sizes != held {
         let epoch = Mutex::new(Epoch::open(dir)?);
         change(dir, held, sizes, &epoch)?;
@@ -80,7 +82,7 @@ pub(super) fn resize_flows(
     refused: &'static [&'static str],
     epoch: &Mutex<Epoch>,
 ) -> Result<Option<Programs>, LoadError> {
-    if copy::least_flows(dir, held.flows, flows)? > flows {
+    if contents::least_flows(dir, held.flows, flows)? > flows {
         debug!(flows, "what is in the flow table does not fit so few entries");
         return Ok(None);
     }
@@ -92,8 +94,8 @@ pub(super) fn resize_flows(
     let mut programs = object::prepare_bridging(dir, sizes, None)?;
     programs.refuse(refused);
     attach::update_all(dir, &mut programs)?;
-    redirects::watch(&mut programs, dir);
-    sockets::keep(&mut programs, dir);
+    redirect_errors::watch(&mut programs, dir);
+    socket_lookup::keep(&mut programs, dir);
     dir.at(Stage::Old).remove()?;
     Ok(Some(programs))
 }
@@ -133,10 +135,10 @@ fn prepare(
     if held.flows != sizes.flows {
         let mut first = object::prepare_bridging(dir, held, Some((new, sizes.flows)))?;
         attach::update_all(dir, &mut first)?;
-        grace::wait();
+        rcu::wait();
         lock(epoch).join(new, sizes.flows / WAYS as u32 - 1)?;
     }
-    let begun = copy::fill(dir, new)?;
+    let begun = contents::fill(dir, new)?;
     Ok((programs, begun))
 }
 
@@ -150,13 +152,13 @@ fn bridging(next: &PinDir, sizes: Sizes, dir: &PinDir) -> Result<Programs, LoadE
 /// Steps 3 to 5.
 fn finish(dir: &PinDir, next: &PinDir, programs: &mut Programs, begun: &Begun) -> Result<(), LoadError> {
     attach::update_all(dir, programs)?;
-    grace::wait();
-    copy::settle(dir, next, begun)?;
+    rcu::wait();
+    contents::settle(dir, next, begun)?;
     if !object::is_shared(maps::FLOWS, dir, next)? {
         let (old, new) = (FlowTable::open(dir)?, FlowTable::open(next)?);
         let seed = Epoch::open(next)?.get()?.flow_seed;
         let carrier = Carrier { old: &old, new: &new, seed, now: programs.jiffies()? };
-        let carried = carrier.carry(grace::wait);
+        let carried = carrier.carry(rcu::wait);
         if carried.lost == 0 {
             info!(connections = carried.connections, "all connections are carried over");
         } else {

@@ -8,7 +8,7 @@ use std::{
     net::SocketAddrV4,
 };
 
-use vipgate::packets::protocol;
+use vipgate::packet_log::protocol;
 use vipgate_agent::loader::Connection;
 
 use super::Direction;

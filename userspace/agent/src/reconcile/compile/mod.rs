@@ -3,6 +3,8 @@
 //! The result says what the kernel shall hold, not how to get there: where a ring lies in the arena and which
 //! generation a backend has are the engine's.
 
+mod port_prefixes;
+
 use std::{
     collections::{BTreeMap, btree_map::Entry},
     net::{Ipv4Addr, SocketAddrV4},
@@ -18,7 +20,7 @@ use vipgate_abi::{
 };
 use vipgate_state::{Algorithm, BackendState, ForwardState, Limits, ListenerState, Protocol, VipState};
 
-use super::{limits::Rates, maglev, prefixes};
+use super::{bandwidth::Rates, maglev};
 
 /// A key of the services trie. Ordered by VIP first, so that one VIP's keys are one range.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -37,7 +39,7 @@ impl Key {
 
     /// The keys that together are the ports of a range.
     pub fn range(vip: Ipv4Addr, protocol: Protocol, (first, last): (u16, u16)) -> impl Iterator<Item = Self> {
-        prefixes::cover(first, last).into_iter().map(move |(port, bits)| Self {
+        port_prefixes::cover(first, last).into_iter().map(move |(port, bits)| Self {
             prefix_len: ServiceKey::EXACT - u16::BITS + bits,
             ..Self::listener(vip, protocol, port)
         })

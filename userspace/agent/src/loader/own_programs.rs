@@ -45,12 +45,12 @@ struct Info {
 
 /// The kernel's numbers of what is pinned.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Owned {
+pub(super) struct OwnPrograms {
     programs: BTreeSet<u32>,
     maps: BTreeSet<u32>,
 }
 
-impl Owned {
+impl OwnPrograms {
     /// What is pinned under a bpffs root, of all versions of the tables.
     pub(super) fn read(root: &Path) -> io::Result<Self> {
         let mut owned = Self::default();
@@ -131,8 +131,8 @@ mod tests {
 
     #[test]
     fn what_is_not_pinned_and_uses_nothing_that_is_is_not_ours() {
-        assert_eq!(Owned::read(Path::new("/nowhere")).expect("nothing is pinned there"), Owned::default());
-        assert!(!Owned { programs: BTreeSet::from([7]), maps: BTreeSet::new() }.has(u32::MAX));
-        assert!(Owned { programs: BTreeSet::from([7]), maps: BTreeSet::new() }.has(7));
+        assert_eq!(OwnPrograms::read(Path::new("/nowhere")).expect("nothing is pinned there"), OwnPrograms::default());
+        assert!(!OwnPrograms { programs: BTreeSet::from([7]), maps: BTreeSet::new() }.has(u32::MAX));
+        assert!(OwnPrograms { programs: BTreeSet::from([7]), maps: BTreeSet::new() }.has(7));
     }
 }
