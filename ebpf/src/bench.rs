@@ -191,16 +191,16 @@ fn bare<P: Packet>(packet: &mut P) -> Option<i32> {
     if data + L4_OFFSET + 8 > packet.data_end() {
         return None;
     }
-    let port = route::port(OUT)?;
+    let interface = route::interface(OUT)?;
     let sink = Mac(SINK);
     // SAFETY: within the packet, checked above; UDP's checksum is 0 or stays as it is, which nobody checks here.
     unsafe {
         let old = load_address(data + ETH_LEN + 16);
-        let delta = route::depart(data, port, &sink.0)? + delta32(old, TARGET);
+        let delta = route::forward_headers(data, interface, &sink.0)? + delta32(old, TARGET);
         store(data + ETH_LEN + 10, update(load(data + ETH_LEN + 10), delta));
         store_address(data + ETH_LEN + 16, TARGET);
     }
-    Some(packet.send(OUT, port))
+    Some(packet.send(OUT, interface))
 }
 
 /// The port that [`bare`] sends by, and to whom.
@@ -208,7 +208,7 @@ const OUT: u16 = 2;
 const SINK: [u8; 6] = [0x02, 0, 0, 0, 2, 11];
 const TARGET: u32 = u32::from_ne_bytes([10, 2, 0, 11]);
 
-/// At an even address, as `depart` takes it.
+/// At an even address, as `forward_headers` takes it.
 #[repr(align(2))]
 struct Mac([u8; 6]);
 

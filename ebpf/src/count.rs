@@ -12,7 +12,7 @@ use crate::{
 #[inline(always)]
 pub fn verdict<P: Packet>(packet: &P, reason: Reason) -> i32 {
     reason_only(reason);
-    log::consider(packet, reason);
+    log::record(packet, reason);
     if reason.is_drop() { P::DROP } else { P::PASS }
 }
 

@@ -31,7 +31,7 @@ pub fn note(device: u32, key: &FlowKey) -> bool {
 #[inline(never)]
 extern "C" fn note_direct(device: u32, addresses: u64, rest: u64) -> u32 {
     let key = FlowKey::of_words([addresses, rest]);
-    if outward::source(device, key.src).is_none() {
+    if outward::snat_rule(device, key.src).is_none() {
         return opaque(0);
     }
     let now = jiffies();

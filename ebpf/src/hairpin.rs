@@ -9,7 +9,7 @@ use vipgate_abi::{Be32, flow::FlowKey};
 
 use crate::{
     packet::Packet,
-    route::{self, Asker, Question, Rewritten},
+    route::{self, FibContext, FibQuery, Rewritten},
 };
 
 /// Gives a new connection a source of the router's, if its answers would not come back otherwise. True: it needs a port there.
@@ -17,11 +17,11 @@ use crate::{
 /// The packet came in by the device that leads to the backend, or nothing is known of the latter: only then the kernel
 /// is asked.
 #[inline(always)]
-pub fn translate<P: Packet>(packet: &P, key: &FlowKey, way_out: u16, rewritten: &mut Rewritten) -> bool {
-    if route::port(way_out).is_some_and(|port| port.ifindex != packet.ifindex()) {
+pub fn translate<P: Packet>(packet: &P, key: &FlowKey, egress: u16, rewritten: &mut Rewritten) -> bool {
+    if route::interface(egress).is_some_and(|interface| interface.ifindex != packet.ifindex()) {
         return false;
     }
-    let source = source(Asker::of(packet), key.src, rewritten.dst);
+    let source = router_address(FibContext::of(packet), key.src, rewritten.dst);
     if source == 0 {
         return false;
     }
@@ -32,21 +32,21 @@ pub fn translate<P: Packet>(packet: &P, key: &FlowKey, way_out: u16, rewritten: 
 /// The router's address in the network that both are directly connected to by one device; 0: there is none, or the
 /// kernel (before Linux 6.7) cannot tell.
 #[inline(never)]
-fn source(asker: Asker, client: Be32, backend: Be32) -> Be32 {
-    let (out, _, _) = ask(asker, backend, 0);
-    let (back, next_hop, source) = ask(asker, client, BPF_FIB_LOOKUP_SRC);
+fn router_address(context: FibContext, client: Be32, backend: Be32) -> Be32 {
+    let (out, _, _) = ask(context, backend, 0);
+    let (back, next_hop, source) = ask(context, client, BPF_FIB_LOOKUP_SRC);
     if out != 0 && out == back && next_hop == client { source } else { 0 }
 }
 
 /// Asks the kernel for a way: device (0: none), next hop, and the source address where the flags want it.
 #[inline(always)]
-fn ask(asker: Asker, dst: Be32, flags: u32) -> (u32, Be32, Be32) {
+fn ask(context: FibContext, dst: Be32, flags: u32) -> (u32, Be32, Be32) {
     let mut room = MaybeUninit::uninit();
-    let question = Question::begin(&mut room, asker);
-    let fib = question.fib();
+    let query = FibQuery::begin(&mut room, context);
+    let fib = query.fib();
     fib.__bindgen_anon_4.ipv4_dst = dst;
-    let answer = question.ask(asker, flags);
-    let fib = question.fib();
+    let answer = query.run(context, flags);
+    let fib = query.fib();
     if answer != BPF_FIB_LKUP_RET_SUCCESS && answer != BPF_FIB_LKUP_RET_NO_NEIGH {
         return (0, 0, 0);
     }

@@ -4,7 +4,7 @@
 //! untranslated, so the quoted packet is turned back, and the error goes to the connection's other side. The quote is
 //! looked up by its own addresses and ports the other way round: that is the flow whose packets answer it.
 //!
-//! Errors come from outside ([`relay`]) and from the router's own stack ([`turn_back`] at egress), which answers what
+//! Errors come from outside ([`relay`]) and from the router's own stack ([`translate_error`] at egress), which answers what
 //! the pipeline hands to it: packets larger than the way out's MTU, and those whose time to live is over (`refused`).
 
 use vipgate_abi::{
@@ -101,18 +101,18 @@ const TCP_CHECKSUM_END: usize = 18;
 const LONGEST: usize = ETH_LEN + TAG_LEN + 60 + HEADER_LEN + 60 + TCP_CHECKSUM_END;
 
 /// [`relay`]'s answer where it is no reason.
-pub const TURNED: u32 = 1 << 31;
+pub const IS_TRANSLATED: u32 = 1 << 31;
 
-/// At ingress: an error about a translated packet, which is to go to its connection's other side, is `TURNED` back, and
+/// At ingress: an error about a translated packet, which is to go to its connection's other side, is `IS_TRANSLATED` back, and
 /// `outer` has its own new addresses, for [`send`]. Else a reason's number; that of [`Reason::OtherProtocol`]: it is none, and
 /// unchanged.
 #[inline(never)]
 pub fn relay<P: Packet>(packet: &mut P, outer: &mut Rewritten) -> u32 {
-    if !packet.is_for_port() {
+    if !packet.is_for_device() {
         return Reason::OtherHost as u32;
     }
-    match turn_back(packet, false, outer) {
-        TURNED_BACK => TURNED,
+    match translate_error(packet, false, outer) {
+        TRANSLATED => IS_TRANSLATED,
         FORGED => Reason::WrongSide as u32,
         _ => Reason::OtherProtocol as u32,
     }
@@ -125,20 +125,20 @@ pub const SENT: u32 = 1 << 31;
 /// together they would need a stack that is too deep.
 #[inline(never)]
 pub fn send<P: Packet>(packet: &mut P, outer: &Rewritten) -> u32 {
-    match sent(packet, outer) {
+    match try_send(packet, outer) {
         Ok(verdict) => SENT | verdict as u32,
         Err(reason) => reason as u32,
     }
 }
 
 #[inline(always)]
-fn sent<P: Packet>(packet: &mut P, outer: &Rewritten) -> Result<i32, Reason> {
+fn try_send<P: Packet>(packet: &mut P, outer: &Rewritten) -> Result<i32, Reason> {
     let Some(route) = route::find_once(packet, ICMP, outer) else {
         return Err(Reason::Unroutable);
     };
     // What is rewritten already cannot be handed over: without a neighbour the stack sends it, at either hook.
-    let can_send = |port: &&Interface| route.next_hop != [0; 6] && (P::QUEUES || port.takes_frames());
-    let Some(way_out) = route::port(route.number()).filter(can_send) else {
+    let can_send = |interface: &&Interface| route.next_hop != [0; 6] && (P::QUEUES || interface.takes_frames());
+    let Some(egress) = route::interface(route.number()).filter(can_send) else {
         return Err(Reason::NoNeighbour);
     };
     let end = packet.data_end();
@@ -148,34 +148,31 @@ fn sent<P: Packet>(packet: &mut P, outer: &Rewritten) -> Result<i32, Reason> {
     }
     // SAFETY: both headers' bounds are checked just above; a route's MAC address is at an even address.
     unsafe {
-        if packet.exceeds(load_length(data + ETH_LEN + 2), 20 + HEADER_LEN as u32, way_out.mtu) {
+        if packet.exceeds(load_length(data + ETH_LEN + 2), 20 + HEADER_LEN as u32, egress.mtu) {
             return Err(Reason::OverMtu);
         }
-        let Some(delta) = route::depart(data, way_out, &route.next_hop) else {
+        let Some(delta) = route::forward_headers(data, egress, &route.next_hop) else {
             return Err(Reason::TtlExpired);
         };
-        change(data + ETH_LEN + 10, delta);
+        update_checksum(data + ETH_LEN + 10, delta);
     }
     if shift != 0 {
         packet.untag();
     }
-    Ok(packet.send(route.number(), way_out))
+    Ok(packet.send(route.number(), egress))
 }
 
-/// An error's own addresses, to be filled in; it has no ports.
-pub const NOBODY: Rewritten = Rewritten { src: 0, dst: 0, sport: 0, dport: 0 };
-
-/// [`turn_back`]'s answers: the packet is no such error, it was one, and what it is instead, unchanged: somebody else than who
+/// [`translate_error`]'s answers: the packet is no such error, it was one, and what it is instead, unchanged: somebody else than who
 /// could know sent it ([`ingress::is_forged`]), or it tells its receiver of what came to a guest's own address (`direct`).
 const NONE: u32 = 0;
-pub const TURNED_BACK: u32 = 1;
+pub const TRANSLATED: u32 = 1;
 const FORGED: u32 = 2;
 pub const DIRECT: u32 = 3;
 
 /// Rewrites an error about a translated packet, in place: one of the answers above. At egress, as `is_own` says, none is forged,
 /// at ingress none `DIRECT`. `outer` gets the error's own new addresses.
 #[inline(always)]
-pub fn turn_back<P: Packet>(packet: &mut P, is_own: bool, outer: &mut Rewritten) -> u32 {
+pub fn translate_error<P: Packet>(packet: &mut P, is_own: bool, outer: &mut Rewritten) -> u32 {
     // At egress this is about every packet of the stack's: what else it is shows in its first header.
     packet.pull(ETH_LEN + TAG_LEN + 20);
     if !is_icmp(packet) {
@@ -232,7 +229,7 @@ pub fn turn_back<P: Packet>(packet: &mut P, is_own: bool, outer: &mut Rewritten)
         (load_address(data + ETH_LEN + 12), load_address(data + ETH_LEN + 16), quoted)
     };
     let answer = FlowKey { src: quoted.dst, dst: quoted.src, sport: quoted.dport, dport: quoted.sport, ..quoted };
-    let refused = if is_own { refused::sent(&quoted) } else { None };
+    let refused = if is_own { refused::original(&quoted) } else { None };
     // The quote as its sender had it: where the stack refused it, as that came; else what the answering flow's packets become,
     // the other way round.
     let sent = if let Some(sent) = refused {
@@ -264,9 +261,9 @@ pub fn turn_back<P: Packet>(packet: &mut P, is_own: bool, outer: &mut Rewritten)
     // SAFETY: as above; the TCP checksum is checked apart.
     unsafe {
         let mut changed = addresses + ports;
-        changed += change(quote + 10, addresses);
+        changed += update_checksum(quote + 10, addresses);
         if let Some(identifier) = identifier {
-            changed += change(quote_l4 + CHECKSUM, ports);
+            changed += update_checksum(quote_l4 + CHECKSUM, ports);
             store(quote_l4 + IDENTIFIER, identifier);
         } else if quoted_protocol == UDP || quoted_protocol == UDP_LITE {
             let old: u16 = load(quote_l4 + 6);
@@ -274,13 +271,13 @@ pub fn turn_back<P: Packet>(packet: &mut P, is_own: bool, outer: &mut Rewritten)
             store(quote_l4 + 6, new);
             changed += delta16(old, new);
         } else if quoted_protocol == DCCP {
-            changed += change(quote_l4 + 6, addresses);
+            changed += update_checksum(quote_l4 + 6, addresses);
         // Opaque, or the compiler infers the second condition from the first, which the verifier cannot.
         } else if quoted_protocol == TCP
             && opaque(ip_len as u32) as usize >= quote_l4_offset + TCP_CHECKSUM_END
             && quote_l4 + TCP_CHECKSUM_END <= end
         {
-            changed += change(quote_l4 + 16, addresses + ports);
+            changed += update_checksum(quote_l4 + 16, addresses + ports);
         }
         store_address(quote + 12, sent.src);
         store_address(quote + 16, sent.dst);
@@ -288,12 +285,12 @@ pub fn turn_back<P: Packet>(packet: &mut P, is_own: bool, outer: &mut Rewritten)
             store(quote_l4, sent.sport);
             store(quote_l4 + 2, sent.dport);
         }
-        change(icmp + CHECKSUM, changed);
-        change(data + ETH_LEN + 10, delta32(src, outer.src) + delta32(dst, outer.dst));
+        update_checksum(icmp + CHECKSUM, changed);
+        update_checksum(data + ETH_LEN + 10, delta32(src, outer.src) + delta32(dst, outer.dst));
         store_address(data + ETH_LEN + 12, outer.src);
         store_address(data + ETH_LEN + 16, outer.dst);
     }
-    TURNED_BACK
+    TRANSLATED
 }
 
 /// True for an IPv4 packet that carries ICMP.
@@ -338,7 +335,7 @@ fn is_header(version_ihl: u8) -> bool {
 /// # Safety
 /// `address` is that of two bytes of the packet, at an even offset.
 #[inline(always)]
-pub unsafe fn change(address: usize, delta: u64) -> u64 {
+pub unsafe fn update_checksum(address: usize, delta: u64) -> u64 {
     // SAFETY: as the caller promises.
     unsafe {
         let old: u16 = load(address);

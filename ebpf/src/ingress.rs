@@ -21,7 +21,7 @@ use crate::{
     offset,
     packet::{ETH_LEN, L4_OFFSET, Packet, load_address},
     parse::{IPV4, ethertype},
-    route::{self, Asker, Question},
+    route::{self, FibContext, FibQuery},
     verifier::opaque,
 };
 
@@ -30,13 +30,13 @@ use crate::{
 /// has no way to from itself. Such a host would not get an answer either.
 #[inline(always)]
 pub fn is_martian<P: Packet>(packet: &P, key: &FlowKey) -> bool {
-    is_nobodys(key.src) || key.src == key.dst || is_own(packet, key.src)
+    is_invalid_source(key.src) || key.src == key.dst || is_own(packet, key.src)
 }
 
 /// True for the router's addresses: VIPs and its own.
 #[inline(always)]
 pub fn is_own<P: Packet>(packet: &P, addr: Be32) -> bool {
-    address_filter::of(addr).may_be_own() && device_towards(Asker::of(packet), addr) == NOWHERE
+    address_filter::of(addr).may_be_own() && device_towards(FibContext::of(packet), addr) == NO_DEVICE
 }
 
 /// Why a packet that the stack would get as it came ends here; `reason`: it does not. Of 0.0.0.0/8 the stack takes what asks all
@@ -47,7 +47,7 @@ pub fn is_own<P: Packet>(packet: &P, addr: Be32) -> bool {
 /// loose, which still drops what it has no way to: that stays its part, so that a DHCP client hears a server to which there is no
 /// way yet.
 #[inline(always)]
-pub fn objection<P: Packet>(packet: &P, reason: Reason) -> Reason {
+pub fn final_reason<P: Packet>(packet: &P, reason: Reason) -> Reason {
     let end = packet.data_end();
     let (data, _) = offset::behind_tag(packet.data(), end);
     if data + L4_OFFSET > end || ethertype(data) != IPV4 {
@@ -58,9 +58,9 @@ pub fn objection<P: Packet>(packet: &P, reason: Reason) -> Reason {
     if !address_filter::of(src).may_be_own() && !is_checked() {
         return reason;
     }
-    match packet.path(src, dst) {
+    match packet.reverse_path(src, dst) {
         OWN => Reason::Martian,
-        ELSEWHERE if !is_of_no_network(src) => Reason::ReversePath,
+        ELSEWHERE if !is_this_network(src) => Reason::ReversePath,
         _ => reason,
     }
 }
@@ -68,7 +68,7 @@ pub fn objection<P: Packet>(packet: &P, reason: Reason) -> Reason {
 /// True for a packet that comes by a device with strict reverse-path filtering, and not from where the kernel sends to its source.
 #[inline(always)]
 pub fn is_off_path<P: Packet>(packet: &P, src: Be32, dst: Be32) -> bool {
-    is_checked() && packet.path(src, dst) != ON_PATH
+    is_checked() && packet.reverse_path(src, dst) != ON_PATH
 }
 
 /// False: no device has strict reverse-path filtering.
@@ -77,7 +77,7 @@ fn is_checked() -> bool {
     CONFIG.get(0).is_some_and(|config| config.strict != 0)
 }
 
-/// [`path`]'s answers: the packet may come by its device; the kernel sends to its source by another one; by none; the source is
+/// [`reverse_path`]'s answers: the packet may come by its device; the kernel sends to its source by another one; by none; the source is
 /// the router's.
 const ON_PATH: u32 = 0;
 const ELSEWHERE: u32 = 1;
@@ -85,55 +85,55 @@ const NO_PATH: u32 = 2;
 const OWN: u32 = 3;
 
 /// How often the kernel is asked for one of the next hops of a route that has several.
-const ASKED: u32 = 16;
+const MOST_LOOKUPS: u32 = 16;
 
 /// Whether a packet from `src` to `dst` may come by its device, as the kernel decides where `rp_filter` is 1: the route back to `src`
 /// leads there, by any of its next hops. The kernel tells one of these for each pair of addresses, so that it is asked about
 /// others, unless it says that no route of any kind leads there by this device.
 #[inline(always)]
-pub fn path<P: Packet>(packet: &P, src: Be32, dst: Be32) -> u32 {
+pub fn reverse_path<P: Packet>(packet: &P, src: Be32, dst: Be32) -> u32 {
     if is_own(packet, src) {
         return OWN;
     }
-    let asker = Asker::of(packet);
-    if route::port_of(asker.ifindex).is_none_or(|port| !port.is_strict()) {
+    let context = FibContext::of(packet);
+    if route::interface_of(context.ifindex).is_none_or(|interface| !interface.is_strict()) {
         return ON_PATH;
     }
-    let known = way_towards(asker, dst, src, 0) as u32;
-    if known == asker.ifindex {
+    let known = way_towards(context, dst, src, 0) as u32;
+    if known == context.ifindex {
         return ON_PATH;
     }
-    if known == NOWHERE {
+    if known == NO_DEVICE {
         return NO_PATH;
     }
-    if way_towards(asker, dst, src, BPF_FIB_LOOKUP_OUTPUT) as u32 == NOWHERE {
+    if way_towards(context, dst, src, BPF_FIB_LOOKUP_OUTPUT) as u32 == NO_DEVICE {
         return ELSEWHERE;
     }
     let mut from = dst;
-    let mut asked = 0;
-    while asked < ASKED {
-        from = from.wrapping_add(ANOTHER);
-        if way_towards(asker, from, src, 0) as u32 == asker.ifindex {
+    let mut lookups = 0;
+    while lookups < MOST_LOOKUPS {
+        from = from.wrapping_add(SOURCE_STEP);
+        if way_towards(context, from, src, 0) as u32 == context.ifindex {
             return ON_PATH;
         }
-        asked += 1;
+        lookups += 1;
     }
     ELSEWHERE
 }
 
 /// What leads from one address to the next that is asked about.
-const ANOTHER: u32 = 0x9e37_79b1;
+const SOURCE_STEP: u32 = 0x9e37_79b1;
 
 /// True for 0.0.0.0/8, 127.0.0.0/8, and 224.0.0.0 to 255.255.255.255.
 #[inline(always)]
-fn is_nobodys(src: Be32) -> bool {
+fn is_invalid_source(src: Be32) -> bool {
     let [first, ..] = src.to_ne_bytes();
     first == 0 || first == 127 || first >= 224
 }
 
 /// True for 0.0.0.0/8.
 #[inline(always)]
-fn is_of_no_network(src: Be32) -> bool {
+fn is_this_network(src: Be32) -> bool {
     src.to_ne_bytes()[0] == 0
 }
 
@@ -146,22 +146,22 @@ pub const fn device(ifindex: u32) -> u16 {
 /// True for a packet of a known flow that comes by another device than the one that the flow remembers; of answers, also where
 /// that is not known yet.
 #[inline(always)]
-pub fn is_astray<P: Packet>(packet: &P, from: u16, is_reply: bool) -> bool {
+pub fn is_unexpected_device<P: Packet>(packet: &P, from: u16, is_reply: bool) -> bool {
     from != device(packet.ifindex()) && (from != 0 || is_reply)
 }
 
 /// Asked of such a packet: 1 if its sender is where it comes from now, as the kernel routes, and the flow takes that in; 0:
 /// somebody else sent it.
 #[inline(never)]
-pub fn has_moved(asker: Asker, flow: *mut Flow, src: Be32) -> u32 {
+pub fn has_moved(context: FibContext, flow: *mut Flow, src: Be32) -> u32 {
     // The device and the generation, so that it seldom comes to another flow that has claimed the slot since: that one asks in its
     // turn.
     // SAFETY: `flow` points into FLOWS; both are halves of an aligned word.
     let word = unsafe { ptr::addr_of_mut!((*flow).from).cast::<u32>() };
     // SAFETY: as above.
     let held = unsafe { ptr::read_volatile(word) };
-    let by = asker.ifindex;
-    if device_towards(asker, src) != by {
+    let by = context.ifindex;
+    if device_towards(context, src) != by {
         return opaque(0);
     }
     // SAFETY: as above.
@@ -176,21 +176,21 @@ const _: () =
 /// from where the kernel sends such packets, or from another host than theirs, though there is none on the way.
 #[inline(always)]
 pub fn is_forged<P: Packet>(packet: &P, sender: Be32, src: Be32, dst: Be32) -> bool {
-    let way = way_towards(Asker::of(packet), src, dst, 0);
-    is_nobodys(sender)
+    let way = way_towards(FibContext::of(packet), src, dst, 0);
+    is_invalid_source(sender)
         || way as u32 != packet.ifindex()
         || (way & DIRECT != 0 && sender != dst)
         || is_off_path(packet, sender, src)
 }
 
 /// No device.
-const NOWHERE: u32 = 0;
+const NO_DEVICE: u32 = 0;
 
-/// The device by which the kernel would send to a host, known without a neighbour, too; [`NOWHERE`]: by none, as to the
+/// The device by which the kernel would send to a host, known without a neighbour, too; [`NO_DEVICE`]: by none, as to the
 /// router itself.
 #[inline(always)]
-fn device_towards(asker: Asker, host: Be32) -> u32 {
-    way_towards(asker, 0, host, 0) as u32
+fn device_towards(context: FibContext, host: Be32) -> u32 {
+    way_towards(context, 0, host, 0) as u32
 }
 
 /// In a way: the host is on the device's link, without a gateway before it.
@@ -198,20 +198,20 @@ const DIRECT: u64 = 1 << 32;
 
 /// [`device_towards`] for packets from `src`, 0: from anywhere; above it [`DIRECT`]. The flags are the helper's.
 #[inline(never)]
-fn way_towards(asker: Asker, src: Be32, host: Be32, flags: u32) -> u64 {
+fn way_towards(context: FibContext, src: Be32, host: Be32, flags: u32) -> u64 {
     let mut room = MaybeUninit::uninit();
-    let question = Question::begin(&mut room, asker);
-    let fib = question.fib();
+    let query = FibQuery::begin(&mut room, context);
+    let fib = query.fib();
     fib.__bindgen_anon_3.ipv4_src = src;
     fib.__bindgen_anon_4.ipv4_dst = host;
-    let answer = question.ask(asker, flags);
-    let fib = question.fib();
+    let answer = query.run(context, flags);
+    let fib = query.fib();
     match answer {
         BPF_FIB_LKUP_RET_SUCCESS | BPF_FIB_LKUP_RET_FRAG_NEEDED | BPF_FIB_LKUP_RET_NO_NEIGH => {
             // SAFETY: a union of plain integers.
             let next_hop = unsafe { fib.__bindgen_anon_4.ipv4_dst };
             fib.ifindex as u64 | if next_hop == host { DIRECT } else { 0 }
         }
-        _ => NOWHERE as u64,
+        _ => NO_DEVICE as u64,
     }
 }

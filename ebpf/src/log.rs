@@ -11,7 +11,7 @@ use core::ptr;
 use aya_log_ebpf::info;
 use vipgate_abi::{
     Be16, Be32,
-    counters::{Gravity, Reason},
+    counters::{Reason, Severity},
 };
 
 use crate::{
@@ -28,23 +28,23 @@ const PERIOD: u64 = 1_000_000_000;
 
 /// Tells of a packet with this reason, if that is wished for.
 #[inline(always)]
-pub fn consider<P: Packet>(packet: &P, reason: Reason) {
+pub fn record<P: Packet>(packet: &P, reason: Reason) {
     // Most packets that are not ours need no look at the configuration.
-    if Reason::at_least(Gravity::Debug) & reason.bit() == 0 {
+    if Reason::at_least(Severity::Debug) & reason.bit() == 0 {
         return;
     }
     if CONFIG.get(0).is_some_and(|config| config.log & reason.bit() != 0) {
-        opaque(describe(packet, reason));
+        opaque(record_packet(packet, reason));
     }
 }
 
 /// Reads who sent the packet to whom, as far as it tells: it may be anything, and may have been translated.
 #[inline(never)]
-fn describe<P: Packet>(packet: &P, reason: Reason) -> u32 {
+fn record_packet<P: Packet>(packet: &P, reason: Reason) -> u32 {
     let end = packet.data_end();
     let (data, _) = behind_tag(packet.data(), end);
     if data + L4_OFFSET > end || ethertype(data) != IPV4 {
-        return opaque(tell(reason as u32, 0, 0, 0, packet.ifindex()));
+        return opaque(write_record(reason as u32, 0, 0, 0, packet.ifindex()));
     }
     // SAFETY: within the IPv4 header's fixed part, checked just above.
     let (version_ihl, fragment, protocol, src, dst) = unsafe {
@@ -58,14 +58,14 @@ fn describe<P: Packet>(packet: &P, reason: Reason) -> u32 {
         let (sport, dport) = unsafe { (load::<Be16>(l4), load::<Be16>(l4 + 2)) };
         ports = (u16::from_be(sport) as u32) << 16 | u16::from_be(dport) as u32;
     }
-    opaque(tell((protocol as u32) << 8 | reason as u32, src, dst, ports, packet.ifindex()))
+    opaque(write_record((protocol as u32) << 8 | reason as u32, src, dst, ports, packet.ifindex()))
 }
 
 /// Writes a record, unless there was one with this reason within the period: 1 if it did. `what` is the reason, and above it the
 /// protocol, `ports` the source's and, in the lower 16 bits, the destination's.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn tell(what: u32, src: Be32, dst: Be32, ports: u32, device: u32) -> u32 {
+extern "C" fn write_record(what: u32, src: Be32, dst: Be32, ports: u32, device: u32) -> u32 {
     let (reason, protocol) = (what & 0xff, what >> 8);
     let (Some(last), Some(config)) = (LAST_TOLD.get_ptr_mut(reason), CONFIG.get(0)) else {
         return opaque(0);

@@ -10,18 +10,18 @@ use vipgate_abi::{
     backend::{Backend, BackendRoute},
     config::Config,
     counters::{REASON_SLOTS, Traffic},
+    fair_share::{SHARES, Share},
     flow::{Bucket, Flow, FlowKey, WAYS},
     fragment::{FRAGMENTED_PACKETS, FragmentKey, FragmentPorts},
     interface::Interface,
     maps::{
         DEFAULT_BACKENDS, DEFAULT_FLOWS, DEFAULT_LIMITS, DEFAULT_RING_ELEMENTS, DEFAULT_SERVICES, KEYS_PER_SERVICE,
-        MAX_PORTS, NEXT_HOPS,
+        MAX_INTERFACES, NEXT_HOPS,
     },
     meter::{Meter, MeterPort, MeterState, MeterTraffic},
-    refused::{REFUSED_CONNECTIONS, Sent},
+    refused::{OriginalDestination, REFUSED_CONNECTIONS},
     sample,
     service::{Service, ServiceKey},
-    share::{SHARES, Share},
     snat::{self, SnatKey, SnatRule},
 };
 
@@ -82,16 +82,16 @@ pub static CURSORS: Array<u64, { DEFAULT_SERVICES as usize }, 0> = Array::new();
 pub static SERVICE_LOAD: Array<u32, { DEFAULT_SERVICES as usize }, MMAPABLE> = Array::new();
 
 #[btf_map]
-pub static PORTS: Array<Interface, { MAX_PORTS as usize }, 0> = Array::new();
+pub static PORTS: Array<Interface, { MAX_INTERFACES as usize }, 0> = Array::new();
 
 #[btf_map]
-pub static PORT_NUMBERS: HashMap<u32, u32, { MAX_PORTS as usize }> = HashMap::new();
+pub static PORT_NUMBERS: HashMap<u32, u32, { MAX_INTERFACES as usize }> = HashMap::new();
 
 #[btf_map]
 pub static CONFIRMED: Array<u32, { NEXT_HOPS as usize }, 0> = Array::new();
 
 #[btf_map]
-pub static TX_PORTS: DevMap<{ MAX_PORTS as usize }> = DevMap::new();
+pub static TX_PORTS: DevMap<{ MAX_INTERFACES as usize }> = DevMap::new();
 
 #[btf_map]
 pub static METERS: Array<Meter, { DEFAULT_LIMITS as usize }, MMAPABLE> = Array::new();
@@ -121,7 +121,7 @@ pub static FRAGMENTS: LruHashMap<FragmentKey, FragmentPorts, { FRAGMENTED_PACKET
 pub static DIRECT: LruHashMap<FlowKey, u32, { snat::DIRECT_CONNECTIONS as usize }> = LruHashMap::new();
 
 #[btf_map]
-pub static REFUSED: LruHashMap<FlowKey, Sent, { REFUSED_CONNECTIONS as usize }> = LruHashMap::new();
+pub static REFUSED: LruHashMap<FlowKey, OriginalDestination, { REFUSED_CONNECTIONS as usize }> = LruHashMap::new();
 
 #[btf_map]
 pub static LAST_TOLD: Array<u64, { REASON_SLOTS as usize }, 0> = Array::new();

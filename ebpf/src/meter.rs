@@ -6,7 +6,7 @@
 //!
 //! TCP wants a queue: a sender whose bursts are cut off never finds the rate. So a limited packet is held back by a queue
 //! that is served at its limit's rate, an HTB class of a device of the router's own (`net::queue` of the controller),
-//! comes out at that device's other end, and leaves from there ([`leave`]). The meter keeps the queue short: how far it is
+//! comes out at that device's other end, and leaves from there ([`dequeue`]). The meter keeps the queue short: how far it is
 //! ahead of the clock is the packet's delay there, from which on packets are marked (RFC 3168) or dropped. Only socket
 //! buffers can be held back, so that XDP hands such packets over to the TC stage. What has no queue, at rates that need none or
 //! where the kernel or the driver lacks something for it, is dropped beyond a burst that TCP can live with.
@@ -17,8 +17,8 @@ use vipgate_abi::{
     Be16, Be32,
     checksum::delta16,
     counters::Reason,
-    meter::{Binding, INBOUND, MeterPort, Metered, OUTBOUND, Rate, Whole, class},
-    share::Share,
+    fair_share::Share,
+    meter::{Binding, FragmentPass, INBOUND, MeterPort, Metered, OUTBOUND, Rate, class},
 };
 
 use crate::{
@@ -64,7 +64,7 @@ impl Queue {
     }
 }
 
-/// [`queue_up`]'s answers besides a queue's.
+/// [`charge_or_queue`]'s answers besides a queue's.
 const PASS: u64 = Queue::NONE.0;
 const OVER: u64 = 1;
 
@@ -108,19 +108,19 @@ pub fn charge<P: Packet>(packet: &mut P, headers: &Headers, slot: &Slot) -> Resu
     let frames = packet.frames(headers.ip_len, headers.header_len as u32);
     let bytes = headers.wire_bytes(frames);
     let is_queued = rate.queue != 0;
-    let part = part(headers);
-    if !is_queued && part & FIRST == 0 && has_passed(number, direction, rate, bytes, frames) {
+    let fragment = fragment_bits(headers);
+    if !is_queued && fragment & FIRST == 0 && charge_fast(number, direction, rate, bytes, frames) {
         return Ok(());
     }
     if is_queued && !P::QUEUES && packet.can_hand_over() {
         return Err(if packet.hand_over() { Reason::HandedOver } else { Reason::OverLimit });
     }
-    let how = part | direction as u32 | if P::QUEUES { 0 } else { ALONE };
+    let how = fragment | direction as u32 | if P::QUEUES { 0 } else { ALONE };
     // SAFETY: as above.
-    match queue_up(number, how, bytes, frames, unsafe { (*flow).peer }) {
+    match charge_or_queue(number, how, bytes, frames, unsafe { (*flow).peer }) {
         OVER => Err(Reason::OverLimit),
         queue => {
-            packet.note_queue(Queue(queue));
+            packet.set_queue(Queue(queue));
             Ok(())
         }
     }
@@ -138,7 +138,7 @@ extern "C" fn limit_of(number: u32, vip: Be32, port: u32) -> u32 {
     }
 }
 
-/// Of [`queue_up`]'s `how`, beside the direction: there is no way to a queue.
+/// Of [`charge_or_queue`]'s `how`, beside the direction: there is no way to a queue.
 const ALONE: u32 = 2;
 /// The packet is a fragment, whose identification is in the upper 16 bits; it is the first one.
 const FRAGMENT: u32 = 4;
@@ -146,7 +146,7 @@ const FIRST: u32 = 8;
 
 /// What `how` says of a packet's fragmentation.
 #[inline(always)]
-fn part(headers: &Headers) -> u32 {
+fn fragment_bits(headers: &Headers) -> u32 {
     let ip = headers.data + ETH_LEN;
     // SAFETY: parse checked the header's bounds.
     let (id, fragment) = unsafe { (load::<u16>(ip + 4) as u32, load::<u16>(ip + 6)) };
@@ -164,12 +164,12 @@ fn coarse_nanoseconds() -> u64 {
     clock::jiffies64() * tick as u64
 }
 
-/// Charges for a packet that has no queue to meet and is far from the limit; false: see [`queue_up`]. In line, since a call of a
+/// Charges for a packet that has no queue to meet and is far from the limit; false: see [`charge_or_queue`]. In line, since a call of a
 /// function costs as much as this.
 #[inline(always)]
-fn has_passed(number: u32, direction: usize, rate: &Rate, bytes: u32, frames: u32) -> bool {
+fn charge_fast(number: u32, direction: usize, rate: &Rate, bytes: u32, frames: u32) -> bool {
     let now = rate.clock(coarse_nanoseconds());
-    let Some((word, _, counters)) = running(number, direction) else {
+    let Some((word, _, counters)) = state_of(number, direction) else {
         return true;
     };
     // SAFETY: aligned word of METER_STATES.
@@ -190,13 +190,13 @@ fn has_passed(number: u32, direction: usize, rate: &Rate, bytes: u32, frames: u3
 /// Charges for a packet: the queue that it meets, or [`OVER`].
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn queue_up(number: u32, how: u32, bytes: u32, frames: u32, flow: u32) -> u64 {
+extern "C" fn charge_or_queue(number: u32, how: u32, bytes: u32, frames: u32, flow: u32) -> u64 {
     let Some(meter) = METERS.get(number) else {
         return PASS;
     };
     let direction = (how & 1) as usize;
     let rate = &meter.rates[direction];
-    let packet = Charge { number, direction, bytes, frames, flow, part: how };
+    let packet = Charge { number, direction, bytes, frames, flow, fragment: how };
     let has_queue = rate.queue != 0 && how & ALONE == 0;
     let now = rate.clock(if rate.queue == 0 { coarse_nanoseconds() } else { clock::nanoseconds() });
     let rate = if rate.queue == 0 || has_queue { *rate } else { rate.without_queue() };
@@ -219,27 +219,27 @@ struct Charge {
     /// Which flow it is of.
     flow: u32,
     /// Which packet it is a [`FRAGMENT`] of.
-    part: u32,
+    fragment: u32,
 }
 
 impl Charge {
     /// The packet that it is a fragment of.
     #[inline(always)]
-    fn whole(&self) -> u64 {
-        (self.flow as u64) << 32 | (self.part & !0xffff | FRAGMENT) as u64
+    fn fragmented_packet(&self) -> u64 {
+        (self.flow as u64) << 32 | (self.fragment & !0xffff | FRAGMENT) as u64
     }
 }
 
 /// A meter's word, the packet that it lets pass as a whole, and this CPU's counters.
 #[inline(always)]
-fn running(number: u32, direction: usize) -> Option<(*mut u64, *mut Whole, &'static mut Metered)> {
+fn state_of(number: u32, direction: usize) -> Option<(*mut u64, *mut FragmentPass, &'static mut Metered)> {
     let state = METER_STATES.get_ptr_mut(number)?;
     let traffic = METER_TRAFFIC.get_ptr_mut(number)?;
     // SAFETY: projects within the elements.
     Some(unsafe {
         (
             ptr::addr_of_mut!((*state).words[direction]),
-            ptr::addr_of_mut!((*state).wholes[direction]),
+            ptr::addr_of_mut!((*state).fragment_passes[direction]),
             &mut *ptr::addr_of_mut!((*traffic).directions[direction]),
         )
     })
@@ -253,22 +253,22 @@ const TRIES: u32 = 4;
 #[inline(always)]
 fn advance(rate: &Rate, now: u64, packet: &Charge) -> Option<u64> {
     let cost = rate.cost(packet.bytes);
-    let (word, whole, counters) = running(packet.number, packet.direction)?;
+    let (word, pass, counters) = state_of(packet.number, packet.direction)?;
     let mut tries = 0;
     while tries < TRIES {
         // SAFETY: aligned word of METER_STATES.
         let held = unsafe { ptr::read_volatile(word) };
         let lead = rate.lead(held, now);
-        if lead == 0 && packet.part & FIRST != 0 {
+        if lead == 0 && packet.fragment & FIRST != 0 {
             // SAFETY: an element of METER_STATES.
-            unsafe { *whole = Whole { packet: packet.whole(), until: rate.whole(now) } };
+            unsafe { *pass = FragmentPass { packet: packet.fragmented_packet(), until: rate.fragment_limit(now) } };
         }
         let is_refused = lead > rate.congested && tries == 0 && !has_room(rate, lead, now, cost, packet.flow);
         let mut next = if is_refused { None } else { rate.admit(held, now, cost) };
-        if next.is_none() && packet.part & FRAGMENT != 0 {
+        if next.is_none() && packet.fragment & FRAGMENT != 0 {
             // SAFETY: as above. One that another CPU is writing names another packet, or as good a time.
-            let Whole { packet: admitted, until } = unsafe { *whole };
-            if admitted == packet.whole() {
+            let FragmentPass { packet: admitted, until } = unsafe { *pass };
+            if admitted == packet.fragmented_packet() {
                 next = rate.admit_rest(held, now, cost, until);
             }
         }
@@ -302,7 +302,7 @@ fn has_room(rate: &Rate, lead: u64, now: u64, cost: u64, flow: u32) -> bool {
     };
     // SAFETY: an element of METER_SHARES. What other CPUs write meanwhile makes an estimate less exact.
     let held = unsafe { *place };
-    let Some(share) = held.of(flow, rate, now).bring(rate, lead, cost) else {
+    let Some(share) = held.of(flow, rate, now).admit(rate, lead, cost) else {
         return false;
     };
     // SAFETY: as above.
@@ -322,7 +322,7 @@ fn count_passed(counters: &mut Metered, bytes: u32, frames: u32) {
 /// # Safety
 /// The frame's Ethernet and IPv4 headers are directly readable from `data`.
 #[inline(always)]
-pub unsafe fn congest(data: usize) -> u64 {
+pub unsafe fn mark_ce(data: usize) -> u64 {
     const BITS: u16 = 3u16.to_be();
     // The word is version, header length and type of service.
     let at = data + ETH_LEN;
@@ -339,8 +339,8 @@ pub unsafe fn congest(data: usize) -> u64 {
 
 /// A packet that comes out of its queue, marked with the number of its port, goes there.
 #[inline(always)]
-pub fn leave<P: Packet>(packet: &mut P, number: u16) -> i32 {
-    match route::port(number) {
+pub fn dequeue<P: Packet>(packet: &mut P, number: u16) -> i32 {
+    match route::interface(number) {
         Some(port) => packet.send(number, port),
         // The port has just gone.
         None => count::verdict(packet, Reason::Unroutable),

@@ -18,7 +18,7 @@ use crate::{
     options,
     packet::{ETH_LEN, Packet, load, load_length, store},
     parse::{
-        FRAGMENT_OFFSET, Headers, IPV4, Place, TCP, TCP_LEN, UDP, UDP_LEN, ethertype, has_options, has_ports, parse_at,
+        FRAGMENT_OFFSET, Headers, IPV4, Layout, TCP, TCP_LEN, UDP, UDP_LEN, ethertype, has_options, has_ports, parse_at,
     },
     portless,
     verifier::opaque,
@@ -75,7 +75,7 @@ fn find<P: Packet>(packet: &mut P) -> Result<Headers, Reason> {
         return Err(if is_tag(ethertype(data)) { Reason::Tagged } else { Reason::NotIpv4 });
     }
     // SAFETY: behind a tag or not, a frame begins with an Ethernet header.
-    if !unsafe { packet.is_for_device(packet.data()) } {
+    if !unsafe { packet.may_be_for_device(packet.data()) } {
         return Err(Reason::OtherHost);
     }
     // SAFETY: checked just above.
@@ -92,12 +92,12 @@ fn find<P: Packet>(packet: &mut P) -> Result<Headers, Reason> {
             return Err(if refused == Reason::SourceRoute as u32 { Reason::SourceRoute } else { Reason::Malformed });
         }
     }
-    let place = Place { data, end, shift, header_len };
+    let layout = Layout { data, end, shift, header_len };
     // SAFETY: as above.
     if !has_ports(unsafe { load(data + ETH_LEN + 9) }) {
-        return portless::parse(packet, &place);
+        return portless::parse(packet, &layout);
     }
-    parse_at(packet, place)
+    parse_at(packet, layout)
 }
 
 /// What is left of a packet's rewriting: the transport header, if there is one to change, and the tag, if it leaves.

@@ -33,7 +33,7 @@ use crate::{
     parse::{IPV4, RST, TCP, UDP, ethertype, parse},
     pipeline::Arrival,
     ports,
-    route::{self, Asker, Rewritten},
+    route::{self, FibContext, Rewritten},
     table::{self, Connection},
     verifier::opaque,
 };
@@ -46,7 +46,7 @@ pub fn connect<P: Packet>(packet: &P, arrival: &Arrival, new: &mut Connection) -
     let Some(config) = CONFIG.get(0) else {
         return Err(Reason::NotOurs);
     };
-    if !packet.is_for_port() {
+    if !packet.is_for_device() {
         return Err(Reason::OtherHost);
     }
     let is_direct = may_be_translated(key.dst) && direct::note(packet.ifindex(), key);
@@ -55,12 +55,12 @@ pub fn connect<P: Packet>(packet: &P, arrival: &Arrival, new: &mut Connection) -
     }
     new.rewritten = Rewritten { src: key.src, dst: key.dst, sport: key.sport, dport: key.dport };
     // Without a way the stack says so to the guest.
-    let Some((epoch, route, device)) = route::find(Asker::of(packet), key.protocol, config, &new.rewritten) else {
+    let Some((epoch, route, device)) = route::find(FibContext::of(packet), key.protocol, config, &new.rewritten) else {
         return Err(Reason::NotOurs);
     };
     (new.epoch, new.route) = (epoch, route);
     // Who comes by the device that leads out is no guest, whatever source it claims.
-    let Some(source) = source(device, key.src).filter(|_| device != packet.ifindex()) else {
+    let Some(rule) = snat_rule(device, key.src).filter(|_| device != packet.ifindex()) else {
         return Err(Reason::NotOurs);
     };
     if ingress::is_martian(packet, key) {
@@ -69,27 +69,27 @@ pub fn connect<P: Packet>(packet: &P, arrival: &Arrival, new: &mut Connection) -
     if direct::is_answer(key, arrival.tcp_flags) {
         return Err(Reason::NotOurs);
     }
-    if !source.comes_by(packet.ifindex()) {
+    if !rule.comes_by(packet.ifindex()) {
         return Err(Reason::Spoofed);
     }
-    if source.kind == SnatKind::Disabled as u8 {
+    if rule.kind == SnatKind::Disabled as u8 {
         return Err(Reason::Disabled);
     }
-    let is_elastic = source.kind == SnatKind::Elastic as u8;
+    let is_elastic = rule.kind == SnatKind::Elastic as u8;
     if !(arrival.opens() || (is_elastic && arrival.resumes())) {
         // Of a connection that shares its VIP, nobody else can tell the guest that it is not known any more.
         let is_told = !is_elastic && key.protocol == TCP && arrival.tcp_flags as u8 & RST == 0;
         return Err(if is_told { Reason::FlowReset } else { Reason::NoFlow });
     }
-    let Some(backend) = BACKENDS.get(source.backend).filter(|backend| backend.addr != 0) else {
+    let Some(backend) = BACKENDS.get(rule.backend).filter(|backend| backend.addr != 0) else {
         return Err(Reason::NoBackend);
     };
-    (new.backend, new.generation) = (source.backend, backend.generation);
+    (new.backend, new.generation) = (rule.backend, backend.generation);
     (new.comes_by, new.answers_by) = (ingress::device(packet.ifindex()), ingress::device(device));
     (new.is_outward, new.is_exclusive, new.may_replace) = (true, !is_elastic, true);
-    new.rewritten.src = source.vip;
+    new.rewritten.src = rule.vip;
     if !is_elastic && ports::has_any(key.protocol) {
-        let guest = if source.shared != 0 { key.src } else { 0 };
+        let guest = if rule.shared != 0 { key.src } else { 0 };
         let port = port(packet, new.rewritten.reply_key(key).words(), guest)?;
         new.rewritten.sport = port as Be16;
         new.may_replace = port & ports::HELD != 0;
@@ -151,7 +151,7 @@ fn has_socket(context: *mut c_void, addresses: u64, rest: u64) -> u32 {
 /// that ends, so that the answers are the router's. Only who binds a socket to a port that was a guest's meets this: ports
 /// that the stack chooses are not given to guests, and what has a socket isn't either.
 #[inline(always)]
-pub fn reclaim<P: Packet>(packet: &mut P) {
+pub fn reclaim_port<P: Packet>(packet: &mut P) {
     let Ok(headers) = parse(packet) else {
         return;
     };
@@ -178,17 +178,22 @@ pub fn reclaim<P: Packet>(packet: &mut P) {
 /// Gives a guest that has an elastic IP by the same device as the one that it connects to, its own perhaps, that IP as its
 /// source: so answers come back through the router, wherever both guests are. True: done.
 #[inline(always)]
-pub fn meet<P: Packet>(packet: &P, device: u32, key: &FlowKey, rewritten: &mut Rewritten) -> Result<bool, Reason> {
+pub fn hairpin_eip<P: Packet>(
+    packet: &P,
+    device: u32,
+    key: &FlowKey,
+    rewritten: &mut Rewritten,
+) -> Result<bool, Reason> {
     if !may_be_translated(key.src) {
         return Ok(false);
     }
-    let Some(source) = source(device, key.src).filter(|source| source.kind == SnatKind::Elastic as u8) else {
+    let Some(rule) = snat_rule(device, key.src).filter(|rule| rule.kind == SnatKind::Elastic as u8) else {
         return Ok(false);
     };
-    if !source.comes_by(packet.ifindex()) {
+    if !rule.comes_by(packet.ifindex()) {
         return Err(Reason::Spoofed);
     }
-    rewritten.src = source.vip;
+    rewritten.src = rule.vip;
     let reply = rewritten.reply_key(key);
     if reply == *key {
         // A guest that asks its own elastic IP from the port that it asks: both directions would look the same.
@@ -200,7 +205,7 @@ pub fn meet<P: Packet>(packet: &P, device: u32, key: &FlowKey, rewritten: &mut R
 
 /// How packets from this address change when they leave by the device.
 #[inline(always)]
-pub fn source(device: u32, src: Be32) -> Option<&'static SnatRule> {
+pub fn snat_rule(device: u32, src: Be32) -> Option<&'static SnatRule> {
     SOURCES.get(&Key::new(SnatKey::EXACT, SnatKey::new(device, src)))
 }
 
@@ -221,7 +226,7 @@ pub fn is_untranslated<P: Packet>(packet: &mut P) -> bool {
     }
     // SAFETY: within the IPv4 header's fixed part, checked just above.
     let src = unsafe { load_address(data + ETH_LEN + 12) };
-    if !may_be_translated(src) || source(packet.ifindex(), src).is_none() {
+    if !may_be_translated(src) || snat_rule(packet.ifindex(), src).is_none() {
         return false;
     }
     // A VIP may be among guests' addresses, and is none of theirs.

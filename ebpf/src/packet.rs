@@ -45,13 +45,13 @@ pub trait Packet {
     ///
     /// # Safety
     /// ETH_LEN bytes are directly readable from `data`.
-    unsafe fn is_for_device(&self, data: usize) -> bool;
+    unsafe fn may_be_for_device(&self, data: usize) -> bool;
 
-    /// [`Self::is_for_device`] in full.
-    fn is_for_port(&self) -> bool;
+    /// [`Self::may_be_for_device`] in full.
+    fn is_for_device(&self) -> bool;
 
     /// What becomes of a frame that seems to be addressed to another host: a hook that cannot be sure leaves it to the one that is.
-    fn ask_for_whom(&mut self) -> Reason;
+    fn resolve_other_host(&mut self) -> Reason;
 
     /// Number of frames on the wire that this packet stands for: an IP packet of `ip_len` bytes, `headers` of them IP and
     /// transport header.
@@ -86,11 +86,11 @@ pub trait Packet {
     /// A *global* function of the hook's own (see `verifier`): one that also takes the context and pointers to numbers.
     fn open(&self, arrival: &Arrival, new: &mut Connection) -> u64;
 
-    /// [`pipeline::lead_out`](crate::pipeline::lead_out) for this packet; the same kind of function.
-    fn lead_out(&self, arrival: &Arrival, new: &mut Connection) -> u64;
+    /// [`pipeline::open_outbound`](crate::pipeline::open_outbound) for this packet; the same kind of function.
+    fn open_outbound(&self, arrival: &Arrival, new: &mut Connection) -> u64;
 
-    /// [`ingress::path`](crate::ingress::path) for this packet; the same kind of function.
-    fn path(&self, src: Be32, dst: Be32) -> u32;
+    /// [`ingress::reverse_path`](crate::ingress::reverse_path) for this packet; the same kind of function.
+    fn reverse_path(&self, src: Be32, dst: Be32) -> u32;
 
     /// Answers the packet, a TCP segment of a connection that the router has ended, with a reset (see [`crate::reset`]): the
     /// verdict, or why it is not answered, or not here. XDP leaves that to the TC stage.
@@ -104,13 +104,13 @@ pub trait Packet {
     fn hand_over(&mut self) -> bool;
 
     /// Notes beside the packet that the kernel's neighbour table is to find or confirm its next hop, or not.
-    fn note_neighbour(&mut self, by_neighbour: bool);
+    fn set_by_neighbour(&mut self, by_neighbour: bool);
 
     /// What was noted.
     fn is_by_neighbour(&self) -> bool;
 
     /// Where it has them: notes beside the packet which one it has to meet.
-    fn note_queue(&mut self, queue: Queue);
+    fn set_queue(&mut self, queue: Queue);
 
     /// What was noted.
     fn queue(&self) -> Queue;
@@ -120,10 +120,10 @@ pub trait Packet {
 
     /// Where the hook has queues: sends it out of the port by the kernel's neighbour table, which finds or confirms the next
     /// hop: it needs no rule of the stack's that forwards it.
-    fn send_by_neighbour(&mut self, port: &Interface) -> i32;
+    fn send_by_neighbour(&mut self, interface: &Interface) -> i32;
 
     /// Sends it out of the port of this number, which this hook can send by; its Ethernet header is ready.
-    fn send(&mut self, number: u16, port: &Interface) -> i32;
+    fn send(&mut self, number: u16, interface: &Interface) -> i32;
 }
 
 /// Types that packets are read and written in: bytes and 16-bit words.

@@ -107,7 +107,7 @@ pub fn parse<P: Packet>(packet: &mut P) -> Result<Headers, Reason> {
         return if offset::is_tag(ethertype(data)) { offset::parse(packet) } else { Err(Reason::NotIpv4) };
     }
     // SAFETY: within the first L4_OFFSET bytes, checked above.
-    if !unsafe { packet.is_for_device(data) } {
+    if !unsafe { packet.may_be_for_device(data) } {
         return Err(Reason::OtherHost);
     }
     // SAFETY: as above.
@@ -119,7 +119,7 @@ pub fn parse<P: Packet>(packet: &mut P) -> Result<Headers, Reason> {
     if !has_ports(unsafe { load(data + ETH_LEN + 9) }) {
         return offset::parse(packet);
     }
-    parse_at(packet, Place { data, end, shift: 0, header_len: 20 })
+    parse_at(packet, Layout { data, end, shift: 0, header_len: 20 })
 }
 
 /// False for protocols that have none (`portless`).
@@ -129,7 +129,7 @@ pub fn has_ports(protocol: u8) -> bool {
 }
 
 /// Where a packet lies in its frame.
-pub struct Place {
+pub struct Layout {
     /// Address of the Ethernet header: where it would be without a tag. The IPv4 header's fixed part is readable.
     pub data: usize,
     /// Address past the last readable byte.
@@ -142,8 +142,8 @@ pub struct Place {
 
 /// Parses what follows the Ethernet header of a packet with ports.
 #[inline(always)]
-pub fn parse_at<P: Packet>(packet: &P, place: Place) -> Result<Headers, Reason> {
-    let Place { data, end, shift, header_len } = place;
+pub fn parse_at<P: Packet>(packet: &P, layout: Layout) -> Result<Headers, Reason> {
+    let Layout { data, end, shift, header_len } = layout;
     // SAFETY: all within the IPv4 header's fixed part.
     let (ip_len, fragment, protocol, src, dst) = unsafe {
         (

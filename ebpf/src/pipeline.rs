@@ -22,7 +22,7 @@ use crate::{
     packet::{ETH_LEN, L4_OFFSET, Packet, load, load_address, store, store_address},
     parse::{self, ACK, DONT_FRAGMENT, Headers, RST, SYN, TCP, has_ports, parse},
     ports, refused, reset,
-    route::{self, Asker, Rewritten, Route},
+    route::{self, FibContext, Rewritten, Route},
     secondary, service,
     table::{self, Connection, Slot},
     tcp,
@@ -39,8 +39,8 @@ pub fn run<P: Packet>(packet: P) -> i32 {
 #[inline(always)]
 pub fn run_marked<P: Packet>(mut packet: P, by_neighbour: bool) -> i32 {
     // What is beside a packet may be from before.
-    packet.note_queue(Queue::NONE);
-    packet.note_neighbour(by_neighbour);
+    packet.set_queue(Queue::NONE);
+    packet.set_by_neighbour(by_neighbour);
     let treated = match parse(&mut packet) {
         Ok(headers) => process(&mut packet, &headers),
         Err(reason @ (Reason::OtherProtocol | Reason::Fragment | Reason::Malformed | Reason::SourceRoute)) => {
@@ -50,12 +50,12 @@ pub fn run_marked<P: Packet>(mut packet: P, by_neighbour: bool) -> i32 {
     };
     let answered = treated.or_else(|reason| match reason {
         Reason::FlowReset => packet.reset(),
-        Reason::OtherHost => Err(packet.ask_for_whom()),
+        Reason::OtherHost => Err(packet.resolve_other_host()),
         reason => Err(reason),
     });
     // The one place where packets end that are not sent, near the top of the stack, where there is room to tell of them.
     answered.unwrap_or_else(|reason| {
-        let reason = if is_untouched(reason) { ingress::objection(&packet, reason) } else { reason };
+        let reason = if is_untouched(reason) { ingress::final_reason(&packet, reason) } else { reason };
         count::verdict(&packet, reason)
     })
 }
@@ -79,9 +79,9 @@ fn is_untouched(reason: Reason) -> bool {
 #[inline(always)]
 fn unparsed<P: Packet>(packet: &mut P, reason: Reason) -> Result<i32, Reason> {
     if reason as u32 == Reason::OtherProtocol as u32 {
-        let mut outer = icmp::NOBODY;
+        let mut outer = Rewritten::UNSET;
         let mut answer = icmp::relay(packet, &mut outer);
-        if answer == icmp::TURNED {
+        if answer == icmp::IS_TRANSLATED {
             answer = icmp::send(packet, &outer);
             if answer & icmp::SENT != 0 {
                 return Ok((answer & !icmp::SENT) as i32);
@@ -157,7 +157,7 @@ fn process<P: Packet>(packet: &mut P, headers: &Headers) -> Result<i32, Reason> 
             let mut attempt = 1;
             while opened == AGAIN && attempt < ATTEMPTS {
                 arrival.attempt = attempt;
-                opened = table::inserted_elsewhere(&arrival);
+                opened = table::inserted_by_other_cpu(&arrival);
                 if opened == 0 {
                     opened = begin(packet, &arrival, &mut new);
                 }
@@ -166,7 +166,7 @@ fn process<P: Packet>(packet: &mut P, headers: &Headers) -> Result<i32, Reason> 
             match table::opened(opened) {
                 Some(slot) => {
                     if opened & table::IS_DUE != 0 {
-                        packet.note_neighbour(true);
+                        packet.set_by_neighbour(true);
                     }
                     slot
                 }
@@ -177,13 +177,13 @@ fn process<P: Packet>(packet: &mut P, headers: &Headers) -> Result<i32, Reason> 
     forward(packet, headers, &slot)
 }
 
-/// A packet without a flow: what [`open`] and [`lead_out`] decide, `new`, is inserted. A reason's number, what [`table::opened`] takes,
+/// A packet without a flow: what [`open`] and [`open_outbound`] decide, `new`, is inserted. A reason's number, what [`table::opened`] takes,
 /// or [`AGAIN`].
 #[inline(always)]
 fn begin<P: Packet>(packet: &P, arrival: &Arrival, new: &mut Connection) -> u64 {
     let mut decided = packet.open(arrival, new);
     if decided == UNSERVED {
-        decided = packet.lead_out(arrival, new);
+        decided = packet.open_outbound(arrival, new);
     }
     if decided == DECIDED { insert(arrival, new) } else { decided }
 }
@@ -218,7 +218,9 @@ fn hit<P: Packet>(packet: &mut P, headers: &Headers, config: &Config, slot: &Slo
         // The client's packet meets the service that is there now; the backend's has nobody to go to.
         return if reply { Err(Reason::FlowEnded) } else { Ok(false) };
     }
-    if ingress::is_astray(packet, from, reply) && ingress::has_moved(Asker::of(packet), flow, headers.key.src) == 0 {
+    if ingress::is_unexpected_device(packet, from, reply)
+        && ingress::has_moved(FibContext::of(packet), flow, headers.key.src) == 0
+    {
         return Err(Reason::WrongSide);
     }
     if !tcp::is_plain(headers, slot.mark.state(), reply) {
@@ -236,21 +238,21 @@ fn hit<P: Packet>(packet: &mut P, headers: &Headers, config: &Config, slot: &Slo
         }
     }
     let now = jiffies();
-    let mut is_old = !hop.is_of(config.epoch as u16, target.port());
+    let mut is_old = !hop.is_of(config.epoch as u16, target.interface());
     if slot.mark.is_stale(now) {
         // Without the controller nobody else asks whether the next hop is where it was.
         is_old |= config.confirm != 0;
         table::touch(slot.index, now);
         // The sweeper asks both directions; eviction, which takes idle datagrams' flows, asks one.
         if headers.is_datagram() {
-            table::see(secondary::beside(slot.index, peer), now);
+            table::touch_peer(secondary::peer_index(slot.index, peer), now);
         }
     }
     if is_old {
         let outward = if slot.mark.is_outward() { route::IS_OUTWARD } else { 0 };
-        match route::renew(Asker::of(packet), flow, hop, headers.key.protocol as u32 | outward) {
+        match route::renew(FibContext::of(packet), flow, hop, headers.key.protocol as u32 | outward) {
             route::RENEWED => {}
-            route::RENEWED_DUE => packet.note_neighbour(true),
+            route::RENEWED_DUE => packet.set_by_neighbour(true),
             route::ELSEWHERE => return Err(Reason::Elsewhere),
             _ => return Err(Reason::Unroutable),
         }
@@ -260,7 +262,7 @@ fn hit<P: Packet>(packet: &mut P, headers: &Headers, config: &Config, slot: &Slo
 
 /// To be filled in: as it is a client's.
 const UNDECIDED: Connection = Connection {
-    rewritten: icmp::NOBODY,
+    rewritten: Rewritten::UNSET,
     route: Route::UNKNOWN,
     epoch: 0,
     generation: 0,
@@ -275,7 +277,7 @@ const UNDECIDED: Connection = Connection {
 
 /// [`open`]'s answer where no service takes what a guest may have begun, or what may be to a guest's own address: no reason.
 const UNSERVED: u64 = 1 << 62;
-/// [`open`]'s and [`lead_out`]'s answer where the connection is decided: no reason.
+/// [`open`]'s and [`open_outbound`]'s answer where the connection is decided: no reason.
 const DECIDED: u64 = 1 << 63;
 /// [`insert`]'s answer where the answers would have been another connection's: with another port, or backend, they need not be.
 const AGAIN: u64 = 1 << 60;
@@ -301,7 +303,7 @@ pub fn open<P: Packet>(packet: &P, arrival: &Arrival, new: &mut Connection) -> u
 
 /// The same for what a guest may have begun, on its way out. A reason's number or [`DECIDED`].
 #[inline(always)]
-pub fn lead_out<P: Packet>(packet: &P, arrival: &Arrival, new: &mut Connection) -> u64 {
+pub fn open_outbound<P: Packet>(packet: &P, arrival: &Arrival, new: &mut Connection) -> u64 {
     answer(packet, arrival, outward::connect(packet, arrival, new))
 }
 
@@ -314,7 +316,7 @@ fn answer<P: Packet>(packet: &P, arrival: &Arrival, decided: Result<(), Reason>)
     }
 }
 
-/// Inserts what [`open`] or [`lead_out`] decided: what [`table::opened`] takes, [`AGAIN`], or a reason's number. Beside them, not within:
+/// Inserts what [`open`] or [`open_outbound`] decided: what [`table::opened`] takes, [`AGAIN`], or a reason's number. Beside them, not within:
 /// together they would need a stack that is too deep.
 #[unsafe(no_mangle)]
 #[inline(never)]
@@ -354,7 +356,7 @@ fn connect<P: Packet>(packet: &P, arrival: &Arrival, service: &Service, new: &mu
     let Some(config) = CONFIG.get(0) else {
         return Err(Reason::NotOurs);
     };
-    if !packet.is_for_port() {
+    if !packet.is_for_device() {
         return Err(Reason::OtherHost);
     }
     let Some(backend) = service::choose(service, key) else {
@@ -369,8 +371,8 @@ fn connect<P: Packet>(packet: &P, arrival: &Arrival, service: &Service, new: &mu
     };
     (new.epoch, new.route, new.answers_by) = (epoch, route, ingress::device(device));
     let is_elastic = service.kind == Kind::Elastic as u8;
-    let meets = is_elastic && outward::meet(packet, service.device(), key, &mut new.rewritten)?;
-    let is_hairpin = !meets && hairpin::translate(packet, key, route.number(), &mut new.rewritten);
+    let is_eip_hairpin = is_elastic && outward::hairpin_eip(packet, service.device(), key, &mut new.rewritten)?;
+    let is_hairpin = !is_eip_hairpin && hairpin::translate(packet, key, route.number(), &mut new.rewritten);
     // A datagram's connection counts, and may have another one's place, from its first answer on.
     if key.protocol == TCP && !service::has_room(service.number, service.max_connections) {
         return Err(Reason::TooManyConnections);
@@ -405,10 +407,10 @@ fn forward<P: Packet>(packet: &mut P, headers: &Headers, slot: &Slot) -> Result<
     }
     let flow = slot.flow;
     // SAFETY: `flow` points into FLOWS; rule 6.
-    let (way_out, is_unresolved) = unsafe { ((*flow).target.port(), (*flow).hop.is_unresolved()) };
-    let mut port = route::port(way_out);
+    let (way_out, is_unresolved) = unsafe { ((*flow).target.interface(), (*flow).hop.is_unresolved()) };
+    let mut port = route::interface(way_out);
     if is_unresolved {
-        packet.note_neighbour(true);
+        packet.set_by_neighbour(true);
     }
     if !P::QUEUES && port.is_some_and(|port| packet.is_by_neighbour() || !port.takes_frames()) {
         if packet.can_hand_over() {
@@ -445,7 +447,7 @@ fn forward<P: Packet>(packet: &mut P, headers: &Headers, slot: &Slot) -> Result<
                 refusal = Some(Reason::OverMtu);
             }
         // SAFETY: parse checked the headers' bounds, `flow` points into FLOWS.
-        } else if let Some(delta) = unsafe { route::depart(data, port, ptr::addr_of!((*flow).hop).cast()) } {
+        } else if let Some(delta) = unsafe { route::forward_headers(data, port, ptr::addr_of!((*flow).hop).cast()) } {
             ip_delta = delta;
             leave = Ok(port);
         } else {
@@ -453,7 +455,7 @@ fn forward<P: Packet>(packet: &mut P, headers: &Headers, slot: &Slot) -> Result<
         }
     // SAFETY: `flow` points into FLOWS.
     } else if unsafe { (*flow).new_src } != headers.key.src {
-        refusal = hindrance(packet, data, headers.ip_len, headers.header_len as u32, flow);
+        refusal = stack_reject_reason(packet, data, headers.ip_len, headers.header_len as u32, flow);
     }
     // SAFETY: `flow` points into FLOWS.
     let mut new = unsafe { Rewritten::by(&*flow) };
@@ -462,14 +464,14 @@ fn forward<P: Packet>(packet: &mut P, headers: &Headers, slot: &Slot) -> Result<
     }
     if let Some(reason) = refusal {
         leave = Err(reason);
-        if !refused::is_shown(slot) {
+        if !refused::remember_destination(slot) {
             return Err(reason);
         }
         (new.src, new.sport) = (headers.key.src, headers.key.sport);
     }
     if leave.is_ok() && packet.queue().is_congested() {
         // SAFETY: parse checked the headers' bounds.
-        ip_delta += unsafe { meter::congest(data) };
+        ip_delta += unsafe { meter::mark_ce(data) };
     }
     rewrite(packet, headers, &new, ip_delta, leave.is_ok());
     let port = leave?;
@@ -503,7 +505,13 @@ unsafe fn may_be_cut(data: usize) -> bool {
 /// Why the stack would refuse a packet that it gets for want of a neighbour, whose source becomes the router's: it would tell
 /// itself.
 #[inline(never)]
-fn hindrance<P: Packet>(packet: &P, data: usize, ip_len: u16, header_len: u32, flow: *const Flow) -> Option<Reason> {
+fn stack_reject_reason<P: Packet>(
+    packet: &P,
+    data: usize,
+    ip_len: u16,
+    header_len: u32,
+    flow: *const Flow,
+) -> Option<Reason> {
     // SAFETY: parse checked the headers' bounds.
     let (is_over, may_be_cut, protocol) = unsafe { (is_over(data), may_be_cut(data), load(data + ETH_LEN + 9)) };
     if is_over {
@@ -514,7 +522,7 @@ fn hindrance<P: Packet>(packet: &P, data: usize, ip_len: u16, header_len: u32, f
     }
     // SAFETY: `flow` points into FLOWS.
     let new = unsafe { Rewritten::by(&*flow) };
-    let port = route::port_towards(packet, protocol, &new)?;
+    let port = route::interface_towards(packet, protocol, &new)?;
     packet.exceeds(ip_len, header_len, port.mtu).then_some(Reason::OverMtu)
 }
 

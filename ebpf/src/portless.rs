@@ -11,7 +11,7 @@ use crate::{
     fragment,
     icmp::{self, ICMP},
     packet::{ETH_LEN, Packet, load, load_address, load_length, store},
-    parse::{ACK, FRAGMENT_OFFSET, Headers, MORE_FRAGMENTS, Place, UDP_LEN},
+    parse::{ACK, FRAGMENT_OFFSET, Headers, Layout, MORE_FRAGMENTS, UDP_LEN},
 };
 
 pub const DCCP: u8 = 33;
@@ -25,24 +25,24 @@ pub fn covers_addresses(protocol: u8) -> bool {
 
 /// Parses what follows the Ethernet header of such a packet. An ICMP error is none of these: `Reason::OtherProtocol`.
 #[inline(always)]
-pub fn parse<P: Packet>(packet: &P, place: &Place) -> Result<Headers, Reason> {
-    let ip = place.data + ETH_LEN;
+pub fn parse<P: Packet>(packet: &P, layout: &Layout) -> Result<Headers, Reason> {
+    let ip = layout.data + ETH_LEN;
     // SAFETY: all within the IPv4 header's fixed part, which is readable.
     let (ip_len, id, fragment, protocol, src, dst) = unsafe {
         let ip_len = load_length(ip + 2);
         (ip_len, load(ip + 4), load::<u16>(ip + 6), load(ip + 9), load_address(ip + 12), load_address(ip + 16))
     };
-    if (ip_len as usize) < place.header_len || !packet.holds(place.data, place.shift, ip_len as usize) {
+    if (ip_len as usize) < layout.header_len || !packet.holds(layout.data, layout.shift, ip_len as usize) {
         return Err(Reason::Malformed);
     }
     let key = FlowKey { src, dst, sport: 0, dport: 0, protocol, reserved: 0, domain: 0 };
-    let header_len = place.header_len as u8;
-    let mut headers = Headers { data: place.data, key, tcp_flags: 0, l4_len: 0, header_len, is_first: 0, ip_len };
-    let l4 = place.data + ETH_LEN + place.header_len;
+    let header_len = layout.header_len as u8;
+    let mut headers = Headers { data: layout.data, key, tcp_flags: 0, l4_len: 0, header_len, is_first: 0, ip_len };
+    let l4 = layout.data + ETH_LEN + layout.header_len;
     if protocol != ICMP {
         // What is to follow the addresses must be within reach.
         let has_checksum = covers_addresses(protocol) && fragment & FRAGMENT_OFFSET == 0;
-        if has_checksum && ip_len as usize >= place.header_len + UDP_LEN && l4 + UDP_LEN > place.end {
+        if has_checksum && ip_len as usize >= layout.header_len + UDP_LEN && l4 + UDP_LEN > layout.end {
             return Err(Reason::Malformed);
         }
         return Ok(headers);
@@ -57,7 +57,7 @@ pub fn parse<P: Packet>(packet: &P, place: &Place) -> Result<Headers, Reason> {
         (headers.key.sport, headers.key.dport) = ((ports >> 16) as u16, ports as u16);
         return Ok(headers);
     }
-    if l4 + icmp::HEADER_LEN > place.end || (ip_len as usize) < place.header_len + icmp::HEADER_LEN {
+    if l4 + icmp::HEADER_LEN > layout.end || (ip_len as usize) < layout.header_len + icmp::HEADER_LEN {
         return Err(Reason::Malformed);
     }
     // SAFETY: within the ICMP header, checked just above.
@@ -87,6 +87,6 @@ pub fn rewrite(l4: usize, end: usize, ports: u32) {
             return;
         };
         store(l4 + icmp::IDENTIFIER, new);
-        icmp::change(l4 + icmp::CHECKSUM, delta16(old, new));
+        icmp::update_checksum(l4 + icmp::CHECKSUM, delta16(old, new));
     }
 }

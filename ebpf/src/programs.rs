@@ -13,7 +13,9 @@ use vipgate_pipeline::{
     maps::CONFIG,
     meter, outward,
     packet::Packet,
-    pipeline, service,
+    pipeline,
+    route::Rewritten,
+    service,
     tc::TcPacket,
     xdp::{BY_NEIGHBOUR, GENERIC, NATIVE, XdpPacket},
 };
@@ -55,7 +57,7 @@ pub fn vipgate_behind(ctx: TcContext) -> i32 {
 pub fn vipgate_queue(ctx: TcContext) -> i32 {
     let mut packet = TcPacket(ctx);
     let number = packet.released();
-    meter::leave(&mut packet, number)
+    meter::dequeue(&mut packet, number)
 }
 
 /// At the ports' egress, whichever hook carries the traffic: turns back the quotes in the stack's own ICMP errors, stops what
@@ -68,10 +70,10 @@ pub fn vipgate_egress(ctx: TcContext) -> i32 {
     if packet.is_in_vlan() {
         return TC_ACT_UNSPEC;
     }
-    let mut outer = icmp::NOBODY;
-    let answer = icmp::turn_back(&mut packet, true, &mut outer);
+    let mut outer = Rewritten::UNSET;
+    let answer = icmp::translate_error(&mut packet, true, &mut outer);
     if packet.is_local() {
-        outward::reclaim(&mut packet);
+        outward::reclaim_port(&mut packet);
     } else if answer != icmp::DIRECT && outward::is_untranslated(&mut packet) {
         return count::verdict(&packet, Reason::Untranslated);
     }

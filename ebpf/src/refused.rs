@@ -6,7 +6,7 @@
 //! packet would have had, since the one that it came with may be the router's, too, and so that it is asked for the same
 //! way. What the destination was is remembered for a moment, in which the error's quote is turned back (`icmp`).
 
-use vipgate_abi::{flow::FlowKey, refused::Sent};
+use vipgate_abi::{flow::FlowKey, refused::OriginalDestination};
 
 use crate::{
     clock::jiffies,
@@ -20,26 +20,26 @@ use crate::{
 /// Remembers the destination of a packet of this flow, which the stack gets with its own source and the destination that it would
 /// have had; false: it came with that one.
 #[inline(always)]
-pub fn is_shown(slot: &Slot) -> bool {
-    opaque(remember_sent(slot.index)) != 0
+pub fn remember_destination(slot: &Slot) -> bool {
+    opaque(remember_original(slot.index)) != 0
 }
 
 /// The packet with this key, which the stack refused, as it came; None: it was no such packet, or that is long ago.
 #[inline(always)]
-pub fn sent(shown: &FlowKey) -> Option<Rewritten> {
+pub fn original(shown: &FlowKey) -> Option<Rewritten> {
     let [addresses, rest] = shown.words();
-    let sent = recall_sent(addresses, rest);
+    let sent = recall_original(addresses, rest);
     let rewritten =
         Rewritten { src: shown.src, sport: shown.sport, dst: (sent >> 32) as u32, dport: (sent >> 16) as u16 };
     (sent & KNOWN != 0).then_some(rewritten)
 }
 
-/// In [`recall_sent`]'s answer, below address and port: it was such a packet.
+/// In [`recall_original`]'s answer, below address and port: it was such a packet.
 const KNOWN: u64 = 1;
 
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn remember_sent(index: u32) -> u32 {
+extern "C" fn remember_original(index: u32) -> u32 {
     let Some(flow) = secondary::flow(index) else {
         return opaque(0);
     };
@@ -48,13 +48,13 @@ extern "C" fn remember_sent(index: u32) -> u32 {
     if came.dst == dst && came.dport == dport {
         return opaque(0);
     }
-    let sent = Sent { dst: came.dst, dport: came.dport, reserved: 0, seen: jiffies() };
+    let sent = OriginalDestination { dst: came.dst, dport: came.dport, reserved: 0, seen: jiffies() };
     opaque(REFUSED.insert(&FlowKey { dst, dport, ..came }, &sent, 0).is_ok() as u32)
 }
 
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn recall_sent(addresses: u64, rest: u64) -> u64 {
+extern "C" fn recall_original(addresses: u64, rest: u64) -> u64 {
     const LIFETIME: u64 = 1_000_000_000;
     let (Some(sent), Some(config)) = (REFUSED.get_ptr(&FlowKey::of_words([addresses, rest])), CONFIG.get(0)) else {
         return 0;

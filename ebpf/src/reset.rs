@@ -33,9 +33,9 @@ pub fn answers(headers: &Headers, reply: bool) -> bool {
 
 /// Makes the packet, a TCP segment or a fragment of one, its own answer: `FlowReset`, or why it is not answered.
 #[inline(always)]
-pub fn become_answer(packet: &mut TcPacket) -> Reason {
+pub fn answer_with_reset(packet: &mut TcPacket) -> Reason {
     // What a bridge floods may be of a connection that another router has by now.
-    if !packet.is_for_port() {
+    if !packet.is_for_device() {
         return Reason::OtherHost;
     }
     packet.pull(ETH_LEN + TAG_LEN + 60 + TCP_LEN);
@@ -53,7 +53,7 @@ pub fn become_answer(packet: &mut TcPacket) -> Reason {
     let answer = Answer::to(&segment);
     // SAFETY: checked just above; the Ethernet addresses are before the tag.
     unsafe {
-        turn_ethernet(start);
+        swap_ethernet(start);
         write_ipv4(data, &segment);
         answer.write(data + L4_OFFSET, &segment);
         let pseudo_header = segment.addresses() + (TCP as u16).to_be() as u64 + (TCP_LEN as u16).to_be() as u64;
@@ -173,7 +173,7 @@ impl Answer {
 /// # Safety
 /// ETH_LEN bytes are directly readable from `start`.
 #[inline(always)]
-unsafe fn turn_ethernet(start: usize) {
+unsafe fn swap_ethernet(start: usize) {
     let mut at = start;
     while at < start + 6 {
         // SAFETY: as the caller promises.

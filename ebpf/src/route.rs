@@ -34,29 +34,29 @@ const INET: u8 = 2;
 /// For which packet the kernel is asked: what functions that are not inlined take instead of the packet, which then need not be
 /// in memory.
 #[derive(Clone, Copy)]
-pub struct Asker {
-    pub context: *mut c_void,
+pub struct FibContext {
+    pub hook: *mut c_void,
     pub ifindex: u32,
 }
 
-impl Asker {
+impl FibContext {
     #[inline(always)]
     pub fn of<P: Packet>(packet: &P) -> Self {
-        Self { context: packet.context(), ifindex: packet.ifindex() }
+        Self { hook: packet.context(), ifindex: packet.ifindex() }
     }
 }
 
 /// What `bpf_fib_lookup` is asked, and its answer.
 #[repr(C)]
-pub union Question {
+pub union FibQuery {
     fib: FibLookup,
     words: [u64; size_of::<FibLookup>() / 8],
 }
 
-impl Question {
-    /// Begins a question about a packet, in place; all else of it is 0.
+impl FibQuery {
+    /// Begins a query about a packet, in place; all else of it is 0.
     #[inline(always)]
-    pub fn begin(room: &mut MaybeUninit<Self>, asker: Asker) -> &mut Self {
+    pub fn begin(room: &mut MaybeUninit<Self>, context: FibContext) -> &mut Self {
         let words = room.as_mut_ptr().cast::<u64>();
         let mut word = 0;
         // Word by word: `memset` would be a function, with a stack of its own.
@@ -66,11 +66,11 @@ impl Question {
             word += 1;
         }
         // SAFETY: a plain C struct of integers and unions of them, all of it written.
-        let question = unsafe { room.assume_init_mut() };
-        let fib = question.fib();
+        let query = unsafe { room.assume_init_mut() };
+        let fib = query.fib();
         fib.family = INET;
-        fib.ifindex = asker.ifindex;
-        question
+        fib.ifindex = context.ifindex;
+        query
     }
 
     #[inline(always)]
@@ -81,10 +81,10 @@ impl Question {
 
     /// Asks the kernel.
     #[inline(always)]
-    pub fn ask(&mut self, asker: Asker, flags: u32) -> u32 {
+    pub fn run(&mut self, context: FibContext, flags: u32) -> u32 {
         let size = size_of::<FibLookup>() as i32;
         // SAFETY: the context is the running program's, the parameters live on the stack.
-        unsafe { bpf_fib_lookup(asker.context, self.fib(), size, flags) as u32 }
+        unsafe { bpf_fib_lookup(context.hook, self.fib(), size, flags) as u32 }
     }
 }
 
@@ -92,7 +92,7 @@ impl Question {
 #[derive(Clone, Copy)]
 pub struct Route {
     /// Index of PORTS, and whether the next hop is [`DUE`].
-    port: u16,
+    interface: u16,
     /// All zero: nobody knows its address yet.
     pub next_hop: [u8; 6],
 }
@@ -102,18 +102,18 @@ const DUE: u16 = 1 << 15;
 
 impl Route {
     /// To be filled in.
-    pub const UNKNOWN: Self = Self { port: interface::STACK, next_hop: [0; 6] };
+    pub const UNKNOWN: Self = Self { interface: interface::STACK, next_hop: [0; 6] };
 
     /// Index of PORTS.
     #[inline(always)]
     pub const fn number(&self) -> u16 {
-        self.port & !DUE
+        self.interface & !DUE
     }
 
     /// The next hop is to be confirmed.
     #[inline(always)]
     pub const fn is_due(&self) -> bool {
-        self.port & DUE != 0
+        self.interface & DUE != 0
     }
 }
 
@@ -125,18 +125,18 @@ struct Answer {
 
 /// The device to send by; None: the stack routes the packet.
 #[inline(always)]
-pub fn port(number: u16) -> Option<&'static Interface> {
-    PORTS.get(number as u32).filter(|port| port.ifindex != 0 && number != interface::STACK)
+pub fn interface(number: u16) -> Option<&'static Interface> {
+    PORTS.get(number as u32).filter(|interface| interface.ifindex != 0 && number != interface::STACK)
 }
 
 /// The port of the device with this interface index; None: it is none.
 #[inline(always)]
-pub fn port_of(ifindex: u32) -> Option<&'static Interface> {
-    port(port_number(ifindex)?)
+pub fn interface_of(ifindex: u32) -> Option<&'static Interface> {
+    interface(interface_number(ifindex)?)
 }
 
 #[inline(always)]
-fn port_number(ifindex: u32) -> Option<u16> {
+fn interface_number(ifindex: u32) -> Option<u16> {
     // SAFETY: a value of PORT_NUMBERS; elements are never removed while a program runs on the device.
     PORT_NUMBERS.get_ptr(&ifindex).map(|number| unsafe { *number as u16 })
 }
@@ -148,7 +148,7 @@ fn port_number(ifindex: u32) -> Option<u16> {
 /// The frame's Ethernet and IPv4 headers are directly readable from `data`; `next_hop` points to a MAC address at an even
 /// address.
 #[inline(always)]
-pub unsafe fn depart(data: usize, port: &Interface, next_hop: *const [u8; 6]) -> Option<u64> {
+pub unsafe fn forward_headers(data: usize, interface: &Interface, next_hop: *const [u8; 6]) -> Option<u64> {
     let ttl_at = data + ETH_LEN + 8;
     // SAFETY: as the caller promises. The word is TTL and protocol.
     unsafe {
@@ -159,7 +159,7 @@ pub unsafe fn depart(data: usize, port: &Interface, next_hop: *const [u8; 6]) ->
         let new = u16::to_le(u16::from_le(old) - 1);
         store(ttl_at, new);
         copy_mac(data, next_hop);
-        copy_mac(data + 6, &port.mac);
+        copy_mac(data + 6, &interface.mac);
         Some(delta16(old, new))
     }
 }
@@ -169,10 +169,13 @@ pub unsafe fn depart(data: usize, port: &Interface, next_hop: *const [u8; 6]) ->
 /// # Safety
 /// `flow` points into FLOWS.
 #[inline(always)]
-unsafe fn store_way(flow: *mut Flow, old: Hop, new: Hop, port: u16) {
+unsafe fn store_route(flow: *mut Flow, old: Hop, new: Hop, interface: u16) {
     // SAFETY: as the caller promises; a byte and an aligned word of a flow.
     unsafe {
-        ptr::write_volatile(ptr::addr_of_mut!((*flow).target).cast::<u8>().add(Target::PORT_OFFSET), port as u8);
+        ptr::write_volatile(
+            ptr::addr_of_mut!((*flow).target).cast::<u8>().add(Target::INTERFACE_OFFSET),
+            interface as u8,
+        );
         atomic::compare_and_swap(ptr::addr_of_mut!((*flow).hop).cast(), old.0, new.0);
     }
 }
@@ -208,6 +211,9 @@ pub struct Rewritten {
 }
 
 impl Rewritten {
+    /// To be filled in.
+    pub const UNSET: Self = Self { src: 0, dst: 0, sport: 0, dport: 0 };
+
     #[inline(always)]
     pub fn by(flow: &Flow) -> Self {
         Self { src: flow.new_src, dst: flow.new_dst, sport: flow.new_sport, dport: flow.new_dport }
@@ -227,12 +233,12 @@ impl Rewritten {
 /// Without a neighbour entry the next hop has no address: the kernel finds it, and the next packet asks again. Where the way out
 /// carries no program, the way is the stack.
 #[inline(always)]
-pub fn find(asker: Asker, protocol: u8, config: &Config, rewritten: &Rewritten) -> Option<(u16, Route, u32)> {
+pub fn find(context: FibContext, protocol: u8, config: &Config, rewritten: &Rewritten) -> Option<(u16, Route, u32)> {
     let mut answer = NOWHERE;
     // Read before the kernel is asked: what changes meanwhile makes the answer old.
     // SAFETY: aligned word of CONFIG.
     let epoch = unsafe { ptr::read_volatile(&raw const config.epoch) } as u16;
-    match ask(asker, protocol, rewritten, &mut answer) {
+    match ask(context, protocol, rewritten, &mut answer) {
         NO_WAY => None,
         LASTING => Some((epoch, answer.route, answer.device)),
         _ => Some((0, answer.route, answer.device)),
@@ -241,20 +247,20 @@ pub fn find(asker: Asker, protocol: u8, config: &Config, rewritten: &Rewritten) 
 
 /// Asks once more for the way out of a flow, of this protocol, whose `old` one may be no more.
 #[inline(never)]
-pub(crate) fn renew(asker: Asker, flow: *mut Flow, old: Hop, what: u32) -> u32 {
+pub(crate) fn renew(context: FibContext, flow: *mut Flow, old: Hop, what: u32) -> u32 {
     let Some(config) = CONFIG.get(0) else {
         return opaque(UNROUTABLE);
     };
     // SAFETY: `flow` points into FLOWS. Another CPU may be claiming the slot: `pipeline::forward` finds out.
     let (rewritten, backend) = unsafe { (Rewritten::by(&*flow), (*flow).target.backend()) };
-    let Some((epoch, route, device)) = find(asker, what as u8, config, &rewritten) else {
+    let Some((epoch, route, device)) = find(context, what as u8, config, &rewritten) else {
         return opaque(UNROUTABLE);
     };
     if what & IS_OUTWARD == 0 && BACKENDS.get(backend).is_none_or(|backend| !backend.is_by(ingress::device(device))) {
         return opaque(ELSEWHERE);
     }
     // SAFETY: `flow` points into FLOWS; rule 6.
-    unsafe { store_way(flow, old, Hop::new(route.next_hop, epoch, route.number()), route.number()) };
+    unsafe { store_route(flow, old, Hop::new(route.next_hop, epoch, route.number()), route.number()) };
     opaque(if route.is_due() { RENEWED_DUE } else { RENEWED })
 }
 
@@ -289,12 +295,16 @@ pub fn to_backend<P: Packet>(
     let is_young = config.confirm == 0 || age < config.confirm;
     if is_young
         && way.generation() == generation
-        && way.is_beside(hop, epoch)
-        && let Some(port) = port(way.port())
+        && way.matches(hop, epoch)
+        && let Some(interface) = interface(way.interface())
     {
-        return Some((epoch, Route { port: way.port(), next_hop: backend::next_hop(hop) }, port.ifindex));
+        return Some((
+            epoch,
+            Route { interface: way.interface(), next_hop: backend::next_hop(hop) },
+            interface.ifindex,
+        ));
     }
-    let (epoch, route, device) = find(Asker::of(packet), protocol, config, rewritten)?;
+    let (epoch, route, device) = find(FibContext::of(packet), protocol, config, rewritten)?;
     let way = BackendWay::new(route.number(), generation);
     // SAFETY: as above.
     unsafe {
@@ -309,16 +319,16 @@ pub fn to_backend<P: Packet>(
 #[inline(always)]
 pub fn find_once<P: Packet>(packet: &P, protocol: u8, rewritten: &Rewritten) -> Option<Route> {
     let mut answer = NOWHERE;
-    if ask(Asker::of(packet), protocol, rewritten, &mut answer) == NO_WAY { None } else { Some(answer.route) }
+    if ask(FibContext::of(packet), protocol, rewritten, &mut answer) == NO_WAY { None } else { Some(answer.route) }
 }
 
 /// The device by which the stack would send what a packet becomes, known without a neighbour, too. None: it is none of
 /// ours.
 #[inline(always)]
-pub fn port_towards<P: Packet>(packet: &P, protocol: u8, rewritten: &Rewritten) -> Option<&'static Interface> {
+pub fn interface_towards<P: Packet>(packet: &P, protocol: u8, rewritten: &Rewritten) -> Option<&'static Interface> {
     let mut answer = NOWHERE;
-    ask(Asker::of(packet), protocol, rewritten, &mut answer);
-    port_of(answer.device)
+    ask(FibContext::of(packet), protocol, rewritten, &mut answer);
+    interface_of(answer.device)
 }
 
 const NO_WAY: u32 = 0;
@@ -330,33 +340,33 @@ const NOWHERE: Answer = Answer { device: 0, route: Route::UNKNOWN };
 
 /// Asks the kernel.
 #[inline(never)]
-fn ask(asker: Asker, protocol: u8, rewritten: &Rewritten, known: &mut Answer) -> u32 {
+fn ask(context: FibContext, protocol: u8, rewritten: &Rewritten, known: &mut Answer) -> u32 {
     let mut room = MaybeUninit::uninit();
-    let question = Question::begin(&mut room, asker);
-    let fib = question.fib();
+    let query = FibQuery::begin(&mut room, context);
+    let fib = query.fib();
     fib.l4_protocol = protocol;
     fib.sport = rewritten.sport;
     fib.dport = rewritten.dport;
     fib.__bindgen_anon_3.ipv4_src = rewritten.src;
     fib.__bindgen_anon_4.ipv4_dst = rewritten.dst;
-    let answer = question.ask(asker, 0);
-    let fib = question.fib();
+    let answer = query.run(context, 0);
+    let fib = query.fib();
     if let BPF_FIB_LKUP_RET_SUCCESS | BPF_FIB_LKUP_RET_FRAG_NEEDED | BPF_FIB_LKUP_RET_NO_NEIGH = answer {
         known.device = fib.ifindex;
     }
     match answer {
         // FRAG_NEEDED: the way out is known, the packet does not fit it; that is checked for each packet anyway.
         BPF_FIB_LKUP_RET_SUCCESS | BPF_FIB_LKUP_RET_FRAG_NEEDED => {
-            let mut port = port_number(fib.ifindex).unwrap_or(interface::STACK);
+            let mut interface = interface_number(fib.ifindex).unwrap_or(interface::STACK);
             // SAFETY: a union of plain integers; the kernel has put the next hop there.
-            if port != interface::STACK && is_due(unsafe { fib.__bindgen_anon_4.ipv4_dst }) {
-                port |= DUE;
+            if interface != interface::STACK && is_due(unsafe { fib.__bindgen_anon_4.ipv4_dst }) {
+                interface |= DUE;
             }
-            known.route = Route { port, next_hop: fib.dmac };
+            known.route = Route { interface, next_hop: fib.dmac };
             LASTING
         }
         BPF_FIB_LKUP_RET_NO_NEIGH => {
-            known.route.port = port_number(fib.ifindex).unwrap_or(interface::STACK);
+            known.route.interface = interface_number(fib.ifindex).unwrap_or(interface::STACK);
             PASSING
         }
         BPF_FIB_LKUP_RET_BLACKHOLE | BPF_FIB_LKUP_RET_UNREACHABLE | BPF_FIB_LKUP_RET_PROHIBIT => NO_WAY,

@@ -21,12 +21,12 @@ use crate::{
 pub const NOWHERE: u32 = u32::MAX;
 
 /// Ends the connection that has been idle for longest among some of the full service's that let in the flow of answers in this
-/// slot. Gives its place, for [`note`].
+/// slot. Gives its place, for [`record`].
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn give_way(answers: u32, now: u32) -> u32 {
+pub extern "C" fn evict_idlest(answers: u32, now: u32) -> u32 {
     let found = longest_idle(answers, now);
-    if found == NOBODY {
+    if found == NONE_FOUND {
         return NOWHERE;
     }
     if let Some(slot) = table::found(found) {
@@ -35,7 +35,7 @@ pub extern "C" fn give_way(answers: u32, now: u32) -> u32 {
     (found >> PLACE) as u32
 }
 
-const NOBODY: u64 = u64::MAX;
+const NONE_FOUND: u64 = u64::MAX;
 /// In [`longest_idle`]'s answer: from this bit on the place, below it the slot as [`Word::found_at`] names it.
 const PLACE: u32 = 40;
 
@@ -46,7 +46,7 @@ extern "C" fn longest_idle(answers: u32, now: u32) -> u64 {
     let limit = limit_of(answers);
     let (service, most) = ((limit >> 32) as u32, limit as u32);
     if most == 0 {
-        return NOBODY;
+        return NONE_FOUND;
     }
     let mut seen = Seen { longest_idle: 0, place: 0, count: 0 };
     // Others than at the last attempt.
@@ -57,11 +57,11 @@ extern "C" fn longest_idle(answers: u32, now: u32) -> u64 {
         chance = hash::words([chance, tries as u64], hash);
         let higher = (tries as u32).saturating_sub(TRIES_OF_OWN);
         let class = if own + higher < LAST_CLASS { own + higher } else { LAST_CLASS };
-        opaque(look_at(sample::group(service, class, chance), service, now, &mut seen));
+        opaque(inspect_group(sample::group(service, class, chance), service, now, &mut seen));
         tries += 1;
     }
     if seen.count == 0 {
-        return NOBODY;
+        return NONE_FOUND;
     }
     (seen.place as u64) << PLACE | seen.longest_idle & ((1 << AGE) - 1)
 }
@@ -82,7 +82,7 @@ struct Seen {
 
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn look_at(first: u32, service: u32, now: u32, seen: *mut Seen) -> u32 {
+extern "C" fn inspect_group(first: u32, service: u32, now: u32, seen: *mut Seen) -> u32 {
     // SAFETY: the caller's pointer is to what it has, but the verifier looks at this function alone.
     let Some(seen) = (unsafe { seen.as_mut() }) else {
         return opaque(0);
@@ -145,14 +145,14 @@ fn is_of(index: u32, service: u32) -> bool {
 /// Notes a connection that a service with a limit let in, by its flow of answers: at a place that has become free, or one of its
 /// group whose connection is gone, or, where there is none, at another one's.
 #[inline(always)]
-pub fn note(answers: &Slot, limit: Limit, freed: Option<u32>) {
+pub fn record(answers: &Slot, limit: Limit, freed: Option<u32>) {
     let freed = freed.map_or(0, |place| 1 << 32 | place as u64);
-    opaque(note_at(answers.index, limit.service, limit.most, freed));
+    opaque(record_at(answers.index, limit.service, limit.most, freed));
 }
 
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn note_at(answers: u32, service: u32, most: u32, freed: u64) -> u32 {
+extern "C" fn record_at(answers: u32, service: u32, most: u32, freed: u64) -> u32 {
     let hash = hash_of(answers);
     let place = if freed == 0 {
         free_place(sample::group(service, sample::class(most), hash), service, hash as u32 % GROUP)

@@ -49,7 +49,7 @@ pub fn is_secondary(index: u32) -> bool {
 
 /// The index of the other direction of the flow at `index`, which names it as `peer`.
 #[inline(always)]
-pub fn beside(index: u32, peer: u32) -> u32 {
+pub fn peer_index(index: u32, peer: u32) -> u32 {
     peer | (index & SECONDARY)
 }
 

@@ -171,7 +171,7 @@ pub fn choose(service: &Service, key: &FlowKey) -> Option<Chosen> {
 }
 
 /// No backend.
-const NOBODY: u32 = u32::MAX;
+const NO_BACKEND: u32 = u32::MAX;
 
 /// The backend with the fewest live connections for its weight among COMPARED of the ring; ties go to the lowest number.
 #[unsafe(no_mangle)]
@@ -183,10 +183,10 @@ extern "C" fn least_connections(ring_base: u32, ring_len: u32, hash: u64) -> u32
     let mut compared = 0;
     while compared < COMPARED && compared < ring_len {
         let Some(member) = RINGS.get(ring_base + index).copied().map(Member) else {
-            return NOBODY;
+            return NO_BACKEND;
         };
         let Some(load) = load::live(member.number()) else {
-            return NOBODY;
+            return NO_BACKEND;
         };
         let candidate = ((member.fullness(load) as u64) << 32) | member.number() as u64;
         if candidate < best {

@@ -74,19 +74,19 @@ impl Packet for TcPacket {
 
     /// The device's driver told, by its own address.
     #[inline(always)]
-    unsafe fn is_for_device(&self, _data: usize) -> bool {
+    unsafe fn may_be_for_device(&self, _data: usize) -> bool {
         const PACKET_HOST: u32 = 0;
         // SAFETY: reading a field of the running program's context.
         unsafe { (*self.0.skb.skb).pkt_type == PACKET_HOST }
     }
 
     #[inline(always)]
-    fn ask_for_whom(&mut self) -> Reason {
+    fn resolve_other_host(&mut self) -> Reason {
         Reason::OtherHost
     }
 
     #[inline(always)]
-    fn is_for_port(&self) -> bool {
+    fn is_for_device(&self) -> bool {
         true
     }
 
@@ -186,13 +186,13 @@ impl Packet for TcPacket {
     }
 
     #[inline(always)]
-    fn lead_out(&self, arrival: &Arrival, new: &mut Connection) -> u64 {
-        lead_out_tc(self.0.skb.skb, arrival, new)
+    fn open_outbound(&self, arrival: &Arrival, new: &mut Connection) -> u64 {
+        open_outbound_tc(self.0.skb.skb, arrival, new)
     }
 
     #[inline(always)]
-    fn path(&self, src: Be32, dst: Be32) -> u32 {
-        path_tc(self.0.skb.skb, src, dst)
+    fn reverse_path(&self, src: Be32, dst: Be32) -> u32 {
+        reverse_path_tc(self.0.skb.skb, src, dst)
     }
 
     #[inline(always)]
@@ -217,7 +217,7 @@ impl Packet for TcPacket {
     }
 
     #[inline(always)]
-    fn note_neighbour(&mut self, by_neighbour: bool) {
+    fn set_by_neighbour(&mut self, by_neighbour: bool) {
         // SAFETY: writing a field of the running program's context.
         unsafe { (*self.0.skb.skb).cb[2] = by_neighbour as u32 };
     }
@@ -229,7 +229,7 @@ impl Packet for TcPacket {
     }
 
     #[inline(always)]
-    fn note_queue(&mut self, queue: Queue) {
+    fn set_queue(&mut self, queue: Queue) {
         // SAFETY: writing fields of the running program's context.
         unsafe {
             (*self.0.skb.skb).cb[0] = queue.0 as u32;
@@ -255,17 +255,17 @@ impl Packet for TcPacket {
     }
 
     #[inline(always)]
-    fn send_by_neighbour(&mut self, port: &Interface) -> i32 {
+    fn send_by_neighbour(&mut self, interface: &Interface) -> i32 {
         self.leave_tag();
         // SAFETY: takes numbers only: the kernel asks its routes for the next hop.
-        unsafe { bpf_redirect_neigh(port.ifindex, ptr::null_mut(), 0, 0) as i32 }
+        unsafe { bpf_redirect_neigh(interface.ifindex, ptr::null_mut(), 0, 0) as i32 }
     }
 
     #[inline(always)]
-    fn send(&mut self, _number: u16, port: &Interface) -> i32 {
+    fn send(&mut self, _number: u16, interface: &Interface) -> i32 {
         self.leave_tag();
         // SAFETY: takes numbers only.
-        unsafe { bpf_redirect(port.ifindex, 0) as i32 }
+        unsafe { bpf_redirect(interface.ifindex, 0) as i32 }
     }
 }
 
@@ -281,10 +281,10 @@ extern "C" fn open_tc(context: *mut __sk_buff, arrival: *const Arrival, new: *mu
 
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn lead_out_tc(context: *mut __sk_buff, arrival: *const Arrival, new: *mut Connection) -> u64 {
+extern "C" fn open_outbound_tc(context: *mut __sk_buff, arrival: *const Arrival, new: *mut Connection) -> u64 {
     // SAFETY: as above.
     match unsafe { (arrival.as_ref(), new.as_mut()) } {
-        (Some(arrival), Some(new)) => pipeline::lead_out(&TcPacket(TcContext::new(context)), arrival, new),
+        (Some(arrival), Some(new)) => pipeline::open_outbound(&TcPacket(TcContext::new(context)), arrival, new),
         _ => Reason::Unroutable as u64,
     }
 }
@@ -297,14 +297,14 @@ extern "C" fn examine_tc(context: *mut __sk_buff, offset: u32, length: u32) -> u
 
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn path_tc(context: *mut __sk_buff, src: Be32, dst: Be32) -> u32 {
-    ingress::path(&TcPacket(TcContext::new(context)), src, dst)
+extern "C" fn reverse_path_tc(context: *mut __sk_buff, src: Be32, dst: Be32) -> u32 {
+    ingress::reverse_path(&TcPacket(TcContext::new(context)), src, dst)
 }
 
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn reset_tc(context: *mut __sk_buff) -> u32 {
-    reset::become_answer(&mut TcPacket(TcContext::new(context))) as u32
+    reset::answer_with_reset(&mut TcPacket(TcContext::new(context))) as u32
 }
 
 /// Reads an Ethernet header's addresses.

@@ -34,7 +34,7 @@ pub const FOLLOWED: u32 = 0;
 /// The listener is full: what would complete the handshake must not arrive.
 pub const REFUSED: u32 = 1;
 /// It opens a new connection where one has ended and is silent: a 5-tuple that is used again.
-pub const ANEW: u32 = 2;
+pub const NEW_CONNECTION: u32 = 2;
 /// The listener is full, but what answers a datagram may have the place of another connection.
 pub const CROWDED: u32 = 3;
 
@@ -48,7 +48,7 @@ pub fn follow(headers: &Headers, own: &Slot, peer: u32, backend: u32, reply: boo
 /// [`follow`] where the listener was [`CROWDED`]: another connection's place may be free by now.
 #[inline(always)]
 pub fn follow_crowded(own: &Slot, peer: u32, backend: u32) -> u32 {
-    let place = sample::give_way(own.index, jiffies());
+    let place = sample::evict_idlest(own.index, jiffies());
     if place == sample::NOWHERE {
         return REFUSED;
     }
@@ -82,7 +82,7 @@ extern "C" fn follow_at(own: u32, mark: u32, peer: u32, backend: u32, what: u32)
     opaque(if what & IS_DATAGRAM != 0 {
         follow_datagram(&own, &peer, counter, (what & IS_FREED != 0).then_some(what >> PLACE))
     } else if own.mark.state().is_over() {
-        follow_over(what as u8, &own, &peer, counter, reply)
+        follow_closed(what as u8, &own, &peer, counter, reply)
     } else {
         follow_tcp(what as u8, &own, &peer, counter, reply)
     })
@@ -95,7 +95,7 @@ fn follow_datagram(own: &Slot, peer: &Slot, counter: Counter, freed: Option<u32>
     // SAFETY: `flow` points into FLOWS; of a flow that left its slot meanwhile, `move_to` finds out.
     let (vip, protocol, port) = unsafe { ((*own.flow).new_src, (*own.flow).key.protocol, (*own.flow).new_sport) };
     let limit = service::limit(vip, protocol, port, counter.backend);
-    if !let_in(peer, own, State::Datagrams, counter, limit) {
+    if !admit(peer, own, State::Datagrams, counter, limit) {
         return CROWDED;
     }
     let at = jiffies().wrapping_sub(1 << TOUCH_PERIOD);
@@ -104,7 +104,7 @@ fn follow_datagram(own: &Slot, peer: &Slot, counter: Counter, freed: Option<u32>
     if let Some(limit) = limit
         && limit.most != 0
     {
-        sample::note(own, limit, freed);
+        sample::record(own, limit, freed);
     }
     FOLLOWED
 }
@@ -147,16 +147,16 @@ fn is_in(slot: &Slot, state: State) -> bool {
 #[inline(always)]
 fn close(own: &Slot, peer: &Slot, counter: Counter, reply: bool, to: State, is_past: bool) {
     let now = jiffies();
-    let at = if is_past { now.wrapping_sub(moment()).wrapping_sub(1) } else { now };
-    table::note(own.index, at);
-    table::note(peer.index, at);
+    let at = if is_past { now.wrapping_sub(grace_period()).wrapping_sub(1) } else { now };
+    table::touch_over(own.index, at);
+    table::touch_over(peer.index, at);
     let (own_left, peer_left) = (own.move_to(to), peer.move_to(to));
     load::account(counter, if reply { peer_left } else { own_left }, to);
 }
 
 /// Jiffies after which what two sides send is no more what was on its way when their connection was closed.
 #[inline(always)]
-fn moment() -> u32 {
+fn grace_period() -> u32 {
     CONFIG.get(0).map_or(0, Config::second)
 }
 
@@ -166,27 +166,27 @@ fn moment() -> u32 {
 /// A SYN goes to the old connection's backend after a reset, and while that spoke a moment ago: one that still has the connection
 /// knows that it is forged (RFC 5961, section 4), one that hasn't answers it.
 #[inline(always)]
-fn follow_over(flags: u8, own: &Slot, peer: &Slot, counter: Counter, reply: bool) -> u32 {
+fn follow_closed(flags: u8, own: &Slot, peer: &Slot, counter: Counter, reply: bool) -> u32 {
     let control = flags & (SYN | RST | FIN);
     let (first, answers) = if reply { (peer, own) } else { (own, peer) };
     let now = jiffies();
     let is_reset = is_in(own, State::Reset) || is_in(peer, State::Reset);
     if control == SYN {
-        if !reply && flags & ACK == 0 && !is_reset && answers.age(now) > moment() {
-            return ANEW;
+        if !reply && flags & ACK == 0 && !is_reset && answers.age(now) > grace_period() {
+            return NEW_CONNECTION;
         }
         if reply && flags & ACK != 0 {
-            begin_again(first, answers, counter, now);
+            reopen(first, answers, counter, now);
         }
     } else if control & RST != 0 {
         if is_in(own, State::Resumed) || is_in(peer, State::Resumed) {
             close(own, peer, counter, reply, if is_reset { State::Reset } else { State::Closed }, false);
         }
     } else if control == 0 {
-        if first.age(now) <= moment() {
-            table::note(answers.index, now);
+        if first.age(now) <= grace_period() {
+            table::touch_over(answers.index, now);
         } else {
-            go_on(own, peer, [first, answers], counter, now);
+            resume(own, peer, [first, answers], counter, now);
         }
     }
     FOLLOWED
@@ -194,7 +194,7 @@ fn follow_over(flags: u8, own: &Slot, peer: &Slot, counter: Counter, reply: bool
 
 /// The backend has answered a new SYN of the client's.
 #[inline(always)]
-fn begin_again(first: &Slot, answers: &Slot, counter: Counter, now: u32) {
+fn reopen(first: &Slot, answers: &Slot, counter: Counter, now: u32) {
     answers.revive(State::Closed, State::Answered);
     if let Some(left) = first.revive(State::Closed, State::Answered) {
         load::account(counter, Some(left), State::Answered);
@@ -207,9 +207,9 @@ fn begin_again(first: &Slot, answers: &Slot, counter: Counter, now: u32) {
 /// One side sends what is no more on its way since the close. Where the other one does, too, the connection lives, and counts
 /// again: it was let in before.
 #[inline(always)]
-fn go_on(own: &Slot, peer: &Slot, [first, answers]: [&Slot; 2], counter: Counter, now: u32) {
+fn resume(own: &Slot, peer: &Slot, [first, answers]: [&Slot; 2], counter: Counter, now: u32) {
     if own.revive(State::Closed, State::Resumed).is_some() {
-        table::note(answers.index, now);
+        table::touch_over(answers.index, now);
     }
     if is_in(peer, State::Resumed) || peer.mark.state().is_admitted() {
         load::account(counter, first.revive(State::Resumed, State::Established), State::Established);
@@ -227,13 +227,13 @@ fn establish(own: &Slot, peer: &Slot, counter: Counter) -> bool {
     // SAFETY: `flow` points into FLOWS; of a flow that left its slot meanwhile, `move_to` finds out.
     let (vip, protocol, port) = unsafe { ((*own.flow).key.dst, (*own.flow).key.protocol, (*own.flow).key.dport) };
     let limit = service::limit(vip, protocol, port, counter.backend);
-    let_in(own, peer, State::Established, counter, limit)
+    admit(own, peer, State::Established, counter, limit)
 }
 
 /// Both directions of a connection get to a state that counts against its service's limit (`None`: it has no service any more).
 /// False: that is full.
 #[inline(always)]
-fn let_in(first: &Slot, answers: &Slot, state: State, counter: Counter, limit: Option<Limit>) -> bool {
+fn admit(first: &Slot, answers: &Slot, state: State, counter: Counter, limit: Option<Limit>) -> bool {
     if let Some(limit) = limit
         && !service::admit(limit)
     {

@@ -78,7 +78,7 @@ impl<const KIND: bool> Packet for XdpPacket<KIND> {
 
     /// By the group bit alone (IEEE 802, section 8.2): the device's own address is two lookups away.
     #[inline(always)]
-    unsafe fn is_for_device(&self, data: usize) -> bool {
+    unsafe fn may_be_for_device(&self, data: usize) -> bool {
         // SAFETY: as the caller promises.
         unsafe { load::<u8>(data) & 1 == 0 }
     }
@@ -87,21 +87,21 @@ impl<const KIND: bool> Packet for XdpPacket<KIND> {
     /// connections never gets a flow here, so that all of it comes to this. Only of connections that this router had before
     /// another took their VIP does it carry on what is flooded.
     #[inline(always)]
-    fn is_for_port(&self) -> bool {
+    fn is_for_device(&self) -> bool {
         let data = self.data();
         if data + ETH_LEN > self.data_end() {
             return false;
         }
         // SAFETY: checked just above; a port's address is at an even address.
-        route::port_of(self.ifindex()).is_none_or(|port| unsafe { is_mac(data, &port.mac) })
+        route::interface_of(self.ifindex()).is_none_or(|interface| unsafe { is_mac(data, &interface.mac) })
     }
 
     /// The device may have another address by now, of which only the controller tells: the TC stage knows without it.
     #[inline(always)]
-    fn ask_for_whom(&mut self) -> Reason {
+    fn resolve_other_host(&mut self) -> Reason {
         let data = self.data();
         // SAFETY: checked here.
-        let may_be_ours = data + ETH_LEN <= self.data_end() && unsafe { self.is_for_device(data) };
+        let may_be_ours = data + ETH_LEN <= self.data_end() && unsafe { self.may_be_for_device(data) };
         if may_be_ours && self.can_hand_over() && self.hand_over() { Reason::HandedOver } else { Reason::OtherHost }
     }
 
@@ -153,13 +153,13 @@ impl<const KIND: bool> Packet for XdpPacket<KIND> {
     }
 
     #[inline(always)]
-    fn lead_out(&self, arrival: &Arrival, new: &mut Connection) -> u64 {
-        lead_out_xdp(self.context.ctx, arrival, new)
+    fn open_outbound(&self, arrival: &Arrival, new: &mut Connection) -> u64 {
+        open_outbound_xdp(self.context.ctx, arrival, new)
     }
 
     #[inline(always)]
-    fn path(&self, src: Be32, dst: Be32) -> u32 {
-        path_xdp(self.context.ctx, src, dst)
+    fn reverse_path(&self, src: Be32, dst: Be32) -> u32 {
+        reverse_path_xdp(self.context.ctx, src, dst)
     }
 
     #[inline(always)]
@@ -180,7 +180,7 @@ impl<const KIND: bool> Packet for XdpPacket<KIND> {
     }
 
     #[inline(always)]
-    fn note_neighbour(&mut self, by_neighbour: bool) {
+    fn set_by_neighbour(&mut self, by_neighbour: bool) {
         self.by_neighbour = by_neighbour;
     }
 
@@ -190,7 +190,7 @@ impl<const KIND: bool> Packet for XdpPacket<KIND> {
     }
 
     #[inline(always)]
-    fn note_queue(&mut self, _queue: Queue) {}
+    fn set_queue(&mut self, _queue: Queue) {}
 
     #[inline(always)]
     fn queue(&self) -> Queue {
@@ -203,16 +203,16 @@ impl<const KIND: bool> Packet for XdpPacket<KIND> {
     }
 
     #[inline(always)]
-    fn send_by_neighbour(&mut self, _port: &Interface) -> i32 {
+    fn send_by_neighbour(&mut self, _interface: &Interface) -> i32 {
         XDP_DROP as i32
     }
 
     #[inline(always)]
-    fn send(&mut self, number: u16, port: &Interface) -> i32 {
+    fn send(&mut self, number: u16, interface: &Interface) -> i32 {
         if KIND == GENERIC {
             // The kernel lets a table of devices be used by programs of one kind only: that of the native one.
             // SAFETY: no memory is involved.
-            return unsafe { bpf_redirect(port.ifindex, 0) as i32 };
+            return unsafe { bpf_redirect(interface.ifindex, 0) as i32 };
         }
         // A port that has just gone reads as a miss: the lower flag bits give the verdict for it.
         match TX_PORTS.redirect(number as u32, XDP_DROP as u64) {
@@ -233,11 +233,11 @@ extern "C" fn open_xdp(context: *mut xdp_md, arrival: *const Arrival, new: *mut 
 
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn lead_out_xdp(context: *mut xdp_md, arrival: *const Arrival, new: *mut Connection) -> u64 {
+extern "C" fn open_outbound_xdp(context: *mut xdp_md, arrival: *const Arrival, new: *mut Connection) -> u64 {
     // SAFETY: as above.
     match unsafe { (arrival.as_ref(), new.as_mut()) } {
         (Some(arrival), Some(new)) => {
-            pipeline::lead_out(&XdpPacket::<NATIVE>::new(XdpContext::new(context)), arrival, new)
+            pipeline::open_outbound(&XdpPacket::<NATIVE>::new(XdpContext::new(context)), arrival, new)
         }
         _ => Reason::Unroutable as u64,
     }
@@ -251,8 +251,8 @@ extern "C" fn examine_xdp(context: *mut xdp_md, offset: u32, length: u32) -> u32
 
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn path_xdp(context: *mut xdp_md, src: Be32, dst: Be32) -> u32 {
-    ingress::path(&XdpPacket::<NATIVE>::new(XdpContext::new(context)), src, dst)
+extern "C" fn reverse_path_xdp(context: *mut xdp_md, src: Be32, dst: Be32) -> u32 {
+    ingress::reverse_path(&XdpPacket::<NATIVE>::new(XdpContext::new(context)), src, dst)
 }
 
 impl<const KIND: bool> XdpPacket<KIND> {

@@ -242,8 +242,8 @@ fn on_two_cpus<T: Send>(work: impl Fn(usize) -> Result<T> + Sync) -> Result<[T; 
 
 /// A flow says one thing only: its tag, its key and its rewrite belong together, and its mark to its word (rules 1, 2 and 4).
 fn check_whole(word: Word, flow: &Flow, seed: u64) -> Result<()> {
-    let marked = (flow.mark.state(), flow.mark.round());
-    ensure!(marked == (word.state(), word.round()), "the mark does not mirror the word");
+    let marked = (flow.mark.state(), flow.mark.version());
+    ensure!(marked == (word.state(), word.version()), "the mark does not mirror the word");
     ensure!(word.tag() == flow::tag(hash::flow(&flow.key, seed)), "the tag is another key's");
     let (client, port) = (u32::from(Bench::CLIENT).to_be(), VIP.port().to_be());
     let vip = u32::from(Bench::VIP).to_be();

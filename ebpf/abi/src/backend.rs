@@ -97,12 +97,12 @@ pub struct BackendWay(pub u32);
 
 impl BackendWay {
     #[inline(always)]
-    pub const fn new(port: u16, generation: u16) -> Self {
-        Self((generation as u32) << 16 | port as u32)
+    pub const fn new(interface: u16, generation: u16) -> Self {
+        Self((generation as u32) << 16 | interface as u32)
     }
 
     #[inline(always)]
-    pub const fn port(self) -> u16 {
+    pub const fn interface(self) -> u16 {
         self.0 as u16
     }
 
@@ -120,7 +120,7 @@ impl BackendWay {
 
     /// True for the word that was stored beside this way, under this epoch.
     #[inline(always)]
-    pub const fn is_beside(self, hop: u64, epoch: u16) -> bool {
+    pub const fn matches(self, hop: u64, epoch: u16) -> bool {
         (hop >> 48) as u16 == self.crossed(epoch)
     }
 
@@ -149,9 +149,9 @@ mod tests {
     fn a_hop_is_believed_beside_its_own_way_and_epoch_alone() {
         let way = BackendWay::new(3, 9);
         let hop = way.hop([2, 0, 0, 0, 0, 7], 0x101);
-        assert!(way.is_beside(hop, 0x101));
-        assert_eq!((next_hop(hop), way.port(), way.generation()), ([2, 0, 0, 0, 0, 7], 3, 9));
-        assert!(!way.is_beside(hop, 0x102));
-        assert!(!BackendWay::new(4, 9).is_beside(hop, 0x101) && !BackendWay::new(3, 10).is_beside(hop, 0x101));
+        assert!(way.matches(hop, 0x101));
+        assert_eq!((next_hop(hop), way.interface(), way.generation()), ([2, 0, 0, 0, 0, 7], 3, 9));
+        assert!(!way.matches(hop, 0x102));
+        assert!(!BackendWay::new(4, 9).matches(hop, 0x101) && !BackendWay::new(3, 10).matches(hop, 0x101));
     }
 }

@@ -46,9 +46,9 @@ macro_rules! reasons {
                 match self { $(Self::$name => matches!(Verdict::$verdict, Verdict::Drop),)+ }
             }
 
-            /// The reasons of at least this gravity, as a set.
-            pub const fn at_least(gravity: Gravity) -> u64 {
-                0 $(| if Self::$name.gravity() as u32 >= gravity as u32 { Self::$name.bit() } else { 0 })+
+            /// The reasons of at least this severity, as a set.
+            pub const fn at_least(severity: Severity) -> u64 {
+                0 $(| if Self::$name.severity() as u32 >= severity as u32 { Self::$name.bit() } else { 0 })+
             }
         }
     };
@@ -144,7 +144,7 @@ pub const REASON_SLOTS: u32 = 64;
 
 /// How grave a reason is to whom reads the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Gravity {
+pub enum Severity {
     /// It is ordinary: the programs never tell of such a packet.
     Silent,
     /// It happens on any network, and helps to find out why something does not work.
@@ -157,9 +157,9 @@ pub enum Gravity {
 
 impl Reason {
     /// How grave it is.
-    pub const fn gravity(self) -> Gravity {
+    pub const fn severity(self) -> Severity {
         match self {
-            Self::TableFull | Self::NoFreePort => Gravity::Warn,
+            Self::TableFull | Self::NoFreePort => Severity::Warn,
             // What XDP redirected and the kernel refused, and whom it finds no socket for, programs see that do not have the
             // packet.
             Self::NotIpv4
@@ -170,7 +170,7 @@ impl Reason {
             | Self::RedirectFailed
             | Self::Tagged
             | Self::FlowReset
-            | Self::PortClosed => Gravity::Silent,
+            | Self::PortClosed => Severity::Silent,
             Self::Malformed
             | Self::Fragment
             | Self::NoFlow
@@ -178,8 +178,8 @@ impl Reason {
             | Self::TtlExpired
             | Self::Disabled
             | Self::FlowEnded
-            | Self::ComingOver => Gravity::Debug,
-            _ => Gravity::Info,
+            | Self::ComingOver => Severity::Debug,
+            _ => Severity::Info,
         }
     }
 
@@ -196,14 +196,14 @@ mod tests {
 
     #[test]
     fn a_reason_is_told_from_its_gravity_on_and_what_is_ordinary_never() {
-        const LEVELS: [Gravity; 3] = [Gravity::Debug, Gravity::Info, Gravity::Warn];
+        const LEVELS: [Severity; 3] = [Severity::Debug, Severity::Info, Severity::Warn];
         for reason in Reason::ALL {
             assert_eq!(Reason::of(*reason as u32), Some(*reason));
             assert!((*reason as u32) < REASON_SLOTS.min(u64::BITS), "{}", reason.name());
             let told = LEVELS.map(|from| Reason::at_least(from) & reason.bit() != 0);
-            assert_eq!(told, LEVELS.map(|from| reason.gravity() >= from), "{}", reason.name());
+            assert_eq!(told, LEVELS.map(|from| reason.severity() >= from), "{}", reason.name());
         }
-        assert_eq!(Reason::at_least(Gravity::Debug) & Reason::NotOurs.bit(), 0);
+        assert_eq!(Reason::at_least(Severity::Debug) & Reason::NotOurs.bit(), 0);
         assert_eq!(Reason::of(REASON_SLOTS), None);
     }
 }

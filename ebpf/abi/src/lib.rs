@@ -21,6 +21,7 @@ pub mod backend;
 pub mod checksum;
 pub mod config;
 pub mod counters;
+pub mod fair_share;
 pub mod flow;
 pub mod fragment;
 pub mod hash;
@@ -31,7 +32,6 @@ pub mod meter;
 pub mod refused;
 pub mod sample;
 pub mod service;
-pub mod share;
 pub mod snat;
 
 /// Names the directory under the bpffs root that holds the pinned maps and links: `abi-<ABI_VERSION>`.

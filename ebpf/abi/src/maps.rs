@@ -55,7 +55,7 @@ pub const METERS: &str = "METERS";
 pub const METER_STATES: &str = "METER_STATES";
 /// Per-CPU array of [`crate::meter::MeterTraffic`] by a limit's number.
 pub const METER_TRAFFIC: &str = "METER_TRAFFIC";
-/// Array of [`crate::share::Share`] by [`crate::share::Share::place`].
+/// Array of [`crate::fair_share::Share`] by [`crate::fair_share::Share::place`].
 pub const METER_SHARES: &str = "METER_SHARES";
 /// Hash: [`crate::meter::MeterPort`] to the number (u32) of that port's limit.
 pub const PORT_METERS: &str = "PORT_METERS";
@@ -66,7 +66,7 @@ pub const FRAGMENTS: &str = "FRAGMENTS";
 /// LRU hash: [`crate::flow::FlowKey`] of what a guest answers to who came to its own address to u32, the low half of jiffies when
 /// such a packet came last.
 pub const DIRECT: &str = "DIRECT";
-/// LRU hash: [`crate::flow::FlowKey`] of what the stack gets of a packet that it is to refuse, to [`crate::refused::Sent`].
+/// LRU hash: [`crate::flow::FlowKey`] of what the stack gets of a packet that it is to refuse, to [`crate::refused::OriginalDestination`].
 pub const REFUSED: &str = "REFUSED";
 /// Per-CPU array of u64 by [`crate::counters::Reason`].
 pub const REASONS: &str = "REASONS";
@@ -151,4 +151,4 @@ pub const DEFAULT_RING_ELEMENTS: u32 = 1 << 24;
 /// Elements of the CONFIRMED map, a power of two: next hops that share one are confirmed by turns.
 pub const NEXT_HOPS: u32 = 1 << 12;
 /// Number of ports (router devices); port 0 is no device, see [`crate::port`].
-pub const MAX_PORTS: u32 = 256;
+pub const MAX_INTERFACES: u32 = 256;

@@ -51,7 +51,7 @@ pub struct Rate {
     /// Units that the theoretical arrival time may be ahead of the clock when a packet comes.
     pub tolerance: u64,
     /// Units that it may be ahead before a queue's packets tell of congestion (RFC 3168), and flows have to
-    /// [share](crate::share) what is left; at most the tolerance.
+    /// [share](crate::fair_share) what is left; at most the tolerance.
     pub congested: u64,
     /// Binary digits after the nanosecond's point.
     pub fraction_bits: u32,
@@ -65,14 +65,14 @@ pub struct Rate {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct MeterState {
     pub words: [u64; 2],
-    pub wholes: [Whole; 2],
+    pub fragment_passes: [FragmentPass; 2],
 }
 
 /// The packet whose fragments a meter lets pass as a whole: the last one whose first fragment found it idle. Written without
 /// care for other CPUs: at worst a packet loses its fragments.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Whole {
+pub struct FragmentPass {
     /// Its flow and identification; 0: none.
     pub packet: u64,
     /// Up to where its fragments may move the word.
@@ -109,7 +109,7 @@ pub struct MeterPort {
 const _: () = assert!(size_of::<Meter>() == 64 && size_of::<MeterState>() == 48);
 const _: () = assert!(size_of::<MeterTraffic>() == 64 && size_of::<MeterPort>() == 8);
 
-crate::pod!(Meter, Rate, MeterState, Whole, MeterTraffic, Metered, MeterPort);
+crate::pod!(Meter, Rate, MeterState, FragmentPass, MeterTraffic, Metered, MeterPort);
 
 /// Whose limit the packets of a backend's flows count against: [`crate::backend::Backend::meter`].
 #[repr(transparent)]
@@ -269,7 +269,7 @@ impl Rate {
 
     /// Up to where the fragments of a packet may move the word of a meter that is idle now.
     #[inline(always)]
-    pub const fn whole(&self, now: u64) -> u64 {
+    pub const fn fragment_limit(&self, now: u64) -> u64 {
         now.wrapping_add(self.cost(LARGEST))
     }
 
@@ -417,7 +417,7 @@ mod tests {
         ) {
             let rate = either(bits, queued);
             let now = rate.clock(idle);
-            let until = rate.whole(now);
+            let until = rate.fragment_limit(now);
             let pass = |word, bytes| {
                 let cost = rate.cost(bytes);
                 rate.admit(word, now, cost).or_else(|| rate.admit_rest(word, now, cost, until))

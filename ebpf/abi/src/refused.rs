@@ -5,7 +5,7 @@ use crate::{Be16, Be32};
 /// Where such a packet was sent, by the [key](crate::flow::FlowKey) of what the stack got.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Sent {
+pub struct OriginalDestination {
     pub dst: Be32,
     pub dport: Be16,
     pub reserved: u16,
@@ -13,9 +13,9 @@ pub struct Sent {
     pub seen: u32,
 }
 
-const _: () = assert!(size_of::<Sent>() == 12);
+const _: () = assert!(size_of::<OriginalDestination>() == 12);
 
-crate::pod!(Sent);
+crate::pod!(OriginalDestination);
 
 /// Connections whose refused packets are remembered; the oldest are forgotten first.
 pub const REFUSED_CONNECTIONS: u32 = 1 << 12;

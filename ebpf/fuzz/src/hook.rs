@@ -12,7 +12,7 @@ use vipgate_host_kernel::{
 use vipgate_pipeline::{
     icmp, outward,
     packet::Packet as _,
-    pipeline,
+    pipeline, route,
     tc::TcPacket,
     xdp::{BY_NEIGHBOUR, NATIVE, XdpPacket},
 };
@@ -47,8 +47,8 @@ pub(crate) struct Outcome {
 /// What became of a packet that the stack was about to send.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Departure {
-    /// It was an error about a translated packet, and is turned back.
-    pub(crate) turned: bool,
+    /// It was an error about a translated packet, and is translated back.
+    pub(crate) translated: bool,
     /// It leaves.
     pub(crate) leaves: bool,
     pub(crate) bytes: Vec<u8>,
@@ -107,7 +107,7 @@ impl Arriving {
             Hook::Tc => self.run_tc(*mark == BY_NEIGHBOUR),
         };
         let counted = world::reason_since(&before);
-        refusals::told(&kernel::take_told(), counted, &last_told, &bytes, self.ifindex);
+        refusals::record(&kernel::take_records(), counted, &last_told, &bytes, self.ifindex);
         let redirect = kernel::take_redirect();
         let [pass, drop, redirected] = match hook {
             Hook::Xdp => [XDP_PASS, XDP_DROP, XDP_REDIRECT].map(|action| action as i32),
@@ -130,7 +130,7 @@ impl Arriving {
         if hook == Hook::Xdp
             && let Some(ifindex) = verdict.leaves_by()
         {
-            assert!(judge::port_of_device(ifindex).takes_frames(), "a frame is sent to what takes none");
+            assert!(judge::interface_of(ifindex).takes_frames(), "a frame is sent to what takes none");
         }
         Outcome { verdict, bytes }
     }
@@ -152,15 +152,15 @@ impl Arriving {
     pub(crate) fn run_at_egress(&self) -> Departure {
         let before = world::reasons();
         let mut buffer = self.socket_buffer();
-        let mut outer = icmp::NOBODY;
+        let mut outer = route::Rewritten::UNSET;
         let mut packet = TcPacket(buffer.context());
         let is_ours = !packet.is_in_vlan();
-        let answer = if is_ours { icmp::turn_back(&mut packet, true, &mut outer) } else { 0 };
-        let turned = answer == icmp::TURNED_BACK;
+        let answer = if is_ours { icmp::translate_error(&mut packet, true, &mut outer) } else { 0 };
+        let translated = answer == icmp::TRANSLATED;
         let leaves = !is_ours || answer == icmp::DIRECT || !outward::is_untranslated(&mut packet);
         assert_eq!(world::reason_since(&before), None, "the stack's own packets are nothing to count");
         assert_eq!(kernel::take_redirect(), None, "the stack's own packets go their way");
-        Departure { turned, leaves, bytes: buffer.on_wire() }
+        Departure { translated, leaves, bytes: buffer.on_wire() }
     }
 
     /// The same for what the router's stack has made itself.
@@ -168,7 +168,7 @@ impl Arriving {
         let mut buffer = SocketBuffer::new(&self.bytes, self.bytes.len(), self.ifindex).local();
         let mut packet = TcPacket(buffer.context());
         assert!(packet.is_local(), "the stack's own packet came from elsewhere");
-        outward::reclaim(&mut packet);
+        outward::reclaim_port(&mut packet);
         assert_eq!(buffer.on_wire(), self.bytes, "the router's own packet is changed");
     }
 

@@ -50,17 +50,17 @@ pub enum Step {
         answer: u8,
     },
     Mtu {
-        port: u8,
+        interface: u8,
         mtu: u16,
     },
     /// A device comes or goes.
     Interface {
-        port: u8,
+        interface: u8,
         present: bool,
     },
     /// A device's reverse-path filtering is strict, or loose.
     Strict {
-        port: u8,
+        interface: u8,
         strict: bool,
     },
     Wait {
@@ -81,7 +81,7 @@ pub enum Step {
     },
     /// Whether a port takes socket buffers only.
     SocketsOnly {
-        port: u8,
+        interface: u8,
         only: bool,
     },
     /// A client's packet to a service.
@@ -280,10 +280,10 @@ impl Step {
             2 => Self::Backend { number: input.byte()?, address: input.byte()?, port: input.byte()? },
             3 => Self::EndFlows { number: input.byte()? },
             4 => Self::Route { network: input.byte()?, answer: input.byte()? },
-            5 => Self::Mtu { port: input.byte()?, mtu: input.word()? },
+            5 => Self::Mtu { interface: input.byte()?, mtu: input.word()? },
             6 => {
-                let port = input.byte()?;
-                Self::Interface { port, present: port & 0x80 == 0 }
+                let interface = input.byte()?;
+                Self::Interface { interface, present: interface & 0x80 == 0 }
             }
             7 => Self::Wait { jiffies: input.word()? },
             8 => Self::Mangle { offset: input.byte()?, bits: input.byte()? },
@@ -303,7 +303,7 @@ impl Step {
                 Self::Raw { bytes: input.bytes(length)? }
             }
             16 => Self::Tag { tags: Tags::decode(input)? },
-            17 => Self::SocketsOnly { port: input.byte()?, only: !Tags::decode(input)?.words().is_empty() },
+            17 => Self::SocketsOnly { interface: input.byte()?, only: !Tags::decode(input)?.words().is_empty() },
             18 => Self::Forward {
                 service: input.byte()?,
                 backend: input.byte()?,
@@ -352,8 +352,8 @@ impl Step {
             },
             30 => Self::Astray { what: input.byte()? },
             31 => {
-                let port = input.byte()?;
-                Self::Strict { port, strict: port & 0x80 == 0 }
+                let interface = input.byte()?;
+                Self::Strict { interface, strict: interface & 0x80 == 0 }
             }
             _ => return Some(None),
         }))

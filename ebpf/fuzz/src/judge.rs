@@ -98,7 +98,7 @@ impl Judge {
         let packet = Ipv4::of_frame(&came.bytes).expect("what is translated is a whole IPv4 packet");
         let ports = packet.ports(&came.bytes);
         let is_known = ports.is_none_or(|ports| before.find(&key(&packet, ports)).is_some());
-        if self.hook == Hook::Tc || !is_known && world::is_port(came.ifindex) {
+        if self.hook == Hook::Tc || !is_known && world::is_interface(came.ifindex) {
             assert_eq!(came.bytes[..6], world::mac(came.ifindex), "addressed to another host");
         }
     }
@@ -244,14 +244,14 @@ fn judge(came: &Arriving, outcome: &Outcome, now: u32, before: &Table, after: &T
 /// Checks what the stack sends: turned back or as it was, and stopped where its source may not be seen.
 pub(crate) fn departure(came: &Arriving, departure: &Departure, table: &Table) {
     let new = &departure.bytes;
-    if departure.turned {
+    if departure.translated {
         let (packet, _) = translation(&came.bytes, new, false, false);
         quote(&came.bytes, new, &packet, true, table);
     } else {
         assert_eq!(&came.bytes, new, "no error to turn back, yet changed");
     }
     let src = Ipv4::source_of_frame(new);
-    let source = src.and_then(|src| world::source(came.ifindex, u32::from_ne_bytes(src)));
+    let source = src.and_then(|src| world::snat_rule(came.ifindex, u32::from_ne_bytes(src)));
     // The router's own addresses are no guest's.
     let is_own = src.is_some_and(|src| !is_forwardable(u32::from_ne_bytes(src)));
     let may_leave = source.is_none() || is_own;
@@ -282,7 +282,7 @@ pub(crate) fn is_direct(came: &Arriving) -> bool {
 /// What has become known so came by the device by which its destination's packets get another source, and is the stack's.
 pub(crate) fn direct(came: &Arriving, outcome: &Outcome) {
     let packet = Ipv4::of_frame(&came.bytes).expect("what is known of was read");
-    let source = world::source(came.ifindex, u32::from_ne_bytes(packet.dst));
+    let source = world::snat_rule(came.ifindex, u32::from_ne_bytes(packet.dst));
     assert!(source.is_some(), "nothing is translated back to {:?}", packet.dst);
     let is_forged = device_towards(u32::from_ne_bytes(packet.src)).is_none();
     let expected = match outcome.verdict {
@@ -308,8 +308,8 @@ pub(crate) fn own(came: &Arriving, before: &Table, after: &Table) {
     }
 }
 
-pub(crate) fn port_of_device(ifindex: u32) -> Interface {
-    (0..4).map(world::port_of).find(|port| port.ifindex == ifindex).expect("sent out of a port")
+pub(crate) fn interface_of(ifindex: u32) -> Interface {
+    (0..4).map(world::interface).find(|interface| interface.ifindex == ifindex).expect("sent out of an interface")
 }
 
 /// A packet that was sent out of a device: to where the kernel routes it with one of these answers, fitting, with its hop
@@ -321,8 +321,8 @@ fn sent(came: &Arriving, new: &[u8], ifindex: u32, answers: &[u32]) -> [u8; 6] {
         answers.contains(&route.answer) && route.ifindex == ifindex,
         "sent to interface {ifindex} against {route:?}"
     );
-    let port = port_of_device(ifindex);
-    assert_eq!(new[6..12], port.mac, "the source is the port's");
+    let interface = interface_of(ifindex);
+    assert_eq!(new[6..12], interface.mac, "the source is the interface's");
     assert_eq!(packet.at, 14, "it leaves without tags");
     let largest = match came.buffer {
         // Each segment has a size of its own, which only its sender knows.
@@ -330,7 +330,7 @@ fn sent(came: &Arriving, new: &[u8], ifindex: u32, answers: &[u32]) -> [u8; 6] {
         Some(buffer) if buffer.segment_size != 0 => packet.header_len(new) + usize::from(buffer.segment_size),
         _ => packet.end - packet.at,
     };
-    assert!(largest as u32 <= port.mtu, "larger than the way out's {}", port.mtu);
+    assert!(largest as u32 <= interface.mtu, "larger than the way out's {}", interface.mtu);
     route.gateway.unwrap_or_else(|| kernel::neighbour(packet.dst))
 }
 
@@ -508,7 +508,7 @@ fn opened(flow: &Slot, [came, left]: [&FlowKey; 2], flags: u8, before: &Table) {
             service.kind == Kind::Elastic as u8
         }
         None => {
-            let source = way_out(came).expect("a new flow is a service's or a guest's");
+            let source = snat_rule_of(came).expect("a new flow is a service's or a guest's");
             begun(flow, &source, [came, left], before);
             source.kind == SnatKind::Elastic as u8
         }
@@ -531,7 +531,7 @@ fn served(flow: &Slot, service: &Service, [came, left]: [&FlowKey; 2], before: &
     if service.kind == Kind::Elastic as u8 {
         assert_eq!(number, service.backend, "another guest than the one whose elastic IP it is");
         assert_eq!((left.dst, left.dport), (backend.addr, came.dport), "sent to another port than was asked");
-        let identity = world::source(service.device(), came.src)
+        let identity = world::snat_rule(service.device(), came.src)
             .filter(|source| source.kind == SnatKind::Elastic as u8)
             .map_or(came.src, |source| source.vip);
         assert_eq!(left.src, identity, "a guest meets others as its elastic IP");
@@ -630,9 +630,9 @@ pub(crate) fn service(key: &FlowKey) -> Option<Service> {
 }
 
 /// What such packets' source becomes by the device that the kernel sends them by, whether or not this one fits.
-pub(crate) fn way_out(key: &FlowKey) -> Option<SnatRule> {
+pub(crate) fn snat_rule_of(key: &FlowKey) -> Option<SnatRule> {
     let route = kernel::route(key.dst.to_ne_bytes()).filter(is_known)?;
-    world::source(route.ifindex, key.src)
+    world::snat_rule(route.ifindex, key.src)
 }
 
 /// Whether a route leads out by a device.

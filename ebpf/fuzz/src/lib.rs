@@ -50,9 +50,9 @@ static TURN: Mutex<()> = Mutex::new(());
 pub struct Tally {
     pub packets: u64,
     pub sent: u64,
-    pub errors_turned_back: u64,
+    pub errors_translated: u64,
     /// Packets that left by what guests began.
-    pub led_out: u64,
+    pub outbound: u64,
     /// Packets of the stack's that did not leave.
     pub stopped: u64,
     /// Packets that counted against a bandwidth limit.
@@ -76,8 +76,8 @@ impl Add for Tally {
         Self {
             packets: self.packets + other.packets,
             sent: self.sent + other.sent,
-            errors_turned_back: self.errors_turned_back + other.errors_turned_back,
-            led_out: self.led_out + other.led_out,
+            errors_translated: self.errors_translated + other.errors_translated,
+            outbound: self.outbound + other.outbound,
             stopped: self.stopped + other.stopped,
             limited: self.limited + other.limited,
             revived: self.revived + other.revived,
@@ -147,7 +147,7 @@ fn play(case: &Case, hook: Hook) -> (Vec<Outcome>, Tally) {
         }
         if matches!(step, Step::OwnError { .. } | Step::Leave { .. }) {
             let departure = packet.run_at_egress();
-            tally.errors_turned_back += u64::from(departure.turned);
+            tally.errors_translated += u64::from(departure.translated);
             tally.stopped += u64::from(!departure.leaves);
             judge::departure(&packet, &departure, &before);
             judge.departed(&packet, &departure);
@@ -175,8 +175,8 @@ fn play(case: &Case, hook: Hook) -> (Vec<Outcome>, Tally) {
             tally.sent += 1;
             let tells_its_ends = Ipv4::of_frame(&outcome.bytes)
                 .is_some_and(|packet| packet.offset == 0 && packet.ports(&outcome.bytes).is_some());
-            tally.errors_turned_back += u64::from(matches!(step, Step::Error { .. }));
-            tally.led_out += u64::from(matches!(step, Step::Begin { .. }));
+            tally.errors_translated += u64::from(matches!(step, Step::Error { .. }));
+            tally.outbound += u64::from(matches!(step, Step::Begin { .. }));
             if tells_its_ends {
                 let left = outcome.bytes.clone();
                 traffic.sent.push(Sent { came: packet.bytes, came_by: packet.ifindex, left, ifindex });

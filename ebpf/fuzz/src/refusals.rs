@@ -2,7 +2,7 @@
 
 use vipgate_abi::{
     backend::Backend,
-    counters::{Gravity, Reason},
+    counters::{Reason, Severity},
     flow::FlowKey,
     service::{Kind, Service, ServiceKey},
     snat::SnatKind,
@@ -12,7 +12,7 @@ use vipgate_pipeline::maps;
 
 use crate::{
     hook::Arriving,
-    judge::{device_towards, is_known, key, service, way_out},
+    judge::{device_towards, is_known, key, service, snat_rule_of},
     table::Table,
     wire::{ETH_LEN, Ipv4, TCP, UDP, untagged},
     world,
@@ -59,7 +59,7 @@ fn disabled(bytes: &[u8]) {
     let key = key(&packet, ports);
     let vip = Key::new(ServiceKey::WHOLE_VIP, ServiceKey::new(key.dst, 0, 0));
     let is_disabled = |service: &Service| service.kind == Kind::Disabled as u8;
-    let source = way_out(&key).is_some_and(|source| source.kind == SnatKind::Disabled as u8);
+    let source = snat_rule_of(&key).is_some_and(|source| source.kind == SnatKind::Disabled as u8);
     assert!(
         source || service(&key).as_ref().is_some_and(is_disabled) || maps::SERVICES.get(&vip).is_some_and(is_disabled),
         "nothing is Disabled: {key:?}"
@@ -69,7 +69,7 @@ fn disabled(bytes: &[u8]) {
 /// Only what shares its VIP's ports can find none.
 fn exhausted(bytes: &[u8]) {
     let packet = Ipv4::of_frame(bytes).expect("a connection's packet is a whole IPv4 packet");
-    let source = way_out(&key(&packet, (0, 0))).expect("who gets a port gets a source");
+    let source = snat_rule_of(&key(&packet, (0, 0))).expect("who gets a port gets a source");
     assert_eq!(source.kind, SnatKind::Masquerade as u8, "no port, though it keeps its own");
 }
 
@@ -117,10 +117,10 @@ fn spoofed(came: &Arriving) {
 pub(crate) fn claims_a_guests_source(key: &FlowKey, ifindex: u32) -> bool {
     let source = match service(key) {
         Some(service) if service.kind == Kind::Elastic as u8 => {
-            world::source(service.device(), key.src).filter(|source| source.kind == SnatKind::Elastic as u8)
+            world::snat_rule(service.device(), key.src).filter(|source| source.kind == SnatKind::Elastic as u8)
         }
         Some(_) => None,
-        None => way_out(key),
+        None => snat_rule_of(key),
     };
     source.is_some_and(|source| !source.comes_by(ifindex))
 }
@@ -197,9 +197,12 @@ fn astray(came: &Arriving, before: &Table) {
 pub(crate) fn is_forged(came: &Arriving, bytes: &[u8], packet: &Ipv4) -> bool {
     let quoted = Ipv4::at(bytes, packet.l4 + 8).expect("an error about a connection quotes a header");
     let Some(route) = kernel::route(quoted.dst).filter(is_known) else { return true };
-    let is_nobodys = matches!(packet.src[0], 0 | 127 | 224..);
+    let is_invalid_source = matches!(packet.src[0], 0 | 127 | 224..);
     let is_off_path = is_off_path(came.ifindex, u32::from_ne_bytes(packet.src));
-    is_nobodys || is_off_path || route.ifindex != came.ifindex || (route.gateway.is_none() && packet.src != quoted.dst)
+    is_invalid_source
+        || is_off_path
+        || route.ifindex != came.ifindex
+        || (route.gateway.is_none() && packet.src != quoted.dst)
 }
 
 /// Whether the kernel sends anything there.
@@ -209,17 +212,17 @@ pub(crate) fn is_forwardable(dst: u32) -> bool {
 
 /// Checks what is told of a packet that came by this device, and is as it was left: each reason that is not ordinary, unless it
 /// was told within a second.
-pub(crate) fn told(told: &[Vec<u64>], counted: Option<Reason>, last: &[u64], left: &[u8], ifindex: u32) {
+pub(crate) fn record(records: &[Vec<u64>], counted: Option<Reason>, last: &[u64], left: &[u8], ifindex: u32) {
     const SECOND: u64 = 1_000_000_000;
     let is_due = |reason: &Reason| {
         let jiffies = kernel::jiffies().saturating_sub(last[*reason as usize]);
-        reason.gravity() != Gravity::Silent && jiffies * u64::from(world::TICK) >= SECOND
+        reason.severity() != Severity::Silent && jiffies * u64::from(world::TICK) >= SECOND
     };
     let Some(reason) = counted.filter(is_due) else {
-        assert!(told.is_empty(), "told of {counted:?}: {told:?}");
+        assert!(records.is_empty(), "recorded for {counted:?}: {records:?}");
         return;
     };
-    let [record] = told else { panic!("{reason:?} is told {} times", told.len()) };
+    let [record] = records else { panic!("{reason:?} is recorded {} times", records.len()) };
     let [number, protocol, src, sport, dst, dport, device, _] = record[..] else { panic!("{record:?}") };
     assert_eq!((number, device), (u64::from(reason as u32), u64::from(ifindex)), "another packet is told of");
     // Where the kernel did not give the headers, it is malformed, and nothing can be read.

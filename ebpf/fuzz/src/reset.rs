@@ -4,7 +4,7 @@ use vipgate_abi::{counters::Reason, snat::SnatKind};
 
 use crate::{
     hook::{Arriving, Outcome, Verdict},
-    judge::{key, way_out},
+    judge::{key, snat_rule_of},
     table::Table,
     wire::{Ipv4, TCP, add, sum},
 };
@@ -20,7 +20,7 @@ pub(crate) fn check(came: &Arriving, outcome: &Outcome, before: &Table, after: &
     let ended = key.and_then(|key| before.find(&key)).filter(|flow| !flow.is_current());
     if outcome.verdict == Verdict::Reset {
         let is_unknown = key.is_some_and(|key| before.find(&key).is_none());
-        let is_sharing = |key| way_out(&key).is_some_and(|source| source.kind == SnatKind::Masquerade as u8);
+        let is_sharing = |key| snat_rule_of(&key).is_some_and(|source| source.kind == SnatKind::Masquerade as u8);
         let is_guests = is_unknown && key.is_some_and(is_sharing);
         assert!(ended.is_some() || is_guests, "reset, though nothing has ended its connection");
         assert_eq!(before, after, "a reset changes no flow");

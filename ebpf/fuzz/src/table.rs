@@ -161,8 +161,8 @@ impl Table {
         let Slot { word, flow, .. } = slot;
         assert_ne!(word.state(), State::Busy, "slot {index} was left claimed");
         assert_eq!(
-            (flow.mark.state(), flow.mark.round()),
-            (word.state(), word.round()),
+            (flow.mark.state(), flow.mark.version()),
+            (word.state(), word.version()),
             "slot {index}'s mark is another's: {slot:?}"
         );
         let config = maps::CONFIG.get(0).copied().unwrap_or_default();

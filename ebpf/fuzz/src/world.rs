@@ -11,13 +11,13 @@ use vipgate_abi::{
     backend::Backend,
     config::Config,
     counters::{REASON_SLOTS, Reason},
+    fair_share::SHARES,
     flow::WAYS,
     interface::Interface,
     load::Load,
     meter::{self, Binding, INBOUND, MeterPort, Metered, OUTBOUND, Rate},
     sample,
     service::{Algorithm, Kind, Service, ServiceKey},
-    share::SHARES,
     snat::{self, SnatKey, SnatKind, SnatRule},
 };
 use vipgate_host_kernel::{
@@ -40,7 +40,7 @@ pub(crate) const BACKENDS: u32 = 16;
 pub(crate) const SERVICES: u32 = 32;
 /// Elements of each service's ring.
 const RING: u32 = 8;
-const PORTS: u32 = 4;
+const INTERFACES: u32 = 4;
 /// Of bandwidth limits.
 const LIMITS: u32 = 8;
 
@@ -79,7 +79,7 @@ impl World {
         maps::RINGS.allocate((SERVICES * RING) as usize);
         maps::CURSORS.allocate(SERVICES as usize);
         maps::SERVICE_LOAD.allocate(SERVICES as usize);
-        maps::PORTS.allocate(PORTS as usize);
+        maps::PORTS.allocate(INTERFACES as usize);
         maps::INTEREST.allocate(address_filter::WORDS);
         maps::METERS.allocate(LIMITS as usize);
         maps::METER_STATES.allocate(LIMITS as usize);
@@ -109,8 +109,8 @@ impl World {
         for (network, answer) in (0..).zip([0, 1, 2, 3, 4, 5, 6, 7]) {
             world.set_route(network, answer);
         }
-        for port in [1, 2] {
-            set_port(port, true);
+        for number in [1, 2] {
+            set_interface(number, true);
         }
         for number in 1..8 {
             set_backend(number, 0x20 | number, number);
@@ -136,9 +136,9 @@ impl World {
                 let backend = set_whole_backend(*backend, vip, 0, 0);
                 let kind = SnatKind::Masquerade;
                 add_to_address_filter(Bit::to(vip));
-                set_source(*source, *bits, *what, SnatRule { vip, backend, shared, ..of_kind(kind, *what) });
+                set_snat_rule(*source, *bits, *what, SnatRule { vip, backend, shared, ..of_kind(kind, *what) });
             }
-            Step::Unmask { source, bits, what } => drop(maps::SOURCES.remove(&source_key(*source, *bits, *what))),
+            Step::Unmask { source, bits, what } => drop(maps::SOURCES.remove(&snat_key(*source, *bits, *what))),
             Step::Backend { number, address, port } => set_backend(*number, *address, *port),
             Step::EndFlows { number } => {
                 let backend = backend(u32::from(*number) % BACKENDS);
@@ -149,22 +149,22 @@ impl World {
                 self.set_route(*network, *answer);
                 self.new_epoch();
             }
-            Step::Mtu { port, mtu } => {
-                let number = u32::from(*port) % PORTS;
-                set(maps::PORTS.set(number, Interface { mtu: u32::from(*mtu), ..port_of(number) }, 0));
+            Step::Mtu { interface: number, mtu } => {
+                let number = u32::from(*number) % INTERFACES;
+                set(maps::PORTS.set(number, Interface { mtu: u32::from(*mtu), ..interface(number) }, 0));
             }
-            Step::SocketsOnly { port, only } => {
-                let number = u32::from(*port) % PORTS;
-                set(maps::PORTS.set(number, Interface { sockets_only: u16::from(*only), ..port_of(number) }, 0));
+            Step::SocketsOnly { interface: number, only } => {
+                let number = u32::from(*number) % INTERFACES;
+                set(maps::PORTS.set(number, Interface { sockets_only: u16::from(*only), ..interface(number) }, 0));
             }
-            Step::Strict { port, strict } => {
-                let number = u32::from(*port) % PORTS;
-                set(maps::PORTS.set(number, Interface { strict: u32::from(*strict), ..port_of(number) }, 0));
+            Step::Strict { interface: number, strict } => {
+                let number = u32::from(*number) % INTERFACES;
+                set(maps::PORTS.set(number, Interface { strict: u32::from(*strict), ..interface(number) }, 0));
                 self.config.strict |= u32::from(*strict);
                 set(maps::CONFIG.set(0, self.config, 0));
             }
-            Step::Interface { port, present } => {
-                set_port(u32::from(*port) % PORTS, *present);
+            Step::Interface { interface, present } => {
+                set_interface(u32::from(*interface) % INTERFACES, *present);
                 self.new_epoch();
             }
             Step::Wait { jiffies } => {
@@ -334,7 +334,7 @@ fn elastic(service: u8, backend: u8, guest: u8, what: u8) {
     let value = Service { kind: Kind::Elastic as u8, number, ring_base: device(what), backend, ..Service::default() };
     set_service(service | 16, value);
     if what & 1 != 0 {
-        set_source(guest, 32, what, SnatRule { vip, backend, ..of_kind(SnatKind::Elastic, what) });
+        set_snat_rule(guest, 32, what, SnatRule { vip, backend, ..of_kind(SnatKind::Elastic, what) });
     }
 }
 
@@ -352,21 +352,21 @@ fn of_kind(kind: SnatKind, what: u8) -> SnatRule {
     SnatRule { kind, device: device_of(what >> 3), ..SnatRule::default() }
 }
 
-fn set_source(source: u8, bits: u8, what: u8, value: SnatRule) {
+fn set_snat_rule(source: u8, bits: u8, what: u8, value: SnatRule) {
     // Of all hosts that it may be about.
     for number in 0..address_filter::WORDS {
         set(maps::INTEREST.set(number as u32, u64::MAX, 0));
     }
-    set(maps::SOURCES.insert(&source_key(source, bits, what), value, 0));
+    set(maps::SOURCES.insert(&snat_key(source, bits, what), value, 0));
 }
 
-fn source_key(source: u8, bits: u8, what: u8) -> Key<SnatKey> {
+fn snat_key(source: u8, bits: u8, what: u8) -> Key<SnatKey> {
     let network = u32::from_be_bytes(address(source)) & mask(bits);
     Key::new(32 + u32::from(bits % 33), SnatKey::new(device(what), network.to_be()))
 }
 
 /// What packets from this address get, as they leave by the device.
-pub(crate) fn source(device: u32, src: u32) -> Option<SnatRule> {
+pub(crate) fn snat_rule(device: u32, src: u32) -> Option<SnatRule> {
     maps::SOURCES.get(&Key::new(SnatKey::EXACT, SnatKey::new(device, src))).copied()
 }
 
@@ -454,7 +454,7 @@ pub(crate) fn metered() -> Vec<[Metered; 2]> {
     (0..LIMITS).map(|limit| maps::METER_TRAFFIC.get(limit).copied().unwrap_or_default().directions).collect()
 }
 
-fn set_port(number: u32, present: bool) {
+fn set_interface(number: u32, present: bool) {
     if number == 0 {
         return;
     }
@@ -462,22 +462,22 @@ fn set_port(number: u32, present: bool) {
     let here = Interface { ifindex, mtu: 1500, mac: mac(ifindex), ..Interface::default() };
     let value = if present { here } else { Interface::default() };
     set(maps::PORTS.set(number, value, 0));
-    let ports: Vec<Interface> = (0..PORTS).map(port_of).collect();
-    maps::TX_PORTS.fill(&ports.iter().map(|port| port.ifindex).collect::<Vec<_>>());
+    let interfaces: Vec<Interface> = (0..INTERFACES).map(interface).collect();
+    maps::TX_PORTS.fill(&interfaces.iter().map(|interface| interface.ifindex).collect::<Vec<_>>());
     maps::PORT_NUMBERS.clear();
-    for (number, port) in (0u32..).zip(ports).filter(|(_, port)| port.ifindex != 0) {
-        set(maps::PORT_NUMBERS.insert(port.ifindex, number, 0));
+    for (number, interface) in (0u32..).zip(interfaces).filter(|(_, interface)| interface.ifindex != 0) {
+        set(maps::PORT_NUMBERS.insert(interface.ifindex, number, 0));
     }
 }
 
 /// True while the device carries a program.
-pub(crate) fn is_port(ifindex: u32) -> bool {
-    (0..PORTS).any(|number| port_of(number).ifindex == ifindex)
+pub(crate) fn is_interface(ifindex: u32) -> bool {
+    (0..INTERFACES).any(|number| interface(number).ifindex == ifindex)
 }
 
 /// True for a device by which what comes must come from where the kernel sends by it.
 pub(crate) fn is_strict(ifindex: u32) -> bool {
-    (1..PORTS).map(port_of).any(|port| port.ifindex == ifindex && port.is_strict())
+    (1..INTERFACES).map(interface).any(|interface| interface.ifindex == ifindex && interface.is_strict())
 }
 
 /// A device's MAC address.
@@ -495,7 +495,7 @@ pub(crate) fn backend(number: u32) -> Backend {
 }
 
 /// A port by number.
-pub(crate) fn port_of(number: u32) -> Interface {
+pub(crate) fn interface(number: u32) -> Interface {
     maps::PORTS.get(number).copied().unwrap_or_default()
 }
 

@@ -157,12 +157,12 @@ fn what_must_hold_holds_whatever_comes() -> Result<(), Box<dyn Error>> {
         Ok(())
     })?;
     // Inputs that lead nowhere would prove nothing.
-    let Tally { packets, sent, errors_turned_back, led_out, stopped, limited, revived, reset, gave_way, idle, refused } =
+    let Tally { packets, sent, errors_translated, outbound, stopped, limited, revived, reset, gave_way, idle, refused } =
         total.get();
     assert!(
         sent > packets / 4
-            && errors_turned_back > sent / 100
-            && led_out > sent / 20
+            && errors_translated > sent / 100
+            && outbound > sent / 20
             && stopped > packets / 400
             && limited > sent / 25
             && revived > sent / 400
@@ -170,8 +170,8 @@ fn what_must_hold_holds_whatever_comes() -> Result<(), Box<dyn Error>> {
             && gave_way > sent / 1000
             && idle > 0
             && refused > packets / 1000,
-        "{sent} of {packets} packets were sent on, {led_out} by what guests began, {limited} counted against a limit, \
-         {errors_turned_back} errors turned back, {stopped} of the stack's packets stopped, {revived} connections lived on, \
+        "{sent} of {packets} packets were sent on, {outbound} by what guests began, {limited} counted against a limit, \
+         {errors_translated} errors turned back, {stopped} of the stack's packets stopped, {revived} connections lived on, \
          {reset} packets reset, {gave_way} connections gave way, {idle} idle ones ended for their slots, {refused} refused by the \
          stack"
     );

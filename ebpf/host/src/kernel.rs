@@ -7,7 +7,7 @@ thread_local! {
     static ROUTES: RefCell<Vec<Route>> = const { RefCell::new(Vec::new()) };
     static SOCKETS: RefCell<Vec<Socket>> = const { RefCell::new(Vec::new()) };
     static REDIRECTED: Cell<Option<Redirect>> = const { Cell::new(None) };
-    static TOLD: RefCell<Vec<Vec<u64>>> = const { RefCell::new(Vec::new()) };
+    static RECORDS: RefCell<Vec<Vec<u64>>> = const { RefCell::new(Vec::new()) };
 }
 
 /// What a look-up of destinations in a network gives.
@@ -101,11 +101,11 @@ pub(crate) fn redirect_by_neighbour(ifindex: u32) {
 
 /// What programs told since this was asked: the numbers of each record.
 #[must_use]
-pub fn take_told() -> Vec<Vec<u64>> {
-    TOLD.take()
+pub fn take_records() -> Vec<Vec<u64>> {
+    RECORDS.take()
 }
 
 /// A program's record.
-pub fn tell(numbers: &[u64]) {
-    TOLD.with_borrow_mut(|told| told.push(numbers.to_vec()));
+pub fn record(numbers: &[u64]) {
+    RECORDS.with_borrow_mut(|records| records.push(numbers.to_vec()));
 }

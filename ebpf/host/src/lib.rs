@@ -23,7 +23,7 @@ pub use aya_ebpf_macros as macros;
 #[macro_export]
 macro_rules! info {
     ($context:expr, target: $target:literal, $format:literal, $($number:expr),+ $(,)?) => {
-        $crate::kernel::tell(&[$(u64::from($number)),+])
+        $crate::kernel::record(&[$(u64::from($number)),+])
     };
 }
 

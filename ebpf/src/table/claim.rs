@@ -6,7 +6,7 @@ use vipgate_abi::flow::{self, CANDIDATES, Candidate, Mark, State, Survey, WAYS, 
 
 use super::{
     idle::idle,
-    remove::{part, remove},
+    remove::{remove, teardown_peer},
     slot::{Slot, read_mark, slot, word, words, write_mark},
 };
 use crate::{
@@ -24,7 +24,7 @@ pub(super) fn claimed(claim: u64) -> Option<Slot> {
 }
 
 /// Claims a slot for a new flow (rule 1): an empty one, or the one that eviction prefers, whose flow's other direction goes with
-/// it. Where there is none, a connection that has been idle for too long is ended for it. Gives the slot's index, with its round
+/// it. Where there is none, a connection that has been idle for too long is ended for it. Gives the slot's index, with its version
 /// above 32 bits; `None`: every slot where the flow may lie holds an established flow, or other CPUs won each race.
 #[inline(always)]
 pub(super) fn claim(hash: u64, mask: u32, now: u32) -> Option<u64> {
@@ -42,7 +42,7 @@ pub(super) fn claim(hash: u64, mask: u32, now: u32) -> Option<u64> {
 
 /// No slot.
 const NOTHING: u64 = u64::MAX;
-/// In [`claim_slot`]'s answer: from this bit on the state of the flow that was evicted, above the round's 8 bits.
+/// In [`claim_slot`]'s answer: from this bit on the state of the flow that was evicted, above the version's 8 bits.
 const EVICTED: u32 = 40;
 
 /// [`claim`] but for what the evicted flow meant for others, whose state the answer tells: a function that does that as well
@@ -105,7 +105,7 @@ extern "C" fn claim_slot(hash: u64, mask: u32, now: u32) -> u64 {
 /// [`claim_slot`]'s answer for a slot whose word was `held` before.
 #[inline(always)]
 fn answer(index: u32, held: Word, claimed: Word) -> u64 {
-    (held.state() as u64) << EVICTED | (claimed.round() as u64) << 32 | index as u64
+    (held.state() as u64) << EVICTED | (claimed.version() as u64) << 32 | index as u64
 }
 
 /// A bucket's [`Survey`].
@@ -176,8 +176,8 @@ pub(super) fn take(index: u32, word: *mut u64, held: Word) -> Option<Word> {
         return None;
     }
     if let Some(flow) = secondary::flow(index) {
-        // Rule 2. The flags stay: `part` reads them.
-        write_mark(flow, Mark::new(State::Busy, claimed.round(), 0, read_mark(flow).flags()));
+        // Rule 2. The flags stay: `teardown_peer` reads them.
+        write_mark(flow, Mark::new(State::Busy, claimed.version(), 0, read_mark(flow).flags()));
     }
     Some(claimed)
 }
@@ -186,7 +186,7 @@ pub(super) fn take(index: u32, word: *mut u64, held: Word) -> Option<Word> {
 #[inline(always)]
 pub(super) fn end_evicted(index: u32, state: u32) {
     if state != State::Empty as u32 {
-        opaque(part(index, state));
+        opaque(teardown_peer(index, state));
     }
 }
 
@@ -196,10 +196,10 @@ pub(super) fn publish(slot: &Slot, state: State, tag: u16, now: u32, flags: u8) 
     publish_as(slot, state, state, tag, now, flags);
 }
 
-/// The same with a mark of another state: of a dead one, nobody finds the flow until the mark is [mirrored](super::slot::mirror).
+/// The same with a mark of another state: of a dead one, nobody finds the flow until the mark is [mirrored](super::slot::sync_mark).
 #[inline(always)]
 pub(super) fn publish_as(slot: &Slot, state: State, marked: State, tag: u16, now: u32, flags: u8) {
-    let new = Word::new(state, slot.mark.round(), tag, now);
+    let new = Word::new(state, slot.mark.version(), tag, now);
     write_mark(slot.flow, Mark::of(new.with_state(marked), flags));
     if let Some(word) = word(slot.index) {
         // SAFETY: aligned word of FLOW_BUCKETS that this CPU claimed; rule 10.
@@ -209,7 +209,7 @@ pub(super) fn publish_as(slot: &Slot, state: State, marked: State, tag: u16, now
 
 /// Empties a slot that `claim` gave, and nothing was published in.
 #[inline(always)]
-pub(super) fn give_back(claim: u64, now: u32) {
+pub(super) fn release_claim(claim: u64, now: u32) {
     if let Some(slot) = claimed(claim) {
         publish(&slot, State::Empty, 0, now, 0);
     }

@@ -67,12 +67,12 @@ extern "C" fn idle_at(index: u32, now: u32) -> u64 {
     if (held.state() as u8) < State::Closing as u8 || !Word::has_passed(held.age(now), 0, 0) {
         return NOTHING;
     }
-    // SAFETY: `flow` points into FLOWS; should another CPU claim the slot just now, its round is another one.
+    // SAFETY: `flow` points into FLOWS; should another CPU claim the slot just now, its version is another one.
     let (backend, protocol, peer) = unsafe { ((*flow).backend(), (*flow).key.protocol, (*flow).peer) };
     let Some(timeout) = BACKENDS.get(backend).map(|backend| backend.idle_timeout_of(protocol)) else {
         return NOTHING;
     };
-    let peer_age = slot(secondary::beside(index, peer)).map_or(u32::MAX, |peer| peer.age(now));
+    let peer_age = slot(secondary::peer_index(index, peer)).map_or(u32::MAX, |peer| peer.age(now));
     let age = if peer_age < held.age(now) { peer_age } else { held.age(now) };
     if Word::has_passed(age, timeout, Config::second(config)) { held.found_at(index) } else { NOTHING }
 }

@@ -9,10 +9,10 @@ use vipgate_abi::{
 };
 
 use super::{
-    claim::{claim, claimed, give_back, publish, publish_as},
-    lookup::{index_of, is_contested, searched},
+    claim::{claim, claimed, publish, publish_as, release_claim},
+    lookup::{has_duplicate, index_of, searched},
     remove::remove,
-    slot::{NOWHERE, Slot, mirror, slot},
+    slot::{NOWHERE, Slot, slot, sync_mark},
 };
 use crate::{
     clock::nanoseconds,
@@ -69,12 +69,12 @@ pub fn insert(arrival: &Arrival, config: &Config, new: &Connection) -> Result<u6
         return Err(Reason::TableFull);
     };
     let Some(reply) = claim(reply_hash, mask, arrival.now) else {
-        give_back(first, arrival.now);
+        release_claim(first, arrival.now);
         return Err(Reason::TableFull);
     };
     opaque(write_reply(arrival, new, reply, first as u32, flow::tag(reply_hash)));
     let mut is_lost =
-        new.is_exclusive && is_contested(reply_words[0], reply_words[1], reply_hash, mask, reply as u32) != 0;
+        new.is_exclusive && has_duplicate(reply_words[0], reply_words[1], reply_hash, mask, reply as u32) != 0;
     let is_begun = !is_lost;
     if is_begun {
         // Before it can be taken off again.
@@ -84,7 +84,7 @@ pub fn insert(arrival: &Arrival, config: &Config, new: &Connection) -> Result<u6
         );
         opaque(write_first(arrival, new, first, reply as u32));
         let [addresses, rest] = arrival.key.words();
-        is_lost = new.is_exclusive && is_contested(addresses, rest, arrival.hash, mask, first as u32) != 0;
+        is_lost = new.is_exclusive && has_duplicate(addresses, rest, arrival.hash, mask, first as u32) != 0;
     }
     if is_lost {
         // What has been published another connection may have got; the first flow goes with its answers.
@@ -92,12 +92,12 @@ pub fn insert(arrival: &Arrival, config: &Config, new: &Connection) -> Result<u6
             remove(&reply);
         }
         if !is_begun {
-            give_back(first, arrival.now);
+            release_claim(first, arrival.now);
         }
         return Err(Reason::ReplyInUse);
     }
     if new.is_exclusive {
-        opaque(mirror(first as u32));
+        opaque(sync_mark(first as u32));
     }
     count::connection(new.backend);
     Ok(first as u32 as u64 | if new.route.is_due() { OPENED | IS_DUE } else { OPENED })
@@ -111,8 +111,8 @@ const MOST_LOOKS: u32 = 128;
 /// The first flow of a connection that could not be inserted, where another CPU has just met a packet of it, too: a number as
 /// [`opened`] takes; 0: there is none.
 #[inline(always)]
-pub fn inserted_elsewhere(arrival: &Arrival) -> u64 {
-    let found = look(arrival);
+pub fn inserted_by_other_cpu(arrival: &Arrival) -> u64 {
+    let found = await_insert(arrival);
     let Some(slot) = opened(found).filter(|slot| slot.mark.state().is_over()) else {
         return found;
     };
@@ -126,7 +126,7 @@ pub fn inserted_elsewhere(arrival: &Arrival) -> u64 {
 
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn look(arrival: *const Arrival) -> u64 {
+extern "C" fn await_insert(arrival: *const Arrival) -> u64 {
     // SAFETY: the caller's pointer is to an arrival of its own, but the verifier looks at this function alone.
     let (Some(arrival), Some(config)) = (unsafe { arrival.as_ref() }, CONFIG.get(0)) else {
         return 0;
@@ -169,9 +169,9 @@ fn write_reply(arrival: &Arrival, new: &Connection, claim: u64, peer: u32, tag: 
             (*flow).new_dport = key.sport;
             // The way back is found when the first answer comes.
             (*flow).target = Target::of(new.backend);
-            (*flow).hop = Hop::unknown(slot.mark.round(), arrival.now);
+            (*flow).hop = Hop::unknown(slot.mark.version(), arrival.now);
             (*flow).from = new.answers_by;
-            begin(flow, peer, new);
+            init_flow(flow, peer, new);
         }
         let flags = if new.is_outward { FLAG_REPLY } else { FLAG_REPLY | FLAG_OUTWARD };
         publish(&slot, State::Opening, tag, arrival.now, flags);
@@ -194,7 +194,7 @@ fn write_first(arrival: &Arrival, new: &Connection, claim: u64, peer: u32) -> u3
             (*flow).target = Target::new(new.backend, new.route.number());
             (*flow).hop = Hop::new(new.route.next_hop, new.epoch, new.route.number());
             (*flow).from = new.comes_by;
-            begin(flow, peer, new);
+            init_flow(flow, peer, new);
         }
         let flags = if new.is_outward { FLAG_OUTWARD } else { 0 };
         let marked = if new.is_exclusive { State::Busy } else { State::Opening };
@@ -208,7 +208,7 @@ fn write_first(arrival: &Arrival, new: &Connection, claim: u64, peer: u32) -> u3
 /// # Safety
 /// This CPU claimed the flow's slot.
 #[inline(always)]
-unsafe fn begin(flow: *mut Flow, peer: u32, new: &Connection) {
+unsafe fn init_flow(flow: *mut Flow, peer: u32, new: &Connection) {
     // SAFETY: as the caller promises.
     unsafe {
         (*flow).generation = new.generation;

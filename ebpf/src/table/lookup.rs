@@ -161,7 +161,7 @@ fn is_taken(word: Word) -> bool {
 /// 1: the flow with these key words that was just published in the slot `own` is not the only one (rule 9).
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub(super) extern "C" fn is_contested(addresses: u64, rest: u64, hash: u64, mask: u32, own: u32) -> u32 {
+pub(super) extern "C" fn has_duplicate(addresses: u64, rest: u64, hash: u64, mask: u32, own: u32) -> u32 {
     let Some(word) = word(own) else {
         return 1;
     };

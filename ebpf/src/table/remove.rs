@@ -19,16 +19,16 @@ use crate::{
 /// become another's just now, it cannot be moved any more (rule 1).
 #[inline(always)]
 pub fn peer(own: u32, peer: u32, is_reply: bool) -> Option<Slot> {
-    let peer = slot(secondary::beside(own, peer))?;
+    let peer = slot(secondary::peer_index(own, peer))?;
     // SAFETY: `flow` points into FLOWS.
-    let points_back = secondary::beside(peer.index, unsafe { (*peer.flow).peer }) == own;
+    let points_back = secondary::peer_index(peer.index, unsafe { (*peer.flow).peer }) == own;
     (points_back && read_mark(peer.flow).is_reply() != is_reply).then_some(peer)
 }
 
 /// Ends what the slot that left `state` meant for others: its connection's other direction, and the backend's load.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub(super) extern "C" fn part(index: u32, state: u32) -> u32 {
+pub(super) extern "C" fn teardown_peer(index: u32, state: u32) -> u32 {
     let Some(own) = secondary::flow(index) else {
         return opaque(0);
     };
@@ -50,21 +50,21 @@ pub(super) extern "C" fn part(index: u32, state: u32) -> u32 {
 
 /// Removes a connection: both directions.
 ///
-/// Claims the slot before it empties it: were it free at once, another CPU could write a new flow to it while `part`
+/// Claims the slot before it empties it: were it free at once, another CPU could write a new flow to it while `teardown_peer`
 /// still reads the one that left. Three functions, of which none calls the next: a stack less deep.
 #[inline(always)]
 pub fn remove(slot: &Slot) {
-    let held = seize(slot.index, slot.mark.0);
+    let held = claim_for_removal(slot.index, slot.mark.0);
     if held != 0 {
         end_evicted(slot.index, Word(held).state() as u32);
-        opaque(vacate(slot.index, held));
+        opaque(release(slot.index, held));
     }
 }
 
 /// Claims the slot of the flow that has this mark: its word as it was before; 0: the flow has left it.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn seize(index: u32, mark: u32) -> u64 {
+extern "C" fn claim_for_removal(index: u32, mark: u32) -> u64 {
     let Some(word) = word(index) else {
         return 0;
     };
@@ -73,7 +73,7 @@ extern "C" fn seize(index: u32, mark: u32) -> u64 {
     while tries < 2 {
         // SAFETY: aligned word of FLOW_BUCKETS.
         let held = Word(unsafe { ptr::read_volatile(word) });
-        if held.round() != Mark(mark).round() || held.state() as u8 <= State::Busy as u8 {
+        if held.version() != Mark(mark).version() || held.state() as u8 <= State::Busy as u8 {
             break;
         }
         if take(index, word, held).is_some() {
@@ -87,9 +87,9 @@ extern "C" fn seize(index: u32, mark: u32) -> u64 {
 /// Empties a slot that was seized when its word was `held`.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn vacate(index: u32, held: u64) -> u32 {
+extern "C" fn release(index: u32, held: u64) -> u32 {
     let held = Word(held);
-    if let Some(slot) = claimed((held.claimed().round() as u64) << 32 | index as u64) {
+    if let Some(slot) = claimed((held.claimed().version() as u64) << 32 | index as u64) {
         publish(&slot, State::Empty, held.tag(), held.seen(), 0);
     }
     opaque(0)

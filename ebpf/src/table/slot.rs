@@ -52,7 +52,7 @@ impl Slot {
         if left as u8 == State::Empty as u8 {
             return None;
         }
-        opaque(mirror(self.index));
+        opaque(sync_mark(self.index));
         Some(left)
     }
 
@@ -78,7 +78,7 @@ extern "C" fn change_at(index: u32, mark: u32, from: u32, state: u32) -> u32 {
         // SAFETY: aligned word of FLOW_BUCKETS.
         let word = Word(unsafe { ptr::read_volatile(slot_word) });
         let held = word.state() as u32;
-        if word.round() != Mark(mark).round() || held == state || held < from & 0xff || held > from >> 8 {
+        if word.version() != Mark(mark).version() || held == state || held < from & 0xff || held > from >> 8 {
             break;
         }
         // SAFETY: as above.
@@ -113,7 +113,7 @@ pub fn slot(index: u32) -> Option<Slot> {
 /// The slot that [`Word::found_at`] names, if it still holds the same flow.
 #[inline(always)]
 pub fn found(name: u64) -> Option<Slot> {
-    slot(name as u32).filter(|slot| slot.mark.round() == (name >> 32) as u8)
+    slot(name as u32).filter(|slot| slot.mark.version() == (name >> 32) as u8)
 }
 
 #[inline(always)]
@@ -153,13 +153,13 @@ pub fn touch(index: u32, now: u32) {
 
 /// Stores the time of what may tell that a connection lives, though it be over (rule 4).
 #[inline(always)]
-pub fn note(index: u32, now: u32) {
+pub fn touch_over(index: u32, now: u32) {
     opaque(touch_at(index, now, 1));
 }
 
 /// Stores the time of a hit of the other direction: this one's way out is asked for again all the same.
 #[inline(always)]
-pub fn see(index: u32, now: u32) {
+pub fn touch_peer(index: u32, now: u32) {
     if let Some(word) = word(index) {
         // SAFETY: the upper half of an aligned word of FLOW_BUCKETS (little-endian).
         unsafe { ptr::write_volatile(word.cast::<u32>().add(1), now) };
@@ -186,7 +186,7 @@ extern "C" fn touch_at(index: u32, now: u32, is_over: u32) -> u32 {
 /// Brings a flow's mark to its slot's word (rule 4).
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub(super) extern "C" fn mirror(index: u32) -> u32 {
+pub(super) extern "C" fn sync_mark(index: u32) -> u32 {
     if let (Some(word), Some(flow)) = (word(index), secondary::flow(index)) {
         let mut tries = 0;
         // Hits and other changes make the swap fail; each of the latter mirrors the word itself.

@@ -25,7 +25,7 @@ use vipgate_abi::{
     interface::Interface,
     maps,
     meter::MeterPort,
-    refused::Sent,
+    refused::OriginalDestination,
     service::{Service, ServiceKey},
     snat::{SnatKey, SnatRule},
 };
@@ -131,7 +131,7 @@ fn wipe(name: &str, map: &mut Map) -> Result<()> {
         maps::PORT_METERS => remove_all::<MeterPort, u32>(map),
         maps::FRAGMENTS => remove_all::<FragmentKey, FragmentPorts>(map),
         maps::DIRECT => remove_all::<FlowKey, u32>(map),
-        maps::REFUSED => remove_all::<FlowKey, Sent>(map),
+        maps::REFUSED => remove_all::<FlowKey, OriginalDestination>(map),
         // Written whole by every bench, gone with its devices, the controller's alone, or of a bench that is the last.
         maps::CONFIG
         | maps::TX_PORTS

@@ -8,7 +8,7 @@ use nix::{
     time::{ClockId, clock_gettime},
 };
 use tracing::{info, warn};
-use vipgate_abi::counters::{Gravity, Reason};
+use vipgate_abi::counters::{Reason, Severity};
 use vipgate_agent::loader::{Tidings, Told};
 use vipgate_controller::store::{
     self, Store,
@@ -25,9 +25,9 @@ impl Packets {
     pub const fn reasons(self) -> u64 {
         match self {
             Self::Off => 0,
-            Self::Warn => Reason::at_least(Gravity::Warn),
-            Self::Info => Reason::at_least(Gravity::Info),
-            Self::Debug => Reason::at_least(Gravity::Debug),
+            Self::Warn => Reason::at_least(Severity::Warn),
+            Self::Info => Reason::at_least(Severity::Info),
+            Self::Debug => Reason::at_least(Severity::Debug),
         }
     }
 }
@@ -78,9 +78,9 @@ fn say_one(told: &Told, named: &Named) {
             )
         };
     }
-    match reason.gravity() {
-        Gravity::Warn => say!(warn),
-        Gravity::Info | Gravity::Debug | Gravity::Silent => say!(info),
+    match reason.severity() {
+        Severity::Warn => say!(warn),
+        Severity::Info | Severity::Debug | Severity::Silent => say!(info),
     }
 }
 

@@ -16,17 +16,17 @@ impl Hop {
 
     /// A next hop by a port, found under an epoch; under 0 it is always old.
     #[inline(always)]
-    pub const fn new(next_hop: [u8; 6], epoch: u16, port: u16) -> Self {
+    pub const fn new(next_hop: [u8; 6], epoch: u16, interface: u16) -> Self {
         let [a, b, c, d, e, f] = next_hop;
         let address = u64::from_le_bytes([a, b, c, d, e, f, 0, 0]);
-        Self(address | (crossed(epoch, port) as u64) << Self::EPOCH)
+        Self(address | (crossed(epoch, interface) as u64) << Self::EPOCH)
     }
 
     /// A flow's hop before its first packet, by [`interface::STACK`]: always old, and another one for each flow that a slot has
     /// held lately.
     #[inline(always)]
-    pub const fn unknown(round: u8, now: u32) -> Self {
-        Self((round as u64) << 32 | now as u64)
+    pub const fn unknown(version: u8, now: u32) -> Self {
+        Self((version as u64) << 32 | now as u64)
     }
 
     /// True where the way out is known and the next hop's address is not: the kernel has to find it.
@@ -37,14 +37,14 @@ impl Hop {
 
     /// True for a hop that was found under this epoch, which is the low 16 bits of one that the controller chose, by this port.
     #[inline(always)]
-    pub const fn is_of(self, epoch: u16, port: u16) -> bool {
-        (self.0 >> Self::EPOCH) as u16 == crossed(epoch, port)
+    pub const fn is_of(self, epoch: u16, interface: u16) -> bool {
+        (self.0 >> Self::EPOCH) as u16 == crossed(epoch, interface)
     }
 }
 
 #[inline(always)]
-const fn crossed(epoch: u16, port: u16) -> u16 {
-    epoch ^ (port << 8)
+const fn crossed(epoch: u16, interface: u16) -> u16 {
+    epoch ^ (interface << 8)
 }
 
 /// The epoch after this one. Its lowest 8 bits are never 0: so no epoch crossed with a port is 0, as of an unknown hop.
@@ -59,13 +59,13 @@ pub const fn next_epoch(epoch: u32) -> u32 {
 pub struct Target(pub u32);
 
 impl Target {
-    const PORT: u32 = 24;
+    const INTERFACE: u32 = 24;
     /// Offset of the port's byte.
-    pub const PORT_OFFSET: usize = 3;
+    pub const INTERFACE_OFFSET: usize = 3;
 
     #[inline(always)]
-    pub const fn new(backend: u32, port: u16) -> Self {
-        Self((backend % crate::service::Member::NUMBERS) | (port as u32) << Self::PORT)
+    pub const fn new(backend: u32, interface: u16) -> Self {
+        Self((backend % crate::service::Member::NUMBERS) | (interface as u32) << Self::INTERFACE)
     }
 
     /// The target of a flow whose way out is not known.
@@ -80,12 +80,13 @@ impl Target {
     }
 
     #[inline(always)]
-    pub const fn port(self) -> u16 {
-        (self.0 >> Self::PORT) as u16
+    pub const fn interface(self) -> u16 {
+        (self.0 >> Self::INTERFACE) as u16
     }
 }
 
-const _: () = assert!(crate::maps::MAX_PORTS <= 1 << 8 && crate::service::Member::NUMBERS == 1 << Target::PORT);
+const _: () =
+    assert!(crate::maps::MAX_INTERFACES <= 1 << 8 && crate::service::Member::NUMBERS == 1 << Target::INTERFACE);
 
 crate::pod!(Hop, Target);
 
@@ -100,8 +101,8 @@ mod tests {
         let hop = Hop::new(MAC, 0x1234, 7);
         assert_eq!(hop.0.to_le_bytes()[..6], MAC);
         assert!(hop.is_of(0x1234, 7));
-        for (epoch, port) in [(0x1235, 7), (0x1334, 7), (0x1234, 6), (0x1234, 0)] {
-            assert!(!hop.is_of(epoch, port));
+        for (epoch, interface) in [(0x1235, 7), (0x1334, 7), (0x1234, 6), (0x1234, 0)] {
+            assert!(!hop.is_of(epoch, interface));
         }
     }
 
@@ -127,8 +128,8 @@ mod tests {
     #[test]
     fn a_target_keeps_backend_and_port_apart() {
         let target = Target::new(0xab_cdef, 0x12);
-        assert_eq!((target.backend(), target.port()), (0xab_cdef, 0x12));
-        assert_eq!(target.0.to_le_bytes()[Target::PORT_OFFSET], 0x12);
+        assert_eq!((target.backend(), target.interface()), (0xab_cdef, 0x12));
+        assert_eq!(target.0.to_le_bytes()[Target::INTERFACE_OFFSET], 0x12);
         assert_eq!(Target::of(5), Target::new(5, interface::STACK));
     }
 }

@@ -5,7 +5,7 @@ use super::{FLAG_OUTWARD, FLAG_REPLY, State, TOUCH_PERIOD, Word};
 /// The mirror of a slot's word in its flow, one aligned 32-bit word:
 /// ```text
 /// 31   24 23     16 15      8 7      0
-/// | flags | touched |  round  | state |
+/// | flags | touched | version | state |
 /// ```
 /// `touched` counts the periods of [`TOUCH_PERIOD`], `flags` are the flow's `FLAG_*`.
 #[repr(transparent)]
@@ -14,14 +14,14 @@ pub struct Mark(pub u32);
 
 impl Mark {
     #[inline(always)]
-    pub const fn new(state: State, round: u8, now: u32, flags: u8) -> Self {
-        Self((flags as u32) << 24 | (period(now) as u32) << 16 | (round as u32) << 8 | state as u32)
+    pub const fn new(state: State, version: u8, now: u32, flags: u8) -> Self {
+        Self((flags as u32) << 24 | (period(now) as u32) << 16 | (version as u32) << 8 | state as u32)
     }
 
     /// The mirror of a word.
     #[inline(always)]
     pub const fn of(word: Word, flags: u8) -> Self {
-        Self::new(word.state(), word.round(), word.seen(), flags)
+        Self::new(word.state(), word.version(), word.seen(), flags)
     }
 
     #[inline(always)]
@@ -30,7 +30,7 @@ impl Mark {
     }
 
     #[inline(always)]
-    pub const fn round(self) -> u8 {
+    pub const fn version(self) -> u8 {
         (self.0 >> 8) as u8
     }
 
@@ -74,7 +74,7 @@ impl Mark {
     #[inline(always)]
     pub const fn following(self, word: Word) -> Option<Self> {
         let state = word.0 as u8;
-        if self.round() != word.round() || self.0 as u8 == state {
+        if self.version() != word.version() || self.0 as u8 == state {
             return None;
         }
         Some(Self(self.0 & !0xff | state as u32))
@@ -94,9 +94,9 @@ mod tests {
     #[test]
     fn a_mark_follows_its_word_and_no_other_flows() {
         let mark = Mark::new(State::Opening, 7, 5 << TOUCH_PERIOD, FLAG_REPLY);
-        let word = |state, round| Word::new(state, round, 0xbeef, 99);
+        let word = |state, version| Word::new(state, version, 0xbeef, 99);
         let moved = mark.following(word(State::Established, 7)).expect("another state");
-        assert_eq!((moved.state(), moved.round(), moved.flags()), (State::Established, 7, FLAG_REPLY));
+        assert_eq!((moved.state(), moved.version(), moved.flags()), (State::Established, 7, FLAG_REPLY));
         assert!(
             moved.still(mark)
                 && moved.is_reply()

@@ -17,9 +17,9 @@
 //! # The slot word
 //! ```text
 //! 63            32    31      30  16 15      8 7      0
-//! |  seen: jiffies | overflow | tag  |  round  | state |
+//! |  seen: jiffies | overflow | tag  | version | state |
 //! ```
-//! `tag` is 15 bits of the flow's hash, `round` counts how often the slot was claimed, `seen` is when a packet last
+//! `tag` is 15 bits of the flow's hash, `version` counts how often the slot was claimed, `seen` is when a packet last
 //! hit it (to a period of [`TOUCH_PERIOD`]). A datagram flow's first answer stores it a period too early: so whoever asked once
 //! looks no younger than who talks on. `overflow` is the bucket's, not the slot's: in whichever of its words it is set, flows
 //! that had a place in this bucket, too, may lie in one after it.
@@ -28,16 +28,16 @@
 //! CPUs and the controller's sweeper meet in a slot without locks. x86-64 writes aligned words whole, and no load overtakes
 //! another load there, and no store another store. What reads and writes marks relies on that: it keeps only the compiler from
 //! reordering. arm64, which does reorder, would need barriers there: the crate refuses to compile for it, or for any other.
-//! 1. Who takes a slot compare-and-swaps its whole word to `Busy` with the next round; only the winner writes the
+//! 1. Who takes a slot compare-and-swaps its whole word to `Busy` with the next version; only the winner writes the
 //!    flow, and then stores the word that publishes it. Nobody touches a `Busy` slot. Who removes a connection
 //!    claims a slot of it, too, so that what it reads there is the flow that it removes.
 //! 2. Who claimed a slot marks its flow dead before it writes it, and live after. Who reads a flow compares the mark's
-//!    round before and after copying it: a flow that was dead, or that was claimed in between, reads as a miss.
+//!    version before and after copying it: a flow that was dead, or that was claimed in between, reads as a miss.
 //! 3. A hit stores only `seen`, as a 32-bit write of the word's upper half, and `touched`, a byte of the mark: it can delay
 //!    a compare-and-swap, never undo it. A `seen` written just after a claim only makes the new flow look fresh.
 //! 4. Every change of `state` is a compare-and-swap of the whole word; who loses it leaves the state to the winner. The
 //!    winner then brings the mark to the word: it reads the mark, then the word, and compare-and-swaps the mark to the
-//!    word's state while both are of one round. Whoever comes last has seen the last word.
+//!    word's state while both are of one version. Whoever comes last has seen the last word.
 //!    `Closed`, `Reset` and `Resumed` are left for `Busy`, `Empty` and by what [revives](State::is_over) a connection only: what comes
 //!    late for one that is over leaves it so. Of such a connection `seen` says in the first flow when it was closed, in the
 //!    other one when a packet came last that may tell that it lives: hits do not store it.

@@ -80,7 +80,7 @@ impl State {
 pub struct Word(pub u64);
 
 impl Word {
-    /// The bits that identify who is in the slot: round and tag.
+    /// The bits that identify who is in the slot: version and tag.
     pub const IDENTITY: u64 = 0x7fff_ff00;
     /// The bucket's mark, not the slot's.
     const OVERFLOW: u64 = 1 << 31;
@@ -88,8 +88,8 @@ impl Word {
     pub(super) const CLASS: u32 = 32;
 
     #[inline(always)]
-    pub const fn new(state: State, round: u8, tag: u16, seen: u32) -> Self {
-        Self(((seen as u64) << 32) | ((tag as u64 & 0x7fff) << 16) | ((round as u64) << 8) | state as u64)
+    pub const fn new(state: State, version: u8, tag: u16, seen: u32) -> Self {
+        Self(((seen as u64) << 32) | ((tag as u64 & 0x7fff) << 16) | ((version as u64) << 8) | state as u64)
     }
 
     #[inline(always)]
@@ -98,7 +98,7 @@ impl Word {
     }
 
     #[inline(always)]
-    pub const fn round(self) -> u8 {
+    pub const fn version(self) -> u8 {
         (self.0 >> 8) as u8
     }
 
@@ -140,13 +140,13 @@ impl Word {
     /// The word that claims this slot.
     #[inline(always)]
     pub const fn claimed(self) -> Self {
-        Self::new(State::Busy, self.round().wrapping_add(1), self.tag(), self.seen()).after(self)
+        Self::new(State::Busy, self.version().wrapping_add(1), self.tag(), self.seen()).after(self)
     }
 
-    /// Names this slot while it holds the flow that it holds now: its index, and above 32 bits its round.
+    /// Names this slot while it holds the flow that it holds now: its index, and above 32 bits its version.
     #[inline(always)]
     pub const fn found_at(self, index: u32) -> u64 {
-        (self.round() as u64) << 32 | index as u64
+        (self.version() as u64) << 32 | index as u64
     }
 
     /// True when both words show the same flow in the slot, whatever its state and time.
@@ -217,7 +217,7 @@ mod tests {
     fn a_claim_keeps_the_tag_and_changes_the_identity() {
         let word = Word::new(State::Opening, 255, 0x3eef, 42);
         let claimed = word.claimed();
-        assert_eq!((claimed.state(), claimed.round(), claimed.tag(), claimed.seen()), (State::Busy, 0, 0x3eef, 42));
+        assert_eq!((claimed.state(), claimed.version(), claimed.tag(), claimed.seen()), (State::Busy, 0, 0x3eef, 42));
         assert!(!claimed.same_flow(word));
         assert!(word.with_state(State::Closed).same_flow(word));
     }
@@ -229,7 +229,7 @@ mod tests {
         let marked = word.overflowed();
         assert!(marked.same_flow(word) && marked.tag() == word.tag());
         assert!(marked.with_state(State::Empty).has_overflowed() && marked.claimed().has_overflowed());
-        let next = Word::new(State::Opening, marked.claimed().round(), 5, 43);
+        let next = Word::new(State::Opening, marked.claimed().version(), 5, 43);
         assert!(next.after(marked).has_overflowed() && next.after(marked).same_flow(next));
         assert!(!next.after(word).has_overflowed());
     }

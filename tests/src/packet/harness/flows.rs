@@ -9,7 +9,7 @@ use vipgate_abi::{
     flow::{Bucket, Flow, FlowKey, Mark, State, WAYS, Word},
     fragment::{FragmentKey, FragmentPorts},
     maps,
-    refused::Sent,
+    refused::OriginalDestination,
 };
 
 use super::Bench;
@@ -138,9 +138,9 @@ impl Bench {
 
     /// Has the stack have refused packets so much earlier.
     pub fn age_refused(&mut self, jiffies: u32) -> Result<()> {
-        let mut refused = HashMap::<_, FlowKey, Sent>::try_from(self.map(maps::REFUSED)?)?;
+        let mut refused = HashMap::<_, FlowKey, OriginalDestination>::try_from(self.map(maps::REFUSED)?)?;
         for (key, sent) in refused.iter().collect::<Result<Vec<_>, _>>()? {
-            refused.insert(key, Sent { seen: sent.seen.wrapping_sub(jiffies), ..sent }, 0)?;
+            refused.insert(key, OriginalDestination { seen: sent.seen.wrapping_sub(jiffies), ..sent }, 0)?;
         }
         Ok(())
     }

@@ -135,7 +135,7 @@ impl Flow8 {
             new_sport: self.new_sport,
             new_dport: self.new_dport,
             peer: self.peer,
-            hop: Hop::unknown(word.round(), word.seen()),
+            hop: Hop::unknown(word.version(), word.seen()),
             target: Target::of(self.backend),
             from: 0,
             generation: self.generation,
@@ -244,7 +244,7 @@ mod tests {
         ];
         for (number, state) in (0..).zip(states) {
             let word = word(raw(number));
-            assert_eq!((word.state(), word.round(), word.seen()), (state, 9, 77));
+            assert_eq!((word.state(), word.version(), word.seen()), (state, 9, 77));
         }
     }
 

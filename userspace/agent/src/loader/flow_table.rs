@@ -304,7 +304,7 @@ impl FlowTable {
     fn take(&self, slot: u32, seen: Word) -> Option<Word> {
         let claimed = seen.claimed();
         self.slot(slot)?.compare_exchange(seen.0, claimed.0, Ordering::AcqRel, Ordering::Relaxed).ok()?;
-        self.flows.mark(slot)?.store(Mark::new(State::Busy, claimed.round(), 0, 0).0, Ordering::Release);
+        self.flows.mark(slot)?.store(Mark::new(State::Busy, claimed.version(), 0, 0).0, Ordering::Release);
         Some(claimed)
     }
 
@@ -326,10 +326,10 @@ impl FlowTable {
             if !flow.mark.is_reply() {
                 self.account(&flow, -i64::from(seen.state().is_live()), -i64::from(seen.state().is_admitted()));
             }
-            let dead = Mark::new(State::Busy, claimed.round(), 0, 0);
+            let dead = Mark::new(State::Busy, claimed.version(), 0, 0);
             let (target, generation) = NOBODYS;
             self.flows.write(slot, Flow { target, generation, peer: NOWHERE, mark: dead, ..flow });
-            let closed = Word::new(State::Closed, seen.round(), seen.tag(), now);
+            let closed = Word::new(State::Closed, seen.version(), seen.tag(), now);
             self.show((slot, claimed), closed, flow.mark.flags());
         }
         true
@@ -381,15 +381,15 @@ impl FlowTable {
     /// Writes a flow to a slot that was claimed, and publishes it as it was under the word `like` (rules 1 and 2): the slot,
     /// and its word now.
     pub(super) fn publish(&self, (slot, claimed): (u32, Word), like: Word, hash: u64, flow: Flow) -> (u32, Word) {
-        let dead = Mark::new(State::Busy, claimed.round(), 0, 0);
+        let dead = Mark::new(State::Busy, claimed.version(), 0, 0);
         self.flows.write(slot, Flow { mark: dead, ..flow });
-        let like = Word::new(like.state(), like.round(), flow::tag(hash), like.seen());
+        let like = Word::new(like.state(), like.version(), flow::tag(hash), like.seen());
         (slot, self.show((slot, claimed), like, flow.mark.flags()))
     }
 
     /// Publishes the flow in a claimed slot as it is under the word `like`: the slot's word now.
     fn show(&self, (slot, claimed): (u32, Word), like: Word, flags: u8) -> Word {
-        let word = Word::new(like.state(), claimed.round(), like.tag(), like.seen()).after(claimed);
+        let word = Word::new(like.state(), claimed.version(), like.tag(), like.seen()).after(claimed);
         if let (Some(mark), Some(cell)) = (self.flows.mark(slot), self.slot(slot)) {
             mark.store(Mark::of(word, flags).0, Ordering::Release);
             cell.store(word.0, Ordering::Release);

@@ -9,7 +9,7 @@ use std::{
 };
 
 use tracing::{info, warn};
-use vipgate_abi::{interface::Interface, maps::MAX_PORTS};
+use vipgate_abi::{interface::Interface, maps::MAX_INTERFACES};
 
 use super::{ApplyError, Refusal, Refusals};
 use crate::{
@@ -179,8 +179,9 @@ impl Managed {
             self.ready.insert(device.name.clone(), (device.clone(), number));
             return Ok(());
         }
-        let number =
-            self.number(device.ifindex).ok_or_else(|| refused(format!("all {} ports are in use", MAX_PORTS - 1)))?;
+        let number = self
+            .number(device.ifindex)
+            .ok_or_else(|| refused(format!("all {} ports are in use", MAX_INTERFACES - 1)))?;
         if self.ports.get(&number).is_some_and(|port| port.ifindex == device.ifindex && port.mac != device.mac) {
             self.moved.insert(device.name.clone());
         }
@@ -227,7 +228,7 @@ impl Managed {
     /// The number that the device has, else the lowest free one; 0 is the stack.
     fn number(&self, ifindex: u32) -> Option<u32> {
         let held = self.ports.iter().find(|(_, port)| port.ifindex == ifindex).map(|(number, _)| *number);
-        held.or_else(|| (1..MAX_PORTS).find(|number| !self.ports.contains_key(number)))
+        held.or_else(|| (1..MAX_INTERFACES).find(|number| !self.ports.contains_key(number)))
     }
 
     fn set_port(&mut self, number: u32, port: Interface) -> Result<(), TableError> {

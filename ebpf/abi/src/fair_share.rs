@@ -24,7 +24,7 @@ pub struct Share {
     /// The period in which it brought something last; wraps.
     pub period: u32,
     /// Units of time that it takes at the meter's rate.
-    pub brought: u64,
+    pub recent: u64,
 }
 
 const _: () = assert!(size_of::<Share>() == 16);
@@ -52,20 +52,20 @@ impl Share {
             None => 0,
         };
         let ago = period.wrapping_sub(self.period);
-        let brought = if self.flow == flow && ago < u64::BITS { self.brought >> ago } else { 0 };
-        Self { flow, period, brought }
+        let recent = if self.flow == flow && ago < u64::BITS { self.recent >> ago } else { 0 };
+        Self { flow, period, recent }
     }
 
     /// The share after a packet of this cost; `None`: there is no room for it in a queue of this [lead](Rate::lead).
     #[inline(always)]
-    pub const fn bring(self, rate: &Rate, lead: u64, cost: u64) -> Option<Self> {
+    pub const fn admit(self, rate: &Rate, lead: u64, cost: u64) -> Option<Self> {
         let frame = rate.cost(FRAME);
-        let left_to_others = if self.brought < frame { self.brought } else { frame };
+        let left_to_others = if self.recent < frame { self.recent } else { frame };
         let room = rate.tolerance.saturating_sub(lead);
-        if lead > rate.tolerance || self.brought / MULTIPLE + left_to_others > room {
+        if lead > rate.tolerance || self.recent / MULTIPLE + left_to_others > room {
             return None;
         }
-        Some(Self { brought: self.brought.saturating_add(cost), ..self })
+        Some(Self { recent: self.recent.saturating_add(cost), ..self })
     }
 }
 
@@ -100,7 +100,7 @@ mod tests {
             let (lead, cost) = (rate.lead(self.word, now), rate.cost(FRAME));
             let mut share = self.shares[flow];
             if lead > rate.congested {
-                match share.of(flow as u32, &rate, now).bring(&rate, lead, cost) {
+                match share.of(flow as u32, &rate, now).admit(&rate, lead, cost) {
                     Some(after) => share = after,
                     None => return false,
                 }
@@ -176,11 +176,11 @@ mod tests {
 
         #[test]
         fn nothing_overflows(bits in any::<u64>(), held in any::<(u32, u32, u64)>(), now in any::<u64>(), lead in any::<u64>()) {
-            let held = Share { flow: held.0, period: held.1, brought: held.2 };
+            let held = Share { flow: held.0, period: held.1, recent: held.2 };
             for rate in [Rate::policed(bits), Rate::queued(bits, 1), Rate::default()] {
                 let share = held.of(held.flow, &rate, now);
-                prop_assert!(share.brought <= held.brought);
-                share.bring(&rate, lead, rate.cost(u32::MAX));
+                prop_assert!(share.recent <= held.recent);
+                share.admit(&rate, lead, rate.cost(u32::MAX));
             }
         }
     }
@@ -188,11 +188,11 @@ mod tests {
     #[test]
     fn a_share_halves_with_each_period_and_is_no_other_flows() {
         let rate = Rate::queued(1_000_000, 1);
-        let held = Share { flow: 7, period: 10, brought: 1 << 20 };
-        for (period, brought) in [(10, 1 << 20), (11, 1 << 19), (30, 1), (31, 0), (10 + 64, 0)] {
-            assert_eq!(held.of(7, &rate, period * rate.congested), Share { flow: 7, period: period as u32, brought });
+        let held = Share { flow: 7, period: 10, recent: 1 << 20 };
+        for (period, recent) in [(10, 1 << 20), (11, 1 << 19), (30, 1), (31, 0), (10 + 64, 0)] {
+            assert_eq!(held.of(7, &rate, period * rate.congested), Share { flow: 7, period: period as u32, recent });
         }
-        assert_eq!(held.of(7 + SHARES, &rate, 10 * rate.congested).brought, 0);
+        assert_eq!(held.of(7 + SHARES, &rate, 10 * rate.congested).recent, 0);
         assert_eq!(Share::place(7), Share::place(7 + SHARES));
     }
 }
