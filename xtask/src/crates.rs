@@ -37,7 +37,7 @@ const BELONGS_TO: &[(&str, &[&str])] = &[
     ("sqlx", &["vipgate-controller"]),
     ("axum", &["vipgate-controller"]),
     ("reqwest", &["vipgate-client", "vipgate-controller"]),
-    ("serde_yaml_ng", &["vipgate-client"]),
+    ("serde-saphyr", &["vipgate-client"]),
 ];
 
 #[derive(Debug, Deserialize)]

@@ -40,7 +40,7 @@ pub enum ClientError {
     #[error("cannot {what} {}", path.display())]
     File { what: &'static str, path: PathBuf, source: io::Error },
     #[error("the reply can't be written as YAML")]
-    Yaml(#[source] serde_yaml_ng::Error),
+    Yaml(#[source] serde_saphyr::SerializeError),
     #[error("the completion script can't be written")]
     Script(#[source] io::Error),
     #[error("{at}: {what}")]

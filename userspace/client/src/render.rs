@@ -3,7 +3,7 @@
 use clap::ValueEnum;
 use serde_json::Value;
 
-use super::ClientError;
+use super::{ClientError, yaml};
 
 /// How replies are printed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -25,7 +25,7 @@ pub(super) fn render(reply: &Value, format: Format, fields: &[String]) -> Result
     match format {
         Format::Table => Ok(table(reply, fields)),
         Format::Json => Ok(json(reply)),
-        Format::Yaml => serde_yaml_ng::to_string(reply).map_err(ClientError::Yaml),
+        Format::Yaml => yaml::write(reply).map_err(ClientError::Yaml),
     }
 }
 
@@ -149,9 +149,9 @@ mail\u{fffd}[2J  2     10.1.0.9   a,b
         let reply = json!({ "inventories": [{ "uuid": "0123", "name": name, "useFor": null }] });
         let json = render(&reply, Format::Json, &[]).unwrap();
         assert_eq!(serde_json::from_str::<Value>(&json).unwrap(), reply);
-        let yaml = render(&reply, Format::Yaml, &[]).unwrap();
-        assert_eq!(serde_yaml_ng::from_str::<Value>(&yaml).unwrap(), reply);
-        for text in [json, yaml] {
+        let text = render(&reply, Format::Yaml, &[]).unwrap();
+        assert_eq!(yaml::read::<Value>(&text).unwrap(), reply);
+        for text in [json, text] {
             assert!(text.chars().all(|one| one == '\n' || !one.is_control()), "{text:?}");
         }
     }

@@ -28,6 +28,7 @@ use std::{
 };
 
 use clap::{Arg, ArgAction, ArgMatches, Command, ValueHint, value_parser};
+use serde_json::Value;
 
 pub(crate) use self::plan::NoPlan;
 use self::{
@@ -41,7 +42,7 @@ use super::{
     ClientError, Said,
     http::{Api, Progress},
     render::{Format, harmless, render},
-    session,
+    session, yaml,
 };
 
 pub(super) const APPLY: &str = "apply";
@@ -105,7 +106,7 @@ fn exported(api: &Api) -> Result<String, ClientError> {
     };
     let things: Vec<Thing> =
         there.iter().map(|there| &there.thing).filter(|thing| is_worth_it(thing)).cloned().collect();
-    serde_yaml_ng::to_string(&write(&things)).map_err(ClientError::Yaml)
+    yaml::write(&write(&things)).map_err(ClientError::Yaml)
 }
 
 /// What is asked for.
@@ -136,8 +137,11 @@ pub(super) fn apply(matches: &ArgMatches) -> Result<Said, ClientError> {
 impl Wish<'_> {
     /// What can be said of the file without the router.
     fn draft(&self) -> Result<Draft, ClientError> {
-        let document: Node = serde_yaml_ng::from_str(self.text)
-            .map_err(|error| ClientError::Declared { at: self.file.to_owned(), what: harmless(&error.to_string()) })?;
+        let refused = |what: &str| ClientError::Declared { at: self.file.to_owned(), what: harmless(what) };
+        let document = yaml::read(self.text).map_err(|error| refused(&yaml::described(&error)))?;
+        if document == Node::Scalar(Value::Null) {
+            return Err(refused("the file is empty"));
+        }
         Draft::read(&document).map_err(|fault| self.told(&fault))
     }
 

@@ -8,6 +8,9 @@ use serde::{
     de::{DeserializeSeed, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor},
 };
 use serde_json::Value;
+use serde_saphyr::Spanned;
+
+use super::super::yaml;
 
 /// Where a node is: from the top, which element of a list or which entry of a mapping.
 pub(super) type Place = Vec<usize>;
@@ -78,10 +81,14 @@ impl<'de> Visitor<'de> for Reader {
 }
 
 /// The line of a node, from 1: that of its key, in a mapping.
-pub(super) fn line(text: &str, place: &[usize]) -> Option<usize> {
-    let document = serde_yaml_ng::Deserializer::from_str(text);
-    // It fails always: the parser knows where it was then.
-    Some(Walk(place).deserialize(document).err()?.location()?.line())
+pub(super) fn line(text: &str, place: &[usize]) -> Option<u64> {
+    let location = if place.is_empty() {
+        yaml::read::<Spanned<IgnoredAny>>(text).ok()?.referenced
+    } else {
+        // The walk always fails: the error holds where the parser was.
+        yaml::read_with(text, Walk(place)).err()?.location()?
+    };
+    Some(location.line())
 }
 
 /// Goes to a place and fails there.
@@ -146,7 +153,8 @@ list:
     #[test]
     fn nodes_are_found_again_by_their_place() {
         for (place, expected) in [
-            (&[0][..], 2),
+            (&[][..], 2),
+            (&[0], 2),
             (&[0, 0], 3),
             (&[0, 1], 4),
             (&[0, 1, 0, 0], 6),
@@ -161,9 +169,7 @@ list:
 
     #[test]
     fn doubled_keys_and_numbers_as_keys_are_kept_as_they_are_written() {
-        let Node::Mapping(entries) = serde_yaml_ng::from_str("{80: a, 080: b, 80: c, no: d}").unwrap() else {
-            panic!("no mapping")
-        };
+        let Node::Mapping(entries) = yaml::read("{80: a, 080: b, 80: c, no: d}").unwrap() else { panic!("no mapping") };
         assert_eq!(entries.iter().map(|(key, _)| key.as_str()).collect::<Vec<_>>(), ["80", "080", "80", "no"]);
     }
 }

@@ -6,7 +6,7 @@ mod random;
 use std::{net::Ipv4Addr, sync::Arc, time::Duration};
 
 use futures::{FutureExt as _, future::BoxFuture};
-use serde_json::{Value, json};
+use serde_json::json;
 use sha2::{Digest as _, Sha512};
 use tempfile::TempDir;
 use tokio::{net::TcpListener, runtime::Runtime};
@@ -284,7 +284,8 @@ fn limits_are_changed_by_being_set_anew_one_by_one_and_nobody_is_asked() {
     router.applies(&changed, PRUNING);
     router.is_as(&changed, PRUNING);
     let exported = router.export();
-    let expected = "all:\n        inboundBandwidth: 1G\n      '80':\n        outboundBandwidth: 1048575\n      '443':";
+    let expected =
+        "all:\n        inboundBandwidth: 1G\n      \"80\":\n        outboundBandwidth: 1048575\n      \"443\":";
     assert!(exported.contains(expected), "{exported}");
     let unlimited = with(&SHOP.replace(limits, ""));
     router.is_as(&unlimited.replace("    qos:\n", ""), PRUNING);
@@ -472,6 +473,8 @@ fn faults_of_the_file_are_told_by_line_before_anything_is_sent() {
             &["router.yaml:5", "write bits per second"],
         ),
         ("a: [", &["router.yaml", "line"]),
+        ("[a]", &["router.yaml:1", "a mapping"]),
+        ("# nothing\n", &["router.yaml", "the file is empty"]),
     ] {
         router.refuses(text, Allowed::default(), words);
     }

@@ -6,8 +6,8 @@ use proptest::prelude::*;
 
 use super::{
     super::{
+        super::yaml,
         file::{Declared, Draft},
-        node::Node,
         plan::{Plan, Step, without_references_to},
         table::{Field, Made},
         there::Present,
@@ -23,7 +23,7 @@ struct Model(BTreeMap<Id, Thing>);
 
 impl Model {
     fn declared(&self, text: &str) -> Declared {
-        let document: Node = serde_yaml_ng::from_str(text).unwrap();
+        let document = yaml::read(text).unwrap();
         Draft::read(&document).unwrap().resolve(self.0.values()).unwrap()
     }
 

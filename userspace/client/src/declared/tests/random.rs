@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 use serde_json::{Map, Value, json};
 
-use super::{ANYTHING, PRUNING, Router, SITE};
+use super::{super::super::yaml, ANYTHING, PRUNING, Router, SITE};
 
 /// Choices from the bytes of a test case; 0 where they end.
 struct Choices<'a>(std::slice::Iter<'a, u8>);
@@ -25,7 +25,7 @@ fn put(to: &mut Value, key: &str, value: impl Into<Value>) {
 /// A router that the API's rules allow. Each of its addresses is written, so that what it comes to is certain.
 pub(super) fn router(bytes: &[u8]) -> String {
     let mut choices = Choices(bytes.iter());
-    let mut site: Value = serde_yaml_ng::from_str(SITE).unwrap();
+    let mut site: Value = yaml::read(SITE).unwrap();
     let guest = &mut site["zones"]["north"]["l2s"]["inside"]["l3s"]["guest"];
     if choices.is() {
         put(guest, "dns", json!(["192.0.2.1", "192.0.2.2"][..=choices.below(2)]));
@@ -79,7 +79,7 @@ pub(super) fn router(bytes: &[u8]) -> String {
         vips.insert(format!("vip{number}"), vip);
     }
     site["vips"] = vips.into();
-    serde_yaml_ng::to_string(&site).unwrap()
+    yaml::write(&site).unwrap()
 }
 
 /// Of whole VIPs and of ports, in units and without.
