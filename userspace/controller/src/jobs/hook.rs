@@ -1,7 +1,7 @@
 //! Web hooks: the result of a job is posted to the URL that its caller gave.
 //!
-//! A call that fails (no connection, no 2xx) is repeated; how often it failed is stored, so that a restart goes on where
-//! the last run stopped. Each account's hooks wait for its own only: whose hooks do not answer holds up nobody else's.
+//! A post that fails (no connection, no 2xx) is repeated. The number of failures is stored, so that a restart continues where
+//! the last run stopped. Each account has a queue of its own: hooks that do not answer delay only those of their account.
 
 use std::{
     collections::HashMap,
@@ -19,25 +19,25 @@ use crate::store::{
     web_hook::{self, WebHook},
 };
 
-/// Of one call, connecting included.
+/// Of one post, connecting included.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Hooks of an account that are called at the same time.
-const AT_ONCE: usize = 32;
+/// Hooks of an account that are posted to at the same time.
+const MAX_CONCURRENT: usize = 32;
 
-/// Hooks of an account that wait, or are called; further ones are not.
-const MOST_WAITING: usize = 1000;
+/// Hooks of an account that wait or are posted to; further ones are dropped.
+const MAX_QUEUED: usize = 1000;
 
 /// The longest URL, in bytes.
-const MOST_URL: usize = 2048;
+const MAX_URL: usize = 2048;
 
-/// Where a result goes.
+/// The URL of a web hook.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HookUrl(Url);
 
-/// A URL that can't be called.
+/// The text is no URL of a web hook.
 #[derive(Debug, thiserror::Error)]
-#[error("X-Web-Hook `{0}` can't be called: give http://host:port/path, at most {most} bytes of it", most = MOST_URL)]
+#[error("X-Web-Hook `{0}` can't be called: give http://host:port/path, at most {most} bytes of it", most = MAX_URL)]
 pub struct BadHook(String);
 
 impl HookUrl {
@@ -51,22 +51,22 @@ impl FromStr for HookUrl {
 
     fn from_str(text: &str) -> Result<Self, BadHook> {
         match Url::parse(text) {
-            Ok(url) if url.scheme() == "http" && url.has_host() && url.as_str().len() <= MOST_URL => Ok(Self(url)),
-            _ => Err(BadHook(text.chars().take(MOST_URL).collect())),
+            Ok(url) if url.scheme() == "http" && url.has_host() && url.as_str().len() <= MAX_URL => Ok(Self(url)),
+            _ => Err(BadHook(text.chars().take(MAX_URL).collect())),
         }
     }
 }
 
-/// The client of web hooks can't be made.
+/// The HTTP client of web hooks can't be created.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot make the client of web hooks: {0}")]
 pub struct NoClient(#[source] reqwest::Error);
 
-/// Delivers results.
+/// Posts results to web hooks.
 pub(super) struct Hooks {
     client: Client,
-    /// Account -> its permits, held by each of its hooks.
-    lines: Mutex<HashMap<Arc<str>, Arc<Semaphore>>>,
+    /// Account -> the queue that each of its hooks holds.
+    queues: Mutex<HashMap<Arc<str>, Arc<Semaphore>>>,
     settings: Settings,
 }
 
@@ -74,25 +74,25 @@ impl Hooks {
     pub(super) fn new(settings: Settings) -> Result<Self, NoClient> {
         let client = Client::builder().timeout(TIMEOUT).redirect(redirect::Policy::none()).no_proxy().build();
         let client = client.map_err(NoClient)?;
-        Ok(Self { client, lines: Mutex::default(), settings })
+        Ok(Self { client, queues: Mutex::default(), settings })
     }
 
-    /// The line of an account's hooks; `None`: too many stand in it.
-    fn line(&self, account: &Arc<str>) -> Option<Arc<Semaphore>> {
-        let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
-        lines.retain(|_, line| Arc::strong_count(line) > 1);
-        let line = lines.entry(Arc::clone(account)).or_insert_with(|| Arc::new(Semaphore::new(AT_ONCE)));
-        (Arc::strong_count(line) <= MOST_WAITING).then(|| Arc::clone(line))
+    /// The queue of an account's hooks; `None` if it is full.
+    fn queue(&self, account: &Arc<str>) -> Option<Arc<Semaphore>> {
+        let mut queues = self.queues.lock().unwrap_or_else(PoisonError::into_inner);
+        queues.retain(|_, queue| Arc::strong_count(queue) > 1);
+        let queue = queues.entry(Arc::clone(account)).or_insert_with(|| Arc::new(Semaphore::new(MAX_CONCURRENT)));
+        (Arc::strong_count(queue) <= MAX_QUEUED).then(|| Arc::clone(queue))
     }
 
-    /// Calls the hook of an account's finished job, if it has one, until it answers or has failed too often.
+    /// Posts the result of a finished job to its hook, if it has one, until that succeeds or has failed too often.
     pub(super) async fn deliver(&self, store: &Store, job_uuid: &str, account: &Arc<str>) -> store::Result<()> {
-        match self.line(account) {
-            Some(line) => self.call(store, job_uuid, &line).await?,
+        match self.queue(account) {
+            Some(queue) => self.call(store, job_uuid, &queue).await?,
             None => tracing::warn!(
                 job = job_uuid,
                 account = &**account,
-                "a web hook is not called: {MOST_WAITING} of this account wait for an answer"
+                "a web hook is dropped: {MAX_QUEUED} of this account wait for an answer"
             ),
         }
         let mut tx = store.begin().await?;
@@ -100,7 +100,7 @@ impl Hooks {
         tx.commit().await
     }
 
-    async fn call(&self, store: &Store, job_uuid: &str, line: &Semaphore) -> store::Result<()> {
+    async fn call(&self, store: &Store, job_uuid: &str, queue: &Semaphore) -> store::Result<()> {
         let Some(hook) = web_hook::get(&mut store.look().await?, job_uuid).await? else {
             return Ok(());
         };
@@ -108,7 +108,7 @@ impl Hooks {
             if failures > 0 {
                 tokio::time::sleep(self.settings.hook_interval).await;
             }
-            match self.post(job_uuid, &hook, line).await {
+            match self.post(job_uuid, &hook, queue).await {
                 Ok(()) => break,
                 Err(reason) => {
                     tracing::debug!(job = job_uuid, failures, reason, "a web hook failed");
@@ -121,9 +121,9 @@ impl Hooks {
         Ok(())
     }
 
-    async fn post(&self, job_uuid: &str, hook: &WebHook, line: &Semaphore) -> Result<(), String> {
-        // Never closed, so the permit is always granted.
-        let _permit = line.acquire().await;
+    async fn post(&self, job_uuid: &str, hook: &WebHook, queue: &Semaphore) -> Result<(), String> {
+        // The semaphore is never closed, so the permit is always granted.
+        let _permit = queue.acquire().await;
         let answer = self
             .client
             .post(&hook.url)
@@ -147,15 +147,15 @@ mod tests {
     fn an_account_with_many_hooks_that_wait_has_no_place_for_more_and_others_have_theirs() {
         let hooks = Hooks::new(Settings::default()).unwrap();
         let [one, other] = ["one", "other"].map(Arc::from);
-        let mut waiting: Vec<_> = std::iter::from_fn(|| hooks.line(&one)).take(2 * MOST_WAITING).collect();
-        assert_eq!(waiting.len(), MOST_WAITING);
-        let line = hooks.line(&other).unwrap();
-        assert_eq!(line.available_permits(), AT_ONCE);
-        assert!(!Arc::ptr_eq(&line, &waiting[0]));
+        let mut waiting: Vec<_> = std::iter::from_fn(|| hooks.queue(&one)).take(2 * MAX_QUEUED).collect();
+        assert_eq!(waiting.len(), MAX_QUEUED);
+        let queue = hooks.queue(&other).unwrap();
+        assert_eq!(queue.available_permits(), MAX_CONCURRENT);
+        assert!(!Arc::ptr_eq(&queue, &waiting[0]));
         waiting.pop();
-        assert!(hooks.line(&one).is_some());
-        drop((waiting, line));
-        hooks.line(&other).unwrap();
-        assert!(hooks.lines.lock().unwrap().len() <= 1);
+        assert!(hooks.queue(&one).is_some());
+        drop((waiting, queue));
+        hooks.queue(&other).unwrap();
+        assert!(hooks.queues.lock().unwrap().len() <= 1);
     }
 }

@@ -43,7 +43,7 @@ pub struct Settings {
     /// How long a result can be fetched after its job has finished.
     pub retention: Duration,
     /// At most this many results are kept, the latest ones.
-    pub most_finished: u32,
+    pub max_finished: u32,
     /// How long a poll waits for its job to end. Nearly all jobs end sooner, while a client would poll again after a
     /// second, as the SDKs do. A client that polls many jobs in turn must not wait long for each.
     pub hold: Duration,
@@ -57,7 +57,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             retention: Duration::from_secs(3 * 3600),
-            most_finished: 20_000,
+            max_finished: 20_000,
             hold: Duration::from_millis(100),
             hook_interval: Duration::from_secs(2),
             hook_retries: 15,
@@ -273,7 +273,7 @@ impl Jobs {
         if tx.now().saturating_sub(last) >= CLEANUP_INTERVAL {
             self.inner.last_cleanup.store(tx.now(), Ordering::Relaxed);
             let oldest = self.oldest(&tx);
-            job::delete_finished(&mut tx, oldest, self.inner.settings.most_finished).await?;
+            job::delete_finished(&mut tx, oldest, self.inner.settings.max_finished).await?;
         }
         tx.commit().await
     }

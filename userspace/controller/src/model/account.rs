@@ -19,7 +19,7 @@ use crate::store::{
 
 const NORMAL: &str = "Normal";
 
-/// The password comes hashed.
+/// The password in the request is its hash already.
 pub(super) async fn create(tx: &mut Tx, request: CreateAccount) -> Result {
     let row = Account {
         uuid: store::new_uuid(),
@@ -38,7 +38,7 @@ pub(super) async fn create(tx: &mut Tx, request: CreateAccount) -> Result {
     Ok(Outcome::inventory(Resource::Account, row.uuid))
 }
 
-/// A normal account changes itself alone.
+/// A normal account can change only itself.
 pub(super) async fn update(tx: &mut Tx, caller: &Caller, request: UpdateAccount) -> Result {
     if !caller.admin && caller.account_uuid != request.uuid {
         return Err(ApiError::permission_denied(format!("account[uuid:{}] is another account", request.uuid)));
@@ -56,7 +56,7 @@ fn taken(name: &str) -> ApiError {
     ApiError::operation(format!("there is an account `{name}` already; choose another name"))
 }
 
-/// What it owned becomes the administrator's, and traffic goes on.
+/// The administrator becomes the owner of its resources, whose traffic goes on.
 pub(super) async fn delete(tx: &mut Tx, request: &Delete) -> Result {
     let row = get(tx, "uuid", &request.uuid).await?;
     if row.uuid == ADMIN {
@@ -105,7 +105,7 @@ pub(super) async fn share(tx: &mut Tx, request: Sharing) -> Result {
     Ok(Outcome::empty())
 }
 
-/// Resources that are built on what was shared stay.
+/// Resources that use the shared ones stay.
 pub(super) async fn unshare(tx: &mut Tx, request: Sharing) -> Result {
     check(tx, &request).await?;
     for resource in &request.resource_uuids {

@@ -1,4 +1,4 @@
-//! Choosing an address of an L3 network.
+//! Allocates the address of a VIP or a NIC on an L3 network.
 
 use std::{collections::BTreeSet, net::Ipv4Addr};
 
@@ -7,7 +7,7 @@ use vipgate_api::ApiError;
 use super::Result;
 use crate::store::{Tx, address, network::IpRange};
 
-/// How an address is chosen when none is asked for.
+/// How an address is chosen if the request names none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Strategy {
     #[default]
@@ -25,7 +25,7 @@ impl Strategy {
         }
     }
 
-    /// SYS.1007 for a name that is none; absent: random.
+    /// SYS.1007 for an unknown name; random if there is none.
     pub(super) fn of_name(name: Option<&str>) -> Result<Self> {
         let Some(name) = name else { return Ok(Self::default()) };
         Self::ALL.into_iter().find(|strategy| strategy.name() == name).ok_or_else(|| {
@@ -37,21 +37,21 @@ impl Strategy {
     }
 }
 
-/// An address that is taken now.
+/// An address that was taken.
 #[derive(Debug)]
 pub(super) struct Allocated {
-    /// What its user refers to; deleting the user frees the address.
+    /// Its user refers to this uuid; deleting the user frees the address.
     pub(super) used_ip_uuid: String,
     pub(super) ip: Ipv4Addr,
-    /// The range that holds it.
+    /// The range that contains the address.
     pub(super) range: IpRange,
 }
 
-/// Takes the required address, or one by the strategy, in these ranges, which are the network's; none of those that the router
-/// has of its own.
+/// Takes the required address, or one chosen by the strategy, from `ranges`, which are those of the network. The router's
+/// own addresses, `routers`, are never taken.
 ///
 /// # Errors
-/// L3.1000: the required one is the router's, in use or outside every range, or none is free.
+/// L3.1000 if the required address is one of the router's, in use or outside all ranges, or if no address is free.
 pub(super) async fn allocate(
     tx: &mut Tx,
     l3_network_uuid: &str,
@@ -94,7 +94,7 @@ async fn choose(
         let pick = random();
         let index = (pick >> 32) as usize % ranges.len();
         ranges.rotate_left(index);
-        // From a random place upwards, then the whole: not every free address is equally likely, but none is left out.
+        // Upwards from a random address, then all ranges: free addresses are not equally likely, but all are found.
         let range = &ranges[0];
         let size = u64::from(range.last_number - range.first_number) + 1;
         let offset = (pick & u64::from(u32::MAX)) % size;
@@ -108,14 +108,14 @@ async fn choose(
                 return Ok(Some(Allocated { used_ip_uuid, ip, range: ranges.swap_remove(index) }));
             }
             address::free(tx, &used_ip_uuid).await?;
-            // No range ends at the last address of all.
+            // This can't overflow: no range contains 255.255.255.255.
             from = Ipv4Addr::from_bits(ip.to_bits() + 1);
         }
     }
     Ok(None)
 }
 
-/// 62 random bits: the end of a v4 uuid.
+/// 62 random bits: the end of a version 4 UUID.
 fn random() -> u64 {
     uuid::Uuid::new_v4().as_u128() as u64 & (u64::MAX >> 2)
 }

@@ -1,11 +1,12 @@
-//! What all that leads a VIP to a VM's NIC shares: whether it may be attached, and whether the VIP can reach the NIC.
+//! What elastic IPs and port-forwarding rules share: whether one may be attached to a NIC, and whether its VIP can reach
+//! the NIC.
 
 use vipgate_api::ApiError;
 
 use super::{ENABLED, Result, network_service};
 use crate::store::{Tx, network, vip::Vip, vm::VmNic};
 
-/// SYS.1006 if it leads to a NIC already, or is not enabled. `what` names it in errors, here and below.
+/// SYS.1006 if it is attached already, or not enabled. `what` names it in errors, here and below.
 pub(super) fn require_attachable(what: &str, vm_nic_uuid: Option<&str>, state: &str) -> Result<()> {
     match vm_nic_uuid {
         Some(other) => {
@@ -22,7 +23,7 @@ pub(super) fn require_enabled(what: &str, state: &str) -> Result<()> {
     Err(ApiError::operation(format!("{what} is {state}; enable it before it is attached")))
 }
 
-/// SYS.1006 if it leads to no NIC.
+/// SYS.1006 if it is not attached.
 pub(super) fn require_attached(what: &str, vm_nic_uuid: Option<&str>) -> Result<()> {
     match vm_nic_uuid {
         Some(_) => Ok(()),
@@ -30,10 +31,10 @@ pub(super) fn require_attached(what: &str, vm_nic_uuid: Option<&str>) -> Result<
     }
 }
 
-/// The type of the provider by whose service the VIP reaches the NIC.
+/// The type of the provider whose service connects the VIP with the NIC.
 ///
 /// # Errors
-/// SYS.1007: the NIC is on the VIP's own network. SYS.1006: its network lacks the service or is in another zone.
+/// SYS.1007 if the NIC is on the VIP's own network, SYS.1006 if its network lacks the service or is in another zone.
 pub(super) async fn provider_between(tx: &mut Tx, vip: &Vip, nic: &VmNic, service: &str) -> Result<String> {
     if nic.l3_network_uuid == vip.l3_network_uuid {
         return Err(ApiError::invalid_argument(format!(

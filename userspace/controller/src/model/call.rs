@@ -1,4 +1,4 @@
-//! From a call's name to its rules.
+//! Finds the rules of a call by its name.
 
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
@@ -14,8 +14,8 @@ use crate::store::Tx;
 /// Runs a call's rules in the transaction. `arguments` have passed `vipgate_api::request::check`.
 ///
 /// # Errors
-/// What the rules refuse; the transaction is to be dropped then. SYS.1014 for queries and sessions, which are not the
-/// model's.
+/// The error of the rules; the transaction is to be dropped then. SYS.1014 for queries and calls about sessions, which have
+/// no rules here.
 pub async fn call(
     tx: &mut Tx,
     caller: &Caller,
@@ -25,15 +25,15 @@ pub async fn call(
 ) -> Result {
     access::check(tx, caller, api, &arguments).await?;
     let mut outcome = decide(tx, caller, devices, api, Arguments(arguments)).await?;
-    if changes_ways_out(api) {
+    if affects_source_nat(api) {
         outcome.vips.extend(source_nat::follow(tx, devices).await?);
     }
     access::hide(tx, caller, &mut outcome.reply).await?;
     Ok(outcome)
 }
 
-/// Whether networks may leave by others after the call.
-const fn changes_ways_out(api: Api) -> bool {
+/// Whether networks may use other VIPs for source NAT after the call.
+const fn affects_source_nat(api: Api) -> bool {
     matches!(
         api,
         Api::DeleteZone
@@ -46,6 +46,7 @@ const fn changes_ways_out(api: Api) -> bool {
     )
 }
 
+/// One row a call. The match is exhaustive, so that no new call can be forgotten.
 async fn decide(tx: &mut Tx, caller: &Caller, devices: &dyn Devices, api: Api, arguments: Arguments) -> Result {
     match api {
         Api::CreateAccount => account::create(tx, arguments.read()?).await,
@@ -150,8 +151,8 @@ async fn decide(tx: &mut Tx, caller: &Caller, devices: &dyn Devices, api: Api, a
 struct Arguments(Map<String, Value>);
 
 impl Arguments {
-    /// The request type of the call. Presence and kinds have been checked, so a failure means that the table of calls and
-    /// the type contradict each other, or a value that only the type bounds.
+    /// The arguments as the request type of the call. Presence and kinds have been checked, so an error means that the table
+    /// of calls contradicts the type, or that only the type bounds the value.
     fn read<T: DeserializeOwned>(self) -> Result<T> {
         serde_json::from_value(Value::Object(self.0)).map_err(|error| ApiError::invalid_argument(error.to_string()))
     }

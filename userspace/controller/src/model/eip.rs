@@ -1,7 +1,7 @@
-//! Elastic IPs, and the NICs that they are.
+//! Elastic IPs, and the NICs that they are attached to.
 //!
-//! Several may be one NIC's: of those in force, the guest's own connections leave by the one that was attached first.
-//! So a change of one may change its NIC's others, and every call names the VIPs of all.
+//! A NIC can have several elastic IPs: the one that was attached first, of those in force, is the source of the guest's own
+//! connections. So a change of one may change the others of its NIC, and every call returns the VIPs of all of them.
 
 use vipgate_api::{
     ApiError, Reply, Resource,
@@ -45,12 +45,12 @@ pub(super) async fn create(tx: &mut Tx, caller: &Caller, request: CreateEip) -> 
     };
     eip::insert(tx, &row).await?;
     if let Some(nic) = nic {
-        lead_to(tx, &mut row, &nic).await?;
+        attach_to(tx, &mut row, &nic).await?;
     }
-    touched(tx, row).await
+    outcome(tx, row).await
 }
 
-/// An elastic IP takes a VIP that is enabled and that nothing else uses.
+/// An elastic IP needs a VIP that is enabled and unused.
 fn check_vip(vip: &Vip) -> Result<()> {
     if let Some(uses) = &vip.use_for {
         return Err(ApiError::operation(format!(
@@ -67,8 +67,8 @@ fn check_vip(vip: &Vip) -> Result<()> {
     Ok(())
 }
 
-/// Leads an elastic IP to a NIC, if its VIP can reach it.
-async fn lead_to(tx: &mut Tx, row: &mut Eip, nic: &VmNic) -> Result<()> {
+/// Attaches an elastic IP to a NIC, if its VIP can reach the NIC.
+async fn attach_to(tx: &mut Tx, row: &mut Eip, nic: &VmNic) -> Result<()> {
     let vip = vip::get(tx, "vipUuid", &row.vip_uuid).await?;
     let provider = attachment::provider_between(tx, &vip, nic, vip_use::EIP).await?;
     if let Some(other) = store::vm::nic_on(tx, &nic.vm_instance_uuid, &vip.l3_network_uuid).await? {
@@ -97,17 +97,17 @@ pub(super) async fn update(tx: &mut Tx, request: Update) -> Result {
     Ok(Outcome::inventory(Resource::Eip, row.uuid))
 }
 
-/// Its VIP is released.
+/// The VIP of a deleted elastic IP is unused again.
 pub(super) async fn delete(tx: &mut Tx, request: &Delete) -> Result {
     resource::delete(tx, Resource::Eip, request).await
 }
 
-/// Disabled: its VIP leads nowhere, and the guest's own connections leave by the next.
+/// The VIP of a disabled elastic IP carries nothing; the next one of its NIC is the source of the guest's own connections.
 pub(super) async fn change_state(tx: &mut Tx, request: ChangeState) -> Result {
     let mut row = get(tx, "uuid", &request.uuid).await?;
     row.state = state_after(request.state_event).to_owned();
     eip::update(tx, &row).await?;
-    touched(tx, row).await
+    outcome(tx, row).await
 }
 
 pub(super) async fn candidates(tx: &mut Tx, request: GetEipAttachableVmNics) -> Result {
@@ -134,13 +134,13 @@ pub(super) async fn candidates(tx: &mut Tx, request: GetEipAttachableVmNics) -> 
     Ok(Outcome::new(Reply::Inventories(Resource::VmNic, nics)))
 }
 
-/// A stopped VM's NIC is taken: the elastic IP is in force when the VM starts.
+/// The VM may be stopped: the elastic IP is in force once the VM runs.
 pub(super) async fn attach(tx: &mut Tx, request: AttachEip) -> Result {
     let mut row = get(tx, "eipUuid", &request.eip_uuid).await?;
     let nic = vm::nic(tx, "vmNicUuid", &request.vm_nic_uuid).await?;
     attachment::require_attachable(&label(&row), row.vm_nic_uuid.as_deref(), &row.state)?;
-    lead_to(tx, &mut row, &nic).await?;
-    touched(tx, row).await
+    attach_to(tx, &mut row, &nic).await?;
+    outcome(tx, row).await
 }
 
 pub(super) async fn detach(tx: &mut Tx, request: OfUuid) -> Result {
@@ -152,13 +152,13 @@ pub(super) async fn detach(tx: &mut Tx, request: OfUuid) -> Result {
     Ok(Outcome::inventory(Resource::Eip, row.uuid).touching(vips))
 }
 
-/// Answers with the elastic IP, and names its VIP and those that share its NIC.
-async fn touched(tx: &mut Tx, row: Eip) -> Result {
+/// The outcome with the elastic IP as reply, its VIP, and the VIPs that share its NIC.
+async fn outcome(tx: &mut Tx, row: Eip) -> Result {
     let vips = store::vip::touched_by(tx, &row.uuid).await?;
     Ok(Outcome::inventory(Resource::Eip, row.uuid).touching(vips))
 }
 
-/// As errors name it.
+/// Its name in errors.
 fn label(row: &Eip) -> String {
     format!("elastic IP[uuid:{}]", row.uuid)
 }

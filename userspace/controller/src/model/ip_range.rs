@@ -19,7 +19,7 @@ use crate::store::{
     source_nat,
 };
 
-/// A range that is sound by itself.
+/// A range that is valid by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Span {
     first: Ipv4Addr,
@@ -46,7 +46,7 @@ pub(super) async fn add_by_cidr(tx: &mut Tx, caller: &Caller, request: AddIpRang
     insert(tx, span.row(uuid, request.l3_network_uuid, request.name, request.description)).await
 }
 
-/// The VIPs and NICs with an address of it go with it.
+/// VIPs and NICs with an address of the range are deleted with it.
 pub(super) async fn delete(tx: &mut Tx, request: &Delete) -> Result {
     resource::delete(tx, Resource::IpRange, request).await
 }
@@ -71,9 +71,9 @@ async fn insert(tx: &mut Tx, row: IpRange) -> Result {
         }
     }
     network::insert_range(tx, &row).await?;
-    // The first range tells which addresses leave.
-    let ways_out = source_nat::ways_out(tx, &row.l3_network_uuid).await?;
-    Ok(Outcome::inventory(Resource::IpRange, row.uuid).touching(ways_out))
+    // The first range defines which source addresses SNAT applies to.
+    let snat_vips = source_nat::vips_of(tx, &row.l3_network_uuid).await?;
+    Ok(Outcome::inventory(Resource::IpRange, row.uuid).touching(snat_vips))
 }
 
 impl Span {
@@ -109,7 +109,7 @@ impl Span {
         Ok(Self { first, last, gateway, network })
     }
 
-    /// The first usable address is the gateway, the others are the range.
+    /// The first usable address becomes the gateway, the others the range.
     fn of_cidr(text: &str) -> Result<Self> {
         let network: Ipv4Net = text
             .parse()
@@ -147,7 +147,7 @@ fn address(field: &str, text: &str) -> Result<Ipv4Addr> {
     text.parse().map_err(|_| refuse(format!("field[{field}]: `{text}` is no IPv4 address")))
 }
 
-/// Addresses that no host on a network has: this network, loopback, link-local, classes D and E.
+/// Whether no host on a network can have the address: "this network", loopback, link-local, classes D and E.
 fn is_reserved(address: Ipv4Addr) -> bool {
     matches!(address.octets(), [0 | 127 | 224.., ..] | [169, 254, ..])
 }

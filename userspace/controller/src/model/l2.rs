@@ -38,7 +38,8 @@ pub(super) async fn create_no_vlan(
     Ok(Outcome::inventory(Resource::L2Network, network.uuid))
 }
 
-/// Tells what is wrong with the request, and otherwise that the router makes no VLAN device, with the way round it.
+/// Always an error: about the request if it is invalid, otherwise that the router creates no VLAN devices, with the
+/// workaround.
 pub(super) async fn create_vlan(tx: &mut Tx, devices: &dyn Devices, request: CreateL2Network) -> Result {
     check(tx, devices, &request, VLAN).await?;
     let device = request.physical_interface;

@@ -47,7 +47,7 @@ pub(super) async fn create(tx: &mut Tx, caller: &Caller, request: CreateL3Networ
     Ok(Outcome::inventory(Resource::L3Network, network.uuid).needing_device(l2.physical_interface))
 }
 
-/// Category and system flag; the absent one follows from the other. Together they must not contradict.
+/// Category and system flag; an absent one follows from the other, and both must agree.
 fn category(category: Option<String>, system: Option<bool>) -> Result<(String, bool)> {
     let category = category.unwrap_or_else(|| if system == Some(true) { "System" } else { "Private" }.to_owned());
     let is_system = category == "System";
@@ -75,7 +75,7 @@ pub(super) async fn add_dns(tx: &mut Tx, request: DnsOfL3Network) -> Result {
     Ok(Outcome::inventory(Resource::L3Network, l3_network_uuid))
 }
 
-/// Removing one that is not there changes nothing.
+/// Removing an unknown name server changes nothing.
 pub(super) async fn remove_dns(tx: &mut Tx, request: DnsOfL3Network) -> Result {
     require(tx, "l3NetworkUuid", &request.l3_network_uuid, Resource::L3Network).await?;
     network::delete_dns(tx, &request.l3_network_uuid, &request.dns).await?;

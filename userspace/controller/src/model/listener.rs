@@ -1,4 +1,4 @@
-//! Listeners, and the NICs behind them.
+//! Listeners, and the NICs that are their backends.
 
 use std::collections::BTreeSet;
 
@@ -18,7 +18,7 @@ use super::{
 };
 use crate::store::{
     Tx,
-    lb::{self, Listener},
+    lb::{self, Listener, LoadBalancer},
     number::{self, Numbers},
     port_forwarding,
 };
@@ -46,28 +46,7 @@ pub(super) async fn create(
     source_nat::check_ports(devices, &vip, "loadBalancerPort", protocol, (port, port))?;
     let tags = listener_tag::complete(&request.system_tags, protocol)
         .map_err(|error| ApiError::invalid_argument(error.to_string()))?;
-    if let Some(other) = lb::listener_at(tx, &balancer.vip_uuid, port, protocol == Protocol::Udp).await? {
-        return Err(if other.load_balancer_uuid == balancer.uuid {
-            ApiError::invalid_argument(format!(
-                "field[loadBalancerPort]: listener[uuid:{}] of load balancer[uuid:{}] has {} port {port} already",
-                other.uuid, balancer.uuid, other.protocol
-            ))
-        } else {
-            ApiError::operation(format!(
-                "Current port range [{port},{port}] is conflicted with the used port range [{port},{port}] of \
-                 listener[uuid:{}] on VIP[uuid:{}]",
-                other.uuid, balancer.vip_uuid
-            ))
-        });
-    }
-    let name = if protocol == Protocol::Udp { "UDP" } else { "TCP" };
-    if let Some(rule) = port_forwarding::overlapping(tx, &balancer.vip_uuid, name, (port, port)).await? {
-        return Err(ApiError::operation(format!(
-            "Current port range [{port},{port}] is conflicted with the used port range [{},{}] of port-forwarding \
-             rule[uuid:{}] on VIP[uuid:{}]",
-            rule.vip_port_start, rule.vip_port_end, rule.uuid, balancer.vip_uuid
-        )));
-    }
+    check_free(tx, &balancer, protocol, port).await?;
 
     let new =
         New { resource: Resource::Listener, uuid: request.resource_uuid.as_deref(), user_tags: &request.user_tags };
@@ -93,6 +72,33 @@ pub(super) async fn create(
     Ok(Outcome::inventory(Resource::Listener, row.uuid).touching([balancer.vip_uuid]))
 }
 
+/// SYS.1006 or SYS.1007 if another listener or a port-forwarding rule has the port of the load balancer's VIP.
+async fn check_free(tx: &mut Tx, balancer: &LoadBalancer, protocol: Protocol, port: u16) -> Result<()> {
+    if let Some(other) = lb::listener_at(tx, &balancer.vip_uuid, port, protocol == Protocol::Udp).await? {
+        return Err(if other.load_balancer_uuid == balancer.uuid {
+            ApiError::invalid_argument(format!(
+                "field[loadBalancerPort]: listener[uuid:{}] of load balancer[uuid:{}] has {} port {port} already",
+                other.uuid, balancer.uuid, other.protocol
+            ))
+        } else {
+            ApiError::operation(format!(
+                "Current port range [{port},{port}] is conflicted with the used port range [{port},{port}] of \
+                 listener[uuid:{}] on VIP[uuid:{}]",
+                other.uuid, balancer.vip_uuid
+            ))
+        });
+    }
+    let name = if protocol == Protocol::Udp { "UDP" } else { "TCP" };
+    if let Some(rule) = port_forwarding::overlapping(tx, &balancer.vip_uuid, name, (port, port)).await? {
+        return Err(ApiError::operation(format!(
+            "Current port range [{port},{port}] is conflicted with the used port range [{},{}] of port-forwarding \
+             rule[uuid:{}] on VIP[uuid:{}]",
+            rule.vip_port_start, rule.vip_port_end, rule.uuid, balancer.vip_uuid
+        )));
+    }
+    Ok(())
+}
+
 fn protocol(name: Option<&str>) -> Result<Protocol> {
     match name {
         None | Some("tcp") => Ok(Protocol::Tcp),
@@ -114,7 +120,7 @@ pub(super) async fn update(tx: &mut Tx, request: Update) -> Result {
     Ok(Outcome::inventory(Resource::Listener, row.uuid))
 }
 
-/// Unlike the other deletes, this one fails where there is no such listener; it answers with the load balancer.
+/// Unlike the other deletes, this one fails if there is no such listener. The reply is the load balancer.
 pub(super) async fn delete(tx: &mut Tx, request: &Delete) -> Result {
     let row = get(tx, "uuid", &request.uuid).await?;
     let mut outcome = resource::remove(tx, &row.uuid).await?;
@@ -171,7 +177,7 @@ pub(super) async fn add_nics(tx: &mut Tx, request: ListenerNics) -> Result {
     Ok(Outcome::inventory(Resource::Listener, row.uuid).touching([balancer.vip_uuid]))
 }
 
-/// NICs that are not on the listener are passed over; answers with the load balancer.
+/// NICs that are no backends of the listener are ignored. The reply is the load balancer.
 pub(super) async fn remove_nics(tx: &mut Tx, request: ListenerNics) -> Result {
     let row = get(tx, "listenerUuid", &request.listener_uuid).await?;
     let balancer = load_balancer::get(tx, "loadBalancerUuid", &row.load_balancer_uuid).await?;

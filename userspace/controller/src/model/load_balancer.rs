@@ -1,4 +1,4 @@
-//! Load balancers: what groups the listeners of a VIP.
+//! Load balancers: each groups listeners of a VIP.
 
 use vipgate_api::{
     ApiError, Resource,
@@ -16,7 +16,7 @@ use crate::store::{
     lb::{self, LoadBalancer},
 };
 
-/// The real system's tag that asks for a router VM of the load balancer's own.
+/// The real system's tag that requests a separate router VM for the load balancer.
 const OWN_ROUTER: &str = "separateVirtualRouterVm";
 
 pub(super) async fn create(tx: &mut Tx, caller: &Caller, request: CreateLoadBalancer) -> Result {
@@ -47,12 +47,12 @@ pub(super) async fn update(tx: &mut Tx, request: Update) -> Result {
     Ok(Outcome::inventory(Resource::LoadBalancer, row.uuid))
 }
 
-/// Listeners go with it; a VIP without another load balancer is released.
+/// Deletes its listeners, too. A VIP without another load balancer is no longer used for load balancing.
 pub(super) async fn delete(tx: &mut Tx, request: &Delete) -> Result {
     resource::delete(tx, Resource::LoadBalancer, request).await
 }
 
-/// Changes nothing stored: its VIP is brought to the kernel anew.
+/// Changes nothing in the store: the state of its VIP is applied to the kernel again.
 pub(super) async fn refresh(tx: &mut Tx, request: OfUuid) -> Result {
     let row = get(tx, "uuid", &request.uuid).await?;
     Ok(Outcome::inventory(Resource::LoadBalancer, row.uuid).touching([row.vip_uuid]))

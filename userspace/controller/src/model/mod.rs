@@ -1,9 +1,9 @@
-//! The API's rules: what each call demands, writes and answers. It decides; it speaks no HTTP and touches no kernel.
+//! The API's rules: what each call requires, writes and returns. Knows no HTTP and touches no kernel.
 //!
-//! Every call is one function over one transaction: it checks, writes, and returns an [`Outcome`]; on an error the
-//! caller drops the transaction and nothing has happened. Parameters come checked by their row in `vipgate_api::calls`
-//! (presence, length, choice, range), so that what stands here is what needs the stored state or more than one
-//! parameter. [`call()`] finds the function of a call.
+//! Every call is one function over one transaction: it checks, writes, and returns an [`Outcome`]. On an error the caller
+//! drops the transaction, and nothing has happened. The row in `vipgate_api::calls` has checked each parameter by itself
+//! (presence, length, choice, range). The rules here check what needs the stored state or several parameters. [`call()`]
+//! finds the function of a call.
 
 mod access;
 mod account;
@@ -42,20 +42,20 @@ pub use source_nat::follow;
 /// Result of a call's rules.
 pub type Result<T = Outcome> = std::result::Result<T, ApiError>;
 
-/// Who calls.
+/// The account that makes a call.
 #[derive(Clone, Debug)]
 pub struct Caller {
-    /// The account that will own what the call creates.
+    /// It will own the resources that the call creates.
     pub account_uuid: String,
-    /// May do everything, with everybody's resources.
+    /// It may make every call, with the resources of all accounts.
     pub admin: bool,
 }
 
-/// The states of what can be switched off.
+/// The states of resources that can be disabled.
 const ENABLED: &str = "Enabled";
 const DISABLED: &str = "Disabled";
 
-/// The type of the provider of everything that the router does itself.
+/// The type of the network service provider that stands for this router.
 const PROVIDER: &str = "vrouter";
 
 const fn state_after(event: StateEvent) -> &'static str {
@@ -65,7 +65,7 @@ const fn state_after(event: StateEvent) -> &'static str {
     }
 }
 
-/// What a call did.
+/// The reply of a call, and what it changed.
 #[derive(Debug)]
 pub struct Outcome {
     pub reply: Reply,
@@ -73,8 +73,8 @@ pub struct Outcome {
     pub vips: BTreeSet<String>,
     /// Whether the set of devices that carry programs may differ now.
     pub devices: bool,
-    /// A device that must be able to carry the programs: without it nothing of the call may be stored. Where it has to be
-    /// set up first, the call is decided anew afterwards.
+    /// A device that must be able to carry the programs before anything of the call is stored. If it has to be set up
+    /// first, the call is decided again afterwards.
     pub needs_device: Option<String>,
 }
 
@@ -83,7 +83,7 @@ impl Outcome {
         Self { reply, vips: BTreeSet::new(), devices: false, needs_device: None }
     }
 
-    /// Nothing to answer, nothing changed.
+    /// An empty reply, nothing changed.
     fn empty() -> Self {
         Self::new(Reply::Empty)
     }
@@ -97,7 +97,7 @@ impl Outcome {
         self
     }
 
-    /// The set of devices that carry programs gets this one.
+    /// The device is to carry the programs.
     fn needing_device(mut self, device: String) -> Self {
         self.needs_device = Some(device);
         self.changing_devices()
@@ -109,7 +109,7 @@ impl Outcome {
     }
 }
 
-/// The kernel holds these VIPs now: their Pending references become Active.
+/// The kernel holds these VIPs now: makes their Pending backends Active.
 ///
 /// # Errors
 /// [`store::Error::Database`].

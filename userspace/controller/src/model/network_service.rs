@@ -1,4 +1,4 @@
-//! Network services: which provider serves what on which L3 network.
+//! Network services: which provider offers which service on an L3 network.
 
 use serde_json::json;
 use vipgate_api::{ApiError, Reply, Resource, network_service::NetworkServices};
@@ -49,7 +49,7 @@ pub(super) async fn attach(tx: &mut Tx, devices: &dyn Devices, request: NetworkS
     Ok(outcome)
 }
 
-/// What is not attached is passed over.
+/// Services that are not attached are ignored.
 pub(super) async fn detach(tx: &mut Tx, request: NetworkServices) -> Result {
     let NetworkServices { l3_network_uuid: l3, network_services } = request;
     require(tx, "l3NetworkUuid", &l3, Resource::L3Network).await?;
@@ -61,10 +61,10 @@ pub(super) async fn detach(tx: &mut Tx, request: NetworkServices) -> Result {
     Ok(Outcome::inventory(Resource::L3Network, l3))
 }
 
-/// The type of the provider from which a NIC's network takes the service.
+/// The type of the provider of a service on a NIC's network.
 ///
 /// # Errors
-/// SYS.1006: it takes it from nobody.
+/// SYS.1006 if the network does not have the service.
 pub(super) async fn provider_of(tx: &mut Tx, l3_network_uuid: &str, nic_uuid: &str, name: &str) -> Result<String> {
     let provider = match service::provider_of(tx, l3_network_uuid, name).await? {
         Some(provider) => service::provider_type(tx, &provider).await?,

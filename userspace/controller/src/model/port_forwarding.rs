@@ -1,4 +1,4 @@
-//! Port-forwarding rules, and the NICs that they lead to.
+//! Port-forwarding rules, and the NICs that they are attached to.
 
 use ipnet::Ipv4Net;
 use vipgate_api::{
@@ -22,13 +22,13 @@ use crate::store::{
     vm::VmNic,
 };
 
-/// The allowedCidr of a rule that names none.
+/// The default of allowedCidr.
 const ANYBODY: &str = "0.0.0.0/0";
 
 /// First and last port.
 type Ports = (u16, u16);
 
-/// As in the real system, a rule made with the NIC of a VM that does not run is left unattached.
+/// As in the real system, a rule that is created with the NIC of a stopped VM stays unattached.
 pub(super) async fn create(
     tx: &mut Tx,
     caller: &Caller,
@@ -75,16 +75,16 @@ pub(super) async fn create(
     if let Some(nic) = nic {
         let provider = provider_to(tx, &vip, &nic).await?;
         if vm::is_running(tx, &nic).await? {
-            lead_to(tx, &mut row, &nic, &provider).await?;
+            attach_to(tx, &mut row, &nic, &provider).await?;
         }
     }
     Ok(changed(row))
 }
 
-/// The VIP's ports and the NIC's: what is left out follows from the others, what is reversed is put in order.
+/// The VIP's ports and the NIC's. Missing ports follow from the others, and reversed ranges are put in order.
 ///
-/// A single port's last private port is its first one unless told; the documented default, the VIP's port, would make
-/// it a range to which one port cannot lead.
+/// For a single port the default of the last private port is the first one. The documented default, the VIP's port, would
+/// make a range of the private ports, to which one port can't be forwarded.
 fn ports(request: &CreatePortForwardingRule) -> Result<(Ports, Ports)> {
     let ordered = |one: u16, other: u16| (one.min(other), one.max(other));
     let first = request.vip_port_start;
@@ -111,7 +111,7 @@ fn ports(request: &CreatePortForwardingRule) -> Result<(Ports, Ports)> {
     Ok((ports, private))
 }
 
-/// No rule and no listener has one of these ports.
+/// SYS.1006 or SYS.1007 if a rule or a listener has one of these ports.
 async fn check_ports(tx: &mut Tx, vip: &Vip, protocol: &str, ports: Ports) -> Result<()> {
     let (start, end) = ports;
     if let Some(other) = port_forwarding::overlapping(tx, &vip.uuid, protocol, ports).await? {
@@ -134,7 +134,7 @@ async fn check_ports(tx: &mut Tx, vip: &Vip, protocol: &str, ports: Ports) -> Re
     Ok(())
 }
 
-/// The type of the provider by which rules of the VIP can lead to the NIC.
+/// The type of the provider by which a rule of the VIP can be attached to the NIC.
 async fn provider_to(tx: &mut Tx, vip: &Vip, nic: &VmNic) -> Result<String> {
     let provider = attachment::provider_between(tx, vip, nic, vip_use::PORT_FORWARDING).await?;
     if let Some(other) = port_forwarding::of_other_vip(tx, &nic.vm_instance_uuid, &vip.uuid).await? {
@@ -146,7 +146,7 @@ async fn provider_to(tx: &mut Tx, vip: &Vip, nic: &VmNic) -> Result<String> {
     Ok(provider)
 }
 
-async fn lead_to(tx: &mut Tx, row: &mut Rule, nic: &VmNic, provider: &str) -> Result<()> {
+async fn attach_to(tx: &mut Tx, row: &mut Rule, nic: &VmNic, provider: &str) -> Result<()> {
     vip::bind(tx, &row.vip_uuid, provider, [nic.l3_network_uuid.as_str()]).await?;
     row.vm_nic_uuid = Some(nic.uuid.clone());
     Ok(port_forwarding::update(tx, row).await?)
@@ -160,12 +160,12 @@ pub(super) async fn update(tx: &mut Tx, request: Update) -> Result {
     Ok(Outcome::inventory(Resource::PortForwardingRule, row.uuid))
 }
 
-/// A VIP without another rule is released.
+/// A VIP without another rule is no longer used for port forwarding.
 pub(super) async fn delete(tx: &mut Tx, request: &Delete) -> Result {
     resource::delete(tx, Resource::PortForwardingRule, request).await
 }
 
-/// Disabled: it forwards nothing.
+/// A disabled rule forwards nothing.
 pub(super) async fn change_state(tx: &mut Tx, request: ChangeState) -> Result {
     let mut row = get(tx, "uuid", &request.uuid).await?;
     row.state = state_after(request.state_event).to_owned();
@@ -190,7 +190,7 @@ pub(super) async fn attach(tx: &mut Tx, request: AttachPortForwardingRule) -> Re
     attachment::require_attachable(&label(&row), row.vm_nic_uuid.as_deref(), &row.state)?;
     let vip = vip::get(tx, "vipUuid", &row.vip_uuid).await?;
     let provider = provider_to(tx, &vip, &nic).await?;
-    lead_to(tx, &mut row, &nic, &provider).await?;
+    attach_to(tx, &mut row, &nic, &provider).await?;
     Ok(changed(row))
 }
 
@@ -201,7 +201,7 @@ pub(super) async fn detach(tx: &mut Tx, request: OfUuid) -> Result {
     Ok(changed(row))
 }
 
-/// As errors name it.
+/// Its name in errors.
 fn label(row: &Rule) -> String {
     format!("port-forwarding rule[uuid:{}]", row.uuid)
 }

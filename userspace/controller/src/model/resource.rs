@@ -1,14 +1,14 @@
-//! What all resources share: how one is entered with its tags, found, and deleted with all that hangs on it.
+//! What all resources share: registration with tags, look-up, and deletion with all dependents.
 
 use vipgate_api::{ApiError, Resource, common::Delete};
 
 use super::{Caller, Outcome, Result, access, tag, vip};
 use crate::store::{self, Tx, resource};
 
-/// What a create call says of the resource itself.
+/// The parameters that all create calls have.
 pub(super) struct New<'a> {
     pub(super) resource: Resource,
-    /// The uuid that the caller wants.
+    /// The uuid that the caller wants; `None` for a random one.
     pub(super) uuid: Option<&'a str>,
     pub(super) user_tags: &'a [String],
 }
@@ -34,7 +34,7 @@ pub(super) async fn register(tx: &mut Tx, caller: &Caller, new: New<'_>) -> Resu
     Ok(uuid)
 }
 
-/// Registers a new resource of a type that knows no system tags.
+/// Registers a new resource of a type without system tags.
 pub(super) async fn register_untagged(
     tx: &mut Tx,
     caller: &Caller,
@@ -53,33 +53,33 @@ pub(super) async fn require(tx: &mut Tx, field: &str, uuid: &str, kind: Resource
     }
 }
 
-/// What was looked up, or SYS.1003.
+/// The row that was looked up, or SYS.1003.
 pub(super) fn found<T>(row: Option<T>, field: &str, uuid: &str, kind: Resource) -> Result<T> {
     row.ok_or_else(|| ApiError::not_found(field, uuid, kind.kind()))
 }
 
-/// Deletes a resource of a type of which deleting what is not there succeeds. Nothing in this slice vetoes a delete, so
-/// the two delete modes do the same.
+/// Deletes a resource; for these types it is no error if the resource does not exist. Nothing here vetoes a delete, so both
+/// delete modes do the same.
 pub(super) async fn delete(tx: &mut Tx, kind: Resource, request: &Delete) -> Result {
     match resource::kind_of(tx, &request.uuid).await? {
         Some(found) if found == kind.kind() => remove(tx, &request.uuid).await,
-        // The real system insists that what it does not know at least looks like one of its uuids.
+        // The real system requires an unknown uuid to have the form of its uuids.
         None if is_rfc4122(&request.uuid) => Ok(Outcome::empty()),
         _ => Err(ApiError::not_found("uuid", &request.uuid, kind.kind())),
     }
 }
 
-/// Deletes a resource with all below it, and settles the VIPs that remain.
+/// Deletes a resource with all dependents, and updates the use of the VIPs that remain.
 pub(super) async fn remove(tx: &mut Tx, uuid: &str) -> Result {
     let touched = store::vip::touched_by(tx, uuid).await?;
     resource::delete(tx, uuid).await?;
     for vip in &touched {
-        vip::settle(tx, vip).await?;
+        vip::update_use(tx, vip).await?;
     }
     Ok(Outcome::empty().touching(touched))
 }
 
-/// Whether it has the shape of a uuid by RFC 4122 without dashes: version 1 to 5, variant 10x.
+/// Whether it has the form of an RFC 4122 UUID without dashes: version 1 to 5, variant 10x.
 fn is_rfc4122(uuid: &str) -> bool {
     let digits = uuid.as_bytes();
     digits.len() == 32

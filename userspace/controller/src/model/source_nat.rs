@@ -1,9 +1,9 @@
-//! Source NAT: by which of the router's own addresses guest networks leave.
+//! Source NAT: which of the router's own addresses guest networks use.
 //!
-//! A network with the service leaves by the router's address on every public network of its zone. Each such address is a
-//! VIP that the router makes when the first network needs it and removes after the last one, unless another service is on
-//! it. [`follow`] brings these VIPs in line with what is stored and with the addresses that the router has; it runs at
-//! every start, after each call that may change the answer, and when the router's addresses change.
+//! A network with the service uses the router's address on every public network of its zone. Each such address is a VIP
+//! that the router creates when the first network needs it and removes after the last one, unless another service uses it.
+//! [`follow`] brings these VIPs in line with the store and with the router's current addresses. It runs at every start,
+//! after each call that may change the result, and when the router's addresses change.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -23,43 +23,43 @@ use crate::store::{
     vip::Vip,
 };
 
-/// TCP ports of the router's own services on its own address: SSH, and the agent that the real system has there. The API's
-/// comes to these where it is served on that address.
+/// TCP ports of the router's own services on its own address: SSH, and the agent of the real system. Where the API is served
+/// on that address, its port is added.
 const ROUTERS_PORTS: [u16; 2] = [22, 7272];
 
-/// A public network, and who leaves by it.
+/// A public network, and the guest networks that use it.
 #[derive(Debug)]
-struct Way<'a> {
+struct Uplink<'a> {
     public: &'a Public,
-    /// The VIP that there is.
+    /// The router's VIP there, if it exists already.
     held: Option<&'a Vip>,
-    /// The router's address there; `None`: it has none.
+    /// The router's address there; `None` if it has none.
     address: Option<Ipv4Addr>,
     guests: Vec<&'a str>,
 }
 
-/// Who leaves by which public network, given the router's addresses by device. Pure.
-fn ways<'a>(
+/// The public networks with the guest networks of each, given the router's addresses by device. Pure.
+fn uplinks<'a>(
     publics: &'a [Public],
     guests: &'a [Guests],
     vips: &'a [Vip],
     addresses: &[(String, Ipv4Addr)],
-) -> Vec<Way<'a>> {
+) -> Vec<Uplink<'a>> {
     let vips: BTreeMap<&str, &Vip> = vips.iter().map(|vip| (vip.l3_network_uuid.as_str(), vip)).collect();
-    let way = |public: &'a Public| {
+    let uplink = |public: &'a Public| {
         let held = vips.get(public.uuid.as_str()).copied();
         let guests = guests.iter().filter(|guests| guests.zone_uuid == public.zone_uuid);
-        Way {
+        Uplink {
             public,
             held,
             address: address_on(public, held.map(|vip| vip.ip.as_str()), addresses),
             guests: guests.map(|guests| guests.uuid.as_str()).collect(),
         }
     };
-    publics.iter().map(way).collect()
+    publics.iter().map(uplink).collect()
 }
 
-/// The router's address on a public network: the one that is held, as long as the router has it, else the lowest.
+/// The router's address on a public network: that of the VIP, as long as the router has it, else the lowest.
 fn address_on(public: &Public, held: Option<&str>, addresses: &[(String, Ipv4Addr)]) -> Option<Ipv4Addr> {
     let network: Ipv4Net = public.network_cidr.parse().ok()?;
     let there =
@@ -69,8 +69,8 @@ fn address_on(public: &Public, held: Option<&str>, addresses: &[(String, Ipv4Add
     held.or(there.first().copied())
 }
 
-/// Brings the router's own VIPs, and who leaves by them, in line with what is stored and the addresses that the router
-/// has now. Gives the uuids of the VIPs that changed, those that went among them.
+/// Brings the router's own VIPs, and the guest networks that use them, in line with the store and the router's current
+/// addresses. Returns the uuids of the VIPs that changed, removed ones included.
 ///
 /// # Errors
 /// [`store::Error`].
@@ -78,39 +78,39 @@ pub async fn follow(tx: &mut Tx, devices: &dyn Devices) -> store::Result<BTreeSe
     let (publics, guests) = (source_nat::publics(tx).await?, source_nat::guests(tx).await?);
     let vips = source_nat::own_vips(tx).await?;
     let mut touched = BTreeSet::new();
-    for way in ways(&publics, &guests, &vips, &devices.addresses_by_device()) {
-        if let Some(vip) = bring_about(tx, &way, &mut touched).await? {
-            settle_guests(tx, &vip, &way, &mut touched).await?;
+    for uplink in uplinks(&publics, &guests, &vips, &devices.addresses_by_device()) {
+        if let Some(vip) = ensure_vip(tx, &uplink, &mut touched).await? {
+            update_guests(tx, &vip, &uplink, &mut touched).await?;
         }
     }
     Ok(touched)
 }
 
-/// The VIP of a way: made or moved where that is needed. `None`: there is none.
-async fn bring_about(tx: &mut Tx, way: &Way<'_>, touched: &mut BTreeSet<String>) -> store::Result<Option<Vip>> {
-    let public = way.public;
-    match (way.held, way.address) {
-        (Some(held), Some(address)) if held.ip != address.to_string() && !way.guests.is_empty() => {
+/// The router's VIP on a public network, created or moved to another address if necessary. `None` if there is none.
+async fn ensure_vip(tx: &mut Tx, uplink: &Uplink<'_>, touched: &mut BTreeSet<String>) -> store::Result<Option<Vip>> {
+    let public = uplink.public;
+    match (uplink.held, uplink.address) {
+        (Some(held), Some(address)) if held.ip != address.to_string() && !uplink.guests.is_empty() => {
             let Some(used_ip_uuid) = take(tx, public, address).await? else { return Ok(Some(held.clone())) };
             warn!(vip = held.uuid, from = held.ip, to = %address, "the router's address changed, and its VIP with it");
             store::vip::set_address(tx, &held.uuid, &used_ip_uuid, address).await?;
             touched.insert(held.uuid.clone());
             store::vip::get(tx, &held.uuid).await
         }
-        // An address that is not there now may come back: what is on the VIP shall not be lost meanwhile.
+        // A missing address may come back: the services on the VIP must not be lost meanwhile.
         (Some(held), address) => {
-            if address.is_none() && !way.guests.is_empty() {
+            if address.is_none() && !uplink.guests.is_empty() {
                 let network = &public.network_cidr;
                 warn!(
                     vip = held.uuid,
                     address = held.ip,
                     network,
-                    "the router has no address there: nothing that leaves by it is answered"
+                    "the router lost its address on a public network: source NAT gets no replies there"
                 );
             }
             Ok(Some(held.clone()))
         }
-        (None, Some(address)) if !way.guests.is_empty() => {
+        (None, Some(address)) if !uplink.guests.is_empty() => {
             let Some(used_ip_uuid) = take(tx, public, address).await? else { return Ok(None) };
             let row = Vip {
                 uuid: store::new_uuid(),
@@ -138,20 +138,25 @@ async fn bring_about(tx: &mut Tx, way: &Way<'_>, touched: &mut BTreeSet<String>)
     }
 }
 
-/// Takes the router's address, that nobody else gets it. `None`: somebody has it.
+/// Takes the router's address, so that no VIP or NIC gets it. `None` if one has it already.
 async fn take(tx: &mut Tx, public: &Public, address: Ipv4Addr) -> store::Result<Option<String>> {
     let Some(range) = network::range(tx, &public.ip_range_uuid).await? else { return Ok(None) };
     let taken = address::take(tx, &range, address).await?;
     if taken.is_none() {
-        warn!(%address, network = public.uuid, "the router's address is a VIP's or a VM's, so nothing leaves by it");
+        warn!(%address, network = public.uuid, "a VIP or a VM has the router's address: there is no source NAT by it");
     }
     Ok(taken)
 }
 
-/// Who leaves by the VIP, and what follows for its use. One that nobody uses any more goes.
-async fn settle_guests(tx: &mut Tx, row: &Vip, way: &Way<'_>, touched: &mut BTreeSet<String>) -> store::Result<()> {
+/// Updates the guest networks of the VIP, and its use. A VIP that nothing uses any more is deleted.
+async fn update_guests(
+    tx: &mut Tx,
+    row: &Vip,
+    uplink: &Uplink<'_>,
+    touched: &mut BTreeSet<String>,
+) -> store::Result<()> {
     let held: BTreeSet<String> = source_nat::guests_of(tx, &row.uuid).await?.into_iter().collect();
-    let wanted: BTreeSet<String> = way.guests.iter().map(ToString::to_string).collect();
+    let wanted: BTreeSet<String> = uplink.guests.iter().map(ToString::to_string).collect();
     for guests in held.difference(&wanted) {
         source_nat::delete(tx, guests, &row.uuid).await?;
     }
@@ -161,15 +166,16 @@ async fn settle_guests(tx: &mut Tx, row: &Vip, way: &Way<'_>, touched: &mut BTre
     }
     if held != wanted {
         touched.insert(row.uuid.clone());
-        vip::settle(tx, &row.uuid).await?;
+        vip::update_use(tx, &row.uuid).await?;
     }
     Ok(())
 }
 
-/// A network that got the service leaves by something.
+/// Checks that a network that got the service has an address to use.
 ///
 /// # Errors
-/// SYS.1007: it is no private one. SYS.1006: the router has no address of its own on a public network of the zone.
+/// SYS.1007 if the network is not private, SYS.1006 if the router has no address of its own on a public network of the
+/// zone.
 pub(super) async fn check(tx: &mut Tx, devices: &dyn Devices, l3_network_uuid: &str) -> Result<()> {
     let Some(guests) = network::l3(tx, l3_network_uuid).await? else { return Ok(()) };
     if guests.category != "Private" {
@@ -179,7 +185,7 @@ pub(super) async fn check(tx: &mut Tx, devices: &dyn Devices, l3_network_uuid: &
             guests.category
         )));
     }
-    if !source_nat::ways_out(tx, l3_network_uuid).await?.is_empty() {
+    if !source_nat::vips_of(tx, l3_network_uuid).await?.is_empty() {
         return Ok(());
     }
     let addresses = devices.addresses_by_device();
@@ -212,10 +218,10 @@ pub(super) async fn check(tx: &mut Tx, devices: &dyn Devices, l3_network_uuid: &
     }))
 }
 
-/// A service may have these ports of the VIP: on the router's own address the router needs some itself.
+/// Checks that a service may use these ports of the VIP: on its own address the router needs some itself.
 ///
 /// # Errors
-/// SYS.1007, with the field named.
+/// SYS.1007 with the name of the field.
 pub(super) fn check_ports(
     devices: &dyn Devices,
     row: &Vip,
@@ -267,8 +273,8 @@ mod tests {
         let guests = ["x", "y"].map(|uuid| Guests { uuid: uuid.into(), zone_uuid: "zone1".into() });
         let addresses =
             [address("eth0", [192, 0, 2, 9]), address("eth0", [192, 0, 2, 1]), address("eth0", [198, 51, 100, 1])];
-        let ways = ways(&publics, &guests, &[], &addresses);
-        let seen: Vec<_> = ways.iter().map(|way| (way.address, way.guests.as_slice())).collect();
+        let uplinks = uplinks(&publics, &guests, &[], &addresses);
+        let seen: Vec<_> = uplinks.iter().map(|uplink| (uplink.address, uplink.guests.as_slice())).collect();
         let lowest = Some(Ipv4Addr::new(192, 0, 2, 1));
         let expected: [(_, &[&str]); 3] = [(lowest, &["x", "y"]), (None, &["x", "y"]), (lowest, &[])];
         assert_eq!(seen, expected, "b's address is on another device");

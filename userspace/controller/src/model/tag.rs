@@ -1,5 +1,5 @@
-//! Tags. System tags are settings that are no fields: a listener keeps its settings so, a VM the addresses it was asked to
-//! have. User tags are any text that somebody wants to find resources by.
+//! Tags. System tags hold settings that have no field, such as those of a listener, or the addresses that a VM was created
+//! with. User tags are free text to find resources by.
 
 use vipgate_api::listener_tag::{self, ListenerTag, WEIGHT};
 use vipgate_api::{
@@ -14,7 +14,7 @@ use crate::store::{
     tag::{self, SystemTag},
 };
 
-/// A listener's settings are all there from its creation: another one is one too many. What comes is a NIC's weight.
+/// Creates the weight of a NIC. All other settings of a listener exist since its creation, and are updated instead.
 pub(super) async fn create(tx: &mut Tx, request: CreateTag) -> Result {
     let CreateTag { resource_type, resource_uuid, tag } = tagged(tx, request).await?;
     if resource_type == Resource::Listener.kind() {
@@ -29,14 +29,14 @@ pub(super) async fn create(tx: &mut Tx, request: CreateTag) -> Result {
     Err(no_match(&tag, &resource_type))
 }
 
-/// Any text on any resource. One that it has already is answered as it is.
+/// Creates a user tag; returns the existing one if the resource has it already.
 pub(super) async fn create_user(tx: &mut Tx, request: CreateTag) -> Result {
     let CreateTag { resource_type, resource_uuid, tag } = tagged(tx, request).await?;
     let uuid = tag::insert_user(tx, &resource_uuid, &resource_type, &tag).await?;
     Ok(Outcome::inventory(Resource::UserTag, uuid))
 }
 
-/// The request, if there is such a resource of that type.
+/// Checks that there is such a resource of that type, and returns the request.
 async fn tagged(tx: &mut Tx, request: CreateTag) -> Result<CreateTag> {
     match store::resource::kind_of(tx, &request.resource_uuid).await? {
         Some(kind) if kind == request.resource_type => Ok(request),
@@ -48,7 +48,7 @@ async fn tagged(tx: &mut Tx, request: CreateTag) -> Result<CreateTag> {
     }
 }
 
-/// Gives a NIC that is on a listener its weight; the tag's uuid.
+/// Sets the weight of a backend of a listener; returns the uuid of the tag.
 pub(super) async fn set_weight(tx: &mut Tx, listener_uuid: &str, text: &str) -> Result<String> {
     let ListenerTag::Weight { nic, .. } = parse(text)? else {
         return Err(ApiError::invalid_argument(format!("invalid tag[{text}]: only {WEIGHT} can be given here")));
@@ -69,7 +69,7 @@ fn has_already(listener_uuid: &str, name: &str) -> ApiError {
     ApiError::operation(format!("listener[uuid:{listener_uuid}] has a tag {name} already; update that one"))
 }
 
-/// Takes effect at once.
+/// Changes the value of a setting, which is applied at once.
 pub(super) async fn update(tx: &mut Tx, request: UpdateSystemTag) -> Result {
     let row = tag::system(tx, &request.uuid).await?;
     let row = found(row, "uuid", &request.uuid, Resource::SystemTag)?;
@@ -90,7 +90,7 @@ pub(super) async fn update(tx: &mut Tx, request: UpdateSystemTag) -> Result {
     Ok(Outcome::inventory(Resource::SystemTag, row.uuid).touching(vips))
 }
 
-/// System tags can't be deleted by a call, but for a NIC's weight, which is the default one then. User tags can.
+/// Deletes a user tag, or the weight of a NIC, which is the default one then. Other system tags can't be deleted.
 pub(super) async fn delete(tx: &mut Tx, request: &Delete) -> Result {
     if let Some(row) = tag::system(tx, &request.uuid).await? {
         if row.resource_type == Resource::Listener.kind() && listener_tag::weight(&row.tag).is_some() {
@@ -109,7 +109,7 @@ pub(super) async fn delete(tx: &mut Tx, request: &Delete) -> Result {
     Err(ApiError::not_found("uuid", &request.uuid, Resource::SystemTag.kind()))
 }
 
-/// Enters a checked system tag; its uuid.
+/// Enters a checked system tag; returns its uuid.
 pub(super) async fn insert(tx: &mut Tx, resource: Resource, resource_uuid: &str, text: &str) -> Result<String> {
     let row = SystemTag {
         uuid: store::new_uuid(),
@@ -122,7 +122,7 @@ pub(super) async fn insert(tx: &mut Tx, resource: Resource, resource_uuid: &str,
     Ok(row.uuid)
 }
 
-/// Refuses system tags on a resource that knows none.
+/// Refuses system tags on a resource without system tags.
 pub(super) fn refuse(tags: &[String], resource: Resource) -> Result<()> {
     tags.first().map_or(Ok(()), |tag| Err(no_match(tag, resource.kind())))
 }

@@ -64,7 +64,7 @@ pub(super) async fn create(tx: &mut Tx, caller: &Caller, devices: &dyn Devices, 
     Ok(Outcome::inventory(Resource::Vip, &row.uuid).touching([row.uuid]))
 }
 
-/// What is on the VIP goes with it. One by which guest networks leave stays, in either delete mode.
+/// Deletes everything on the VIP, too. A VIP that guest networks use for source NAT is not deleted, in either delete mode.
 pub(super) async fn delete(tx: &mut Tx, request: &Delete) -> Result {
     if let Some(row) = vip::get(tx, &request.uuid).await?
         && let guests @ [_, ..] = source_nat::guests_of(tx, &row.uuid).await?.as_slice()
@@ -88,7 +88,7 @@ pub(super) async fn update(tx: &mut Tx, request: Update) -> Result {
     Ok(Outcome::inventory(Resource::Vip, row.uuid))
 }
 
-/// Disabled: the VIP carries nothing.
+/// A disabled VIP carries nothing.
 pub(super) async fn change_state(tx: &mut Tx, request: ChangeState) -> Result {
     let mut row = get(tx, "uuid", &request.uuid).await?;
     row.state = state_after(request.state_event).to_owned();
@@ -116,7 +116,7 @@ pub(super) async fn get(tx: &mut Tx, field: &str, uuid: &str) -> Result<Vip> {
     found(vip::get(tx, uuid).await?, field, uuid, Resource::Vip)
 }
 
-/// Notes that a service is on the VIP; `what` is the resource that brings it.
+/// Adds a service to the use of the VIP; `what` names the resource that needs it.
 pub(super) async fn use_for(tx: &mut Tx, row: &Vip, service: &str, what: &str) -> Result<()> {
     let uses = vip_use::add(row.use_for.as_deref(), service).map_err(|conflict| {
         ApiError::invalid_argument(format!(
@@ -127,7 +127,7 @@ pub(super) async fn use_for(tx: &mut Tx, row: &Vip, service: &str, what: &str) -
     Ok(vip::update(tx, &Vip { use_for: Some(uses), ..row.clone() }).await?)
 }
 
-/// Binds the VIP to the provider that serves it and to the guest networks that it reaches.
+/// Sets the provider of the VIP, and adds the guest networks that it reaches.
 pub(super) async fn bind(tx: &mut Tx, uuid: &str, provider: &str, peers: impl IntoIterator<Item = &str>) -> Result<()> {
     let mut row = get(tx, "vipUuid", uuid).await?;
     match &row.service_provider {
@@ -148,10 +148,10 @@ pub(super) async fn bind(tx: &mut Tx, uuid: &str, provider: &str, peers: impl In
     Ok(())
 }
 
-/// After a delete: a VIP without load balancers is no longer used for load balancing, one without rules no longer for
-/// port forwarding, one without its elastic IP no longer for that, and one without services has neither provider nor
-/// guest networks. The router's own address is no VIP any more without a use.
-pub(super) async fn settle(tx: &mut Tx, uuid: &str) -> store::Result<()> {
+/// Updates the use of the VIP after a delete: without load balancers it is no longer used for load balancing, without
+/// rules no longer for port forwarding, without its elastic IP no longer for that. An unused VIP has neither provider nor
+/// guest networks, and is deleted if its address is the router's own.
+pub(super) async fn update_use(tx: &mut Tx, uuid: &str) -> store::Result<()> {
     let Some(mut row) = vip::get(tx, uuid).await? else { return Ok(()) };
     let before = row.use_for.clone();
     if lb::count_on_vip(tx, uuid).await? == 0 {
@@ -166,7 +166,7 @@ pub(super) async fn settle(tx: &mut Tx, uuid: &str) -> store::Result<()> {
     let guests = source_nat::guests_of(tx, uuid).await?;
     row.use_for = match guests.is_empty() {
         true => vip_use::remove(row.use_for.as_deref(), vip_use::SNAT),
-        // Without an elastic IP on it: nothing puts one on the router's own address.
+        // This never conflicts: there is no elastic IP on the router's own address.
         false => vip_use::add(row.use_for.as_deref(), vip_use::SNAT).ok().or(row.use_for),
     };
     if row.own && row.use_for.is_none() {

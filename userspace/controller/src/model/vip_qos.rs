@@ -1,7 +1,8 @@
-//! Bandwidth limits of VIPs: of a whole one, and of single ports, which count for themselves alone.
+//! Bandwidth limits of whole VIPs and of single ports. The traffic of a port with a limit of its own does not count for the
+//! VIP's.
 //!
-//! This router carries the traffic of every VIP, used or not, its own address or not; so it can limit every one. A limit
-//! is set once and never changed: who wants another deletes it first.
+//! This router carries the traffic of every VIP, so that it can limit each, unused ones and its own addresses included. A
+//! limit is never changed: a caller that wants another deletes it first.
 
 use vipgate_api::{
     ApiError, Reply, Resource,
@@ -20,7 +21,7 @@ use crate::store::{
 };
 
 pub(super) async fn set(tx: &mut Tx, request: SetVipQos) -> Result {
-    if let Some(other) = of_place(tx, &request.uuid, request.port).await? {
+    if let Some(other) = of_port(tx, &request.uuid, request.port).await? {
         return Err(ApiError::operation(format!(
             "{} has a bandwidth limit[uuid:{other}] already; delete it first",
             place(&request.uuid, request.port)
@@ -50,7 +51,7 @@ pub(super) async fn get(tx: &mut Tx, request: OfUuid) -> Result {
 }
 
 pub(super) async fn delete(tx: &mut Tx, request: DeleteVipQos) -> Result {
-    let Some(uuid) = of_place(tx, &request.uuid, request.port).await? else {
+    let Some(uuid) = of_port(tx, &request.uuid, request.port).await? else {
         return Err(ApiError::operation(format!(
             "{} has no bandwidth limit; GetVipQos lists those that there are",
             place(&request.uuid, request.port)
@@ -61,8 +62,8 @@ pub(super) async fn delete(tx: &mut Tx, request: DeleteVipQos) -> Result {
 }
 
 /// The uuid of the limit of what a call names, if it has one.
-async fn of_place(tx: &mut Tx, vip_uuid: &str, port: Option<u16>) -> Result<Option<String>> {
-    found(vip_qos::of_place(tx, vip_uuid, port).await?, "uuid", vip_uuid, Resource::Vip)
+async fn of_port(tx: &mut Tx, vip_uuid: &str, port: Option<u16>) -> Result<Option<String>> {
+    found(vip_qos::of_port(tx, vip_uuid, port).await?, "uuid", vip_uuid, Resource::Vip)
 }
 
 /// As errors name what is limited.

@@ -1,19 +1,19 @@
-//! What a VIP is used for: the rule of who may share one. Pure.
+//! The use of a VIP, and which services may share one. Pure.
 
-/// A network service on a VIP, as `useFor` spells it. `Eip` wants a VIP for itself; the others mix.
+/// A network service on a VIP, as `useFor` spells it. `Eip` shares a VIP with no other service; the others do.
 pub(super) const LOAD_BALANCER: &str = "LoadBalancer";
 pub(super) const PORT_FORWARDING: &str = "PortForwarding";
 pub(super) const EIP: &str = "Eip";
-/// The VIP is the router's own address, by which guest networks leave.
+/// The VIP is one of the router's own addresses, which guest networks use for source NAT.
 pub(super) const SNAT: &str = "SNAT";
 
-/// Another use of the VIP rules this one out.
+/// The VIP has a use that excludes the new one.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Conflict {
     pub(super) with: String,
 }
 
-/// `useFor` with the service in it.
+/// `useFor` with the service added.
 pub(super) fn add(use_for: Option<&str>, service: &str) -> Result<String, Conflict> {
     match use_for {
         None => Ok(service.to_owned()),
@@ -25,7 +25,7 @@ pub(super) fn add(use_for: Option<&str>, service: &str) -> Result<String, Confli
     }
 }
 
-/// `useFor` without the service; `None`: unused.
+/// `useFor` without the service; `None` if the VIP is unused then.
 pub(super) fn remove(use_for: Option<&str>, service: &str) -> Option<String> {
     let rest: Vec<_> = services(use_for?).filter(|other| *other != service).collect();
     (!rest.is_empty()).then(|| rest.join(","))

@@ -1,7 +1,7 @@
-//! VM instances, as records, and their NICs: what a listener balances to.
+//! VM instances, as records, and their NICs, which are the targets of all services.
 //!
-//! The router runs no VM, so creating one only enters it with its NICs and their addresses, and starting or stopping it
-//! changes whether its NICs get new flows. A destroyed VM is gone at once.
+//! The router runs no VMs. Creating one enters it with its NICs and their addresses; starting or stopping it changes whether
+//! its NICs get new flows. Destroying a VM deletes its record at once.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -31,7 +31,7 @@ use crate::store::{
 const TYPE: &str = "UserVm";
 const RUNNING: &str = "Running";
 const STOPPED: &str = "Stopped";
-/// How often a random MAC address is drawn until one is free; of 2^32 a second try is already unheard of.
+/// How many random MAC addresses are tried; out of 2^32, even a second try is improbable.
 const MAC_TRIES: usize = 16;
 
 pub(super) async fn create(tx: &mut Tx, caller: &Caller, devices: &dyn Devices, request: CreateVmInstance) -> Result {
@@ -46,8 +46,8 @@ pub(super) async fn create(tx: &mut Tx, caller: &Caller, devices: &dyn Devices, 
             "field[defaultL3NetworkUuid]: {default} is not among l3NetworkUuids"
         )));
     }
-    let mut wishes = Wishes::parse(&request.system_tags, &request.l3_network_uuids)?;
-    wishes.taken = devices.addresses();
+    let mut options = NicOptions::parse(&request.system_tags, &request.l3_network_uuids)?;
+    options.taken = devices.addresses();
 
     let new =
         New { resource: Resource::VmInstance, uuid: request.resource_uuid.as_deref(), user_tags: &request.user_tags };
@@ -75,12 +75,12 @@ pub(super) async fn create(tx: &mut Tx, caller: &Caller, devices: &dyn Devices, 
         tag::insert(tx, Resource::VmInstance, &instance.uuid, text).await?;
     }
     for (device_id, network) in networks.iter().enumerate() {
-        plug(tx, caller, &instance, network, device_id as u8, &wishes).await?;
+        add_nic(tx, caller, &instance, network, device_id as u8, &options).await?;
     }
     Ok(Outcome::inventory(Resource::VmInstance, instance.uuid))
 }
 
-/// The networks of the VM's NICs: distinct, of one zone, open to users.
+/// The networks of the VM's NICs, which must be distinct, in one zone, and not system networks.
 async fn networks(tx: &mut Tx, uuids: &[String], zone: Option<&str>) -> Result<Vec<L3Network>> {
     if uuids.len() > usize::from(u8::MAX) {
         return Err(ApiError::invalid_argument("field[l3NetworkUuids]: a VM has at most 255 NICs"));
@@ -108,20 +108,20 @@ async fn networks(tx: &mut Tx, uuids: &[String], zone: Option<&str>) -> Result<V
     Ok(networks)
 }
 
-/// Gives the VM a NIC on the network.
-async fn plug(
+/// Adds a NIC on the network to the VM.
+async fn add_nic(
     tx: &mut Tx,
     caller: &Caller,
     instance: &VmInstance,
     network: &L3Network,
     device_id: u8,
-    wishes: &Wishes,
+    options: &NicOptions,
 ) -> Result<()> {
     let ranges = network::ranges_of(tx, &network.uuid).await?;
-    let address = wishes.addresses.get(&network.uuid).copied();
-    let allocated = allocate(tx, &network.uuid, ranges, Strategy::Random, address, &wishes.taken).await?;
+    let address = options.addresses.get(&network.uuid).copied();
+    let allocated = allocate(tx, &network.uuid, ranges, Strategy::Random, address, &options.taken).await?;
     let new = New { resource: Resource::VmNic, uuid: None, user_tags: &[] };
-    let wanted = wishes.macs.get(&network.uuid);
+    let wanted = options.macs.get(&network.uuid);
     let mut nic = VmNic {
         uuid: resource::register(tx, caller, new).await?,
         vm_instance_uuid: instance.uuid.clone(),
@@ -146,27 +146,26 @@ async fn plug(
     Err(ApiError::operation(format!("MAC address {} is in use by another NIC", nic.mac)))
 }
 
-/// As the real system makes them: `fa`, four random bytes, the NIC's place in its VM.
+/// A MAC address like those of the real system: `fa`, four random bytes, the number of the NIC in its VM.
 fn random_mac(device_id: u8) -> String {
     let [.., a, b, c, d] = uuid::Uuid::new_v4().into_bytes();
     format!("fa:{a:02x}:{b:02x}:{c:02x}:{d:02x}:{device_id:02x}")
 }
 
-/// What the NICs shall be like: what the system tags ask for, by L3 network, and what the router forbids.
+/// The addresses that the system tags request, by L3 network, and those that NICs can't have.
 #[derive(Debug, Default, PartialEq, Eq)]
-struct Wishes {
+struct NicOptions {
     addresses: BTreeMap<String, Ipv4Addr>,
     /// In lower case.
     macs: BTreeMap<String, String>,
-    /// Addresses that no NIC can have.
+    /// The router's own addresses, which no NIC can have.
     taken: BTreeSet<Ipv4Addr>,
 }
 
-impl Wishes {
-    /// Reads `staticIp::<L3 uuid>::<address>` and `customMac::<L3 uuid>::<mac>`. A VM being a record here, its other tags
-    /// are kept and mean nothing.
+impl NicOptions {
+    /// Parses `staticIp::<L3 uuid>::<address>` and `customMac::<L3 uuid>::<mac>`. Other tags are stored without effect.
     fn parse(tags: &[String], networks: &[String]) -> Result<Self> {
-        let mut wishes = Self::default();
+        let mut options = Self::default();
         for tag in tags {
             let Some((name @ ("staticIp" | "customMac"), rest)) = tag.split_once("::") else { continue };
             let refuse = |why: &str| ApiError::invalid_argument(format!("invalid tag[{tag}]: {why}"));
@@ -178,22 +177,22 @@ impl Wishes {
             }
             let again = if name == "staticIp" {
                 let address = value.parse().map_err(|_| refuse(&format!("`{value}` is no IPv4 address")))?;
-                wishes.addresses.insert(network.to_owned(), address).is_some()
+                options.addresses.insert(network.to_owned(), address).is_some()
             } else {
                 let mac = unicast_mac(value).ok_or_else(|| {
                     refuse(&format!("`{value}` is no unicast MAC address, such as fa:4c:ee:9a:76:00"))
                 })?;
-                wishes.macs.insert(network.to_owned(), mac).is_some()
+                options.macs.insert(network.to_owned(), mac).is_some()
             };
             if again {
                 return Err(refuse("the network has got such a tag already"));
             }
         }
-        Ok(wishes)
+        Ok(options)
     }
 }
 
-/// The address in lower case; `None`: it is none that a NIC can have.
+/// The address in lower case; `None` if it is no unicast address.
 fn unicast_mac(text: &str) -> Option<String> {
     let parts: Vec<_> = text.split(':').collect();
     let sound = parts.len() == 6
@@ -204,21 +203,21 @@ fn unicast_mac(text: &str) -> Option<String> {
     (!is_multicast && !is_zero).then(|| text.to_ascii_lowercase())
 }
 
-/// Its NICs, their addresses and their places behind listeners go with it.
+/// Its NICs are deleted with it: their addresses are free, and they are no backends any more.
 pub(super) async fn destroy(tx: &mut Tx, request: &Delete) -> Result {
     resource::delete(tx, Resource::VmInstance, request).await
 }
 
 pub(super) async fn start(tx: &mut Tx, request: OfUuid) -> Result {
-    turn(tx, &request.uuid, RUNNING).await
+    set_state(tx, &request.uuid, RUNNING).await
 }
 
 pub(super) async fn stop(tx: &mut Tx, request: OfUuid) -> Result {
-    turn(tx, &request.uuid, STOPPED).await
+    set_state(tx, &request.uuid, STOPPED).await
 }
 
-/// Brings the VM to a state, and its places behind listeners with it. Nothing happens to one that is there already.
-async fn turn(tx: &mut Tx, uuid: &str, state: &str) -> Result {
+/// Sets the state of the VM and of the backends that are its NICs. Does nothing if the VM has that state already.
+async fn set_state(tx: &mut Tx, uuid: &str, state: &str) -> Result {
     let instance = found(vm::get(tx, uuid).await?, "uuid", uuid, Resource::VmInstance)?;
     let outcome = Outcome::inventory(Resource::VmInstance, uuid);
     if instance.state == state {
@@ -241,16 +240,16 @@ pub(super) async fn is_running(tx: &mut Tx, nic: &VmNic) -> Result<bool> {
 mod tests {
     use super::*;
 
-    fn parse(tags: &[&str]) -> Result<Wishes> {
+    fn parse(tags: &[&str]) -> Result<NicOptions> {
         let tags: Vec<_> = tags.iter().map(|tag| (*tag).to_owned()).collect();
-        Wishes::parse(&tags, &["a".to_owned(), "b".to_owned()])
+        NicOptions::parse(&tags, &["a".to_owned(), "b".to_owned()])
     }
 
     #[test]
     fn static_ip_and_custom_mac_are_wishes_for_one_network() {
-        let wishes = parse(&["staticIp::a::10.0.0.7", "customMac::b::FA:4C:EE:9A:76:00", "hostname::web"]).unwrap();
-        assert_eq!(wishes.addresses["a"], Ipv4Addr::new(10, 0, 0, 7));
-        assert_eq!(wishes.macs["b"], "fa:4c:ee:9a:76:00");
+        let options = parse(&["staticIp::a::10.0.0.7", "customMac::b::FA:4C:EE:9A:76:00", "hostname::web"]).unwrap();
+        assert_eq!(options.addresses["a"], Ipv4Addr::new(10, 0, 0, 7));
+        assert_eq!(options.macs["b"], "fa:4c:ee:9a:76:00");
     }
 
     #[test]

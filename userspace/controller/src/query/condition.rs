@@ -1,7 +1,7 @@
-//! From conditions to SQL: every name comes from the tables of resources and relations, every value is bound.
+//! Translates conditions to SQL: every name comes from the tables of resources and relations, every value is bound.
 //!
-//! A condition on a related resource holds if one of those meets its test. A condition on a list of texts or on tags is
-//! about the list as a whole: `__userTag__!=a` holds for what has no tag `a`, `__userTag__ is null` for what has none.
+//! A condition on related resources is true if one of them passes the test. A condition on a list of texts or on tags is
+//! about the whole list: `__userTag__!=a` is true if there is no tag `a`, `__userTag__ is null` if there is no tag.
 
 use sea_query::{
     Alias, BinOper, Cond, Expr, ExprTrait, IntoColumnRef, IntoIden, SimpleExpr, extension::sqlite::SqliteExpr,
@@ -13,26 +13,26 @@ use vipgate_api::{
 
 use super::{
     relation::Step,
-    search::{self, Met, Rows, Search, in_table},
+    search::{self, Filter, Rows, Search, in_table},
     table::{Access, Field, Items, Kind, Table, column},
 };
 use crate::store::{
     self,
-    fold::{COLLATION, MOST_PATTERN, glob},
+    fold::{COLLATION, MAX_PATTERN, glob},
 };
 
-/// The longest way from one resource to another: any that makes sense is shorter.
-pub(super) const MOST_STEPS: usize = 16;
+/// The most relations that a condition can follow; sensible conditions follow fewer.
+pub(super) const MAX_STEPS: usize = 16;
 
-/// Conditions on what is told of any resource: on its tags, and on the account that owns it. Name, table, the resource's column
-/// there, and the one that is tested.
-const TOLD: [(&str, &str, &str, &str); 3] = [
+/// Conditions that every resource has: on its tags, and on the account that owns it. Name, table, the column of the
+/// resource's uuid there, and the column that is tested.
+const COMMON: [(&str, &str, &str, &str); 3] = [
     ("__systemTag__", "system_tags", "resource_uuid", "tag"),
     ("__userTag__", "user_tags", "resource_uuid", "tag"),
     ("__owner__", "resources", "uuid", "account_uuid"),
 ];
 
-/// Fields that the document's examples ask for by a name that no inventory has: resource, that name, the field.
+/// Names in the examples of the API document that no inventory has: resource, the name, the field that it means.
 const SYNONYMS: [(Resource, &str, &str); 1] = [(Resource::Eip, "ip", "vipIp")];
 
 /// The column of a field.
@@ -40,7 +40,7 @@ pub(super) fn ident(field: &str) -> impl IntoIden + IntoColumnRef + use<> {
     Alias::new(column(field))
 }
 
-/// What all rows of the table must meet, and all conditions. The statement they are for calls the table by [`alias`].
+/// The conditions of the query and those of the viewer's access. The statement must call the table by [`alias`].
 pub(super) async fn all(
     search: Search<'_>,
     table: &'static Table,
@@ -50,49 +50,49 @@ pub(super) async fn all(
     let mut reader = Reader::new(search, viewer).await?;
     let mut all = reader.of_table(table, &alias(0));
     for condition in conditions {
-        let met = reader.follow(table, condition).await?;
-        all.push(reader.search.lead(table.name, &alias(0), met).await?);
+        let filter = reader.follow(table, condition).await?;
+        all.push(reader.search.choose(table.name, &alias(0), filter).await?);
     }
     Ok(Conditions(all))
 }
 
-/// All that the rows of a query meet.
+/// All conditions of a query.
 #[derive(Clone, Debug)]
-pub(super) struct Conditions(Vec<Met>);
+pub(super) struct Conditions(Vec<Filter>);
 
 impl Conditions {
-    /// For a statement that needs all rows.
-    pub(super) fn gathering(&self) -> Cond {
-        self.0.iter().fold(Cond::all(), |all, met| all.add(met.gathering.clone()))
+    /// The form for a statement that needs all rows.
+    pub(super) fn collecting(&self) -> Cond {
+        self.0.iter().fold(Cond::all(), |all, filter| all.add(filter.collecting.clone()))
     }
 
-    /// For one that ends early.
-    pub(super) fn asking(&self) -> Cond {
-        self.0.iter().fold(Cond::all(), |all, met| all.add(met.asking.clone()))
+    /// The form for a statement that ends early.
+    pub(super) fn testing(&self) -> Cond {
+        self.0.iter().fold(Cond::all(), |all, filter| all.add(filter.testing.clone()))
     }
 }
 
-/// What statements call the table that a condition comes to after so many steps.
+/// The alias of the table that a condition reaches after that many steps.
 pub(super) fn alias(steps: usize) -> String {
     format!("t{steps}")
 }
 
-/// The account that asks; `None`: an administrator.
+/// The account that queries; `None` for an administrator.
 pub(super) type Viewer<'a> = Option<&'a str>;
 
-/// What statements call a table of pairs, and one of tags or texts.
+/// The aliases of a table of pairs, and of one of tags or texts.
 const PAIR: &str = "pair";
 const ITEM: &str = "item";
 
 /// The resources that accounts see.
 const VISIBLE: Rows<'_> =
-    Rows { name: "visible_resources", alias: "visible", column: "resource_uuid", as_they_lie: false };
+    Rows { name: "visible_resources", alias: "visible", column: "resource_uuid", in_table_order: false };
 
-/// Reads conditions of one who sees a part of everything.
+/// Translates the conditions of a viewer.
 struct Reader<'a> {
     search: Search<'a>,
     viewer: Viewer<'a>,
-    /// The uuids of what an account sees, if they are few.
+    /// The uuids of the resources that the viewer sees, if they are few.
     visible: Option<Vec<String>>,
 }
 
@@ -105,16 +105,16 @@ impl<'a> Reader<'a> {
         Ok(Self { search, viewer, visible })
     }
 
-    /// What every row of the table meets that the viewer sees.
-    fn of_table(&self, table: &Table, alias: &str) -> Vec<Met> {
+    /// The conditions of the rows of the table that the viewer sees.
+    fn of_table(&self, table: &Table, alias: &str) -> Vec<Filter> {
         let mut all = Vec::new();
         if let Some((column, value)) = table.only {
-            all.push(Met::untried(Expr::col(in_table(alias, column)).eq(value)));
+            all.push(Filter::untried(Expr::col(in_table(alias, column)).eq(value)));
         }
         match (self.viewer, table.access) {
             (None, _) | (_, Access::Everybody) => {}
             (Some(account), Access::Account(column)) => {
-                all.push(Met::untried(Expr::col(in_table(alias, column)).eq(account)));
+                all.push(Filter::untried(Expr::col(in_table(alias, column)).eq(account)));
             }
             (Some(account), Access::Resource(column)) => {
                 let uuid = Expr::col(in_table(alias, column));
@@ -124,12 +124,12 @@ impl<'a> Reader<'a> {
         all
     }
 
-    /// The condition as one on the rows of `table`, from where its steps lead back to there.
-    async fn follow(&mut self, table: &'static Table, condition: &Condition) -> Result<Met, ApiError> {
+    /// The condition as one on the rows of `table`: follows its steps to the far table, and builds it from there back.
+    async fn follow(&mut self, table: &'static Table, condition: &Condition) -> Result<Filter, ApiError> {
         let names: Vec<_> = condition.name.split('.').collect();
-        if names.len() > MOST_STEPS {
+        if names.len() > MAX_STEPS {
             return Err(ApiError::invalid_argument(format!(
-                "condition `{}` takes {} steps, at most {MOST_STEPS} are possible",
+                "condition `{}` takes {} steps, at most {MAX_STEPS} are possible",
                 condition.name,
                 names.len()
             )));
@@ -141,25 +141,25 @@ impl<'a> Reader<'a> {
             far = step.table;
             steps.push(step);
         }
-        let mut met = self.one(far, &alias(steps.len()), last, condition).await?;
+        let mut filter = self.one(far, &alias(steps.len()), last, condition).await?;
         for (near, step) in steps.iter().enumerate().rev() {
-            met = self.across(near, step, met).await?;
+            filter = self.across(near, step, filter).await?;
         }
-        Ok(met)
+        Ok(filter)
     }
 
-    /// One of the resources at the step's far end that the viewer sees meets the condition.
-    async fn across(&mut self, near: usize, step: &Step, met: Met) -> store::Result<Met> {
+    /// True if one of the resources at the far end of the step, visible to the viewer, meets the condition.
+    async fn across(&mut self, near: usize, step: &Step, filter: Filter) -> store::Result<Filter> {
         let (near, far) = (alias(near), alias(near + 1));
-        let met = self.of_table(step.table, &far).iter().fold(met, Met::seen);
-        let rows = Rows { name: step.table.name, alias: &far, column: &column(step.far), as_they_lie: true };
+        let filter = self.of_table(step.table, &far).iter().fold(filter, Filter::limited_to);
+        let rows = Rows { name: step.table.name, alias: &far, column: &column(step.far), in_table_order: true };
         let near = Expr::col(in_table(&near, &column(step.near)));
         match step.via {
-            None => self.search.is_among(near, rows, met).await,
+            None => self.search.is_among(near, rows, filter).await,
             Some((pairs, owner, key)) => {
-                let met = self.search.is_among(Expr::col(in_table(PAIR, key)), rows, met).await?;
-                let pairs = Rows { name: pairs, alias: PAIR, column: owner, as_they_lie: false };
-                self.search.is_among(near, pairs, met).await
+                let filter = self.search.is_among(Expr::col(in_table(PAIR, key)), rows, filter).await?;
+                let pairs = Rows { name: pairs, alias: PAIR, column: owner, in_table_order: false };
+                self.search.is_among(near, pairs, filter).await
             }
         }
     }
@@ -170,16 +170,16 @@ impl<'a> Reader<'a> {
         alias: &str,
         name: &str,
         condition: &Condition,
-    ) -> Result<Met, ApiError> {
+    ) -> Result<Filter, ApiError> {
         let test = &condition.test;
         let synonym = SYNONYMS.iter().find(|(resource, known, _)| *resource == table.resource && *known == name);
         if let Some(field) = table.field(synonym.map_or(name, |(.., field)| field)) {
-            return Ok(Met::untried(meets(field, ident(field.name), test)?));
+            return Ok(Filter::untried(tested(field, ident(field.name), test)?));
         }
         let key = Expr::col(in_table(alias, &column(table.key)));
-        let items = |name, column| Rows { name, alias: ITEM, column, as_they_lie: false };
-        let told = TOLD.iter().find(|(known, ..)| *known == name).filter(|_| table.has_tags());
-        if let Some((_, rows, column, text)) = told {
+        let items = |name, column| Rows { name, alias: ITEM, column, in_table_order: false };
+        let common = COMMON.iter().find(|(known, ..)| *known == name).filter(|_| table.has_tags());
+        if let Some((_, rows, column, text)) = common {
             return self.listed(key, items(rows, column), text, test).await;
         }
         let texts = table.lists.iter().filter(|list| list.name == name).find_map(|list| match list.of {
@@ -192,15 +192,15 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// A test of the list of texts that `key` owns, each of which is one of `items`.
+    /// A test of a list of texts: the rows of `items` that belong to `key`.
     async fn listed(
         &mut self,
         key: SimpleExpr,
         items: Rows<'_>,
         text: &'static str,
         test: &Test,
-    ) -> Result<Met, ApiError> {
-        let having = |test: &Test| meets(&Field { name: text, kind: Kind::Text }, text, test);
+    ) -> Result<Filter, ApiError> {
+        let having = |test: &Test| tested(&Field { name: text, kind: Kind::Text }, text, test);
         let without = |test: Test| Ok(search::is_not_among(key.clone(), items, having(&test)?));
         match test {
             Test::IsNull => without(Test::NotNull),
@@ -214,17 +214,17 @@ impl<'a> Reader<'a> {
             | Test::Less(_)
             | Test::LessOrEqual(_)
             | Test::In(_)
-            | Test::Like(_) => Ok(self.search.is_among(key, items, Met::untried(having(test)?)).await?),
+            | Test::Like(_) => Ok(self.search.is_among(key, items, Filter::untried(having(test)?)).await?),
         }
     }
 }
 
-fn is_of(account: &str) -> Met {
-    Met::untried(Expr::col("account_uuid").eq(account))
+fn is_of(account: &str) -> Filter {
+    Filter::untried(Expr::col("account_uuid").eq(account))
 }
 
-/// The value of `column` meets the test.
-fn meets(field: &Field, column: impl IntoColumnRef, test: &Test) -> Result<SimpleExpr, ApiError> {
+/// True if the value of `column` passes the test.
+fn tested(field: &Field, column: impl IntoColumnRef, test: &Test) -> Result<SimpleExpr, ApiError> {
     let column = Expr::col(column);
     let value = |text: &String| value(field, text);
     let values = |texts: &Vec<String>| texts.iter().map(|text| self::value(field, text)).collect::<Result<Vec<_>, _>>();
@@ -244,7 +244,7 @@ fn meets(field: &Field, column: impl IntoColumnRef, test: &Test) -> Result<Simpl
     })
 }
 
-/// What is compared with a [`value`].
+/// The column in the form that is compared with a [`value`].
 pub(super) fn compared(kind: Kind, column: SimpleExpr) -> SimpleExpr {
     match kind {
         Kind::Uuid | Kind::Number | Kind::Flag => column,
@@ -253,7 +253,7 @@ pub(super) fn compared(kind: Kind, column: SimpleExpr) -> SimpleExpr {
     }
 }
 
-/// The value of a condition in the field's type.
+/// The value of a condition as the type of the field.
 fn value(field: &Field, text: &str) -> Result<SimpleExpr, ApiError> {
     let wrong = |what: &str| {
         ApiError::invalid_argument(format!("field `{}` is compared with {what}, not with `{text}`", field.name))
@@ -274,7 +274,7 @@ fn value(field: &Field, text: &str) -> Result<SimpleExpr, ApiError> {
     })
 }
 
-/// What a pattern is matched with.
+/// The column in the form that patterns match.
 fn printed(field: &Field, column: SimpleExpr) -> Result<SimpleExpr, ApiError> {
     match field.kind {
         Kind::Uuid | Kind::Text => Ok(column),
@@ -288,23 +288,23 @@ fn printed(field: &Field, column: SimpleExpr) -> Result<SimpleExpr, ApiError> {
 fn like(field: &Field, pattern: &str) -> Result<SimpleExpr, ApiError> {
     glob(pattern).map(Expr::val).ok_or_else(|| {
         ApiError::invalid_argument(format!(
-            "the pattern for field `{}` is longer than {MOST_PATTERN} characters, or has a NUL in it",
+            "the pattern for field `{}` is longer than {MAX_PATTERN} characters, or has a NUL in it",
             field.name
         ))
     })
 }
 
-/// What the last name of a condition can be.
-pub(super) fn askable(table: &'static Table) -> impl Iterator<Item = &'static str> + Clone {
+/// The possible last names of a condition.
+pub(super) fn last_names(table: &'static Table) -> impl Iterator<Item = &'static str> + Clone {
     let lists = table.lists.iter().filter(|list| matches!(list.of, Items::Texts { .. })).map(|list| list.name);
-    let told = TOLD.iter().filter(|_| table.has_tags()).map(|(name, ..)| *name);
+    let common = COMMON.iter().filter(|_| table.has_tags()).map(|(name, ..)| *name);
     let synonyms = SYNONYMS.iter().filter(|(resource, ..)| *resource == table.resource).map(|(_, name, _)| *name);
-    table.fields.iter().map(|field| field.name).chain(synonyms).chain(lists).chain(told)
+    table.fields.iter().map(|field| field.name).chain(synonyms).chain(lists).chain(common)
 }
 
-/// The last name of a condition is no field.
+/// The error of a condition whose last name is no field.
 fn no_field(table: &'static Table, name: &str, condition: &Condition) -> ApiError {
-    let fields = askable(table);
+    let fields = last_names(table);
     let error = if table.step(name).is_some() {
         let kind = table.resource.kind();
         let details = format!("`{name}` of {kind} is a resource: ask for a field of it, such as `{name}.uuid`");
@@ -315,7 +315,7 @@ fn no_field(table: &'static Table, name: &str, condition: &Condition) -> ApiErro
     error.elaborate(format!("condition `{}`: {}", condition.name, listing(table, fields)))
 }
 
-/// A name before a dot is no resource.
+/// The error of a condition with a name before a dot that is no related resource.
 fn no_step(table: &'static Table, name: &str, condition: &Condition) -> ApiError {
     let steps = table.steps().flat_map(|step| step.names).copied();
     let fields = table.fields.iter().map(|field| field.name);
@@ -332,7 +332,7 @@ fn listing(table: &'static Table, fields: impl Iterator<Item = &'static str>) ->
     format!("there are {}", known.join(", "))
 }
 
-/// The error that names what is unknown and what was probably meant, of `names`.
+/// The error that names what is unknown, and which of `names` was probably meant.
 pub(super) fn no_such(table: &Table, what: &str, name: &str, names: impl Iterator<Item = &'static str>) -> ApiError {
     let kind = table.resource.kind();
     let meant = names.min_by_key(|known| distance(known, name)).map(|meant| format!("; did you mean `{meant}`?"));

@@ -23,35 +23,35 @@ pub use render::{render, render_all};
 use search::{FEW, Search};
 use table::Table;
 
-/// What the parameters of a query can name.
+/// The names that the parameters of a query accept.
 #[derive(Clone, Debug)]
 pub struct Names {
-    /// What `sort` and `groupBy` take.
+    /// The fields for `sort` and `groupBy`.
     pub fields: Vec<&'static str>,
-    /// What `fields` takes: the members of the inventory.
+    /// The members of the inventory, for `fields`.
     pub members: Vec<&'static str>,
-    /// What conditions take ...
-    pub askable: Vec<&'static str>,
-    /// ... also behind the name of a related resource and a dot.
+    /// The last names of conditions ...
+    pub conditions: Vec<&'static str>,
+    /// ... and the related resources whose names, with a dot, may precede those of that resource.
     pub related: Vec<&'static str>,
 }
 
-/// What queries of a resource can name; `None`: it can't be queried.
+/// The names for queries of a resource; `None` if it can't be queried.
 pub fn names(resource: Resource) -> Option<Names> {
     let table = Table::of(resource)?;
     Some(Names {
         fields: table.fields.iter().map(|field| field.name).collect(),
         members: table.members().collect(),
-        askable: condition::askable(table).collect(),
+        conditions: condition::last_names(table).collect(),
         related: table.steps().filter_map(|step| step.names.first().copied()).collect(),
     })
 }
 
-/// Answers a query of `viewer`, an account that sees what it owns and what is shared with it, or of an administrator
-/// (`None`): `{"inventories": [...]}`, with `total` where it was asked for, or `{"total": n}` for a count.
+/// Runs a query of `viewer`, an account that sees its own resources and those shared with it, or of an administrator
+/// (`None`). Returns `{"inventories": [...]}`, with `total` if requested, or `{"total": n}` for a count.
 ///
 /// # Errors
-/// A field that does not exist or a value that does not fit it, each named; or the database fails.
+/// Names a field that does not exist or a value that does not fit its field; or the database fails.
 pub async fn run(
     tx: &mut Tx,
     viewer: Option<&str>,
@@ -61,7 +61,7 @@ pub async fn run(
     run_with(tx, viewer, resource, query, FEW).await
 }
 
-/// [`run`], to which fewer rows than `few` are few.
+/// [`run`] with another threshold than [`FEW`].
 async fn run_with(
     tx: &mut Tx,
     viewer: Option<&str>,
@@ -75,7 +75,7 @@ async fn run_with(
     let mut reply = Map::new();
     let search = Search { tx: &mut *tx, few };
     let conditions = condition::all(search, table, &query.conditions, viewer).await?;
-    // Checked for a count as well: a query that is wrong is wrong with every parameter.
+    // Built for a count, too, so that every wrong parameter is an error.
     let page = select::page(table, query, &conditions)?;
     if !query.count {
         let inventories = render::inventories(tx, table, &page, &chosen).await.map_err(ApiError::from)?;

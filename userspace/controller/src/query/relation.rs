@@ -1,30 +1,30 @@
-//! The one table of what belongs to what: each row is a way from one resource to another, and back.
+//! The table of relations: each row relates two resources, in both directions.
 //!
-//! A condition follows these ways by the names here: `vip.name` of a load balancer, `listeners.protocol` of one. To a
-//! resource of which there can be several the first name is the one of the document, its other number is taken as well.
+//! A condition follows relations by the names here, such as `vip.name` or `listeners.protocol` of a load balancer. Where
+//! there can be several resources, the first name is the one in the API document; the other is its singular or plural.
 
 use vipgate_api::Resource;
 
 use super::table::Table;
 
-/// Two resources that belong together.
+/// A relation of two resources.
 #[derive(Debug)]
 pub(super) struct Relation {
     pub(super) ends: [End; 2],
-    /// The table of pairs and its columns for both ends, where neither end holds the other's key.
+    /// The table of pairs and its columns for both ends, if neither end has the other's key.
     pub(super) via: Option<(&'static str, [&'static str; 2])>,
 }
 
 #[derive(Debug)]
 pub(super) struct End {
     pub(super) resource: Resource,
-    /// What the other end calls it.
+    /// The names for it in conditions of the other end.
     pub(super) names: &'static [&'static str],
-    /// The field whose value both ends, or the pair, share.
+    /// The field whose value equals that of the other end, or of the pair.
     pub(super) field: &'static str,
 }
 
-/// A way that a condition takes from one resource.
+/// A relation as a condition follows it from the near resource to the far one.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Step {
     pub(super) names: &'static [&'static str],
@@ -36,11 +36,11 @@ pub(super) struct Step {
 }
 
 impl Table {
-    /// The ways from here to other resources.
+    /// The relations from here to other resources.
     pub(super) fn steps(&'static self) -> impl Iterator<Item = Step> + Clone {
         RELATIONS.iter().flat_map(|relation| [step(relation, 0), step(relation, 1)]).filter_map(|(near, step)| {
             let near = Self::of(near.resource)?;
-            // Two resources can be one table, which one of them takes a part of.
+            // Two resources can share a table, one of them with a part of its rows.
             (near.name == self.name).then_some(step?)
         })
     }
@@ -64,13 +64,13 @@ fn step(relation: &'static Relation, near: usize) -> (&'static End, Option<Step>
 
 type Names = &'static [&'static str];
 
-/// `resource`, which its owner calls `names`, holds the owner's uuid in `field` and calls it `up`.
+/// `resource` has the owner's uuid in `field`. The owner's conditions call it `names`, its own call the owner `up`.
 const fn belongs(resource: Resource, names: Names, field: &'static str, owner: Resource, up: Names) -> Relation {
     let ends = [End { resource, names, field }, End { resource: owner, names: up, field: "uuid" }];
     Relation { ends, via: None }
 }
 
-/// Each end may have several of the other: the pairs are in a table of their own.
+/// Each end may have several of the other: the pairs are in a separate table.
 const fn pairs(
     a: (Resource, Names),
     b: (Resource, Names),

@@ -1,4 +1,4 @@
-//! From rows to inventories: fields by their kinds, then the lists, one statement a list however many rows there are.
+//! Prints rows as inventories: the fields by their kinds, then the lists, with one statement per list for all rows.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -16,10 +16,10 @@ use crate::store::{
     statement::{self, Row},
 };
 
-/// Keys in one statement: far below the number of values that a database binds.
-const KEYS: usize = 500;
+/// Keys in one statement: far below the number of values that can be bound.
+const MAX_KEYS: usize = 500;
 
-/// Prints what a call answers, as the store has it now. A resource that is gone meanwhile leaves an empty reply.
+/// Prints the reply of a call from the current rows. It is empty if the resource has been deleted meanwhile.
 ///
 /// # Errors
 /// The database fails.
@@ -27,7 +27,7 @@ pub async fn render(tx: &mut Tx, reply: &Reply) -> store::Result<Map<String, Val
     Ok(render_all(tx, &[reply]).await?.pop().unwrap_or_default())
 }
 
-/// The same for many: each kind of resource is asked for once.
+/// [`render`] for many replies, with one read per kind of resource.
 ///
 /// # Errors
 /// The database fails.
@@ -64,7 +64,7 @@ pub async fn render_all(tx: &mut Tx, replies: &[&Reply]) -> store::Result<Vec<Ma
 /// The inventories of these keys, by key.
 async fn by_key(tx: &mut Tx, table: &'static Table, keys: &[String]) -> store::Result<HashMap<String, Value>> {
     let mut found = HashMap::new();
-    for keys in keys.chunks(KEYS) {
+    for keys in keys.chunks(MAX_KEYS) {
         let statement = select::of_keys(table, table.key, keys.iter().map(String::as_str));
         for inventory in inventories(tx, table, &statement, &Chosen::ALL).await? {
             if let Some(key) = inventory.get(table.key).and_then(Value::as_str) {
@@ -81,7 +81,7 @@ pub(super) struct Chosen(Option<Vec<String>>);
 impl Chosen {
     const ALL: Self = Self(None);
 
-    /// Those of `fields`; all where there are none. An unknown one is an error.
+    /// The members in `fields`, or all if it is empty; an unknown one is an error.
     pub(super) fn new(table: &Table, fields: &[String]) -> Result<Self, ApiError> {
         let names = table.members();
         if let Some(wrong) = fields.iter().find(|field| !names.clone().any(|name| name == **field)) {
@@ -145,7 +145,7 @@ fn member(row: &Row, position: usize, kind: Kind, table: &'static str) -> store:
 /// The items of one list, by the key of their owner.
 async fn items(tx: &mut Tx, list: &List, owners: &[String]) -> store::Result<HashMap<String, Vec<Value>>> {
     let mut items = HashMap::<_, Vec<_>>::new();
-    for owners in owners.chunks(KEYS) {
+    for owners in owners.chunks(MAX_KEYS) {
         let owners = owners.iter().map(String::as_str);
         match list.of {
             Items::Nothing => {}

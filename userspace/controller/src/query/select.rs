@@ -1,4 +1,4 @@
-//! The statements: pages, totals, and the rows that belong to others.
+//! Builds the statements for pages, totals, and the lists of inventories.
 
 use sea_query::{
     Alias, Asterisk, Cond, Expr, ExprTrait, Func, Order, OverStatement, Query as Sql, SelectStatement, WindowStatement,
@@ -10,22 +10,22 @@ use super::{
     table::{Field, Kind, Table},
 };
 
-/// Number of a row in its group.
+/// The column with the number of a row in its group.
 const TURN: &str = "turn";
 
 /// The rows of `table` that meet the conditions, in the order of `query`, a page of them.
 pub(super) fn page(table: &'static Table, query: &Query, conditions: &Conditions) -> Result<SelectStatement, ApiError> {
     let ends_early = query.group_by.is_none() && table.has_order(query.sort.as_ref().map(|sort| sort.field.as_str()));
-    let conditions = if ends_early { conditions.asking() } else { conditions.gathering() };
+    let conditions = if ends_early { conditions.testing() } else { conditions.collecting() };
     let mut select = chosen(table, query, conditions)?;
     match &query.sort {
         None => in_order(table, &mut select),
         Some(sort) => {
             let field = known(table, &sort.field)?;
-            // The whole order turns, so that one index gives both.
+            // The whole order is reversed, so that one index serves both directions.
             let order = if sort.descending { Order::Desc } else { Order::Asc };
             let column = Expr::col(ident(field.name));
-            // Dates to the millisecond, as they are stored.
+            // Dates sort by the stored millisecond.
             let by = if field.kind == Kind::Date { column } else { compared(field.kind, column) };
             select.order_by_expr(by, order.clone());
             for rest in table.order.iter().filter(|rest| **rest != field.name) {
@@ -37,17 +37,17 @@ pub(super) fn page(table: &'static Table, query: &Query, conditions: &Conditions
     Ok(select)
 }
 
-/// How many rows there would be without paging.
+/// Counts the rows without paging.
 pub(super) fn total(
     table: &'static Table,
     query: &Query,
     conditions: &Conditions,
 ) -> Result<SelectStatement, ApiError> {
-    let all = chosen(table, query, conditions.gathering())?;
+    let all = chosen(table, query, conditions.collecting())?;
     Ok(Sql::select().expr(Func::count(Expr::col(Asterisk))).from_subquery(all, "chosen").take())
 }
 
-/// The rows that meet the conditions; of each group the first one.
+/// The rows that meet the conditions; with `groupBy`, the first one of each group.
 fn chosen(table: &'static Table, query: &Query, conditions: Cond) -> Result<SelectStatement, ApiError> {
     let named = Alias::new(alias(0));
     let Some(name) = &query.group_by else {
@@ -88,7 +88,7 @@ pub(super) fn texts<'a>(
     select
 }
 
-/// Its fields in the order of the table, so that rows are read by position.
+/// Selects the fields in the order of the table, so that rows can be read by position.
 fn all(table: &Table) -> SelectStatement {
     Sql::select().columns(table.fields.iter().map(|field| ident(field.name))).take()
 }
@@ -105,7 +105,7 @@ fn known(table: &'static Table, name: &str) -> Result<&'static Field, ApiError> 
     table.field(name).ok_or_else(|| no_such(table, "field", name, names.clone()).elaborate(listed(names)))
 }
 
-/// Advice that lists the names that there are.
+/// The elaboration of an error: lists the known names.
 pub(super) fn listed(names: impl Iterator<Item = &'static str>) -> String {
     format!("its fields are {}", names.collect::<Vec<_>>().join(", "))
 }

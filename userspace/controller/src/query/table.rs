@@ -1,23 +1,23 @@
-//! The one table of what can be queried: each resource, its SQL table, its fields and its lists.
+//! The table of what can be queried: each resource with its SQL table, its fields and its lists.
 //!
-//! A column is its API field in snake_case, so a row here is the names and kinds of the inventory and nothing else. What
-//! is written here can be asked for, compared, sorted by, selected and printed.
+//! A column is its API field in snake_case, so a row here is just the names and kinds of the inventory's members. Every
+//! field here can be compared, sorted by, selected and printed.
 
 use vipgate_api::Resource;
 
-/// A resource and where it is kept.
+/// A resource and the SQL table of its rows.
 #[derive(Debug)]
 pub(super) struct Table {
     pub(super) resource: Resource,
     /// Name of its SQL table.
     pub(super) name: &'static str,
-    /// Only rows whose column has this value belong to it.
+    /// Column and value: only the rows with that value belong to the resource.
     pub(super) only: Option<(&'static str, &'static str)>,
     /// Which rows an account sees.
     pub(super) access: Access,
-    /// The field that lists of it, and lists in it, refer to.
+    /// The field that identifies an inventory: lists refer to their owner by it.
     pub(super) key: &'static str,
-    /// What puts its rows into one certain order, which paging needs; spelt as fields, but the inventory may lack them.
+    /// The columns that define a total order, which paging needs; spelt like fields, but not all are in the inventory.
     pub(super) order: &'static [&'static str],
     pub(super) fields: &'static [Field],
     pub(super) lists: &'static [List],
@@ -27,15 +27,15 @@ pub(super) struct Table {
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Access {
     Everybody,
-    /// This column is the uuid of a resource that it owns or that is shared with it.
+    /// Rows whose column is the uuid of a resource that the account owns or that is shared with it.
     Resource(&'static str),
-    /// This column is its own uuid.
+    /// Rows whose column is the uuid of the account.
     Account(&'static str),
 }
 
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Field {
-    /// As the API spells it.
+    /// Its name in the API.
     pub(super) name: &'static str,
     pub(super) kind: Kind,
 }
@@ -43,7 +43,7 @@ pub(super) struct Field {
 /// How a field is stored, printed and compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
-    /// 32 lower-case hexadecimal digits. Compared by the index.
+    /// 32 lower-case hexadecimal digits.
     Uuid,
     /// Compared without regard to case ([`crate::store::fold`]).
     Text,
@@ -65,9 +65,9 @@ pub(super) struct List {
 pub(super) enum Items {
     /// Inventories of another resource whose `field` is our key.
     Inventories { resource: Resource, field: &'static str },
-    /// One text column of another table whose `owner` column is our key, in the order of the texts.
+    /// A text column of the rows of another table whose `owner` column is our key, sorted.
     Texts { table: &'static str, owner: &'static str, column: &'static str },
-    /// Always empty: this router keeps no such thing, clients want the member.
+    /// Always empty: clients expect the member, but this router has no such resources.
     Nothing,
 }
 
@@ -76,18 +76,18 @@ impl Table {
         TABLES.iter().find(|table| table.resource == resource)
     }
 
-    /// Tags hang on what has a uuid.
+    /// Resources with a uuid have tags.
     pub(super) fn has_tags(&self) -> bool {
         self.key == "uuid"
     }
 
-    /// The names of what its inventory shows.
+    /// The names of the members of the inventory.
     pub(super) fn members(&self) -> impl Iterator<Item = &'static str> + Clone + use<> {
         let (fields, lists) = (self.fields.iter(), self.lists.iter());
         fields.map(|field| field.name).chain(lists.map(|list| list.name))
     }
 
-    /// An index has its rows in the order of that field; `None`: in their own order.
+    /// Whether an index has the rows in the order of that field, or in the default order (`None`).
     pub(super) fn has_order(&self, field: Option<&str>) -> bool {
         let orders = ORDERS.iter().find(|(resource, _)| *resource == self.resource);
         orders.is_some_and(|(_, orders)| field.is_none_or(|field| orders.contains(&field)))
@@ -130,7 +130,7 @@ const fn nothing(name: &'static str) -> List {
     List { name, of: Items::Nothing }
 }
 
-/// A resource with a uuid, in the order in which its rows were made.
+/// A resource with a uuid, in the order of creation by default.
 const fn table(resource: Resource, name: &'static str, fields: &'static [Field], lists: &'static [List]) -> Table {
     let access = Access::Resource("uuid");
     Table { resource, name, only: None, access, key: "uuid", order: &["createDate", "uuid"], fields, lists }
@@ -215,7 +215,7 @@ pub(super) const TABLES: &[Table] = &[
             NAME,
             DESCRIPTION,
             uuid("zoneUuid"),
-            // Of another system: kept as they were given.
+            // They refer to another system, and are stored as given.
             text("clusterUuid"),
             text("imageUuid"),
             text("hostUuid"),
@@ -446,7 +446,7 @@ pub(super) const TABLES: &[Table] = &[
     },
 ];
 
-/// The tables that grow with the cloud, and the fields by which an index has their rows in order; in their own order, too.
+/// The tables that grow with the cloud, and the fields by which an index orders their rows, besides the default order.
 pub(super) const ORDERS: [(Resource, &[&str]); 11] = [
     (Resource::VmInstance, &["createDate", "name"]),
     (Resource::VmNic, &["createDate", "ip"]),

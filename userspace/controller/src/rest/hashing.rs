@@ -1,6 +1,5 @@
-//! Threads of their own for Argon2id, which takes 19 MiB and tens of milliseconds a time: callers without a password can make
-//! us spend no more than these. Each thread's block of memory goes to the same allocator's arena every time, where those of a
-//! pool would each keep one.
+//! Threads for Argon2id, which takes 19 MiB and tens of milliseconds each time. Their number bounds what callers without a
+//! password can make the router spend. A large thread pool would keep such a block in the allocator's arena of each thread.
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
@@ -15,21 +14,21 @@ const THREADS: usize = 2;
 
 type Work = Box<dyn FnOnce() + Send>;
 
-/// The threads, which end with the last clone.
+/// The threads; they end when the last clone is dropped.
 #[derive(Clone, Debug)]
 pub(super) struct Hashing(mpsc::Sender<Work>);
 
 impl Hashing {
     pub(super) fn start() -> Self {
-        let (give, take) = mpsc::channel::<Work>();
-        let take = Arc::new(Mutex::new(take));
+        let (sender, receiver) = mpsc::channel::<Work>();
+        let receiver = Arc::new(Mutex::new(receiver));
         for _ in 0..THREADS {
-            let take = Arc::clone(&take);
+            let receiver = Arc::clone(&receiver);
             let spawned = thread::Builder::new().name("vipgate-hashing".to_owned()).spawn(move || {
                 loop {
-                    let next = take.lock().unwrap_or_else(PoisonError::into_inner).recv();
+                    let next = receiver.lock().unwrap_or_else(PoisonError::into_inner).recv();
                     let Ok(work) = next else { return };
-                    // Who waits for it hears that it did not come to its end.
+                    // After a panic the caller gets an error, since the sender of the result is dropped.
                     let _ = catch_unwind(AssertUnwindSafe(work));
                 }
             });
@@ -37,18 +36,18 @@ impl Hashing {
                 tracing::error!(%error, "no thread to hash passwords");
             }
         }
-        Self(give)
+        Self(sender)
     }
 
-    /// Does it in one of the threads.
+    /// Runs `work` in one of the threads.
     pub(super) async fn run<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, ApiError> {
-        let (tell, told) = oneshot::channel();
-        // Nobody may want the result any more; without threads nobody tells one.
-        let _ = self.0.send(Box::new(move || drop(tell.send(work()))));
-        told.await.map_err(|_| ApiError::internal("a password could not be hashed"))
+        let (sender, result) = oneshot::channel();
+        // The receiver is gone if the request was cancelled; without threads the work is dropped here.
+        let _ = self.0.send(Box::new(move || drop(sender.send(work()))));
+        result.await.map_err(|_| ApiError::internal("a password could not be hashed"))
     }
 }
 

@@ -1,11 +1,11 @@
-//! The API's own request headers: what each may hold, and the plain 400 where it does not.
+//! The API's own request headers: their values, and the plain 400 for invalid ones.
 
 use axum::http::{HeaderMap, header};
 use vipgate_api::request::BadRequest;
 
 use crate::{jobs::HookUrl, store::new_uuid};
 
-/// The session of `Authorization: OAuth <uuid>`. A uuid of any form passes: whether it holds is asked later.
+/// The session of `Authorization: OAuth <uuid>`. Any text passes here: the store is asked later whether it is valid.
 pub(super) fn session(headers: &HeaderMap) -> Result<&str, BadRequest> {
     let value = headers.get(header::AUTHORIZATION).ok_or_else(|| {
         BadRequest("missing header 'Authorization': send 'Authorization: OAuth <session uuid>'".into())
@@ -17,7 +17,7 @@ pub(super) fn session(headers: &HeaderMap) -> Result<&str, BadRequest> {
     }
 }
 
-/// The uuid that the caller wants for its job, or a new one.
+/// The uuid that the caller chose for its job, or a random one.
 pub(super) fn job_uuid(headers: &HeaderMap) -> Result<String, BadRequest> {
     let Some(value) = headers.get("x-job-uuid") else {
         return Ok(new_uuid());
@@ -47,7 +47,7 @@ pub(super) fn web_hook(headers: &HeaderMap) -> Result<Option<HookUrl>, BadReques
     url.map(Some).map_err(|error| BadRequest(error.to_string()))
 }
 
-/// Whether the reply shall have a `schema`; the header's value does not matter.
+/// Whether the caller wants a `schema` in the reply; the value of the header does not matter.
 pub(super) fn wants_schema(headers: &HeaderMap) -> bool {
     headers.contains_key("x-json-schema")
 }

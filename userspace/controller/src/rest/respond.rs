@@ -1,4 +1,4 @@
-//! The replies: bodies, statuses and content types.
+//! Replies: bodies, statuses and content types.
 
 use std::fmt::Display;
 
@@ -11,7 +11,7 @@ use vipgate_api::{ApiError, Reply, call::Method, json as wire, request::BadReque
 
 use crate::jobs;
 
-/// What the API says outside of jobs and error objects.
+/// A reply in plain text, for everything but results and error objects.
 pub(super) fn plain(status: StatusCode, text: impl Into<String>) -> Response {
     (status, text.into()).into_response()
 }
@@ -20,17 +20,17 @@ pub(super) fn json(status: StatusCode, body: String) -> Response {
     (status, [(header::CONTENT_TYPE, "application/json;charset=UTF-8")], body).into_response()
 }
 
-/// A synchronous call's result.
+/// The result of a synchronous call.
 pub(super) fn succeeded(members: Map<String, Value>, reply: &Reply, with_schema: bool) -> Response {
     json(StatusCode::OK, jobs::success(members, reply, with_schema))
 }
 
-/// A synchronous call's error.
+/// The error of a synchronous call.
 pub(super) fn failed(error: &ApiError, with_schema: bool) -> Response {
     json(StatusCode::SERVICE_UNAVAILABLE, jobs::failure(error, with_schema))
 }
 
-/// The URL to poll.
+/// The reply with the URL to poll.
 pub(super) fn accepted(base: &str, job_uuid: &str) -> Response {
     let location = format!("{base}/zstack/v1/api-jobs/{job_uuid}");
     let members = Map::from_iter([("location".to_owned(), Value::from(location))]);
@@ -50,7 +50,7 @@ pub(super) fn no_api(path: &str) -> Response {
     plain(StatusCode::NOT_FOUND, format!("no api mapping to {path}"))
 }
 
-/// RFC 9110, section 15.5.6: it names the verbs that there are.
+/// Names the allowed methods (RFC 9110, section 15.5.6).
 pub(super) fn method_not_allowed(method: &str, allowed: &[Method]) -> Response {
     let allowed: Vec<_> = allowed.iter().map(|method| name(*method)).collect();
     let allowed = allowed.join(", ");
@@ -64,7 +64,7 @@ pub(super) fn method_not_allowed(method: &str, allowed: &[Method]) -> Response {
     response
 }
 
-/// Our own fault; the log has the rest.
+/// An internal error, which is also logged.
 #[allow(clippy::needless_pass_by_value, reason = "it is what `map_err` hands over")]
 pub(super) fn internal(error: impl Display) -> Response {
     tracing::error!(%error, "a request failed");

@@ -1,4 +1,4 @@
-//! From verb and path to the calls that may be meant, by the table of calls. Pure.
+//! Finds the calls of a method and a path in the table of calls. Pure.
 
 use std::sync::LazyLock;
 
@@ -17,7 +17,7 @@ pub(super) enum Target {
 }
 
 impl Target {
-    /// The members of a body that choose this call.
+    /// The members of the body that select this call.
     pub(super) fn keys(&self) -> &[&'static str] {
         match self {
             Self::Served(call) => call.body,
@@ -43,9 +43,9 @@ pub(super) struct Match {
 #[derive(Debug)]
 pub(super) enum Found {
     NoPath,
-    /// The path exists with these verbs only.
+    /// The path exists with these methods only.
     WrongVerb(Vec<Method>),
-    /// More than one for the actions of a resource: the body chooses.
+    /// More than one for the actions of a resource: the body selects one.
     Calls(Vec<Match>),
 }
 
@@ -70,11 +70,11 @@ static ENTRIES: LazyLock<Vec<Entry>> = LazyLock::new(|| {
 
 const ACTIONS: &str = "/actions";
 
-/// The two names of the VIPs' collection.
+/// The two names of the collection of VIPs.
 const VIPS: [&str; 2] = ["vip", "vips"];
 
-/// The entries of a route: an update is found with and without `/actions`, what is a VIP's by both names of their
-/// collection, whichever of the two is documented.
+/// The entries of a route. An update is found with and without `/actions`, a call of VIPs by both names of their collection,
+/// whichever is documented.
 fn entries(route: Route, target: Target) -> Vec<Entry> {
     let mut paths = vec![segments(route.path)];
     if route.method == Method::Put && route.path.contains('{') {
@@ -102,7 +102,7 @@ fn segments(path: &'static str) -> Vec<Segment> {
         .collect()
 }
 
-/// Finds the calls of `path`, which is given in decoded segments below `/v1`. A fixed segment beats a variable.
+/// Finds the calls of `path`, given as its decoded segments below `/v1`. A fixed segment takes precedence over a variable.
 /// `method` is `None` for a verb that the API does not know.
 pub(super) fn find(method: Option<Method>, path: &[String]) -> Found {
     let matching: Vec<_> = ENTRIES.iter().filter(|entry| matches(entry, path)).collect();
@@ -128,7 +128,7 @@ fn matches(entry: &Entry, path: &[String]) -> bool {
         })
 }
 
-/// Which segments are fixed, the leftmost weighing most.
+/// Which segments are fixed; the leftmost has the highest weight.
 fn fixed(entry: &Entry) -> Vec<bool> {
     entry.segments.iter().map(|segment| matches!(segment, Segment::Fixed(_))).collect()
 }

@@ -1,7 +1,7 @@
-//! Accounts and sessions: logging in and out, and whom a session stands for.
+//! Sessions: log-in, log-out, and the account of a session.
 //!
-//! A client never sends its password but the SHA-512 of it, which is therefore the secret, and what is stored is its
-//! Argon2id hash (RFC 9106). Of a session only a hash is stored, too. Neither is ever logged.
+//! A client sends the SHA-512 of its password, never the password. So the SHA-512 is the secret, and its Argon2id hash (RFC
+//! 9106) is stored. Of a session, too, only a hash is stored. Neither secret is ever logged.
 
 use std::{
     net::IpAddr,
@@ -32,10 +32,10 @@ use crate::{
     },
 };
 
-/// Sessions of an account that may hold at the same time: one more ends that which would have ended first.
-const MOST_SESSIONS: i64 = 500;
+/// The most valid sessions of an account: a further one ends the one that expires first.
+const MAX_SESSIONS: i64 = 500;
 
-/// How long a session holds, in the documented system.
+/// How long a session is valid in the documented system.
 pub const LIFETIME: Duration = Duration::from_secs(7200);
 
 /// The sessions of a store; clones share them.
@@ -52,9 +52,9 @@ impl Sessions {
         Self { store, lifetime, hashing: Hashing::start(), attempts: Arc::default() }
     }
 
-    /// Opens a session for a caller at that address.
+    /// Creates a session for a caller at that address.
     pub(super) async fn log_in(&self, request: LogInByAccount, peer: IpAddr) -> Result<SessionInventory, ApiError> {
-        // Names are of any length until one is known.
+        // A digest, since names that do not exist can have any length.
         let who = (peer, digest(&request.account_name));
         let known = account::credentials(&mut self.store.look().await?, &request.account_name).await?;
         let (account_uuid, stored) = known.unzip();
@@ -65,7 +65,7 @@ impl Sessions {
 
         let mut tx = self.store.begin().await?;
         session::delete_expired(&mut tx).await?;
-        session::delete_surplus(&mut tx, &account_uuid, MOST_SESSIONS - 1).await?;
+        session::delete_surplus(&mut tx, &account_uuid, MAX_SESSIONS - 1).await?;
         let (uuid, now) = (new_uuid(), tx.now());
         let expired_date = after(now, self.lifetime);
         let row = Session { uuid_hash: digest(&uuid), account_uuid, create_date: now, expired_date };
@@ -74,7 +74,7 @@ impl Sessions {
         inventory(uuid, row)
     }
 
-    /// Makes a session hold as long as a new one, or as long as was asked for, from now on.
+    /// Makes a session valid from now on as long as a new one, or as long as the request says.
     pub(super) async fn renew(&self, request: &RenewSession) -> Result<SessionInventory, ApiError> {
         let mut tx = self.store.begin().await?;
         let expires = after(tx.now(), request.duration.map_or(self.lifetime, Duration::from_secs));
@@ -84,25 +84,25 @@ impl Sessions {
         inventory(request.session_uuid.clone(), row)
     }
 
-    /// Ends a session; one that does not exist has ended already.
+    /// Ends a session; it is no error if the session does not exist.
     pub(super) async fn log_out(&self, request: &SessionUuid) -> Result<(), ApiError> {
         let mut tx = self.store.begin().await?;
         session::delete(&mut tx, &digest(&request.session_uuid)).await?;
         Ok(tx.commit().await?)
     }
 
-    /// `{"valid": true}` while the session holds.
+    /// `{"valid": true}` if the session is valid.
     pub(super) async fn validity(&self, request: &SessionUuid) -> Result<Map<String, Value>, ApiError> {
         let mut tx = self.store.look().await?;
         let valid = owner(&mut tx, &request.session_uuid).await?.is_some();
         Ok(Map::from_iter([("valid".to_owned(), valid.into())]))
     }
 
-    /// Whether the password is right; an error for who has tried too often.
+    /// Whether the password is correct; an error if there were too many failed attempts.
     async fn verify(&self, password: String, stored: Option<String>, who: Who) -> Result<bool, ApiError> {
         let attempts = Arc::clone(&self.attempts);
         let verify = move || {
-            // Asked for here, so that attempts that come all at once are counted, too.
+            // Checked here and not before the queue, so that attempts that arrive at the same time count, too.
             let wait = attempts.wait(&who, Instant::now());
             if !wait.is_zero() {
                 return Err(ApiError::new(
@@ -111,7 +111,7 @@ impl Sessions {
                 ));
             }
             // An unknown account costs the same time as a wrong password.
-            let right = matches(&password, stored.as_deref().unwrap_or_else(|| NOBODY.as_str()))?;
+            let right = matches(&password, stored.as_deref().unwrap_or_else(|| UNKNOWN_PASSWORD.as_str()))?;
             if right {
                 attempts.succeeded(&who);
             } else {
@@ -122,7 +122,7 @@ impl Sessions {
         self.hashing.run(verify).await?
     }
 
-    /// Puts a hash in the place of a password that comes with a call.
+    /// Replaces the password in the arguments of a call by its hash.
     pub(super) async fn hash_password(&self, arguments: &mut Map<String, Value>) -> Result<(), ApiError> {
         let Some(Value::String(password)) = arguments.get_mut("password") else { return Ok(()) };
         let secret = password.trim().to_ascii_lowercase();
@@ -154,7 +154,7 @@ fn inventory(uuid: String, row: Session) -> Result<SessionInventory, ApiError> {
     })
 }
 
-/// Whom the session stands for.
+/// The account of the session, as the caller.
 pub(super) async fn caller(tx: &mut Tx, session: &str) -> Result<Caller, ApiError> {
     owner(tx, session).await?.ok_or_else(ApiError::invalid_session)
 }
@@ -164,8 +164,8 @@ async fn owner(tx: &mut Tx, session: &str) -> Result<Option<Caller>, ApiError> {
     Ok(account.map(|account| Caller { account_uuid: account.uuid, admin: account.kind == SYSTEM_ADMIN }))
 }
 
-/// Gives the administrator its first password. Does nothing, and returns `false`, where it has one: the configuration
-/// says how a new store begins, it does not undo what was changed since.
+/// Sets the administrator's first password. Does nothing and returns `false` if there is a password already: the
+/// configuration initialises a new store, and never undoes later changes.
 ///
 /// # Errors
 /// The database or the hashing fails.
@@ -197,8 +197,8 @@ fn hash(secret: &str) -> Result<String, ApiError> {
         .map_err(|error| ApiError::internal(format!("a password can't be hashed: {error}")))
 }
 
-/// The hash of a password that nobody knows.
-static NOBODY: LazyLock<String> = LazyLock::new(|| hash(&new_uuid()).unwrap_or_default());
+/// The hash of a random password.
+static UNKNOWN_PASSWORD: LazyLock<String> = LazyLock::new(|| hash(&new_uuid()).unwrap_or_default());
 
 fn digest(session: &str) -> String {
     hex::encode(Sha256::digest(session.as_bytes()))

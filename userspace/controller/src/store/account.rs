@@ -56,7 +56,7 @@ pub async fn set_first_password(tx: &mut Tx, uuid: &str, password_hash: &str) ->
     Ok(done.rows_affected() > 0)
 }
 
-/// Enters an account; `false`: its name is taken.
+/// Enters an account; `false` if its name is taken.
 pub async fn insert(tx: &mut Tx, row: &Account, password_hash: &str) -> Result<bool> {
     let done = sqlx::query(
         "INSERT INTO accounts (uuid, name, description, type, password_hash, create_date, last_op_date)
@@ -73,7 +73,7 @@ pub async fn insert(tx: &mut Tx, row: &Account, password_hash: &str) -> Result<b
     Ok(done.rows_affected() > 0)
 }
 
-/// Writes name and description, and the password where there is a new one; `false`: the name is taken.
+/// Writes name and description, and the password if there is a new one; `false` if the name is taken.
 pub async fn update(tx: &mut Tx, row: &Account, password_hash: Option<&str>) -> Result<bool> {
     let done = sqlx::query(
         "UPDATE OR IGNORE accounts
@@ -90,7 +90,7 @@ pub async fn update(tx: &mut Tx, row: &Account, password_hash: Option<&str>) -> 
     Ok(done.rows_affected() > 0)
 }
 
-/// Deletes an account; what it owned is the administrator's.
+/// Deletes an account; the administrator becomes the owner of its resources.
 pub async fn delete(tx: &mut Tx, uuid: &str) -> Result<()> {
     sqlx::query("UPDATE resources SET account_uuid = $2 WHERE account_uuid = $1")
         .bind(uuid)
@@ -116,7 +116,7 @@ pub async fn set_quota(tx: &mut Tx, account_uuid: &str, name: &str, value: i64) 
     Ok(())
 }
 
-/// A quota's value; `None`: the account has no such quota.
+/// A quota's value; `None` if the account has no such quota.
 pub async fn quota(tx: &mut Tx, account_uuid: &str, name: &str) -> Result<Option<i64>> {
     Ok(sqlx::query_scalar("SELECT value FROM quotas WHERE identity_uuid = $1 AND name = $2")
         .bind(account_uuid)
@@ -134,7 +134,7 @@ pub async fn count(tx: &mut Tx, account_uuid: &str, kind: &str) -> Result<i64> {
         .await?)
 }
 
-/// Shares a resource with an account, or with all (`None`).
+/// Shares a resource with an account, or with all accounts (`None`).
 pub async fn share(tx: &mut Tx, resource_uuid: &str, account_uuid: Option<&str>) -> Result<()> {
     sqlx::query("INSERT OR IGNORE INTO shared_resources (resource_uuid, account_uuid) VALUES ($1, $2)")
         .bind(resource_uuid)
@@ -144,7 +144,7 @@ pub async fn share(tx: &mut Tx, resource_uuid: &str, account_uuid: Option<&str>)
     Ok(())
 }
 
-/// Ends what [`share`] began.
+/// Undoes [`share`].
 pub async fn unshare(tx: &mut Tx, resource_uuid: &str, account_uuid: Option<&str>) -> Result<()> {
     sqlx::query("DELETE FROM shared_resources WHERE resource_uuid = $1 AND account_uuid IS $2")
         .bind(resource_uuid)

@@ -1,12 +1,12 @@
-//! Addresses in use: which are free, and taking one. The schema makes taking one twice impossible, also for networks whose
-//! ranges overlap: the router is one routing domain, and could not tell the two users apart.
+//! Allocates the addresses of VIPs and NICs. The schema lets an address be taken once, also where the ranges of networks
+//! overlap: the router is one routing domain, and could not distinguish the two users.
 
 use std::net::Ipv4Addr;
 
 use super::{Result, Tx, network::IpRange, new_uuid};
 
-/// Takes the address for a user that refers to the returned uuid; deleting that user frees it.
-/// `None`: it is in use. The caller has checked that the range holds it.
+/// Takes the address, and returns the uuid by which its user refers to it; deleting the user frees the address. `None` if
+/// the address is in use. The caller has checked that the range contains it.
 pub async fn take(tx: &mut Tx, range: &IpRange, address: Ipv4Addr) -> Result<Option<String>> {
     let uuid = new_uuid();
     let done = sqlx::query(
@@ -23,7 +23,7 @@ pub async fn take(tx: &mut Tx, range: &IpRange, address: Ipv4Addr) -> Result<Opt
     Ok((done.rows_affected() > 0).then_some(uuid))
 }
 
-/// Takes the lowest free address of the range that is not below `from`, as [`take`] does; `None`: there is none.
+/// Takes the lowest free address of the range that is not below `from`, as [`take`] does; `None` if there is none.
 pub async fn take_first(tx: &mut Tx, range: &IpRange, from: Ipv4Addr) -> Result<Option<(String, Ipv4Addr)>> {
     let uuid = new_uuid();
     // Either `from` itself, or the address that follows the first run of used ones.
@@ -50,7 +50,7 @@ pub async fn take_first(tx: &mut Tx, range: &IpRange, from: Ipv4Addr) -> Result<
     Ok(number.map(|number| (uuid, Ipv4Addr::from_bits(number))))
 }
 
-/// Gives an address back that was taken.
+/// Frees an address that was taken.
 pub async fn free(tx: &mut Tx, uuid: &str) -> Result<()> {
     sqlx::query("DELETE FROM used_ips WHERE uuid = $1").bind(uuid).execute(tx.conn()).await?;
     Ok(())

@@ -1,13 +1,13 @@
-//! What a listener's tags mean to its flows.
+//! The settings of a listener, from its system tags.
 
 use vipgate_api::listener_tag::{self, BadTag, ListenerTag, bad};
 use vipgate_state::{Algorithm, HealthCheck};
 
-/// The settings of one listener that its flows obey.
+/// Settings of a listener for its flows and health checks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Balancing {
     pub(super) algorithm: Algorithm,
-    /// 0: no limit.
+    /// 0 for no limit.
     pub(super) max_connections: u32,
     /// Seconds.
     pub(super) idle_timeout: u32,
@@ -26,8 +26,8 @@ impl Default for Balancing {
 }
 
 impl Balancing {
-    /// Takes over a checked tag; tags about other things change nothing. Earlier versions took longer timeouts, which are as long
-    /// as may be: what is stored stays, so that such a version can go on from there.
+    /// Applies a checked tag; tags about other things change nothing. Earlier versions accepted longer timeouts, which are
+    /// clamped here and stay in the store, so that such a version can be started again.
     pub(super) fn set(&mut self, tag: &str) -> Result<(), BadTag> {
         let seconds = tag.strip_prefix("healthCheckTimeout::").and_then(|seconds| seconds.parse::<u32>().ok());
         if let Some(seconds) = seconds {

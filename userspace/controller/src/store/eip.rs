@@ -11,9 +11,9 @@ pub struct Eip {
     pub name: String,
     pub description: Option<String>,
     pub vip_uuid: String,
-    /// `None`: attached to no NIC.
+    /// `None` if attached to no NIC.
     pub vm_nic_uuid: Option<String>,
-    /// Of those of one NIC, the one that was attached first has the lowest.
+    /// Among the elastic IPs of a NIC, the one that was attached first has the lowest number.
     pub attach_order: i64,
     pub state: String,
     pub service_number: u32,
@@ -64,7 +64,7 @@ pub async fn update(tx: &mut Tx, row: &Eip) -> Result<()> {
     Ok(())
 }
 
-/// The order of one that is attached to the NIC after all others.
+/// The attach order of the next elastic IP of the NIC.
 pub async fn next_order(tx: &mut Tx, vm_nic_uuid: &str) -> Result<i64> {
     Ok(sqlx::query_scalar("SELECT IFNULL(MAX(attach_order), 0) + 1 FROM eips WHERE vm_nic_uuid = $1")
         .bind(vm_nic_uuid)
@@ -80,8 +80,8 @@ pub async fn is_on_vip(tx: &mut Tx, vip_uuid: &str) -> Result<bool> {
         .await?)
 }
 
-/// The NICs that an elastic IP on the VIP could be attached to, as far as networks and services go: those that the VIP
-/// reaches, of VMs that are not on its network themselves.
+/// The NICs that an elastic IP on the VIP could be attached to, by networks and services: NICs that the VIP reaches, of VMs
+/// without a NIC on the VIP's network.
 pub async fn candidates(tx: &mut Tx, vip_uuid: &str) -> Result<Vec<VmNic>> {
     Ok(sqlx::query_as(
         "SELECT n.* FROM reachable_vm_nics n

@@ -1,4 +1,4 @@
-//! What can go wrong between us and the database.
+//! The errors of the store.
 
 use std::{path::PathBuf, str::FromStr, sync::Arc};
 
@@ -20,13 +20,13 @@ pub enum Error {
     /// A statement failed.
     #[error("database: {0}")]
     Database(#[from] sqlx::Error),
-    /// What transactions wrote together.
+    /// The commit of a group of transactions failed.
     #[error("the changes can't be stored: {0}; is there room on the disk?")]
     Commit(Arc<sqlx::Error>),
-    /// A row holds what this program would never write.
+    /// A row holds a value that this program never writes.
     #[error("the database holds {what} {value:?} in {place}: it was changed by other means")]
     Corrupt { what: &'static str, value: String, place: String },
-    /// Every index of one of the kernel's tables is given out.
+    /// All indexes of one of the kernel's tables are in use.
     #[error("all {limit} {name} numbers are in use")]
     Exhausted { name: &'static str, limit: u32 },
 }

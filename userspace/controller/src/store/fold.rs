@@ -1,9 +1,9 @@
 //! How texts compare: without regard to case, in every alphabet, and alike on every database.
 //!
 //! Each character is folded to one other, and folded texts compare by code points. SQLite gets this as a collation, its
-//! patterns as GLOB classes that name every case of a letter; a database with `translate()` does the same by the same
-//! pairs of characters. The order follows the Unicode version of the standard library: [`keep_order`] makes the indexes anew
-//! when that is another one than theirs.
+//! patterns as GLOB classes that name every case of a letter; a database with `translate()` can do the same with the same
+//! pairs of characters. The order follows the Unicode version of the standard library: [`rebuild_indexes`] runs when that
+//! has changed.
 
 use std::{cmp::Ordering, collections::HashMap, sync::LazyLock};
 
@@ -12,11 +12,11 @@ use sqlx::{Connection, SqliteConnection};
 /// Name of the collation.
 pub const COLLATION: &str = "folded";
 
-/// The longest pattern in characters, runs of `%` counted once: what it makes stays below SQLite's 50,000 bytes.
-pub const MOST_PATTERN: usize = 4096;
+/// The longest pattern in characters, runs of `%` counted once: its GLOB pattern stays below SQLite's 50,000 bytes.
+pub const MAX_PATTERN: usize = 4096;
 
-/// The character that stands for all cases of `c`. The cases of a letter are what upper and lower case lead to, where
-/// that is one character: as Unicode's simple case folding, but that `ı` is an `i`, too, as it is for MySQL.
+/// The character that represents all cases of `c`: Unicode's simple case folding by upper and lower case, where each is one
+/// character. Unlike there, `ı` is an `i`, as in MySQL.
 #[must_use]
 pub fn fold(c: char) -> char {
     if c.is_ascii() {
@@ -36,8 +36,8 @@ pub fn compare(a: &str, b: &str) -> Ordering {
     a.chars().map(fold).cmp(b.chars().map(fold))
 }
 
-/// Makes the indexes with the collation anew if it has changed since they were made.
-pub(super) async fn keep_order(writer: &mut SqliteConnection) -> sqlx::Result<()> {
+/// Rebuilds the indexes with the collation if it has changed since they were built.
+pub(super) async fn rebuild_indexes(writer: &mut SqliteConnection) -> sqlx::Result<()> {
     let (major, minor, update) = char::UNICODE_VERSION;
     let mut tx = writer.begin_with("BEGIN IMMEDIATE").await?;
     let changed = sqlx::query(
@@ -54,7 +54,7 @@ pub(super) async fn keep_order(writer: &mut SqliteConnection) -> sqlx::Result<()
     tx.commit().await
 }
 
-/// Beyond this code point there are no cases.
+/// Letters with cases are at or below this code point.
 const LAST_CASED: u32 = 0x1_FFFF;
 
 /// Folded character -> all its cases, where there is more than one.
@@ -69,8 +69,8 @@ static CASES: LazyLock<HashMap<char, String>> = LazyLock::new(|| {
     cases
 });
 
-/// A pattern with `%` and `_`, where `\` makes the next character mean itself, as a GLOB pattern that heeds no case.
-/// `None`: it is too long, or holds a NUL, which no text has.
+/// A pattern with `%` and `_`, where `\` escapes the next character, as a GLOB pattern without regard to case. `None` if it is
+/// too long, or contains a NUL, which no text does.
 #[must_use]
 pub fn glob(pattern: &str) -> Option<String> {
     let mut glob = String::with_capacity(pattern.len() * 4);
@@ -87,7 +87,7 @@ pub fn glob(pattern: &str) -> Option<String> {
             '\\' => literal(rest.next().unwrap_or('\\'), &mut glob),
             other => literal(other, &mut glob),
         }
-        if length > MOST_PATTERN || c == '\0' {
+        if length > MAX_PATTERN || c == '\0' {
             return None;
         }
     }
@@ -141,8 +141,8 @@ mod tests {
     fn the_longest_pattern_is_one_that_sqlite_takes() {
         let longest = CASES.values().max_by_key(|cases| cases.len()).unwrap();
         let longest = longest.chars().next().unwrap().to_string();
-        assert!(glob(&longest.repeat(MOST_PATTERN)).unwrap().len() <= 50_000);
-        assert_eq!(glob(&longest.repeat(MOST_PATTERN + 1)), None);
+        assert!(glob(&longest.repeat(MAX_PATTERN)).unwrap().len() <= 50_000);
+        assert_eq!(glob(&longest.repeat(MAX_PATTERN + 1)), None);
         assert_eq!(glob("a\0b"), None);
     }
 }

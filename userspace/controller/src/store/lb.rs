@@ -17,7 +17,7 @@ pub struct LoadBalancer {
     pub name: String,
     pub description: Option<String>,
     pub vip_uuid: String,
-    /// Fixed by the first NIC; `None` until then.
+    /// Set by the first backend; `None` until then.
     pub provider_type: Option<String>,
 }
 
@@ -144,7 +144,7 @@ pub async fn listener_at(tx: &mut Tx, vip_uuid: &str, port: u16, udp: bool) -> R
     .await?)
 }
 
-/// Puts a NIC behind a listener; `false`: it is there already.
+/// Makes a NIC a backend of a listener; `false` if it is one already.
 pub async fn add_nic(tx: &mut Tx, listener_uuid: &str, vm_nic_uuid: &str, status: &str) -> Result<bool> {
     let number = number::next(tx, Numbers::Backend).await?;
     let done = sqlx::query(
@@ -163,7 +163,7 @@ pub async fn add_nic(tx: &mut Tx, listener_uuid: &str, vm_nic_uuid: &str, status
     Ok(done.rows_affected() > 0)
 }
 
-/// Whether the NIC is behind the listener.
+/// Whether the NIC is a backend of the listener.
 pub async fn has_nic(tx: &mut Tx, listener_uuid: &str, vm_nic_uuid: &str) -> Result<bool> {
     Ok(sqlx::query_scalar(
         "SELECT EXISTS (SELECT 1 FROM load_balancer_listener_vm_nic_refs
@@ -175,7 +175,7 @@ pub async fn has_nic(tx: &mut Tx, listener_uuid: &str, vm_nic_uuid: &str) -> Res
     .await?)
 }
 
-/// How many NICs are behind the listener.
+/// How many backends the listener has.
 pub async fn count_nics(tx: &mut Tx, listener_uuid: &str) -> Result<u32> {
     Ok(sqlx::query_scalar("SELECT COUNT(*) FROM load_balancer_listener_vm_nic_refs WHERE listener_uuid = $1")
         .bind(listener_uuid)
@@ -183,7 +183,7 @@ pub async fn count_nics(tx: &mut Tx, listener_uuid: &str) -> Result<u32> {
         .await?)
 }
 
-/// Takes a NIC from behind a listener; `false`: it was not there.
+/// Removes a backend of a listener; `false` if the NIC is none.
 pub async fn remove_nic(tx: &mut Tx, listener_uuid: &str, vm_nic_uuid: &str) -> Result<bool> {
     let done =
         sqlx::query("DELETE FROM load_balancer_listener_vm_nic_refs WHERE listener_uuid = $1 AND vm_nic_uuid = $2")
@@ -194,8 +194,8 @@ pub async fn remove_nic(tx: &mut Tx, listener_uuid: &str, vm_nic_uuid: &str) -> 
     Ok(done.rows_affected() > 0)
 }
 
-/// Brings the references to the NICs of a VM instance to its state: those of a running VM, unless they are unhealthy, are
-/// Pending, the others Inactive.
+/// Updates the backends that are NICs of a VM instance to its state: Pending if the VM is running and the backend is
+/// healthy, else Inactive.
 pub async fn follow_instance(tx: &mut Tx, vm_instance_uuid: &str, running: bool) -> Result<()> {
     sqlx::query(
         "UPDATE load_balancer_listener_vm_nic_refs
@@ -210,7 +210,8 @@ pub async fn follow_instance(tx: &mut Tx, vm_instance_uuid: &str, running: bool)
     Ok(())
 }
 
-/// Enters what the checks of a backend found. Gives the VIP that this changes; `None`: it was known, or the backend is gone.
+/// Stores the result of a backend's health checks. Returns the VIP that this changes; `None` if the result was known or the
+/// backend is gone.
 pub async fn set_healthy(tx: &mut Tx, backend: u32, healthy: bool) -> Result<Option<String>> {
     Ok(sqlx::query_scalar(
         "UPDATE load_balancer_listener_vm_nic_refs AS r
@@ -229,7 +230,7 @@ pub async fn set_healthy(tx: &mut Tx, backend: u32, healthy: bool) -> Result<Opt
     .await?)
 }
 
-/// The VIPs with references that are Pending.
+/// The VIPs with backends that are Pending.
 pub async fn pending_vips(tx: &mut Tx) -> Result<Vec<String>> {
     Ok(sqlx::query_scalar(
         "SELECT DISTINCT b.vip_uuid FROM load_balancer_listener_vm_nic_refs r
@@ -241,7 +242,7 @@ pub async fn pending_vips(tx: &mut Tx) -> Result<Vec<String>> {
     .await?)
 }
 
-/// The kernel holds these VIPs: their Pending references are Active.
+/// The kernel holds these VIPs now: makes their Pending backends Active.
 pub async fn activate(tx: &mut Tx, vips: &BTreeSet<String>) -> Result<()> {
     sqlx::query(
         "UPDATE load_balancer_listener_vm_nic_refs SET status = 'Active', last_op_date = $2
@@ -256,7 +257,7 @@ pub async fn activate(tx: &mut Tx, vips: &BTreeSet<String>) -> Result<()> {
     Ok(())
 }
 
-/// The NICs of user VMs on networks that take load balancing, but for those that are behind the listener already.
+/// The NICs of user VMs on networks with load balancing, except those that are backends of the listener already.
 pub async fn candidates(tx: &mut Tx, listener_uuid: &str) -> Result<Vec<String>> {
     Ok(sqlx::query_scalar(
         "SELECT n.uuid FROM vm_nics n

@@ -1,10 +1,10 @@
 //! The SQL store: schema, connections, transactions and typed row access. It knows no rule of the API. Nothing else of
 //! the controller runs SQL.
 //!
-//! SQLite in WAL mode with foreign keys, `synchronous=FULL`: what was committed survives a power cut. SQLite lets one
-//! connection write at a time, so there is exactly one: a writer waits its turn in memory, fair and without busy
-//! errors, and readers see the last commit and never wait. Every change of a call is one [`Tx`]; dropping it unfinished
-//! undoes it. Those that wait for their turns at the same time share the wait for the disk.
+//! SQLite in WAL mode with foreign keys and `synchronous=FULL`: committed transactions survive a power cut. SQLite lets one
+//! connection write at a time, so there is exactly one such connection: writers wait for it in memory, in a fair order and
+//! without busy errors. Readers see the last commit and never wait. All changes of a call are one [`Tx`]; dropping it
+//! unfinished rolls it back. Transactions that wait for the writer at the same time share one commit.
 //!
 //! SQL texts are constants, but for what [`statement`] runs for queries, and every value is bound. Tables and columns: `userspace/controller/migrations/sqlite/`.
 
@@ -48,7 +48,7 @@ use sqlx::{
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
 use vipgate_state::Limits;
-use writer::{Turn, Writer};
+use writer::{Writer, Writing};
 
 pub use error::Error;
 
@@ -57,7 +57,7 @@ pub type Result<T> = std::result::Result<T, Error>;
 
 static MIGRATIONS: Migrator = sqlx::migrate!("migrations/sqlite");
 
-/// Connections that read side by side.
+/// Connections for readers.
 const READERS: u32 = 4;
 
 /// How long a call waits for its connection before it fails: far above any transaction here.
@@ -72,8 +72,8 @@ pub struct Store {
 }
 
 impl Store {
-    /// Opens `sqlite:///absolute/path` (or `sqlite://relative/path`), makes the file where it is missing, and brings
-    /// its tables to this version.
+    /// Opens `sqlite:///absolute/path` (or `sqlite://relative/path`), creates the file if it is missing, and migrates its
+    /// tables to this version.
     ///
     /// # Errors
     /// [`Error::Url`] for another kind of URL, [`Error::Open`] where the file can't be opened or written,
@@ -91,11 +91,11 @@ impl Store {
             .collation(fold::COLLATION, fold::compare);
         let mut writer = SqliteConnection::connect_with(&options).await.map_err(open_error)?;
         MIGRATIONS.run(&mut writer).await.map_err(|source| Error::Migrate { path: path.clone(), source })?;
-        fold::keep_order(&mut writer).await.map_err(open_error)?;
+        fold::rebuild_indexes(&mut writer).await.map_err(open_error)?;
         let readers = SqlitePoolOptions::new()
             .max_connections(READERS)
             .acquire_timeout(PATIENCE)
-            // It is a file: no connection is lost while nobody looks.
+            // Connections to a file don't break while they are idle.
             .test_before_acquire(false)
             .connect_with(options.read_only(true))
             .await
@@ -103,19 +103,19 @@ impl Store {
         Ok(Self { writer: Writer::new(writer), readers, limits: Limits::default() })
     }
 
-    /// The same store for kernel tables of these sizes; they are the default ones unless told.
+    /// The same store for kernel tables of these sizes instead of the default ones.
     #[must_use]
     pub fn with_limits(self, limits: Limits) -> Self {
         Self { limits, ..self }
     }
 
-    /// Begins the one write transaction; waits until the one before has ended.
+    /// Begins a write transaction; waits until the one before it has ended.
     ///
     /// # Errors
     /// [`Error::Database`].
     pub async fn begin(&self) -> Result<Tx> {
-        let turn = self.writer.begin(PATIENCE).await?;
-        Ok(Tx { inner: Inner::Writing(turn), now: now(), limits: self.limits })
+        let writing = self.writer.begin(PATIENCE).await?;
+        Ok(Tx { inner: Inner::Writing(writing), now: now(), limits: self.limits })
     }
 
     /// Begins a read-only transaction: one consistent view of what is committed. Writes fail.
@@ -126,7 +126,7 @@ impl Store {
         Ok(Tx { inner: Inner::Reading(self.readers.begin().await?), now: now(), limits: self.limits })
     }
 
-    /// For one statement that reads, or several that need not see the same state: no transaction.
+    /// For a single statement that reads, or several that need not see the same state: begins no transaction.
     ///
     /// # Errors
     /// [`Error::Database`].
@@ -134,7 +134,7 @@ impl Store {
         Ok(Tx { inner: Inner::Looking(self.readers.acquire().await?), now: now(), limits: self.limits })
     }
 
-    /// Writes the log back into the file and closes it.
+    /// Checkpoints the write-ahead log and closes the file.
     pub async fn close(&self) {
         self.readers.close().await;
         self.writer.close().await;
@@ -153,7 +153,7 @@ pub struct Tx {
 enum Inner {
     Looking(PoolConnection<Sqlite>),
     Reading(Transaction<'static, Sqlite>),
-    Writing(Turn),
+    Writing(Writing),
 }
 
 impl Tx {
@@ -162,35 +162,35 @@ impl Tx {
         match &mut self.inner {
             Inner::Looking(connection) => connection,
             Inner::Reading(transaction) => transaction,
-            Inner::Writing(turn) => turn.connection(),
+            Inner::Writing(writing) => writing.connection(),
         }
     }
 
-    /// When the transaction began, in milliseconds since 1970: the date of all that it writes.
+    /// When the transaction began, in milliseconds since 1970; all rows that it writes have this date.
     #[must_use]
     pub const fn now(&self) -> i64 {
         self.now
     }
 
-    /// What the kernel's tables hold.
+    /// The capacities of the kernel's tables.
     #[must_use]
     pub const fn limits(&self) -> Limits {
         self.limits
     }
 
-    /// Makes everything durable; waits for the disk after the next writer's turn has begun.
+    /// Commits, and returns once the disk holds the changes; the next writer may begin before that.
     ///
     /// # Errors
-    /// [`Error::Database`]; [`Error::Commit`]: nothing of it is stored.
+    /// [`Error::Database`]; [`Error::Commit`] if nothing of the transaction is stored.
     pub async fn commit(self) -> Result<()> {
         match self.inner {
             Inner::Looking(_) => Ok(()),
             Inner::Reading(transaction) => Ok(transaction.commit().await?),
-            Inner::Writing(turn) => turn.commit().await,
+            Inner::Writing(writing) => writing.commit().await,
         }
     }
 
-    /// Undoes everything. Dropping does the same, later.
+    /// Rolls back now; a dropped transaction is rolled back later.
     ///
     /// # Errors
     /// [`Error::Database`].
@@ -198,7 +198,7 @@ impl Tx {
         match self.inner {
             Inner::Looking(_) => Ok(()),
             Inner::Reading(transaction) => Ok(transaction.rollback().await?),
-            Inner::Writing(turn) => turn.rollback().await,
+            Inner::Writing(writing) => writing.rollback().await,
         }
     }
 }
@@ -215,8 +215,8 @@ pub fn new_uuid() -> String {
     uuid::Uuid::new_v4().simple().to_string()
 }
 
-/// Makes the file where it is missing, for its owner alone: it holds password hashes and sessions. SQLite gives the files
-/// beside it the same mode.
+/// Creates the file if it is missing, readable by its owner only: it holds password hashes and sessions. SQLite gives its
+/// other files the same mode.
 async fn make_private(path: &Path) -> std::io::Result<()> {
     tokio::fs::OpenOptions::new().create(true).append(true).mode(0o600).open(path).await.map(drop)
 }

@@ -1,22 +1,22 @@
-//! The names of who is concerned by a packet, for those who read of it.
+//! Finds the names of the resources that a packet belongs to, for the log.
 
 use std::net::SocketAddrV4;
 
 use super::{Result, Tx};
 
-/// What is at a packet's ends, as far as its addresses tell.
+/// The names of the resources at a packet's addresses and ports.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Named {
     pub vip: Option<String>,
     pub listener: Option<String>,
     pub rule: Option<String>,
     pub eip: Option<String>,
-    /// The VM that has one of the addresses and is a listener's backend; `guest`: and is none.
+    /// The VM with one of the addresses: in `backend` if it is a backend of a listener, else in `guest`.
     pub backend: Option<String>,
     pub guest: Option<String>,
 }
 
-/// Of a packet between these. An address that several networks have is one of theirs.
+/// The names for a packet between these addresses. If several networks have an address, one of them is taken.
 pub async fn of_packet(tx: &mut Tx, from: SocketAddrV4, to: SocketAddrV4, protocol: u8) -> Result<Named> {
     let mut named = Named::default();
     match vm(tx, from, to).await? {
@@ -46,7 +46,7 @@ const fn transport(protocol: u8) -> Option<&'static str> {
     }
 }
 
-/// What is balanced as HTTP is TCP.
+/// Listeners of HTTP are TCP.
 const LISTENER: &str = "SELECT listener.name
      FROM load_balancer_listeners listener
      JOIN load_balancers balancer ON balancer.uuid = listener.load_balancer_uuid

@@ -44,7 +44,7 @@ pub struct L3Network {
     pub category: String,
 }
 
-/// A row of `ip_ranges`. Addresses are kept as text; `first_number` and `last_number` are start and end as numbers.
+/// A row of `ip_ranges`. Addresses are stored as text; `first_number` and `last_number` are start and end as numbers.
 #[derive(Clone, Debug, FromRow)]
 pub struct IpRange {
     pub uuid: String,
@@ -132,7 +132,7 @@ pub async fn l3(tx: &mut Tx, uuid: &str) -> Result<Option<L3Network>> {
     Ok(sqlx::query_as("SELECT * FROM l3_networks WHERE uuid = $1").bind(uuid).fetch_optional(tx.conn()).await?)
 }
 
-/// Enters a name server; `false`: the network has it already.
+/// Enters a name server; `false` if the network has it already.
 pub async fn insert_dns(tx: &mut Tx, l3_network_uuid: &str, dns: &str) -> Result<bool> {
     let done = sqlx::query(
         "INSERT INTO l3_network_dns (l3_network_uuid, dns, create_date, last_op_date) VALUES ($1, $2, $3, $3)

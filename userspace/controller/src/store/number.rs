@@ -1,11 +1,11 @@
-//! Small numbers that index the kernel's tables: unique among what is stored, and stable for life.
+//! Small numbers that index the kernel's tables: unique, and fixed while the row that has one exists.
 
 use vipgate_state::Limits;
 
 use super::{Error, Result, Tx};
 
-/// The lowest number above `$after`, and not above `$2`, that is not in use: the one that follows, or what follows the first
-/// run of used ones. NULL: none.
+/// The lowest number above `$after`, and not above `$2`, that is not in use: the next one, or the one after the first run of
+/// used ones. NULL if there is none.
 macro_rules! free_sql {
     ($table:literal, $after:literal) => {
         concat!(
@@ -45,11 +45,11 @@ macro_rules! next_sql {
 /// A set of numbers, from 1 to below the size of its table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Numbers {
-    /// Of listeners, port-forwarding rules, elastic IPs and networks with source NAT.
+    /// Listeners, port-forwarding rules, elastic IPs and networks with source NAT.
     Service,
-    /// Of NICs behind one of the first three, and of networks with source NAT.
+    /// NICs behind one of the first three, and networks with source NAT.
     Backend,
-    /// Of bandwidth limits.
+    /// Bandwidth limits.
     Limit,
 }
 
@@ -62,7 +62,7 @@ impl Numbers {
         }
     }
 
-    /// The highest number: 0 stays unused.
+    /// The highest number; 0 is not used.
     const fn last(self, limits: Limits) -> u32 {
         match self {
             Self::Service => limits.services.saturating_sub(1),
@@ -71,7 +71,7 @@ impl Numbers {
         }
     }
 
-    /// Gives out the next number after the last one, or from the first on, of those up to `$2`.
+    /// Takes the next free number up to `$2` after the last one taken, or the first free one.
     const fn next_sql(self) -> &'static str {
         match self {
             Self::Service => next_sql!("service_numbers"),
@@ -81,8 +81,8 @@ impl Numbers {
     }
 }
 
-/// Gives out a number that nothing has: in turn, so that one given back rests as long as possible before it means
-/// something else (a removed backend's flows drain meanwhile).
+/// Takes a free number. They are taken in turn, so that a freed one is reused as late as possible: the flows of a removed
+/// backend drain meanwhile.
 ///
 /// # Errors
 /// [`Error::Exhausted`] when all are in use.
@@ -93,7 +93,7 @@ pub async fn next(tx: &mut Tx, numbers: Numbers) -> Result<u32> {
     number.ok_or(Error::Exhausted { name: numbers.name(), limit })
 }
 
-/// The next number of an endless count, such as the internal id of VM instances.
+/// The next internal id of a VM instance.
 pub async fn count(tx: &mut Tx) -> Result<i64> {
     Ok(sqlx::query_scalar("UPDATE numbers SET last = last + 1 WHERE name = 'instance' RETURNING last")
         .fetch_one(tx.conn())

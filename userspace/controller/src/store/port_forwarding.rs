@@ -15,7 +15,7 @@ pub struct Rule {
     pub vip_port_end: u16,
     pub private_port_start: u16,
     pub private_port_end: u16,
-    /// `None`: attached to no NIC.
+    /// `None` if attached to no NIC.
     pub vm_nic_uuid: Option<String>,
     /// `TCP` or `UDP`.
     pub protocol_type: String,
@@ -76,7 +76,7 @@ pub async fn update(tx: &mut Tx, row: &Rule) -> Result<()> {
     Ok(())
 }
 
-/// How many rules the VIP has, attached ones and others.
+/// How many rules the VIP has, whether attached or not.
 pub async fn count_on_vip(tx: &mut Tx, vip_uuid: &str) -> Result<i64> {
     Ok(sqlx::query_scalar("SELECT COUNT(*) FROM port_forwarding_rules WHERE vip_uuid = $1")
         .bind(vip_uuid)
@@ -127,8 +127,8 @@ pub async fn of_other_vip(tx: &mut Tx, vm_instance_uuid: &str, vip_uuid: &str) -
     .await?)
 }
 
-/// The NICs that a rule could be attached to: those that its VIP reaches, without a rule for the same private ports, the
-/// VM without one of another VIP.
+/// The NICs that a rule could be attached to: NICs that its VIP reaches, without a rule for the same private ports, of VMs
+/// without a rule of another VIP.
 pub async fn candidates(tx: &mut Tx, row: &Rule) -> Result<Vec<String>> {
     Ok(sqlx::query_scalar(
         "SELECT n.uuid FROM reachable_vm_nics n

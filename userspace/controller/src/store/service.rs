@@ -1,10 +1,10 @@
-//! Network service providers, what they offer, and which L3 network takes what from whom.
+//! Network service providers, the services that they offer, and the services of each L3 network.
 
 use std::collections::BTreeMap;
 
 use super::{Result, Tx};
 
-/// Every service type that is offered, with the uuids of the providers that offer it.
+/// All service types, each with the uuids of the providers that offer it.
 pub async fn types(tx: &mut Tx) -> Result<BTreeMap<String, Vec<String>>> {
     let rows: Vec<(String, String)> = sqlx::query_as(
         "SELECT network_service_type, network_service_provider_uuid FROM network_service_types ORDER BY 1, 2",
@@ -18,7 +18,7 @@ pub async fn types(tx: &mut Tx) -> Result<BTreeMap<String, Vec<String>>> {
     Ok(types)
 }
 
-/// The type name of a provider; `None`: no such provider.
+/// The type name of a provider; `None` if there is no such provider.
 pub async fn provider_type(tx: &mut Tx, uuid: &str) -> Result<Option<String>> {
     Ok(sqlx::query_scalar("SELECT type FROM network_service_providers WHERE uuid = $1")
         .bind(uuid)
@@ -26,7 +26,7 @@ pub async fn provider_type(tx: &mut Tx, uuid: &str) -> Result<Option<String>> {
         .await?)
 }
 
-/// What a provider offers.
+/// The service types that a provider offers.
 pub async fn offered_by(tx: &mut Tx, provider_uuid: &str) -> Result<Vec<String>> {
     Ok(sqlx::query_scalar(
         "SELECT network_service_type FROM network_service_types WHERE network_service_provider_uuid = $1 ORDER BY 1",
@@ -36,7 +36,7 @@ pub async fn offered_by(tx: &mut Tx, provider_uuid: &str) -> Result<Vec<String>>
     .await?)
 }
 
-/// The uuid of the provider from which the L3 network takes the service; `None`: from nobody.
+/// The uuid of the provider of a service on the L3 network; `None` if the service is not attached.
 pub async fn provider_of(tx: &mut Tx, l3_network_uuid: &str, service: &str) -> Result<Option<String>> {
     Ok(sqlx::query_scalar(
         "SELECT network_service_provider_uuid FROM network_service_l3_network_refs

@@ -1,4 +1,4 @@
-//! Source NAT: which guest network leaves by which VIP, and what decides about that.
+//! Source NAT: which VIP each guest network uses, and the networks that this depends on.
 
 use sqlx::FromRow;
 
@@ -8,28 +8,28 @@ use super::{
     vip::Vip,
 };
 
-/// An L3 network of category Public that has an IP range, with the device on which the router is part of it.
+/// An L3 network of category Public that has an IP range, with the router's device on it.
 #[derive(Clone, Debug, PartialEq, Eq, FromRow)]
 pub struct Public {
     pub uuid: String,
     pub name: String,
     pub zone_uuid: String,
     pub physical_interface: String,
-    /// Its lowest range; all of one network share gateway and CIDR.
+    /// Its lowest range; all ranges of a network share gateway and CIDR.
     pub ip_range_uuid: String,
     pub gateway: String,
     pub netmask: String,
     pub network_cidr: String,
 }
 
-/// An L3 network that takes source NAT.
+/// An L3 network with source NAT.
 #[derive(Clone, Debug, PartialEq, Eq, FromRow)]
 pub struct Guests {
     pub uuid: String,
     pub zone_uuid: String,
 }
 
-/// Every public network, in the order of their uuids.
+/// All public networks, ordered by uuid.
 pub async fn publics(tx: &mut Tx) -> Result<Vec<Public>> {
     Ok(sqlx::query_as(
         "SELECT l.uuid, l.name, l.zone_uuid, n.physical_interface, r.uuid AS ip_range_uuid, r.gateway, r.netmask,
@@ -45,7 +45,7 @@ pub async fn publics(tx: &mut Tx) -> Result<Vec<Public>> {
     .await?)
 }
 
-/// Every network with source NAT.
+/// All networks with source NAT.
 pub async fn guests(tx: &mut Tx) -> Result<Vec<Guests>> {
     Ok(sqlx::query_as(
         "SELECT l.uuid, l.zone_uuid FROM network_service_l3_network_refs f JOIN l3_networks l ON l.uuid = f.l3_network_uuid
@@ -60,7 +60,7 @@ pub async fn own_vips(tx: &mut Tx) -> Result<Vec<Vip>> {
     Ok(sqlx::query_as("SELECT * FROM vips WHERE own = 1 ORDER BY uuid").fetch_all(tx.conn()).await?)
 }
 
-/// The networks that leave by the VIP.
+/// The guest networks that use the VIP for source NAT.
 pub async fn guests_of(tx: &mut Tx, vip_uuid: &str) -> Result<Vec<String>> {
     Ok(sqlx::query_scalar("SELECT l3_network_uuid FROM source_nats WHERE vip_uuid = $1 ORDER BY 1")
         .bind(vip_uuid)
@@ -68,15 +68,15 @@ pub async fn guests_of(tx: &mut Tx, vip_uuid: &str) -> Result<Vec<String>> {
         .await?)
 }
 
-/// The VIPs by which the network leaves.
-pub async fn ways_out(tx: &mut Tx, l3_network_uuid: &str) -> Result<Vec<String>> {
+/// The VIPs that the network uses for source NAT.
+pub async fn vips_of(tx: &mut Tx, l3_network_uuid: &str) -> Result<Vec<String>> {
     Ok(sqlx::query_scalar("SELECT vip_uuid FROM source_nats WHERE l3_network_uuid = $1 ORDER BY 1")
         .bind(l3_network_uuid)
         .fetch_all(tx.conn())
         .await?)
 }
 
-/// Has a network leave by a VIP, under numbers of its own.
+/// Makes a network use a VIP for source NAT, with numbers of its own.
 pub async fn insert(tx: &mut Tx, l3_network_uuid: &str, vip_uuid: &str) -> Result<()> {
     let (service, backend) = (number::next(tx, Numbers::Service).await?, number::next(tx, Numbers::Backend).await?);
     sqlx::query(

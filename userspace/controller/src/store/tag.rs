@@ -11,11 +11,11 @@ pub struct SystemTag {
     pub resource_uuid: String,
     pub resource_type: String,
     pub tag: String,
-    /// Made by the system itself: not to be deleted by calls.
+    /// Made by the system itself: calls can't delete it.
     pub inherent: bool,
 }
 
-/// Enters a system tag, if the resource has not got this very one yet.
+/// Enters a system tag, unless the resource has it already.
 pub async fn insert_system(tx: &mut Tx, row: &SystemTag) -> Result<()> {
     sqlx::query(
         "INSERT INTO system_tags (uuid, resource_uuid, resource_type, tag, inherent, create_date, last_op_date)
@@ -37,7 +37,7 @@ pub async fn system(tx: &mut Tx, uuid: &str) -> Result<Option<SystemTag>> {
     Ok(sqlx::query_as("SELECT * FROM system_tags WHERE uuid = $1").bind(uuid).fetch_optional(tx.conn()).await?)
 }
 
-/// A resource's tag that begins so.
+/// The resource's system tag with that prefix.
 pub async fn system_with_prefix(tx: &mut Tx, resource_uuid: &str, prefix: &str) -> Result<Option<SystemTag>> {
     Ok(sqlx::query_as("SELECT * FROM system_tags WHERE resource_uuid = $1 AND substr(tag, 1, length($2)) = $2")
         .bind(resource_uuid)
@@ -61,7 +61,7 @@ pub async fn update_system(tx: &mut Tx, uuid: &str, tag: &str) -> Result<()> {
     Ok(())
 }
 
-/// Enters a user tag, if the resource has not got it yet; the uuid of the one it has then.
+/// Enters a user tag, unless the resource has it already; returns its uuid.
 pub async fn insert_user(tx: &mut Tx, resource_uuid: &str, resource_type: &str, tag: &str) -> Result<String> {
     Ok(sqlx::query_scalar(
         "INSERT INTO user_tags (uuid, resource_uuid, resource_type, tag, create_date, last_op_date)
@@ -78,7 +78,7 @@ pub async fn insert_user(tx: &mut Tx, resource_uuid: &str, resource_type: &str, 
     .await?)
 }
 
-/// Deletes a user tag; `false`: there is none of that uuid.
+/// Deletes a user tag; `false` if there is none with that uuid.
 pub async fn delete_user(tx: &mut Tx, uuid: &str) -> Result<bool> {
     let done = sqlx::query("DELETE FROM user_tags WHERE uuid = $1").bind(uuid).execute(tx.conn()).await?;
     Ok(done.rows_affected() > 0)

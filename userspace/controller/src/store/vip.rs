@@ -20,9 +20,9 @@ pub struct Vip {
     pub gateway: String,
     pub netmask: String,
     pub service_provider: Option<String>,
-    /// Comma-joined; `None`: unused.
+    /// Separated by commas; `None` if the VIP is unused.
     pub use_for: Option<String>,
-    /// The address is the router's own.
+    /// The address is one of the router itself.
     pub own: bool,
 }
 
@@ -83,7 +83,7 @@ pub async fn update(tx: &mut Tx, row: &Vip) -> Result<()> {
     Ok(())
 }
 
-/// Gives the VIP another address of its network, which was taken for it; the one before is free.
+/// Gives the VIP another address of its network, which was taken for it, and frees the previous one.
 pub async fn set_address(tx: &mut Tx, uuid: &str, used_ip_uuid: &str, ip: Ipv4Addr) -> Result<()> {
     let before: String =
         sqlx::query_scalar("SELECT used_ip_uuid FROM vips WHERE uuid = $1").bind(uuid).fetch_one(tx.conn()).await?;
@@ -120,10 +120,11 @@ pub async fn clear_peers(tx: &mut Tx, vip_uuid: &str) -> Result<()> {
     Ok(())
 }
 
-/// The VIPs that a change of some resource touches: those that live in or below it, those with a NIC of it behind them,
-/// those by which a network of it leaves, and those that share a NIC with an elastic IP among these, since of them one
-/// leads. `resource_uuid` may be of a zone, network, range, VM instance, NIC, VIP, load balancer, listener, rule or elastic
-/// IP: every branch but the right ones finds nothing by its index, so the cost is what that resource holds.
+/// The VIPs that a change of a resource affects: VIPs in or below it, VIPs that lead to a NIC of it, VIPs that networks of
+/// it use for source NAT, and VIPs whose elastic IP is on the same NIC as one of these, since only one of them is the
+/// source of the guest's own connections. `resource_uuid` is that of a zone, network, range, VM instance, NIC, VIP, load
+/// balancer, listener, rule or elastic IP. Branches for other types find nothing by their index, so the cost is
+/// proportional to what the resource holds.
 pub async fn touched_by(tx: &mut Tx, resource_uuid: &str) -> Result<Vec<String>> {
     Ok(sqlx::query_scalar(
         "WITH networks (uuid) AS (

@@ -7,9 +7,9 @@ use super::{Result, Tx};
 pub struct VipQos {
     pub uuid: String,
     pub vip_uuid: String,
-    /// `None`: the whole VIP.
+    /// `None` for a limit of the whole VIP.
     pub port: Option<u16>,
-    /// Bits per second; `None`: not limited.
+    /// Bits per second; `None` if not limited.
     pub inbound_bandwidth: Option<i64>,
     pub outbound_bandwidth: Option<i64>,
     /// Type of the provider.
@@ -36,8 +36,8 @@ pub async fn insert(tx: &mut Tx, row: &VipQos) -> Result<()> {
     Ok(())
 }
 
-/// The uuid of the limit of that port, or of the whole VIP (`None`), if there is one; `None`: there is no such VIP.
-pub async fn of_place(tx: &mut Tx, vip_uuid: &str, port: Option<u16>) -> Result<Option<Option<String>>> {
+/// The uuid of the limit of that port, or of the whole VIP (`None`), if there is one; `None` if there is no such VIP.
+pub async fn of_port(tx: &mut Tx, vip_uuid: &str, port: Option<u16>) -> Result<Option<Option<String>>> {
     Ok(sqlx::query_scalar(
         "SELECT q.uuid FROM vips v LEFT JOIN vip_qos q ON q.vip_uuid = v.uuid AND IFNULL(q.port, 0) = $2 WHERE v.uuid = $1",
     )
@@ -47,7 +47,7 @@ pub async fn of_place(tx: &mut Tx, vip_uuid: &str, port: Option<u16>) -> Result<
     .await?)
 }
 
-/// The uuids of the VIP's limits: that of the whole VIP, then those of ports in their order.
+/// The uuids of the VIP's limits: that of the whole VIP first, then those of ports, ascending.
 pub async fn on_vip(tx: &mut Tx, vip_uuid: &str) -> Result<Vec<String>> {
     Ok(sqlx::query_scalar("SELECT uuid FROM vip_qos WHERE vip_uuid = $1 ORDER BY IFNULL(port, 0)")
         .bind(vip_uuid)

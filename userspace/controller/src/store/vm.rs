@@ -40,7 +40,7 @@ pub struct VmNic {
 }
 
 impl VmNic {
-    /// Whether the address is one of the NIC's subnet.
+    /// Whether the address is in the NIC's subnet.
     ///
     /// # Errors
     /// [`super::Error::Corrupt`] if an address can't be parsed.
@@ -90,7 +90,7 @@ pub async fn set_state(tx: &mut Tx, uuid: &str, state: &str) -> Result<()> {
     Ok(())
 }
 
-/// Enters a NIC; `false`: its MAC is in use.
+/// Enters a NIC; `false` if its MAC is in use.
 pub async fn insert_nic(tx: &mut Tx, row: &VmNic) -> Result<bool> {
     let done = sqlx::query(
         "INSERT INTO vm_nics

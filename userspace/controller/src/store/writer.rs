@@ -1,9 +1,9 @@
 //! The connection that writes, and how its transactions share commits.
 //!
-//! What a commit costs is the wait for the disk, whatever it holds. So transactions that wait for the writer at the same time
-//! are savepoints of one transaction of the database: each is undone alone where it fails, and none has committed before the
-//! disk holds all of them. The turns are fair, and the first of a group to end queues for a turn in which to commit: who
-//! waited already comes before it and joins, who comes later is in the next group.
+//! The wait for the disk dominates the cost of a commit. So transactions that wait for the writer at the same time become
+//! savepoints of one database transaction, a group: each is rolled back alone if it fails, and none has committed before
+//! the disk holds all of them. The lock is fair, and the first transaction of a group that ends queues for it again to
+//! commit: those that waited already come first and join the group, later ones are in the next group.
 
 use std::{sync::Arc, time::Duration};
 
@@ -16,69 +16,70 @@ use tokio::{
 
 use super::{Error, Result};
 
-/// The connection, for whose turn it is; `None` once it is closed.
+/// The connection, which one transaction at a time locks; `None` once it is closed.
 #[derive(Clone, Debug)]
 pub(super) struct Writer {
-    turns: Arc<Mutex<Option<Connected>>>,
+    connection: Arc<Mutex<Option<Connected>>>,
 }
 
 #[derive(Debug)]
 struct Connected {
     connection: SqliteConnection,
-    /// A transaction of the database has begun. It has a savepoint, of the group's last transaction: the next one, or the
-    /// commit, releases it on its way.
+    /// The group's database transaction has begun. The savepoint in it is that of the group's last transaction; the next
+    /// one, or the commit, releases it.
     open: bool,
-    /// The last transaction has not ended.
+    /// The group's last transaction has not ended.
     unfinished: bool,
-    /// Somebody queues for a turn in which to commit.
-    settling: bool,
-    /// Those who have ended and wait for the disk.
+    /// A task queues for the connection to commit the group.
+    commit_is_queued: bool,
+    /// Transactions that have ended and wait for the commit.
     waiting: Vec<oneshot::Sender<Result<()>>>,
 }
 
 impl Writer {
     pub(super) fn new(connection: SqliteConnection) -> Self {
-        let connected = Connected { connection, open: false, unfinished: false, settling: false, waiting: Vec::new() };
-        Self { turns: Arc::new(Mutex::new(Some(connected))) }
+        let connected =
+            Connected { connection, open: false, unfinished: false, commit_is_queued: false, waiting: Vec::new() };
+        Self { connection: Arc::new(Mutex::new(Some(connected))) }
     }
 
-    /// Begins a transaction when it is its turn, within `patience`.
-    pub(super) async fn begin(&self, patience: Duration) -> Result<Turn> {
-        let turn = timeout(patience, Arc::clone(&self.turns).lock_owned()).await;
-        let turn = turn.map_err(|_| sqlx::Error::PoolTimedOut)?;
-        let connected = OwnedMutexGuard::try_map(turn, Option::as_mut).map_err(|_| sqlx::Error::PoolClosed)?;
-        let mut turn = Turn { connected, writer: self.clone() };
-        // A task of its own: who asked for the turn may go away, and must not leave it half begun.
+    /// Waits up to `patience` for the connection, and begins a transaction.
+    pub(super) async fn begin(&self, patience: Duration) -> Result<Writing> {
+        let locked = timeout(patience, Arc::clone(&self.connection).lock_owned()).await;
+        let locked = locked.map_err(|_| sqlx::Error::PoolTimedOut)?;
+        let connected = OwnedMutexGuard::try_map(locked, Option::as_mut).map_err(|_| sqlx::Error::PoolClosed)?;
+        let mut writing = Writing { connected, writer: self.clone() };
+        // In a task of its own: if the caller is cancelled, the transaction must not stay half begun.
         let begun = tokio::spawn(async move {
-            // Whom a failure concerns has been told.
-            let _ = turn.connected.undo().await;
-            turn.connected.join().await?;
-            Ok(turn)
+            // A failure has been reported to the transactions of the group.
+            let _ = writing.connected.undo().await;
+            writing.connected.join().await?;
+            Ok(writing)
         });
         begun.await.unwrap_or_else(|_| Err(sqlx::Error::PoolClosed.into()))
     }
 
-    /// Commits what has ended, and closes the connection.
+    /// Commits the group, and closes the connection.
     pub(super) async fn close(&self) {
-        let Some(mut connected) = self.turns.lock().await.take() else { return };
-        connected.settle().await;
+        let Some(mut connected) = self.connection.lock().await.take() else { return };
+        connected.commit().await;
         if let Err(error) = connected.connection.close().await {
             tracing::warn!(%error, "the database was not closed in good order");
         }
     }
 
-    /// Has the group committed in a turn to come.
-    fn settle_later(&self, connected: &mut Connected) {
-        // Without a runtime whoever comes next does it.
+    /// Queues for the connection to commit the group, unless a task does already.
+    fn queue_commit(&self, connected: &mut Connected) {
+        // Without a runtime the next transaction, or `close`, commits the group.
         if connected.open
-            && !connected.settling
+            && !connected.commit_is_queued
             && let Ok(runtime) = Handle::try_current()
         {
-            connected.settling = true;
-            let turns = Arc::clone(&self.turns);
+            connected.commit_is_queued = true;
+            let connection = Arc::clone(&self.connection);
             runtime.spawn(async move {
-                if let Some(connected) = turns.lock().await.as_mut() {
-                    connected.settle().await;
+                if let Some(connected) = connection.lock().await.as_mut() {
+                    connected.commit().await;
                 }
             });
         }
@@ -90,14 +91,14 @@ impl Connected {
         sqlx::query(statement).execute(&mut self.connection).await.map(drop)
     }
 
-    /// Begins a transaction in the group, or a group.
+    /// Begins a transaction in the group, or a new group.
     async fn join(&mut self) -> Result<()> {
         let next = if self.open { "RELEASE one; SAVEPOINT one" } else { "BEGIN IMMEDIATE; SAVEPOINT one" };
         match self.execute(next).await {
             Ok(()) => {}
             Err(error) if self.open => return Err(self.fail(error).await),
             Err(error) => {
-                // Its first half may have begun.
+                // The first of the two statements may have succeeded.
                 let _ = self.execute("ROLLBACK").await;
                 return Err(error.into());
             }
@@ -107,11 +108,11 @@ impl Connected {
         Ok(())
     }
 
-    /// Undoes the transaction in the group that has not ended.
+    /// Rolls the group's last transaction back if it has not ended.
     async fn undo(&mut self) -> Result<()> {
         if self.unfinished {
             if let Err(error) = self.execute("ROLLBACK TO one").await {
-                // SQLite has given up the whole transaction, as on a full disk: nothing of the group is left.
+                // SQLite has rolled the whole database transaction back, as on a full disk: the group is lost.
                 return Err(self.fail(error).await);
             }
             self.unfinished = false;
@@ -119,19 +120,19 @@ impl Connected {
         Ok(())
     }
 
-    /// Commits the group and tells those who wait.
-    async fn settle(&mut self) {
-        self.settling = false;
-        // Those of the group who wait are told of a failure; of the one that was dropped nobody is left.
+    /// Commits the group, and reports that to the transactions that wait.
+    async fn commit(&mut self) {
+        self.commit_is_queued = false;
+        // A failure is reported to the transactions that wait; the owner of the one that is undone has dropped it.
         if self.undo().await.is_err() || !self.open {
             return;
         }
-        // Releases the last savepoint, too.
+        // This releases the last savepoint, too.
         match self.execute("COMMIT").await {
             Ok(()) => {
                 self.open = false;
                 for waiting in self.waiting.drain(..) {
-                    // Who went away does not want to know.
+                    // The receiver is gone if its call was cancelled.
                     let _ = waiting.send(Ok(()));
                 }
             }
@@ -139,9 +140,9 @@ impl Connected {
         }
     }
 
-    /// Undoes the group and tells those who wait.
+    /// Rolls the group back, and reports the error to the transactions that wait.
     async fn fail(&mut self, error: sqlx::Error) -> Error {
-        // There may be no transaction any more.
+        // SQLite may have rolled back already.
         let _ = self.execute("ROLLBACK").await;
         self.open = false;
         self.unfinished = false;
@@ -153,26 +154,26 @@ impl Connected {
     }
 }
 
-/// One transaction. Dropping it before it has ended undoes it, by the next turn.
+/// A transaction that writes. If it is dropped before it has ended, the next one rolls it back.
 #[derive(Debug)]
-pub(super) struct Turn {
+pub(super) struct Writing {
     connected: OwnedMappedMutexGuard<Option<Connected>, Connected>,
     writer: Writer,
 }
 
-impl Turn {
+impl Writing {
     pub(super) fn connection(&mut self) -> &mut SqliteConnection {
         &mut self.connected.connection
     }
 
-    /// Returns when the disk holds it.
+    /// Returns once the disk holds the transaction.
     pub(super) async fn commit(mut self) -> Result<()> {
         self.connected.unfinished = false;
-        let (sender, told) = oneshot::channel();
+        let (sender, committed) = oneshot::channel();
         self.connected.waiting.push(sender);
         drop(self);
-        // Who should tell is gone with the runtime.
-        told.await.unwrap_or_else(|_| Err(sqlx::Error::PoolClosed.into()))
+        // The sender is dropped if the runtime ends.
+        committed.await.unwrap_or_else(|_| Err(sqlx::Error::PoolClosed.into()))
     }
 
     pub(super) async fn rollback(mut self) -> Result<()> {
@@ -180,8 +181,8 @@ impl Turn {
     }
 }
 
-impl Drop for Turn {
+impl Drop for Writing {
     fn drop(&mut self) {
-        self.writer.settle_later(&mut self.connected);
+        self.writer.queue_commit(&mut self.connected);
     }
 }

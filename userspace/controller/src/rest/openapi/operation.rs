@@ -1,4 +1,4 @@
-//! The operations: each verb of a path with its parameters, its body and what it answers.
+//! Operations: each method of a path with its parameters, body and replies.
 
 use utoipa::openapi::{
     ArrayBuilder, Content, HttpMethod, KnownFormat, ObjectBuilder, OneOfBuilder, PathItem, RefOr, Required,
@@ -126,7 +126,7 @@ fn optional(name: &str) -> ParameterBuilder {
 fn of_query(resource: Resource) -> Vec<Parameter> {
     let Some(names) = query::names(resource) else { return Vec::new() };
     let listed = |names: &[&str]| names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
-    let mut about = format!("A condition. There are {}.", listed(&names.askable));
+    let mut about = format!("A condition. There are {}.", listed(&names.conditions));
     if !names.related.is_empty() {
         about.push_str(&format!(" Before a dot, for fields of related resources: {}.", listed(&names.related)));
     }

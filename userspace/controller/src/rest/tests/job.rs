@@ -420,7 +420,7 @@ async fn a_refusal_does_not_keep_all_that_it_refuses() {
 
 #[tokio::test]
 async fn of_many_results_the_latest_are_kept() {
-    let jobs = jobs::Settings { most_finished: 3, ..quick().jobs };
+    let jobs = jobs::Settings { max_finished: 3, ..quick().jobs };
     let server = Server::start_with(Settings { jobs, ..quick() }).await;
     eventually(async || {
         server.create("/zones", json!({"name": "z"})).await;
