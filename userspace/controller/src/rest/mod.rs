@@ -5,11 +5,11 @@
 //! synchronous call, in the result of the job for an asynchronous one. Touches the store, the rules and the jobs; never
 //! the kernel.
 
-mod attempts;
 mod connection;
 mod hashing;
 mod header;
 mod job;
+mod login_attempts;
 mod openapi;
 mod request;
 mod respond;

@@ -19,8 +19,8 @@ use vipgate_api::{
 };
 
 use super::{
-    attempts::{Attempts, Who},
     hashing::Hashing,
+    login_attempts::{Attempts, Origin},
 };
 use crate::{
     model::Caller,
@@ -55,10 +55,10 @@ impl Sessions {
     /// Creates a session for a caller at that address.
     pub(super) async fn log_in(&self, request: LogInByAccount, peer: IpAddr) -> Result<SessionInventory, ApiError> {
         // A digest, since names that do not exist can have any length.
-        let who = (peer, digest(&request.account_name));
+        let origin = (peer, digest(&request.account_name));
         let known = account::credentials(&mut self.store.look().await?, &request.account_name).await?;
         let (account_uuid, stored) = known.unzip();
-        let right = self.verify(request.password, stored.flatten(), who).await?;
+        let right = self.verify(request.password, stored.flatten(), origin).await?;
         let Some(account_uuid) = account_uuid.filter(|_| right) else {
             return Err(ApiError::authentication());
         };
@@ -99,11 +99,11 @@ impl Sessions {
     }
 
     /// Whether the password is correct; an error if there were too many failed attempts.
-    async fn verify(&self, password: String, stored: Option<String>, who: Who) -> Result<bool, ApiError> {
+    async fn verify(&self, password: String, stored: Option<String>, origin: Origin) -> Result<bool, ApiError> {
         let attempts = Arc::clone(&self.attempts);
         let verify = move || {
             // Checked here and not before the queue, so that attempts that arrive at the same time count, too.
-            let wait = attempts.wait(&who, Instant::now());
+            let wait = attempts.wait(&origin, Instant::now());
             if !wait.is_zero() {
                 return Err(ApiError::new(
                     Code::Authentication,
@@ -113,9 +113,9 @@ impl Sessions {
             // An unknown account costs the same time as a wrong password.
             let right = matches(&password, stored.as_deref().unwrap_or_else(|| UNKNOWN_PASSWORD.as_str()))?;
             if right {
-                attempts.succeeded(&who);
+                attempts.succeeded(&origin);
             } else {
-                attempts.failed(who, Instant::now());
+                attempts.failed(origin, Instant::now());
             }
             Ok(right)
         };

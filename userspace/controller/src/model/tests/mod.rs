@@ -1,5 +1,5 @@
-//! The rules on a real store: each test is one rule or one error of the API. Calls go through the table of calls as the
-//! REST layer sends them, and what they left behind is read by SQL.
+//! The rules on a real store: each test is one rule or one error of the API. Calls go through the table of calls, as from
+//! the REST layer, and SQL reads what they stored.
 
 mod accounts;
 mod eips;
@@ -28,7 +28,7 @@ use vipgate_state::Devices;
 use super::{Caller, Outcome, call};
 use crate::store::{Store, Tx};
 
-/// A uuid of the right shape that nothing has.
+/// A valid uuid of no resource.
 const UNKNOWN: &str = "0123456789ab4def8123456789abcdef";
 const VROUTER: &str = "9f1c5d0e7a3b4c68a2d4e5f60718293a";
 
@@ -105,7 +105,7 @@ impl Router {
         self.store.read().await.unwrap()
     }
 
-    /// The texts that a statement gives.
+    /// The texts that a statement returns.
     async fn texts(&self, sql: &'static str, value: &str) -> Vec<String> {
         sqlx::query_scalar(sql).bind(value).fetch_all(self.read().await.conn()).await.unwrap()
     }

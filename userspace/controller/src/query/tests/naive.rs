@@ -1,4 +1,4 @@
-//! Queries against a second reading of the same rules: rows in memory, and conditions followed one row at a time.
+//! Queries against a naive implementation of the same rules: rows in memory, conditions evaluated row by row.
 
 use std::{cmp::Ordering, collections::HashMap};
 
@@ -27,7 +27,7 @@ use crate::store::Tx;
 
 type Inventory = Map<String, Value>;
 
-/// Everything that is stored, as it is printed, and the pairs of every table of pairs.
+/// All rows as they are printed, and the pairs of every table of pairs.
 struct World {
     rows: HashMap<Resource, Vec<Inventory>>,
     pairs: HashMap<&'static str, Vec<(String, String)>>,
@@ -53,7 +53,7 @@ impl World {
         Self { rows, pairs: all, system_tags, user_tags }
     }
 
-    /// What the query must answer.
+    /// The expected reply of the query.
     fn answer(&self, table: &'static Table, query: &Query) -> (usize, Vec<Inventory>) {
         let meets = |row: &&Inventory| {
             query.conditions.iter().all(|condition| {
@@ -126,7 +126,7 @@ async fn pairs(tx: &mut Tx, table: &str, a: &str, b: &str) -> Vec<(String, Strin
     rows.iter().map(|row| (row.get(0), row.get(1))).collect()
 }
 
-/// Conditions on a list are about all of it.
+/// Conditions on a list are about the whole list.
 fn listed(texts: &[String], test: &Test) -> bool {
     let any = |test: &Test| texts.iter().any(|text| single(Kind::Text, Some(&text.as_str().into()), test));
     match test {
@@ -139,7 +139,7 @@ fn listed(texts: &[String], test: &Test) -> bool {
     }
 }
 
-/// Nothing compares with what is null.
+/// No comparison with null is true.
 fn single(kind: Kind, value: Option<&Value>, test: &Test) -> bool {
     let Some(value) = value else { return *test == Test::IsNull };
     let order = |text: &str| order(kind, Some(value), Some(&typed(kind, text)));
@@ -171,7 +171,7 @@ fn typed(kind: Kind, text: &str) -> Value {
     }
 }
 
-/// Null comes before everything.
+/// Null sorts before everything.
 fn order(kind: Kind, a: Option<&Value>, b: Option<&Value>) -> Ordering {
     let (Some(a), Some(b)) = (a, b) else { return a.is_some().cmp(&b.is_some()) };
     let text = |value: &Value| folded(value.as_str().unwrap());

@@ -1,10 +1,10 @@
 //! The OpenAPI 3.1 document of the API, and the page that shows it.
 //!
-//! It is made of what the API itself works by, so that it can't say something else. Paths, parameters and bodies come from
-//! the table of calls, by which requests are found, decoded and checked: it knows where a parameter stands, whether it must
-//! be there and which values pass. utoipa's derive for paths would want all of that said again, at a handler for each call,
-//! and there are no such handlers; so they are built. Replies come from the inventories' types, by utoipa's derive beside
-//! serde's, and what a query can name from the query API's own table. A call is in the document with its row.
+//! It is built from the data that the API itself uses, so that the two can't differ. Paths, parameters and bodies come from
+//! the table of calls, which also routes, decodes and checks requests: it has the location of each parameter, whether it is
+//! required, and its values. utoipa's derive for paths needs a handler with annotations for each call, and there are no such
+//! handlers. Replies come from the types of the inventories, by utoipa's derive beside serde's, and the names in queries
+//! from the table of the query API. A call is in the document as soon as it has its row.
 
 mod operation;
 mod page;
@@ -25,17 +25,17 @@ use vipgate_api::{Call, call::Method, calls};
 
 use super::respond;
 
-/// Where the document is, below `/zstack` and below nothing, as all of the API.
-const PLACE: &str = "/v1/openapi.json";
+/// The path of the document, with and without `/zstack` before it, like the whole API.
+const PATH: &str = "/v1/openapi.json";
 
-/// What the document says before its calls.
+/// The description at the top of the document.
 const ABOUT: &str = include_str!("about.md");
 
-/// The document and its page. Neither needs a session: a client reads them before it can log in.
+/// Serves the document and its page. Neither needs a session, since a client reads them before it can log in.
 pub(super) fn routes<S: Clone + Send + Sync + 'static>() -> Router<S> {
     let document = || get(async || written());
-    let whole = format!("/zstack{PLACE}");
-    page::routes(&whole).route(PLACE, document()).route(&whole, document())
+    let whole = format!("/zstack{PATH}");
+    page::routes(&whole).route(PATH, document()).route(&whole, document())
 }
 
 fn written() -> Response {
@@ -46,7 +46,7 @@ fn written() -> Response {
     }
 }
 
-/// The document of all calls that are served.
+/// The document of all served calls.
 fn document() -> OpenApi {
     let mut operations = BTreeMap::<(&str, Method), Vec<&'static Call>>::new();
     for call in calls::all() {

@@ -19,12 +19,12 @@ use super::{
 };
 use crate::query;
 
-/// What sorts the operations: the first segment of their path.
+/// The tag that groups operations: the first segment of their path.
 pub(super) fn family(path: &'static str) -> &'static str {
     path.split('/').nth(1).unwrap_or_default()
 }
 
-/// The operation of the calls that share a path and a verb.
+/// The operation of the calls that share a path and a method.
 pub(super) fn of(path: &'static str, method: Method, calls: &[&'static Call], schemas: &mut Schemas) -> Operation {
     let names: Vec<_> = calls.iter().map(|call| call.api.name()).collect();
     let by_uuid = path.ends_with("/{uuid}");
@@ -65,7 +65,7 @@ pub(super) fn of(path: &'static str, method: Method, calls: &[&'static Call], sc
     operation.operation_id(Some(id(path, calls))).request_body(body).responses(responses).build()
 }
 
-/// What the operation is called: as its calls, and by the variables that tell this path from others of theirs.
+/// The id of the operation: the names of its calls, and the variables that distinguish this path from their other paths.
 fn id(path: &'static str, calls: &[&'static Call]) -> String {
     let mut id = calls.iter().map(|call| call.api.name()).collect::<Vec<_>>().join("Or");
     let routes = || calls.iter().flat_map(|call| call.routes);
@@ -95,7 +95,7 @@ pub(super) fn in_path(name: &str) -> Parameter {
         .build()
 }
 
-/// What a call takes outside of that path of its own.
+/// The parameters of a call that are not in its path.
 fn arguments(call: &'static Call, path: &'static str) -> impl Iterator<Item = Param> {
     let own = call.params.iter().copied().filter(move |param| !has_variable(path, param.name));
     own.chain(TAGS.into_iter().filter(|_| call.mode == Mode::Async))
@@ -106,7 +106,7 @@ fn in_query(param: &Param) -> Parameter {
     if param.kind != Kind::ListMap {
         return parameter.required(required(param.required)).schema(Some(value(param))).build();
     }
-    // Its keys carry its own name before them, each key comes once for every text of its list.
+    // The name of the parameter precedes each key, and a key is repeated for every text of its list.
     let keys = text().pattern(Some(format!(r"^{}\.", param.name)));
     let pairs =
         ObjectBuilder::new().property_names(Some(keys)).additional_properties(Some(RefOr::T(Schema::from(text()))));
@@ -122,7 +122,7 @@ fn optional(name: &str) -> ParameterBuilder {
     ParameterBuilder::new().name(name).parameter_in(ParameterIn::Query).required(Required::False)
 }
 
-/// The parameters of a query, with what they can name.
+/// The parameters of a query, with the names that they accept.
 fn of_query(resource: Resource) -> Vec<Parameter> {
     let Some(names) = query::names(resource) else { return Vec::new() };
     let listed = |names: &[&str]| names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
@@ -149,12 +149,12 @@ fn of_query(resource: Resource) -> Vec<Parameter> {
     parameters.into_iter().map(ParameterBuilder::build).collect()
 }
 
-/// A body that names one of the calls and holds its arguments.
+/// A body with the name of one of the calls and its arguments.
 fn body(path: &'static str, method: Method, calls: &[&'static Call]) -> Option<RequestBody> {
     let mut bodies: Vec<Schema> = Vec::new();
     let mut one_is_needed = false;
     for call in calls {
-        // A create whose parameters are all optional may come without a body, an action is chosen by it.
+        // A create whose parameters are all optional may have no body; an action is selected by its body.
         let needed = method == Method::Put || arguments(call, path).any(|param| param.required);
         one_is_needed |= needed;
         for key in call.body {
@@ -173,7 +173,7 @@ fn body(path: &'static str, method: Method, calls: &[&'static Call]) -> Option<R
     Some(RequestBodyBuilder::new().content("application/json", content).required(Some(required(one_is_needed))).build())
 }
 
-/// What is posted to a web hook: a job's result.
+/// The request to a web hook: the result of a job.
 fn hooked(result: RefOr<Schema>) -> Callback {
     let headers = [
         ("X-Job-UUID", text(), "The job's uuid."),

@@ -1,4 +1,4 @@
-//! The page on which the document is read and calls are tried: Swagger UI, which the binary carries.
+//! The page to read the document and to try calls: Swagger UI, which the binary contains.
 
 use std::sync::Arc;
 
@@ -18,18 +18,17 @@ use super::respond;
 
 const PAGE: &str = "/zstack/docs";
 
-/// Nothing but this router is asked for anything, wherever the browser could reach. The page sets styles as it goes and
-/// has its pictures in them.
-const FROM_HERE: &str = "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:";
+/// Limits the browser to resources of this router. The page sets inline styles, with images in them.
+const CONTENT_POLICY: &str = "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:";
 
-/// The page of the document at that path.
+/// Serves the page for the document at that path.
 pub(super) fn routes<S: Clone + Send + Sync + 'static>(document: &str) -> Router<S> {
-    // The validator is a service of others.
+    // The default validator is a third-party service.
     let config = Config::new([document.to_owned()]).validator_url("none").try_it_out_enabled(true);
     let config = Arc::new(config.display_operation_id(true).doc_expansion("none"));
     let index = config.clone();
     Router::new()
-        // Its files are named relative to it.
+        // The page refers to its files by relative paths.
         .route(PAGE, get(async || Redirect::permanent(&format!("{PAGE}/"))))
         .route(&format!("{PAGE}/"), get(async move || file("", index)))
         .route(&format!("{PAGE}/{{*file}}"), get(async move |Path(name): Path<String>| file(&name, config)))
@@ -43,9 +42,9 @@ fn file(name: &str, config: Arc<Config<'static>>) -> Response {
     };
     let kind = HeaderValue::from_str(&file.content_type);
     let kind = kind.unwrap_or(HeaderValue::from_static("application/octet-stream"));
-    let headers = [(CONTENT_TYPE, kind), (CONTENT_SECURITY_POLICY, HeaderValue::from_static(FROM_HERE))];
+    let headers = [(CONTENT_TYPE, kind), (CONTENT_SECURITY_POLICY, HeaderValue::from_static(CONTENT_POLICY))];
     let mut response = (StatusCode::OK, headers, file.bytes.into_owned()).into_response();
-    // As the binary has it: there is no browser that could not unpack it.
+    // Compressed, as the binary contains it: all browsers can decompress it.
     if file.gzpipped {
         response.headers_mut().insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
     }

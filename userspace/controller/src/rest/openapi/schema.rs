@@ -1,4 +1,4 @@
-//! Values as JSON schemas: parameters by their rows in the table of calls, replies by the types of their inventories.
+//! JSON schemas: of parameters from their rows in the table of calls, of replies from the types of their inventories.
 
 use std::collections::BTreeMap;
 
@@ -15,18 +15,18 @@ use vipgate_api::{
 /// 32 hexadecimal digits, in either case.
 const UUID: &str = "^[0-9a-fA-F]{32}$";
 
-/// What operations refer to, by name.
+/// The schemas that operations refer to, by name.
 #[derive(Default)]
 pub(super) struct Schemas(pub(super) BTreeMap<String, RefOr<Schema>>);
 
 impl Schemas {
-    /// What a call answers when it succeeded; `chosen`: its inventories may lack members that the caller did not choose.
+    /// The reply of a call that succeeded. With `chosen`, its inventories may lack members that the caller did not choose.
     pub(super) fn reply(&mut self, call: &Call, chosen: bool) -> Ref {
         match call.answer {
             Answer::Empty => self.put("EmptyReply", reply()),
             Answer::Inventory(resource) => {
                 let inventory = self.form(resource.form());
-                // Not required: a job's result is read after its change, when another call may have deleted the resource.
+                // Not required: another call may delete the resource before the result of the job is printed.
                 self.put(&format!("{}Reply", stem(resource)), reply().property("inventory", inventory))
             }
             Answer::Inventories(resource) if chosen => {
@@ -48,19 +48,19 @@ impl Schemas {
         }
     }
 
-    /// What a call answers when it failed.
+    /// The reply of a call that failed.
     pub(super) fn error(&mut self) -> Ref {
         let code = self.form(Form::of::<ApiError>());
         self.put("ErrorReply", reply().property("error", code).required("error"))
     }
 
-    /// What a call with a job answers.
+    /// The reply of an asynchronous call.
     pub(super) fn accepted(&mut self) -> Ref {
         let location = text().format(Some(SchemaFormat::Custom("uri".into()))).description(Some("The URL to poll."));
         self.put("Accepted", ObjectBuilder::new().property("location", location).required("location"))
     }
 
-    /// The inventory with any of its members.
+    /// The inventory with all members optional.
     fn selection(&mut self, resource: Resource) -> Ref {
         let mut form = resource.form();
         form.name = format!("{}Selection", stem(resource));
@@ -85,13 +85,13 @@ impl Schemas {
     }
 }
 
-/// What the inventory is called without that word.
+/// The name of the inventory without `Inventory`.
 fn stem(resource: Resource) -> String {
     let name = resource.form().name;
     name.strip_suffix("Inventory").unwrap_or(&name).to_owned()
 }
 
-/// Members without a value are left out of replies: none is ever null.
+/// Makes members not nullable: replies leave out members without a value.
 fn without_nulls(schema: RefOr<Schema>) -> RefOr<Schema> {
     let RefOr::T(schema) = schema else { return schema };
     let present = |r#type: SchemaType| match r#type {
@@ -120,7 +120,7 @@ fn without_nulls(schema: RefOr<Schema>) -> RefOr<Schema> {
     }
 }
 
-/// An object with these parameters among its members.
+/// The object with these parameters as further members.
 pub(super) fn with(object: ObjectBuilder, params: impl IntoIterator<Item = Param>) -> ObjectBuilder {
     params.into_iter().fold(object, |object, param| {
         let object = object.property(param.name, value(&param));
@@ -128,7 +128,7 @@ pub(super) fn with(object: ObjectBuilder, params: impl IntoIterator<Item = Param
     })
 }
 
-/// The values that a parameter may have.
+/// The schema of the values of a parameter.
 pub(super) fn value(param: &Param) -> Schema {
     match param.kind {
         Kind::Text => ruled_text(param).into(),
@@ -185,7 +185,7 @@ fn map(values: impl Into<RefOr<Schema>>) -> ObjectBuilder {
     ObjectBuilder::new().additional_properties(Some(AdditionalProperties::RefOr(values.into())))
 }
 
-/// An object with the member that any reply may have.
+/// An object with the member that all replies may have.
 fn reply() -> ObjectBuilder {
     let schema = map(text()).description(Some("The place of each object in this reply -> its Java class."));
     ObjectBuilder::new().property("schema", schema)

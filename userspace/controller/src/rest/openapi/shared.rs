@@ -1,4 +1,4 @@
-//! What operations have in common: the session, the API's own headers, the failures, and the jobs.
+//! The shared parts of operations: the session, the API's own headers, the failures, and the jobs.
 
 use utoipa::openapi::{
     Components, ComponentsBuilder, Content, Ref, RefOr, Required, Response, ResponseBuilder, ResponsesBuilder, Schema,
@@ -13,13 +13,13 @@ use super::{
     schema::{Schemas, text},
 };
 
-/// The family of what is about jobs themselves, which the table of calls knows nothing of.
+/// The tag of the operations on jobs, which are not in the table of calls.
 pub(super) const JOBS: &str = "api-jobs";
 
 /// The security scheme.
 pub(super) const SESSION: &str = "session";
 
-/// A header of the API's own.
+/// One of the API's own headers.
 struct Header {
     /// Its name among the components.
     component: &'static str,
@@ -28,7 +28,7 @@ struct Header {
     about: &'static str,
 }
 
-/// What is heeded by calls with a job alone ...
+/// The headers of asynchronous calls only ...
 const OF_JOBS: [Header; 2] = [
     Header {
         component: "JobUuid",
@@ -44,23 +44,23 @@ const OF_JOBS: [Header; 2] = [
     },
 ];
 
-/// ... and by all.
+/// ... and of all calls.
 const OF_ALL: [Header; 1] = [Header {
     component: "JsonSchema",
     name: "X-JSON-Schema",
-    // What the value of any header can be.
+    // The values that any header can have.
     pattern: "^[!-~]([ -~]*[!-~])?$",
     about: "With this header, whatever its value, the reply has a `schema`.",
 }];
 
-/// A status without JSON.
+/// A reply in plain text.
 struct Refusal {
     status: &'static str,
     component: &'static str,
     about: &'static str,
 }
 
-/// What any call may answer, with a line of plain text ...
+/// The replies of all calls in plain text ...
 const OF_CALLS: [Refusal; 3] = [
     Refusal {
         status: "400",
@@ -75,13 +75,13 @@ const OF_CALLS: [Refusal; 3] = [
     },
 ];
 
-/// ... and what one with a body may.
+/// ... and those of calls with a body.
 const OF_BODIES: [Refusal; 2] = [
     Refusal { status: "408", component: "TooSlow", about: "The body did not come in time." },
     Refusal { status: "413", component: "TooLarge", about: "The body is larger than 1 MiB, or was cut off." },
 ];
 
-/// What is no call even to the HTTP server; it adds no text.
+/// The replies of the HTTP server to invalid requests, without a text.
 const OF_HTTP: [Refusal; 2] = [
     Refusal { status: "414", component: "UrlTooLong", about: "The URL is longer than 64 KiB." },
     Refusal {
@@ -115,13 +115,13 @@ pub(super) fn components(schemas: Schemas) -> Components {
     components.build()
 }
 
-/// The headers that a call heeds.
+/// The headers of a call.
 pub(super) fn headers(with_job: bool) -> impl Iterator<Item = Ref> {
     let of_jobs = OF_JOBS.iter().filter(move |_| with_job);
     of_jobs.chain(&OF_ALL).map(|header| Ref::new(format!("#/components/parameters/{}", header.component)))
 }
 
-/// How a call can fail before it is accepted, or at all if it is answered at once.
+/// The failures of a call before it is accepted, and all failures of a synchronous call.
 pub(super) fn failures(at_once: bool, has_body: bool, schemas: &mut Schemas) -> ResponsesBuilder {
     let refusals = OF_CALLS.iter().chain(OF_BODIES.iter().filter(|_| has_body)).chain(&OF_HTTP);
     let refusals = refusals.map(|one| (one.status, RefOr::Ref(Ref::from_response_name(one.component))));
@@ -134,7 +134,7 @@ pub(super) fn json(about: &str, schema: impl Into<RefOr<Schema>>) -> RefOr<Respo
     ResponseBuilder::new().description(about).content("application/json", Content::new(Some(schema))).into()
 }
 
-/// One of these; a schema that is there more than once counts once.
+/// Any of these schemas, without repetitions.
 pub(super) fn any_of(schemas: impl IntoIterator<Item = Ref>) -> RefOr<Schema> {
     let mut distinct: Vec<Ref> = Vec::new();
     for schema in schemas {
@@ -148,7 +148,7 @@ pub(super) fn any_of(schemas: impl IntoIterator<Item = Ref>) -> RefOr<Schema> {
     }
 }
 
-/// Asking for a job, which needs no session.
+/// The operation that polls a job, which needs no session.
 pub(super) fn poll(schemas: &mut Schemas) -> Operation {
     let with_job = calls::all().filter(|call| call.mode == Mode::Async);
     let results: Vec<_> = with_job.map(|call| schemas.reply(call, false)).collect();

@@ -27,10 +27,10 @@ use crate::{
 
 pub(super) const PASSWORD: &str = "password";
 
-/// No test waits longer.
+/// The longest wait of a test.
 pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 
-/// The kernel side: remembers what it was told, and waits or fails on demand.
+/// The kernel side: records the changes that it gets, and waits or fails on demand.
 #[derive(Debug)]
 pub(super) struct Kernel {
     pub(super) changes: Mutex<Vec<Change>>,
@@ -46,7 +46,7 @@ impl Kernel {
         self.gate.forget_permits(Semaphore::MAX_PERMITS);
     }
 
-    /// Whatever waits is told that the controller is ending.
+    /// Ends what waits as if the controller were stopping.
     pub(super) fn end(&self) {
         self.gate.close();
     }
@@ -89,7 +89,7 @@ impl Devices for Wires {
     }
 }
 
-/// A running controller without its packet path.
+/// A running controller without a packet path.
 pub(super) struct Server {
     pub(super) base: String,
     pub(super) kernel: Arc<Kernel>,
@@ -107,7 +107,7 @@ impl Drop for Server {
     }
 }
 
-/// The intervals that a test can wait for.
+/// Settings with short intervals.
 pub(super) fn quick() -> Settings {
     let jobs =
         jobs::Settings { hook_interval: Duration::from_millis(10), hook_retries: 15, ..jobs::Settings::default() };
@@ -126,7 +126,7 @@ impl Server {
         server
     }
 
-    /// A second controller on the store of a first one that is no more.
+    /// A second controller on the store of a first one that has ended.
     pub(super) async fn restart(self) -> Self {
         let (dir, session) = (self.dir.clone(), self.session.clone());
         self.task.abort();
