@@ -1,4 +1,4 @@
-//! A step that runs beside others, on the processor time that they leave.
+//! A step that runs in the background at the lowest priority, while other steps run.
 
 use crate::sh::shown;
 use anyhow::{Context as _, Result, bail};
@@ -8,7 +8,7 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
-/// Its words go to a file, which is shown if it fails.
+/// Its output goes to a file, which is shown if it fails.
 #[derive(Debug)]
 pub(crate) struct Aside {
     what: &'static str,
@@ -18,7 +18,7 @@ pub(crate) struct Aside {
 }
 
 impl Aside {
-    /// Starts it, as nice to others as can be.
+    /// Starts it at the lowest priority.
     pub(crate) fn start(what: &'static str, command: &Command, log: PathBuf) -> Result<Self> {
         let file = File::create(&log).with_context(|| format!("cannot write {}", log.display()))?;
         let errors = file.try_clone().context("cannot clone a file handle")?;

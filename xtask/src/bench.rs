@@ -10,7 +10,7 @@ use anyhow::Result;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Passed to the benchmark as they are; `-- --help` lists them.
+    /// Arguments for the benchmark, passed on unchanged; `-- --help` lists them.
     #[arg(last = true)]
     arguments: Vec<String>,
 }
@@ -18,7 +18,7 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args) -> Result<()> {
     setup::ensure(&[Need::Build, Need::Lab, Need::Bench])?;
     ebpf::build()?;
-    // The parts with whole connections and the control plane run the controller.
+    // The measurements with whole connections and of the control plane run the controller.
     binary(true)?;
     step(
         "the benchmark",

@@ -30,14 +30,14 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// The kernel programs, all binaries and all tests, in one go: alone, the binaries would have their dependencies with fewer
-/// features than beside the tests, and all of that would be built twice.
+/// Builds the kernel programs, all binaries and all tests in one go. Built alone, the binaries would get dependencies with
+/// fewer features than the tests do, and cargo would build all of these twice.
 pub(crate) fn with_tests() -> Result<()> {
     ebpf::build()?;
     step("everything (debug)", &mut cargo(&["build", "--locked", "--workspace", "--bins", "--tests"]))
 }
 
-/// Builds `vipgate`; where it is.
+/// Builds `vipgate` and returns its path.
 pub(crate) fn binary(release: bool) -> Result<PathBuf> {
     let profile = if release { "release" } else { "debug" };
     let mut command = cargo(&["build", "--locked", "--package", "vipgate"]);
@@ -48,7 +48,7 @@ pub(crate) fn binary(release: bool) -> Result<PathBuf> {
     Ok(target_directory().join(profile).join("vipgate"))
 }
 
-/// Where cargo puts what it builds.
+/// The directory that cargo builds into.
 pub(crate) fn target_directory() -> PathBuf {
     std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from)
 }

@@ -1,7 +1,7 @@
-//! Which crate may know which: "calls go down, never up" as a check of the manifests.
+//! Checks the manifests: which crate may depend on which, so that calls go down and never up.
 //!
-//! Cargo refuses circles; this also refuses a way that nobody has decided on, and a library that is another crate's business.
-//! What tests alone depend on is free.
+//! Cargo refuses cycles. This also refuses a dependency that nobody has decided on, and a library that belongs to another
+//! crate. Dev-dependencies are free.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +10,7 @@ use serde::Deserialize;
 
 use crate::sh::{capture, cargo};
 
-/// Each crate of the product, and which others of ours it may depend on. A new crate takes a row.
+/// Each crate of the product, and which of our other crates it may depend on. A new crate needs a row.
 const MAY_USE: &[(&str, &[&str])] = &[
     ("vipgate-abi", &[]),
     ("vipgate-api", &[]),
@@ -24,9 +24,9 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ),
 ];
 
-/// Libraries that belong to some of them alone.
+/// Libraries that only some of our crates may use.
 const BELONGS_TO: &[(&str, &[&str])] = &[
-    // Under a feature: its trait for values of maps.
+    // Behind a feature: aya's trait for map values.
     ("aya", &["vipgate-abi", "vipgate-agent"]),
     ("aya-log", &["vipgate-agent"]),
     ("netlink-packet-core", &["vipgate-agent"]),
@@ -54,20 +54,23 @@ struct Package {
 #[derive(Debug, Deserialize)]
 struct Dependency {
     name: String,
-    /// `None` for an ordinary one, else `dev` or `build`.
+    /// `None` for an ordinary dependency, else `dev` or `build`.
     kind: Option<String>,
 }
 
 /// # Errors
-/// A crate depends on what it may not know; the message says on what, and where that is decided.
+/// A crate depends on something that it may not; the message names both and where the rule is.
 pub(crate) fn check() -> Result<()> {
-    eprintln!("==> which crate knows which");
+    eprintln!("==> dependencies between crates");
     let metadata = capture(&mut cargo(&["metadata", "--format-version", "1", "--no-deps", "--locked", "--offline"]))
         .context("cargo metadata fails")?;
-    let metadata: Metadata = serde_json::from_str(&metadata).context("cargo metadata prints no JSON of ours")?;
+    let metadata: Metadata = serde_json::from_str(&metadata).context("cargo metadata prints unexpected JSON")?;
     let found = offences(&metadata);
     if !found.is_empty() {
-        bail!("{}\nxtask/src/crates.rs says which crate may know which, CONTRIBUTING.md why", found.join("\n"));
+        bail!(
+            "{}\nxtask/src/crates.rs lists which crate may depend on which; CONTRIBUTING.md says why",
+            found.join("\n")
+        );
     }
     Ok(())
 }
@@ -99,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn a_crate_may_not_depend_on_what_is_above_it_or_anothers_business() {
+    fn a_crate_may_depend_neither_on_one_above_it_nor_on_a_library_of_another() {
         assert_eq!(
             of("vipgate-agent", "vipgate-controller", None),
             ["vipgate-agent may not depend on vipgate-controller"]

@@ -10,7 +10,7 @@ use anyhow::Result;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Show everything, then end: exit status 0 only if all that it showed was right.
+    /// Show everything, then end; exit status 0 only if every check passed.
     #[arg(long)]
     once: bool,
 
@@ -22,7 +22,7 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args) -> Result<()> {
     setup::ensure(&[Need::Build, Need::Lab])?;
     ebpf::build()?;
-    // Together: by itself each has what it depends on with other features, and all of that would be built twice.
+    // One cargo call: built one by one, their dependencies would have other features and be built twice.
     let words = ["--package", "vipgate", "--package", "vipgate-tests", "--bin", "vipgate", "--bin", "demo"];
     step("vipgate and the demo's program", cargo(&["build", "--locked"]).args(words))?;
     let mut demo = as_root(&target_directory().join("debug/demo"), "making network namespaces")?;

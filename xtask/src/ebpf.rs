@@ -17,7 +17,7 @@ const TARGET: &str = "bpfel-unknown-none";
 const DEBIAN_RUSTC: &str = "/usr/bin/rustc";
 const DEBIAN_CARGO: &str = "/usr/bin/cargo";
 
-/// What the loader will ask for by name.
+/// The programs that the loader looks up by name.
 const PROGRAMS: [&str; 9] = [
     "vipgate_xdp",
     "vipgate_generic",
@@ -30,7 +30,7 @@ const PROGRAMS: [&str; 9] = [
     "vipgate_sockets",
 ];
 
-/// The channel of the rustup way; LLVM 22 like the linker. `EBPF_TOOLCHAIN` names another.
+/// The toolchain channel if rustup is used; its LLVM is 22, as the linker's. `EBPF_TOOLCHAIN` overrides it.
 pub(crate) fn rustup_channel() -> String {
     env::var("EBPF_TOOLCHAIN").unwrap_or_else(|_| "nightly-2026-05-15".to_owned())
 }
@@ -61,12 +61,12 @@ impl Toolchain {
         }
     }
 
-    /// `cargo <verb>` for the kernel programs, free of what the outer cargo and rustup left in the environment.
+    /// `cargo <verb>` for the kernel programs, without the variables that the outer cargo and rustup set.
     pub(crate) fn cargo(&self, verb: &str) -> Result<Command> {
         self.cargo_in(&root(), verb)
     }
 
-    /// The same in another copy of the sources.
+    /// [`Self::cargo`] in another copy of the sources.
     fn cargo_in(&self, tree: &Path, verb: &str) -> Result<Command> {
         let mut command = match self {
             Self::Debian => {
@@ -98,7 +98,7 @@ impl Toolchain {
     }
 }
 
-/// The linker, if it is there and runs.
+/// The linker, if it is installed and runs.
 pub(crate) fn linker() -> Result<PathBuf> {
     let path = which("bpf-linker").context("bpf-linker is not installed: cargo xtask setup")?;
     if capture(Command::new(&path).arg("--version")).is_none() {
@@ -107,25 +107,25 @@ pub(crate) fn linker() -> Result<PathBuf> {
     Ok(path)
 }
 
-/// Where the object file is.
+/// Path of the object file.
 pub(crate) fn object_path() -> PathBuf {
     object_in(&root())
 }
 
-/// The same of another copy of the sources.
+/// Path of the object file in another copy of the sources.
 pub(crate) fn object_in(tree: &Path) -> PathBuf {
     tree.join("ebpf/target").join(TARGET).join("release/vipgate-ebpf")
 }
 
-/// Builds the kernel programs and makes sure that the object holds them.
+/// Builds the kernel programs and checks that the object holds them.
 pub(crate) fn build() -> Result<()> {
     let toolchain = Toolchain::find().context("no toolchain for the kernel programs: cargo xtask setup")?;
     step(&format!("kernel programs ({})", toolchain.describe()), &mut toolchain.cargo("build")?)
-        .context("the kernel programs do not build: the compiler's own words are above")?;
+        .context("the kernel programs do not build: the compiler's output is above")?;
     check(&object_path())
 }
 
-/// Builds those of another copy of the sources, and says nothing unless they do not build.
+/// Builds the kernel programs of another copy of the sources. Prints nothing; the error holds the compiler's output.
 pub(crate) fn build_in(tree: &Path) -> Result<()> {
     let toolchain = Toolchain::find().context("no toolchain for the kernel programs: cargo xtask setup")?;
     let output = toolchain.cargo_in(tree, "build")?.output().context("cannot start the build")?;
@@ -135,7 +135,7 @@ pub(crate) fn build_in(tree: &Path) -> Result<()> {
     check(&object_in(tree))
 }
 
-/// A linker that drops what it thinks unused leaves a valid, empty object: the loader would fail on the router.
+/// A linker that drops what it takes for unused leaves a valid, empty object, which fails only on the router.
 fn check(path: &Path) -> Result<()> {
     let bytes = fs::read(path).with_context(|| format!("the build left no object at {}", path.display()))?;
     let file = object::File::parse(&*bytes).with_context(|| format!("{} is not an object file", path.display()))?;

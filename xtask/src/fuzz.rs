@@ -1,4 +1,4 @@
-//! `cargo xtask fuzz`: looks for inputs under which the packet path breaks what must hold (`ebpf/fuzz`).
+//! `cargo xtask fuzz`: looks for inputs under which the packet path breaks its invariants (`ebpf/fuzz`).
 //!
 //! cargo-fuzz builds the target with coverage counters and the address sanitizer. The pinned compiler has both, behind
 //! switches that `RUSTC_BOOTSTRAP` unlocks, so no nightly is needed.
@@ -10,14 +10,14 @@ use crate::{
 use anyhow::{Context as _, Result};
 use std::fs;
 
-/// Where mutations start: what was found worth keeping, inputs that lead far, and inputs that failed once.
+/// Where mutations start: the corpus, inputs that reach deep into the packet path, and inputs that failed once.
 const CORPUS: &str = "fuzz/corpus/packets";
 const SEEDS: &str = "fuzz/seeds";
 const REGRESSIONS: &str = "fuzz/regressions";
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// How long to look.
+    /// Minutes to run.
     #[arg(long, default_value_t = 10, value_name = "N")]
     minutes: u64,
 }
@@ -32,7 +32,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     fuzz.args(["-max_len=512", "-print_final_stats=1", &format!("-max_total_time={}", args.minutes * 60)]);
     run_command(&mut fuzz).with_context(|| {
         format!(
-            "a failing input is in ebpf/fuzz/artifacts: shorten it (cargo fuzz tmin), mend what it shows, and keep it in \
+        "a failing input is in ebpf/fuzz/artifacts: shorten it (cargo fuzz tmin), fix the bug, and keep the input in \
              ebpf/{REGRESSIONS} under a name that says what it shows"
         )
     })

@@ -1,7 +1,7 @@
-//! `cargo xtask load` and `unload`: this tree's controller and programs on this machine's own devices, and off them again.
+//! `cargo xtask load` and `unload`: runs this tree's controller and programs on this machine's own devices, and removes them.
 //!
-//! What it makes is its own: a store and a session below the build directory, pins beside an installed router's. The store is
-//! kept until `unload`, with whatever was made in it meanwhile, but for networks on other devices than a later load names.
+//! Both keep apart from an installed router: store and session are below the build directory, pins in a directory of their own.
+//! The store is kept until `unload`; a later load removes only the networks on devices that it does not name.
 
 use crate::{
     build::{binary, target_directory},
@@ -19,15 +19,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Where the pins are, and those of an installed router.
+/// Pins of `load`, and of an installed router.
 const PINS: &str = "/sys/fs/bpf/vipgate-load";
 const INSTALLED: &str = "/sys/fs/bpf/vipgate";
-/// To load the programs and to serve.
+/// Capabilities for loading the programs and serving the API.
 const READY: Duration = Duration::from_secs(60);
 const PASSWORD: &str = "password";
-/// What a controller's log has when it serves.
+/// The line of the log that reports a controller ready.
 const SERVES: &str = "vipgate serves the API";
-/// What doctor ends with when it found something that hinders.
+/// Exit status of doctor if it found a problem.
 const HINDERED: i32 = 1;
 
 #[derive(Debug, clap::Args)]
@@ -54,7 +54,7 @@ pub(crate) struct UnloadArgs {}
 
 pub(crate) fn run(args: &Args) -> Result<()> {
     if let Some(wrong) = args.devices.iter().find(|device| !is_plain(device)) {
-        bail!("`{wrong}` is no device's name");
+        bail!("`{wrong}` is not a valid device name");
     }
     setup::ensure(&[Need::Build])?;
     ebpf::build()?;
@@ -77,7 +77,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         scratch.directory.display(),
         program.display()
     );
-    // Its signals and its exit status are this command's.
+    // `exec`: signals and the exit status are the controller's own.
     Err(scratch.vipgate(&program)?.arg("serve").exec()).context("cannot start the controller")
 }
 
@@ -95,23 +95,23 @@ pub(crate) fn unload(_: &UnloadArgs) -> Result<()> {
             let mut detach = as_root(program, "taking programs out of the kernel")?;
             run_command(detach.arg("detach").args(["--bpffs", PINS]))?;
         }
-        None => bail!("there is no vipgate in the build directory: cargo xtask build makes it"),
+        None => bail!("there is no vipgate in the build directory: run cargo xtask build first"),
     }
-    let remove = which("rm").context("there is no rm")?;
+    let remove = which("rm").context("there is no rm on this machine")?;
     run_command(as_root(&remove, "removing what the controller made")?.arg("-rf").args([Path::new(PINS), &directory]))
 }
 
-/// Below /sys/fs/bpf, into which root alone can look.
+/// Asks as root: only root can look into /sys/fs/bpf.
 fn is_directory(path: &str) -> Result<bool> {
-    let test = which("test").context("there is no test")?;
+    let test = which("test").context("there is no test(1) on this machine")?;
     Ok(as_root(&test, "looking for pins")?.args(["-d", path]).status().context("cannot start test")?.success())
 }
 
-/// A controller that is installed may have the same devices.
+/// An installed controller may hold the same devices.
 fn refuse_beside_an_installed_one(program: &Path) -> Result<()> {
     let mut status = as_root(program, "looking for an installed router")?;
     let status = status.args(["status", "--output", "json", "--bpffs", INSTALLED]);
-    // One of another version has tables that this one cannot read.
+    // The tables of another version cannot be read by this one.
     let is_there = |mut entries: fs::ReadDir| entries.next().is_some();
     if fs::read_dir(INSTALLED).is_ok_and(is_there)
         || status.stdout(Stdio::null()).stderr(Stdio::null()).status()?.success()
@@ -123,7 +123,7 @@ fn refuse_beside_an_installed_one(program: &Path) -> Result<()> {
     Ok(())
 }
 
-/// What is kept between two loads.
+/// Files that are kept between two loads.
 struct Scratch {
     directory: PathBuf,
     hook: String,
@@ -160,12 +160,12 @@ impl Scratch {
         self.directory.join("router.yaml")
     }
 
-    /// The router that was applied last.
+    /// The router file that was applied last.
     fn applied(&self) -> Option<String> {
         fs::read_to_string(self.file()).ok()
     }
 
-    /// Brings a declared router to the store, by a controller of its own: it takes calls.
+    /// Applies a router file to the store. Runs a controller for it, since only a controller takes the calls.
     fn apply(&self, program: &Path, router: &str) -> Result<()> {
         eprintln!("==> a router with these devices");
         let new = self.directory.join("new.yaml");
@@ -175,10 +175,10 @@ impl Scratch {
         let mut controller =
             serve.arg("serve").stderr(log.try_clone()?).stdout(log).spawn().context("cannot start it")?;
         let filled = self.fill(program, &new, &mut controller);
-        // One that ended by itself, as beside another, has nothing to be asked.
+        // The controller may have ended by itself, for example because another one runs.
         if let Ok(None) = controller.try_wait() {
-            // Root's, through sudo: only asking for an end reaches it.
-            let kill = which("kill").context("there is no kill")?;
+            // Through sudo the controller is root's: only root can signal it.
+            let kill = which("kill").context("there is no kill on this machine")?;
             run_command(as_root(&kill, "ending the controller")?.arg(controller.id().to_string()))?;
         }
         controller.wait().context("cannot wait for the controller")?;
@@ -195,11 +195,11 @@ impl Scratch {
         if !login.status.success() {
             bail!("cannot log in: {}", String::from_utf8_lossy(&login.stderr).trim());
         }
-        // What an earlier load had on other devices goes.
+        // Prune what an earlier load had on other devices.
         run_command(self.vipgate(program)?.args(["apply", "--prune", "--file"]).arg(router))
     }
 
-    /// Waits until the controller says that it serves: another one may answer where it would.
+    /// Waits until this controller's log reports it ready: another controller may answer at its address.
     fn await_service(&self, controller: &mut Child) -> Result<()> {
         let log = self.directory.join("apply.log");
         let deadline = Instant::now() + READY;
@@ -212,14 +212,14 @@ impl Scratch {
             }
             if ended.is_some() || Instant::now() > deadline {
                 eprint!("{said}");
-                bail!("the controller did not come to serve");
+                bail!("the controller did not become ready");
             }
             thread::sleep(Duration::from_millis(200));
         }
     }
 }
 
-/// Networks on these devices, the first of them public: a device gets its programs when a network is on it.
+/// A router file with a network on each device, the first one public: a device gets its programs once a network is on it.
 fn router(devices: &[String]) -> String {
     let mut text = "zones:\n  load:\n    l2s:\n".to_owned();
     for (number, device) in devices.iter().enumerate() {
@@ -231,7 +231,7 @@ fn router(devices: &[String]) -> String {
     text
 }
 
-/// Whether a name needs no quotes in the router's file.
+/// Whether a name needs no quotes in the router file.
 fn is_plain(name: &str) -> bool {
     let is_name = |c: char| c.is_ascii_alphanumeric() || "._-@".contains(c);
     name.starts_with(|c: char| c.is_ascii_alphabetic()) && name.chars().all(is_name)
@@ -249,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn what_would_be_more_than_a_name_in_the_file_is_none() {
+    fn a_device_name_that_yaml_would_read_otherwise_is_refused() {
         assert!(["pub0", "eth0.100", "vipgate-q0"].into_iter().all(is_plain));
         assert!(["", "a: b", "{}", "0", "a\nb"].into_iter().all(|name| !is_plain(name)));
     }

@@ -1,7 +1,7 @@
 //! The project's own commands: `cargo xtask setup | build | demo | load | unload | test | vm | fuzz | mutants | lint |
 //! bench | package`.
 //!
-//! One module a command. What runs here is what CI and the README run: nothing has a second, hidden way.
+//! One module a command. CI and the README run these same commands; nothing has a second, hidden way.
 
 mod aside;
 mod bench;
@@ -32,7 +32,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Install what building and testing need; says what and why. Safe to run again.
+    /// Install what building and testing need; prints what and why. Safe to run again.
     #[command(
         after_help = "Examples:\n  cargo xtask setup            # everything\n  cargo xtask setup --check    # only say what is missing"
     )]
@@ -40,56 +40,56 @@ enum Command {
 
     /// Build the kernel programs, then the `vipgate` binary that embeds them.
     #[command(
-        after_help = "Examples:\n  cargo xtask build\n  cargo xtask build --release\n  cargo xtask build --ebpf     # the kernel programs only"
+        after_help = "Examples:\n  cargo xtask build\n  cargo xtask build --release\n  cargo xtask build --ebpf     # only the kernel programs"
     )]
     Build(build::Args),
 
-    /// A virtual router with clients and backends in network namespaces, configured by REST calls. Needs root.
+    /// Set up a virtual router with clients and backends in network namespaces, configured by REST calls. Needs root.
     #[command(
-        after_help = "Examples:\n  cargo xtask demo             # stays up with a prompt\n  cargo xtask demo --once      # shows everything and ends; exit status 0 if all of it held\n  cargo xtask demo --hook xdp"
+        after_help = "Examples:\n  cargo xtask demo             # stays up with a prompt\n  cargo xtask demo --once      # shows everything and ends; exit status 0 if every check passed\n  cargo xtask demo --hook xdp"
     )]
     Demo(demo::Args),
 
-    /// Build, then the controller in the foreground on devices of this machine, after doctor has looked at it. Needs root.
+    /// Build, run doctor, then run the controller in the foreground on devices of this machine. Needs root.
     ///
-    /// For work on a router VM: its store, kept until `unload`, is below the build directory, its pins are beside an
-    /// installed router's. It begins with a network on each device, for VIPs to be made in.
+    /// For development on a router VM. The store is below the build directory and is kept until `unload`; the pins are
+    /// separate from an installed router's. Each device starts with a network, on which VIPs can be created.
     #[command(
-        after_help = "Examples:\n  cargo xtask load --device pub0 --device priv0\n  cargo xtask load --device pub0 --device priv0 --hook xdp --release\n  cargo xtask unload    # takes all of it away"
+        after_help = "Examples:\n  cargo xtask load --device pub0 --device priv0\n  cargo xtask load --device pub0 --device priv0 --hook xdp --release\n  cargo xtask unload    # removes all of it"
     )]
     Load(load::Args),
 
-    /// Take what `load` has loaded and made off this machine again. Its controller must have ended.
+    /// Remove everything that `load` loaded and created on this machine. Its controller must have ended.
     #[command(after_help = "Example:\n  cargo xtask unload")]
     Unload(load::UnloadArgs),
 
-    /// All tests: units, kernel programs by test run, end to end in namespaces under both hooks, and the package on
+    /// Run all tests: unit tests, kernel programs by test run, end to end in namespaces under both hooks, and the package on
     /// distribution kernels in virtual machines. Needs root.
     #[command(
-        after_help = "Examples:\n  cargo xtask test\n  cargo xtask test --filter restart    # the tests whose name holds `restart`"
+        after_help = "Examples:\n  cargo xtask test\n  cargo xtask test --filter restart    # only tests whose name contains `restart`"
     )]
     Test(test::Args),
 
-    /// Distribution kernels in virtual machines, and the package in them: tests, a router to look at, and what packets
-    /// cost it. Needs root.
+    /// Run the package on distribution kernels in virtual machines: tests, a router to look at, and the cost of packets.
+    /// Needs root.
     #[command(
-        after_help = "Examples:\n  cargo xtask vm list\n  cargo xtask vm test --kernel 6.12\n  cargo xtask vm shell\n  cargo xtask vm bench    # each hook beside IPVS, nftables and plain forwarding"
+        after_help = "Examples:\n  cargo xtask vm list\n  cargo xtask vm test --kernel 6.12\n  cargo xtask vm shell\n  cargo xtask vm bench    # each hook against IPVS, nftables and plain forwarding"
     )]
     Vm(vm::Args),
 
-    /// Look for packets and tables under which the packet path, compiled for this machine, breaks what must hold.
+    /// Fuzz the packet path, compiled for this machine, against its invariants.
     #[command(
-        after_help = "Examples:\n  cargo xtask fuzz\n  cargo xtask fuzz --minutes 60    # goes on where the last run ended"
+        after_help = "Examples:\n  cargo xtask fuzz\n  cargo xtask fuzz --minutes 60    # continues where the last run ended"
     )]
     Fuzz(fuzz::Args),
 
-    /// Put faults into a copy of the packet path, one at a time, and see whether a test notices. Needs root.
+    /// Put faults into a copy of the packet path, one at a time, and check that a test notices each. Needs root.
     #[command(
-        after_help = "Examples:\n  cargo xtask mutants                  # those that ebpf/faults.toml names: hours\n  cargo xtask mutants --only checksum --output json\n  cargo xtask mutants --pure             # those that cargo-mutants makes in the tables' arithmetic"
+        after_help = "Examples:\n  cargo xtask mutants                  # the faults of ebpf/faults.toml; takes hours\n  cargo xtask mutants --only checksum --output json\n  cargo xtask mutants --pure             # faults that cargo-mutants makes in the tables' arithmetic"
     )]
     Mutants(mutants::Args),
 
-    /// Formatting, clippy with warnings as errors, the kernel programs' lints, licences of the dependencies.
+    /// Check format, clippy (warnings are errors), the kernel programs' lints, and licences of the dependencies.
     #[command(after_help = "Example:\n  cargo xtask lint")]
     Lint(lint::Args),
 
@@ -97,7 +97,7 @@ enum Command {
     #[command(after_help = "Example:\n  cargo xtask bench")]
     Bench(bench::Args),
 
-    /// A tarball to install on a router: the binary, its systemd unit, an example configuration.
+    /// Build a tarball to install on a router: the binary, its systemd unit, an example configuration.
     #[command(
         after_help = "Example:\n  cargo xtask package    # target/package/vipgate-<version>-<architecture>.tar.gz"
     )]

@@ -1,10 +1,10 @@
-//! `cargo xtask mutants`: whether the tests notice faults in the packet path.
+//! `cargo xtask mutants`: checks that the tests notice faults in the packet path.
 //!
-//! `ebpf/faults.toml` names small edits of the sources, each a fault that somebody could make. One at a time is put into a copy
-//! of the tree, and layers of tests run there, cheapest first, until one fails: the fault is noticed. One that no layer
-//! notices survives, which is a test that is missing, or the table says why nothing can notice it.
+//! `ebpf/faults.toml` lists small edits of the sources, each a fault that a developer could make. Each is put into a copy of
+//! the tree, and layers of tests run there, cheapest first, until one fails: the fault is noticed. A fault that no layer
+//! notices survives: a test is missing, or the table says why no test can notice it.
 //!
-//! Pure code, which has tests beside it, is left to cargo-mutants (`--pure`), which makes its faults itself.
+//! Pure code with tests beside it is left to cargo-mutants (`--pure`), which makes faults itself.
 
 mod copy;
 mod faults;
@@ -28,15 +28,15 @@ use std::time::Instant;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Only the faults whose name holds this; may be given more than once.
+    /// Only the faults whose name contains this; may be given more than once.
     #[arg(long, value_name = "NAME")]
     only: Vec<String>,
 
-    /// What is printed: a line for each fault as it is known, or all of them in one document at the end.
+    /// Output format: a line for each fault as it is examined, or one JSON document at the end.
     #[arg(long, value_enum, default_value_t = Output::Text)]
     output: Output,
 
-    /// Faults that cargo-mutants makes in the tables' pure code, instead of those of the table.
+    /// Let cargo-mutants make faults in the tables' pure code, instead of using the table.
     #[arg(long, conflicts_with_all = ["only", "output"])]
     pure: bool,
 }
@@ -47,20 +47,20 @@ enum Output {
     Json,
 }
 
-/// What became of a fault.
+/// What happened to a fault.
 #[derive(Debug, Serialize)]
 struct Outcome<'a> {
     name: &'a str,
     file: &'a str,
     why: &'a str,
     noticed: Option<Noticed>,
-    /// What the table says of one that nothing can notice.
+    /// The table's reason why no test can notice it.
     survives: Option<&'a str>,
     seconds: u64,
 }
 
 impl Outcome<'_> {
-    /// Noticed, or as the table says.
+    /// Whether the fault was noticed, or survived as the table expects.
     fn fits(&self) -> bool {
         self.noticed.is_some() == self.survives.is_none()
     }
@@ -86,13 +86,13 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let faults = faults::read(&root())?;
     let chosen = |fault: &&Fault| args.only.is_empty() || args.only.iter().any(|name| fault.name.contains(name));
     let faults: Vec<&Fault> = faults.iter().filter(chosen).collect();
-    ensure!(!faults.is_empty(), "no fault of {TABLE} has such a name");
+    ensure!(!faults.is_empty(), "no fault in {TABLE} has such a name");
 
     let sources = Sources::make()?;
     let layers = layers::all(sources.tree())?;
     eprintln!("==> every layer, without a fault");
     if let Some(Noticed { layer, test }) = examine(&layers, None)? {
-        bail!("without a fault, {test} of {layer} fails: mend that first");
+        bail!("without any fault, {test} of {layer} fails: fix that first");
     }
     let mut outcomes = Vec::new();
     for (at, fault) in (1..).zip(&faults) {
@@ -116,11 +116,11 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         println!("{}", serde_json::to_string_pretty(&outcomes)?);
     }
     let wrong: Vec<&str> = outcomes.iter().filter(|outcome| !outcome.fits()).map(|outcome| outcome.name).collect();
-    ensure!(wrong.is_empty(), "not as {TABLE} says: {}", wrong.join(", "));
+    ensure!(wrong.is_empty(), "these are not as {TABLE} expects: {}", wrong.join(", "));
     Ok(())
 }
 
-/// The first layer that fails, of those that a fault can show in.
+/// The first failing layer among those that can notice the fault.
 fn examine(layers: &[Layer], fault: Option<&Fault>) -> Result<Option<Noticed>> {
     for layer in layers.iter().filter(|layer| fault.is_none_or(|fault| layer.sees(&fault.file))) {
         let started = Instant::now();
@@ -134,7 +134,7 @@ fn examine(layers: &[Layer], fault: Option<&Fault>) -> Result<Option<Noticed>> {
     Ok(None)
 }
 
-/// What cargo-mutants is given: arithmetic without input or output, which has its tests beside it.
+/// Runs cargo-mutants on arithmetic without I/O, which has its tests beside it.
 fn pure() -> Result<()> {
     setup::ensure(&[Need::Build, Need::Mutants])?;
     let mut command =

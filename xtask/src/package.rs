@@ -1,4 +1,4 @@
-//! `cargo xtask package`: one tarball to unpack on a router. The binary embeds the kernel programs: no toolchain there.
+//! `cargo xtask package`: a tarball to unpack on a router. The binary embeds the kernel programs: a router needs no toolchain.
 
 use crate::{
     build::{binary, target_directory},
@@ -12,7 +12,7 @@ use std::{fs, path::PathBuf, process::Command};
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {}
 
-/// What goes into the tarball besides the binary: where it comes from, where it is installed.
+/// What the tarball holds besides the binary: the file in this tree, and the path it is installed at.
 const FILES: [(&str, &str); 5] = [
     ("packaging/vipgate.service", "usr/lib/systemd/system/vipgate.service"),
     ("packaging/vipgate.toml", "etc/vipgate/vipgate.toml"),
@@ -26,7 +26,7 @@ pub(crate) fn run(_: &Args) -> Result<()> {
     Ok(())
 }
 
-/// Makes the tarball; where it is.
+/// Makes the tarball and returns its path.
 pub(crate) fn build() -> Result<PathBuf> {
     setup::ensure(&[Need::Build])?;
     ebpf::build()?;

@@ -1,8 +1,8 @@
-//! Installing QEMU: the one of the machine's release, but on Debian 12 the one of its backports.
+//! Installs QEMU: from the machine's own release, but on Debian 12 from its backports.
 //!
-//! There the release's own is too old beside what images of Debian 12 often have from backports already, and apt would
-//! take that away. apt gets lists of its own for this, so that the machine's sources stay as they are, and installs only
-//! if nothing that is there is upgraded or removed.
+//! Images of Debian 12 often have packages from backports already. Beside those the release's own QEMU is too old, and apt
+//! would remove them. apt uses separate package lists for this, so that the machine's sources stay as they are, and
+//! installs only if no installed package is upgraded or removed.
 
 use crate::{
     build::target_directory,
@@ -45,7 +45,7 @@ pub(crate) fn install() -> Result<()> {
     step("QEMU", &mut command(&words)?)
 }
 
-/// The options that give apt sources, lists and archives of its own.
+/// Options that give apt separate sources, lists and archives.
 fn private_lists() -> Result<Vec<String>> {
     let root = target_directory().join("apt");
     for directory in ["lists/partial", "archives/partial"] {

@@ -1,6 +1,6 @@
-//! `cargo xtask setup`: what the machine must have, looked for by what it does (a program, a file), installed by package.
+//! `cargo xtask setup`: finds what the machine lacks by programs and files, and installs it by package.
 //!
-//! The other commands call [`ensure`] for the part they need, which costs a few file look-ups when nothing is missing.
+//! Other commands call [`ensure`] for the part they need, which costs a few file look-ups if nothing is missing.
 
 use crate::{
     build::target_directory,
@@ -17,7 +17,7 @@ use std::{
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Only say what is missing; exit status 1 if anything is.
+    /// Only print what is missing; exit status 1 if anything is.
     #[arg(long)]
     check: bool,
 }
@@ -29,9 +29,9 @@ pub(crate) enum Need {
     Build,
     /// The network-namespace lab.
     Lab,
-    /// What reads the API's document and holds the API against it.
+    /// Tests of the API against its OpenAPI document.
     Api,
-    /// The benchmark's generators and peers.
+    /// The benchmark's traffic generators, and what it compares with.
     Bench,
     /// Virtual machines with distribution kernels.
     Vm,
@@ -39,13 +39,13 @@ pub(crate) enum Need {
     Lint,
     /// The fuzzer.
     Fuzz,
-    /// Faults that are made by program: `cargo xtask mutants --pure` alone needs it.
+    /// cargo-mutants, for `cargo xtask mutants --pure` alone.
     Mutants,
 }
 
 const EVERYTHING: [Need; 7] = [Need::Build, Need::Lab, Need::Api, Need::Bench, Need::Vm, Need::Lint, Need::Fuzz];
 
-/// A program of the lab, the Debian package that brings it, and what for.
+/// A program, the Debian package that holds it, and what needs it.
 struct Tool {
     program: &'static str,
     package: &'static str,
@@ -61,15 +61,15 @@ const LAB: [Tool; 14] = [
     tool("ethtool", "ethtool", "offload settings that native XDP on veth needs"),
     tool("nginx", "nginx-light", "the TCP backends: a real web server"),
     tool("curl", "curl", "the clients, and the REST calls as a user would type them"),
-    tool("ping", "iputils-ping", "ICMP, and traffic that is no VIP's"),
+    tool("ping", "iputils-ping", "ICMP, and traffic that belongs to no VIP"),
     tool("iperf3", "iperf3", "bulk TCP"),
-    tool("nc", "netcat-openbsd", "lines and datagrams, by hand"),
+    tool("nc", "netcat-openbsd", "single lines and datagrams"),
     tool("setpriv", "util-linux", "starting the controller with fewer privileges"),
-    tool("nft", "nftables", "the benchmark's other contestant"),
+    tool("nft", "nftables", "what the benchmark compares with"),
     tool("tcpdump", "tcpdump", "captures, and looking at packets when a test fails"),
-    tool("scapy", "python3-scapy", "reading captures: checksums computed by another hand"),
-    tool("zsh", "zsh", "completion as its users have it"),
-    tool("fish", "fish", "completion as its users have it"),
+    tool("scapy", "python3-scapy", "reading captures: checksums computed independently"),
+    tool("zsh", "zsh", "tests of shell completion"),
+    tool("fish", "fish", "tests of shell completion"),
     tool("bpftool", "bpftool", "looking at programs and maps when a test fails"),
 ];
 
@@ -85,29 +85,29 @@ const VM: [Tool; 6] = [
     tool("xz", "xz-utils", "unpacks kernels' modules"),
     tool("zstd", "zstd", "unpacks kernels' modules"),
     tool("debootstrap", "debootstrap", "the whole Debian 13 that the package is installed on in a virtual machine"),
-    tool("mke2fs", "e2fsprogs", "makes that one's disk"),
+    tool("mke2fs", "e2fsprogs", "makes the disk of that Debian"),
 ];
 
 const QEMU: &str = "qemu-system-x86_64";
 
-/// Packages that start a service when they are installed.
+/// Packages whose installation starts a service.
 const SERVICES: [(&str, &str); 2] = [("nginx-light", "nginx.service"), ("haproxy", "haproxy.service")];
 
 /// Debian's compiler with the BPF target's core library prebuilt: no nightly, no build-std.
 const DEBIAN_TOOLCHAIN: [&str; 3] = ["rustc-web", "cargo-web", "libstd-rust-web-dev-bpf"];
 
-/// One thing that is not there.
+/// One missing thing.
 #[derive(Debug)]
 enum Missing {
     Package {
         name: &'static str,
         why: &'static str,
     },
-    /// Debian has no BPF toolchain here: rustup's nightly with rust-src instead.
+    /// Debian has no BPF toolchain here: use rustup's nightly with rust-src.
     RustupToolchain,
     BpfLinker,
     Qemu,
-    /// A virtual environment of the project's own with the packages of the requirements.
+    /// The project's Python virtual environment with the required packages.
     PythonPackages,
     CargoFuzz,
     CargoMutants,
@@ -128,7 +128,7 @@ impl Missing {
             Self::Qemu => ("qemu-system-x86 (apt)".to_owned(), "virtual machines with distribution kernels".to_owned()),
             Self::PythonPackages => (
                 "schemathesis 4 (pip, into target/python)".to_owned(),
-                "throws at the API what its OpenAPI document allows and forbids".to_owned(),
+                "tests the API with inputs that its OpenAPI document allows and forbids".to_owned(),
             ),
             Self::CargoFuzz => ("cargo-fuzz 0.13 (cargo)".to_owned(), "cargo xtask fuzz".to_owned()),
             Self::CargoMutants => ("cargo-mutants 27 (cargo)".to_owned(), "cargo xtask mutants --pure".to_owned()),
@@ -150,7 +150,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     install(missing)
 }
 
-/// Installs what `needs` lacks on this machine; silent when nothing is missing.
+/// Installs what `needs` lacks on this machine; prints nothing if nothing is missing.
 pub(crate) fn ensure(needs: &[Need]) -> Result<()> {
     let missing = missing(needs);
     if missing.is_empty() { Ok(()) } else { install(missing) }
@@ -217,14 +217,14 @@ fn missing_for_api(missing: &mut Vec<Missing>) {
     if fs::read(wanted).ok().is_some_and(|wanted| fs::read(installed).is_ok_and(|installed| installed == wanted)) {
         return;
     }
-    // Debian has the module that puts pip into a new environment in a package of its own.
+    // On Debian, the module that puts pip into a new environment has a package of its own.
     if capture(Command::new("python3").args(["-c", "import ensurepip"])).is_none() {
         missing.push(Missing::Package { name: "python3-venv", why: "runs schemathesis" });
     }
     missing.push(Missing::PythonPackages);
 }
 
-/// The packages with their versions and hashes.
+/// The file that lists the packages with versions and hashes.
 fn requirements() -> PathBuf {
     root().join("tests/schemathesis/requirements.txt")
 }
@@ -233,12 +233,12 @@ fn python_directory() -> PathBuf {
     target_directory().join("python")
 }
 
-/// In the environment: the requirements that it was made by.
+/// A file in the environment: the requirements that it was made from.
 const INSTALLED: &str = "requirements.txt";
 
 const LLVM_PREFIX: &str = "/usr/lib/llvm-22";
 
-/// A machine whose package lists were never fetched knows none of its packages: then Debian's name decides.
+/// Without package lists apt knows no packages: then the release's name decides.
 fn debian_has_toolchain() -> bool {
     which("apt-get").is_some()
         && (capture(Command::new("apt-cache").args(["show", DEBIAN_TOOLCHAIN[0]])).is_some_and(|text| !text.is_empty())
@@ -287,7 +287,7 @@ pub(crate) fn apt(packages: &[&str]) -> Result<()> {
     };
     let mut update = as_root(&apt_get, "installing packages")?;
     step("package lists", update.args(["update", "-qq"]))?;
-    // Their programs are wanted, not their services, which would take ports now and at every boot.
+    // Only their programs are wanted. Their services would take ports, now and at every boot.
     let services: Vec<&str> =
         SERVICES.into_iter().filter(|(package, _)| packages.contains(package)).map(|(_, service)| service).collect();
     systemctl("mask", &services)?;
@@ -300,7 +300,7 @@ pub(crate) fn apt(packages: &[&str]) -> Result<()> {
     systemctl("disable", &services)
 }
 
-/// Has systemd, if it runs this machine, do this to services.
+/// Does this to services if systemd runs on this machine.
 fn systemctl(verb: &str, services: &[&str]) -> Result<()> {
     if services.is_empty() || !Path::new("/run/systemd/system").exists() {
         return Ok(());
@@ -341,7 +341,7 @@ fn cargo_install(package: &str, version: &str, takes: &str) -> Result<()> {
     )
 }
 
-/// bpf-linker's build script does not find Debian's versioned LLVM by itself: `LLVM_PREFIX` names it.
+/// `LLVM_PREFIX`: bpf-linker's build script does not find Debian's versioned LLVM by itself.
 fn bpf_linker() -> Result<()> {
     let mut command = Command::new("cargo");
     command.args([

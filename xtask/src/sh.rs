@@ -1,4 +1,4 @@
-//! Running other programs: every step is announced, its output is shown as it comes, a failure names the command.
+//! Runs other programs: announces every step, shows its output as it comes, and names the command that failed.
 
 use anyhow::{Context as _, Result, bail};
 use std::{
@@ -8,7 +8,7 @@ use std::{
     time::Instant,
 };
 
-/// The workspace's root: the parent of this crate, as cargo tells it.
+/// The workspace's root: the parent of this crate's directory.
 pub(crate) fn root() -> PathBuf {
     let manifest =
         env::var_os("CARGO_MANIFEST_DIR").map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from);
@@ -46,7 +46,7 @@ pub(crate) fn capture(command: &mut Command) -> Option<String> {
     output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 
-/// Where `program` is: on PATH, in cargo's bin directory, or where system tools live (a user's PATH often lacks sbin).
+/// The path of `program`: on PATH, in cargo's bin directory, or where system tools are (a user's PATH often lacks sbin).
 pub(crate) fn which(program: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
     env::split_paths(&path)
@@ -68,10 +68,10 @@ pub(crate) fn is_root() -> bool {
     capture(Command::new("id").arg("-u")).as_deref() == Some("0")
 }
 
-/// `program` as root: as it is for root, through sudo for others.
+/// `program` as root: run directly by root, through sudo by others.
 ///
 /// # Errors
-/// Not root and no sudo: says what to do.
+/// The user is not root and there is no sudo; the message says what to do.
 pub(crate) fn as_root(program: &Path, why: &str) -> Result<Command> {
     if is_root() {
         return Ok(Command::new(program));

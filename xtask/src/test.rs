@@ -1,7 +1,7 @@
-//! `cargo xtask test`: everything the tests need, then every test of the workspace, then those on virtual machines.
+//! `cargo xtask test`: installs what the tests need, then runs every test of the workspace and the tests in virtual machines.
 //!
-//! End-to-end tests make their own namespaces and run side by side. The test binaries run as root: the kernel asks for
-//! it to load programs and to make namespaces.
+//! End-to-end tests make their own namespaces and run side by side. The test binaries run as root, which loading programs and
+//! making namespaces need.
 
 use crate::{
     aside::Aside,
@@ -18,17 +18,17 @@ use std::{
     time::Instant,
 };
 
-/// Where the property tests' inputs come from. They are the same in each run, so that the outcome tells of the code
-/// alone; `cargo test` and `cargo xtask fuzz` look for new ones.
+/// The seed of the property tests' inputs. It is fixed, so that the outcome depends on the code alone; `cargo test` and
+/// `cargo xtask fuzz` try new inputs.
 const SEED: &str = "PROPTEST_RNG_SEED";
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Only the tests whose name holds this.
+    /// Only the tests whose name contains this.
     #[arg(long)]
     filter: Option<String>,
 
-    /// Tests at a time.
+    /// Number of tests that run at a time.
     #[arg(long, default_value_t = 4)]
     threads: usize,
 }
@@ -60,12 +60,12 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     if args.filter.is_none() {
         outcomes.push(("virtual machines", on_machines(asides, &mut tally)));
     } else {
-        // They need the optimised package, which takes minutes to build: who chooses tests is in a hurry.
-        println!("the tests on virtual machines are not among these: cargo xtask vm test --filter ...");
+        // They need the optimised package, which takes minutes to build; with a filter the developer wants a quick answer.
+        println!("this skips the tests in virtual machines: run them by cargo xtask vm test --filter ...");
     }
     println!("{} passed, {} failed", tally.passed, tally.failed);
     if let Some(filter) = args.filter.as_ref().filter(|_| tally == Tally::default()) {
-        bail!("no test's name holds `{filter}`");
+        bail!("no test's name contains `{filter}`");
     }
     for (what, outcome) in outcomes {
         let status = outcome.with_context(|| format!("the tests of {what} did not run"))?;
@@ -76,11 +76,11 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// What takes minutes until machines can boot, and can be had while the other tests wait for the kernel and for each other.
+/// Starts in the background what virtual machines need and what takes minutes, while the other tests run.
 fn for_machines() -> Result<Vec<Aside>> {
     setup::ensure(&[Need::Vm])?;
     let log = |name: &str| build::target_directory().join(name);
-    // Not the program that runs: building everything has put another one, with the tests' features, in its place.
+    // By its path: building everything has replaced this program's file by one with the tests' features.
     let mut package = Command::new(build::target_directory().join("debug/xtask"));
     package.arg("package");
     let mut kernels = as_root(&vm::binary(), "keeping kernels where the machines' programs look for them")?;
@@ -91,11 +91,11 @@ fn for_machines() -> Result<Vec<Aside>> {
     ])
 }
 
-/// The package on distribution kernels.
+/// Runs the package on distribution kernels.
 fn on_machines(asides: Vec<Aside>, tally: &mut Tally) -> Result<ExitStatus> {
     for aside in asides {
         if let Err(error) = aside.finish() {
-            // It is done again just below, where a fault that stays is told as it comes.
+            // It is done again just below, where a lasting fault is reported.
             eprintln!("    {error:#}");
         }
     }
@@ -107,7 +107,7 @@ fn on_machines(asides: Vec<Aside>, tally: &mut Tally) -> Result<ExitStatus> {
     Ok(status)
 }
 
-/// Tests over all test programs.
+/// Results of all test programs, added up.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Tally {
     passed: u64,
@@ -128,12 +128,12 @@ impl Tally {
     }
 }
 
-/// Runs tests with their output shown as it comes, and counts them.
+/// Runs tests, shows their output as it comes, and counts them.
 fn run_counting(command: &mut Command, tally: &mut Tally) -> Result<ExitStatus> {
     let mut child = command.stdout(Stdio::piped()).spawn().context("cannot start the tests")?;
     if let Some(output) = child.stdout.take() {
         for line in BufReader::new(output).split(b'\n') {
-            let line = line.context("cannot read what the tests say")?;
+            let line = line.context("cannot read the tests' output")?;
             let line = String::from_utf8_lossy(&line);
             println!("{line}");
             tally.add(&line);
@@ -142,7 +142,7 @@ fn run_counting(command: &mut Command, tally: &mut Tally) -> Result<ExitStatus> 
     child.wait().context("cannot wait for the tests")
 }
 
-/// The variable that tells cargo how to start a program of the host's own target.
+/// The variable that names the runner cargo starts host programs by.
 fn runner_variable() -> String {
     format!("CARGO_TARGET_{}_UNKNOWN_LINUX_GNU_RUNNER", env::consts::ARCH.to_uppercase())
 }
@@ -152,7 +152,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn results_of_test_programs_are_added_up_and_other_lines_passed_over() {
+    fn results_of_test_programs_are_added_up_and_other_lines_are_ignored() {
         let mut tally = Tally::default();
         for line in [
             "running 3 tests",

@@ -1,4 +1,4 @@
-//! `cargo xtask vm`: builds the package, the guest's init and the `vm` binary of the tests crate, and runs that.
+//! `cargo xtask vm`: builds the package, the guest's init and the `vm` binary of the tests crate, and runs that binary.
 
 use crate::{
     build::target_directory,
@@ -12,11 +12,11 @@ use std::{
     process::Command,
 };
 
-/// The binary has its own help, which is the whole command's.
+/// The binary has its own help, which covers the whole command.
 #[derive(Debug, clap::Args)]
 #[command(disable_help_flag = true)]
 pub(crate) struct Args {
-    /// Passed on as they are; `--help` tells of them.
+    /// Arguments for the binary, passed on unchanged; `--help` lists them.
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     arguments: Vec<String>,
 }
@@ -30,17 +30,17 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     }
     let binary = build_binary()?;
     if boots {
-        // What is wrong is said before the package is built, which takes minutes.
+        // The binary checks its arguments first: building the package takes minutes.
         run_command(Command::new(&binary).arg("--check").args(&args.arguments))?;
     }
     let mut command = if boots { booting(&binary)? } else { Command::new(binary) };
     run_command(command.args(&args.arguments))
 }
 
-/// The `vm` binary with all that its machines get, as root.
+/// The `vm` binary with everything that its machines need, as root.
 pub(crate) fn booting(binary: &Path) -> Result<Command> {
     if std::env::consts::ARCH != "x86_64" {
-        bail!("the virtual machines run Debian's kernels for amd64: on {} there are none", std::env::consts::ARCH);
+        bail!("the virtual machines run Debian's kernels for amd64: there are none for {}", std::env::consts::ARCH);
     }
     setup::ensure(&[Need::Build, Need::Lab, Need::Vm])?;
     let package = package::build()?;
@@ -50,7 +50,7 @@ pub(crate) fn booting(binary: &Path) -> Result<Command> {
     Ok(command)
 }
 
-/// Where the `vm` binary is, once it is built.
+/// Path of the `vm` binary, once it is built.
 pub(crate) fn binary() -> PathBuf {
     target_directory().join("debug/vm")
 }
@@ -65,7 +65,7 @@ fn build_binary() -> Result<PathBuf> {
     Ok(binary())
 }
 
-/// The guest's first process, linked statically: it must run before there is any library.
+/// Builds the guest's first process, linked statically: it runs before any library is there.
 fn init() -> Result<PathBuf> {
     let words = ["rustc", "--locked", "--release", "--package", "vipgate-guest", "--bin", "vipgate-guest"];
     step("the guests' init", cargo(&words).args(["--", "-C", "target-feature=+crt-static"]))?;

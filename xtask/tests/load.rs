@@ -12,12 +12,12 @@ use std::{
 const NAMESPACE: &str = "vgxtask-load";
 const PINS: &str = "/sys/fs/bpf/vipgate-load";
 
-/// The namespace with a router's devices; gone on drop.
+/// A namespace with a router's devices; removed on drop.
 struct Router;
 
 impl Router {
     fn new() -> Result<Self> {
-        // One that a killed run left.
+        // Remove one that a killed run left.
         let _ = ip(&format!("netns del {NAMESPACE}"));
         ip(&format!("netns add {NAMESPACE}"))?;
         let router = Self;
@@ -53,10 +53,10 @@ impl Drop for Router {
     }
 }
 
-/// A load that runs; killed on drop.
+/// A running load; killed on drop.
 struct Load {
     child: Child,
-    /// What it says. It is not to be without somebody who could read it.
+    /// Its output. Kept open so that writes to it do not fail.
     output: BufReader<PipeReader>,
 }
 
@@ -68,22 +68,22 @@ impl Drop for Load {
     }
 }
 
-/// A load that serves, and all it said.
+/// Starts a load and waits until it serves; returns it with its output so far.
 fn serving(router: &Router, words: &str) -> Result<(Load, String)> {
     let mut command = router.xtask(words);
-    // Both outputs in one, in their order.
+    // Both outputs in one pipe keep their order.
     let (reader, writer) = std::io::pipe()?;
     command.stdout(writer.try_clone()?).stderr(writer).stdin(Stdio::null());
     let child = command.spawn().context("cannot start xtask")?;
     drop(command);
     let mut load = Load { child, output: BufReader::new(reader) };
-    let said = until(&mut load.output, "vipgate serves the API")?;
-    Ok((load, said))
+    let output = until(&mut load.output, "vipgate serves the API")?;
+    Ok((load, output))
 }
 
 fn end(mut load: Load) -> Result<()> {
     let status = Command::new("kill").arg(load.child.id().to_string()).status()?;
-    ensure!(status.success() && load.child.wait()?.success(), "it does not end as it should");
+    ensure!(status.success() && load.child.wait()?.success(), "it does not end cleanly");
     Ok(())
 }
 
@@ -106,41 +106,41 @@ fn ip(words: &str) -> Result<Output> {
     Ok(output)
 }
 
-/// Reads what a load says until a line holds `word`, and gives all of it.
+/// Reads a load's output until a line contains `word`, and returns all of it.
 fn until(reader: &mut impl BufRead, word: &str) -> Result<String> {
-    let mut said = String::new();
+    let mut output = String::new();
     let deadline = Instant::now() + Duration::from_secs(600);
-    while !said.contains(word) && Instant::now() < deadline {
-        ensure!(reader.read_line(&mut said)? > 0, "it ended before it said `{word}`: {said}");
+    while !output.contains(word) && Instant::now() < deadline {
+        ensure!(reader.read_line(&mut output)? > 0, "it ended before it printed `{word}`: {output}");
     }
-    Ok(said)
+    Ok(output)
 }
 
 #[test]
-fn a_load_says_what_it_does_with_each_device_and_unload_leaves_nothing() -> Result<()> {
+fn a_load_reports_what_it_does_with_each_device_and_unload_leaves_nothing() -> Result<()> {
     let router = Router::new()?;
-    // What a failed run left.
+    // Remove what a failed run left.
     router.xtask("unload").output()?;
-    // The second finds the store of the first.
+    // The second load finds the store of the first.
     for round in 0..2 {
-        let (load, said) = serving(&router, "load --device pub0 --device priv0 --hook tc")?;
+        let (load, output) = serving(&router, "load --device pub0 --device priv0 --hook tc")?;
         for word in ["program  vipgate_tc: ", "device=\"pub0\" hook=tc why=", "device=\"priv0\" hook=tc why="] {
-            ensure!(said.contains(word), "`{word}` is missing in: {said}");
+            ensure!(output.contains(word), "`{word}` is missing in: {output}");
         }
-        ensure!(said.contains("a router with these devices") == (round == 0), "{said}");
+        ensure!(output.contains("a router with these devices") == (round == 0), "{output}");
         end(load)?;
     }
     ensure!(Path::new(PINS).exists(), "the programs stay without a controller");
 
-    // With other devices: what carried the programs and is none of them loses them.
+    // With other devices, a device that is no longer named loses its programs.
     let (load, _) = serving(&router, "load --device pub0 --device priv1 --hook tc")?;
     let expected = BTreeSet::from(["pub0", "priv1"].map(str::to_owned));
     ensure!(devices()? == expected, "{:?}", devices()?);
-    // Beside one that runs, which stays as it is.
-    let beside = router.xtask("load --device pub0 --device priv0 --hook tc").stdin(Stdio::null()).output()?;
-    let said = String::from_utf8_lossy(&beside.stderr);
-    ensure!(!beside.status.success() && said.contains("the controller did not come to serve"), "{said}");
-    ensure!(!said.contains("No such process"), "{said}");
+    // A second load fails and does not disturb the running one.
+    let second = router.xtask("load --device pub0 --device priv0 --hook tc").stdin(Stdio::null()).output()?;
+    let output = String::from_utf8_lossy(&second.stderr);
+    ensure!(!second.status.success() && output.contains("the controller did not become ready"), "{output}");
+    ensure!(!output.contains("No such process"), "{output}");
     ensure!(devices()? == expected, "{:?}", devices()?);
     end(load)?;
 

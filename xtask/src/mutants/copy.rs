@@ -1,4 +1,4 @@
-//! A copy of the sources, which faults are put into: beside the originals nobody is disturbed by them.
+//! A copy of the sources that faults are put into, so that the originals stay as they are.
 
 use std::{
     fs,
@@ -16,7 +16,7 @@ pub(super) struct Sources {
 }
 
 impl Sources {
-    /// Brings the copy to the sources as they are, committed or not.
+    /// Brings the copy up to date with the sources, committed or not.
     pub(super) fn make() -> Result<Self> {
         let tree = build::target_directory().join("mutants/tree");
         let listed = Command::new("git")
@@ -28,14 +28,14 @@ impl Sources {
         for name in String::from_utf8(listed.stdout)?.split_terminator('\0') {
             let (from, to) = (root().join(name), tree.join(name));
             match fs::read(&from) {
-                // What is the same keeps its time, so that it is not built anew.
+                // An unchanged file keeps its modification time, so that cargo does not build it again.
                 Ok(bytes) if fs::read(&to).is_ok_and(|held| held == bytes) => {}
                 Ok(bytes) => {
                     let directory = to.parent().context("a file is in a directory")?;
                     fs::create_dir_all(directory).with_context(|| format!("cannot make {}", directory.display()))?;
                     fs::write(&to, bytes).with_context(|| format!("cannot write {}", to.display()))?;
                 }
-                // Deleted, and not committed yet: a file that nobody names would do no harm, a test would.
+                // A file that was deleted but not committed: as a test it would still run.
                 Err(_) => drop(fs::remove_file(&to)),
             }
         }
@@ -46,7 +46,7 @@ impl Sources {
         &self.tree
     }
 
-    /// Does something while the fault is in the copy.
+    /// Runs `work` while the fault is in the copy.
     pub(super) fn with<T>(&self, fault: &Fault, work: impl FnOnce() -> Result<T>) -> Result<T> {
         let path = self.tree.join(&fault.file);
         let sound = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;

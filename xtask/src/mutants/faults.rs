@@ -4,35 +4,35 @@ use anyhow::{Context as _, Result, ensure};
 use serde::Deserialize;
 use std::{fs, path::Path};
 
-/// Where it is.
+/// Its path.
 pub(super) const TABLE: &str = "ebpf/faults.toml";
 
-/// A fault that somebody could make.
+/// A fault that a developer could make.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Fault {
     pub(super) name: String,
-    /// Below the workspace's root.
+    /// Relative to the workspace's root.
     pub(super) file: String,
-    /// Stands there once.
+    /// The text to replace; occurs exactly once.
     find: String,
     replace: String,
-    /// What it does wrong: goes on from "it".
+    /// What the fault breaks; continues a sentence that begins with "it".
     pub(super) why: String,
-    /// Why no test can notice it, where none does.
+    /// Why no test can notice it, if none can.
     pub(super) survives: Option<String>,
 }
 
 impl Fault {
-    /// The source with the fault.
+    /// Returns the source with the fault in it.
     ///
     /// # Errors
-    /// The source does not hold the text that it replaces, or not just once.
+    /// The text to replace does not occur exactly once.
     pub(super) fn applied(&self, source: &str) -> Result<String> {
         let places = source.matches(&self.find).count();
         ensure!(
             places == 1,
-            "the fault `{}` finds its text {places} times in {}: {TABLE} has to follow the source",
+            "the fault `{}` finds its text {places} times in {}: {TABLE} must follow the source",
             self.name,
             self.file
         );
@@ -40,14 +40,14 @@ impl Fault {
     }
 }
 
-/// Reads the table of the sources under this directory.
+/// Reads the table of the tree at `root`.
 pub(super) fn read(root: &Path) -> Result<Vec<Fault>> {
     #[derive(Deserialize)]
     struct Table {
         fault: Vec<Fault>,
     }
     let text = fs::read_to_string(root.join(TABLE)).with_context(|| format!("cannot read {TABLE}"))?;
-    let table: Table = toml::from_str(&text).with_context(|| format!("{TABLE} is no table of faults"))?;
+    let table: Table = toml::from_str(&text).with_context(|| format!("{TABLE} is not a valid table of faults"))?;
     Ok(table.fault)
 }
 

@@ -1,4 +1,4 @@
-//! The layers of tests that faults are shown to, cheapest first.
+//! The layers of tests that each fault is shown to, cheapest first.
 
 use super::test_run::{self, Binary};
 use crate::{
@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-/// The packet tests run other programs than those that they were built with: the object at this path.
+/// Names the object whose programs the packet tests run, instead of those that they were built with.
 const PROGRAMS: &str = "VIPGATE_TEST_PROGRAMS";
 
 /// The test that failed first.
@@ -26,23 +26,23 @@ pub(super) struct Noticed {
 #[derive(Debug)]
 pub(super) struct Layer {
     pub(super) name: &'static str,
-    /// It can tell of faults in files below this.
+    /// The layer can notice faults in files below this path.
     looks_at: &'static str,
     tree: PathBuf,
     tests: Tests,
-    /// A fault that makes its tests take longer than this is noticed, too.
+    /// A fault that makes the tests take longer than this counts as noticed.
     patience: Duration,
 }
 
 #[derive(Debug)]
 enum Tests {
-    /// Compiled with the fault: what cargo is told to make them.
+    /// Compiled with the fault; these are cargo's arguments.
     OnHost(&'static [&'static str]),
-    /// Compiled once, which of them; the kernel programs have the fault.
+    /// A test program that is compiled once, and the arguments that choose its tests; only the kernel programs get the fault.
     InKernel(Rc<Binary>, &'static [&'static str]),
 }
 
-/// Those that look at the tree.
+/// All layers, for the tree at `tree`.
 pub(super) fn all(tree: &Path) -> Result<Vec<Layer>> {
     let layer = |name, looks_at, seconds, tests| Layer {
         name,
@@ -63,7 +63,7 @@ pub(super) fn all(tree: &Path) -> Result<Vec<Layer>> {
         layer("the tables' own tests", "ebpf/abi/", 300, Tests::OnHost(&["--package", "vipgate-abi", "--lib"])),
         layer("the model's properties", "ebpf/", 300, Tests::OnHost(properties)),
         layer("the model", "ebpf/", 600, Tests::OnHost(model)),
-        // One hook's first: most faults are both hooks'. Most of their time they wait for the kernel to take programs away.
+        // One hook first: most faults affect both. These tests mostly wait for the kernel to free programs.
         layer("packet tests", "ebpf/", 900, Tests::InKernel(Rc::clone(&packets), &["--test-threads", "8", "::xdp"])),
         layer(
             "packet tests of the other hook",
@@ -76,12 +76,12 @@ pub(super) fn all(tree: &Path) -> Result<Vec<Layer>> {
 }
 
 impl Layer {
-    /// Whether a fault in this file can show in it.
+    /// Whether this layer can notice a fault in this file.
     pub(super) fn sees(&self, file: &str) -> bool {
         file.starts_with(self.looks_at)
     }
 
-    /// A test that fails; `None`: all pass.
+    /// The name of a test that fails; `None` if all pass.
     pub(super) fn first_failure(&self) -> Result<Option<String>> {
         match &self.tests {
             Tests::OnHost(arguments) => {
@@ -98,16 +98,16 @@ impl Layer {
     }
 }
 
-/// Builds a test program of a tree: it must compile, with a fault, too.
+/// Builds a test program of a tree. The tree must compile even with a fault in it.
 fn build(tree: &Path, arguments: &[&str], into: Option<&Path>) -> Result<Binary> {
     let mut command = cargo(&["test", "--locked", "--no-run"]);
     command.current_dir(tree).args(arguments);
     if let Some(into) = into {
-        // Optimised: what is compiled again for each fault is little, and the model runs ten times as fast.
+        // Optimised: little is compiled again for each fault, and the model runs ten times as fast.
         command.env("CARGO_TARGET_DIR", into).env("CARGO_PROFILE_DEV_OPT_LEVEL", "2");
     }
     let output = command.output().with_context(|| format!("cannot start {}", shown(&command)))?;
-    let said = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "{}: it does not compile:\n{said}", shown(&command));
-    Binary::named_by(&said, tree)
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "{}: it does not compile:\n{stderr}", shown(&command));
+    Binary::named_by(&stderr, tree)
 }

@@ -1,4 +1,4 @@
-//! A test program, run until a test of it fails.
+//! Runs a test program until one of its tests fails.
 
 use crate::sh::shown;
 use anyhow::{Context as _, Result};
@@ -11,12 +11,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Property tests take the same inputs each time, so that what one run notices the next does, too; and don't look for shorter
-/// ones.
+/// Fixed inputs for property tests, so that each run notices what the last one did, and no shrinking of failing inputs.
 const SETTINGS: [(&str, &str); 3] =
     [("PROPTEST_RNG_SEED", "1"), ("PROPTEST_MAX_SHRINK_ITERS", "0"), ("RUST_BACKTRACE", "0")];
 
-/// Where a test program is, and from where cargo would run it.
+/// A test program, and the directory that cargo would run it in.
 #[derive(Debug)]
 pub(super) struct Binary {
     path: PathBuf,
@@ -24,10 +23,10 @@ pub(super) struct Binary {
 }
 
 impl Binary {
-    /// The one that cargo says it made: `Executable tests/packets/main.rs (target/debug/deps/packets-0123456789abcdef)`.
-    pub(super) fn named_by(said: &str, tree: &Path) -> Result<Self> {
+    /// The program that cargo reports: `Executable tests/packets/main.rs (target/debug/deps/packets-0123456789abcdef)`.
+    pub(super) fn named_by(output: &str, tree: &Path) -> Result<Self> {
         let named = |line: &str| Some(line.trim().strip_prefix("Executable")?.rsplit_once('(')?.1.to_owned());
-        let path = said.lines().rev().find_map(named).context("cargo does not tell where the test is")?;
+        let path = output.lines().rev().find_map(named).context("cargo does not report where the test program is")?;
         Ok(Self { path: tree.join(path.trim_end_matches(')')), tree: tree.to_owned() })
     }
 
@@ -38,27 +37,27 @@ impl Binary {
     }
 }
 
-/// It does not outlive who looks at it.
+/// Killed on drop.
 struct Running(Child);
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // It fails for one that has ended.
+        // This fails for a process that has ended.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
 }
 
-/// The first test of a program that fails; `None`: all pass.
+/// The first test of a program that fails; `None` if all pass.
 pub(super) fn first_failure(command: &mut Command, patience: Duration) -> Result<Option<String>> {
     let deadline = Instant::now() + patience;
     let command = command.envs(SETTINGS).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
     let child = command.spawn().with_context(|| format!("cannot start {}", shown(command)))?;
     let mut running = Running(child);
-    let said = BufReader::new(running.0.stdout.take().context("its output is a pipe")?);
+    let output = BufReader::new(running.0.stdout.take().context("its output is a pipe")?);
     let (send, lines) = mpsc::channel();
-    // It ends with the program, whose output it reads.
-    thread::spawn(move || said.lines().map_while(Result::ok).try_for_each(|line| send.send(line)));
+    // The reader ends with the program whose output it reads.
+    thread::spawn(move || output.lines().map_while(Result::ok).try_for_each(|line| send.send(line)));
     loop {
         match lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
             Ok(line) => {
@@ -66,7 +65,7 @@ pub(super) fn first_failure(command: &mut Command, patience: Duration) -> Result
                     return Ok(Some(test.to_owned()));
                 }
             }
-            Err(RecvTimeoutError::Timeout) => return Ok(Some(format!("it goes on for more than {patience:?}"))),
+            Err(RecvTimeoutError::Timeout) => return Ok(Some(format!("it runs for more than {patience:?}"))),
             Err(RecvTimeoutError::Disconnected) => break,
         }
     }
@@ -74,7 +73,7 @@ pub(super) fn first_failure(command: &mut Command, patience: Duration) -> Result
     Ok((!status.success()).then(|| status.to_string()))
 }
 
-/// The test that a line says has failed.
+/// The name of the test, if the line reports a failed one.
 fn failed(line: &str) -> Option<&str> {
     line.strip_prefix("test ")?.strip_suffix(" ... FAILED")
 }
@@ -107,9 +106,9 @@ mod tests {
     }
 
     #[test]
-    fn cargo_tells_where_a_test_program_is() -> Result<()> {
-        let said = "   Compiling a v0.1.0\n  Executable tests/races.rs (target/debug/deps/races-01)\n";
-        assert_eq!(Binary::named_by(said, Path::new("/tree"))?.path, Path::new("/tree/target/debug/deps/races-01"));
+    fn cargo_reports_where_a_test_program_is() -> Result<()> {
+        let output = "   Compiling a v0.1.0\n  Executable tests/races.rs (target/debug/deps/races-01)\n";
+        assert_eq!(Binary::named_by(output, Path::new("/tree"))?.path, Path::new("/tree/target/debug/deps/races-01"));
         Ok(())
     }
 }
