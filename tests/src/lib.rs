@@ -1,8 +1,8 @@
-//! What the tests, the demo and the benchmark share.
+//! Code that the tests, the demo and the benchmark share.
 pub mod bench;
 pub mod lab;
 
-/// One test a hook: `both_hooks! { fn name(hook) { ... } }` makes `name::xdp` and `name::tc`.
+/// Expands to one test for each hook: `both_hooks! { fn name(hook) { ... } }` makes `name::xdp` and `name::tc`.
 #[macro_export]
 macro_rules! both_hooks {
     ($($(#[$attribute:meta])* fn $name:ident($hook:ident) $body:block)+) => {$(
@@ -14,12 +14,12 @@ macro_rules! both_hooks {
 
             #[test]
             fn xdp() -> $crate::lab::Result<()> {
-                $crate::lab::told(|| scenario($crate::lab::Hook::Xdp))
+                $crate::lab::with_program_output(|| scenario($crate::lab::Hook::Xdp))
             }
 
             #[test]
             fn tc() -> $crate::lab::Result<()> {
-                $crate::lab::told(|| scenario($crate::lab::Hook::Tc))
+                $crate::lab::with_program_output(|| scenario($crate::lab::Hook::Tc))
             }
         }
     )+};

@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, net::Ipv4Addr, time::Duration};
 use vipgate_tests::{
     both_hooks,
-    lab::{ECHO, Listener, Load, Result, Running, UDP, WEB, all_are_told, wait_until},
+    lab::{ECHO, Listener, Load, Result, Running, UDP, WEB, wait_for_resets, wait_until},
 };
 
 const VIP: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 10);
@@ -122,7 +122,7 @@ both_hooks! {
         let mut silent = client.tcp(at(ECHO.port))?;
         silent.ask()?;
         run.cloud.api.delete(&format!("/load-balancers/listeners/{tcp}"))?;
-        all_are_told([(client, VIP), (&run.lab.backends[0], client.address)])?;
+        wait_for_resets([(client, VIP), (&run.lab.backends[0], client.address)])?;
         silent.wait_for_reset()?;
         assert_eq!(client.fetch(at(WEB.port))?.backend, "backend1");
         Ok(())

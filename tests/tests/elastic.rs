@@ -13,11 +13,11 @@ use serde_json::{Value, json};
 use vipgate_tests::{
     both_hooks,
     lab::{
-        Cloud, Datagrams, ECHO, Hook, Host, Process, Result, Running, Standing, all_are_told,
+        Cloud, Datagrams, ECHO, Hook, Host, Process, Result, Running, Standing,
         host::{ECHO_PORT, HTTP_PORT},
         report,
         topology::{PRIVATE_DEVICE, PRIVATE_ROUTER, PUBLIC_DEVICE},
-        vipgate_binary, wait_until,
+        vipgate_binary, wait_for_resets, wait_until,
     },
 };
 
@@ -133,7 +133,7 @@ both_hooks! {
                 _ => drop(run.cloud.change_eip_state(&eip, off)?),
             }
             ended.ended().context(off)?;
-            all_are_told([(client, VIP), (guest, client.address)]).context(off)?;
+            wait_for_resets([(client, VIP), (guest, client.address)]).context(off)?;
             drop(silent);
             ensure!(client.fetch(web(VIP)).is_err(), "a connection is made, {off}");
             assert_eq!(seen_as(guest, client)?, guest.address, "{off}");

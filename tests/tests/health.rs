@@ -8,9 +8,9 @@ use std::{
 use vipgate_tests::{
     both_hooks,
     lab::{
-        ECHO, Host, Listener, Result, Running, UDP, WEB, all_are_told, report,
+        ECHO, Host, Listener, Result, Running, UDP, WEB, report,
         topology::{PRIVATE_DEVICE, PRIVATE_ROUTER},
-        wait_until,
+        wait_for_resets, wait_until,
     },
 };
 
@@ -89,7 +89,7 @@ both_hooks! {
             assert!(reset, "{error:#}");
             Ok(())
         })?;
-        all_are_told([(run.lab.client(), VIP), (&run.lab.backends[0], run.lab.client().address)])?;
+        wait_for_resets([(run.lab.client(), VIP), (&run.lab.backends[0], run.lab.client().address)])?;
         silent.wait_for_reset()?;
         assert_eq!(run.lab.client().tcp(SocketAddrV4::new(VIP, ECHO.port))?.ask()?.backend, "backend2");
         Ok(())

@@ -137,7 +137,7 @@ both_hooks! {
     fn another_device_of_the_router_on_the_segment_does_not_answer_for_a_vip(hook) {
         let run = Running::new(hook, 1, 1)?;
         let (_, _, vip) = run.cloud.balanced(VIP, WEB, &[0])?;
-        run.lab.plug_beside("beside0")?;
+        run.lab.plug_extra("beside0")?;
         run.lab.router.sysctl("net/ipv4/conf/all/rp_filter", "0")?;
         run.lab.router.sysctl("net/ipv4/conf/beside0/rp_filter", "0")?;
         let client = run.lab.client();

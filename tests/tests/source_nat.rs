@@ -16,13 +16,12 @@ use vipgate_tests::{
     both_hooks,
     lab::{
         Capture, Cloud, Datagrams, ECHO, Hook, Host, Namespace, Origin, Result, Running, Standing, UDP, WEB,
-        all_are_told,
         cloud::uuid,
         host::ECHO_PORT,
         leftovers::unique,
         report,
         topology::{PRIVATE_ROUTER, PUBLIC_ROUTER},
-        wait_until,
+        wait_for_resets, wait_until,
     },
 };
 
@@ -101,7 +100,7 @@ both_hooks! {
         silent.ask()?;
         run.cloud.detach_service("SNAT")?;
         ensure!(during.ask().is_err(), "a connection outlives the service");
-        all_are_told([(client, PUBLIC_ROUTER), (guest, client.address)])?;
+        wait_for_resets([(client, PUBLIC_ROUTER), (guest, client.address)])?;
         silent.wait_for_reset()?;
         assert_eq!(*datagrams.ask()?.client.ip(), guest.address);
         assert_eq!(seen_as(guest, client)?, guest.address);

@@ -1,7 +1,7 @@
-//! The agent: lines of the host's, one after another, through the shell.
+//! The agent: runs the host's requests one after another, each a line for the shell.
 //!
-//! Their output goes to files first. So whatever a line leaves running in the background cannot hold up the reply, as
-//! it could with a pipe's other end.
+//! Output goes to files first. So a program that a line leaves running in the background cannot hold up the reply, which it
+//! could if it held the other end of a pipe.
 
 use anyhow::{Context as _, Result, bail};
 use nix::{
@@ -23,7 +23,7 @@ use vipgate_guest::{Hello, LONGEST, PORT, Reply, Request};
 const APPEARS: Duration = Duration::from_secs(30);
 const PAUSE: Duration = Duration::from_millis(5);
 
-/// Answers until the host has gone.
+/// Answers requests until the host has gone.
 pub(crate) fn serve(complaints: Vec<String>) -> Result<()> {
     let mut port = File::options().read(true).write(true).open(port()?).context("cannot open the port")?;
     let mut requests = BufReader::new(port.try_clone().context("cannot clone the port's handle")?);
@@ -59,7 +59,7 @@ fn send(port: &mut File, message: &impl serde::Serialize) -> Result<()> {
     port.write_all(&line).context("cannot write to the port")
 }
 
-/// The device of the port by its name: there may be other ports.
+/// Finds the port's device by its name: there may be other ports.
 fn port() -> Result<PathBuf> {
     let deadline = Instant::now() + APPEARS;
     loop {
@@ -102,7 +102,7 @@ fn carry_out(request: &Request) -> Result<Reply> {
     })
 }
 
-/// Waits for its end; `None` if it had to be killed.
+/// Waits for the shell's end; `None` if it had to be killed.
 fn finish(child: &mut Child, patience: Duration) -> Result<Option<ExitStatus>> {
     let deadline = Instant::now() + patience;
     loop {
@@ -110,7 +110,7 @@ fn finish(child: &mut Child, patience: Duration) -> Result<Option<ExitStatus>> {
             return Ok(Some(status));
         }
         if Instant::now() > deadline {
-            // It may have ended by itself in this moment.
+            // It may just have ended by itself.
             let _ = killpg(Pid::from_raw(child.id().cast_signed()), Signal::SIGKILL);
             child.wait().context("cannot wait for the shell")?;
             return Ok(None);
@@ -119,7 +119,7 @@ fn finish(child: &mut Child, patience: Duration) -> Result<Option<ExitStatus>> {
     }
 }
 
-/// An empty file of a name that the next request uses again; what still runs keeps the old one.
+/// An empty file under a name that is used again for the next request; a program that still runs keeps the old file.
 fn scratch(name: &str) -> Result<File> {
     let path = Path::new("/run").join(format!("agent-{name}"));
     if path.exists() {

@@ -1,4 +1,4 @@
-//! What stands before anything else can run: file systems and drivers.
+//! The first things to set up: file systems and drivers.
 
 use anyhow::{Context as _, Result};
 use nix::{
@@ -12,7 +12,7 @@ use std::{
 };
 use vipgate_guest::MODULES;
 
-/// Type and place, in the order to mount them.
+/// File system types and mount points, in the order to mount them.
 const MOUNTS: [(&str, &str); 10] = [
     ("proc", "/proc"),
     ("sysfs", "/sys"),
@@ -26,12 +26,12 @@ const MOUNTS: [(&str, &str); 10] = [
     ("tracefs", "/sys/kernel/tracing"),
 ];
 
-/// Mounts, loads modules, names the machine; what did not work of that, but leaves a machine that can tell.
+/// Mounts, loads modules, names the machine. Returns the errors that still leave a machine which can report them.
 pub(crate) fn boot() -> Result<Vec<String>> {
     mount_all(&MOUNTS)?;
     let mut complaints = load_modules()?;
-    // Who is asked for a module by the kernel must be what the image has.
-    fs::write("/proc/sys/kernel/modprobe", "/sbin/modprobe").context("cannot say where modprobe is")?;
+    // The program that the kernel starts to load a module must be the one that the image has.
+    fs::write("/proc/sys/kernel/modprobe", "/sbin/modprobe").context("cannot set the path of modprobe")?;
     fs::write("/proc/sys/kernel/hostname", "router").context("cannot name the machine")?;
     match Command::new("/sbin/ip").args(["link", "set", "lo", "up"]).status() {
         Ok(status) if status.success() => {}
@@ -49,7 +49,7 @@ pub(crate) fn mount_all(mounts: &[(&str, &str)]) -> Result<()> {
     Ok(())
 }
 
-/// Loads the modules that the image lists; why some did not load.
+/// Loads the modules that the image lists; returns an error message for each that did not load.
 pub(crate) fn load_modules() -> Result<Vec<String>> {
     let modules = fs::read_to_string(MODULES).with_context(|| format!("cannot read {MODULES}"))?;
     Ok(modules.lines().filter_map(|path| load(path).err()).map(|error| format!("{error:#}")).collect())

@@ -1,7 +1,7 @@
-//! The way to a system that is on a disk, as a distribution's own initramfs has it: drivers, the root file system, and
-//! over to that one's init.
+//! Starts a system from a disk, as a distribution's own initramfs does: loads drivers, mounts the root file system, and runs
+//! that system's init.
 //!
-//! What the host wants in there for this boot goes to `/run`, which is memory: the disk stays as its system made it.
+//! The host's files for this boot go to `/run`, which is memory: the disk stays as its system made it.
 
 use crate::boot;
 use anyhow::{Context as _, Result, bail};
@@ -23,13 +23,13 @@ use vipgate_guest::STAGED;
 const DEVICE: &str = "/dev/vda";
 const ROOT: &str = "/root";
 
-/// Type and place; they go over to the other system.
+/// File system types and mount points that move to the other system.
 const MOUNTS: [(&str, &str); 4] = [("proc", "/proc"), ("sysfs", "/sys"), ("devtmpfs", "/dev"), ("tmpfs", "/run")];
 
 /// How long the disk may take to appear once its driver is there.
 const APPEARS: Duration = Duration::from_secs(30);
 
-/// Becomes the init of the system on the disk.
+/// Replaces this process by the init of the system on the disk.
 pub(crate) fn start() -> Result<Infallible> {
     boot::mount_all(&MOUNTS)?;
     if let Some(complaint) = boot::load_modules()?.first() {
@@ -65,7 +65,7 @@ fn moved(from: &str, to: &str) -> Result<()> {
         .with_context(|| format!("cannot move the mount {from} to {to}"))
 }
 
-/// Copies what is in a directory, with its permissions.
+/// Copies a directory's content, with permissions.
 fn copy(from: &Path, to: &Path) -> Result<()> {
     for entry in fs::read_dir(from).with_context(|| format!("cannot list {}", from.display()))? {
         let entry = entry.with_context(|| format!("cannot list {}", from.display()))?;

@@ -1,6 +1,6 @@
-//! What the host and the guest of a test VM say to each other: a line of JSON each, over a virtio-serial port.
+//! The protocol between the host and the guest of a test VM: messages of one line of JSON, over a virtio-serial port.
 //!
-//! The guest says [`Hello`] once it is up. From then on the host sends a [`Request`], and the guest answers with the
+//! The guest sends [`Hello`] once it is up. From then on the host sends a [`Request`], and the guest answers with the
 //! [`Reply`] of the same number before it reads the next one.
 
 use serde::{Deserialize, Serialize};
@@ -11,10 +11,10 @@ pub const PORT: &str = "agent";
 /// Where the image lists the modules that init loads, one path a line, in the order to load them.
 pub const MODULES: &str = "/etc/vipgate-modules";
 
-/// An image that has this directory is only the way to the system on a disk, whose `/run` gets what is in it.
+/// If an image has this directory, the image only boots the system on a disk, and the directory's content goes to its `/run`.
 pub const STAGED: &str = "/staged";
 
-/// Bytes of each stream that a reply holds at most; the rest is cut off, and the reply says so.
+/// Most bytes of each stream in a reply; the rest is cut off, which the reply notes.
 pub const LONGEST: usize = 1 << 20;
 
 /// The guest is up.
@@ -22,9 +22,9 @@ pub const LONGEST: usize = 1 << 20;
 pub struct Hello {
     /// As `uname -r` prints it.
     pub kernel: String,
-    /// Since the kernel started.
+    /// Seconds since the kernel started.
     pub milliseconds: u64,
-    /// What went wrong on the way, such as a module that did not load.
+    /// What went wrong while booting, such as a module that did not load.
     pub complaints: Vec<String>,
 }
 
@@ -34,15 +34,15 @@ pub struct Request {
     pub number: u64,
     pub line: String,
     pub stdin: String,
-    /// The line and all that it started in its process group are killed after that.
+    /// After this time, the line and all that it started in its process group are killed.
     pub seconds: u64,
 }
 
-/// How it ended.
+/// The result of a request.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reply {
     pub number: u64,
-    /// The exit status, 128 and the signal's number for one that a signal ended; `None`: it took too long.
+    /// The exit status; 128 plus the signal's number if a signal ended it; `None` if it took too long.
     pub status: Option<i32>,
     pub stdout: String,
     pub stderr: String,

@@ -1,8 +1,8 @@
-//! The init of the test VMs. It is all that runs there besides what the host asks for: it mounts what a distribution's
-//! init would, loads the drivers, and starts the agent; or it leads to a system on a disk, where that one's init starts the
-//! agent. May touch everything: the machine is there for one test.
+//! The init of the test VMs. Besides what the host asks for, nothing else runs there: it mounts what a distribution's init
+//! would, loads the drivers, and starts the agent. Or it boots a system on a disk, whose init starts the agent.
+//! May touch everything: the machine is there for one test.
 //!
-//! The agent is a process of its own, so that the first process can do what only it must: collect the dead of others.
+//! The agent is a process of its own, because the first process must reap orphans.
 
 mod agent;
 mod boot;
@@ -24,7 +24,7 @@ use std::{
 };
 use vipgate_guest::STAGED;
 
-/// The argument that makes the agent of this program.
+/// The argument that makes this program run as the agent.
 const AGENT: &str = "agent";
 
 fn main() -> ExitCode {
@@ -40,7 +40,7 @@ fn main() -> ExitCode {
     if let Err(error) = init() {
         eprintln!("init: {error:#}");
     }
-    // QEMU ends with the guest. An init that returned would be a panic of the kernel, which says less.
+    // QEMU ends with the guest. If init returned, the kernel would panic, which reports less.
     match reboot(RebootMode::RB_POWER_OFF) {
         Ok(never) => match never {},
         Err(_) => ExitCode::FAILURE,

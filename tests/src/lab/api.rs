@@ -1,4 +1,4 @@
-//! A client of the REST API as its users write one: JSON in, a job to poll, JSON or an error out.
+//! A client of the REST API: sends JSON, polls the job, returns JSON or an error.
 
 use super::{Namespace, Result, wait_until};
 use anyhow::{Context as _, bail};
@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use sha2::{Digest as _, Sha512};
 use std::{fmt, time::Duration};
 
-/// A job is done when the kernel holds its change: milliseconds, on a busy machine some seconds.
+/// A job is done when the kernel holds its change: usually after milliseconds, on a busy machine after some seconds.
 const JOB: Duration = Duration::from_secs(30);
 
 #[derive(Clone, Debug)]
@@ -21,14 +21,14 @@ pub struct Api {
     narrated: bool,
 }
 
-/// A reply as it came.
+/// A reply, unparsed.
 #[derive(Clone, Debug)]
 pub struct Reply {
     pub status: u16,
     pub text: String,
 }
 
-/// A call that was carried out to its end and refused.
+/// A call that was refused, immediately or by its job.
 #[derive(Clone, Debug)]
 pub struct Failure {
     pub status: u16,
@@ -38,7 +38,7 @@ pub struct Failure {
 }
 
 impl Failure {
-    /// Such as `SYS.1007`.
+    /// The error code, such as `SYS.1007`.
     #[must_use]
     pub fn code(&self) -> &str {
         self.error["code"].as_str().unwrap_or_default()
@@ -71,7 +71,7 @@ impl Reply {
 impl Api {
     /// A client inside `namespace`, not logged in.
     pub fn new(namespace: &Namespace, base: &str) -> Result<Self> {
-        // Each request on a new connection: a controller that is killed between two takes its connections along.
+        // Each request on a new connection: a connection would not survive a controller that is killed between two requests.
         let http = namespace.within(|| {
             let builder = Client::builder().pool_max_idle_per_host(0).timeout(Duration::from_secs(20));
             builder.build().context("cannot make an HTTP client")
@@ -79,7 +79,7 @@ impl Api {
         Ok(Self { http, base: base.to_owned(), session: None, narrated: false })
     }
 
-    /// Prints each call as the curl command that does the same.
+    /// Prints each call as the equivalent curl command.
     #[must_use]
     pub fn narrated(mut self) -> Self {
         self.narrated = true;
@@ -103,7 +103,7 @@ impl Api {
         self.session.as_deref()
     }
 
-    /// Logs in; the client that speaks in the new session's name.
+    /// Logs in; returns a client that uses the new session.
     pub fn log_in(self, account: &str, password: &str) -> Result<Self> {
         let digest = hex::encode(Sha512::digest(password));
         let body = json!({ "logInByAccount": { "accountName": account, "password": digest } });
@@ -129,7 +129,7 @@ impl Api {
         self.call(Method::DELETE, path, None)
     }
 
-    /// A create: the parameters in, the inventory out.
+    /// A create call: takes the parameters, returns the inventory.
     pub fn create(&self, path: &str, parameters: &Value) -> Result<Value> {
         let mut reply = self.post(path, &json!({ "params": parameters }))?;
         Ok(reply["inventory"].take())
@@ -144,7 +144,7 @@ impl Api {
         }
     }
 
-    /// The failure of a call that must fail.
+    /// Makes a call that must fail; returns its failure.
     pub fn refused(&self, method: &Method, path: &str, body: Option<&Value>) -> Result<Failure> {
         match self.call(method.clone(), path, body) {
             Ok(reply) => bail!("{method} {path} was not refused: {reply}"),
@@ -152,17 +152,17 @@ impl Api {
         }
     }
 
-    /// One call, with its job followed to the end.
+    /// Makes one call and follows its job to the end.
     ///
     /// # Errors
-    /// A [`Failure`] if the call was refused; anything else if there was no answer.
+    /// A [`Failure`] if the call was refused; another error if there was no answer.
     pub fn call(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Value> {
         let reply = self.send(method, path, body)?;
         let reply = if reply.status == 202 { self.follow(&reply)? } else { reply };
         if reply.status == 200 { reply.json() } else { Err(reply.failure().into()) }
     }
 
-    /// One request and its reply, whatever that is. `path` is below `/zstack/v1`.
+    /// Sends one request and returns its reply, whatever the status. `path` is below `/zstack/v1`.
     pub fn send(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Reply> {
         let url = format!("{}/zstack/v1{path}", self.base);
         if self.narrated {
@@ -175,7 +175,7 @@ impl Api {
         reply(request.send())
     }
 
-    /// A request to build by hand: headers, bodies that are no JSON. `url` is whole.
+    /// A request to build by hand: headers, bodies that are not JSON. `url` is absolute.
     pub fn request(&self, method: Method, url: &str) -> RequestBuilder {
         let request = self.http.request(method, url);
         match &self.session {

@@ -1,4 +1,5 @@
-//! A directory of its own in the machine's bpffs: the lab's pins, gone on drop and with them the kernel's objects.
+//! A lab's own directory in the machine's bpffs. It holds the lab's pins; dropping it removes them and with them the kernel's
+//! objects.
 
 use super::{Result, leftovers::BPFFS, netns::run};
 use anyhow::Context as _;
@@ -38,7 +39,7 @@ impl Drop for BpfDirectory {
     }
 }
 
-/// Mounts the bpffs where systemd would, if nothing did.
+/// Mounts the bpffs where systemd would, unless it is mounted.
 fn mount() -> Result<()> {
     let is_mounted = || statfs(BPFFS).is_ok_and(|found| found.filesystem_type() == BPF_FS_MAGIC);
     if !is_mounted() {

@@ -1,4 +1,4 @@
-//! What passes a host's device, written down by tcpdump.
+//! Captures a host's packets with tcpdump.
 
 use super::{Host, Process, Result, leftovers::next_number, wait_until};
 use anyhow::{Context as _, ensure};
@@ -12,11 +12,11 @@ use std::{
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// The discard service's port, and what a capture ends with.
+/// The discard service's port, and the payload of the packet that ends a capture.
 const MARK_PORT: u16 = 9;
 const MARK: &[u8] = b"the end of the capture";
 
-/// Of packets that wait for tcpdump, in KiB, and of each of them, in bytes: more than a host's device takes or sends.
+/// tcpdump's buffer in KiB, and the captured length of a packet in bytes: more than a host's device takes or sends.
 const BUFFER: &str = "8192";
 const WHOLE: &str = "2048";
 
@@ -28,30 +28,30 @@ pub struct Capture<'a> {
 }
 
 impl<'a> Capture<'a> {
-    /// Begins to write down the packets of the host's device that the filter names; it does so when this returns.
+    /// Starts to capture the packets of the host's device that match the filter; returns once tcpdump listens.
     pub fn start(host: &'a Host, filter: &str, directory: &Path) -> Result<Self> {
         let name = format!("capture-{}", next_number());
         let file = directory.join(&name).with_extension("pcap");
         let mut tcpdump = host.namespace.command("tcpdump");
-        // As root: the directory is root's alone. With room for a busy machine's pauses.
+        // As root: only root may write to the directory. The buffer lasts for a busy machine's pauses.
         tcpdump.args(["-n", "-U", "--immediate-mode", "-Z", "root", "-B", BUFFER, "-s", WHOLE, "-i", "eth0", "-w"]);
         tcpdump.arg(&file);
         tcpdump.arg(format!("({filter}) or udp dst port {MARK_PORT}"));
         let mut tcpdump = Process::start(&name, &tcpdump, directory)?;
         tcpdump.until("tcpdump to listen", PATIENCE, |tcpdump| {
-            ensure!(tcpdump.said().contains("listening on"), "it has said: {}", tcpdump.said());
+            ensure!(tcpdump.said().contains("listening on"), "its output so far: {}", tcpdump.said());
             Ok(())
         })?;
         Ok(Self { host, file, tcpdump })
     }
 
-    /// What has been written down so far, a packet a line, with its Ethernet header.
+    /// The packets captured so far, one a line, with their Ethernet headers.
     pub fn printed(&self) -> Result<String> {
         self.host.namespace.run("tcpdump", &format!("-n -e -r {}", self.file.display()))
     }
 
-    /// The file with all that has passed until now: a last packet is sent, which comes after all others. A capture that
-    /// missed one is an error.
+    /// Ends the capture and returns its file. A last packet is sent first, so that all earlier ones are in the file.
+    /// Fails if tcpdump missed a packet.
     pub fn end(mut self) -> Result<PathBuf> {
         self.host.namespace.within(|| {
             let socket = UdpSocket::bind((self.host.address, 0)).context("cannot open a UDP socket")?;

@@ -1,4 +1,4 @@
-//! The records that the API needs before a VIP can balance: zone, networks, VMs. Made by REST calls, like all else.
+//! The records that the API needs before a VIP can balance: zone, networks, VMs. All are created by REST calls.
 
 use super::{
     Api, Host, Lab, Result,
@@ -19,7 +19,7 @@ pub struct Cloud {
     pub private_l3: String,
     /// The provider of all network services.
     pub provider: String,
-    /// As many as the lab has backends, in their order.
+    /// One for each backend of the lab, in the same order.
     pub vms: Vec<Vm>,
 }
 
@@ -29,33 +29,32 @@ pub struct Vm {
     pub nic: String,
 }
 
-/// What a listener shall be; the rest is the API's defaults.
+/// A listener to create; everything else is the API's default.
 #[derive(Clone, Copy, Debug)]
 pub struct Listener {
     pub protocol: &'static str,
     pub port: u16,
     pub instance_port: u16,
     pub algorithm: &'static str,
-    /// System tags beside the algorithm's.
+    /// System tags besides the algorithm's.
     pub tags: &'static [&'static str],
 }
 
 /// The backends' web servers.
 pub const WEB: Listener =
     Listener { protocol: "tcp", port: 80, instance_port: HTTP_PORT, algorithm: "roundrobin", tags: &[] };
-/// The backends' echo over TCP: connections that stay.
+/// The backends' echo service over TCP, for connections that stay open.
 pub const ECHO: Listener =
     Listener { protocol: "tcp", port: 7001, instance_port: ECHO_PORT, algorithm: "roundrobin", tags: &[] };
-/// The backends' echo over UDP.
+/// The backends' echo service over UDP.
 pub const UDP: Listener =
     Listener { protocol: "udp", port: 7002, instance_port: ECHO_PORT, algorithm: "roundrobin", tags: &[] };
 
-/// Tags of a listener whose backends' web servers are checked instead of what it serves: for services that the checks
-/// would disturb.
+/// Tags that direct a listener's health checks to the backends' web servers, for services that the checks would disturb.
 pub const CHECKED_BY_WEB: &[&str] = &["healthCheckTarget::tcp:80"];
 
 impl Cloud {
-    /// Makes everything up to the VMs.
+    /// Creates everything up to the VMs.
     pub fn new(lab: &Lab, api: Api) -> Result<Self> {
         let zone = uuid(&api.create("/zones", &json!({ "name": "zone" }))?)?;
         let (public_l2, public_l3) =
@@ -70,19 +69,19 @@ impl Cloud {
         Ok(cloud)
     }
 
-    /// Gives the private network these services.
+    /// Attaches these services to the private network.
     pub fn attach_services(&self, services: &[&str]) -> Result<Value> {
         let services = json!({ "networkServices": { &self.provider: services } });
         self.api.create(&format!("/l3-networks/{}/network-services", self.private_l3), &services)
     }
 
-    /// Takes a service from the private network.
+    /// Detaches a service from the private network.
     pub fn detach_service(&self, service: &str) -> Result<Value> {
         let (network, provider) = (&self.private_l3, &self.provider);
         self.api.delete(&format!("/l3-networks/{network}/network-services?networkServices.{provider}={service}"))
     }
 
-    /// A VIP with its address, and a load balancer on it; their uuids.
+    /// Creates a VIP with this address and a load balancer on it; returns their uuids.
     pub fn load_balancer(&self, address: Ipv4Addr) -> Result<(String, String)> {
         let vip = self.vip(address)?;
         let balancer = self.api.create("/load-balancers", &json!({ "name": "balancer", "vipUuid": vip }))?;
@@ -95,7 +94,7 @@ impl Cloud {
         uuid(&self.api.create("/vips", &parameters)?)
     }
 
-    /// A listener without backends; its uuid.
+    /// Creates a listener without backends; returns its uuid.
     pub fn listener(&self, balancer: &str, listener: Listener) -> Result<String> {
         let algorithm = format!("balancerAlgorithm::{}", listener.algorithm);
         let tags: Vec<&str> = listener.tags.iter().copied().chain([algorithm.as_str()]).collect();
@@ -111,20 +110,20 @@ impl Cloud {
         uuid(&self.api.post(&format!("/load-balancers/{balancer}/listeners"), &body)?["inventory"])
     }
 
-    /// Makes the VMs of these numbers (from 0) backends of the listener.
+    /// Adds the VMs with these indexes (from 0) to the listener as backends.
     pub fn add_backends(&self, listener: &str, vms: &[usize]) -> Result<Value> {
         let nics: Vec<&str> = vms.iter().map(|vm| self.vms[*vm].nic.as_str()).collect();
         let path = format!("/load-balancers/listeners/{listener}/vm-instances/nics");
         self.api.create(&path, &json!({ "vmNicUuids": nics }))
     }
 
-    /// Takes the VMs of these numbers (from 0) off the listener.
+    /// Removes the VMs with these indexes (from 0) from the listener.
     pub fn remove_backends(&self, listener: &str, vms: &[usize]) -> Result<Value> {
         let nics: Vec<String> = vms.iter().map(|vm| format!("vmNicUuids={}", self.vms[*vm].nic)).collect();
         self.api.delete(&format!("/load-balancers/listeners/{listener}/vm-instances/nics?{}", nics.join("&")))
     }
 
-    /// Changes a setting of the listener: the one that the tag `name::value` names.
+    /// Changes a setting of the listener: updates its tag of the same name to `name::value`.
     pub fn change_tag(&self, listener: &str, tag: &str) -> Result<Value> {
         let (name, _) = tag.rsplit_once("::").with_context(|| format!("no tag is `{tag}`"))?;
         let found = self.api.query(&format!("/system-tags?q=resourceUuid={listener}&q=tag~={name}%25"))?;
@@ -141,7 +140,7 @@ impl Cloud {
         status.map(str::to_owned).with_context(|| format!("VM {vm} is not on the listener: {found:?}"))
     }
 
-    /// A rule of this protocol (`TCP`, `UDP`) that leads ports of the VIP to as many of the VM; its uuid.
+    /// Creates a port forwarding rule (`TCP` or `UDP`) from ports of the VIP to ports of the VM; returns its uuid.
     pub fn forward(&self, vip: &str, protocol: &str, ports: [u16; 2], private: [u16; 2], vm: usize) -> Result<String> {
         let rule = json!({
             "name": format!("{protocol} {}", ports[0]), "vipUuid": vip, "protocolType": protocol, "vmNicUuid": self.vms[vm].nic,
@@ -151,13 +150,13 @@ impl Cloud {
         uuid(&self.api.create("/port-forwarding", &rule)?)
     }
 
-    /// Changes a rule's state by its event: `enable` or `disable`.
+    /// Sends a rule the state event `enable` or `disable`.
     pub fn change_rule_state(&self, rule: &str, event: &str) -> Result<Value> {
         let body = json!({ "changePortForwardingRuleState": { "stateEvent": event } });
         self.api.put(&format!("/port-forwarding/{rule}/actions"), &body)
     }
 
-    /// An elastic IP that leads the VIP to the VM; its uuid.
+    /// Creates an elastic IP that maps the VIP to the VM; returns its uuid.
     pub fn elastic(&self, vip: &str, vm: usize) -> Result<String> {
         let body = json!({ "name": "eip", "vipUuid": vip, "vmNicUuid": self.vms[vm].nic });
         uuid(&self.api.create("/eips", &body)?)
@@ -171,25 +170,25 @@ impl Cloud {
         self.api.delete(&format!("/eips/{eip}/vm-instances/nics"))
     }
 
-    /// Changes an elastic IP's state by its event: `enable` or `disable`.
+    /// Sends an elastic IP the state event `enable` or `disable`.
     pub fn change_eip_state(&self, eip: &str, event: &str) -> Result<Value> {
         let body = json!({ "changeEipState": { "stateEvent": event } });
         self.api.put(&format!("/eips/{eip}/actions"), &body)
     }
 
-    /// Changes a VIP's state by its event: `enable` or `disable`.
+    /// Sends a VIP the state event `enable` or `disable`.
     pub fn change_vip_state(&self, vip: &str, event: &str) -> Result<Value> {
         let body = json!({ "changeVipState": { "stateEvent": event } });
         self.api.put(&format!("/vips/{vip}/actions"), &body)
     }
 
-    /// `start` or `stop`.
+    /// Starts or stops a VM: `verb` is `start` or `stop`.
     pub fn change_vm(&self, vm: usize, verb: &str) -> Result<Value> {
         let action = format!("{verb}VmInstance");
         self.api.put(&format!("/vm-instances/{}/actions", self.vms[vm].uuid), &json!({ action: {} }))
     }
 
-    /// VIP, load balancer, one listener and these backends: (VIP's uuid, listener's uuid, where to connect).
+    /// Creates a VIP, a load balancer and one listener with these backends; returns (VIP's uuid, listener's uuid, its address).
     pub fn balanced(
         &self,
         address: Ipv4Addr,
@@ -204,7 +203,7 @@ impl Cloud {
         Ok((vip, uuid, SocketAddrV4::new(address, listener.port)))
     }
 
-    /// A load balancer with a listener of each kind, each over the first two VMs.
+    /// Creates a load balancer with a listener of each kind, each with the first two VMs.
     pub fn balanced_everywhere(&self, address: Ipv4Addr) -> Result<()> {
         let (_, balancer) = self.load_balancer(address)?;
         for listener in [WEB, ECHO, UDP] {
@@ -238,7 +237,7 @@ fn network(
     Ok((l2, l3))
 }
 
-/// A VM record with the address and MAC that the backend's namespace has.
+/// Creates a VM record with the address and MAC of the backend's namespace.
 fn vm(api: &Api, l3: &str, backend: &Host) -> Result<Vm> {
     let body = json!({
         "params": { "name": backend.name, "l3NetworkUuids": [l3] },

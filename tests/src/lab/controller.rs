@@ -1,4 +1,4 @@
-//! `vipgate serve` in the router's namespace, as a router's init system would run it.
+//! `vipgate serve` in the router's namespace, started as a router's init system would.
 
 use std::{
     env, fs,
@@ -19,11 +19,11 @@ pub const LISTEN: &str = "127.0.0.1:8080";
 /// The admin's first password.
 pub const PASSWORD: &str = "lab-password";
 
-/// The tables of a lab's controller. That of flows begins with a quarter.
+/// Sizes of the tables of a lab's controller. The flow table starts at a quarter of its size.
 pub const SIZES: Sizes = Sizes { flows: 262_144, services: 1024, backends: 1024, ring_elements: 1 << 20 };
 
-/// Loading the programs and the first pass over the stored state: most of it is the kernel's verification of the programs, three
-/// times where the flow table gets another size.
+/// Loading the programs and the first pass over the stored state: most of it is the kernel's verification of the programs, which
+/// runs three times if the flow table changes its size.
 const READY: Duration = Duration::from_secs(60);
 const END: Duration = Duration::from_secs(30);
 
@@ -33,7 +33,7 @@ pub struct Controller {
 }
 
 impl Lab {
-    /// Runs `vipgate` with these words in the router's namespace, to its end.
+    /// Runs `vipgate` with these arguments in the router's namespace, to its end.
     pub fn vipgate(&self, words: &str) -> Result<Output> {
         let mut command = self.router.command(vipgate_binary()?);
         command.env("VIPGATE_BPFFS", self.bpffs.path()).env("VIPGATE_HOOK", self.hook.to_string());
@@ -42,12 +42,12 @@ impl Lab {
 }
 
 impl Controller {
-    /// Starts it with the lab's store and pins, and waits until it tells that it is ready, as systemd would.
+    /// Starts it with the lab's store and pins, and waits until it notifies that it is ready, as systemd would.
     pub fn start(lab: &Lab, arguments: &[&str]) -> Result<Self> {
         Self::launch(lab, serve(lab, &[])?.args(arguments))
     }
 
-    /// The same, started by another program: `wrapper` is its name and its own arguments.
+    /// [`Controller::start`] through another program: `wrapper` is its name and arguments.
     pub fn start_as(lab: &Lab, wrapper: &[&str]) -> Result<Self> {
         Self::launch(lab, &mut serve(lab, wrapper)?)
     }
@@ -57,7 +57,7 @@ impl Controller {
         Self::launch(lab, with_sizes(&mut serve(lab, &[])?, sizes))
     }
 
-    /// Starts one with tables of these sizes, and kills it as soon as `when` says so, or when it has started.
+    /// Starts a controller with tables of these sizes, and kills it once `when` returns true, or once it is ready.
     pub fn start_and_kill(lab: &Lab, sizes: Sizes, when: impl Fn() -> bool) -> Result<()> {
         let (path, notifications) = notified(lab)?;
         let mut command = serve(lab, &[])?;
@@ -65,7 +65,7 @@ impl Controller {
         let mut process = Process::start("vipgate", command, lab.directory())?;
         let end = Instant::now() + READY;
         while Instant::now() < end && !when() && notifications.recv(&mut [0]).is_err() {
-            // Not a wait for something, but the time between two looks: a stage may last some milliseconds.
+            // The interval between two looks: a stage may last only some milliseconds.
             std::thread::sleep(Duration::from_micros(200));
         }
         process.signal(Signal::SIGKILL)?;
@@ -78,14 +78,14 @@ impl Controller {
         let mut process = Process::start("vipgate", command.env("NOTIFY_SOCKET", &path), lab.directory())?;
         process.until("vipgate to be ready", READY, |_| {
             let mut message = [0; 256];
-            let length = notifications.recv(&mut message).context("it has told nothing")?;
-            anyhow::ensure!(message[..length].starts_with(b"READY=1"), "it has told something else");
+            let length = notifications.recv(&mut message).context("it has sent no notification")?;
+            anyhow::ensure!(message[..length].starts_with(b"READY=1"), "it has sent another notification");
             Ok(())
         })?;
         Ok(Self { process })
     }
 
-    /// Starts one that shall fail; how it ended and what it said.
+    /// Starts a controller that must fail; returns its exit status and output.
     pub fn start_and_fail(lab: &Lab, arguments: &[&str]) -> Result<(ExitStatus, String)> {
         let mut process = Process::start("vipgate-failing", serve(lab, &[])?.args(arguments), lab.directory())?;
         let status = process.wait(READY)?;
@@ -107,12 +107,12 @@ impl Controller {
         self.process.id()
     }
 
-    /// Bytes of memory that it has in use, as the kernel counts them: the tables that it maps included.
+    /// Bytes of memory in use as the kernel counts them, including the tables that it maps.
     pub fn resident(&self) -> Result<u64> {
         self.memory("VmRSS")
     }
 
-    /// Bytes of memory that are its own: neither files nor the kernel's tables.
+    /// Bytes of anonymous memory: neither files nor the kernel's tables.
     pub fn own_memory(&self) -> Result<u64> {
         self.memory("RssAnon")
     }
@@ -125,7 +125,7 @@ impl Controller {
         Ok(kilobytes * 1024)
     }
 
-    /// SIGTERM, as systemd stops a service; its exit status.
+    /// Sends SIGTERM, as systemd stops a service; returns the exit status.
     pub fn stop(self) -> Result<ExitStatus> {
         self.stop_by(Signal::SIGTERM)
     }
@@ -135,26 +135,26 @@ impl Controller {
         self.process.wait(END)
     }
 
-    /// SIGHUP, as `systemctl reload` does.
+    /// Sends SIGHUP, as `systemctl reload` does.
     pub fn reload(&self) -> Result<()> {
         self.process.signal(Signal::SIGHUP)
     }
 
-    /// SIGKILL: it gets no chance to do anything.
+    /// Sends SIGKILL.
     pub fn kill(mut self) -> Result<()> {
         self.process.signal(Signal::SIGKILL)?;
         self.process.wait(END)?;
         Ok(())
     }
 
-    /// All that it has said since the lab was made, its predecessors included.
+    /// Everything that the lab's controllers have printed, including those before this one.
     #[must_use]
     pub fn said(&self) -> String {
         self.process.said()
     }
 }
 
-/// Where a controller tells that it is ready, as it would tell systemd, and what reads that.
+/// The socket to which a controller notifies that it is ready, in place of systemd's: its path, and the reader.
 fn notified(lab: &Lab) -> Result<(PathBuf, UnixDatagram)> {
     let path = lab.directory().join(format!("notify-{}", next_number()));
     let notifications = UnixDatagram::bind(&path).with_context(|| format!("cannot bind {}", path.display()))?;
@@ -181,7 +181,8 @@ fn serve(lab: &Lab, wrapper: &[&str]) -> Result<Command> {
             command
         }
     };
-    // Variables, so that a test's own flags win. Small tables: labs run side by side, and the kernel makes them in full.
+    // Set by variables, so that a test's own flags override them. Small tables: labs run side by side, and the kernel allocates
+    // them in full.
     command
         .arg("serve")
         .env("VIPGATE_LISTEN", LISTEN)

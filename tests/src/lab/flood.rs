@@ -1,4 +1,4 @@
-//! A SYN flood from forged sources, at the speed of the wire.
+//! A SYN flood from forged sources, as fast as the wire takes it.
 
 use super::{Lab, Result, Wire};
 use crate::packet::{Frame, tcp};
@@ -14,7 +14,7 @@ use std::{
 
 /// Networks 11.0.0.0/16 to 11.15.0.0/16: a million sources.
 const NETWORKS: u8 = 16;
-/// However long a test takes, the flood ends: some minutes' worth.
+/// The flood ends after this many packets, some minutes' worth, even if a test hangs.
 const MOST: u64 = 100_000_000;
 
 #[derive(Debug)]
@@ -25,7 +25,7 @@ pub struct Flood {
 }
 
 impl Flood {
-    /// From the first client's wire to the VIP, each SYN from another source in turn.
+    /// Starts to send SYNs from the first client's wire to the VIP, each from another source.
     pub fn start(lab: &Lab, vip: SocketAddrV4) -> Result<Self> {
         let wire = Wire::of(lab, lab.client())?;
         let (stop, sent) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
@@ -40,7 +40,7 @@ impl Flood {
         self.sent.load(Ordering::Relaxed)
     }
 
-    /// Ends it; how many it has sent.
+    /// Ends the flood; returns the number of SYNs sent.
     pub fn stop(mut self) -> Result<u64> {
         self.stop.store(true, Ordering::Relaxed);
         let thread = self.thread.take().context("a flood is stopped once")?;
@@ -68,11 +68,11 @@ fn flood(wire: &Wire, vip: SocketAddrV4, stop: &AtomicBool, sent: &AtomicU64) ->
         }
         let frame = &mut frames[usize::try_from(number % u64::from(NETWORKS))?];
         let [.., high, low] = (number / u64::from(NETWORKS)).to_be_bytes();
-        // The source's lower half, and its complement in the IP header's id and as the source port: no checksum changes.
+        // The source's lower half, and its complement as the IP header's id and the source port: the checksums stay the same.
         frame[28..30].copy_from_slice(&[high, low]);
         frame[18..20].copy_from_slice(&[!high, !low]);
         frame[34..36].copy_from_slice(&[!high, !low]);
-        // A full queue drops one of a million.
+        // A full queue drops one packet of a million.
         if wire.send(frame) {
             sent.fetch_add(1, Ordering::Relaxed);
         }

@@ -1,4 +1,4 @@
-//! The hosts around the router, on either side: they ask, and they say who they are and whom they see.
+//! The hosts on either side of the router. They send requests, and answer with their own name and the client that they see.
 
 use super::{Namespace, Process, Result, netns::run};
 use anyhow::{Context as _, bail, ensure};
@@ -12,23 +12,23 @@ use std::{
     time::Duration,
 };
 
-/// How long nginx may take to start on a busy machine.
+/// Time for nginx to start on a busy machine.
 const STARTED: Duration = Duration::from_secs(20);
 
-/// A client on the public network, or a VM behind the router. VMs serve from the start, clients where a test has them.
+/// A client on the public network, or a VM behind the router. VMs always serve, clients only if a test starts their services.
 #[derive(Debug)]
 pub struct Host {
     pub name: String,
     pub namespace: Namespace,
     pub address: Ipv4Addr,
     pub mac: String,
-    /// How long it waits for an answer.
+    /// Timeout for an answer.
     pub patience: Duration,
-    /// Ended before the namespace goes.
+    /// Ended before the namespace is removed.
     nginx: Option<Process>,
 }
 
-/// A host's answer: its own name, and whom it sees as the client.
+/// A host's answer: its own name, and the client that it sees.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Origin {
     pub backend: String,
@@ -39,8 +39,9 @@ impl FromStr for Origin {
     type Err = anyhow::Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        let (backend, client) = text.trim().split_once(' ').with_context(|| format!("no host says `{text}`"))?;
-        let client = client.parse().with_context(|| format!("no client is `{client}`"))?;
+        let (backend, client) =
+            text.trim().split_once(' ').with_context(|| format!("not a host's answer: `{text}`"))?;
+        let client = client.parse().with_context(|| format!("not a client's address: `{client}`"))?;
         Ok(Self { backend: backend.to_owned(), client })
     }
 }
@@ -62,40 +63,40 @@ impl Host {
         SocketAddrV4::new(self.address, ECHO_PORT)
     }
 
-    /// One HTTP request by real curl on a new connection.
+    /// Sends one HTTP request with curl, on a new connection.
     pub fn curl(&self, vip: SocketAddrV4) -> Result<Origin> {
         let limit = self.patience.as_secs() + 1;
         let words = format!("--silent --show-error --fail --max-time {limit} http://{vip}/");
         self.namespace.run("curl", &words)?.parse()
     }
 
-    /// What real netcat is told by an echo service, with these options besides.
+    /// Asks an echo service with netcat and these further options.
     pub fn netcat(&self, options: &str, service: SocketAddrV4) -> Result<Origin> {
         let script =
             format!("echo who | nc {options} -w {} {} {}", self.patience.as_secs(), service.ip(), service.port());
         let said = run(self.namespace.command("sh").args(["-c", &script]))?;
-        // A datagram's answer has the question before it.
+        // The answer to a datagram repeats the question first.
         said.trim_start_matches("who").parse()
     }
 
-    /// The same by hand, for many requests.
+    /// Sends one HTTP request without curl, which is faster for many requests.
     pub fn fetch(&self, vip: SocketAddrV4) -> Result<Origin> {
         self.namespace.within(|| fetch(vip, self.patience))
     }
 
-    /// `count` requests, each on a new connection, from one thread in the namespace.
+    /// Sends `count` requests, each on a new connection, from one thread in the namespace.
     pub fn fetch_many(&self, vip: SocketAddrV4, count: usize) -> Result<Vec<Origin>> {
         self.namespace.within(|| (0..count).map(|_| fetch(vip, self.patience)).collect())
     }
 
-    /// One datagram from a new port, and the answer to it.
+    /// Sends one datagram from a new port and returns the answer.
     pub fn ask_udp(&self, vip: SocketAddrV4) -> Result<Origin> {
         self.udp(vip)?.ask()
     }
 
-    /// A datagram from each of these ports, and another one where no answer comes: as many flows.
+    /// Opens a flow from each of these ports by a datagram, which is repeated if no answer comes.
     pub fn ask_from_many(&self, vip: SocketAddrV4, ports: Range<u16>) -> Result<()> {
-        /// Unanswered ones at a time: less than any socket on their way holds.
+        /// Most unanswered datagrams at a time: fewer than any socket on the way can queue.
         const AT_ONCE: usize = 64;
         let ports: Vec<u16> = ports.collect();
         self.namespace.within(|| {
@@ -118,7 +119,7 @@ impl Host {
         })
     }
 
-    /// A UDP socket that stays on one port: one flow.
+    /// A UDP socket with a fixed port: one flow.
     pub fn udp(&self, vip: SocketAddrV4) -> Result<UdpSession> {
         self.namespace.within(|| {
             let socket = UdpSocket::bind("0.0.0.0:0").context("cannot open a UDP socket")?;
@@ -133,7 +134,7 @@ impl Host {
         self.namespace.within(|| Ok(TcpSession { stream: connect(vip, self.patience)? }))
     }
 
-    /// How many established TCP connections its kernel has with this peer.
+    /// The number of established TCP connections that the host's kernel has with this peer.
     pub fn connections_with(&self, peer: Ipv4Addr) -> Result<usize> {
         const ESTABLISHED: &str = "01";
         let table = self.namespace.within(|| Ok(fs::read_to_string("/proc/thread-self/net/tcp")?))?;
@@ -145,7 +146,7 @@ impl Host {
         Ok(table.lines().filter(is_one).count())
     }
 
-    /// Three pings with these options besides, all of which are answered.
+    /// Sends three pings with these further options; all must be answered.
     pub fn ping(&self, address: Ipv4Addr, options: &str) -> Result<()> {
         let patience = self.patience.as_secs();
         let said = self.namespace.run("ping", &format!("-c 3 -i 0.2 -W {patience} {options} {address}"))?;
@@ -171,7 +172,7 @@ impl Host {
         self.nginx = None;
     }
 
-    /// The process of the web server, unless that is stopped.
+    /// The process id of the web server; `None` if it is stopped.
     #[must_use]
     pub fn web_id(&self) -> Option<u32> {
         self.nginx.as_ref().map(Process::id)
@@ -220,7 +221,7 @@ pub struct TcpSession {
 }
 
 impl TcpSession {
-    /// Says something and reads who answers.
+    /// Sends a line and reads the answer.
     pub fn ask(&mut self) -> Result<Origin> {
         self.stream.write_all(b"who\n")?;
         let mut answer = [0; 64];
@@ -231,7 +232,7 @@ impl TcpSession {
         String::from_utf8_lossy(&answer[..length]).parse()
     }
 
-    /// The kernel says that the connection was reset. Nothing is sent.
+    /// Waits until the kernel reports the connection as reset. Sends nothing.
     pub fn wait_for_reset(&mut self) -> Result<()> {
         match self.stream.read(&mut [0; 64]) {
             Err(error) if error.kind() == io::ErrorKind::ConnectionReset => Ok(()),
@@ -247,12 +248,12 @@ pub struct UdpSession {
 }
 
 impl UdpSession {
-    /// Sends a datagram and waits for its own answer: late answers to earlier ones are passed over.
+    /// Sends a datagram and waits for its own answer; ignores late answers to earlier ones.
     pub fn ask(&mut self) -> Result<Origin> {
         self.ask_by(0)
     }
 
-    /// The same by a datagram of this many bytes, which is answered by one that is a little longer.
+    /// [`Self::ask`] with a datagram of this many bytes; the answer is a little longer.
     pub fn ask_by(&mut self, bytes: usize) -> Result<Origin> {
         self.asked += 1;
         let number = format!("{:-<bytes$}", self.asked);
@@ -267,16 +268,16 @@ impl UdpSession {
                 return origin.parse();
             }
         }
-        bail!("only late answers")
+        bail!("only late answers came")
     }
 }
 
 /// Where a host's web server listens.
 pub const HTTP_PORT: u16 = 80;
-/// Where it answers each line on a connection, and each datagram.
+/// The port of its echo services: they answer each line on a connection, and each datagram.
 pub const ECHO_PORT: u16 = 7000;
 
-/// These threads end with the process: they hold nothing but a socket of a namespace that nobody can reach any more.
+/// The threads end with the process: they hold only a socket in a namespace that nothing can reach any more.
 fn echo_tcp(listener: TcpListener, name: String) {
     std::thread::spawn(move || {
         for stream in listener.incoming().flatten() {
@@ -301,7 +302,7 @@ fn echo_udp(socket: UdpSocket, name: String) {
         let mut question = [0; 16_384];
         while let Ok((length, client)) = socket.recv_from(&mut question) {
             let text = String::from_utf8_lossy(&question[..length]);
-            // A client that is gone needs no answer.
+            // The client may be gone.
             let _ = socket.send_to(format!("{text} {name} {client}").as_bytes(), client);
         }
     });

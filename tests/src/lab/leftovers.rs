@@ -1,4 +1,4 @@
-//! Names of what labs make on the machine, and removing what a killed one left: namespaces, pins, directories.
+//! Names of what labs create on the machine, and removal of what a killed lab left: namespaces, pins, directories.
 
 use super::netns::run;
 use std::{
@@ -11,9 +11,9 @@ use std::{
     },
 };
 
-/// Where the machine's BPF file system is.
+/// Mount point of the machine's BPF file system.
 pub(super) const BPFFS: &str = "/sys/fs/bpf";
-/// Where iproute2 keeps namespaces.
+/// Directory in which iproute2 keeps namespaces.
 pub(super) const NAMESPACES: &str = "/run/netns";
 
 const PREFIX: &str = "vglab";
@@ -35,19 +35,19 @@ pub fn unique(name: &str) -> String {
     format!("{}{name}", prefix(next_number()))
 }
 
-/// Removes what the labs of processes that are no more left; once a process.
+/// Removes what labs of ended processes left; runs once a process.
 pub(super) fn sweep() {
     static SWEPT: Once = Once::new();
     SWEPT.call_once(|| remove(|process| !Path::new("/proc").join(process.to_string()).exists()));
 }
 
-/// Removes what this process's labs have made, for an end without drops. Its programs end with the process.
+/// Removes what this process's labs have created, for an exit without drops. The labs' programs end with the process.
 pub fn remove_own() {
     let own = std::process::id();
     remove(|process| process == own);
 }
 
-/// What cannot be removed is another sweep's, or is swept by the next one.
+/// Ignores errors: another sweep may remove the same, and the next sweep tries again.
 fn remove(of: impl Fn(u32) -> bool) {
     let found = |directory: PathBuf| {
         let entries = fs::read_dir(&directory).into_iter().flatten().flatten();
@@ -64,7 +64,7 @@ fn remove(of: impl Fn(u32) -> bool) {
     }
 }
 
-/// The process that made a thing of this name; `None`: no lab made it.
+/// The id of the process that created a thing of this name; `None` if it is not a lab's.
 fn owner(name: &str) -> Option<u32> {
     name.strip_prefix(PREFIX)?.strip_prefix('-')?.split('-').next()?.parse().ok()
 }

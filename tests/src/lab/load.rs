@@ -1,4 +1,4 @@
-//! Steady traffic in the background of a test: what happened to it while something else happened to the router.
+//! Steady background traffic, and a report of what happened to it while a test did something to the router.
 
 use super::{Host, Result, host::fetch};
 use anyhow::Context as _;
@@ -13,7 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Between the starts of two requests: one every moment, and the machine is not busy with nothing else.
+/// From one request's start to the next's: frequent, but leaves the machine time for other work.
 const BETWEEN_REQUESTS: Duration = Duration::from_millis(4);
 
 fn lock(failures: &Mutex<Vec<String>>) -> MutexGuard<'_, Vec<String>> {
@@ -32,7 +32,7 @@ pub struct Load {
 #[derive(Clone, Debug, Default)]
 pub struct LoadReport {
     pub answered: u64,
-    /// What went wrong, in the order it did.
+    /// Error messages in their order.
     pub failures: Vec<String>,
 }
 
@@ -63,20 +63,20 @@ impl Load {
         Ok(Self { stop, done, failures, thread: Some(thread) })
     }
 
-    /// Requests finished so far, answered or not.
+    /// Number of requests finished so far, answered or not.
     #[must_use]
     pub fn done(&self) -> u64 {
         self.done.load(Ordering::Relaxed)
     }
 
-    /// None has failed so far.
+    /// Fails if a request has failed so far.
     pub fn check(&self) -> Result<()> {
         let failures = lock(&self.failures);
         anyhow::ensure!(failures.is_empty(), "of {} requests failed: {failures:?}", self.done());
         Ok(())
     }
 
-    /// Waits for `more` further requests, so that what happened in between has met traffic.
+    /// Waits for `more` further requests, so that an event in between has met traffic.
     pub fn wait_for(&self, more: u64) -> Result<()> {
         let goal = self.done() + more;
         super::wait_until("the load to go on", Duration::from_secs(60), || {
@@ -98,7 +98,7 @@ impl Drop for Load {
     }
 }
 
-/// Numbered datagrams of one flow at a steady rate, each of which wants its answer.
+/// Numbered datagrams of one flow at a steady rate, each of which must be answered.
 #[derive(Debug)]
 pub struct Datagrams {
     client: SocketAddrV4,
@@ -111,15 +111,15 @@ pub struct Datagrams {
 #[derive(Clone, Debug, Default)]
 pub struct DatagramReport {
     pub answered: u64,
-    /// The numbers of those that had no answer.
+    /// Numbers of the datagrams without an answer.
     pub lost: BTreeSet<u64>,
 }
 
-/// Between two datagrams.
+/// From one datagram to the next.
 const INTERVAL: Duration = Duration::from_micros(500);
-/// Unanswered ones at a time: less than any socket on their way holds, so that a busy machine loses none.
+/// Most unanswered datagrams at a time: fewer than any socket on the way can queue, so that a busy machine loses none.
 const WINDOW: usize = 64;
-/// An answer that takes longer is not waited for, and is lost unless it still comes: a busy machine loses none.
+/// After this time the sender goes on without the answer. A datagram counts as lost only if its answer never comes.
 const ANSWER: Duration = Duration::from_secs(2);
 
 impl Datagrams {
@@ -137,13 +137,13 @@ impl Datagrams {
         Ok(Self { client: SocketAddrV4::new(client.address, port), vip, stop, answered, thread: Some(thread) })
     }
 
-    /// The flow's address at the client.
+    /// The flow's address and port at the client.
     #[must_use]
     pub fn client(&self) -> SocketAddrV4 {
         self.client
     }
 
-    /// Whom they are sent to.
+    /// The address that the datagrams are sent to.
     #[must_use]
     pub fn vip(&self) -> SocketAddrV4 {
         self.vip
@@ -159,7 +159,7 @@ impl Datagrams {
         })
     }
 
-    /// Sends no more, waits for the last answers, and tells.
+    /// Stops sending, waits for the last answers, and returns the report.
     pub fn stop(mut self) -> Result<DatagramReport> {
         self.stop.store(true, Ordering::Relaxed);
         let thread = self.thread.take().context("a load is stopped once")?;
@@ -180,11 +180,11 @@ fn exchange(socket: &UdpSocket, stop: &AtomicBool, answered: &AtomicU64) -> Resu
     while !waiting.is_empty() || !stop.load(Ordering::Relaxed) {
         let now = Instant::now();
         if !stop.load(Ordering::Relaxed) && now >= due && waiting.len() < WINDOW {
-            // What could not even be sent has no answer either.
+            // A datagram that could not be sent has no answer either.
             let _ = socket.send(next.to_string().as_bytes());
             waiting.insert(next, now);
             next += 1;
-            // Not later than now, or a pause would be made up for in one burst.
+            // Not in the past, or a pause would be made up for by a burst.
             due = (due + INTERVAL).max(now);
             continue;
         }
@@ -222,9 +222,9 @@ mod tests {
                 let length = server.recv(&mut text)?;
                 std::io::Result::Ok(String::from_utf8_lossy(&text[..length]).into_owned())
             };
-            // The second half is sent only when the first is given up.
+            // The server sends the second half only after the first was given up.
             let mut asked = (0..2 * WINDOW).map(|_| next()).collect::<std::io::Result<Vec<_>>>()?;
-            // The first of all stays without.
+            // The first datagram stays without an answer.
             asked.drain(1..).try_for_each(|text| answer(&text).map(drop))?;
             while answered.load(Ordering::Relaxed) < WINDOW as u64 {
                 answer(&next()?)?;

@@ -38,14 +38,14 @@ pub use flood::Flood;
 pub use host::{Host, Origin};
 pub use load::{DatagramReport, Datagrams, Load, LoadReport};
 pub use netns::Namespace;
-pub use process::{Process, told};
+pub use process::{Process, with_program_output};
 pub use running::Running;
 pub use shell::Shell;
-pub use standing::{Counts, Standing, all_are_told, report};
+pub use standing::{Counts, Standing, report, wait_for_resets};
 pub use topology::{Hook, Lab, LabOptions};
 pub use traffic::Traffic;
 pub use wait::wait_until;
 pub use wire::Wire;
 
-/// What a lab's function gives: the reason is for the one who reads the failed test.
+/// Result of a lab's function: its error is read in the output of a failed test.
 pub type Result<T, E = anyhow::Error> = std::result::Result<T, E>;

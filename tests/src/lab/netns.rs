@@ -1,4 +1,4 @@
-//! One network namespace: made with iproute2, entered by threads, gone on drop.
+//! A network namespace: created with iproute2, entered by threads, removed on drop.
 
 use super::{
     Result,
@@ -21,7 +21,7 @@ pub struct Namespace {
 }
 
 impl Namespace {
-    /// A namespace with its loopback up and IPv6 off, whose chatter would only disturb counters.
+    /// Creates a namespace with loopback up and IPv6 off: IPv6's own traffic would disturb counters.
     pub fn new(name: String) -> Result<Self> {
         sweep();
         run(Command::new("ip").args(["netns", "add", &name]))?;
@@ -39,13 +39,13 @@ impl Namespace {
         &self.name
     }
 
-    /// Where the namespace can be opened.
+    /// Path of the namespace's file.
     #[must_use]
     pub fn path(&self) -> PathBuf {
         PathBuf::from(NAMESPACES).join(&self.name)
     }
 
-    /// Runs `work` on a thread inside the namespace. Sockets that it opens stay there wherever they are used later.
+    /// Runs `work` on a thread inside the namespace. Sockets that it opens stay in the namespace.
     pub fn within<T: Send>(&self, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
         thread::scope(|scope| {
             let thread = scope.spawn(|| {
@@ -69,7 +69,7 @@ impl Namespace {
         }))
     }
 
-    /// `program` inside the namespace. Unlike `ip netns exec`, this leaves /sys as it is: bpffs stays in sight.
+    /// `program` inside the namespace. Unlike `ip netns exec`, this leaves /sys as it is, so that bpffs stays visible.
     #[must_use]
     pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
         let mut command = Command::new("nsenter");
@@ -77,12 +77,12 @@ impl Namespace {
         command
     }
 
-    /// `ip` with these words, inside the namespace; what it prints.
+    /// Runs `ip` with these arguments inside the namespace; returns its output.
     pub fn ip(&self, words: &str) -> Result<String> {
         run(Command::new("ip").args(["-n", &self.name]).args(words.split_whitespace()))
     }
 
-    /// Runs `program` with these words to its end; what it prints.
+    /// Runs `program` with these arguments to its end; returns its output.
     pub fn run(&self, program: &str, words: &str) -> Result<String> {
         run(self.command(program).args(words.split_whitespace()))
     }
@@ -102,7 +102,7 @@ impl Drop for Namespace {
     }
 }
 
-/// Runs `command` to its end; what it prints, or an error with all that it said.
+/// Runs `command` to its end; returns its output, or an error with all that it printed.
 pub(crate) fn run(command: &mut Command) -> Result<String> {
     let output = command.output().with_context(|| format!("cannot start {command:?}"))?;
     if !output.status.success() {

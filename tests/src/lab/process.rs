@@ -1,4 +1,4 @@
-//! A program that runs beside the test, with its words in a file, ended on drop with all that it started.
+//! A background program whose output goes to a file. Dropping it ends it with all that it started.
 
 use super::{Result, wait_until};
 use anyhow::{Context as _, anyhow, bail};
@@ -17,18 +17,18 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How many times as long as one that does nothing a program is waited for that works.
+/// How many times `patience` a program that works is waited for.
 const LONGER: u32 = 10;
-/// It works if it has a processor for one part of so many of the time: the least that a machine leaves it that does other things.
+/// A program works if it gets at least this fraction (1/LITTLE) of a processor, which even a busy machine leaves it.
 const LITTLE: u32 = 200;
 
 thread_local! {
-    /// What the programs have said that this thread has ended, by log.
+    /// Output of this thread's ended programs, by log file.
     static SAID: RefCell<BTreeMap<PathBuf, String>> = const { RefCell::new(BTreeMap::new()) };
 }
 
-/// Runs a test; to an error it adds what the test's programs have said, which is printed after a panic as well.
-pub fn told(test: impl FnOnce() -> Result<()>) -> Result<()> {
+/// Runs a test. To its error it adds the output of the test's programs, which is printed after a panic, too.
+pub fn with_program_output(test: impl FnOnce() -> Result<()>) -> Result<()> {
     let outcome = test();
     let said = SAID.take();
     let all = || said.iter().map(|(log, said)| format!("---- {}:\n{said}----\n", log.display())).collect::<String>();
@@ -43,8 +43,8 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts `command`; what it says goes to the end of `<directory>/<name>.log`. It ends at the latest with the thread
-    /// that called this, even if that is killed.
+    /// Starts `command`; its output is appended to `<directory>/<name>.log`. It ends at the latest with the calling thread,
+    /// even if that is killed.
     pub fn start(name: &str, command: &Command, directory: &Path) -> Result<Self> {
         let log = directory.join(format!("{name}.log"));
         let file = File::options()
@@ -68,7 +68,7 @@ impl Process {
         self.child.id()
     }
 
-    /// All that it has said so far.
+    /// Its output so far.
     #[must_use]
     pub fn said(&self) -> String {
         fs::read_to_string(&self.log).unwrap_or_default()
@@ -87,7 +87,7 @@ impl Process {
         Pid::from_raw(self.child.id().cast_signed())
     }
 
-    /// Waits until `probe` gives a value, but not beyond the program's own end.
+    /// Waits until `probe` succeeds; fails if the program ends first.
     pub fn until<T>(&mut self, what: &str, patience: Duration, mut probe: impl FnMut(&Self) -> Result<T>) -> Result<T> {
         self.while_it_works(what, patience, |process| match process.ended()? {
             Some(status) => Ok(Err(anyhow!("{} ended with {status}: {}", process.name, process.said()))),
@@ -99,12 +99,12 @@ impl Process {
     pub fn wait(&mut self, patience: Duration) -> Result<ExitStatus> {
         self.while_it_works(&format!("{} to end", self.name), patience, |process| match process.ended()? {
             Some(status) => Ok(status),
-            None => bail!("it still runs; it said: {}", process.said()),
+            None => bail!("it still runs; its output: {}", process.said()),
         })
     }
 
-    /// Waits until `probe` gives a value. `patience` is for a program that does nothing: one that works, on a machine that is
-    /// busy with other things, has [`LONGER`] times as long.
+    /// Waits until `probe` succeeds. `patience` is for an idle program; one that works gets [`LONGER`] times as long, since the
+    /// machine may be busy.
     fn while_it_works<T>(
         &mut self,
         what: &str,
@@ -122,24 +122,24 @@ impl Process {
                 (since, worked) = (Instant::now(), now);
             } else if since.elapsed() > patience {
                 let name = &self.name;
-                return Ok(Err(anyhow!("{name} has done nothing for {patience:?}, of {what}: {error:#}")));
+                return Ok(Err(anyhow!("{name} was idle for {patience:?} while waiting for {what}: {error:#}")));
             }
             Err(error.context(format!("it has worked for {now:?}")))
         })?
     }
 
-    /// How long it has had a processor, threads that have ended included; nothing once it has ended itself.
+    /// Processor time that it has used, including its ended threads; 0 once it has ended.
     fn worked(&self) -> Duration {
-        /// The kernel counts hundredths of seconds for programs, whatever it counts for itself.
+        /// The kernel reports hundredths of seconds to programs, whatever its own tick is.
         const TICK: Duration = Duration::from_millis(10);
         let status = fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap_or_default();
-        // The program's own name is in brackets, and may be anything. Then the 3rd field begins; the 14th and 15th are times.
+        // The program's name is in brackets and may contain anything. The 3rd field follows; the 14th and 15th are times.
         let fields = status.rsplit(") ").next().unwrap_or_default().split(' ');
         TICK * fields.skip(11).take(2).filter_map(|ticks| ticks.parse::<u32>().ok()).sum()
     }
 }
 
-/// The same program, told by setpriv to die with its parent.
+/// The same program, started through setpriv so that it dies with its parent.
 fn ending_with_us(command: &Command) -> Command {
     let mut wrapped = Command::new("setpriv");
     wrapped.args(["--pdeathsig", "KILL", "--"]).arg(command.get_program()).args(command.get_args());
@@ -154,7 +154,7 @@ fn ending_with_us(command: &Command) -> Command {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // Its workers, too. All of them may have ended by themselves, and then there is nothing left to do.
+        // Kills its child processes, too. All may have ended by themselves.
         let _ = killpg(self.pid(), Signal::SIGKILL);
         let _ = self.child.wait();
         let said = self.said();
@@ -179,13 +179,13 @@ mod tests {
         };
         assert!(wait("while (( SECONDS < 2 )); do :; done").expect("it works all the time").success());
         let error = wait("sleep 600").expect_err("it waits for something");
-        assert!(format!("{error:#}").contains("worker has done nothing"), "{error:#}");
+        assert!(format!("{error:#}").contains("worker was idle"), "{error:#}");
     }
 
     #[test]
-    fn an_error_tells_what_the_programs_said_that_ended_before_it() {
+    fn an_error_holds_the_output_of_programs_that_ended_before_it() {
         let room = tempfile::tempdir().expect("a directory");
-        let error = told(|| {
+        let error = with_program_output(|| {
             let mut command = Command::new("sh");
             Process::start("speaker", command.args(["-c", "echo how it was"]), room.path())?
                 .wait(Duration::from_secs(20))?;

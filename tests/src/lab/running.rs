@@ -1,4 +1,4 @@
-//! The usual start of a test: a lab, its controller, and the records up to the VMs.
+//! The usual start of a test: a lab, its controller, and the API records up to the VMs.
 
 use super::{Cloud, Controller, Hook, Lab, LabOptions, Result};
 

@@ -1,4 +1,4 @@
-//! Who types `vipgate` on the router, with a home of its own.
+//! A user of the `vipgate` command on the router, with a home directory of its own.
 
 use super::{Lab, Result, controller::PASSWORD, vipgate_binary};
 use anyhow::{Context as _, ensure};
@@ -15,13 +15,13 @@ pub struct Shell<'a> {
 }
 
 impl Shell<'_> {
-    /// Where the session is kept.
+    /// The directory that holds the session.
     #[must_use]
     pub fn state(&self) -> PathBuf {
         self.lab.directory().join("state")
     }
 
-    /// A program of the router, in this home.
+    /// A program on the router, with this home directory.
     #[must_use]
     pub fn command(&self, program: impl AsRef<Path>) -> Command {
         let mut command = self.lab.router.command(program.as_ref());
@@ -33,17 +33,17 @@ impl Shell<'_> {
         self.command(vipgate_binary()?).args(words).output().context("vipgate does not run")
     }
 
-    /// What a command that succeeds prints.
+    /// Runs a command that must succeed; returns its output.
     pub fn says(&self, words: &[&str]) -> Result<String> {
         printed(&format!("{words:?}"), self.run(words)?)
     }
 
-    /// The words of `line`, which has no quotes.
+    /// Runs `line`, which has no quotes, as a command that must succeed; returns its output.
     pub fn types(&self, line: &str) -> Result<String> {
         self.says(&line.split_whitespace().collect::<Vec<_>>())
     }
 
-    /// The same with a file as the standard input.
+    /// [`Self::types`] with a file as the standard input.
     pub fn types_with(&self, line: &str, input: &Path) -> Result<String> {
         let mut command = self.command(vipgate_binary()?);
         printed(line, command.args(line.split_whitespace()).stdin(File::open(input)?).output()?)
@@ -53,18 +53,18 @@ impl Shell<'_> {
         Ok(serde_json::from_str(&self.types(&format!("{line} --output json"))?)?)
     }
 
-    /// A command that must end with `code` and say each of `said`; what it prints.
+    /// Runs a command that must end with `code` and name each of `said` in its error; returns its output.
     pub fn fails(&self, line: &str, code: i32, said: &[&str]) -> Result<String> {
         let output = self.run(&line.split_whitespace().collect::<Vec<_>>())?;
         let complaint = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(code), "{line}: {complaint}");
         for word in said {
-            assert!(complaint.contains(word), "{line} does not say `{word}`: {complaint}");
+            assert!(complaint.contains(word), "`{word}` is missing in the error of {line}: {complaint}");
         }
         Ok(String::from_utf8(output.stdout)?)
     }
 
-    /// The line that logs the admin in.
+    /// The command line that logs the admin in.
     pub fn login(&self) -> Result<String> {
         let password = self.lab.directory().join("password");
         fs::write(&password, format!("{PASSWORD}\n"))?;

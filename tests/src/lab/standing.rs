@@ -1,4 +1,4 @@
-//! What must survive whatever happens to the router: connections that stand, and what the kernel has counted.
+//! What must survive whatever happens to the router: open connections, and the kernel's counts.
 
 use super::{Datagrams, Host, Lab, Origin, Result, host::TcpSession, vipgate_binary, wait_until};
 use anyhow::{Context as _, ensure};
@@ -9,10 +9,10 @@ use std::{
     time::Duration,
 };
 
-/// Passes of the sweeper, and more.
-const TOLD: Duration = Duration::from_secs(30);
+/// Longer than a few passes of the sweeper.
+const RESET: Duration = Duration::from_secs(30);
 
-/// TCP connections of one client that stay open, and who answered on each of them first.
+/// TCP connections of one client that stay open, each with the backend that answered on it first.
 #[derive(Debug)]
 pub struct Standing {
     vip: SocketAddrV4,
@@ -29,7 +29,7 @@ impl Standing {
         Ok(Self { vip, sessions: (0..count).map(|_| open()).collect::<Result<_>>()? })
     }
 
-    /// Each of them answers, and nobody else answers on it.
+    /// Asks on each connection; the same backend as before must answer.
     pub fn ask(&mut self) -> Result<()> {
         for (session, origin) in &mut self.sessions {
             let answer = session.ask()?;
@@ -38,7 +38,7 @@ impl Standing {
         Ok(())
     }
 
-    /// Their flows and that of the datagrams: client and VIP.
+    /// The flows of these connections and of the datagrams, as client and VIP.
     #[must_use]
     pub fn flows(&self, datagrams: &Datagrams) -> Vec<(SocketAddrV4, SocketAddrV4)> {
         let sessions = self.sessions.iter().map(|(_, origin)| (origin.client, self.vip));
@@ -46,10 +46,10 @@ impl Standing {
     }
 }
 
-/// Waits until none of these hosts has a TCP connection with the peer beside it any more: who of them was told of its end, and
-/// neither sends nor closes anything, was told without being asked.
-pub fn all_are_told(ends: [(&Host, Ipv4Addr); 2]) -> Result<()> {
-    wait_until("both ends of a silent connection to be told", TOLD, || {
+/// Waits until no host has a TCP connection with its given peer any more. The hosts neither send nor close anything: the router
+/// must reset both ends by itself.
+pub fn wait_for_resets(ends: [(&Host, Ipv4Addr); 2]) -> Result<()> {
+    wait_until("both ends of a silent connection to be reset", RESET, || {
         for (host, peer) in ends {
             let left = host.connections_with(peer)?;
             ensure!(left == 0, "{} has {left} connections with {peer}", host.name);
@@ -58,12 +58,12 @@ pub fn all_are_told(ends: [(&Host, Ipv4Addr); 2]) -> Result<()> {
     })
 }
 
-/// What the kernel has counted at one moment.
+/// The kernel's counts at one moment.
 #[derive(Clone, Debug)]
 pub struct Counts(BTreeMap<String, u64>);
 
 impl Counts {
-    /// Those of all backends, and of the flows between these clients and VIPs.
+    /// Reads the counts of all backends, and of the flows between these clients and VIPs.
     pub fn read(lab: &Lab, watched: &[(SocketAddrV4, SocketAddrV4)]) -> Result<Self> {
         let mut counts = BTreeMap::new();
         let status = report(lab, "status")?;
@@ -75,7 +75,7 @@ impl Counts {
                 }
             }
         }
-        // Not all of them: there may be ten thousand others.
+        // Filtered: there may be ten thousand other flows.
         let listeners: BTreeSet<_> = watched.iter().map(|(_, vip)| *vip).collect();
         let mut flows = Vec::new();
         for listener in listeners {
@@ -93,24 +93,24 @@ impl Counts {
         Ok(Self(counts))
     }
 
-    /// Connections that were made to the listener at this port.
+    /// Number of connections made to the listener at this port.
     #[must_use]
     pub fn connections(&self, port: u16) -> u64 {
         let of = |name: &str| name.starts_with("connections of") && name.ends_with(&format!(" at {port}"));
         self.0.iter().filter(|(name, _)| of(name)).map(|(_, count)| count).sum()
     }
 
-    /// No count is missing or smaller in `next`.
+    /// Fails if a count is missing or smaller in `next`.
     pub fn check_grown(&self, next: &Self) -> Result<()> {
         for (name, count) in &self.0 {
-            let now = next.0.get(name).with_context(|| format!("{name} is not counted any more"))?;
+            let now = next.0.get(name).with_context(|| format!("{name} is no longer counted"))?;
             ensure!(now >= count, "{name}: {count} became {now}");
         }
         Ok(())
     }
 }
 
-/// What a command of vipgate that reads the kernel's tables, with these options, tells about this lab's.
+/// Runs a vipgate command that reads the lab's kernel tables, with these options; returns its JSON.
 pub fn report(lab: &Lab, command: &str) -> Result<Value> {
     let mut vipgate = lab.router.command(vipgate_binary()?);
     let output =

@@ -1,4 +1,4 @@
-//! Building the lab: namespaces, switches, addresses, and the offload settings that native XDP on veth needs.
+//! Builds the lab: namespaces, switches, addresses, and the offload settings that native XDP on veth needs.
 
 use super::{
     BpfDirectory, Controller, Host, Namespace, Result,
@@ -8,7 +8,7 @@ use anyhow::Context as _;
 use std::{fmt, net::Ipv4Addr, path::Path, time::Duration};
 use tempfile::TempDir;
 
-/// Where the router's programs attach, as `vipgate serve --hook` takes it.
+/// The hook that the router's programs attach to, as `vipgate serve --hook` takes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Hook {
     Auto,
@@ -47,18 +47,18 @@ pub struct Lab {
     directory: TempDir,
 }
 
-/// The router's device on the public network, its address, and the addresses VIPs are taken from.
+/// The router's device on the public network, its address, and the addresses that VIPs are taken from.
 pub const PUBLIC_DEVICE: &str = "pub0";
 pub const PUBLIC_ROUTER: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 1);
 pub const PUBLIC_RANGE: [Ipv4Addr; 2] = [Ipv4Addr::new(10, 1, 0, 10), Ipv4Addr::new(10, 1, 0, 99)];
-/// The same of the backends' network; they take their router as their gateway.
+/// The router's device on the backends' network and its address there, which is the backends' gateway.
 pub const PRIVATE_DEVICE: &str = "priv0";
 pub const PRIVATE_ROUTER: Ipv4Addr = Ipv4Addr::new(10, 2, 0, 1);
 pub const PRIVATE_RANGE: [Ipv4Addr; 2] = [Ipv4Addr::new(10, 2, 0, 2), Ipv4Addr::new(10, 2, 0, 250)];
 pub const NETMASK: Ipv4Addr = Ipv4Addr::new(255, 255, 255, 0);
 
 impl Lab {
-    /// Hosts, wires and running backends; no controller yet.
+    /// Builds hosts, wires and running backends; starts no controller.
     pub fn new(options: LabOptions) -> Result<Self> {
         let prefix = prefix(next_number());
         let router = Namespace::new(format!("{prefix}router"))?;
@@ -75,7 +75,7 @@ impl Lab {
         Ok(Self { bpffs, clients, backends, router, hook: options.hook, switches, directory })
     }
 
-    /// Where the lab keeps its files: the store, the logs.
+    /// Directory of the lab's files: the store, the logs.
     #[must_use]
     pub fn directory(&self) -> &Path {
         self.directory.path()
@@ -86,13 +86,13 @@ impl Lab {
         Controller::start(self, &[])
     }
 
-    /// Has the clients serve as the backends do: what guests ask outside.
+    /// Starts the clients' services, for guests to ask.
     pub fn serve_outside(&mut self) -> Result<()> {
         self.clients.iter_mut().try_for_each(|client| client.serve(self.directory.path()))
     }
 
-    /// Gives the router one more device on the public network, without an address.
-    pub fn plug_beside(&self, device: &str) -> Result<()> {
+    /// Adds another device without an address to the router on the public network.
+    pub fn plug_extra(&self, device: &str) -> Result<()> {
         wire(&self.switches[0], &self.router, device, device)
     }
 
@@ -102,7 +102,7 @@ impl Lab {
         self.switches.iter().chain(hosts).chain([&self.router]).try_for_each(|namespace| set_mtu(namespace, mtu))
     }
 
-    /// Takes the cable of the router's private device out of its switch, or puts it back.
+    /// Unplugs the router's private device from its switch, or plugs it in again.
     pub fn plug_private(&self, plugged: bool) -> Result<()> {
         let state = if plugged { "up" } else { "down" };
         self.switches[1].ip(&format!("link set router {state}")).map(drop)
@@ -117,15 +117,15 @@ impl Lab {
 /// Gives every veth of a namespace this MTU.
 fn set_mtu(namespace: &Namespace, mtu: u32) -> Result<()> {
     let links = namespace.ip("-oneline link")?;
-    // A veth is printed as `number: name@other: ...`.
+    // A line for a veth begins with `number: name@other: `.
     for (name, _) in links.lines().filter_map(|link| link.split(' ').nth(1)?.split_once('@')) {
         namespace.ip(&format!("link set {name} mtu {mtu}"))?;
     }
     Ok(())
 }
 
-/// All that is around a router: clients and running backends, each side on a switch that the router is not yet
-/// plugged into. Dropped in this order.
+/// Everything around a router: clients and running backends, each side on a switch. The router is not plugged in yet.
+/// Dropped in this order.
 #[derive(Debug)]
 pub struct Surroundings {
     pub clients: Vec<Host>,
@@ -159,26 +159,26 @@ impl Surroundings {
         Ok(Self { clients, backends, public, private, directory })
     }
 
-    /// Gives every host, and the port of its switch, this MTU.
+    /// Sets this MTU on every host and on its port of the switch.
     pub fn set_mtu(&self, mtu: u32) -> Result<()> {
         let hosts = self.clients.iter().chain(&self.backends).map(|host| &host.namespace);
         hosts.chain([&self.public.namespace, &self.private.namespace]).try_for_each(|namespace| set_mtu(namespace, mtu))
     }
 }
 
-/// What a host is set up for.
+/// The kind of router that a host is set up for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HostKind {
-    /// A router in a namespace. The host's transmit checksums are computed before packets leave: between namespaces
-    /// they would stay undone, and an XDP program on the router cannot see that they are.
+    /// A router in a namespace. The host computes transmit checksums before packets leave: between namespaces they would
+    /// stay unfinished, and an XDP program on the router cannot see that.
     BesideNamespace,
-    /// A router in a virtual machine: the host keeps every offload, as any host on a cloud's network does, and waits
-    /// longer, since such a machine may be emulated.
+    /// A router in a virtual machine: the host keeps every offload, as hosts on a cloud's network do, and waits longer,
+    /// since the machine may be emulated.
     BesideMachine,
 }
 
 impl HostKind {
-    /// Longer than any answer takes, shorter than a test's patience.
+    /// Longer than any answer takes, shorter than a test's deadline.
     fn patience(self) -> Duration {
         match self {
             Self::BesideNamespace => Duration::from_secs(2),
@@ -200,21 +200,21 @@ impl Switch {
         Ok(Self { namespace })
     }
 
-    /// Plugs the router in. Its own end stays as a router's would be; the other end must poll for what the router's XDP
-    /// program sends it, which GRO makes it do.
+    /// Plugs the router in. GRO on the switch's end of the veth makes it poll, which it must to receive what the router's XDP
+    /// program sends. The router's end keeps its defaults.
     fn plug_router(&self, router: &Namespace, device: &str, address: Ipv4Addr) -> Result<()> {
         wire(&self.namespace, router, device, "router")?;
         self.namespace.run("ethtool", "-K router gro on")?;
         router.ip(&format!("addr add {address}/24 dev {device}")).map(drop)
     }
 
-    /// Plugs in a device of another namespace that has no other end here: a machine's tap.
+    /// Plugs in a device of another namespace that has no peer here: a machine's tap.
     pub fn plug_device(&self, from: &Namespace, device: &str, mtu: u32) -> Result<()> {
         from.ip(&format!("link set {device} netns {}", self.namespace.name()))?;
         self.namespace.ip(&format!("link set {device} mtu {mtu} master switch up")).map(drop)
     }
 
-    /// Plugs a host in as its `eth0`; its MAC address.
+    /// Plugs a host in as its `eth0`; returns its MAC address.
     fn plug(
         &self,
         host: &Namespace,
@@ -235,7 +235,7 @@ impl Switch {
     }
 }
 
-/// Plugs a new device of a namespace into the switch in another.
+/// Connects a new device of `host` to the switch in another namespace.
 fn wire(switch: &Namespace, host: &Namespace, device: &str, port: &str) -> Result<()> {
     host.ip(&format!("link add {device} type veth peer name {port} netns {}", switch.name()))?;
     switch.ip(&format!("link set {port} master switch up"))?;

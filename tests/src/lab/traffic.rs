@@ -1,11 +1,11 @@
-//! What must go on whatever happens to the router, all at once: connections that stand, datagrams, and HTTP requests of one client.
+//! Traffic that must survive what happens to the router: open connections, datagrams, and one client's HTTP requests.
 
 use super::{DatagramReport, Datagrams, ECHO, Lab, Load, LoadReport, Result, Standing, UDP, WEB, report};
 use anyhow::{Context as _, ensure};
 use serde_json::Value;
 use std::net::{Ipv4Addr, SocketAddrV4};
 
-/// All of it, to a VIP that is [balanced everywhere](super::Cloud::balanced_everywhere).
+/// All of these, to a VIP that is [balanced everywhere](super::Cloud::balanced_everywhere).
 #[derive(Debug)]
 pub struct Traffic {
     pub standing: Standing,
@@ -14,7 +14,7 @@ pub struct Traffic {
 }
 
 impl Traffic {
-    /// With so many connections that stand; all of it goes on already.
+    /// Starts all of it, with this many open connections.
     pub fn start(lab: &Lab, vip: Ipv4Addr, sessions: usize) -> Result<Self> {
         let client = lab.client();
         let mut standing = Standing::open(client, SocketAddrV4::new(vip, ECHO.port), sessions)?;
@@ -26,13 +26,13 @@ impl Traffic {
         Ok(Self { standing, datagrams, requests })
     }
 
-    /// The flows of what stands and of the datagrams: client and VIP.
+    /// The flows of the open connections and of the datagrams, as client and VIP.
     #[must_use]
     pub fn flows(&self) -> Vec<(SocketAddrV4, SocketAddrV4)> {
         self.standing.flows(&self.datagrams)
     }
 
-    /// Ends it; none was lost.
+    /// Stops it; fails if a packet or request was lost.
     pub fn stop(self) -> Result<(DatagramReport, LoadReport)> {
         let (datagrams, requests) = (self.datagrams.stop()?, self.requests.stop()?);
         ensure!(datagrams.lost.is_empty(), "{} of {} datagrams are lost", datagrams.lost.len(), datagrams.answered);
@@ -40,7 +40,7 @@ impl Traffic {
         Ok((datagrams, requests))
     }
 
-    /// The same; the kernel has counted each of the datagrams in their flow, which is the third.
+    /// [`Self::stop`]; also fails unless the kernel counted every datagram in its flow, which is returned third.
     pub fn stop_counted(self, lab: &Lab) -> Result<(DatagramReport, LoadReport, Value)> {
         let client = self.datagrams.client().to_string();
         let (datagrams, requests) = self.stop()?;

@@ -1,8 +1,8 @@
-//! The version before ours, as a router runs it: its programs on the lab's devices, with tables of its own layout. Its programs
-//! are its own (`fixtures/`); what its controller did is done here, as far as traffic depends on it.
+//! ABI version 8, the one before ours, as a router runs it: its programs on the lab's devices, with tables of its own layout.
+//! The programs are the original ones (`fixtures/`). This module does what its controller did, as far as traffic depends on it.
 //!
-//! What our controller stored in tables whose elements are the same in both versions is shared, as it compiled the same: so a lab
-//! needs no controller of that version to have services.
+//! Tables whose elements are the same in both versions are shared with ours, since both controllers fill them alike. So a lab
+//! has services without a controller of that version.
 
 use std::{
     fs,
@@ -28,10 +28,10 @@ use super::{Lab, Result};
 const OBJECT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/abi-8.o.gz");
 const DIRECTORY: &str = "abi-8";
 const FLOWS: u32 = 1 << 16;
-/// Kinds of bits in its INTEREST map, the first three of ours; there all of one kind are beside each other, not all of one address.
+/// Kinds of bits in its INTEREST map: the first three of ours. Its map groups bits by kind, ours by address.
 const INTEREST_KINDS: u32 = 3;
 const OUR_KINDS: u32 = 4;
-/// The tables that it made anew: their elements were others, or what is in them is of flows.
+/// Tables that version 8 creates anew: their elements differ from ours, or belong to flows.
 const OWN: [&str; 9] = [
     maps::CONFIG,
     maps::FLOW_BUCKETS,
@@ -43,12 +43,12 @@ const OWN: [&str; 9] = [
     maps::METER_STATES,
     maps::FRAGMENTS,
 ];
-/// Tables that it did not have.
+/// Tables that version 8 does not have.
 const LATER: [&str; 1] = [maps::CONFIRMED];
 
-/// Puts version 8 in the place of ours, as its controller did with the tables of any other version: it takes the links, gives the
-/// devices its programs, and removes what is left of ours by the rules that it has. Connections end. No controller of ours
-/// may run.
+/// Replaces our version by version 8, as its controller did with any other version's tables: it takes the links over, gives the
+/// devices its programs, and removes our pins by the rules that it has. Connections end. No controller of ours may
+/// run.
 pub fn put(lab: &Lab) -> Result<()> {
     let root = lab.bpffs.path();
     let (ours, its) = (root.join(format!("abi-{ABI_VERSION}")), root.join(DIRECTORY));
@@ -85,7 +85,7 @@ fn load(its: &Path, shared: &[&str]) -> Result<Ebpf> {
     loader.load(&gzip.stdout).context("version 8's object does not load")
 }
 
-/// Writes its configuration and its set of addresses.
+/// Writes version 8's configuration and its set of addresses.
 fn configure(ours: &Path, ebpf: &mut Ebpf) -> Result<()> {
     let held: Array<_, Config> = open(ours, maps::CONFIG)?;
     let Config { flow_seed, epoch, tick, tx_ports, .. } = held.get(&0, 0)?;
@@ -118,7 +118,7 @@ fn open<M: TryFrom<aya::maps::Map, Error = aya::maps::MapError>>(dir: &Path, nam
     Ok(M::try_from(aya::maps::Map::from_map_data(MapData::from_pin(dir.join(name))?)?)?)
 }
 
-/// Gives a device version 8's program of a pinned link's kind.
+/// Replaces the program behind a pinned link by version 8's of the same kind.
 fn give(ebpf: &mut Ebpf, links: &Path, link: &str) -> Result<()> {
     let program = match link.split_once('-').map(|(kind, _)| kind) {
         Some("xdp") => maps::PROGRAM_XDP,
@@ -127,7 +127,7 @@ fn give(ebpf: &mut Ebpf, links: &Path, link: &str) -> Result<()> {
         Some("behind") => maps::PROGRAM_BEHIND,
         Some("egress") => maps::PROGRAM_EGRESS,
         Some("queue") => maps::PROGRAM_QUEUE,
-        // A tracepoint's, which only counts.
+        // A tracepoint's link, which only counts.
         _ => return Ok(()),
     };
     let held = FdLink::from(PinnedLink::from_pin(links.join(link))?);
@@ -137,7 +137,7 @@ fn give(ebpf: &mut Ebpf, links: &Path, link: &str) -> Result<()> {
                 load_persistently(|| Xdp::load(xdp))?;
             }
             let id = xdp.attach_to_link(XdpLink::try_from(held)?)?;
-            // The pin holds it.
+            // The pin keeps it alive.
             drop(xdp.take_link(id)?);
         }
         Program::SchedClassifier(tc) => {
@@ -157,9 +157,9 @@ fn names(dir: &Path) -> Result<Vec<String>> {
     entries.collect()
 }
 
-/// As version 8 removes what another version left: it knows pins, and one directory of links.
+/// Removes pins as version 8 removes what another version left: it knows tables, and one directory of links.
 fn remove(dir: &Path) -> Result<()> {
-    fs::remove_dir(dir.join("links")).context("version 8 leaves links that it does not know")?;
+    fs::remove_dir(dir.join("links")).context("version 8 leaves links behind")?;
     for name in names(dir)? {
         fs::remove_file(dir.join(&name)).with_context(|| format!("version 8 cannot remove {name}"))?;
     }

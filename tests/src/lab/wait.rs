@@ -1,4 +1,4 @@
-//! Waiting for something to become true, with a deadline and a name: never a sleep that hopes.
+//! Waits for a condition, with a deadline and a name; never a fixed sleep.
 
 use super::Result;
 use anyhow::bail;
@@ -9,10 +9,10 @@ use std::{
 
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// Asks `probe` until it gives a value.
+/// Calls `probe` until it succeeds.
 ///
 /// # Errors
-/// `patience` is over; the message names `what` was awaited and what the probe said last.
+/// `patience` is over; the message contains `what` was awaited and the probe's last error.
 pub fn wait_until<T>(what: &str, patience: Duration, mut probe: impl FnMut() -> Result<T>) -> Result<T> {
     let deadline = Instant::now() + patience;
     loop {

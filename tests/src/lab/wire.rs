@@ -1,4 +1,4 @@
-//! Frames as they are, from a host's wire: what its kernel would not send.
+//! Sends raw frames from a host's wire, which the host's kernel would not send.
 
 use super::{Host, Lab, Result, topology::PUBLIC_DEVICE};
 use crate::packet::Frame;
@@ -18,7 +18,7 @@ pub struct Wire {
 }
 
 impl Wire {
-    /// Of a client.
+    /// The wire of a client.
     pub fn of(lab: &Lab, client: &Host) -> Result<Self> {
         let link = lab.router.ip(&format!("-oneline link show dev {PUBLIC_DEVICE}"))?;
         let mac = link.split_whitespace().skip_while(|word| *word != "link/ether").nth(1).context("a MAC address")?;
@@ -30,13 +30,13 @@ impl Wire {
         Ok(Self { socket: client.namespace.within(|| packet_socket("eth0"))?, router })
     }
 
-    /// The frame, addressed to the router.
+    /// The frame's bytes, addressed to the router.
     #[must_use]
     pub fn to_router(&self, frame: Frame) -> Vec<u8> {
         Frame { dst_mac: self.router, ..frame }.bytes()
     }
 
-    /// False: the queue is full.
+    /// Sends a frame; false if the queue is full.
     #[must_use]
     pub fn send(&self, frame: &[u8]) -> bool {
         send(self.socket.as_raw_fd(), frame, MsgFlags::empty()).is_ok()

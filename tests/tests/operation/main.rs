@@ -16,8 +16,8 @@ use std::{
 use vipgate_tests::{
     both_hooks,
     lab::{
-        Cloud, Controller, ECHO, Hook, Lab, LabOptions, Listener, Result, Running, UDP, WEB, all_are_told,
-        vipgate_binary, wait_until,
+        Cloud, Controller, ECHO, Hook, Lab, LabOptions, Listener, Result, Running, UDP, WEB, vipgate_binary,
+        wait_for_resets, wait_until,
     },
 };
 
@@ -310,7 +310,7 @@ both_hooks! {
             anyhow::ensure!(open()? == 0, "it is still counted");
             Ok(())
         })?;
-        all_are_told([(run.lab.client(), VIP), (&run.lab.backends[0], run.lab.client().address)])?;
+        wait_for_resets([(run.lab.client(), VIP), (&run.lab.backends[0], run.lab.client().address)])?;
         session.wait_for_reset()
     }
 }
