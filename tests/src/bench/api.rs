@@ -1,9 +1,8 @@
-//! The API under load: pages of big tables, creates and limits as fast as customers make them, and many who wait for their
-//! jobs.
+//! The API under load: pages of big tables, fast creates and limits, and many clients that poll jobs.
 //!
-//! Pages are read from a store of its own, filled by SQL: each table that grows with the cloud has so many rows. Creates
-//! and polls go over HTTP to a controller with the tables that an operator gets; a create counts from its request until
-//! its job has succeeded, which it has once the kernel holds the VIP.
+//! Pages are read from a separate store, filled by SQL: each table that grows with the cloud has many rows. Creates and polls
+//! go over HTTP to a controller with an operator's default tables. A create lasts from its request until its job has
+//! succeeded, when the kernel holds the VIP.
 
 use std::time::{Duration, Instant};
 
@@ -24,19 +23,19 @@ use crate::lab::{Api, Cloud, Hook, Lab, LabOptions, WEB};
 
 /// Pages of each query in a round.
 const PAGES: u32 = 5;
-/// Who create at the same time.
+/// Clients that create at the same time.
 const CUSTOMERS: usize = 32;
-/// Between two looks at a job.
+/// Pause between two polls of a job.
 const PAUSE: Duration = Duration::from_millis(5);
-/// VIPs, and ports of each that get a limit, in bits per second.
+/// Number of VIPs, number of limited ports of each, and their limit in bits per second.
 const VIPS: u32 = 1000;
 const PORTS: u32 = 10;
 const LIMIT: u64 = 10 << 20;
-/// Who poll at the same time, and how often each of them in a round.
+/// Clients that poll at the same time, and polls of each in a round.
 const POLLERS: usize = 1000;
 const POLLS: u32 = 5;
 
-/// The queries: each filters by a related resource, and sorts.
+/// The queries; each filters by a related resource, and sorts.
 const QUERIES: [(&str, Resource, &str); 5] = [
     (
         "listeners by the name of their VIP",
@@ -53,7 +52,7 @@ const QUERIES: [(&str, Resource, &str); 5] = [
     ("elastic IPs by their network", Resource::Eip, "q=vip.l3Network.name=public&q=state=Enabled&sort=vipIp"),
 ];
 
-/// Measures all three.
+/// Measures pages, creates and polls.
 pub fn run(report: &mut Report, effort: Effort) -> Result<()> {
     let runtime = Builder::new_multi_thread().enable_all().build().context("no runtime")?;
     runtime.block_on(pages(report, effort))?;
@@ -77,7 +76,7 @@ pub fn run(report: &mut Report, effort: Effort) -> Result<()> {
     limits(report)
 }
 
-/// How long ten thousand bandwidth limits take, each a call of its own, until the kernel holds them.
+/// Measures how long ten thousand bandwidth limits take, each by its own call, until the kernel holds them.
 fn limits(report: &mut Report) -> Result<()> {
     let lab = Lab::new(LabOptions { hook: Hook::Auto, clients: 1, backends: 1 })?;
     let controller = start_as_shipped(&lab, Hook::Auto)?;
@@ -101,7 +100,7 @@ fn limits(report: &mut Report) -> Result<()> {
     Ok(())
 }
 
-/// Milliseconds that a page of 100 takes, from the parsed query to the reply's text.
+/// Measures the milliseconds that a page of 100 takes, from the parsed query to the reply's text.
 async fn pages(report: &mut Report, effort: Effort) -> Result<()> {
     let directory = TempDir::with_prefix("vipgate-bench-").context("no directory for a store")?;
     let store = Store::open(&format!("sqlite://{}", directory.path().join("big.db").display())).await?;
@@ -115,9 +114,9 @@ async fn pages(report: &mut Report, effort: Effort) -> Result<()> {
             let start = Instant::now();
             let mut tx = store.read().await?;
             let reply = query::run(&mut tx, None, resource, &query).await?;
-            ensure!(!wire::encode(&reply).is_empty(), "{name}: no reply");
+            ensure!(!wire::encode(&reply).is_empty(), "{name}: the reply is empty");
             series.push(start.elapsed().as_secs_f64() * 1e3);
-            ensure!(reply["inventories"].as_array().map(Vec::len) == Some(100), "{name}: no whole page");
+            ensure!(reply["inventories"].as_array().map(Vec::len) == Some(100), "{name}: the page is not full");
         }
         report.add(series.row(format!("a page of 100,000 {name}"), "ms").at_most(20.0));
     }
@@ -125,10 +124,10 @@ async fn pages(report: &mut Report, effort: Effort) -> Result<()> {
     Ok(())
 }
 
-/// Rows of each table; of VIPs twice as many, since each elastic IP has one for itself.
+/// Rows of each table; twice as many VIPs, since each elastic IP has one of its own.
 const ROWS: u32 = 100_000;
 
-/// Statements that make them, uuids as scattered as real ones.
+/// Statements that create the rows, with uuids as scattered as real ones.
 const FILL: [&str; 18] = [
     "CREATE TEMP TABLE n AS WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < $1) SELECT i FROM n",
     "CREATE TEMP TABLE made AS SELECT k.type, lower(hex(randomblob(16))) AS uuid, n.i FROM n,
@@ -202,7 +201,7 @@ async fn fill(store: &Store) -> Result<()> {
     Ok(tx.commit().await?)
 }
 
-/// Clients of one session, which keep their connections.
+/// Clients that share a session and keep their connections.
 #[derive(Clone, Debug)]
 struct Customers {
     http: Client,
@@ -217,12 +216,12 @@ impl Customers {
         Ok(Self { http, base: api.base().to_owned(), authorization: format!("OAuth {session}") })
     }
 
-    /// Creates a VIP; where its job is.
+    /// Creates a VIP; returns its job's location.
     async fn create(&self, network: &str) -> Result<String> {
         self.ask(Method::POST, "/vips", &json!({ "params": { "name": "vip", "l3NetworkUuid": network } })).await
     }
 
-    /// Makes a call; where its job is.
+    /// Makes a call; returns its job's location.
     async fn ask(&self, method: Method, path: &str, body: &Value) -> Result<String> {
         let url = format!("{}/zstack/v1{path}", self.base);
         let request = self.http.request(method, url).header("Authorization", &self.authorization);
@@ -232,7 +231,7 @@ impl Customers {
         reply["location"].as_str().map(str::to_owned).with_context(|| format!("no location in {reply}"))
     }
 
-    /// Looks at a job; whether it has succeeded.
+    /// Polls a job; returns whether it has succeeded.
     async fn poll(&self, location: &str) -> Result<bool> {
         let reply = self.http.get(location).send().await?;
         match reply.status().as_u16() {
@@ -252,7 +251,7 @@ impl Customers {
         Ok(())
     }
 
-    /// Limits ports of VIPs, one after another: how long each took.
+    /// Limits ports of VIPs one after another; returns how long each took.
     async fn keep_limiting(self, ports: Vec<(String, u32)>) -> Result<Vec<Duration>> {
         let mut took = Vec::new();
         for (vip, port) in ports {
@@ -265,7 +264,7 @@ impl Customers {
         Ok(took)
     }
 
-    /// Creates VIPs one after another until then: how long each took.
+    /// Creates VIPs one after another until `end`; returns how long each took.
     async fn keep_creating(self, network: String, end: Instant) -> Result<Vec<Duration>> {
         let mut took = Vec::new();
         while Instant::now() < end {
@@ -280,14 +279,14 @@ impl Customers {
         let mut took = Vec::new();
         for _ in 0..POLLS {
             let start = Instant::now();
-            ensure!(self.poll(&location).await?, "a job that had succeeded runs again");
+            ensure!(self.poll(&location).await?, "a job that had succeeded is running again");
             took.push(start.elapsed());
         }
         Ok(took)
     }
 }
 
-/// VIPs in a second, and the milliseconds within which 99 of 100 were there.
+/// Measures VIPs created per second, and the 99th percentile of the time that one takes.
 async fn creates(report: &mut Report, effort: Effort, customers: &Customers, network: &str) -> Result<()> {
     let (mut rates, mut slowest) = (Series::default(), Series::default());
     for _ in 0..effort.rounds {
@@ -302,7 +301,7 @@ async fn creates(report: &mut Report, effort: Effort, customers: &Customers, net
     Ok(())
 }
 
-/// Polls in a second by a thousand clients, each on a connection of its own; one that fails ends it all.
+/// Measures polls per second by a thousand clients, each on its own connection. A failed poll is an error.
 async fn polls(report: &mut Report, effort: Effort, customers: &Customers, network: &str) -> Result<()> {
     let location = customers.create(network).await?;
     customers.finish(&location).await?;
@@ -318,7 +317,7 @@ async fn polls(report: &mut Report, effort: Effort, customers: &Customers, netwo
     Ok(())
 }
 
-/// What all of them give, run side by side.
+/// Runs all side by side; returns their results together.
 async fn all<F>(work: impl Iterator<Item = F>) -> Result<Vec<Duration>>
 where
     F: Future<Output = Result<Vec<Duration>>> + Send + 'static,
@@ -326,12 +325,12 @@ where
     let mut running: JoinSet<_> = work.collect();
     let mut all = Vec::new();
     while let Some(done) = running.join_next().await {
-        all.extend(done.context("a customer is gone")??);
+        all.extend(done.context("a client has panicked")??);
     }
     Ok(all)
 }
 
-/// Milliseconds within which so many of a hundred were done.
+/// The given percentile of the durations, in milliseconds.
 fn percentile(mut took: Vec<Duration>, percent: usize) -> f64 {
     took.sort();
     let at = (took.len() * percent / 100).min(took.len().saturating_sub(1));

@@ -1,4 +1,4 @@
-//! Bulk TCP through the router, by iperf3: what arrives, by time and by processor time.
+//! Bulk TCP through the router by iperf3: throughput per time and per processor time.
 
 use anyhow::{Context as _, Result};
 use serde_json::Value;
@@ -10,7 +10,7 @@ use super::{
 
 const GIGABIT: f64 = 1e9;
 
-/// Measures one stream and eight by each way.
+/// Measures one stream and eight streams by each way.
 pub fn run(report: &mut Report, effort: Effort) -> Result<()> {
     let ask = |streams: u32| {
         move |room: &super::peers::Room, target: std::net::SocketAddrV4| {
@@ -25,9 +25,9 @@ pub fn run(report: &mut Report, effort: Effort) -> Result<()> {
     compare(report, effort, &[case("bulk TCP, 1 stream", &one), case("bulk TCP, 8 streams", &eight)])
 }
 
-/// What the server has received, as the client's report says at its end.
+/// Reads what the server has received from the client's report.
 pub(crate) fn sample(report: &str) -> Result<Sample> {
-    let report: Value = serde_json::from_str(report).with_context(|| format!("no JSON from iperf3: {report}"))?;
+    let report: Value = serde_json::from_str(report).with_context(|| format!("iperf3 prints no JSON: {report}"))?;
     let received = &report["end"]["sum_received"];
     let number = |name: &str| received[name].as_f64().with_context(|| format!("iperf3 has no {name}: {report}"));
     Ok(Sample { done: number("bytes")? * 8.0 / GIGABIT, seconds: number("seconds")?, p99: None })

@@ -1,4 +1,4 @@
-//! New connections through the router, by wrk from nginx: one request on each, 32 at a time.
+//! New connections through the router, by wrk to nginx: one request on each, 32 at a time.
 
 use anyhow::{Context as _, Result, ensure};
 
@@ -8,12 +8,12 @@ use super::{
 };
 use crate::lab::host::HTTP_PORT;
 
-/// Measures connections, and the latency of the slowest, by each way.
+/// Measures connections per second, and the latency of the slowest, by each way.
 pub fn run(report: &mut Report, effort: Effort) -> Result<()> {
     let ask = |room: &super::peers::Room, target: std::net::SocketAddrV4| {
         let mut command = room.client().command("wrk");
         command.args(["--threads", "1", "--connections", "32", "--latency", "--duration"]);
-        // Without the space wrk sends a header that nginx does not know, and keeps its connections.
+        // Without the space wrk sends a header that nginx does not recognize, and keeps its connections.
         command.arg(format!("{}s", effort.seconds)).args(["--header", "Connection: close"]);
         command.arg(format!("http://{target}/"));
         let before = room.accepted()?;
@@ -40,14 +40,14 @@ pub(crate) fn sample(text: &str) -> Result<Sample> {
 /// A time as wrk writes it: `950.00us`, `1.35ms`, `2.00s`, `1.02m`.
 fn seconds(text: &str) -> Result<f64> {
     let text = text.trim();
-    let split = text.find(|c: char| c.is_ascii_alphabetic()).with_context(|| format!("no time is `{text}`"))?;
+    let split = text.find(|c: char| c.is_ascii_alphabetic()).with_context(|| format!("not a time: `{text}`"))?;
     let (number, unit) = text.split_at(split);
     let factor = match unit {
         "us" => 1e-6,
         "ms" => 1e-3,
         "s" => 1.0,
         "m" => 60.0,
-        _ => anyhow::bail!("no time is `{text}`"),
+        _ => anyhow::bail!("not a time: `{text}`"),
     };
     Ok(number.parse::<f64>()? * factor)
 }

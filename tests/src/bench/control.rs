@@ -1,10 +1,10 @@
-//! The control plane through the REST API: how long a listener's change takes, loading everything into an empty kernel,
-//! the controller's memory; and what a packet costs among that many listeners.
+//! The control plane through the REST API: how long a listener's change takes, how long loading everything into an empty
+//! kernel takes, the controller's memory, and what a packet costs with that many listeners.
 //!
-//! The controller has the tables that an operator gets. Ten listeners share a VIP, and all have the same ten backends,
-//! real web servers, that are checked once a minute for each listener: they answer, so that checks change nothing.
-//! A change is a backend taken off a listener or put back, which makes it a new ring: from the request until the
-//! job's result is there, which it is once the kernel holds the change.
+//! The controller has an operator's default tables. Ten listeners share a VIP, and all have the same ten backends, which are
+//! real web servers. Each is checked once a minute for each listener; they answer, so checks change nothing. A change adds
+//! a backend to a listener or removes one, which needs a new selection table. It lasts from the request until the job's
+//! result is there, when the kernel holds the change.
 
 use std::{
     net::{Ipv4Addr, SocketAddrV4},
@@ -28,18 +28,18 @@ use crate::{
 };
 
 const BACKENDS: u8 = 10;
-/// Of a VIP.
+/// Listeners of a VIP.
 const LISTENERS: u16 = 10;
-/// Who make the records, at the same time.
+/// Clients that create records at the same time.
 const CUSTOMERS: u32 = 4;
-/// Between two looks at a job: short beside the fastest job.
+/// Pause between two polls of a job, short compared with the fastest job.
 const PAUSE: Duration = Duration::from_micros(200);
 pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 pub(super) const MEBIBYTE: f64 = 1024.0 * 1024.0;
-/// Changes in a round.
+/// Number of changes in a round.
 const CHANGES: u32 = 20;
 
-/// Measures with ten listeners, then with ten thousand: a thousand if it shall be quick.
+/// Measures with ten listeners, then with ten thousand (with `--quick` a thousand).
 pub fn run(report: &mut Report, effort: Effort) -> Result<()> {
     let many = if effort.seconds > 1 { 10_000 } else { 1_000 };
     let lab = Lab::new(LabOptions { hook: Hook::Auto, clients: 1, backends: BACKENDS })?;
@@ -70,7 +70,7 @@ pub fn run(report: &mut Report, effort: Effort) -> Result<()> {
     Ok(())
 }
 
-/// A packet's cost among many listeners beside one alone, by test run of the XDP program.
+/// Compares a packet's cost with many listeners to its cost with one, by test run of the XDP program.
 pub fn packets(report: &mut Report, effort: Effort) -> Result<()> {
     for (kind, flags) in [("established", tcp::ACK), ("new connections", tcp::SYN)] {
         let (mut alone, mut among) = (prepare(flags, 0)?, prepare(flags, 10_000)?);
@@ -83,13 +83,13 @@ pub fn packets(report: &mut Report, effort: Effort) -> Result<()> {
         let name = |listeners: &str| format!("test run, Xdp, {kind}: {listeners}");
         report.add(one.row(name("1 listener"), "ns"));
         let row = many.row(name("10,001 listeners"), "ns");
-        report.add(row.beside("1 listener", &many, &one).ratio_at_most(1.1));
+        report.add(row.compared_with("1 listener", &many, &one).ratio_at_most(1.1));
     }
     Ok(())
 }
 
-/// 1,024 clients' segments to a listener of ten backends, among so many others: established connections unless the
-/// segments are SYNs, for which the table is always full.
+/// Segments of 1,024 clients to a listener of ten backends, with this number of other listeners. They belong to established
+/// connections, unless they are SYNs, for which the table is always full.
 fn prepare(flags: u8, others: u32) -> Result<Bench> {
     const CLIENTS: u32 = 1 << 10;
     let vip = SocketAddrV4::new(Bench::VIP, 80);
@@ -121,7 +121,7 @@ fn prepare(flags: u8, others: u32) -> Result<Bench> {
 
 const TCP: u8 = 6;
 
-/// A public network with room for all VIPs; its uuid.
+/// Creates a public network with room for all VIPs; returns its uuid.
 pub(super) fn wide_network(cloud: &Cloud) -> Result<String> {
     let l3 = json!({ "name": "wide", "l2NetworkUuid": cloud.public_l2, "category": "Public" });
     let l3 = uuid(&cloud.api.create("/l3-networks", &l3)?)?;
@@ -132,7 +132,7 @@ pub(super) fn wide_network(cloud: &Cloud) -> Result<String> {
     Ok(l3)
 }
 
-/// Works of the numbers below this one, by some customers at the same time; what they give, in no order.
+/// Runs `work` for the numbers below `count`, by several clients at the same time; returns the results, in any order.
 pub(super) fn by_customers<T: Send>(count: u32, work: impl Fn(u32) -> Result<T> + Sync) -> Result<Vec<T>> {
     let work = &work;
     thread::scope(|scope| {
@@ -150,7 +150,7 @@ pub(super) fn by_customers<T: Send>(count: u32, work: impl Fn(u32) -> Result<T> 
     })
 }
 
-/// A VIP of this number with so many listeners on all backends; it, and the first listener.
+/// Creates a VIP of this number with these listeners on all backends; returns it and the first listener.
 pub(super) fn serve(cloud: &Cloud, number: u32, listeners: u16) -> Result<(String, String)> {
     let api = &cloud.api;
     let address = Ipv4Addr::from_bits(Ipv4Addr::new(10, 64, 1, 0).to_bits() + number);
@@ -181,7 +181,7 @@ fn nics_of(listener: &str) -> String {
     format!("/load-balancers/listeners/{listener}/vm-instances/nics")
 }
 
-/// Milliseconds that each change takes.
+/// Milliseconds of each change.
 fn changes(cloud: &Cloud, listener: &str, effort: Effort) -> Result<Series> {
     let nic = &cloud.vms[0].nic;
     let put_back = json!({ "params": { "vmNicUuids": [nic] } });
@@ -199,7 +199,7 @@ fn changes(cloud: &Cloud, listener: &str, effort: Effort) -> Result<Series> {
     Ok(series)
 }
 
-/// MiB in use once everything is loaded, and after each round of changes from then on: the controller's own, and all.
+/// Memory in MiB once everything is loaded and after each further round of changes: the controller's own, and all.
 fn memory(
     controller: &Controller,
     cloud: &Cloud,
@@ -217,7 +217,7 @@ fn memory(
     Ok((own, whole))
 }
 
-/// One call to the end of its job, whose result is asked for without the pauses of [`Api::call`].
+/// Makes a call and waits for its job, without the pauses of [`Api::call`].
 pub(super) fn call(api: &Api, method: Method, path: &str, body: Option<&Value>) -> Result<Value> {
     let accepted = api.send(method, path, body)?;
     let reply = if accepted.status == 202 { follow(api, &accepted)? } else { accepted };

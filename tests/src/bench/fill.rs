@@ -1,4 +1,4 @@
-//! How many new connections find no room in a flow table that is so full of established ones.
+//! The share of new connections that find no room in a flow table, by how full it is of established ones.
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 
@@ -11,14 +11,14 @@ use crate::packet::{Bench, Filling, Hook};
 const TCP: u8 = 6;
 const VIP: SocketAddrV4 = SocketAddrV4::new(Bench::VIP, 80);
 const BACKEND: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(10, 2, 0, 11), 8080);
-/// The first client of the first table.
+/// Address of the first client of the first table.
 const CLIENTS: Ipv4Addr = Ipv4Addr::new(11, 0, 0, 0);
-/// Tables that are filled, each by other clients.
+/// Number of tables that are filled, each by other clients.
 const TABLES: u32 = 3;
-/// Percent of the slots, and how many of a million connections may be refused there.
+/// Fill of the table in percent, and how many of a million connections may be refused up to it.
 const FILLS: [(u32, Option<f64>); 5] = [(25, None), (50, None), (70, Some(1e3)), (80, Some(1e4)), (90, None)];
 
-/// Fills tables: of the connections that take each from the percent before to this one, so many are refused.
+/// Fills tables; measures the share of refused connections from each percentage to the next.
 pub fn run(report: &mut Report, effort: Effort) -> Result<()> {
     let slots = effort.slots;
     let mut shares = FILLS.map(|_| Series::default());

@@ -1,23 +1,23 @@
-//! Bandwidth limits: what passes, how long packets wait, and whom else that touches, beside the kernel's own shapers.
+//! Bandwidth limits: throughput, queueing delay, and the effect on other traffic, compared with the kernel's own shapers.
 //!
 //! ```text
 //! client eth0 ── pub0 router priv0 ── eth0 guest
 //! ```
-//! The wires and their offloads are as in [`peers`](super::peers). What is limited goes from the client to the guest: to
-//! vipgate by the guest's elastic IP, whose inbound bandwidth is limited through the REST API; to its peers, which only
-//! forward, by the guest's own address. They shape where the existing router does: ingress of the public device is
-//! redirected to an ifb. HTB has that router's settings (rate = ceil, burst 15k), but a first-in first-out leaf as long as a
-//! device's queue, where that router has SFQ, which spares a ping the queue of others. TBF has a burst of 10 ms and a
+//! The wires and their offloads are as in [`peers`](super::peers). The limited traffic goes from the client to the guest. For
+//! vipgate it goes to the guest's elastic IP, whose inbound bandwidth is limited through the REST API; for its peers, which
+//! only forward, to the guest's own address. The peers shape where the existing router does: ingress of the public device is
+//! redirected to an ifb. HTB has that router's settings (rate = ceil, burst 15k), except that its leaf is a FIFO as long as a
+//! device's queue; that router has SFQ, under which a ping does not wait for other flows. TBF has a burst of 10 ms and a
 //! latency of 50 ms.
 //!
-//! A figure is what arrives in a window of time once the traffic has run for a while: of UDP what it is on the wire, of TCP
-//! the payload beside what full segments at the limit would carry. vipgate's queues are served a little faster than their
-//! limits (`net::queue` of the controller) until what the first burst left in them is gone: a window of the first
-//! seconds shows that.
+//! A figure is what arrives in a window of time after the traffic has run for a while: UDP in bits on the wire, TCP in payload
+//! compared with what full segments at the limit would carry. vipgate serves its queues a little faster than their limits
+//! (`net::queue` of the agent) until they have drained what the first burst left in them, which a window of the first
+//! seconds would show.
 //!
-//! How flows share a limit shows only where they can fill its queue. At TC the senders here can't at fast limits: they share
-//! the router's kernel, which lets each have little more than a millisecond's packets on its way (TCP small queues), so that
-//! who is fast stays fast, whatever limits. XDP gets copies, of which that does not know.
+//! Flows compete for a limit only if they can fill its queue. At TC the senders here cannot do so at high limits: they share
+//! the router's kernel, where TCP small queues let each have little more than a millisecond's packets in flight, so a fast
+//! flow stays fast under any limit. XDP gets copies, which TCP small queues do not count.
 
 use std::{
     net::{Ipv4Addr, SocketAddrV4},
@@ -39,13 +39,13 @@ use crate::lab::{
     Cloud, Controller, Hook, Host, Lab, LabOptions, host::ECHO_PORT, topology::PUBLIC_DEVICE, wait_until,
 };
 
-/// The limited VIP, and one beside it.
+/// The limited VIP, and another one.
 const VIP: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 50);
 const BYSTANDER: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 51);
 const PORT: u16 = 5201;
 const BYSTANDER_PORT: u16 = 5202;
 
-/// As the API and the existing router count.
+/// A megabit as the API and the existing router count it.
 const MEGABIT: u64 = 1 << 20;
 const LIMITS: [(u64, &str); 5] = [
     (MEGABIT, "1 Mbit/s"),
@@ -54,28 +54,28 @@ const LIMITS: [(u64, &str); 5] = [
     (1000 * MEGABIT, "1 Gbit/s"),
     (5000 * MEGABIT, "5 Gbit/s"),
 ];
-/// Of what passes: its windows are long.
+/// Rounds of throughput, whose windows are long.
 const ROUNDS: u32 = 5;
-/// What a bystander gets varies more than a limit: so many times the rounds of other figures.
+/// Rounds of a bystander's figures, as a multiple of the others': they vary more.
 const BYSTANDER_ROUNDS: u32 = 3;
-/// At this one pings, and bystanders, are measured.
+/// The limit for pings and bystanders.
 const SLOW: u64 = 10 * MEGABIT;
 
-/// No sender here offers more of them.
+/// The highest limit for datagrams: no sender here is faster.
 const MOST_DATAGRAMS: u64 = 1000 * MEGABIT;
 
-/// Before the window, with the time that so many frames take: what was lost in slow start is there, and what a burst let pass.
+/// Time before the window: as long as this many frames take, so that slow start and the first burst are over.
 const RAMP: Duration = Duration::from_millis(750);
 const RAMP_FRAMES: u32 = 150;
-/// The same of datagrams, which fill a limit from the first moment; their window is half as long as well.
+/// The same for datagrams, which fill a limit immediately; their window is also half as long.
 const UDP_RAMP: Duration = Duration::from_millis(250);
 const PATIENCE: Duration = Duration::from_secs(20);
-/// Datagrams that are offered, to the limit.
+/// Rate of the datagrams sent, relative to the limit.
 const EXCESS: f64 = 1.25;
-/// Of a figure's two digits after the point: less is no difference.
+/// A ratio that rounds to 1.00: a smaller difference does not count.
 const EQUAL: f64 = 0.995;
 
-/// Who limits.
+/// What enforces the limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Way {
     Vipgate(Hook),
@@ -99,7 +99,7 @@ impl Way {
     }
 }
 
-/// What is sent: so many flows of TCP by their congestion control, or datagrams.
+/// The traffic: a number of TCP flows with a congestion control, or datagrams.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Load {
     Tcp(u32, &'static str),
@@ -116,7 +116,7 @@ impl Load {
         }
     }
 
-    /// What arrives, in hundredths of what may.
+    /// The throughput in percent of what the limit allows.
     fn percent(self, rate: f64, limit: u64) -> f64 {
         let payload = match self {
             Self::Tcp(..) => SEGMENT,
@@ -126,41 +126,41 @@ impl Load {
     }
 }
 
-/// Several flows.
+/// Number of flows in figures of several.
 const FLOWS: u32 = 8;
 const MANY: Load = Load::Tcp(FLOWS, CUBIC);
-/// Of its part of the limit the least that each of them is to get.
+/// Least share of each flow, relative to an equal part.
 const LEAST: f64 = 25.0;
 
-/// Bits of payload a second that full frames at the limit carry.
+/// Bits of payload per second that full frames at the limit carry.
 fn ideal(limit: u64, payload: u32) -> f64 {
     limit as f64 * f64::from(payload) / f64::from(FRAME)
 }
 
-/// Measures what traffic shows of the limits that it is under.
+/// Measures the effects of limits on traffic.
 pub fn run(report: &mut Report, effort: Effort) -> Result<()> {
     let room = Room::new()?;
     accuracy(report, effort, &room)?;
     changes(report, effort, &room)
 }
 
-/// One figure's rounds, by way.
+/// Rounds of a figure by way.
 type ByWay = Vec<(Way, Series)>;
 
 fn by_way() -> ByWay {
     Way::ALL.iter().map(|&way| (way, Series::default())).collect()
 }
 
-/// The peer whose median is best.
+/// The peer with the best median.
 fn best_peer(of: &ByWay) -> Option<(Way, &Series)> {
     let peers = of.iter().filter(|(way, _)| way.is_peer()).map(|(way, series)| (*way, series));
     peers.max_by(|(_, one), (_, other)| one.median().total_cmp(&other.median()))
 }
 
-/// Every load through every limit by each way in turn, and pings beside one of them.
+/// Measures every load through every limit by each way in turn, and pings through one of the limits.
 fn accuracy(report: &mut Report, effort: Effort, room: &Room) -> Result<()> {
     let window = Duration::from_secs(u64::from(effort.seconds + 1));
-    // The highest is for a machine that has the time.
+    // The highest limit needs a machine with enough processor time.
     let limits = if effort.seconds > 1 { &LIMITS[..] } else { &LIMITS[..4] };
     let mut figures: Vec<Vec<ByWay>> = limits.iter().map(|_| Load::ALL.iter().map(|_| by_way()).collect()).collect();
     let (mut pings, mut leasts) = (by_way(), limits.iter().map(|_| by_way()).collect::<Vec<_>>());
@@ -194,7 +194,7 @@ fn accuracy(report: &mut Report, effort: Effort, room: &Room) -> Result<()> {
                 report.add(match (way, load, best) {
                     (Way::Vipgate(_), Load::Udp, _) => row.at_least(99.0).at_most(100.5),
                     (Way::Vipgate(_), Load::Tcp(..), Some((peer, best))) => {
-                        row.at_least(98.0).beside(peer.name(), series, best).ratio_at_least(EQUAL)
+                        row.at_least(98.0).compared_with(peer.name(), series, best).ratio_at_least(EQUAL)
                     }
                     _ => row,
                 });
@@ -214,8 +214,8 @@ fn accuracy(report: &mut Report, effort: Effort, room: &Room) -> Result<()> {
     Ok(())
 }
 
-/// Another VIP's throughput and latency beside nothing, beside a limit that is full, and beside as much traffic without
-/// one: hosts and router share the machine, so that others' traffic costs the bystander something by itself.
+/// Measures another VIP's throughput and latency: alone, while a limit is full, and while the same traffic is not limited. Hosts
+/// and router share the machine, so that other traffic costs the bystander something in any case.
 pub fn bystanders(report: &mut Report, effort: Effort) -> Result<()> {
     let room = Room::new()?;
     let window = Duration::from_secs(u64::from(effort.seconds));
@@ -244,21 +244,21 @@ pub fn bystanders(report: &mut Report, effort: Effort) -> Result<()> {
                 series.row(format!("limits, another VIP's {what}: {when}, vipgate ({hook})"), unit)
             };
             report.add(row(alone, "alone"));
-            report.add(with_goal(row(limited, "beside a full 10 Mbit/s limit").beside("alone", limited, alone)));
-            report.add(row(free, "beside 10 Mbit/s without a limit").beside("alone", free, alone));
+            report.add(with_goal(row(limited, "beside a full 10 Mbit/s limit").compared_with("alone", limited, alone)));
+            report.add(row(free, "beside 10 Mbit/s without a limit").compared_with("alone", free, alone));
         }
     }
     Ok(())
 }
 
-/// What a limit is in turn, in Mbit/s.
+/// The limit's steps in Mbit/s.
 const STEPS: [u64; 3] = [20, 80, 40];
-/// Between two looks at what has arrived.
+/// Interval between samples of what has arrived.
 const TICK: Duration = Duration::from_millis(100);
-/// Such looks at a step, for each of an effort's seconds.
+/// Samples of a step, for each of an effort's seconds.
 const TICKS: u32 = 24;
 
-/// One flow while its limit changes: over time, and of what each step allows once it has found its rate.
+/// Measures one flow while its limit changes: its rate over time, and at the end of each step relative to the limit.
 fn changes(report: &mut Report, effort: Effort, room: &Room) -> Result<()> {
     let ticks = TICKS * effort.seconds;
     let mut allowed = Vec::new();
@@ -308,18 +308,18 @@ fn changes(report: &mut Report, effort: Effort, room: &Room) -> Result<()> {
 
 const CHANGED: &str = "TCP goodput while the limit changes";
 
-/// What a window of a load shows.
+/// Results of a load in one window.
 #[derive(Debug)]
 struct Measured {
-    /// What arrives, in hundredths of what may.
+    /// Throughput in percent of what the limit allows.
     percent: f64,
-    /// What the flow that gets least gets, in hundredths of an equal part.
+    /// Throughput of the slowest flow in percent of an equal part.
     least: f64,
-    /// Milliseconds of each ping, where they are wanted.
+    /// Milliseconds of each ping, if pings were sent.
     pings: Vec<f64>,
 }
 
-/// The hosts, and what the store knows of them.
+/// The hosts and their records in the store.
 #[derive(Debug)]
 struct Room {
     cloud: Cloud,
@@ -327,7 +327,7 @@ struct Room {
     lab: Lab,
 }
 
-/// A way that is ready to be used.
+/// A way that is open.
 #[derive(Debug)]
 struct Opened {
     way: Way,
@@ -379,7 +379,7 @@ impl Room {
         opened.vipgate.map_or(Ok(()), |(controller, _)| remove(&self.lab, controller))
     }
 
-    /// Limits what goes to the guest.
+    /// Limits the traffic to the guest.
     fn limit(&self, opened: &Opened, bits: u64) -> Result<()> {
         if let Some((_, cloud)) = &opened.vipgate {
             let limit = json!({ "setVipQos": { "inboundBandwidth": bits } });
@@ -396,7 +396,7 @@ impl Room {
                 &format!("class add dev ifb0 parent 1: classid 1:10 htb rate {bits}bit ceil {bits}bit burst 15k"),
             )?;
         } else {
-            // Less than a frame passes none.
+            // A burst smaller than a frame would let no frame pass.
             let burst = (bits / 8 / 100).max(2 * u64::from(FRAME));
             router.run("tc", &format!("qdisc add dev ifb0 root tbf rate {bits}bit burst {burst} latency 50ms"))?;
         }
@@ -417,7 +417,7 @@ impl Room {
         Ok(())
     }
 
-    /// Traffic that fills the limit.
+    /// Starts traffic that fills the limit.
     fn start(&self, opened: &Opened, load: Load, limit: u64) -> Result<Traffic> {
         let (client, guest, to) = (self.lab.client(), self.guest(), opened.target(self));
         Ok(match load {
@@ -435,7 +435,7 @@ impl Room {
     }
 
     fn measure(&self, opened: &Opened, load: Load, limit: u64, window: Duration, with_ping: bool) -> Result<Measured> {
-        // A new one each time: in a long queue there is still what came before.
+        // New traffic each time: a long queue still holds the last one's.
         self.limit(opened, limit)?;
         let traffic = self.start(opened, load, limit)?;
         let before = traffic.arrived();
@@ -450,15 +450,15 @@ impl Room {
         Ok(Measured { percent, least: 100.0 * after.least_since(&before), pings })
     }
 
-    /// Milliseconds of each ping that is answered, five a second.
+    /// Pings five times a second; returns the milliseconds of each answered ping.
     fn ping(&self, opened: &Opened, window: Duration) -> Result<Vec<f64>> {
         let (count, to) = (window.as_millis() / 200, *opened.target(self).ip());
         let said = self.lab.client().namespace.run("ping", &format!("-n -c {count} -i 0.2 -W 3 {to}"))?;
         let times = said.lines().filter_map(|line| line.split_once(" time=")?.1.strip_suffix(" ms"));
-        times.map(|time| time.parse().with_context(|| format!("not what ping says: {said}"))).collect()
+        times.map(|time| time.parse().with_context(|| format!("not ping's output: {said}"))).collect()
     }
 
-    /// Adds the other VIP's throughput in Gbit/s, and its round trip in microseconds.
+    /// Adds the other VIP's throughput in Gbit/s and its round trip in microseconds to the series.
     fn bystander(&self, [throughput, trip]: &mut [Series; 2], window: Duration) -> Result<()> {
         let to = SocketAddrV4::new(BYSTANDER, BYSTANDER_PORT);
         let traffic = Traffic::tcp(self.lab.client(), self.guest(), to, 1, CUBIC)?;

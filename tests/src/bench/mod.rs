@@ -1,4 +1,4 @@
-//! The benchmark: speed as ratios and differences, measured in turns within one run.
+//! The benchmark: speed as ratios and differences, measured alternately within one run.
 
 pub mod api;
 pub mod bulk;
@@ -15,16 +15,16 @@ pub mod wire;
 
 pub use report::{Curve, Report, Row, Series};
 
-/// How much a run measures.
+/// The amount of measuring in a run.
 #[derive(Clone, Copy, Debug)]
 pub struct Effort {
-    /// Rounds of every figure.
+    /// Rounds of each figure.
     pub rounds: u32,
-    /// Packets of a round.
+    /// Packets in a round.
     pub packets: u32,
-    /// Seconds of a round that is measured by time.
+    /// Seconds of a round, for rounds of a fixed time.
     pub seconds: u32,
-    /// Slots of a flow table that is filled.
+    /// Number of slots of a flow table that is filled.
     pub slots: u32,
 }
 

@@ -1,19 +1,17 @@
-//! One client, the router and one backend, and every way of bringing the one to the other: for what whole connections
-//! cost.
+//! What whole connections cost: one client, the router and one backend, with every way from the client to the backend.
 //!
 //! ```text
 //! client eth0 ── pub0 router priv0 ── eth0 backend (nginx with one worker, iperf3)
 //! ```
-//! The wires are veth pairs of MTU 1500 without switches between, all offloads as the kernel has them. Native XDP needs
-//! ends that compute checksums themselves and poll (`tx off`, `gro on`), which takes their segmentation offload away:
-//! that way's name says so. vipgate is the controller as an operator runs it, with the default size of its tables.
-//! HAProxy runs in TCP mode with two threads, as many as the machine has processors, and may splice. nftables has one
-//! rule, and the connection tracking that comes with it.
+//! The wires are veth pairs of MTU 1500 without switches in between, with the kernel's default offloads. Native XDP needs ends
+//! that compute checksums themselves and poll (`tx off`, `gro on`), which disables their segmentation offload: the name of
+//! that way says so. vipgate is the controller as an operator runs it, with the default size of its tables. HAProxy runs in
+//! TCP mode with two threads, as many as the machine has processors, and may splice. nftables has one rule, with connection
+//! tracking.
 //!
-//! Processor time is what the processes involved ran (the generator, the server, the proxy or the controller) and
-//! ksoftirqd: over veth the kernel forwards on the time of who sends, so that this is the whole path, and what
-//! else the machine does is not in it. The ends' own cost is in every way's figure alike, which makes the ratios
-//! smaller than the routers' own.
+//! Processor time is that of the involved processes (the generator, the server, the proxy or the controller) and of ksoftirqd.
+//! Over veth the kernel forwards on the sender's time, so this covers the whole path and nothing else on the machine. Each
+//! way's figure includes the same cost of the ends, so the ratios are smaller than those of the routers alone.
 
 use std::{
     fs,
@@ -33,7 +31,7 @@ use crate::lab::{
     wait_until,
 };
 
-/// Where iperf3 listens.
+/// iperf3's port.
 pub(super) const BULK_PORT: u16 = 5201;
 const BULK: Listener = Listener {
     protocol: "tcp",
@@ -42,10 +40,10 @@ const BULK: Listener = Listener {
     algorithm: "roundrobin",
     tags: CHECKED_BY_WEB,
 };
-/// vipgate's; its peers serve the router's own address.
+/// vipgate's VIP; its peers serve the router's own address.
 const VIP: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 50);
 const PATIENCE: Duration = Duration::from_secs(20);
-/// The lab's tables are small: without its settings the controller takes its defaults.
+/// Settings of the lab's small tables: without them the controller takes its defaults.
 const DEFAULTS: [&str; 9] = [
     "env",
     "-u",
@@ -58,15 +56,15 @@ const DEFAULTS: [&str; 9] = [
     "VIPGATE_DATAPATH_RING_ELEMENTS",
 ];
 
-/// How the client reaches the backend.
+/// The way from the client to the backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Way {
-    /// The hook that `auto` takes: TC on veth.
+    /// vipgate with the hook that `auto` chooses: TC on veth.
     Vipgate,
     VipgateXdp,
     NftablesDnat,
     HaProxy,
-    /// To the backend's own address.
+    /// Plain forwarding to the backend's own address.
     Forwarding,
 }
 
@@ -85,14 +83,14 @@ impl Way {
     }
 }
 
-/// The controller as [`Lab::start_controller`] starts it, but with the tables that an operator gets, and quiet.
+/// Starts the controller as [`Lab::start_controller`] does, but with default tables and with little logging.
 pub(super) fn start_as_shipped(lab: &Lab, hook: Hook) -> Result<Controller> {
     let hook = format!("VIPGATE_HOOK={hook}");
     let wrapper: Vec<&str> = DEFAULTS.into_iter().chain(["VIPGATE_LOG_FILTER=info", hook.as_str()]).collect();
     Controller::start_as(lab, &wrapper)
 }
 
-/// Stops the controller and takes away what it leaves for the next one, as who removes vipgate does: by its pins.
+/// Stops the controller and removes its pins, so that nothing is left in the kernel.
 pub(super) fn remove(lab: &Lab, controller: Controller) -> Result<()> {
     let status = controller.stop()?;
     ensure!(status.success(), "vipgate ended with {status}");
@@ -100,21 +98,21 @@ pub(super) fn remove(lab: &Lab, controller: Controller) -> Result<()> {
     fs::remove_dir_all(path).with_context(|| format!("cannot remove {}", path.display()))?;
     wait_until("the programs to be off the devices", PATIENCE, || {
         let found = lab.router.run("bpftool", "net")?;
-        ensure!(!found.contains(&format!("{PUBLIC_DEVICE}(")), "there are still: {found}");
+        ensure!(!found.contains(&format!("{PUBLIC_DEVICE}(")), "there are still programs: {found}");
         Ok(())
     })
 }
 
-/// The hosts. Dropped in this order: what runs on them goes first.
+/// The hosts. Dropped in this order: processes on them first.
 #[derive(Debug)]
 pub(super) struct Room {
     iperf: Process,
-    /// Of the kernel's threads.
+    /// Process ids of ksoftirqd.
     ksoftirqd: Vec<u32>,
     lab: Lab,
 }
 
-/// A way that is ready to be used.
+/// A way that is open.
 #[derive(Debug)]
 struct Opened {
     controller: Option<Controller>,
@@ -122,22 +120,22 @@ struct Opened {
     address: Ipv4Addr,
 }
 
-/// What a round gave.
+/// The result of a round.
 #[derive(Debug)]
 pub(crate) struct Sample {
-    /// Things done, and in what time.
+    /// Number of units done, and the seconds that they took.
     pub(crate) done: f64,
     pub(crate) seconds: f64,
-    /// The latency of the slowest hundredth, if that is measured, in ms.
+    /// 99th percentile of the latency in ms, if it is measured.
     pub(super) p99: Option<f64>,
 }
 
-/// What is measured over every way.
+/// A measurement that is made by every way.
 pub(super) struct Case<'a> {
     pub(super) name: &'a str,
     pub(super) port: u16,
     pub(super) units: [&'static str; 2],
-    /// Asks from the client's namespace.
+    /// Makes requests from the client's namespace.
     pub(super) ask: &'a dyn Fn(&Room, SocketAddrV4) -> Result<Sample>,
 }
 
@@ -187,14 +185,14 @@ fn show(report: &mut Report, case: &Case<'_>, figures: &[Figures]) {
         let row = own.row(format!("{name}: {}", way.name()), case.units[1]);
         let nftables = Way::NftablesDnat;
         report.add(match of(nftables) {
-            Some(other) if way == Way::Vipgate => row.beside(nftables.name(), own, other).ratio_at_least(1.0),
-            Some(other) if way == Way::VipgateXdp => row.beside(nftables.name(), own, other),
+            Some(other) if way == Way::Vipgate => row.compared_with(nftables.name(), own, other).ratio_at_least(1.0),
+            Some(other) if way == Way::VipgateXdp => row.compared_with(nftables.name(), own, other),
             _ => row,
         });
     }
     if let (Some(own), Some(other)) = (of(Way::Vipgate), of(Way::HaProxy)) {
         let row = own.row(format!("{name}, beside HAProxy: {}", Way::Vipgate.name()), case.units[1]);
-        report.add(row.beside(Way::HaProxy.name(), own, other).ratio_at_least(1.7));
+        report.add(row.compared_with(Way::HaProxy.name(), own, other).ratio_at_least(1.7));
     }
     for (way, figures) in rows().filter(|(_, figures)| !figures.p99.is_empty()) {
         report.add(figures.p99.row(format!("{name}, p99: {}", way.name()), "ms"));
@@ -207,7 +205,7 @@ impl Room {
         plug_straight(&lab)?;
         let (client, backend) = (lab.client(), &lab.backends[0]);
         for namespace in [&client.namespace, &lab.router, &backend.namespace] {
-            // Else who closes first is out of ports after some seconds.
+            // Otherwise the side that closes first runs out of ports after some seconds.
             namespace.sysctl("net/ipv4/tcp_max_tw_buckets", "8")?;
         }
         let mut command = backend.namespace.command("iperf3");
@@ -228,7 +226,7 @@ impl Room {
         &self.lab.client().namespace
     }
 
-    /// Connections that the backend has taken since it was made.
+    /// Connections that the backend has accepted since it was started.
     pub(super) fn accepted(&self) -> Result<u64> {
         self.lab.backends[0].namespace.within(|| {
             let text = fs::read_to_string("/proc/thread-self/net/snmp")?;
@@ -283,7 +281,7 @@ impl Room {
         opened.controller.map_or(Ok(()), |controller| remove(&self.lab, controller))
     }
 
-    /// What the case gave, and the processor seconds of it.
+    /// Runs the case; returns its result and the processor seconds used.
     fn measure(&self, opened: &Opened, case: &Case<'_>) -> Result<(Sample, f64)> {
         let servers = [Some(self.iperf.id()), self.lab.backends[0].web_id()];
         let between = [opened.controller.as_ref().map(Controller::id), opened.proxy.as_ref().map(Process::id)];
@@ -295,7 +293,7 @@ impl Room {
     }
 }
 
-/// Plugs the first client and the first backend straight into the router, instead of into switches.
+/// Connects the first client and the first backend directly to the router, without switches.
 pub(super) fn plug_straight(lab: &Lab) -> Result<()> {
     let (client, backend) = (lab.client(), &lab.backends[0]);
     wire(&lab.router, PUBLIC_DEVICE, PUBLIC_ROUTER, &client.namespace, client.address)?;
@@ -304,7 +302,7 @@ pub(super) fn plug_straight(lab: &Lab) -> Result<()> {
     Ok(())
 }
 
-/// Sets the ends' offloads as the kernel has them, or as native XDP needs them.
+/// Sets the ends' offloads to the kernel's defaults, or to what native XDP needs.
 pub(super) fn set_offloads(lab: &Lab, for_xdp: bool) -> Result<()> {
     let offloads = if for_xdp { "tx off gro on" } else { "tx on gro off" };
     for namespace in [&lab.client().namespace, &lab.backends[0].namespace] {
@@ -313,7 +311,7 @@ pub(super) fn set_offloads(lab: &Lab, for_xdp: bool) -> Result<()> {
     Ok(())
 }
 
-/// Plugs a host straight into the router.
+/// Connects a host directly to the router.
 fn wire(router: &Namespace, device: &str, gateway: Ipv4Addr, host: &Namespace, address: Ipv4Addr) -> Result<()> {
     router.ip(&format!("link del {device}"))?;
     host.ip("link del eth0")?;
@@ -329,7 +327,7 @@ fn wire(router: &Namespace, device: &str, gateway: Ipv4Addr, host: &Namespace, a
 fn ksoftirqd() -> Result<Vec<u32>> {
     let processes = fs::read_dir("/proc")?.flatten();
     let ids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
-    // A process that has ended in between is none of the kernel's.
+    // A process that has ended meanwhile is not the kernel's.
     let found: Vec<u32> = ids
         .filter(|id| fs::read_to_string(format!("/proc/{id}/comm")).is_ok_and(|name| name.starts_with("ksoftirqd/")))
         .collect();
@@ -337,7 +335,7 @@ fn ksoftirqd() -> Result<Vec<u32>> {
     Ok(found)
 }
 
-/// Seconds that the threads of these processes have run.
+/// Processor seconds that these processes have used.
 fn running(ids: &[u32]) -> Result<f64> {
     let mut nanoseconds = 0;
     for id in ids {
@@ -350,7 +348,7 @@ fn running(ids: &[u32]) -> Result<f64> {
     Ok(nanoseconds as f64 / 1e9)
 }
 
-/// Seconds that our children ran that have ended: the generators.
+/// Processor seconds that our ended children have used: the generators.
 fn ended() -> Result<f64> {
     let usage = getrusage(UsageWho::RUSAGE_CHILDREN)?;
     let seconds =
@@ -358,7 +356,7 @@ fn ended() -> Result<f64> {
     Ok(seconds.iter().sum())
 }
 
-/// Runs a generator to its end; what it prints.
+/// Runs a generator to its end; returns its output.
 pub(crate) fn generate(command: &mut Command) -> Result<String> {
     let output = command.output().with_context(|| format!("cannot start {command:?}"))?;
     let said = String::from_utf8_lossy(&output.stdout).into_owned();

@@ -1,4 +1,4 @@
-//! Plots of the figures: bars beside each other for what a group of rows compares, and curves over time.
+//! Plots of the figures: bars that compare the rows of a group, and curves over time.
 
 use std::{collections::BTreeMap, fs, ops::Range, path::Path};
 
@@ -24,8 +24,8 @@ const WIDTH: u32 = 900;
 const ROW_HEIGHT: u32 = 26;
 const LABELS: u32 = 290;
 
-/// Draws every group of rows, and of curves, into a file of its own: those whose names are alike up to the last colon,
-/// and whose units are.
+/// Draws every group of rows, and of curves, into a file of its own. A group has the same unit, and names that are the same
+/// up to the last colon.
 pub fn draw(report: &Report, directory: &Path) -> Result<()> {
     fs::create_dir_all(directory).with_context(|| format!("cannot make {}", directory.display()))?;
     let rows = groups(report.rows(), |row| (&row.name, row.unit));
@@ -42,7 +42,7 @@ pub fn draw(report: &Report, directory: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Things by group and unit, each with its label.
+/// Groups things by name and unit, each with its label.
 fn groups<'a, T>(
     all: &'a [T],
     named: impl Fn(&'a T) -> (&'a str, &'a str),
@@ -57,7 +57,7 @@ fn groups<'a, T>(
     groups
 }
 
-/// `wire, 1 UDP flow` in ns becomes `wire-1-udp-flow-ns.svg`.
+/// File name of a plot: `wire, 1 UDP flow` in ns becomes `wire-1-udp-flow-ns.svg`.
 fn file_name(group: &str, unit: &str) -> String {
     let text = format!("{group} {unit}").to_lowercase();
     let words: Vec<_> = text.split(|c: char| !c.is_ascii_alphanumeric()).filter(|word| !word.is_empty()).collect();
@@ -101,7 +101,7 @@ fn chart(path: &Path, title: &str, bars: &[(&str, &Row)]) -> Result<(), Box<dyn 
         let mut bar = Rectangle::new([(0.0, low.clone()), (row.median, high)], color.filled());
         bar.set_margin(4, 4, 0, 0);
         chart.draw_series([bar])?;
-        // From the least to the most that a round gave.
+        // From the lowest to the highest round.
         let mut spread =
             Rectangle::new([(row.min, low), (row.max, SegmentValue::Exact(at + 1))], BLACK.mix(0.25).filled());
         spread.set_margin(11, 11, 0, 0);
@@ -115,7 +115,7 @@ fn chart(path: &Path, title: &str, bars: &[(&str, &Row)]) -> Result<(), Box<dyn 
     Ok(())
 }
 
-/// Of curves in their order.
+/// Colors of curves, in their order.
 const COLORS: [RGBColor; 3] = [OURS, RGBColor(0xff, 0x7f, 0x0e), RGBColor(0x60, 0x60, 0x60)];
 const CURVES_HEIGHT: u32 = 360;
 
@@ -154,7 +154,7 @@ mod tests {
     use crate::bench::Series;
 
     #[test]
-    fn rows_of_one_group_are_one_plot_and_single_rows_are_none() {
+    fn rows_of_one_group_are_one_plot_and_single_rows_are_not_plotted() {
         let mut series = Series::default();
         [3.0, 1.0, 2.0].into_iter().for_each(|value| series.push(value));
         let row = |name: &str| series.row(name, "ns");

@@ -1,4 +1,4 @@
-//! What the benchmark prints and writes: one row a figure.
+//! What the benchmark prints and writes: one row for each figure.
 
 use std::{fs, path::Path};
 
@@ -13,10 +13,10 @@ pub struct Row {
     pub median: f64,
     pub min: f64,
     pub max: f64,
-    /// What it is compared with, and that one's median.
+    /// Name and median of the figure that it is compared with.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub baseline: Option<(String, f64)>,
-    /// This figure to the baseline's, the median of the rounds' ratios.
+    /// Ratio to the baseline: the median of the rounds' ratios.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ratio: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -34,13 +34,13 @@ impl Series {
         self.0.push(value);
     }
 
-    /// Whether there was no round.
+    /// Whether there are no rounds.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// The middle round; of an even number, the higher of the two in the middle. 0 without rounds.
+    /// The median round; with an even number of rounds, the higher one in the middle; 0 without rounds.
     #[must_use]
     pub fn median(&self) -> f64 {
         let mut sorted = self.0.clone();
@@ -48,13 +48,13 @@ impl Series {
         sorted.get(sorted.len() / 2).copied().unwrap_or_default()
     }
 
-    /// Round by round: these to those.
+    /// This series divided by the baseline, round by round.
     #[must_use]
     pub fn ratios(&self, baseline: &Self) -> Self {
         Self(self.0.iter().zip(&baseline.0).map(|(own, other)| own / other).collect())
     }
 
-    /// Round by round: these less those.
+    /// This series minus the baseline, round by round.
     #[must_use]
     pub fn differences(&self, baseline: &Self) -> Self {
         Self(self.0.iter().zip(&baseline.0).map(|(own, other)| own - other).collect())
@@ -78,36 +78,36 @@ impl Series {
 }
 
 impl Row {
-    /// The figure shall be at most this.
+    /// Sets the goal that the figure is at most this.
     #[must_use]
     pub fn at_most(self, goal: f64) -> Self {
         let met = self.median <= goal;
-        self.shall(format!("at most {goal}"), Some(met))
+        self.add_goal(format!("at most {goal}"), Some(met))
     }
 
-    /// The figure shall be at least this.
+    /// Sets the goal that the figure is at least this.
     #[must_use]
     pub fn at_least(self, goal: f64) -> Self {
         let met = self.median >= goal;
-        self.shall(format!("at least {goal}"), Some(met))
+        self.add_goal(format!("at least {goal}"), Some(met))
     }
 
-    /// The ratio to the baseline shall be at most this.
+    /// Sets the goal that the ratio to the baseline is at most this.
     #[must_use]
     pub fn ratio_at_most(self, goal: f64) -> Self {
         let met = self.ratio.map(|ratio| ratio <= goal);
-        self.shall(format!("ratio at most {goal}"), met)
+        self.add_goal(format!("ratio at most {goal}"), met)
     }
 
-    /// The ratio to the baseline shall be at least this.
+    /// Sets the goal that the ratio to the baseline is at least this.
     #[must_use]
     pub fn ratio_at_least(self, goal: f64) -> Self {
         let met = self.ratio.map(|ratio| ratio >= goal);
-        self.shall(format!("ratio at least {goal}"), met)
+        self.add_goal(format!("ratio at least {goal}"), met)
     }
 
-    /// Of several goals all shall be met.
-    fn shall(mut self, goal: String, met: Option<bool>) -> Self {
+    /// Adds a goal; a row meets its goals if it meets all of them.
+    fn add_goal(mut self, goal: String, met: Option<bool>) -> Self {
         (self.goal, self.goal_met) = match self.goal.take() {
             None => (Some(goal), met),
             Some(others) => {
@@ -118,16 +118,16 @@ impl Row {
         self
     }
 
-    /// The figure beside another's, round by round.
+    /// Compares the figure with another one, round by round.
     #[must_use]
-    pub fn beside(mut self, name: impl Into<String>, own: &Series, baseline: &Series) -> Self {
+    pub fn compared_with(mut self, name: impl Into<String>, own: &Series, baseline: &Series) -> Self {
         self.baseline = Some((name.into(), baseline.median()));
         self.ratio = Some(own.ratios(baseline).median());
         self
     }
 }
 
-/// Something over time, in seconds.
+/// A quantity over time, in seconds.
 #[derive(Clone, Debug)]
 pub struct Curve {
     pub name: String,
@@ -143,7 +143,7 @@ pub struct Report {
 }
 
 impl Report {
-    /// Adds a row and prints it, so that a long run shows how far it is.
+    /// Adds a row and prints it immediately, to show the progress of a long run.
     pub fn add(&mut self, row: Row) {
         let mut line =
             format!("{:<44} {:>9.1} {:<6} [{:.1} .. {:.1}]", row.name, row.median, row.unit, row.min, row.max);
@@ -157,7 +157,7 @@ impl Report {
         self.rows.push(row);
     }
 
-    /// Adds what only a plot shows.
+    /// Adds a curve, which only a plot shows.
     pub fn add_curve(&mut self, curve: Curve) {
         self.curves.push(curve);
     }

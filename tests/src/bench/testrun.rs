@@ -1,5 +1,5 @@
-//! Nanoseconds a packet by BPF_PROG_TEST_RUN: the pipeline without devices, every run with a fresh packet, the
-//! prologue that makes it subtracted.
+//! Nanoseconds per packet by BPF_PROG_TEST_RUN: the pipeline without devices. Each run gets a fresh packet; the cost of the
+//! prologue that makes it is subtracted.
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 
@@ -14,34 +14,34 @@ use super::{Effort, Report, Series};
 use crate::packet::{Bench, Frame, Hook, Packets, Verdict, tcp};
 
 const TCP: u8 = 6;
-/// The first client.
+/// Address of the first client.
 const CLIENTS: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(10, 64, 0, 0), 1024);
-/// No service's.
+/// An address of no service.
 const ELSEWHERE: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(10, 77, 0, 1), 80);
-/// The networks of all other VIPs, of their guests, and of VIPs with ranges of ports.
+/// The networks of all other VIPs, of their guests, and of VIPs with port ranges.
 const OTHER_VIPS: Ipv4Addr = Ipv4Addr::new(10, 3, 0, 0);
 const OTHER_GUESTS: Ipv4Addr = Ipv4Addr::new(10, 4, 0, 0);
 const RANGES: Ipv4Addr = Ipv4Addr::new(10, 5, 0, 0);
-/// The first bandwidth limit's number.
+/// Number of the first bandwidth limit.
 const LIMIT: u32 = 1;
 const VIP: SocketAddrV4 = SocketAddrV4::new(Bench::VIP, 80);
 
-/// What a case runs.
+/// What a case measures.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
-    /// Established connections, so many.
+    /// Packets of this many established connections.
     Hit(u32),
-    /// The same, under a limit that has no queue and drops none of them.
+    /// The same, under a limit without a queue that drops none of them.
     Policed(u32),
-    /// One connection to a port that has a limit of its own, as so many ports of the VIP have.
+    /// Packets of one connection to a port with its own limit, as this many ports of the VIP have.
     PolicedPort(u32),
-    /// New connections only, so many in turn, over a table of half as many slots: it is always full.
+    /// Only new connections, from this many clients in turn, in a table of half as many slots, which is always full.
     Syn(u32),
-    /// So many new connections, each once, in a table that is empty before and half full after them.
+    /// This many new connections, each once, in a table that starts empty and ends half full.
     Opened(u32),
-    /// Traffic that is not ours.
+    /// Traffic to none of our addresses.
     Elsewhere,
-    /// To a VIP's port that nobody serves.
+    /// To a port of a VIP without a service.
     OtherPort,
 }
 
@@ -55,7 +55,7 @@ impl Kind {
         }
     }
 
-    /// Packets in turn, and buckets of the flow table.
+    /// The number of different packets, and the flow table's number of buckets.
     fn sizes(self) -> (u32, u32) {
         match self {
             Self::Hit(flows) | Self::Policed(flows) => (flows, flows.max(128)),
@@ -67,7 +67,7 @@ impl Kind {
     }
 }
 
-/// A figure: its name, what runs, how many VIPs there are, and what it shall be at most, in XDP.
+/// A figure: its name, what runs, the number of VIPs, and the goal for XDP in nanoseconds.
 struct Case(&'static str, Kind, u32, Option<f64>);
 
 const CASES: [Case; 12] = [
@@ -106,7 +106,7 @@ pub fn run(report: &mut Report, hook: Hook, effort: Effort) -> Result<()> {
     Ok(())
 }
 
-/// Nanoseconds of a packet, all of which must get this verdict, without the prologue.
+/// Nanoseconds per packet without the prologue; all packets must get this verdict.
 pub(super) fn net_time(bench: &mut Bench, effort: Effort, expected: Verdict) -> Result<f64> {
     let empty = bench.time_empty(effort.packets)?;
     let (whole, verdict) = bench.time(effort.packets)?;
@@ -114,25 +114,25 @@ pub(super) fn net_time(bench: &mut Bench, effort: Effort, expected: Verdict) -> 
     Ok(whole - empty)
 }
 
-/// Measures what a limit without a queue adds to a packet, and a packet of a port that has a limit of its own, and of one
-/// among ten thousand of them.
+/// Measures what a limit without a queue adds to a packet, and the packets of a port with its own limit: the only one, and one
+/// among ten thousand.
 pub fn limits(report: &mut Report, effort: Effort) -> Result<()> {
     for hook in [Hook::Xdp, Hook::Tc] {
-        let [without, with] = beside(hook, effort, [Kind::Hit(1), Kind::Policed(1)])?;
+        let [without, with] = in_turn(hook, effort, [Kind::Hit(1), Kind::Policed(1)])?;
         let name = format!("test run, {hook:?}: hit under a limit without a queue");
-        report.add(with.row(name, "ns").beside("without", &with, &without));
+        report.add(with.row(name, "ns").compared_with("without", &with, &without));
         let added = with.differences(&without).row(format!("test run, {hook:?}: what the limit adds"), "ns");
         report.add(if hook == Hook::Xdp { added.at_most(15.0) } else { added });
-        let [one, many] = beside(hook, effort, [Kind::PolicedPort(1), Kind::PolicedPort(10_000)])?;
+        let [one, many] = in_turn(hook, effort, [Kind::PolicedPort(1), Kind::PolicedPort(10_000)])?;
         let name = |limits: &str| format!("test run, {hook:?}, a port's limit: {limits}");
         report.add(one.row(name("alone"), "ns"));
-        report.add(many.row(name("among 10,000"), "ns").beside("alone", &many, &one).ratio_at_most(1.1));
+        report.add(many.row(name("among 10,000"), "ns").compared_with("alone", &many, &one).ratio_at_most(1.1));
     }
     Ok(())
 }
 
 /// Measures two kinds in turn, round by round.
-fn beside(hook: Hook, effort: Effort, [one, other]: [Kind; 2]) -> Result<[Series; 2]> {
+fn in_turn(hook: Hook, effort: Effort, [one, other]: [Kind; 2]) -> Result<[Series; 2]> {
     let mut benches = [prepare(hook, one, 1)?, prepare(hook, other, 1)?];
     let mut nets = <[Series; 2]>::default();
     for _ in 0..effort.rounds {
@@ -143,14 +143,14 @@ fn beside(hook: Hook, effort: Effort, [one, other]: [Kind; 2]) -> Result<[Series
     Ok(nets)
 }
 
-/// Measures packets of every kind of service in turn, among few others and among many: of established connections, and new
-/// ones only.
+/// Measures packets of every kind of service in turn, with few other services and with many: of established connections, and
+/// only new ones.
 pub fn services(report: &mut Report, hook: Hook, effort: Effort) -> Result<()> {
     offers(report, hook, effort, Stage::Hit)?;
     offers(report, hook, effort, Stage::Syn)
 }
 
-/// What the packets are to the flow table.
+/// Whether the packets belong to known flows.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Stage {
     Hit,
@@ -178,25 +178,25 @@ fn offers(report: &mut Report, hook: Hook, effort: Effort, stage: Stage) -> Resu
         let row = few.row(name("10"), "ns");
         report.add(match kind {
             Offer::Balanced => row,
-            _ if stage == Stage::Syn => row.beside(Offer::Balanced.name(), few, &nets[0][0]),
-            _ => row.beside(Offer::Balanced.name(), few, &nets[0][0]).ratio_at_most(1.1),
+            _ if stage == Stage::Syn => row.compared_with(Offer::Balanced.name(), few, &nets[0][0]),
+            _ => row.compared_with(Offer::Balanced.name(), few, &nets[0][0]).ratio_at_most(1.1),
         });
-        report.add(many.row(name("10,000"), "ns").beside("10 services", many, few).ratio_at_most(1.1));
+        report.add(many.row(name("10,000"), "ns").compared_with("10 services", many, few).ratio_at_most(1.1));
     }
     Ok(())
 }
 
-/// Connections in turn.
+/// Number of connections.
 const CONNECTIONS: u32 = 1024;
 
-/// What a connection is of.
+/// The kind of service that the connections belong to.
 #[derive(Clone, Copy)]
 enum Offer {
     Balanced,
-    /// A port-forwarding rule of 16 ports.
+    /// A port forwarding rule of 16 ports.
     Range,
     Elastic,
-    /// An elastic IP's guest's own.
+    /// An elastic IP, by connections that its guest begins.
     Outward,
 }
 
@@ -211,7 +211,7 @@ impl Offer {
     }
 }
 
-/// Connections of that kind, among so many elastic IPs and so many ranges of ports.
+/// Connections to a service of that kind, with this many other elastic IPs and port ranges.
 fn offer(hook: Hook, stage: Stage, offer: Offer, others: u32) -> Result<Bench> {
     let guest = Ipv4Addr::new(10, 2, 0, 11);
     let packets = |flags| match offer {
@@ -244,7 +244,7 @@ fn offer(hook: Hook, stage: Stage, offer: Offer, others: u32) -> Result<Bench> {
     Ok(bench)
 }
 
-/// Measures lookups alone: our table beside the kernel's, both with the parsing that they need.
+/// Measures lookups alone, in our table and in the kernel's LRU hash, both with the parsing that they need.
 pub fn tables(report: &mut Report, effort: Effort) -> Result<()> {
     for (flows, text) in [(1, "1 flow"), (1 << 16, "65,536 flows"), (1 << 20, "1,048,576 flows")] {
         let (mut own, mut other) = (Series::default(), Series::default());
@@ -260,12 +260,12 @@ pub fn tables(report: &mut Report, effort: Effort) -> Result<()> {
         }
         let name = |table: &str| format!("test run, lookup alone, {text}: {table}");
         report.add(other.row(name("LRU_HASH"), "ns"));
-        report.add(own.row(name("our table"), "ns").beside("LRU_HASH", &own, &other));
+        report.add(own.row(name("our table"), "ns").compared_with("LRU_HASH", &own, &other));
     }
     Ok(())
 }
 
-/// What the lookup programs answer for a flow that they found.
+/// Return value of the lookup programs if they found the flow.
 const XDP_TX: u32 = 3;
 
 fn prepare(hook: Hook, kind: Kind, vips: u32) -> Result<Bench> {
@@ -308,12 +308,12 @@ fn prepare(hook: Hook, kind: Kind, vips: u32) -> Result<Bench> {
     Ok(bench)
 }
 
-/// One segment of each of so many connections.
+/// One segment of each of this many connections.
 fn segments(to: SocketAddrV4, count: u32, flags: u8) -> Packets {
     Packets { first: Frame::tcp(CLIENTS, to, flags), count, port_bits: 4, to_others: false, scattered: false }
 }
 
-/// The same in another order than that in which their flows were made, which a table may keep.
+/// The same packets in another order than their flows were made in, which a table may keep.
 fn scattered(packets: Packets) -> Packets {
     Packets { scattered: true, ..packets }
 }

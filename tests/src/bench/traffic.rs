@@ -1,7 +1,7 @@
-//! Traffic that goes on until it is ended, and what of it arrives when.
+//! Continuous traffic, and measurements of what arrives when.
 //!
-//! One process sends and receives: so a limit that holds data back for seconds delays no report about it, and a window
-//! of time is cut out of the middle. What is still on its way at the end is thrown away.
+//! One process sends and receives. So reports are not delayed by a limit that holds data back for seconds, and a window of
+//! time can be taken from the middle. What is in flight at the end is discarded.
 
 use std::{
     ffi::OsString,
@@ -20,22 +20,22 @@ use nix::sys::socket::{setsockopt, sockopt};
 
 use crate::lab::Host;
 
-/// Bytes of a full frame, from the Ethernet header, and of what a TCP segment (with timestamps) or a datagram carries in
-/// it.
+/// Bytes of a full frame including the Ethernet header, and the payload of a TCP segment (with timestamps) and of a datagram
+/// in it.
 pub(super) const FRAME: u32 = 1514;
 pub(super) const SEGMENT: u32 = 1448;
 pub(super) const DATAGRAM: u32 = 1472;
 
-/// How long a connection may take through a limit.
+/// Timeout for connecting through a limit.
 const PATIENCE: Duration = Duration::from_secs(20);
-/// At most this long after the end a thread sees it.
+/// A thread notices the end after at most this time.
 const LOOK: Duration = Duration::from_millis(50);
-/// Between two bursts of datagrams.
+/// Interval between two bursts of datagrams.
 const PAUSE: Duration = Duration::from_micros(500);
-/// Bytes that a receiver's socket holds: it is never what loses datagrams.
+/// Size of a receiver's socket buffer in bytes, big enough to lose no datagrams.
 const ROOM: usize = 16 << 20;
 
-/// A sender's and a receiver's threads.
+/// The threads of a sender and a receiver.
 #[derive(Debug)]
 pub(super) struct Traffic {
     shared: Arc<Shared>,
@@ -48,7 +48,7 @@ struct Shared {
     arrived: Mutex<Arrived>,
 }
 
-/// Bytes of payload so far, of each connection or of all datagrams, and when the last of them came.
+/// Bytes of payload so far, for each connection or for all datagrams, and when the last of them arrived.
 #[derive(Clone, Debug)]
 pub(super) struct Arrived {
     bytes: Vec<u64>,
@@ -56,13 +56,13 @@ pub(super) struct Arrived {
 }
 
 impl Arrived {
-    /// Bits a second between then and now, from arrival to arrival; 0 where nothing came.
+    /// Bits per second between then and now, from arrival to arrival; 0 if nothing arrived.
     pub(super) fn rate_since(&self, then: &Self) -> f64 {
         let seconds = (self.last - then.last).as_secs_f64();
         if seconds > 0.0 { self.bytes_since(then).sum::<u64>() as f64 * 8.0 / seconds } else { 0.0 }
     }
 
-    /// What the flow that got least got between then and now, to the part that each would have of equal ones.
+    /// Throughput of the slowest flow between then and now, relative to an equal part.
     pub(super) fn least_since(&self, then: &Self) -> f64 {
         let all: u64 = self.bytes_since(then).sum();
         let least = self.bytes_since(then).min().unwrap_or(0);
@@ -74,17 +74,17 @@ impl Arrived {
     }
 }
 
-/// Linux's congestion control by default, and one that loss does not slow down.
+/// Linux's default congestion control, and one that does not slow down on loss.
 pub(super) const CUBIC: &str = "cubic";
 pub(super) const BBR: &str = "bbr";
 
 impl Traffic {
-    /// So many TCP connections, each of which sends as fast as this congestion control lets it.
+    /// Starts this many TCP connections, each sending as fast as this congestion control allows.
     pub(super) fn tcp(client: &Host, server: &Host, to: SocketAddrV4, flows: u32, control: &str) -> Result<Self> {
         Self::connected(client, server, to, flows, control, write)
     }
 
-    /// So many TCP connections that have no more to send than this many bits a second together, on the wire.
+    /// Starts this many TCP connections that together send only this many bits per second on the wire.
     pub(super) fn trickle(client: &Host, server: &Host, to: SocketAddrV4, flows: u32, rate: f64) -> Result<Self> {
         let pause = Duration::from_secs_f64(f64::from(8 * FRAME * flows) / rate);
         Self::connected(client, server, to, flows, CUBIC, move |mut sender, shared| {
@@ -114,7 +114,7 @@ impl Traffic {
             sender.set_write_timeout(Some(LOOK))?;
             setsockopt(&sender, sockopt::TcpCongestion, &OsString::from(control))
                 .with_context(|| format!("this kernel has no TCP congestion control {control}"))?;
-            // Closing resets: nothing of a connection is sent after its end.
+            // Closing resets the connection, so that nothing is sent after its end.
             setsockopt(&sender, sockopt::Linger, &libc::linger { l_onoff: 1, l_linger: 0 })?;
             let (receiver, _) = listener.accept().context("a connection is gone")?;
             receiver.set_read_timeout(Some(LOOK))?;
@@ -124,7 +124,7 @@ impl Traffic {
         Ok(traffic)
     }
 
-    /// Datagrams that fill their frames, on the wire at this many bits a second.
+    /// Sends datagrams that fill their frames, at this many bits per second on the wire.
     pub(super) fn udp(client: &Host, server: &Host, to: SocketAddrV4, rate: f64) -> Result<Self> {
         let receiver = server.namespace.within(|| {
             UdpSocket::bind((Ipv4Addr::UNSPECIFIED, to.port())).with_context(|| format!("cannot bind at {to}"))
@@ -139,7 +139,7 @@ impl Traffic {
         let mut traffic = Self::new(1);
         traffic.spawn(move |shared| {
             paced(rate, PAUSE, shared, || {
-                // What a full queue of the sender's own refuses is lost, as any other.
+                // A datagram that the sender's own full queue refuses is lost like any other.
                 let _ = sender.send(&[0; DATAGRAM as usize]);
                 Ok(())
             })
@@ -158,19 +158,19 @@ impl Traffic {
         self.threads.push(std::thread::spawn(move || work(&shared)));
     }
 
-    /// What has arrived until now.
+    /// What has arrived so far.
     pub(super) fn arrived(&self) -> Arrived {
         self.shared.arrived().clone()
     }
 
-    /// Bits of payload a second that arrive in a window of this length.
+    /// Bits of payload per second that arrive in a window of this length.
     pub(super) fn rate(&self, window: Duration) -> f64 {
         let before = self.arrived();
         sleep(window);
         self.arrived().rate_since(&before)
     }
 
-    /// Ends it.
+    /// Stops the traffic.
     pub(super) fn end(mut self) -> Result<()> {
         self.shared.stop.store(true, Ordering::Relaxed);
         let results: Vec<_> = self
@@ -197,7 +197,7 @@ impl Shared {
         self.arrived.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Bytes that a call moved: none where there was nothing to do within [`LOOK`], or where the other side has seen the
+    /// The number of bytes that a call moved: 0 if there was nothing to do within [`LOOK`], or if the other side has noticed the
     /// end first.
     fn bytes(&self, done: std::io::Result<usize>) -> std::io::Result<usize> {
         match done {
@@ -234,7 +234,7 @@ fn read(mut receiver: TcpStream, flow: usize, shared: &Shared) -> Result<()> {
     Ok(())
 }
 
-/// Sends as many full frames as make this many bits a second, those that are due after each pause at once.
+/// Sends full frames at this many bits per second, in a burst after each pause.
 fn paced(rate: f64, pause: Duration, shared: &Shared, mut one: impl FnMut() -> Result<()>) -> Result<()> {
     let (start, mut sent) = (Instant::now(), 0.0);
     while !shared.ended() {

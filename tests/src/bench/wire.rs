@@ -1,11 +1,11 @@
-//! Packets on the wire: a generator's live frames through a router to a sink, over veth.
+//! Packets on the wire: a generator sends live frames over veth through a router to a sink.
 //!
 //! ```text
 //! generator c0 ── r0 router r1 ── b0 sink (XDP: count, drop)
 //! ```
-//! Veth's NAPI runs the whole chain on the generator's CPU, so that its processor time over the packets that arrived is
-//! the cost of a packet, whatever else the machine does. The cost of generating and sinking alone (the sink on r0) is
-//! subtracted. Every way of forwarding gets the same frames, in turn, round by round.
+//! Veth's NAPI runs the whole chain on the generator's CPU, so its processor time divided by the packets that arrived is the
+//! cost of a packet, independent of other load on the machine. The cost of generating and sinking alone (with the sink on r0)
+//! is subtracted. Every way of forwarding gets the same frames, in turn, round by round.
 
 use std::{net::Ipv4Addr, net::SocketAddrV4};
 
@@ -20,29 +20,29 @@ use crate::{
 
 const UDP: u8 = 17;
 const VIP: SocketAddrV4 = SocketAddrV4::new(Bench::VIP, 80);
-/// Frames a live test run pushes at a time.
+/// Frames that a live test run sends at a time.
 const BATCH: u32 = 64;
 const BACKENDS: std::ops::RangeInclusive<u8> = 10..=19;
 
-/// How the router forwards.
+/// The router's way of forwarding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Way {
-    /// It does not: the sink is its own device.
+    /// No forwarding: the sink is the router's own device.
     Nothing,
-    /// One fixed destination without tables: what the hook allows.
+    /// One fixed destination without tables: the least cost at this hook.
     Bare(Hook),
     Vipgate(Hook),
     NftablesDnat,
     NftablesJhash,
     Forwarding,
-    /// Source NAT: the generator's network is the guests', the sink's is outside.
+    /// Source NAT: the generator is in the guests' network, the sink outside.
     Masquerade(Hook),
     NftablesMasquerade,
 }
 
 use Way::{Bare, Forwarding, Masquerade, NftablesDnat, NftablesJhash, NftablesMasquerade, Nothing, Vipgate};
 
-/// Measures each way in turn, with one flow, with many, and with new ones only.
+/// Measures each way in turn, with one flow, with many, and with new flows only.
 pub fn run(report: &mut Report, effort: Effort) -> Result<()> {
     let every = [
         Nothing,
@@ -60,7 +60,7 @@ pub fn run(report: &mut Report, effort: Effort) -> Result<()> {
     measure(report, effort, &under_flood, 1 << 20, "new UDP flows only", Some(300.0))
 }
 
-/// The same of what guests begin.
+/// Measures source NAT for connections that guests begin.
 pub fn outgoing(report: &mut Report, effort: Effort) -> Result<()> {
     let outgoing = [Nothing, Masquerade(Hook::Xdp), Masquerade(Hook::Tc), NftablesMasquerade];
     measure(report, effort, &outgoing, 1, "1 outgoing UDP flow", None)?;
@@ -88,12 +88,14 @@ fn measure(report: &mut Report, effort: Effort, ways: &[Way], flows: u32, text: 
         let row = net.row(format!("wire, {text}: {}", way.name()), "ns");
         let row = match (way, of(Bare(Hook::Tc)), of(NftablesJhash)) {
             (Masquerade(_), ..) => match of(NftablesMasquerade) {
-                Some(peer) if flows > 1 => row.beside(NftablesMasquerade.name(), net, peer).ratio_at_most(0.5),
-                Some(peer) => row.beside(NftablesMasquerade.name(), net, peer),
+                Some(peer) if flows > 1 => row.compared_with(NftablesMasquerade.name(), net, peer).ratio_at_most(0.5),
+                Some(peer) => row.compared_with(NftablesMasquerade.name(), net, peer),
                 None => row,
             },
-            (Vipgate(Hook::Tc), Some(bare), _) => row.beside(Bare(Hook::Tc).name(), net, bare).ratio_at_most(1.25),
-            (Vipgate(_), _, Some(jhash)) => row.beside(NftablesJhash.name(), net, jhash),
+            (Vipgate(Hook::Tc), Some(bare), _) => {
+                row.compared_with(Bare(Hook::Tc).name(), net, bare).ratio_at_most(1.25)
+            }
+            (Vipgate(_), _, Some(jhash)) => row.compared_with(NftablesJhash.name(), net, jhash),
             _ => row,
         };
         report.add(match goal {
@@ -140,7 +142,7 @@ impl Wire {
         for (namespace, device) in
             [(&wire.generator, "c0"), (&wire.router, "r0"), (&wire.router, "r1"), (&wire.sink, "b0")]
         {
-            // NAPI on every end: without it a device takes no XDP frames.
+            // NAPI on every end: a veth without it accepts no XDP frames.
             namespace.run("ethtool", &format!("-K {device} gro on"))?;
             namespace.ip(&format!("link set {device} up"))?;
         }
@@ -156,7 +158,7 @@ impl Wire {
         Ok(wire)
     }
 
-    /// Processor nanoseconds a packet that arrived, the generator's own cost included.
+    /// Processor nanoseconds per arrived packet, including the generator's own cost.
     fn measure(&self, way: Way, flows: u32, frames: u32) -> Result<f64> {
         let router = match way {
             Vipgate(hook) => Some(self.router.within(|| vipgate(hook))?),
@@ -179,7 +181,7 @@ impl Wire {
         };
         let nanoseconds = self.generator.within(|| {
             let mut generator = Bench::generator("c0", &packets(flows, to))?;
-            // Warms caches and flow tables up: every flow is known when the count starts.
+            // Warm up caches and flow tables: every flow is known when the measurement starts.
             generator.send(flows.max(frames / 8), BATCH)?;
             let before = sink.sunk()?;
             let seconds = generator.send(frames, BATCH)?;
@@ -195,33 +197,33 @@ impl Wire {
 /// The hook's program on r0, with a UDP listener of ten backends.
 fn vipgate(hook: Hook) -> Result<Bench> {
     let mut bench = Bench::in_namespace(hook, 1 << 14)?;
-    set_ports(&mut bench)?;
+    set_interfaces(&mut bench)?;
     let backends: Vec<_> = BACKENDS.map(|host| SocketAddrV4::new(Ipv4Addr::new(10, 2, 0, host), 8080)).collect();
     bench.serve(VIP, UDP, Algorithm::Maglev, &backends)?;
     bench.attach("r0")?;
     Ok(bench)
 }
 
-/// The same with source NAT for the generator's network, by the router's address on r1.
+/// The hook's program with source NAT for the generator's network, by the router's address on r1.
 fn masquerade(hook: Hook) -> Result<Bench> {
     let mut bench = Bench::in_namespace(hook, 1 << 14)?;
-    set_ports(&mut bench)?;
+    set_interfaces(&mut bench)?;
     bench.masquerade_by("r1", Ipv4Addr::new(10, 2, 0, 1), GUESTS, false)?;
     bench.attach("r0")?;
     Ok(bench)
 }
 
-/// The hook's limit on r0.
+/// The hook's least possible program on r0.
 fn bare(hook: Hook) -> Result<Bench> {
     let mut bench = Bench::bare(hook)?;
-    set_ports(&mut bench)?;
+    set_interfaces(&mut bench)?;
     bench.attach("r0")?;
     Ok(bench)
 }
 
-fn set_ports(bench: &mut Bench) -> Result<()> {
-    bench.set_port(1, "r0", Bench::PUBLIC_MAC)?;
-    bench.set_port(2, "r1", Bench::PRIVATE_MAC)
+fn set_interfaces(bench: &mut Bench) -> Result<()> {
+    bench.set_interface(1, "r0", Bench::PUBLIC_MAC)?;
+    bench.set_interface(2, "r1", Bench::PRIVATE_MAC)
 }
 
 /// The peers' rules, as an operator would write them.
@@ -250,12 +252,12 @@ fn rules(way: Way) -> Option<String> {
     ))
 }
 
-/// The network of the generator, and the first host that it asks outside, behind a gateway of the sink's network.
+/// The generator's network, and the first host that it asks outside, behind a gateway in the sink's network.
 const GUESTS: (Ipv4Addr, u8) = (Ipv4Addr::new(10, 1, 0, 0), 24);
 const OUTSIDE: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(10, 64, 0, 0), 80);
 
-/// So many flows' datagrams: from many clients to the VIP, or from one guest to many hosts outside, for each of which it has
-/// its ports.
+/// Datagrams of this many flows: from many clients to the VIP, or from one guest to many outside hosts, each with its own range
+/// of source ports.
 fn packets(flows: u32, to: SocketAddrV4) -> Packets {
     let first = Frame::udp(SocketAddrV4::new(Ipv4Addr::new(10, 1, 0, 20), 1024), to).payload(&[0; 18]);
     Packets { first, count: flows, port_bits: 10, to_others: to == OUTSIDE, scattered: true }

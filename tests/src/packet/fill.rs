@@ -1,4 +1,4 @@
-//! Filling a flow table with connections that stay: how full it gets before new ones find no room.
+//! Fills a flow table with long-lived connections: how full it gets before new ones find no room.
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 
@@ -6,18 +6,18 @@ use anyhow::{Result, bail};
 
 use super::{Bench, Frame, Verdict, tcp};
 
-/// Connections to a service with one backend, each of a client of its own.
+/// Connections to a service with one backend, each from a client of its own.
 #[derive(Debug)]
 pub struct Filling {
     vip: SocketAddrV4,
     backend: SocketAddrV4,
-    /// Of the table.
+    /// Number of slots in the table.
     slots: u32,
     next: Ipv4Addr,
     open: Vec<SocketAddrV4>,
 }
 
-/// What became of connections that were asked for.
+/// What happened to the connections that clients asked for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Asked {
     pub all: u32,
@@ -25,26 +25,26 @@ pub struct Asked {
 }
 
 impl Filling {
-    /// None yet. The clients follow each other from `first` on.
+    /// Starts without connections. The clients' addresses follow each other from `first` on.
     #[must_use]
     pub fn new(vip: SocketAddrV4, backend: SocketAddrV4, slots: u32, first: Ipv4Addr) -> Self {
         Self { vip, backend, slots, next: first, open: Vec::new() }
     }
 
-    /// The clients that are connected.
+    /// The connected clients.
     #[must_use]
     pub fn open(&self) -> &[SocketAddrV4] {
         &self.open
     }
 
-    /// A client that has asked for nothing yet.
+    /// A client that has not asked for anything yet.
     pub fn next_client(&mut self) -> SocketAddrV4 {
         let client = SocketAddrV4::new(self.next, 40_000);
         self.next = Ipv4Addr::from_bits(self.next.to_bits().wrapping_add(1));
         client
     }
 
-    /// Has one more client connect; false: there is no room for it.
+    /// Lets one more client connect; false if there is no room for it.
     pub fn ask(&mut self, bench: &mut Bench) -> Result<bool> {
         let client = self.next_client();
         match bench.run(&Frame::tcp(client, self.vip, tcp::SYN))?.verdict {
@@ -58,7 +58,7 @@ impl Filling {
         Ok(true)
     }
 
-    /// Has clients connect until so many percent of the table's slots are taken.
+    /// Lets clients connect until this many percent of the table's slots are taken.
     pub fn up_to(&mut self, bench: &mut Bench, percent: u32) -> Result<Asked> {
         let wanted = u64::from(self.slots) * u64::from(percent) / 100 / 2;
         let mut asked = Asked::default();

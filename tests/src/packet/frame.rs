@@ -11,7 +11,7 @@ pub mod tcp {
     pub const ACK: u8 = 0x10;
 }
 
-/// What the IPv4 packet carries.
+/// The content of the IPv4 packet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Transport {
     Tcp {
@@ -23,19 +23,19 @@ pub enum Transport {
     Udp {
         sport: u16,
         dport: u16,
-        /// False: the checksum field is 0, "none" (RFC 768).
+        /// If false, the checksum field is 0, "none" (RFC 768).
         checksum: bool,
     },
     /// Another protocol, by number; the payload follows the IPv4 header.
     Other(u8),
 }
 
-/// A frame to be built. Fields that are `None` get their right value.
+/// A frame to build. Fields that are `None` get their correct value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Frame {
     pub dst_mac: [u8; 6],
     pub src_mac: [u8; 6],
-    /// VLAN tags, the outer one first: TPID and TCI.
+    /// VLAN tags as TPID and TCI, the outer one first.
     pub tags: Vec<[u16; 2]>,
     pub ethertype: u16,
     pub src: Ipv4Addr,
@@ -53,7 +53,7 @@ pub struct Frame {
 }
 
 impl Frame {
-    /// Where frames go unless they say otherwise: the router's device on their source's side.
+    /// Default destination MAC: the router's device on the source's side.
     pub const ROUTER_MAC: [u8; 6] = [0x02, 0, 0, 0, 1, 0x01];
     pub const INSIDE_MAC: [u8; 6] = [0x02, 0, 0, 0, 2, 0x01];
 
@@ -95,8 +95,8 @@ impl Frame {
         Self::new(src, dst, Transport::Other(protocol))
     }
 
-    /// An ICMP error (RFC 792) that quotes the first `length` bytes of a packet from its IPv4 header on; `rest` is the
-    /// header's second word: the MTU in a "fragmentation needed".
+    /// An ICMP error (RFC 792) that quotes the first `length` bytes of a packet, starting at its IPv4 header. `rest` is the
+    /// second word of the ICMP header: the MTU in a "fragmentation needed".
     #[must_use]
     pub fn icmp_error(src: Ipv4Addr, dst: Ipv4Addr, kind: [u8; 2], rest: u32, quoted: &Self, length: usize) -> Self {
         let mut message = [&kind[..], &[0, 0], &rest.to_be_bytes()].concat();
@@ -106,7 +106,7 @@ impl Frame {
         Self::other(src, dst, 1).payload(&message)
     }
 
-    /// An ICMP query or its answer (RFC 792): an echo request is 8, its reply 0.
+    /// An ICMP query or its answer (RFC 792): kind 8 is an echo request, 0 its reply.
     #[must_use]
     pub fn icmp_query(src: Ipv4Addr, dst: Ipv4Addr, kind: u8, id: u16, data: &[u8]) -> Self {
         let mut message = [&[kind, 0, 0, 0][..], &id.to_be_bytes(), &[0, 1], data].concat();
@@ -115,13 +115,13 @@ impl Frame {
         Self::other(src, dst, 1).payload(&message)
     }
 
-    /// A protocol whose checksum, bytes 6 and 7 as in UDP, covers the addresses and all of the packet: UDP-Lite is 136, DCCP 33.
+    /// A protocol whose checksum, bytes 6 and 7 as in UDP, covers the addresses and the whole packet: UDP-Lite (136), DCCP (33).
     #[must_use]
     pub fn covering_addresses(src: Ipv4Addr, dst: Ipv4Addr, protocol: u8, data: &[u8]) -> Self {
         let frame = Self::other(src, dst, protocol);
         let mut message = [&[0x9c, 0x40, 0, 80, 0, 0, 0, 0], data].concat();
         let checksum = match frame.pseudo_checksum(&message) {
-            // A sum of 0 is sent as its other representation (RFC 3828).
+            // A sum of 0 is sent as 0xffff (RFC 3828).
             0 if protocol == 136 => 0xffff,
             sum => sum,
         };
@@ -135,14 +135,14 @@ impl Frame {
         self
     }
 
-    /// The frame behind these VLAN tags.
+    /// The frame with these VLAN tags.
     #[must_use]
     pub fn tagged(mut self, tags: &[[u16; 2]]) -> Self {
         self.tags = tags.to_vec();
         self
     }
 
-    /// The packet with these options in its IPv4 header: a multiple of 4 bytes.
+    /// The packet with these IPv4 options; their length is a multiple of 4 bytes.
     #[must_use]
     pub fn ip_options(mut self, options: &[u8]) -> Self {
         self.ip_options = options.to_vec();
@@ -164,7 +164,7 @@ impl Frame {
         self
     }
 
-    /// The frame as the router sends it on: from its own MAC to the next hop's, one hop older.
+    /// The frame as the router forwards it: with its own and the next hop's MAC, and the TTL one lower.
     #[must_use]
     pub fn forwarded(mut self, from: [u8; 6], to: [u8; 6]) -> Self {
         self.src_mac = from;
@@ -173,7 +173,7 @@ impl Frame {
         self
     }
 
-    /// The frames that the packet is cut to: at `offset`s in bytes, multiples of 8, after its IPv4 header.
+    /// The packet's fragments. `offsets` are where it is cut, in bytes after its IPv4 header, multiples of 8.
     #[must_use]
     pub fn fragments(&self, offsets: &[u16]) -> Vec<Self> {
         let whole = self.transport_bytes();
@@ -209,7 +209,7 @@ impl Frame {
         [&self.dst_mac[..], &self.src_mac, &tags, &self.ethertype.to_be_bytes(), &ip, &transport].concat()
     }
 
-    /// Its headers as the benchmark's programs take them: 16-bit words as on the wire, the rest 0.
+    /// Its headers in the form that the benchmark's programs take: 16-bit words in network order, padded with 0.
     #[must_use]
     pub fn header_words(&self) -> [u16; 32] {
         let mut words = [0; 32];
@@ -247,7 +247,7 @@ impl Frame {
                 let mut bytes = [sport.to_be_bytes(), dport.to_be_bytes(), len.to_be_bytes(), [0, 0]].concat();
                 bytes.extend(&self.payload);
                 if *checksum {
-                    // A sum of 0 is sent as its other representation (RFC 768).
+                    // A sum of 0 is sent as 0xffff (RFC 768).
                     let sum = match self.pseudo_checksum(&bytes) {
                         0 => 0xffff,
                         sum => sum,
@@ -267,7 +267,7 @@ impl Frame {
     }
 }
 
-/// RFC 1071, computed in full.
+/// The checksum of RFC 1071, computed over all bytes.
 fn internet_checksum(bytes: &[u8]) -> u16 {
     let mut sum: u32 =
         bytes.chunks(2).map(|word| u32::from(word[0]) << 8 | word.get(1).map_or(0, |&low| low.into())).sum();

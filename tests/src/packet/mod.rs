@@ -1,8 +1,8 @@
-//! Packet tests: the real programs run on crafted frames with BPF_PROG_TEST_RUN, without a device.
+//! Packet tests: run the real programs on crafted frames with BPF_PROG_TEST_RUN, without devices.
 //!
-//! [`Frame`] builds frames with checksums computed in full, so that an expected frame is independent of the programs'
-//! incremental arithmetic. [`Bench`] holds the loaded programs and their tables in a network namespace of its own, whose
-//! routes and neighbours the programs' lookups see.
+//! [`Frame`] builds frames with fully computed checksums, so that an expected frame does not depend on the programs' incremental
+//! arithmetic. [`Bench`] holds the loaded programs and their tables in a network namespace of its own; the programs' lookups
+//! use its routes and neighbours.
 
 mod fill;
 mod frame;
@@ -13,5 +13,5 @@ mod watcher;
 
 pub use fill::{Asked, Filling};
 pub use frame::{Frame, Transport, tcp};
-pub use harness::{Bench, Beside, Hook, Outcome, Packets, Swap, Verdict};
+pub use harness::{Bench, Hook, Outcome, Packets, Scratch, Swap, Verdict};
 pub use watcher::{Order, Watcher};

@@ -1,7 +1,7 @@
-//! Loaded programs go from one bench to the next: the kernel's verifier takes longer than all that most tests ask of them.
+//! Reuses loaded programs from one bench to the next: the kernel's verifier takes longer than most tests.
 //!
-//! What a bench leaves in the tables is wiped before another one gets them. A table that is not named here is a mistake that
-//! every bench tells; one whose wiping costs more than it saves makes its bench the last ([`Loaded::is_last`]).
+//! The tables are wiped before another bench gets them. A table that [`wipe`] does not name makes every bench fail. If wiping a
+//! table costs more than it saves, the bench that uses it is the programs' last ([`Loaded::is_last`]).
 
 use std::{
     ops::{Deref, DerefMut},
@@ -33,7 +33,7 @@ use vipgate_agent::loader::Mapping;
 
 use super::Hook;
 
-/// What the programs were loaded for: those of one kind may take each other's place.
+/// What the programs were loaded for: programs of the same kind can replace each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Kind {
     pub(super) hook: Hook,
@@ -41,25 +41,25 @@ pub(super) struct Kind {
 }
 
 static IDLE: Mutex<Vec<(Kind, Ebpf)>> = Mutex::new(Vec::new());
-/// Programs that wait at most: tests of one process run on few threads.
+/// Most idle programs kept: tests of one process run on few threads.
 const MOST_IDLE: usize = 8;
 
-/// Programs and their tables while a bench has them.
+/// The programs and tables that a bench holds.
 #[derive(Debug)]
 pub(super) struct Loaded {
-    /// None once they are given back.
+    /// `None` once they are given back.
     ebpf: Option<Ebpf>,
-    /// None: nobody gets them after this bench.
+    /// `None` if no bench may get them after this one.
     kind: Option<Kind>,
 }
 
 impl Loaded {
-    /// For one bench alone.
+    /// Programs for this bench alone.
     pub(super) fn once(ebpf: Ebpf) -> Self {
         Self { ebpf: Some(ebpf), kind: None }
     }
 
-    /// Programs of this kind that wait, wiped, or newly loaded ones.
+    /// Idle programs of this kind, wiped, or newly loaded ones.
     pub(super) fn of(kind: Kind, load: impl FnOnce() -> Result<Ebpf>) -> Result<Self> {
         let idle = {
             let mut idle = IDLE.lock().unwrap_or_else(PoisonError::into_inner);
@@ -77,7 +77,7 @@ impl Loaded {
         Ok(Self { ebpf: Some(ebpf), kind: Some(kind) })
     }
 
-    /// Nobody gets these after this bench: they hold what is not wiped.
+    /// Lets no bench get these programs after this one: their tables hold what is not wiped.
     pub(super) fn is_last(&mut self) {
         self.kind = None;
     }
@@ -87,19 +87,19 @@ impl Deref for Loaded {
     type Target = Ebpf;
 
     fn deref(&self) -> &Ebpf {
-        self.ebpf.as_ref().expect("given back on drop only")
+        self.ebpf.as_ref().expect("given back only on drop")
     }
 }
 
 impl DerefMut for Loaded {
     fn deref_mut(&mut self) -> &mut Ebpf {
-        self.ebpf.as_mut().expect("given back on drop only")
+        self.ebpf.as_mut().expect("given back only on drop")
     }
 }
 
 impl Drop for Loaded {
     fn drop(&mut self) {
-        // What a failing test leaves may be why it fails.
+        // The state after a failing test may be why it failed.
         if let (Some(kind), Some(ebpf), false) = (self.kind, self.ebpf.take(), std::thread::panicking()) {
             let mut idle = IDLE.lock().unwrap_or_else(PoisonError::into_inner);
             if idle.len() < MOST_IDLE {
@@ -109,7 +109,7 @@ impl Drop for Loaded {
     }
 }
 
-/// Makes a table as it was when it was new.
+/// Makes a table as it was when it was created.
 fn wipe(name: &str, map: &mut Map) -> Result<()> {
     match name {
         maps::FLOW_BUCKETS => zero::<Bucket>(maps::FLOW_BUCKETS, map),
@@ -132,7 +132,7 @@ fn wipe(name: &str, map: &mut Map) -> Result<()> {
         maps::FRAGMENTS => remove_all::<FragmentKey, FragmentPorts>(map),
         maps::DIRECT => remove_all::<FlowKey, u32>(map),
         maps::REFUSED => remove_all::<FlowKey, OriginalDestination>(map),
-        // Written whole by every bench, gone with its devices, the controller's alone, or of a bench that is the last.
+        // Not wiped: each bench writes them whole, they go with its devices, only the controller uses them, or the bench is the last.
         maps::CONFIG
         | maps::TX_PORTS
         | maps::PAST_TRAFFIC
@@ -146,13 +146,13 @@ fn wipe(name: &str, map: &mut Map) -> Result<()> {
         | maps::AYA_LOGS => Ok(()),
         // The programs' constants.
         name if name.starts_with(".rodata") || name.starts_with(".bss") || name.starts_with(".data") => Ok(()),
-        name => bail!("nothing says how {name} is made new again: tests/src/packet/reuse.rs"),
+        name => bail!("no rule to wipe {name}: add one in tests/src/packet/reuse.rs"),
     }
 }
 
 fn zero<T: Pod>(name: &'static str, map: &Map) -> Result<()> {
     let Map::Array(data) = map else {
-        bail!("it is no array");
+        bail!("it is not an array");
     };
     let mapping = Mapping::<T>::new(name, data)?;
     for word in (0..mapping.len()).filter_map(|index| mapping.words(index)).flatten() {

@@ -1,4 +1,4 @@
-//! Lets time pass for what the programs remember: instead of the clock, what was noted of it is moved.
+//! Lets time pass for what the programs remember: moves the noted times instead of the clock.
 
 use anyhow::Result;
 use vipgate_abi::{
@@ -11,14 +11,14 @@ use vipgate_abi::{
 use super::Bench;
 
 impl Bench {
-    /// Makes the programs' second so long that no test lasts one, in jiffies.
+    /// Makes the programs' second longer than any test; returns it in jiffies.
     pub fn slow_down(&mut self) -> Result<u32> {
         let config = Config { tick: 10, ..self.config()? };
         self.set_config(config)?;
         Ok(config.second())
     }
 
-    /// Lets so many jiffies pass for all flows, also those of the table that is bridged to.
+    /// Makes all flows older by this many jiffies, in the main and the secondary table.
     pub fn age_flows(&mut self, jiffies: u32) -> Result<()> {
         for (buckets, flows) in [(maps::FLOW_BUCKETS, maps::FLOWS), (maps::OTHER_BUCKETS, maps::OTHER_FLOWS)] {
             let mut aged = Vec::new();
@@ -44,7 +44,7 @@ impl Bench {
         Ok(())
     }
 
-    /// The same, and for the ways to backends, and since next hops were confirmed.
+    /// [`Self::age_flows`], also for routes to backends and confirmations of next hops.
     pub fn let_pass(&mut self, jiffies: u32) -> Result<()> {
         self.age_flows(jiffies)?;
         let mut confirmed = self.array::<u32>(maps::CONFIRMED)?;

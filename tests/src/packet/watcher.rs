@@ -1,4 +1,4 @@
-//! Somebody else's TC program beside ours on a device.
+//! Another program beside ours at TC on a device, as somebody else may attach it.
 
 use anyhow::{Context as _, Result};
 use aya::{
@@ -13,27 +13,27 @@ use vipgate_agent::loader::load_persistently;
 
 use super::harness::BENCHMARK;
 
-/// Where among the programs of a device's side.
+/// Its position among the programs on one side of a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Order {
     /// By a TCX link, before all others.
     First,
-    /// The same behind all others.
+    /// By a TCX link, after all others.
     Last,
-    /// As a filter of this priority of clsact, which the device has.
+    /// As a filter with this priority of clsact, which the device has.
     Filter(u16),
 }
 
-/// A program that counts what it sees and lets go on, until it is dropped.
+/// A program that counts packets and lets them go on, until it is dropped.
 #[derive(Debug)]
 pub struct Watcher {
     ebpf: Ebpf,
-    /// What it is called.
+    /// Its name.
     pub name: String,
 }
 
 impl Watcher {
-    /// On a device of the calling thread's namespace.
+    /// Attaches it to a device of the calling thread's namespace.
     pub fn new(device: &str, side: TcAttachType, order: Order) -> Result<Self> {
         let mut ebpf = Ebpf::load(BENCHMARK).context("cannot load the benchmark's programs")?;
         let program = ebpf.program_mut("bench_watch").context("the object has no watcher")?;
@@ -48,7 +48,7 @@ impl Watcher {
         Ok(Self { ebpf, name: format!("{side:?} {order:?}") })
     }
 
-    /// Packets that it has seen.
+    /// Number of packets that it has seen.
     pub fn seen(&self) -> Result<u64> {
         let map = self.ebpf.map("BENCH_SUNK").context("the object has no map BENCH_SUNK")?;
         Ok(PerCpuArray::<_, u64>::try_from(map)?.get(&0, 0)?.iter().sum())

@@ -10,7 +10,7 @@ use vipgate_abi::{
     service::{Algorithm, Kind, Service, ServiceKey},
     snat::{SnatKind, SnatRule},
 };
-use vipgate_tests::packet::{Bench, Beside, Filling, Frame, Hook, Transport, Verdict, tcp};
+use vipgate_tests::packet::{Bench, Filling, Frame, Hook, Scratch, Transport, Verdict, tcp};
 
 const TCP: u8 = 6;
 const UDP: u8 = 17;
@@ -137,11 +137,11 @@ fn expect_handed_over(bench: &mut Bench, frame: &Frame, translated: &Frame, reas
 
 /// Runs a frame whose next hop the kernel's neighbour table is to find or confirm: XDP hands it over for that as it came.
 fn expect_by_neighbour(bench: &mut Bench, frame: &Frame, sent: &Frame) -> Result<()> {
-    let (outcome, beside) = bench.run_beside(frame)?;
+    let (outcome, scratch) = bench.run_with_scratch(frame)?;
     match bench.hook() {
         Hook::Xdp => {
             ensure!(outcome.verdict == Verdict::Pass && outcome.bytes == frame.bytes(), "{outcome:?}");
-            ensure!(beside == Beside::Metadata(b"vgtn".to_vec()), "{beside:?}");
+            ensure!(scratch == Scratch::Metadata(b"vgtn".to_vec()), "{scratch:?}");
         }
         Hook::Tc => ensure!(outcome.verdict == Verdict::Redirect && outcome.bytes == sent.bytes(), "{outcome:?}"),
     }
@@ -173,8 +173,8 @@ fn command(words: &str) -> Result<()> {
 
 /// Runs a frame at XDP, which hands it over to the TC stage as it came.
 fn expect_left(bench: &mut Bench, frame: &Frame) -> Result<()> {
-    let (outcome, beside) = bench.run_beside(frame)?;
-    ensure!(outcome.verdict == Verdict::Pass && beside == Beside::Metadata(b"vgtc".to_vec()), "{beside:?}");
+    let (outcome, scratch) = bench.run_with_scratch(frame)?;
+    ensure!(outcome.verdict == Verdict::Pass && scratch == Scratch::Metadata(b"vgtc".to_vec()), "{scratch:?}");
     ensure!(outcome.bytes == frame.bytes(), "handed over as it came");
     Ok(())
 }

@@ -159,13 +159,13 @@ both_hooks! {
         bench.set_meter(LIMIT, meter(queue(device), UNLIMITED))?;
         bench.bind(backend, Binding::new(LIMIT, false))?;
         for _ in 0..2 {
-            let (outcome, beside) = bench.run_beside(&ask(500))?;
+            let (outcome, scratch) = bench.run_with_scratch(&ask(500))?;
             if bench.hook() == Hook::Xdp {
-                ensure!(outcome.verdict == Verdict::Pass && beside == Beside::Metadata(b"vgtc".to_vec()), "{beside:?}");
+                ensure!(outcome.verdict == Verdict::Pass && scratch == Scratch::Metadata(b"vgtc".to_vec()), "{scratch:?}");
                 ensure!(outcome.bytes == ask(500).bytes(), "handed over as it came");
             } else {
                 let priority = 1 << 16 | class(LIMIT, INBOUND);
-                ensure!(outcome.verdict == Verdict::Redirect && beside == Beside::Fields { priority, mark: 2 }, "{beside:?}");
+                ensure!(outcome.verdict == Verdict::Redirect && scratch == Scratch::Fields { priority, mark: 2 }, "{scratch:?}");
                 ensure!(outcome.bytes == to_backend(ask(500)).bytes());
             }
         }
@@ -264,9 +264,12 @@ fn fragments_meet_their_queue_together() -> Result<()> {
     bench.bind(backend, Binding::new(LIMIT, false))?;
     let [first, second] = [1, 2].map(|id| fragments(16_412, id));
     for frame in &first {
-        let (outcome, beside) = bench.run_beside(frame)?;
+        let (outcome, scratch) = bench.run_with_scratch(frame)?;
         let priority = 1 << 16 | class(LIMIT, INBOUND);
-        ensure!(outcome.verdict == Verdict::Redirect && beside == Beside::Fields { priority, mark: 2 }, "{beside:?}");
+        ensure!(
+            outcome.verdict == Verdict::Redirect && scratch == Scratch::Fields { priority, mark: 2 },
+            "{scratch:?}"
+        );
     }
     ensure!(passing(&mut bench, &second)? < second.len());
     Ok(())
@@ -289,10 +292,10 @@ fn a_super_packet_costs_what_its_frames_are_on_the_wire() -> Result<()> {
 #[test]
 fn what_comes_out_of_a_queue_leaves_by_its_port_as_any_other_packet() -> Result<()> {
     let mut bench = Bench::new(Hook::Tc)?;
-    let (verdict, beside) = bench.leave_queue(&ask(60), Beside::Fields { priority: 1 << 16 | 8, mark: 2 })?;
-    ensure!((verdict, beside) == (Verdict::Redirect, Beside::Fields { priority: 0, mark: 0 }));
-    bench.remove_port(2)?;
-    let (verdict, _) = bench.leave_queue(&ask(60), Beside::Fields { priority: 1 << 16 | 8, mark: 2 })?;
+    let (verdict, scratch) = bench.leave_queue(&ask(60), Scratch::Fields { priority: 1 << 16 | 8, mark: 2 })?;
+    ensure!((verdict, scratch) == (Verdict::Redirect, Scratch::Fields { priority: 0, mark: 0 }));
+    bench.remove_interface(2)?;
+    let (verdict, _) = bench.leave_queue(&ask(60), Scratch::Fields { priority: 1 << 16 | 8, mark: 2 })?;
     ensure!(verdict == Verdict::Drop && bench.reason(Reason::Unroutable)? == 1);
     Ok(())
 }

@@ -140,7 +140,7 @@ both_hooks! {
         meeting(bench)?;
         let ask = |to| Frame::udp(at(GUEST, 40_000), at(to, 80));
         bench.run(&ask(AWAY_VIP))?;
-        bench.remove_port(3)?;
+        bench.remove_interface(3)?;
         let old = |to| Frame { ttl: 1, ..ask(to) };
         expect_told(bench, &old(AWAY_VIP), &old(AWAY), Reason::TtlExpired)?;
         expect_handed_over(bench, &ask(AWAY_VIP), &ask(AWAY).between(at(Bench::VIP, 40_000), at(AWAY, 80)), Reason::NoNeighbour)

@@ -90,10 +90,10 @@ both_hooks! {
 
     fn a_port_that_went_leaves_its_flows_to_the_stack(bench: &mut Bench) -> Result<()> {
         answered(bench)?;
-        bench.remove_port(2)?;
+        bench.remove_interface(2)?;
         expect_handed_over(bench, &ask(), &ask().between(CLIENT, BACKEND), Reason::NoNeighbour)?;
         bench.expect_sent(&answer(), &to_client(answer()))?;
-        bench.set_port(2, "priv0", Bench::PRIVATE_MAC)?;
+        bench.set_interface(2, "priv0", Bench::PRIVATE_MAC)?;
         bench.expect_sent(&ask(), &to_backend(ask()))
     }
 
@@ -105,9 +105,9 @@ both_hooks! {
         };
         let counted = counters(bench)?;
         for _ in 0..2 {
-            let (outcome, beside) = bench.run_beside(&ask())?;
+            let (outcome, scratch) = bench.run_with_scratch(&ask())?;
             if bench.hook() == Hook::Xdp {
-                ensure!(outcome.verdict == Verdict::Pass && beside == Beside::Metadata(b"vgtc".to_vec()), "{beside:?}");
+                ensure!(outcome.verdict == Verdict::Pass && scratch == Scratch::Metadata(b"vgtc".to_vec()), "{scratch:?}");
                 ensure!(outcome.bytes == ask().bytes(), "handed over as it came");
             } else {
                 ensure!(outcome.verdict == Verdict::Redirect && outcome.bytes == to_backend(ask()).bytes());

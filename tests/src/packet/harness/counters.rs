@@ -14,13 +14,13 @@ use vipgate_agent::loader::Tidings;
 use super::Bench;
 
 impl Bench {
-    /// How often a reason was counted.
+    /// How many packets were counted for this reason.
     pub fn reason(&mut self, reason: Reason) -> Result<u64> {
         let counters = PerCpuArray::<_, u64>::try_from(self.map(maps::REASONS)?)?;
         Ok(counters.get(&(reason as u32), 0)?.iter().sum())
     }
 
-    /// Has the programs tell of packets with these reasons, each once: time stands still.
+    /// Has the programs log packets with these reasons, each reason once: the clock is made to stand still.
     pub fn tidings(&mut self, reasons: &[Reason]) -> Result<Tidings> {
         self.ebpf.is_last();
         let log = reasons.iter().fold(0, |set, reason| set | reason.bit());
@@ -43,7 +43,7 @@ impl Bench {
         Ok(sum)
     }
 
-    /// What was counted for a limit.
+    /// The counters of a bandwidth limit.
     pub fn metered(&mut self, number: u32) -> Result<MeterTraffic> {
         let counters = PerCpuArray::<_, MeterTraffic>::try_from(self.map(maps::METER_TRAFFIC)?)?;
         let mut sum = MeterTraffic::default();
@@ -60,12 +60,12 @@ impl Bench {
         Ok(sum)
     }
 
-    /// A backend's live connections.
+    /// A backend's number of live connections.
     pub fn load(&mut self, backend: u32) -> Result<u32> {
         Ok(Load(self.array(maps::BACKEND_LOAD)?.get(&backend, 0)?).live())
     }
 
-    /// A service's live connections.
+    /// A service's number of live connections.
     pub fn service_load(&mut self, service: u32) -> Result<u32> {
         Ok(self.array(maps::SERVICE_LOAD)?.get(&service, 0)?)
     }

@@ -1,4 +1,4 @@
-//! The flow table and what else remembers packets: read, and changed behind the programs' backs.
+//! The flow table and other tables that remember packets: reads them, and changes them behind the programs' backs.
 
 use std::net::SocketAddrV4;
 
@@ -15,26 +15,26 @@ use vipgate_abi::{
 use super::Bench;
 
 impl Bench {
-    /// Exchanges the flows of our own table and of the one that is bridged to.
+    /// Exchanges the flows of the main and the secondary table.
     pub fn swap_flows(&mut self) -> Result<()> {
         self.change_tables::<Flow>([maps::FLOWS, maps::OTHER_FLOWS], |[own, other]| [other, own])?;
         self.change_tables::<Bucket>([maps::FLOW_BUCKETS, maps::OTHER_BUCKETS], |[own, other]| [other, own])
     }
 
-    /// Copies the flows of our own table into the one that is bridged to, which has no others then.
+    /// Replaces the secondary table's flows by copies of the main table's.
     pub fn copy_flows_aside(&mut self) -> Result<()> {
         self.change_tables::<Flow>([maps::FLOWS, maps::OTHER_FLOWS], |[own, _]| [own, own])?;
         self.change_tables::<Bucket>([maps::FLOW_BUCKETS, maps::OTHER_BUCKETS], |[own, _]| [own, own])
     }
 
-    /// Leaves the table that is bridged to without flows.
+    /// Removes all flows from the secondary table.
     pub fn clear_flows_aside(&mut self) -> Result<()> {
         let empty = Bucket { words: [0; WAYS] };
         let mut buckets = self.array::<Bucket>(maps::OTHER_BUCKETS)?;
         (0..buckets.len()).try_for_each(|index| Ok(buckets.set(index, empty, 0)?))
     }
 
-    /// Gives each element of two maps what `change` makes of both.
+    /// Replaces each pair of elements of two tables by what `change` makes of them.
     fn change_tables<V: Pod>(&mut self, names: [&str; 2], change: fn([V; 2]) -> [V; 2]) -> Result<()> {
         let [own, other] = names;
         for index in 0..self.array::<V>(own)?.len() {
@@ -46,7 +46,7 @@ impl Bench {
         Ok(())
     }
 
-    /// The slot of the flow from here to there.
+    /// The slot of the flow from `from` to `to`.
     pub fn slot_of(&mut self, from: SocketAddrV4, to: SocketAddrV4) -> Result<u32> {
         let is_its = |flow: &Flow| {
             let at = |addr: u32, port: u16| SocketAddrV4::new(u32::from_be(addr).into(), u16::from_be(port));
@@ -57,7 +57,7 @@ impl Bench {
         Ok(u32::try_from(at.context("no such flow")?)?)
     }
 
-    /// Empties both slots of the connection from here to there.
+    /// Empties both slots of this connection.
     pub fn forget(&mut self, from: SocketAddrV4, to: SocketAddrV4) -> Result<()> {
         let at = self.slot_of(from, to)?;
         let mut flows = self.array::<Flow>(maps::FLOWS)?;
@@ -74,7 +74,7 @@ impl Bench {
         Ok(())
     }
 
-    /// Has a flow name this slot as its other direction's.
+    /// Changes which slot a flow holds to be that of its other direction.
     pub fn set_peer(&mut self, slot: u32, peer: u32) -> Result<()> {
         let mut flows = self.array::<Flow>(maps::FLOWS)?;
         let flow = flows.get(&slot, 0)?;
@@ -86,7 +86,7 @@ impl Bench {
         self.flows_of(maps::FLOW_BUCKETS, maps::FLOWS)
     }
 
-    /// The same of the table that is bridged to.
+    /// Every flow in the secondary table, with its slot word.
     pub fn flows_aside(&mut self) -> Result<Vec<(Word, Flow)>> {
         self.flows_of(maps::OTHER_BUCKETS, maps::OTHER_FLOWS)
     }
@@ -105,20 +105,20 @@ impl Bench {
         Ok(flows)
     }
 
-    /// Every slot by its index: its word, and the flow in it.
+    /// The word and the flow of every slot, by index.
     pub fn slots(&mut self) -> Result<Vec<(Word, Flow)>> {
         let words = self.array::<Bucket>(maps::FLOW_BUCKETS)?.iter().collect::<Result<Vec<_>, _>>()?;
         let flows = self.array::<Flow>(maps::FLOWS)?.iter().collect::<Result<Vec<_>, _>>()?;
         Ok(words.into_iter().flat_map(|bucket| bucket.words).map(Word).zip(flows).collect())
     }
 
-    /// How many first fragments are remembered.
+    /// Number of first fragments that the programs remember.
     pub fn fragments(&mut self) -> Result<usize> {
         let fragments = HashMap::<_, FragmentKey, FragmentPorts>::try_from(self.map(maps::FRAGMENTS)?)?;
         Ok(fragments.keys().collect::<Result<Vec<_>, _>>()?.len())
     }
 
-    /// Lets time pass for the first fragments that are remembered.
+    /// Makes the remembered first fragments older by this much.
     pub fn age_fragments(&mut self, jiffies: u32) -> Result<()> {
         let mut fragments = HashMap::<_, FragmentKey, FragmentPorts>::try_from(self.map(maps::FRAGMENTS)?)?;
         for (key, ports) in fragments.iter().collect::<Result<Vec<_>, _>>()? {
@@ -127,7 +127,7 @@ impl Bench {
         Ok(())
     }
 
-    /// Has who came to guests' own addresses have come so much earlier.
+    /// Makes the remembered direct connections to guests' own addresses older by this much.
     pub fn age_direct(&mut self, jiffies: u32) -> Result<()> {
         let mut direct = HashMap::<_, FlowKey, u32>::try_from(self.map(maps::DIRECT)?)?;
         for (key, seen) in direct.iter().collect::<Result<Vec<_>, _>>()? {
@@ -136,7 +136,7 @@ impl Bench {
         Ok(())
     }
 
-    /// Has the stack have refused packets so much earlier.
+    /// Makes the remembered refusals by the stack older by this much.
     pub fn age_refused(&mut self, jiffies: u32) -> Result<()> {
         let mut refused = HashMap::<_, FlowKey, OriginalDestination>::try_from(self.map(maps::REFUSED)?)?;
         for (key, sent) in refused.iter().collect::<Result<Vec<_>, _>>()? {
@@ -151,7 +151,7 @@ impl Bench {
         self.set_backend(number, Backend { generation: backend.generation + 1, ..backend })
     }
 
-    /// Moves every flow in the table to a state, as traffic would.
+    /// Moves every flow in the table to this state, as traffic would.
     pub fn set_states(&mut self, state: State) -> Result<u32> {
         let mut slots = Vec::new();
         let mut buckets = self.array::<Bucket>(maps::FLOW_BUCKETS)?;

@@ -1,4 +1,4 @@
-//! Loading: which object, with tables of which sizes, in which namespace.
+//! Loads an object file into a namespace, with tables of given sizes.
 
 use std::{
     borrow::Cow,
@@ -32,8 +32,8 @@ macro_rules! object {
     };
 }
 
-/// What `cargo xtask build` made, or what is at the path in `VIPGATE_TEST_PROGRAMS`: programs with a fault, say, to see whether
-/// tests notice it.
+/// The object of `cargo xtask build`, or the one whose path is in `VIPGATE_TEST_PROGRAMS`: for example one with a fault, to see
+/// whether tests notice it.
 pub(super) static PROGRAMS: LazyLock<Cow<'static, [u8]>> =
     LazyLock::new(|| match std::env::var_os("VIPGATE_TEST_PROGRAMS") {
         Some(path) => fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display())).into(),
@@ -48,7 +48,7 @@ impl Bench {
         Self::with_buckets(hook, Self::BUCKETS)
     }
 
-    /// The same with so many flow buckets, a power of two.
+    /// [`Self::new`] with this number of flow buckets, a power of two.
     pub fn with_buckets(hook: Hook, buckets: u32) -> Result<Self> {
         let program = hook.program();
         let network = make_network()?;
@@ -70,7 +70,7 @@ impl Bench {
         Ok(bench)
     }
 
-    /// The same programs, bridging to another flow table of the same size.
+    /// [`Self::new`] with a secondary flow table of the same size.
     pub fn bridging(hook: Hook) -> Result<Self> {
         let mut loader = EbpfLoader::new();
         let mask = Self::BUCKETS - 1;
@@ -81,14 +81,14 @@ impl Bench {
         Self::alone(hook, loader)
     }
 
-    /// The same programs, while connections come over from another version's tables.
+    /// [`Self::new`], while connections are migrated from another version's tables.
     pub fn taking_over(hook: Hook) -> Result<Self> {
         let mut loader = EbpfLoader::new();
         loader.override_global(maps::TAKES_OVER, &1u32, true);
         Self::alone(hook, loader)
     }
 
-    /// The hook's program as this loader makes it, for this bench alone.
+    /// The hook's program as this loader makes it, not shared with other benches.
     pub(super) fn alone(hook: Hook, loader: EbpfLoader<'_>) -> Result<Self> {
         let network = make_network()?;
         let mut bench = Self::load_with(hook, &PROGRAMS, Self::BUCKETS, loader)?;
@@ -98,7 +98,7 @@ impl Bench {
         Ok(bench)
     }
 
-    /// Loads every program of every object, each with tables of its own: those of one table must be of one kind.
+    /// Loads every program of every object. Each gets its own tables, since programs that share a table must be of one type.
     pub fn load_all() -> Result<usize> {
         let mut loaded = 0;
         for object in [&**PROGRAMS, BENCHMARK] {
@@ -126,12 +126,12 @@ impl Bench {
         Ok(bench)
     }
 
-    /// Knows the devices of the network that was made for it.
+    /// Notes the devices of the namespace that was made for this bench.
     fn enter(&mut self, network: File) -> Result<()> {
         self._network = Some(network);
         self.own = vec![(Self::PUBLIC_MAC, ifindex("pub0")?), (Self::PRIVATE_MAC, ifindex("priv0")?)];
-        self.set_port(1, "pub0", Self::PUBLIC_MAC)?;
-        self.set_port(2, "priv0", Self::PRIVATE_MAC)
+        self.set_interface(1, "pub0", Self::PUBLIC_MAC)?;
+        self.set_interface(2, "priv0", Self::PRIVATE_MAC)
     }
 
     pub(super) fn load_object(hook: Hook, object: &[u8], buckets: u32) -> Result<Self> {

@@ -1,4 +1,4 @@
-//! The programs on the bench: loaded with small tables, fed with frames.
+//! The test bench: the programs loaded with small tables, and run on frames.
 
 mod counters;
 mod flows;
@@ -23,18 +23,18 @@ pub(super) use self::loading::BENCHMARK;
 pub use self::services::Swap;
 use super::{Frame, reuse::Loaded};
 
-/// Which program a bench runs.
+/// The hook whose program a bench runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Hook {
     Xdp,
     Tc,
 }
 
-/// TC_ACT_UNSPEC: what is beside our program on the device goes on with the packet.
+/// TC_ACT_UNSPEC: the packet goes on to the device's other programs.
 const UNSPEC: u32 = u32::MAX;
 
 impl Hook {
-    /// The program that the controller attaches there.
+    /// Name of the program that the controller attaches at this hook.
     fn program(self) -> &'static str {
         match self {
             Self::Xdp => maps::PROGRAM_XDP,
@@ -43,7 +43,7 @@ impl Hook {
     }
 }
 
-/// A program on a device, until it is dropped.
+/// A program that is attached to a device until it is dropped.
 #[derive(Debug)]
 #[expect(dead_code, reason = "only kept")]
 enum Attached {
@@ -51,10 +51,10 @@ enum Attached {
     Tc(SchedClassifierLink),
 }
 
-/// What a program decided.
+/// A program's verdict.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// Up the stack.
+    /// Up to the kernel's stack.
     Pass,
     Drop,
     /// Out of a device.
@@ -62,62 +62,62 @@ pub enum Verdict {
     Other(u32),
 }
 
-/// What a program left beside a packet.
+/// Data that a program leaves with a packet for the next program.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Beside {
-    /// At XDP: before it.
+pub enum Scratch {
+    /// At XDP: in the metadata before the frame.
     Metadata(Vec<u8>),
-    /// At TC: in its socket buffer.
+    /// At TC: in fields of the socket buffer.
     Fields { priority: u32, mark: u32 },
 }
 
-/// A run's verdict and the frame it left.
+/// A run's verdict, and the frame after it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Outcome {
     pub verdict: Verdict,
     pub bytes: Vec<u8>,
 }
 
-/// Packets of many flows: the first one, and those that differ from it in their source, or in its port and their
+/// Packets of many flows: the first one, and others that differ from it in their source, or in source port and
 /// destination.
 #[derive(Clone, Debug)]
 pub struct Packets {
     pub first: Frame,
     /// A power of two.
     pub count: u32,
-    /// Consecutive packets have consecutive source ports, two to the power of this many, before the next address' turn.
+    /// Consecutive packets use 2^`port_bits` consecutive source ports before the address changes.
     pub port_bits: u32,
-    /// It is the destination's address that the other bits count.
+    /// The address that changes is the destination's, not the source's.
     pub to_others: bool,
-    /// They come in an order that no cache foresees, not in that of their sources.
+    /// Packets come in an order that no cache predicts, not in the order of their sources.
     pub scattered: bool,
 }
 
-/// Loaded programs with their tables, in a network namespace of the calling thread.
+/// Loaded programs with their tables, in the calling thread's network namespace.
 ///
 /// ```text
-/// clients 10.1.0.0/24 - pub0 (port 1) [router] priv0 (port 2) - backends 10.2.0.0/24
+/// clients 10.1.0.0/24 - pub0 (interface 1) [router] priv0 (interface 2) - backends 10.2.0.0/24
 /// ```
-/// Hosts 10 to 30 of both networks are neighbours; everything else is behind 10.1.0.254.
+/// Hosts 10 to 30 of both networks are neighbours; all other addresses are behind 10.1.0.254.
 #[derive(Debug)]
 pub struct Bench {
     ebpf: Loaded,
-    /// What it has attached to devices.
+    /// Programs that it has attached to devices.
     attached: Vec<Attached>,
-    /// Keeps the namespace that was made for it when the thread goes on to another bench's.
+    /// Keeps the bench's own namespace alive while the thread is in another bench's.
     _network: Option<File>,
     hook: Hook,
-    /// The program that runs.
+    /// Name of the program that runs.
     program: &'static str,
-    /// The benchmark's prologue alone.
+    /// Name of the benchmark program that only has the prologue.
     empty: &'static str,
-    /// The device that packets come in by, or leave by from a generator; 0: the one that they are addressed to.
+    /// The device that packets come in by, or that a generator sends by; 0: the device with the packet's destination MAC.
     device: u32,
-    /// The devices of the network that was made for it, by their addresses.
+    /// The devices of the bench's own namespace, by their MACs.
     own: Vec<([u8; 6], u32)>,
-    /// The device that those came by which a program sees on their way out; 0: the stack has made them.
+    /// The device by which packets at the egress program had come in; 0: the stack has made them.
     came_by: u32,
-    /// At TC, how many segments of how many bytes each packet stands for; 0: it is one.
+    /// At TC, segments per packet and bytes per segment; 0: packets are not GSO packets.
     segments: [u32; 2],
     next_backend: u32,
     next_service: u32,
@@ -135,13 +135,13 @@ impl Bench {
 
     pub const GATEWAY_MAC: [u8; 6] = [0x02, 0, 0, 0, 1, 0xfe];
 
-    /// Nanoseconds of a jiffy, as the programs are told.
+    /// Nanoseconds of a jiffy, as the programs are configured.
     pub const TICK: u32 = 4_000_000;
 
-    /// In buckets.
+    /// Size of the flow table in buckets.
     pub const BUCKETS: u32 = 128;
 
-    /// Of backends, and of those where programs are used again.
+    /// Size of the backend tables, and their size where programs are reused.
     const NUMBERS: u32 = 1 << 15;
 
     const FEW_NUMBERS: u32 = 1 << 10;

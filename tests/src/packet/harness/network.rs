@@ -1,4 +1,4 @@
-//! The network namespace that the programs' lookups see.
+//! The network namespace that the programs' lookups use.
 
 use std::{
     fs::{self, File},
@@ -9,14 +9,14 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use nix::sched::{CloneFlags, unshare};
 
-/// Puts the calling thread into a network namespace of its own, which ends, with all that is in it, when neither the thread is
-/// in it nor the file is open.
+/// Puts the calling thread into a new network namespace. The namespace ends once the thread has left it and the returned file is
+/// closed.
 pub(super) fn make_network() -> Result<File> {
     unshare(CloneFlags::CLONE_NEWNET).context("cannot make a network namespace (root needed)")?;
     for words in [
-        // By which test runs' packets come in that are addressed to none of the router's devices.
+        // Test runs with packets for none of the router's devices use lo as their device.
         "link set lo address 02:00:00:00:01:01 up",
-        // Pairs whose other ends lie idle: they only have to exist and be up.
+        // veth pairs; their peers are unused, they only have to exist and be up.
         "link add pub0 type veth peer name pub1",
         "link add priv0 type veth peer name priv1",
         "link set pub1 up",

@@ -15,28 +15,28 @@ impl Bench {
         Ok(self.array(maps::CONFIG)?.get(&0, 0)?)
     }
 
-    /// Makes a device a port.
-    pub fn set_port(&mut self, number: u32, device: &str, mac: [u8; 6]) -> Result<()> {
+    /// Makes a device an interface of the router.
+    pub fn set_interface(&mut self, number: u32, device: &str, mac: [u8; 6]) -> Result<()> {
         let ifindex = ifindex(device)?;
         self.array(maps::PORTS)?.set(number, Interface { ifindex, mtu: 1500, mac, ..Interface::default() }, 0)?;
         HashMap::<_, u32, u32>::try_from(self.map(maps::PORT_NUMBERS)?)?.insert(ifindex, number, 0)?;
         Ok(DevMap::try_from(self.map(maps::TX_PORTS)?)?.set(number, ifindex, None, 0)?)
     }
 
-    /// Makes a further device a port, by which the frames come in that are addressed to it.
+    /// Makes a further device an interface; frames with its MAC come in by it.
     pub fn add_device(&mut self, number: u32, device: &str, mac: [u8; 6]) -> Result<()> {
         self.own.push((mac, ifindex(device)?));
-        self.set_port(number, device, mac)
+        self.set_interface(number, device, mac)
     }
 
-    /// Sets a port's MTU, in bytes of IP packet.
+    /// Sets an interface's MTU, in bytes of the IP packet.
     pub fn set_mtu(&mut self, number: u32, mtu: u32) -> Result<()> {
         let mut ports = self.array::<Interface>(maps::PORTS)?;
         let port = ports.get(&number, 0)?;
         Ok(ports.set(number, Interface { mtu, ..port }, 0)?)
     }
 
-    /// Has a port take only what comes from where the kernel sends by it.
+    /// Makes an interface drop packets whose source the kernel routes by another one (strict reverse path).
     pub fn set_strict(&mut self, number: u32) -> Result<()> {
         let mut ports = self.array::<Interface>(maps::PORTS)?;
         let port = ports.get(&number, 0)?;
@@ -50,14 +50,14 @@ impl Bench {
         ifindex(name)
     }
 
-    /// Makes a port one that XDP cannot send by.
+    /// Makes an interface one that XDP cannot send by.
     pub fn set_sockets_only(&mut self, number: u32) -> Result<()> {
         let mut ports = self.array::<Interface>(maps::PORTS)?;
         let port = ports.get(&number, 0)?;
         Ok(ports.set(number, Interface { sockets_only: 1, ..port }, 0)?)
     }
 
-    /// Sets a bit of the set of addresses that packets are looked up for.
+    /// Sets a bit of the address filter.
     pub fn add_to_address_filter(&mut self, bit: Bit) -> Result<()> {
         self.add_to_address_filters([bit])
     }
@@ -75,12 +75,12 @@ impl Bench {
         Ok(())
     }
 
-    /// Takes a port away, as when its device goes.
-    pub fn remove_port(&mut self, number: u32) -> Result<()> {
+    /// Removes an interface, as when its device goes away.
+    pub fn remove_interface(&mut self, number: u32) -> Result<()> {
         Ok(self.array(maps::PORTS)?.set(number, Interface::default(), 0)?)
     }
 
-    /// Makes every flow ask for its way again.
+    /// Advances the epoch, so that every flow looks its route up again.
     pub fn move_epoch(&mut self) -> Result<()> {
         let config = self.config()?;
         self.set_config(Config { epoch: config.epoch + 1, ..config })

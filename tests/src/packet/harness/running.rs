@@ -1,4 +1,4 @@
-//! Running frames through the programs, and what became of them.
+//! Runs frames through the programs and checks the results.
 
 use anyhow::{Context as _, Result, bail, ensure};
 use aya::{
@@ -7,11 +7,11 @@ use aya::{
 };
 use vipgate_abi::{counters::Reason, maps};
 
-use super::{Bench, Beside, Hook, Outcome, UNSPEC, Verdict, loading::program, network::ifindex};
+use super::{Bench, Hook, Outcome, Scratch, UNSPEC, Verdict, loading::program, network::ifindex};
 use crate::packet::Frame;
 
 impl Bench {
-    /// From now on packets at TC are super-packets of so many segments, with so many bytes of data in each but the last.
+    /// From now on, packets at TC are GSO packets of this many segments, each but the last with this many bytes of data.
     pub fn set_segments(&mut self, count: u32, bytes: u32) {
         self.segments = [count, bytes];
     }
@@ -21,14 +21,14 @@ impl Bench {
         self.run_bytes(&frame.bytes())
     }
 
-    /// Runs the egress program once on a frame, as if the stack sent it: the frame as it leaves.
+    /// Runs the egress program once on a frame, as if the stack sent it; returns the frame as it leaves.
     pub fn run_egress(&mut self, frame: &Frame) -> Result<Vec<u8>> {
         let (result, bytes) = self.test_run(Hook::Tc, maps::PROGRAM_EGRESS, &frame.bytes(), 1)?;
         ensure!(result.return_value == UNSPEC, "verdict {}", result.return_value);
         Ok(bytes)
     }
 
-    /// The same by the device, of a frame that the stack forwards; false: it ends there.
+    /// Runs the egress program on a frame that the stack forwards by this device; false if it is dropped.
     pub fn leaves(&mut self, frame: &Frame, device: &str) -> Result<bool> {
         self.came_by = ifindex("priv0")?;
         let leaves = self.leaves_as_own(frame, device);
@@ -36,10 +36,10 @@ impl Bench {
         leaves
     }
 
-    /// The same of a frame that the stack has made.
+    /// Runs the egress program on a frame that the stack has made; false if it is dropped.
     pub fn leaves_as_own(&mut self, frame: &Frame, device: &str) -> Result<bool> {
         let before = std::mem::replace(&mut self.device, ifindex(device)?);
-        // A test run takes what is addressed to others than the device for what it is not: another host's.
+        // A test run takes a frame with another MAC than the device's for another host's.
         let own = self.own.iter().find(|(_, own)| *own == self.device);
         let frame = Frame { dst_mac: own.map_or(frame.dst_mac, |(mac, _)| *mac), ..frame.clone() };
         let run = self.test_run(Hook::Tc, maps::PROGRAM_EGRESS, &frame.bytes(), 1);
@@ -57,29 +57,29 @@ impl Bench {
         Ok(Outcome { verdict: self.verdict(result.return_value), bytes })
     }
 
-    /// The same, and what is beside the frame afterwards.
-    pub fn run_beside(&mut self, frame: &Frame) -> Result<(Outcome, Beside)> {
-        self.run_with(self.hook, self.program, frame, Beside::Fields { priority: 0, mark: 0 })
+    /// Runs the hook's program once on a frame; also returns the scratch data that it left with the packet.
+    pub fn run_with_scratch(&mut self, frame: &Frame) -> Result<(Outcome, Scratch)> {
+        self.run_with(self.hook, self.program, frame, Scratch::Fields { priority: 0, mark: 0 })
     }
 
-    /// Runs the program at the queues' end once on a frame, with this beside it; what is beside it afterwards.
-    pub fn leave_queue(&mut self, frame: &Frame, beside: Beside) -> Result<(Verdict, Beside)> {
-        let (outcome, beside) = self.run_with(Hook::Tc, maps::PROGRAM_QUEUE, frame, beside)?;
-        Ok((outcome.verdict, beside))
+    /// Runs the program at a queue's end once on a frame with this scratch data; returns that data afterwards.
+    pub fn leave_queue(&mut self, frame: &Frame, scratch: Scratch) -> Result<(Verdict, Scratch)> {
+        let (outcome, scratch) = self.run_with(Hook::Tc, maps::PROGRAM_QUEUE, frame, scratch)?;
+        Ok((outcome.verdict, scratch))
     }
 
-    /// Runs the program behind the XDP one once on a frame that was not handed over.
+    /// Runs the TC program behind the XDP one once on a frame that XDP did not hand over.
     pub fn run_behind(&mut self, frame: &Frame) -> Result<Verdict> {
         let (result, _) = self.test_run(Hook::Tc, maps::PROGRAM_BEHIND, &frame.bytes(), 1)?;
         Ok(self.verdict(result.return_value))
     }
 
-    fn run_with(&mut self, hook: Hook, name: &str, frame: &Frame, beside: Beside) -> Result<(Outcome, Beside)> {
+    fn run_with(&mut self, hook: Hook, name: &str, frame: &Frame, scratch: Scratch) -> Result<(Outcome, Scratch)> {
         const MARK: usize = 8;
         const PRIORITY: usize = 32;
         let bytes = frame.bytes();
         let mut context = self.context(hook, &bytes, self.way_in(name, &bytes));
-        if let (Hook::Tc, Beside::Fields { priority, mark }) = (hook, beside) {
+        if let (Hook::Tc, Scratch::Fields { priority, mark }) = (hook, scratch) {
             context[MARK..MARK + 4].copy_from_slice(&mark.to_ne_bytes());
             context[PRIORITY..PRIORITY + 4].copy_from_slice(&priority.to_ne_bytes());
         }
@@ -98,18 +98,18 @@ impl Bench {
         .context("the test run failed")?;
         out.truncate(result.data_size_out as usize);
         let number = |at: usize| u32::from_ne_bytes(context_out[at..at + 4].try_into().unwrap_or_default());
-        let beside = match hook {
-            // The metadata and then the frame.
+        let scratch = match hook {
+            // The metadata, then the frame.
             Hook::Xdp => {
                 let length = out.len() - bytes.len().min(out.len());
-                Beside::Metadata(out.drain(..length).collect())
+                Scratch::Metadata(out.drain(..length).collect())
             }
-            Hook::Tc => Beside::Fields { priority: number(PRIORITY), mark: number(MARK) },
+            Hook::Tc => Scratch::Fields { priority: number(PRIORITY), mark: number(MARK) },
         };
-        Ok((Outcome { verdict: self.verdict(result.return_value), bytes: out }, beside))
+        Ok((Outcome { verdict: self.verdict(result.return_value), bytes: out }, scratch))
     }
 
-    /// The same from several threads at once.
+    /// [`Self::run`] from several threads at once.
     pub fn run_shared(&self, frame: &Frame) -> Result<Outcome> {
         let program = self.ebpf.program(self.program).with_context(|| format!("no program {}", self.program))?;
         let bytes = frame.bytes();
@@ -164,7 +164,7 @@ impl Bench {
         Ok((result, out))
     }
 
-    /// The device that a frame comes in by; 0: none that the router has. What the stack sends comes by none.
+    /// The device that a frame comes in by; 0 if none, as for frames of the stack.
     fn way_in(&self, program: &str, bytes: &[u8]) -> u32 {
         if self.device != 0 || program == maps::PROGRAM_EGRESS {
             return self.device;
@@ -172,7 +172,7 @@ impl Bench {
         self.own.iter().find(|(mac, _)| bytes.starts_with(mac)).map_or(0, |(_, device)| *device)
     }
 
-    /// The context of a packet that comes in by the device.
+    /// The program's context for a packet that comes in by this device.
     pub(super) fn context(&self, hook: Hook, bytes: &[u8], device: u32) -> Vec<u8> {
         let fields = match hook {
             // struct xdp_md: data, data_end, data_meta, ingress_ifindex, rx_queue_index, egress_ifindex.
@@ -193,13 +193,13 @@ impl Bench {
         fields.iter().flat_map(|field: &u32| field.to_ne_bytes()).collect()
     }
 
-    /// Lets packets come in by this device, instead of by the one that they are addressed to.
+    /// From now on, packets come in by this device, whatever their destination MAC.
     pub fn arrive_by(&mut self, device: &str) -> Result<()> {
         self.device = ifindex(device)?;
         Ok(())
     }
 
-    /// Runs `frame` and checks that it goes out as `expected`, to the last byte.
+    /// Runs `frame` and checks that it is sent as `expected`, byte by byte.
     pub fn expect_sent(&mut self, frame: &Frame, expected: &Frame) -> Result<()> {
         let outcome = self.run(frame)?;
         ensure!(outcome.verdict == Verdict::Redirect, "verdict {:?} for {frame:?}", outcome.verdict);
@@ -212,7 +212,7 @@ impl Bench {
         Ok(())
     }
 
-    /// Runs `frame` and checks that it goes up the stack or ends, unchanged, counted once under `reason`.
+    /// Runs `frame` and checks that it is passed up or dropped, unchanged, and counted once under `reason`.
     pub fn expect_refused(&mut self, frame: &Frame, reason: Reason) -> Result<()> {
         let before = self.reason(reason)?;
         let outcome = self.run(frame)?;

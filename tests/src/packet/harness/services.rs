@@ -1,4 +1,4 @@
-//! What the router offers: services, backends, SNAT rules, limits.
+//! Configures what the router offers: services, backends, SNAT rules, limits.
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 
@@ -20,7 +20,7 @@ use vipgate_abi::{
 use super::{Bench, network::ifindex};
 
 impl Bench {
-    /// Adds a backend; its number.
+    /// Adds a backend; returns its number.
     pub fn add_backend(&mut self, backend: SocketAddrV4, service: u32) -> Result<u32> {
         let number = self.next_backend;
         self.next_backend += 1;
@@ -41,7 +41,7 @@ impl Bench {
         Ok(self.array(maps::BACKENDS)?.get(&number, 0)?)
     }
 
-    /// Writes a backend as the controller does: with another generation, all that the last one counted is taken off.
+    /// Writes a backend as the controller does: a new generation resets the last one's counters.
     pub fn set_backend(&mut self, number: u32, backend: Backend) -> Result<()> {
         self.add_to_address_filter(Bit::from(backend.addr))?;
         let held = self.backend(number)?;
@@ -55,7 +55,7 @@ impl Bench {
         Ok(self.array(maps::BACKENDS)?.set(number, backend, 0)?)
     }
 
-    /// Offers `protocol`:`port` of a VIP over these backends, one ring element each; the backends' numbers.
+    /// Offers `protocol`:`port` of a VIP by these backends, one selection table element each; returns their numbers.
     pub fn serve(
         &mut self,
         vip: SocketAddrV4,
@@ -71,7 +71,7 @@ impl Bench {
         Ok(numbers)
     }
 
-    /// A service of this number over a ring of these backends.
+    /// A service of this number with a selection table of these backends.
     pub fn ring(&mut self, number: u32, algorithm: Algorithm, ring: &[u32]) -> Result<Service> {
         let ring_base = self.next_ring;
         let ring_len = u32::try_from(ring.len())?;
@@ -83,8 +83,8 @@ impl Bench {
         Ok(Service { kind, algorithm, number, ring_base, ring_len, ..Service::default() })
     }
 
-    /// Forwards ports of a VIP, as many as the prefix of the first one's number covers, to as many of a guest; the backend's
-    /// number.
+    /// Forwards ports of a VIP to as many ports of a guest: those whose keys share `prefix_len` bits with the first one's.
+    /// Returns the backend's number.
     pub fn forward(&mut self, first: SocketAddrV4, protocol: u8, prefix_len: u32, to: SocketAddrV4) -> Result<u32> {
         let number = self.next_service;
         self.next_service += 1;
@@ -95,8 +95,8 @@ impl Bench {
         Ok(backend)
     }
 
-    /// Makes a VIP on the public device the guest's elastic IP, for its own connections, too, if it `leads`; the guest's
-    /// backend number.
+    /// Makes a VIP on the public device the guest's elastic IP; with `leads`, also for connections that the guest begins. Returns
+    /// the guest's backend number.
     pub fn elastic(&mut self, vip: Ipv4Addr, guest: Ipv4Addr, leads: bool) -> Result<u32> {
         let (number, backend) = self.add_whole_backend(guest)?;
         let device = ifindex("pub0")?;
@@ -113,13 +113,13 @@ impl Bench {
         Ok(backend)
     }
 
-    /// Makes a VIP on the public device the way out of the backends' network; the network's backend number. `shared`: the VIP
-    /// has services, whose ports are not given away.
+    /// Adds source NAT by a VIP on the public device for the backends' network; returns the network's backend number. With
+    /// `shared`, the VIP has services, whose ports SNAT must not use.
     pub fn masquerade(&mut self, vip: Ipv4Addr, shared: bool) -> Result<u32> {
         self.masquerade_by("pub0", vip, (Ipv4Addr::new(10, 2, 0, 0), 24), shared)
     }
 
-    /// The same by any device, for any network.
+    /// [`Self::masquerade`] by any device, for any network.
     pub fn masquerade_by(&mut self, device: &str, vip: Ipv4Addr, network: (Ipv4Addr, u8), shared: bool) -> Result<u32> {
         let (_, backend) = self.add_whole_backend(vip)?;
         let source =
@@ -129,14 +129,14 @@ impl Bench {
         Ok(backend)
     }
 
-    /// A backend for every protocol and port, of a service of its own; the numbers of both.
+    /// Adds a backend for every protocol and port, in a service of its own; returns the numbers of both.
     fn add_whole_backend(&mut self, address: Ipv4Addr) -> Result<(u32, u32)> {
         let number = self.next_service;
         self.next_service += 1;
         Ok((number, self.add_backend(SocketAddrV4::new(address, 0), number)?))
     }
 
-    /// What packets from a network get as their source when they leave by the device.
+    /// Sets the source address that packets from a network get if they leave by the device.
     pub fn set_source(
         &mut self,
         device: &str,
@@ -152,7 +152,7 @@ impl Bench {
         Ok(LpmTrie::try_from(self.map(maps::SOURCES)?)?.insert(&key, source, 0)?)
     }
 
-    /// Has guests from a network, whose packets get another source by the public device, come by this device alone.
+    /// Accepts guests of an SNAT rule's network by this device alone.
     pub fn keep_guests_at(&mut self, (network, prefix_len): (Ipv4Addr, u8), device: &str) -> Result<()> {
         let key = Key::new(32 + u32::from(prefix_len), SnatKey::new(ifindex("pub0")?, u32::from(network).to_be()));
         let mut sources = LpmTrie::<_, SnatKey, SnatRule>::try_from(self.map(maps::SOURCES)?)?;
@@ -160,7 +160,7 @@ impl Bench {
         Ok(sources.insert(&key, SnatRule { device: ifindex(device)?, ..source }, 0)?)
     }
 
-    /// Has a backend's network be by this device alone.
+    /// Accepts a backend's network by this device alone.
     pub fn keep_backend_at(&mut self, number: u32, device: &str) -> Result<()> {
         let held = self.backend(number)?;
         self.set_backend(number, Backend { device: ifindex(device)?, ..held })
@@ -171,7 +171,7 @@ impl Bench {
         Ok(LpmTrie::<_, SnatKey, SnatRule>::try_from(self.map(maps::SOURCES)?)?.remove(&key)?)
     }
 
-    /// Lets only clients of this network open flows of a service.
+    /// Lets only clients of these networks open flows of a service.
     pub fn allow(&mut self, vip: SocketAddrV4, protocol: u8, prefix_len: u32, network: [Ipv4Addr; 2]) -> Result<()> {
         let [source, source_mask] = network.map(|address| u32::from(address).to_be());
         self.change_service(vip, protocol, prefix_len, |service| Service { source, source_mask, ..service })
@@ -190,7 +190,7 @@ impl Bench {
         Ok(services.insert(&key, change(service), 0)?)
     }
 
-    /// Gives the backends of the service that was made last their weights.
+    /// Sets the weights of the backends of the service that was added last.
     pub fn weigh(&mut self, backends: &[u32], weights: &[u8]) -> Result<()> {
         let ring_base = self.next_ring - u32::try_from(backends.len())?;
         for (index, (&backend, &weight)) in (ring_base..).zip(backends.iter().zip(weights)) {
@@ -210,7 +210,7 @@ impl Bench {
         Ok(LpmTrie::<_, ServiceKey, Service>::try_from(self.map(maps::SERVICES)?)?.remove(&key)?)
     }
 
-    /// Takes the tables that name the rings out of the bench; its program keeps them.
+    /// Takes the tables of services and selection tables out of the bench; its program keeps them.
     pub fn take_swap(&mut self) -> Result<Swap> {
         self.ebpf.is_last();
         let mut take = |name| self.ebpf.take_map(name).with_context(|| format!("the object has no map {name}"));
@@ -223,26 +223,26 @@ impl Bench {
         Ok(self.array(maps::METERS)?.set(number, meter, 0)?)
     }
 
-    /// Has a backend's packets count against a limit.
+    /// Binds a backend's packets to a bandwidth limit.
     pub fn bind(&mut self, number: u32, meter: Binding) -> Result<()> {
         let backend = self.backend(number)?;
         self.set_backend(number, Backend { meter, ..backend })
     }
 
-    /// Gives a port of a VIP a limit of its own.
+    /// Gives a VIP's port a bandwidth limit of its own.
     pub fn limit_port(&mut self, vip: SocketAddrV4, number: u32) -> Result<()> {
         let key = MeterPort { vip: u32::from(*vip.ip()).to_be(), port: vip.port().to_be(), reserved: 0 };
         let mut meters = HashMap::<_, MeterPort, u32>::try_from(self.map(maps::PORT_METERS)?)?;
         Ok(meters.insert(key, number, 0)?)
     }
 
-    /// Lets a listener have so many connections at a time; 0: any number.
+    /// Limits a listener's connections at a time; 0: no limit.
     pub fn limit(&mut self, vip: SocketAddrV4, protocol: u8, most: u32) -> Result<()> {
         self.change_service(vip, protocol, ServiceKey::EXACT, |service| Service { max_connections: most, ..service })
     }
 }
 
-/// The tables of a bench through which rings are swapped, while its program runs on other threads.
+/// Changes selection tables while a bench's program runs on other threads.
 #[allow(missing_debug_implementations, reason = "aya's maps have none")]
 pub struct Swap {
     rings: Array<MapData, u32>,
@@ -250,7 +250,7 @@ pub struct Swap {
 }
 
 impl Swap {
-    /// Writes the service's ring, and then the service, as the controller does.
+    /// Writes the service's selection table, then the service, as the controller does.
     pub fn set(&mut self, vip: SocketAddrV4, protocol: u8, service: Service, ring: &[u32]) -> Result<()> {
         for (index, backend) in (service.ring_base..).zip(ring) {
             self.rings.set(index, backend, 0)?;

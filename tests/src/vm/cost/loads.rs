@@ -1,5 +1,5 @@
-//! What goes through the router while it is measured: bulk TCP, small datagrams, new connections. Each is made by hosts in
-//! namespaces around the machine, whose own processor time is in no figure.
+//! The loads that are measured: bulk TCP, small datagrams, new connections. Hosts in namespaces around the machine generate
+//! them; the figures exclude the hosts' own processor time.
 //!
 //! Touches sockets of the hosts, and runs iperf3 and wrk there.
 
@@ -24,27 +24,27 @@ use std::{
 pub(super) const BULK_PORT: u16 = 5201;
 pub(super) const PACKET_PORT: u16 = 7003;
 
-/// UDP in a frame of 64 bytes, as the wire counts them.
+/// UDP payload of a 64-byte frame, as counted on the wire.
 const PAYLOAD: [u8; 18] = [0; 18];
-/// Flows of the small packets, a multiple of the backends.
+/// Flows of small packets, a multiple of the number of backends.
 const FLOWS: usize = 48;
-/// Packets under way at most: fewer than any queue on their way holds, so that none is made in vain.
+/// Most packets in flight: fewer than any queue on the way holds, so that none is dropped.
 const WINDOW: u64 = 192;
-/// Bytes, of which one packet takes two or three thousand.
+/// Receive buffer in bytes; a packet takes two or three thousand of it.
 const RECEIVE_BUFFER: usize = 4 << 20;
-/// What is under way after so long without an arrival is lost: an emulated machine that meets new code beside others may
-/// need more than a second for it.
+/// After this time without an arrival, packets in flight count as lost. A busy, emulated machine that runs code for the first
+/// time may need more than a second.
 const LOST: Duration = Duration::from_secs(5);
-/// How often a server looks whether it shall end.
+/// How often a server checks whether it must end.
 const LOOK: Duration = Duration::from_millis(200);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Load {
-    /// One stream by iperf3.
+    /// One TCP stream by iperf3.
     Bulk,
     /// As many small datagrams as arrive.
     Packets,
-    /// HTTP by wrk, one request on each, 16 at a time.
+    /// HTTP by wrk, one request on each connection, 16 connections at a time.
     Connections,
 }
 
@@ -59,7 +59,7 @@ impl Load {
         }
     }
 
-    /// What is counted, for a second of the machine's processors.
+    /// What is counted, per second of the machine's processors.
     pub(super) fn unit(self) -> &'static str {
         match self {
             Self::Bulk => "Mbit/CPU-s",
@@ -68,7 +68,7 @@ impl Load {
         }
     }
 
-    /// Uses an open way for some seconds; how much of the unit passed it.
+    /// Sends this load over an open way for some seconds; returns the amount that passed, in its unit.
     pub(super) fn run(self, lab: &VmLab, servers: &Servers, opened: &Opened, seconds: u32) -> Result<f64> {
         match self {
             Self::Bulk => {
@@ -90,7 +90,7 @@ impl Load {
     }
 }
 
-/// What the backends run beside nginx.
+/// What the backends run besides nginx.
 #[derive(Debug)]
 pub(super) struct Servers {
     arrived: Arc<AtomicU64>,
@@ -99,10 +99,10 @@ pub(super) struct Servers {
 }
 
 impl Servers {
-    /// iperf3 on the first backend; on each a socket that counts the small packets.
+    /// Starts iperf3 on the first backend, and on each backend a socket that counts the small packets.
     pub(super) fn start(lab: &VmLab) -> Result<Self> {
         for host in lab.clients().iter().chain(lab.backends()) {
-            // Else who closes first is out of ports after some seconds.
+            // Otherwise the side that closes first runs out of ports after some seconds.
             host.namespace.sysctl("net/ipv4/tcp_max_tw_buckets", "8")?;
         }
         let backend = &lab.backends()[0].namespace;
@@ -119,14 +119,14 @@ impl Servers {
             let socket = backend.namespace.within(|| {
                 let socket = UdpSocket::bind(("0.0.0.0", PACKET_PORT)).context("cannot bind a UDP socket")?;
                 socket.set_read_timeout(Some(LOOK))?;
-                // A window's packets wait here while this host has no processor for the thread that takes them.
+                // Holds a whole window of packets while the receiving thread has no processor.
                 setsockopt(&socket, RcvBufForce, &RECEIVE_BUFFER).context("cannot set a socket's buffer")?;
                 Ok(socket)
             })?;
             let (arrived, stop) = (Arc::clone(&servers.arrived), Arc::clone(&servers.stop));
             thread::spawn(move || {
                 while !stop.load(Ordering::Relaxed) {
-                    // The health check's datagrams have another length.
+                    // Excludes the health check's datagrams, which have another length.
                     if socket.recv(&mut [0; 128]).is_ok_and(|length| length == PAYLOAD.len()) {
                         arrived.fetch_add(1, Ordering::Relaxed);
                     }
@@ -147,7 +147,7 @@ impl Drop for Servers {
     }
 }
 
-/// Sends on all flows in turn for so long, never more at a time than a window; how many packets arrived.
+/// Sends on all flows in turn for this long, with at most a window in flight; returns the number of packets that arrived.
 fn send(client: &Host, servers: &Servers, opened: &Opened, time: Duration) -> Result<f64> {
     let sockets = client.namespace.within(|| {
         let connected = |flow| {
@@ -161,14 +161,14 @@ fn send(client: &Host, servers: &Servers, opened: &Opened, time: Duration) -> Re
     let mut turns = sockets.iter().cycle();
     let (mut sent, mut lost, mut arrived) = (0, 0, 0);
     let mut progress = Instant::now();
-    // At the end it waits for those that are under way: they have cost, too.
+    // At the end it waits for the packets in flight: they have cost processor time, too.
     while Instant::now() < end || arrived + lost < sent {
         let now = servers.arrived() - before;
         if now != arrived {
             (arrived, progress) = (now, Instant::now());
         }
         if Instant::now() < end && sent < arrived + lost + WINDOW {
-            // What could not be sent does not arrive.
+            // A packet that cannot be sent does not arrive.
             let _ = turns.next().context("a socket")?.send(&PAYLOAD);
             sent += 1;
         } else if progress.elapsed() > LOST {

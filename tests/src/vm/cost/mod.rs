@@ -1,14 +1,13 @@
-//! What a packet costs a router that is a virtual machine, by each way through it: `cargo xtask vm bench`.
+//! What a packet costs a router in a virtual machine, by each way through it: `cargo xtask vm bench`.
 //!
-//! One machine with virtio cards between the lab's hosts, which keep their segmentation and checksum offloads on, as
-//! hosts on a cloud's network do. Every way gets the same load in turn, round by round, and a figure is what passed for a
-//! second of the machine's processors (`processor.rs`): how long it took, and what others on the host did meanwhile, is
-//! not in it. Where the machine is emulated a second is worth another number of instructions than a real one's, and all
-//! instructions are about as dear: only ratios tell, and they tell of the instructions a way takes, not of its cache
-//! misses.
+//! One machine with virtio cards is between the lab's hosts, which keep their segmentation and checksum offloads on, as hosts
+//! on a cloud's network do. Every way gets the same load in turn, round by round. A figure is the amount that passed per
+//! second of the machine's processor time (`processor.rs`), so it depends neither on how long a round took nor on the host's
+//! other work. On an emulated machine a second is worth another number of instructions than on real hardware, and all
+//! instructions cost about the same: compare only ratios, which reflect the instructions of a way, not its cache misses.
 //!
-//! This is beside the tests' machines and not a part of `cargo xtask bench`, which measures the build itself on the kernel
-//! that runs: here it is the package, on a distribution's kernel, with all that only its machines have.
+//! `cargo xtask bench` is separate: it measures this tree's build on the running kernel, while this measures the package on
+//! a distribution's kernel, in a machine as the tests have it.
 
 mod loads;
 mod processor;
@@ -24,11 +23,11 @@ use loads::{Load, Servers};
 use std::{thread, time::Duration};
 use ways::{Opened, Scheduler, Way};
 
-/// How much a run measures.
+/// The amount of measuring in a run.
 #[derive(Clone, Copy, Debug)]
 pub struct Effort {
     rounds: u32,
-    /// Of each load in each round, and before it without being measured: an emulator translates what it meets first.
+    /// Seconds of each load in each round, and unmeasured seconds before it: an emulator translates code when it first runs.
     seconds: u32,
     first_seconds: u32,
 }
@@ -38,7 +37,7 @@ impl Effort {
     pub const FULL: Self = Self { rounds: 5, seconds: 3, first_seconds: 1 };
 }
 
-/// The rounds of one way under one load.
+/// The measurements of one way under one load.
 #[derive(Debug)]
 struct Figures {
     way: Way,
@@ -46,7 +45,7 @@ struct Figures {
     series: Series,
 }
 
-/// Measures each way under each load, and adds their rows.
+/// Measures each way under each load; adds a row for each to the report.
 pub fn run(report: &mut Report, bench: &Bench, kernel: &Kernel, effort: Effort) -> Result<()> {
     let options = VmLabOptions { tools: &ways::TOOLS, ..VmLabOptions::new(1, 3) };
     let lab = VmLab::new(bench, kernel, &options)?;
@@ -75,17 +74,17 @@ fn figures() -> Vec<Figures> {
     Load::ALL.into_iter().flat_map(of).collect()
 }
 
-/// Milliseconds of work in a second without any: of this much every figure is too small.
+/// Milliseconds of work per second without any load, by which every figure is too small.
 fn idleness(lab: &VmLab, effort: Effort) -> Result<f64> {
     let before = processor::worked(lab.machine().id())?;
     thread::sleep(Duration::from_secs(effort.seconds.into()));
     Ok((processor::worked(lab.machine().id())? - before) * 1e3 / f64::from(effort.seconds))
 }
 
-/// How often a load is tried whose generator fails, as they do when a busy host keeps one end waiting for too long.
+/// How often a load is tried whose generator fails, which happens if a busy host keeps one end waiting too long.
 const ATTEMPTS: u32 = 4;
 
-/// What passes for a second of the machine's processors, of the first attempt that no generator complains of.
+/// The amount that passes per second of the machine's processors, from the first attempt without a generator's error.
 fn measure(lab: &VmLab, servers: &Servers, opened: &Opened, load: Load, effort: Effort) -> Result<f64> {
     for _ in 1..ATTEMPTS {
         match attempt(lab, servers, opened, load, effort) {
@@ -104,13 +103,13 @@ fn attempt(lab: &VmLab, servers: &Servers, opened: &Opened, load: Load, effort: 
     Ok(done / (processor::worked(lab.machine().id())? - before))
 }
 
-/// Each figure beside plain forwarding's, then vipgate's beside its peers'.
+/// Compares each figure with plain forwarding, then vipgate with its peers.
 fn show(report: &mut Report, all: &[Figures]) {
     let of = |load, way| all.iter().find(|figures| figures.load == load && figures.way == way);
     let mut add = |figures: &Figures, name: String, other: Way| {
         let row = figures.series.row(name, figures.load.unit());
         report.add(match of(figures.load, other) {
-            Some(baseline) => row.beside(other.to_string(), &figures.series, &baseline.series),
+            Some(baseline) => row.compared_with(other.to_string(), &figures.series, &baseline.series),
             None => row,
         });
     };
@@ -129,9 +128,9 @@ fn show(report: &mut Report, all: &[Figures]) {
 mod tests {
     use super::*;
 
-    /// README's tables are made of these rows.
+    /// README's tables are made from these rows.
     #[test]
-    fn every_way_has_a_row_for_every_load_beside_plain_forwarding_and_vipgate_beside_ipvs() {
+    fn every_way_is_compared_with_plain_forwarding_and_vipgate_with_ipvs_under_every_load() {
         let mut all = figures();
         for (number, figures) in all.iter_mut().enumerate() {
             figures.series.push(1.0 + number as f64);

@@ -1,8 +1,9 @@
-//! The ways through a machine that are measured, each alone: what another one left is gone from the kernel before.
+//! The ways through a machine that are measured. Each is measured alone: everything that another way loaded into the kernel
+//! is removed first.
 //!
-//! vipgate is the package with its defaults but for the hook, and its controller has ended before anything is measured,
-//! so that its work is in no figure (traffic needs none). Its peers serve the router's own address. Touches the guest,
-//! through its shell.
+//! vipgate is the package with default settings except for the hook. Its controller ends before the measurement, so that the
+//! figures exclude its work (traffic does not need it). Its peers serve the router's own address. Touches the guest, through
+//! its shell.
 
 use super::loads::{BULK_PORT, PACKET_PORT};
 use crate::{
@@ -23,34 +24,34 @@ use std::{
 };
 
 const ROUTER: &str = include_str!("router.yaml");
-/// Its VIP.
+/// vipgate's VIP.
 const VIP: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 10);
 
-/// What the peers are configured by, on a machine that has only what its tests need.
+/// Tools that configure the peers; other test machines do not have them.
 pub(super) const TOOLS: [&str; 2] = ["ipvsadm", "nft"];
-/// What they bring into the kernel, each before what it needs.
+/// Modules that the peers load, each before the modules that it needs.
 const MODULES: &str = "ip_vs_rr ip_vs_mh ip_vs nft_chain_nat nft_nat nf_nat nf_tables nf_conntrack";
 
 const PATIENCE: Duration = Duration::from_secs(120);
-/// Connections by which a way is tried; the same number for each backend if they come in turn.
+/// Connections that test a way; a multiple of the backends, so that round robin gives each the same number.
 const TRIED: usize = 24;
 
 /// How packets get through the router.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Way {
-    /// To the backends' own addresses.
+    /// Without translation, to the backends' own addresses.
     Forwarding,
     Vipgate(Hook),
-    /// IPVS, whose address translation the answers pass, too.
+    /// IPVS with NAT: answers pass the translation, too.
     Ipvs(Scheduler),
-    /// One rule, to one backend, and the connection tracking that comes with it.
+    /// One DNAT rule to one backend, with connection tracking.
     Nftables,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Scheduler {
     RoundRobin,
-    /// Maglev, by client's address and port.
+    /// Maglev, by the client's address and port.
     Maglev,
 }
 
@@ -81,18 +82,18 @@ impl fmt::Display for Way {
 /// A way that is open.
 #[derive(Debug)]
 pub(super) struct Opened {
-    /// Whom clients ask, in turn.
+    /// The addresses that clients ask, in turn.
     addresses: Vec<Ipv4Addr>,
 }
 
 impl Opened {
-    /// Whom the flow of this number goes to.
+    /// The target of the flow with this number.
     pub(super) fn target(&self, port: u16, flow: usize) -> SocketAddrV4 {
         SocketAddrV4::new(self.addresses[flow % self.addresses.len()], port)
     }
 }
 
-/// Opens a way on a machine that has none, and tries it.
+/// Opens a way on a machine that has none open, and tests it.
 pub(super) fn open(lab: &VmLab, way: Way) -> Result<Opened> {
     alone(lab)?;
     restore_offloads(lab)?;
@@ -132,7 +133,7 @@ pub(super) fn open(lab: &VmLab, way: Way) -> Result<Opened> {
     Ok(opened)
 }
 
-/// Takes a way off again.
+/// Removes a way.
 pub(super) fn close(lab: &VmLab, way: Way) -> Result<()> {
     match way {
         Way::Forwarding => return Ok(()),
@@ -140,14 +141,14 @@ pub(super) fn close(lab: &VmLab, way: Way) -> Result<()> {
         Way::Ipvs(_) => lab.agent().says("ipvsadm --clear").map(drop)?,
         Way::Nftables => lab.agent().says("nft flush ruleset").map(drop)?,
     }
-    // A module may be in use for some moments more.
+    // A module may stay in use for some moments.
     wait_until("the peers' modules to be gone", PATIENCE, || {
         lab.agent().run(&format!("for module in {MODULES}; do rmmod $module; done"))?;
         alone(lab)
     })
 }
 
-/// Nothing that is measured is in the kernel.
+/// Fails if something of a measured way is in the kernel.
 fn alone(lab: &VmLab) -> Result<()> {
     lab.is_clean()?;
     let pattern = MODULES.replace(' ', "|");
@@ -156,17 +157,17 @@ fn alone(lab: &VmLab) -> Result<()> {
     Ok(())
 }
 
-/// Generic XDP takes what virtio calls hardware GRO off a device, which is whole segments from the host, and the kernel
-/// does not put it back when the program goes.
+/// Turns hardware GRO (in virtio's terms: whole segments from the host) on again. Generic XDP turns it off, and the kernel
+/// does not restore it when the program is removed.
 fn restore_offloads(lab: &VmLab) -> Result<()> {
     for device in [PUBLIC_DEVICE, PRIVATE_DEVICE] {
         let state = lab.agent().says(&format!("ethtool -K {device} rx-gro-hw on; ethtool -k {device}"))?;
-        ensure!(state.contains("rx-gro-hw: on"), "{device} does not take whole segments: {state}");
+        ensure!(state.contains("rx-gro-hw: on"), "{device} does not accept whole segments: {state}");
     }
     Ok(())
 }
 
-/// The lines that make the services, as an operator would type them.
+/// The lines that create the services, as an operator would type them.
 fn ipvs(scheduler: Scheduler, backends: &[Ipv4Addr]) -> String {
     let scheduler = match scheduler {
         Scheduler::RoundRobin => "rr",
@@ -187,8 +188,8 @@ fn ipvs(scheduler: Scheduler, backends: &[Ipv4Addr]) -> String {
     )
 }
 
-/// Backends answer through it and see the client itself: all of them, where the way balances, and where it takes them in
-/// turn, all alike.
+/// Checks the backends' answers: all backends answer if the way balances, equally often if it takes them in turn, and see
+/// the client itself.
 fn check(way: Way, answers: &[Origin], backends: usize, client: Ipv4Addr) -> Result<()> {
     let mut counts = BTreeMap::<&str, usize>::new();
     for Origin { backend, client: seen } in answers {
