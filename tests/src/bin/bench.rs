@@ -1,4 +1,4 @@
-//! `cargo xtask bench`: the figures that README shows.
+//! `cargo xtask bench`: measures the figures in README.
 
 use std::path::PathBuf;
 
@@ -9,22 +9,22 @@ use vipgate_tests::{
     packet::Hook,
 };
 
-/// Measures vipgate beside its peers; every figure is a median with its spread.
+/// Measure vipgate and its peers; every figure is a median with its spread.
 #[derive(Debug, Parser)]
 #[command(
     after_help = "Examples:\n  cargo xtask bench -- --quick --json figures.json\n  cargo xtask bench -- --part wire"
 )]
 struct Arguments {
-    /// Fewer and shorter rounds.
+    /// Measure in fewer and shorter rounds.
     #[arg(long)]
     quick: bool,
-    /// Only this part; may be given more than once.
+    /// Measure only this part; may be given more than once.
     #[arg(long, value_name = "PART")]
     part: Vec<Part>,
-    /// Writes the figures to this file.
+    /// Write the figures to this file.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Draws the figures into this directory, a plot (SVG) for each group of them.
+    /// Draw the figures into this directory: a plot (SVG) for each group.
     #[arg(long, value_name = "DIRECTORY")]
     plots: Option<PathBuf>,
 }
@@ -34,25 +34,25 @@ struct Arguments {
 enum Part {
     /// Time per packet by test run.
     Testrun,
-    /// The same of each kind of service beside the load balancer's, among few and many.
+    /// Time per packet of each kind of service and of the load balancer, with few and with many services.
     Services,
-    /// New connections that find no room in a flow table, by how full it is.
+    /// New connections that find the flow table full, by the table's load.
     Fill,
-    /// Packets on the wire beside nftables and plain forwarding.
+    /// Packets on the wire, against nftables and plain forwarding.
     Wire,
-    /// What guests begin, by source NAT, on the wire beside nftables.
+    /// Guests' connections through source NAT on the wire, against nftables.
     Outgoing,
-    /// Bulk TCP beside nftables, HAProxy and plain forwarding.
+    /// Bulk TCP, against nftables, HAProxy and plain forwarding.
     Bulk,
-    /// New connections beside the same.
+    /// New connections, against nftables, HAProxy and plain forwarding.
     Connections,
-    /// The control plane through the REST API, and packets among many listeners.
+    /// The control plane through the REST API, and packets with many listeners.
     Control,
-    /// Time per packet of one that is limited by test run, among few limits and many.
+    /// Time per bandwidth-limited packet by test run, with few and with many limits.
     Meters,
-    /// Bandwidth limits beside HTB and TBF: what passes, what waits, and what a change does.
+    /// Bandwidth limits, against HTB and TBF: throughput, delay, and the effect of a change.
     Limits,
-    /// Another VIP's traffic beside a bandwidth limit that is full.
+    /// Another VIP's traffic while a bandwidth limit is exhausted.
     Bystanders,
     /// The API under load: pages of big tables, creates, polls, ten thousand bandwidth limits.
     Api,
@@ -112,7 +112,7 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-/// Runs on a thread of its own: what it makes enters network namespaces and stays there.
+/// Runs `work` on a thread of its own: what it makes enters network namespaces and stays there.
 fn apart(work: impl FnOnce() -> Result<()> + Send) -> Result<()> {
     std::thread::scope(|scope| scope.spawn(work).join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
 }

@@ -1,7 +1,7 @@
-//! KVM where it works, emulation elsewhere.
+//! Uses KVM where it works, emulation elsewhere.
 //!
-//! `/dev/kvm` opens on machines where a guest dies in its first moments (nested ones, say): so it is tried with a
-//! guest. The answer is kept until the host boots again. May touch the cache.
+//! On some machines (nested ones, for example) `/dev/kvm` opens, but a guest dies in its first moments. So KVM is tried with
+//! a guest, and the result is cached until the host boots again. May touch the cache.
 
 use super::{
     Kernel, archive,
@@ -16,27 +16,27 @@ use tempfile::TempDir;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Accelerator {
     Kvm,
-    /// A thread for each processor.
+    /// Emulation, with a thread for each processor.
     Tcg,
 }
 
-/// A guest that is not up by then under KVM, which takes two seconds, does not come up at all.
+/// A guest under KVM is up in two seconds; one that is not up by then never comes up.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 impl Accelerator {
-    /// What works here, found out by booting this kernel if nobody has since the host booted.
+    /// The accelerator that works here. Boots this kernel to find out, unless a cached result is from this boot of the host.
     pub fn detect(sources: &Sources, kernel: &Kernel) -> Result<Self> {
         if fs::File::options().read(true).write(true).open("/dev/kvm").is_err() {
             return Ok(Self::Tcg);
         }
-        let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").context("cannot read the boot's number")?;
+        let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").context("cannot read the boot id")?;
         let memory = archive::cache()?.join("kvm");
         if let Some((known, answer)) = fs::read_to_string(&memory).unwrap_or_default().split_once(' ')
             && known == boot.trim()
         {
             return Ok(if answer.trim() == "works" { Self::Kvm } else { Self::Tcg });
         }
-        eprintln!("==> does KVM work here? by booting {}", kernel.name);
+        eprintln!("==> trying KVM by booting {}", kernel.name);
         let answer = match Self::try_kvm(sources, kernel) {
             Ok(()) => Self::Kvm,
             Err(error) => {

@@ -1,4 +1,4 @@
-//! The host's end of the agent in a guest: lines for its shell, and how they ended.
+//! The host's side of a guest's agent: sends lines to its shell and receives their results.
 
 use crate::lab::Result;
 use anyhow::{Context as _, ensure};
@@ -10,10 +10,10 @@ use std::{
 };
 use vipgate_guest::{Hello, Reply, Request};
 
-/// A line that takes longer has failed. Emulated machines are slow, and lines take moments on real ones.
+/// Default timeout for a line. Emulated machines are slow; real ones take moments.
 pub const PATIENCE: Duration = Duration::from_secs(120);
 
-/// How much later than the guest's own deadline the host stops waiting for its reply.
+/// How long the host waits for the reply beyond the guest's own deadline.
 const GRACE: Duration = Duration::from_secs(60);
 
 #[derive(Debug)]
@@ -27,10 +27,10 @@ struct Channel {
     number: u64,
 }
 
-/// How a line ended.
+/// The result of a line.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Said {
-    /// `None`: it took too long and was killed.
+pub struct LineResult {
+    /// `None` if it took too long and was killed.
     pub status: Option<i32>,
     pub stdout: String,
     pub stderr: String,
@@ -38,7 +38,7 @@ pub struct Said {
 
 impl Agent {
     /// Waits for the guest to come up.
-    pub(super) fn meet(stream: UnixStream, patience: Duration) -> Result<(Self, Hello)> {
+    pub(super) fn connect(stream: UnixStream, patience: Duration) -> Result<(Self, Hello)> {
         stream.set_read_timeout(Some(patience)).context("cannot set a timeout")?;
         let mut stream = BufReader::new(stream);
         let hello = read(&mut stream).context("the guest does not come up")?;
@@ -46,22 +46,22 @@ impl Agent {
     }
 
     /// Waits for the agent of a guest that is starting again.
-    pub(super) fn meet_again(&self, patience: Duration) -> Result<Hello> {
+    pub(super) fn reconnect(&self, patience: Duration) -> Result<Hello> {
         let mut channel = self.channel.lock().unwrap_or_else(PoisonError::into_inner);
         channel.stream.get_mut().set_read_timeout(Some(patience)).context("cannot set a timeout")?;
         read(&mut channel.stream)
     }
 
-    /// Runs a line of the shell in the guest, whatever becomes of it.
+    /// Runs a shell line in the guest, and returns its result even if it fails.
     ///
     /// # Errors
     /// The guest does not answer.
-    pub fn run(&self, line: &str) -> Result<Said> {
+    pub fn run(&self, line: &str) -> Result<LineResult> {
         self.run_with(line, "", PATIENCE)
     }
 
-    /// The same with this standard input, killed after `patience`.
-    pub fn run_with(&self, line: &str, stdin: &str, patience: Duration) -> Result<Said> {
+    /// [`Self::run`] with this standard input; the line is killed after `patience`.
+    pub fn run_with(&self, line: &str, stdin: &str, patience: Duration) -> Result<LineResult> {
         let mut channel = self.channel.lock().unwrap_or_else(PoisonError::into_inner);
         channel.number += 1;
         let number = channel.number;
@@ -75,10 +75,10 @@ impl Agent {
         let reply: Reply =
             read(&mut channel.stream).with_context(|| format!("the guest does not answer to `{line}`"))?;
         ensure!(reply.number == number, "the guest answers {} instead of {number}", reply.number);
-        Ok(Said { status: reply.status, stdout: reply.stdout, stderr: reply.stderr })
+        Ok(LineResult { status: reply.status, stdout: reply.stdout, stderr: reply.stderr })
     }
 
-    /// What a line that succeeds prints.
+    /// Runs a line that must succeed; returns its output.
     pub fn says(&self, line: &str) -> Result<String> {
         self.run(line)?.succeeded(line)
     }
@@ -90,15 +90,15 @@ impl Agent {
     }
 }
 
-impl Said {
-    /// What it printed, if it succeeded.
+impl LineResult {
+    /// The output, if the line succeeded.
     pub fn succeeded(self, line: &str) -> Result<String> {
         ensure!(self.status == Some(0), "in the guest: `{line}`: {self}");
         Ok(self.stdout)
     }
 }
 
-impl std::fmt::Display for Said {
+impl std::fmt::Display for LineResult {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self.status {
             Some(status) => write!(formatter, "exit status {status}")?,
@@ -115,7 +115,7 @@ impl std::fmt::Display for Said {
 
 fn read<T: serde::de::DeserializeOwned>(stream: &mut BufReader<UnixStream>) -> Result<T> {
     let mut line = String::new();
-    let length = stream.read_line(&mut line).context("nothing came over its port")?;
+    let length = stream.read_line(&mut line).context("nothing arrived from its port")?;
     ensure!(length > 0, "its port was closed: the machine has ended");
-    serde_json::from_str(&line).with_context(|| format!("it says what is no message: {line}"))
+    serde_json::from_str(&line).with_context(|| format!("not a valid message: {line}"))
 }

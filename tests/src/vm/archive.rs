@@ -1,7 +1,7 @@
-//! Kernels out of Debian's archive: fetched by apt, checked, unpacked into a cache, never installed.
+//! Kernels from Debian's archive: fetched by apt, verified, unpacked into a cache, never installed.
 //!
-//! apt gets lists, archives and sources of its own, so that the host's state stays as it is; its configuration (a proxy,
-//! say) is the host's. May touch the cache directory and, through apt, the network.
+//! apt gets separate lists, archives and sources, so that the host's state stays as it is; other settings (a proxy, for
+//! example) are the host's. May touch the cache directory and, through apt, the network.
 
 use super::kernels::{Kernel, Package};
 use crate::lab::{Result, netns::run};
@@ -20,9 +20,9 @@ use std::{
 
 pub(super) const MIRROR: &str = "http://deb.debian.org/debian";
 const SECURITY: &str = "http://deb.debian.org/debian-security";
-/// Debian's own keys, where its machines have them.
+/// The keyring of Debian's archive, where Debian machines have it.
 pub(super) const KEYS: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
-/// A kernel's directory holds this file once all of it is there.
+/// Marks a kernel's directory as complete.
 const COMPLETE: &str = "complete";
 
 /// A kernel's files.
@@ -34,28 +34,28 @@ pub struct Unpacked {
 }
 
 impl Unpacked {
-    /// As `uname -r` prints it there.
+    /// The kernel's release, as `uname -r` prints it.
     pub fn release(&self) -> Result<String> {
         Ok(self.modules.file_name().context("a kernel has a name")?.to_string_lossy().into_owned())
     }
 }
 
-/// The cache: `vipgate/vm` where the user's caches are.
+/// The cache directory: `vipgate/vm` in the user's cache directory.
 pub fn cache() -> Result<PathBuf> {
     let base = env::var_os("XDG_CACHE_HOME")
         .map(PathBuf::from)
         .or_else(|| env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache")));
-    Ok(base.context("neither XDG_CACHE_HOME nor HOME is set: where shall kernels be kept?")?.join("vipgate/vm"))
+    Ok(base.context("neither XDG_CACHE_HOME nor HOME is set, so there is no cache directory")?.join("vipgate/vm"))
 }
 
-/// The right to put something into the cache: ends on drop, or with the process. Runs that begin at the same time would
-/// otherwise fetch into the same files; who waited finds in the cache what the other fetched.
+/// Locks the cache for writing until the lock is dropped or the process ends. Otherwise simultaneous runs would fetch into the
+/// same files. A run that waited finds in the cache what the other one fetched.
 pub(super) fn lock() -> Result<Flock<fs::File>> {
     let directory = cache()?;
     lock_directory(&directory, || eprintln!("==> another run is filling {}: waiting for it", directory.display()))
 }
 
-/// Tells if it must wait.
+/// Calls `waits` if it must wait.
 fn lock_directory(directory: &Path, waits: impl FnOnce()) -> Result<Flock<fs::File>> {
     fs::create_dir_all(directory).with_context(|| format!("cannot make {}", directory.display()))?;
     let opened = fs::File::open(directory).with_context(|| format!("cannot open {}", directory.display()))?;
@@ -75,7 +75,7 @@ fn lock_directory(directory: &Path, waits: impl FnOnce()) -> Result<Flock<fs::Fi
     }
 }
 
-/// Where this kernel is or would be.
+/// The kernel's directory in the cache, which may not exist yet.
 fn place(kernel: &Kernel) -> Result<PathBuf> {
     Ok(cache()?.join("kernels").join(format!("{}_{}", kernel.release, kernel.packages[0].version)))
 }
@@ -97,7 +97,7 @@ pub fn cached(kernel: &Kernel) -> Result<Option<Unpacked>> {
     Ok(Some(Unpacked { image, modules }))
 }
 
-/// The kernel's files, fetched if they are not in the cache.
+/// The kernel's files; fetches them if they are not in the cache.
 pub fn fetch(kernel: &Kernel) -> Result<Unpacked> {
     if let Some(unpacked) = cached(kernel)? {
         return Ok(unpacked);
@@ -126,14 +126,14 @@ pub fn fetch(kernel: &Kernel) -> Result<Unpacked> {
     cached(kernel)?.context("what was just unpacked is gone")
 }
 
-/// Bytes that the kernel takes in the cache.
+/// Size of the kernel in the cache, in bytes.
 pub fn size(kernel: &Kernel) -> Result<u64> {
     let said = run(Command::new("du").args(["--summarize", "--block-size=1"]).arg(place(kernel)?))?;
     let words = said.split_whitespace().next().and_then(|word| word.parse().ok());
-    words.with_context(|| format!("du says `{said}`"))
+    words.with_context(|| format!("du prints `{said}`"))
 }
 
-/// The newest of this kernel's series that its suite has, as a row of the table.
+/// The newest kernel of the same series in its suite, as a row of the table.
 pub fn newest(kernel: &Kernel) -> Result<String> {
     let _lock = lock()?;
     let apt = Apt::new(&kernel.suite)?;
@@ -163,7 +163,7 @@ pub fn newest(kernel: &Kernel) -> Result<String> {
     Ok(row)
 }
 
-/// A release around the number that grows with each new version: `6.12.` `118` `+deb13-amd64`, `6.1.0-` `57` `-amd64`.
+/// Splits a release at the number that grows with each version: `6.12.` `118` `+deb13-amd64`, `6.1.0-` `57` `-amd64`.
 fn varying(release: &str) -> Option<(&str, &str, &str)> {
     let end = match release.find('+') {
         Some(plus) => plus,
@@ -173,24 +173,24 @@ fn varying(release: &str) -> Option<(&str, &str, &str)> {
     Some((&release[..start], &release[start..end], &release[end..]))
 }
 
-/// apt with a state of its own that knows one suite, and what that stands on.
+/// apt with separate state that only knows one suite.
 struct Apt {
     options: Vec<String>,
-    /// Where downloads land.
+    /// Directory for downloads.
     downloads: PathBuf,
 }
 
 impl Apt {
-    /// Lists are fetched anew once a process: kernels are fetched rarely, and by versions that lists come to know late.
+    /// Fetches lists once a process: kernels are fetched rarely, and their versions may be newer than older lists.
     fn new(suite: &str) -> Result<Self> {
         ensure!(
             ["apt-get", "dpkg-deb", "depmod"].iter().all(|program| super::which(program).is_some()),
-            "kernels come from Debian's packages, by apt-get, dpkg-deb and depmod (kmod), which this machine lacks: \
+            "kernels are fetched and unpacked by apt-get, dpkg-deb and depmod (kmod), which this machine lacks: \
              cargo xtask setup installs them where apt is; elsewhere run the tests in a Debian container"
         );
         ensure!(
             Path::new(KEYS).exists(),
-            "{KEYS} is missing, without which Debian's archive cannot be trusted: install debian-archive-keyring"
+            "{KEYS} is missing, so Debian's archive cannot be verified: install debian-archive-keyring"
         );
         let root = cache()?.join("apt").join(suite);
         let downloads = root.join("downloads");
@@ -209,7 +209,7 @@ impl Apt {
             format!("Dir::State::lists={}", root.join("lists").display()),
             format!("Dir::Cache={}", root.display()),
             "APT::Architecture=amd64".to_owned(),
-            // The cache may be in root's home, which apt's own user cannot enter.
+            // apt's own user cannot enter the cache if it is in root's home.
             "APT::Sandbox::User=root".to_owned(),
             "Acquire::Languages=none".to_owned(),
             "Acquire::Retries=3".to_owned(),
@@ -218,7 +218,7 @@ impl Apt {
         let options = options.into_iter().flat_map(|option| ["-o".to_owned(), option]).collect();
         let apt = Self { options, downloads };
         run(apt.command("apt-get").args(["update", "-qq"])).with_context(|| {
-            format!("the package lists of Debian's {suite} cannot be had from {mirror}; is the network there?")
+            format!("cannot fetch the package lists of Debian's {suite} from {mirror}; is the network up?")
         })?;
         Ok(apt)
     }
@@ -229,13 +229,13 @@ impl Apt {
         command
     }
 
-    /// The package's file.
+    /// Downloads the package; returns its file.
     fn download(&self, kernel: &Kernel, package: &Package) -> Result<PathBuf> {
         let Package { name, version, .. } = package;
         let known = run(self.command("apt-cache").args(["show", &format!("{name}={version}")]));
         if known.is_err() {
             bail!(
-                "{name} {version} is not in Debian's {} any more: put a newer one into tests/src/vm/kernels.toml; \
+                "{name} {version} is no longer in Debian's {}: put a newer one into tests/src/vm/kernels.toml; \
                  `cargo xtask vm list --archive` prints the rows of what is there",
                 kernel.suite
             );
@@ -255,7 +255,7 @@ fn check(file: &Path, package: &Package) -> Result<()> {
     let found = hex::encode(Sha256::digest(contents));
     ensure!(
         found == package.sha256,
-        "{} {} has the SHA-256 {found}, but tests/src/vm/kernels.toml says {}: it is not the package that was tried",
+        "{} {} has the SHA-256 {found}, but tests/src/vm/kernels.toml says {}: it is not the package that was tested",
         package.name,
         package.version,
         package.sha256
@@ -263,7 +263,7 @@ fn check(file: &Path, package: &Package) -> Result<()> {
     Ok(())
 }
 
-/// Unpacks a package without what no virtual machine loads, half of its size.
+/// Unpacks a package, without the half of it that no virtual machine loads.
 fn unpack(package: &Path, place: &Path) -> Result<()> {
     const UNWANTED: [&str; 5] = ["*/kernel/sound", "*/drivers/gpu", "*/drivers/media", "*/drivers/iio", "*/usr/share"];
     let tarball = place.join("package.tar");
@@ -277,7 +277,7 @@ fn unpack(package: &Path, place: &Path) -> Result<()> {
     fs::remove_file(&tarball).with_context(|| format!("cannot remove {}", tarball.display()))
 }
 
-/// Debian's packages have their dependencies of modules worked out when they are installed, which this one never is.
+/// Computes the modules' dependencies, as Debian does when it installs a kernel's package.
 fn depmod(kernel: &Kernel, place: &Path) -> Result<()> {
     let base = if place.join("lib/modules").exists() { place.to_path_buf() } else { place.join("usr") };
     run(Command::new("depmod").arg("--basedir").arg(base).arg(&kernel.release)).map(drop)
@@ -290,7 +290,7 @@ mod tests {
     use std::{sync::mpsc, thread};
 
     #[test]
-    fn who_comes_second_says_that_it_waits_and_goes_on_when_the_first_is_done() -> Result<()> {
+    fn a_second_run_reports_that_it_waits_and_goes_on_when_the_first_is_done() -> Result<()> {
         let directory = tempfile::tempdir()?;
         let first = lock_directory(directory.path(), || unreachable!("nobody has it"))?;
         let (events, heard) = mpsc::channel();
@@ -307,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn the_number_that_grows_is_found_in_both_ways_of_naming_releases() {
+    fn the_number_that_grows_is_found_in_both_forms_of_releases() {
         assert_eq!(varying("6.12.118+deb13-cloud-amd64"), Some(("6.12.", "118", "+deb13-cloud-amd64")));
         assert_eq!(varying("6.1.0-57-cloud-amd64"), Some(("6.1.0-", "57", "-cloud-amd64")));
     }

@@ -1,7 +1,7 @@
-//! What a guest boots from: an archive in memory with our init, the package, the kernel's modules and a few tools.
+//! The archive that a guest boots from, in memory: our init, the package, the kernel's modules and a few tools.
 //!
-//! Tools come from the host with the libraries they are linked to. The shell is the host's, and not busybox's, which
-//! takes its own `ip` for iproute2's. Touches files, by reading, and the one that it writes.
+//! Tools are the host's, with the libraries that they are linked to. The shell is also the host's, because busybox's prefers
+//! its own `ip` over iproute2's. Reads files; writes only the archive.
 
 use super::{archive::Unpacked, modules::Modules};
 use crate::lab::{Result, netns::run};
@@ -17,7 +17,7 @@ use std::{
 };
 use vipgate_guest::{MODULES, STAGED};
 
-/// What the image gets from the build, made by `cargo xtask vm`.
+/// Build products for the image, made by `cargo xtask vm`.
 #[derive(Clone, Debug)]
 pub struct Sources {
     /// The package for routers.
@@ -26,7 +26,7 @@ pub struct Sources {
     pub init: PathBuf,
 }
 
-/// A file that a system on a disk finds in its `/run`.
+/// A file that a system on a disk gets in its `/run`.
 #[derive(Clone, Debug)]
 pub struct Staged {
     path: String,
@@ -46,10 +46,10 @@ impl Staged {
     }
 }
 
-/// Tools of the guest that busybox does not have, or not well enough.
+/// Tools that busybox lacks, or whose version in busybox is not enough.
 const TOOLS: [&str; 5] = ["ip", "tc", "bridge", "ethtool", "bpftool"];
 
-/// Where the program that loads them looks.
+/// The directory in which the kernel program loader looks for the tools.
 const LOADER: &str = "/lib64/ld-linux-x86-64.so.2";
 
 enum Node {
@@ -57,11 +57,11 @@ enum Node {
     Link(String),
 }
 
-/// The archive's tree; directories come of themselves.
+/// The archive's tree; directories are implied by paths.
 #[derive(Default)]
 struct Tree(BTreeMap<String, Node>);
 
-/// Writes the archive of this kernel to `path`, with these tools of the host besides; its size in bytes.
+/// Writes the archive for this kernel to `path`, with these further tools of the host; returns its size in bytes.
 pub fn write(path: &Path, sources: &Sources, kernel: &Unpacked, tools: &[&str]) -> Result<u64> {
     let mut tree = Tree::default();
     for directory in ["bin", "sbin", "lib", "lib64"] {
@@ -82,11 +82,11 @@ pub fn write(path: &Path, sources: &Sources, kernel: &Unpacked, tools: &[&str]) 
     tree.save(path)
 }
 
-/// The same for an archive that leads to a system on a disk, and brings it these files.
+/// [`write`] for an archive that boots a system on a disk, and gives it these files.
 pub fn write_for_disk(path: &Path, sources: &Sources, kernel: &Unpacked, staged: Vec<Staged>) -> Result<u64> {
     let mut tree = Tree::default();
     tree.file("init", fs::read(&sources.init).context("cannot read the guest's init")?, true);
-    // Where the disk is mounted.
+    // Mount point of the disk.
     tree.file("root/.keep", Vec::new(), false);
     let release = kernel.release()?;
     let modules = Modules::for_disk(kernel)?;
@@ -110,7 +110,7 @@ impl Tree {
         self.0.insert(path.to_owned(), Node::Link(target.to_owned()));
     }
 
-    /// The package, unpacked as on a router, and what its binary is linked to.
+    /// Adds the package, unpacked as on a router, and the libraries of its binary.
     fn package(&mut self, package: &Path) -> Result<()> {
         let place = tempfile::tempdir().context("cannot make a temporary directory")?;
         run(Command::new("tar").arg("--extract").arg("--file").arg(package).arg("--directory").arg(place.path()))?;
@@ -118,7 +118,7 @@ impl Tree {
         self.libraries(&place.path().join("usr/bin/vipgate"))
     }
 
-    /// All files below `directory`, by their paths below `base`.
+    /// Adds all files below `directory`, by their paths relative to `base`.
     fn directory(&mut self, base: &Path, directory: &Path) -> Result<()> {
         for entry in fs::read_dir(directory).with_context(|| format!("cannot list {}", directory.display()))? {
             let path = entry.with_context(|| format!("cannot list {}", directory.display()))?.path();
@@ -139,10 +139,10 @@ impl Tree {
         self.libraries(from)
     }
 
-    /// The libraries of a program, where its loader looks for them first.
+    /// Adds the libraries of a program, where its loader looks first.
     fn libraries(&mut self, program: &Path) -> Result<()> {
         let said = run(Command::new("ldd").arg(program))?;
-        // `libelf.so.1 => /lib/x86_64-linux-gnu/libelf.so.1 (0x...)`, and the loader without an arrow.
+        // A line is `libelf.so.1 => /lib/x86_64-linux-gnu/libelf.so.1 (0x...)`; the loader's line has no arrow.
         let paths = said.lines().filter_map(|line| line.split_whitespace().find(|word| word.starts_with('/')));
         for path in paths {
             let name = path.rsplit('/').next().unwrap_or(path);
@@ -153,7 +153,7 @@ impl Tree {
         Ok(())
     }
 
-    /// The tools that a shell's lines expect: busybox, under each name that nothing better has.
+    /// Adds busybox under the name of each of its tools that the image does not have yet.
     fn busybox(&mut self) -> Result<()> {
         let busybox = found("busybox")?;
         let linked = run(Command::new("ldd").arg(&busybox));
@@ -174,7 +174,7 @@ impl Tree {
         Ok(())
     }
 
-    /// Modules with the lists that modprobe reads, made anew for those that are there.
+    /// Adds modules with the lists that modprobe reads, computed for just these modules.
     fn modules(&mut self, kernel: &Unpacked) -> Result<()> {
         let modules = Modules::collect(kernel)?;
         let release = kernel.release()?;
@@ -200,23 +200,23 @@ impl Tree {
         Ok(())
     }
 
-    /// The list of modules that init loads.
+    /// Adds the list of modules that init loads.
     fn list(&mut self, place: &str, at_boot: &[String]) {
         let order = at_boot.iter().map(|path| format!("/{place}/{path}\n")).collect::<String>();
         self.file(MODULES.trim_start_matches('/'), order.into_bytes(), false);
     }
 
-    /// Writes the archive to `path`; its size.
+    /// Writes the archive to `path`; returns its size.
     fn save(&self, path: &Path) -> Result<u64> {
         let file = File::create(path).with_context(|| format!("cannot write {}", path.display()))?;
         self.write(BufWriter::new(file)).context("cannot write the image")?;
         Ok(fs::metadata(path).context("the image is gone")?.len())
     }
 
-    /// Writes the archive, each directory before what is in it.
+    /// Writes the archive; each directory precedes its content.
     fn write(&self, out: impl Write) -> Result<()> {
         let mut written = Vec::new();
-        // The kernel opens it for init before anything is mounted.
+        // The kernel opens dev/console for init before anything is mounted.
         let console = Builder::new("dev/console").mode(0o600).set_mode_file_type(ModeFileType::Char);
         let mut out = self.parents("dev/console", &mut written, out)?;
         out = console.rdev_major(5).rdev_minor(1).ino(0).write(out, 0).finish()?;
@@ -264,7 +264,7 @@ fn found(program: &str) -> Result<PathBuf> {
 mod tests {
     use super::*;
 
-    /// What cpio itself finds in the archive, listed as `ls -l` does.
+    /// The archive's content as cpio lists it, in the format of `ls -l`.
     fn listed(tree: &Tree) -> Result<Vec<String>> {
         let place = tempfile::tempdir()?;
         let path = place.path().join("image.cpio");

@@ -1,7 +1,7 @@
-//! What each kernel makes of the programs: the table in `docs/kernels.md`, from what a run found out.
+//! The table in `docs/kernels.md`: which programs each kernel accepts, as found by a run.
 //!
-//! Verified instructions differ a little with each change of a program: the committed table may lag behind in them. What
-//! loads where it must not: the run fails if that is another.
+//! The number of verified instructions changes a little with each change of a program, so the committed numbers may be out of
+//! date. What loads must not be: the run fails if it differs.
 
 use super::kernels;
 use crate::lab::Result;
@@ -12,11 +12,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// By kernel, then by program or hook: what came of it, `12,345` or `refused`.
+/// Results by kernel, then by program or hook: `12,345` or `refused`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Findings(BTreeMap<String, BTreeMap<String, String>>);
 
-/// The columns of the hooks, after those of the programs.
+/// The hooks' columns, which follow the programs'.
 pub const HOOKS: [&str; 4] = ["tc", "xdp", "xdp-generic", "auto"];
 const REFUSED: &str = "refused";
 const KERNEL: &str = "kernel";
@@ -32,12 +32,12 @@ what the programs are attached by. Written by `cargo xtask vm test --all --write
 ";
 
 impl Findings {
-    /// Notes a program: how many instructions were verified, or that it was refused.
+    /// Notes a program: its number of verified instructions, or `None` if the kernel refused it.
     pub fn program(&mut self, kernel: &str, program: &str, instructions: Option<u64>) {
         self.note(kernel, program, instructions.map_or_else(|| REFUSED.to_owned(), grouped));
     }
 
-    /// Notes what came of a hook.
+    /// Notes how a hook attached, or `None` if it did not.
     pub fn hook(&mut self, kernel: &str, hook: &str, attached: Option<&str>) {
         self.note(kernel, hook, attached.unwrap_or(REFUSED).to_owned());
     }
@@ -51,12 +51,12 @@ impl Findings {
         self.0.is_empty()
     }
 
-    /// The table of what is committed, with what this run found out put over it.
+    /// The committed table, updated with this run's results.
     pub fn over_committed(&self) -> Result<Self> {
         let mut all = Self::committed()?;
         for (kernel, columns) in &self.0 {
             let row = all.0.entry(kernel.clone()).or_default();
-            // Who has tried the programs has tried all that there are: another name is one of the past.
+            // A kernel's programs are always all tried: other names are programs that no longer exist.
             if columns.keys().any(|column| !is_hook(column)) {
                 row.retain(|column, _| is_hook(column));
             }
@@ -79,7 +79,7 @@ impl Findings {
         let mut rows = text.lines().filter(|line| line.starts_with('|')).map(cells);
         let Some(columns) = rows.next() else { return Self::default() };
         let mut findings = Self::default();
-        // The second row is the ruler.
+        // Skip the header and the ruler.
         for row in rows.skip(1) {
             let Some(kernel) = row.first() else { continue };
             for (column, value) in columns.iter().zip(&row).skip(2).filter(|(_, value)| !value.is_empty()) {
@@ -106,10 +106,10 @@ impl Findings {
         Ok(format!("{HEAD}{}\n", lines.join("\n")))
     }
 
-    /// Holds this run against the committed table: the same must load on the same kernels.
+    /// Compares this run with the committed table: the same must load on the same kernels.
     ///
     /// # Errors
-    /// With the new page if something differs.
+    /// Something differs; the message holds the new page.
     pub fn check(&self) -> Result<()> {
         let (committed, now) = (Self::committed()?, self.over_committed()?);
         let page = now.page()?;
@@ -119,7 +119,7 @@ impl Findings {
             return Ok(());
         }
         bail!(
-            "docs/kernels.md does not tell what is above; `cargo xtask vm test --write` writes it\n-- it says:\n{text}"
+            "docs/kernels.md differs from these results; `cargo xtask vm test --write` updates it\n-- it would be:\n{text}"
         )
     }
 
@@ -128,7 +128,7 @@ impl Findings {
         fs::write(path(), self.over_committed()?.page()?).with_context(|| format!("cannot write {}", path().display()))
     }
 
-    /// The same without the counts.
+    /// The results without the numbers.
     fn verdicts(&self) -> BTreeMap<(&str, &str), &str> {
         let all = self.0.iter().flat_map(|(kernel, columns)| columns.iter().map(move |column| (kernel, column)));
         let verdict = |value: &'_ str| value.starts_with(|first: char| first.is_ascii_digit());
@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn a_page_tells_what_it_was_written_from() -> Result<()> {
+    fn a_page_holds_what_it_was_written_from() -> Result<()> {
         let page = findings(Some(123_456)).page()?;
         assert!(page.contains("| 123,456 |"), "{page}");
         assert_eq!(Findings::parse(&page), findings(Some(123_456)));

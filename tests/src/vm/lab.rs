@@ -1,4 +1,4 @@
-//! A router that is a virtual machine, between the lab's clients and backends.
+//! A router in a virtual machine, between the lab's clients and backends.
 
 use super::{
     Agent, Kernel, Nic,
@@ -16,7 +16,7 @@ use crate::lab::{
 use anyhow::Context as _;
 use std::path::Path;
 
-/// What all labs of a run have in common.
+/// What all labs of a run share.
 #[derive(Clone, Debug)]
 pub struct Bench {
     pub sources: Sources,
@@ -30,21 +30,21 @@ pub struct VmLabOptions {
     pub backends: u8,
     pub machine: Options,
     pub system: System,
-    /// Programs of the host that a bare machine gets besides those that all have.
+    /// Further programs of the host for a bare machine.
     pub tools: &'static [&'static str],
 }
 
-/// What runs on a lab's machine.
+/// The system of a lab's machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum System {
     /// Our own init, the package unpacked, and a few tools.
     Bare,
-    /// Debian 13 on a disk, with the package's tarball lying in [`userland::DIRECTORY`].
+    /// Debian 13 on a disk, with the package's tarball in [`userland::DIRECTORY`].
     Debian,
 }
 
 impl VmLabOptions {
-    /// A router with two processors and as many queues as native XDP on virtio wants.
+    /// A router with two processors, and with as many queues as native XDP on virtio needs.
     #[must_use]
     pub fn new(clients: u8, backends: u8) -> Self {
         let nics = vec![Nic::virtio(PUBLIC_DEVICE, Side::Public, 4), Nic::virtio(PRIVATE_DEVICE, Side::Private, 4)];
@@ -59,14 +59,14 @@ pub struct VmLab {
     pub system: System,
     machine: Machine,
     around: Surroundings,
-    /// Bytes.
+    /// The image's size in bytes.
     pub image_size: u64,
-    /// Where QEMU runs.
+    /// The namespace that QEMU runs in.
     _namespace: Namespace,
 }
 
 impl VmLab {
-    /// Boots the router and gives its devices names and addresses, as an operator would have; no controller yet.
+    /// Boots the router and gives its devices names and addresses, as an operator would; starts no controller.
     pub fn new(bench: &Bench, kernel: &Kernel, options: &VmLabOptions) -> Result<Self> {
         let files = archive::fetch(kernel)?;
         let prefix = prefix(next_number());
@@ -84,7 +84,7 @@ impl VmLab {
         };
         let start = Start { kernel: &files.image, image: &image, disk: disk.as_deref() };
         let machine = Machine::boot(&options.machine, bench.accelerator, start, &namespace, directory, machine::UP)?;
-        // It is in the guest's memory now.
+        // The guest has it in memory now.
         std::fs::remove_file(&image).context("cannot remove the image")?;
         for nic in &options.machine.nics {
             let switch = if nic.side == Side::Public { &around.public } else { &around.private };
@@ -99,7 +99,7 @@ impl VmLab {
         Ok(lab)
     }
 
-    /// A card that has a name of the lab's own gets its address, too; what others are for is their case's to say.
+    /// Names the devices. Devices with one of the lab's names get an address, too; a case configures others itself.
     fn name_devices(&self, nics: &[Nic]) -> Result<()> {
         for (number, Nic { device, mtu, .. }) in nics.iter().enumerate() {
             let mac = Nic::mac(number);
@@ -128,7 +128,7 @@ impl VmLab {
         &self.machine
     }
 
-    /// Where the lab keeps its files.
+    /// Directory of the lab's files.
     #[must_use]
     pub fn directory(&self) -> &Path {
         self.around.directory.path()
@@ -149,12 +149,12 @@ impl VmLab {
         &self.around.backends
     }
 
-    /// Gives every host, and what it is plugged into, this MTU. The machine's own are set by its cards.
+    /// Sets this MTU on every host and on its port of the switch. The machine's MTUs are set by its cards.
     pub fn set_mtu_around(&self, mtu: u32) -> Result<()> {
         self.around.set_mtu(mtu)
     }
 
-    /// Has the clients serve as the backends do: what guests ask outside.
+    /// Starts the clients' services, for guests to ask.
     pub fn serve_outside(&mut self) -> Result<()> {
         let Surroundings { clients, directory, .. } = &mut self.around;
         clients.iter_mut().try_for_each(|client| client.serve(directory.path()))

@@ -1,4 +1,4 @@
-//! Which cases run on which kernels.
+//! Chooses which cases run on which kernels.
 
 use super::{
     Kernel, VmLabOptions,
@@ -8,26 +8,26 @@ use super::{
     userland,
 };
 
-/// Kernels whose traffic is tried each time: those of Debian's stable releases.
+/// Kernels that every run tests with traffic: those of Debian's stable releases.
 const TRAFFIC: [&str; 2] = ["6.1", "6.12"];
 
-/// The kernel on which devices of all kinds are tried.
+/// The kernel that all kinds of devices are tested on.
 const DEVICES: &str = "6.12";
-/// What of them is tried each time.
+/// Suites of devices that every run includes.
 const USUAL_DEVICES: [&str; 1] = ["mixed"];
 
 /// How much to run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Extent {
-    /// What each run of the project's tests has time for.
+    /// What each run of `cargo xtask test` has time for.
     Usual,
-    /// The newest kernel's traffic, devices of all kinds and a whole Debian, too.
+    /// Also the newest kernel's traffic, devices of all kinds and a full Debian.
     All,
-    /// Everything on each of these kernels, which somebody named.
+    /// Everything on each of these kernels, which the user named.
     Named,
 }
 
-/// All suites of these kernels, those that take longest first.
+/// All suites of these kernels, longest first.
 #[must_use]
 pub fn suites(kernels: &[Kernel], extent: Extent) -> Vec<Suite> {
     let newest = kernels.last().map(|kernel| kernel.name.as_str());

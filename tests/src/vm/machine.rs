@@ -1,8 +1,8 @@
-//! One virtual machine: QEMU with a kernel and an image, and the agent in it. Ended on drop, and with the thread that
+//! A virtual machine: QEMU with a kernel and an image, and the agent in it. It ends on drop, or with the thread that
 //! started it.
 //!
-//! QEMU runs in the router's namespace and makes its taps there itself, by name; once the guest is up they are plugged
-//! into the switches, which a tap survives. So no file handle of a device passes through this program, which would have
+//! QEMU runs in the router's namespace and makes its taps there itself, by name. Once the guest is up, the taps move into the
+//! switches' namespaces. So this program never handles a device's file descriptor, which would need `unsafe`.
 //! to be `unsafe` to make one.
 
 use super::{accel::Accelerator, agent::Agent};
@@ -23,13 +23,13 @@ use vipgate_guest::{Hello, PORT};
 
 const QEMU: &str = "qemu-system-x86_64";
 
-/// Until the guest is up: some seconds on an idle machine, ten times that on a busy one that emulates.
+/// Deadline for the guest to be up: it takes some seconds on an idle machine, ten times that on a busy one that emulates.
 pub const UP: Duration = Duration::from_secs(240);
 
-/// What a test asks of its machine.
+/// The properties of a machine.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Mebibytes. The default tables of vipgate take 260 of them, the image about 80 while it is unpacked.
+    /// Memory in MiB. vipgate's default tables take 260 of them, the image about 80 while it is unpacked.
     pub memory: u32,
     pub cpus: u32,
     pub nics: Vec<Nic>,
@@ -38,12 +38,12 @@ pub struct Options {
 /// A network card, and the tap that QEMU makes for it.
 #[derive(Clone, Debug)]
 pub struct Nic {
-    /// The tap's name, and the device's in the guest.
+    /// Name of the tap, and of the device in the guest.
     pub device: String,
     /// The switch that it is plugged into.
     pub side: Side,
     pub model: Model,
-    /// The device's in the guest, and the tap's.
+    /// MTU of the device in the guest, and of the tap.
     pub mtu: u32,
 }
 
@@ -56,44 +56,44 @@ pub enum Side {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Model {
     Virtio {
-        /// Queue pairs. Native XDP wants a transmit queue for each processor besides.
+        /// Number of queue pairs. Native XDP also needs a transmit queue for each processor.
         queues: u32,
-        /// More of the device's properties, such as `guest_tso4=off`.
+        /// Further properties of the device, such as `guest_tso4=off`.
         properties: Vec<String>,
     },
-    /// Cards without any of virtio's offloads, by QEMU's names.
+    /// A card without virtio's offloads, by QEMU's name.
     E1000,
     E1000e,
-    /// A card of Intel's whose Linux driver has native XDP, and loses no offload by it.
+    /// An Intel card whose Linux driver has native XDP, and keeps its offloads under it.
     Igb,
 }
 
-/// What a machine boots.
+/// The files that a machine boots from.
 #[derive(Clone, Copy, Debug)]
 pub struct Start<'a> {
     pub kernel: &'a Path,
-    /// The archive in memory.
+    /// The archive that the machine boots from, in memory.
     pub image: &'a Path,
-    /// A disk's file that the machine reads; what it writes there lasts as long as QEMU. Such a machine may boot again.
+    /// A disk image. The machine's writes last as long as QEMU. A machine with a disk can reboot.
     pub disk: Option<&'a Path>,
 }
 
 #[derive(Debug)]
 pub struct Machine {
     pub agent: Agent,
-    /// What the guest said when it was up.
+    /// The guest's first message.
     pub hello: Hello,
-    /// From QEMU's start to that.
+    /// Time from QEMU's start to that message.
     pub took: Duration,
     console: PathBuf,
     process: Process,
 }
 
 impl Machine {
-    /// Boots it and waits for its agent. The files that it needs go to `directory`.
+    /// Boots the machine and waits for its agent. Files that it needs go to `directory`.
     ///
     /// # Errors
-    /// With the console's last lines if the guest does not come up.
+    /// The guest does not come up; the message ends with the console's last lines.
     pub fn boot(
         options: &Options,
         accelerator: Accelerator,
@@ -110,7 +110,7 @@ impl Machine {
         let mut command = namespace.command(qemu);
         command
             .args(["-nodefaults", "-no-user-config", "-display", "none", "-machine", "q35"])
-            // So that a processor's thread can be told from those that serve devices.
+            // Names the threads, so that processors' can be told from those that serve devices.
             .args(["-name", "debug-threads=on"])
             .args(accelerator.arguments())
             .args(["-smp", &options.cpus.to_string(), "-m", &options.memory.to_string()])
@@ -125,26 +125,26 @@ impl Machine {
         }
         let mut process = Process::start("qemu", &command, directory)?;
         let deadline = started + patience;
-        let met = wait(&listener, &mut process, deadline)
+        let connected = wait(&listener, &mut process, deadline)
             .and_then(|()| listener.accept().context("QEMU does not connect"))
             .and_then(|(stream, _)| wait(&stream, &mut process, deadline).map(|()| stream))
-            .and_then(|stream: UnixStream| Agent::meet(stream, Duration::from_secs(30)));
-        let (agent, hello) =
-            met.map_err(|error| anyhow!("{error:#}\n-- the guest's console ends so:\n{}", tail(&console, 40)))?;
-        ensure!(hello.complaints.is_empty(), "the guest complains: {}", hello.complaints.join("; "));
+            .and_then(|stream: UnixStream| Agent::connect(stream, Duration::from_secs(30)));
+        let (agent, hello) = connected
+            .map_err(|error| anyhow!("{error:#}\n-- the end of the guest's console:\n{}", tail(&console, 40)))?;
+        ensure!(hello.complaints.is_empty(), "errors while the guest booted: {}", hello.complaints.join("; "));
         Ok(Self { agent, hello, took: started.elapsed(), console, process })
     }
 
-    /// Has the system on the machine's disk start it again, and waits for its agent; what that says.
+    /// Reboots the machine's system and waits for its agent; returns the agent's first message.
     pub fn reboot(&self, patience: Duration) -> Result<Hello> {
         self.agent.says("systemctl reboot")?;
-        let hello = self.agent.meet_again(patience);
+        let hello = self.agent.reconnect(patience);
         hello.with_context(|| {
-            format!("it does not come up again\n-- the guest's console ends so:\n{}", self.console(40))
+            format!("it does not come up again\n-- the end of the guest's console:\n{}", self.console(40))
         })
     }
 
-    /// QEMU's process.
+    /// QEMU's process id.
     #[must_use]
     pub fn id(&self) -> u32 {
         self.process.id()
@@ -168,7 +168,7 @@ impl Start<'_> {
         let mut words: Vec<OsString> =
             ["-kernel".into(), self.kernel.into(), "-initrd".into(), self.image.into()].into();
         match self.disk {
-            // The names that the kernel gives, so that the lab can tell which is which by MAC address; it renames them.
+            // Devices keep the kernel's names until the lab finds each by its MAC address and renames it.
             None => {
                 let line = "console=ttyS0 quiet panic=-1 net.ifnames=0";
                 words.extend(["-append", line, "-no-reboot"].map(OsString::from));
@@ -176,7 +176,7 @@ impl Start<'_> {
             Some(disk) => {
                 let mut drive = OsString::from("if=virtio,format=raw,snapshot=on,file=");
                 drive.push(disk);
-                // To a terminal that can do more its init would send questions, which end up in the console's file.
+                // On a terminal that can do more, init would send control sequences, which would end up in the console's file.
                 words.extend(["-append", "console=ttyS0 quiet panic=-1 TERM=dumb", "-drive"].map(OsString::from));
                 words.push(drive);
             }
@@ -192,7 +192,7 @@ impl Nic {
         Self { device: device.to_owned(), side, model, mtu: 1500 }
     }
 
-    /// The address of a machine's card of this number, from 0: by it the guest knows which is which.
+    /// The MAC address of a machine's card with this number, from 0: it identifies the card in the guest.
     #[must_use]
     pub fn mac(number: usize) -> String {
         format!("52:54:00:00:00:{:02x}", number + 1)
@@ -206,7 +206,7 @@ impl Nic {
                 let mut card = format!("virtio-net-pci,host_mtu={mtu},rx_queue_size=1024");
                 if *queues > 1 {
                     backend.push_str(&format!(",queues={queues}"));
-                    // An interrupt for each direction of each pair, one for the control queue, one for the configuration.
+                    // One interrupt for each direction of each queue pair, one for the control queue, one for the configuration.
                     card.push_str(&format!(",mq=on,vectors={}", 2 * queues + 2));
                 }
                 for property in properties {
@@ -218,13 +218,13 @@ impl Nic {
             Model::E1000e => "e1000e".to_owned(),
             Model::Igb => "igb".to_owned(),
         };
-        // Without a boot ROM, which would only cost time.
+        // Without a boot ROM, which only costs time.
         card.push_str(&format!(",netdev=net{number},mac={},romfile=", Self::mac(number)));
         ["-netdev".to_owned(), backend, "-device".to_owned(), card]
     }
 }
 
-/// Waits until there is something to read, but not beyond QEMU's end.
+/// Waits until there is something to read; fails if QEMU ends first.
 fn wait(source: &impl AsFd, process: &mut Process, deadline: Instant) -> Result<()> {
     loop {
         let mut polled = [PollFd::new(source.as_fd(), PollFlags::POLLIN)];
@@ -234,9 +234,9 @@ fn wait(source: &impl AsFd, process: &mut Process, deadline: Instant) -> Result<
         if let Some(status) = process.ended()? {
             bail!("QEMU ended with {status}: {}", process.said());
         }
-        // QEMU stops such a machine but stays.
+        // QEMU stops such a machine but does not exit.
         ensure!(!process.said().contains("KVM internal error"), "KVM does not work here: {}", process.said());
-        ensure!(Instant::now() < deadline, "the guest is not up in time; QEMU said: {}", process.said());
+        ensure!(Instant::now() < deadline, "the guest is not up in time; QEMU's output: {}", process.said());
     }
 }
 

@@ -1,19 +1,19 @@
-//! Virtual machines that run distribution kernels, and the released binary in them.
+//! Virtual machines with distribution kernels, and the released binary in them.
 //!
 //! ```text
 //!  client 1 ─┐                 QEMU: a Debian kernel          ┌─ backend 1
 //!  client 2 ─┼─ public switch ── tap: pub0   priv0 :tap ── private switch ─┼─ backend 2
 //!            ┘                 vipgate of the package         └─
 //! ```
-//! The hosts around the router are those of [`crate::lab`], and so are their names; the router is a machine. It boots
-//! from memory: a kernel out of Debian's package, and a cpio archive made here, whose init is our own static program
-//! (`tests/guest`), with the package's tarball, the kernel's modules, and a few tools (`image.rs`).
+//! The hosts around the router and their names are those of [`crate::lab`]; the router is a machine. It boots from memory: a
+//! kernel from Debian's package, and a cpio archive made here (`image.rs`). The archive holds our own static init
+//! (`tests/guest`), the package's tarball, the kernel's modules, and a few tools.
 //!
-//! Why so, and not virtme-ng, whose guests have the host's root over 9p or virtiofs: Debian's cloud kernels have no 9p,
-//! here one image fits all kernels; nothing of the host shines through, so a test tells of the package alone; nothing
-//! but QEMU must be installed, and there is no disk to prepare. aya's own VM tests are built the same way.
+//! Why not virtme-ng, whose guests share the host's root over 9p or virtiofs: Debian's cloud kernels have no 9p, while here one
+//! image fits all kernels. The host's files are not visible, so that a test covers the package alone. Only QEMU must
+//! be installed, and there is no disk to prepare. aya's own VM tests are built the same way.
 //!
-//! One machine boots from a disk instead, with a whole Debian 13 on it (`userland.rs`).
+//! One machine boots from a disk instead, with a full Debian 13 on it (`userland.rs`).
 //!
 //! May touch: namespaces, QEMU, the cache of kernels (`archive.rs`).
 
@@ -33,7 +33,7 @@ pub mod scenarios;
 pub mod suite;
 pub mod userland;
 
-pub use agent::{Agent, Said};
+pub use agent::{Agent, LineResult};
 pub use kernels::Kernel;
 pub use lab::{Bench, VmLab, VmLabOptions};
 pub use machine::{Machine, Model, Nic, Options, Side};
@@ -43,7 +43,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Where a program of the host is; a user's PATH often lacks sbin.
+/// The path of a program of the host; a user's PATH often lacks sbin.
 #[must_use]
 pub fn which(program: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();

@@ -1,6 +1,6 @@
-//! Which modules a guest gets: those that are named here and all that they need, out of a kernel's own lists.
+//! Chooses a guest's modules: those named here and their dependencies, from the kernel's own lists.
 //!
-//! Touches the cache, by reading, and runs the programs that take modules out of their compression.
+//! Reads the cache, and runs the programs that decompress modules.
 
 use super::archive::Unpacked;
 use crate::lab::Result;
@@ -12,16 +12,16 @@ use std::{
     process::Command,
 };
 
-/// Loaded by the guest's init, since nothing there plugs and plays: the machine's own devices.
+/// Loaded by the guest's init, since nothing there detects devices: the drivers of the machine's own devices.
 const AT_BOOT: [&str; 7] = ["virtio_pci", "virtio_console", "virtio_rng", "virtio_net", "e1000", "e1000e", "igb"];
 
-/// Loaded by the init that only looks for a disk: the system there loads all else by itself.
+/// Loaded by an init that only mounts a disk: the system on the disk loads everything else.
 const FOR_DISK: [&str; 5] = ["virtio_pci", "virtio_blk", "crc32c_generic", "crc32c_intel", "ext4"];
 
-/// Without these a virtual machine has no devices.
+/// Modules without which a virtual machine has no devices.
 const INDISPENSABLE: [&str; 4] = ["virtio_pci", "virtio_console", "virtio_rng", "virtio_blk"];
 
-/// Loaded when they are asked for, by name or by the kernel: what routers have and what tests look at.
+/// Loaded on demand, by name or by the kernel: what routers use and what tests need.
 const ON_DEMAND: [&str; 43] = [
     // Devices.
     "veth",
@@ -52,7 +52,7 @@ const ON_DEMAND: [&str; 43] = [
     "act_mirred",
     "act_gact",
     "act_police",
-    // What a router has beside vipgate.
+    // What routers run besides vipgate.
     "nf_conntrack",
     "nf_nat",
     "nf_tables",
@@ -67,7 +67,7 @@ const ON_DEMAND: [&str; 43] = [
     "ip_vs_rr",
     "ip_vs_mh",
     "esp4",
-    // What checksums of modules are computed by.
+    // Checksum algorithms that other modules need.
     "crc32c_generic",
     "crc32c_intel",
 ];
@@ -75,9 +75,9 @@ const ON_DEMAND: [&str; 43] = [
 /// Modules for an image.
 #[derive(Debug)]
 pub struct Modules {
-    /// Path below `lib/modules/<release>` without the compression's ending, and contents.
+    /// Paths below `lib/modules/<release>` without the suffix of their compression, and contents.
     pub files: Vec<(String, Vec<u8>)>,
-    /// Paths of those that init loads, in order.
+    /// Paths of the modules that init loads, in order.
     pub at_boot: Vec<String>,
 }
 
@@ -95,7 +95,7 @@ impl Modules {
         Self::read(kernel, &all, &at_boot)
     }
 
-    /// Only those that lead to a disk.
+    /// Only the modules for mounting a disk.
     pub fn for_disk(kernel: &Unpacked) -> Result<Self> {
         let index = Index::read(&kernel.modules)?;
         let mut all = Vec::new();
@@ -114,9 +114,9 @@ impl Modules {
     }
 }
 
-/// What a kernel's `modules.dep` and `modules.builtin` say.
+/// The content of a kernel's `modules.dep` and `modules.builtin`.
 struct Index {
-    /// By the module's name: its path, and the paths of all that it needs, the first to load last.
+    /// By the module's name: its path, and the paths of its dependencies in the order to unload them.
     modules: BTreeMap<String, (String, Vec<String>)>,
     builtin: BTreeSet<String>,
 }
@@ -138,8 +138,8 @@ impl Index {
         Ok(Self { modules, builtin })
     }
 
-    /// Appends the module and what it needs to `order`, unless they are there or built in. What a kernel does not have
-    /// at all its tests have to do without, as its users do.
+    /// Appends the module's dependencies and the module to `order`, unless they are in it or built in. A module that this kernel
+    /// does not have is skipped: tests must do without it, as users do.
     fn add(&self, name: &str, order: &mut Vec<String>) -> Result<()> {
         let Some((path, needs)) = self.modules.get(name) else {
             if INDISPENSABLE.contains(&name) && !self.builtin.contains(name) {
@@ -156,13 +156,13 @@ impl Index {
     }
 }
 
-/// `kernel/net/sched/sch-htb.ko.xz` is `sch_htb`.
+/// The module's name: `kernel/net/sched/sch-htb.ko.xz` is `sch_htb`.
 fn module_name(path: &str) -> String {
     let file = path.rsplit('/').next().unwrap_or(path);
     file.split(".ko").next().unwrap_or(file).replace('-', "_")
 }
 
-/// The path without the ending of its compression.
+/// The path without the suffix of its compression.
 fn plain(path: &str) -> &str {
     path.strip_suffix(".xz").or_else(|| path.strip_suffix(".zst")).unwrap_or(path)
 }
@@ -194,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_module_needs_comes_before_it_and_once() -> Result<()> {
+    fn dependencies_come_before_a_module_and_once() -> Result<()> {
         let (index, mut order) = (index()?, Vec::new());
         index.add("virtio_net", &mut order)?;
         index.add("net_failover", &mut order)?;
@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_built_in_is_passed_over_and_what_a_machine_cannot_miss_is_an_error() -> Result<()> {
+    fn built_in_modules_are_skipped_and_a_missing_one_that_is_essential_is_an_error() -> Result<()> {
         let (index, mut order) = (index()?, Vec::new());
         index.add("virtio_pci", &mut order)?;
         index.add("tcp_bbr", &mut order)?;

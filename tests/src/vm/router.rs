@@ -1,28 +1,28 @@
-//! vipgate in the guest, as its operator has it: started, told what to be by a file, looked at, stopped, taken off.
+//! vipgate in the guest, operated as by its operator: started, configured by a file, examined, stopped, removed.
 //!
-//! Everything goes through the guest's shell and the released binary; nothing of this program's own code is in there.
+//! Everything goes through the guest's shell and the released binary; the guest runs none of this program's own code.
 
-use super::{VmLab, agent::Said, lab::System};
+use super::{VmLab, agent::LineResult, lab::System};
 use crate::lab::{Hook, Result, controller::PASSWORD, wait_until};
 use anyhow::{Context as _, bail, ensure};
 use serde_json::Value;
 use std::time::Duration;
 
-/// In the guest.
+/// Directory in the guest.
 const DIRECTORY: &str = "/run/test";
 const SESSION: &str = "/root/.local/state/vipgate/session.json";
-/// The exit status of a call that nobody answers.
+/// Exit status of a call if the API does not answer.
 const UNREACHABLE: i32 = 9;
 
-/// Loading the programs takes 5 to 15 s where the machine is emulated, and more beside others.
+/// Loading the programs takes 5 to 15 s on an emulated machine, and more if other machines run.
 const READY: Duration = Duration::from_secs(240);
 const END: Duration = Duration::from_secs(60);
 
 impl VmLab {
-    /// Starts `vipgate serve` with its defaults but for the hook, waits until the API answers; logs in once.
+    /// Starts `vipgate serve` with default settings except for the hook, waits until the API answers, and logs in once.
     ///
     /// # Errors
-    /// With all that it said if it ends instead.
+    /// It ends instead; the message holds its output.
     pub fn serve(&self, hook: Hook) -> Result<()> {
         self.agent().write(&format!("{DIRECTORY}/password"), &format!("{PASSWORD}\n"))?;
         let line = format!(
@@ -31,33 +31,33 @@ impl VmLab {
              >>log 2>&1 </dev/null &"
         );
         self.agent().says(&line)?;
-        // Any answer will do but that nobody is there. The session outlives the controller, like all that it stores; to
-        // check a password takes seconds there.
+        // Any answer will do, except that the API does not answer. The session is stored and outlives the
+        // controller; another log-in would check a password, which takes seconds here.
         let line = format!(
             "cd {DIRECTORY}; while ! [ -e ended ]; do \
              if [ -e {SESSION} ]; then vipgate query zones; else vipgate login --password-file password; fi >asked 2>&1; \
              [ $? = {UNREACHABLE} ] || exit 0; sleep 0.3; done; exit 1"
         );
         let ready = self.agent().run_with(&line, "", READY)?;
-        ensure!(ready.status == Some(0), "vipgate serve with hook {hook} does not come up; it says:\n{}", self.log(40));
+        ensure!(ready.status == Some(0), "vipgate serve with hook {hook} does not come up; its log:\n{}", self.log(40));
         Ok(())
     }
 
-    /// Runs `vipgate serve` to its end, which it must come to by itself.
-    pub fn serve_and_end(&self) -> Result<Said> {
+    /// Runs `vipgate serve`, which must end by itself.
+    pub fn serve_and_end(&self) -> Result<LineResult> {
         self.agent().run_with("mkdir -p /var/lib/vipgate; vipgate serve", "", READY)
     }
 
-    /// SIGTERM, as systemd stops a service; its exit status.
+    /// Sends SIGTERM, as systemd stops a service; returns the exit status.
     pub fn stop(&self) -> Result<i32> {
         let line = format!(
             "cd {DIRECTORY} && kill -TERM $(pidof vipgate) && while ! [ -e ended ]; do sleep 0.1; done; cat ended"
         );
         let said = self.agent().run_with(&line, "", END)?.succeeded(&line)?;
-        said.trim().parse().with_context(|| format!("no exit status: {said}"))
+        said.trim().parse().with_context(|| format!("not an exit status: {said}"))
     }
 
-    /// Whatever is running and whatever is in the kernel goes; the store stays.
+    /// Stops the controller and removes everything from the kernel; the store stays.
     pub fn clear(&self) -> Result<()> {
         if self.agent().run("pidof vipgate")?.status == Some(0) {
             self.stop()?;
@@ -65,25 +65,25 @@ impl VmLab {
         self.vipgate("detach").map(drop)
     }
 
-    /// What a command of vipgate that succeeds prints.
+    /// Runs a vipgate command that must succeed; returns its output.
     pub fn vipgate(&self, words: &str) -> Result<String> {
         self.agent().says(&format!("vipgate {words}"))
     }
 
-    /// What a command of vipgate reports, whether it finds something amiss or not.
+    /// Runs a vipgate command and returns its JSON, even if its exit status reports a problem.
     pub fn report(&self, words: &str) -> Result<Value> {
         let said = self.agent().run(&format!("vipgate {words} --output json"))?;
         serde_json::from_str(&said.stdout).with_context(|| format!("`vipgate {words} --output json`: {said}"))
     }
 
-    /// Brings the router to this file's contents; what `vipgate apply` prints.
+    /// Applies this router file; returns the output of `vipgate apply`.
     pub fn apply(&self, router: &str) -> Result<String> {
         let path = format!("{DIRECTORY}/router.yaml");
         self.agent().write(&path, router)?;
         self.vipgate(&format!("apply -f {path}"))
     }
 
-    /// Each device that has a program, with its hook.
+    /// The devices that have a program, each with its hook.
     pub fn attached(&self) -> Result<Vec<(String, String)>> {
         let status = self.report("status")?;
         let devices = status["devices"].as_array().context("a status tells of devices")?;
@@ -91,7 +91,7 @@ impl VmLab {
         Ok(devices.iter().map(|device| (text(&device["name"]), text(&device["hook"]))).collect())
     }
 
-    /// Nothing of vipgate is in the kernel: programs, queueing disciplines, devices, pins.
+    /// Waits until nothing of vipgate is in the kernel: programs, queueing disciplines, devices, pins.
     pub fn is_clean(&self) -> Result<()> {
         let looks = [
             ("programs", "bpftool prog show | grep vipgate"),
@@ -100,7 +100,7 @@ impl VmLab {
             ("devices", "ip -oneline link show | grep vipgate"),
             ("XDP programs", "ip -oneline link show | grep xdp"),
         ];
-        // The kernel frees programs some moments after the last reference is gone.
+        // The kernel frees programs some moments after the last reference is dropped.
         wait_until("vipgate to be gone from the kernel", Duration::from_secs(20), || {
             for (what, look) in looks {
                 let said = self.agent().run(look)?;
@@ -112,12 +112,12 @@ impl VmLab {
         })
     }
 
-    /// Starts the log anew.
-    pub fn forget(&self) -> Result<()> {
+    /// Empties the log.
+    pub fn clear_log(&self) -> Result<()> {
         self.agent().says(&format!("mkdir -p {DIRECTORY}; : >{DIRECTORY}/log")).map(drop)
     }
 
-    /// The last lines of what the router's controllers have said since.
+    /// The last lines of the controllers' log since it was emptied.
     #[must_use]
     pub fn log(&self, lines: u32) -> String {
         let colours = "s/\\x1b\\[[0-9;]*m//g";

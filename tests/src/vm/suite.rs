@@ -1,4 +1,4 @@
-//! Cases on virtual machines: a boot for each suite, its cases in order on that one machine, told as `cargo test` does.
+//! Runs cases on virtual machines: boots a machine for each suite, runs its cases in order, and reports as `cargo test` does.
 
 use super::{Bench, Kernel, VmLab, VmLabOptions, kernel_table::Findings};
 use crate::lab::{Hook, Result};
@@ -22,30 +22,30 @@ pub struct Suite {
 }
 
 pub struct Case {
-    /// Without those of layer and kernel.
+    /// The name without layer and kernel.
     pub name: String,
     run: Box<Run>,
 }
 
 type Run = dyn Fn(&mut Trial) -> Result<()> + Send;
 
-/// What a case works on.
+/// What a case works with.
 #[derive(Debug)]
 pub struct Trial<'a> {
     pub lab: VmLab,
-    /// The hook of the controller that runs for [`Trial::router`].
+    /// Hook of the controller that [`Trial::router`] started.
     hook: Option<Hook>,
-    /// The hook by which the router did not come up.
+    /// Hook under which the router did not come up.
     broken: Option<Hook>,
-    /// What the run finds out about kernels.
+    /// The run's results for the table of kernels.
     pub findings: &'a Mutex<Findings>,
 }
 
-/// How a run went.
+/// The result of a run.
 #[derive(Debug, Default)]
 pub struct Outcome {
     pub passed: usize,
-    /// Names.
+    /// Names of failed cases.
     pub failed: Vec<String>,
 }
 
@@ -62,12 +62,12 @@ impl Case {
 }
 
 impl Trial<'_> {
-    /// Has the router be what this file says, under this hook: as it is if it is, else by a start of the controller.
+    /// Brings the router to this file under this hook; starts the controller if it does not run with them already.
     pub fn router(&mut self, hook: Hook, file: &str) -> Result<()> {
         if self.hook == Some(hook) {
             return Ok(());
         }
-        ensure!(self.broken != Some(hook), "the router does not come up under {hook}, as the case before this tells");
+        ensure!(self.broken != Some(hook), "the router does not come up under {hook}, as an earlier case reports");
         if self.hook.take().is_some() {
             self.lab.stop()?;
         }
@@ -81,24 +81,24 @@ impl Trial<'_> {
         Ok(())
     }
 
-    /// A failure with what the guest can tell of it.
-    fn told(&self, error: &anyhow::Error) -> String {
+    /// A failure's message, with the guest's status, log and console.
+    fn with_details(&self, error: &anyhow::Error) -> String {
         let counted = self.lab.agent().run("vipgate status | grep -E '^(devices|dropped|to stack)'");
         let counted = counted.map_or_else(|error| format!("{error:#}"), |said| said.stdout);
         let (log, console) = (self.lab.log(30), self.lab.machine().console(15));
         format!(
-            "{error:#}\n-- vipgate status:\n{counted}-- vipgate's log ends so:\n{log}-- the guest's console ends so:\n{console}"
+            "{error:#}\n-- vipgate status:\n{counted}-- end of vipgate's log:\n{log}-- end of the guest's console:\n{console}"
         )
     }
 
-    /// Starts the controller that a case has stopped.
+    /// Starts the controller again after a case has stopped it.
     pub fn serve_again(&self) -> Result<()> {
         self.lab.serve(self.hook.context("no controller was started before")?)
     }
 }
 
 impl Suite {
-    /// `load::6.12::tc`
+    /// Full name of a case, such as `load::6.12::tc`.
     #[must_use]
     pub fn full_name(&self, case: &Case) -> String {
         format!("{}::{}::{}", self.layer, self.kernel.name, case.name)
@@ -122,12 +122,12 @@ impl Suite {
             let started = Instant::now();
             let result = trial
                 .lab
-                .forget()
+                .clear_log()
                 .and_then(|()| {
                     catch_unwind(AssertUnwindSafe(|| (case.run)(&mut trial)))
                         .unwrap_or_else(|_| Err(anyhow!("it panicked, see above")))
                 })
-                .map_err(|error| trial.told(&error));
+                .map_err(|error| trial.with_details(&error));
             outcome.add(&self.full_name(case), started.elapsed(), result);
         }
     }
@@ -138,7 +138,7 @@ trait Record {
 }
 
 impl Record for Mutex<Outcome> {
-    /// Tells of a case that has ended, and counts it.
+    /// Reports a case that has ended, and counts it.
     fn add(&self, name: &str, took: Duration, result: Result<(), String>) {
         let seconds = took.as_secs();
         let mut outcome = self.lock().unwrap_or_else(PoisonError::into_inner);
@@ -149,7 +149,7 @@ impl Record for Mutex<Outcome> {
             }
             Err(reason) => {
                 println!("test {name} ... FAILED ({seconds} s)");
-                // At once: the end may be minutes away.
+                // Immediately: the end of the run may be minutes away.
                 println!("---- {name}\n{reason}\n----");
                 outcome.failed.push(name.to_owned());
             }
@@ -158,18 +158,18 @@ impl Record for Mutex<Outcome> {
 }
 
 impl Outcome {
-    /// Tells of one case that needs no machine.
+    /// Reports a check that needs no machine.
     pub fn add(&mut self, name: &str, took: Duration, result: Result<()>) {
         let outcome = Mutex::new(std::mem::take(self));
         outcome.add(name, took, result.map_err(|error| format!("{error:#}")));
         *self = outcome.into_inner().unwrap_or_else(PoisonError::into_inner);
     }
 
-    /// The end of the output, as libtest writes it. True if all went well.
+    /// Prints the end of the output, as libtest does; true if all cases passed.
     #[must_use]
     pub fn conclude(&self, filtered: usize, started: Instant) -> bool {
         if !self.failed.is_empty() {
-            println!("\nfailures, told of above:");
+            println!("\nfailures, reported above:");
             for name in &self.failed {
                 println!("    {name}");
             }
@@ -185,7 +185,7 @@ impl Outcome {
     }
 }
 
-/// Runs the suites, this many machines at a time.
+/// Runs the suites on at most this many machines at a time.
 pub fn run(suites: Vec<Suite>, machines: usize, bench: &Bench) -> (Outcome, Findings) {
     let (outcome, findings) = (Mutex::default(), Mutex::default());
     let queue = Mutex::new(VecDeque::from(suites));

@@ -1,9 +1,9 @@
-//! A whole Debian 13 on a disk, systemd and udev included: what a router is installed on.
+//! A full Debian 13 on a disk, with systemd and udev, as routers are installed on.
 //!
-//! debootstrap makes it once, mke2fs makes a file system of it, and the cache keeps that. Machines write to a copy that
-//! QEMU makes and forgets. debootstrap does without its mounts where they are refused, as in containers, and has nothing
-//! to do with the host's apt. What belongs to one boot and not to the distribution goes to the machine's `/run`: the
-//! agent, the package, the names and addresses of its cards. May touch the cache and, through debootstrap, the network.
+//! debootstrap makes it once, mke2fs makes a file system of it, and the cache keeps that. Machines write to a temporary copy
+//! that QEMU makes. debootstrap works without mounts where they are refused, as in containers, and does not touch the host's
+//! apt. What belongs to one boot goes to the machine's `/run`: the agent, the package, the names and addresses of its cards.
+//! May touch the cache and, through debootstrap, the network.
 
 use super::{
     Kernel, Nic, Side,
@@ -26,15 +26,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// The kernel of [`SUITE`]: the userland goes with it.
+/// The kernel of [`SUITE`], which its userland goes with.
 pub const KERNEL: &str = "6.12";
 
 const SUITE: &str = "trixie";
 
-/// What a router needs beyond the least that is Debian: its init, its network, and the programs that README asks for.
+/// What a router needs beyond a minimal Debian: an init, network management, and the programs that README asks for.
 const PACKAGES: &str = "systemd,systemd-sysv,udev,dbus,kmod,iproute2,procps,ethtool,ca-certificates,curl,jq";
 
-/// Makes a machine's system of what debootstrap leaves.
+/// The script that turns debootstrap's result into a machine's system.
 const SETTLE: &str = "\
 set -e
 systemctl enable systemd-networkd
@@ -44,10 +44,10 @@ echo '/dev/vda / ext4 defaults 0 1' > /etc/fstab
 rm -rf /var/cache/apt/archives/*.deb /var/lib/apt/lists/* /var/log/bootstrap.log
 ";
 
-/// Of the file system, which is sparse: the system takes a quarter of it.
+/// Size of the file system. It is sparse; the system takes a quarter of it.
 const SIZE: &str = "2G";
 
-/// In the machine: what the host has put there.
+/// The directory in the machine that holds the host's files.
 pub const DIRECTORY: &str = "/run/vipgate-test";
 
 const AGENT: &str = "\
@@ -58,7 +58,7 @@ ExecStart=/run/vipgate-test/agent agent
 KillMode=mixed
 ";
 
-/// The disk's file, made if it is not in the cache. Nobody may write to it.
+/// The disk's file, made if it is not in the cache. It must not be written to.
 pub fn disk(kernel: &Kernel, files: &Unpacked) -> Result<PathBuf> {
     let recipe = [SUITE, PACKAGES, SETTLE, SIZE, &kernel.release, &kernel.packages[0].version].join("\n");
     let stamp = &hex::encode(Sha256::digest(recipe))[..12];
@@ -77,7 +77,7 @@ pub fn disk(kernel: &Kernel, files: &Unpacked) -> Result<PathBuf> {
 
 fn make(place: &Path, image: &Path, kernel: &Kernel, files: &Unpacked) -> Result<()> {
     let started = Instant::now();
-    let told = |what: &str| eprintln!("    {what} after {:.0} s", started.elapsed().as_secs_f64());
+    let report = |what: &str| eprintln!("    {what} after {:.0} s", started.elapsed().as_secs_f64());
     let program = |name: &str| super::which(name).with_context(|| format!("{name} is missing: run cargo xtask setup"));
     eprintln!("==> Debian 13 ({SUITE}) by debootstrap, a minute or more");
     let work = tempfile::tempdir_in(place).context("cannot make a temporary directory")?;
@@ -85,7 +85,7 @@ fn make(place: &Path, image: &Path, kernel: &Kernel, files: &Unpacked) -> Result
     let mut debootstrap = Command::new(program("debootstrap")?);
     debootstrap.args(["--variant=minbase", &format!("--include={PACKAGES}"), &format!("--keyring={}", archive::KEYS)]);
     run(debootstrap.arg(SUITE).arg(&root).arg(MIRROR))?;
-    told("packages");
+    report("packages");
     let settle = ["/bin/sh", "-c", SETTLE];
     run(Command::new(program("chroot")?).arg(&root).args(settle).env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin"))?;
     let modules = root.join("usr/lib/modules").join(&kernel.release);
@@ -96,11 +96,11 @@ fn make(place: &Path, image: &Path, kernel: &Kernel, files: &Unpacked) -> Result
     format.args(["-q", "-t", "ext4", "-L", "router", "-d"]).arg(&root).arg(&unfinished).arg(SIZE);
     run(&mut format)?;
     fs::rename(&unfinished, image).with_context(|| format!("cannot keep {}", image.display()))?;
-    told("done");
+    report("done");
     Ok(())
 }
 
-/// What the machine finds in its `/run` at each start.
+/// The files that the machine gets in its `/run` at each boot.
 pub fn staged(sources: &Sources, nics: &[Nic]) -> Result<Vec<Staged>> {
     let read = |path: &Path| fs::read(path).with_context(|| format!("cannot read {}", path.display()));
     let package = sources.package.file_name().context("a package has a name")?.to_string_lossy().into_owned();
@@ -122,24 +122,24 @@ pub fn staged(sources: &Sources, nics: &[Nic]) -> Result<Vec<Staged>> {
     Ok(staged)
 }
 
-/// Starting everything that a system starts takes a minute on an emulated machine, more beside others.
+/// Starting a system's services takes a minute on an emulated machine, more if other machines run.
 const SETTLES: Duration = Duration::from_secs(300);
 
 impl VmLab {
-    /// Waits until systemd has started all that the machine starts by itself.
+    /// Waits until systemd has started everything.
     ///
     /// # Errors
-    /// If any of it failed, with what that is.
+    /// Something failed to start; the message lists it.
     pub fn settle(&self) -> Result<()> {
         let said = self.agent().run_with("systemctl is-system-running --wait", "", SETTLES)?;
         if said.stdout.trim() != "running" {
             let failed = self.agent().run("systemctl --failed --no-pager --plain; networkctl --no-pager")?.stdout;
-            bail!("systemd says the machine is {}: {failed}", said.stdout.trim());
+            bail!("systemd reports the machine as {}: {failed}", said.stdout.trim());
         }
         Ok(())
     }
 
-    /// Starts the machine again, as its operator does, and does nothing more.
+    /// Reboots the machine as an operator would.
     pub fn reboot(&self) -> Result<()> {
         let hello = self.machine().reboot(machine::UP)?;
         ensure!(hello.kernel == self.kernel.release, "it came up with {}", hello.kernel);

@@ -1,5 +1,5 @@
-//! `cargo xtask demo`: a router, its clients and its backends on this machine, configured over the REST API, with every
-//! call printed as the curl command that does the same. `--once` ends with exit status 0 only if all it showed held.
+//! `cargo xtask demo`: a router, its clients and its backends on this machine, configured over the REST API. Prints every
+//! call as the equivalent curl command. `--once` ends with exit status 0 only if every check passed.
 
 mod prompt;
 mod screen;
@@ -45,7 +45,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Ctrl-C takes everything down, too.
+/// Makes Ctrl-C remove everything, too.
 fn clean_up_on_interrupt() {
     thread::spawn(|| {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build();
@@ -54,14 +54,14 @@ fn clean_up_on_interrupt() {
                 remove_own();
                 process::exit(130);
             }
-            Err(error) => eprintln!("demo: Ctrl-C will leave the lab's namespaces to the next run: {error}"),
+            Err(error) => eprintln!("demo: after Ctrl-C the next run must remove the lab's namespaces: {error}"),
         }
     });
 }
 
 fn run(args: &Args, screen: &mut Screen) -> Result<()> {
     let mut stage = story::Stage::new(args.hook, screen)?;
-    story::tell(&mut stage, screen)?;
+    story::play(&mut stage, screen)?;
     if !args.once {
         prompt::serve(&mut stage, screen)?;
     }

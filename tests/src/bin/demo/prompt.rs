@@ -1,20 +1,20 @@
-//! The demo's prompt: the lab stays up, and a few words change it.
+//! The demo's prompt: the lab stays up, and a few commands change it.
 
 use crate::{screen::Screen, story::Stage};
 use anyhow::Context as _;
 use std::io::{BufRead as _, Write as _, stdin, stdout};
 use vipgate_tests::lab::Result;
 
-const HELP: &str = "  show            who answers 150 requests
+const HELP: &str = "  show            count which backends answer 150 requests
   add N           make backend N (1 to 3) a backend of the web listener
-  remove N        take it off
-  ask N           backend N asks a client, which says whom it sees
-  stop, start     the controller; the traffic goes on
-  status          what the kernel holds
-  flows           its busiest connections
-  quit            take everything down";
+  remove N        remove backend N from the web listener
+  ask N           backend N asks a client, which answers with the address that it sees
+  stop, start     stop or start the controller; the traffic goes on
+  status          show what the kernel holds
+  flows           show the busiest connections
+  quit            end the demo and remove the lab";
 
-/// Reads words until `quit` or the end of the input.
+/// Runs commands until `quit` or the end of the input.
 pub(crate) fn serve(stage: &mut Stage, screen: &Screen) -> Result<()> {
     screen.heading(&format!("the lab stays up; the VIP is http://{}", stage.vip));
     println!("{HELP}");

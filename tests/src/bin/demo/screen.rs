@@ -26,7 +26,7 @@ impl Screen {
         println!("\n[{:5.1} s] {text}", self.started.elapsed().as_secs_f64());
     }
 
-    /// Something the demo claims; a false one makes the demo fail.
+    /// Prints a claim of the demo; a false one makes the demo fail.
     pub(crate) fn check(&mut self, claim: &str, holds: bool) {
         println!("  {} {claim}", if holds { "ok  " } else { "FAIL" });
         if holds {
@@ -36,12 +36,12 @@ impl Screen {
         }
     }
 
-    /// Whether it is worth drawing before the last value is known.
+    /// Whether bars are drawn while requests are still running.
     pub(crate) fn is_live(&self) -> bool {
         self.live
     }
 
-    /// One bar a backend. `again`: over the bars drawn last, on a live screen.
+    /// Draws one bar for each backend; with `again`, over the bars drawn last, on a live screen.
     pub(crate) fn bars(&self, shares: &BTreeMap<String, u64>, again: bool) {
         if again {
             print!("\x1b[{}A", shares.len());
@@ -54,11 +54,11 @@ impl Screen {
             let percent = count * 100 / total;
             println!("{clear}  {name:<10} {:<40} {count:>5} {percent:>3} %", "#".repeat(length));
         }
-        // A screen that cannot be written to is nothing the demo could mend.
+        // The demo cannot do anything about a screen that cannot be written to.
         let _ = stdout().flush();
     }
 
-    /// The last line, and the exit status.
+    /// Prints the last line; returns the exit status.
     pub(crate) fn verdict(&self) -> ExitCode {
         let seconds = self.started.elapsed().as_secs_f64();
         println!("\n{} checks held, {} failed, {seconds:.1} s", self.held, self.failed.len());

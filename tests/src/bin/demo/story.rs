@@ -1,4 +1,4 @@
-//! The demo's scenes, each a few REST calls and what they do to real traffic.
+//! The demo's scenes: each makes a few REST calls and shows their effect on real traffic.
 
 use crate::screen::Screen;
 use anyhow::Context as _;
@@ -15,14 +15,14 @@ use vipgate_tests::lab::{
 const VIP: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 10);
 const ELASTIC_IP: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 11);
 
-/// All that runs. Dropped in this order.
+/// Everything that runs. Dropped in this order.
 pub(crate) struct Stage {
-    /// `None` between a stop and the next start.
+    /// `None` while the controller is stopped.
     controller: Option<Controller>,
     pub(crate) cloud: Cloud,
     /// The VIP's uuid.
     uuid: String,
-    /// The web listener's uuid, and where it is.
+    /// The web listener's uuid and address.
     pub(crate) web: String,
     pub(crate) vip: SocketAddrV4,
     udp: SocketAddrV4,
@@ -53,7 +53,7 @@ impl Stage {
         Ok(Self { controller: Some(controller), cloud, uuid, web, vip: at(WEB.port), udp: at(UDP.port), lab })
     }
 
-    /// Asks the VIP `count` times from the first client and draws who answers.
+    /// Asks the VIP `count` times from the first client and draws how many each backend answers.
     pub(crate) fn distribution(&self, screen: &Screen, count: u64) -> Result<BTreeMap<String, u64>> {
         const BATCH: u64 = 10;
         let mut shares: BTreeMap<String, u64> =
@@ -85,7 +85,7 @@ impl Stage {
         Ok(())
     }
 
-    /// Has the backend of this index ask the first client's web server: as whom it is seen there.
+    /// Has the backend of this index ask the first client's web server; returns the source address that the client sees.
     pub(crate) fn seen_outside(&self, backend: usize) -> Result<Ipv4Addr> {
         let (guest, outside) = (&self.lab.backends[backend], self.lab.client());
         let seen = *guest.curl(outside.web())?.client.ip();
@@ -93,7 +93,7 @@ impl Stage {
         Ok(seen)
     }
 
-    /// What `vipgate status` and other commands that look at the kernel print.
+    /// The output of `vipgate status` and other commands that read the kernel's tables.
     pub(crate) fn vipgate(&self, words: &str) -> Result<String> {
         let binary = vipgate_binary()?;
         let words = format!("{words} --bpffs {}", self.lab.bpffs.path().display());
@@ -115,8 +115,8 @@ fn picture(lab: &Lab) {
     }
 }
 
-/// Every scene, with its claims checked.
-pub(crate) fn tell(stage: &mut Stage, screen: &mut Screen) -> Result<()> {
+/// Plays every scene and checks its claims.
+pub(crate) fn play(stage: &mut Stage, screen: &mut Screen) -> Result<()> {
     balance(stage, screen)?;
     change_backends(stage, screen)?;
     restart(stage, screen)?;
@@ -153,13 +153,13 @@ fn change_backends(stage: &Stage, screen: &mut Screen) -> Result<()> {
     screen.heading("the first backend leaves");
     stage.cloud.remove_backends(&stage.web, &[0])?;
     let shares = stage.distribution(screen, 150)?;
-    screen.check("it gets nothing more, the others everything", shares["backend1"] == 0);
+    screen.check("it gets no more requests, the others get them all", shares["backend1"] == 0);
     report(screen, load.stop()?.failures.len(), "while backends came and went");
     Ok(())
 }
 
 fn restart(stage: &mut Stage, screen: &mut Screen) -> Result<()> {
-    screen.heading("the controller stops and starts under load");
+    screen.heading("the controller restarts under load");
     let load = Load::start(&stage.lab.clients[1], stage.vip)?;
     load.wait_for(100)?;
     let clean = stage.stop()?;
@@ -173,7 +173,7 @@ fn restart(stage: &mut Stage, screen: &mut Screen) -> Result<()> {
     println!("  {} requests answered meanwhile", report_of.answered);
     report(screen, report_of.failures.len(), "over the restart");
     let shares = stage.distribution(screen, 150)?;
-    screen.check("the started controller changes what the stopped one made", shares["backend1"] > 0);
+    screen.check("the new controller manages what the old one set up", shares["backend1"] > 0);
     Ok(())
 }
 
@@ -193,7 +193,7 @@ fn forward(stage: &Stage, screen: &mut Screen) -> Result<()> {
     let at = SocketAddrV4::new(VIP, 8080);
     let origin = stage.lab.client().curl(at)?;
     println!("  {} {}", origin.backend, origin.client);
-    screen.check("the first of them is its web server", origin.backend == "backend3");
+    screen.check("the first of these ports reaches its web server", origin.backend == "backend3");
     stage.cloud.change_rule_state(&rule, "disable")?;
     screen.check("nobody answers once the rule is disabled", stage.lab.client().fetch(at).is_err());
     stage.cloud.change_rule_state(&rule, "enable")?;
@@ -212,27 +212,27 @@ fn elastic(stage: &Stage, screen: &mut Screen) -> Result<()> {
         (&origin.backend, *origin.client.ip()) == (&guest.name, client.address),
     );
     screen.check("the backend asks a client, which sees the elastic IP", stage.seen_outside(1)? == ELASTIC_IP);
-    screen.check("either pings the other", client.ping(ELASTIC_IP, "").and(guest.ping(client.address, "")).is_ok());
+    screen.check("each can ping the other", client.ping(ELASTIC_IP, "").and(guest.ping(client.address, "")).is_ok());
     Ok(())
 }
 
 fn source_nat(stage: &Stage, screen: &mut Screen) -> Result<()> {
-    screen.heading(&format!("the backends' network gets source NAT: it leaves as the router, {PUBLIC_ROUTER}"));
+    screen.heading(&format!("the backends' network gets source NAT by the router's own address, {PUBLIC_ROUTER}"));
     let guest = &stage.lab.backends[0];
-    screen.check("before, the first backend is seen as itself", stage.seen_outside(0)? == guest.address);
+    screen.check("before, the first backend is seen by its own address", stage.seen_outside(0)? == guest.address);
     stage.cloud.attach_services(&["SNAT"])?;
     let vips = stage.cloud.api.query("/vips?q=useFor=SNAT")?;
     let is_routers = vips.iter().any(|vip| vip["ip"] == PUBLIC_ROUTER.to_string());
     screen.check("the router's own address is a VIP now", is_routers);
-    screen.check("the first backend is seen as the router", stage.seen_outside(0)? == PUBLIC_ROUTER);
+    screen.check("the first backend is seen by the router's address", stage.seen_outside(0)? == PUBLIC_ROUTER);
     screen.check("its pings are answered", guest.ping(stage.lab.client().address, "").is_ok());
-    screen.check("the second is still seen as its elastic IP", stage.seen_outside(1)? == ELASTIC_IP);
+    screen.check("the second is still seen by its elastic IP", stage.seen_outside(1)? == ELASTIC_IP);
 
-    screen.heading("what guests began: vipgate flows --direction out");
+    screen.heading("connections that guests began: vipgate flows --direction out");
     let flows = stage.vipgate("flows --direction out")?;
     print!("{flows}");
     let is_listed = |vip: Ipv4Addr| flows.contains(&format!(" {vip}:"));
-    screen.check("both ways out are listed", is_listed(ELASTIC_IP) && is_listed(PUBLIC_ROUTER));
+    screen.check("connections by both addresses are listed", is_listed(ELASTIC_IP) && is_listed(PUBLIC_ROUTER));
     Ok(())
 }
 
@@ -244,9 +244,12 @@ fn one_file(stage: &Stage, screen: &mut Screen) -> Result<()> {
     print!("{exported}");
     let path = stage.lab.directory().join("router.yaml");
     fs::write(&path, exported)?;
-    let said = shell.types(&format!("apply -f {} --prune", path.display()))?;
-    print!("  vipgate apply -f router.yaml --prune: {said}");
-    screen.check("applied where all of it is, the file has nothing to do", said == "nothing to do\n");
+    let output = shell.types(&format!("apply -f {} --prune", path.display()))?;
+    print!("  vipgate apply -f router.yaml --prune: {output}");
+    screen.check(
+        "applied to the router that it was exported from, the file has nothing to do",
+        output == "nothing to do\n",
+    );
     Ok(())
 }
 

@@ -1,4 +1,4 @@
-//! What ways through a router cost its processors, on one virtual machine.
+//! Measures what each way through a router costs its processors, on one virtual machine.
 
 use anyhow::Context as _;
 use std::{fs, path::PathBuf};
@@ -16,11 +16,11 @@ use vipgate_tests::{
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
-    /// By the name that `cargo xtask vm list` shows.
+    /// Kernel, by the name that `cargo xtask vm list` shows.
     #[arg(long, value_name = "NAME", value_parser = kernels::one, default_value = "6.12")]
     kernel: Kernel,
 
-    /// Fewer and shorter rounds.
+    /// Measure in fewer and shorter rounds.
     #[arg(long)]
     quick: bool,
 
@@ -34,7 +34,7 @@ pub(crate) fn run(arguments: &Arguments, sources: Sources) -> Result<()> {
     let accelerator = Accelerator::detect(&sources, kernel)?;
     let load = fs::read_to_string("/proc/loadavg").context("cannot read the host's load")?;
     let load = load.split_whitespace().next().unwrap_or_default();
-    eprintln!("==> {} ({}), {accelerator}; the host's load is {load} before", kernel.name, kernel.release);
+    eprintln!("==> {} ({}), {accelerator}; the host's load before: {load}", kernel.name, kernel.release);
     let bench = Bench { sources, accelerator };
     let mut report = Report::default();
     cost::run(&mut report, &bench, kernel, if arguments.quick { Effort::QUICK } else { Effort::FULL })?;

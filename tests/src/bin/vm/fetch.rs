@@ -1,4 +1,4 @@
-//! Kernels into the cache, before anything waits for them.
+//! Fetches kernels into the cache in advance.
 
 use vipgate_tests::{
     lab::Result,

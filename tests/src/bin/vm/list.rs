@@ -1,4 +1,4 @@
-//! The kernels of the table: what is in the cache, what the archive has.
+//! Lists the kernels of the table: which are in the cache, and what the archive has.
 
 use vipgate_tests::{
     lab::Result,
@@ -7,7 +7,7 @@ use vipgate_tests::{
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
-    /// Print the newest of each kernel's series in Debian's archive, as rows for tests/src/vm/kernels.toml.
+    /// Print the newest kernel of each series in Debian's archive, as rows for tests/src/vm/kernels.toml.
     #[arg(long)]
     archive: bool,
 }

@@ -21,15 +21,15 @@ use vipgate_tests::{
 #[derive(Debug, Parser)]
 #[command(name = "cargo xtask vm", bin_name = "cargo xtask vm", about, arg_required_else_help = true)]
 struct Arguments {
-    /// The package for routers; `cargo xtask vm` gives it.
+    /// The package for routers; set by `cargo xtask vm`.
     #[arg(long, hide = true, env = "VIPGATE_VM_PACKAGE")]
     package: Option<PathBuf>,
 
-    /// The guest's init; `cargo xtask vm` gives it.
+    /// The guest's init; set by `cargo xtask vm`.
     #[arg(long, hide = true, env = "VIPGATE_VM_INIT")]
     init: Option<PathBuf>,
 
-    /// Only see whether the other arguments are right, before anything is built for them.
+    /// Only check the other arguments, before anything is built for them.
     #[arg(long, hide = true)]
     check: bool,
 
@@ -39,27 +39,27 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// The kernels, and whether they are in the cache.
+    /// List the kernels, and whether they are in the cache.
     #[command(after_help = "Examples:\n  cargo xtask vm list\n  cargo xtask vm list --archive    # newer ones")]
     List(list::Arguments),
 
-    /// Fetch the kernels into the cache, as the tests do when they need them.
+    /// Fetch the kernels into the cache; tests also do so on demand.
     #[command(after_help = "Example:\n  cargo xtask vm fetch --kernel 6.12")]
     Fetch(fetch::Arguments),
 
-    /// Run the tests on virtual machines: load, traffic, userland.
+    /// Run the tests in virtual machines: load, traffic, userland.
     #[command(
-        after_help = "Examples:\n  cargo xtask vm test                               # what `cargo xtask test` runs\n  cargo xtask vm test --all\n  cargo xtask vm test --kernel 6.12 --filter xdp\n  cargo xtask vm test --filter userland            # the package on a whole Debian"
+        after_help = "Examples:\n  cargo xtask vm test                               # the tests that `cargo xtask test` runs\n  cargo xtask vm test --all\n  cargo xtask vm test --kernel 6.12 --filter xdp\n  cargo xtask vm test --filter userland            # the package on a full Debian"
     )]
     Test(test::Arguments),
 
-    /// Measure what a packet costs the router's processors: by each hook, by IPVS, by nftables, by plain forwarding.
+    /// Measure what a packet costs the router's processors: with each hook, IPVS, nftables, and plain forwarding.
     #[command(
         after_help = "Examples:\n  cargo xtask vm bench --json figures.json\n  cargo xtask vm bench --quick --kernel 6.1"
     )]
     Bench(bench::Arguments),
 
-    /// A router with clients and backends to look at, and a line at a time for its shell.
+    /// Start a router with clients and backends, and run lines that you type in its shell.
     #[command(
         after_help = "Examples:\n  cargo xtask vm shell\n  echo 'vipgate status' | cargo xtask vm shell --kernel 6.12 --hook xdp"
     )]
@@ -93,12 +93,12 @@ fn run(arguments: &Arguments) -> Result<bool> {
 }
 
 fn sources(arguments: &Arguments) -> Result<Sources> {
-    let told = "this program is started by `cargo xtask vm`, which builds what the machines get";
-    let (package, init) = (arguments.package.clone().context(told)?, arguments.init.clone().context(told)?);
+    let usage = "start this program by `cargo xtask vm`, which builds what the machines need";
+    let (package, init) = (arguments.package.clone().context(usage)?, arguments.init.clone().context(usage)?);
     Ok(Sources { package, init })
 }
 
-/// Ctrl-C takes everything down, too.
+/// Makes Ctrl-C remove everything, too.
 fn clean_up_on_interrupt() {
     thread::spawn(|| {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build();
@@ -107,7 +107,7 @@ fn clean_up_on_interrupt() {
                 remove_own();
                 process::exit(130);
             }
-            Err(error) => eprintln!("vm: Ctrl-C will leave the namespaces to the next run: {error}"),
+            Err(error) => eprintln!("vm: after Ctrl-C the next run must remove the namespaces: {error}"),
         }
     });
 }

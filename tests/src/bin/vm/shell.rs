@@ -1,4 +1,4 @@
-//! A router to look at: a machine with clients and backends around it, and a line at a time for its shell.
+//! Starts a router with clients and backends around it, and runs typed lines in its shell.
 
 use anyhow::Context as _;
 use std::{
@@ -12,7 +12,7 @@ use vipgate_tests::{
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
-    /// By the name that `cargo xtask vm list` shows.
+    /// Kernel, by the name that `cargo xtask vm list` shows.
     #[arg(long, value_name = "NAME", value_parser = kernels::one, default_value = "6.12-cloud")]
     kernel: Kernel,
 
@@ -20,11 +20,11 @@ pub(crate) struct Arguments {
     #[arg(long, value_parser = hook, default_value = "auto")]
     hook: Hook,
 
-    /// The machine alone: no controller is started, nothing applied.
+    /// Start only the machine: no controller, no router file.
     #[arg(long)]
     bare: bool,
 
-    /// The router's cards.
+    /// Model of the router's network cards.
     #[arg(long, value_enum, default_value = "virtio")]
     card: Card,
 
@@ -55,7 +55,7 @@ fn hook(text: &str) -> Result<Hook, String> {
     all.into_iter().find(|hook| hook.to_string() == text).ok_or_else(|| "give one of auto, xdp, xdp-generic, tc".into())
 }
 
-/// What a line of a person may take.
+/// Timeout for a typed line.
 const PATIENCE: Duration = Duration::from_secs(3600);
 
 pub(crate) fn run(arguments: &Arguments, sources: Sources) -> Result<()> {
@@ -70,17 +70,17 @@ pub(crate) fn run(arguments: &Arguments, sources: Sources) -> Result<()> {
     eprintln!("    up after {:.1} s", lab.machine().took.as_secs_f64());
     if !arguments.bare {
         eprintln!("==> vipgate serve, hook {}, and docs/router.yaml", arguments.hook);
-        // Somebody came to look: also at a router that does not come up.
+        // The developer may want to look at a router that does not come up, too.
         match lab.serve(arguments.hook).and_then(|()| lab.apply(ROUTER)) {
-            Ok(said) => print!("{said}"),
+            Ok(reply) => print!("{reply}"),
             Err(error) => eprintln!("{error:#}"),
         }
     }
-    tell(&lab);
+    introduce(&lab);
     prompt(&lab)
 }
 
-fn tell(lab: &VmLab) {
+fn introduce(lab: &VmLab) {
     println!(
         "\nThe router is 10.1.0.1 (pub0) and 10.2.0.1 (priv0); the web VIP is 10.1.0.10, an elastic IP 10.1.0.11."
     );
@@ -89,12 +89,12 @@ fn tell(lab: &VmLab) {
         println!("  {name:<10} {address:<12} nsenter --net={}", namespace.path().display());
     }
     let client = lab.client().namespace.path();
-    println!("In another terminal, say:  nsenter --net={} curl -s http://10.1.0.10/", client.display());
+    println!("In another terminal, run:  nsenter --net={} curl -s http://10.1.0.10/", client.display());
     println!(
-        "Each line here goes to a shell of its own in the guest, whose console is {}.",
+        "Each line here runs in a new shell in the guest, whose console is {}.",
         lab.machine().console_path().display()
     );
-    println!("`exit` or the end of the input takes everything down.");
+    println!("`exit` or the end of the input removes everything.");
 }
 
 fn prompt(lab: &VmLab) -> Result<()> {
@@ -108,10 +108,10 @@ fn prompt(lab: &VmLab) -> Result<()> {
             "" => {}
             "exit" => return Ok(()),
             line => {
-                let said = lab.agent().run_with(line, "", PATIENCE)?;
-                print!("{}", said.stdout);
-                eprint!("{}", said.stderr);
-                if let Some(status) = said.status.filter(|status| *status != 0) {
+                let reply = lab.agent().run_with(line, "", PATIENCE)?;
+                print!("{}", reply.stdout);
+                eprint!("{}", reply.stderr);
+                if let Some(status) = reply.status.filter(|status| *status != 0) {
                     eprintln!("(exit status {status})");
                 }
             }

@@ -1,4 +1,4 @@
-//! The tests on virtual machines.
+//! Runs the tests in virtual machines.
 
 use std::time::{Duration, Instant};
 use vipgate_tests::{
@@ -18,31 +18,31 @@ use vipgate_tests::{
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
-    /// Only on this kernel, by the name that `cargo xtask vm list` shows; may be given more than once.
+    /// Test only this kernel, by the name that `cargo xtask vm list` shows; may be given more than once.
     #[arg(long, value_name = "NAME", value_parser = kernels::known)]
     kernel: Vec<String>,
 
-    /// Everything, also what `cargo xtask test` leaves out for time.
+    /// Also run what `cargo xtask test` leaves out for time.
     #[arg(long, conflicts_with = "kernel")]
     all: bool,
 
-    /// Only the tests whose name holds this, of all that there are.
+    /// Run only the tests whose name contains this, out of all tests.
     #[arg(long, value_name = "TEXT")]
     filter: Option<String>,
 
-    /// Machines at a time.
+    /// Number of machines that run at a time.
     #[arg(long, default_value_t = 2)]
     machines: usize,
 
-    /// Write docs/kernels.md by what is found.
+    /// Write docs/kernels.md from the results.
     #[arg(long)]
     write: bool,
 }
 
-/// The table of `docs/kernels.md`, which is held against what was found.
+/// The table in `docs/kernels.md`, which the results are compared with.
 const TABLE: &str = "load::table";
 
-/// True if all went well.
+/// Returns true if all tests passed.
 pub(crate) fn run(arguments: &Arguments, sources: Sources) -> Result<bool> {
     let started = Instant::now();
     let kernels = kernels::named(&arguments.kernel)?;
@@ -78,7 +78,7 @@ pub(crate) fn run(arguments: &Arguments, sources: Sources) -> Result<bool> {
     Ok(outcome.conclude(filtered, started))
 }
 
-/// Leaves only cases whose names hold `filter`; how many went.
+/// Keeps only cases whose names contain `filter`; returns how many were removed.
 fn keep(suites: &mut Vec<Suite>, filter: &str) -> usize {
     let count = |suites: &[Suite]| suites.iter().map(|suite| suite.cases.len()).sum::<usize>();
     let before = count(suites);

@@ -1,5 +1,5 @@
-//! Devices as routers have them: cards with and without native XDP in one router, bonds, jumbo frames, few queues, and what
-//! `vipgate doctor` says of them.
+//! Kinds of devices on routers: cards with and without native XDP in one router, bonds, jumbo frames, few queues, and what
+//! `vipgate doctor` reports of them.
 
 use super::traffic;
 use crate::{
@@ -16,7 +16,7 @@ use std::{net::SocketAddrV4, time::Duration};
 
 type Scenario = fn(&mut Trial) -> Result<()>;
 
-/// Cases with the machine that they want.
+/// Cases, each with the machine that it needs.
 #[must_use]
 pub fn suites() -> Vec<(&'static str, VmLabOptions, Vec<Case>)> {
     let options = |nics: Vec<Nic>| {
@@ -54,7 +54,7 @@ fn cases(scenarios: &[(&str, Scenario)]) -> Vec<Case> {
     scenarios.iter().map(|(name, scenario)| Case::new(*name, *scenario)).collect()
 }
 
-/// All that a router does but limits, which depend on no device.
+/// All services of a router except limits, which do not depend on the device.
 fn serves(trial: &mut Trial) -> Result<()> {
     const TRAFFIC: [(&str, Scenario); 7] = [
         ("TCP", traffic::balances_tcp),
@@ -68,8 +68,8 @@ fn serves(trial: &mut Trial) -> Result<()> {
     TRAFFIC.into_iter().try_for_each(|(what, scenario)| scenario(trial).context(what))
 }
 
-/// An Intel card has native XDP and keeps its offloads under it, the other has none: each gets what suits it, and packets that
-/// come by the one leave by the other.
+/// An Intel card has native XDP and keeps its offloads under it, the other card has no native XDP. Each gets the hook that suits
+/// it, and packets that come in by one leave by the other.
 const MIXED: [(&str, Scenario); 2] = [
     ("auto_chooses_for_each_device", |trial| {
         trial.lab.serve(Hook::Auto)?;
@@ -92,8 +92,8 @@ const MIXED: [(&str, Scenario); 2] = [
     }),
 ];
 
-/// The public network is a VLAN device, beside a card with native XDP. Its clients are in the guest, too: the lab's kernel may
-/// have no VLANs.
+/// The public network is a VLAN device, beside a card with native XDP. Its clients are in the guest, too, since the lab's kernel
+/// may have no VLANs.
 const VLAN: [(&str, Scenario); 1] = [("a_vlan_device_serves_at_tc_beside_a_card_in_xdp", |trial| {
     let agent = trial.lab.agent();
     agent.says(
@@ -118,7 +118,7 @@ const VLAN: [(&str, Scenario); 1] = [("a_vlan_device_serves_at_tc_beside_a_card_
     Ok(())
 })];
 
-/// A bond of two cards to the public network, as `bond0`.
+/// The public network is a bond of two cards, `bond0`.
 const BOND: [(&str, Scenario); 3] = [
     ("active_backup_at_tc", |trial| bonded(trial, "active-backup", Hook::Tc)),
     ("active_backup_in_xdp", |trial| bonded(trial, "active-backup", Hook::Xdp)),
@@ -127,7 +127,7 @@ const BOND: [(&str, Scenario); 3] = [
 
 fn bonded(trial: &mut Trial, mode: &str, hook: Hook) -> Result<()> {
     trial.lab.clear()?;
-    // LACP asks for a speed, which virtio devices do not have by themselves.
+    // LACP needs a speed, which virtio devices do not report by default.
     let shell = format!(
         "set -e; ethtool -s pub0 speed 1000 duplex full; ethtool -s pub1 speed 1000 duplex full; ip link delete bond0 2>/dev/null || true; modprobe bonding max_bonds=0; \
          ip link add bond0 type bond mode {mode} miimon 50; \
@@ -147,7 +147,7 @@ fn bonded(trial: &mut Trial, mode: &str, hook: Hook) -> Result<()> {
     no_defects(trial)
 }
 
-/// The active card goes down: the other carries on what stood.
+/// When the active card goes down, the other one carries on open connections.
 fn fails_over(trial: &mut Trial) -> Result<()> {
     let active = "cat /sys/class/net/bond0/bonding/active_slave";
     let before = trial.lab.agent().says(active)?.trim().to_owned();
@@ -175,7 +175,7 @@ fn unrepeated(trial: &Trial) -> Result<()> {
 
 const JUMBO: u32 = 9000;
 
-/// Frames that are larger than a page, in both hooks.
+/// Frames larger than a page, in both hooks.
 const JUMBO_FRAMES: [(&str, Scenario); 2] =
     [("tc", |trial| jumbo(trial, Hook::Tc)), ("xdp", |trial| jumbo(trial, Hook::Xdp))];
 
@@ -192,7 +192,7 @@ fn jumbo(trial: &mut Trial, hook: Hook) -> Result<()> {
     no_defects(trial)
 }
 
-/// One queue pair: less than native XDP wants.
+/// One queue pair: fewer than native XDP needs.
 const ONE_QUEUE: [(&str, Scenario); 4] = [
     ("tc", |trial| {
         trial.router(Hook::Tc, traffic::ROUTER)?;
@@ -220,7 +220,7 @@ const ONE_QUEUE: [(&str, Scenario); 4] = [
             let report = trial.lab.report("doctor")?;
             let findings = report["findings"].as_array().context("findings")?;
             let about = |finding: &&Value| finding["device"] == device && finding["check"] == "gro_hw";
-            let finding = findings.iter().find(about).with_context(|| format!("{device} is not told of: {report}"))?;
+            let finding = findings.iter().find(about).with_context(|| format!("{device} is not reported: {report}"))?;
             trial.lab.agent().says(finding["remedy"].as_str().context("a remedy")?)?;
         }
         let said = trial.lab.agent().says("ethtool -k pub0; ethtool -k priv0")?;
@@ -231,11 +231,11 @@ const ONE_QUEUE: [(&str, Scenario); 4] = [
     }),
 ];
 
-/// No mergeable buffers: the driver takes an XDP program and never runs it.
+/// Without mergeable buffers the driver accepts an XDP program but never runs it.
 const UNMERGEABLE: [(&str, Scenario); 2] = [
     ("xdp_is_refused_where_it_would_be_ignored", |trial| {
         trial.lab.serve(Hook::Xdp)?;
-        let refused = trial.lab.apply(traffic::ROUTER).err().context("the device took XDP")?;
+        let refused = trial.lab.apply(traffic::ROUTER).err().context("the device accepted XDP")?;
         ensure!(format!("{refused:#}").contains("mrg_rxbuf"), "{refused:#}");
         trial.lab.clear()
     }),
@@ -245,7 +245,7 @@ const UNMERGEABLE: [(&str, Scenario); 2] = [
     }),
 ];
 
-/// Doctor finds nothing amiss where nothing is, and each finding that is there goes by its remedy.
+/// Doctor finds no defect, and each hint that it gives goes away by its remedy.
 fn no_defects(trial: &Trial) -> Result<()> {
     let report = trial.lab.report("doctor")?;
     let findings = report["findings"].as_array().context("findings")?;

@@ -1,7 +1,7 @@
-//! What a router is for, through a machine, from clients and to backends whose checksum and segmentation offloads are
-//! on: each service once, in both hooks, and a controller that starts again meanwhile.
+//! A router's services through a machine, between clients and backends with checksum and segmentation offloads on: each service
+//! once, in both hooks, and a restart of the controller meanwhile.
 //!
-//! Emulated machines have no speed: nothing here looks at the time but the limit's case, and that only from above.
+//! Emulated machines are slow: no case checks the time, except the limit's, which only has an upper bound.
 
 use crate::{
     lab::{Hook, Host, Process, Result, Standing, wait_until},
@@ -21,10 +21,10 @@ pub(super) const WEB: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 10);
 pub(super) const ELASTIC: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 11);
 pub(super) const LIMITED: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 12);
 const OWN: Ipv4Addr = crate::lab::topology::PUBLIC_ROUTER;
-/// Bits a second that the limited VIP may have, in each direction.
+/// Bandwidth limit of the limited VIP, in bits a second for each direction.
 pub(super) const LIMIT: f64 = 10e6;
 
-/// The hosts that the cases want.
+/// The hosts that the cases need.
 pub const CLIENTS: u8 = 2;
 pub const BACKENDS: u8 = 3;
 
@@ -53,17 +53,20 @@ pub fn cases() -> Vec<Case> {
     [Hook::Tc, Hook::Xdp].into_iter().flat_map(under).collect()
 }
 
-/// Real curl, each time on a new connection: every backend answers in turn, and sees who asked.
+/// Requests by curl, each on a new connection: every backend answers in turn and sees the client.
 pub(super) fn balances_tcp(trial: &mut Trial) -> Result<()> {
     let client = trial.lab.client();
     let answers = (0..6).map(|_| client.curl(SocketAddrV4::new(WEB, 80))).collect::<Result<Vec<_>>>()?;
     let backends: BTreeSet<&str> = answers.iter().map(|answer| answer.backend.as_str()).collect();
     ensure!(backends.len() == trial.lab.backends().len(), "not every backend answers: {answers:?}");
-    ensure!(answers.iter().all(|answer| *answer.client.ip() == client.address), "it is not seen: {answers:?}");
+    ensure!(
+        answers.iter().all(|answer| *answer.client.ip() == client.address),
+        "backends see another client: {answers:?}"
+    );
     Ok(())
 }
 
-/// Datagrams of several flows, and of one that keeps its backend.
+/// Datagrams of several flows reach every backend; those of one flow keep their backend.
 pub(super) fn balances_udp(trial: &mut Trial) -> Result<()> {
     let (client, vip) = (trial.lab.client(), SocketAddrV4::new(WEB, 7002));
     let answers = (0..6).map(|_| client.ask_udp(vip)).collect::<Result<Vec<_>>>()?;
@@ -78,7 +81,7 @@ pub(super) fn balances_udp(trial: &mut Trial) -> Result<()> {
     Ok(())
 }
 
-/// Datagrams that need three fragments each way, among small ones of the same flow.
+/// Datagrams that need three fragments in each direction, between small ones of the same flow.
 pub(super) fn carries_fragments(trial: &mut Trial) -> Result<()> {
     let mut session = trial.lab.client().udp(SocketAddrV4::new(WEB, 7002))?;
     let first = session.ask()?;
@@ -89,18 +92,18 @@ pub(super) fn carries_fragments(trial: &mut Trial) -> Result<()> {
     Ok(())
 }
 
-/// Enough TCP for segments beyond the MTU, both ways: their checksums are computed by nobody before the router.
+/// Enough TCP for segments beyond the MTU, in both directions. No host has computed their checksums.
 pub(super) fn carries_bulk(trial: &mut Trial) -> Result<()> {
     let _server = server(trial)?;
     for direction in ["", "--reverse"] {
         let received = bulk(trial.lab.client(), WEB, 16, direction)?;
-        // The receiver does not wait for what is under way when the sender has sent all.
+        // The sender ends when it has sent everything; the receiver does not wait for what is in flight.
         ensure!(received.bytes >= 8e6, "{} bytes arrived {direction}", received.bytes);
     }
     Ok(())
 }
 
-/// All that comes to it is the guest's, and what the guest begins leaves as it.
+/// Everything to the elastic IP reaches the guest, and the guest's own connections leave by it.
 pub(super) fn elastic_ip(trial: &mut Trial) -> Result<()> {
     serve_outside(trial)?;
     let (client, guest) = (trial.lab.client(), &trial.lab.backends()[1]);
@@ -120,7 +123,7 @@ pub(super) fn forwards_ports(trial: &mut Trial) -> Result<()> {
     Ok(())
 }
 
-/// A guest without an elastic IP is seen as the router.
+/// A guest without an elastic IP is seen by the router's address.
 pub(super) fn source_nat(trial: &mut Trial) -> Result<()> {
     serve_outside(trial)?;
     let (client, guest) = (trial.lab.client(), &trial.lab.backends()[0]);
@@ -131,7 +134,7 @@ pub(super) fn source_nat(trial: &mut Trial) -> Result<()> {
     Ok(())
 }
 
-/// Each direction gets no more than its limit, which counts what passed.
+/// Each direction gets no more than its limit, whose counters hold what passed.
 fn limits(trial: &mut Trial) -> Result<()> {
     let _server = server(trial)?;
     for (direction, name) in [("", "inbound"), ("--reverse", "outbound")] {
@@ -145,7 +148,7 @@ fn limits(trial: &mut Trial) -> Result<()> {
     Ok(())
 }
 
-/// Connections stand while the controller ends, while there is none, and while the next one starts.
+/// Connections survive while the controller ends, while there is none, and while the next one starts.
 pub(super) fn restarts(trial: &mut Trial) -> Result<()> {
     let (client, vip) = (trial.lab.client(), SocketAddrV4::new(WEB, 7001));
     let mut standing = Standing::open(client, vip, 6)?;
@@ -158,7 +161,7 @@ pub(super) fn restarts(trial: &mut Trial) -> Result<()> {
     standing.ask().context("with the next controller")
 }
 
-/// Has the clients serve, too, once.
+/// Starts the clients' services, once.
 fn serve_outside(trial: &mut Trial) -> Result<()> {
     if trial.lab.client().web_id().is_none() {
         trial.lab.serve_outside()?;
@@ -166,13 +169,13 @@ fn serve_outside(trial: &mut Trial) -> Result<()> {
     Ok(())
 }
 
-/// What a bulk transfer brought.
+/// The result of a bulk transfer.
 pub(super) struct Received {
     pub(super) bytes: f64,
     pub(super) seconds: f64,
 }
 
-/// iperf3 on the backend that the listeners for bulk have.
+/// Starts iperf3 on the backend of the bulk listeners.
 pub(super) fn server(trial: &Trial) -> Result<Process> {
     let backend = &trial.lab.backends()[0];
     let mut command = backend.namespace.command("iperf3");
@@ -186,15 +189,15 @@ pub(super) fn server(trial: &Trial) -> Result<Process> {
     Ok(server)
 }
 
-/// Until the health check has found a server that was just started, its listener refuses who asks.
+/// Time for the health check to find a server that was just started; until then its listener refuses clients.
 const CHECKED: Duration = Duration::from_secs(120);
 
-/// Megabytes through the VIP, towards the backend or, with `--reverse`, from it.
+/// Transfers megabytes through the VIP, to the backend or, with `--reverse`, from it.
 pub(super) fn bulk(client: &Host, vip: Ipv4Addr, megabytes: u32, direction: &str) -> Result<Received> {
     let words = format!("--client {vip} --bytes {megabytes}M --json --connect-timeout 20000 {direction}");
     let report = wait_until("iperf3 to begin", CHECKED, || {
         let said = client.namespace.run("iperf3", &words)?;
-        let report: Value = serde_json::from_str(&said).with_context(|| format!("no JSON from iperf3: {said}"))?;
+        let report: Value = serde_json::from_str(&said).with_context(|| format!("iperf3 prints no JSON: {said}"))?;
         ensure!(has_begun(&report), "{}", report["error"]);
         Ok(report)
     })?;
@@ -205,16 +208,16 @@ pub(super) fn bulk(client: &Host, vip: Ipv4Addr, megabytes: u32, direction: &str
     Ok(Received { bytes: figure("bytes")?, seconds: figure("seconds")? })
 }
 
-/// Whether the connection that carries the bulk was there. A server of iperf3 serves one client at a time, and takes a health
-/// check for one: who comes at that moment is told that it is busy, or reset.
+/// Whether the transfer began. A server of iperf3 serves one client at a time and takes a health check for one: a client that
+/// comes at that moment is refused as busy, or reset.
 fn has_begun(report: &Value) -> bool {
     report["start"]["connected"].as_array().is_some_and(|streams| !streams.is_empty())
 }
 
-/// Bytes that the limited VIP has let pass in this direction.
+/// Bytes that the limited VIP let pass in this direction.
 fn passed(trial: &Trial, direction: &str) -> Result<f64> {
     let status = trial.lab.report("status")?;
-    let limits = status["limits"].as_array().context("a status tells of limits")?;
+    let limits = status["limits"].as_array().context("status has no limits")?;
     let limit = limits.iter().find(|limit| limit["vip"] == LIMITED.to_string()).context("the limit is not there")?;
     limit["rates"][direction]["passedBytes"].as_f64().with_context(|| format!("no {direction} in {limit}"))
 }

@@ -1,7 +1,7 @@
-//! The package on a whole Debian 13: installed by the very lines of README, run by systemd beside a udev and a networkd
-//! that have opinions of their own, and started again with the machine.
+//! The package on a full Debian 13: installed by README's own lines, run by systemd beside udev and networkd with their
+//! default rules, and started again by a reboot.
 //!
-//! The cases are a router's life in order; one that is run alone does what comes before it first.
+//! The cases follow a router's life in order; a case that runs alone first does what it needs from earlier ones.
 
 use super::traffic::{self, ELASTIC, LIMIT, LIMITED, ROUTER, Received, WEB};
 use crate::{
@@ -16,35 +16,35 @@ use anyhow::{Context as _, ensure};
 use serde_json::Value;
 use std::{collections::BTreeSet, net::SocketAddrV4, time::Duration};
 
-/// The hosts that the cases want.
+/// The hosts that the cases need.
 pub const CLIENTS: u8 = 1;
 pub const BACKENDS: u8 = 3;
 
 const README: &str = include_str!("../../../../README.md");
 const SECTION: &str = "\n## On a router VM\n";
-/// The blocks of that section.
+/// Numbers of the code blocks in that section.
 const UNPACK: usize = 0;
 const BEGIN: usize = 1;
 const UPGRADE: usize = 2;
 const API: usize = 3;
 const COMMANDS: usize = 4;
-/// The line of README's first block that is for another machine.
+/// The line of README's first block that runs on the build machine.
 const ON_THE_BUILD_MACHINE: &str = "cargo xtask package";
 
-/// The two ends of the device that the limits' queues are on.
+/// The two ends of the veth pair that the limits' queues are on.
 const QUEUES: [&str; 2] = ["vipgate-q0", "vipgate-q0-end"];
 
-/// What the controller says when it takes such a device for another.
+/// What the controller logs when it takes such a device for a foreign one.
 const MAKES_ANEW: &str = "making it anew";
 
-/// For what systemd does in the guest, whose controller loads its programs in 5 to 60 s.
+/// Timeout for what systemd does in the guest, where a controller loads its programs in 5 to 60 s.
 const START: Duration = Duration::from_secs(240);
 
 const START_IT: &str = "systemctl start vipgate";
 const WAIT_FOR_NETWORKD: &str = "/usr/lib/systemd/systemd-networkd-wait-online --timeout=60";
-/// What README has operators write where networkd has the public device.
+/// The setting that README tells operators to write where networkd manages the public device.
 const KEEP: &str = "KeepConfiguration=static";
-/// Changes the service until the next start of the machine.
+/// A drop-in that changes the service until the machine's next boot.
 const DROP_IN: &str = "/run/systemd/system/vipgate.service.d/ends.conf";
 
 #[must_use]
@@ -59,14 +59,14 @@ pub fn cases() -> Vec<Case> {
         ("networkd_leaves_the_vips_where_readme_is_followed", networkd_leaves_the_vips_where_readme_is_followed),
         ("a_restart_keeps_connections", a_restart_keeps_connections),
         ("an_upgrade_keeps_connections_and_the_configuration", an_upgrade_keeps_connections_and_the_configuration),
-        ("what_does_not_heal_is_not_restarted", what_does_not_heal_is_not_restarted),
-        ("what_may_heal_is_tried_until_it_does", what_may_heal_is_tried_until_it_does),
-        ("a_reboot_brings_all_back", a_reboot_brings_all_back),
+        ("a_lasting_failure_is_not_restarted", a_lasting_failure_is_not_restarted),
+        ("a_temporary_failure_is_restarted_until_it_is_over", a_temporary_failure_is_restarted_until_it_is_over),
+        ("a_reboot_restores_everything", a_reboot_restores_everything),
     ];
     SCENARIOS.map(|(name, scenario)| Case::new(name, scenario)).into_iter().collect()
 }
 
-/// README's lines, from the tarball to a running service, its calls of the API with curl and jq, and its commands.
+/// README's lines from the tarball to a running service work, as do its API calls by curl and jq, and its commands.
 fn readme_installs_it(trial: &mut Trial) -> Result<()> {
     let lab = &trial.lab;
     install(lab)?;
@@ -75,13 +75,13 @@ fn readme_installs_it(trial: &mut Trial) -> Result<()> {
         ensure!(said.trim() == answer, "{question}: {said}");
     }
     let said = lab.agent().says(&format!("set -e; PASSWORD={PASSWORD}\n{}", block(API)?))?;
-    ensure!(said.contains("zone1"), "the job's end is: {said}");
+    ensure!(said.contains("zone1"), "the job's result is: {said}");
     lab.agent().says(&format!("set -e\n{}", block(COMMANDS)?))?;
     log_in(lab)?;
     configure(lab)
 }
 
-/// On a machine as Debian is installed, nothing hinders the router.
+/// On a fresh Debian, doctor finds no problem.
 fn doctor_finds_nothing(trial: &mut Trial) -> Result<()> {
     ready(trial)?;
     let said = trial.lab.agent().run("vipgate doctor")?;
@@ -92,18 +92,18 @@ fn doctor_finds_nothing(trial: &mut Trial) -> Result<()> {
 fn carries_traffic(trial: &mut Trial) -> Result<()> {
     ready(trial)?;
     serves(&trial.lab)?;
-    // Source NAT's ports are the guests': the service may write that setting.
+    // Source NAT needs the setting of the router's own ports: the service must be allowed to write it.
     let own = trial.lab.agent().says("cat /proc/sys/net/ipv4/ip_local_port_range")?;
     ensure!(own.split_whitespace().eq(["61440", "65535"]), "the router's own ports are {own}");
     let _server = traffic::server(trial)?;
     let received = through_the_limit(trial)?;
     let rate = received.bytes * 8.0 / received.seconds;
-    // Far from exact, and near enough to tell a limit that works from one whose queue comes and goes.
+    // Not exact, but close enough to tell a working limit from one whose queue comes and goes.
     ensure!((0.5 * LIMIT..=1.3 * LIMIT).contains(&rate), "{rate:.0} bits a second");
     Ok(())
 }
 
-/// udev gives each new device a MAC address by its own rule. The devices stay which they are all the same.
+/// udev gives each new device a MAC address by its own rule. Nevertheless the queues' devices are not recreated.
 fn udev_and_the_limits_queues_get_along(trial: &mut Trial) -> Result<()> {
     ready(trial)?;
     let before = indices(&trial.lab)?;
@@ -114,7 +114,7 @@ fn udev_and_the_limits_queues_get_along(trial: &mut Trial) -> Result<()> {
             "udevadm info --query=property --property=ID_NET_LINK_FILE --value /sys/class/net/{device}"
         ))?;
         ensure!(rule.trim().ends_with("/99-default.link"), "udev gives {device} the rule `{}`", rule.trim());
-        // NET_ADDR_SET: not the random one that the kernel gave it.
+        // NET_ADDR_SET: udev replaced the random address from the kernel.
         let origin = agent.says(&format!("cat /sys/class/net/{device}/addr_assign_type"))?;
         ensure!(origin.trim() == "3", "udev did not set the address of {device}: {}", origin.trim());
     }
@@ -128,8 +128,7 @@ fn udev_and_the_limits_queues_get_along(trial: &mut Trial) -> Result<()> {
     never_made_anew(&trial.lab)
 }
 
-/// networkd removes addresses that it does not know from devices that are its, whenever it sets them up. The controller
-/// puts them back.
+/// networkd removes unknown addresses from its devices whenever it sets them up. The controller puts them back.
 fn networkd_takes_the_vips_only_for_a_moment(trial: &mut Trial) -> Result<()> {
     ready(trial)?;
     let before = addresses(&trial.lab)?;
@@ -144,10 +143,10 @@ fn networkd_takes_the_vips_only_for_a_moment(trial: &mut Trial) -> Result<()> {
     serves(&trial.lab)
 }
 
-/// While there is no controller, nobody would put them back.
+/// While no controller runs, nothing would put the addresses back.
 fn networkd_leaves_the_vips_where_readme_is_followed(trial: &mut Trial) -> Result<()> {
     ready(trial)?;
-    ensure!(README.contains(KEEP), "README does not say {KEEP}");
+    ensure!(README.contains(KEEP), "README does not mention {KEEP}");
     let (agent, before) = (trial.lab.agent(), addresses(&trial.lab)?);
     agent.write("/run/systemd/network/10-pub0.network.d/keep.conf", &format!("[Network]\n{KEEP}\n"))?;
     agent.says(&format!("networkctl reload && systemctl stop vipgate && {WAIT_FOR_NETWORKD}"))?;
@@ -172,7 +171,7 @@ fn a_restart_keeps_connections(trial: &mut Trial) -> Result<()> {
     serves(&trial.lab)
 }
 
-/// By README's lines.
+/// The upgrade uses README's lines.
 fn an_upgrade_keeps_connections_and_the_configuration(trial: &mut Trial) -> Result<()> {
     ready(trial)?;
     let mut standing = Standing::open(trial.lab.client(), SocketAddrV4::new(WEB, 7001), 4)?;
@@ -186,13 +185,13 @@ fn an_upgrade_keeps_connections_and_the_configuration(trial: &mut Trial) -> Resu
     serves(&trial.lab)
 }
 
-/// A configuration that is wrong (2), missing privileges (3) and a kernel that cannot do it (10) are the same next time.
-fn what_does_not_heal_is_not_restarted(trial: &mut Trial) -> Result<()> {
+/// A wrong configuration (2), missing privileges (3) and an unsuitable kernel (10) would fail again after a restart.
+fn a_lasting_failure_is_not_restarted(trial: &mut Trial) -> Result<()> {
     ready(trial)?;
     let agent = trial.lab.agent();
     for status in [2, 3, 10] {
         end_with(trial, status)?;
-        // Of a service that waits to be started again systemd says `activating`.
+        // systemd reports a service that waits for a restart as `activating`.
         let state = agent.says("systemctl show --property=ActiveState --value vipgate")?;
         ensure!(state.trim() == "failed", "after exit status {status} the service is {}", state.trim());
     }
@@ -201,12 +200,12 @@ fn what_does_not_heal_is_not_restarted(trial: &mut Trial) -> Result<()> {
     serves(&trial.lab)
 }
 
-/// More often than systemd tries by itself, and nobody has to do anything when it is over.
-fn what_may_heal_is_tried_until_it_does(trial: &mut Trial) -> Result<()> {
+/// The service is restarted more often than systemd's default allows, and comes up by itself once the failure is over.
+fn a_temporary_failure_is_restarted_until_it_is_over(trial: &mut Trial) -> Result<()> {
     ready(trial)?;
     let agent = trial.lab.agent();
     end_with(trial, 5)?;
-    wait_until("the service to be tried seven times", START, || {
+    wait_until("the service to be restarted seven times", START, || {
         let times = agent.says("systemctl show --property=NRestarts --value vipgate")?;
         ensure!(times.trim().parse::<u32>()? >= 7, "{times}");
         Ok(())
@@ -216,17 +215,17 @@ fn what_may_heal_is_tried_until_it_does(trial: &mut Trial) -> Result<()> {
     serves(&trial.lab)
 }
 
-/// Has the service end with this status whenever it is started, and starts it.
+/// Makes the service end with this status whenever it starts, and starts it.
 fn end_with(trial: &Trial, status: i32) -> Result<()> {
     let agent = trial.lab.agent();
     agent.write(DROP_IN, &format!("[Service]\nExecStart=\nExecStart=/bin/sh -c 'exit {status}'\n"))?;
     let said = agent.run("systemctl daemon-reload; systemctl stop vipgate; systemctl start vipgate")?;
-    ensure!(said.status == Some(1), "the service, which ends with {status}, is started: {said}");
+    ensure!(said.status == Some(1), "the service starts, though it should end with {status}: {said}");
     Ok(())
 }
 
-/// Nothing is done by hand: the service starts by itself, and all is there again that was applied before.
-fn a_reboot_brings_all_back(trial: &mut Trial) -> Result<()> {
+/// Without manual steps, the service starts and everything that was applied is there again.
+fn a_reboot_restores_everything(trial: &mut Trial) -> Result<()> {
     ready(trial)?;
     let (lab, before) = (&trial.lab, addresses(&trial.lab)?);
     lab.reboot()?;
@@ -242,18 +241,18 @@ fn a_reboot_brings_all_back(trial: &mut Trial) -> Result<()> {
     carries_traffic(trial)
 }
 
-/// Has the router be there, as far as the cases before did not.
+/// Brings the router up, unless earlier cases did.
 fn ready(trial: &Trial) -> Result<()> {
     let lab = &trial.lab;
     if lab.agent().run("systemctl is-active vipgate")?.status != Some(0) {
         install(lab)?;
         log_in(lab)?;
     }
-    // The last VIP of the file.
+    // Tests for the last VIP of the file.
     if lab.vipgate("query vips")?.contains(&LIMITED.to_string()) { Ok(()) } else { configure(lab) }
 }
 
-/// README's first blocks, but for the line that makes the package.
+/// Runs README's first blocks, without the line that makes the package.
 fn install(lab: &VmLab) -> Result<()> {
     let unpacking = block(UNPACK)?.lines().filter(|line| !line.starts_with(ON_THE_BUILD_MACHINE));
     let lines: Vec<&str> = unpacking.chain(block(BEGIN)?.lines()).collect();
@@ -261,21 +260,21 @@ fn install(lab: &VmLab) -> Result<()> {
     lab.agent().run_with(&script, PASSWORD, START)?.succeeded(&script).map(drop)
 }
 
-/// By README's line.
+/// Logs in by README's line.
 fn log_in(lab: &VmLab) -> Result<()> {
     let login = block(COMMANDS)?.lines().find(|line| line.starts_with("vipgate login")).context("README logs in")?;
     lab.agent().says(login).map(drop)
 }
 
-/// Brings the router to the file's contents.
+/// Applies the router file.
 fn configure(lab: &VmLab) -> Result<()> {
     lab.apply(ROUTER)?;
     let again = lab.apply(ROUTER)?;
-    ensure!(again.contains("nothing to do"), "a second time it does: {again}");
+    ensure!(again.contains("nothing to do"), "applied a second time, it prints: {again}");
     Ok(())
 }
 
-/// The code of this number in README's section about routers.
+/// The code block of this number in README's section about routers.
 fn block(number: usize) -> Result<&'static str> {
     let (_, section) = README.split_once(SECTION).context("README has its section about routers")?;
     let section = section.split("\n## ").next().unwrap_or(section);
@@ -283,7 +282,7 @@ fn block(number: usize) -> Result<&'static str> {
     blocks.nth(number).with_context(|| format!("README's section about routers has no block {number}"))
 }
 
-/// The load balancer and the elastic IP do.
+/// The load balancer and the elastic IP work.
 fn serves(lab: &VmLab) -> Result<()> {
     let client = lab.client();
     let answers = (0..6).map(|_| client.curl(SocketAddrV4::new(WEB, 80))).collect::<Result<Vec<_>>>()?;
@@ -297,7 +296,7 @@ fn through_the_limit(trial: &Trial) -> Result<Received> {
     traffic::bulk(trial.lab.client(), LIMITED, 4, "")
 }
 
-/// The numbers of the queues' devices: a device that is made anew gets another.
+/// Interface indices of the queues' devices: a recreated device gets another one.
 fn indices(lab: &VmLab) -> Result<Vec<u64>> {
     let links = json(lab, "ip -json link show")?;
     let links = links.as_array().context("there are links")?;
@@ -319,13 +318,13 @@ fn addresses(lab: &VmLab) -> Result<BTreeSet<String>> {
 
 fn json(lab: &VmLab, line: &str) -> Result<Value> {
     let said = lab.agent().says(line)?;
-    serde_json::from_str(&said).with_context(|| format!("no JSON from {line}: {said}"))
+    serde_json::from_str(&said).with_context(|| format!("{line} prints no JSON: {said}"))
 }
 
-/// No controller since the machine's start has made a queue's device a second time.
+/// Since the machine's boot, no controller has recreated a queue's device.
 fn never_made_anew(lab: &VmLab) -> Result<()> {
     let said = lab.agent().run(&format!("journalctl --boot --unit vipgate --output cat | grep '{MAKES_ANEW}'"))?;
-    ensure!(said.status == Some(1), "the controller says: {}", said.stdout);
+    ensure!(said.status == Some(1), "the controller logged: {}", said.stdout);
     Ok(())
 }
 
