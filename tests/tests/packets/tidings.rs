@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use vipgate_abi::config::Config;
-use vipgate_agent::loader::Told;
+use vipgate_agent::loader::PacketRecord;
 use vipgate_tests::lab::wait_until;
 
 use super::*;
@@ -13,12 +13,12 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const OTHER: SocketAddrV4 = SocketAddrV4::new(Bench::VIP, 81);
 
 /// What is told of a packet, but for its time; ports are those of what has some.
-fn told(reason: Reason, protocol: u8, from: SocketAddrV4, to: SocketAddrV4, device: u32) -> Told {
-    Told { reason, protocol, from, to, device, at: Duration::ZERO }
+fn told(reason: Reason, protocol: u8, from: SocketAddrV4, to: SocketAddrV4, device: u32) -> PacketRecord {
+    PacketRecord { reason, protocol, from, to, device, at: Duration::ZERO }
 }
 
-fn without_time(told: Vec<Told>) -> Vec<Told> {
-    told.into_iter().map(|told| Told { at: Duration::ZERO, ..told }).collect()
+fn without_time(told: Vec<PacketRecord>) -> Vec<PacketRecord> {
+    told.into_iter().map(|told| PacketRecord { at: Duration::ZERO, ..told }).collect()
 }
 
 /// Listeners on two ports that take one connection and none.

@@ -4,5 +4,6 @@
 
 pub mod health;
 pub mod loader;
+mod log_pacing;
 pub mod net;
 pub mod reconcile;

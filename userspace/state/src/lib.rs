@@ -8,19 +8,19 @@
 //! No I/O.
 
 mod apply;
+mod capacity;
 mod desired;
 mod devices;
-mod limits;
 mod source;
 
 pub use vipgate_api::{Protocol, listener_tag::Algorithm};
 
 pub use self::{
     apply::{Apply, Change, NotApplied},
+    capacity::Capacity,
     desired::{
         BackendState, ElasticState, ForwardState, HealthCheck, LimitState, ListenerState, MasqueradeState, VipState,
     },
     devices::Devices,
-    limits::Limits,
     source::{Findings, Source},
 };

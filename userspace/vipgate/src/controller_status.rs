@@ -13,7 +13,7 @@ const MOST: usize = 32;
 
 /// A controller's answer. One of another version may know less, or more.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Told {
+pub struct ControllerStatus {
     #[serde(flatten)]
     pub checks: Figures,
     /// The hook that its configuration names.
@@ -27,7 +27,7 @@ pub struct Told {
     pub refused: Refusals,
 }
 
-impl Told {
+impl ControllerStatus {
     #[must_use]
     pub fn new(hook: Hook, flows: u32, checks: Figures, refused: &Refusals) -> Self {
         let refused = refused.iter().take(MOST).map(|(device, why)| (device.clone(), why.clone())).collect();
@@ -47,8 +47,8 @@ impl Told {
 
 /// What the controller on the tables under this directory tells; `None`: there is none, or it does not answer.
 #[must_use]
-pub fn ask(bpffs: &Path) -> Option<Told> {
-    Told::parse(&lock::ask(bpffs)?)
+pub fn ask(bpffs: &Path) -> Option<ControllerStatus> {
+    ControllerStatus::parse(&lock::ask(bpffs)?)
 }
 
 #[cfg(test)]
@@ -74,17 +74,17 @@ mod tests {
     fn an_answer_is_read_as_it_was_told_and_names_no_more_devices_than_it_has_room_for() {
         let why = Refusal { reason: "an ingress qdisc is there".to_owned(), remedy: "tc qdisc del".to_owned() };
         let refused: Refusals = (0..100).map(|number| (format!("eth{number:03}"), why.clone())).collect();
-        let told = Told::new(Hook::Xdp, 1 << 20, figures(), &refused);
-        assert_eq!(told.refused.len(), MOST);
-        assert_eq!(Told::parse(&told.to_text()), Some(told));
+        let running = ControllerStatus::new(Hook::Xdp, 1 << 20, figures(), &refused);
+        assert_eq!(running.refused.len(), MOST);
+        assert_eq!(ControllerStatus::parse(&running.to_text()), Some(running));
     }
 
     #[test]
     fn a_controller_that_tells_of_its_checks_alone_is_understood() {
         let text = serde_json::json!(figures()).to_string();
         assert_eq!(
-            Told::parse(&text),
-            Some(Told { checks: figures(), hook: None, flows: None, refused: Refusals::new() })
+            ControllerStatus::parse(&text),
+            Some(ControllerStatus { checks: figures(), hook: None, flows: None, refused: Refusals::new() })
         );
     }
 }

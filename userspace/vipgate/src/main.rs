@@ -177,10 +177,10 @@ fn counted(count: usize, one: &str, many: &str) -> String {
 fn print_status(config: &Config, output: Output) -> Result<(), Failure> {
     let bpffs = &config.bpffs;
     let status = loader::status::read(bpffs)?.ok_or_else(|| nothing_pinned(bpffs))?;
-    let told = controller_status::ask(bpffs);
+    let running = controller_status::ask(bpffs);
     match output {
-        Output::Text => print!("{}", status::text(&status, config, told.as_ref())),
-        Output::Json => println!("{}", status::json(&status, config, told.as_ref())),
+        Output::Text => print!("{}", status::text(&status, config, running.as_ref())),
+        Output::Json => println!("{}", status::json(&status, config, running.as_ref())),
     }
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! What the log says of packets that the programs did not send: they tell of them (`loader::Tidings`), here the names of who is
+//! What the log says of packets that the programs did not send: they tell of them (`loader::PacketRecords`), here the names of who is
 //! concerned come to it, out of the store. Which reasons they tell of is a setting that may change while the controller runs.
 
 use std::{borrow::Cow, io, time::Duration};
@@ -9,7 +9,7 @@ use nix::{
 };
 use tracing::{info, warn};
 use vipgate_abi::counters::{Reason, Severity};
-use vipgate_agent::loader::{Tidings, Told};
+use vipgate_agent::loader::{PacketRecord, PacketRecords};
 use vipgate_controller::store::{
     self, Store,
     named::{self, Named},
@@ -33,35 +33,35 @@ impl Packets {
 }
 
 /// Says what the programs tell. Ends only where that cannot be read, and says so.
-pub async fn say(tidings: Tidings, store: Store) {
-    if let Err(error) = say_all(tidings, &store).await {
+pub async fn say(records: PacketRecords, store: Store) {
+    if let Err(error) = say_all(records, &store).await {
         warn!(%error, "what the programs tell of packets cannot be read: the log says no more of them until a restart");
     }
 }
 
-async fn say_all(tidings: Tidings, store: &Store) -> io::Result<()> {
-    let mut tidings = tidings.watched()?;
+async fn say_all(records: PacketRecords, store: &Store) -> io::Result<()> {
+    let mut records = records.watched()?;
     loop {
-        let mut ready = tidings.readable_mut().await?;
+        let mut ready = records.readable_mut().await?;
         let heard = ready.get_inner_mut().take();
         ready.clear_ready();
-        for told in heard {
-            let named = named(store, &told).await.unwrap_or_else(|error| {
+        for record in heard {
+            let named = named(store, &record).await.unwrap_or_else(|error| {
                 warn!(%error, "who is concerned by a packet cannot be told");
                 Named::default()
             });
-            say_one(&told, &named);
+            say_one(&record, &named);
         }
     }
 }
 
-async fn named(store: &Store, told: &Told) -> Result<Named, store::Error> {
+async fn named(store: &Store, record: &PacketRecord) -> Result<Named, store::Error> {
     let mut tx = store.read().await?;
-    named::of_packet(&mut tx, told.from, told.to, told.protocol).await
+    named::of_packet(&mut tx, record.from, record.to, record.protocol).await
 }
 
-fn say_one(told: &Told, named: &Named) {
-    let Told { reason, from, to, protocol, device, at } = told;
+fn say_one(record: &PacketRecord, named: &Named) {
+    let PacketRecord { reason, from, to, protocol, device, at } = record;
     let device = if_indextoname(*device).ok().and_then(|name| name.into_string().ok());
     let protocol = self::protocol(*protocol);
     let seconds_ago = age(*at).filter(|age| *age > OLD).map(|age| age.as_secs());

@@ -16,7 +16,7 @@ use tokio::{
 use tracing::{info, warn};
 use vipgate_abi::maps;
 use vipgate_agent::{
-    health::Checks,
+    health::HealthChecks,
     loader::{LoadError, Options, PinDir, Plane},
     net::{Devices, NetError, sysctl},
     reconcile::{self, Reconciler},
@@ -27,11 +27,11 @@ use vipgate_controller::{
     rest::{self, RestState},
     store::{self, Store},
 };
-use vipgate_state::Limits;
+use vipgate_state::Capacity;
 
 use crate::{
     config::{Config, DEFAULT_PASSWORD, Secret},
-    controller_status::Told,
+    controller_status::ControllerStatus,
     follow_addresses::follow,
     lock::{self, Lock, LockError},
     packet_log, reload,
@@ -91,24 +91,25 @@ pub async fn serve(config: Config, settings: reload::Source) -> Result<(), Serve
 
     let plane = spawn_blocking(move || Plane::open(&options)).await??;
     let sizes = plane.sizes();
-    let limits = Limits { services: sizes.services, backends: sizes.backends, ..Limits::default() };
-    let store = store.with_limits(limits);
+    let capacity = Capacity { services: sizes.services, backends: sizes.backends, ..Capacity::default() };
+    let store = store.with_capacity(capacity);
     let address = listener.local_addr().unwrap_or(config.listen);
     let devices = Devices::open(address)?;
     let mut tx = store.begin().await?;
     model::follow(&mut tx, &devices).await?;
     tx.commit().await?;
-    let checks = Checks::default();
+    let checks = HealthChecks::default();
     let heard = Arc::clone(&plane);
-    let tidings = spawn_blocking(move || heard.tidings()).await??;
+    let packet_records = spawn_blocking(move || heard.packet_records()).await??;
     let reconciler = Reconciler::start(plane, store.clone(), checks.clone()).await?;
     reconciler.tell_of(config.log.packets.reasons()).await?;
     // They end with the runtime.
-    tokio::spawn(packet_log::say(tidings, store.clone()));
+    tokio::spawn(packet_log::say(packet_records, store.clone()));
     tokio::spawn(reload::follow(hangups, settings, config.clone(), reconciler.clone()));
     let _checking = checks.run(store.clone(), reconciler.clone());
     let (hook, flows, refused) = (config.hook, config.datapath.flows, reconciler.refused());
-    let answering = lock.answer(move || Told::new(hook, flows, checks.figures(), &refused.borrow()).to_text());
+    let answering =
+        lock.answer(move || ControllerStatus::new(hook, flows, checks.figures(), &refused.borrow()).to_text());
     let answering = answering.map_err(|source| ServeError::Io { what: "cannot answer `vipgate status`", source })?;
     // Ends with the runtime.
     tokio::spawn(answering);
@@ -153,14 +154,14 @@ async fn first_password(store: &Store, config: &Config) -> Result<(), ServeError
 fn stop_signal() -> Result<watch::Receiver<bool>, ServeError> {
     let caught = |kind| signal(kind).map_err(|source| ServeError::Io { what: "cannot catch signals", source });
     let (mut terminate, mut interrupt) = (caught(SignalKind::terminate())?, caught(SignalKind::interrupt())?);
-    let (told, stop) = watch::channel(false);
+    let (stopping, stop) = watch::channel(false);
     tokio::spawn(async move {
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }
         // Nobody listens any more once the controller has ended by itself.
-        let _ = told.send(true);
+        let _ = stopping.send(true);
     });
     Ok(stop)
 }

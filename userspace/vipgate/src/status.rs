@@ -7,7 +7,7 @@ use std::{
 };
 
 use serde_json::{Value, json};
-use vipgate::{config::Config, controller_status::Told, packet_log::protocol};
+use vipgate::{config::Config, controller_status::ControllerStatus, packet_log::protocol};
 use vipgate_abi::{
     flow::State,
     meter::Metered,
@@ -35,9 +35,9 @@ struct Served<'a> {
 }
 
 /// Those with a pinned link, then those that have none and should.
-fn served<'a>(status: &'a Status, configured: Hook, told: Option<&'a Told>) -> Vec<Served<'a>> {
-    let configured = told.and_then(|told| told.hook).unwrap_or(configured);
-    let refusal = |name: &str| told.and_then(|told| told.refused.get(name));
+fn served<'a>(status: &'a Status, configured: Hook, running: Option<&'a ControllerStatus>) -> Vec<Served<'a>> {
+    let configured = running.and_then(|running| running.hook).unwrap_or(configured);
+    let refusal = |name: &str| running.and_then(|running| running.refused.get(name));
     let linked = status.links.iter().map(|(hook, name)| Served {
         name,
         hook: Some(*hook),
@@ -45,7 +45,7 @@ fn served<'a>(status: &'a Status, configured: Hook, told: Option<&'a Told>) -> V
         refusal: refusal(name),
     });
     let is_linked = |name: &str| status.links.iter().any(|(_, linked)| linked == name);
-    let others = told.into_iter().flat_map(|told| &told.refused).filter(|(name, _)| !is_linked(name));
+    let others = running.into_iter().flat_map(|running| &running.refused).filter(|(name, _)| !is_linked(name));
     let others = others.map(|(name, refusal)| Served { name, hook: None, why: None, refusal: Some(refusal) });
     linked.chain(others).collect()
 }
@@ -86,20 +86,20 @@ fn flow_lines(flows: &Crowding, largest: u32) -> Vec<String> {
     lines
 }
 
-fn largest_flows(config: &Config, told: Option<&Told>) -> u32 {
-    told.and_then(|told| told.flows).unwrap_or(config.datapath.flows)
+fn largest_flows(config: &Config, running: Option<&ControllerStatus>) -> u32 {
+    running.and_then(|running| running.flows).unwrap_or(config.datapath.flows)
 }
 
-/// Lines for people. `config`: for where no controller runs; `told`: by the one that runs.
-pub(crate) fn text(status: &Status, config: &Config, told: Option<&Told>) -> String {
+/// Lines for people. `config`: for where no controller runs; `running`: of the controller that runs, if one does.
+pub(crate) fn text(status: &Status, config: &Config, running: Option<&ControllerStatus>) -> String {
     let mut lines = Vec::new();
-    let devices = served(status, config.hook, told);
+    let devices = served(status, config.hook, running);
     if devices.is_empty() {
         lines.push("device   none".to_owned());
     }
     lines.extend(devices.iter().map(device_line));
-    lines.extend(flow_lines(&status.flows, largest_flows(config, told)));
-    if let Some(Told { checks, .. }) = told {
+    lines.extend(flow_lines(&status.flows, largest_flows(config, running)));
+    if let Some(ControllerStatus { checks, .. }) = running {
         lines.push(format!(
             "checks   {} backends, {} unhealthy, {} checks a minute, late by {} ms at most; {} passed, {} failed, {} not possible",
             checks.backends,
@@ -139,8 +139,8 @@ pub(crate) fn text(status: &Status, config: &Config, told: Option<&Told>) -> Str
 }
 
 /// The same as one object.
-pub(crate) fn json(status: &Status, config: &Config, told: Option<&Told>) -> Value {
-    let devices = served(status, config.hook, told).into_iter().map(|Served { name, hook, why, refusal }| {
+pub(crate) fn json(status: &Status, config: &Config, running: Option<&ControllerStatus>) -> Value {
+    let devices = served(status, config.hook, running).into_iter().map(|Served { name, hook, why, refusal }| {
         json!({ "name": name, "hook": hook, "why": why, "problem": refusal.map(|refusal| &refusal.reason) })
     });
     let services = shown(status).map(|(key, prefix_len, service)| {
@@ -189,8 +189,8 @@ pub(crate) fn json(status: &Status, config: &Config, told: Option<&Told>) -> Val
     };
     json!({
         "devices": devices.collect::<Vec<_>>(),
-        "flows": flows_json(&status.flows, largest_flows(config, told)),
-        "checks": told.map(|told| told.checks),
+        "flows": flows_json(&status.flows, largest_flows(config, running)),
+        "checks": running.map(|running| running.checks),
         "services": services.collect::<Vec<_>>(),
         "masquerades": masquerades.collect::<Vec<_>>(),
         "limits": limits.collect::<Vec<_>>(),
@@ -277,7 +277,7 @@ fn backends_of<'a>(status: &'a Status, service: &'a Service) -> impl Iterator<It
 /// The networks, and guests of Disabled VIPs, that leave by a VIP. An elastic IP that is Enabled is a service.
 fn networks(status: &Status) -> impl Iterator<Item = &(SnatKey, u32, SnatRule)> {
     let mut sources: Vec<_> =
-        status.sources.iter().filter(|(_, _, source)| source.kind != SnatKind::Elastic as u8).collect();
+        status.snat_rules.iter().filter(|(_, _, source)| source.kind != SnatKind::Elastic as u8).collect();
     sources.sort_by_key(|(key, prefix_len, source)| (u32::from_be(source.vip), *key, *prefix_len));
     sources.into_iter()
 }

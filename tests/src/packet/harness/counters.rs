@@ -9,7 +9,7 @@ use vipgate_abi::{
     maps,
     meter::{MeterTraffic, Metered},
 };
-use vipgate_agent::loader::Tidings;
+use vipgate_agent::loader::PacketRecords;
 
 use super::Bench;
 
@@ -21,12 +21,12 @@ impl Bench {
     }
 
     /// Has the programs log packets with these reasons, each reason once: the clock is made to stand still.
-    pub fn tidings(&mut self, reasons: &[Reason]) -> Result<Tidings> {
+    pub fn tidings(&mut self, reasons: &[Reason]) -> Result<PacketRecords> {
         self.ebpf.is_last();
         let log = reasons.iter().fold(0, |set, reason| set | reason.bit());
         let config = self.config()?;
         self.set_config(Config { log, tick: 1, ..config })?;
-        Ok(Tidings::of(&mut self.ebpf)?)
+        Ok(PacketRecords::of(&mut self.ebpf)?)
     }
 
     /// A backend's traffic.

@@ -1,7 +1,7 @@
 //! Health checks: whether backends answer, asked by the router itself.
 //!
 //! ```text
-//! reconciler: a VIP's backends -> board: whom to check, when, what was found -> prober: asks
+//! reconciler: a VIP's backends -> scheduler: whom to check, when, what was found -> prober: asks
 //! store, reconciler  <-  reporter: what changed  <-
 //! ```
 //! Each running VM's backend of each enabled VIP is asked at its own address, every interval of its listener. A backend
@@ -36,18 +36,18 @@ use serde::{Deserialize, Serialize};
 use tokio::{sync::Notify, task::AbortHandle};
 use vipgate_state::{Apply, Findings, HealthCheck, Protocol, VipState};
 
-use self::scheduler::Board;
+use self::scheduler::Scheduler;
 
 /// The checks of all backends; clones are the same ones.
 #[derive(Clone, Debug, Default)]
-pub struct Checks {
+pub struct HealthChecks {
     shared: Arc<Shared>,
 }
 
 #[derive(Debug, Default)]
 struct Shared {
-    board: Mutex<Board>,
-    /// The board changed: the next turn may be sooner.
+    scheduler: Mutex<Scheduler>,
+    /// The scheduler changed: the next turn may be sooner.
     rescheduled: Notify,
     /// A backend's health changed.
     found: Notify,
@@ -142,18 +142,18 @@ impl Drop for Running {
     }
 }
 
-impl Checks {
+impl HealthChecks {
     /// Checks a VIP's backends from now on, as it says, and no others of its. Those that were checked before keep what
     /// was found.
     pub fn watch(&self, vip: &VipState) {
         let now = Instant::now();
-        self.with_board(|board| board.watch(&vip.uuid, targets(vip), now));
+        self.with_scheduler(|scheduler| scheduler.watch(&vip.uuid, targets(vip), now));
     }
 
     /// Ends the checks of a VIP's backends.
     pub fn forget(&self, vip: &str) {
         let now = Instant::now();
-        self.with_board(|board| board.watch(vip, Vec::new(), now));
+        self.with_scheduler(|scheduler| scheduler.watch(vip, Vec::new(), now));
     }
 
     /// Starts to check, in the calling thread's network namespace, and to report what changes.
@@ -171,7 +171,7 @@ impl Checks {
     }
 
     pub fn figures(&self) -> Figures {
-        let (backends, unhealthy) = self.shared.board().count();
+        let (backends, unhealthy) = self.shared.scheduler().count();
         let counts = &self.shared.counts;
         let of = |count: &AtomicU64| count.load(Ordering::Relaxed);
         Figures {
@@ -186,11 +186,11 @@ impl Checks {
         }
     }
 
-    fn with_board(&self, change: impl FnOnce(&mut Board)) {
-        let mut board = self.shared.board();
-        change(&mut board);
-        let found = board.has_changes();
-        drop(board);
+    fn with_scheduler(&self, change: impl FnOnce(&mut Scheduler)) {
+        let mut scheduler = self.shared.scheduler();
+        change(&mut scheduler);
+        let found = scheduler.has_changes();
+        drop(scheduler);
         self.shared.rescheduled.notify_one();
         if found {
             self.shared.found.notify_one();
@@ -199,9 +199,9 @@ impl Checks {
 }
 
 impl Shared {
-    /// The board stays whole when a holder panics: each change of it is one step.
-    fn board(&self) -> MutexGuard<'_, Board> {
-        self.board.lock().unwrap_or_else(PoisonError::into_inner)
+    /// The scheduler stays whole when a holder panics: each change of it is one step.
+    fn scheduler(&self) -> MutexGuard<'_, Scheduler> {
+        self.scheduler.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

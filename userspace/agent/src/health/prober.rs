@@ -28,7 +28,10 @@ use tracing::{info, warn};
 use vipgate_state::Protocol;
 
 use super::{Counts, Finding, Question, Shared, scheduler::Check};
-use crate::net::{Netlink, Reach};
+use crate::{
+    log_pacing::LogPacer,
+    net::{Netlink, Reach},
+};
 
 /// What is sent to a UDP service.
 const DATAGRAM: [u8; 1] = [0];
@@ -39,8 +42,6 @@ const MOST: usize = 4608;
 const WINDOW: Duration = Duration::from_secs(5);
 /// A check that begins later than this is told in the log.
 const LATE: Duration = Duration::from_secs(1);
-/// How often the log tells the same at most.
-const TELL_EVERY: Duration = Duration::from_secs(60);
 
 /// How many checks run at a time: no more than half the files that the process may open.
 pub(super) fn most_at_once() -> usize {
@@ -58,11 +59,11 @@ pub(super) fn most_at_once() -> usize {
 /// Checks whoever's turn it is, for ever.
 pub(super) async fn run(shared: Arc<Shared>) {
     let most = most_at_once();
-    shared.board().allow(most);
+    shared.scheduler().allow(most);
     // Ends its tasks when this one ends.
     let mut checks = JoinSet::new();
     let mut window = Window { since: Instant::now(), begun: 0, latest: Duration::ZERO };
-    let (mut late_told, unasked_told) = (Told::default(), Arc::new(Mutex::new(Told::default())));
+    let (mut late_pacer, inconclusive_pacer) = (LogPacer::default(), Arc::new(Mutex::new(LogPacer::default())));
     let net = match Netlink::open() {
         Ok(net) => Some(net),
         Err(error) => {
@@ -72,7 +73,7 @@ pub(super) async fn run(shared: Arc<Shared>) {
     };
     loop {
         while checks.try_join_next().is_some() {}
-        let next = shared.board().next();
+        let next = shared.scheduler().next();
         let wait = async {
             match next {
                 Some(at) => sleep_until(at.into()).await,
@@ -84,58 +85,43 @@ pub(super) async fn run(shared: Arc<Shared>) {
             () = shared.rescheduled.notified() => {}
         }
         let now = Instant::now();
-        while let Some(place) = Place::take(&shared, now) {
-            let late = now.saturating_duration_since(place.check.due);
+        while let Some(slot) = Slot::take(&shared, now) {
+            let late = now.saturating_duration_since(slot.check.due);
             window.note(now, late, &shared.counts);
-            if late > LATE && late_told.may_tell(now) {
-                let (running, account) = (shared.board().running(), &*place.check.account);
+            if late > LATE && late_pacer.may_log(now) {
+                let (running, account) = (shared.scheduler().running(), &*slot.check.account);
                 warn!(
                     ?late,
                     running, most, account, "health checks begin late; longer intervals or shorter timeouts help"
                 );
             }
-            let (net, told) = (net.clone(), Arc::clone(&unasked_told));
+            let (net, pacer) = (net.clone(), Arc::clone(&inconclusive_pacer));
             checks.spawn(async move {
-                let finding = probe(net.as_ref(), &place.check.question).await;
-                note(&place.shared, &place.check, &finding, &told);
+                let finding = probe(net.as_ref(), &slot.check.question).await;
+                note(&slot.shared, &slot.check, &finding, &pacer);
             });
         }
     }
 }
 
-/// A check that runs. Its place is given back when it is dropped.
-struct Place {
+/// A check that runs. Its slot is given back when it is dropped.
+struct Slot {
     shared: Arc<Shared>,
     check: Check,
 }
 
-impl Place {
+impl Slot {
     fn take(shared: &Arc<Shared>, now: Instant) -> Option<Self> {
-        let check = shared.board().begin(now)?;
+        let check = shared.scheduler().begin(now)?;
         Some(Self { shared: Arc::clone(shared), check })
     }
 }
 
-impl Drop for Place {
+impl Drop for Slot {
     fn drop(&mut self) {
-        if self.shared.board().give_back(&self.check.account) {
+        if self.shared.scheduler().give_back(&self.check.account) {
             self.shared.rescheduled.notify_one();
         }
-    }
-}
-
-/// When something was told last.
-#[derive(Debug, Default)]
-struct Told(Option<Instant>);
-
-impl Told {
-    /// True once in [`TELL_EVERY`].
-    fn may_tell(&mut self, now: Instant) -> bool {
-        let may = self.0.is_none_or(|at| now.saturating_duration_since(at) > TELL_EVERY);
-        if may {
-            self.0 = Some(now);
-        }
-        may
     }
 }
 
@@ -161,7 +147,7 @@ impl Window {
     }
 }
 
-fn note(shared: &Shared, check: &Check, finding: &Finding, told: &Mutex<Told>) {
+fn note(shared: &Shared, check: &Check, finding: &Finding, pacer: &Mutex<LogPacer>) {
     let counts = &shared.counts;
     let count = match finding {
         Finding::Passed => &counts.passed,
@@ -171,11 +157,11 @@ fn note(shared: &Shared, check: &Check, finding: &Finding, told: &Mutex<Told>) {
     count.fetch_add(1, Ordering::Relaxed);
     let (vip, backend, address) = (&*check.vip, check.number, check.question.address);
     if let Finding::Inconclusive(reason) = finding
-        && told.lock().unwrap_or_else(PoisonError::into_inner).may_tell(Instant::now())
+        && pacer.lock().unwrap_or_else(PoisonError::into_inner).may_log(Instant::now())
     {
         warn!(vip, backend, %address, reason, "a backend cannot be asked; such ones keep the health that they had");
     }
-    let noted = shared.board().done(check, finding, Instant::now());
+    let noted = shared.scheduler().done(check, finding, Instant::now());
     if noted.is_next {
         shared.rescheduled.notify_one();
     }

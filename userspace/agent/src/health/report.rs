@@ -43,13 +43,13 @@ async fn bring(
     agent: &impl Apply,
     vips: &mut BTreeSet<String>,
 ) -> Result<(), Failed> {
-    let changes = shared.board().take_changes();
+    let changes = shared.scheduler().take_changes();
     if !changes.is_empty() {
         match findings.store(&changes).await {
             Ok(changed) => vips.extend(changed),
             Err(error) => {
                 error!(%error, backends = changes.len(), "the health of backends cannot be stored; trying again");
-                shared.board().return_changes(changes);
+                shared.scheduler().return_changes(changes);
                 return Err(Failed::Again);
             }
         }

@@ -16,7 +16,7 @@ const JITTER: u64 = 50;
 
 /// All backends that are checked.
 #[derive(Debug, Default)]
-pub(super) struct Board {
+pub(super) struct Scheduler {
     slots: Slots,
     watched: HashMap<u32, Watched>,
     /// The backends of each VIP, by its uuid.
@@ -43,7 +43,7 @@ struct Watched {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Turn {
     At(Instant),
-    /// It was due, and has no place yet.
+    /// It was due, and has no slot yet.
     Waiting(Instant),
     /// It is being made.
     Running {
@@ -59,7 +59,7 @@ pub(super) struct Check {
     id: u64,
     pub(super) number: u32,
     pub(super) vip: Arc<str>,
-    /// Whose place it has.
+    /// Whose slot it has.
     pub(super) account: Arc<str>,
     pub(super) question: Question,
     /// When it was due.
@@ -75,7 +75,7 @@ pub(super) struct Noted {
     pub(super) is_next: bool,
 }
 
-impl Board {
+impl Scheduler {
     /// So many checks may run at a time.
     pub(super) fn allow(&mut self, most: usize) {
         self.slots.allow(most);
@@ -133,7 +133,7 @@ impl Board {
         }
     }
 
-    /// When the next check is due that does not wait for a place already.
+    /// When the next check is due that does not wait for a slot already.
     pub(super) fn next(&mut self) -> Option<Instant> {
         while let Some(Reverse((at, number))) = self.turns.peek().copied() {
             if self.watched.get(&number).is_some_and(|held| held.turn == Turn::At(at)) {
@@ -144,8 +144,8 @@ impl Board {
         None
     }
 
-    /// A check that is due and has a place, which must be given back ([`Board::give_back`]); what it found must be told
-    /// ([`Board::done`]) before.
+    /// A check that is due and has a slot, which must be given back ([`Scheduler::give_back`]); what it found must be told
+    /// ([`Scheduler::done`]) before.
     pub(super) fn begin(&mut self, now: Instant) -> Option<Check> {
         while let Some((account, number)) = self.slots.next_waiting() {
             match self.watched.get(&number).map(|held| held.turn) {
@@ -175,7 +175,7 @@ impl Board {
         Some(Check { id: self.begun, number, vip, account, question, due })
     }
 
-    /// Gives an account's place back; true: somebody waits for one.
+    /// Gives an account's slot back; true: somebody waits for one.
     pub(super) fn give_back(&mut self, account: &Arc<str>) -> bool {
         self.slots.give_back(account)
     }

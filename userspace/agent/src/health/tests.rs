@@ -1,4 +1,4 @@
-//! The board by instants of the test's choice; the prober against real sockets on the loopback.
+//! The scheduler by instants of the test's choice; the prober against real sockets on the loopback.
 
 use std::{
     collections::BTreeSet,
@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::{
-    scheduler::{Board, Check, Noted},
+    scheduler::{Check, Noted, Scheduler},
     *,
 };
 
@@ -25,27 +25,27 @@ fn of_account(account: &str, numbers: std::ops::Range<u32>) -> Vec<Target> {
     numbers.map(of).collect()
 }
 
-/// A board on a clock of its own.
+/// A scheduler on a clock of its own.
 struct Clock {
-    board: Board,
+    scheduler: Scheduler,
     now: Instant,
 }
 
 impl Clock {
     fn new() -> Self {
-        let mut board = Board::default();
-        board.allow(100);
-        Self { board, now: Instant::now() }
+        let mut scheduler = Scheduler::default();
+        scheduler.allow(100);
+        Self { scheduler, now: Instant::now() }
     }
 
     fn watch(&mut self, vip: &str, targets: Vec<Target>) {
-        self.board.watch(vip, targets, self.now);
+        self.scheduler.watch(vip, targets, self.now);
     }
 
     /// Goes on to the next check and begins it.
     fn next(&mut self) -> Check {
-        self.now = self.now.max(self.board.next().expect("a check is to come"));
-        self.board.begin(self.now).expect("it is due")
+        self.now = self.now.max(self.scheduler.next().expect("a check is to come"));
+        self.scheduler.begin(self.now).expect("it is due")
     }
 
     /// The next check finds this; the backend's health if that changed it.
@@ -54,10 +54,10 @@ impl Clock {
         self.end(&check, finding).health
     }
 
-    /// A check has found this, and gives its place back.
+    /// A check has found this, and gives its slot back.
     fn end(&mut self, check: &Check, finding: &Finding) -> Noted {
-        let noted = self.board.done(check, finding, self.now);
-        self.board.give_back(&check.account);
+        let noted = self.scheduler.done(check, finding, self.now);
+        self.scheduler.give_back(&check.account);
         noted
     }
 }
@@ -86,17 +86,17 @@ fn what_changed_is_told_until_it_is_stored() {
     let mut clock = Clock::new();
     clock.watch("v", vec![target(1)]);
     (0..3).for_each(|_| assert!(clock.find(&failed()) != Some(true)));
-    let changes = clock.board.take_changes();
+    let changes = clock.scheduler.take_changes();
     assert_eq!(changes, [(1, false)].into());
     // It could not be stored.
-    clock.board.return_changes(changes);
-    assert_eq!(clock.board.take_changes(), [(1, false)].into());
+    clock.scheduler.return_changes(changes);
+    assert_eq!(clock.scheduler.take_changes(), [(1, false)].into());
     // Stored: the reconciler tells it back. Then something else is stored, and is told of again.
     clock.watch("v", vec![Target { healthy: false, ..target(1) }]);
-    assert!(!clock.board.has_changes());
+    assert!(!clock.scheduler.has_changes());
     clock.watch("v", vec![target(1)]);
-    assert_eq!(clock.board.take_changes(), [(1, false)].into());
-    assert_eq!(clock.board.count(), (1, 1));
+    assert_eq!(clock.scheduler.take_changes(), [(1, false)].into());
+    assert_eq!(clock.scheduler.count(), (1, 1));
 }
 
 #[test]
@@ -111,12 +111,12 @@ fn changed_settings_keep_what_was_found_and_another_address_does_not() {
     assert_eq!(clock.find(&failed()), None);
     assert!(clock.now - before <= SECOND, "the new interval holds at once");
     assert_eq!(clock.find(&failed()), Some(false));
-    clock.board.take_changes();
+    clock.scheduler.take_changes();
 
     let moved = Target { address: SocketAddrV4::new(Ipv4Addr::LOCALHOST, 81), ..target(1) };
     clock.watch("v", vec![moved]);
-    assert_eq!(clock.board.count(), (1, 0));
-    assert!(!clock.board.has_changes());
+    assert_eq!(clock.scheduler.count(), (1, 0));
+    assert!(!clock.scheduler.has_changes());
 }
 
 #[test]
@@ -137,9 +137,9 @@ fn a_backend_that_is_gone_is_not_checked_and_its_last_check_means_nothing() {
     // Its number goes to another VIP before its own lets go of it.
     clock.watch("w", vec![hasty(1)]);
     clock.watch("v", vec![]);
-    assert_eq!(clock.board.count().0, 1);
+    assert_eq!(clock.scheduler.count().0, 1);
     clock.watch("w", vec![]);
-    assert_eq!((clock.board.next(), clock.board.count().0), (None, 0));
+    assert_eq!((clock.scheduler.next(), clock.scheduler.count().0), (None, 0));
 }
 
 #[test]
@@ -149,7 +149,7 @@ fn turns_are_spread_over_the_interval_and_none_is_left_out() {
     clock.watch("v", (0..1000).map(target).collect());
     let mut tenths = [0_u32; 10];
     let mut seen = BTreeSet::new();
-    while clock.board.next().is_some_and(|at| at < start + 10 * SECOND) {
+    while clock.scheduler.next().is_some_and(|at| at < start + 10 * SECOND) {
         let check = clock.next();
         tenths[(clock.now - start).as_secs() as usize] += 1;
         seen.insert(check.number);
@@ -164,10 +164,10 @@ fn a_check_that_takes_longer_than_the_interval_is_not_doubled() {
     let mut clock = Clock::new();
     clock.watch("v", vec![target(1)]);
     let check = clock.next();
-    assert_eq!(clock.board.next(), None, "one at a time");
+    assert_eq!(clock.scheduler.next(), None, "one at a time");
     clock.now += 60 * SECOND;
     assert!(clock.end(&check, &Finding::Passed).is_next);
-    assert_eq!(clock.board.next(), Some(clock.now));
+    assert_eq!(clock.scheduler.next(), Some(clock.now));
 }
 
 #[test]
@@ -175,23 +175,23 @@ fn an_account_whose_backends_do_not_answer_keeps_no_others_from_being_asked() {
     let mut clock = Clock::new();
     clock.watch("greedy", of_account("greedy", 0..1000));
     clock.now += 10 * SECOND;
-    let mut held: Vec<Check> = std::iter::from_fn(|| clock.board.begin(clock.now)).collect();
-    assert_eq!(held.len(), 80, "of 100 places");
+    let mut held: Vec<Check> = std::iter::from_fn(|| clock.scheduler.begin(clock.now)).collect();
+    assert_eq!(held.len(), 80, "of 100 slots");
     clock.watch("meek", of_account("meek", 1000..1010));
     clock.now += 10 * SECOND;
-    let meek: Vec<Check> = std::iter::from_fn(|| clock.board.begin(clock.now)).collect();
+    let meek: Vec<Check> = std::iter::from_fn(|| clock.scheduler.begin(clock.now)).collect();
     assert!(meek.len() == 10 && meek.iter().all(|check| &*check.account == "meek"));
     for check in &meek {
         clock.end(check, &Finding::Passed);
     }
-    // The places of those that end at last go to who has waited longest.
+    // The slots of those that end at last go to who has waited longest.
     let mut seen: BTreeSet<u32> = held.iter().map(|check| check.number).collect();
     while let Some(check) = held.pop() {
         if seen.len() == 1000 {
             break;
         }
         clock.end(&check, &failed());
-        let next = clock.board.begin(clock.now).expect("others wait");
+        let next = clock.scheduler.begin(clock.now).expect("others wait");
         assert!(seen.insert(next.number), "{} is asked again before all others were", next.number);
         held.insert(0, next);
     }
@@ -201,22 +201,22 @@ fn an_account_whose_backends_do_not_answer_keeps_no_others_from_being_asked() {
 #[test]
 fn a_backend_that_goes_while_it_waits_takes_nobodys_place() {
     let mut clock = Clock::new();
-    clock.board.allow(1);
+    clock.scheduler.allow(1);
     clock.watch("v", of_account("a", 0..1));
     clock.watch("w", of_account("a", 1..2));
     clock.watch("x", of_account("b", 2..3));
     clock.now += 10 * SECOND;
-    let check = clock.board.begin(clock.now).expect("one is due");
-    assert!(clock.board.begin(clock.now).is_none());
+    let check = clock.scheduler.begin(clock.now).expect("one is due");
+    assert!(clock.scheduler.begin(clock.now).is_none());
     for vip in ["v", "w", "x"] {
         clock.watch(vip, vec![]);
     }
     clock.watch("y", of_account("c", 3..4));
     clock.now += 10 * SECOND;
-    assert!(clock.board.begin(clock.now).is_none());
+    assert!(clock.scheduler.begin(clock.now).is_none());
     clock.end(&check, &failed());
-    assert_eq!(clock.board.begin(clock.now).map(|check| check.number), Some(3));
-    assert_eq!(clock.board.running(), 1);
+    assert_eq!(clock.scheduler.begin(clock.now).map(|check| check.number), Some(3));
+    assert_eq!(clock.scheduler.running(), 1);
 }
 
 /// What is asked of a local socket.
@@ -301,9 +301,9 @@ async fn of_two_thousand_backends_none_is_forgotten() {
         device: "lo".into(),
         healthy: true,
     });
-    let checks = Checks::default();
+    let checks = HealthChecks::default();
     let now = Instant::now();
-    checks.with_board(|board| board.watch("v", backends.collect(), now));
+    checks.with_scheduler(|scheduler| scheduler.watch("v", backends.collect(), now));
     let _running = checks.probe();
     let all = async {
         all_asked.await.expect("it accepts for as long as the test runs");
@@ -312,7 +312,7 @@ async fn of_two_thousand_backends_none_is_forgotten() {
         }
     };
     tokio::time::timeout(60 * SECOND, all).await.unwrap_or_else(|_| panic!("{:?}", checks.figures()));
-    let changes = checks.shared.board().take_changes();
+    let changes = checks.shared.scheduler().take_changes();
     assert!(changes.iter().all(|(number, healthy)| number.is_multiple_of(3) && !healthy));
     assert_eq!(changes.len(), BACKENDS.div_ceil(3) as usize);
 }

@@ -17,7 +17,7 @@ use vipgate_abi::{
 };
 
 use super::{
-    TableError, bpffs::PinDir, error::LoadError, flow_migration::Origin, mapping::Mapping, object::open,
+    TableError, bpffs::PinDir, error::LoadError, flow_migration::OldTable, mapping::Mapping, object::open,
     tables::mapping,
 };
 
@@ -196,7 +196,7 @@ impl FlowTable8 {
     }
 }
 
-impl Origin for FlowTable8 {
+impl OldTable for FlowTable8 {
     const SHARES_LOADS: bool = false;
 
     fn slots(&self) -> u32 {

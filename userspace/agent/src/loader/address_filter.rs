@@ -1,4 +1,4 @@
-//! Keeps the set of addresses that packets are looked up for (`vipgate_abi::address_filter`) in line with services, sources and
+//! Keeps the set of addresses that packets are looked up for (`vipgate_abi::address_filter`) in line with services, SNAT rules and
 //! backends: a bit is set before the first entry that needs it is written, and cleared after the last one is gone. Bits of
 //! packets to and from addresses rest before that: those of connections that were ended are to be answered.
 
@@ -26,24 +26,24 @@ pub(super) struct AddressFilter {
     /// Keys with their prefix lengths: the trie cannot be asked for one, it answers with the longest match.
     services: HashSet<(ServiceKey, u32)>,
     /// With the VIP that packets leave by: their answers come to it, and it may have no service.
-    sources: HashMap<(SnatKey, u32), Be32>,
+    snat_rules: HashMap<(SnatKey, u32), Be32>,
     uses: Uses,
     /// Bits that nothing needs since then, unless it does again. They are cleared by what is changed later: a bit more than
     /// needed costs packets a look.
     resting: VecDeque<(Instant, Bit)>,
 }
 
-/// How many services, sources and backends need a bit, by its number (of the router's own addresses none does): a network of 65,536
+/// How many services, SNAT rules and backends need a bit, by its number (of the router's own addresses none does): a network of 65,536
 /// guests needs as many bits twice, which are counted in 4 ms here, and in twice the time in a hash map.
 #[derive(Debug)]
 struct Uses(Vec<u32>);
 
 impl AddressFilter {
-    /// Brings the bits in line with the services, sources and backends that there are.
+    /// Brings the bits in line with the services, SNAT rules and backends that there are.
     pub(super) fn open(
         dir: &PinDir,
         services: HashSet<(ServiceKey, u32)>,
-        sources: HashMap<(SnatKey, u32), Be32>,
+        snat_rules: HashMap<(SnatKey, u32), Be32>,
         backends: impl Iterator<Item = Backend>,
     ) -> Result<Self, LoadError> {
         let words = mapping(dir, maps::INTEREST)?;
@@ -56,10 +56,10 @@ impl AddressFilter {
             }
         };
         services.iter().for_each(|(key, _)| need(to(key)));
-        sources.keys().for_each(|(key, prefix_len)| out(*key, *prefix_len, &mut need));
-        sources.values().for_each(|vip| need(Bit::to(*vip)));
+        snat_rules.keys().for_each(|(key, prefix_len)| out(*key, *prefix_len, &mut need));
+        snat_rules.values().for_each(|vip| need(Bit::to(*vip)));
         backends.filter_map(|backend| from(&backend)).for_each(&mut need);
-        let address_filter = Self { words, services, sources, uses, resting: VecDeque::new() };
+        let address_filter = Self { words, services, snat_rules, uses, resting: VecDeque::new() };
         for (at, word) in (0..).zip(wanted) {
             address_filter.change(at, |held| held & Bit::OWN | word);
         }
@@ -84,7 +84,7 @@ impl AddressFilter {
     /// [`Self::remove_way`] afterwards.
     pub(super) fn add_source(&mut self, key: SnatKey, prefix_len: u32, vip: Be32) -> Option<Be32> {
         self.add(Bit::to(vip));
-        let replaced = self.sources.insert((key, prefix_len), vip);
+        let replaced = self.snat_rules.insert((key, prefix_len), vip);
         if replaced.is_none() {
             out(key, prefix_len, |bit| self.add(bit));
         }
@@ -92,8 +92,8 @@ impl AddressFilter {
     }
 
     /// A source is gone.
-    pub(super) fn remove_source(&mut self, key: SnatKey, prefix_len: u32) {
-        if let Some(vip) = self.sources.remove(&(key, prefix_len)) {
+    pub(super) fn remove_snat_rule(&mut self, key: SnatKey, prefix_len: u32) {
+        if let Some(vip) = self.snat_rules.remove(&(key, prefix_len)) {
             out(key, prefix_len, |bit| self.remove(bit));
             self.remove_way(vip);
         }
@@ -231,7 +231,7 @@ mod tests {
         let mut address_filter = AddressFilter {
             words: Mapping::anonymous(WORDS as u32),
             services: HashSet::new(),
-            sources: HashMap::new(),
+            snat_rules: HashMap::new(),
             uses: Uses::none(),
             resting: VecDeque::new(),
         };

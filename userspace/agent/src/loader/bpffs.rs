@@ -77,7 +77,7 @@ impl PinDir {
         Self { path: bpffs.join(format!("abi-{ABI_VERSION}")) }
     }
 
-    /// Checks that the directory is, or comes to lie, on a BPF file system.
+    /// HealthChecks that the directory is, or comes to lie, on a BPF file system.
     pub fn check(bpffs: &Path) -> Result<Self, LoadError> {
         let existing = bpffs.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
         let kind =

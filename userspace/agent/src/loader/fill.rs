@@ -7,7 +7,7 @@ use vipgate_abi::{
     flow::{State, WAYS, Word, is_evictable},
 };
 
-use super::{TableError, flow_reader::FlowView, status::Reasons};
+use super::{TableError, flow_reader::FlowReader, status::Reasons};
 
 /// A moment's picture.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -29,7 +29,7 @@ pub struct Crowding {
 }
 
 impl Crowding {
-    pub(super) fn of(table: &FlowView, reasons: &Reasons) -> Result<Self, TableError> {
+    pub(super) fn of(table: &FlowReader, reasons: &Reasons) -> Result<Self, TableError> {
         Ok(Self { fill: table.fill(), refused: reasons.count(Reason::TableFull)? })
     }
 }
@@ -41,7 +41,7 @@ pub fn percent(part: u64, whole: u64) -> u64 {
 }
 
 impl Fill {
-    pub(super) fn of(table: &FlowView) -> Self {
+    pub(super) fn of(table: &FlowReader) -> Self {
         let (mut states, mut buckets) = ([0u64; 1 << 8], [0u64; WAYS + 1]);
         for bucket in 0..table.buckets() {
             let mut held = 0;

@@ -16,14 +16,14 @@ const BATCH: usize = 1 << 16;
 
 /// What came of the connections.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Carried {
+pub(super) struct Migrated {
     pub(super) connections: u64,
     /// Those for which no slot of the new table was free.
     pub(super) lost: u64,
 }
 
 /// A flow table that connections come from.
-pub(super) trait Origin {
+pub(super) trait OldTable {
     /// Whether what programs count of connections in it, they count where those count that use the new table.
     const SHARES_LOADS: bool;
 
@@ -36,7 +36,7 @@ pub(super) trait Origin {
     fn clear(&self, slot: u32, seen: Word);
 }
 
-impl Origin for FlowTable {
+impl OldTable for FlowTable {
     const SHARES_LOADS: bool = true;
 
     fn slots(&self) -> u32 {
@@ -57,7 +57,7 @@ impl Origin for FlowTable {
 }
 
 /// Two tables with the same seed.
-pub(super) struct Carrier<'a, O = FlowTable> {
+pub(super) struct Migration<'a, O = FlowTable> {
     pub(super) old: &'a O,
     pub(super) new: &'a FlowTable,
     pub(super) seed: u64,
@@ -75,10 +75,10 @@ pub(super) struct Copy {
     bytes: u64,
 }
 
-impl<O: Origin> Carrier<'_, O> {
+impl<O: OldTable> Migration<'_, O> {
     /// Carries all of them; `wait` returns when every packet that is being handled now has been.
-    pub(super) fn carry(&self, wait: impl Fn()) -> Carried {
-        let mut carried = Carried::default();
+    pub(super) fn migrate(&self, wait: impl Fn()) -> Migrated {
+        let mut carried = Migrated::default();
         let mut slots = 0..self.old.slots();
         while !slots.is_empty() {
             let mut copies = Vec::new();
@@ -319,8 +319,8 @@ mod tests {
         Some([first, reply].map(|(word, flow)| (word.state(), flow.packets, flow.bytes())))
     }
 
-    fn carry(old: &FlowTable, new: &FlowTable, meanwhile: impl Fn()) -> Carried {
-        Carrier { old, new, seed: SEED, now: 100 }.carry(meanwhile)
+    fn carry(old: &FlowTable, new: &FlowTable, meanwhile: impl Fn()) -> Migrated {
+        Migration { old, new, seed: SEED, now: 100 }.migrate(meanwhile)
     }
 
     fn is_empty(table: &FlowTable) -> bool {
@@ -339,7 +339,7 @@ mod tests {
         }
         let before: Vec<_> = (10..510).map(|number| found(&tables[0], number)).collect();
         for pair in tables.windows(2) {
-            assert_eq!(carry(&pair[0], &pair[1], || ()), Carried { connections: 500, lost: 0 });
+            assert_eq!(carry(&pair[0], &pair[1], || ()), Migrated { connections: 500, lost: 0 });
             assert!(is_empty(&pair[0]));
             // Both sides of a connection that ends are at it: then it is over.
             let over = |[first, reply]: [(State, u32, u64); 2]| match first.0 {
@@ -356,7 +356,7 @@ mod tests {
     fn connections_that_nearly_fill_a_table_are_carried_and_found_wherever_they_lie() {
         let (old, new) = (table(64), table(64));
         (10..200).for_each(|number| assert_eq!(connect(&old, number, Established).len(), 2));
-        assert_eq!(carry(&old, &new, || ()), Carried { connections: 190, lost: 0 });
+        assert_eq!(carry(&old, &new, || ()), Migrated { connections: 190, lost: 0 });
         assert!(is_empty(&old));
         for number in 10..200 {
             assert_eq!(found(&new, number), Some([(Established, 5, 500); 2]), "{number}");
@@ -445,11 +445,11 @@ mod tests {
             connect(&new, number, if number == 20 { Opening } else { Established });
         }
         new.backend_loads().correct(BACKEND, 4, 0);
-        assert_eq!(carry(&old, &new, || ()), Carried { connections: 1, lost: 0 });
+        assert_eq!(carry(&old, &new, || ()), Migrated { connections: 1, lost: 0 });
         assert!(found(&new, 10).is_some() && found(&new, 20).is_none());
         assert_eq!(new.backend_loads().get(BACKEND).live(), 3, "it is counted no more");
         connect(&old, 11, Established);
-        assert_eq!(carry(&old, &new, || ()), Carried { connections: 0, lost: 1 });
+        assert_eq!(carry(&old, &new, || ()), Migrated { connections: 0, lost: 1 });
     }
 
     #[test]

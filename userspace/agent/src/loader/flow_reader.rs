@@ -45,7 +45,7 @@ pub fn read_connections(bpffs: &Path, take: impl FnMut(Connection)) -> Result<Op
         return Ok(None);
     }
     let now = object::prepare_reading(&dir)?.jiffies()?;
-    FlowView::open(&dir)?.connections(now, hz()?, take);
+    FlowReader::open(&dir)?.connections(now, hz()?, take);
     Ok(Some(()))
 }
 
@@ -64,12 +64,12 @@ pub(super) fn tick() -> Result<u32, LoadError> {
 
 /// The flow table, mapped for reading only.
 #[derive(Debug)]
-pub struct FlowView {
+pub struct FlowReader {
     buckets: View<Bucket>,
     flows: View<Flow>,
 }
 
-impl FlowView {
+impl FlowReader {
     pub(super) fn open(dir: &PinDir) -> Result<Self, LoadError> {
         Ok(Self { buckets: view(dir, maps::FLOW_BUCKETS)?, flows: view(dir, maps::FLOWS)? })
     }

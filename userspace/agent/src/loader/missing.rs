@@ -16,7 +16,7 @@ use super::{
 
 /// A program of ours that is not any more where it was put.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Lost {
+pub struct MissingProgram {
     pub device: String,
     /// The device of that name now, which may be another one than had the program.
     pub ifindex: u32,
@@ -27,17 +27,17 @@ pub struct Lost {
 
 impl Plane {
     /// What somebody took off devices that are there. Programs at the queues' ends are among it.
-    pub fn lost(&self) -> Result<Vec<Lost>, LoadError> {
+    pub fn missing_programs(&self) -> Result<Vec<MissingProgram>, LoadError> {
         find(&self.dir)
     }
 }
 
 /// The same for who only looks.
-pub fn lost(bpffs: &Path) -> Result<Vec<Lost>, LoadError> {
+pub fn missing_programs(bpffs: &Path) -> Result<Vec<MissingProgram>, LoadError> {
     find(&PinDir::new(bpffs))
 }
 
-fn find(dir: &PinDir) -> Result<Vec<Lost>, LoadError> {
+fn find(dir: &PinDir) -> Result<Vec<MissingProgram>, LoadError> {
     let (mut lost, mut filters) = (Vec::new(), Vec::new());
     for name in dir.link_names()? {
         let Some((pinned, which)) = of_pin(&name) else { continue };
@@ -55,13 +55,13 @@ fn find(dir: &PinDir) -> Result<Vec<Lost>, LoadError> {
     let wanted: BTreeSet<_> = filters.iter().map(|(pinned, which)| (pinned.ifindex, *which)).collect();
     let missing = Filters::open(dir.marks()).and_then(|filters| filters.missing(&wanted));
     let missing = missing.map_err(|error| LoadError::io("look for TC filters", error))?;
-    let is_missing = |(pinned, which): &(Lost, Classifier)| missing.contains(&(pinned.ifindex, *which));
+    let is_missing = |(pinned, which): &(MissingProgram, Classifier)| missing.contains(&(pinned.ifindex, *which));
     lost.extend(filters.into_iter().filter(is_missing).map(|(pinned, _)| pinned));
     Ok(lost)
 }
 
 /// What a pin of this name holds, or stands for, on a device that is there; with which TC program, if it is one.
-fn of_pin(name: &str) -> Option<(Lost, Option<Classifier>)> {
+fn of_pin(name: &str) -> Option<(MissingProgram, Option<Classifier>)> {
     let (pin, device) = bpffs::split(name)?;
     let ifindex = if_nametoindex(device.as_str()).ok()?;
     let which = Classifier::of_pin(pin);
@@ -69,7 +69,7 @@ fn of_pin(name: &str) -> Option<(Lost, Option<Classifier>)> {
         Some(which) => (hook_of(which.side()), which.program()),
         None => bpffs::parse_link_name(name).map(|(hook, _)| (hook.name(), object::xdp_program(hook)))?,
     };
-    Some((Lost { device, ifindex, hook, program }, which))
+    Some((MissingProgram { device, ifindex, hook, program }, which))
 }
 
 const fn hook_of(side: Side) -> &'static str {

@@ -71,16 +71,16 @@ pub use self::{
     ethtool::{Driver, driver, drivers},
     fill::{Crowding, Fill, percent},
     filter::{FilterError, PRIORITY as FILTER_PRIORITY},
-    flow_reader::{Connection, FlowView, address, hz, read_connections},
+    flow_reader::{Connection, FlowReader, address, hz, read_connections},
     flow_table::{BackendLoads, FlowTable, Loads},
     hook_choice::{hook_for, why, why_tc},
     interfaces::Interfaces,
     kernel::release,
     mapping::Mapping,
-    missing::{Lost, lost},
+    missing::{MissingProgram, missing_programs},
     namespace::{check_namespace, forget_settings, kept_settings},
     object::load_persistently,
-    packet_records::{Tidings, Told},
+    packet_records::{PacketRecord, PacketRecords},
     status::Reasons,
     tables::{Epoch, Tables},
     trial::{Trial, try_programs},
@@ -331,12 +331,12 @@ impl Plane {
     }
 
     /// The flow table, for who counts what is in it.
-    pub fn flow_view(&self) -> Result<FlowView, LoadError> {
-        FlowView::open(&self.dir)
+    pub fn flow_reader(&self) -> Result<FlowReader, LoadError> {
+        FlowReader::open(&self.dir)
     }
 
     /// The router's devices as the programs know them.
-    pub fn ports(&self) -> Result<Interfaces, LoadError> {
+    pub fn interfaces(&self) -> Result<Interfaces, LoadError> {
         Interfaces::open(&self.dir)
     }
 

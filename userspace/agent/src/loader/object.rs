@@ -27,7 +27,7 @@ use vipgate_abi::{
     snat::{self, SnatKey, SnatRule},
 };
 
-use super::{Hook, Sizes, Tidings, bpffs::PinDir, error::LoadError};
+use super::{Hook, PacketRecords, Sizes, bpffs::PinDir, error::LoadError};
 
 /// The kernel programs, as `cargo xtask build` made them; a deployed router needs no toolchain.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/vipgate.o"));
@@ -248,11 +248,11 @@ pub(super) fn lift_memlock() {
 /// Opens or makes the maps. The sizes are those that the maps really have.
 pub(super) fn prepare(dir: &PinDir, wanted: Sizes) -> Result<(Programs, Sizes), LoadError> {
     let sizes = sizes_of_pins(dir, wanted)?;
-    Ok((prepare_bridging(dir, sizes, None)?, sizes))
+    Ok((prepare_with_secondary(dir, sizes, None)?, sizes))
 }
 
 /// [`prepare`] for maps of these sizes; the programs bridge to the flow table of another directory, of so many flows.
-pub(super) fn prepare_bridging(
+pub(super) fn prepare_with_secondary(
     dir: &PinDir,
     sizes: Sizes,
     other: Option<(&PinDir, u32)>,
@@ -323,8 +323,8 @@ pub(super) fn prepare_reading(dir: &PinDir) -> Result<Programs, LoadError> {
 }
 
 /// What the programs tell, whose tables are pinned here.
-pub(super) fn with_tidings(dir: &PinDir) -> Result<Tidings, LoadError> {
-    Tidings::of(&mut with_maps(dir, sizes_of_pins(dir, Sizes::default())?, Beside::default())?)
+pub(super) fn open_packet_records(dir: &PinDir) -> Result<PacketRecords, LoadError> {
+    PacketRecords::of(&mut with_maps(dir, sizes_of_pins(dir, Sizes::default())?, Beside::default())?)
 }
 
 /// The flows that programs know of beside those of their own table.

@@ -20,7 +20,7 @@ use super::{LoadError, Plane, object};
 
 /// A packet of which the programs told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Told {
+pub struct PacketRecord {
     pub reason: Reason,
     /// IANA protocol number; 0: the packet is no IPv4.
     pub protocol: u8,
@@ -33,7 +33,7 @@ pub struct Told {
     pub at: Duration,
 }
 
-impl FromStr for Told {
+impl FromStr for PacketRecord {
     type Err = ();
 
     /// `reason 12 protocol 6 from 10.1.0.101 40000 to 10.1.0.10 80 by 3 at 123456789`
@@ -59,12 +59,12 @@ fn next<T: FromStr>(words: &mut SplitWhitespace<'_>) -> Result<T, ()> {
 }
 
 /// The reading end of the ring. Its descriptor is readable when there is something in it. One reader.
-pub struct Tidings {
+pub struct PacketRecords {
     logger: EbpfLogger<Messages>,
     messages: Receiver<String>,
 }
 
-impl Tidings {
+impl PacketRecords {
     /// Of loaded programs, or of those that have the same tables.
     ///
     /// # Errors
@@ -85,21 +85,21 @@ impl Tidings {
     }
 
     /// What came since this was asked.
-    pub fn take(&mut self) -> Vec<Told> {
+    pub fn take(&mut self) -> Vec<PacketRecord> {
         self.logger.flush();
         self.messages.try_iter().filter_map(|message| message.parse().ok()).collect()
     }
 }
 
-impl AsRawFd for Tidings {
+impl AsRawFd for PacketRecords {
     fn as_raw_fd(&self) -> RawFd {
         self.logger.as_raw_fd()
     }
 }
 
-impl fmt::Debug for Tidings {
+impl fmt::Debug for PacketRecords {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Tidings").finish_non_exhaustive()
+        f.debug_struct("PacketRecords").finish_non_exhaustive()
     }
 }
 
@@ -121,9 +121,9 @@ impl Log for Messages {
 
 impl Plane {
     /// What the programs told while nobody read, and will tell.
-    pub fn tidings(&self) -> Result<Tidings, LoadError> {
+    pub fn packet_records(&self) -> Result<PacketRecords, LoadError> {
         // Handles of its own: a program that is loaded later needs those that the others were loaded with.
-        object::with_tidings(&self.dir)
+        object::open_packet_records(&self.dir)
     }
 }
 
@@ -134,7 +134,7 @@ mod tests {
     #[test]
     fn a_record_is_read_as_the_programs_write_it() {
         let text = "reason 12 protocol 6 from 10.1.0.101 40000 to 10.1.0.10 80 by 3 at 1500000000";
-        let told = Told {
+        let told = PacketRecord {
             reason: Reason::TableFull,
             protocol: 6,
             from: SocketAddrV4::new(Ipv4Addr::new(10, 1, 0, 101), 40_000),
@@ -144,7 +144,7 @@ mod tests {
         };
         assert_eq!(text.parse(), Ok(told));
         for wrong in ["", "reason 99 protocol 6", &text.replace("12", "250"), &text.replace("from", "to")] {
-            assert_eq!(wrong.parse::<Told>(), Err(()), "{wrong}");
+            assert_eq!(wrong.parse::<PacketRecord>(), Err(()), "{wrong}");
         }
     }
 }

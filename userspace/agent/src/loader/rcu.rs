@@ -11,7 +11,7 @@ const GLOBAL: libc::c_int = 1;
 const LONG: Duration = Duration::from_millis(200);
 
 /// Returns when every run of a program that has begun is over. Programs run under RCU, a batch of packets at most.
-pub(super) fn wait() {
+pub(super) fn synchronize() {
     // SAFETY: takes and gives numbers.
     let answer = unsafe { libc::syscall(libc::SYS_membarrier, GLOBAL, 0, 0) };
     if answer != 0 {

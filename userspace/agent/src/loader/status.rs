@@ -26,7 +26,7 @@ use super::{
     Crowding, Hook,
     bpffs::PinDir,
     error::{LoadError, TableError},
-    flow_reader::FlowView,
+    flow_reader::FlowReader,
     interfaces::Interfaces,
     object::open,
     tables::Tables,
@@ -41,8 +41,8 @@ pub struct Status {
     pub ports: BTreeMap<u32, Interface>,
     /// Key, its prefix length in bits, value.
     pub services: Vec<(ServiceKey, u32, Service)>,
-    /// The same of the sources.
-    pub sources: Vec<(SnatKey, u32, SnatRule)>,
+    /// The same of the SNAT rules.
+    pub snat_rules: Vec<(SnatKey, u32, SnatRule)>,
     /// By number, those in use.
     pub backends: BTreeMap<u32, BackendStatus>,
     /// Bandwidth limits by number.
@@ -85,16 +85,16 @@ pub fn read(bpffs: &Path) -> Result<Option<Status>, LoadError> {
     }
     let tables = Tables::open(&dir)?;
     let reasons = Reasons::open(&dir)?;
-    let flows = Crowding::of(&FlowView::open(&dir)?, &reasons)?;
-    let (services, sources) = (tables.services()?, tables.sources()?);
-    let backends = backends(&tables, &services, &sources)?;
+    let flows = Crowding::of(&FlowReader::open(&dir)?, &reasons)?;
+    let (services, snat_rules) = (tables.services()?, tables.snat_rules()?);
+    let backends = backends(&tables, &services, &snat_rules)?;
     Ok(Some(Status {
         links: dir.pinned_links()?,
         ports: Interfaces::open(&dir)?.list()?,
-        limits: limits(&tables, &services, &sources, &backends)?,
+        limits: limits(&tables, &services, &snat_rules, &backends)?,
         backends,
         services,
-        sources,
+        snat_rules,
         reasons: reasons.all()?,
         flows,
     }))
@@ -104,7 +104,7 @@ pub fn read(bpffs: &Path) -> Result<Option<Status>, LoadError> {
 pub fn crowding(bpffs: &Path) -> Result<Option<Crowding>, LoadError> {
     let dir = PinDir::new(bpffs);
     match dir.is_there()? {
-        true => Ok(Some(Crowding::of(&FlowView::open(&dir)?, &Reasons::open(&dir)?)?)),
+        true => Ok(Some(Crowding::of(&FlowReader::open(&dir)?, &Reasons::open(&dir)?)?)),
         false => Ok(None),
     }
 }
@@ -127,7 +127,7 @@ pub fn guests(bpffs: &Path) -> Result<Guests, LoadError> {
     let tables = Tables::open(&dir)?;
     // Behind these is no guest but the VIP itself.
     let mut vips = BTreeSet::new();
-    for (key, prefix_len, source) in tables.sources()? {
+    for (key, prefix_len, source) in tables.snat_rules()? {
         if source.kind == SnatKind::Masquerade as u8 {
             vips.insert(source.backend);
             let prefix_len = prefix_len.saturating_sub(SnatKey::EXACT - 32) as u8;
@@ -145,13 +145,13 @@ pub fn guests(bpffs: &Path) -> Result<Guests, LoadError> {
 fn limits(
     tables: &Tables,
     services: &[(ServiceKey, u32, Service)],
-    sources: &[(SnatKey, u32, SnatRule)],
+    snat_rules: &[(SnatKey, u32, SnatRule)],
     backends: &BTreeMap<u32, BackendStatus>,
 ) -> Result<BTreeMap<u32, LimitStatus>, TableError> {
     const LOOK: Duration = Duration::from_secs(1);
     let of_services = services.iter().map(|(key, _, service)| (service.number, Ipv4Addr::from(key.vip)));
     let vip_of = |source: &SnatRule| Ipv4Addr::from(u32::from_be(source.vip));
-    let of_sources = sources
+    let of_sources = snat_rules
         .iter()
         .filter_map(|(_, _, source)| Some((backends.get(&source.backend)?.backend.service, vip_of(source))));
     let vips: HashMap<u32, Ipv4Addr> = of_services.chain(of_sources).collect();
@@ -193,7 +193,7 @@ fn limits(
 fn backends(
     tables: &Tables,
     services: &[(ServiceKey, u32, Service)],
-    sources: &[(SnatKey, u32, SnatRule)],
+    snat_rules: &[(SnatKey, u32, SnatRule)],
 ) -> Result<BTreeMap<u32, BackendStatus>, TableError> {
     let rings =
         services.iter().flat_map(|(_, _, service)| (0..service.ring_len).map(|element| service.ring_base + element));
@@ -201,7 +201,7 @@ fn backends(
     let services = services.iter().map(|(_, _, service)| service);
     let guests =
         services.filter(|service| [Kind::Forward, Kind::Elastic].map(|kind| kind as u8).contains(&service.kind));
-    let guests = guests.map(|service| service.backend).chain(sources.iter().map(|(_, _, source)| source.backend));
+    let guests = guests.map(|service| service.backend).chain(snat_rules.iter().map(|(_, _, source)| source.backend));
     let chosen: BTreeSet<u32> = members.chain(guests).collect();
     let mut backends = BTreeMap::new();
     for number in 0..tables.backends().len() {

@@ -28,13 +28,13 @@ use super::{
     object::{self, open},
 };
 
-/// Services, sources, rings and backends. One writer: the reconciler, which says so by [`Tables::begin`].
+/// Services, SNAT rules, selection tables and backends. One writer: the reconciler, which says so by [`Tables::begin`].
 pub struct Tables {
     dir: PinDir,
     /// The writer's.
     address_filter: Option<AddressFilter>,
     services: LpmTrie<MapData, ServiceKey, Service>,
-    sources: LpmTrie<MapData, SnatKey, SnatRule>,
+    snat_rules: LpmTrie<MapData, SnatKey, SnatRule>,
     traffic: PerCpuArray<MapData, Traffic>,
     past_traffic: Mapping<Traffic>,
     backends: Mapping<Backend>,
@@ -58,7 +58,7 @@ impl Tables {
             dir: dir.clone(),
             address_filter: None,
             services: open(dir, maps::SERVICES)?,
-            sources: open(dir, maps::SOURCES)?,
+            snat_rules: open(dir, maps::SOURCES)?,
             traffic: open(dir, maps::BACKEND_TRAFFIC)?,
             past_traffic: mapping(dir, maps::PAST_TRAFFIC)?,
             backends: mapping(dir, maps::BACKENDS)?,
@@ -77,18 +77,18 @@ impl Tables {
     }
 
     /// Every source, by its key and the key's prefix length in bits.
-    pub fn sources(&self) -> Result<Vec<(SnatKey, u32, SnatRule)>, TableError> {
-        entries(&self.sources, maps::SOURCES)
+    pub fn snat_rules(&self) -> Result<Vec<(SnatKey, u32, SnatRule)>, TableError> {
+        entries(&self.snat_rules, maps::SOURCES)
     }
 
     /// To be called before the first write: learns what the tables hold, and brings what follows from it in line.
     pub fn begin(&mut self) -> Result<(), LoadError> {
         let services = self.services()?.into_iter().map(|(key, prefix_len, _)| (key, prefix_len)).collect();
-        let sources =
-            self.sources()?.into_iter().map(|(key, prefix_len, source)| ((key, prefix_len), source.vip)).collect();
+        let snat_rules =
+            self.snat_rules()?.into_iter().map(|(key, prefix_len, source)| ((key, prefix_len), source.vip)).collect();
         let backends = || (0..self.backends.len()).filter_map(|number| Some((number, self.backends.read(number)?)));
         self.address_filter =
-            Some(AddressFilter::open(&self.dir, services, sources, backends().map(|(_, backend)| backend))?);
+            Some(AddressFilter::open(&self.dir, services, snat_rules, backends().map(|(_, backend)| backend))?);
         // Who ended between the two writes of `set_backend` has left one that counts nothing; the sweeper counts anew.
         for (number, Backend { generation, service, .. }) in backends() {
             if !self.loads.get(number).counts(generation) {
@@ -117,12 +117,12 @@ impl Tables {
     }
 
     /// Adds or replaces a source at once.
-    pub fn set_source(&mut self, key: SnatKey, prefix_len: u32, source: SnatRule) -> Result<(), TableError> {
+    pub fn set_snat_rule(&mut self, key: SnatKey, prefix_len: u32, source: SnatRule) -> Result<(), TableError> {
         let replaced = self
             .address_filter
             .as_mut()
             .and_then(|address_filter| address_filter.add_source(key, prefix_len, source.vip));
-        insert(&mut self.sources, maps::SOURCES, TrieKey::new(prefix_len, key), source)?;
+        insert(&mut self.snat_rules, maps::SOURCES, TrieKey::new(prefix_len, key), source)?;
         if let Some((address_filter, vip)) = self.address_filter.as_mut().zip(replaced) {
             address_filter.remove_way(vip);
         }
@@ -130,10 +130,10 @@ impl Tables {
     }
 
     /// Removes a source; one that is not there is no error.
-    pub fn remove_source(&mut self, key: SnatKey, prefix_len: u32) -> Result<(), TableError> {
-        remove(&mut self.sources, maps::SOURCES, TrieKey::new(prefix_len, key))?;
+    pub fn remove_snat_rule(&mut self, key: SnatKey, prefix_len: u32) -> Result<(), TableError> {
+        remove(&mut self.snat_rules, maps::SOURCES, TrieKey::new(prefix_len, key))?;
         if let Some(address_filter) = &mut self.address_filter {
-            address_filter.remove_source(key, prefix_len);
+            address_filter.remove_snat_rule(key, prefix_len);
         }
         Ok(())
     }

@@ -34,7 +34,7 @@ use super::{
     attach,
     bpffs::{PinDir, Stage},
     error::{LoadError, causes},
-    flow_migration::{Carrier, Copy, Copying, Origin},
+    flow_migration::{Copy, Copying, Migration, OldTable},
     flow_table::FlowTable,
     kernel,
     mapping::Mapping,
@@ -115,19 +115,23 @@ fn loads(dir: &PinDir) -> Result<Mapping<Load>, LoadError> {
 fn copy(new: &PinDir, table: &FlowTable8) -> Result<Taken, LoadError> {
     let mut taken = Taken::new(table);
     let copies = FlowTable::open(new)?;
-    let carrier = carrier(new, table, &copies)?;
+    let migration = migration(new, table, &copies)?;
     for _ in 0..PASSES {
-        if taken.copy(&carrier, false) < FEW {
+        if taken.copy(&migration, false) < FEW {
             break;
         }
     }
     Ok(taken)
 }
 
-fn carrier<'a>(dir: &PinDir, old: &'a FlowTable8, new: &'a FlowTable) -> Result<Carrier<'a, FlowTable8>, LoadError> {
+fn migration<'a>(
+    dir: &PinDir,
+    old: &'a FlowTable8,
+    new: &'a FlowTable,
+) -> Result<Migration<'a, FlowTable8>, LoadError> {
     let config = tables::Epoch::open(dir)?.get()?;
     let now = object::prepare_reading(dir)?.jiffies()?;
-    Ok(Carrier { old, new, seed: config.flow_seed, now })
+    Ok(Migration { old, new, seed: config.flow_seed, now })
 }
 
 /// Steps 3 to 5.
@@ -140,16 +144,16 @@ fn finish(
     mut copied: Taken,
 ) -> Result<(), LoadError> {
     let copies = FlowTable::open(taken)?;
-    let carrier = carrier(taken, table, &copies)?;
+    let migration = migration(taken, table, &copies)?;
     abi8::copy_meter_states(old, taken)?;
     taken.share_links(old)?;
     let begun = Instant::now();
     attach::update_all(taken, &mut programs.patient)?;
-    let mut last = copied.copy(&carrier, true);
-    rcu::wait();
-    last += copied.copy(&carrier, true);
+    let mut last = copied.copy(&migration, true);
+    rcu::synchronize();
+    last += copied.copy(&migration, true);
     let between = begun.elapsed();
-    let (connections, lost) = copied.settle(&carrier);
+    let (connections, lost) = copied.settle(&migration);
     if lost > 0 {
         warn!(connections, lost, "the new flow table had no place for some connections; raise datapath.flows");
     }
@@ -177,7 +181,7 @@ impl OurPrograms {
         };
         Ok(Self {
             patient: load(object::prepare_taking(new, sizes)?, options.hook)?,
-            usual: load(object::prepare_bridging(new, sizes, None)?, options.hook)?,
+            usual: load(object::prepare_with_secondary(new, sizes, None)?, options.hook)?,
         })
     }
 }
@@ -196,21 +200,21 @@ impl Taken {
     }
 
     /// Copies those that have come since the last time, and takes back those that have gone; how many have come.
-    fn copy(&mut self, carrier: &Carrier<'_, FlowTable8>, used: bool) -> usize {
+    fn copy(&mut self, migration: &Migration<'_, FlowTable8>, used: bool) -> usize {
         self.copies.retain(|both| {
-            let gone = carrier.is_gone(&both[0]);
+            let gone = migration.is_gone(&both[0]);
             if gone {
-                carrier.discard(*both);
+                migration.discard(*both);
             }
             !gone
         });
         let before = self.copies.len();
-        for slot in 0..carrier.old.slots() {
-            let Some(word) = carrier.old.word(slot).filter(|word| word.state() > State::Busy) else { continue };
+        for slot in 0..migration.old.slots() {
+            let Some(word) = migration.old.word(slot).filter(|word| word.state() > State::Busy) else { continue };
             if self.seen[slot as usize] == identity(word) {
                 continue;
             }
-            match carrier.copy(slot, used) {
+            match migration.copy(slot, used) {
                 Copying::None => {}
                 Copying::NoSlot => {
                     self.lost += 1;
@@ -228,9 +232,9 @@ impl Taken {
     }
 
     /// Brings the copies to what packets changed meanwhile: how many there are, and how many connections found no place.
-    fn settle(self, carrier: &Carrier<'_, FlowTable8>) -> (usize, u64) {
+    fn settle(self, migration: &Migration<'_, FlowTable8>) -> (usize, u64) {
         for [first, reply] in &self.copies {
-            carrier.settle(*first, *reply);
+            migration.settle(*first, *reply);
         }
         (self.copies.len(), self.lost)
     }

@@ -96,8 +96,8 @@ impl Netlink {
         let Some((ifindex, neighbour)) = next_hop(&route, address) else {
             return Reach::Missing(format!("the route to it is of the kind {:?}", route.header.kind));
         };
-        if let Some(hindrance) = self.link(ifindex).await.and_then(|link| hindrance(&link, device)) {
-            return Reach::Missing(hindrance);
+        if let Some(link_problem) = self.link(ifindex).await.and_then(|link| link_problem(&link, device)) {
+            return Reach::Missing(link_problem);
         }
         match self.neighbour(ifindex, neighbour).await {
             Some(NeighbourState::Incomplete | NeighbourState::Failed) => Reach::Unresolved,
@@ -154,7 +154,7 @@ fn next_hop(route: &RouteMessage, address: Ipv4Addr) -> Option<(u32, Ipv4Addr)> 
 }
 
 /// Why packets do not get onto the link of `wanted`, where the route to it leads out by this device.
-fn hindrance(link: &LinkMessage, wanted: &str) -> Option<String> {
+fn link_problem(link: &LinkMessage, wanted: &str) -> Option<String> {
     let Device { name, up, .. } = device(link);
     if name != wanted {
         return Some(format!("the route to it leads out by {name}, not by {wanted}"));

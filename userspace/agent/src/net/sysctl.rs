@@ -87,7 +87,7 @@ impl Settings {
 
     /// Has the router's stack choose its own connections' ports among those that source NAT does not give to guests. A range
     /// that lies within them stays as it is.
-    pub fn set_ports_aside(&self) -> Result<(), NetError> {
+    pub fn reserve_snat_ports(&self) -> Result<(), NetError> {
         let range = self.value(Path::new(OWN_PORT_RANGE)).unwrap_or_default();
         let first = range.split(' ').next().and_then(|first| first.parse().ok());
         if first.is_some_and(|first: u16| first >= OWN_PORTS) {
@@ -252,13 +252,13 @@ mod tests {
     fn what_was_changed_is_put_back_and_what_somebody_changed_since_stays() {
         let root = tempfile::tempdir().expect("a directory");
         let before = settings(root.path());
-        before.set_ports_aside().expect("set");
+        before.reserve_snat_ports().expect("set");
         before.set_of(1, "lo", "accept_local", 1).expect("set");
         before.set_of(1, "lo", "forwarding", 1).expect("set");
         // Another controller's turn, which finds all of it done.
         let settings = Settings::new(before.kept.clone());
         let settings = Settings { ipv4: before.ipv4, ..settings };
-        settings.set_ports_aside().expect("set");
+        settings.reserve_snat_ports().expect("set");
         settings.set_of(1, "lo", "accept_local", 1).expect("set");
         assert_eq!(
             (at(&settings, OWN_PORT_RANGE), at(&settings, "conf/lo/accept_local")),

@@ -19,11 +19,11 @@ use crate::{
 
 /// The managed devices. Blocks: it makes system calls.
 #[derive(Debug)]
-pub(super) struct Managed {
+pub(super) struct ManagedDevices {
     plane: Arc<Plane>,
     table: Interfaces,
     settings: Settings,
-    ports: BTreeMap<u32, Interface>,
+    interfaces: BTreeMap<u32, Interface>,
     /// By name: the device as it was set up, and its port number.
     ready: BTreeMap<String, (Device, u32)>,
     /// Why those that are wanted are not.
@@ -44,17 +44,17 @@ pub(super) struct Synced {
     pub(super) errors: Vec<ApplyError>,
 }
 
-impl Managed {
+impl ManagedDevices {
     /// Learns the ports that the kernel's tables hold.
     pub(super) fn new(plane: Arc<Plane>) -> Result<Self, LoadError> {
-        let table = plane.ports()?;
-        let ports = table.list()?;
+        let table = plane.interfaces()?;
+        let interfaces = table.list()?;
         let settings = Settings::new(plane.kept_settings()?);
         Ok(Self {
             plane,
             table,
             settings,
-            ports,
+            interfaces,
             ready: BTreeMap::new(),
             refused: Refusals::new(),
             moved: BTreeSet::new(),
@@ -77,8 +77,8 @@ impl Managed {
     }
 
     /// Has the router's stack leave the ports alone that source NAT gives to guests.
-    pub(super) fn set_ports_aside(&self) -> Result<(), NetError> {
-        self.settings.set_ports_aside()
+    pub(super) fn reserve_snat_ports(&self) -> Result<(), NetError> {
+        self.settings.reserve_snat_ports()
     }
 
     /// The devices that got another MAC address while no controller ran; once.
@@ -100,13 +100,13 @@ impl Managed {
     }
 
     fn is_strict(&self) -> bool {
-        self.ports.values().any(Interface::is_strict)
+        self.interfaces.values().any(Interface::is_strict)
     }
 
     /// Makes devices' reverse-path filtering loose that somebody made strict. True: of some the programs know it otherwise.
     pub(super) fn loosen(&self) -> bool {
         let differs = |(device, number): &(Device, u32)| {
-            let is_strict = self.ports.get(number).is_some_and(Interface::is_strict);
+            let is_strict = self.interfaces.get(number).is_some_and(Interface::is_strict);
             // What fails is told when the device is set up.
             self.settings.loosen(device).map_or(true, |strict| strict != is_strict)
         };
@@ -152,10 +152,10 @@ impl Managed {
             }
         }
         let used: BTreeSet<u32> = wanted.iter().filter_map(|name| kept(name)).collect();
-        for (number, port) in self.ports.clone().into_iter().filter(|(_, port)| !used.contains(&port.ifindex)) {
+        for (number, port) in self.interfaces.clone().into_iter().filter(|(_, port)| !used.contains(&port.ifindex)) {
             synced.changed = true;
             match self.table.clear(number, port) {
-                Ok(()) => drop(self.ports.remove(&number)),
+                Ok(()) => drop(self.interfaces.remove(&number)),
                 Err(error) => warn!(number, %error, "cannot free a port"),
             }
         }
@@ -182,7 +182,7 @@ impl Managed {
         let number = self
             .number(device.ifindex)
             .ok_or_else(|| refused(format!("all {} ports are in use", MAX_INTERFACES - 1)))?;
-        if self.ports.get(&number).is_some_and(|port| port.ifindex == device.ifindex && port.mac != device.mac) {
+        if self.interfaces.get(&number).is_some_and(|port| port.ifindex == device.ifindex && port.mac != device.mac) {
             self.moved.insert(device.name.clone());
         }
         // The port before the program, so that the first packet finds its way out. Until the hook is known XDP sends by it only
@@ -209,7 +209,7 @@ impl Managed {
 
     /// Whether XDP sends by the device with this interface index.
     fn takes_frames(&self, ifindex: u32) -> bool {
-        self.ports.values().any(|port| port.ifindex == ifindex && port.takes_frames())
+        self.interfaces.values().any(|port| port.ifindex == ifindex && port.takes_frames())
     }
 
     /// Tells the programs of a device that carries them at this hook. XDP sends frames only where XDP receives them: a driver that
@@ -219,21 +219,21 @@ impl Managed {
         let sockets_only = u16::from(!matches!(hook, Hook::Xdp | Hook::XdpGeneric));
         let Device { ifindex, mtu, mac, .. } = *device;
         let port = Interface { ifindex, mtu, mac, sockets_only, strict: strict.into(), ..Interface::default() };
-        if self.ports.get(&number) == Some(&port) {
+        if self.interfaces.get(&number) == Some(&port) {
             return Ok(false);
         }
-        self.set_port(number, port).map(|()| true)
+        self.set_interface(number, port).map(|()| true)
     }
 
     /// The number that the device has, else the lowest free one; 0 is the stack.
     fn number(&self, ifindex: u32) -> Option<u32> {
-        let held = self.ports.iter().find(|(_, port)| port.ifindex == ifindex).map(|(number, _)| *number);
-        held.or_else(|| (1..MAX_INTERFACES).find(|number| !self.ports.contains_key(number)))
+        let held = self.interfaces.iter().find(|(_, port)| port.ifindex == ifindex).map(|(number, _)| *number);
+        held.or_else(|| (1..MAX_INTERFACES).find(|number| !self.interfaces.contains_key(number)))
     }
 
-    fn set_port(&mut self, number: u32, port: Interface) -> Result<(), TableError> {
-        self.table.set(number, port, self.ports.get(&number).copied())?;
-        self.ports.insert(number, port);
+    fn set_interface(&mut self, number: u32, port: Interface) -> Result<(), TableError> {
+        self.table.set(number, port, self.interfaces.get(&number).copied())?;
+        self.interfaces.insert(number, port);
         Ok(())
     }
 }

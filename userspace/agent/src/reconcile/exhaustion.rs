@@ -1,35 +1,37 @@
-//! What ran out and cost connections is told in the log: at once, and then at most once in a while.
+//! Logs what ran out and cost connections: at once, and then once a minute at most.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use tracing::warn;
 use vipgate_abi::counters::Reason;
 
-use crate::loader::{LoadError, Plane, Reasons, TableError};
-
-/// How often the same is told at most.
-const TELL_EVERY: Duration = Duration::from_secs(60);
+use crate::{
+    loader::{LoadError, Plane, Reasons, TableError},
+    log_pacing::LogPacer,
+};
 
 /// Watches the counters of what ran out.
 #[derive(Debug)]
 pub(super) struct Exhaustion {
     reasons: Reasons,
-    watched: [(Reason, Pacer); 2],
+    watched: [(Reason, Watched); 2],
 }
 
 impl Exhaustion {
-    /// What was counted before is not told.
+    /// What was counted before is not logged.
     pub(super) fn start(plane: &Plane) -> Result<Self, LoadError> {
         let reasons = plane.reasons()?;
-        let watch = |reason| Ok::<_, TableError>((reason, Pacer { count: reasons.count(reason)?, told: None }));
+        let watch = |reason| {
+            Ok::<_, TableError>((reason, Watched { count: reasons.count(reason)?, pacer: LogPacer::default() }))
+        };
         let watched = [watch(Reason::TableFull)?, watch(Reason::NoFreePort)?];
         Ok(Self { reasons, watched })
     }
 
-    /// Tells what there is to tell; the flow table may have up to `most` entries.
-    pub(super) fn tell(&mut self, most: u32, now: Instant) -> Result<(), TableError> {
-        for (reason, pacer) in &mut self.watched {
-            let Some(new) = pacer.look(self.reasons.count(*reason)?, now) else { continue };
+    /// Logs what is new; the flow table may have up to `most` entries.
+    pub(super) fn log(&mut self, most: u32, now: Instant) -> Result<(), TableError> {
+        for (reason, counter) in &mut self.watched {
+            let Some(new) = counter.grown(self.reasons.count(*reason)?, now) else { continue };
             match reason {
                 Reason::TableFull => warn!(
                     "{new} packets of new connections found no room in the flow table and were dropped: it may have \
@@ -45,40 +47,42 @@ impl Exhaustion {
     }
 }
 
-/// A counter, and what of it was told.
+/// A counter whose growth is logged.
 #[derive(Clone, Copy, Debug)]
-struct Pacer {
-    /// As of what was told last.
+struct Watched {
+    /// Its value when its growth was last logged.
     count: u64,
-    told: Option<Instant>,
+    pacer: LogPacer,
 }
 
-impl Pacer {
-    /// How much is to be told of a counter that is at `count` now.
-    fn look(&mut self, count: u64, now: Instant) -> Option<u64> {
+impl Watched {
+    /// By how much the counter, which is at `count` now, has grown since it was last logged; `None` if there is nothing to log yet.
+    fn grown(&mut self, count: u64, now: Instant) -> Option<u64> {
         let new = count.saturating_sub(self.count);
-        if new == 0 || self.told.is_some_and(|told| now.saturating_duration_since(told) < TELL_EVERY) {
+        if new == 0 || !self.pacer.may_log(now) {
             return None;
         }
-        *self = Self { count, told: Some(now) };
+        self.count = count;
         Some(new)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]
-    fn the_first_is_told_at_once_and_what_follows_together_a_minute_later() {
+    fn the_first_is_logged_at_once_and_what_follows_together_a_minute_later() {
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
-        let mut pacer = Pacer { count: 7, told: None };
-        assert_eq!(pacer.look(7, start), None, "nothing of before");
-        assert_eq!(pacer.look(8, start), Some(1));
-        assert_eq!(pacer.look(20, at(59)), None);
-        assert_eq!(pacer.look(30, at(60)), Some(22));
-        assert_eq!(pacer.look(30, at(120)), None, "nothing new");
-        assert_eq!(pacer.look(31, at(121)), Some(1));
+        let mut counter = Watched { count: 7, pacer: LogPacer::default() };
+        assert_eq!(counter.grown(7, start), None, "nothing of before");
+        assert_eq!(counter.grown(8, start), Some(1));
+        assert_eq!(counter.grown(20, at(59)), None);
+        assert_eq!(counter.grown(30, at(60)), Some(22));
+        assert_eq!(counter.grown(30, at(120)), None, "nothing new");
+        assert_eq!(counter.grown(31, at(121)), Some(1));
     }
 }

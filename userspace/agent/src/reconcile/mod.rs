@@ -35,7 +35,7 @@ pub use self::flow_table_size::Pace;
 use vipgate_state::{Apply, Change, NotApplied, Source};
 
 use self::worker::{Command, Worker};
-use crate::{health::Checks, loader::Plane};
+use crate::{health::HealthChecks, loader::Plane};
 
 /// Why the kernel does not hold what was asked for. It will be tried again.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
@@ -75,7 +75,7 @@ impl Reconciler {
     /// Starts in the calling thread's network namespace and brings everything in line once. VIPs and devices that
     /// fail are told in the log and tried again; only what prevents all work is an error. `checks` learns which
     /// backends there are.
-    pub async fn start<S: Source>(plane: Arc<Plane>, source: S, checks: Checks) -> Result<Self, ApplyError> {
+    pub async fn start<S: Source>(plane: Arc<Plane>, source: S, checks: HealthChecks) -> Result<Self, ApplyError> {
         Self::start_at(Pace::default(), plane, source, checks).await
     }
 
@@ -84,7 +84,7 @@ impl Reconciler {
         pace: Pace,
         plane: Arc<Plane>,
         source: S,
-        checks: Checks,
+        checks: HealthChecks,
     ) -> Result<Self, ApplyError> {
         let (commands, queue) = mpsc::channel(1024);
         let (told, refused) = watch::channel(Refusals::new());

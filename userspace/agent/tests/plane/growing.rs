@@ -5,8 +5,8 @@ use std::{ops::Range, sync::Arc, time::Duration};
 use aya::maps::Array;
 use vipgate_abi::{config::Config, counters::Reason, flow::State, load::Load, maps};
 use vipgate_agent::{
-    health::Checks,
-    loader::{Hook, Options, Plane, Sizes, Tidings},
+    health::HealthChecks,
+    loader::{Hook, Options, PacketRecords, Plane, Sizes},
     reconcile::{Pace, Reconciler},
 };
 use vipgate_state::Protocol;
@@ -42,7 +42,7 @@ impl Bench {
         let desired = Desired::with_devices(&["r0", "r1"]);
         desired.put(vip(5, "r0", [1]));
         let pace = Pace { look: LOOK, glance: LOOK, quiet, pause: LOOK };
-        let started = Reconciler::start_at(pace, Arc::clone(&plane), desired.clone(), Checks::default());
+        let started = Reconciler::start_at(pace, Arc::clone(&plane), desired.clone(), HealthChecks::default());
         let reconciler = room.run(started).expect("starts");
         Self { room, plane, desired, reconciler }
     }
@@ -130,7 +130,7 @@ fn a_flood_of_first_packets_makes_no_table_grow() {
 }
 
 /// Waits until the programs tell of a datagram that is sent to VIP 6 from now on.
-fn hear(room: &Room, client: &Far, tidings: &mut Tidings) {
+fn hear(room: &Room, client: &Far, tidings: &mut PacketRecords) {
     tidings.take();
     room.wait("what the programs tell", || {
         client.run("bash -c echo>/dev/udp/10.0.0.6/80");
@@ -148,7 +148,7 @@ fn what_the_programs_tell_is_heard_after_the_table_has_grown_and_by_the_next_con
     bench.apply("vip-6");
     let reconciler = bench.reconciler.clone();
     bench.room.run(async move { reconciler.tell_of(Reason::NoBackend.bit()).await }).expect("tells");
-    let mut tidings = bench.plane.tidings().expect("opens");
+    let mut tidings = bench.plane.packet_records().expect("opens");
     hear(&bench.room, &client, &mut tidings);
     bench.connect(0..200, State::Established);
     bench.wait_for(LEAST * 4);
@@ -161,5 +161,5 @@ fn what_the_programs_tell_is_heard_after_the_table_has_grown_and_by_the_next_con
     let sizes = Sizes { flows: LEAST * 16, ..SIZES };
     let plane = Plane::open(&Options { sizes, ..room.options(Hook::Tc) }).expect("opens");
     assert_eq!(plane.sizes().flows, LEAST * 16);
-    hear(&room, &client, &mut plane.tidings().expect("opens"));
+    hear(&room, &client, &mut plane.packet_records().expect("opens"));
 }

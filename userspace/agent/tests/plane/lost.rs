@@ -2,7 +2,7 @@
 
 use std::{fs, process::Command, sync::Arc};
 
-use vipgate_agent::{health::Checks, loader::Hook, reconcile::Reconciler};
+use vipgate_agent::{health::HealthChecks, loader::Hook, reconcile::Reconciler};
 
 use crate::{filters::tc_links, loading::target, room::Room, source::Desired};
 
@@ -20,7 +20,8 @@ fn programs_that_somebody_takes_off_come_back_while_the_reconciler_runs() {
         room.veth("r0", "c0", "10.0.0.1/24");
         let plane = room.open(hook).expect("opens");
         let desired = Desired::with_devices(&["r0"]);
-        let reconciler = room.run(Reconciler::start(Arc::clone(&plane), desired, Checks::default())).expect("starts");
+        let reconciler =
+            room.run(Reconciler::start(Arc::clone(&plane), desired, HealthChecks::default())).expect("starts");
         let before = programs(&room);
         assert_eq!(before.len(), count, "{before:?}");
         for link in fs::read_dir(plane.pins().join("links")).expect("pins") {
@@ -47,17 +48,17 @@ fn links_that_moved_away_with_their_device_are_not_taken_for_those_of_one_with_i
         plane.attach(&moved).expect("attaches");
         let before = programs(&room);
         assert_eq!(before.len(), count, "{before:?}");
-        assert_eq!(plane.lost().expect("looks"), []);
+        assert_eq!(plane.missing_programs().expect("looks"), []);
 
         let far = room.far("r0", "10.0.0.2/24");
         room.ip(&format!("link add r0 index {} type veth peer name c1", moved.ifindex));
         assert_eq!(target(&room, "r0").ifindex, moved.ifindex);
-        let lost: Vec<_> = plane.lost().expect("looks").into_iter().map(|lost| lost.device).collect();
+        let lost: Vec<_> = plane.missing_programs().expect("looks").into_iter().map(|lost| lost.device).collect();
         assert_eq!(lost, vec!["r0"; count], "{hook}");
 
         plane.attach(&target(&room, "r0")).expect("attaches to the new one");
         assert_eq!(programs(&room), before, "{hook}");
-        assert_eq!(plane.lost().expect("looks"), []);
+        assert_eq!(plane.missing_programs().expect("looks"), []);
         assert!(!far.run("ip link show dev r0").contains("prog/xdp"), "{hook}");
     }
 }

@@ -13,7 +13,7 @@ use vipgate_abi::{
     snat::SnatKind,
 };
 use vipgate_agent::{
-    health::Checks,
+    health::HealthChecks,
     loader::{Hook, Options, Plane, Sizes},
     reconcile::{ApplyError, Reconciler},
 };
@@ -43,7 +43,7 @@ impl Bench {
 
     fn start(&self) -> Reconciler {
         let started =
-            self.room.run(Reconciler::start(Arc::clone(&self.plane), self.desired.clone(), Checks::default()));
+            self.room.run(Reconciler::start(Arc::clone(&self.plane), self.desired.clone(), HealthChecks::default()));
         started.expect("starts")
     }
 
@@ -79,8 +79,8 @@ impl Bench {
     }
 
     /// The sources by device, first address and prefix length: VIP and kind.
-    fn sources(&self) -> Vec<(u32, Ipv4Addr, u32, Ipv4Addr, u8)> {
-        let sources = self.plane.tables().and_then(|tables| Ok(tables.sources()?)).expect("readable");
+    fn snat_rules(&self) -> Vec<(u32, Ipv4Addr, u32, Ipv4Addr, u8)> {
+        let sources = self.plane.tables().and_then(|tables| Ok(tables.snat_rules()?)).expect("readable");
         let mut sources: Vec<_> = sources
             .into_iter()
             .map(|(key, prefix_len, source)| {
@@ -206,10 +206,10 @@ fn a_device_made_anew_gets_everything_back() {
     let bench = Bench::new();
     bench.desired.put(vip(5, "r0", [1]));
     let _reconciler = bench.start();
-    let before = bench.plane.ports().and_then(|ports| Ok(ports.list()?)).expect("readable");
+    let before = bench.plane.interfaces().and_then(|ports| Ok(ports.list()?)).expect("readable");
     bench.room.ip("link del r0");
     bench.room.wait("the port to go", || {
-        let ports = bench.plane.ports().and_then(|ports| Ok(ports.list()?)).expect("readable");
+        let ports = bench.plane.interfaces().and_then(|ports| Ok(ports.list()?)).expect("readable");
         (ports.len() < before.len()).then_some(())
     });
     bench.room.veth("r0", "c0", "10.0.0.1/24");
@@ -236,7 +236,7 @@ fn devices_that_nothing_wants_lose_their_programs() {
     bench.desired.set_devices(&["r1"]);
     bench.room.run(async move { reconciler.devices_changed().await }).expect("applied");
     assert_eq!(bench.plane.attached().expect("a list"), [(Hook::Tc, "r1".to_owned())]);
-    assert_eq!(bench.plane.ports().and_then(|ports| Ok(ports.list()?)).expect("readable").len(), 1);
+    assert_eq!(bench.plane.interfaces().and_then(|ports| Ok(ports.list()?)).expect("readable").len(), 1);
 }
 
 #[test]
@@ -245,7 +245,7 @@ fn a_change_of_mtu_reaches_the_ports() {
     let _reconciler = bench.start();
     bench.room.ip("link set dev r0 mtu 1400");
     bench.room.wait("the port's MTU", || {
-        let ports = bench.plane.ports().and_then(|ports| Ok(ports.list()?)).expect("readable");
+        let ports = bench.plane.interfaces().and_then(|ports| Ok(ports.list()?)).expect("readable");
         ports.values().any(|port| port.mtu == 1400).then_some(())
     });
 }
@@ -374,7 +374,7 @@ fn a_vip_whose_device_cannot_be_set_up_says_why() {
     bench.room.ip("link set br0 up");
     bench.desired.set_devices(&["r0", "r1", "br0"]);
     let plane = bench.room.open(Hook::Xdp).expect("opens");
-    let reconciler = bench.room.run(Reconciler::start(plane, bench.desired.clone(), Checks::default()));
+    let reconciler = bench.room.run(Reconciler::start(plane, bench.desired.clone(), HealthChecks::default()));
     let reconciler = reconciler.expect("starts");
     for (host, device, words) in
         [(5, "br0", "the driver of br0 cannot run XDP programs"), (6, "gone0", "no such device on this router")]
@@ -473,7 +473,7 @@ fn an_elastic_ip_comes_goes_and_follows_its_device() {
     let guest = Ipv4Addr::new(10, 0, 1, 7);
     let source = |device| (device, guest, 64, address(5), SnatKind::Elastic as u8);
     let first = target(&bench.room, "r0").ifindex;
-    assert_eq!(bench.sources(), [source(first)]);
+    assert_eq!(bench.snat_rules(), [source(first)]);
     let service = bench.plane.tables().and_then(|tables| Ok(tables.services()?)).expect("readable")[0].2;
     assert_eq!((service.kind, service.device()), (Kind::Elastic as u8, first));
     assert!(bench.has_address("r0", 5));
@@ -487,16 +487,16 @@ fn an_elastic_ip_comes_goes_and_follows_its_device() {
     bench.room.veth("r0", "c0", "10.0.0.1/24");
     let second = target(&bench.room, "r0").ifindex;
     assert_ne!(first, second);
-    bench.room.wait("the entries by the new device", || (bench.sources() == [source(second)]).then_some(()));
+    bench.room.wait("the entries by the new device", || (bench.snat_rules() == [source(second)]).then_some(()));
     bench.room.wait("the address", || bench.has_address("r0", 5).then_some(()));
     assert_eq!(backend(), held);
 
     bench.desired.put(VipState { enabled: false, ..elastic(5, "r0", 7) });
     bench.apply(&reconciler, &["vip-5"]).expect("applied");
-    assert_eq!(bench.sources(), [(second, guest, 64, address(5), SnatKind::Disabled as u8)]);
+    assert_eq!(bench.snat_rules(), [(second, guest, 64, address(5), SnatKind::Disabled as u8)]);
     bench.desired.remove("vip-5");
     bench.apply(&reconciler, &["vip-5"]).expect("applied");
-    assert!(bench.sources().is_empty() && bench.services().is_empty());
+    assert!(bench.snat_rules().is_empty() && bench.services().is_empty());
     assert_eq!(bench.address_filter(), [1, 1, 0], "whoever sends on what has ended is to be told");
 }
 
@@ -508,7 +508,7 @@ fn the_routers_own_address_stays_whatever_becomes_of_its_vip() {
     let reconciler = bench.start();
     let device = target(&bench.room, "r0").ifindex;
     let source = |kind: SnatKind| (device, Ipv4Addr::new(10, 64, 0, 0), 48, address(1), kind as u8);
-    assert_eq!(bench.sources(), [source(SnatKind::Masquerade)]);
+    assert_eq!(bench.snat_rules(), [source(SnatKind::Masquerade)]);
     assert!(bench.services().is_empty() && has_own() && !bench.has_address("r0", 1));
     let [to, from, out] = bench.address_filter();
     assert_eq!(to, 1, "answers come to the router's own address");
@@ -516,7 +516,7 @@ fn the_routers_own_address_stays_whatever_becomes_of_its_vip() {
 
     bench.desired.put(VipState { enabled: false, ..own("r0", "10.64.0.0/16") });
     bench.apply(&reconciler, &["vip-1"]).expect("applied");
-    assert_eq!(bench.sources(), [source(SnatKind::Disabled)]);
+    assert_eq!(bench.snat_rules(), [source(SnatKind::Disabled)]);
     assert!(bench.services().is_empty() && has_own(), "the router itself goes on");
 
     bench.desired.put(own("r0", "10.0.0.0/8"));
@@ -526,7 +526,7 @@ fn the_routers_own_address_stays_whatever_becomes_of_its_vip() {
     bench.room.run(async move { reconciler.shutdown().await });
     bench.desired.remove("vip-1");
     let _reconciler = bench.start();
-    assert!(bench.sources().is_empty() && has_own());
+    assert!(bench.snat_rules().is_empty() && has_own());
     assert_eq!(bench.address_filter(), [1, BITS, 0], "whoever sends on what has ended is to be told");
 }
 
@@ -537,11 +537,11 @@ fn sources_outlive_the_controller_and_are_not_written_anew() {
     bench.desired.put(own("r0", "10.64.0.0/16"));
     let first = bench.start();
     let held = |number| bench.plane.tables().expect("opens").backends().read(number).expect("inside");
-    let (sources, address_filter, backends) = (bench.sources(), bench.address_filter(), [5, 200].map(held));
+    let (sources, address_filter, backends) = (bench.snat_rules(), bench.address_filter(), [5, 200].map(held));
     assert_eq!(sources.len(), 2);
     bench.room.run(async move { first.shutdown().await });
     let _second = bench.start();
-    assert_eq!((bench.sources(), bench.address_filter(), [5, 200].map(held)), (sources, address_filter, backends));
+    assert_eq!((bench.snat_rules(), bench.address_filter(), [5, 200].map(held)), (sources, address_filter, backends));
 }
 
 #[test]
@@ -556,7 +556,7 @@ fn ten_thousand_listeners_of_ten_backends_fit_the_default_tables() {
         desired.put(maglev_vip(vip, 10));
     }
     let reconciler =
-        room.run(Reconciler::start(Arc::clone(&plane), desired.clone(), Checks::default())).expect("starts");
+        room.run(Reconciler::start(Arc::clone(&plane), desired.clone(), HealthChecks::default())).expect("starts");
     assert_eq!(plane.tables().expect("opens").services().expect("readable").len(), 11_000, "and a key of each VIP");
 
     desired.put(maglev_vip(7, 9));

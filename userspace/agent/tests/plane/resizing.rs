@@ -75,7 +75,7 @@ fn fill(plane: &Plane) {
     tables.set_backend(BACKEND, backend());
     tables.set_service(key(), ServiceKey::EXACT, service()).expect("written");
     let (network, prefix_len, value) = source();
-    tables.set_source(network, prefix_len, value).expect("written");
+    tables.set_snat_rule(network, prefix_len, value).expect("written");
     map::<Array<MapData, u64>>(plane, maps::CURSORS).set(SERVICE, 77, 0).expect("written");
     let counted = Traffic { packets_in: 3, bytes_in: 300, connections: 1, ..Traffic::default() };
     let cpus = aya::util::nr_cpus().expect("a number");
@@ -146,7 +146,7 @@ fn check(room: &Room, plane: &Plane, sizes: Sizes) {
     assert_eq!(plane.sizes(), sizes);
     let tables = plane.tables().expect("opens");
     assert_eq!(tables.services().expect("readable"), [(key(), ServiceKey::EXACT, service())]);
-    assert_eq!(tables.sources().expect("readable"), [source()]);
+    assert_eq!(tables.snat_rules().expect("readable"), [source()]);
     assert_eq!(tables.backends().read(BACKEND), Some(backend()));
     assert!((4000..4003).all(|element| tables.rings().read(element) == Some(BACKEND)));
     assert_eq!(map::<Array<MapData, u64>>(plane, maps::CURSORS).get(&SERVICE, 0).expect("readable"), 77);

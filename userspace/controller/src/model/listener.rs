@@ -167,7 +167,7 @@ pub(super) async fn add_nics(tx: &mut Tx, request: ListenerNics) -> Result {
     if let Some(provider) = &balancer.provider_type {
         vip::bind(tx, &balancer.vip_uuid, provider, peers.iter().map(String::as_str)).await?;
     }
-    let (count, most) = (lb::count_nics(tx, &row.uuid).await?, tx.limits().backends_per_listener);
+    let (count, most) = (lb::count_nics(tx, &row.uuid).await?, tx.capacity().backends_per_listener);
     if count > most {
         return Err(ApiError::operation(format!(
             "listener[uuid:{}] would have {count} VM NICs, at most {most} are possible; add a listener",

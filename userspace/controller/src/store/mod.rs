@@ -47,7 +47,7 @@ use sqlx::{
     pool::PoolConnection,
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
-use vipgate_state::Limits;
+use vipgate_state::Capacity;
 use writer::{Writer, Writing};
 
 pub use error::Error;
@@ -68,7 +68,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 pub struct Store {
     writer: Writer,
     readers: SqlitePool,
-    limits: Limits,
+    capacity: Capacity,
 }
 
 impl Store {
@@ -100,13 +100,13 @@ impl Store {
             .connect_with(options.read_only(true))
             .await
             .map_err(open_error)?;
-        Ok(Self { writer: Writer::new(writer), readers, limits: Limits::default() })
+        Ok(Self { writer: Writer::new(writer), readers, capacity: Capacity::default() })
     }
 
     /// The same store for kernel tables of these sizes instead of the default ones.
     #[must_use]
-    pub fn with_limits(self, limits: Limits) -> Self {
-        Self { limits, ..self }
+    pub fn with_capacity(self, capacity: Capacity) -> Self {
+        Self { capacity, ..self }
     }
 
     /// Begins a write transaction; waits until the one before it has ended.
@@ -115,7 +115,7 @@ impl Store {
     /// [`Error::Database`].
     pub async fn begin(&self) -> Result<Tx> {
         let writing = self.writer.begin(PATIENCE).await?;
-        Ok(Tx { inner: Inner::Writing(writing), now: now(), limits: self.limits })
+        Ok(Tx { inner: Inner::Writing(writing), now: now(), capacity: self.capacity })
     }
 
     /// Begins a read-only transaction: one consistent view of what is committed. Writes fail.
@@ -123,7 +123,7 @@ impl Store {
     /// # Errors
     /// [`Error::Database`].
     pub async fn read(&self) -> Result<Tx> {
-        Ok(Tx { inner: Inner::Reading(self.readers.begin().await?), now: now(), limits: self.limits })
+        Ok(Tx { inner: Inner::Reading(self.readers.begin().await?), now: now(), capacity: self.capacity })
     }
 
     /// For a single statement that reads, or several that need not see the same state: begins no transaction.
@@ -131,7 +131,7 @@ impl Store {
     /// # Errors
     /// [`Error::Database`].
     pub async fn look(&self) -> Result<Tx> {
-        Ok(Tx { inner: Inner::Looking(self.readers.acquire().await?), now: now(), limits: self.limits })
+        Ok(Tx { inner: Inner::Looking(self.readers.acquire().await?), now: now(), capacity: self.capacity })
     }
 
     /// Checkpoints the write-ahead log and closes the file.
@@ -146,7 +146,7 @@ impl Store {
 pub struct Tx {
     inner: Inner,
     now: i64,
-    limits: Limits,
+    capacity: Capacity,
 }
 
 #[derive(Debug)]
@@ -174,8 +174,8 @@ impl Tx {
 
     /// The capacities of the kernel's tables.
     #[must_use]
-    pub const fn limits(&self) -> Limits {
-        self.limits
+    pub const fn capacity(&self) -> Capacity {
+        self.capacity
     }
 
     /// Commits, and returns once the disk holds the changes; the next writer may begin before that.

@@ -1,6 +1,6 @@
 //! Small numbers that index the kernel's tables: unique, and fixed while the row that has one exists.
 
-use vipgate_state::Limits;
+use vipgate_state::Capacity;
 
 use super::{Error, Result, Tx};
 
@@ -62,12 +62,12 @@ impl Numbers {
         }
     }
 
-    /// The highest number; 0 is not used.
-    const fn last(self, limits: Limits) -> u32 {
+    /// The highest number: 0 stays unused.
+    const fn last(self, capacity: Capacity) -> u32 {
         match self {
-            Self::Service => limits.services.saturating_sub(1),
-            Self::Backend => limits.backends.saturating_sub(1),
-            Self::Limit => limits.limits.saturating_sub(1),
+            Self::Service => capacity.services.saturating_sub(1),
+            Self::Backend => capacity.backends.saturating_sub(1),
+            Self::Limit => capacity.limits.saturating_sub(1),
         }
     }
 
@@ -87,7 +87,7 @@ impl Numbers {
 /// # Errors
 /// [`Error::Exhausted`] when all are in use.
 pub async fn next(tx: &mut Tx, numbers: Numbers) -> Result<u32> {
-    let limit = numbers.last(tx.limits());
+    let limit = numbers.last(tx.capacity());
     let number: Option<u32> =
         sqlx::query_scalar(numbers.next_sql()).bind(numbers.name()).bind(limit).fetch_optional(tx.conn()).await?;
     number.ok_or(Error::Exhausted { name: numbers.name(), limit })

@@ -108,10 +108,10 @@ impl Facts {
         let guests = loader::status::guests(&config.bpffs)?;
         let pinned: BTreeMap<String, Hook> =
             PinDir::new(&config.bpffs).pinned_links()?.into_iter().map(|(hook, device)| (device, hook)).collect();
-        let told = controller_status::ask(&config.bpffs);
-        let hook = told.as_ref().and_then(|told| told.hook).unwrap_or(config.hook);
-        let largest_flows = told.as_ref().and_then(|told| told.flows).unwrap_or(config.datapath.flows);
-        let refused = told.map(|told| told.refused).unwrap_or_default();
+        let running = controller_status::ask(&config.bpffs);
+        let hook = running.as_ref().and_then(|running| running.hook).unwrap_or(config.hook);
+        let largest_flows = running.as_ref().and_then(|running| running.flows).unwrap_or(config.datapath.flows);
+        let refused = running.map(|running| running.refused).unwrap_or_default();
         let wanted = |link: &&Link| match pinned.is_empty() && refused.is_empty() {
             true => link.device.ethernet && link.device.up && link.device.name != "lo" && !link.enslaved,
             false => pinned.contains_key(&link.device.name) || refused.contains_key(&link.device.name),
@@ -119,7 +119,7 @@ impl Facts {
         let mut devices: Vec<DeviceFacts> =
             links.iter().filter(wanted).map(|link| DeviceFacts::collect(link, &links, &pinned)).collect();
         // That of an XDP program the device itself tells.
-        let off = loader::lost(&config.bpffs)?
+        let off = loader::missing_programs(&config.bpffs)?
             .into_iter()
             .filter(|lost| ![maps::PROGRAM_XDP, maps::PROGRAM_GENERIC].contains(&lost.program));
         let off: BTreeSet<String> = off.map(|lost| lost.device).collect();

@@ -37,7 +37,7 @@ pub(super) fn that_fit(dir: &PinDir, held: Sizes, wanted: Sizes) -> Result<Sizes
     let numbers = services.iter().map(|(_, _, service)| service.number);
     let numbers = numbers.chain(used.iter().map(|(_, backend)| backend.service));
     let numbers = numbers.map(|number| number.saturating_add(1)).max().unwrap_or(1);
-    let keys = u32::try_from(services.len().max(tables.sources()?.len())).unwrap_or(u32::MAX);
+    let keys = u32::try_from(services.len().max(tables.snat_rules()?.len())).unwrap_or(u32::MAX);
     let rings = services.iter().map(|(_, _, service)| service).filter(|service| service.ring_len > 0);
     let rings = rings.map(|service| service.ring_base.saturating_add(service.ring_len));
     let backends = used.last().map_or(1, |(last, _)| last + 1);
@@ -98,7 +98,7 @@ pub(super) struct Begun {
     services: Vec<u32>,
 }
 
-/// Fills new tables with what the old ones hold: services, sources, backends, rings, cursors, loads.
+/// Fills new tables with what the old ones hold: services, SNAT rules, backends, rings, cursors, loads.
 pub(super) fn fill(dir: &PinDir, next: &PinDir) -> Result<Begun, LoadError> {
     let (old, new) = (Tables::open(dir)?, Tables::open(next)?);
     let services = old.services()?;
@@ -118,7 +118,7 @@ pub(super) fn fill(dir: &PinDir, next: &PinDir) -> Result<Begun, LoadError> {
     }
     if !is_shared(maps::SOURCES, dir, next)? {
         let mut copy: LpmTrie<MapData, SnatKey, SnatRule> = open(next, maps::SOURCES)?;
-        for (key, prefix_len, source) in old.sources()? {
+        for (key, prefix_len, source) in old.snat_rules()? {
             insert(&mut copy, maps::SOURCES, Key::new(prefix_len, key), source)?;
         }
     }

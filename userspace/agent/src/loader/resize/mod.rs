@@ -31,7 +31,7 @@ use super::{
     Sizes, attach,
     bpffs::{PinDir, Stage},
     error::{LoadError, causes},
-    flow_migration::Carrier,
+    flow_migration::Migration,
     flow_table::FlowTable,
     lock, namespace,
     object::{self, Programs},
@@ -91,7 +91,7 @@ pub(super) fn resize_flows(
         return Ok(None);
     }
     namespace::remember(dir)?;
-    let mut programs = object::prepare_bridging(dir, sizes, None)?;
+    let mut programs = object::prepare_with_secondary(dir, sizes, None)?;
     programs.refuse(refused);
     attach::update_all(dir, &mut programs)?;
     redirect_errors::watch(&mut programs, dir);
@@ -133,9 +133,9 @@ fn prepare(
     let mut programs = bridging(new, sizes, dir)?;
     attach::load_all(dir, &mut programs)?;
     if held.flows != sizes.flows {
-        let mut first = object::prepare_bridging(dir, held, Some((new, sizes.flows)))?;
+        let mut first = object::prepare_with_secondary(dir, held, Some((new, sizes.flows)))?;
         attach::update_all(dir, &mut first)?;
-        rcu::wait();
+        rcu::synchronize();
         lock(epoch).join(new, sizes.flows / WAYS as u32 - 1)?;
     }
     let begun = contents::fill(dir, new)?;
@@ -146,19 +146,19 @@ fn prepare(
 fn bridging(next: &PinDir, sizes: Sizes, dir: &PinDir) -> Result<Programs, LoadError> {
     let old = object::sizes_of_pins(dir, sizes)?;
     let is_shared = object::is_shared(maps::FLOWS, dir, next)?;
-    object::prepare_bridging(next, sizes, (!is_shared).then_some((dir, old.flows)))
+    object::prepare_with_secondary(next, sizes, (!is_shared).then_some((dir, old.flows)))
 }
 
 /// Steps 3 to 5.
 fn finish(dir: &PinDir, next: &PinDir, programs: &mut Programs, begun: &Begun) -> Result<(), LoadError> {
     attach::update_all(dir, programs)?;
-    rcu::wait();
+    rcu::synchronize();
     contents::settle(dir, next, begun)?;
     if !object::is_shared(maps::FLOWS, dir, next)? {
         let (old, new) = (FlowTable::open(dir)?, FlowTable::open(next)?);
         let seed = Epoch::open(next)?.get()?.flow_seed;
-        let carrier = Carrier { old: &old, new: &new, seed, now: programs.jiffies()? };
-        let carried = carrier.carry(rcu::wait);
+        let migration = Migration { old: &old, new: &new, seed, now: programs.jiffies()? };
+        let carried = migration.migrate(rcu::synchronize);
         if carried.lost == 0 {
             info!(connections = carried.connections, "all connections are carried over");
         } else {

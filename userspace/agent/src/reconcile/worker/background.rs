@@ -13,7 +13,7 @@ use tokio::{
 };
 use tracing::{debug, warn};
 
-use super::{Command, Placed, blocking, lock};
+use super::{AppliedVip, Command, blocking, lock};
 use crate::{
     loader::Epoch,
     net::{Device, Netlink, Watcher, arp::Announcer},
@@ -101,10 +101,10 @@ async fn say_every(every: Duration, commands: mpsc::WeakSender<Command>, command
     }
 }
 
-pub(super) async fn confirm_neighbours(net: Netlink, placed: Arc<Mutex<BTreeMap<String, Placed>>>) {
+pub(super) async fn confirm_neighbours(net: Netlink, applied: Arc<Mutex<BTreeMap<String, AppliedVip>>>) {
     loop {
         sleep(CONFIRM_NEIGHBOURS).await;
-        let backends = lock(&placed).values().flat_map(|placed| &placed.backends).copied().collect();
+        let backends = lock(&applied).values().flat_map(|applied| &applied.backends).copied().collect();
         confirm(net.clone(), backends).await;
     }
 }

@@ -24,20 +24,20 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 use tracing::{debug, warn};
-use vipgate_state::{Limits, Source, VipState};
+use vipgate_state::{Capacity, Source, VipState};
 
 use self::queues::Queues;
 use super::{
     ApplyError, Pace, Refusals, Reply,
-    devices::Managed,
+    devices::ManagedDevices,
     engine::Engine,
     exhaustion::Exhaustion,
     flow_table_size::Sizing,
     sweep::{self, Sweeper},
 };
 use crate::{
-    health::Checks,
-    loader::{self, Addresses, Epoch, FlowView, Plane},
+    health::HealthChecks,
+    loader::{self, Addresses, Epoch, FlowReader, Plane},
     net::{Device, Netlink, Watcher, arp::Announcer},
 };
 
@@ -85,17 +85,17 @@ pub(super) enum Command {
 struct Kernel {
     plane: Arc<Plane>,
     engine: Engine<loader::Tables>,
-    devices: Managed,
+    devices: ManagedDevices,
     sweeper: Sweeper,
     /// The flow table, and which size it should have.
-    flows: FlowView,
+    flows: FlowReader,
     sizing: Sizing,
     exhaustion: Exhaustion,
 }
 
 /// A VIP as it was applied.
 #[derive(Clone, Debug)]
-struct Placed {
+struct AppliedVip {
     address: Ipv4Addr,
     device: String,
     /// The address is the router's own: no device gets it or loses it, and nobody is told of it.
@@ -115,7 +115,7 @@ struct Retry {
 #[derive(Debug)]
 pub(super) struct Worker<S> {
     source: S,
-    checks: Checks,
+    checks: HealthChecks,
     net: Netlink,
     kernel: Arc<Mutex<Kernel>>,
     /// Without the sweeper the flow table only fills.
@@ -124,9 +124,9 @@ pub(super) struct Worker<S> {
     /// Where the programs learn the router's own addresses.
     own: Addresses,
     queues: Queues,
-    limits: Limits,
+    capacity: Capacity,
     /// VIPs by uuid; shared with the task that confirms their neighbours.
-    placed: Arc<Mutex<BTreeMap<String, Placed>>>,
+    applied: Arc<Mutex<BTreeMap<String, AppliedVip>>>,
     /// Which VIP has an address, by uuid.
     owners: HashMap<Ipv4Addr, String>,
     /// The addresses that vipgate set, by interface index, as far as is known: nothing else is taken off a device.
@@ -149,7 +149,7 @@ impl<S: Source> Worker<S> {
     pub(super) async fn start(
         plane: Arc<Plane>,
         source: S,
-        checks: Checks,
+        checks: HealthChecks,
         pace: Pace,
         commands: mpsc::WeakSender<Command>,
         refused: watch::Sender<Refusals>,
@@ -160,16 +160,16 @@ impl<S: Source> Worker<S> {
         let net = Netlink::open().map_err(open)?;
         let queues = Queues::find(&net).await.map_err(open)?;
         let sizes = plane.sizes();
-        let limits = Limits { services: sizes.services, backends: sizes.backends, ..Limits::default() };
+        let capacity = Capacity { services: sizes.services, backends: sizes.backends, ..Capacity::default() };
         let (kernel, swept, epoch, own) = blocking(move || {
             let mut tables = plane.tables().map_err(open)?;
             tables.begin().map_err(open)?;
             let (sweeper, swept) = Sweeper::start(Arc::clone(&plane)).map_err(open)?;
             let kernel = Kernel {
                 engine: Engine::new(tables).map_err(open)?,
-                devices: Managed::new(Arc::clone(&plane)).map_err(open)?,
+                devices: ManagedDevices::new(Arc::clone(&plane)).map_err(open)?,
                 sweeper,
-                flows: plane.flow_view().map_err(open)?,
+                flows: plane.flow_reader().map_err(open)?,
                 sizing: Sizing::new(pace, plane.flows(), std::time::Instant::now()),
                 exhaustion: Exhaustion::start(&plane).map_err(open)?,
                 plane,
@@ -180,12 +180,12 @@ impl<S: Source> Worker<S> {
         })
         .await?;
         let epoch = Arc::new(Mutex::new(epoch));
-        let placed = Arc::default();
+        let applied = Arc::default();
         let tasks = vec![
             tokio::spawn(background::find_lost(commands.clone())).abort_handle(),
             tokio::spawn(background::size_flows(commands.clone(), pace.look)).abort_handle(),
             tokio::spawn(background::watch(watcher, Arc::clone(&epoch), commands.clone(), addresses)).abort_handle(),
-            tokio::spawn(background::confirm_neighbours(net.clone(), Arc::clone(&placed))).abort_handle(),
+            tokio::spawn(background::confirm_neighbours(net.clone(), Arc::clone(&applied))).abort_handle(),
         ];
         let mut worker = Self {
             source,
@@ -196,8 +196,8 @@ impl<S: Source> Worker<S> {
             epoch,
             own,
             queues,
-            limits,
-            placed,
+            capacity,
+            applied,
             owners: HashMap::new(),
             marked: HashSet::new(),
             dirty: HashMap::new(),
@@ -313,8 +313,8 @@ impl<S: Source> Worker<S> {
         self.lock().devices.get(name).cloned()
     }
 
-    fn placed(&self) -> MutexGuard<'_, BTreeMap<String, Placed>> {
-        lock(&self.placed)
+    fn applied(&self) -> MutexGuard<'_, BTreeMap<String, AppliedVip>> {
+        lock(&self.applied)
     }
 
     /// For reads that do not block; nothing else holds the lock while the worker is not waiting for it.

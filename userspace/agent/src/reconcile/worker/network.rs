@@ -10,9 +10,9 @@ use tokio::time::Instant;
 use tracing::warn;
 use vipgate_state::Source;
 
-use super::{Kernel, Placed, RETRY, Retry, Worker, again, background, open, unreadable};
+use super::{AppliedVip, Kernel, RETRY, Retry, Worker, again, background, open, unreadable};
 use crate::{
-    loader::{self, Lost},
+    loader::{self, MissingProgram},
     net::{Device, HeldAddress, NetError},
     reconcile::{ApplyError, devices::Synced},
 };
@@ -48,12 +48,12 @@ impl<S: Source> Worker<S> {
     /// queues lack back; and for devices whose reverse-path filtering somebody set otherwise. True: there are devices to be set up
     /// anew, or told of.
     pub(super) async fn find_lost(&mut self) -> bool {
-        let lost = self.with_kernel(|kernel| kernel.plane.lost()).await.unwrap_or_else(|error| {
+        let lost = self.with_kernel(|kernel| kernel.plane.missing_programs()).await.unwrap_or_else(|error| {
             warn!(error = %loader::causes(&error), "cannot see whether all programs are where they were put");
             Vec::new()
         });
         let (mut devices, mut pairs) = (BTreeSet::new(), BTreeSet::new());
-        for Lost { device, ifindex, hook, program } in lost {
+        for MissingProgram { device, ifindex, hook, program } in lost {
             // A device that is another one now is noticed elsewhere.
             let is_ready = self.device(&device).is_some_and(|ready| ready.ifindex == ifindex);
             let pair = self.queue_pair_at(&device, ifindex);
@@ -121,24 +121,24 @@ impl<S: Source> Worker<S> {
 
     /// Has VIPs applied whose entries name a device that is another one now, and announces those of devices that are `fresh`.
     pub(super) async fn renew_placed(&mut self, fresh: &BTreeSet<String>) -> Result<(), ApplyError> {
-        let vips: Vec<(String, Placed)> = self.placed().clone().into_iter().collect();
+        let vips: Vec<(String, AppliedVip)> = self.applied().clone().into_iter().collect();
         // The router's own address is no VIP of ours to announce while the router does not have it.
-        let is_asked = vips.iter().any(|(_, placed)| placed.own && fresh.contains(&placed.device));
+        let is_asked = vips.iter().any(|(_, applied)| applied.own && fresh.contains(&applied.device));
         let held = if is_asked { self.held().await? } else { HashSet::new() };
         let mut announce: BTreeMap<String, Vec<Ipv4Addr>> = BTreeMap::new();
-        for (uuid, placed) in vips {
-            let index = self.device(&placed.device).map(|device| device.ifindex);
+        for (uuid, applied) in vips {
+            let index = self.device(&applied.device).map(|device| device.ifindex);
             let is_other = |(name, named): (&String, &Option<u32>)| {
                 let found = self.device(name).map(|device| device.ifindex);
                 found.is_some() && found != *named
             };
-            if placed.named.iter().any(is_other) {
+            if applied.named.iter().any(is_other) {
                 // Its entries are of a device that is no more.
                 self.dirty.insert(uuid, Retry { at: Instant::now(), pause: RETRY.0 });
             }
-            let is_there = !placed.own || index.is_some_and(|index| held.contains(&(index, placed.address)));
-            if is_there && fresh.contains(&placed.device) {
-                announce.entry(placed.device).or_default().push(placed.address);
+            let is_there = !applied.own || index.is_some_and(|index| held.contains(&(index, applied.address)));
+            if is_there && fresh.contains(&applied.device) {
+                announce.entry(applied.device).or_default().push(applied.address);
             }
         }
         self.announce(announce).await;
@@ -164,19 +164,20 @@ impl<S: Source> Worker<S> {
     async fn restore_addresses(&mut self) -> Result<(), ApplyError> {
         let held = self.net.addresses().await.map_err(open)?;
         self.note(&held);
-        let vips: Vec<Placed> = self.placed().values().filter(|placed| !placed.own).cloned().collect();
+        let vips: Vec<AppliedVip> = self.applied().values().filter(|applied| !applied.own).cloned().collect();
         // Without its device a VIP is dirty, and comes when the device does.
-        let device = |placed: &Placed| self.device(&placed.device).map(|device| device.ifindex);
-        let is_lost =
-            |placed: &Placed| device(placed).is_some_and(|ifindex| !self.marked.contains(&(ifindex, placed.address)));
-        let lost: Vec<Placed> = vips.into_iter().filter(is_lost).collect();
-        let given = self.give_addresses(lost.iter().map(|placed| (placed.device.as_str(), placed.address))).await;
+        let device = |applied: &AppliedVip| self.device(&applied.device).map(|device| device.ifindex);
+        let is_lost = |applied: &AppliedVip| {
+            device(applied).is_some_and(|ifindex| !self.marked.contains(&(ifindex, applied.address)))
+        };
+        let lost: Vec<AppliedVip> = vips.into_iter().filter(is_lost).collect();
+        let given = self.give_addresses(lost.iter().map(|applied| (applied.device.as_str(), applied.address))).await;
         let mut announced: BTreeMap<String, Vec<Ipv4Addr>> = BTreeMap::new();
         let mut result = Ok(());
-        for (placed, given) in lost.into_iter().zip(given) {
+        for (applied, given) in lost.into_iter().zip(given) {
             match given {
-                Ok(_) => announced.entry(placed.device).or_default().push(placed.address),
-                Err(reason) => result = Err(ApplyError::Vip { vip: placed.address.to_string(), reason }),
+                Ok(_) => announced.entry(applied.device).or_default().push(applied.address),
+                Err(reason) => result = Err(ApplyError::Vip { vip: applied.address.to_string(), reason }),
             }
         }
         self.announce(announced).await;
@@ -249,11 +250,11 @@ impl<S: Source> Worker<S> {
     }
 
     /// Takes a VIP's address from its device, if vipgate set it there. Else it stays, or is gone with the device.
-    pub(super) async fn take_address(&mut self, placed: &Placed) -> Result<(), NetError> {
-        let Some(Device { ifindex, .. }) = self.device(&placed.device) else { return Ok(()) };
-        let key = (ifindex, placed.address);
+    pub(super) async fn take_address(&mut self, applied: &AppliedVip) -> Result<(), NetError> {
+        let Some(Device { ifindex, .. }) = self.device(&applied.device) else { return Ok(()) };
+        let key = (ifindex, applied.address);
         if self.marked.contains(&key) {
-            self.net.remove_vip(HeldAddress::vip(ifindex, placed.address)).await?;
+            self.net.remove_vip(HeldAddress::vip(ifindex, applied.address)).await?;
             self.marked.remove(&key);
         }
         Ok(())

@@ -132,12 +132,12 @@ impl<S: Source> Worker<S> {
 
     /// Removes the queues that no limit needs any more, and the devices with the last of theirs.
     pub(super) async fn remove_queues(&mut self) {
-        let freed = self.lock().engine.take_freed();
+        let freed = self.lock().engine.take_freed_meters();
         let stale: Vec<u16> = {
             let kernel = self.lock();
             let needs = |minor: u16| {
                 let number = limit_of(minor.into());
-                let rates = kernel.engine.rates(number);
+                let rates = kernel.engine.meters().rates(number);
                 rates.is_some_and(|rates| rates.classes(number).any(|class| class.minor == minor))
             };
             let minors = freed.iter().flat_map(|number| [INBOUND, OUTBOUND].map(|direction| class(*number, direction)));
@@ -193,7 +193,7 @@ impl<S: Source> Worker<S> {
                 self.queues.pairs.insert(number, pair.clone());
                 let known: Vec<Class> = {
                     let kernel = self.lock();
-                    let limits = kernel.engine.limits().filter(|(limit, _)| queue::pair_of(*limit) == number);
+                    let limits = kernel.engine.meters().limits().filter(|(limit, _)| queue::pair_of(*limit) == number);
                     limits.flat_map(|(limit, rates)| rates.classes(limit)).collect()
                 };
                 let known: BTreeMap<u16, u64> =

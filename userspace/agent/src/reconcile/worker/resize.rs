@@ -22,7 +22,7 @@ impl<S: Source> Worker<S> {
     pub(super) async fn size_flows(&mut self) -> Result<(), LoadError> {
         self.with_kernel(|kernel| {
             let (_, most) = kernel.plane.flows();
-            if let Err(error) = kernel.exhaustion.tell(most, Instant::now()) {
+            if let Err(error) = kernel.exhaustion.log(most, Instant::now()) {
                 warn!(%error, "cannot see whether connections were refused");
             }
         })
@@ -49,7 +49,7 @@ impl Kernel {
         // It has the table open; without it flows that are over stay for a moment.
         self.sweeper.stop();
         if self.plane.resize_flows(wanted, epoch)? {
-            self.flows = self.plane.flow_view()?;
+            self.flows = self.plane.flow_reader()?;
             self.sizing.changed();
             let milliseconds = begun.elapsed().as_millis();
             info!(from = has, to = wanted, live, milliseconds, "the flow table has another size");

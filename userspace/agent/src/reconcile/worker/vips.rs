@@ -12,7 +12,7 @@ use std::{
 use tracing::{info, warn};
 use vipgate_state::{Source, VipState};
 
-use super::{Placed, Worker, again, background, failed, open, unreadable};
+use super::{AppliedVip, Worker, again, background, failed, open, unreadable};
 use crate::reconcile::{
     ApplyError,
     compile::{check, compile},
@@ -140,14 +140,14 @@ impl<S: Source> Worker<S> {
 
     /// Takes a VIP away: its address, then its entries.
     async fn remove(&mut self, uuid: &str) -> Result<(), ApplyError> {
-        let Some(placed) = self.placed().get(uuid).cloned() else {
+        let Some(applied) = self.applied().get(uuid).cloned() else {
             return Ok(());
         };
-        let vip = placed.address;
+        let vip = applied.address;
         let failed = |reason: String| ApplyError::Vip { vip: vip.to_string(), reason };
         // A new VIP may have taken the address over already.
         if self.owners.get(&vip).is_some_and(|owner| owner == uuid) {
-            self.take_address(&placed).await.map_err(|error| failed(error.to_string()))?;
+            self.take_address(&applied).await.map_err(|error| failed(error.to_string()))?;
             let removed = self.with_kernel(move |kernel| {
                 let removed = kernel.engine.remove(vip, Instant::now());
                 kernel.sweeper.flows_ended();
@@ -157,15 +157,15 @@ impl<S: Source> Worker<S> {
             self.remove_queues().await;
             self.owners.remove(&vip);
         }
-        self.placed().remove(uuid);
+        self.applied().remove(uuid);
         self.checks.forget(uuid);
         Ok(())
     }
 
     /// Notes where a VIP will be, and takes it from where it was. Gives the backends that it did not have before.
     async fn prepare(&mut self, uuid: &str, vip: &VipState) -> Result<BTreeSet<Ipv4Addr>, ApplyError> {
-        check(vip, &self.limits).map_err(|error| failed(vip, &error))?;
-        let before = self.placed().get(uuid).cloned();
+        check(vip, &self.capacity).map_err(|error| failed(vip, &error))?;
+        let before = self.applied().get(uuid).cloned();
         match &before {
             Some(before) if before.address != vip.address => self.remove(uuid).await?,
             Some(before) if before.device != vip.device => {
@@ -176,9 +176,14 @@ impl<S: Source> Worker<S> {
         let backends: BTreeSet<Ipv4Addr> = active_backends(vip);
         let fresh = before.map_or_else(|| backends.clone(), |before| &backends - &before.backends);
         self.owners.insert(vip.address, uuid.to_owned());
-        let placed =
-            Placed { address: vip.address, device: vip.device.clone(), own: vip.own, named: BTreeMap::new(), backends };
-        self.placed().insert(uuid.to_owned(), placed);
+        let applied = AppliedVip {
+            address: vip.address,
+            device: vip.device.clone(),
+            own: vip.own,
+            named: BTreeMap::new(),
+            backends,
+        };
+        self.applied().insert(uuid.to_owned(), applied);
         self.checks.watch(vip);
         Ok(fresh)
     }
@@ -188,7 +193,7 @@ impl<S: Source> Worker<S> {
         let results = self.with_kernel(move |kernel| {
             let now = Instant::now();
             if vips.iter().any(|ready| !ready.vip.masquerades.is_empty())
-                && let Err(error) = kernel.devices.set_ports_aside()
+                && let Err(error) = kernel.devices.reserve_snat_ports()
             {
                 warn!(%error, "guests' connections end where the router's own take their ports");
             }
@@ -207,8 +212,8 @@ impl<S: Source> Worker<S> {
         });
         let mut held = Vec::new();
         for (result, named, ready) in results.await {
-            if let Some(placed) = self.placed().get_mut(&ready.uuid) {
-                placed.named = named;
+            if let Some(applied) = self.applied().get_mut(&ready.uuid) {
+                applied.named = named;
             }
             match result {
                 Ok(()) => held.push(ready),

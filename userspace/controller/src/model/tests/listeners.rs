@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 use vipgate_api::{Api, Reply, Resource};
-use vipgate_state::{Algorithm, Limits, Protocol, Source};
+use vipgate_state::{Algorithm, Capacity, Protocol, Source};
 
 use super::{Site, UNKNOWN, VROUTER, with};
 use crate::model::applied;
@@ -260,8 +260,8 @@ async fn deleting_a_listener_answers_with_its_load_balancer_and_fails_where_ther
 #[tokio::test]
 async fn what_the_kernels_tables_can_not_hold_is_refused() {
     let mut site = Site::new().await;
-    let limits = Limits { services: 3, backends: 3, backends_per_listener: 1, ..Limits::default() };
-    site.router.store = site.router.store.with_limits(limits);
+    let capacity = Capacity { services: 3, backends: 3, backends_per_listener: 1, ..Capacity::default() };
+    site.router.store = site.router.store.with_capacity(capacity);
     let other = site.router.listener(&site.balancer, 81).await;
     let third = listener(&site.balancer, json!({}));
     site.router.refuses(CREATE, third, "SYS.1006", "all 2 service numbers are in use").await;

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 use vipgate_api::{Api, Reply, Resource};
-use vipgate_state::{LimitState, Limits, Source};
+use vipgate_state::{Capacity, LimitState, Source};
 
 use super::{Router, Site, UNKNOWN, with};
 
@@ -143,8 +143,8 @@ async fn a_vip_is_limited_whatever_it_is_used_for() {
 #[tokio::test]
 async fn limits_go_with_their_vip_and_their_numbers_are_given_again_when_all_were() {
     let site = Site::new().await;
-    let limits = Limits { limits: 3, ..Limits::default() };
-    let router = Router { store: site.router.store.clone().with_limits(limits), ..site.router };
+    let capacity = Capacity { limits: 3, ..Capacity::default() };
+    let router = Router { store: site.router.store.clone().with_capacity(capacity), ..site.router };
     let numbers = "SELECT number || '' FROM vip_qos WHERE vip_uuid = $1 ORDER BY number";
     let gone = router.vip(&site.public).await;
     router.make(SET, on(&gone, json!({"inboundBandwidth": LEAST}))).await;

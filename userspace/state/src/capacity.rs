@@ -4,7 +4,7 @@ use vipgate_abi::maps;
 
 /// How much the kernel's tables hold. The store keeps its numbers below them, the reconciler checks once more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limits {
+pub struct Capacity {
     /// Numbers of listeners, rules, elastic IPs and networks with source NAT are below it.
     pub services: u32,
     /// Backend numbers are below it.
@@ -15,7 +15,7 @@ pub struct Limits {
     pub limits: u32,
 }
 
-impl Default for Limits {
+impl Default for Capacity {
     fn default() -> Self {
         Self {
             services: maps::DEFAULT_SERVICES,
