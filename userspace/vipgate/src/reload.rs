@@ -60,7 +60,7 @@ async fn take_over(settings: &Config, filter: &Filter, started: &Config, reconci
     if let Err(error) = filter.follow(&settings.log) {
         warn!(%error, "log.filter stays as it was");
     }
-    if let Err(error) = reconciler.tell_of(settings.log.packets.reasons()).await {
+    if let Err(error) = reconciler.log_reasons(settings.log.packets.reasons()).await {
         warn!(%error, "log.packets stays as it was");
     }
     info!(filter = settings.log.filter, packets = %settings.log.packets, "the settings were read again");

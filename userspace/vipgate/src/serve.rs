@@ -102,7 +102,7 @@ pub async fn serve(config: Config, settings: reload::Source) -> Result<(), Serve
     let heard = Arc::clone(&plane);
     let packet_records = spawn_blocking(move || heard.packet_records()).await??;
     let reconciler = Reconciler::start(plane, store.clone(), checks.clone()).await?;
-    reconciler.tell_of(config.log.packets.reasons()).await?;
+    reconciler.log_reasons(config.log.packets.reasons()).await?;
     // They end with the runtime.
     tokio::spawn(packet_log::say(packet_records, store.clone()));
     tokio::spawn(reload::follow(hangups, settings, config.clone(), reconciler.clone()));

@@ -325,12 +325,12 @@ impl Epoch {
     }
 
     /// Has the programs tell of packets with these reasons, a set of [`Reason::bit`](vipgate_abi::counters::Reason::bit)s, from now on.
-    pub fn tell_of(&mut self, reasons: u64) -> Result<(), TableError> {
+    pub fn set_logged_reasons(&mut self, reasons: u64) -> Result<(), TableError> {
         self.change(|config| config.log = reasons)
     }
 
     /// Has the programs ask which ports are strict, or not.
-    pub fn be_strict(&mut self, strict: bool) -> Result<(), TableError> {
+    pub fn set_strict(&mut self, strict: bool) -> Result<(), TableError> {
         let strict = strict.into();
         if self.get()?.strict == strict {
             return Ok(());
@@ -352,7 +352,7 @@ impl Epoch {
     }
 
     /// From now on those that use the flow table in another directory, of this bucket mask, are told the same.
-    pub(super) fn join(&mut self, next: &PinDir, bucket_mask: u32) -> Result<(), LoadError> {
+    pub(super) fn add_secondary(&mut self, next: &PinDir, bucket_mask: u32) -> Result<(), LoadError> {
         let mut map = open(next, maps::CONFIG)?;
         write(&mut map, Config { bucket_mask, ..self.get()? })?;
         self.next = Some(map);
@@ -360,14 +360,14 @@ impl Epoch {
     }
 
     /// From now on only those are told anything.
-    pub(super) fn go_over(&mut self) {
+    pub(super) fn switch_to_secondary(&mut self) {
         if let Some(next) = self.next.take() {
             self.config = next;
         }
     }
 
     /// They are told nothing any more.
-    pub(super) fn part(&mut self) {
+    pub(super) fn drop_secondary(&mut self) {
         self.next = None;
     }
 }

@@ -6,9 +6,10 @@
 //! ```
 //! Level-triggered: every apply starts from what is stored and what the kernel has. A start brings everything in line
 //! and removes what nothing wants any more, so a crash at any point heals. What fails stays dirty and is tried again
-//! with growing pauses, while who asked for it gets the error.
+//! with growing pauses; the caller gets the error.
 //!
-//! Reads the store through [`Source`] only, tells the health checks which backends there are, writes the kernel through the loader and `net` only.
+//! Reads the store through [`Source`] only, passes the backends on to the health checks, writes the kernel through the loader and
+//! `net` only.
 
 mod arena;
 mod bandwidth;
@@ -52,7 +53,7 @@ pub enum ApplyError {
     Stopped,
 }
 
-/// Why a device that is wanted has no program, and what mends it.
+/// Why a device that is wanted has no program, and the remedy.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Refusal {
     pub reason: String,
@@ -73,8 +74,7 @@ pub struct Reconciler {
 
 impl Reconciler {
     /// Starts in the calling thread's network namespace and brings everything in line once. VIPs and devices that
-    /// fail are told in the log and tried again; only what prevents all work is an error. `checks` learns which
-    /// backends there are.
+    /// fail are logged and tried again; only what prevents all work is an error. `checks` gets the backends.
     pub async fn start<S: Source>(plane: Arc<Plane>, source: S, checks: HealthChecks) -> Result<Self, ApplyError> {
         Self::start_at(Pace::default(), plane, source, checks).await
     }
@@ -87,9 +87,9 @@ impl Reconciler {
         checks: HealthChecks,
     ) -> Result<Self, ApplyError> {
         let (commands, queue) = mpsc::channel(1024);
-        let (told, refused) = watch::channel(Refusals::new());
+        let (set_refused, refused) = watch::channel(Refusals::new());
         let (changed, addresses) = watch::channel(());
-        let worker = Worker::start(plane, source, checks, pace, commands.downgrade(), told, changed).await?;
+        let worker = Worker::start(plane, source, checks, pace, commands.downgrade(), set_refused, changed).await?;
         tokio::spawn(worker.run(queue));
         Ok(Self { commands, refused, addresses })
     }
@@ -106,18 +106,18 @@ impl Reconciler {
         self.ask(|reply| Command::Prepare { device, reply }).await
     }
 
-    /// Brings the set of devices in line, after a change to it. A device that fails is told in the log and tried again:
-    /// it is not the caller's, who has had its own prepared.
+    /// Brings the set of devices in line, after a change to it. A device that fails is logged and tried again, and is no error
+    /// of this call: the caller has had its own device prepared.
     pub async fn devices_changed(&self) -> Result<(), ApplyError> {
         self.ask(|reply| Command::Devices { reply }).await
     }
 
-    /// Has the programs tell of packets with these reasons, a set of [`Reason::bit`](vipgate_abi::counters::Reason::bit)s.
-    pub async fn tell_of(&self, reasons: u64) -> Result<(), ApplyError> {
-        self.ask(|reply| Command::TellOf { reasons, reply }).await
+    /// Has the programs log packets with these reasons, a set of [`Reason::bit`](vipgate_abi::counters::Reason::bit)s.
+    pub async fn log_reasons(&self, reasons: u64) -> Result<(), ApplyError> {
+        self.ask(|reply| Command::LogReasons { reasons, reply }).await
     }
 
-    /// The devices that are wanted and could not be set up, as it is at each moment.
+    /// The devices that are wanted and cannot be set up at present.
     #[must_use]
     pub fn refused(&self) -> watch::Receiver<Refusals> {
         self.refused.clone()
@@ -131,12 +131,12 @@ impl Reconciler {
 
     /// Stops all work of the reconciler. The traffic goes on.
     pub async fn shutdown(&self) {
-        // A worker that is gone already has stopped.
+        // A worker that is gone has stopped already.
         let _ = self.ask(|reply| Command::Stop { reply }).await;
     }
 
-    /// Ready when the reconciler has ended, by [`Reconciler::shutdown`], or by a defect of it or of the sweeper: then nothing
-    /// that is stored reaches the kernel any more, or no flow is ended, and a controller should end, to be started again.
+    /// Ready when the reconciler has ended, by [`Reconciler::shutdown`], or by a defect of it or of the sweeper. Then changes no
+    /// longer reach the kernel, or flows no longer end: a controller should end, to be started again.
     pub async fn ended(&self) {
         self.commands.closed().await;
     }

@@ -147,7 +147,7 @@ fn what_the_programs_tell_is_heard_after_the_table_has_grown_and_by_the_next_con
     bench.desired.put(unserved);
     bench.apply("vip-6");
     let reconciler = bench.reconciler.clone();
-    bench.room.run(async move { reconciler.tell_of(Reason::NoBackend.bit()).await }).expect("tells");
+    bench.room.run(async move { reconciler.log_reasons(Reason::NoBackend.bit()).await }).expect("tells");
     let mut tidings = bench.plane.packet_records().expect("opens");
     hear(&bench.room, &client, &mut tidings);
     bench.connect(0..200, State::Established);

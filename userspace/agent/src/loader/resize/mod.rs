@@ -107,7 +107,7 @@ fn change(dir: &PinDir, held: Sizes, sizes: Sizes, epoch: &Mutex<Epoch>) -> Resu
         Ok(prepared) => prepared,
         Err(error) => {
             warn!(error = %causes(&error), ?held, ?sizes, "the tables keep their sizes");
-            lock(epoch).part();
+            lock(epoch).drop_secondary();
             new.remove()?;
             return Ok(false);
         }
@@ -115,7 +115,7 @@ fn change(dir: &PinDir, held: Sizes, sizes: Sizes, epoch: &Mutex<Epoch>) -> Resu
     let carried = dir.at(Stage::Carried);
     new.rename(&carried)?;
     finish(dir, &carried, &mut programs, &begun)?;
-    lock(epoch).go_over();
+    lock(epoch).switch_to_secondary();
     info!(?held, ?sizes, "the tables have other sizes");
     Ok(true)
 }
@@ -136,7 +136,7 @@ fn prepare(
         let mut first = object::prepare_with_secondary(dir, held, Some((new, sizes.flows)))?;
         attach::update_all(dir, &mut first)?;
         rcu::synchronize();
-        lock(epoch).join(new, sizes.flows / WAYS as u32 - 1)?;
+        lock(epoch).add_secondary(new, sizes.flows / WAYS as u32 - 1)?;
     }
     let begun = contents::fill(dir, new)?;
     Ok((programs, begun))

@@ -1,15 +1,22 @@
 //! The task that owns the tables, the devices and the VIPs' addresses.
 //!
-//! One command at a time, those that wait meanwhile are one batch. System calls that may block run on the blocking
-//! pool; the worker waits for them, the rest of the controller does not. Its parts: what becomes of VIPs ([`vips`]), of
-//! devices and addresses ([`network`]), of the queues of bandwidth limits ([`queues`]), of the flow table's size ([`flows`]), and
-//! what goes on beside it ([`background`]).
+//! It serves one command at a time; commands that wait meanwhile are served as one batch. System calls that may block run on the
+//! blocking pool; the worker waits for them, the rest of the controller does not.
+//!
+//! - [`vips`]: applied, removed, tried again; [`addresses`], which their devices have; [`announce`]ments by ARP
+//! - [`devices`]: set up and followed; [`epoch`]: what the programs must know of them; [`neighbours`]: kept confirmed
+//! - [`queues`] of bandwidth limits; [`resize`]: the flow table's size
+//! - [`watch`]: what makes the worker look again
 
-mod background;
-mod network;
+mod addresses;
+mod announce;
+mod devices;
+mod epoch;
+mod neighbours;
 mod queues;
 mod resize;
 mod vips;
+mod watch;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
@@ -19,7 +26,7 @@ use std::{
 };
 
 use tokio::{
-    sync::{mpsc, watch},
+    sync::{mpsc, watch as channel},
     task::{AbortHandle, JoinError, JoinSet},
     time::{Instant, sleep_until},
 };
@@ -60,13 +67,13 @@ pub(super) enum Command {
     Devices {
         reply: Reply,
     },
-    /// The programs shall tell of packets with these reasons.
-    TellOf {
+    /// The programs shall log packets with these reasons.
+    LogReasons {
         reasons: u64,
         reply: Reply,
     },
     /// Something in the router's network changed.
-    Look,
+    SyncNetwork,
     /// VIPs that were announced, by the name of their device, are to be so once more.
     Announce {
         vips: BTreeMap<String, Vec<Ipv4Addr>>,
@@ -80,7 +87,7 @@ pub(super) enum Command {
     },
 }
 
-/// What blocking work owns.
+/// What blocking work uses.
 #[derive(Debug)]
 struct Kernel {
     plane: Arc<Plane>,
@@ -93,23 +100,60 @@ struct Kernel {
     exhaustion: Exhaustion,
 }
 
+/// What [`Kernel::open`] opens.
+struct Opened {
+    kernel: Kernel,
+    swept: sweep::Ended,
+    epoch: Epoch,
+    own: Addresses,
+}
+
+impl Kernel {
+    /// Opens the tables, and starts the sweeper.
+    fn open(plane: Arc<Plane>, pace: Pace) -> Result<Opened, ApplyError> {
+        let mut tables = plane.tables().map_err(open)?;
+        tables.begin().map_err(open)?;
+        let (sweeper, swept) = Sweeper::start(Arc::clone(&plane)).map_err(open)?;
+        let kernel = Self {
+            engine: Engine::new(tables).map_err(open)?,
+            devices: ManagedDevices::new(Arc::clone(&plane)).map_err(open)?,
+            sweeper,
+            flows: plane.flow_reader().map_err(open)?,
+            sizing: Sizing::new(pace, plane.flows(), std::time::Instant::now()),
+            exhaustion: Exhaustion::start(&plane).map_err(open)?,
+            plane,
+        };
+        let epoch = kernel.plane.epoch().map_err(open)?;
+        let own = kernel.plane.addresses().map_err(open)?;
+        Ok(Opened { kernel, swept, epoch, own })
+    }
+}
+
 /// A VIP as it was applied.
 #[derive(Clone, Debug)]
 struct AppliedVip {
     address: Ipv4Addr,
     device: String,
-    /// The address is the router's own: no device gets it or loses it, and nobody is told of it.
+    /// The address is the router's own: it is not added, removed or announced.
     own: bool,
-    /// The devices that its entries name, by their names, and by which interface index; `None`: it was not there.
+    /// The devices that its entries name, with their interface indices; `None` if the device was missing.
     named: BTreeMap<String, Option<u32>>,
     backends: BTreeSet<Ipv4Addr>,
 }
 
-/// Something that failed and is to be tried again.
+/// When something that failed is tried again.
 #[derive(Clone, Copy, Debug)]
 struct Retry {
     at: Instant,
     pause: Duration,
+}
+
+impl Retry {
+    /// The try after the `last` one: after twice its pause, up to the longest.
+    fn after(last: Option<Self>) -> Self {
+        let pause = last.map_or(RETRY.0, |last| (last.pause * 2).min(RETRY.1));
+        Self { at: Instant::now() + pause, pause }
+    }
 }
 
 #[derive(Debug)]
@@ -118,42 +162,43 @@ pub(super) struct Worker<S> {
     checks: HealthChecks,
     net: Netlink,
     kernel: Arc<Mutex<Kernel>>,
-    /// Without the sweeper the flow table only fills.
+    /// Ready when the sweeper has ended. Without it the flow table only fills.
     swept: sweep::Ended,
     epoch: Arc<Mutex<Epoch>>,
-    /// Where the programs learn the router's own addresses.
+    /// The table by which the programs know the router's own addresses.
     own: Addresses,
     queues: Queues,
     capacity: Capacity,
     /// VIPs by uuid; shared with the task that confirms their neighbours.
     applied: Arc<Mutex<BTreeMap<String, AppliedVip>>>,
-    /// Which VIP has an address, by uuid.
+    /// The uuid of the VIP that has an address.
     owners: HashMap<Ipv4Addr, String>,
-    /// The addresses that vipgate set, by interface index, as far as is known: nothing else is taken off a device.
+    /// The addresses that vipgate set, with interface indices, as far as is known: no other address is removed from a device.
     marked: HashSet<(u32, Ipv4Addr)>,
     dirty: HashMap<String, Retry>,
-    /// The devices, or the addresses on them, failed.
+    /// Set while devices, or the addresses on them, have failed.
     network_dirty: Option<Retry>,
-    /// Who wants to know which devices cannot be set up.
-    refused: watch::Sender<Refusals>,
-    /// End with the worker.
+    /// Gets the devices that cannot be set up.
+    refused: channel::Sender<Refusals>,
+    /// The tasks beside the worker, which end with it.
     tasks: Vec<AbortHandle>,
     announcer: Announcer,
-    /// Announcements that are still to be repeated, and how they come back.
+    /// Announcements that are still to be repeated.
     repeats: JoinSet<()>,
+    /// For tasks that send commands to the worker.
     commands: mpsc::WeakSender<Command>,
 }
 
 impl<S: Source> Worker<S> {
-    /// Opens everything, starts the background, and brings everything in line.
+    /// Opens everything, starts the tasks beside the worker, and brings everything in line.
     pub(super) async fn start(
         plane: Arc<Plane>,
         source: S,
         checks: HealthChecks,
         pace: Pace,
         commands: mpsc::WeakSender<Command>,
-        refused: watch::Sender<Refusals>,
-        addresses: watch::Sender<()>,
+        refused: channel::Sender<Refusals>,
+        addresses: channel::Sender<()>,
     ) -> Result<Self, ApplyError> {
         // Before anything is read, so that what changes while it is read is noticed.
         let watcher = Watcher::open().await.map_err(open)?;
@@ -161,31 +206,14 @@ impl<S: Source> Worker<S> {
         let queues = Queues::find(&net).await.map_err(open)?;
         let sizes = plane.sizes();
         let capacity = Capacity { services: sizes.services, backends: sizes.backends, ..Capacity::default() };
-        let (kernel, swept, epoch, own) = blocking(move || {
-            let mut tables = plane.tables().map_err(open)?;
-            tables.begin().map_err(open)?;
-            let (sweeper, swept) = Sweeper::start(Arc::clone(&plane)).map_err(open)?;
-            let kernel = Kernel {
-                engine: Engine::new(tables).map_err(open)?,
-                devices: ManagedDevices::new(Arc::clone(&plane)).map_err(open)?,
-                sweeper,
-                flows: plane.flow_reader().map_err(open)?,
-                sizing: Sizing::new(pace, plane.flows(), std::time::Instant::now()),
-                exhaustion: Exhaustion::start(&plane).map_err(open)?,
-                plane,
-            };
-            let epoch = kernel.plane.epoch().map_err(open)?;
-            let own = kernel.plane.addresses().map_err(open)?;
-            Ok::<_, ApplyError>((kernel, swept, epoch, own))
-        })
-        .await?;
+        let Opened { kernel, swept, epoch, own } = blocking(move || Kernel::open(plane, pace)).await?;
         let epoch = Arc::new(Mutex::new(epoch));
         let applied = Arc::default();
         let tasks = vec![
-            tokio::spawn(background::find_lost(commands.clone())).abort_handle(),
-            tokio::spawn(background::size_flows(commands.clone(), pace.look)).abort_handle(),
-            tokio::spawn(background::watch(watcher, Arc::clone(&epoch), commands.clone(), addresses)).abort_handle(),
-            tokio::spawn(background::confirm_neighbours(net.clone(), Arc::clone(&applied))).abort_handle(),
+            tokio::spawn(watch::find_lost(commands.clone())).abort_handle(),
+            tokio::spawn(watch::size_flows(commands.clone(), pace.look)).abort_handle(),
+            tokio::spawn(watch::watch(watcher, Arc::clone(&epoch), commands.clone(), addresses)).abort_handle(),
+            tokio::spawn(neighbours::keep_confirmed(net.clone(), Arc::clone(&applied))).abort_handle(),
         ];
         let mut worker = Self {
             source,
@@ -229,7 +257,7 @@ impl<S: Source> Worker<S> {
                 break stops;
             }
             if sizes && let Err(error) = self.size_flows().await {
-                resize::tell(&error);
+                resize::log(&error);
                 break Vec::new();
             }
         };
@@ -243,7 +271,7 @@ impl<S: Source> Worker<S> {
         }
     }
 
-    /// Serves a batch and what is due again. Gives back who wants an end.
+    /// Serves a batch and what is due again. Returns the replies of those who asked for the end.
     async fn serve(&mut self, batch: Vec<Command>) -> Vec<Reply> {
         let (mut applies, mut devices, mut stops) = (Vec::new(), Vec::new(), Vec::new());
         let (mut look, mut find_lost) = (false, false);
@@ -251,15 +279,15 @@ impl<S: Source> Worker<S> {
         for command in batch {
             match command {
                 Command::Prepare { device, reply } => {
-                    // A caller that went away does not want the answer.
+                    // The caller may have gone away.
                     let _ = reply.send(self.prepare_device(device).await);
                 }
                 Command::Apply { vips, reply } => applies.push((vips, reply)),
                 Command::Devices { reply } => devices.push(reply),
-                Command::TellOf { reasons, reply } => {
-                    let _ = reply.send(lock(&self.epoch).tell_of(reasons).map_err(open));
+                Command::LogReasons { reasons, reply } => {
+                    let _ = reply.send(lock(&self.epoch).set_logged_reasons(reasons).map_err(open));
                 }
-                Command::Look => look = true,
+                Command::SyncNetwork => look = true,
                 Command::Announce { vips } => {
                     vips.into_iter().for_each(|(device, vips)| announced.entry(device).or_default().extend(vips));
                 }
@@ -273,7 +301,7 @@ impl<S: Source> Worker<S> {
         let now = Instant::now();
         if look || !devices.is_empty() || self.network_dirty.is_some_and(|retry| retry.at <= now) {
             let result = match self.sync_network().await {
-                // Known and tried again; no fault of what the caller changed.
+                // Logged and tried again; the caller's change is not the cause.
                 Err(ApplyError::Device { .. } | ApplyError::Vip { .. }) => Ok(()),
                 result => result,
             };
@@ -301,7 +329,7 @@ impl<S: Source> Worker<S> {
         match error {
             None => drop(self.dirty.remove(uuid)),
             Some(error) => {
-                let retry = again(self.dirty.get(uuid).copied());
+                let retry = Retry::after(self.dirty.get(uuid).copied());
                 warn!(vip = uuid, %error, again_in = ?retry.pause, "trying again");
                 self.dirty.insert(uuid.to_owned(), retry);
             }
@@ -335,11 +363,6 @@ impl<S> Drop for Worker<S> {
     }
 }
 
-fn again(last: Option<Retry>) -> Retry {
-    let pause = last.map_or(RETRY.0, |last| (last.pause * 2).min(RETRY.1));
-    Retry { at: Instant::now() + pause, pause }
-}
-
 fn open(error: impl std::error::Error) -> ApplyError {
     ApplyError::Open { reason: loader::causes(&error) }
 }
@@ -352,7 +375,7 @@ fn failed(vip: &VipState, error: &dyn std::error::Error) -> ApplyError {
     ApplyError::Vip { vip: vip.address.to_string(), reason: loader::causes(error) }
 }
 
-/// The data behind a lock stays whole when its holder panics: it is changed in single steps.
+/// A panic of the lock's holder leaves the data whole: it is changed in single steps.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,4 +1,4 @@
-//! The flow table's size follows what is in it, and what finds no room is told.
+//! Gives the flow table the size that its content needs, and logs what found no room.
 
 use std::{
     sync::{Arc, Mutex},
@@ -18,7 +18,7 @@ impl<S: Source> Worker<S> {
     /// Gives the flow table another size if it should have one.
     ///
     /// # Errors
-    /// What came when there was no way back: the controller is to be started again.
+    /// An error after which there is no way back: the controller must be started again.
     pub(super) async fn size_flows(&mut self) -> Result<(), LoadError> {
         self.with_kernel(|kernel| {
             let (_, most) = kernel.plane.flows();
@@ -39,14 +39,14 @@ impl<S: Source> Worker<S> {
 }
 
 impl Kernel {
-    /// Gives what tells of the sweeper's end where it is another one now.
+    /// Returns the end of the new sweeper if there is one now.
     fn size_flows(&mut self, epoch: &Mutex<Epoch>) -> Result<Option<sweep::Ended>, LoadError> {
         let begun = Instant::now();
         let (has, live) = (self.plane.sizes().flows, self.flows.fill().live());
         let Some(wanted) = self.sizing.look(has, live, begun) else {
             return Ok(None);
         };
-        // It has the table open; without it flows that are over stay for a moment.
+        // The sweeper has the table open. Without it flows that are over stay for a moment.
         self.sweeper.stop();
         if self.plane.resize_flows(wanted, epoch)? {
             self.flows = self.plane.flow_reader()?;
@@ -63,7 +63,7 @@ impl Kernel {
     }
 }
 
-/// What nothing but another start can mend.
-pub(super) fn tell(error: &LoadError) {
+/// Logs an error that only another start mends.
+pub(super) fn log(error: &LoadError) {
     tracing::error!(error = %loader::causes(error), "the flow table was left between two sizes; another start goes on from there");
 }

@@ -1,4 +1,4 @@
-//! What becomes of VIPs: applied, removed, tried again.
+//! Applies and removes VIPs.
 //!
 //! The queues of its limits come before its entries and go after them. A VIP's address comes after its entries and goes
 //! before them, so that no packet reaches the router for a service that it does not know yet, or no longer.
@@ -12,7 +12,7 @@ use std::{
 use tracing::{info, warn};
 use vipgate_state::{Source, VipState};
 
-use super::{AppliedVip, Worker, again, background, failed, open, unreadable};
+use super::{AppliedVip, Retry, Worker, failed, neighbours, open, unreadable};
 use crate::reconcile::{
     ApplyError,
     compile::{check, compile},
@@ -30,11 +30,11 @@ struct Ready {
 }
 
 impl<S: Source> Worker<S> {
-    /// Everything stored is applied, everything else goes.
+    /// Applies everything stored and removes everything else.
     pub(super) async fn full_pass(&mut self) -> Result<(), ApplyError> {
         if let Err(error) = self.sync_devices().await {
             warn!(%error, "trying again");
-            self.network_dirty = Some(again(self.network_dirty));
+            self.network_dirty = Some(Retry::after(self.network_dirty));
         }
         let vips = self.source.vips().await.map_err(|error| unreadable(&error))?;
         let count = vips.len();
@@ -42,14 +42,14 @@ impl<S: Source> Worker<S> {
         let states = vips.into_iter().map(|vip| (vip.uuid.clone(), Some(vip))).collect();
         let errors = self.apply_states(states).await;
         let moved = self.lock().devices.take_moved();
-        self.renew_placed(&moved).await?;
+        self.refresh_vips(&moved).await?;
         let removed = self.remove_orphans(wanted).await?;
         info!(vips = count, failed = errors.len(), orphans = removed, "the router is in line with the store");
         Ok(())
     }
 
-    /// Removes the entries of VIPs that are not stored any more, and addresses where no VIP wants them. Tells of how
-    /// many VIPs entries were left.
+    /// Removes the entries of VIPs that are not stored any more, and addresses where no VIP wants them. Returns how many VIPs
+    /// had such entries.
     async fn remove_orphans(&mut self, wanted: HashMap<Ipv4Addr, String>) -> Result<usize, ApplyError> {
         let held = self.lock().engine.vips();
         let orphans: BTreeSet<Ipv4Addr> = held.into_iter().filter(|vip| !wanted.contains_key(vip)).collect();
@@ -92,7 +92,7 @@ impl<S: Source> Worker<S> {
                 states.extend(uuids.iter().map(|uuid| (uuid.clone(), found.remove(uuid))));
                 continue;
             }
-            // One that can't be read fails alone.
+            // A VIP that can't be read must not fail the others.
             for uuid in uuids {
                 match self.source.vip(uuid).await {
                     Ok(state) => states.push((uuid.clone(), state)),
@@ -110,7 +110,7 @@ impl<S: Source> Worker<S> {
     async fn apply_states(&mut self, states: Vec<(String, Option<VipState>)>) -> HashMap<String, ApplyError> {
         let uuids: Vec<String> = states.iter().map(|(uuid, _)| uuid.clone()).collect();
         let mut errors = HashMap::new();
-        // What goes comes first: its address or numbers may be another's in the same batch.
+        // Removals first: another VIP of the batch may have got the address or a number.
         let (stored, gone): (Vec<_>, Vec<_>) = states.into_iter().partition(|(_, state)| state.is_some());
         for (uuid, _) in gone {
             if let Err(error) = self.remove(&uuid).await {
@@ -125,7 +125,7 @@ impl<S: Source> Worker<S> {
             }
         }
         if ready.iter().any(|ready| self.device(&ready.vip.device).is_none()) {
-            // A VIP on a device that was not asked for yet; what fails is told for the VIP.
+            // A VIP may be on a device that was not asked for yet; an error is reported for the VIP.
             let _ = self.sync_devices().await;
         }
         self.make_queues(ready.iter().map(|ready| &ready.vip)).await;
@@ -138,7 +138,7 @@ impl<S: Source> Worker<S> {
         errors
     }
 
-    /// Takes a VIP away: its address, then its entries.
+    /// Removes a VIP: its address, then its entries.
     async fn remove(&mut self, uuid: &str) -> Result<(), ApplyError> {
         let Some(applied) = self.applied().get(uuid).cloned() else {
             return Ok(());
@@ -162,7 +162,7 @@ impl<S: Source> Worker<S> {
         Ok(())
     }
 
-    /// Notes where a VIP will be, and takes it from where it was. Gives the backends that it did not have before.
+    /// Notes where a VIP will be, and removes it from where it was. Returns the backends that it did not have before.
     async fn prepare(&mut self, uuid: &str, vip: &VipState) -> Result<BTreeSet<Ipv4Addr>, ApplyError> {
         check(vip, &self.capacity).map_err(|error| failed(vip, &error))?;
         let before = self.applied().get(uuid).cloned();
@@ -188,7 +188,7 @@ impl<S: Source> Worker<S> {
         Ok(fresh)
     }
 
-    /// Brings VIPs' entries to the kernel; gives back those that it holds.
+    /// Brings VIPs' entries to the kernel; returns the VIPs whose entries it holds.
     async fn fill_tables(&self, vips: Vec<Ready>, errors: &mut HashMap<String, ApplyError>) -> Vec<Ready> {
         let results = self.with_kernel(move |kernel| {
             let now = Instant::now();
@@ -225,9 +225,9 @@ impl<S: Source> Worker<S> {
 
     /// Puts the addresses of VIPs whose entries are there on their devices.
     async fn place(&mut self, vips: Vec<Ready>, errors: &mut HashMap<String, ApplyError>) {
-        let mut neighbours = BTreeSet::new();
+        let mut backends = BTreeSet::new();
         let mut announced: BTreeMap<String, Vec<Ipv4Addr>> = BTreeMap::new();
-        neighbours.extend(vips.iter().flat_map(|ready| &ready.fresh));
+        backends.extend(vips.iter().flat_map(|ready| &ready.fresh));
         let others: Vec<Ready> = vips.into_iter().filter(|ready| !ready.vip.own).collect();
         let given =
             self.give_addresses(others.iter().map(|ready| (ready.vip.device.as_str(), ready.vip.address))).await;
@@ -241,8 +241,8 @@ impl<S: Source> Worker<S> {
             }
         }
         self.announce(announced).await;
-        if !neighbours.is_empty() {
-            tokio::spawn(background::confirm(self.net.clone(), neighbours));
+        if !backends.is_empty() {
+            tokio::spawn(neighbours::confirm(self.net.clone(), backends));
         }
     }
 }
