@@ -30,6 +30,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         "clippy, warnings as errors",
         &mut cargo(&["clippy", "--locked", "--workspace", "--all-targets", "--", "--deny", "warnings"]),
     )?;
+    documentation()?;
     dependencies()
 }
 
@@ -40,6 +41,14 @@ fn format(fix: bool) -> Result<()> {
         "format of the kernel programs",
         Command::new("cargo").current_dir(root().join("ebpf")).args(["fmt", "--"]).args(check),
     )
+}
+
+/// Comments link to what is there. They are for those who work on the code, so links to private items are right: without the
+/// private items' own pages rustdoc would refuse them.
+fn documentation() -> Result<()> {
+    let mut doc = cargo(&["doc", "--locked", "--workspace", "--no-deps", "--document-private-items"]);
+    doc.env("RUSTDOCFLAGS", "--deny warnings --allow rustdoc::private_intra_doc_links");
+    step("rustdoc, warnings as errors", &mut doc)
 }
 
 /// Licences, sources and bans come from the lock file and the registry's local copy. Advisories would need the network.

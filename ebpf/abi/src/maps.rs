@@ -59,7 +59,7 @@ pub const METER_TRAFFIC: &str = "METER_TRAFFIC";
 pub const METER_SHARES: &str = "METER_SHARES";
 /// Hash: [`crate::meter::MeterPort`] to the number (u32) of that port's limit.
 pub const PORT_METERS: &str = "PORT_METERS";
-/// Array of u64 by [`crate::sample::place`]: hashes of connections that a full service may end.
+/// Array of u64 by [`crate::sample::group`]: hashes of connections that a full service may end.
 pub const SAMPLE: &str = "SAMPLE";
 /// LRU hash: [`crate::fragment::FragmentKey`] to [`crate::fragment::FragmentPorts`].
 pub const FRAGMENTS: &str = "FRAGMENTS";

@@ -3,7 +3,7 @@
 //! - [`names`]: what calls, parameters and resources are called here; [`options`]: a call's parameters as options, and back.
 //! - [`resolve`]: names to uuids; [`http`]: one call and its job; [`session`]: what a login leaves behind.
 //! - [`declared`]: a whole router from and to a file.
-//! - [`render`]: replies for people and programs; [`yaml`]: which YAML; [`complete`]: what a shell offers.
+//! - [`mod@render`]: replies for people and programs; [`yaml`]: which YAML; [`complete`]: what a shell offers.
 //!
 //! Touches the API over HTTP and the session's file, nothing else: it runs anywhere, without privileges.
 

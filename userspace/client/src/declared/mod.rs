@@ -2,7 +2,7 @@
 //!
 //! - [`kinds`], [`table`]: which kinds of things there are, their fields and their calls; [`thing`]: things and what they
 //!   are called.
-//! - [`node`], [`file`]: the file's text, and what it declares; [`there`]: what the router has.
+//! - [`node`], [`mod@file`]: the file's text, and what it declares; [`there`]: what the router has.
 //! - [`plan`]: what must be done, in which order; [`act`]: the calls that do it.
 //!
 //! A field that a declared thing leaves out is as by default, and is brought to that. A thing that the file does not
