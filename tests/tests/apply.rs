@@ -17,7 +17,7 @@ const ELASTIC_IP: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 11);
 const DIFFERS: i32 = 2;
 const NOTHING: &str = "nothing to do\n";
 
-/// The file that README shows.
+/// The file that the book shows.
 fn example() -> String {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/router.yaml").display().to_string()
 }

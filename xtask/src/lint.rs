@@ -31,6 +31,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         &mut cargo(&["clippy", "--locked", "--workspace", "--all-targets", "--", "--deny", "warnings"]),
     )?;
     documentation()?;
+    book()?;
     dependencies()
 }
 
@@ -49,6 +50,15 @@ fn documentation() -> Result<()> {
     let mut doc = cargo(&["doc", "--locked", "--workspace", "--no-deps", "--document-private-items"]);
     doc.env("RUSTDOCFLAGS", "--deny warnings --allow rustdoc::private_intra_doc_links");
     step("rustdoc, warnings as errors", &mut doc)
+}
+
+/// The book as a website. What it says is tested without (`tests/tests/docs.rs`).
+fn book() -> Result<()> {
+    let Some(mdbook) = which("mdbook") else {
+        eprintln!("==> the book: skipped, mdbook is not installed (cargo install mdbook --locked)");
+        return Ok(());
+    };
+    step("the book", Command::new(mdbook).arg("build").arg(root().join("docs")))
 }
 
 /// Licences, sources and bans come from the lock file and the registry's local copy. Advisories would need the network.

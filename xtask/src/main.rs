@@ -1,7 +1,7 @@
 //! The project's own commands: `cargo xtask setup | build | demo | load | unload | test | vm | fuzz | mutants | lint |
 //! bench | package`.
 //!
-//! One module a command. CI and the README run these same commands; nothing has a second, hidden way.
+//! One module a command. What runs here is what CI and the book run: nothing has a second, hidden way.
 
 mod aside;
 mod bench;
@@ -89,7 +89,7 @@ enum Command {
     )]
     Mutants(mutants::Args),
 
-    /// Check format, clippy (warnings are errors), the kernel programs' lints, and licences of the dependencies.
+    /// Formatting, clippy and rustdoc with warnings as errors, the kernel programs' lints, licences of the dependencies.
     #[command(after_help = "Example:\n  cargo xtask lint")]
     Lint(lint::Args),
 

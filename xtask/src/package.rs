@@ -7,12 +7,16 @@ use crate::{
     sh::{root, step},
 };
 use anyhow::{Context as _, Result};
-use std::{fs, path::PathBuf, process::Command};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {}
 
-/// What the tarball holds besides the binary: the file in this tree, and the path it is installed at.
+/// What goes into the tarball besides the binary and the book: where it comes from, where it is installed.
 const FILES: [(&str, &str); 5] = [
     ("packaging/vipgate.service", "usr/lib/systemd/system/vipgate.service"),
     ("packaging/vipgate.toml", "etc/vipgate/vipgate.toml"),
@@ -20,6 +24,9 @@ const FILES: [(&str, &str); 5] = [
     ("docs/router.yaml", "usr/share/doc/vipgate/router.yaml"),
     ("LICENSE", "usr/share/doc/vipgate/LICENSE"),
 ];
+
+/// Where the book goes, beside README, whose links lead there.
+const BOOK: &str = "usr/share/doc/vipgate/docs";
 
 pub(crate) fn run(_: &Args) -> Result<()> {
     println!("{}", build()?.display());
@@ -30,8 +37,9 @@ pub(crate) fn run(_: &Args) -> Result<()> {
 pub(crate) fn build() -> Result<PathBuf> {
     setup::ensure(&[Need::Build])?;
     ebpf::build()?;
-    let mut contents = vec![(binary(true)?, "usr/bin/vipgate")];
-    contents.extend(FILES.map(|(from, to)| (root().join(from), to)));
+    let mut contents = vec![(binary(true)?, PathBuf::from("usr/bin/vipgate"))];
+    contents.extend(FILES.map(|(from, to)| (root().join(from), to.into())));
+    book(&root().join("docs"), Path::new(BOOK), &mut contents)?;
 
     let name = format!("vipgate-{}-{}", env!("CARGO_PKG_VERSION"), std::env::consts::ARCH);
     let directory = target_directory().join("package");
@@ -54,4 +62,14 @@ pub(crate) fn build() -> Result<PathBuf> {
         .args(["usr", "etc"]);
     step("tarball", &mut tar)?;
     Ok(tarball)
+}
+
+/// Adds the files below `from`, to be installed below `to`.
+fn book(from: &Path, to: &Path, contents: &mut Vec<(PathBuf, PathBuf)>) -> Result<()> {
+    for entry in fs::read_dir(from).with_context(|| format!("cannot read {}", from.display()))? {
+        let entry = entry.with_context(|| format!("cannot read {}", from.display()))?;
+        let (path, to) = (entry.path(), to.join(entry.file_name()));
+        if path.is_dir() { book(&path, &to, contents)? } else { contents.push((path, to)) }
+    }
+    Ok(())
 }

@@ -1,4 +1,4 @@
-//! `cargo xtask bench`: measures the figures in README.
+//! `cargo xtask bench`: measures the figures in docs/benchmarks.md.
 
 use std::path::PathBuf;
 

@@ -31,7 +31,7 @@ pub const KERNEL: &str = "6.12";
 
 const SUITE: &str = "trixie";
 
-/// What a router needs beyond a minimal Debian: an init, network management, and the programs that README asks for.
+/// What a router needs beyond the least that is Debian: its init, its network, and the programs that the book asks for.
 const PACKAGES: &str = "systemd,systemd-sysv,udev,dbus,kmod,iproute2,procps,ethtool,ca-certificates,curl,jq";
 
 /// The script that turns debootstrap's result into a machine's system.

@@ -128,7 +128,7 @@ fn show(report: &mut Report, all: &[Figures]) {
 mod tests {
     use super::*;
 
-    /// README's tables are made from these rows.
+    /// The tables of docs/benchmarks.md are made of these rows.
     #[test]
     fn every_way_is_compared_with_plain_forwarding_and_vipgate_with_ipvs_under_every_load() {
         let mut all = figures();

@@ -1,4 +1,4 @@
-//! The package on a full Debian 13: installed by README's own lines, run by systemd beside udev and networkd with their
+//! The package on a full Debian 13: installed by the book's own lines, run by systemd beside udev and networkd with their
 //! default rules, and started again by a reboot.
 //!
 //! The cases follow a router's life in order; a case that runs alone first does what it needs from earlier ones.
@@ -20,15 +20,16 @@ use std::{collections::BTreeSet, net::SocketAddrV4, time::Duration};
 pub const CLIENTS: u8 = 1;
 pub const BACKENDS: u8 = 3;
 
-const README: &str = include_str!("../../../../README.md");
-const SECTION: &str = "\n## On a router VM\n";
-/// Numbers of the code blocks in that section.
-const UNPACK: usize = 0;
-const BEGIN: usize = 1;
-const UPGRADE: usize = 2;
-const API: usize = 3;
-const COMMANDS: usize = 4;
-/// The line of README's first block that runs on the build machine.
+/// The book's page about routers.
+const DEPLOY: &str = include_str!("../../../../docs/deploy.md");
+const UNPACK: Block = Block { page: DEPLOY, section: "Install", number: 0 };
+const BEGIN: Block = Block { page: DEPLOY, section: "Install", number: 1 };
+const UPGRADE: Block = Block { page: DEPLOY, section: "Upgrade", number: 0 };
+const API: Block = Block { page: include_str!("../../../../docs/api.md"), section: "First calls", number: 0 };
+const COMMANDS: Block = Block { page: include_str!("../../../../docs/cli.md"), section: "First commands", number: 0 };
+/// The book's page about the router's network.
+const NETWORK: &str = include_str!("../../../../docs/network.md");
+/// The line of the first block that runs on the build machine.
 const ON_THE_BUILD_MACHINE: &str = "cargo xtask package";
 
 /// The two ends of the veth pair that the limits' queues are on.
@@ -42,7 +43,7 @@ const START: Duration = Duration::from_secs(240);
 
 const START_IT: &str = "systemctl start vipgate";
 const WAIT_FOR_NETWORKD: &str = "/usr/lib/systemd/systemd-networkd-wait-online --timeout=60";
-/// The setting that README tells operators to write where networkd manages the public device.
+/// The setting that the book tells operators to write where networkd manages the public device.
 const KEEP: &str = "KeepConfiguration=static";
 /// A drop-in that changes the service until the machine's next boot.
 const DROP_IN: &str = "/run/systemd/system/vipgate.service.d/ends.conf";
@@ -51,12 +52,12 @@ const DROP_IN: &str = "/run/systemd/system/vipgate.service.d/ends.conf";
 pub fn cases() -> Vec<Case> {
     type Scenario = fn(&mut Trial) -> Result<()>;
     const SCENARIOS: [(&str, Scenario); 11] = [
-        ("readme_installs_it", readme_installs_it),
+        ("the_book_installs_it", the_book_installs_it),
         ("doctor_finds_nothing", doctor_finds_nothing),
         ("carries_traffic", carries_traffic),
         ("udev_and_the_limits_queues_get_along", udev_and_the_limits_queues_get_along),
         ("networkd_takes_the_vips_only_for_a_moment", networkd_takes_the_vips_only_for_a_moment),
-        ("networkd_leaves_the_vips_where_readme_is_followed", networkd_leaves_the_vips_where_readme_is_followed),
+        ("networkd_leaves_the_vips_where_the_book_is_followed", networkd_leaves_the_vips_where_the_book_is_followed),
         ("a_restart_keeps_connections", a_restart_keeps_connections),
         ("an_upgrade_keeps_connections_and_the_configuration", an_upgrade_keeps_connections_and_the_configuration),
         ("a_lasting_failure_is_not_restarted", a_lasting_failure_is_not_restarted),
@@ -66,8 +67,8 @@ pub fn cases() -> Vec<Case> {
     SCENARIOS.map(|(name, scenario)| Case::new(name, scenario)).into_iter().collect()
 }
 
-/// README's lines from the tarball to a running service work, as do its API calls by curl and jq, and its commands.
-fn readme_installs_it(trial: &mut Trial) -> Result<()> {
+/// The book's lines from the tarball to a running service work, as do its API calls by curl and jq, and its commands.
+fn the_book_installs_it(trial: &mut Trial) -> Result<()> {
     let lab = &trial.lab;
     install(lab)?;
     for (question, answer) in [("is-enabled", "enabled"), ("is-active", "active")] {
@@ -144,9 +145,9 @@ fn networkd_takes_the_vips_only_for_a_moment(trial: &mut Trial) -> Result<()> {
 }
 
 /// While no controller runs, nothing would put the addresses back.
-fn networkd_leaves_the_vips_where_readme_is_followed(trial: &mut Trial) -> Result<()> {
+fn networkd_leaves_the_vips_where_the_book_is_followed(trial: &mut Trial) -> Result<()> {
     ready(trial)?;
-    ensure!(README.contains(KEEP), "README does not mention {KEEP}");
+    ensure!(NETWORK.contains(KEEP), "docs/network.md does not name {KEEP}");
     let (agent, before) = (trial.lab.agent(), addresses(&trial.lab)?);
     agent.write("/run/systemd/network/10-pub0.network.d/keep.conf", &format!("[Network]\n{KEEP}\n"))?;
     agent.says(&format!("networkctl reload && systemctl stop vipgate && {WAIT_FOR_NETWORKD}"))?;
@@ -171,7 +172,7 @@ fn a_restart_keeps_connections(trial: &mut Trial) -> Result<()> {
     serves(&trial.lab)
 }
 
-/// The upgrade uses README's lines.
+/// The upgrade uses the book's lines.
 fn an_upgrade_keeps_connections_and_the_configuration(trial: &mut Trial) -> Result<()> {
     ready(trial)?;
     let mut standing = Standing::open(trial.lab.client(), SocketAddrV4::new(WEB, 7001), 4)?;
@@ -252,7 +253,7 @@ fn ready(trial: &Trial) -> Result<()> {
     if lab.vipgate("query vips")?.contains(&LIMITED.to_string()) { Ok(()) } else { configure(lab) }
 }
 
-/// Runs README's first blocks, without the line that makes the package.
+/// Runs the page's first blocks, without the line that makes the package.
 fn install(lab: &VmLab) -> Result<()> {
     let unpacking = block(UNPACK)?.lines().filter(|line| !line.starts_with(ON_THE_BUILD_MACHINE));
     let lines: Vec<&str> = unpacking.chain(block(BEGIN)?.lines()).collect();
@@ -260,9 +261,9 @@ fn install(lab: &VmLab) -> Result<()> {
     lab.agent().run_with(&script, PASSWORD, START)?.succeeded(&script).map(drop)
 }
 
-/// Logs in by README's line.
+/// Logs in by the book's line.
 fn log_in(lab: &VmLab) -> Result<()> {
-    let login = block(COMMANDS)?.lines().find(|line| line.starts_with("vipgate login")).context("README logs in")?;
+    let login = block(COMMANDS)?.lines().find(|line| line.starts_with("vipgate login")).context("the book logs in")?;
     lab.agent().says(login).map(drop)
 }
 
@@ -274,12 +275,23 @@ fn configure(lab: &VmLab) -> Result<()> {
     Ok(())
 }
 
-/// The code block of this number in README's section about routers.
-fn block(number: usize) -> Result<&'static str> {
-    let (_, section) = README.split_once(SECTION).context("README has its section about routers")?;
-    let section = section.split("\n## ").next().unwrap_or(section);
-    let mut blocks = section.split("```").skip(1).step_by(2);
-    blocks.nth(number).with_context(|| format!("README's section about routers has no block {number}"))
+/// A block of code in the book.
+#[derive(Clone, Copy, Debug)]
+struct Block {
+    page: &'static str,
+    /// The heading that it is under, of the second level.
+    section: &'static str,
+    /// Among the section's blocks.
+    number: usize,
+}
+
+/// The block's text.
+fn block(Block { page, section, number }: Block) -> Result<&'static str> {
+    let (_, text) =
+        page.split_once(&format!("\n## {section}\n")).with_context(|| format!("the book has no section {section}"))?;
+    let text = text.split("\n## ").next().unwrap_or(text);
+    let block = text.split("```").skip(1).step_by(2).nth(number).and_then(|block| block.strip_prefix("sh\n"));
+    block.with_context(|| format!("the book's section {section} has no block {number} of shell lines"))
 }
 
 /// The load balancer and the elastic IP work.
@@ -333,7 +345,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn readme_has_the_lines_that_are_run_on_a_router() -> Result<()> {
+    fn the_book_has_the_lines_that_are_run_on_a_router() -> Result<()> {
         let unpack = block(UNPACK)?;
         assert!(unpack.lines().any(|line| line.starts_with(ON_THE_BUILD_MACHINE)), "{unpack}");
         assert!(unpack.contains("tar -C / -xzf vipgate-"), "{unpack}");
