@@ -115,6 +115,14 @@ pub fn complete(given: &[String], protocol: Protocol) -> Result<Vec<String>, Bad
 ///
 /// # Errors
 /// [`BadTag`] where it is none of a listener, or its setting can't have the value.
+///
+/// ```
+/// use vipgate_api::listener_tag::{ListenerTag, parse};
+///
+/// let tag = parse("balancerAlgorithm::leastconn");
+/// assert_eq!(tag, Ok(ListenerTag::Setting { name: "balancerAlgorithm", value: "leastconn" }));
+/// assert!(parse("healthCheckTimeout::61").is_err());
+/// ```
 pub fn parse(tag: &str) -> Result<ListenerTag<'_>, BadTag> {
     let unknown = || BadTag::Unknown(tag.to_owned());
     let (name, value) = tag.split_once("::").ok_or_else(unknown)?;

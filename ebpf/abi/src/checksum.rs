@@ -2,6 +2,16 @@
 //!
 //! A change is gathered as the one's-complement sum of `~old + new` over the 16-bit words that change; sums are of
 //! native-order words, which is right on any byte order (RFC 1071, section 2 B).
+//!
+//! ```
+//! use vipgate_abi::checksum::{delta16, delta32, fold, update};
+//!
+//! // A destination address and a port are rewritten: only what changes is summed.
+//! let (old, new) = ([0x0a01_000a_u32, 80], [0x0a02_000b_u32, 8080]);
+//! let checksum = |words: [u32; 2]| !fold(words[0] as u64 + words[1] as u64);
+//! let delta = delta32(old[0], new[0]) + delta16(old[1] as u16, new[1] as u16);
+//! assert_eq!(update(checksum(old), delta), checksum(new));
+//! ```
 
 /// Folds a sum to 16 bits.
 #[inline(always)]

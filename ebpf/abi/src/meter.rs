@@ -261,6 +261,19 @@ impl Rate {
     }
 
     /// The word after a packet of this cost; `None`: it is over the limit, which then stays as it is.
+    ///
+    /// ```
+    /// use vipgate_abi::meter::Rate;
+    ///
+    /// // 12 Mbit/s are a frame of 1,500 bytes each millisecond: a burst of 375 ms passes at once, and one more.
+    /// let rate = Rate::policed(12_000_000);
+    /// let (now, cost) = (rate.clock(5_000_000_000), rate.cost(1500));
+    /// let (mut word, mut passed) = (0, 0);
+    /// while let Some(next) = rate.admit(word, now, cost) {
+    ///     (word, passed) = (next, passed + 1);
+    /// }
+    /// assert_eq!(passed, 376);
+    /// ```
     #[inline(always)]
     pub const fn admit(&self, word: u64, now: u64, cost: u64) -> Option<u64> {
         let lead = self.lead(word, now);
