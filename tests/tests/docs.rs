@@ -12,7 +12,7 @@ use std::{
 };
 
 use anyhow::{Context as _, ensure};
-use vipgate_abi::counters::{Gravity, Reason};
+use vipgate_abi::counters::{Reason, Severity};
 use vipgate_tests::lab::{Result, vipgate_binary};
 
 /// Pages outside the book that are held to the same rules.
@@ -321,11 +321,11 @@ fn every_drop_reason_is_explained_with_its_verdict_and_its_place_in_the_log() ->
     for reason in Reason::ALL {
         let part = if reason.is_drop() { dropped } else { passed };
         ensure!(part.contains(&format!("\n### {}\n", reason.name())), "{} is in the wrong part", reason.name());
-        let level = match reason.gravity() {
-            Gravity::Silent => "never.",
-            Gravity::Debug => "`debug`.",
-            Gravity::Info => "`info`.",
-            Gravity::Warn => "`warn`.",
+        let level = match reason.severity() {
+            Severity::Silent => "never.",
+            Severity::Debug => "`debug`.",
+            Severity::Info => "`info`.",
+            Severity::Warn => "`warn`.",
         };
         let text =
             page.section(reason.name()).context("it has an entry")?.split_whitespace().collect::<Vec<_>>().join(" ");
