@@ -1,4 +1,4 @@
-//! `vipgate apply` and `vipgate export`: a router from one file, and the traffic that it carries then.
+//! `vipgate apply` and `vipgate export`: configures a router from one file, and checks its traffic.
 
 use anyhow::Context as _;
 use std::{
@@ -17,12 +17,12 @@ const ELASTIC_IP: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 11);
 const DIFFERS: i32 = 2;
 const NOTHING: &str = "nothing to do\n";
 
-/// The file that the book shows.
+/// The example file of the book.
 fn example() -> String {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/router.yaml").display().to_string()
 }
 
-/// All that the example declares carries traffic.
+/// Everything in the example carries traffic.
 fn assert_carries(lab: &Lab) -> Result<()> {
     let (client, guests) = (lab.client(), &lab.backends);
     let asked = client.fetch_many(SocketAddrV4::new(VIP, 80), 4)?;
@@ -46,7 +46,7 @@ fn started(lab: &mut Lab) -> Result<Controller> {
 }
 
 both_hooks! {
-    fn the_demos_router_is_made_from_one_file_and_follows_it(hook) {
+    fn the_demos_router_is_made_from_one_file_and_follows_its_changes(hook) {
         let mut lab = Lab::new(LabOptions { hook, clients: 1, backends: 3 })?;
         let _controller = started(&mut lab)?;
         let shell = Shell { lab: &lab };
@@ -75,7 +75,7 @@ both_hooks! {
         Ok(())
     }
 
-    fn an_exported_router_is_built_anew_elsewhere(hook) {
+    fn an_exported_router_is_recreated_elsewhere(hook) {
         let exported = {
             let mut lab = Lab::new(LabOptions { hook, clients: 1, backends: 3 })?;
             let _controller = started(&mut lab)?;

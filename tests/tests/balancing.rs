@@ -1,4 +1,4 @@
-//! Packets from clients to backends: who gets them, whom the backends see, and what stays together.
+//! Packets from clients to backends: which backend gets them, which client the backend sees, and what stays together.
 
 use anyhow::ensure;
 use serde_json::json;
@@ -17,13 +17,13 @@ use vipgate_tests::{
 };
 
 const VIP: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 10);
-/// The router in the backends' network.
+/// The router's address in the backends' network.
 const PRIVATE_ROUTER: Ipv4Addr = Ipv4Addr::new(10, 2, 0, 1);
 const ALL: [usize; 3] = [0, 1, 2];
-/// Without a byte for so long, a transfer has failed.
+/// A transfer without a byte for this long has failed.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// How many of the answers came from each backend.
+/// The number of answers from each backend.
 fn shares(origins: &[Origin]) -> BTreeMap<&str, usize> {
     let mut shares = BTreeMap::new();
     for origin in origins {
@@ -33,7 +33,7 @@ fn shares(origins: &[Origin]) -> BTreeMap<&str, usize> {
 }
 
 both_hooks! {
-    fn curl_through_a_vip_reaches_every_nginx_and_each_sees_the_client_itself(hook) {
+    fn curl_through_a_vip_reaches_every_nginx_and_each_sees_the_client(hook) {
         let run = Running::new(hook, 2, 3)?;
         let (_, _, vip) = run.cloud.balanced(VIP, WEB, &ALL)?;
         for client in &run.lab.clients {
@@ -52,8 +52,8 @@ both_hooks! {
         Ok(())
     }
 
-    // Who knows its addresses and ports alone (RFC 5961): netfilter's connection lives on, too.
-    fn a_connection_that_a_stranger_ends_by_guess_goes_on_and_counts(hook) {
+    // The stranger knows only addresses and ports (RFC 5961). netfilter's connection lives on, too.
+    fn a_connection_that_a_stranger_tries_to_end_goes_on_and_counts(hook) {
         let run = Running::new(hook, 2, 2)?;
         let (_, _, vip) = run.cloud.balanced(VIP, ECHO, &[0, 1])?;
         let mut session = run.lab.client().tcp(vip)?;
@@ -82,8 +82,8 @@ both_hooks! {
         Ok(())
     }
 
-    // A kernel gives one port to connections to different destinations, which come to one backend here.
-    fn a_clients_ports_may_be_used_for_two_listeners_of_one_backend_at_once(hook) {
+    // A kernel may use one port for connections to different destinations; here they reach the same backend.
+    fn a_client_may_use_one_port_for_two_listeners_of_one_backend_at_once(hook) {
         const PORTS: usize = 8;
         let run = Running::new(hook, 1, 1)?;
         let (_, balancer) = run.cloud.load_balancer(VIP)?;
@@ -137,7 +137,7 @@ both_hooks! {
         let origins = run.lab.client().fetch_many(vip, 90)?;
         let shares = shares(&origins);
         assert_eq!(shares.len(), 3, "{shares:?}");
-        // Ninety draws of a third each: below ten is out of reach of chance.
+        // Ninety draws with a probability of a third: fewer than ten practically never happens.
         assert!(shares.values().all(|share| *share >= 10), "{shares:?}");
         Ok(())
     }
@@ -190,7 +190,7 @@ both_hooks! {
     fn a_listener_without_backends_refuses_at_once(hook) {
         let run = Running::new(hook, 1, 1)?;
         let (_, listener, vip) = run.cloud.balanced(VIP, WEB, &[])?;
-        let Err(refused) = run.lab.client().fetch(vip) else { anyhow::bail!("somebody answered") };
+        let Err(refused) = run.lab.client().fetch(vip) else { anyhow::bail!("the request is answered") };
         let kind = refused.chain().find_map(|cause| cause.downcast_ref::<io::Error>()).map(io::Error::kind);
         assert_eq!(kind, Some(io::ErrorKind::ConnectionRefused), "{refused:#}");
         run.cloud.add_backends(&listener, &[0])?;
@@ -198,7 +198,7 @@ both_hooks! {
         Ok(())
     }
 
-    fn backends_get_the_shares_that_their_weights_say(hook) {
+    fn backends_get_shares_by_their_weights(hook) {
         let run = Running::new(hook, 1, 2)?;
         let (_, listener, vip) = run.cloud.balanced(VIP, Listener { algorithm: "weightroundrobin", ..WEB }, &[0])?;
         let nics = [&run.cloud.vms[0].nic, &run.cloud.vms[1].nic];
@@ -223,23 +223,23 @@ both_hooks! {
         Ok(())
     }
 
-    fn a_udp_client_is_told_that_no_one_listens_on_the_backend(hook) {
+    fn a_udp_client_gets_the_backends_port_unreachable_error(hook) {
         let run = Running::new(hook, 1, 1)?;
         let (_, _, vip) = run.cloud.balanced(VIP, Listener { instance_port: 7999, tags: CHECKED_BY_WEB, ..UDP }, &[0])?;
         let mut session = run.lab.client().udp(vip)?;
-        let error = session.ask().expect_err("nobody listens").root_cause().to_string();
+        let error = session.ask().expect_err("nothing listens there").root_cause().to_string();
         assert!(error.contains("refused"), "the backend's ICMP error is lost on the way: {error}");
         Ok(())
     }
 
-    fn bulk_data_arrives_whole_in_both_directions(hook) {
+    fn bulk_data_arrives_complete_in_both_directions(hook) {
         let run = Running::new(hook, 1, 1)?;
         mirror(&run, 32 << 20, 32 << 20)
     }
 
-    fn a_client_learns_that_the_way_to_the_backend_takes_smaller_packets(hook) {
+    fn a_client_learns_the_smaller_mtu_towards_the_backend(hook) {
         let run = Running::new(hook, 1, 1)?;
-        // Neither end knows: only the router can tell the client. What comes back fits.
+        // Neither end knows the MTU: only the router can tell the client. Answers fit.
         run.lab.router.ip("link set priv0 mtu 1300")?;
         mirror(&run, 1 << 20, 1000)
     }
@@ -262,7 +262,7 @@ both_hooks! {
         let mut listener = make()?;
         let mut ended = vec![client.tcp(vip)?, client.tcp(vip)?];
         assert!(client.tcp(vip).is_err(), "a third connection");
-        // What was ended counts no more, whether the clients know of it yet or not.
+        // An ended connection no longer counts, whether its client knows of the end or not.
         for event in ["disable", "enable"] {
             run.cloud.change_vip_state(&vip_uuid, event)?;
         }
@@ -289,7 +289,7 @@ both_hooks! {
             let uuid = run.cloud.listener(&balancer, listener)?;
             run.cloud.add_backends(&uuid, &[0])?;
         }
-        // Its neighbour, and the backend itself.
+        // A client next to the backend, and the backend itself.
         for client in [&run.lab.backends[1].namespace, &run.lab.backends[0].namespace] {
             for _ in 0..10 {
                 let answer = client.run("curl", &format!("--silent --show-error --fail --max-time 3 http://{VIP}/"))?;
@@ -307,7 +307,7 @@ both_hooks! {
             })?;
             assert!(answer.starts_with(&format!("1 backend1 {PRIVATE_ROUTER}:")), "{answer}");
         }
-        // Clients from elsewhere are still seen as they are.
+        // Clients from elsewhere are still seen by their own addresses.
         let client = run.lab.client();
         assert_eq!(*client.fetch(SocketAddrV4::new(VIP, WEB.port))?.client.ip(), client.address);
         Ok(())
@@ -336,16 +336,16 @@ both_hooks! {
         mirror_datagram(&run, 8192)
     }
 
-    fn a_backend_learns_that_the_way_to_the_client_takes_smaller_packets(hook) {
+    fn a_backend_learns_the_smaller_mtu_towards_the_client(hook) {
         let run = Running::new(hook, 1, 1)?;
         run.lab.router.ip("link set pub0 mtu 1300")?;
-        // The client sends what fits but announces more, as one does whose small way lies beyond its neighbour.
+        // The client sends packets that fit but announces a larger MSS, like a client with a small MTU beyond its gateway.
         run.lab.client().namespace.ip("route change 10.1.0.0/24 dev eth0 mtu 1300 advmss 1460")?;
         mirror(&run, 1 << 20, 1 << 20)
     }
 }
 
-/// Sends a datagram of `length` bytes through a VIP to a backend that sends it back.
+/// Sends a datagram of `length` bytes through a VIP to a backend that returns it.
 fn mirror_datagram(run: &Running, length: u32) -> Result<()> {
     let listener = Listener { port: 9000, instance_port: 9001, tags: CHECKED_BY_WEB, ..UDP };
     let (_, _, vip) = run.cloud.balanced(VIP, listener, &[0])?;
@@ -373,7 +373,7 @@ fn mirror_datagram(run: &Running, length: u32) -> Result<()> {
     Ok(())
 }
 
-/// Sends `length` bytes through a VIP to a backend that, when it has them all, sends the last `back` of them back.
+/// Sends `length` bytes through a VIP to a backend, which returns the last `back` of them once it has them all.
 fn mirror(run: &Running, length: usize, back: usize) -> Result<()> {
     let listener = Listener { port: 9000, instance_port: 9001, tags: CHECKED_BY_WEB, ..ECHO };
     let (_, _, vip) = run.cloud.balanced(VIP, listener, &[0])?;

@@ -1,6 +1,6 @@
 //! Bandwidth limits through the REST API, with real traffic.
 //!
-//! That a limit is not exceeded holds at any moment, however slow the machine; that it is used up is waited for.
+//! A test checks at any moment that a limit is not exceeded, however slow the machine is, and waits until it is used up.
 
 use std::{
     net::{Ipv4Addr, SocketAddrV4},
@@ -18,7 +18,7 @@ use vipgate_tests::{
 };
 
 const VIP: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 10);
-/// Where iperf3 serves unless it says otherwise.
+/// iperf3's default port.
 const PORT: u16 = 5201;
 const OTHER_PORT: u16 = 5202;
 const STARTED: Duration = Duration::from_secs(10);
@@ -28,7 +28,7 @@ const PATIENCE: Duration = Duration::from_secs(90);
 const SLOWEST: u64 = 1 << 20;
 const SLOW: u64 = 4 << 20;
 const FAST: u64 = 16 << 20;
-/// What packets may take besides the rate, in seconds at it: the queue, and what clients and servers count at other moments.
+/// Seconds at the rate that packets may exceed it by: the queue, and the different times at which both ends count.
 const SLACK: f64 = 0.5;
 
 /// A lab whose guest has the VIP as its elastic IP.
@@ -47,7 +47,7 @@ impl Limited {
         Ok(limited)
     }
 
-    /// The VIP without a service.
+    /// A lab whose VIP has no service.
     fn with(hook: Hook) -> Result<Self> {
         let lab = Lab::new(LabOptions { hook, clients: 1, backends: 1 })?;
         let controller = lab.start_controller()?;
@@ -56,7 +56,7 @@ impl Limited {
         Ok(Self { cloud, vip, controller: Some(controller), lab })
     }
 
-    /// Limits the VIP, or a port of it, inbound and outbound.
+    /// Limits the VIP, or one of its ports, inbound and outbound.
     fn limit(&self, port: Option<u16>, inbound: Option<u64>, outbound: Option<u64>) -> Result<()> {
         let parameters: serde_json::Map<String, Value> =
             [("port", port.map(u64::from)), ("inboundBandwidth", inbound), ("outboundBandwidth", outbound)]
@@ -77,27 +77,27 @@ impl Limited {
         &self.lab.backends[0]
     }
 
-    /// What the client sends to the VIP, or gets from there.
+    /// A transfer between the client and the VIP.
     fn inward<'a>(&'a self, port: u16, options: &'a str) -> Transfer<'a> {
         Transfer { from: self.lab.client(), server: self.guest(), to: VIP, port, options, limited: self }
     }
 
-    /// What the guest sends to the client, or gets from there, on a connection of its own.
+    /// A transfer between the guest and the client, on a connection that the guest begins.
     fn outward<'a>(&'a self, options: &'a str) -> Transfer<'a> {
         let server = self.lab.client();
         Transfer { from: self.guest(), server, to: server.address, port: PORT, options, limited: self }
     }
 
-    /// What the status tells of the only limit there is.
+    /// The status of the only limit.
     fn status(&self) -> Result<Value> {
         let mut command = self.lab.router.command(vipgate_binary()?);
         command.args(["status", "--output", "json", "--bpffs"]).arg(self.lab.bpffs.path());
         let status: Value = serde_json::from_slice(&command.output()?.stdout)?;
-        let [limit] = &status["limits"].as_array().context("no limits")?[..] else { bail!("{status}") };
+        let [limit] = &status["limits"].as_array().context("status has no limits")?[..] else { bail!("{status}") };
         Ok(limit.clone())
     }
 
-    /// The classes in which the router holds packets back.
+    /// The classes of the router's queues.
     fn queues(&self) -> Vec<String> {
         let said = self.lab.router.run("tc", "class show dev vipgate-q0").unwrap_or_default();
         said.lines().map(str::to_owned).collect()
@@ -121,7 +121,7 @@ impl Transfer<'_> {
         Process::start("iperf3", command.args(["-s", "-1", "-p", &self.port.to_string()]), directory)
     }
 
-    /// Goes on until what this gives is dropped; what it sends is more than the limit lets pass.
+    /// Sends more than the limit lets pass, until the returned processes are dropped.
     fn flood(&self) -> Result<[Process; 2]> {
         let server = self.serve()?;
         let mut command = self.from.namespace.command("iperf3");
@@ -131,7 +131,7 @@ impl Transfer<'_> {
         let mut client = start()?;
         wait_until("more than the limit", PATIENCE, || {
             if client.ended()?.is_some() {
-                // Nobody listened yet.
+                // The server did not listen yet.
                 client = start()?;
             }
             let limit = self.limited.status()?;
@@ -141,7 +141,7 @@ impl Transfer<'_> {
         Ok([server, client])
     }
 
-    /// Bits that arrived, and seconds that it took.
+    /// Returns the number of bits that arrived, and the seconds that it took.
     fn run(&self) -> Result<(f64, f64)> {
         let _server = self.serve()?;
         wait_until("iperf3 to serve", STARTED, || {
@@ -153,12 +153,12 @@ impl Transfer<'_> {
         })
     }
 
-    /// It never gets more than the rate, and at last most of it.
+    /// Never gets more than the rate, and finally most of it.
     fn gets(&self, rate: u64) -> Result<()> {
         self.gets_part(0.8, rate)
     }
 
-    /// It never gets more than the rate, and at last this part of it.
+    /// Never gets more than the rate, and finally this part of it.
     fn gets_part(&self, part: f64, rate: u64) -> Result<()> {
         let rate = rate as f64;
         wait_until(&format!("{} of {rate} bit/s to port {}", self.options, self.port), PATIENCE, || {
@@ -169,7 +169,7 @@ impl Transfer<'_> {
         })
     }
 
-    /// It gets more than the rate.
+    /// Gets more than the rate.
     fn exceeds(&self, rate: u64) -> Result<()> {
         wait_until(&format!("{} of more than {rate} bit/s", self.options), PATIENCE, || {
             let (bits, seconds) = self.run()?;
@@ -180,7 +180,7 @@ impl Transfer<'_> {
 }
 
 both_hooks! {
-    fn tcp_fills_a_limit_in_each_direction_whoever_began(hook) {
+    fn tcp_fills_a_limit_in_each_direction_whichever_side_began(hook) {
         let limited = Limited::new(hook)?;
         limited.limit(None, Some(FAST), Some(SLOW))?;
         limited.inward(PORT, "").gets(FAST)?;
@@ -197,18 +197,18 @@ both_hooks! {
         limited.remove_limit(None)?;
         limited.limit(None, Some(SLOW), None)?;
         limited.inward(PORT, "--udp -l 1400 -b 8M").gets(SLOW)?;
-        // The other direction has none.
+        // The other direction has no limit.
         limited.inward(PORT, "--udp -l 1400 -b 16M --reverse").exceeds(SLOW)
     }
 
-    fn a_flood_of_datagrams_leaves_a_tcp_connection_its_part(hook) {
+    fn a_flood_of_datagrams_leaves_a_tcp_connection_its_share(hook) {
         let limited = Limited::new(hook)?;
         limited.limit(None, Some(SLOW), None)?;
         let _flood = limited.inward(OTHER_PORT, "--udp -l 1400 -b 40M").flood()?;
         limited.inward(PORT, "").gets_part(0.3, SLOW)
     }
 
-    fn the_status_tells_what_a_limit_lets_pass_and_what_it_drops(hook) {
+    fn status_reports_what_a_limit_lets_pass_and_what_it_drops(hook) {
         let limited = Limited::new(hook)?;
         limited.limit(Some(PORT), Some(SLOW), None)?;
         limited.inward(PORT, "--udp -l 1400 -b 16M").gets(SLOW)?;
@@ -222,13 +222,13 @@ both_hooks! {
         Ok(())
     }
 
-    fn a_port_with_a_limit_has_it_for_itself_alone(hook) {
+    fn traffic_of_a_port_with_its_own_limit_counts_only_against_that(hook) {
         let limited = Limited::new(hook)?;
         limited.limit(None, Some(FAST), Some(FAST))?;
         limited.limit(Some(PORT), Some(SLOW), None)?;
         limited.inward(PORT, "").gets(SLOW)?;
         limited.inward(OTHER_PORT, "").gets(FAST)?;
-        // What a port's limit does not limit is not the VIP's either.
+        // A direction that the port's limit does not limit is not limited by the VIP's either.
         limited.inward(PORT, "--reverse").exceeds(FAST)?;
         limited.remove_limit(Some(PORT))?;
         limited.inward(PORT, "").gets(FAST)?;
@@ -253,14 +253,14 @@ both_hooks! {
         limited.inward(OTHER_PORT, "").gets(FAST)
     }
 
-    fn a_limit_that_changes_or_goes_holds_at_once_for_what_is_open(hook) {
+    fn a_limit_that_changes_or_goes_applies_at_once_to_open_connections(hook) {
         let limited = Limited::new(hook)?;
         let mut session = limited.lab.client().tcp(SocketAddrV4::new(VIP, ECHO_PORT))?;
         session.ask()?;
         limited.limit(None, Some(SLOW), Some(SLOW))?;
         limited.inward(PORT, "").gets(SLOW)?;
         limited.remove_limit(None)?;
-        assert!(limited.queues().is_empty(), "nothing is left: {:?}", limited.queues());
+        assert!(limited.queues().is_empty(), "queues are left: {:?}", limited.queues());
         limited.inward(PORT, "").exceeds(SLOW)?;
         limited.limit(None, Some(FAST), Some(FAST))?;
         limited.inward(PORT, "").gets(FAST)?;
@@ -284,7 +284,7 @@ both_hooks! {
         Ok(())
     }
 
-    fn queues_whose_devices_get_other_macs_stay(hook) {
+    fn queues_whose_devices_get_other_macs_are_kept(hook) {
         let limited = Limited::new(hook)?;
         limited.limit(None, Some(SLOW), Some(SLOW))?;
         let router = &limited.lab.router;
@@ -293,21 +293,21 @@ both_hooks! {
             ours.filter_map(|link| link.split(':').next().map(str::to_owned)).collect::<Vec<_>>()
         });
         let before = indexes()?;
-        // As udev does to every new device, where no file says otherwise (systemd.link, MACAddressPolicy).
+        // As udev does to every new device by default (systemd.link, MACAddressPolicy).
         for (device, mac) in [("vipgate-q0", "02:00:00:00:00:01"), ("vipgate-q0-end", "02:00:00:00:00:02")] {
             router.ip(&format!("link set {device} address {mac}"))?;
         }
-        // Who puts back an address that was lost afterwards has seen these.
+        // The controller restores a removed address after it has handled the events above.
         router.ip(&format!("address del {VIP}/32 dev pub0"))?;
         wait_until("the VIP to be back", STARTED, || {
             ensure!(router.ip("address show dev pub0")?.contains(&VIP.to_string()), "it is not");
             Ok(())
         })?;
-        assert_eq!(indexes()?, before, "the queues were made anew");
+        assert_eq!(indexes()?, before, "the queues were recreated");
         limited.inward(PORT, "").gets(SLOW)
     }
 
-    fn queues_that_somebody_removed_are_made_anew(hook) {
+    fn queues_that_somebody_removed_are_recreated(hook) {
         let limited = Limited::new(hook)?;
         limited.limit(None, Some(SLOW), Some(SLOW))?;
         let queues = limited.queues();
@@ -319,12 +319,12 @@ both_hooks! {
         limited.inward(PORT, "").gets(SLOW)
     }
 
-    fn queues_whose_discipline_somebody_removed_are_made_anew_and_it_is_told_once(hook) {
+    fn queues_whose_discipline_somebody_removed_are_recreated_and_it_is_logged_once(hook) {
         let limited = Limited::new(hook)?;
         limited.limit(None, Some(SLOW), Some(SLOW))?;
         let queues = limited.queues();
-        ensure!(!queues.is_empty(), "there is none");
-        // The second puts another discipline in its place.
+        ensure!(!queues.is_empty(), "there are no queues");
+        // The second command puts another discipline in its place.
         for (round, words) in ["del dev vipgate-q0 root", "replace dev vipgate-q0 root pfifo"].into_iter().enumerate() {
             limited.lab.router.run("tc", &format!("qdisc {words}"))?;
             ensure!(limited.queues() != queues, "the queues are still there");
@@ -333,8 +333,8 @@ both_hooks! {
                 Ok(())
             })?;
             let log = limited.controller.as_ref().context("it runs")?.said();
-            let told = log.matches("somebody took the discipline of the queues off").count();
-            ensure!(told == round + 1, "told {told} times: {log}");
+            let logged = log.matches("somebody took the discipline of the queues off").count();
+            ensure!(logged == round + 1, "logged {logged} times: {log}");
         }
         limited.inward(PORT, "").gets(SLOW)
     }

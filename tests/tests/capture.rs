@@ -1,8 +1,8 @@
-//! Captures of live traffic through every service, read by scapy: each checksum is computed anew by another hand.
+//! Captures of live traffic through every service, read by scapy, which computes each checksum independently.
 //!
-//! The hosts' devices have `tx off`, so their packets leave with checksums that are done, and what a host receives is what
-//! the router made of them: nothing between them completes a checksum. The router's own packets (health checks) would be
-//! seen undone, which between namespaces is right, so that its devices are set likewise here.
+//! The hosts' devices have `tx off`, so their packets leave with complete checksums, and a host receives what the router made
+//! of them: nothing in between completes a checksum. The router's own packets (health checks) would have incomplete ones,
+//! which is correct between namespaces, so the router's devices get `tx off` here, too.
 
 use std::net::Ipv4Addr;
 
@@ -22,34 +22,34 @@ const RULES: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 11);
 const RANGES: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 12);
 const ELASTIC: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 13);
 
-/// Debian's own: its scapy is not another Python's.
+/// Debian's Python: another one has no scapy.
 const PYTHON: &str = "/usr/bin/python3";
 const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/capture.py");
 
-/// Kinds of packets, and those of services that take more than TCP and UDP.
+/// Kinds of packets, for TCP and UDP alone and for services of every protocol.
 const KINDS: [&str; 5] = ["tcp", "udp", "udp without checksum", "odd", "fragmented"];
 const ALL_KINDS: [&str; 6] = ["tcp", "udp", "udp without checksum", "odd", "fragmented", "icmp"];
-/// So many of each are sent at least.
+/// Least number of packets of each kind.
 const SENT: u64 = 4;
 
-/// A conversation of every kind of UDP and TCP packet.
+/// Exchanges every kind of UDP and TCP packet.
 fn converse(host: &Host, address: Ipv4Addr, udp_port: u16, tcp_port: u16) -> Result<()> {
     host.namespace.run(PYTHON, &format!("{SCRIPT} send {address} {udp_port} {tcp_port}")).map(drop)
 }
 
-/// The same and pings, with an address that takes every protocol.
+/// [`converse`], and pings, with an address that takes every protocol.
 fn converse_with_all(host: &Host, address: Ipv4Addr) -> Result<()> {
     converse(host, address, ECHO_PORT, ECHO_PORT)?;
     ["-s 1", "-s 1000", "-s 3001"].iter().try_for_each(|size| host.ping(address, size))
 }
 
-/// Every packet of these addresses that the host saw is right, and there were enough of each kind of each address.
+/// Every packet of these addresses that the host saw is correct, and there were enough of each kind for each address.
 fn check(capture: Capture<'_>, host: &Host, expected: &[(Ipv4Addr, &[&str])]) -> Result<()> {
     let addresses: Vec<String> = expected.iter().map(|(address, _)| address.to_string()).collect();
     let file = capture.end()?;
     let words = format!("{SCRIPT} check {} {}", file.display(), addresses.join(" "));
     let found: Value = serde_json::from_str(&host.namespace.run(PYTHON, &words)?)?;
-    let wrong = found["wrong"].as_array().context("what is wrong")?;
+    let wrong = found["wrong"].as_array().context("the script's list of wrong packets")?;
     ensure!(wrong.is_empty(), "{} sees wrong checksums: {wrong:#?}", host.name);
     for ((_, kinds), address) in expected.iter().zip(&addresses) {
         for kind in *kinds {
@@ -90,7 +90,7 @@ both_hooks! {
         converse_with_all(client, ELASTIC)?;
         for guest in [elastic, masqueraded] {
             converse_with_all(guest, client.address)?;
-            // By the router's address there, and the elastic IP's guest itself.
+            // A client next to its backend by the router's address there, and the elastic IP's guest itself.
             converse_with_all(guest, ELASTIC)?;
         }
         let [outside, first, second] = captures;

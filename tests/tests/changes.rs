@@ -1,4 +1,4 @@
-//! Changes while traffic runs: each holds as soon as its job is done, and touches nothing else.
+//! Changes while traffic runs: each applies once its job is done, and affects nothing else.
 
 use std::{collections::BTreeSet, net::Ipv4Addr, time::Duration};
 use vipgate_tests::{
@@ -8,7 +8,7 @@ use vipgate_tests::{
 
 const VIP: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 10);
 
-/// The backends that answer now.
+/// The backends that answer at present.
 fn answering(run: &Running, vip: std::net::SocketAddrV4) -> Result<BTreeSet<String>> {
     Ok(run.lab.client().fetch_many(vip, 40)?.into_iter().map(|origin| origin.backend).collect())
 }
@@ -20,7 +20,7 @@ fn names(names: &[&str]) -> BTreeSet<String> {
 both_hooks! {
     fn backends_come_and_go_under_load_without_a_failed_request(hook) {
         let run = Running::new(hook, 1, 3)?;
-        // Not round robin: two clients that take turns would each meet the same backend for ever.
+        // Not round robin: two clients that alternate would each always get the same backend.
         let (_, listener, vip) = run.cloud.balanced(VIP, Listener { algorithm: "maglev", ..WEB }, &[0])?;
         let load = Load::start(run.lab.client(), vip)?;
         load.wait_for(20)?;
@@ -68,8 +68,8 @@ both_hooks! {
 
         let disabled = run.cloud.change_vip_state(&vip_uuid, "disable")?;
         assert_eq!(disabled["inventory"]["state"], "Disabled");
-        assert!(udp_session.ask().is_err(), "a flow that was there goes on");
-        assert!(client.tcp(tcp).is_err(), "a new connection is made");
+        assert!(udp_session.ask().is_err(), "an existing flow goes on");
+        assert!(client.tcp(tcp).is_err(), "a new connection is accepted");
         assert!(ping().is_err(), "the address answers");
 
         let enabled = run.cloud.change_vip_state(&vip_uuid, "enable")?;
@@ -83,7 +83,7 @@ both_hooks! {
     fn the_vip_is_an_address_of_the_router_for_as_long_as_it_exists(hook) {
         let run = Running::new(hook, 1, 1)?;
         let client = run.lab.client();
-        // A host that knew the address elsewhere learns at once where it is now.
+        // A host that knew the address elsewhere learns its new place at once.
         client.namespace.sysctl("net/ipv4/neigh/eth0/locktime", "0")?;
         client.namespace.ip(&format!("neigh replace {VIP} lladdr 02:00:00:00:00:01 dev eth0 nud stale"))?;
         let (vip_uuid, _, vip) = run.cloud.balanced(VIP, WEB, &[0])?;
@@ -101,11 +101,11 @@ both_hooks! {
         run.cloud.api.delete(&format!("/vips/{vip_uuid}"))?;
         assert!(!holds()?);
         assert!(client.fetch(vip).is_err());
-        assert!(run.cloud.api.query("/load-balancers")?.is_empty(), "the VIP's load balancer went with it");
+        assert!(run.cloud.api.query("/load-balancers")?.is_empty(), "the VIP's load balancer outlives it");
         Ok(())
     }
 
-    fn a_deleted_listener_ends_its_flows_and_leaves_its_neighbours_alone(hook) {
+    fn a_deleted_listener_ends_its_flows_and_leaves_other_listeners_alone(hook) {
         let run = Running::new(hook, 1, 1)?;
         let (_, balancer) = run.cloud.load_balancer(VIP)?;
         let [web, udp, tcp] = [WEB, UDP, ECHO].map(|listener| run.cloud.listener(&balancer, listener));
@@ -128,7 +128,7 @@ both_hooks! {
         Ok(())
     }
 
-    fn a_stopped_vm_gets_nothing_new_until_it_starts_again(hook) {
+    fn a_stopped_vm_gets_no_new_connections_until_it_starts_again(hook) {
         let run = Running::new(hook, 1, 2)?;
         let (_, listener, vip) = run.cloud.balanced(VIP, WEB, &[0, 1])?;
         let statuses = || -> Result<_> { Ok([run.cloud.status(&listener, 0)?, run.cloud.status(&listener, 1)?]) };

@@ -1,11 +1,11 @@
-//! The command line as the API's client: what an operator types, from the login to the logout.
+//! The command line as the API's client: an operator's commands from login to logout.
 
 use anyhow::{Context as _, ensure};
 use serde_json::Value;
 use std::{fs, net::SocketAddrV4, os::unix::fs::PermissionsExt as _, path::PathBuf};
 use vipgate_tests::lab::{Hook, Lab, LabOptions, Result, Shell, vipgate_binary};
 
-/// What `vipgate --help` lists.
+/// Exit codes that `vipgate --help` lists.
 mod exit {
     pub(super) const USAGE: i32 = 2;
     pub(super) const REFUSED: i32 = 7;
@@ -14,7 +14,7 @@ mod exit {
 }
 
 #[test]
-fn a_service_is_made_by_names_from_login_to_logout() -> Result<()> {
+fn a_service_is_created_by_names_from_login_to_logout() -> Result<()> {
     let lab = Lab::new(LabOptions { hook: Hook::Tc, clients: 1, backends: 1 })?;
     let shell = Shell { lab: &lab };
     let login = shell.login()?;
@@ -83,7 +83,7 @@ fn a_service_is_made_by_names_from_login_to_logout() -> Result<()> {
     Ok(())
 }
 
-/// What is offered for the last of these words, by the shell's own completion with the script that vipgate gives it.
+/// What the shell's own completion offers for the last of these words, with the script that vipgate generates.
 fn offered(shell: Shell<'_>, program: &str, words: &[&str]) -> Result<Vec<String>> {
     let vipgate = vipgate_binary()?;
     let script = lab_file(shell, &format!("completion.{program}"), &shell.types(&format!("completion {program}"))?)?;
@@ -94,7 +94,7 @@ fn offered(shell: Shell<'_>, program: &str, words: &[&str]) -> Result<Vec<String
             "source {script}; COMP_WORDS=({line}); COMP_CWORD={index}; COMP_TYPE=9; _clap_complete_vipgate vipgate '{typed}'
              IFS=$'\\n'; echo \"${{COMPREPLY[*]}}\""
         ),
-        // What its line editor would show is printed instead.
+        // Prints what zsh's line editor would show.
         "zsh" => format!(
             "compdef() {{ }}; _describe() {{ print -l -- ${{(P)3}} }}; source {script}
              words=({line}); CURRENT={}; _clap_dynamic_completer_vipgate",
@@ -112,7 +112,7 @@ fn offered(shell: Shell<'_>, program: &str, words: &[&str]) -> Result<Vec<String
     let output =
         shell.command(program).args([quiet, "-c", &lines]).output().with_context(|| format!("no {program}"))?;
     ensure!(output.status.success(), "{program} with {}: {output:?}", vipgate.display());
-    // Behind what is offered stands what it is, after a tab in fish, a colon in zsh.
+    // A description follows each offer, after a tab in fish, a colon in zsh.
     let text = String::from_utf8(output.stdout)?;
     Ok(text.lines().map(|line| line.split(['\t', ':']).next().unwrap_or_default().trim().to_owned()).collect())
 }
@@ -124,7 +124,7 @@ fn lab_file(shell: Shell<'_>, name: &str, text: &str) -> Result<PathBuf> {
 }
 
 #[test]
-fn every_shell_completes_flags_files_fields_and_names_of_what_there_is() -> Result<()> {
+fn every_shell_completes_flags_files_fields_and_names_of_resources() -> Result<()> {
     let lab = Lab::new(LabOptions { hook: Hook::Tc, clients: 0, backends: 0 })?;
     let shell = Shell { lab: &lab };
     let _controller = lab.start_controller()?;

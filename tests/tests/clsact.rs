@@ -1,4 +1,4 @@
-//! TC programs as filters of clsact, as kernels before 6.6 have them: the whole router, with traffic.
+//! TC programs as filters of clsact, which kernels before 6.6 need: a whole router, with traffic.
 
 use anyhow::ensure;
 use serde_json::json;
@@ -14,14 +14,14 @@ use vipgate_tests::{
 const VIP: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 10);
 /// Bits per second.
 const LIMIT: u64 = 16 << 20;
-/// Until what somebody removed is back, on a machine busy with other tests.
+/// Time to restore what somebody removed, on a machine busy with other tests.
 const BACK: Duration = Duration::from_secs(60);
 
 fn start(lab: &Lab) -> Result<Controller> {
     Controller::start_as(lab, &["env", "VIPGATE_TC=clsact"])
 }
 
-/// What `tc` tells of a device's filters and disciplines.
+/// The output of `tc` for a device's filters and disciplines.
 fn about(lab: &Lab, device: &str) -> Result<String> {
     let tc = |words: &str| lab.router.run("tc", words);
     let mut about = tc(&format!("qdisc show dev {device}"))?;
@@ -33,7 +33,7 @@ fn about(lab: &Lab, device: &str) -> Result<String> {
     Ok(about)
 }
 
-/// A controller whose VIP balances and has limits, and so their queue.
+/// A controller whose VIP has a balancer and limits, and so their queue.
 fn start_limited(lab: &Lab) -> Result<Controller> {
     let controller = start(lab)?;
     let cloud = Cloud::new(lab, controller.api(&lab.router)?)?;
@@ -77,7 +77,7 @@ both_hooks! {
         Ok(())
     }
 
-    fn a_limit_has_its_queue_and_detach_leaves_no_filter_but_those_of_others(hook) {
+    fn a_limit_has_its_queue_and_detach_leaves_only_filters_of_others(hook) {
         let lab = Lab::new(LabOptions { hook, clients: 1, backends: 1 })?;
         lab.router.run("tc", "qdisc add dev priv0 clsact")?;
         lab.router.run("tc", "filter add dev priv0 egress pref 200 protocol all u32 match u32 0 0 flowid 1:1")?;
@@ -96,12 +96,12 @@ both_hooks! {
         Ok(())
     }
 
-    fn from_another_namespace_nothing_is_detached_but_by_force(hook) {
+    fn from_another_namespace_detach_is_refused_unless_forced(hook) {
         let lab = Lab::new(LabOptions { hook, clients: 1, backends: 1 })?;
         let controller = start(&lab)?;
         Cloud::new(&lab, controller.api(&lab.router)?)?.balanced(VIP, WEB, &[0])?;
         assert!(controller.stop()?.success());
-        // The tests' own namespace is another one.
+        // The tests' own namespace is not the router's.
         let detach = |more: &[&str]| {
             let mut command = std::process::Command::new(vipgate_binary()?);
             anyhow::Ok(command.arg("detach").arg("--bpffs").arg(lab.bpffs.path()).args(more).output()?)
@@ -123,7 +123,7 @@ both_hooks! {
         Ok(())
     }
 
-    fn filters_that_somebody_removes_come_back_while_the_controller_runs_and_are_told_once(hook) {
+    fn filters_that_somebody_removes_are_restored_by_the_running_controller_and_logged_once(hook) {
         let lab = Lab::new(LabOptions { hook, clients: 1, backends: 1 })?;
         let controller = start_limited(&lab)?;
         let ingress = if hook == Hook::Tc { "vipgate_tc" } else { "vipgate_behind" };
@@ -151,9 +151,9 @@ both_hooks! {
         Ok(())
     }
 
-    fn a_controller_that_may_not_look_at_programs_of_others_knows_its_own_filters(hook) {
+    fn a_controller_that_may_not_inspect_programs_of_others_knows_its_own_filters(hook) {
         let lab = Lab::new(LabOptions { hook, clients: 1, backends: 1 })?;
-        // Those of the systemd unit.
+        // The privileges of the systemd unit.
         let wrapper = ["setpriv", "--bounding-set=-all,+bpf,+perfmon,+net_admin,+net_raw", "env", "VIPGATE_TC=clsact"];
         let mut controller = Controller::start_as(&lab, &wrapper)?;
         let cloud = Cloud::new(&lab, controller.api(&lab.router)?)?;

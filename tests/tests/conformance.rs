@@ -1,6 +1,6 @@
-//! The documented calls against the server, over real HTTP: `apis.json` is the API document as a table, and the walk
-//! builds each request from it alone: parameters in their documented places and heeded, mandatory ones missing refused,
-//! every documented field in the reply and of its documented type.
+//! The documented calls against the server, over real HTTP. `apis.json` is the API document as a table, and the walk builds
+//! each request from it alone: it puts parameters into their documented places and checks that they are heeded, that missing
+//! mandatory ones are refused, and that every documented field is in the reply with its documented type.
 
 use anyhow::{Context as _, ensure};
 use reqwest::Method;
@@ -17,11 +17,11 @@ struct Call {
     section: String,
     api: String,
     urls: Vec<Url>,
-    /// The key in the body that holds the parameters; `None`: no body.
+    /// The key in the body that holds the parameters; `None` if there is no body.
     body: Option<String>,
     params: Vec<Param>,
     reply_top: Vec<String>,
-    /// Name of an object, or of a list of objects, to its fields and their types.
+    /// Fields and their types, by the name of their object or list of objects.
     reply_objects: BTreeMap<String, BTreeMap<String, String>>,
 }
 
@@ -40,9 +40,9 @@ struct Param {
     choices: Vec<String>,
 }
 
-/// The sections of the document that are served; a dot at the end stands for all below.
+/// Sections of the document that are served; a dot at the end includes all subsections.
 const SERVED: [&str; 9] = ["4.1.1", "4.1.2", "4.1.3", "4.1.4", "4.1.5", "4.1.7.", "4.1.8.", "4.1.9.", "4.1.10."];
-/// Of those, the ones that are not: certificates.
+/// Calls in these sections that are not served: certificates.
 const NOT_YET: [&str; 6] = [
     "CreateCertificate",
     "DeleteCertificate",
@@ -52,14 +52,14 @@ const NOT_YET: [&str; 6] = [
     "UpdateCertificate",
 ];
 
-/// Fields that a null keeps out of a reply, since nulls are never written: not every NIC has metadata, a VIP that
-/// nothing uses yet has neither use nor provider, and a detached rule or elastic IP has neither NIC nor guest.
+/// Fields that may be missing from a reply, because nulls are not written: not every NIC has metadata, an unused VIP has
+/// neither use nor provider, and a detached rule or elastic IP has neither NIC nor guest.
 const NULLABLE: [&str; 5] = ["metaData", "serviceProvider", "useFor", "vmNicUuid", "guestIp"];
 
-/// The uuid of this call is that of what its inventory belongs to.
+/// In this call, the uuid is that of the resource that its inventory belongs to.
 const OWNED: [(&str, &str); 1] = [("SetVipQos", "vipUuid")];
 
-/// Parameters that the walk leaves out: what they name is not served yet.
+/// Parameters that the walk omits, since what they name is not served yet.
 const LEFT_OUT: [&str; 1] = ["certificateUuid"];
 
 fn document() -> Result<Vec<Call>> {
@@ -81,7 +81,7 @@ struct Request {
 
 impl Call {
     /// # Errors
-    /// An argument that the document does not know, or a variable of the path that has none.
+    /// The document does not have an argument, or a variable of the path has no argument.
     fn request(&self, url: &Url, arguments: &Map<String, Value>) -> Result<Request> {
         let mut path = url.url.strip_prefix("/zstack/v1").context("every URL has the prefix")?.to_owned();
         let (mut query, mut body) = (Vec::new(), Map::new());
@@ -106,13 +106,13 @@ impl Call {
         Ok(Request { method: url.method.parse().context("a verb")?, path, body })
     }
 
-    /// Mandatory parameters that are no part of the path.
+    /// Mandatory parameters that are not in the path.
     fn mandatory<'a>(&'a self, url: &'a Url) -> impl Iterator<Item = &'a Param> {
         self.params.iter().filter(|param| !param.optional && !url.url.contains(&format!("{{{}}}", param.name)))
     }
 }
 
-/// Lists repeat their name, maps add a dot and the key.
+/// A list repeats its name for each value; a map adds a dot and the key to it.
 fn query_pairs(name: &str, value: &Value) -> Vec<String> {
     match value {
         Value::Array(items) => items.iter().flat_map(|item| query_pairs(name, item)).collect(),
@@ -128,19 +128,20 @@ fn query_pairs(name: &str, value: &Value) -> Vec<String> {
 struct Walk {
     calls: Vec<Call>,
     api: Api,
-    /// Calls that were made and held.
+    /// Calls that were made and passed.
     walked: Vec<String>,
 }
 
 impl Walk {
-    /// Makes the call three ways: without each mandatory parameter, with a wrong choice, and whole. Its reply.
+    /// Makes the call without each mandatory parameter, with a wrong choice, and completely. Returns the last reply.
     fn call(&mut self, name: &str, arguments: &Value) -> Result<Value> {
         let arguments = arguments.as_object().context("arguments are an object")?;
-        let call = self.calls.iter().find(|call| call.api == name).with_context(|| format!("no call {name}"))?;
+        let call =
+            self.calls.iter().find(|call| call.api == name).with_context(|| format!("{name} is not documented"))?;
         let unmentioned = call.params.iter().map(|param| param.name.as_str());
         let unmentioned: Vec<&str> =
             unmentioned.filter(|name| !arguments.contains_key(*name) && !LEFT_OUT.contains(name)).collect();
-        ensure!(unmentioned.is_empty(), "{name}: the walk gives no {unmentioned:?}");
+        ensure!(unmentioned.is_empty(), "{name}: the walk lacks {unmentioned:?}");
 
         let mut last = Value::Null;
         for url in &call.urls {
@@ -180,7 +181,7 @@ impl Walk {
     }
 }
 
-/// Missing and wrong parameters are refused: at once where the document says 400, through the job as the real system does.
+/// Missing and wrong parameters are refused: immediately if the document says 400, else by the job, as the real system does.
 fn refused(api: &Api, request: &Request, what: &str, param: &str) -> Result<()> {
     let failure: Failure =
         api.refused(&request.method, &request.path, request.body.as_ref()).with_context(|| what.to_owned())?;
@@ -189,7 +190,7 @@ fn refused(api: &Api, request: &Request, what: &str, param: &str) -> Result<()> 
     Ok(())
 }
 
-/// What was given is what the inventory shows, wherever it has a field of that name.
+/// The inventory shows each argument, if it has a field of that name.
 fn heeded(call: &str, arguments: &Map<String, Value>, inventory: &Value) -> Result<()> {
     let owner = OWNED.iter().find_map(|(api, field)| (*api == call).then_some(*field));
     for (name, given) in arguments {
@@ -199,7 +200,7 @@ fn heeded(call: &str, arguments: &Map<String, Value>, inventory: &Value) -> Resu
             other => other,
         };
         let shown = &inventory[field];
-        // Some texts may be given in any case.
+        // The case of some texts does not matter.
         let same = match (given.as_str(), shown.as_str()) {
             (Some(given), Some(shown)) => given.eq_ignore_ascii_case(shown),
             _ => given == shown,
@@ -209,7 +210,7 @@ fn heeded(call: &str, arguments: &Map<String, Value>, inventory: &Value) -> Resu
     Ok(())
 }
 
-/// Every object of this name, at any depth, has all the fields, each of its type.
+/// Every object of this name, at any depth, has all these fields, each with its type.
 fn has_fields(reply: &Value, name: &str, fields: &BTreeMap<String, String>) -> Result<()> {
     match reply {
         Value::Object(members) => {
@@ -221,7 +222,7 @@ fn has_fields(reply: &Value, name: &str, fields: &BTreeMap<String, String>) -> R
                             let absent = value.is_null() && NULLABLE.contains(&field.as_str());
                             ensure!(
                                 absent || is_of_type(value, documented),
-                                "{field} of {name} is no {documented}: {value}"
+                                "{field} of {name} is not a {documented}: {value}"
                             );
                         }
                     }
@@ -238,7 +239,7 @@ fn has_fields(reply: &Value, name: &str, fields: &BTreeMap<String, String>) -> R
     Ok(())
 }
 
-/// Whether the value is of a type of the document. Its numbers are whole, its dates are written in one way.
+/// Whether the value has this type of the document. Its numbers are integers, its dates have one format.
 fn is_of_type(value: &Value, documented: &str) -> bool {
     match documented {
         "String" => value.is_string(),
@@ -255,7 +256,7 @@ fn is_of_type(value: &Value, documented: &str) -> bool {
 const VIP: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 20);
 const ELASTIC: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 21);
 
-/// Of what the walk creates.
+/// Uuids of what the walk creates.
 const VIP_UUID: &str = "11111111111141118111111111111111";
 const BALANCER: &str = "22222222222242228222222222222222";
 const LISTENER: &str = "33333333333343338333333333333333";
@@ -332,13 +333,13 @@ fn listeners(walk: &mut Walk, run: &Running) -> Result<()> {
     Ok(())
 }
 
-/// Both guests' NICs, as the listener's.
+/// Adds both guests' NICs to the listener.
 fn behind_listener(run: &Running) -> Value {
     let [first, second] = [0, 1].map(|guest| &run.cloud.vms[guest].nic);
     json!({ "listenerUuid": LISTENER, "vmNicUuids": [first, second] })
 }
 
-/// What the VIP and the load balancer are then.
+/// Reads the VIP and the load balancer after that.
 fn balancers(walk: &mut Walk, _: &Running) -> Result<()> {
     let vips = walk.call("QueryVip", &json!({ "uuid": VIP_UUID }))?;
     let vip_in_use = &vips["inventories"][0];
@@ -412,7 +413,7 @@ fn elastic_ips(walk: &mut Walk, run: &Running) -> Result<()> {
     Ok(())
 }
 
-/// The bandwidth of a port of the VIP.
+/// Bandwidth limits of a port of the VIP.
 fn limits(walk: &mut Walk, _: &Running) -> Result<()> {
     let rates =
         json!({ "uuid": VIP_UUID, "port": 80, "outboundBandwidth": 1_048_576, "inboundBandwidth": 10_485_760_i64 });
@@ -426,7 +427,7 @@ fn limits(walk: &mut Walk, _: &Running) -> Result<()> {
     Ok(())
 }
 
-/// The end of all that is left.
+/// Deletes everything that is left.
 fn removal(walk: &mut Walk, run: &Running) -> Result<()> {
     walk.call("RemoveVmNicFromLoadBalancer", &behind_listener(run))?;
     walk.call("DeleteLoadBalancerListener", &json!({ "uuid": LISTENER }))?;

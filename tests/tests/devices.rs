@@ -1,4 +1,4 @@
-//! Kinds of devices that a router may have besides its network cards: what lies on top of another device.
+//! Devices of a router other than network cards: those on top of another device.
 
 use anyhow::ensure;
 use serde_json::Value;
@@ -11,7 +11,7 @@ use vipgate_tests::lab::{
 
 const VIP: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 10);
 
-/// Puts a device of another kind in the place of the router's, on top of it.
+/// Replaces the router's device by one of another kind on top of it.
 fn cover(lab: &Lab, device: &str, address: Ipv4Addr, kind: &str) -> Result<()> {
     let router = &lab.router;
     router.ip(&format!("link set {device} down"))?;
@@ -30,7 +30,7 @@ fn cover(lab: &Lab, device: &str, address: Ipv4Addr, kind: &str) -> Result<()> {
     Ok(())
 }
 
-/// A balancer works on a router whose devices are of this kind, and doctor finds nothing.
+/// A balancer works on a router whose devices are of this kind, and doctor finds no problem.
 fn serves_on(kind: &str, driver: &str) -> Result<()> {
     for hook in [Hook::Tc, Hook::Auto] {
         let lab = Lab::new(LabOptions { hook, clients: 1, backends: 2 })?;
@@ -66,11 +66,11 @@ fn a_router_serves_on_macvlan_devices() -> Result<()> {
 }
 
 #[test]
-fn a_vip_on_a_device_without_xdp_says_so_where_xdp_is_asked_for() -> Result<()> {
+fn a_network_on_a_device_without_xdp_is_refused_where_the_hook_is_xdp() -> Result<()> {
     let lab = Lab::new(LabOptions { hook: Hook::Xdp, clients: 1, backends: 1 })?;
     cover(&lab, PUBLIC_DEVICE, PUBLIC_ROUTER, "bridge")?;
     let controller = lab.start_controller()?;
-    let Err(error) = Cloud::new(&lab, controller.api(&lab.router)?) else { anyhow::bail!("it cannot have XDP") };
+    let Err(error) = Cloud::new(&lab, controller.api(&lab.router)?) else { anyhow::bail!("a bridge got XDP") };
     let text = format!("{error:#}");
     ensure!(text.contains("the driver of pub0 cannot run XDP programs"), "{text}");
     Ok(())

@@ -1,4 +1,4 @@
-//! What `vipgate doctor` finds, and whether its remedies mend it.
+//! What `vipgate doctor` finds, and whether its remedies solve it.
 
 use anyhow::{Context as _, ensure};
 use serde_json::Value;
@@ -9,17 +9,17 @@ use vipgate_tests::{
 };
 
 const VIP: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 10);
-/// Until what could not be set up is tried again, at the latest, on a machine busy with other tests.
+/// Longest time until a failed setup is tried again, on a machine busy with other tests.
 const TRIED_AGAIN: Duration = Duration::from_secs(120);
 
-/// The findings of a kind, and what is to be run against the first.
+/// Doctor's findings of one check.
 fn found(lab: &Lab, check: &str) -> Result<Vec<Value>> {
     let report: Value = serde_json::from_slice(&lab.vipgate("doctor --output json")?.stdout)?;
     let findings = report["findings"].as_array().cloned().unwrap_or_default();
     Ok(findings.into_iter().filter(|finding| finding["check"] == check).collect())
 }
 
-/// Runs what the doctor names as the remedy of each of these findings.
+/// Runs the remedies of these findings.
 fn mend(lab: &Lab, findings: &[Value]) -> Result<()> {
     for finding in findings {
         let remedy = finding["remedy"].as_str().context("a remedy")?;
@@ -30,7 +30,7 @@ fn mend(lab: &Lab, findings: &[Value]) -> Result<()> {
 }
 
 both_hooks! {
-    fn doctor_finds_what_was_spoiled_and_its_remedies_mend_it(hook) {
+    fn doctor_finds_broken_settings_and_its_remedies_fix_them(hook) {
         let run = Running::new(hook, 1, 1)?;
         let examine = || -> Result<(Option<i32>, Value)> {
             let output = run.lab.vipgate("doctor --output json")?;
@@ -76,7 +76,7 @@ both_hooks! {
 }
 
 #[test]
-fn doctor_loads_every_program_beside_a_running_controller_and_leaves_nothing() -> Result<()> {
+fn doctor_loads_every_program_while_a_controller_runs_and_leaves_nothing() -> Result<()> {
     let run = Running::new(Hook::Tc, 1, 1)?;
     let (_, _, vip) = run.cloud.balanced(VIP, WEB, &[0])?;
     let entries = || Ok::<_, anyhow::Error>(fs::read_dir(run.lab.bpffs.path())?.count());
@@ -108,7 +108,7 @@ fn doctor_examines_every_device_of_a_router_before_its_first_start() -> Result<(
 }
 
 both_hooks! {
-    fn a_device_that_got_another_name_while_the_controller_runs_is_found_by_the_doctor(hook) {
+    fn doctor_finds_a_device_that_was_renamed_while_the_controller_runs(hook) {
         let run = Running::new(hook, 0, 1)?;
         run.cloud.balanced(VIP, WEB, &[0])?;
         run.lab.router.run("ip", "link set dev pub0 name pubx")?;
@@ -127,13 +127,13 @@ both_hooks! {
 }
 
 both_hooks! {
-    fn doctor_finds_a_packet_filter_that_drops_what_the_stack_is_to_forward(hook) {
+    fn doctor_finds_a_packet_filter_that_drops_what_the_stack_must_forward(hook) {
         let mut run = Running::new(hook, 1, 1)?;
         run.lab.serve_outside()?;
         run.cloud.attach_services(&["SNAT"])?;
         run.cloud.balanced(VIP, WEB, &[0])?;
         let (client, guest, lab) = (run.lab.client(), &run.lab.backends[0], &run.lab);
-        // As Docker leaves it, and then as a hardened router has it.
+        // First as Docker leaves it, then as a hardened router has it.
         lab.router.run("nft", "add table ip filter")?;
         lab.router.run("nft", "add chain ip filter FORWARD { type filter hook forward priority 0 ; policy drop ; }")?;
         lab.router.run("nft", "add rule ip filter FORWARD oifname docker0 counter accept")?;
@@ -156,7 +156,7 @@ both_hooks! {
         client.ping(VIP, "")
     }
 
-    fn doctor_tells_how_to_keep_those_off_who_go_past_vips(hook) {
+    fn doctor_names_the_rule_that_stops_clients_from_bypassing_vips(hook) {
         let mut run = Running::new(hook, 1, 1)?;
         run.lab.serve_outside()?;
         let (_, _, vip) = run.cloud.balanced(VIP, WEB, &[0])?;
@@ -167,7 +167,7 @@ both_hooks! {
         ensure!(finding["severity"] == "note" && finding["problem"].to_string().contains("10.2.0.0/24"), "{finding}");
         mend(&run.lab, &past)?;
         assert_eq!(found(&run.lab, "past_vips")?, Vec::<Value>::new());
-        ensure!(client.fetch(guest.web()).is_err(), "a guest is reached past its VIP");
+        ensure!(client.fetch(guest.web()).is_err(), "a client reaches a guest without its VIP");
         client.fetch(vip)?;
         guest.fetch(client.web())?;
         Ok(())

@@ -1,4 +1,4 @@
-//! What must not come in, with real hosts that send as others: what only a controller knows of it.
+//! Packets that must not come in, sent by real hosts with others' source addresses: cases that need a controller's knowledge.
 
 use std::{
     io::ErrorKind,
@@ -17,11 +17,11 @@ use vipgate_tests::{
 };
 
 const VIP: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 10);
-/// Of sockets of the router's own.
+/// Ports of the router's own sockets.
 const PORT: u16 = 9200;
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Packets that ended for this reason.
+/// Number of packets dropped for this reason.
 fn dropped(lab: &Lab, reason: &str) -> Result<u64> {
     Ok(report(lab, "status")?["drops"][reason].as_u64().unwrap_or(0))
 }
@@ -37,7 +37,7 @@ fn send_as(host: &Host, source: Ipv4Addr, to: SocketAddrV4) -> Result<()> {
 }
 
 both_hooks! {
-    fn who_is_the_router_or_of_another_side_opens_nothing(hook) {
+    fn sources_of_the_router_or_of_another_side_open_nothing(hook) {
         let run = Running::new(hook, 1, 1)?;
         let (_, _, vip) = run.cloud.balanced(VIP, UDP, &[0])?;
         let (lab, client) = (&run.lab, run.lab.client());
@@ -47,7 +47,7 @@ both_hooks! {
             ensure!(dropped(lab, "martian")? == 1, "{}", report(lab, "status")?["drops"]);
             Ok(())
         })?;
-        // One that the router gets while it runs.
+        // An address that the router gets while it runs.
         let late = Ipv4Addr::new(10, 9, 0, 1);
         lab.router.ip(&format!("addr add {late}/32 dev priv0"))?;
         let before = dropped(lab, "martian")?;
@@ -56,7 +56,7 @@ both_hooks! {
             ensure!(dropped(lab, "martian")? > before, "{}", report(lab, "status")?["drops"]);
             Ok(())
         })?;
-        // Strict reverse-path filtering that is set while it runs goes on in the programs.
+        // Strict reverse-path filtering that is turned on at run time is done by the programs.
         let inside = Ipv4Addr::new(10, 2, 0, 200);
         send_as(client, inside, vip)?;
         ensure!(dropped(lab, "reverse_path")? == 0);
@@ -112,12 +112,12 @@ both_hooks! {
         ensure!(connect(vip)? == refused, "a listener without a backend");
         ensure!(dropped(lab, "port_closed")? == closed, "its port is a service's");
         client.ping(VIP, "")?;
-        // Its own address is the router's.
+        // The router's own address keeps its sockets.
         ensure!(connect(at(PUBLIC_ROUTER))?.is_ok());
         datagrams.set_read_timeout(Some(PATIENCE))?;
         let _socket = send(at(PUBLIC_ROUTER), b"own")?;
         let mut room = [0; 4000];
-        ensure!(datagrams.recv(&mut room)? == 3, "another one came before");
+        ensure!(datagrams.recv(&mut room)? == 3, "another datagram arrived first");
         Ok(())
     }
 }

@@ -1,7 +1,7 @@
 //! Elastic IPs through the REST API, with real clients and real servers outside.
 //!
-//! The clients have the router as their default gateway, so a guest's packet that left with its own address would be
-//! answered all the same: the tests ask whom the server outside saw.
+//! The clients' default gateway is the router, so a guest's packet would be answered even if it left with its own address:
+//! therefore the tests ask which source address the server outside saw.
 
 use std::{
     net::{Ipv4Addr, SocketAddrV4},
@@ -33,24 +33,24 @@ const fn echo(vip: Ipv4Addr) -> SocketAddrV4 {
     SocketAddrV4::new(vip, ECHO_PORT)
 }
 
-/// A lab with one client, which serves, too, and so many guests.
+/// A lab with this many guests and one client, which also serves.
 fn start(hook: Hook, guests: u8) -> Result<Running> {
     let mut run = Running::new(hook, 1, guests)?;
     run.lab.serve_outside()?;
     Ok(run)
 }
 
-/// The VIP's address as the VM's elastic IP; its uuid.
+/// Makes the VIP's address the VM's elastic IP; returns its uuid.
 fn elastic(cloud: &Cloud, address: Ipv4Addr, vm: usize) -> Result<String> {
     cloud.elastic(&cloud.vip(address)?, vm)
 }
 
-/// The address as which the guest is seen outside.
+/// The guest's source address as the server outside sees it.
 fn seen_as(guest: &Host, server: &Host) -> Result<Ipv4Addr> {
     Ok(*guest.fetch(server.web())?.client.ip())
 }
 
-/// Bulk TCP from a host to an address at which another one serves, a while in either direction.
+/// Transfers bulk TCP between a host and an address at which another host serves, in both directions.
 fn bulk(run: &Running, from: &Host, to: Ipv4Addr, server: &Host) -> Result<()> {
     for direction in ["", "--reverse"] {
         let mut command = server.namespace.command("iperf3");
@@ -65,7 +65,7 @@ fn bulk(run: &Running, from: &Host, to: Ipv4Addr, server: &Host) -> Result<()> {
     Ok(())
 }
 
-/// Connections of a guest's elastic IP in both directions.
+/// One connection to a guest by its elastic IP, and one that the guest began.
 struct Both {
     inward: Standing,
     outward: Standing,
@@ -81,7 +81,7 @@ impl Both {
         self.outward.ask()
     }
 
-    /// None of them answers any more.
+    /// Neither connection is answered any more.
     fn ended(&mut self) -> Result<()> {
         ensure!(self.inward.ask().is_err() && self.outward.ask().is_err(), "a connection goes on");
         Ok(())
@@ -89,7 +89,7 @@ impl Both {
 }
 
 both_hooks! {
-    fn every_protocol_and_port_is_the_guests_and_both_sides_begin(hook) {
+    fn every_protocol_and_port_reaches_the_guest_and_both_sides_can_begin(hook) {
         let run = start(hook, 1)?;
         elastic(&run.cloud, VIP, 0)?;
         let (client, guest) = (run.lab.client(), &run.lab.backends[0]);
@@ -111,7 +111,7 @@ both_hooks! {
         Ok(())
     }
 
-    fn bulk_goes_both_ways_whoever_begins(hook) {
+    fn bulk_goes_both_ways_whichever_side_begins(hook) {
         let run = start(hook, 1)?;
         elastic(&run.cloud, VIP, 0)?;
         let (client, guest) = (run.lab.client(), &run.lab.backends[0]);
@@ -119,7 +119,7 @@ both_hooks! {
         bulk(&run, guest, client.address, client)
     }
 
-    fn one_that_is_detached_or_disabled_ends_its_connections_and_no_others(hook) {
+    fn detaching_or_disabling_an_elastic_ip_ends_its_connections_and_no_others(hook) {
         let run = start(hook, 2)?;
         let eip = elastic(&run.cloud, VIP, 0)?;
         elastic(&run.cloud, OTHER_VIP, 1)?;
@@ -135,7 +135,7 @@ both_hooks! {
             ended.ended().context(off)?;
             wait_for_resets([(client, VIP), (guest, client.address)]).context(off)?;
             drop(silent);
-            ensure!(client.fetch(web(VIP)).is_err(), "a connection is made, {off}");
+            ensure!(client.fetch(web(VIP)).is_err(), "a connection is accepted, {off}");
             assert_eq!(seen_as(guest, client)?, guest.address, "{off}");
             match off {
                 "detach" => drop(run.cloud.attach_eip(&eip, 0)?),
@@ -150,7 +150,7 @@ both_hooks! {
         kept.ask()
     }
 
-    fn one_moves_to_another_guest(hook) {
+    fn an_elastic_ip_moves_to_another_guest(hook) {
         let run = start(hook, 2)?;
         let eip = elastic(&run.cloud, VIP, 0)?;
         let client = run.lab.client();
@@ -196,7 +196,7 @@ both_hooks! {
         Ok(())
     }
 
-    fn guests_meet_by_their_elastic_ips_and_themselves(hook) {
+    fn guests_reach_each_other_and_themselves_by_elastic_ips(hook) {
         let run = start(hook, 2)?;
         let vips = [VIP, OTHER_VIP];
         for (number, vip) in vips.into_iter().enumerate() {
@@ -216,7 +216,7 @@ both_hooks! {
         bulk(&run, &run.lab.backends[0], OTHER_VIP, &run.lab.backends[1])
     }
 
-    fn of_several_on_one_guest_the_one_that_was_asked_answers_and_the_first_leads_out(hook) {
+    fn of_several_elastic_ips_of_a_guest_the_asked_one_answers_and_the_first_is_its_source(hook) {
         let run = start(hook, 1)?;
         let first = elastic(&run.cloud, VIP, 0)?;
         elastic(&run.cloud, OTHER_VIP, 0)?;
@@ -233,7 +233,7 @@ both_hooks! {
         run.cloud.detach_eip(&first)?;
         ensure!(leading.ask().is_err(), "a connection outlives its elastic IP");
         assert_eq!(seen_as(guest, client)?, OTHER_VIP);
-        // What was attached last comes last.
+        // An elastic IP that is attached last comes last.
         run.cloud.attach_eip(&first, 0)?;
         assert_eq!(seen_as(guest, client)?, OTHER_VIP);
         asked.ask()?;
@@ -253,24 +253,24 @@ both_hooks! {
         for asked in [SocketAddrV4::new(OTHER_VIP, 8000), balanced] {
             let origin = client.tcp(asked)?.ask()?;
             assert_eq!((origin.backend.as_str(), *origin.client.ip()), ("backend1", client.address));
-            // Itself, too: these services see clients of their own network as the router.
+            // Including itself: for these services, clients of the guest's own network have the router's address.
             let origin = guest.tcp(asked)?.ask()?;
             assert_eq!((origin.backend.as_str(), *origin.client.ip()), ("backend1", PRIVATE_ROUTER));
         }
         session.ask()
     }
 
-    fn errors_of_the_router_and_of_the_far_end_find_the_guest(hook) {
+    fn errors_of_the_router_and_of_the_far_end_reach_the_guest(hook) {
         let run = start(hook, 1)?;
         elastic(&run.cloud, VIP, 0)?;
         let (client, guest) = (run.lab.client(), &run.lab.backends[0]);
-        // Whether the router has spoken with the client before or not.
-        // Itself, too: neither its address there nor the one that it has outside is where an error to it may go.
+        // Whether or not the router has a neighbour entry for the client. The guest also asks itself: an error to it must go
+        // neither to the router's address there nor to the guest's address outside.
         for asked in [client.address, VIP] {
             let error = guest.ping(asked, "-t 1").err().context("a hop is enough")?.to_string();
             ensure!(error.contains("From 10.2.0.1 ") && error.contains("Time to live exceeded"), "{error}");
         }
-        // Nobody listens there.
+        // Nothing listens there.
         for (asking, asked) in [(guest, client.address), (client, VIP)] {
             let error = asking.ask_udp(SocketAddrV4::new(asked, 9)).err().context("port 9 answers")?;
             ensure!(format!("{error:#}").contains("refused"), "{error:#}");
@@ -278,7 +278,7 @@ both_hooks! {
         Ok(())
     }
 
-    fn a_smaller_mtu_of_either_side_is_learnt_by_who_sends(hook) {
+    fn the_sender_learns_of_a_smaller_mtu_on_either_side(hook) {
         let run = start(hook, 1)?;
         elastic(&run.cloud, VIP, 0)?;
         let (client, guest) = (run.lab.client(), &run.lab.backends[0]);
@@ -291,12 +291,12 @@ both_hooks! {
         {
             narrow(device, far, 1300)?;
             // The controller follows the change of its device.
-            wait_until("the sender to learn it", PATIENCE, || {
+            wait_until("the sender to learn of it", PATIENCE, || {
                 let error = sender.ping(asked, "-M do -s 1400").err().context("1400 bytes fit")?.to_string();
                 ensure!(error.contains("mtu = 1300") || error.contains("mtu=1300"), "{error}");
                 Ok(())
             })?;
-            // What may be cut is cut, from a flow's first packet on.
+            // Packets that may be fragmented are, from a flow's first packet on.
             sender.ping(asked, "-M dont -s 1400")?;
             sender.ping(asked, "-M do -s 1272")?;
             narrow(device, far, 1500)?;
@@ -332,7 +332,7 @@ both_hooks! {
         Ok(())
     }
 
-    fn status_and_flows_tell_of_them_and_of_what_guests_begin(hook) {
+    fn status_and_flows_report_elastic_ips_and_what_guests_begin(hook) {
         let run = start(hook, 1)?;
         elastic(&run.cloud, VIP, 0)?;
         let (client, guest) = (run.lab.client(), &run.lab.backends[0]);

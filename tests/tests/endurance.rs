@@ -1,4 +1,4 @@
-//! Nothing is lost: the controller ends in every way, again and again, under traffic that is counted.
+//! The controller ends in every way, again and again, under counted traffic, and nothing is lost.
 
 use anyhow::{Context as _, ensure};
 use std::net::Ipv4Addr;
@@ -8,9 +8,9 @@ use vipgate_tests::{
 };
 
 const VIP: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 10);
-/// In each hook.
+/// Rounds in each hook.
 const ROUNDS: usize = 50;
-/// TCP connections that stay through all rounds.
+/// TCP connections that stay open through all rounds.
 const SESSIONS: usize = 8;
 
 both_hooks! {

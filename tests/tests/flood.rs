@@ -1,7 +1,7 @@
-//! A SYN flood from everywhere takes nothing from those who are connected.
+//! A SYN flood from forged sources does not disturb open connections.
 //!
-//! A file of its own, so that nothing else runs meanwhile: every namespace of a machine receives through the same queue
-//! of each CPU, which the flood fills to the brim.
+//! It is a test program of its own, so that nothing else runs meanwhile: all namespaces of a machine share each CPU's receive
+//! queue, which the flood fills.
 
 use anyhow::{Context as _, ensure};
 use std::{
@@ -15,14 +15,14 @@ use vipgate_tests::{
 };
 
 const VIP: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 10);
-/// Each from another source.
+/// Number of SYNs, each from another source.
 const SYNS: u64 = 1 << 20;
 const PATIENCE: Duration = Duration::from_secs(20);
-/// TCP connections that stay.
+/// TCP connections that stay open.
 const SESSIONS: usize = 8;
 
 both_hooks! {
-    fn a_syn_flood_from_a_million_sources_takes_nothing_from_those_who_are_connected(hook) {
+    fn a_syn_flood_from_a_million_sources_does_not_disturb_open_connections(hook) {
         let run = Running::new(hook, 1, 2)?;
         run.cloud.balanced_everywhere(VIP)?;
         let client = run.lab.client();
@@ -38,23 +38,23 @@ both_hooks! {
         while flood.sent() < SYNS {
             standing.ask().with_context(|| format!("after {} SYNs", flood.sent()))?;
             asked += SESSIONS;
-            // The wires' queues are full of the flood: a client's own packets may be lost there more than once.
+            // The flood fills the wires' queues, where a client's own packets may be lost several times.
             wait_until("a new client gets through", PATIENCE, || client.fetch(SocketAddrV4::new(VIP, WEB.port)))?;
         }
         let sent = flood.stop()?;
         let table = report(&run.lab, "status")?["flows"].clone();
-        ensure!(table["capacity"] == maps::FIRST_FLOWS, "a flood makes the flow table no larger: {table}");
+        ensure!(table["capacity"] == maps::FIRST_FLOWS, "the flood made the flow table grow: {table}");
         let datagrams = datagrams.stop()?;
         let grown = run.controller.resident()?.saturating_sub(before);
         ensure!(grown < 16 << 20, "the controller has grown by {grown} bytes");
         let after = Counts::read(&run.lab, &flows)?;
         counts.check_grown(&after)?;
         let opened = after.connections(WEB.port) - counts.connections(WEB.port);
-        ensure!(opened > SYNS / 10, "{opened} of {sent} SYNs opened a connection: that is no flood");
-        // The wires of the lab are queues that the flood fills, so datagrams are lost before the router has seen them. Whom
-        // the router drops it counts: answers to forged sources, to which it has no route, and of those sources the few
-        // that share a bit with an address of its own and that no route tells from it; and a half-open one whose slot another CPU
-        // gave away while its SYN was being sent. Nobody else.
+        ensure!(opened > SYNS / 10, "only {opened} of {sent} SYNs opened a connection: too few for a flood");
+        // The flood fills the queues of the lab's wires, where datagrams are lost before the router sees them. What the router
+        // drops is counted. It may drop answers to forged sources, to which it has no route; the few forged sources that
+        // share a bit of the address filter with its own addresses and that no route distinguishes; and a half-open
+        // connection whose slot another CPU reused while its SYN was being sent. It must drop nothing else.
         let drops = report(&run.lab, "status")?["drops"].clone();
         let forged = ["unroutable", "martian", "flow_ended"];
         let others = drops.as_object().context("drops")?.keys().find(|reason| !forged.contains(&reason.as_str()));

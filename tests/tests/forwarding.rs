@@ -14,7 +14,7 @@ use vipgate_tests::{
 
 const VIP: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 10);
 const PATIENCE: Duration = Duration::from_secs(10);
-/// How long what must not come is waited for.
+/// How long a test waits for a datagram that must not come.
 const SILENCE: Duration = Duration::from_millis(300);
 
 const fn vip(port: u16) -> SocketAddrV4 {
@@ -27,7 +27,7 @@ fn bound(port: u16) -> Result<UdpSocket> {
     Ok(socket)
 }
 
-/// A datagram from the client to a VIP's port that comes to this socket, and the answer that comes back.
+/// Sends a datagram from the client to a VIP's port, which must arrive at this socket, and an answer back.
 fn ask_and_answer(client: &UdpSocket, port: u16, guest: &UdpSocket) -> Result<()> {
     let mut buffer = [0; 64];
     client.send_to(&port.to_be_bytes(), vip(port))?;
@@ -95,7 +95,7 @@ both_hooks! {
         nothing_comes(&outside)
     }
 
-    fn all_ports_can_be_one_rule(hook) {
+    fn one_rule_can_forward_all_ports(hook) {
         let run = Running::new(hook, 1, 1)?;
         let uuid = run.cloud.vip(VIP)?;
         run.cloud.forward(&uuid, "UDP", [1, 65_535], [1, 65_535], 0)?;
@@ -141,7 +141,7 @@ both_hooks! {
         Ok(())
     }
 
-    fn a_rule_that_is_disabled_or_detached_ends_its_connections_and_no_others(hook) {
+    fn disabling_or_detaching_a_rule_ends_its_connections_and_no_others(hook) {
         let run = Running::new(hook, 1, 1)?;
         let (uuid, _, echo) = run.cloud.balanced(VIP, ECHO, &[0])?;
         let nic = &run.cloud.vms[0].nic;
@@ -157,7 +157,7 @@ both_hooks! {
                 _ => drop(run.cloud.api.delete(&format!("/port-forwarding/{rule}/vm-instances/nics"))?),
             }
             ensure!(session.ask().is_err(), "the connection outlives its rule, {off}");
-            ensure!(run.lab.client().tcp(vip(8001)).is_err(), "a rule takes connections, {off}");
+            ensure!(run.lab.client().tcp(vip(8001)).is_err(), "a rule accepts connections, {off}");
             ended.push(session);
             match on {
                 "enable" => drop(run.cloud.change_rule_state(&rule, on)?),

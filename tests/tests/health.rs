@@ -1,4 +1,4 @@
-//! Health checks: what a backend that stops answering means for traffic and for the API, and its coming back.
+//! Health checks: what happens to traffic and to the API's status when a backend stops answering and comes back.
 
 use anyhow::Context as _;
 use std::{
@@ -15,11 +15,11 @@ use vipgate_tests::{
 };
 
 const VIP: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 10);
-/// Far longer than the checks below need.
+/// Far longer than the tests' checks need.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// Checks every second; two of a kind in a row count.
+/// Checks every second; two equal results in a row change the status.
 const FAST: &[&str] = &["healthCheckInterval::1", "healthCheckTimeout::1"];
-/// The same, of the backends' web servers, whatever the listener serves: they can be stopped while the others go on.
+/// The same checks, of the backends' web servers whatever the listener serves: they can be stopped while other services go on.
 const FAST_OF_WEB: &[&str] = &["healthCheckInterval::1", "healthCheckTimeout::1", "healthCheckTarget::tcp:80"];
 
 fn wait_for_status(run: &Running, listener: &str, vm: usize, status: &str) -> Result<()> {
@@ -30,7 +30,7 @@ fn wait_for_status(run: &Running, listener: &str, vm: usize, status: &str) -> Re
     })
 }
 
-/// Each of some new connections reaches this backend.
+/// New connections all reach this backend.
 fn assert_all_reach(client: &Host, vip: SocketAddrV4, backend: &str) -> Result<()> {
     for origin in client.fetch_many(vip, 20)? {
         assert_eq!(origin.backend, backend);
@@ -45,8 +45,8 @@ both_hooks! {
         assert_eq!(run.cloud.status(&listener, 0)?, "Active");
         run.lab.backends[0].stop_web();
         wait_for_status(&run, &listener, 0, "Inactive")?;
-        // The status is written first, the ring follows at once.
-        wait_until("the ring to follow", PATIENCE, || assert_or_err(run.lab.client(), vip, "backend2"))?;
+        // The status is written first, and the selection table follows at once.
+        wait_until("the selection table to follow", PATIENCE, || assert_or_err(run.lab.client(), vip, "backend2"))?;
         assert_all_reach(run.lab.client(), vip, "backend2")?;
         assert_eq!(run.cloud.status(&listener, 1)?, "Active");
 
@@ -77,7 +77,7 @@ both_hooks! {
         run.lab.backends[0].stop_web();
         wait_for_status(&run, &tcp, 0, "Inactive")?;
         wait_for_status(&run, &udp, 0, "Inactive")?;
-        // The echo services answer still: it is the router that ends what they had.
+        // The echo services still answer: it is the router that ends their flows.
         wait_until("the datagrams to go elsewhere", PATIENCE, || {
             let origin = datagrams.ask()?;
             anyhow::ensure!(origin.backend == "backend2", "they reach {}", origin.backend);
@@ -95,17 +95,17 @@ both_hooks! {
         Ok(())
     }
 
-    fn without_a_healthy_backend_clients_are_refused_at_once(hook) {
+    fn without_a_healthy_backend_the_router_refuses_clients_at_once(hook) {
         let mut run = Running::new(hook, 1, 1)?;
         let (_, listener, vip) = run.cloud.balanced(VIP, Listener { tags: FAST, ..WEB }, &[0])?;
         run.lab.backends[0].stop_web();
         wait_for_status(&run, &listener, 0, "Inactive")?;
         let directory = run.lab.directory().to_owned();
-        // It answers again, and is not asked yet: who refuses is the router.
+        // The backend answers again but is not checked yet, so the router still refuses.
         run.cloud.change_tag(&listener, "healthyThreshold::1000")?;
         run.lab.backends[0].start_web(&directory)?;
-        wait_until("the ring to follow", PATIENCE, || {
-            let Err(error) = run.lab.client().tcp(vip) else { anyhow::bail!("somebody accepts") };
+        wait_until("the selection table to follow", PATIENCE, || {
+            let Err(error) = run.lab.client().tcp(vip) else { anyhow::bail!("the connection is accepted") };
             anyhow::ensure!(format!("{error:#}").contains("refused"), "{error:#}");
             Ok(())
         })?;
@@ -114,12 +114,12 @@ both_hooks! {
         assert_all_reach(run.lab.client(), vip, "backend1")
     }
 
-    fn changed_tags_of_the_checks_hold_at_once(hook) {
+    fn changed_tags_of_the_checks_apply_at_once(hook) {
         let run = Running::new(hook, 1, 2)?;
         // The first check would come within an hour.
         let slow = &["healthCheckInterval::3600", "healthCheckTimeout::1", "unhealthyThreshold::1"];
         let (_, listener, vip) = run.cloud.balanced(VIP, Listener { tags: slow, ..UDP }, &[0, 1])?;
-        // Nobody listens there, which the backends' kernels say.
+        // Nothing listens there, so the backends' kernels refuse.
         run.cloud.change_tag(&listener, "healthCheckTarget::udp:9")?;
         run.cloud.change_tag(&listener, "healthCheckInterval::1")?;
         wait_for_status(&run, &listener, 0, "Inactive")?;
@@ -131,7 +131,7 @@ both_hooks! {
         Ok(())
     }
 
-    fn a_host_that_is_gone_fails_checks_by_udp_too(hook) {
+    fn a_host_that_is_gone_fails_udp_checks_too(hook) {
         let run = Running::new(hook, 1, 2)?;
         let gone = &run.lab.backends[0].namespace;
         gone.ip("link set eth0 down")?;
@@ -139,7 +139,7 @@ both_hooks! {
         let (_, listener, vip) = run.cloud.balanced(VIP, Listener { tags: FAST, ..UDP }, &[0, 1])?;
         wait_for_status(&run, &listener, 0, "Inactive")?;
         gone.ip("link set eth0 up")?;
-        // Its way to the clients went with the link.
+        // The link's end removed its route to the clients.
         gone.ip(&format!("route add default via {PRIVATE_ROUTER}"))?;
         wait_for_status(&run, &listener, 0, "Active")?;
         assert_eq!(run.cloud.status(&listener, 1)?, "Active");
@@ -147,7 +147,7 @@ both_hooks! {
         Ok(())
     }
 
-    fn a_local_device_that_is_down_is_no_finding_about_the_backends_behind_it(hook) {
+    fn checks_are_inconclusive_while_the_device_to_the_backends_is_down(hook) {
         let run = Running::new(hook, 1, 2)?;
         let (_, balancer) = run.cloud.load_balancer(VIP)?;
         let listeners = [Listener { tags: FAST_OF_WEB, ..ECHO }, Listener { tags: FAST, ..UDP }];
@@ -161,7 +161,7 @@ both_hooks! {
         let mut connection = run.lab.client().tcp(SocketAddrV4::new(VIP, ECHO.port))?;
         let origin = connection.ask()?;
         let router = &run.lab.router;
-        // Packets to the backends would go there.
+        // Packets to the backends would be routed there.
         router.ip("route add default via 10.1.0.101")?;
         let way = |works: bool| -> Result<()> {
             router.ip(&format!("link set {PRIVATE_DEVICE} {}", if works { "up" } else { "down" })).map(drop)
@@ -173,7 +173,7 @@ both_hooks! {
             let before = unasked()?;
             wait_until("four checks of each backend", PATIENCE, || {
                 let now = unasked()?;
-                anyhow::ensure!(now >= before + 16, "{} could not be made", now - before);
+                anyhow::ensure!(now >= before + 16, "only {} were inconclusive", now - before);
                 Ok(())
             })?;
             change(true)?;
@@ -198,7 +198,7 @@ both_hooks! {
         run.cloud.change_vm(0, "stop")?;
         let directory = run.lab.directory().to_owned();
         run.lab.backends[0].start_web(&directory)?;
-        // The other one goes down and up meanwhile: time for the checks to find the first one, were it checked.
+        // Meanwhile the other one goes down and up, which takes long enough for a check of the first one.
         run.lab.backends[1].stop_web();
         wait_for_status(&run, &listener, 1, "Inactive")?;
         run.lab.backends[1].start_web(&directory)?;
@@ -211,12 +211,12 @@ both_hooks! {
         Ok(())
     }
 
-    fn a_controller_that_starts_anew_goes_on_with_what_the_checks_found(hook) {
+    fn a_restarted_controller_keeps_the_checks_results(hook) {
         let mut run = Running::new(hook, 1, 2)?;
         let (_, listener, vip) = run.cloud.balanced(VIP, Listener { tags: FAST, ..WEB }, &[0, 1])?;
         run.lab.backends[0].stop_web();
         wait_for_status(&run, &listener, 0, "Inactive")?;
-        wait_until("the ring to follow", PATIENCE, || assert_or_err(run.lab.client(), vip, "backend2"))?;
+        wait_until("the selection table to follow", PATIENCE, || assert_or_err(run.lab.client(), vip, "backend2"))?;
         run.controller.kill()?;
         let controller = run.lab.start_controller()?;
         assert_all_reach(run.lab.client(), vip, "backend2")?;

@@ -1,4 +1,4 @@
-//! The lab itself, without a controller: what the other tests stand on.
+//! The lab itself, without a controller: all other tests rely on it.
 
 use std::net::SocketAddrV4;
 use vipgate_tests::lab::{
@@ -7,7 +7,7 @@ use vipgate_tests::lab::{
 };
 
 #[test]
-fn clients_reach_the_backends_through_plain_routing_and_are_seen_as_themselves() -> Result<()> {
+fn clients_reach_the_backends_through_plain_routing_and_are_seen_by_their_own_addresses() -> Result<()> {
     let lab = Lab::new(LabOptions { hook: Hook::Auto, clients: 2, backends: 2 })?;
     for client in &lab.clients {
         for backend in &lab.backends {

@@ -1,4 +1,4 @@
-//! What happens around the router: devices, neighbours and hooks other than the usual.
+//! Changes around the router: devices, neighbours, and hooks other than the usual.
 
 use anyhow::{Context as _, ensure};
 use reqwest::Method;
@@ -22,7 +22,7 @@ both_hooks! {
         let mut session = run.lab.client().tcp(vip)?;
         let origin = session.ask()?;
         let backend = &run.lab.backends[0];
-        // It tells its neighbours, as a hypervisor does after moving a VM.
+        // It announces the move, as a hypervisor does after moving a VM.
         backend.namespace.sysctl("net/ipv4/conf/eth0/arp_notify", "1")?;
         backend.namespace.ip("link set eth0 address 02:00:00:00:00:99")?;
         wait_until("the connection to follow", PATIENCE, || {
@@ -54,22 +54,22 @@ both_hooks! {
         let held = run.lab.router.ip("-oneline -4 addr show dev pub0")?;
         let held = held.split_whitespace().find(|word| word.starts_with("10.1.0.10/")).unwrap_or("10.1.0.10/32");
         run.lab.router.ip(&format!("addr del {held} dev pub0"))?;
-        // A client that has forgotten where the VIP is.
+        // A client that has forgotten the VIP's MAC.
         run.lab.client().namespace.ip("neigh flush dev eth0")?;
         wait_until("the VIP", PATIENCE, || run.lab.client().fetch(vip))?;
         Ok(())
     }
 
-    fn an_address_that_the_operator_configured_is_never_a_vips(hook) {
+    fn an_address_that_the_operator_configured_never_becomes_a_vips(hook) {
         let Running { cloud, controller, lab } = Running::new(hook, 1, 1)?;
         let router = &lab.router;
         let held = || router.ip("-oneline -4 addr show dev pub0");
-        // One that no VIP has yet is refused to whoever wants it.
+        // A VIP cannot be created with an address that is configured already.
         router.ip("addr add 10.1.0.20/32 dev pub0")?;
         let wanted = json!({ "params": { "name": "taken", "l3NetworkUuid": cloud.public_l3, "requiredIp": "10.1.0.20" } });
         let failure = cloud.api.refused(&Method::POST, "/vips", Some(&wanted))?;
         ensure!(failure.to_string().contains("10.1.0.20"), "{failure}");
-        // One that was a VIP's while no controller ran is told, and stays.
+        // An address that was a VIP's and was configured while no controller ran is logged, and stays.
         let (vip, _, web) = cloud.balanced(VIP, WEB, &[0])?;
         cloud.vip(Ipv4Addr::new(10, 1, 0, 11))?;
         ensure!(held()?.contains(" 10.1.0.11/32 "), "{}", held()?);
@@ -91,7 +91,7 @@ both_hooks! {
         Ok(())
     }
 
-    fn neighbours_hear_at_once_of_another_mac_of_the_routers_device(hook) {
+    fn neighbours_learn_at_once_of_another_mac_of_the_routers_device(hook) {
         const MAC: &str = "02:00:00:00:00:77";
         let Running { cloud, controller, mut lab } = Running::new(hook, 1, 1)?;
         lab.serve_outside()?;
@@ -102,17 +102,17 @@ both_hooks! {
         let (_, _, vip) = cloud.balanced(VIP, WEB, &[0])?;
         client.fetch(vip)?;
         lab.router.ip(&format!("link set pub0 address {MAC}"))?;
-        let told = |address: Ipv4Addr, mac: &str| -> Result<()> {
+        let knows = |address: Ipv4Addr, mac: &str| -> Result<()> {
             let known = client.namespace.ip(&format!("neigh show {address}"))?;
             ensure!(known.contains(mac), "{address}: {known}");
             Ok(())
         };
         for address in [VIP, PUBLIC_ROUTER] {
-            wait_until("the neighbour to hear", PATIENCE, || told(address, MAC))?;
+            wait_until("the neighbour to learn it", PATIENCE, || knows(address, MAC))?;
         }
         client.fetch(vip)?;
         guest.fetch(client.web())?;
-        // The repeats of what was announced before come between these.
+        // Repeats of earlier announcements are among these.
         let announced = wait_until("repeats", PATIENCE, || {
             let printed = capture.printed()?;
             let of_vip = printed.lines().filter(|line| line.contains(&format!("who-has {VIP} tell {VIP},")));
@@ -123,18 +123,18 @@ both_hooks! {
         })?;
         let first = announced.iter().position(|line| line.contains(MAC)).unwrap_or_default();
         ensure!(announced[first..].iter().all(|line| line.contains(MAC)), "{announced:#?}");
-        // And as soon as there is a controller, if it moved while there was none.
+        // A new controller also announces a change that happened while none ran.
         controller.kill()?;
         lab.router.ip("link set pub0 address 02:00:00:00:00:78")?;
         let _controller = lab.start_controller()?;
         for address in [VIP, PUBLIC_ROUTER] {
-            wait_until("the neighbour to hear", PATIENCE, || told(address, "02:00:00:00:00:78"))?;
+            wait_until("the neighbour to learn it", PATIENCE, || knows(address, "02:00:00:00:00:78"))?;
         }
         client.fetch(vip)?;
         Ok(())
     }
 
-    fn another_device_of_the_router_on_the_segment_does_not_answer_for_a_vip(hook) {
+    fn another_device_of_the_router_on_the_same_segment_does_not_answer_for_a_vip(hook) {
         let run = Running::new(hook, 1, 1)?;
         let (_, _, vip) = run.cloud.balanced(VIP, WEB, &[0])?;
         run.lab.plug_extra("beside0")?;
@@ -144,7 +144,7 @@ both_hooks! {
         let capture = Capture::start(client, "arp", run.lab.directory())?;
         client.namespace.ip("neigh flush dev eth0")?;
         client.fetch(vip)?;
-        // Asked for later, so that the answers to the first question have come.
+        // The neighbour is deleted later, so that the answers to the first request have arrived.
         client.namespace.ip(&format!("neigh del {VIP} dev eth0"))?;
         client.fetch(vip)?;
         let printed = capture.printed()?;
@@ -155,7 +155,7 @@ both_hooks! {
         Ok(())
     }
 
-    fn traffic_that_is_no_vips_is_routed_as_before(hook) {
+    fn traffic_that_belongs_to_no_vip_is_routed_as_before(hook) {
         let run = Running::new(hook, 1, 1)?;
         run.cloud.balanced(VIP, WEB, &[0])?;
         let (client, backend) = (run.lab.client(), &run.lab.backends[0]);
@@ -167,7 +167,7 @@ both_hooks! {
         Ok(())
     }
 
-    fn a_hundred_listeners_made_at_once_all_balance(hook) {
+    fn a_hundred_listeners_created_at_once_all_balance(hook) {
         let run = Running::new(hook, 1, 2)?;
         let (_, balancer) = run.cloud.load_balancer(VIP)?;
         let ports: Vec<u16> = (8000..8100).collect();
@@ -194,7 +194,7 @@ both_hooks! {
     }
 }
 
-/// Hooks that the other tests leave out.
+/// Hooks that the other tests do not cover.
 #[test]
 fn generic_xdp_and_auto_balance_as_well() -> Result<()> {
     for hook in [Hook::XdpGeneric, Hook::Auto] {
@@ -207,7 +207,7 @@ fn generic_xdp_and_auto_balance_as_well() -> Result<()> {
         let client = run.lab.client();
         assert_eq!(client.fetch_many(SocketAddrV4::new(VIP, WEB.port), 10)?.len(), 10);
         client.ask_udp(SocketAddrV4::new(VIP, UDP.port))?;
-        // What has a limit leaves by the TC stage.
+        // Limited traffic leaves by the TC stage.
         let limit = json!({ "setVipQos": { "inboundBandwidth": 16 << 20, "outboundBandwidth": 16 << 20 } });
         run.cloud.api.put(&format!("/vips/{vip}/actions"), &limit)?;
         assert_eq!(client.fetch_many(SocketAddrV4::new(VIP, WEB.port), 10)?.len(), 10, "with limits, hook {hook}");

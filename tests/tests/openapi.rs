@@ -1,4 +1,4 @@
-//! The API by its own OpenAPI document: tools of others read it, and throw at the API whatever it allows and forbids.
+//! The API by its own OpenAPI document: other tools read it, and test the API with what it allows and forbids.
 
 use anyhow::{Context as _, ensure};
 use reqwest::Method;
@@ -15,14 +15,14 @@ use vipgate_tests::lab::{Api, Hook, Process, Result, Running, WEB, vipgate_binar
 const VIP: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 10);
 const ELASTIC: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 11);
 
-/// It takes a minute or two, on a machine busy with other tests a few more.
+/// It takes a minute or two, on a machine busy with other tests some more.
 const PATIENCE: Duration = Duration::from_secs(600);
 
 #[test]
-fn whatever_is_sent_every_reply_is_one_of_the_document() -> Result<()> {
+fn every_reply_to_any_input_is_one_of_the_document() -> Result<()> {
     let run = Running::new(Hook::Tc, 0, 2)?;
     let api = &run.cloud.api;
-    // Something of each family is there to be hit.
+    // Requests can refer to a resource of each family.
     let (vip, ..) = run.cloud.balanced(VIP, WEB, &[0])?;
     run.cloud.forward(&vip, "TCP", [2222; 2], [22; 2], 0)?;
     let elastic = run.cloud.vip(ELASTIC)?;
@@ -40,17 +40,17 @@ fn whatever_is_sent_every_reply_is_one_of_the_document() -> Result<()> {
     fs::write(directory.join("words.dict"), words)?;
     fs::write(directory.join("checks.py"), include_str!("../schemathesis/checks.py"))?;
     fs::write(directory.join("schemathesis.toml"), include_str!("../schemathesis/schemathesis.toml"))?;
-    // It reads and writes where it is started.
+    // It reads and writes in its working directory.
     let mut schemathesis = run.lab.router.command("env");
     schemathesis.arg("--chdir").arg(directory).arg(tool("schemathesis")?).args(["run", &url]);
     succeeds("schemathesis", schemathesis.env("VIPGATE_SESSION", session), directory)?;
 
-    // All that was in the name of a session that holds: what was refused was not refused for that.
+    // All requests used a valid session, so none was refused for lack of one.
     assert_eq!(api.get(&format!("/accounts/sessions/{session}/valid"))?["valid"], true);
     Ok(())
 }
 
-/// Runs a tool to its end.
+/// Runs a tool to its end; it must succeed.
 fn succeeds(name: &str, command: &Command, directory: &Path) -> Result<()> {
     let mut process = Process::start(name, command, directory)?;
     let status = process.wait(PATIENCE)?;
@@ -58,14 +58,14 @@ fn succeeds(name: &str, command: &Command, directory: &Path) -> Result<()> {
     Ok(())
 }
 
-/// A program of the Python packages that `cargo xtask setup` installs beside what cargo builds.
+/// A program of the Python packages that `cargo xtask setup` installs beside cargo's build directory.
 fn tool(name: &str) -> Result<PathBuf> {
     let binary = vipgate_binary()?;
     let found = binary.ancestors().map(|directory| directory.join("python/bin").join(name)).find(|path| path.is_file());
     found.with_context(|| format!("no {name} near {}: run cargo xtask setup", binary.display()))
 }
 
-/// The uuids of all that is there, a word of a dictionary each.
+/// The uuids of all resources, each as a word of a dictionary.
 fn known(api: &Api, document: &Value) -> Result<String> {
     let paths = document["paths"].as_object().context("a document has paths")?;
     let mut words = String::new();

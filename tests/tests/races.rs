@@ -31,7 +31,7 @@ const BACKENDS: [SocketAddrV4; 2] =
 /// More connections than a bucket has room for.
 const CLIENTS: u16 = 10;
 const RUNS: u32 = 60_000;
-/// Two guests that ask for the same port, and where they ask for it: so many destinations, one after the other.
+/// Two guests that use the same source port, and the destinations that they connect to one after the other.
 const GUESTS: [SocketAddrV4; 2] =
     [SocketAddrV4::new(Ipv4Addr::new(10, 2, 0, 11), 40_000), SocketAddrV4::new(Ipv4Addr::new(10, 2, 0, 12), 40_000)];
 const SERVER: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 7);
@@ -59,16 +59,16 @@ fn two_guests_at_once_never_get_the_same_port_towards_one_destination_tc() -> Re
 }
 
 #[test]
-fn two_cpus_that_meet_a_new_socket_of_a_guests_at_once_are_one_client_xdp() -> Result<()> {
-    meet(Hook::Xdp)
+fn two_cpus_that_see_a_guests_new_socket_at_once_use_one_port_xdp() -> Result<()> {
+    share_a_socket(Hook::Xdp)
 }
 
 #[test]
-fn two_cpus_that_meet_a_new_socket_of_a_guests_at_once_are_one_client_tc() -> Result<()> {
-    meet(Hook::Tc)
+fn two_cpus_that_see_a_guests_new_socket_at_once_use_one_port_tc() -> Result<()> {
+    share_a_socket(Hook::Tc)
 }
 
-/// Opens, answers, uses, ends and evicts the same few connections from two CPUs at once, and looks at what is left.
+/// Opens, answers, uses, ends and evicts the same few connections from two CPUs at once, and checks the table afterwards.
 fn hammer(hook: Hook) -> Result<()> {
     let mut bench = Bench::with_buckets(hook, 1)?;
     let mut numbers = bench.serve(VIP, TCP, Algorithm::Maglev, &BACKENDS)?;
@@ -91,14 +91,14 @@ fn hammer(hook: Hook) -> Result<()> {
     })?;
     for verdicts in &verdicts {
         ensure!(!verdicts.contains_key("broken"), "{verdicts:?}");
-        ensure!(verdicts.get("sent").is_some_and(|sent| *sent > RUNS / 20), "too little came through: {verdicts:?}");
+        ensure!(verdicts.get("sent").is_some_and(|sent| *sent > RUNS / 20), "too few packets were sent: {verdicts:?}");
     }
 
     let seed = bench.config()?.flow_seed;
     let slots = bench.slots()?;
     let mut live: BTreeMap<u32, u32> = BTreeMap::new();
     for (index, (word, flow)) in (0..).zip(&slots) {
-        ensure!(word.0 as u8 != State::Busy as u8, "slot {index} is left to nobody");
+        ensure!(word.0 as u8 != State::Busy as u8, "slot {index} is left busy");
         if word.state() == State::Empty {
             continue;
         }
@@ -116,8 +116,8 @@ fn hammer(hook: Hook) -> Result<()> {
     Ok(())
 }
 
-/// Lets two guests connect to the same destination from the same port at the same moment, again and again (rule 9), and looks
-/// at the port that each got, and at what is left.
+/// Lets two guests connect to the same destination from the same port at the same moment, again and again (rule 9). Checks the
+/// port that each got, and the table afterwards.
 fn contend(hook: Hook) -> Result<()> {
     let mut bench = Bench::with_buckets(hook, 64)?;
     bench.masquerade(Bench::VIP, false)?;
@@ -135,14 +135,14 @@ fn contend(hook: Hook) -> Result<()> {
     }
     for given in [&own, &other] {
         let connected = given.iter().flatten().count();
-        ensure!(connected > usize::from(ROUNDS / 20), "too little came through: {connected} of {ROUNDS}");
+        ensure!(connected > usize::from(ROUNDS / 20), "too few connections: {connected} of {ROUNDS}");
     }
     let slots = bench.slots()?;
     let mut keys = BTreeSet::new();
     for (index, (word, flow)) in (0..).zip(&slots) {
-        ensure!(word.0 as u8 != State::Busy as u8, "slot {index} is left to nobody");
+        ensure!(word.0 as u8 != State::Busy as u8, "slot {index} is left busy");
         if word.state() != State::Empty {
-            ensure!(keys.insert(flow.key.words()), "slot {index} holds a key that another one does: {flow:?}");
+            ensure!(keys.insert(flow.key.words()), "slot {index} holds the same key as another one: {flow:?}");
             check_peer(index, flow, &slots).with_context(|| format!("slot {index}: {word:x?} {flow:?}"))?;
         }
     }
@@ -151,9 +151,9 @@ fn contend(hook: Hook) -> Result<()> {
     Ok(())
 }
 
-/// Lets a guest's socket send its first datagrams by two CPUs at the same moment, again and again: none is lost, but for one that
-/// loses the race every time, and both leave by one port, on which the socket is answered.
-fn meet(hook: Hook) -> Result<()> {
+/// Lets a guest's socket send its first datagrams by two CPUs at the same moment, again and again. No datagram is lost, except
+/// one that loses the race every time, and both leave by one port, on which the socket is answered.
+fn share_a_socket(hook: Hook) -> Result<()> {
     let mut bench = Bench::with_buckets(hook, 1 << 13)?;
     bench.masquerade(Bench::VIP, false)?;
     let lockstep = Lockstep::default();
@@ -186,8 +186,8 @@ fn meet(hook: Hook) -> Result<()> {
     Ok(())
 }
 
-/// Connects a guest in the same moment as the other one, and ends the connection once the other one has connected, too: the
-/// port that it got. None: it was refused.
+/// Connects a guest at the same moment as the other one, and ends the connection once the other one has connected, too. Returns
+/// the port that the guest got; `None` if it was refused.
 fn connect(bench: &Bench, guest: usize, round: u16, lockstep: &Lockstep) -> Result<Option<u16>> {
     let (from, server) = (GUESTS[guest], SocketAddrV4::new(SERVER, 1 + round % DESTINATIONS));
     let ask = Frame::tcp(from, server, tcp::SYN);
@@ -205,8 +205,8 @@ fn connect(bench: &Bench, guest: usize, round: u16, lockstep: &Lockstep) -> Resu
     Ok(Some(given))
 }
 
-/// Lets two threads take each step at the same moment: who comes first spins, because waking up would take longer than what
-/// is to collide.
+/// Lets two threads take each step at the same moment. The first one to arrive spins: waking up would take longer than the
+/// operations that must collide.
 #[derive(Default)]
 struct Lockstep([AtomicU32; 2]);
 
@@ -218,13 +218,13 @@ impl Lockstep {
         }
     }
 
-    /// The other one goes on alone.
+    /// Lets the other thread go on alone.
     fn leave(&self, own: usize) {
         self.0[own].store(u32::MAX, Ordering::Release);
     }
 }
 
-/// Runs the same on two CPUs at once: what it gives for each.
+/// Runs `work` on two CPUs at once; returns the result of each.
 fn on_two_cpus<T: Send>(work: impl Fn(usize) -> Result<T> + Sync) -> Result<[T; 2]> {
     let start = Barrier::new(2);
     let run = |cpu| {
@@ -240,7 +240,7 @@ fn on_two_cpus<T: Send>(work: impl Fn(usize) -> Result<T> + Sync) -> Result<[T; 
     })
 }
 
-/// A flow says one thing only: its tag, its key and its rewrite belong together, and its mark to its word (rules 1, 2 and 4).
+/// A flow is consistent: its tag, key and rewrite belong together, and its mark to its word (rules 1, 2 and 4).
 fn check_whole(word: Word, flow: &Flow, seed: u64) -> Result<()> {
     let marked = (flow.mark.state(), flow.mark.version());
     ensure!(marked == (word.state(), word.version()), "the mark does not mirror the word");
@@ -250,39 +250,45 @@ fn check_whole(word: Word, flow: &Flow, seed: u64) -> Result<()> {
     let backend = |addr: u32| BACKENDS.iter().any(|backend| u32::from(*backend.ip()).to_be() == addr);
     let key = &flow.key;
     if !flow.mark.is_reply() {
-        ensure!((key.src, key.dst, key.dport) == (client, vip, port), "not a client's key");
+        ensure!((key.src, key.dst, key.dport) == (client, vip, port), "the key is not a client's");
         ensure!((flow.new_src, flow.new_sport) == (client, key.sport), "the client's address is changed");
-        ensure!(backend(flow.new_dst), "sent to nobody");
+        ensure!(backend(flow.new_dst), "the destination is not a backend");
     } else {
-        ensure!(backend(key.src) && (key.dst, key.sport) == (client, BACKENDS[0].port().to_be()), "no backend's key");
-        ensure!((flow.new_src, flow.new_sport) == (vip, port), "not answered by the VIP");
-        ensure!((flow.new_dst, flow.new_dport) == (client, key.dport), "answered to another client");
+        ensure!(
+            backend(key.src) && (key.dst, key.sport) == (client, BACKENDS[0].port().to_be()),
+            "the key is not a backend's"
+        );
+        ensure!((flow.new_src, flow.new_sport) == (vip, port), "the answer does not come from the VIP");
+        ensure!((flow.new_dst, flow.new_dport) == (client, key.dport), "the answer goes to another client");
     }
     Ok(())
 }
 
-/// Two flows that name each other are the two directions of one connection.
+/// Two flows that refer to each other are the two directions of one connection.
 fn check_peer(index: u32, flow: &Flow, slots: &[(Word, Flow)]) -> Result<()> {
     let (word, peer) = slots.get(flow.peer as usize).context("a peer beyond the table")?;
     if word.state() == State::Empty || peer.peer != index {
-        // The other direction was evicted in the moment in which this one was made: it ages out.
+        // The other direction was evicted while this one was being inserted: this one ages out.
         return Ok(());
     }
-    ensure!(peer.mark.is_reply() != flow.mark.is_reply(), "both go the same way: {peer:?}");
-    ensure!((peer.backend(), peer.generation) == (flow.backend(), flow.generation), "of two backends: {peer:?}");
+    ensure!(peer.mark.is_reply() != flow.mark.is_reply(), "both have the same direction: {peer:?}");
+    ensure!(
+        (peer.backend(), peer.generation) == (flow.backend(), flow.generation),
+        "they have different backends: {peer:?}"
+    );
     let mirrored =
         FlowKey { src: flow.new_dst, dst: flow.new_src, sport: flow.new_dport, dport: flow.new_sport, ..flow.key };
-    ensure!(peer.key == mirrored, "not the other direction: {peer:?}");
+    ensure!(peer.key == mirrored, "the peer is not the other direction: {peer:?}");
     Ok(())
 }
 
-/// Everything that may happen to the connections.
+/// Every kind of packet that a connection may see.
 fn frames() -> Vec<Frame> {
     let mut frames = Vec::new();
     for port in 0..CLIENTS {
         let client = SocketAddrV4::new(Bench::CLIENT, 40_000 + port);
         let fin = tcp::FIN | tcp::ACK;
-        // Opening twice as often: the others need what it makes.
+        // Opens twice as often: the other frames need connections.
         for flags in [tcp::SYN, tcp::SYN, tcp::ACK, fin, tcp::RST] {
             frames.push(Frame::tcp(client, VIP, flags));
         }
@@ -299,7 +305,7 @@ fn frames() -> Vec<Frame> {
 
 fn pin(cpu: usize) -> Result<()> {
     let cpus = thread::available_parallelism()?.get();
-    ensure!(cpus > 1, "one CPU meets nobody");
+    ensure!(cpus > 1, "a race needs two CPUs");
     let mut set = CpuSet::new();
     set.set(cpu % cpus)?;
     sched_setaffinity(Pid::from_raw(0), &set).context("cannot stay on one CPU")

@@ -1,4 +1,4 @@
-//! Bad input: a clear error, nothing stored, nothing changed in the kernel.
+//! Bad input: it gets a clear error, and nothing is stored or changed in the kernel.
 
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -7,7 +7,7 @@ use vipgate_tests::lab::{Api, Controller, Failure, Hook, Lab, LabOptions, Listen
 
 const VIP: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 10);
 
-/// What `vipgate --help` lists.
+/// Exit codes that `vipgate --help` lists.
 mod exit {
     pub(super) const CONFIGURATION: i32 = 2;
     pub(super) const PRIVILEGES: i32 = 3;
@@ -20,7 +20,7 @@ fn bare_lab() -> Result<Lab> {
     Lab::new(LabOptions { hook: Hook::Tc, clients: 0, backends: 0 })
 }
 
-/// Starts a controller that must end with `code` and say each of `words`.
+/// Starts a controller that must end with `code` and print each of `words`.
 fn ends_with(lab: &Lab, arguments: &[&str], code: i32, words: &[&str]) -> Result<()> {
     let (status, said) = Controller::start_and_fail(lab, arguments)?;
     assert_eq!(status.code(), Some(code), "{said}");
@@ -31,7 +31,7 @@ fn ends_with(lab: &Lab, arguments: &[&str], code: i32, words: &[&str]) -> Result
 }
 
 #[test]
-fn an_unknown_setting_or_value_ends_serve_with_the_place_named() -> Result<()> {
+fn an_unknown_setting_or_value_ends_serve_and_its_place_is_named() -> Result<()> {
     let lab = bare_lab()?;
     let file = lab.directory().join("wrong.toml");
     std::fs::write(&file, "lisen = '127.0.0.1:1'\n")?;
@@ -42,16 +42,16 @@ fn an_unknown_setting_or_value_ends_serve_with_the_place_named() -> Result<()> {
 }
 
 #[test]
-fn a_taken_address_ends_serve_with_the_address_named_and_nothing_loaded() -> Result<()> {
+fn a_taken_address_ends_serve_before_anything_is_loaded_and_is_named() -> Result<()> {
     let lab = bare_lab()?;
     let _taken = lab.router.within(|| Ok(std::net::TcpListener::bind("127.0.0.1:8080")?))?;
     ends_with(&lab, &[], exit::ADDRESS, &["127.0.0.1:8080", "in use"])?;
-    assert!(!lab.bpffs.path().exists(), "it pinned before it knew whether it can serve");
+    assert!(!lab.bpffs.path().exists(), "it pinned programs before it bound its address");
     Ok(())
 }
 
 #[test]
-fn a_store_that_cannot_be_opened_ends_serve_with_its_name() -> Result<()> {
+fn a_store_that_cannot_be_opened_ends_serve_and_is_named() -> Result<()> {
     let lab = bare_lab()?;
     ends_with(&lab, &["--store", "sqlite:///proc/none/vipgate.db"], exit::STORE, &["/proc/none/vipgate.db"])?;
     let garbage = lab.directory().join("garbage.db");
@@ -61,7 +61,7 @@ fn a_store_that_cannot_be_opened_ends_serve_with_its_name() -> Result<()> {
 }
 
 #[test]
-fn no_privileges_end_serve_with_what_is_missing() -> Result<()> {
+fn missing_privileges_end_serve_and_are_named() -> Result<()> {
     let lab = bare_lab()?;
     let without = ["setpriv", "--bounding-set=-all", "--inh-caps=-all"];
     let said = Controller::start_as(&lab, &without).map(|_| ()).expect_err("it can load nothing").to_string();
@@ -71,13 +71,13 @@ fn no_privileges_end_serve_with_what_is_missing() -> Result<()> {
 }
 
 #[test]
-fn a_directory_outside_bpffs_ends_serve_with_its_name() -> Result<()> {
+fn a_directory_outside_bpffs_ends_serve_and_is_named() -> Result<()> {
     let lab = bare_lab()?;
     let directory = lab.directory().join("pins").display().to_string();
     ends_with(&lab, &["--bpffs", &directory], exit::KERNEL, &[&directory, "bpf"])
 }
 
-/// How many of everything there is.
+/// The number of resources of every kind.
 fn census(api: &Api) -> Result<Vec<(&'static str, Value)>> {
     const KINDS: [&str; 8] = [
         "/zones",
@@ -92,7 +92,7 @@ fn census(api: &Api) -> Result<Vec<(&'static str, Value)>> {
     KINDS.into_iter().map(|kind| Ok((kind, api.get(&format!("{kind}?count=true"))?["total"].clone()))).collect()
 }
 
-/// POSTs and expects the job to fail with `code`, the details naming each of `words`.
+/// POSTs; the job must fail with `code` and details that contain each of `words`.
 fn refuses(api: &Api, path: &str, params: &Value, code: &str, words: &[&str]) -> Result<()> {
     let failure = api.refused(&Method::POST, path, Some(&json!({ "params": params })))?;
     expect(&failure, code, words);
@@ -107,7 +107,7 @@ fn expect(failure: &Failure, code: &str, words: &[&str]) {
 }
 
 #[test]
-fn calls_that_break_a_rule_are_refused_with_the_value_named_and_leave_nothing_behind() -> Result<()> {
+fn calls_that_break_a_rule_are_refused_by_naming_the_value_and_leave_nothing_behind() -> Result<()> {
     let run = Running::new(Hook::Tc, 1, 2)?;
     let (vip, listener, at) = run.cloud.balanced(VIP, WEB, &[0])?;
     let api = &run.cloud.api;
@@ -159,7 +159,7 @@ fn a_backend_on_a_network_without_the_service_is_foreign() -> Result<()> {
 }
 
 #[test]
-fn requests_that_are_no_calls_get_a_plain_4xx_at_once() -> Result<()> {
+fn requests_that_are_not_calls_get_a_plain_4xx_at_once() -> Result<()> {
     let lab = bare_lab()?;
     let controller = lab.start_controller()?;
     let api = controller.api(&lab.router)?;
@@ -179,14 +179,14 @@ fn requests_that_are_no_calls_get_a_plain_4xx_at_once() -> Result<()> {
     let expired = stranger.clone().with_session("00000000000040008000000000000000");
     let refused = expired.refused(&Method::GET, "/zones", None)?;
     assert_eq!((refused.status, refused.code()), (503, "ID.1001"));
-    let wrong = stranger.log_in("admin", "wrong").map(|_| ()).expect_err("a wrong password opens nothing");
+    let wrong = stranger.log_in("admin", "wrong").map(|_| ()).expect_err("a wrong password is refused");
     let failure: Failure = wrong.downcast()?;
     assert_eq!((failure.status, failure.code()), (503, "ID.1000"));
     Ok(())
 }
 
 #[test]
-fn a_device_that_cannot_carry_native_xdp_is_refused_with_the_way_out() -> Result<()> {
+fn a_device_that_cannot_carry_native_xdp_is_refused_and_the_error_names_a_remedy() -> Result<()> {
     let lab = Lab::new(LabOptions { hook: Hook::Xdp, clients: 0, backends: 0 })?;
     // A bridge's driver has no XDP.
     lab.router.ip("link add plain0 type bridge")?;
@@ -199,9 +199,9 @@ fn a_device_that_cannot_carry_native_xdp_is_refused_with_the_way_out() -> Result
     let l3 = json!({ "params": { "name": "plain", "l2NetworkUuid": l2["uuid"], "category": "Public" } });
     let failure = api.refused(&Method::POST, "/l3-networks", Some(&l3))?;
     expect(&failure, "SYS.1006", &["plain0", "XDP", "hook"]);
-    assert!(api.query("/l3-networks")?.is_empty(), "the network that cannot work is stored");
+    assert!(api.query("/l3-networks")?.is_empty(), "the refused network is stored");
 
-    // One device's trouble is not another's.
+    // The problem of one device does not affect another.
     let l2 = json!({ "name": "public", "zoneUuid": zone["uuid"], "physicalInterface": "pub0" });
     let l2 = api.create("/l2-networks/no-vlan", &l2)?;
     api.create("/l3-networks", &json!({ "name": "public", "l2NetworkUuid": l2["uuid"], "category": "Public" }))?;

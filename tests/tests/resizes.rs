@@ -1,5 +1,5 @@
-//! Nothing is lost: the tables get other sizes, again and again, under traffic that is counted, and that of flows grows while it
-//! fills.
+//! The tables change their sizes again and again under counted traffic, the flow table also grows while it fills, and nothing is
+//! lost.
 
 use std::{
     cell::Cell,
@@ -19,18 +19,18 @@ use vipgate_tests::{
 
 const VIP: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 10);
 const OTHER: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 11);
-/// In each hook: with the last of them each set of the tables has changed at once, with that of flows.
+/// Rounds in each hook: enough that each set of tables has changed together with the flow table.
 const ROUNDS: usize = 31;
-/// Rounds in which the controller is killed while it changes the sizes, in each hook.
+/// Rounds in each hook in which the controller is killed while it changes sizes.
 const KILLED: usize = 24;
-/// TCP connections that stay through all rounds.
+/// TCP connections that stay open through all rounds.
 const SESSIONS: usize = 8;
-/// Flow entries in every other round: so few that the table has them from the start.
+/// Flow entries in every other round: few enough for the table to have this size from the start.
 const FLOWS: u32 = maps::FIRST_FLOWS / 2;
-/// Clients that fill more than half of the table with which a router begins, by ports that no kernel gives away.
+/// Clients that fill more than half of the initial flow table, from ports that no kernel chooses.
 const CLIENTS: u16 = 17_000;
 
-/// The sizes of a round: each of them changes, alone and with others.
+/// The sizes of a round: each size changes alone and together with others.
 fn sizes(round: usize) -> Sizes {
     let doubled = |every: usize, size: u32| if (round / every).is_multiple_of(2) { size * 2 } else { size };
     Sizes {
@@ -41,7 +41,7 @@ fn sizes(round: usize) -> Sizes {
     }
 }
 
-/// The load of a test, and what was counted of it.
+/// A test's traffic and its counts so far.
 struct Counted<'a> {
     lab: &'a Lab,
     traffic: Traffic,
@@ -55,7 +55,7 @@ impl<'a> Counted<'a> {
         Ok(Self { lab, traffic, counts })
     }
 
-    /// All of it goes on, and has been counted all the time.
+    /// All traffic goes on and was counted.
     fn check(&mut self) -> Result<()> {
         self.traffic.datagrams.wait_for(20)?;
         self.traffic.requests.wait_for(5)?;
@@ -67,7 +67,7 @@ impl<'a> Counted<'a> {
         Ok(())
     }
 
-    /// None is lost; the kernel has counted each of the datagrams.
+    /// Nothing is lost; the kernel has counted each datagram.
     fn finish(self) -> Result<()> {
         let (datagrams, requests, flow) = self.traffic.stop_counted(self.lab)?;
         let status = report(self.lab, "status")?;
@@ -88,7 +88,7 @@ impl<'a> Counted<'a> {
     }
 }
 
-/// The flow table has this size, and no stage of a change is left.
+/// The flow table has this size, and no intermediate pins of a change are left.
 fn check_flows(lab: &Lab, flows: u32) -> Result<()> {
     let status: Value = report(lab, "status")?;
     let capacity = status["flows"]["capacity"].as_u64().context("a capacity")?;
@@ -107,16 +107,16 @@ fn start(hook: Hook) -> Result<(Lab, Controller)> {
 }
 
 #[test]
-fn connections_that_find_no_room_in_the_largest_table_are_told_wherever_an_operator_looks() -> Result<()> {
+fn connections_refused_by_a_full_flow_table_of_the_largest_size_are_reported_everywhere() -> Result<()> {
     let (lab, controller) = start(Hook::Tc)?;
     controller.kill()?;
     let controller = Controller::start_with(&lab, Sizes { flows: 128, ..SIZES })?;
-    // The kernel asks for each that is refused again and again.
+    // The client's kernel repeats each refused connection request.
     let echo = SocketAddrV4::new(VIP, ECHO.port);
     let sessions: Vec<_> = (0..80).map_while(|_| lab.client().tcp(echo).ok()).collect();
     ensure!(sessions.len() <= 64, "{} connections found room in 128 entries", sessions.len());
     wait_until("the log to name the setting", Duration::from_secs(30), || {
-        ensure!(controller.said().contains("raise datapath.flows"), "it does not yet");
+        ensure!(controller.said().contains("raise datapath.flows"), "it does not name it yet");
         Ok(())
     })?;
     let flows = report(&lab, "status")?["flows"].clone();
@@ -128,7 +128,7 @@ fn connections_that_find_no_room_in_the_largest_table_are_told_wherever_an_opera
 }
 
 both_hooks! {
-    fn changes_of_the_sizes_of_each_set_of_tables_lose_no_packet_no_connection_and_no_count(hook) {
+    fn size_changes_of_each_set_of_tables_lose_no_packet_no_connection_and_no_count(hook) {
         let (lab, mut controller) = start(hook)?;
         let mut load = Counted::start(&lab)?;
         for round in 0..ROUNDS {
@@ -169,7 +169,7 @@ both_hooks! {
         let mut load = Counted::start(&lab)?;
         for round in 0..KILLED {
             controller.kill()?;
-            // The stage's directory appears, and then some more is done.
+            // Wait for the stage's directory, and then a little longer.
             let stage = ["-new", "-carried", "-carried", "-old"][round % 4];
             let looks = Cell::new(round / 4 * 20 * usize::from(round % 4 != 2));
             let reached = || {

@@ -1,4 +1,4 @@
-//! The controller comes and goes: the traffic does not notice, and no call is lost.
+//! The controller stops and starts: traffic is not affected, and no call is lost.
 
 use serde_json::{Value, json};
 use std::{
@@ -18,7 +18,7 @@ use vipgate_tests::{
 
 const VIP: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 10);
 
-/// A lab whose controller the test takes into its own hands.
+/// A lab whose controller the test stops and starts itself.
 fn start(hook: vipgate_tests::lab::Hook) -> Result<(Lab, Controller, Cloud)> {
     let lab = Lab::new(LabOptions { hook, clients: 1, backends: 2 })?;
     let controller = lab.start_controller()?;
@@ -51,7 +51,7 @@ both_hooks! {
         let controller = lab.start_controller()?;
         load.wait_for(50)?;
         assert_eq!(session.ask()?, origin);
-        // The session outlived the restart, and so did everything that was made in it.
+        // The session and everything created in it outlived the restart.
         cloud.remove_backends(&web, &[0])?;
         let backends: Vec<String> = lab.client().fetch_many(vip, 6)?.into_iter().map(|origin| origin.backend).collect();
         assert!(backends.iter().all(|backend| backend == "backend2"), "{backends:?}");
@@ -61,9 +61,9 @@ both_hooks! {
         Ok(())
     }
 
-    fn a_controller_killed_in_the_middle_of_calls_finishes_them_at_its_next_start(hook) {
+    fn a_controller_killed_during_calls_finishes_them_at_its_next_start(hook) {
         let (lab, mut controller, cloud) = start(hook)?;
-        // Not round robin: two clients that take turns would each meet the same backend for ever.
+        // Not round robin: two clients that alternate would each always get the same backend.
         let (_, listener, vip) = cloud.balanced(VIP, Listener { algorithm: "maglev", ..WEB }, &[0])?;
         let load = Load::start(lab.client(), vip)?;
         for round in 0..4_u32 {
@@ -91,7 +91,7 @@ both_hooks! {
         Ok(())
     }
 
-    fn a_detached_router_balances_nothing_and_the_next_start_brings_all_of_it_back(hook) {
+    fn a_detached_router_balances_nothing_and_the_next_start_restores_everything(hook) {
         let (lab, controller, cloud) = start(hook)?;
         let (_, _, vip) = cloud.balanced(VIP, WEB, &[0, 1])?;
         lab.client().fetch(vip)?;
@@ -105,7 +105,7 @@ both_hooks! {
         Ok(())
     }
 
-    fn detaching_twice_is_no_error(hook) {
+    fn detaching_twice_is_not_an_error(hook) {
         let (lab, controller, _) = start(hook)?;
         controller.kill()?;
         assert!(detach(&lab)?.success());
@@ -113,7 +113,7 @@ both_hooks! {
         Ok(())
     }
 
-    fn a_second_router_directory_shares_nothing_with_the_first(hook) {
+    fn a_second_pin_directory_shares_nothing_with_the_first(hook) {
         let (first, controller, cloud) = start(hook)?;
         let (second, other, other_cloud) = start(hook)?;
         let (_, _, vip) = cloud.balanced(VIP, WEB, &[0])?;
@@ -127,7 +127,7 @@ both_hooks! {
     }
 }
 
-/// Makes listeners and deletes some of them again until told to stop; the answers do not matter, nor whether there are any.
+/// Creates listeners and deletes some of them until `stop` is set; ignores whether calls are answered, and how.
 fn mutate(cloud: &Cloud, balancer: &str, ports: Range<u16>, stop: &AtomicBool) {
     for port in ports.cycle().take(5000) {
         if stop.load(Ordering::Relaxed) {
@@ -144,7 +144,7 @@ fn mutate(cloud: &Cloud, balancer: &str, ports: Range<u16>, stop: &AtomicBool) {
 
 fn kill_and_start(lab: &Lab, mut controller: Controller, times: usize) -> Result<Controller> {
     for _ in 0..times {
-        // Not a wait for something, but the length of the time in which the kill falls anywhere.
+        // Not a wait for something: the kill happens at any time in this interval.
         std::thread::sleep(Duration::from_millis(300));
         controller.kill()?;
         controller = lab.start_controller()?;
@@ -153,7 +153,7 @@ fn kill_and_start(lab: &Lab, mut controller: Controller, times: usize) -> Result
 }
 
 #[test]
-fn whenever_the_controller_is_killed_the_kernel_comes_to_hold_what_is_stored() -> Result<()> {
+fn whenever_the_controller_is_killed_the_kernel_eventually_holds_what_is_stored() -> Result<()> {
     let (lab, controller, cloud) = start(vipgate_tests::lab::Hook::Tc)?;
     let (_, balancer) = cloud.load_balancer(VIP)?;
     let stop = AtomicBool::new(false);
@@ -166,7 +166,7 @@ fn whenever_the_controller_is_killed_the_kernel_comes_to_hold_what_is_stored() -
         survivor
     })?;
 
-    // The jobs that were accepted last may still run.
+    // Jobs that were accepted last may still run.
     let ports =
         |found: Vec<Value>, key: &str| found.iter().filter_map(|one| one[key].as_u64()).collect::<BTreeSet<_>>();
     wait_until("the kernel to hold what is stored", Duration::from_secs(30), || {
@@ -174,7 +174,7 @@ fn whenever_the_controller_is_killed_the_kernel_comes_to_hold_what_is_stored() -
         let status = report(&lab, "status")?;
         let held = ports(status["services"].as_array().cloned().unwrap_or_default(), "port");
         anyhow::ensure!(stored == held, "stored {stored:?}, held {held:?}");
-        anyhow::ensure!(stored.len() > 3, "too few calls came through to prove anything: {stored:?}");
+        anyhow::ensure!(stored.len() > 3, "too few calls succeeded to prove anything: {stored:?}");
         Ok(())
     })?;
     let active = cloud.api.query("/load-balancers/listeners")?;
@@ -187,7 +187,7 @@ fn whenever_the_controller_is_killed_the_kernel_comes_to_hold_what_is_stored() -
 }
 
 #[test]
-fn a_session_of_before_a_restart_is_still_valid_after_it() -> Result<()> {
+fn a_session_from_before_a_restart_is_still_valid_after_it() -> Result<()> {
     let (lab, controller, cloud) = start(vipgate_tests::lab::Hook::Tc)?;
     let session = cloud.api.session().unwrap_or_default().to_owned();
     controller.kill()?;

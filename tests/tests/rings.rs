@@ -1,4 +1,4 @@
-//! Rings that change under load: no packet meets a half-written one, and few flows change their backend.
+//! Selection tables that change under load: no packet sees a half-written one, and few flows change their backend.
 
 use std::{
     collections::BTreeSet,
@@ -19,23 +19,23 @@ const UDP: u8 = 17;
 const VIP: SocketAddrV4 = SocketAddrV4::new(Bench::VIP, 80);
 const BACKENDS: std::ops::RangeInclusive<u8> = 11..=20;
 const SWAPS: usize = 300;
-/// Ring elements between one ring's start and the next one's, and how many rings rest before a range is written again.
+/// Elements from one table's start to the next one's, and how many other tables are written before a range is reused.
 const RANGE: u32 = 4096;
 const RANGES: u32 = 8;
-/// 5-tuples whose backends are compared.
+/// Number of 5-tuples whose backends are compared.
 const POPULATION: u32 = 8192;
 
 #[test]
-fn every_packet_during_a_swap_goes_to_a_backend_of_the_old_ring_or_the_new_xdp() -> Result<()> {
+fn every_packet_during_a_swap_goes_to_a_backend_of_the_old_table_or_the_new_xdp() -> Result<()> {
     swap_under_load(Hook::Xdp)
 }
 
 #[test]
-fn every_packet_during_a_swap_goes_to_a_backend_of_the_old_ring_or_the_new_tc() -> Result<()> {
+fn every_packet_during_a_swap_goes_to_a_backend_of_the_old_table_or_the_new_tc() -> Result<()> {
     swap_under_load(Hook::Tc)
 }
 
-/// A pool that shrinks and grows by one backend a swap, while a thread opens flows as fast as it can.
+/// Removes or adds one backend a swap, while a thread opens flows as fast as it can.
 fn swap_under_load(hook: Hook) -> Result<()> {
     let mut bench = Bench::with_buckets(hook, 1 << 12)?;
     let numbers = serve(&mut bench)?;
@@ -43,7 +43,7 @@ fn swap_under_load(hook: Hook) -> Result<()> {
     let all: BTreeSet<u8> = BACKENDS.collect();
     let mut pool = all.clone();
     set(&mut swap, &pool, &numbers, 0)?;
-    // Pools in the order in which they are set; those before `set_until` are in force, at least.
+    // Pools in the order in which they are set; at least those before `set_until` are in force.
     let history = Mutex::new(vec![pool.clone()]);
     let (set_until, stop) = (AtomicUsize::new(0), AtomicBool::new(false));
     let open = || -> Result<u32> {
@@ -64,7 +64,7 @@ fn swap_under_load(hook: Hook) -> Result<()> {
     let opened = thread::scope(|scope| {
         let load = scope.spawn(open);
         let swapped = (1..=SWAPS).zip(all.iter().cycle()).try_for_each(|(round, host)| {
-            // Goes in one round of ten, comes back in the next.
+            // One round of ten removes the backend, the next adds it again.
             if !pool.remove(host) {
                 pool.insert(*host);
             }
@@ -86,12 +86,12 @@ fn swap_under_load(hook: Hook) -> Result<()> {
 }
 
 #[test]
-fn a_backend_that_goes_moves_its_own_flows_and_few_others() -> Result<()> {
+fn removing_a_backend_moves_its_own_flows_and_few_others() -> Result<()> {
     let mut chosen = Vec::new();
     let all: BTreeSet<u8> = BACKENDS.collect();
     let gone = 15;
     for pool in [all.clone(), all.iter().copied().filter(|host| *host != gone).collect()] {
-        // A table of its own: no flow is known.
+        // A new table without known flows.
         let mut bench = Bench::with_buckets(Hook::Xdp, 1 << 12)?;
         let numbers = serve(&mut bench)?;
         set(&mut bench.take_swap()?, &pool, &numbers, 0)?;
@@ -100,37 +100,37 @@ fn a_backend_that_goes_moves_its_own_flows_and_few_others() -> Result<()> {
     let [before, after] = &chosen[..] else { unreachable!("two pools") };
     let own = before.iter().filter(|backend| **backend == gone).count();
     let others = before.iter().zip(after).filter(|(before, after)| **before != gone && before != after).count();
-    ensure!(!after.contains(&gone), "what is gone is chosen");
+    ensure!(!after.contains(&gone), "the removed backend is chosen");
     let share = |count: usize| count as f64 * 100.0 / f64::from(POPULATION);
     println!(
-        "one of {} backends goes: its own {:.1} % of new flows move, and {:.2} % of others",
+        "one of {} backends is removed: its own {:.1} % of new flows move, and {:.2} % of others",
         all.len(),
         share(own),
         share(others)
     );
-    // Maglev's paper (section 5.3, figure 12) has some per cent at 100 elements a backend; a plain modulus moves 90.
+    // Maglev's paper (section 5.3, figure 12) has a few per cent at 100 elements a backend; a plain modulus moves 90.
     ensure!(share(others) < 6.0, "{others} of {POPULATION} flows moved without need");
     Ok(())
 }
 
-/// A service of all backends; their numbers, in their order.
+/// Adds a service of all backends; returns their numbers in order.
 fn serve(bench: &mut Bench) -> Result<Vec<u32>> {
     bench.serve(VIP, UDP, Algorithm::Maglev, &BACKENDS.map(address).collect::<Vec<_>>())
 }
 
-/// Sends the first datagram of flow `number`: the host number of the backend that gets it.
+/// Sends the first datagram of flow `number`; returns the host number of the backend that gets it.
 fn open(bench: &Bench, number: u32) -> Result<u8> {
     let host = u8::try_from(10 + number / 60_000 % 20)?;
     let port = u16::try_from(1024 + number % 60_000)?;
     let client = SocketAddrV4::new(Ipv4Addr::new(10, 1, 0, host), port);
     let outcome = bench.run_shared(&Frame::udp(client, VIP))?;
-    ensure!(outcome.verdict == Verdict::Redirect, "flow {number} met no backend: {:?}", outcome.verdict);
+    ensure!(outcome.verdict == Verdict::Redirect, "flow {number} got no backend: {:?}", outcome.verdict);
     let destination = outcome.bytes.get(30..34).context("an IPv4 header")?;
     ensure!(destination[..3] == [10, 2, 0], "flow {number} went to {destination:?}");
     Ok(destination[3])
 }
 
-/// Brings a pool's Maglev ring to a range, and the service to the ring.
+/// Writes a pool's Maglev table to a range, and points the service to it.
 fn set(swap: &mut Swap, pool: &BTreeSet<u8>, numbers: &[u32], ring_base: u32) -> Result<()> {
     let members: Vec<Member> = pool.iter().map(|host| Member { address: address(*host), weight: 100 }).collect();
     let number_of = |host: u8| numbers[usize::from(host - BACKENDS.start())];

@@ -1,7 +1,7 @@
 //! Source NAT through the REST API, with real guests and a real server outside.
 //!
-//! The server has the router as its default gateway, so a guest that is not translated is answered all the same: the tests
-//! ask whom the server saw.
+//! The server's default gateway is the router, so a guest would be answered even without translation: therefore the tests ask
+//! which source address the server saw.
 
 use std::{
     collections::BTreeSet,
@@ -28,7 +28,7 @@ use vipgate_tests::{
 const VIP: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 10);
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// A lab with one client, which serves, too, and so many guests, whose network leaves by the router's address.
+/// A lab with one client, which also serves, and this many guests, whose network leaves by the router's address.
 fn start(hook: Hook, guests: u8) -> Result<Running> {
     let mut run = Running::new(hook, 1, guests)?;
     run.lab.serve_outside()?;
@@ -36,7 +36,7 @@ fn start(hook: Hook, guests: u8) -> Result<Running> {
     Ok(run)
 }
 
-/// The address as which the guest is seen outside.
+/// The guest's source address as the server outside sees it.
 fn seen_as(guest: &Host, server: &Host) -> Result<Ipv4Addr> {
     Ok(*guest.fetch(server.web())?.client.ip())
 }
@@ -49,7 +49,7 @@ fn own_vip(cloud: &Cloud) -> Result<String> {
     vip["uuid"].as_str().map(str::to_owned).context("a VIP has a uuid")
 }
 
-/// A UDP socket in the namespace, on this port of any address or any port: 0.
+/// A UDP socket in the namespace, on this port of any address; 0 is any port.
 fn bound(namespace: &Namespace, port: u16) -> Result<UdpSocket> {
     namespace.within(|| {
         let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port))?;
@@ -58,18 +58,18 @@ fn bound(namespace: &Namespace, port: u16) -> Result<UdpSocket> {
     })
 }
 
-/// As which the echo service outside sees the socket, in the answer to its own question.
+/// The socket's address and port as the echo service outside sees them, from the answer to this question.
 fn asked(socket: &UdpSocket, question: &str, server: &Host) -> Result<SocketAddrV4> {
     socket.send_to(question.as_bytes(), server.echo())?;
     let mut answer = [0; 128];
     let length = socket.recv(&mut answer)?;
     let answer = String::from_utf8_lossy(&answer[..length]).into_owned();
-    let (echoed, origin) = answer.split_once(' ').with_context(|| format!("no echo: {answer}"))?;
+    let (echoed, origin) = answer.split_once(' ').with_context(|| format!("not an echo: {answer}"))?;
     ensure!(echoed == question, "the answer to {question} is {answer}");
     Ok(origin.parse::<Origin>()?.client)
 }
 
-/// Whom the socket sees in a datagram that the host sends it there.
+/// The source address that the socket sees in a datagram which the host sends to `address`.
 fn sender(host: &Host, socket: &UdpSocket, address: Ipv4Addr) -> Result<IpAddr> {
     let to = SocketAddrV4::new(address, socket.local_addr()?.port());
     bound(&host.namespace, 0)?.send_to(b"who am I", to)?;
@@ -140,7 +140,7 @@ both_hooks! {
         })
     }
 
-    fn an_elastic_ip_wins_over_it(hook) {
+    fn an_elastic_ip_wins_over_source_nat(hook) {
         let run = start(hook, 2)?;
         let client = run.lab.client();
         let [guest, other] = &run.lab.backends[..] else { anyhow::bail!("two guests") };
@@ -150,7 +150,7 @@ both_hooks! {
         let eip = run.cloud.elastic(&run.cloud.vip(VIP)?, 0)?;
         assert_eq!((seen_as(guest, client)?, seen_as(other, client)?), (VIP, PUBLIC_ROUTER));
         assert_eq!(*client.ask_udp(SocketAddrV4::new(VIP, ECHO_PORT))?.client.ip(), client.address);
-        // It is reached by its neighbours by that, too.
+        // Its neighbours reach it by its elastic IP, too.
         assert_eq!(other.curl(SocketAddrV4::new(VIP, 80))?.backend, "backend1");
         run.cloud.detach_eip(&eip)?;
         assert_eq!((seen_as(guest, client)?, seen_as(other, client)?), (PUBLIC_ROUTER, PUBLIC_ROUTER));
@@ -172,7 +172,7 @@ both_hooks! {
         assert_eq!(found[0]["useFor"], "SNAT,PortForwarding,LoadBalancer");
         let mut forwarded = Standing::open(client, SocketAddrV4::new(PUBLIC_ROUTER, 40_000), 1)?;
         let mut balanced = Standing::open(client, SocketAddrV4::new(PUBLIC_ROUTER, ECHO.port), 1)?;
-        // A guest's connection from a port of the rule's leaves by another.
+        // A guest's connection from a port that a rule forwards leaves by another port.
         let seen = asked(&bound(&guest.namespace, 40_007)?, "guest", client)?;
         ensure!(*seen.ip() == PUBLIC_ROUTER, "{seen}");
         for standing in [&mut outward, &mut forwarded, &mut balanced] {
@@ -182,13 +182,13 @@ both_hooks! {
         ensure!(forwarded.ask().is_err(), "a connection outlives its rule");
         outward.ask()?;
         balanced.ask()?;
-        // The address stays the listener's.
+        // The listener keeps the address.
         run.cloud.detach_service("SNAT")?;
         ensure!(outward.ask().is_err(), "a connection outlives the service");
         balanced.ask()
     }
 
-    fn the_router_itself_reaches_and_is_reached_as_before(hook) {
+    fn the_router_itself_connects_and_accepts_connections_as_before(hook) {
         let run = start(hook, 1)?;
         let (client, guest) = (run.lab.client(), &run.lab.backends[0]);
         let router = &run.lab.router;
@@ -204,18 +204,18 @@ both_hooks! {
         Ok(())
     }
 
-    fn a_port_of_the_routers_own_is_no_guests(hook) {
+    fn a_port_of_the_routers_own_sockets_is_given_to_no_guest(hook) {
         let run = start(hook, 2)?;
         let (client, router) = (run.lab.client(), &run.lab.router);
         let [guest, other] = &run.lab.backends[..] else { anyhow::bail!("two guests") };
         let own = bound(router, 4500)?;
         let first = asked(&own, "router", client)?;
         assert_eq!(first, SocketAddrV4::new(PUBLIC_ROUTER, 4500));
-        // A guest comes second, and gets another port.
+        // The guest comes second and gets another port.
         let masked = bound(&guest.namespace, 4500)?;
         let seen = asked(&masked, "guest", client)?;
         ensure!(*seen.ip() == PUBLIC_ROUTER && seen.port() != 4500, "{seen}");
-        // The router comes second, and has its port all the same.
+        // The router comes second and gets its port all the same.
         let earlier = bound(&other.namespace, 4501)?;
         assert_eq!(asked(&earlier, "guest", client)?, SocketAddrV4::new(PUBLIC_ROUTER, 4501));
         let later = bound(router, 4501)?;
@@ -229,7 +229,7 @@ both_hooks! {
                 ensure!(*seen.ip() == PUBLIC_ROUTER && seen.port() != port, "{seen}");
             }
         }
-        // The same for TCP, whose router's end has its port for one destination only.
+        // The same for TCP, where the router's socket has its port for one destination only.
         let curl = |namespace: &Namespace, port: u16| -> Result<SocketAddrV4> {
             let words = format!("-s -m 5 --local-port {port} http://{}/", client.web());
             Ok(namespace.run("curl", &words)?.parse::<Origin>()?.client)
@@ -240,14 +240,14 @@ both_hooks! {
         ensure!(seen.port() != port, "a guest has the router's port {port}");
         assert_eq!(curl(&guest.namespace, 4502)?.port(), 4502);
         assert_eq!(curl(router, 4502)?, SocketAddrV4::new(PUBLIC_ROUTER, 4502));
-        // What the router's stack chooses by itself is never given to a guest.
+        // Ports that the router's stack chooses by itself are given to no guest.
         ensure!(port >= 61_440, "the router connects from port {port}");
         let socket = bound(&guest.namespace, 61_440)?;
         ensure!(asked(&socket, "guest", client)?.port() < 61_440);
         run.lab.router.run("ping", &format!("-c 1 -W 2 {}", client.address)).map(drop)
     }
 
-    fn what_stays_inside_keeps_its_source(hook) {
+    fn traffic_between_private_networks_keeps_its_source(hook) {
         let run = start(hook, 2)?;
         let [guest, other] = &run.lab.backends[..] else { anyhow::bail!("two guests") };
         assert_eq!(seen_as(guest, other)?, guest.address);
@@ -264,7 +264,7 @@ both_hooks! {
         Ok(())
     }
 
-    fn errors_of_the_router_and_of_the_far_end_find_the_guest(hook) {
+    fn errors_of_the_router_and_of_the_far_end_reach_the_guest(hook) {
         let run = start(hook, 1)?;
         let (client, guest) = (run.lab.client(), &run.lab.backends[0]);
         let error = guest.ping(client.address, "-t 1").err().context("a hop is enough")?.to_string();
@@ -339,7 +339,7 @@ both_hooks! {
         }
         client.ping(address, "")?;
         client.ping(PRIVATE_ROUTER, "")?;
-        // As a router does that translates only what guests begin.
+        // Like a router that translates only what guests begin.
         let mut direct = Standing::open(client, guest.echo(), 1)?;
         assert_eq!(*client.fetch(guest.web())?.client.ip(), client.address);
         let mut datagrams = client.udp(guest.echo())?;
@@ -353,7 +353,7 @@ both_hooks! {
         Ok(())
     }
 
-    fn the_way_out_follows_the_routers_address(hook) {
+    fn source_nat_follows_the_routers_address(hook) {
         let run = start(hook, 1)?;
         let (client, guest, router) = (run.lab.client(), &run.lab.backends[0], &run.lab.router);
         assert_eq!(seen_as(guest, client)?, PUBLIC_ROUTER);
@@ -364,12 +364,12 @@ both_hooks! {
                 ensure!(seen == address, "seen as {seen}");
                 Ok(())
             })?;
-            let told = "the router's address changed, and its VIP with it";
+            let logged = "the router's address changed, and its VIP with it";
             let said = run.controller.said();
-            ensure!(said.lines().any(|line| line.contains(told) && line.contains(&address.to_string())), "{said}");
+            ensure!(said.lines().any(|line| line.contains(logged) && line.contains(&address.to_string())), "{said}");
             Ok::<_, anyhow::Error>(())
         };
-        // Another lease, then a network that gives each host its address alone.
+        // First another lease, then a network with a /32 address for each host.
         router.ip(&format!("addr del {PUBLIC_ROUTER}/24 dev pub0"))?;
         router.ip("addr add 10.1.0.5/24 dev pub0")?;
         follows([10, 1, 0, 5])?;
@@ -379,7 +379,7 @@ both_hooks! {
         follows([10, 1, 0, 6])
     }
 
-    fn status_and_flows_tell_of_it(hook) {
+    fn status_and_flows_report_source_nat(hook) {
         let run = start(hook, 1)?;
         let (client, guest) = (run.lab.client(), &run.lab.backends[0]);
         let seen = guest.ask_udp(client.echo())?.client;

@@ -1,4 +1,5 @@
-//! From the version before ours and back: what is open, what is counted, and who runs when the kernel refuses.
+//! Upgrades from the version before ours and back: connections and counts survive, and the old version stays if the kernel
+//! refuses ours.
 
 use std::{collections::BTreeSet, fs, net::Ipv4Addr};
 
@@ -11,12 +12,12 @@ use vipgate_tests::{
 };
 
 const VIP: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 10);
-/// There and back, in each hook.
+/// Upgrades and ways back in each hook.
 const ROUNDS: usize = 3;
-/// TCP connections that stay.
+/// TCP connections that stay open.
 const SESSIONS: usize = 8;
 
-/// The directories of tables.
+/// The directories of pinned tables.
 fn tables(lab: &Lab) -> Result<BTreeSet<String>> {
     let names = fs::read_dir(lab.bpffs.path())?.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned());
     Ok(names.filter(|name| name.starts_with("abi-")).collect())
@@ -26,7 +27,7 @@ fn ours() -> BTreeSet<String> {
     [format!("abi-{ABI_VERSION}")].into()
 }
 
-/// A lab whose version is 8, with services as our controller made them.
+/// A lab that runs version 8, with services as our controller created them.
 fn start(hook: Hook) -> Result<Lab> {
     let run = Running::new(hook, 1, 2)?;
     run.cloud.balanced_everywhere(VIP)?;
@@ -36,12 +37,12 @@ fn start(hook: Hook) -> Result<Lab> {
     Ok(lab)
 }
 
-/// Traffic through version 8's programs.
+/// Starts traffic through version 8's programs.
 fn traffic(lab: &Lab) -> Result<Traffic> {
     Traffic::start(lab, VIP, SESSIONS)
 }
 
-/// All of it goes on, and nothing was lost; the kernel has counted each of the datagrams, whichever version saw it.
+/// Stops the traffic. Nothing was lost; the kernel has counted each datagram, whichever version handled it.
 fn finish(mut traffic: Traffic, lab: &Lab) -> Result<()> {
     traffic.datagrams.wait_for(100)?;
     traffic.requests.wait_for(10)?;
@@ -52,7 +53,7 @@ fn finish(mut traffic: Traffic, lab: &Lab) -> Result<()> {
     Ok(())
 }
 
-/// Connections that are counted for the VIP's services, by port, and those that are there.
+/// Checks that the counts of the VIP's services agree with the open connections.
 fn check_loads(lab: &Lab, sessions: u64) -> Result<()> {
     let status = report(lab, "status")?;
     let services = status["services"].as_array().context("services")?;
@@ -92,20 +93,20 @@ both_hooks! {
             least_flows: maps::FIRST_FLOWS,
             refused: &[maps::PROGRAM_TC, maps::PROGRAM_XDP],
         };
-        // Before the store is opened, and when it is.
+        // The refusal comes before the store is opened, and when it is open.
         for error in [Plane::rehearse(&options).err(), Plane::open(&options).err()] {
-            let error = error.context("the kernel is said to refuse it")?;
+            let error = error.context("the kernel is made to refuse our programs")?;
             ensure!(error.to_string().contains("refused"), "{error}");
         }
         ensure!(tables(&lab)? == ["abi-8".to_owned()].into() && links(&lab)? == before, "{:?}", tables(&lab)?);
-        // It goes on, and can be upgraded when the kernel can.
+        // Version 8 goes on, and can be upgraded once the kernel accepts the programs.
         let controller = Controller::start_with(&lab, SIZES)?;
         finish(traffic, &lab)?;
         drop(controller);
         Ok(())
     }
 
-    fn a_kill_while_it_takes_over_resets_no_connection(hook) {
+    fn a_kill_during_the_takeover_resets_no_connection(hook) {
         let lab = start(hook)?;
         for (round, looks) in [0, 10, 60].into_iter().enumerate() {
             let mut traffic = traffic(&lab)?;

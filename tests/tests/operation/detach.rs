@@ -1,4 +1,4 @@
-//! One controller a router, and what `vipgate detach` leaves.
+//! A router has one controller, and `vipgate detach` restores what it must.
 
 use anyhow::{Context as _, ensure};
 use serde_json::Value;
@@ -11,7 +11,7 @@ use vipgate_tests::{
 use crate::VIP;
 
 #[test]
-fn a_router_has_one_controller_and_is_not_detached_under_it() -> Result<()> {
+fn a_router_has_one_controller_and_is_not_detached_while_it_runs() -> Result<()> {
     let run = Running::new(Hook::Tc, 1, 1)?;
     let (_, _, vip) = run.cloud.balanced(VIP, WEB, &[0])?;
     let (status, said) = Controller::start_and_fail(&run.lab, &["--listen", "127.0.0.1:8081"])?;
@@ -24,7 +24,7 @@ fn a_router_has_one_controller_and_is_not_detached_under_it() -> Result<()> {
 }
 
 #[test]
-fn a_router_is_not_detached_under_its_controller_by_another_path_or_from_another_namespace() -> Result<()> {
+fn a_running_controller_is_found_by_another_path_and_from_another_namespace_so_detach_is_refused() -> Result<()> {
     let run = Running::new(Hook::Tc, 1, 1)?;
     let (_, _, vip) = run.cloud.balanced(VIP, WEB, &[0])?;
     let bpffs = run.lab.bpffs.path();
@@ -36,7 +36,7 @@ fn a_router_is_not_detached_under_its_controller_by_another_path_or_from_another
         let listen = ["--listen", "127.0.0.1:8081", "--bpffs", &path];
         assert_eq!(Controller::start_and_fail(&run.lab, &listen)?.0.code(), Some(4), "{path}");
     }
-    // The tests' own network namespace is another one.
+    // The tests' own network namespace is not the router's.
     let detach = Command::new(vipgate_binary()?).arg("detach").arg("--bpffs").arg(bpffs).output()?;
     let said = String::from_utf8_lossy(&detach.stderr).into_owned();
     assert_eq!(detach.status.code(), Some(4), "{said}");
@@ -49,7 +49,7 @@ fn a_router_is_not_detached_under_its_controller_by_another_path_or_from_another
 }
 
 both_hooks! {
-    fn detach_puts_the_kernels_settings_back_that_are_still_as_they_were_set(hook) {
+    fn detach_restores_the_kernels_settings_that_nobody_has_changed_since(hook) {
         let lab = Lab::new(LabOptions { hook, clients: 1, backends: 1 })?;
         let router = &lab.router;
         for (key, value) in [("conf/pub0/rp_filter", "1"), ("conf/priv0/rp_filter", "1"), ("ip_forward", "0")] {
@@ -74,7 +74,7 @@ both_hooks! {
         let of_each = ["pub0", "priv0"].map(|device| names[..3].iter().map(move |name| format!("net/ipv4/conf/{device}/{name}")));
         let expected = of_all.into_iter().chain(of_each.into_iter().flatten()).chain(keys.last().cloned());
         assert_eq!(differ.collect::<Vec<_>>(), expected.collect::<Vec<_>>());
-        // Killed, so that only what is kept in the kernel tells what was before; and started and killed again.
+        // Killed, so that only the kernel holds the previous settings; then started and killed again.
         controller.kill()?;
         lab.start_controller()?.kill()?;
         router.sysctl("net/ipv4/conf/priv0/rp_filter", "0")?;
@@ -92,7 +92,7 @@ both_hooks! {
 }
 
 #[test]
-fn detach_removes_what_somebody_put_among_the_pins() -> Result<()> {
+fn detach_removes_foreign_files_among_the_pins() -> Result<()> {
     let lab = Lab::new(LabOptions { hook: Hook::Tc, clients: 0, backends: 0 })?;
     assert!(lab.start_controller()?.stop()?.success());
     let version = fs::read_dir(lab.bpffs.path())?.flatten().next().context("pins")?.path();
@@ -109,7 +109,7 @@ fn detach_removes_what_somebody_put_among_the_pins() -> Result<()> {
 }
 
 #[test]
-fn who_may_not_look_at_the_pins_is_told_so() -> Result<()> {
+fn a_user_who_may_not_read_the_pins_gets_an_error_that_says_so() -> Result<()> {
     let lab = Lab::new(LabOptions { hook: Hook::Tc, clients: 0, backends: 0 })?;
     assert!(lab.start_controller()?.stop()?.success());
     for command in ["status", "flows", "detach"] {

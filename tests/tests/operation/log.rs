@@ -1,4 +1,4 @@
-//! What the log holds, and what it must not hold.
+//! What the log must and must not hold.
 
 use anyhow::{Context as _, ensure};
 use nix::{
@@ -20,7 +20,7 @@ use vipgate_tests::{
     },
 };
 
-use crate::{TOLD, VIP, status};
+use crate::{LOGGED, VIP, status};
 
 #[test]
 fn the_log_holds_neither_passwords_nor_sessions() -> Result<()> {
@@ -38,13 +38,13 @@ fn the_log_holds_neither_passwords_nor_sessions() -> Result<()> {
     Ok(())
 }
 
-/// What the controller's log says of packets, a line each.
-fn told_of_packets(said: &str) -> Vec<String> {
+/// The log's lines about packets.
+fn packet_lines(said: &str) -> Vec<String> {
     said.lines().filter(|line| line.contains("vipgate::packets")).map(str::to_owned).collect()
 }
 
-/// Sends connection requests to a service from these ports of the client, at once, and waits for no answer.
-fn knock(client: &Host, service: SocketAddrV4, ports: Range<u16>) -> Result<()> {
+/// Sends connection requests to a service from these ports of the client, without waiting for answers.
+fn request_connections(client: &Host, service: SocketAddrV4, ports: Range<u16>) -> Result<()> {
     client.namespace.within(|| {
         for port in ports {
             let socket = socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_NONBLOCK, None)?;
@@ -57,7 +57,7 @@ fn knock(client: &Host, service: SocketAddrV4, ports: Range<u16>) -> Result<()> 
 }
 
 both_hooks! {
-    fn who_is_refused_is_told_by_name_once_a_second_as_the_setting_of_now_says(hook) {
+    fn refused_clients_are_logged_by_name_once_a_second_as_the_current_setting_says(hook) {
         let lab = Lab::new(LabOptions { hook, clients: 1, backends: 1 })?;
         let file = lab.directory().join("vipgate.toml");
         let set = |packets: &str| fs::write(&file, format!("[log]\npackets = '{packets}'\n"));
@@ -73,13 +73,13 @@ both_hooks! {
         let mut first = client.tcp(service)?;
         first.ask()?;
 
-        let hear = |what: &str, words: &[&str]| wait_until(what, TOLD, || {
+        let find_line = |what: &str, words: &[&str]| wait_until(what, LOGGED, || {
             let said = controller.said();
             let is_it = |line: &&str| words.iter().all(|word| line.contains(word));
             said.lines().find(is_it).map(str::to_owned).with_context(|| format!("the log does not say {words:?}"))
         });
-        knock(client, service, 20_000..20_020)?;
-        let line = hear("the refusal", &["vipgate::packets", "too_many_connections"])?;
+        request_connections(client, service, 20_000..20_020)?;
+        let line = find_line("the refusal", &["vipgate::packets", "too_many_connections"])?;
         let names = ["vip 10.1.0.10", "tcp 7001", "10.1.0.10:7001", "10.1.0.101:200", "pub0"];
         assert!(names.iter().all(|name| line.contains(name)), "{line}");
         if is_json {
@@ -90,39 +90,39 @@ both_hooks! {
 
         set("off")?;
         controller.reload()?;
-        hear("the setting", &["the settings were read again", "packets", "off"])?;
+        find_line("the setting", &["the settings were read again", "packets", "off"])?;
         let refused = || -> Result<u64> {
             status(&lab)?["drops"]["too_many_connections"].as_u64().context("a count")
         };
         let before = refused()?;
-        knock(client, service, 21_000..21_020)?;
-        wait_until("those to be refused", TOLD, || {
+        request_connections(client, service, 21_000..21_020)?;
+        wait_until("the requests to be refused", LOGGED, || {
             ensure!(refused()? >= before + 20, "they are not");
             Ok(())
         })?;
         set("nonsense")?;
         controller.reload()?;
-        hear("what is wrong", &["the settings stay as they were", "log.packets", "nonsense"])?;
+        find_line("what is wrong", &["the settings stay as they were", "log.packets", "nonsense"])?;
         set("info")?;
         controller.reload()?;
-        wait_until("who is refused now", TOLD, || {
-            knock(client, service, 22_000..22_020)?;
-            ensure!(told_of_packets(&controller.said()).iter().any(|line| line.contains("10.1.0.101:220")), "not told");
+        wait_until("the refusals now to be logged", LOGGED, || {
+            request_connections(client, service, 22_000..22_020)?;
+            ensure!(packet_lines(&controller.said()).iter().any(|line| line.contains("10.1.0.101:220")), "they are not");
             Ok(())
         })?;
 
-        let told = told_of_packets(&controller.said());
-        assert!(!told.iter().any(|line| line.contains("10.1.0.101:210")), "though it was off: {told:#?}");
-        let refusals = told.iter().filter(|line| line.contains("too_many_connections")).count();
+        let lines = packet_lines(&controller.said());
+        assert!(!lines.iter().any(|line| line.contains("10.1.0.101:210")), "logged although it was off: {lines:#?}");
+        let refusals = lines.iter().filter(|line| line.contains("too_many_connections")).count();
         let seconds = began.elapsed().as_secs() + 1;
-        assert!(refusals as u64 <= seconds, "{refusals} in {seconds} s: {told:#?}");
+        assert!(refusals as u64 <= seconds, "{refusals} in {seconds} s: {lines:#?}");
         assert!(!controller.said().contains(PASSWORD));
         first.ask()?;
         Ok(())
     }
 }
 
-/// What the lab's password is sent as.
+/// The digest that is sent instead of the lab's password.
 fn cloud_digest() -> String {
     use sha2::{Digest as _, Sha512};
     hex::encode(Sha512::digest(PASSWORD))

@@ -22,11 +22,11 @@ use vipgate_tests::{
 };
 
 const VIP: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 10);
-/// Until what could not be set up is tried again, at the latest, on a machine busy with other tests.
+/// Longest time until a failed setup is tried again, on a machine busy with other tests.
 const TRIED_AGAIN: Duration = Duration::from_secs(120);
 
-/// Until the log says what has happened, on a machine busy with other tests.
-const TOLD: Duration = Duration::from_secs(30);
+/// Time until the log reports an event, on a machine busy with other tests.
+const LOGGED: Duration = Duration::from_secs(30);
 
 fn status(lab: &Lab) -> Result<Value> {
     let output = lab.vipgate("status --output json")?;
@@ -34,7 +34,7 @@ fn status(lab: &Lab) -> Result<Value> {
 }
 
 #[test]
-fn status_tells_the_same_with_and_without_a_controller() -> Result<()> {
+fn status_reports_the_same_with_and_without_a_controller() -> Result<()> {
     let run = Running::new(Hook::Tc, 1, 2)?;
     let (_, listener, vip) = run.cloud.balanced(VIP, WEB, &[0, 1])?;
     run.lab.client().fetch_many(vip, 10)?;
@@ -67,12 +67,12 @@ fn status_tells_the_same_with_and_without_a_controller() -> Result<()> {
 }
 
 #[test]
-fn status_tells_which_backends_are_unhealthy_and_how_the_checks_do() -> Result<()> {
+fn status_reports_unhealthy_backends_and_the_state_of_the_checks() -> Result<()> {
     let mut run = Running::new(Hook::Tc, 1, 2)?;
     let tags = &["healthCheckInterval::1", "healthCheckTimeout::1"];
     run.cloud.balanced(VIP, Listener { tags, ..WEB }, &[0, 1])?;
     run.lab.backends[0].stop_web();
-    let found = wait_until("status to tell of it", Duration::from_secs(30), || {
+    let found = wait_until("status to report it", Duration::from_secs(30), || {
         let found = status(&run.lab)?;
         anyhow::ensure!(found["checks"]["unhealthy"] == 1 && found["services"][0]["backends"][0]["healthy"] == false);
         anyhow::ensure!(found["checks"]["perMinute"].as_u64() > Some(0), "{found}");
@@ -82,31 +82,31 @@ fn status_tells_which_backends_are_unhealthy_and_how_the_checks_do() -> Result<(
     assert_eq!(found["services"][0]["backends"][1]["healthy"], true);
     let text = String::from_utf8_lossy(&run.lab.vipgate("status")?.stdout).into_owned();
     assert!(text.contains("checks   2 backends, 1 unhealthy") && text.contains("0 open, unhealthy"), "{text}");
-    // Without a controller nobody checks, and what the kernel holds is told all the same.
+    // Without a controller nothing is checked, but status still reports what the kernel holds.
     run.controller.stop()?;
     let found = status(&run.lab)?;
     assert!(found["checks"].is_null() && found["services"][0]["backends"][0]["healthy"] == false, "{found}");
     Ok(())
 }
 
-/// The kernel drops them after the program has ended, which no packet path can count by itself.
+/// The kernel drops such packets after the program has ended, so the packet path cannot count them itself.
 #[test]
-fn status_counts_what_xdp_redirects_and_the_kernel_refuses() -> Result<()> {
+fn status_counts_xdp_redirects_that_the_kernel_refuses() -> Result<()> {
     let run = Running::new(Hook::Xdp, 1, 1)?;
     let vip = run.cloud.balanced(VIP, UDP, &[0])?.2;
     let mut client = run.lab.client().udp(vip)?;
     let Running { controller, lab, .. } = run;
-    // Nobody tells the flows that their way out is gone.
+    // Without the controller, the flows do not learn that their route is gone.
     controller.kill()?;
-    // Asked after the last change that the controller told of: by the first answer the neighbour is known, by the second the
-    // flow knows its way, which nothing makes old any more.
+    // The client asks after the controller's last change of the epoch: with the first answer the neighbour is known, with the
+    // second the flow has its route, which nothing invalidates any more.
     client.ask()?;
     client.ask()?;
     let failed = || Ok::<_, anyhow::Error>(status(&lab)?["drops"]["redirect_failed"].as_u64().unwrap_or_default());
     assert_eq!(failed()?, 0);
     lab.router.ip("link set priv0 down")?;
     wait_until("a redirect that fails to be counted", Duration::from_secs(10), || {
-        ensure!(client.ask().is_err(), "it was answered");
+        ensure!(client.ask().is_err(), "the datagram was answered");
         ensure!(failed()? > 0, "{}", status(&lab)?["drops"]);
         Ok(())
     })
@@ -175,7 +175,7 @@ fn flows_of_a_router_without_tables_says_so() -> Result<()> {
 }
 
 #[test]
-fn why_a_device_has_its_hook_is_told_by_the_running_controllers_setting() -> Result<()> {
+fn the_reason_for_a_devices_hook_is_that_of_the_running_controllers_setting() -> Result<()> {
     let Running { lab, controller, .. } = Running::new(Hook::Xdp, 0, 1)?;
     let said = |words: &str| Ok::<_, anyhow::Error>(String::from_utf8_lossy(&lab.vipgate(words)?.stdout).into_owned());
     for command in ["status --hook auto", "doctor --hook auto"] {
@@ -191,7 +191,7 @@ fn why_a_device_has_its_hook_is_told_by_the_running_controllers_setting() -> Res
 }
 
 #[test]
-fn a_device_that_cannot_be_set_up_is_told_by_status_and_found_by_the_doctor() -> Result<()> {
+fn a_device_that_cannot_be_set_up_is_reported_by_status_and_found_by_doctor() -> Result<()> {
     let Running { lab, controller, cloud, .. } = Running::new(Hook::Tc, 1, 1)?;
     let (_, _, vip) = cloud.balanced(VIP, WEB, &[0])?;
     assert!(controller.stop()?.success());
@@ -199,12 +199,13 @@ fn a_device_that_cannot_be_set_up_is_told_by_status_and_found_by_the_doctor() ->
     lab.router.run("tc", "qdisc add dev pub0 ingress")?;
     let _controller = Controller::start_as(&lab, &["env", "VIPGATE_TC=clsact"])?;
 
-    let told = status(&lab)?;
-    let devices = told["devices"].as_array().context("devices")?;
-    let device = devices.iter().find(|device| device["name"] == "pub0").with_context(|| format!("no pub0: {told}"))?;
-    let problem = device["problem"].as_str().with_context(|| format!("no problem: {told}"))?;
+    let reported = status(&lab)?;
+    let devices = reported["devices"].as_array().context("devices")?;
+    let device =
+        devices.iter().find(|device| device["name"] == "pub0").with_context(|| format!("no pub0: {reported}"))?;
+    let problem = device["problem"].as_str().with_context(|| format!("no problem: {reported}"))?;
     assert!(device["hook"].is_null() && problem.contains("qdisc"), "{device}");
-    assert!(devices.iter().any(|device| device["name"] == "priv0" && device["problem"].is_null()), "{told}");
+    assert!(devices.iter().any(|device| device["name"] == "priv0" && device["problem"].is_null()), "{reported}");
     let text = String::from_utf8_lossy(&lab.vipgate("status")?.stdout).into_owned();
     assert!(text.contains("device   pub0 no program: it cannot be set up: ") && text.contains(problem), "{text}");
 
@@ -218,7 +219,7 @@ fn a_device_that_cannot_be_set_up_is_told_by_status_and_found_by_the_doctor() ->
     let remedy = finding["remedy"].as_str().context("a remedy")?;
     assert!(lab.router.command("sh").args(["-c", remedy]).output()?.status.success(), "{remedy}");
     wait_until("the device to be set up", TRIED_AGAIN, || {
-        ensure!(status(&lab)?["devices"][1]["hook"] == "tc", "it is not");
+        ensure!(status(&lab)?["devices"][1]["hook"] == "tc", "it is not set up");
         Ok(())
     })?;
     lab.client().fetch(vip)?;
@@ -247,7 +248,7 @@ fn check_config_prints_what_serve_would_use_without_the_password() -> Result<()>
 fn the_packaged_configuration_shows_the_defaults() -> Result<()> {
     let lab = Lab::new(LabOptions { hook: Hook::Tc, clients: 0, backends: 0 })?;
     let packaged = fs::read_to_string(packaging().join("vipgate.toml"))?;
-    // Settings are the lines that a user would uncomment; explanations start with a space.
+    // Settings are the lines that a user would uncomment; lines of explanation begin with a space.
     let is_setting = |line: &str| line.starts_with('#') && !line.starts_with("# ");
     let settings = packaged.lines().map(|line| if is_setting(line) { &line[1..] } else { line });
     let settings: Vec<&str> = settings.filter(|line| !line.starts_with("admin_password_file")).collect();
@@ -290,7 +291,7 @@ fn sigint_ends_the_controller_as_cleanly_as_sigterm() -> Result<()> {
 }
 
 both_hooks! {
-    fn a_connection_that_falls_silent_ends_after_its_listeners_idle_timeout_and_both_ends_are_told(hook) {
+    fn an_idle_connection_ends_after_its_listeners_timeout_and_both_ends_are_reset(hook) {
         let run = Running::new(hook, 1, 1)?;
         let (_, balancer) = run.cloud.load_balancer(VIP)?;
         let body = serde_json::json!({
