@@ -1,4 +1,4 @@
-"""What schemathesis cannot know of this API: an accepted call has a result, which the callback `result` describes."""
+"""Checks that schemathesis lacks for this API: an accepted call has a result, which the callback `result` describes."""
 
 import re
 import time
@@ -8,15 +8,15 @@ import jsonschema_rs
 import requests
 import schemathesis
 
-# A job is done in milliseconds; on a busy machine, in some seconds.
+# A job takes milliseconds; on a busy machine some seconds.
 PATIENCE = 60
 INTERVAL = 0.005
 
-# Of results, by path and verb of their calls.
+# Validators of results, by path and verb of their calls.
 VALIDATORS = {}
 
 
-# Names that a job can have. Each may be given once, but schemathesis thinks of few, again and again.
+# Valid names of jobs. Each may be used once, but schemathesis repeats a few of them again and again.
 JOB = re.compile("[0-9a-f]{12}4[0-9a-f]{3}[89ab][0-9a-f]{15}", re.IGNORECASE)
 
 
@@ -29,11 +29,11 @@ def before_call(ctx, case, kwargs):
 
 @schemathesis.check
 def job_result_conformance(ctx, response, case):
-    """Follows the job of an accepted call to its end, and holds the result against the document."""
+    """Follows the job of an accepted call to its end, and validates the result against the document."""
     if response.status_code != 202 or not response.content:
         return
     if case.method != case.operation.method:
-        # Calls are found by other spellings of their paths, too: this is another call, described at its own.
+        # The server also accepts other spellings of paths: this is another call, described at its own path.
         return
     result = follow(response.json()["location"])
     assert result.status_code in (200, 503), f"the job ended with {result.status_code}: {result.text}"

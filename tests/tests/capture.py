@@ -7,7 +7,7 @@ import sys
 
 SO_NO_CHECK = 11
 ICMP, TCP, UDP = 1, 6, 17
-# Odd and even ones, and some that leave as fragments.
+# Odd and even lengths, and some that leave as fragments.
 DATAGRAMS = [1, 2, 63, 1000, 1001, 3000, 3001]
 SEGMENTS = [1, 2, 63, 1001]
 
@@ -28,7 +28,7 @@ def send(address, udp_port, tcp_port):
 
 
 def reassembled(packets):
-    """IPv4 packets, each with its header as scapy's packet and its whole payload, and whether it came in fragments."""
+    """Yields IPv4 packets: the header as a scapy packet, the whole payload, and whether it came in fragments."""
     waiting = {}
     for packet in packets:
         header, payload = packet, bytes(packet.payload)[: packet.len - packet.ihl * 4]

@@ -25,9 +25,9 @@ const RELEASE: &str = "release";
 const HEAD: &str = "\
 # Kernels
 
-What Debian's kernels make of the released binary, in virtual machines with virtio cards. A program's column holds the
-instructions that the kernel's verifier looked at until it took the program (it gives up at 1,000,000); a hook's column
-what the programs are attached by. Written by `cargo xtask vm test --all --write`, and held against each run of the tests.
+Which of the released binary's programs Debian's kernels accept, in virtual machines with virtio cards. A program's column is
+the number of instructions that the kernel's verifier checked (its limit is 1,000,000); a hook's column is what the programs
+were attached by. Written by `cargo xtask vm test --all --write`; each run of the tests is compared with it.
 
 ";
 

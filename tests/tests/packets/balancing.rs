@@ -95,7 +95,7 @@ both_hooks! {
         Ok(())
     }
 
-    fn a_backend_that_is_listed_more_often_gets_more_turns(bench: &mut Bench) -> Result<()> {
+    fn a_backend_with_more_elements_gets_more_turns(bench: &mut Bench) -> Result<()> {
         let numbers = bench.serve(VIP, TCP, Algorithm::RoundRobin, &backends([11, 12]))?;
         let [light, heavy] = numbers[..] else { anyhow::bail!("two backends") };
         let service = bench.ring(1, Algorithm::RoundRobin, &[heavy, light, heavy, heavy])?;
@@ -119,7 +119,7 @@ both_hooks! {
         Ok(())
     }
 
-    fn source_has_one_backend_for_a_client_of_both_protocols(bench: &mut Bench) -> Result<()> {
+    fn source_chooses_one_backend_for_a_client_in_both_protocols(bench: &mut Bench) -> Result<()> {
         for host in 10..30 {
             let (tcp_vip, udp_vip) = (SocketAddrV4::new(Bench::VIP, 1000), SocketAddrV4::new(Bench::VIP, 2000));
             let hosts = backends([11, 12, 13]);
@@ -135,7 +135,7 @@ both_hooks! {
         Ok(())
     }
 
-    fn maglev_chooses_alike_whatever_the_tables_seed(bench: &mut Bench) -> Result<()> {
+    fn maglev_chooses_alike_with_any_seed_of_the_flow_table(bench: &mut Bench) -> Result<()> {
         let numbers = bench.serve(VIP, UDP, Algorithm::Maglev, &backends([11, 12, 13]))?;
         let choices = |bench: &mut Bench| {
             let choose = |port| {
@@ -157,7 +157,7 @@ both_hooks! {
         Ok(())
     }
 
-    fn maglev_tells_destination_ports_apart(bench: &mut Bench) -> Result<()> {
+    fn maglev_distinguishes_destination_ports(bench: &mut Bench) -> Result<()> {
         let numbers = [bench.add_backend(BACKEND, 1)?, bench.add_backend(backends([12])[0], 1)?];
         let service = bench.ring(1, Algorithm::Maglev, &numbers)?;
         bench.set_service(SocketAddrV4::new(Bench::VIP, 0), UDP, ServiceKey::EXACT - 16, service)?;
@@ -171,7 +171,7 @@ both_hooks! {
         Ok(())
     }
 
-    fn one_backend_takes_everything_by_every_algorithm(bench: &mut Bench) -> Result<()> {
+    fn a_single_backend_takes_everything_by_every_algorithm(bench: &mut Bench) -> Result<()> {
         let algorithms = [Algorithm::RoundRobin, Algorithm::LeastConnections, Algorithm::Source, Algorithm::Maglev];
         for (vip, algorithm) in (9000..).zip(algorithms) {
             let vip = SocketAddrV4::new(Bench::VIP, vip);

@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// Protocols whose checksum covers the addresses, without ports that the router knows.
+/// Protocols whose checksum covers the addresses, and whose ports the router does not read.
 const DCCP: u8 = 33;
 const UDP_LITE: u8 = 136;
 const GUEST: Ipv4Addr = *BACKEND.ip();
@@ -12,13 +12,13 @@ const IP: usize = 24;
 const TCP_AT: usize = 50;
 const UDP_AT: usize = 40;
 
-/// The field of a frame as two bytes.
+/// Two bytes of a frame.
 fn field(frame: &Frame, at: usize) -> [u8; 2] {
     let bytes = frame.bytes();
     [bytes[at], bytes[at + 1]]
 }
 
-/// Runs the frame that `make` makes of the first number for which `wanted` holds of it as it comes and as it leaves.
+/// Runs the frame that `make` builds from the first number for which `wanted` holds, given the frame before and after the router.
 fn find(
     bench: &mut Bench,
     make: impl Fn(u16) -> Frame,
@@ -59,7 +59,7 @@ fn add(field: [u8; 2], more: u16) -> [u8; 2] {
     (sum + u16::from(carry)).to_be_bytes()
 }
 
-/// Runs a frame whose transport checksum at `at` is wrong: it leaves as wrong as it came.
+/// Runs a frame whose transport checksum at `at` is wrong: the checksum must leave equally wrong.
 fn damaged(bench: &mut Bench, frame: &Frame, expected: &Frame, at: usize) -> Result<()> {
     const WRONG_BY: u16 = 0x0101;
     let (mut bytes, mut expected) = (frame.bytes(), expected.bytes());
@@ -112,7 +112,7 @@ both_hooks! {
         find(bench, numbered_answer, to_client, |_, left| field(left, UDP_AT) == [0xff, 0xff])
     }
 
-    fn an_answer_without_checksum_stays_without(bench: &mut Bench) -> Result<()> {
+    fn an_answer_without_checksum_leaves_without_one(bench: &mut Bench) -> Result<()> {
         serve(bench, UDP)?;
         bench.run(&Frame::udp(CLIENT, VIP))?;
         let mut answer = Frame::udp(BACKEND, CLIENT).payload(b"odd");
@@ -120,8 +120,8 @@ both_hooks! {
         bench.expect_sent(&answer, &to_client(answer.clone()))
     }
 
-    // Only the addresses change the sum then.
-    fn a_backend_on_the_listeners_port_gets_right_checksums(bench: &mut Bench) -> Result<()> {
+    // Then only the addresses change the sum.
+    fn a_backend_on_the_listeners_port_gets_correct_checksums(bench: &mut Bench) -> Result<()> {
         let backend = SocketAddrV4::new(*BACKEND.ip(), VIP.port());
         bench.serve(VIP, TCP, Algorithm::RoundRobin, &[backend])?;
         let syn = Frame::tcp(CLIENT, VIP, tcp::SYN).payload(b"odd");
@@ -131,26 +131,26 @@ both_hooks! {
         bench.expect_sent(&answer, &to_client(answer.clone()))
     }
 
-    fn a_damaged_segment_leaves_as_damaged(bench: &mut Bench) -> Result<()> {
+    fn a_damaged_segment_leaves_equally_damaged(bench: &mut Bench) -> Result<()> {
         serve(bench, TCP)?;
         establish(bench)?;
         let data = Frame::tcp(CLIENT, VIP, tcp::ACK).payload(b"flipped");
         damaged(bench, &data, &to_backend(data.clone()), TCP_AT)
     }
 
-    fn a_damaged_datagram_leaves_as_damaged(bench: &mut Bench) -> Result<()> {
+    fn a_damaged_datagram_leaves_equally_damaged(bench: &mut Bench) -> Result<()> {
         serve(bench, UDP)?;
         let ask = Frame::udp(CLIENT, VIP).payload(b"flipped");
         damaged(bench, &ask, &to_backend(ask.clone()), UDP_AT)
     }
 
-    fn a_damaged_header_leaves_as_damaged(bench: &mut Bench) -> Result<()> {
+    fn a_damaged_header_leaves_equally_damaged(bench: &mut Bench) -> Result<()> {
         serve(bench, UDP)?;
         let ask = Frame::udp(CLIENT, VIP).payload(b"flipped");
         damaged(bench, &ask, &to_backend(ask.clone()), IP)
     }
 
-    fn checksums_of_other_protocols_that_cover_the_addresses_follow_them(bench: &mut Bench) -> Result<()> {
+    fn checksums_of_other_protocols_that_cover_the_addresses_are_updated(bench: &mut Bench) -> Result<()> {
         bench.elastic(Bench::VIP, GUEST, true)?;
         for protocol in [DCCP, UDP_LITE] {
             for data in [&b""[..], b"odd", &[0x5a; 1000]] {
@@ -162,19 +162,19 @@ both_hooks! {
                 let ask = odd(of(Bench::CLIENT, Bench::VIP)).tagged(&[[0x8100, 0xe000]]);
                 bench.expect_sent(&ask, &to_guest(odd(of(Bench::CLIENT, GUEST))))?;
             }
-            // Only a packet's first fragment has it.
+            // Only a packet's first fragment has the checksum.
             let [ask, sent] = [Bench::VIP, GUEST].map(|dst| Frame::covering_addresses(Bench::CLIENT, dst, protocol, &[9; 2000]));
             for (fragment, sent) in ask.fragments(&[0, 1480]).iter().zip(sent.fragments(&[0, 1480])) {
                 bench.expect_sent(fragment, &to_guest(sent))?;
             }
-            // What has none, as it is cut short.
+            // A packet that is cut short has none.
             let of = |dst| Frame::other(Bench::CLIENT, dst, protocol).payload(&[1; 7]);
             bench.expect_sent(&of(Bench::VIP), &to_guest(of(GUEST)))?;
         }
         Ok(())
     }
 
-    fn a_checksum_that_becomes_zero_stays_so_where_that_is_one_and_is_ffff_where_it_is_none(bench: &mut Bench) -> Result<()> {
+    fn a_checksum_that_becomes_zero_is_sent_as_ffff_only_if_zero_means_none(bench: &mut Bench) -> Result<()> {
         bench.elastic(Bench::VIP, GUEST, true)?;
         for (protocol, left_as) in [(DCCP, [0, 0]), (UDP_LITE, [0xff, 0xff])] {
             let ask = |number: u16| Frame::covering_addresses(Bench::CLIENT, Bench::VIP, protocol, &number.to_be_bytes());
@@ -187,7 +187,7 @@ both_hooks! {
         Ok(())
     }
 
-    fn a_quoted_checksum_that_covers_the_addresses_is_turned_back(bench: &mut Bench) -> Result<()> {
+    fn a_quoted_checksum_that_covers_the_addresses_is_restored(bench: &mut Bench) -> Result<()> {
         bench.elastic(Bench::VIP, GUEST, true)?;
         for protocol in [DCCP, UDP_LITE] {
             let of = |src| Frame::covering_addresses(src, Bench::CLIENT, protocol, b"quoted");

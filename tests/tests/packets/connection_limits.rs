@@ -1,10 +1,10 @@
-//! How many connections a listener may have at a time.
+//! The limit of a listener's connections.
 
 use vipgate_abi::{backend::Backend, flow::FlowKey, hash, sample};
 
 use super::*;
 
-/// A service of one backend that may have so many connections; the backend's number.
+/// Adds a service of one backend with at most this many connections; returns the backend's number.
 fn serve_at_most(bench: &mut Bench, protocol: u8, most: u32) -> Result<u32> {
     let number = serve(bench, protocol)?;
     bench.limit(VIP, protocol, most)?;
@@ -15,19 +15,19 @@ fn client(port: u16) -> SocketAddrV4 {
     SocketAddrV4::new(Bench::CLIENT, port)
 }
 
-/// A new connection's first packet from this port: the backend that it was sent to, if it was.
-fn knock(bench: &mut Bench, port: u16) -> Result<Option<SocketAddrV4>> {
+/// Sends a new connection's first packet from this port; returns the backend that it was sent to, if any.
+fn begin(bench: &mut Bench, port: u16) -> Result<Option<SocketAddrV4>> {
     let outcome = bench.run(&Frame::tcp(client(port), VIP, tcp::SYN))?;
     let destination = outcome.bytes[30..34].first_chunk().copied().map(Ipv4Addr::from_octets);
     let backend = destination.map(|address| SocketAddrV4::new(address, BACKEND.port()));
     Ok(backend.filter(|_| outcome.verdict == Verdict::Redirect))
 }
 
-/// Opens connections from these ports, handshake and all, while the listener lets them in; how many there are then.
+/// Opens connections from these ports, with their handshakes, while the listener accepts them; returns the resulting number.
 fn open(bench: &mut Bench, ports: std::ops::Range<u16>) -> Result<u32> {
     let mut opened = 0;
     for port in ports {
-        if let Some(backend) = knock(bench, port)? {
+        if let Some(backend) = begin(bench, port)? {
             bench.run(&Frame::tcp(backend, client(port), tcp::SYN | tcp::ACK))?;
             let answer = bench.run(&Frame::tcp(client(port), VIP, tcp::ACK))?;
             opened += u32::from(answer.verdict == Verdict::Redirect);
@@ -36,18 +36,18 @@ fn open(bench: &mut Bench, ports: std::ops::Range<u16>) -> Result<u32> {
     Ok(opened)
 }
 
-/// A datagram and its answer: true when both were let through.
+/// Sends a datagram and its answer; true if both were let through.
 fn ask(bench: &mut Bench, client: SocketAddrV4) -> Result<bool> {
     let asked = bench.run(&Frame::udp(client, VIP))?.verdict == Verdict::Redirect;
     Ok(asked && bench.run(&Frame::udp(BACKEND, client))?.verdict == Verdict::Redirect)
 }
 
 both_hooks! {
-    fn a_full_listener_takes_no_connection_more(bench: &mut Bench) -> Result<()> {
+    fn a_full_listener_accepts_no_more_connections(bench: &mut Bench) -> Result<()> {
         let backend = serve_at_most(bench, TCP, 3)?;
         ensure!(open(bench, 1000..1003)? == 3);
         bench.expect_refused(&Frame::tcp(client(1003), VIP, tcp::SYN), Reason::TooManyConnections)?;
-        // Those that it has go on.
+        // Its existing connections go on.
         for port in 1000..1003 {
             let frame = Frame::tcp(client(port), VIP, tcp::ACK).payload(b"more");
             bench.expect_sent(&frame, &to_backend(frame.clone()))?;
@@ -56,7 +56,7 @@ both_hooks! {
         Ok(())
     }
 
-    fn of_a_full_listeners_datagrams_the_longest_idle_gives_way(bench: &mut Bench) -> Result<()> {
+    fn the_longest_idle_datagram_flow_of_a_full_listener_gives_way(bench: &mut Bench) -> Result<()> {
         let backend = serve_at_most(bench, UDP, 2)?;
         ensure!(ask(bench, client(1000))? && ask(bench, client(1001))?);
         bench.age_flows(2 << TOUCH_PERIOD)?;
@@ -71,7 +71,7 @@ both_hooks! {
         Ok(())
     }
 
-    fn forged_datagrams_neither_shut_a_listener_nor_end_who_talks_on(bench: &mut Bench) -> Result<()> {
+    fn forged_datagrams_neither_block_a_listener_nor_end_active_flows(bench: &mut Bench) -> Result<()> {
         for most in [1, 10, 100] {
             let bench = &mut Bench::with_buckets(bench.hook(), 512)?;
             let backend = serve_at_most(bench, UDP, most)?;
@@ -84,20 +84,20 @@ both_hooks! {
             if most == 1 {
                 continue;
             }
-            // Only who asks again is seen to talk on.
+            // A flow only counts as active if its client asks again.
             ensure!(ask(bench, client(1000))?);
             let before = bench.traffic(backend)?.connections;
             for number in 0..10 * most {
                 bench.age_flows(1)?;
                 ensure!(ask(bench, forged(1_000_000 + number))? && ask(bench, client(1000))?);
             }
-            ensure!(bench.traffic(backend)?.connections == before + u64::from(10 * most), "who talked on was ended");
+            ensure!(bench.traffic(backend)?.connections == before + u64::from(10 * most), "an active flow was ended");
             ensure!(bench.service_load(1)? == most && bench.load(backend)? == most);
         }
         Ok(())
     }
 
-    fn of_few_connections_each_gives_way_in_its_turn(bench: &mut Bench) -> Result<()> {
+    fn with_few_connections_each_gives_way_in_turn(bench: &mut Bench) -> Result<()> {
         for most in [4, 8] {
             let bench = &mut Bench::new(bench.hook())?;
             let backend = serve_at_most(bench, UDP, most.into())?;
@@ -116,13 +116,13 @@ both_hooks! {
         Ok(())
     }
 
-    fn a_lower_limit_is_come_to_by_those_who_are_idle(bench: &mut Bench) -> Result<()> {
+    fn idle_datagram_flows_give_way_until_a_lowered_limit_is_reached(bench: &mut Bench) -> Result<()> {
         serve_at_most(bench, UDP, 100)?;
         for port in 1000..1020 {
             ensure!(ask(bench, client(port))?);
         }
         bench.limit(VIP, UDP, 4)?;
-        // Each attempt ends one if it finds one by chance, until there is room.
+        // Each attempt ends one flow if it finds one by chance, until there is room.
         let mut attempts = 0;
         while !ask(bench, client(2000))? {
             attempts += 1;
@@ -134,12 +134,12 @@ both_hooks! {
         Ok(())
     }
 
-    // The table of places is shared, and may be of another service, or of a table of another size.
+    // All services share the table of places, whose entries may be another service's, or of a flow table of another size.
     fn no_other_services_connection_gives_way(bench: &mut Bench) -> Result<()> {
         serve_at_most(bench, UDP, 1)?;
         let other = SocketAddrV4::new(Bench::VIP, 53);
         let numbers = bench.serve(other, UDP, Algorithm::RoundRobin, &backends([12]))?;
-        // It may have so many that one of them is noted where those of the first service are, and is idle for longer.
+        // Its limit is high enough that one of its flows is noted among the first service's, and is idle for longer.
         bench.limit(other, UDP, u32::MAX)?;
         let (backend, seed) = (backends([12])[0], bench.config()?.flow_seed);
         let is_among_them = |client: &SocketAddrV4| {
@@ -159,20 +159,20 @@ both_hooks! {
         Ok(())
     }
 
-    fn first_packets_alone_fill_no_listener(bench: &mut Bench) -> Result<()> {
+    fn first_packets_alone_do_not_fill_a_listener(bench: &mut Bench) -> Result<()> {
         serve_at_most(bench, TCP, 2)?;
         for port in 2000..2100 {
-            ensure!(knock(bench, port)? == Some(BACKEND), "{port}");
+            ensure!(begin(bench, port)? == Some(BACKEND), "{port}");
         }
         ensure!(bench.service_load(1)? == 0);
         ensure!(open(bench, 1000..1003)? == 2);
         Ok(())
     }
 
-    fn of_handshakes_at_once_only_as_many_complete_as_there_is_room_for(bench: &mut Bench) -> Result<()> {
+    fn of_simultaneous_handshakes_only_as_many_complete_as_there_is_room_for(bench: &mut Bench) -> Result<()> {
         serve_at_most(bench, TCP, 2)?;
         for port in 1000..1003 {
-            ensure!(knock(bench, port)? == Some(BACKEND));
+            ensure!(begin(bench, port)? == Some(BACKEND));
             bench.run(&Frame::tcp(BACKEND, client(port), tcp::SYN | tcp::ACK))?;
         }
         let answer = |port| Frame::tcp(client(port), VIP, tcp::ACK);
@@ -198,7 +198,7 @@ both_hooks! {
         Ok(())
     }
 
-    fn a_higher_limit_holds_at_once(bench: &mut Bench) -> Result<()> {
+    fn a_higher_limit_applies_at_once(bench: &mut Bench) -> Result<()> {
         serve_at_most(bench, TCP, 1)?;
         ensure!(open(bench, 1000..1004)? == 1);
         bench.limit(VIP, TCP, 3)?;
@@ -206,7 +206,7 @@ both_hooks! {
         Ok(())
     }
 
-    fn a_lower_limit_ends_nothing_and_takes_nothing_new(bench: &mut Bench) -> Result<()> {
+    fn a_lower_limit_ends_nothing_and_accepts_nothing_new(bench: &mut Bench) -> Result<()> {
         serve_at_most(bench, TCP, 4)?;
         ensure!(open(bench, 1000..1004)? == 4);
         bench.limit(VIP, TCP, 2)?;
@@ -218,14 +218,14 @@ both_hooks! {
         bench.expect_refused(&Frame::tcp(client(1004), VIP, tcp::SYN), Reason::TooManyConnections)
     }
 
-    fn without_a_limit_every_connection_is_taken(bench: &mut Bench) -> Result<()> {
+    fn without_a_limit_every_connection_is_accepted(bench: &mut Bench) -> Result<()> {
         serve_at_most(bench, TCP, 0)?;
         ensure!(open(bench, 1000..1100)? == 100);
         ensure!(bench.service_load(1)? == 100);
         Ok(())
     }
 
-    fn a_limit_counts_over_all_backends(bench: &mut Bench) -> Result<()> {
+    fn a_limit_counts_the_connections_of_all_backends(bench: &mut Bench) -> Result<()> {
         let backends = [11, 12].map(|host| SocketAddrV4::new(Ipv4Addr::new(10, 2, 0, host), 8080));
         let numbers = bench.serve(VIP, TCP, Algorithm::RoundRobin, &backends)?;
         bench.limit(VIP, TCP, 5)?;
@@ -234,7 +234,7 @@ both_hooks! {
         Ok(())
     }
 
-    fn what_is_refused_for_another_reason_counts_nothing(bench: &mut Bench) -> Result<()> {
+    fn a_packet_refused_for_another_reason_does_not_count(bench: &mut Bench) -> Result<()> {
         // Room for four connections.
         let bench = &mut Bench::with_buckets(bench.hook(), 1)?;
         let backend = serve_at_most(bench, TCP, 100)?;
@@ -244,17 +244,17 @@ both_hooks! {
         Ok(())
     }
 
-    fn a_load_below_zero_refuses_nobody(bench: &mut Bench) -> Result<()> {
+    fn a_load_below_zero_refuses_no_connection(bench: &mut Bench) -> Result<()> {
         serve_at_most(bench, TCP, 1)?;
         bench.set_service_load(1, u32::MAX)?;
         ensure!(open(bench, 1000..1001)? == 1);
         Ok(())
     }
 
-    fn connections_that_were_ended_are_off_their_service_at_once_and_off_no_other_when_they_go(bench: &mut Bench) -> Result<()> {
+    fn an_ended_connection_leaves_its_services_count_at_once_and_no_other_when_its_flows_go(bench: &mut Bench) -> Result<()> {
         let number = serve_at_most(bench, TCP, 3)?;
         ensure!(open(bench, 1000..1003)? == 3 && bench.service_load(1)? == 3);
-        // The number is another service's, which has a connection of its own.
+        // The backend's number now belongs to another service, which has a connection of its own.
         let other_vip = SocketAddrV4::new(Ipv4Addr::new(10, 1, 0, 101), 80);
         let other = bench.serve(other_vip, TCP, Algorithm::RoundRobin, &backends([12]))?[0];
         let held = bench.backend(number)?;
@@ -262,12 +262,12 @@ both_hooks! {
         bench.set_backend(number, Backend { generation: held.generation + 1, service, ..held })?;
         bench.set_service_load(service, 1)?;
         ensure!(bench.service_load(1)? == 0 && bench.load(number)? == 0);
-        // Their flows go when a packet of either side comes.
+        // Ended flows are removed when a packet of either side comes.
         bench.expect_refused(&Frame::tcp(client(1000), VIP, tcp::RST), Reason::NoFlow)?;
         bench.expect_refused(&Frame::tcp(BACKEND, client(1001), tcp::RST), Reason::FlowEnded)?;
         bench.run(&Frame::tcp(client(1002), VIP, tcp::SYN))?;
         ensure!(!bench.flows()?.iter().any(|(_, flow)| flow.generation == held.generation && flow.backend() == number));
-        // What the last one opened is there.
+        // What the last packet opened is there.
         ensure!(bench.service_load(1)? == 0 && bench.service_load(service)? == 1 && bench.load(number)? == 1);
         Ok(())
     }

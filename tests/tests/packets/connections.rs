@@ -17,7 +17,7 @@ both_hooks! {
         bench.expect_sent(&last, &to_backend(last.clone()))
     }
 
-    fn what_comes_late_does_not_revive_a_closed_connection(bench: &mut Bench) -> Result<()> {
+    fn late_segments_do_not_revive_a_closed_connection(bench: &mut Bench) -> Result<()> {
         let backend = serve(bench, TCP)?;
         let second = bench.slow_down()?;
         establish(bench)?;
@@ -33,7 +33,7 @@ both_hooks! {
         Ok(())
     }
 
-    fn a_reset_closes_once_and_travels_on(bench: &mut Bench) -> Result<()> {
+    fn a_reset_closes_once_and_is_forwarded(bench: &mut Bench) -> Result<()> {
         let backend = serve(bench, TCP)?;
         establish(bench)?;
         for _ in 0..2 {
@@ -88,7 +88,7 @@ both_hooks! {
         bench.expect_sent(&syn, &to_backend(syn.clone()))
     }
 
-    fn a_flood_of_syns_evicts_embryos_and_never_an_established_flow(bench: &mut Bench) -> Result<()> {
+    fn a_flood_of_syns_evicts_half_open_flows_and_never_an_established_one(bench: &mut Bench) -> Result<()> {
         let backend = serve(bench, TCP)?;
         establish(bench)?;
         let slots = Bench::BUCKETS * 8;
@@ -100,7 +100,7 @@ both_hooks! {
         bench.expect_sent(&data, &to_backend(data.clone()))?;
         let answer = Frame::tcp(BACKEND, CLIENT, tcp::ACK).payload(b"alive too");
         bench.expect_sent(&answer, &to_client(answer.clone()))?;
-        // What was evicted was taken off the load: each flow in the table is whole, and counted once.
+        // An evicted flow was taken off the load: each flow in the table is complete, and counted once.
         let flows = bench.flows()?;
         let firsts = u32::try_from(flows.iter().filter(|(_, flow)| !flow.mark.is_reply()).count())?;
         ensure!(flows.len() == 2 * firsts as usize, "{} flows, {firsts} of them first", flows.len());
@@ -108,7 +108,7 @@ both_hooks! {
         Ok(())
     }
 
-    fn a_flood_takes_no_place_of_an_established_connection(bench: &mut Bench) -> Result<()> {
+    fn a_flood_takes_no_slot_of_an_established_connection(bench: &mut Bench) -> Result<()> {
         let backend = serve(bench, TCP)?;
         let mut hosts = (0x0b00_0000u32..).map(Ipv4Addr::from);
         let mut syns = |bench: &mut Bench, count| -> Result<()> {
@@ -135,7 +135,7 @@ both_hooks! {
         Ok(())
     }
 
-    fn a_flow_that_ends_leaves_the_stranger_in_its_other_directions_slot(bench: &mut Bench) -> Result<()> {
+    fn a_flow_that_ends_keeps_a_foreign_flow_in_its_peers_slot(bench: &mut Bench) -> Result<()> {
         let backend = serve(bench, TCP)?;
         let service = bench.backend(backend)?.service;
         establish(bench)?;
@@ -143,7 +143,7 @@ both_hooks! {
         let other = SocketAddrV4::new(Bench::CLIENT, 40_001);
         let syn = Frame::tcp(other, VIP, tcp::SYN);
         bench.run(&syn)?;
-        // As a race leaves it: the other direction's slot went to another connection.
+        // The state after a race: the other direction's slot went to another connection.
         let first = bench.slot_of(other, VIP)?;
         bench.set_peer(first, strangers[1])?;
         // It is closed first, and then makes room for a new one.

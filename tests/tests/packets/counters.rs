@@ -1,4 +1,4 @@
-//! What is counted, to the byte.
+//! Counters, to the byte.
 
 use super::*;
 
@@ -56,19 +56,19 @@ both_hooks! {
         Ok(())
     }
 
-    fn what_a_backend_that_is_looked_for_gets_is_counted_and_what_the_stack_refuses_is_not(bench: &mut Bench) -> Result<()> {
+    fn a_packet_to_an_unresolved_backend_is_counted_and_one_that_the_stack_refuses_is_not(bench: &mut Bench) -> Result<()> {
         let far = SocketAddrV4::new(Ipv4Addr::new(10, 2, 0, 77), 53);
         let backend = bench.serve(VIP, UDP, Algorithm::RoundRobin, &[far])?[0];
         let ask = Frame::udp(CLIENT, VIP);
         expect_by_neighbour(bench, &ask, &unresolved(ask.clone().between(CLIENT, far), Bench::PRIVATE_MAC))?;
         bench.expect_refused(&Frame::tcp(CLIENT, VIP, tcp::ACK), Reason::NotOurs)?;
-        // At XDP the stage that sends it counts it.
+        // With XDP, the stage that sends the packet counts it.
         let sent = if bench.hook() == Hook::Tc { [1, 42] } else { [0, 0] };
         ensure!(traffic(bench, backend)? == [sent[0], sent[1], 0, 0, 1]);
         Ok(())
     }
 
-    fn a_reused_port_is_a_connection_more(bench: &mut Bench) -> Result<()> {
+    fn a_reused_port_counts_as_another_connection(bench: &mut Bench) -> Result<()> {
         let backend = serve(bench, TCP)?;
         let second = bench.slow_down()?;
         for _ in 0..3 {
@@ -80,7 +80,7 @@ both_hooks! {
         Ok(())
     }
 
-    fn an_error_is_no_traffic_of_its_flow(bench: &mut Bench) -> Result<()> {
+    fn an_icmp_error_does_not_count_as_its_flows_traffic(bench: &mut Bench) -> Result<()> {
         let backend = serve(bench, UDP)?;
         let ask = Frame::udp(CLIENT, VIP);
         bench.run(&ask)?;

@@ -11,7 +11,7 @@ fn answer() -> Frame {
 }
 
 both_hooks! {
-    fn unanswered_datagrams_stay_one_embryo(bench: &mut Bench) -> Result<()> {
+    fn unanswered_datagrams_stay_one_half_open_flow(bench: &mut Bench) -> Result<()> {
         let backend = serve(bench, UDP)?;
         for _ in 0..5 {
             bench.expect_sent(&ask(), &to_backend(ask()))?;
@@ -21,11 +21,11 @@ both_hooks! {
         Ok(())
     }
 
-    fn who_talks_on_keeps_its_place_among_those_who_ask_once(bench: &mut Bench) -> Result<()> {
+    fn an_active_flow_keeps_its_slot_among_single_datagrams(bench: &mut Bench) -> Result<()> {
         let backend = serve(bench, UDP)?;
         ask_and_answer(bench, &ask(), &answer())?;
         ask_and_answer(bench, &ask(), &answer())?;
-        // When its last packet came is known to a period.
+        // The time of its last packet is stored once a period.
         bench.age_flows((1 << TOUCH_PERIOD) / 2)?;
         let many = Bench::BUCKETS * 8;
         for number in 0..many {
@@ -34,18 +34,18 @@ both_hooks! {
             bench.run(&Frame::udp(BACKEND, client))?;
         }
         ensure!(bench.traffic(backend)?.connections == u64::from(many) + 1);
-        ensure!(bench.load(backend)? < many, "nobody gave way");
+        ensure!(bench.load(backend)? < many, "no flow gave way");
         ask_and_answer(bench, &ask(), &answer())?;
-        ensure!(bench.traffic(backend)?.connections == u64::from(many) + 1, "it was opened anew");
+        ensure!(bench.traffic(backend)?.connections == u64::from(many) + 1, "the flow was opened again");
         Ok(())
     }
 
-    fn empty_datagrams_are_carried_both_ways(bench: &mut Bench) -> Result<()> {
+    fn empty_datagrams_are_forwarded_both_ways(bench: &mut Bench) -> Result<()> {
         serve(bench, UDP)?;
         ask_and_answer(bench, &ask().payload(&[]), &answer().payload(&[]))
     }
 
-    fn an_answer_from_another_port_is_not_the_flows(bench: &mut Bench) -> Result<()> {
+    fn an_answer_from_another_port_does_not_match_the_flow(bench: &mut Bench) -> Result<()> {
         serve(bench, UDP)?;
         bench.expect_sent(&ask(), &to_backend(ask()))?;
         let other = SocketAddrV4::new(*BACKEND.ip(), BACKEND.port() + 1);
@@ -54,7 +54,7 @@ both_hooks! {
         Ok(())
     }
 
-    fn an_answer_to_another_port_is_not_the_flows(bench: &mut Bench) -> Result<()> {
+    fn an_answer_to_another_port_does_not_match_the_flow(bench: &mut Bench) -> Result<()> {
         serve(bench, UDP)?;
         bench.expect_sent(&ask(), &to_backend(ask()))?;
         let other = SocketAddrV4::new(Bench::CLIENT, CLIENT.port() + 1);
@@ -81,8 +81,8 @@ both_hooks! {
         bench.expect_refused(&answer(), Reason::NotOurs)
     }
 
-    // RFC 768: the length is the header's and the data's; what else the IP packet holds is nobody's.
-    fn a_datagram_shorter_than_its_packet_is_carried_whole(bench: &mut Bench) -> Result<()> {
+    // RFC 768: the length covers header and data; further bytes of the IP packet belong to neither.
+    fn a_datagram_shorter_than_its_packet_is_forwarded_whole(bench: &mut Bench) -> Result<()> {
         serve(bench, UDP)?;
         let longer = |frame: Frame| Frame { total_len: Some(20 + 8 + 3 + 5), ..frame };
         let trailer = [1, 2, 3, 4, 5];
@@ -92,7 +92,7 @@ both_hooks! {
         Ok(())
     }
 
-    fn the_lowest_and_highest_ports_are_ports(bench: &mut Bench) -> Result<()> {
+    fn the_lowest_and_highest_ports_are_valid(bench: &mut Bench) -> Result<()> {
         for (client, vip) in [(1, 65535), (65535, 1), (65535, 65535)] {
             let (client, vip) = (SocketAddrV4::new(Bench::CLIENT, client), SocketAddrV4::new(Bench::VIP, vip));
             let backend = SocketAddrV4::new(*BACKEND.ip(), 65535 - vip.port() + 1);

@@ -1,10 +1,10 @@
-//! Who comes to guests' own addresses, past any VIP, and what leaves with the router's own.
+//! Clients that reach guests' own addresses without a VIP, and what leaves with the router's own address.
 
 use super::*;
 
 const OUTSIDE: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(203, 0, 113, 7), 40_000);
 const ELASTIC: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 101);
-/// One whose network has source NAT, one that has an elastic IP, too.
+/// A guest whose network has source NAT, and one that also has an elastic IP.
 const GUESTS: [Ipv4Addr; 2] = [Ipv4Addr::new(10, 2, 0, 11), Ipv4Addr::new(10, 2, 0, 12)];
 
 fn translate(bench: &mut Bench) -> Result<()> {
@@ -18,7 +18,7 @@ fn expect_passed(bench: &mut Bench, frame: &Frame) -> Result<()> {
 }
 
 both_hooks! {
-    fn what_answers_who_came_to_a_guests_own_address_keeps_its_source(bench: &mut Bench) -> Result<()> {
+    fn an_answer_to_a_direct_client_keeps_the_guests_own_address(bench: &mut Bench) -> Result<()> {
         translate(bench)?;
         for guest in GUESTS {
             let at = |port| SocketAddrV4::new(guest, port);
@@ -27,7 +27,7 @@ both_hooks! {
             expect_passed(bench, &Frame::icmp_query(*OUTSIDE.ip(), guest, 8, 7, b"ping"))?;
             expect_passed(bench, &Frame::other(*OUTSIDE.ip(), guest, 47))?;
         }
-        ensure!(bench.flows()?.is_empty(), "the stack forwards these");
+        ensure!(bench.flows()?.is_empty(), "the stack forwards these, without a flow");
         for (remembered, guest) in GUESTS.into_iter().enumerate() {
             let at = |port| SocketAddrV4::new(guest, port);
             let segments = [tcp::SYN | tcp::ACK, tcp::ACK, tcp::FIN | tcp::ACK, tcp::RST];
@@ -45,13 +45,13 @@ both_hooks! {
             for (fragment, reason) in fragments.iter().zip([Reason::NotOurs, Reason::Fragment]) {
                 bench.expect_refused(fragment, reason)?;
             }
-            ensure!(bench.fragments()? == remembered, "these go by the stack");
-            // At egress the first one tells of those that follow it: the stack may have made them, too.
-            ensure!(!bench.leaves(&fragments[1], "pub0")?, "it tells of nobody");
+            ensure!(bench.fragments()? == remembered, "the stack forwards these, without remembering fragments");
+            // At egress the first fragment determines what later ones may do: the stack may have made them, too.
+            ensure!(!bench.leaves(&fragments[1], "pub0")?, "a later fragment leaves before the first one");
             for fragment in &fragments {
                 ensure!(bench.leaves(fragment, "pub0")?, "{fragment:?}");
             }
-            // To others, from other ports, nobody has come.
+            // No client has come from these hosts or ports.
             for stray in [Frame::tcp(at(81), OUTSIDE, tcp::ACK), Frame::icmp_query(guest, *OUTSIDE.ip(), 0, 8, b"")] {
                 ensure!(!bench.leaves(&stray, "pub0")?);
             }
@@ -60,7 +60,7 @@ both_hooks! {
         Ok(())
     }
 
-    fn what_a_guest_begins_to_who_came_to_it_gets_another_source(bench: &mut Bench) -> Result<()> {
+    fn a_connection_that_a_guest_begins_to_a_direct_client_is_translated(bench: &mut Bench) -> Result<()> {
         translate(bench)?;
         let at = |guest: usize, port| SocketAddrV4::new(GUESTS[guest], port);
         for guest in 0..2 {
@@ -83,8 +83,8 @@ both_hooks! {
         Ok(())
     }
 
-    fn an_error_about_what_came_to_a_guests_own_address_keeps_its_source(bench: &mut Bench) -> Result<()> {
-        // Of a router inside, whose packets have another source elsewhere, too.
+    fn an_error_about_a_direct_clients_packet_keeps_its_source(bench: &mut Bench) -> Result<()> {
+        // Also from a router inside, whose packets are otherwise translated.
         const INSIDE: Ipv4Addr = Ipv4Addr::new(10, 2, 0, 30);
         translate(bench)?;
         let errors = [([3, 2], 0), ([3, 3], 0), ([3, 4], 1200), ([11, 0], 0), ([12, 0], 20 << 24)];
@@ -100,7 +100,7 @@ both_hooks! {
             for ask in asks {
                 let about = |from, to, (kind, rest)| Frame::icmp_error(from, to, kind, rest, &ask, 28 + ask.ip_options.len());
                 let error = about(guest, *OUTSIDE.ip(), errors[0]);
-                ensure!(!bench.leaves(&error, "pub0")?, "nobody has come: {ask:?}");
+                ensure!(!bench.leaves(&error, "pub0")?, "the error leaves without a direct client: {ask:?}");
                 expect_passed(bench, &ask)?;
                 for (from, error) in [guest, INSIDE].into_iter().flat_map(|from| errors.map(|error| (from, error))) {
                     let error = about(from, *OUTSIDE.ip(), error);
@@ -108,12 +108,12 @@ both_hooks! {
                     ensure!(bench.leaves(&error, "pub0")?, "{error:?}");
                     ensure!(bench.leaves(&error.tagged(&[[0x8100, 0xe000]]), "pub0")?);
                 }
-                // To another than who came, and what is no error.
+                // To a host other than the client, and an ICMP message that is not an error.
                 ensure!(!bench.leaves(&about(guest, Bench::CLIENT, errors[0]), "pub0")?);
                 ensure!(!bench.leaves(&about(guest, *OUTSIDE.ip(), ([5, 1], 0)), "pub0")?);
             }
         }
-        // About what nobody sent.
+        // About a packet that no client sent.
         let stray = Frame::udp(OUTSIDE, SocketAddrV4::new(GUESTS[0], 55));
         ensure!(!bench.leaves(&Frame::icmp_error(GUESTS[0], *OUTSIDE.ip(), [3, 3], 0, &stray, 28), "pub0")?);
         let asked = Frame::udp(OUTSIDE, SocketAddrV4::new(GUESTS[0], 53));
@@ -124,7 +124,7 @@ both_hooks! {
         Ok(())
     }
 
-    fn a_datagram_is_answered_for_five_minutes(bench: &mut Bench) -> Result<()> {
+    fn a_direct_datagram_may_be_answered_for_five_minutes(bench: &mut Bench) -> Result<()> {
         const SECONDS: u64 = 1_000_000_000;
         translate(bench)?;
         let guest = SocketAddrV4::new(GUESTS[0], 5000);
@@ -140,7 +140,7 @@ both_hooks! {
         expect_passed(bench, &Frame::tcp(guest, OUTSIDE, tcp::ACK))
     }
 
-    fn who_comes_from_another_network_of_guests_is_no_outsider(bench: &mut Bench) -> Result<()> {
+    fn a_client_from_another_network_of_guests_is_not_a_direct_client(bench: &mut Bench) -> Result<()> {
         translate(bench)?;
         let (here, there) = (SocketAddrV4::new(GUESTS[0], 80), SocketAddrV4::new(Ipv4Addr::new(10, 3, 0, 9), 40_000));
         expect_passed(bench, &Frame { dst_mac: Bench::PRIVATE_MAC, ..Frame::tcp(there, here, tcp::SYN) })?;
@@ -148,9 +148,9 @@ both_hooks! {
         Ok(())
     }
 
-    fn the_routers_own_addresses_among_guests_are_seen_outside(bench: &mut Bench) -> Result<()> {
+    fn the_routers_own_addresses_among_guests_may_be_seen_outside(bench: &mut Bench) -> Result<()> {
         translate(bench)?;
-        // A VIP there is one of them.
+        // A VIP on the guests' network is one of them.
         let own = SocketAddrV4::new(Ipv4Addr::new(10, 2, 0, 1), 80);
         bench.serve(own, TCP, Algorithm::RoundRobin, &[BACKEND])?;
         for answer in [Frame::tcp(own, OUTSIDE, tcp::SYN | tcp::ACK), Frame::udp(own, OUTSIDE)] {

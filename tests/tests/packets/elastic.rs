@@ -1,4 +1,4 @@
-//! Elastic IPs: a VIP is one guest's, for every protocol, both ways.
+//! Elastic IPs: a VIP that belongs to one guest, for every protocol, both ways.
 
 use super::*;
 
@@ -40,7 +40,7 @@ fn loads(bench: &mut Bench, number: u32) -> Result<[u32; 2]> {
 }
 
 both_hooks! {
-    fn every_port_of_both_protocols_is_the_guests(bench: &mut Bench) -> Result<()> {
+    fn every_port_of_both_protocols_reaches_the_guest(bench: &mut Bench) -> Result<()> {
         let number = bench.elastic(Bench::VIP, GUEST, true)?;
         for port in [22, 443, 65_535] {
             for (frame, answer) in [(tcp::SYN, tcp::SYN | tcp::ACK), (tcp::ACK, tcp::ACK)] {
@@ -60,7 +60,7 @@ both_hooks! {
         Ok(())
     }
 
-    fn what_the_guest_begins_leaves_as_its_vip(bench: &mut Bench) -> Result<()> {
+    fn connections_that_the_guest_begins_leave_by_its_vip(bench: &mut Bench) -> Result<()> {
         let number = bench.elastic(Bench::VIP, GUEST, true)?;
         for (ask, answer) in [(tcp::SYN, tcp::SYN | tcp::ACK), (tcp::ACK, tcp::ACK)] {
             let out = Frame::tcp(guest(40_000), SERVER, ask);
@@ -69,7 +69,7 @@ both_hooks! {
             bench.expect_sent(&back, &to_guest(back.clone().between(SERVER, guest(40_000))))?;
         }
         ensure!(states(bench)? == [State::Established; 2]);
-        // In is to the guest, whoever began.
+        // Inbound is towards the guest, whichever side began.
         let traffic = bench.traffic(number)?;
         ensure!((traffic.packets_in, traffic.packets_out, traffic.connections) == (2, 2, 1), "{traffic:?}");
         ensure!(loads(bench, number)? == [1; 2]);
@@ -91,7 +91,7 @@ both_hooks! {
             let answer = Frame::icmp_query(GUEST, Bench::CLIENT, 0, id, data);
             let seen = Frame::icmp_query(Bench::VIP, Bench::CLIENT, 0, id, data);
             bench.expect_sent(&answer, &back_to_client(seen))?;
-            // The same identifier the other way round is another flow.
+            // The same identifier in the other direction is another flow.
             let out = Frame::icmp_query(GUEST, Bench::CLIENT, 8, id, data);
             bench.expect_sent(&out, &back_to_client(Frame::icmp_query(Bench::VIP, Bench::CLIENT, 8, id, data)))?;
             let back = Frame::icmp_query(Bench::CLIENT, Bench::VIP, 0, id, data);
@@ -112,7 +112,7 @@ both_hooks! {
         Ok(())
     }
 
-    fn tags_and_options_are_no_obstacle(bench: &mut Bench) -> Result<()> {
+    fn tags_and_options_do_not_matter(bench: &mut Bench) -> Result<()> {
         bench.elastic(Bench::VIP, GUEST, true)?;
         let ask = Frame::icmp_query(Bench::CLIENT, Bench::VIP, 8, 5, b"routed").ip_options(&[1, 1, 1, 0]);
         let arrived = Frame::icmp_query(Bench::CLIENT, GUEST, 8, 5, b"routed").ip_options(&[1, 1, 1, 0]);
@@ -132,7 +132,7 @@ both_hooks! {
         let mut late = ask.fragments(&offsets).swap_remove(1);
         late.id += 1;
         bench.expect_refused(&late, Reason::Unreadable)?;
-        // Without ports nothing is to be known of the first one.
+        // Without ports nothing needs to be known of the first fragment.
         let (ask, sent) = (Frame::other(Bench::CLIENT, Bench::VIP, 47), Frame::other(Bench::CLIENT, GUEST, 47));
         let fragments = |frame: Frame| frame.payload(&[1; 2000]).fragments(&[0, 1480]);
         for (fragment, expected) in fragments(ask).iter().zip(fragments(to_guest(sent))).rev() {
@@ -141,7 +141,7 @@ both_hooks! {
         Ok(())
     }
 
-    fn answers_leave_by_the_vip_that_was_asked_and_own_flows_by_the_leading_one(bench: &mut Bench) -> Result<()> {
+    fn answers_leave_by_the_vip_that_was_asked_and_the_guests_own_flows_by_the_leading_one(bench: &mut Bench) -> Result<()> {
         let first = bench.elastic(Bench::VIP, GUEST, false)?;
         let second = bench.elastic(OTHER_VIP, GUEST, true)?;
         for (address, number) in [(Bench::VIP, first), (OTHER_VIP, second)] {
@@ -150,7 +150,7 @@ both_hooks! {
             bench.expect_sent(&ask, &to_guest(ask.clone().between(SERVER, guest(53))))?;
             let answer = Frame::udp(guest(53), SERVER);
             bench.expect_sent(&answer, &to_gateway(answer.clone().between(asked, SERVER)))?;
-            // Both would be asked by the same client port.
+            // The same client port asks both.
             bench.end_flows(number)?;
             bench.expect_refused(&Frame::udp(guest(53), SERVER), Reason::FlowEnded)?;
         }
@@ -158,7 +158,7 @@ both_hooks! {
         bench.expect_sent(&own, &to_gateway(own.clone().between(SocketAddrV4::new(OTHER_VIP, 9000), SERVER)))
     }
 
-    fn guests_meet_by_their_elastic_ips(bench: &mut Bench) -> Result<()> {
+    fn guests_reach_each_other_by_elastic_ips(bench: &mut Bench) -> Result<()> {
         bench.elastic(Bench::VIP, GUEST, true)?;
         bench.elastic(OTHER_VIP, OTHER, true)?;
         let other = |port| SocketAddrV4::new(OTHER, port);
@@ -175,7 +175,7 @@ both_hooks! {
         bench.expect_sent(&pong, &to_guest(Frame::icmp_query(OTHER_VIP, GUEST, 0, 9, b"hello")))
     }
 
-    fn a_guest_meets_itself_by_its_elastic_ip(bench: &mut Bench) -> Result<()> {
+    fn a_guest_reaches_itself_by_its_elastic_ip(bench: &mut Bench) -> Result<()> {
         bench.elastic(Bench::VIP, GUEST, true)?;
         let ask = Frame::udp(guest(40_000), vip(80));
         bench.expect_sent(&ask, &to_guest(ask.clone().between(vip(40_000), guest(80))))?;
@@ -185,7 +185,7 @@ both_hooks! {
         bench.expect_sent(&ping, &to_guest(Frame::icmp_query(Bench::VIP, GUEST, 8, 9, b"me")))?;
         let pong = Frame::icmp_query(GUEST, Bench::VIP, 0, 9, b"me");
         bench.expect_sent(&pong, &to_guest(Frame::icmp_query(Bench::VIP, GUEST, 0, 9, b"me")))?;
-        // From the port that it asks: another one, so that the two directions differ.
+        // Asking from the port that it asks gets another source port, so that the two directions differ.
         let same = Frame::udp(guest(5060), vip(5060));
         let outcome = bench.run(&same)?;
         let port = u16::from_be_bytes([outcome.bytes[34], outcome.bytes[35]]);
@@ -200,7 +200,7 @@ both_hooks! {
         bench.expect_sent(&data, &to_guest(data.clone().between(CLIENT, guest(22))))?;
         let data = Frame::tcp(guest(40_000), SERVER, tcp::ACK).payload(b"still there");
         bench.expect_sent(&data, &to_gateway(data.clone().between(vip(40_000), SERVER)))?;
-        // What ends or answers nothing that is known begins nothing.
+        // A segment that ends or answers an unknown connection opens none.
         for flags in [tcp::RST, tcp::RST | tcp::ACK, tcp::SYN | tcp::ACK, tcp::FIN, 0] {
             bench.expect_refused(&Frame::tcp(CLIENT, vip(23), flags), Reason::NoFlow)?;
             bench.expect_refused(&Frame::tcp(guest(41_000), SERVER, flags), Reason::NoFlow)?;
@@ -208,7 +208,7 @@ both_hooks! {
         Ok(())
     }
 
-    fn what_is_not_translated_does_not_leave(bench: &mut Bench) -> Result<()> {
+    fn untranslated_packets_of_a_guest_do_not_leave(bench: &mut Bench) -> Result<()> {
         bench.elastic(Bench::VIP, GUEST, true)?;
         let own = Frame::tcp(guest(41_000), SERVER, tcp::RST);
         ensure!(bench.leaves(&own, "priv0")?);
@@ -220,7 +220,7 @@ both_hooks! {
         Ok(())
     }
 
-    fn a_guests_traffic_to_its_router_and_neighbours_is_the_stacks(bench: &mut Bench) -> Result<()> {
+    fn the_stack_handles_a_guests_traffic_to_its_router_and_neighbours(bench: &mut Bench) -> Result<()> {
         bench.elastic(Bench::VIP, GUEST, true)?;
         for host in [Ipv4Addr::new(10, 2, 0, 1), Ipv4Addr::new(10, 1, 0, 1), Ipv4Addr::new(10, 2, 0, 30)] {
             bench.expect_refused(&Frame::udp(guest(4000), SocketAddrV4::new(host, 53)), Reason::NotOurs)?;
@@ -229,10 +229,10 @@ both_hooks! {
         Ok(())
     }
 
-    fn errors_find_both_sides(bench: &mut Bench) -> Result<()> {
+    fn errors_reach_both_sides(bench: &mut Bench) -> Result<()> {
         bench.elastic(Bench::VIP, GUEST, true)?;
         let hop = Ipv4Addr::new(198, 51, 100, 1);
-        // A ping on its way out whose time is over, and one that came in and the guest wants none of.
+        // About an outbound ping whose TTL ended, and about an inbound ping that the guest refuses.
         let (out, seen) = (Frame::icmp_query(GUEST, *SERVER.ip(), 8, 77, b"far"), Frame::icmp_query(Bench::VIP, *SERVER.ip(), 8, 77, b"far"));
         bench.expect_sent(&out, &to_gateway(seen.clone()))?;
         let error = Frame::icmp_error(hop, Bench::VIP, [11, 0], 0, &seen, 31);
@@ -241,17 +241,17 @@ both_hooks! {
         bench.expect_sent(&ask, &to_guest(seen.clone()))?;
         let error = Frame::icmp_error(GUEST, Bench::CLIENT, [3, 1], 0, &seen, 30);
         bench.expect_sent(&error, &back_to_client(Frame::icmp_error(Bench::VIP, Bench::CLIENT, [3, 1], 0, &ask, 30)))?;
-        // Another protocol's.
+        // About another protocol's packet.
         let of = |src, dst| Frame::other(src, dst, 47).payload(&[0; 40]);
         bench.expect_sent(&of(GUEST, *SERVER.ip()), &to_gateway(of(Bench::VIP, *SERVER.ip())))?;
         let error = Frame::icmp_error(hop, Bench::VIP, [3, 4], 1400, &of(Bench::VIP, *SERVER.ip()), 28);
         bench.expect_sent(&error, &to_guest(Frame::icmp_error(hop, GUEST, [3, 4], 1400, &of(GUEST, *SERVER.ip()), 28)))?;
-        // About nothing that is known.
+        // About a packet of no known flow.
         let stray = Frame::icmp_error(hop, Bench::VIP, [3, 3], 0, &Frame::udp(vip(1), SERVER), 28);
         bench.expect_refused(&stray, Reason::OtherProtocol)
     }
 
-    fn an_outward_packet_that_does_not_fit_is_handed_over_as_it_came(bench: &mut Bench) -> Result<()> {
+    fn an_outbound_packet_that_does_not_fit_is_handed_over_unchanged(bench: &mut Bench) -> Result<()> {
         bench.elastic(Bench::VIP, GUEST, true)?;
         bench.set_mtu(1, 1000)?;
         let out = Frame::udp(guest(4000), SERVER).payload(&[1; 1200]);
@@ -263,20 +263,20 @@ both_hooks! {
         expect_handed_over(bench, &may_be_cut, &may_be_cut.clone().between(vip(4000), SERVER), Reason::OverMtu)
     }
 
-    fn an_outward_packet_whose_time_is_over_is_handed_over_as_it_came_without_a_neighbour_too(bench: &mut Bench) -> Result<()> {
+    fn an_outbound_packet_whose_ttl_ends_is_handed_over_unchanged_even_without_a_neighbour(bench: &mut Bench) -> Result<()> {
         bench.elastic(Bench::VIP, GUEST, true)?;
         command("ip neigh del 10.1.0.10 dev pub0")?;
         let out = Frame::udp(guest(4000), CLIENT);
         let old = Frame { ttl: 1, ..out.clone() };
         match bench.hook() {
-            // Whose stage finds that out.
+            // The TC stage finds that out.
             Hook::Xdp => expect_by_neighbour(bench, &old, &old)?,
             Hook::Tc => expect_handed_over(bench, &old, &old, Reason::TtlExpired)?,
         }
         expect_by_neighbour(bench, &out, &unresolved(out.clone().between(vip(4000), CLIENT), Bench::PUBLIC_MAC))
     }
 
-    fn a_flow_may_begin_with_what_the_device_cannot_take_whole(bench: &mut Bench) -> Result<()> {
+    fn a_flow_may_begin_with_a_packet_that_the_device_cannot_send_whole(bench: &mut Bench) -> Result<()> {
         bench.elastic(Bench::VIP, GUEST, true)?;
         bench.set_mtu(1, 1000)?;
         command("ip link set pub0 mtu 1000")?;

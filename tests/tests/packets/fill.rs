@@ -14,7 +14,7 @@ fn full(bench: &mut Bench) -> Result<Filling> {
     Ok(filling)
 }
 
-/// Each connection is there, and both its directions are found, wherever they lie.
+/// Each connection is in the table, and both its directions are found, in whichever slots.
 fn check_all(bench: &mut Bench, open: &[SocketAddrV4]) -> Result<()> {
     let flows = bench.flows()?.into_iter().filter(|(word, _)| word.state() == State::Established);
     ensure!(flows.count() == 2 * open.len());
@@ -43,7 +43,7 @@ both_hooks! {
         check_all(bench, filling.open())
     }
 
-    fn a_flood_takes_nothing_from_a_table_that_is_full_of_established_connections(bench: &mut Bench) -> Result<()> {
+    fn a_flood_takes_no_slot_in_a_table_that_is_full_of_established_connections(bench: &mut Bench) -> Result<()> {
         let bench = &mut Bench::with_buckets(bench.hook(), 16)?;
         let backend = serve(bench, TCP)?;
         let mut filling = full(bench)?;
@@ -56,28 +56,28 @@ both_hooks! {
         check_all(bench, filling.open())
     }
 
-    fn who_finds_no_slot_takes_one_of_a_connection_that_is_idle_for_too_long(bench: &mut Bench) -> Result<()> {
+    fn a_new_connection_without_a_slot_takes_that_of_one_that_is_idle_for_too_long(bench: &mut Bench) -> Result<()> {
         let bench = &mut Bench::with_buckets(bench.hook(), 16)?;
         let backend = serve(bench, TCP)?;
         let mut filling = full(bench)?;
         let first = filling.open()[0];
         let timeout = bench.backend(backend)?.idle_timeout * bench.config()?.second();
         bench.age_flows(timeout)?;
-        // One of them goes on, and by one direction only.
+        // One of the connections goes on, and in one direction only.
         bench.run(&Frame::tcp(BACKEND, first, tcp::ACK))?;
-        ensure!(!filling.ask(bench)?, "the time of a busy flow is stored once in a while only");
+        ensure!(!filling.ask(bench)?, "the programs store a busy flow's time only now and then");
         bench.age_flows(1 + (1 << TOUCH_PERIOD))?;
         let refused = bench.reason(Reason::TableFull)?;
         for _ in 0..48 {
-            ensure!(filling.ask(bench)?, "refused beside idle ones");
+            ensure!(filling.ask(bench)?, "refused although there are idle ones");
         }
         ensure!(bench.reason(Reason::TableFull)? == refused);
-        // Until there is none left that is.
+        // Until no idle one is left.
         for _ in 0..256 {
             filling.ask(bench)?;
         }
-        ensure!(bench.reason(Reason::TableFull)? > refused, "one that goes on gives way, or one that was just made");
-        ensure!(bench.load(backend)? as usize <= bench.flows()?.len() / 2, "what was ended is counted");
+        ensure!(bench.reason(Reason::TableFull)? > refused, "an active connection gave way, or one that was just made");
+        ensure!(bench.load(backend)? as usize <= bench.flows()?.len() / 2, "an ended connection is still counted");
         let goes_on = Frame::tcp(first, VIP, tcp::ACK);
         ensure!(bench.run(&goes_on)?.verdict == Verdict::Redirect, "ended, though one side went on");
         Ok(())

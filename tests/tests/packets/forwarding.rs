@@ -1,9 +1,9 @@
-//! Port forwarding: ports of a VIP that go to a guest's, one by one or in ranges.
+//! Port forwarding: ports of a VIP that lead to a guest's ports, one by one or in ranges.
 
 use super::*;
 
 const GUEST: SocketAddrV4 = BACKEND;
-/// Bits of a key that name 16 ports.
+/// Prefix length of a key that covers 16 ports.
 const SIXTEEN: u32 = ServiceKey::EXACT - 4;
 
 const fn vip(port: u16) -> SocketAddrV4 {
@@ -25,7 +25,7 @@ fn returns(bench: &mut Bench, frame: &Frame, from: SocketAddrV4) -> Result<()> {
 }
 
 both_hooks! {
-    fn a_port_goes_to_the_guests_port_and_its_answers_come_back_from_the_vip(bench: &mut Bench) -> Result<()> {
+    fn a_port_leads_to_the_guests_port_and_answers_come_from_the_vip(bench: &mut Bench) -> Result<()> {
         let number = bench.forward(vip(2222), TCP, ServiceKey::EXACT, guest(22))?;
         for (frame, answer) in [(tcp::SYN, tcp::SYN | tcp::ACK), (tcp::ACK, tcp::ACK)] {
             arrives(bench, &Frame::tcp(CLIENT, vip(2222), frame), guest(22))?;
@@ -37,8 +37,8 @@ both_hooks! {
         bench.expect_refused(&Frame::tcp(CLIENT, vip(22), tcp::SYN), Reason::NotOurs)
     }
 
-    fn each_port_of_a_range_goes_to_its_own_of_an_equal_range(bench: &mut Bench) -> Result<()> {
-        // 8000 to 8015 to 20000 to 20015.
+    fn each_port_of_a_range_leads_to_its_own_port_of_an_equal_range(bench: &mut Bench) -> Result<()> {
+        // Ports 8000 to 8015 lead to 20000 to 20015.
         bench.forward(vip(8000), UDP, SIXTEEN, guest(20_000))?;
         for offset in [0, 1, 7, 15] {
             arrives(bench, &Frame::udp(CLIENT, vip(8000 + offset)), guest(20_000 + offset))?;
@@ -50,7 +50,7 @@ both_hooks! {
         Ok(())
     }
 
-    fn a_range_may_go_to_lower_ports(bench: &mut Bench) -> Result<()> {
+    fn a_range_may_lead_to_lower_ports(bench: &mut Bench) -> Result<()> {
         bench.forward(vip(65_520), UDP, SIXTEEN, guest(1))?;
         arrives(bench, &Frame::udp(CLIENT, vip(65_520)), guest(1))?;
         arrives(bench, &Frame::udp(CLIENT, vip(65_535)), guest(16))
@@ -66,10 +66,10 @@ both_hooks! {
         bench.forward(vip(8000), TCP, SIXTEEN, guest(8000))?;
         let network = |last: u8, bits: u8| [Ipv4Addr::new(10, 1, 0, last), Ipv4Addr::new(255, 255, 255, bits)];
         let syn = Frame::tcp(CLIENT, vip(8001), tcp::SYN);
-        // Its last address is 11, 10 is the client.
+        // The network's last address is 11; the client is 10.
         bench.allow(vip(8000), TCP, SIXTEEN, network(11, 255))?;
         bench.expect_refused(&syn, Reason::SourceNotAllowed)?;
-        // Nothing is told to whom it is not meant for.
+        // A client that is not allowed gets no answer.
         bench.expect_refused(&Frame::tcp(CLIENT, vip(8001), tcp::ACK), Reason::SourceNotAllowed)?;
         bench.allow(vip(8000), TCP, SIXTEEN, network(12, 252))?;
         bench.expect_refused(&syn, Reason::SourceNotAllowed)?;
@@ -85,7 +85,7 @@ both_hooks! {
             arrives(bench, &Frame::udp(CLIENT, vip(port)), guest(port))?;
             returns(bench, &Frame::udp(guest(port), CLIENT), vip(port))?;
         }
-        // As the controller does: the key, then the backend.
+        // In the controller's order: first the key, then the backend.
         bench.remove_service(vip(8000), UDP, SIXTEEN)?;
         let generation = bench.backend(number)?.generation + 1;
         bench.set_backend(number, vipgate_abi::backend::Backend { generation, ..Default::default() })?;
@@ -100,7 +100,7 @@ both_hooks! {
         bench.expect_refused(&Frame::tcp(CLIENT, vip(2222), tcp::ACK), Reason::NoFlow)
     }
 
-    fn a_rule_whose_guest_is_gone_takes_nothing(bench: &mut Bench) -> Result<()> {
+    fn a_rule_whose_guest_is_gone_accepts_nothing(bench: &mut Bench) -> Result<()> {
         let number = bench.forward(vip(2222), UDP, ServiceKey::EXACT, guest(22))?;
         bench.set_backend(number, vipgate_abi::backend::Backend::default())?;
         bench.expect_refused(&Frame::udp(CLIENT, vip(2222)), Reason::NoBackend)
@@ -135,7 +135,7 @@ both_hooks! {
         bench.forward(vip(8000), UDP, SIXTEEN, guest(9000))?;
         let ask = Frame::udp(CLIENT, vip(8005)).payload(b"anybody?");
         arrives(bench, &ask, guest(9005))?;
-        // The guest has nobody there.
+        // Nothing listens at the guest.
         let sent = ask.clone().between(CLIENT, guest(9005));
         let error = Frame::icmp_error(*GUEST.ip(), Bench::CLIENT, [3, 3], 0, &sent, 36);
         let turned = Frame::icmp_error(Bench::VIP, Bench::CLIENT, [3, 3], 0, &ask, 36);
@@ -149,7 +149,7 @@ both_hooks! {
         bench.expect_sent(&error, &turned.forwarded(Bench::PRIVATE_MAC, Bench::backend_mac(11)))
     }
 
-    fn a_client_beside_the_guest_comes_from_the_router(bench: &mut Bench) -> Result<()> {
+    fn a_client_in_the_guests_network_has_the_routers_address(bench: &mut Bench) -> Result<()> {
         bench.arrive_by("pub0")?;
         let beside = SocketAddrV4::new(Ipv4Addr::new(10, 1, 0, 20), 9001);
         bench.forward(vip(8000), UDP, SIXTEEN, SocketAddrV4::new(*beside.ip(), 9000))?;

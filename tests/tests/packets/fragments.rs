@@ -20,14 +20,14 @@ both_hooks! {
         Ok(())
     }
 
-    fn a_fragment_before_its_first_one_is_the_stacks(bench: &mut Bench) -> Result<()> {
+    fn the_stack_gets_a_fragment_that_comes_before_the_first_one(bench: &mut Bench) -> Result<()> {
         serve(bench, UDP)?;
         let ask = Frame::udp(CLIENT, VIP).payload(&[1; 2000]);
         let [first, second] = &ask.fragments(&[0, 1480])[..] else { anyhow::bail!("two fragments") };
         bench.expect_refused(second, Reason::Fragment)?;
         bench.expect_sent(first, &to_backend(ask.clone()).fragments(&[0, 1480])[0])?;
         bench.expect_sent(second, &to_backend(ask.clone()).fragments(&[0, 1480])[1])?;
-        // Another packet's: other identification, other protocol, other source.
+        // Of another packet: other identification, other protocol, other source.
         let mut other = second.clone();
         other.id += 1;
         bench.expect_refused(&other, Reason::Fragment)?;
@@ -77,7 +77,7 @@ both_hooks! {
         Ok(())
     }
 
-    fn fragments_of_two_datagrams_mixed_go_each_its_way(bench: &mut Bench) -> Result<()> {
+    fn mixed_fragments_of_two_datagrams_each_follow_their_first_one(bench: &mut Bench) -> Result<()> {
         bench.serve(VIP, UDP, Algorithm::RoundRobin, &backends([11, 12]))?;
         let of = |port, id, host| {
             let client = SocketAddrV4::new(Bench::CLIENT, port);
@@ -94,7 +94,7 @@ both_hooks! {
         Ok(())
     }
 
-    fn an_identification_used_again_is_the_later_packets(bench: &mut Bench) -> Result<()> {
+    fn a_reused_identification_belongs_to_the_later_packet(bench: &mut Bench) -> Result<()> {
         serve(bench, UDP)?;
         for port in [1000, 2000] {
             let client = SocketAddrV4::new(Bench::CLIENT, port);
@@ -109,7 +109,7 @@ both_hooks! {
         Ok(())
     }
 
-    fn a_first_fragment_of_long_ago_is_forgotten(bench: &mut Bench) -> Result<()> {
+    fn an_old_first_fragment_is_forgotten(bench: &mut Bench) -> Result<()> {
         serve(bench, UDP)?;
         let ask = Frame::udp(CLIENT, VIP).payload(&[1; 2000]);
         let (fragments, expected) = (ask.fragments(&[0, 1480]), to_backend(ask.clone()).fragments(&[0, 1480]));
@@ -122,7 +122,7 @@ both_hooks! {
         bench.expect_sent(&fragments[1], &expected[1])
     }
 
-    fn fragments_that_are_for_no_service_are_not_ours_and_take_no_room(bench: &mut Bench) -> Result<()> {
+    fn fragments_for_no_service_are_not_ours_and_take_no_room(bench: &mut Bench) -> Result<()> {
         serve(bench, UDP)?;
         let no_service = SocketAddrV4::new(Bench::VIP, VIP.port() + 1);
         let elsewhere = SocketAddrV4::new(Ipv4Addr::new(10, 1, 0, 77), 53);
@@ -138,7 +138,7 @@ both_hooks! {
         Ok(())
     }
 
-    fn what_is_for_an_elastic_ip_and_does_not_tell_for_what_ends_there(bench: &mut Bench) -> Result<()> {
+    fn an_unreadable_packet_to_an_elastic_ip_is_dropped(bench: &mut Bench) -> Result<()> {
         let elastic = SocketAddrV4::new(Ipv4Addr::new(10, 1, 0, 101), 22);
         bench.elastic(*elastic.ip(), *BACKEND.ip(), true)?;
         let syn = Frame::tcp(CLIENT, elastic, tcp::SYN).payload(&[0; 8]);
@@ -150,12 +150,12 @@ both_hooks! {
         short.total_len = Some(27);
         bench.expect_refused(&short, Reason::Unreadable)?;
         ensure!(bench.flows()?.is_empty());
-        // A balancer's VIP is the router's: its stack refuses.
+        // A balancer's VIP is the router's own: its stack gets the fragment and refuses it.
         serve(bench, TCP)?;
         bench.expect_refused(&Frame::tcp(CLIENT, VIP, tcp::SYN).payload(&[0; 8]).fragments(&[0, 8])[0], Reason::Malformed)
     }
 
-    fn fragments_of_other_protocols_are_the_stacks(bench: &mut Bench) -> Result<()> {
+    fn the_stack_gets_fragments_of_other_protocols(bench: &mut Bench) -> Result<()> {
         serve(bench, UDP)?;
         let echo = Frame::other(Bench::CLIENT, Bench::VIP, 1).payload(&[8; 2000]);
         let fragments = echo.fragments(&[0, 1480]);
@@ -164,7 +164,7 @@ both_hooks! {
         bench.expect_refused(&fragments[1], Reason::Fragment)
     }
 
-    fn fragments_to_a_disabled_vip_end_there(bench: &mut Bench) -> Result<()> {
+    fn fragments_to_a_disabled_vip_are_dropped(bench: &mut Bench) -> Result<()> {
         let service = Service { kind: Kind::Disabled as u8, ..Service::default() };
         bench.set_service(VIP, 0, ServiceKey::WHOLE_VIP, service)?;
         let fragments = Frame::udp(CLIENT, VIP).payload(&[1; 2000]).fragments(&[0, 1480]);

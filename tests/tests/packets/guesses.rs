@@ -1,5 +1,4 @@
-//! Connections that somebody ends who has guessed their addresses and ports alone (RFC 5961): they live on, and nothing else
-//! does.
+//! Connections that a stranger tries to end by guessing their addresses and ports (RFC 5961): they live on, and no others do.
 
 use super::{
     Side::{Backend, Client},
@@ -10,7 +9,7 @@ const SYN_ACK: u8 = tcp::SYN | tcp::ACK;
 const FIN_ACK: u8 = tcp::FIN | tcp::ACK;
 const DATA: u8 = tcp::ACK | tcp::PSH;
 
-/// The states of the client's flow and of the answering one, and how many connections backend and service have.
+/// Checks the states of the client's and of the answering flow, and the connections counted for backend and service.
 fn expect(bench: &mut Bench, backend: u32, states: [State; 2], [load, admitted]: [u32; 2]) -> Result<()> {
     let held = both(bench)?.map(Word::state);
     ensure!(held == states, "{held:?}");
@@ -26,7 +25,7 @@ fn both(bench: &mut Bench) -> Result<[Word; 2]> {
     Ok([word(false).context("no flow")?, word(true).context("no answering flow")?])
 }
 
-/// An established connection of the backend whose number this is, and jiffies of more than a moment.
+/// An established connection; returns its backend's number, and jiffies of more than a moment.
 fn established(bench: &mut Bench) -> Result<(u32, u32)> {
     let backend = serve(bench, TCP)?;
     let moment = bench.slow_down()? + 1;
@@ -34,7 +33,7 @@ fn established(bench: &mut Bench) -> Result<(u32, u32)> {
     Ok((backend, moment))
 }
 
-/// The same, then reset; a moment has passed.
+/// [`established`], then reset; a moment has passed.
 fn reset(bench: &mut Bench) -> Result<(u32, u32)> {
     let (backend, moment) = established(bench)?;
     exchange(bench, &[(Client, tcp::RST)])?;
@@ -50,7 +49,7 @@ both_hooks! {
         expect(bench, backend, [State::Resumed, State::Reset], [0, 0])?;
         exchange(bench, &[(Backend, tcp::ACK)])?;
         expect(bench, backend, [State::Established; 2], [1, 1])?;
-        // It is the old one, and ends as any other.
+        // It is the old connection, and ends like any other.
         ensure!(bench.traffic(backend)?.connections == 1);
         exchange(bench, &[(Client, FIN_ACK), (Backend, FIN_ACK)])?;
         expect(bench, backend, [State::Closed; 2], [0, 0])
@@ -83,7 +82,7 @@ both_hooks! {
         expect(bench, number, [State::Established; 2], [1, 1])
     }
 
-    fn what_was_on_its_way_revives_nothing(bench: &mut Bench) -> Result<()> {
+    fn segments_in_flight_revive_nothing(bench: &mut Bench) -> Result<()> {
         let (backend, _) = established(bench)?;
         exchange(bench, &[(Client, tcp::RST), (Client, DATA), (Backend, DATA), (Client, tcp::ACK), (Backend, tcp::ACK)])?;
         expect(bench, backend, [State::Reset; 2], [0, 0])
@@ -107,7 +106,7 @@ both_hooks! {
         Ok(())
     }
 
-    fn one_who_answers_data_by_resets_is_gone(bench: &mut Bench) -> Result<()> {
+    fn a_side_that_answers_data_by_resets_is_gone(bench: &mut Bench) -> Result<()> {
         let (backend, moment) = reset(bench)?;
         for _ in 0..3 {
             exchange(bench, &[(Client, DATA), (Backend, tcp::RST)])?;
@@ -127,7 +126,7 @@ both_hooks! {
         expect(bench, backend, [State::Established; 2], [1, 1])
     }
 
-    fn fins_of_both_sides_by_guess_close_nothing_for_good(bench: &mut Bench) -> Result<()> {
+    fn guessed_fins_of_both_sides_do_not_close_for_good(bench: &mut Bench) -> Result<()> {
         let (backend, moment) = established(bench)?;
         exchange(bench, &[(Client, FIN_ACK), (Backend, FIN_ACK)])?;
         expect(bench, backend, [State::Closed; 2], [0, 0])?;
@@ -147,7 +146,7 @@ both_hooks! {
         Ok(())
     }
 
-    fn who_lives_on_counts_beyond_the_listeners_maximum(bench: &mut Bench) -> Result<()> {
+    fn a_connection_that_lives_on_counts_beyond_the_listeners_maximum(bench: &mut Bench) -> Result<()> {
         let (backend, moment) = established(bench)?;
         bench.limit(VIP, TCP, 1)?;
         exchange(bench, &[(Client, tcp::RST)])?;
@@ -163,11 +162,11 @@ both_hooks! {
         bench.expect_refused(&Frame::tcp(third, VIP, tcp::SYN), Reason::TooManyConnections)
     }
 
-    fn a_reset_and_a_syn_by_guess_leave_a_connection_at_its_backend(bench: &mut Bench) -> Result<()> {
+    fn a_guessed_reset_and_syn_leave_a_connection_at_its_backend(bench: &mut Bench) -> Result<()> {
         let numbers = bench.serve(VIP, TCP, Algorithm::RoundRobin, &backends([11, 12]))?;
         let almost = bench.slow_down()? / 8 * 7;
         establish(bench)?;
-        // Segments after the reset tell that it lives, though they prove nothing.
+        // Segments after the reset show that the connection lives, though they prove nothing.
         exchange(bench, &[(Client, tcp::RST), (Client, tcp::SYN), (Backend, tcp::ACK)])?;
         bench.age_flows(almost)?;
         exchange(bench, &[(Client, DATA)])?;
@@ -177,14 +176,14 @@ both_hooks! {
         expect(bench, numbers[0], [State::Established; 2], [1, 1])
     }
 
-    fn a_reset_and_a_later_syn_by_guess_leave_a_silent_connection_at_its_backend(bench: &mut Bench) -> Result<()> {
+    fn a_guessed_reset_and_a_later_guessed_syn_leave_a_silent_connection_at_its_backend(bench: &mut Bench) -> Result<()> {
         let numbers = bench.serve(VIP, TCP, Algorithm::RoundRobin, &backends([11, 12]))?;
         let moment = bench.slow_down()? + 1;
         establish(bench)?;
         exchange(bench, &[(Client, tcp::RST)])?;
         for _ in 0..20 {
             bench.age_flows(moment)?;
-            // The backend knows that it is forged, and says where it is.
+            // The backend detects the forged SYN and answers with its current sequence number.
             exchange(bench, &[(Client, tcp::SYN), (Backend, tcp::ACK)])?;
         }
         bench.age_flows(moment)?;
@@ -193,7 +192,7 @@ both_hooks! {
         expect(bench, numbers[0], [State::Established; 2], [1, 1])
     }
 
-    fn a_syn_by_guess_cuts_no_connection_in_any_state(bench: &mut Bench) -> Result<()> {
+    fn a_guessed_syn_cuts_no_connection_in_any_state(bench: &mut Bench) -> Result<()> {
         let numbers = bench.serve(VIP, TCP, Algorithm::RoundRobin, &backends([11, 12]))?;
         let steps = [
             (Client, tcp::SYN, [State::Opening; 2]),
@@ -229,7 +228,7 @@ both_hooks! {
         Ok(())
     }
 
-    fn a_handshake_survives_a_reset_by_guess(bench: &mut Bench) -> Result<()> {
+    fn a_handshake_survives_a_guessed_reset(bench: &mut Bench) -> Result<()> {
         let backend = serve(bench, TCP)?;
         bench.slow_down()?;
         exchange(bench, &[(Client, tcp::SYN), (Client, tcp::RST), (Backend, SYN_ACK), (Client, tcp::ACK)])?;

@@ -1,12 +1,12 @@
-//! Clients in the backend's own network, and on the backend itself: on pub0, both of them.
+//! Hairpins: clients in the backend's own network, and the backend itself. All are on pub0.
 
 use super::*;
 
 const NEIGHBOUR: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(10, 1, 0, 20), 8080);
-/// What the backend takes for its client.
+/// The client's address as the backend sees it.
 const ROUTER: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(10, 1, 0, 1), CLIENT.port());
 
-fn serve_beside(bench: &mut Bench, protocol: u8) -> Result<u32> {
+fn serve_neighbours(bench: &mut Bench, protocol: u8) -> Result<u32> {
     bench.arrive_by("pub0")?;
     Ok(bench.serve(VIP, protocol, Algorithm::RoundRobin, &[NEIGHBOUR])?[0])
 }
@@ -16,8 +16,8 @@ fn to_neighbour(frame: Frame) -> Frame {
 }
 
 both_hooks! {
-    fn a_client_beside_its_backend_comes_from_the_router(bench: &mut Bench) -> Result<()> {
-        let backend = serve_beside(bench, TCP)?;
+    fn a_client_in_its_backends_network_has_the_routers_address(bench: &mut Bench) -> Result<()> {
+        let backend = serve_neighbours(bench, TCP)?;
         for (flags, reply) in [(tcp::SYN, false), (tcp::SYN | tcp::ACK, true), (tcp::ACK, false), (tcp::ACK, true)] {
             if reply {
                 let frame = Frame::tcp(NEIGHBOUR, ROUTER, flags).payload(b"answer");
@@ -33,7 +33,7 @@ both_hooks! {
     }
 
     fn a_backend_is_its_own_client(bench: &mut Bench) -> Result<()> {
-        serve_beside(bench, UDP)?;
+        serve_neighbours(bench, UDP)?;
         let own = SocketAddrV4::new(*NEIGHBOUR.ip(), CLIENT.port());
         let ask = Frame::udp(own, VIP).payload(b"me?");
         bench.expect_sent(&ask, &to_neighbour(ask.clone()))?;
@@ -42,8 +42,8 @@ both_hooks! {
         bench.expect_sent(&answer, &expected)
     }
 
-    fn a_port_that_is_taken_becomes_another_of_the_routers(bench: &mut Bench) -> Result<()> {
-        serve_beside(bench, UDP)?;
+    fn a_port_that_is_taken_is_replaced_by_another_one_of_the_routers(bench: &mut Bench) -> Result<()> {
+        serve_neighbours(bench, UDP)?;
         for host in 10..15 {
             let client = SocketAddrV4::new(Ipv4Addr::new(10, 1, 0, host), CLIENT.port());
             let ask = Frame::udp(client, VIP).payload(b"who?");
@@ -61,8 +61,8 @@ both_hooks! {
         Ok(())
     }
 
-    fn a_client_behind_a_gateway_in_the_backends_network_is_kept(bench: &mut Bench) -> Result<()> {
-        serve_beside(bench, UDP)?;
+    fn a_client_behind_a_gateway_in_the_backends_network_keeps_its_address(bench: &mut Bench) -> Result<()> {
+        serve_neighbours(bench, UDP)?;
         let far = SocketAddrV4::new(Ipv4Addr::new(203, 0, 113, 7), 5353);
         let ask = Frame::udp(far, VIP);
         let expected = ask.clone().between(far, NEIGHBOUR).forwarded(Bench::PUBLIC_MAC, Bench::client_mac(20));
@@ -70,7 +70,7 @@ both_hooks! {
     }
 
     fn errors_about_a_hairpin_reach_both_sides(bench: &mut Bench) -> Result<()> {
-        serve_beside(bench, UDP)?;
+        serve_neighbours(bench, UDP)?;
         let ask = Frame::udp(CLIENT, VIP).payload(b"anybody?");
         bench.run(&ask)?;
         let arrived = ask.clone().between(ROUTER, NEIGHBOUR);
@@ -86,8 +86,8 @@ both_hooks! {
         bench.expect_sent(&error, &expected)
     }
 
-    fn what_comes_to_the_router_itself_stays_its_own(bench: &mut Bench) -> Result<()> {
-        serve_beside(bench, UDP)?;
+    fn packets_to_the_router_itself_stay_its_own(bench: &mut Bench) -> Result<()> {
+        serve_neighbours(bench, UDP)?;
         bench.run(&Frame::udp(CLIENT, VIP))?;
         let other = SocketAddrV4::new(*ROUTER.ip(), 53);
         bench.expect_refused(&Frame::udp(NEIGHBOUR, other), Reason::NotOurs)?;

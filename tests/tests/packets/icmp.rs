@@ -9,7 +9,7 @@ both_hooks! {
         let answer = Frame::tcp(BACKEND, CLIENT, tcp::ACK).payload(&[9; 60]);
         let on_the_way = answer.clone().between(VIP, CLIENT);
         for (kind, rest) in [([3, 4], 1400), ([3, 1], 0), ([11, 0], 0), ([12, 0], 0)] {
-            // As much as RFC 792 asks for, and as much as routers quote today.
+            // With as long a quote as RFC 792 asks for, and as long a one as routers send today.
             for length in [28, 38, 68] {
                 let error = Frame::icmp_error(Bench::CLIENT, Bench::VIP, kind, rest, &on_the_way, length);
                 let expected = Frame::icmp_error(Bench::CLIENT, *BACKEND.ip(), kind, rest, &answer, length)
@@ -31,7 +31,7 @@ both_hooks! {
         for length in [28, 36] {
             bench.expect_sent(&error(*BACKEND.ip(), length), &expected(length))?;
         }
-        // Where there is a router before the backend, its address means nothing to the client.
+        // If a router is before the backend, its address means nothing to the client.
         command("ip route add 10.2.0.11 via 10.2.0.30 dev priv0")?;
         bench.expect_sent(&error(Ipv4Addr::new(10, 2, 0, 30), 28), &expected(28))
     }
@@ -46,7 +46,7 @@ both_hooks! {
             let error = Frame::icmp_error(router, Bench::CLIENT, kind, rest, &translated, 68);
             let expected = Frame::icmp_error(router, Bench::CLIENT, kind, rest, &ask, 68);
             ensure!(bench.run_egress(&error)? == expected.bytes());
-            // A later fragment's data may look like anything.
+            // The data of a later fragment may look like ports.
             let later = Frame { fragment: 0x20, ..error };
             ensure!(bench.run_egress(&later)? == later.bytes());
         }
@@ -63,11 +63,11 @@ both_hooks! {
         let answer = Frame::udp(VIP, CLIENT);
         let stranger = Frame::udp(VIP, SocketAddrV4::new(Bench::CLIENT, 9));
         bench.expect_refused(&Frame::icmp_error(router, Bench::VIP, [3, 1], 0, &stranger, 28), Reason::OtherProtocol)?;
-        // An echo, and a redirect, are no errors about a packet.
+        // An echo and a redirect are not errors about a packet.
         for kind in [[8, 0], [0, 0], [5, 1]] {
             bench.expect_refused(&Frame::icmp_error(router, Bench::VIP, kind, 0, &answer, 28), Reason::OtherProtocol)?;
         }
-        // Too little quoted to tell whose it is, and a fragment without ports.
+        // The quote is too short to tell which flow it belongs to, or is of a fragment without ports.
         bench.expect_refused(&Frame::icmp_error(router, Bench::VIP, [3, 1], 0, &answer, 27), Reason::OtherProtocol)?;
         let mut fragment = answer.clone();
         fragment.fragment = 5;

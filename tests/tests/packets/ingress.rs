@@ -1,4 +1,4 @@
-//! What must not come in: sources that no host has, and those of others.
+//! Sources that must not come in: those that no host has, and those of other hosts.
 
 use super::*;
 
@@ -6,7 +6,7 @@ const GUEST: Ipv4Addr = Ipv4Addr::new(10, 2, 0, 12);
 const ELASTIC: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 101);
 const SERVER: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(203, 0, 113, 7), 443);
 
-/// Of no host (RFC 1812, section 5.3.7).
+/// Addresses that no host has (RFC 1812, section 5.3.7).
 const MARTIANS: [Ipv4Addr; 9] = [
     Ipv4Addr::UNSPECIFIED,
     Ipv4Addr::new(0, 1, 2, 3),
@@ -20,7 +20,7 @@ const MARTIANS: [Ipv4Addr; 9] = [
 ];
 
 both_hooks! {
-    fn sources_that_no_host_has_reach_nobody(bench: &mut Bench) -> Result<()> {
+    fn sources_that_no_host_has_are_dropped(bench: &mut Bench) -> Result<()> {
         for door in doors(bench, ELASTIC, GUEST)? {
             for source in MARTIANS.into_iter().chain([*door.ip()]) {
                 bench.expect_refused(&Frame::udp(SocketAddrV4::new(source, 40_000), door), Reason::Martian)?;
@@ -31,13 +31,13 @@ both_hooks! {
             bench.expect_refused(&Frame::other(source, ELASTIC, 47).payload(&[0; 40]), Reason::Martian)?;
         }
         ensure!(bench.flows()?.is_empty());
-        // Beside them hosts begin.
+        // The addresses next to these are hosts'.
         let first = SocketAddrV4::new(Ipv4Addr::new(1, 0, 0, 1), 40_000);
         let ask = Frame::udp(first, VIP);
         bench.expect_sent(&ask, &to_backend(ask.clone()))
     }
 
-    fn the_routers_own_addresses_reach_nobody(bench: &mut Bench) -> Result<()> {
+    fn sources_with_the_routers_own_addresses_are_dropped(bench: &mut Bench) -> Result<()> {
         let doors = doors(bench, ELASTIC, GUEST)?;
         command("ip addr add 10.1.0.101/32 dev pub0")?;
         let own = [Ipv4Addr::new(10, 1, 0, 1), Ipv4Addr::new(10, 2, 0, 1)];
@@ -52,7 +52,7 @@ both_hooks! {
         Ok(())
     }
 
-    fn what_comes_from_the_routers_own_addresses_is_not_the_stacks_either(bench: &mut Bench) -> Result<()> {
+    fn sources_with_the_routers_own_addresses_do_not_reach_the_stack_either(bench: &mut Bench) -> Result<()> {
         serve(bench, TCP)?;
         let (router, guest) = (Ipv4Addr::new(10, 1, 0, 1), Ipv4Addr::new(10, 2, 0, 12));
         bench.add_to_address_filter(Bit::own(u32::from(router).to_be()))?;
@@ -78,13 +78,13 @@ both_hooks! {
                 }
             }
         }
-        // Who shares a bit with one of them passes.
+        // A source that shares a bit of the address filter with one of them passes.
         let frame = Frame::udp(CLIENT, elsewhere);
         bench.add_to_address_filter(Bit::own(u32::from(Bench::CLIENT).to_be()))?;
         bench.expect_refused(&frame, Reason::NotOurs)
     }
 
-    fn the_routers_own_address_is_no_guests(bench: &mut Bench) -> Result<()> {
+    fn the_routers_own_address_is_not_a_guests(bench: &mut Bench) -> Result<()> {
         bench.masquerade(Bench::VIP, false)?;
         let own = Ipv4Addr::new(10, 2, 0, 1);
         bench.add_to_address_filter(Bit::own(u32::from(own).to_be()))?;
@@ -95,7 +95,7 @@ both_hooks! {
         Ok(())
     }
 
-    fn who_shares_a_bit_with_the_routers_address_is_served(bench: &mut Bench) -> Result<()> {
+    fn a_client_that_shares_a_filter_bit_with_the_routers_address_is_served(bench: &mut Bench) -> Result<()> {
         serve(bench, UDP)?;
         bench.add_to_address_filter(Bit::own(u32::from(Bench::CLIENT).to_be()))?;
         bench.add_to_address_filter(Bit::to(u32::from(Bench::CLIENT).to_be()))?;
@@ -103,18 +103,18 @@ both_hooks! {
         bench.expect_sent(&ask, &to_backend(ask.clone()))
     }
 
-    fn an_answer_is_taken_from_where_its_backend_is_alone(bench: &mut Bench) -> Result<()> {
+    fn an_answer_is_accepted_only_from_its_backends_side(bench: &mut Bench) -> Result<()> {
         serve(bench, UDP)?;
         let (ask, answer) = (Frame::udp(CLIENT, VIP), Frame::udp(BACKEND, CLIENT).payload(b"forged?"));
         bench.expect_sent(&ask, &to_backend(ask.clone()))?;
         let forged = by(Bench::PUBLIC_MAC, answer.clone());
         for _ in 0..2 {
             bench.expect_refused(&forged, Reason::WrongSide)?;
-            ensure!(states(bench)? == [State::Opening; 2], "a forged answer is none");
+            ensure!(states(bench)? == [State::Opening; 2], "a forged answer was accepted");
         }
         bench.expect_sent(&answer, &to_client(answer.clone()))?;
         bench.expect_refused(&forged, Reason::WrongSide)?;
-        // Where clients come by is theirs.
+        // Clients may come by another device.
         let ask = by(Bench::PRIVATE_MAC, ask);
         bench.expect_sent(&ask, &to_backend(ask.clone()))
     }
@@ -133,7 +133,7 @@ both_hooks! {
         Ok(())
     }
 
-    fn a_later_connection_of_a_backend_knows_its_side_as_the_first(bench: &mut Bench) -> Result<()> {
+    fn a_backends_later_connections_know_its_side_like_the_first(bench: &mut Bench) -> Result<()> {
         serve(bench, UDP)?;
         for port in 40_000..40_003 {
             let client = SocketAddrV4::new(Bench::CLIENT, port);
@@ -144,7 +144,7 @@ both_hooks! {
         Ok(())
     }
 
-    fn where_an_unresolved_backend_is_is_known_too(bench: &mut Bench) -> Result<()> {
+    fn the_side_of_an_unresolved_backend_is_known_too(bench: &mut Bench) -> Result<()> {
         serve(bench, UDP)?;
         command("ip neigh del 10.2.0.11 dev priv0")?;
         for port in [40_000, 40_001] {
@@ -166,7 +166,7 @@ both_hooks! {
         let moved = by(third, answer.clone());
         bench.expect_refused(&moved, Reason::WrongSide)?;
         command("ip route add 10.2.0.11 dev third0")?;
-        // Whether or not anybody has told of it.
+        // Whether or not the controller has advanced the epoch.
         bench.expect_sent(&moved, &to_client(moved.clone()))?;
         bench.expect_sent(&moved, &to_client(moved.clone()))?;
         bench.expect_refused(&answer, Reason::WrongSide)?;
@@ -174,7 +174,7 @@ both_hooks! {
         bench.expect_sent(&answer, &to_client(answer.clone()))
     }
 
-    fn what_a_guest_began_is_its_own_and_its_answers_come_from_outside(bench: &mut Bench) -> Result<()> {
+    fn a_guests_own_connection_accepts_answers_only_from_outside(bench: &mut Bench) -> Result<()> {
         let third = third(bench)?;
         bench.masquerade(Bench::VIP, false)?;
         let from = SocketAddrV4::new(GUEST, 40_000);
@@ -194,7 +194,7 @@ both_hooks! {
         bench.expect_sent(&ask, &sent)
     }
 
-    fn an_elastic_ips_answers_come_from_its_guest(bench: &mut Bench) -> Result<()> {
+    fn an_elastic_ips_answers_come_only_from_its_guest(bench: &mut Bench) -> Result<()> {
         bench.elastic(ELASTIC, GUEST, true)?;
         let ping = Frame::icmp_query(Bench::CLIENT, ELASTIC, 8, 5, b"in");
         let asked = Frame::icmp_query(Bench::CLIENT, GUEST, 8, 5, b"in");
@@ -205,13 +205,13 @@ both_hooks! {
         bench.expect_sent(&pong, &answered.forwarded(Bench::PUBLIC_MAC, Bench::client_mac(10)))
     }
 
-    fn an_error_about_a_backends_connection_is_the_backends(bench: &mut Bench) -> Result<()> {
+    fn an_error_about_a_backends_connection_comes_only_from_its_side(bench: &mut Bench) -> Result<()> {
         serve(bench, UDP)?;
         let ask = Frame::udp(CLIENT, VIP);
         bench.expect_sent(&ask, &to_backend(ask.clone()))?;
         let seen = ask.clone().between(CLIENT, BACKEND);
         let error = |from| Frame::icmp_error(from, Bench::CLIENT, [3, 4], 600, &seen, 28);
-        // By a third guest, with its own address or none that a host has, and from outside.
+        // By a third guest, with its own address or one that no host has, and from outside.
         for from in [Ipv4Addr::new(10, 2, 0, 30), Ipv4Addr::new(10, 9, 0, 1), Ipv4Addr::LOCALHOST, Bench::VIP] {
             bench.expect_refused(&by(Bench::PRIVATE_MAC, error(from)), Reason::WrongSide)?;
         }
@@ -233,11 +233,11 @@ both_hooks! {
             let turned = |from| Frame::icmp_error(from, *BACKEND.ip(), [3, 4], 600, &answer, 28)
                 .forwarded(Bench::PRIVATE_MAC, Bench::backend_mac(11));
             bench.expect_sent(&error(*client.ip()), &turned(*client.ip()))?;
-            // A guest claims to be the client, or on its way.
+            // A guest claims to be the client, or a router on the way.
             for from in [GUEST, *client.ip(), hop] {
                 bench.expect_refused(&by(Bench::PRIVATE_MAC, error(from)), Reason::WrongSide)?;
             }
-            // Routers are on the way to a far client alone.
+            // Only a far client has routers on the way.
             if by_router {
                 bench.expect_sent(&error(hop), &turned(hop))?;
             } else {
@@ -247,7 +247,7 @@ both_hooks! {
         Ok(())
     }
 
-    fn a_guests_source_is_its_networks_devices_alone(bench: &mut Bench) -> Result<()> {
+    fn a_guests_source_is_accepted_only_by_its_networks_device(bench: &mut Bench) -> Result<()> {
         let third = third(bench)?;
         bench.masquerade(Bench::VIP, false)?;
         bench.elastic(ELASTIC, GUEST, true)?;
@@ -266,7 +266,7 @@ both_hooks! {
         bench.expect_sent(&ask, &left.forwarded(Bench::PUBLIC_MAC, Bench::GATEWAY_MAC))
     }
 
-    fn who_meets_an_elastic_ip_as_a_guest_comes_by_that_ones_device(bench: &mut Bench) -> Result<()> {
+    fn a_guest_reaches_an_elastic_ip_only_by_its_own_device(bench: &mut Bench) -> Result<()> {
         let third = third(bench)?;
         let second = Ipv4Addr::new(10, 1, 0, 102);
         bench.elastic(ELASTIC, GUEST, true)?;
@@ -281,7 +281,7 @@ both_hooks! {
         bench.expect_sent(&by(Bench::PRIVATE_MAC, ask), &met.forwarded(Bench::PRIVATE_MAC, Bench::backend_mac(11)))
     }
 
-    fn a_backend_is_reached_by_its_networks_device_alone(bench: &mut Bench) -> Result<()> {
+    fn a_backend_is_reached_only_by_its_networks_device(bench: &mut Bench) -> Result<()> {
         third(bench)?;
         let rule = SocketAddrV4::new(Bench::VIP, 53);
         let backend = serve(bench, UDP)?;
@@ -300,7 +300,7 @@ both_hooks! {
         bench.expect_sent(&ask, &to_backend(ask.clone()))
     }
 
-    fn a_backend_that_claims_the_routers_address_is_none(bench: &mut Bench) -> Result<()> {
+    fn a_backend_that_claims_the_routers_address_is_not_reached(bench: &mut Bench) -> Result<()> {
         let numbers = bench.serve(VIP, UDP, Algorithm::RoundRobin, &[SocketAddrV4::new(Ipv4Addr::new(10, 2, 0, 1), 22)])?;
         bench.keep_backend_at(numbers[0], "priv0")?;
         bench.expect_refused(&Frame::udp(CLIENT, VIP), Reason::Elsewhere)?;
@@ -308,7 +308,7 @@ both_hooks! {
         Ok(())
     }
 
-    fn a_connection_ends_at_the_way_to_another_network(bench: &mut Bench) -> Result<()> {
+    fn a_connection_ends_if_its_route_leads_to_another_network(bench: &mut Bench) -> Result<()> {
         third(bench)?;
         let backend = serve(bench, UDP)?;
         bench.keep_backend_at(backend, "priv0")?;

@@ -1,13 +1,13 @@
-//! Jumbo frames. Native XDP has those larger than a page in several buffers.
+//! Jumbo frames. Native XDP gets frames larger than a page in several buffers.
 
 use super::*;
 
-/// Bytes of the largest IP packet: test runs at TC take a page, with the kernel's own part of it.
+/// Size of the largest IP packet: test runs at TC have a page, including the kernel's own part of it.
 fn largest(bench: &Bench) -> usize {
     if bench.hook() == Hook::Tc { 3600 } else { 9000 }
 }
 
-/// Sends on what fits, up to jumbo frames' 9,000 bytes.
+/// Forwards packets that fit, up to the 9,000 bytes of jumbo frames.
 fn large(bench: &mut Bench, tags: &[[u16; 2]], options: &[u8]) -> Result<()> {
     let backend = serve(bench, UDP)?;
     bench.set_mtu(1, 9000)?;
@@ -27,19 +27,19 @@ fn large(bench: &mut Bench, tags: &[[u16; 2]], options: &[u8]) -> Result<()> {
 }
 
 both_hooks! {
-    fn jumbo_frames_are_sent_on(bench: &mut Bench) -> Result<()> {
+    fn jumbo_frames_are_forwarded(bench: &mut Bench) -> Result<()> {
         large(bench, &[], &[])
     }
 
-    fn tagged_jumbo_frames_are_sent_on(bench: &mut Bench) -> Result<()> {
+    fn tagged_jumbo_frames_are_forwarded(bench: &mut Bench) -> Result<()> {
         large(bench, &[[0x8100, 0xe000]], &[])
     }
 
-    fn jumbo_frames_with_options_are_sent_on(bench: &mut Bench) -> Result<()> {
+    fn jumbo_frames_with_options_are_forwarded(bench: &mut Bench) -> Result<()> {
         large(bench, &[], &[1; 12])
     }
 
-    fn a_jumbo_segment_is_sent_on(bench: &mut Bench) -> Result<()> {
+    fn a_jumbo_segment_is_forwarded(bench: &mut Bench) -> Result<()> {
         serve(bench, TCP)?;
         establish(bench)?;
         bench.set_mtu(1, 9000)?;
@@ -48,7 +48,7 @@ both_hooks! {
         bench.expect_sent(&data, &to_backend(data.clone()))
     }
 
-    fn a_jumbo_frame_is_not_sent_out_of_a_smaller_device(bench: &mut Bench) -> Result<()> {
+    fn a_jumbo_frame_is_not_sent_by_a_device_with_a_smaller_mtu(bench: &mut Bench) -> Result<()> {
         serve(bench, UDP)?;
         let ask = Frame::udp(CLIENT, VIP).payload(&vec![7; largest(bench) - 28]);
         let outcome = bench.run(&ask)?;

@@ -19,7 +19,7 @@ const CLIENT: SocketAddrV4 = SocketAddrV4::new(Bench::CLIENT, 40_000);
 const VIP: SocketAddrV4 = SocketAddrV4::new(Bench::VIP, 80);
 const BACKEND: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(10, 2, 0, 11), 8080);
 
-/// Each function becomes two tests, one a hook.
+/// Each function becomes two tests, one for each hook.
 macro_rules! both_hooks {
     ($($(#[$attribute:meta])* fn $name:ident($bench:ident: &mut Bench) -> Result<()> $body:block)+) => {$(
         mod $name {
@@ -41,7 +41,6 @@ macro_rules! both_hooks {
 }
 
 mod balancing;
-mod bridging;
 mod checksums;
 mod connection_limits;
 mod connections;
@@ -52,32 +51,33 @@ mod elastic;
 mod fill;
 mod forwarding;
 mod fragments;
+mod gso;
 mod guesses;
 mod hairpin;
 mod icmp;
 mod ingress;
 mod jumbo;
+mod log;
 mod malformed;
 mod masquerade;
 mod meters;
 mod objects;
 mod options;
-mod paths;
 mod ports;
 mod quotes;
 mod refused;
 mod resets;
+mod reverse_path;
 mod rewriting;
-mod segments;
+mod routes;
+mod secondary_table;
 mod services;
 mod sizes;
 mod stack;
 mod states;
-mod taking;
-mod tidings;
+mod takeover;
 mod untouched;
 mod vlan;
-mod ways;
 
 fn serve(bench: &mut Bench, protocol: u8) -> Result<u32> {
     Ok(bench.serve(VIP, protocol, Algorithm::RoundRobin, &[BACKEND])?[0])
@@ -95,14 +95,14 @@ fn to_client(frame: Frame) -> Frame {
     frame.between(VIP, CLIENT).forwarded(Bench::PUBLIC_MAC, Bench::client_mac(10))
 }
 
-/// Who sends a segment.
+/// The sender of a segment.
 #[derive(Clone, Copy)]
 enum Side {
     Client,
     Backend,
 }
 
-/// Runs segments with these flags, each of which arrives at the other side.
+/// Runs segments with these flags; each must arrive at the other side.
 fn exchange(bench: &mut Bench, segments: &[(Side, u8)]) -> Result<()> {
     for &(side, flags) in segments {
         let (frame, translate): (_, fn(Frame) -> Frame) = match side {
@@ -114,18 +114,18 @@ fn exchange(bench: &mut Bench, segments: &[(Side, u8)]) -> Result<()> {
     Ok(())
 }
 
-/// Drives the handshake to an established connection.
+/// Completes the handshake of a connection.
 fn establish(bench: &mut Bench) -> Result<()> {
     exchange(bench, &[(Side::Client, tcp::SYN), (Side::Backend, tcp::SYN | tcp::ACK), (Side::Client, tcp::ACK)])
 }
 
-/// Sends a datagram each way, which arrives.
+/// Sends a datagram each way; both must arrive.
 fn ask_and_answer(bench: &mut Bench, ask: &Frame, answer: &Frame) -> Result<()> {
     bench.expect_sent(ask, &to_backend(ask.clone()))?;
     bench.expect_sent(answer, &to_client(answer.clone()))
 }
 
-/// Runs a frame that its flow translates, and that the stack gets to send or to refuse.
+/// Runs a frame that its flow translates and that is handed over to the stack to send or refuse.
 fn expect_handed_over(bench: &mut Bench, frame: &Frame, translated: &Frame, reason: Reason) -> Result<()> {
     let before = bench.reason(reason)?;
     let outcome = bench.run(frame)?;
@@ -135,7 +135,7 @@ fn expect_handed_over(bench: &mut Bench, frame: &Frame, translated: &Frame, reas
     Ok(())
 }
 
-/// Runs a frame whose next hop the kernel's neighbour table is to find or confirm: XDP hands it over for that as it came.
+/// Runs a frame whose next hop the kernel must resolve or confirm: XDP hands the frame over for that, unchanged.
 fn expect_by_neighbour(bench: &mut Bench, frame: &Frame, sent: &Frame) -> Result<()> {
     let (outcome, scratch) = bench.run_with_scratch(frame)?;
     match bench.hook() {
@@ -148,12 +148,12 @@ fn expect_by_neighbour(bench: &mut Bench, frame: &Frame, sent: &Frame) -> Result
     Ok(())
 }
 
-/// A frame that leaves by a device before the next hop's address is known.
+/// A frame that leaves by a device before the next hop's MAC is known.
 fn unresolved(frame: Frame, device_mac: [u8; 6]) -> Frame {
     frame.forwarded(device_mac, [0; 6])
 }
 
-/// Backends of the private network, by their last byte.
+/// Backends in the private network, by their last byte.
 fn backends<const N: usize>(hosts: [u8; N]) -> [SocketAddrV4; N] {
     hosts.map(|host| SocketAddrV4::new(Ipv4Addr::new(10, 2, 0, host), 8080))
 }
@@ -171,15 +171,15 @@ fn command(words: &str) -> Result<()> {
     Ok(())
 }
 
-/// Runs a frame at XDP, which hands it over to the TC stage as it came.
+/// Runs a frame at XDP, which hands it over to the TC stage unchanged.
 fn expect_left(bench: &mut Bench, frame: &Frame) -> Result<()> {
     let (outcome, scratch) = bench.run_with_scratch(frame)?;
     ensure!(outcome.verdict == Verdict::Pass && scratch == Scratch::Metadata(b"vgtc".to_vec()), "{scratch:?}");
-    ensure!(outcome.bytes == frame.bytes(), "handed over as it came");
+    ensure!(outcome.bytes == frame.bytes(), "the frame was changed");
     Ok(())
 }
 
-/// A listener, a rule and an elastic IP of a guest: where each is asked.
+/// Adds a listener, a rule and an elastic IP of a guest; returns their addresses.
 fn doors(bench: &mut Bench, elastic: Ipv4Addr, guest: Ipv4Addr) -> Result<[SocketAddrV4; 3]> {
     let rule = SocketAddrV4::new(Bench::VIP, 53);
     serve(bench, UDP)?;
@@ -188,14 +188,14 @@ fn doors(bench: &mut Bench, elastic: Ipv4Addr, guest: Ipv4Addr) -> Result<[Socke
     Ok([VIP, rule, SocketAddrV4::new(elastic, 53)])
 }
 
-/// The frame as it comes by the device with this address.
+/// The frame as it comes in by the device with this address.
 fn by(dst_mac: [u8; 6], frame: Frame) -> Frame {
     Frame { dst_mac, ..frame }
 }
 
 const THIRD_MAC: [u8; 6] = [0x02, 0, 0, 0, 3, 0x01];
 
-/// A third device, 10.3.0.0/24, with a program.
+/// Adds a third device with a program, 10.3.0.0/24; returns its MAC.
 fn third(bench: &mut Bench) -> Result<[u8; 6]> {
     command("ip link add third0 address 02:00:00:00:03:01 type veth peer name third1")?;
     command("ip link set third1 up")?;

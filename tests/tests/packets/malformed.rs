@@ -1,9 +1,9 @@
-//! What the fast path does not take.
+//! Packets that the fast path does not handle.
 
 use super::*;
 
 both_hooks! {
-    fn what_cannot_be_parsed_goes_up_unchanged(bench: &mut Bench) -> Result<()> {
+    fn unparsable_packets_are_passed_up_unchanged(bench: &mut Bench) -> Result<()> {
         serve(bench, TCP)?;
         let syn = || Frame::tcp(CLIENT, VIP, tcp::SYN);
         let mut ipv6 = syn();
@@ -57,10 +57,10 @@ both_hooks! {
         Ok(())
     }
 
-    fn every_truncation_goes_up_unchanged(bench: &mut Bench) -> Result<()> {
+    fn every_truncation_is_passed_up_unchanged(bench: &mut Bench) -> Result<()> {
         serve(bench, TCP)?;
         let whole = Frame::tcp(CLIENT, VIP, tcp::SYN).bytes();
-        // The kernel makes no test socket buffer of less than an IPv4 header.
+        // The kernel refuses to make a test socket buffer shorter than an IPv4 header.
         for length in 34..whole.len() {
             let outcome = bench.run_bytes(&whole[..length]).with_context(|| format!("{length} bytes"))?;
             ensure!(outcome.verdict == Verdict::Pass, "{length} bytes: {:?}", outcome.verdict);

@@ -1,4 +1,4 @@
-//! Bandwidth limits: whose a packet is, what it costs, and what becomes of it.
+//! Bandwidth limits: which limit a packet counts against, what it costs, and what happens to it.
 
 use vipgate_abi::{
     config::Config,
@@ -11,14 +11,14 @@ const LIMIT: u32 = 7;
 const PORT_LIMIT: u32 = 9;
 const UNLIMITED: Rate = Rate { multiplier: 0, tolerance: 0, congested: 0, fraction_bits: 0, queue: 0 };
 
-/// A meter that lets this many bytes pass, and those of the packet that exceeds them, and then nothing: its clock stands.
+/// A rate that lets this many bytes and the packet that exceeds them pass, and then nothing: its clock stands still.
 fn bytes(bench: &mut Bench, bytes: u64) -> Result<Rate> {
     let config = bench.config()?;
     bench.set_config(Config { tick: 0, ..config })?;
     Ok(Rate { multiplier: 1 << 24, tolerance: bytes - 1, congested: bytes - 1, ..UNLIMITED })
 }
 
-/// A rate so slow that its queue is as long after the test as the packets have made it.
+/// A rate so slow that its queue does not shrink during the test.
 fn queue(device: u32) -> Rate {
     Rate { multiplier: 1 << 46, tolerance: 1 << 40, congested: 1 << 33, fraction_bits: 0, queue: device }
 }
@@ -29,14 +29,14 @@ fn meter(inbound: Rate, outbound: Rate) -> Meter {
     meter
 }
 
-/// Packets and bytes that passed, and that were dropped.
+/// Packets and bytes that passed, and those that were dropped.
 fn counted(bench: &mut Bench, limit: u32, direction: usize) -> Result<[u64; 4]> {
     let Metered { passed_packets, passed_bytes, dropped_packets, dropped_bytes } =
         bench.metered(limit)?.directions[direction];
     Ok([passed_packets, passed_bytes, dropped_packets, dropped_bytes])
 }
 
-/// A datagram of so many bytes on the wire from the client, or from the backend.
+/// A datagram with this many bytes on the wire, from the client or from the backend.
 fn ask(length: usize) -> Frame {
     Frame::udp(CLIENT, VIP).payload(&vec![1; length - 42])
 }
@@ -46,12 +46,12 @@ fn answer(length: usize) -> Frame {
 }
 
 both_hooks! {
-    fn a_limit_counts_wire_bytes_and_drops_what_exceeds_it(bench: &mut Bench) -> Result<()> {
+    fn a_limit_counts_wire_bytes_and_drops_the_excess(bench: &mut Bench) -> Result<()> {
         let backend = serve(bench, UDP)?;
         let rate = bytes(bench, 1000)?;
         bench.set_meter(LIMIT, meter(rate, UNLIMITED))?;
         bench.bind(backend, Binding::new(LIMIT, false))?;
-        // The first one opens the flow, the others hit it.
+        // The first packet opens the flow, the others hit it.
         for length in [60, 400, 500, 300] {
             bench.expect_sent(&ask(length), &to_backend(ask(length)))?;
         }
@@ -59,17 +59,17 @@ both_hooks! {
         bench.expect_refused(&ask(1514), Reason::OverLimit)?;
         ensure!(counted(bench, LIMIT, INBOUND)? == [4, 1260, 2, 1574], "{:?}", bench.metered(LIMIT)?);
         let traffic = bench.traffic(backend)?;
-        ensure!((traffic.packets_in, traffic.bytes_in) == (4, 1260), "what is dropped is not forwarded: {traffic:?}");
+        ensure!((traffic.packets_in, traffic.bytes_in) == (4, 1260), "dropped packets are counted as forwarded: {traffic:?}");
         Ok(())
     }
 
-    fn who_has_brought_much_is_dropped_before_who_has_brought_little(bench: &mut Bench) -> Result<()> {
+    fn a_flow_with_much_traffic_is_dropped_before_one_with_little(bench: &mut Bench) -> Result<()> {
         let backend = serve(bench, UDP)?;
         let rate = Rate { congested: 5_000, ..bytes(bench, 10_000)? };
         bench.set_meter(LIMIT, meter(rate, UNLIMITED))?;
         bench.bind(backend, Binding::new(LIMIT, false))?;
         let ask = |port| Frame::udp(SocketAddrV4::new(*CLIENT.ip(), port), VIP).payload(&[1; 1000 - 42]);
-        // Six until there is congestion, and two that count as this flow's: a third one would leave too little.
+        // Six packets until congestion, then two that count as this flow's: a third one would leave too little.
         for _ in 0..8 {
             bench.expect_sent(&ask(1000), &to_backend(ask(1000)))?;
         }
@@ -83,7 +83,7 @@ both_hooks! {
         Ok(())
     }
 
-    fn only_the_direction_that_is_limited_is(bench: &mut Bench) -> Result<()> {
+    fn only_the_limited_direction_is_limited(bench: &mut Bench) -> Result<()> {
         let backend = serve(bench, UDP)?;
         let rate = bytes(bench, 100)?;
         bench.set_meter(LIMIT, meter(UNLIMITED, rate))?;
@@ -113,7 +113,7 @@ both_hooks! {
         Ok(())
     }
 
-    fn a_port_with_a_limit_counts_against_that_alone(bench: &mut Bench) -> Result<()> {
+    fn traffic_of_a_port_with_its_own_limit_counts_only_against_that(bench: &mut Bench) -> Result<()> {
         let guest = Ipv4Addr::new(10, 2, 0, 11);
         let backend = bench.elastic(Bench::VIP, guest, true)?;
         let rate = bytes(bench, 1)?;
@@ -127,7 +127,7 @@ both_hooks! {
             let verdict = bench.run(&frame)?.verdict;
             ensure!((verdict == Verdict::Redirect) == passes, "{verdict:?} for {frame:?}");
         }
-        // What leaves by the port of the VIP counts by that, whoever began.
+        // Traffic that leaves by the VIP's port counts against the port's limit, whichever side began.
         let leaving = |port| Frame::udp(SocketAddrV4::new(guest, port), CLIENT);
         for (port, passes) in [(80, true), (81, true), (80, false), (81, false), (82, false)] {
             let verdict = bench.run(&leaving(port))?.verdict;
@@ -140,7 +140,7 @@ both_hooks! {
         Ok(())
     }
 
-    fn a_port_can_be_the_only_one_that_is_limited(bench: &mut Bench) -> Result<()> {
+    fn one_port_alone_can_be_limited(bench: &mut Bench) -> Result<()> {
         let backend = bench.elastic(Bench::VIP, Ipv4Addr::new(10, 2, 0, 11), true)?;
         let rate = bytes(bench, 1)?;
         bench.set_meter(PORT_LIMIT, meter(rate, rate))?;
@@ -153,7 +153,7 @@ both_hooks! {
         bench.expect_refused(&Frame::udp(CLIENT, VIP), Reason::OverLimit)
     }
 
-    fn a_packet_that_should_meet_a_queue_is_sent_there_or_handed_over_to_who_can(bench: &mut Bench) -> Result<()> {
+    fn a_packet_for_a_queue_is_sent_there_or_handed_over_to_the_stage_that_can(bench: &mut Bench) -> Result<()> {
         let backend = serve(bench, UDP)?;
         let device = bench.device("pub0")?;
         bench.set_meter(LIMIT, meter(queue(device), UNLIMITED))?;
@@ -162,7 +162,7 @@ both_hooks! {
             let (outcome, scratch) = bench.run_with_scratch(&ask(500))?;
             if bench.hook() == Hook::Xdp {
                 ensure!(outcome.verdict == Verdict::Pass && scratch == Scratch::Metadata(b"vgtc".to_vec()), "{scratch:?}");
-                ensure!(outcome.bytes == ask(500).bytes(), "handed over as it came");
+                ensure!(outcome.bytes == ask(500).bytes(), "the frame was changed");
             } else {
                 let priority = 1 << 16 | class(LIMIT, INBOUND);
                 ensure!(outcome.verdict == Verdict::Redirect && scratch == Scratch::Fields { priority, mark: 2 }, "{scratch:?}");
@@ -170,19 +170,19 @@ both_hooks! {
             }
         }
         let charged = if bench.hook() == Hook::Xdp { [0; 4] } else { [2, 1000, 0, 0] };
-        ensure!(counted(bench, LIMIT, INBOUND)? == charged, "who does the work counts");
+        ensure!(counted(bench, LIMIT, INBOUND)? == charged, "only the stage that queues the packet counts it");
         ensure!(bench.reason(Reason::HandedOver)? == if bench.hook() == Hook::Xdp { 2 } else { 0 });
         bench.expect_sent(&answer(60), &to_client(answer(60)))
     }
 }
 
-/// The fragments of a datagram of so many bytes, which come in Ethernet frames.
+/// The fragments of a datagram of this many bytes, which come in Ethernet frames.
 fn fragments(length: usize, id: u16) -> Vec<Frame> {
     let offsets: Vec<u16> = (0..length as u16 - 20).step_by(1480).collect();
     Frame { id, ..Frame::udp(CLIENT, VIP).payload(&vec![1; length - 28]) }.fragments(&offsets)
 }
 
-/// How many of these frames pass.
+/// Number of these frames that pass.
 fn passing(bench: &mut Bench, frames: &[Frame]) -> Result<usize> {
     let mut passed = 0;
     for frame in frames {
@@ -198,13 +198,13 @@ both_hooks! {
     fn an_idle_meter_lets_all_fragments_of_one_packet_pass(bench: &mut Bench) -> Result<()> {
         let backend = serve(bench, UDP)?;
         for (limit, length) in [(LIMIT, 16_412), (PORT_LIMIT, 65_535)] {
-            // As of 1 Mbit/s: twelve frames.
+            // The burst of 1 Mbit/s: twelve frames.
             let rate = Rate { congested: 6 * 1514, ..bytes(bench, 12 * 1514)? };
             bench.set_meter(limit, meter(rate, UNLIMITED))?;
             bench.bind(backend, Binding::new(limit, false))?;
             let [first, second] = [1, 2].map(|id| fragments(length, id));
             ensure!(passing(bench, &first)? == first.len(), "{length} bytes do not pass");
-            // It is not idle any more; and what was let pass is not let pass again.
+            // The meter is no longer idle, and repeated fragments do not pass again.
             let late = passing(bench, &second)?;
             ensure!(late < second.len() && passing(bench, &second)? == 0, "{late} of the next one's");
             passing(bench, &[&first[..], &first, &first, &first, &first].concat())?;
@@ -214,7 +214,7 @@ both_hooks! {
         Ok(())
     }
 
-    fn what_is_no_fragment_of_that_packet_is_over_the_limit_meanwhile(bench: &mut Bench) -> Result<()> {
+    fn packets_other_than_that_ones_fragments_are_over_the_limit_meanwhile(bench: &mut Bench) -> Result<()> {
         let backend = serve(bench, UDP)?;
         bench.bind(backend, Binding::new(LIMIT, false))?;
         let rate = Rate { congested: 6 * 1514, ..bytes(bench, 12 * 1514)? };
@@ -228,7 +228,7 @@ both_hooks! {
     }
 }
 
-/// Packets to a queue that is `frames` full frames long by then.
+/// A queue that is `frames` full frames long, and packets for it.
 fn behind_a_queue(ecn: u8, frames: usize) -> Result<(Bench, Vec<Frame>)> {
     let mut bench = Bench::new(Hook::Tc)?;
     let backend = serve(&mut bench, UDP)?;
@@ -240,12 +240,12 @@ fn behind_a_queue(ecn: u8, frames: usize) -> Result<(Bench, Vec<Frame>)> {
 }
 
 #[test]
-fn a_long_queue_is_told_to_those_who_listen() -> Result<()> {
+fn a_long_queue_is_signalled_to_flows_with_ecn() -> Result<()> {
     const NOT_CAPABLE: u8 = 0;
     const EXPERIENCED: u8 = 3;
     for (ecn, marked) in [(NOT_CAPABLE, NOT_CAPABLE), (1, EXPERIENCED), (2, EXPERIENCED), (EXPERIENCED, EXPERIENCED)] {
         let (mut bench, asked) = behind_a_queue(ecn, 3)?;
-        // One frame is 6.3 s long, the queue counts as long from 8.6 s on.
+        // One frame takes 6.3 s, the queue counts as long from 8.6 s on.
         for (frame, ecn) in asked.iter().zip([ecn, ecn, marked]) {
             bench.expect_sent(frame, &Frame { tos: ecn, ..to_backend(frame.clone()) })?;
         }
@@ -254,11 +254,11 @@ fn a_long_queue_is_told_to_those_who_listen() -> Result<()> {
 }
 
 #[test]
-fn fragments_meet_their_queue_together() -> Result<()> {
+fn fragments_are_queued_or_dropped_together() -> Result<()> {
     let mut bench = Bench::new(Hook::Tc)?;
     let backend = serve(&mut bench, UDP)?;
     let device = bench.device("pub0")?;
-    // A frame is 6.3 s long.
+    // A frame takes 6.3 s.
     let rate = Rate { tolerance: 12 * (6 << 30), congested: 6 * (6 << 30), ..queue(device) };
     bench.set_meter(LIMIT, meter(rate, UNLIMITED))?;
     bench.bind(backend, Binding::new(LIMIT, false))?;
@@ -276,7 +276,7 @@ fn fragments_meet_their_queue_together() -> Result<()> {
 }
 
 #[test]
-fn a_super_packet_costs_what_its_frames_are_on_the_wire() -> Result<()> {
+fn a_gso_packet_costs_its_frames_on_the_wire() -> Result<()> {
     let mut bench = Bench::new(Hook::Tc)?;
     let backend = serve(&mut bench, TCP)?;
     establish(&mut bench)?;
@@ -290,7 +290,7 @@ fn a_super_packet_costs_what_its_frames_are_on_the_wire() -> Result<()> {
 }
 
 #[test]
-fn what_comes_out_of_a_queue_leaves_by_its_port_as_any_other_packet() -> Result<()> {
+fn a_packet_from_a_queue_leaves_by_its_interface_like_any_other() -> Result<()> {
     let mut bench = Bench::new(Hook::Tc)?;
     let (verdict, scratch) = bench.leave_queue(&ask(60), Scratch::Fields { priority: 1 << 16 | 8, mark: 2 })?;
     ensure!((verdict, scratch) == (Verdict::Redirect, Scratch::Fields { priority: 0, mark: 0 }));
@@ -301,7 +301,7 @@ fn what_comes_out_of_a_queue_leaves_by_its_port_as_any_other_packet() -> Result<
 }
 
 #[test]
-fn the_program_behind_xdp_leaves_alone_what_was_not_handed_over() -> Result<()> {
+fn the_program_behind_xdp_leaves_alone_packets_that_were_not_handed_over() -> Result<()> {
     let mut bench = Bench::new(Hook::Tc)?;
     serve(&mut bench, UDP)?;
     ensure!(bench.run_behind(&ask(60))? == Verdict::Pass);

@@ -3,7 +3,7 @@
 use super::*;
 
 #[test]
-fn the_kernel_takes_every_program_of_every_object() -> Result<()> {
+fn the_kernel_accepts_every_program_of_every_object() -> Result<()> {
     let loaded = Bench::load_all()?;
     ensure!(loaded >= 10, "{loaded} programs");
     Ok(())

@@ -1,4 +1,4 @@
-//! IPv4 options: kept, but for those by which a packet names its own way.
+//! IPv4 options: all are kept, except source routes, which are refused.
 
 use super::*;
 
@@ -15,7 +15,7 @@ const LOOSE_SOURCE_ROUTE: [u8; 7] = [131, 7, 4, 10, 1, 0, 1];
 const LOOSE_SOURCE_ROUTE_OF_TWO_WORDS: [u8; 8] = [131, 7, 4, 10, 1, 0, 1, 0];
 const STRICT_SOURCE_ROUTE: [u8; 7] = [137, 7, 4, 10, 1, 0, 1];
 
-/// A whole connection whose packets, both ways, have these options.
+/// A whole connection whose packets have these options in both directions.
 fn tcp_connection(bench: &mut Bench, options: &[u8]) -> Result<()> {
     let backend = serve(bench, TCP)?;
     for (flags, reply) in [(tcp::SYN, false), (tcp::SYN | tcp::ACK, true), (tcp::ACK, false), (tcp::ACK, true)] {
@@ -49,7 +49,7 @@ fn datagrams(bench: &mut Bench, options: &[u8]) -> Result<()> {
     Ok(())
 }
 
-/// Options with a source route behind others, at every place that it may have, as long as headers allow.
+/// Options with a source route after others, at every possible place, up to the longest header.
 fn source_routes() -> Vec<Vec<u8>> {
     let mut all = Vec::new();
     for route in [LOOSE_SOURCE_ROUTE, STRICT_SOURCE_ROUTE] {
@@ -61,17 +61,17 @@ fn source_routes() -> Vec<Vec<u8>> {
             all.push([&before[..], &route].concat());
             all.push([&route[..], &before].concat());
         }
-        // Cut short, or with lengths that cannot be: nobody is to make anything of it.
+        // Cut short, or with impossible lengths: no parser may accept them.
         all.extend([vec![route[0]], vec![route[0], 0], vec![1, route[0], 1], vec![1, 1, route[0], 40, 4]]);
     }
     for options in &mut all {
-        // A header is whole words; what is behind the last option ends them.
+        // A header has whole words; the bytes after the last option end the list.
         options.resize(options.len().next_multiple_of(4), 0);
     }
     all
 }
 
-/// Options that no parser takes: lengths of 0, of 1, and beyond the header.
+/// Options that no parser accepts: with lengths of 0, of 1, and beyond the header.
 const MALFORMED: [[u8; 8]; 8] = [
     [7, 0, 4, 0, 0, 0, 0, 0],
     [7, 1, 4, 0, 0, 0, 0, 0],
@@ -116,7 +116,7 @@ both_hooks! {
         datagrams(bench, &TIMESTAMP)
     }
 
-    fn what_names_its_way_opens_nothing(bench: &mut Bench) -> Result<()> {
+    fn a_source_route_opens_nothing(bench: &mut Bench) -> Result<()> {
         serve(bench, TCP)?;
         serve(bench, UDP)?;
         for options in source_routes() {
@@ -129,7 +129,7 @@ both_hooks! {
         Ok(())
     }
 
-    fn what_names_its_way_changes_nothing_of_a_connection(bench: &mut Bench) -> Result<()> {
+    fn a_source_route_changes_nothing_of_a_connection(bench: &mut Bench) -> Result<()> {
         serve(bench, TCP)?;
         establish(bench)?;
         let flows = bench.flows()?;
@@ -142,7 +142,7 @@ both_hooks! {
         exchange(bench, &[(Side::Client, tcp::ACK), (Side::Backend, tcp::ACK)])
     }
 
-    fn what_names_its_way_is_refused_whatever_it_carries(bench: &mut Bench) -> Result<()> {
+    fn a_source_route_is_refused_with_any_content(bench: &mut Bench) -> Result<()> {
         const GUEST: Ipv4Addr = Ipv4Addr::new(10, 2, 0, 12);
         const ELASTIC: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 101);
         const OUTSIDE: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 7);
@@ -167,7 +167,7 @@ both_hooks! {
         Ok(())
     }
 
-    fn what_names_its_way_to_others_is_the_stacks(bench: &mut Bench) -> Result<()> {
+    fn the_stack_gets_a_source_route_to_other_addresses(bench: &mut Bench) -> Result<()> {
         serve(bench, TCP)?;
         let other = SocketAddrV4::new(Ipv4Addr::new(10, 1, 0, 101), 80);
         for options in source_routes() {
@@ -176,12 +176,12 @@ both_hooks! {
         Ok(())
     }
 
-    fn what_is_behind_the_end_of_options_is_none(bench: &mut Bench) -> Result<()> {
+    fn bytes_after_the_end_of_options_are_no_options(bench: &mut Bench) -> Result<()> {
         tcp_connection(bench, &[148, 4, 0, 0, 0, 131, 7, 4, 10, 1, 0, 1])?;
         datagrams(bench, &[1, 0, 137, 7, 4, 10, 1, 1])
     }
 
-    fn malformed_options_are_the_stacks_to_refuse(bench: &mut Bench) -> Result<()> {
+    fn the_stack_refuses_malformed_options(bench: &mut Bench) -> Result<()> {
         serve(bench, TCP)?;
         serve(bench, UDP)?;
         for options in MALFORMED {
@@ -223,7 +223,7 @@ both_hooks! {
         Ok(())
     }
 
-    fn a_client_whose_packet_with_options_is_over_age_is_the_stacks(bench: &mut Bench) -> Result<()> {
+    fn the_stack_gets_a_clients_packet_with_options_whose_ttl_ends(bench: &mut Bench) -> Result<()> {
         serve(bench, UDP)?;
         let mut ask = Frame::udp(CLIENT, VIP).payload(b"old").ip_options(&NO_OPERATIONS);
         ask.ttl = 1;
@@ -233,7 +233,7 @@ both_hooks! {
         Ok(())
     }
 
-    fn options_to_others_go_up_unchanged(bench: &mut Bench) -> Result<()> {
+    fn options_to_other_addresses_are_passed_up_unchanged(bench: &mut Bench) -> Result<()> {
         serve(bench, TCP)?;
         let other = SocketAddrV4::new(Ipv4Addr::new(10, 1, 0, 101), 80);
         bench.expect_refused(&Frame::tcp(CLIENT, other, tcp::SYN).ip_options(&ROUTER_ALERT), Reason::NotOurs)?;
@@ -241,7 +241,7 @@ both_hooks! {
         bench.expect_refused(&igmp.ip_options(&ROUTER_ALERT), Reason::NotOurs)
     }
 
-    fn options_to_a_disabled_vip_end_there(bench: &mut Bench) -> Result<()> {
+    fn options_to_a_disabled_vip_are_dropped(bench: &mut Bench) -> Result<()> {
         let service = Service { kind: Kind::Disabled as u8, ..Service::default() };
         bench.set_service(VIP, 0, ServiceKey::WHOLE_VIP, service)?;
         bench.expect_refused(&Frame::tcp(CLIENT, VIP, tcp::SYN).ip_options(&ROUTER_ALERT), Reason::Disabled)?;
@@ -249,7 +249,7 @@ both_hooks! {
         bench.expect_refused(&echo, Reason::Disabled)
     }
 
-    fn every_truncation_with_options_goes_up_unchanged(bench: &mut Bench) -> Result<()> {
+    fn every_truncation_with_options_is_passed_up_unchanged(bench: &mut Bench) -> Result<()> {
         serve(bench, TCP)?;
         let whole = Frame::tcp(CLIENT, VIP, tcp::SYN).ip_options(&RECORD_ROUTE).bytes();
         for length in 34..whole.len() {

@@ -1,15 +1,15 @@
-//! Connections whose answers would have been another one's: each gets its own, by another port.
+//! Connections whose answers would match another connection's: such a connection gets another source port.
 
 use vipgate_abi::snat::FIRST_PORT;
 
 use super::*;
 
 const SYN_ACK: u8 = tcp::SYN | tcp::ACK;
-/// A second listener, and a second VIP, over the same backend.
+/// A second listener, and a second VIP, with the same backend.
 const OTHER_PORT: SocketAddrV4 = SocketAddrV4::new(Bench::VIP, 8080);
 const OTHER_VIP: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 101);
 const GUEST: Ipv4Addr = *BACKEND.ip();
-/// Who talks to a guest from the same port as it does.
+/// A peer that talks to a guest from the guest's own port number.
 const PEER: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 7);
 
 const fn at(address: Ipv4Addr, port: u16) -> SocketAddrV4 {
@@ -38,8 +38,8 @@ fn from_vip(frame: Frame, vip: SocketAddrV4, to: SocketAddrV4) -> Frame {
     frame.between(vip, to).forwarded(mac, next_hop)
 }
 
-/// Connects the client to what is at the VIP, which the guest has at `port`: handshake, if it has one, and a packet each way.
-/// The port that the guest takes for the client's.
+/// Connects the client to the VIP, which leads to the guest's `port`: a handshake, if there is one, and a packet each way.
+/// Returns the port that the guest sees as the client's.
 fn connect(bench: &mut Bench, protocol: u8, client: SocketAddrV4, vip: SocketAddrV4, port: u16) -> Result<u16> {
     let first = packet(protocol, client, vip, tcp::SYN);
     let outcome = bench.run(&first)?;
@@ -49,7 +49,7 @@ fn connect(bench: &mut Bench, protocol: u8, client: SocketAddrV4, vip: SocketAdd
     converse(bench, protocol, (client, vip), (seen, port)).map(|()| seen.port())
 }
 
-/// The rest of it.
+/// The rest of [`connect`].
 fn converse(
     bench: &mut Bench,
     protocol: u8,
@@ -68,18 +68,18 @@ fn converse(
     Ok(())
 }
 
-/// Connects the client from the same port to both; the second one must see another port, of the same kind.
+/// Connects the client from the same port to both VIPs; the second one must see another port, of the same kind.
 fn collide(bench: &mut Bench, protocol: u8, client: SocketAddrV4, vips: [SocketAddrV4; 2]) -> Result<()> {
     let port = BACKEND.port();
     ensure!(connect(bench, protocol, client, vips[0], port)? == client.port());
     let other = connect(bench, protocol, client, vips[1], port)?;
     ensure!(other != client.port() && (other < FIRST_PORT) == (client.port() < FIRST_PORT), "port {other}");
-    // Each goes on by its own.
+    // Each goes on by its own port.
     converse(bench, protocol, (client, vips[0]), (client, port))?;
     converse(bench, protocol, (client, vips[1]), (at(*client.ip(), other), port))
 }
 
-/// Sends what a guest says to the peer; as whom it leaves.
+/// Sends a guest's datagram to the peer; returns its source outside.
 fn say(bench: &mut Bench, from: SocketAddrV4, peer: SocketAddrV4) -> Result<SocketAddrV4> {
     let frame = Frame::udp(from, peer).payload(b"from inside");
     let outcome = bench.run(&frame)?;
@@ -90,19 +90,19 @@ fn say(bench: &mut Bench, from: SocketAddrV4, peer: SocketAddrV4) -> Result<Sock
 }
 
 both_hooks! {
-    fn two_listeners_of_one_backend_take_a_client_from_one_port(bench: &mut Bench) -> Result<()> {
+    fn two_listeners_of_one_backend_accept_a_client_from_one_port(bench: &mut Bench) -> Result<()> {
         for protocol in [TCP, UDP] {
             let first = bench.serve(VIP, protocol, Algorithm::RoundRobin, &[BACKEND])?[0];
             let second = bench.serve(OTHER_PORT, protocol, Algorithm::RoundRobin, &[BACKEND])?[0];
             collide(bench, protocol, CLIENT, [VIP, OTHER_PORT])?;
             ensure!(bench.load(first)? == 1 && bench.load(second)? == 1);
-            // The port of a system service stays one.
+            // A system port is replaced by another one.
             collide(bench, protocol, at(Bench::CLIENT, 700), [OTHER_PORT, VIP])?;
         }
         Ok(())
     }
 
-    fn two_vips_of_one_backend_take_a_client_from_one_port(bench: &mut Bench) -> Result<()> {
+    fn two_vips_of_one_backend_accept_a_client_from_one_port(bench: &mut Bench) -> Result<()> {
         let other = at(OTHER_VIP, VIP.port());
         for protocol in [TCP, UDP] {
             for vip in [VIP, other] {
@@ -113,7 +113,7 @@ both_hooks! {
         Ok(())
     }
 
-    fn a_rule_and_an_elastic_ip_of_one_guest_take_a_client_from_one_port(bench: &mut Bench) -> Result<()> {
+    fn a_rule_and_an_elastic_ip_of_one_guest_accept_a_client_from_one_port(bench: &mut Bench) -> Result<()> {
         bench.elastic(OTHER_VIP, GUEST, true)?;
         let elastic = at(OTHER_VIP, BACKEND.port());
         for protocol in [TCP, UDP] {
@@ -124,7 +124,7 @@ both_hooks! {
         Ok(())
     }
 
-    fn as_many_collide_as_there_are_listeners(bench: &mut Bench) -> Result<()> {
+    fn a_client_may_use_one_port_for_any_number_of_listeners(bench: &mut Bench) -> Result<()> {
         let mut seen = std::collections::BTreeSet::new();
         for port in 80..100 {
             let vip = at(Bench::VIP, port);
@@ -134,17 +134,17 @@ both_hooks! {
         Ok(())
     }
 
-    fn who_has_two_backends_to_choose_from_keeps_its_port(bench: &mut Bench) -> Result<()> {
+    fn a_client_keeps_its_port_if_another_backend_can_be_chosen(bench: &mut Bench) -> Result<()> {
         serve(bench, UDP)?;
         bench.serve(OTHER_PORT, UDP, Algorithm::RoundRobin, &backends([11, 12]))?;
         connect(bench, UDP, CLIENT, VIP, BACKEND.port())?;
-        // The first one in turn has a flow from there.
+        // The first backend in turn has a flow from that port.
         let ask = Frame::udp(CLIENT, OTHER_PORT);
         let sent = ask.clone().between(CLIENT, backends([12])[0]);
         bench.expect_sent(&ask, &sent.forwarded(Bench::PRIVATE_MAC, Bench::backend_mac(12)))
     }
 
-    // Both handshakes at once: neither takes the other's place.
+    // Both handshakes at once: neither replaces the other.
     fn half_open_connections_of_one_port_both_complete(bench: &mut Bench) -> Result<()> {
         for vip in [VIP, OTHER_PORT] {
             bench.serve(vip, TCP, Algorithm::RoundRobin, &[BACKEND])?;
@@ -157,8 +157,8 @@ both_hooks! {
         converse(bench, TCP, (CLIENT, OTHER_PORT), (at(Bench::CLIENT, sport(&other.bytes)), BACKEND.port()))
     }
 
-    // Its backend may still wait for what is late on the old one (RFC 9293, section 3.6.1).
-    fn what_is_over_keeps_its_port_for_a_while(bench: &mut Bench) -> Result<()> {
+    // Its backend may still wait for late segments of the old connection (RFC 9293, section 3.6.1).
+    fn an_ended_connection_keeps_its_port_for_a_while(bench: &mut Bench) -> Result<()> {
         serve(bench, TCP)?;
         bench.serve(OTHER_PORT, TCP, Algorithm::RoundRobin, &[BACKEND])?;
         establish(bench)?;
@@ -205,8 +205,8 @@ both_hooks! {
         Ok(())
     }
 
-    // SIP, IKE, WireGuard: what the guest says and what its peer says is one connection, whoever begins.
-    fn a_guest_that_talks_from_its_forwarded_port_is_known_by_it(bench: &mut Bench) -> Result<()> {
+    // SIP, IKE, WireGuard: the guest's and its peer's datagrams are one connection, whichever side begins.
+    fn a_guest_that_talks_from_its_forwarded_port_is_seen_by_that_port(bench: &mut Bench) -> Result<()> {
         for (port, begins_inside) in [(5060, true), (5060, false), (500, true), (500, false)] {
             let bench = &mut Bench::new(bench.hook())?;
             bench.masquerade(Bench::VIP, true)?;
@@ -235,8 +235,8 @@ both_hooks! {
         Ok(())
     }
 
-    // Where the rule is another VIP's than the one that guests leave by, or leads to another port.
-    fn a_forwarded_port_takes_a_peer_that_the_guest_talks_to_from_there(bench: &mut Bench) -> Result<()> {
+    // The rule belongs to another VIP than the one that guests leave by, or leads to another port.
+    fn a_forwarded_port_accepts_a_peer_that_the_guest_already_talks_to(bench: &mut Bench) -> Result<()> {
         bench.masquerade(Bench::VIP, true)?;
         let (guest, peer) = (at(GUEST, 5060), at(PEER, 5060));
         let rules = [at(OTHER_VIP, 5060), at(Bench::VIP, 6060)];

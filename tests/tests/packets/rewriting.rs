@@ -1,4 +1,4 @@
-//! What packets look like when they leave.
+//! Packets as they leave.
 
 use super::*;
 
@@ -24,7 +24,7 @@ both_hooks! {
         Ok(())
     }
 
-    fn tcp_options_and_odd_payloads_keep_right_checksums(bench: &mut Bench) -> Result<()> {
+    fn tcp_options_and_odd_payloads_keep_correct_checksums(bench: &mut Bench) -> Result<()> {
         serve(bench, TCP)?;
         let mut syn = Frame::tcp(CLIENT, VIP, tcp::SYN);
         if let Transport::Tcp { options, .. } = &mut syn.transport {
@@ -51,7 +51,7 @@ both_hooks! {
         Ok(())
     }
 
-    fn a_datagram_without_checksum_stays_without(bench: &mut Bench) -> Result<()> {
+    fn a_datagram_without_checksum_leaves_without_one(bench: &mut Bench) -> Result<()> {
         serve(bench, UDP)?;
         let mut ask = Frame::udp(CLIENT, VIP).payload(b"odd");
         ask.transport = Transport::Udp { sport: CLIENT.port(), dport: VIP.port(), checksum: false };
@@ -76,7 +76,7 @@ both_hooks! {
         bench.expect_sent(&syn, &to_backend(syn.clone()))
     }
 
-    fn every_time_to_live_above_one_is_one_less(bench: &mut Bench) -> Result<()> {
+    fn every_ttl_above_one_is_decremented(bench: &mut Bench) -> Result<()> {
         serve(bench, UDP)?;
         for ttl in [2, 3, 127, 128, 255] {
             let mut frame = Frame::udp(CLIENT, VIP);

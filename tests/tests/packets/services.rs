@@ -3,7 +3,7 @@
 use super::*;
 
 both_hooks! {
-    fn a_listener_without_backend_leaves_the_refusal_to_the_stack(bench: &mut Bench) -> Result<()> {
+    fn the_stack_refuses_for_a_listener_without_backends(bench: &mut Bench) -> Result<()> {
         bench.serve(VIP, TCP, Algorithm::RoundRobin, &[])?;
         bench.serve(VIP, UDP, Algorithm::Maglev, &[])?;
         bench.expect_refused(&Frame::tcp(CLIENT, VIP, tcp::SYN), Reason::NoBackend)?;
@@ -17,7 +17,7 @@ both_hooks! {
         bench.set_service(VIP, 0, ServiceKey::WHOLE_VIP, service)?;
         bench.expect_refused(&Frame::tcp(CLIENT, VIP, tcp::SYN), Reason::Disabled)?;
         bench.expect_refused(&Frame::udp(CLIENT, SocketAddrV4::new(Bench::VIP, 9)), Reason::Disabled)?;
-        // Echo requests, too: the stack would answer them.
+        // Also echo requests, which the stack would answer.
         bench.expect_refused(&Frame::other(Bench::CLIENT, Bench::VIP, 1).payload(&[0; 40]), Reason::Disabled)
     }
 
@@ -37,7 +37,7 @@ both_hooks! {
         bench.expect_sent(&syn, &to_backend(syn.clone()))
     }
 
-    fn another_vips_same_port_has_its_own_backend(bench: &mut Bench) -> Result<()> {
+    fn the_same_port_of_another_vip_has_its_own_backend(bench: &mut Bench) -> Result<()> {
         let first = serve(bench, TCP)?;
         let vip = SocketAddrV4::new(Ipv4Addr::new(10, 1, 0, 101), VIP.port());
         let second = bench.serve(vip, TCP, Algorithm::RoundRobin, &backends([12]))?[0];
@@ -69,7 +69,7 @@ both_hooks! {
         Ok(())
     }
 
-    fn a_removed_listener_takes_nothing_new_and_keeps_what_it_has(bench: &mut Bench) -> Result<()> {
+    fn a_removed_listener_accepts_nothing_new_and_keeps_its_flows(bench: &mut Bench) -> Result<()> {
         serve(bench, TCP)?;
         establish(bench)?;
         bench.remove_service(VIP, TCP, ServiceKey::EXACT)?;
@@ -85,7 +85,7 @@ both_hooks! {
         let service = bench.ring(1, Algorithm::RoundRobin, &[number])?;
         bench.set_service(first, UDP, ServiceKey::EXACT - 4, service)?;
         for port in [8000, 8007, 8015] {
-            // The same port of the client's would be another one for its second flow to the backend.
+            // A new client port each time: a second flow to the backend from the same one would get another port.
             let ask = Frame::udp(SocketAddrV4::new(Bench::CLIENT, port), SocketAddrV4::new(Bench::VIP, port));
             bench.expect_sent(&ask, &to_backend(ask.clone()))?;
         }
@@ -133,7 +133,7 @@ both_hooks! {
         establish(bench)
     }
 
-    fn a_ring_that_names_a_free_number_has_no_backend(bench: &mut Bench) -> Result<()> {
+    fn a_table_element_with_an_unused_number_has_no_backend(bench: &mut Bench) -> Result<()> {
         let service = bench.ring(1, Algorithm::Maglev, &[77])?;
         bench.set_service(VIP, UDP, ServiceKey::EXACT, service)?;
         bench.expect_refused(&Frame::udp(CLIENT, VIP), Reason::NoBackend)

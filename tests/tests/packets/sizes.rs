@@ -1,4 +1,4 @@
-//! Packets of just the largest size that the way out takes, and one byte more.
+//! Packets of exactly the MTU of the device that they leave by, and of one byte more.
 
 use super::*;
 
@@ -35,13 +35,13 @@ both_hooks! {
         ask_and_answer(bench, &data, &answer)
     }
 
-    fn a_clients_packet_that_may_be_cut_is_handed_over_translated(bench: &mut Bench) -> Result<()> {
+    fn a_clients_packet_that_may_be_fragmented_is_handed_over_translated(bench: &mut Bench) -> Result<()> {
         narrow(bench, UDP)?;
         let ask = Frame { fragment: 0, ..ask(MTU + 1) };
         expect_handed_over(bench, &ask, &ask.clone().between(CLIENT, BACKEND), Reason::OverMtu)
     }
 
-    fn a_backends_segment_one_byte_too_large_is_told_the_backend(bench: &mut Bench) -> Result<()> {
+    fn a_backend_gets_an_error_about_its_segment_that_is_one_byte_too_large(bench: &mut Bench) -> Result<()> {
         narrow(bench, TCP)?;
         bench.expect_refused(&Frame::tcp(BACKEND, CLIENT, tcp::ACK).payload(&[8; MTU - 39]), Reason::OverMtu)
     }
@@ -68,7 +68,7 @@ both_hooks! {
         bench.expect_sent(&answer(1280), &to_client(answer(1280)))
     }
 
-    fn a_new_mtu_holds_for_the_next_packet(bench: &mut Bench) -> Result<()> {
+    fn a_new_mtu_applies_to_the_next_packet(bench: &mut Bench) -> Result<()> {
         narrow(bench, UDP)?;
         bench.set_mtu(2, 600)?;
         expect_handed_over(bench, &ask(601), &ask(601).between(CLIENT, BACKEND), Reason::OverMtu)?;
@@ -76,7 +76,7 @@ both_hooks! {
         bench.expect_sent(&ask(601), &to_backend(ask(601)))
     }
 
-    fn a_fragment_larger_than_the_way_out_is_handed_over(bench: &mut Bench) -> Result<()> {
+    fn a_fragment_larger_than_the_mtu_is_handed_over(bench: &mut Bench) -> Result<()> {
         narrow(bench, UDP)?;
         bench.set_mtu(2, 1000)?;
         let offsets = [0, 960, 2400];
@@ -87,7 +87,7 @@ both_hooks! {
         bench.expect_sent(&fragments[2], &translated[2].clone().forwarded(Bench::PRIVATE_MAC, Bench::backend_mac(11)))
     }
 
-    fn a_new_flows_first_packet_meets_the_mtu(bench: &mut Bench) -> Result<()> {
+    fn the_mtu_applies_to_a_new_flows_first_packet(bench: &mut Bench) -> Result<()> {
         serve(bench, UDP)?;
         expect_handed_over(bench, &ask(MTU + 1), &ask(MTU + 1).between(CLIENT, BACKEND), Reason::OverMtu)?;
         ensure!(states(bench)? == [State::Opening, State::Opening]);

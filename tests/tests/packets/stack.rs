@@ -1,9 +1,9 @@
-//! What the stack gets to do, because it answers properly.
+//! Packets that the stack gets because it answers them properly.
 
 use super::*;
 
 both_hooks! {
-    fn a_clients_last_hop_is_the_stacks_to_tell(bench: &mut Bench) -> Result<()> {
+    fn the_stack_reports_the_end_of_a_clients_ttl(bench: &mut Bench) -> Result<()> {
         serve(bench, UDP)?;
         for (count, ttl) in [(1, 1), (2, 0)] {
             let mut frame = Frame::udp(CLIENT, VIP);
@@ -15,7 +15,7 @@ both_hooks! {
         Ok(())
     }
 
-    fn a_backends_last_hop_goes_to_the_stack_as_it_came(bench: &mut Bench) -> Result<()> {
+    fn the_stack_gets_a_backends_packet_whose_ttl_ends_unchanged(bench: &mut Bench) -> Result<()> {
         serve(bench, UDP)?;
         bench.run(&Frame::udp(CLIENT, VIP))?;
         let mut answer = Frame::udp(BACKEND, CLIENT);
@@ -23,7 +23,7 @@ both_hooks! {
         bench.expect_refused(&answer, Reason::TtlExpired)
     }
 
-    fn a_packet_larger_than_the_way_out_goes_to_the_stack(bench: &mut Bench) -> Result<()> {
+    fn a_packet_larger_than_the_mtu_goes_to_the_stack(bench: &mut Bench) -> Result<()> {
         serve(bench, UDP)?;
         bench.run(&Frame::udp(CLIENT, VIP))?;
         bench.set_mtu(1, 1400)?;
@@ -31,7 +31,7 @@ both_hooks! {
         let ask = Frame::udp(CLIENT, VIP).payload(&[7; 1373]);
         let outcome = bench.run(&ask)?;
         ensure!(outcome.verdict == Verdict::Pass && outcome.bytes == ask.between(CLIENT, BACKEND).bytes());
-        // A backend learns of its own packet when it may not be cut; a packet that may be is cut as the client knows it.
+        // If it may not be fragmented, the error quotes the backend's own packet; else the client gets translated fragments.
         let mut answer = Frame::udp(BACKEND, CLIENT).payload(&[7; 1373]);
         bench.expect_refused(&answer, Reason::OverMtu)?;
         answer.fragment = 0;
@@ -41,7 +41,7 @@ both_hooks! {
         bench.expect_sent(&fits, &to_backend(fits.clone()))
     }
 
-    fn a_changed_epoch_finds_the_way_out_again(bench: &mut Bench) -> Result<()> {
+    fn a_changed_epoch_makes_a_flow_look_its_route_up_again(bench: &mut Bench) -> Result<()> {
         serve(bench, UDP)?;
         let ask = Frame::udp(CLIENT, VIP);
         bench.expect_sent(&ask, &to_backend(ask.clone()))?;
@@ -53,13 +53,13 @@ both_hooks! {
         bench.expect_sent(&ask, &expected)
     }
 
-    fn a_backend_without_a_neighbour_entry_is_found_by_the_kernel(bench: &mut Bench) -> Result<()> {
+    fn the_kernel_resolves_a_backend_without_a_neighbour_entry(bench: &mut Bench) -> Result<()> {
         bench.serve(VIP, UDP, Algorithm::RoundRobin, &[SocketAddrV4::new(Ipv4Addr::new(10, 2, 0, 77), 53)])?;
         let ask = Frame::udp(CLIENT, VIP).payload(b"who has");
         let translated = ask.clone().between(CLIENT, SocketAddrV4::new(Ipv4Addr::new(10, 2, 0, 77), 53));
         expect_by_neighbour(bench, &ask, &unresolved(translated.clone(), Bench::PRIVATE_MAC))?;
         ensure!(bench.reason(Reason::NoNeighbour)? == 0);
-        // Once it is found, the flow takes the fast way without a change of epoch.
+        // Once it is resolved, the flow takes the fast path without a change of the epoch.
         command("ip neigh add 10.2.0.77 lladdr 02:00:00:00:02:4d dev priv0")?;
         bench.expect_sent(&ask, &translated.forwarded(Bench::PRIVATE_MAC, Bench::backend_mac(77)))
     }

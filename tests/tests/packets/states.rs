@@ -8,7 +8,7 @@ use super::{
 const SYN_ACK: u8 = tcp::SYN | tcp::ACK;
 const FIN_ACK: u8 = tcp::FIN | tcp::ACK;
 
-/// The states of the connection's flows, the lower one first, and the load of its backend.
+/// Checks the states of the connection's flows, the lower one first, and the load of its backend.
 fn expect(bench: &mut Bench, backend: u32, wanted: [State; 2], load: u32) -> Result<()> {
     let states = states(bench)?;
     ensure!(states == wanted, "{states:?}");
@@ -17,20 +17,20 @@ fn expect(bench: &mut Bench, backend: u32, wanted: [State; 2], load: u32) -> Res
 }
 
 both_hooks! {
-    fn a_repeated_syn_stays_one_embryo(bench: &mut Bench) -> Result<()> {
+    fn a_repeated_syn_stays_one_half_open_flow(bench: &mut Bench) -> Result<()> {
         let backend = serve(bench, TCP)?;
         exchange(bench, &[(Client, tcp::SYN), (Client, tcp::SYN), (Client, tcp::SYN)])?;
         ensure!(bench.traffic(backend)?.connections == 1);
         expect(bench, backend, [State::Opening; 2], 1)
     }
 
-    fn a_repeated_answer_to_a_syn_is_an_answer_still(bench: &mut Bench) -> Result<()> {
+    fn a_repeated_syn_ack_is_still_an_answer(bench: &mut Bench) -> Result<()> {
         let backend = serve(bench, TCP)?;
         exchange(bench, &[(Client, tcp::SYN), (Backend, SYN_ACK), (Backend, SYN_ACK)])?;
         expect(bench, backend, [State::Answered; 2], 1)
     }
 
-    fn a_syn_repeated_after_its_answer_is_answered_still(bench: &mut Bench) -> Result<()> {
+    fn a_syn_repeated_after_its_answer_is_still_answered(bench: &mut Bench) -> Result<()> {
         let backend = serve(bench, TCP)?;
         exchange(bench, &[(Client, tcp::SYN), (Backend, SYN_ACK), (Client, tcp::SYN)])?;
         expect(bench, backend, [State::Answered; 2], 1)?;
@@ -38,14 +38,14 @@ both_hooks! {
         expect(bench, backend, [State::Established; 2], 1)
     }
 
-    fn an_answer_repeated_after_the_handshake_changes_nothing(bench: &mut Bench) -> Result<()> {
+    fn a_syn_ack_repeated_after_the_handshake_changes_nothing(bench: &mut Bench) -> Result<()> {
         let backend = serve(bench, TCP)?;
         establish(bench)?;
         exchange(bench, &[(Backend, SYN_ACK), (Client, tcp::ACK)])?;
         expect(bench, backend, [State::Established; 2], 1)
     }
 
-    fn a_fin_leaves_an_embryo_one_that_may_be_evicted(bench: &mut Bench) -> Result<()> {
+    fn a_half_open_flow_can_be_evicted_after_a_fin(bench: &mut Bench) -> Result<()> {
         let backend = serve(bench, TCP)?;
         exchange(bench, &[(Client, tcp::SYN), (Client, tcp::FIN), (Client, FIN_ACK)])?;
         expect(bench, backend, [State::Opening; 2], 1)?;
@@ -53,7 +53,7 @@ both_hooks! {
         expect(bench, backend, [State::Answered; 2], 1)
     }
 
-    fn a_clients_own_syn_ack_answers_nothing(bench: &mut Bench) -> Result<()> {
+    fn a_syn_ack_of_the_client_answers_nothing(bench: &mut Bench) -> Result<()> {
         let backend = serve(bench, TCP)?;
         exchange(bench, &[(Client, tcp::SYN), (Client, SYN_ACK), (Client, tcp::ACK)])?;
         expect(bench, backend, [State::Opening; 2], 1)
@@ -71,7 +71,7 @@ both_hooks! {
         expect(bench, backend, [State::Answered; 2], 1)
     }
 
-    // Whether it is a late repetition or a restarted client's is the backend's to find out (RFC 5961, section 4).
+    // The backend finds out whether it is a late repetition or a restarted client's (RFC 5961, section 4).
     fn a_syn_on_an_established_connection_reaches_its_backend(bench: &mut Bench) -> Result<()> {
         let numbers = bench.serve(VIP, TCP, Algorithm::RoundRobin, &backends([11, 12]))?;
         establish(bench)?;
@@ -105,7 +105,7 @@ both_hooks! {
         expect(bench, backend, [State::Established; 2], 1)
     }
 
-    fn a_syn_with_a_flag_that_ends_opens_nothing(bench: &mut Bench) -> Result<()> {
+    fn a_syn_with_fin_or_rst_opens_nothing(bench: &mut Bench) -> Result<()> {
         serve(bench, TCP)?;
         for flags in [tcp::SYN | tcp::FIN, tcp::SYN | tcp::FIN | tcp::RST, 0xff] {
             bench.expect_refused(&Frame::tcp(CLIENT, VIP, flags), Reason::NoFlow)?;
@@ -123,7 +123,7 @@ both_hooks! {
         expect(bench, backend, [State::Closed; 2], 0)
     }
 
-    fn a_repeated_fin_is_one_sides_still(bench: &mut Bench) -> Result<()> {
+    fn a_repeated_fin_still_counts_for_one_side(bench: &mut Bench) -> Result<()> {
         let backend = serve(bench, TCP)?;
         establish(bench)?;
         exchange(bench, &[(Client, FIN_ACK), (Client, FIN_ACK), (Client, FIN_ACK)])?;
@@ -156,7 +156,7 @@ both_hooks! {
         expect(bench, backend, [State::Reset; 2], 0)
     }
 
-    fn a_clients_reset_closes_and_travels_on(bench: &mut Bench) -> Result<()> {
+    fn a_clients_reset_closes_and_is_forwarded(bench: &mut Bench) -> Result<()> {
         let backend = serve(bench, TCP)?;
         establish(bench)?;
         exchange(bench, &[(Client, tcp::RST)])?;
@@ -185,7 +185,7 @@ both_hooks! {
         expect(bench, backend, [State::Closed; 2], 0)
     }
 
-    fn late_segments_of_a_closed_connection_travel_on(bench: &mut Bench) -> Result<()> {
+    fn late_segments_of_a_closed_connection_are_forwarded(bench: &mut Bench) -> Result<()> {
         let backend = serve(bench, TCP)?;
         bench.slow_down()?;
         establish(bench)?;
@@ -194,7 +194,7 @@ both_hooks! {
         expect(bench, backend, [State::Closed; 2], 0)
     }
 
-    fn a_reused_port_is_balanced_anew(bench: &mut Bench) -> Result<()> {
+    fn a_reused_port_is_balanced_again(bench: &mut Bench) -> Result<()> {
         let numbers = bench.serve(VIP, TCP, Algorithm::RoundRobin, &backends([11, 12]))?;
         let second = bench.slow_down()?;
         establish(bench)?;
@@ -205,7 +205,7 @@ both_hooks! {
         bench.expect_sent(&syn, &other.forwarded(Bench::PRIVATE_MAC, Bench::backend_mac(12)))?;
         ensure!(bench.load(numbers[0])? == 0);
         expect(bench, numbers[1], [State::Opening; 2], 1)?;
-        // What the first backend still sends is nobody's.
+        // Later segments of the first backend belong to no flow.
         bench.expect_refused(&Frame::tcp(BACKEND, CLIENT, tcp::ACK), Reason::NotOurs)
     }
 }

@@ -1,8 +1,8 @@
-//! What is none of the services' business goes up the stack as it came.
+//! Packets that belong to no service are passed up unchanged.
 
 use super::*;
 
-/// Runs a frame to another host's address than the device's: the stack's, at XDP after the TC stage, which is to be sure of that.
+/// Runs a frame with another host's MAC than the device's: the stack gets it, at XDP after the TC stage, which checks that.
 fn expect_others(bench: &mut Bench, frame: &Frame) -> Result<()> {
     match bench.hook() {
         Hook::Xdp => expect_left(bench, frame),
@@ -11,7 +11,7 @@ fn expect_others(bench: &mut Bench, frame: &Frame) -> Result<()> {
 }
 
 both_hooks! {
-    fn link_layer_protocols_go_up_unchanged(bench: &mut Bench) -> Result<()> {
+    fn link_layer_protocols_are_passed_up_unchanged(bench: &mut Bench) -> Result<()> {
         serve(bench, TCP)?;
         // LLDP, EAPOL, MPLS, PPPoE, 802.3 by length: none of them IPv4, whatever follows.
         for ethertype in [0x88cc, 0x888e, 0x8847, 0x8864, 0x0026] {
@@ -22,7 +22,7 @@ both_hooks! {
         Ok(())
     }
 
-    fn multicast_and_broadcast_are_the_stacks(bench: &mut Bench) -> Result<()> {
+    fn the_stack_gets_multicast_and_broadcast(bench: &mut Bench) -> Result<()> {
         serve(bench, UDP)?;
         for (host, mac) in [
             (Ipv4Addr::new(224, 0, 0, 251), [0x01, 0, 0x5e, 0, 0, 0xfb]),
@@ -36,7 +36,7 @@ both_hooks! {
         Ok(())
     }
 
-    fn a_vips_packets_to_a_group_are_the_stacks(bench: &mut Bench) -> Result<()> {
+    fn the_stack_gets_a_vips_packets_to_a_group(bench: &mut Bench) -> Result<()> {
         serve(bench, UDP)?;
         let ask = Frame::udp(CLIENT, VIP);
         for dst_mac in [[0xff; 6], [0x01, 0, 0x5e, 0, 0, 0xfb], [0x33, 0x33, 0, 0, 0, 1]] {
@@ -46,12 +46,12 @@ both_hooks! {
             }
         }
         ensure!(bench.flows()?.is_empty());
-        // Nor does the flow of one that came to the router take them.
+        // The flow of a packet that came to the router does not match them either.
         bench.run(&ask)?;
         bench.expect_refused(&Frame { dst_mac: [0xff; 6], ..ask }, Reason::OtherHost)
     }
 
-    fn a_vips_packets_to_another_hosts_address_are_the_stacks(bench: &mut Bench) -> Result<()> {
+    fn the_stack_gets_a_vips_packets_to_another_hosts_mac(bench: &mut Bench) -> Result<()> {
         bench.arrive_by("pub0")?;
         serve(bench, TCP)?;
         let syn = Frame::tcp(CLIENT, VIP, tcp::SYN);
@@ -65,7 +65,7 @@ both_hooks! {
         bench.expect_sent(&syn, &to_backend(syn.clone()))
     }
 
-    fn an_error_to_another_hosts_address_is_the_stacks(bench: &mut Bench) -> Result<()> {
+    fn the_stack_gets_an_error_to_another_hosts_mac(bench: &mut Bench) -> Result<()> {
         bench.arrive_by("pub0")?;
         serve(bench, UDP)?;
         bench.run(&Frame::udp(CLIENT, VIP))?;
@@ -78,7 +78,7 @@ both_hooks! {
     }
 
     // Their first bytes look like the listener's ports.
-    fn tunnels_to_a_vip_are_the_stacks(bench: &mut Bench) -> Result<()> {
+    fn the_stack_gets_tunnels_to_a_vip(bench: &mut Bench) -> Result<()> {
         serve(bench, TCP)?;
         let inside = &Frame::tcp(CLIENT, VIP, tcp::SYN).bytes()[34..];
         for protocol in [4, 41, 47, 50, 51, 89, 112, 132, 255] {
@@ -91,7 +91,7 @@ both_hooks! {
         Ok(())
     }
 
-    fn an_echo_to_a_vip_is_the_stacks_to_answer(bench: &mut Bench) -> Result<()> {
+    fn the_stack_answers_an_echo_to_a_vip(bench: &mut Bench) -> Result<()> {
         serve(bench, TCP)?;
         for kind in [8, 0, 13, 17] {
             let echo = Frame::other(Bench::CLIENT, Bench::VIP, 1).payload(&[kind, 0, 0, 0, 0, 1, 0, 1, b'p', b'i']);
@@ -111,7 +111,7 @@ both_hooks! {
         Ok(())
     }
 
-    fn a_backends_unasked_answer_is_not_ours(bench: &mut Bench) -> Result<()> {
+    fn an_answer_of_a_backend_without_a_request_is_not_ours(bench: &mut Bench) -> Result<()> {
         serve(bench, TCP)?;
         for flags in [tcp::SYN, tcp::SYN | tcp::ACK, tcp::ACK, tcp::FIN | tcp::ACK, tcp::RST] {
             bench.expect_refused(&Frame::tcp(BACKEND, CLIENT, flags), Reason::NotOurs)?;
@@ -119,7 +119,7 @@ both_hooks! {
         Ok(())
     }
 
-    fn traffic_straight_to_a_backend_is_routed_by_the_stack(bench: &mut Bench) -> Result<()> {
+    fn the_stack_routes_traffic_to_a_backends_own_address(bench: &mut Bench) -> Result<()> {
         serve(bench, TCP)?;
         establish(bench)?;
         bench.expect_refused(&Frame::tcp(CLIENT, BACKEND, tcp::SYN), Reason::NotOurs)?;
@@ -128,7 +128,7 @@ both_hooks! {
         Ok(())
     }
 
-    fn another_protocol_of_a_flows_ports_is_not_the_flows(bench: &mut Bench) -> Result<()> {
+    fn another_protocol_with_a_flows_ports_does_not_match_the_flow(bench: &mut Bench) -> Result<()> {
         serve(bench, TCP)?;
         establish(bench)?;
         bench.expect_refused(&Frame::udp(CLIENT, VIP), Reason::NotOurs)?;
@@ -137,7 +137,7 @@ both_hooks! {
         Ok(())
     }
 
-    fn another_clients_segment_is_not_the_flows(bench: &mut Bench) -> Result<()> {
+    fn another_clients_segment_does_not_match_the_flow(bench: &mut Bench) -> Result<()> {
         serve(bench, TCP)?;
         establish(bench)?;
         let beside = SocketAddrV4::new(Ipv4Addr::new(10, 1, 0, 11), CLIENT.port());

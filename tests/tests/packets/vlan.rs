@@ -1,13 +1,13 @@
-//! Tags of what comes in (IEEE 802.1Q, 802.1ad): a priority tag is taken off, a VLAN's frames are the stack's.
+//! VLAN tags of incoming frames (IEEE 802.1Q, 802.1ad): a priority tag is removed, a VLAN's frames go to the stack.
 
 use super::*;
 
 const CUSTOMER: [u16; 2] = [0x8100, 0x6064];
 const SERVICE: [u16; 2] = [0x88a8, 0x0fff];
-/// Of no VLAN.
+/// A VLAN ID of no VLAN.
 const PRIORITY: [u16; 2] = [0x8100, 0xe000];
 
-/// A connection whose packets come in behind a tag, and leave without.
+/// A connection whose packets come in with a tag, and leave without one.
 fn popped(bench: &mut Bench, tag: [u16; 2]) -> Result<()> {
     let backend = serve(bench, TCP)?;
     for (flags, reply) in [(tcp::SYN, false), (tcp::SYN | tcp::ACK, true), (tcp::ACK, false), (tcp::ACK, true)] {
@@ -26,15 +26,15 @@ fn popped(bench: &mut Bench, tag: [u16; 2]) -> Result<()> {
 }
 
 both_hooks! {
-    fn a_priority_tag_is_taken_off(bench: &mut Bench) -> Result<()> {
+    fn a_priority_tag_is_removed(bench: &mut Bench) -> Result<()> {
         popped(bench, PRIORITY)
     }
 
-    fn a_service_priority_tag_is_taken_off(bench: &mut Bench) -> Result<()> {
+    fn a_service_priority_tag_is_removed(bench: &mut Bench) -> Result<()> {
         popped(bench, [0x88a8, 0x1000])
     }
 
-    fn frames_of_a_vlan_are_the_stacks(bench: &mut Bench) -> Result<()> {
+    fn the_stack_gets_frames_of_a_vlan(bench: &mut Bench) -> Result<()> {
         serve(bench, TCP)?;
         bench.masquerade(Bench::VIP, true)?;
         bench.elastic(Ipv4Addr::new(10, 1, 0, 101), *BACKEND.ip(), true)?;
@@ -67,7 +67,7 @@ both_hooks! {
         Ok(())
     }
 
-    fn a_priority_tag_and_options_together(bench: &mut Bench) -> Result<()> {
+    fn a_priority_tag_and_options_may_come_together(bench: &mut Bench) -> Result<()> {
         serve(bench, TCP)?;
         let syn = Frame::tcp(CLIENT, VIP, tcp::SYN).ip_options(&[1; 40]);
         bench.expect_sent(&syn.clone().tagged(&[PRIORITY]), &to_backend(syn))
@@ -83,7 +83,7 @@ both_hooks! {
         Ok(())
     }
 
-    fn what_is_not_ours_keeps_its_tag(bench: &mut Bench) -> Result<()> {
+    fn other_traffic_keeps_its_tag(bench: &mut Bench) -> Result<()> {
         serve(bench, TCP)?;
         let other = SocketAddrV4::new(Ipv4Addr::new(10, 1, 0, 101), 80);
         bench.expect_refused(&Frame::tcp(CLIENT, other, tcp::SYN).tagged(&[PRIORITY]), Reason::NotOurs)?;
@@ -93,7 +93,7 @@ both_hooks! {
         bench.expect_refused(&arp, Reason::NotIpv4)
     }
 
-    fn a_tagged_last_hop_is_the_stacks_with_its_tag(bench: &mut Bench) -> Result<()> {
+    fn the_stack_gets_a_tagged_packet_whose_ttl_ends_with_its_tag(bench: &mut Bench) -> Result<()> {
         serve(bench, UDP)?;
         let mut ask = Frame::udp(CLIENT, VIP).payload(b"old");
         ask.ttl = 1;
@@ -103,7 +103,7 @@ both_hooks! {
         Ok(())
     }
 
-    fn every_truncation_behind_a_tag_goes_up_unchanged(bench: &mut Bench) -> Result<()> {
+    fn every_truncation_after_a_tag_is_passed_up_unchanged(bench: &mut Bench) -> Result<()> {
         serve(bench, TCP)?;
         let whole = Frame::tcp(CLIENT, VIP, tcp::SYN).tagged(&[PRIORITY]).bytes();
         for length in 34..whole.len() {

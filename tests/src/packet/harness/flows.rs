@@ -22,13 +22,13 @@ impl Bench {
     }
 
     /// Replaces the secondary table's flows by copies of the main table's.
-    pub fn copy_flows_aside(&mut self) -> Result<()> {
+    pub fn copy_flows_to_secondary(&mut self) -> Result<()> {
         self.change_tables::<Flow>([maps::FLOWS, maps::OTHER_FLOWS], |[own, _]| [own, own])?;
         self.change_tables::<Bucket>([maps::FLOW_BUCKETS, maps::OTHER_BUCKETS], |[own, _]| [own, own])
     }
 
     /// Removes all flows from the secondary table.
-    pub fn clear_flows_aside(&mut self) -> Result<()> {
+    pub fn clear_secondary_flows(&mut self) -> Result<()> {
         let empty = Bucket { words: [0; WAYS] };
         let mut buckets = self.array::<Bucket>(maps::OTHER_BUCKETS)?;
         (0..buckets.len()).try_for_each(|index| Ok(buckets.set(index, empty, 0)?))
@@ -87,7 +87,7 @@ impl Bench {
     }
 
     /// Every flow in the secondary table, with its slot word.
-    pub fn flows_aside(&mut self) -> Result<Vec<(Word, Flow)>> {
+    pub fn secondary_flows(&mut self) -> Result<Vec<(Word, Flow)>> {
         self.flows_of(maps::OTHER_BUCKETS, maps::OTHER_FLOWS)
     }
 

@@ -71,7 +71,7 @@ impl Bench {
     }
 
     /// [`Self::new`] with a secondary flow table of the same size.
-    pub fn bridging(hook: Hook) -> Result<Self> {
+    pub fn with_secondary_table(hook: Hook) -> Result<Self> {
         let mut loader = EbpfLoader::new();
         let mask = Self::BUCKETS - 1;
         loader

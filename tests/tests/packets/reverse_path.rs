@@ -1,21 +1,21 @@
-//! Strict reverse-path filtering: what comes by a device comes from where the kernel sends by it.
+//! Strict reverse-path filtering: a device accepts only sources that the kernel would route by it.
 
 use super::*;
 
 const GUEST: Ipv4Addr = Ipv4Addr::new(10, 2, 0, 12);
-/// Of the guests' network, and of the third device's.
+/// Sources in the guests' network, and in the third device's.
 const INSIDE: Ipv4Addr = Ipv4Addr::new(10, 2, 0, 77);
 const THIRD: Ipv4Addr = Ipv4Addr::new(10, 3, 0, 77);
 const ELASTIC: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 101);
 const SERVER: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(203, 0, 113, 7), 443);
 
-/// Where each is asked ([`super::doors`]), beside a third device.
+/// Adds a third device; returns the addresses of [`super::doors`].
 fn doors(bench: &mut Bench) -> Result<[SocketAddrV4; 3]> {
     third(bench)?;
     super::doors(bench, ELASTIC, GUEST)
 }
 
-/// What no device leads to but another than this.
+/// Devices, each with a source that the kernel routes by another one.
 const FORGED: [([u8; 6], Ipv4Addr); 6] = [
     (Bench::PRIVATE_MAC, Bench::CLIENT),
     (Bench::PRIVATE_MAC, *SERVER.ip()),
@@ -26,7 +26,7 @@ const FORGED: [([u8; 6], Ipv4Addr); 6] = [
 ];
 
 both_hooks! {
-    fn who_comes_by_another_device_than_his_own_opens_nothing_where_that_is_strict(bench: &mut Bench) -> Result<()> {
+    fn a_strict_device_accepts_no_client_that_is_routed_by_another_one(bench: &mut Bench) -> Result<()> {
         let doors = doors(bench)?;
         for port in 1..=3 {
             bench.set_strict(port)?;
@@ -48,14 +48,14 @@ both_hooks! {
         bench.expect_sent(&far, &to_backend(far.clone()))
     }
 
-    fn what_is_not_strict_takes_whom_answers_reach_another_way(bench: &mut Bench) -> Result<()> {
+    fn a_device_that_is_not_strict_accepts_clients_that_are_routed_by_another_one(bench: &mut Bench) -> Result<()> {
         doors(bench)?;
         bench.set_strict(1)?;
         let ask = by(Bench::PRIVATE_MAC, Frame::udp(CLIENT, VIP));
         bench.expect_sent(&ask, &to_backend(ask.clone()))
     }
 
-    fn what_is_nobodys_comes_from_its_own_side_where_that_is_strict(bench: &mut Bench) -> Result<()> {
+    fn a_strict_device_drops_other_traffic_that_is_routed_by_another_one(bench: &mut Bench) -> Result<()> {
         doors(bench)?;
         for port in 1..=3 {
             bench.set_strict(port)?;
@@ -77,7 +77,7 @@ both_hooks! {
             }
         }
         bench.expect_refused(&Frame::udp(CLIENT, SERVER), Reason::NotOurs)?;
-        // Who has no address yet asks for one.
+        // A host without an address asks for one (DHCP).
         let nobody = SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 68);
         let ask = Frame::udp(nobody, SocketAddrV4::new(Ipv4Addr::BROADCAST, 67));
         for mac in [Bench::PUBLIC_MAC, Bench::PRIVATE_MAC] {
@@ -86,18 +86,18 @@ both_hooks! {
         Ok(())
     }
 
-    fn to_whom_no_way_leads_opens_nothing_and_is_the_stacks(bench: &mut Bench) -> Result<()> {
+    fn a_source_without_a_route_opens_nothing_and_goes_to_the_stack(bench: &mut Bench) -> Result<()> {
         doors(bench)?;
         bench.set_strict(1)?;
         command("ip route del default")?;
         bench.expect_refused(&Frame::udp(SERVER, VIP), Reason::ReversePath)?;
         ensure!(bench.flows()?.is_empty());
-        // It drops that, too, as loose filtering does.
+        // The stack drops it, too, as loose filtering does.
         let elsewhere = SocketAddrV4::new(Ipv4Addr::new(10, 2, 0, 30), 9);
         bench.expect_refused(&Frame::udp(SERVER, elsewhere), Reason::NotOurs)
     }
 
-    fn who_is_reached_by_several_devices_comes_by_any_of_them(bench: &mut Bench) -> Result<()> {
+    fn a_source_with_several_next_hops_may_come_by_any_of_them(bench: &mut Bench) -> Result<()> {
         doors(bench)?;
         for port in 1..=3 {
             bench.set_strict(port)?;
@@ -114,13 +114,13 @@ both_hooks! {
             let other = frame.clone().between(SocketAddrV4::new(*client.ip(), 40_002), VIP);
             bench.expect_refused(&other, Reason::ReversePath)?;
         }
-        // A way of another route, by the same devices, is none.
+        // A next hop of another route, by the same devices, does not count.
         bench.expect_refused(&by(THIRD_MAC, Frame::udp(CLIENT, VIP)), Reason::ReversePath)?;
         let inside = Frame::udp(SocketAddrV4::new(INSIDE, 40_000), VIP);
         bench.expect_refused(&by(Bench::PUBLIC_MAC, inside), Reason::ReversePath)
     }
 
-    fn a_guest_begins_by_its_own_device_where_that_is_strict(bench: &mut Bench) -> Result<()> {
+    fn a_guest_begins_only_by_its_own_device_if_that_is_strict(bench: &mut Bench) -> Result<()> {
         doors(bench)?;
         bench.masquerade(Bench::VIP, false)?;
         let ask = Frame::udp(SocketAddrV4::new(INSIDE, 40_000), SERVER);
@@ -133,7 +133,7 @@ both_hooks! {
         bench.expect_sent(&ask, &sent)
     }
 
-    fn an_error_comes_from_its_senders_side_where_that_is_strict(bench: &mut Bench) -> Result<()> {
+    fn an_error_comes_only_from_its_senders_side_if_that_is_strict(bench: &mut Bench) -> Result<()> {
         doors(bench)?;
         let client = SocketAddrV4::new(*SERVER.ip(), 40_000);
         let ask = Frame::udp(client, VIP);

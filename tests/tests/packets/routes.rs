@@ -1,4 +1,4 @@
-//! The way out, found when a flow begins and again when something changed.
+//! Routes and next hops: looked up when a flow begins, and again when something has changed.
 
 use super::*;
 
@@ -10,13 +10,13 @@ fn answer() -> Frame {
     Frame::udp(BACKEND, CLIENT).payload(b"answer")
 }
 
-/// A flow that has been answered.
+/// Opens a flow and answers it.
 fn answered(bench: &mut Bench) -> Result<()> {
     serve(bench, UDP)?;
     ask_and_answer(bench, &ask(), &answer())
 }
 
-/// Has ways out asked for again, and next hops confirmed, after so many jiffies.
+/// Sets after how many jiffies routes are looked up again and next hops are confirmed.
 fn confirm_every(bench: &mut Bench, jiffies: u32) -> Result<()> {
     let config = bench.config()?;
     bench.set_config(vipgate_abi::config::Config { confirm: jiffies, ..config })
@@ -31,7 +31,7 @@ both_hooks! {
         bench.expect_sent(&answer(), &Frame { dst_mac: Bench::client_mac(0xee), ..to_client(answer()) })
     }
 
-    fn a_lost_neighbour_is_found_by_the_kernel_without_its_stacks_forwarding(bench: &mut Bench) -> Result<()> {
+    fn the_kernel_resolves_a_lost_neighbour_without_forwarding_by_the_stack(bench: &mut Bench) -> Result<()> {
         answered(bench)?;
         command("ip neigh del 10.2.0.11 dev priv0")?;
         bench.move_epoch()?;
@@ -42,7 +42,7 @@ both_hooks! {
         bench.expect_sent(&ask(), &to_backend(ask()))
     }
 
-    fn a_lost_client_is_found_by_the_kernel_without_its_stacks_forwarding(bench: &mut Bench) -> Result<()> {
+    fn the_kernel_resolves_a_lost_client_without_forwarding_by_the_stack(bench: &mut Bench) -> Result<()> {
         answered(bench)?;
         command("ip neigh del 10.1.0.10 dev pub0")?;
         bench.move_epoch()?;
@@ -52,12 +52,12 @@ both_hooks! {
     }
 
     fn a_next_hop_is_confirmed_from_time_to_time(bench: &mut Bench) -> Result<()> {
-        // By one packet of all flows: those of another port share it.
+        // By one packet for all flows: those of another port share the confirmation.
         let other = ask().between(SocketAddrV4::new(Bench::CLIENT, 40_001), VIP);
         answered(bench)?;
         confirm_every(bench, 5000)?;
         for (frame, sent) in [(ask(), to_backend(ask())), (answer(), to_client(answer()))] {
-            // What was never confirmed has just been found.
+            // A next hop without a confirmation has just been resolved.
             bench.let_pass(4096)?;
             bench.expect_sent(&frame, &sent)?;
             bench.let_pass(8192)?;
@@ -88,7 +88,7 @@ both_hooks! {
         bench.expect_sent(&other, &Frame { dst_mac: Bench::backend_mac(0xee), ..to_backend(other.clone()) })
     }
 
-    fn a_port_that_went_leaves_its_flows_to_the_stack(bench: &mut Bench) -> Result<()> {
+    fn the_stack_gets_the_flows_of_a_removed_interface(bench: &mut Bench) -> Result<()> {
         answered(bench)?;
         bench.remove_interface(2)?;
         expect_handed_over(bench, &ask(), &ask().between(CLIENT, BACKEND), Reason::NoNeighbour)?;
@@ -97,7 +97,7 @@ both_hooks! {
         bench.expect_sent(&ask(), &to_backend(ask()))
     }
 
-    fn what_leaves_by_a_port_that_takes_no_frames_is_the_tc_stages(bench: &mut Bench) -> Result<()> {
+    fn the_tc_stage_sends_by_an_interface_that_takes_no_xdp_frames(bench: &mut Bench) -> Result<()> {
         answered(bench)?;
         bench.set_sockets_only(2)?;
         let counters = |bench: &mut Bench| -> Result<Vec<_>> {
@@ -108,19 +108,19 @@ both_hooks! {
             let (outcome, scratch) = bench.run_with_scratch(&ask())?;
             if bench.hook() == Hook::Xdp {
                 ensure!(outcome.verdict == Verdict::Pass && scratch == Scratch::Metadata(b"vgtc".to_vec()), "{scratch:?}");
-                ensure!(outcome.bytes == ask().bytes(), "handed over as it came");
+                ensure!(outcome.bytes == ask().bytes(), "the frame was changed");
             } else {
                 ensure!(outcome.verdict == Verdict::Redirect && outcome.bytes == to_backend(ask()).bytes());
             }
         }
         if bench.hook() == Hook::Xdp {
-            ensure!(counters(bench)? == counted, "who sends it counts it");
+            ensure!(counters(bench)? == counted, "only the stage that sends the packet counts it");
             ensure!(bench.reason(Reason::HandedOver)? == 2);
         }
         bench.expect_sent(&answer(), &to_client(answer()))
     }
 
-    fn a_flow_whose_route_becomes_forbidden_drops(bench: &mut Bench) -> Result<()> {
+    fn a_flow_whose_route_becomes_prohibited_is_dropped(bench: &mut Bench) -> Result<()> {
         answered(bench)?;
         command("ip route add blackhole 10.2.0.11")?;
         bench.expect_sent(&ask(), &to_backend(ask()))?;
@@ -130,7 +130,7 @@ both_hooks! {
         bench.expect_sent(&ask(), &to_backend(ask()))
     }
 
-    fn without_any_route_the_stack_tells_the_client(bench: &mut Bench) -> Result<()> {
+    fn without_a_route_the_stack_sends_the_client_an_error(bench: &mut Bench) -> Result<()> {
         command("ip route del default")?;
         let nowhere = SocketAddrV4::new(Ipv4Addr::new(198, 51, 100, 7), 53);
         bench.serve(VIP, UDP, Algorithm::RoundRobin, &[nowhere])?;
@@ -153,7 +153,7 @@ both_hooks! {
         bench.expect_sent(&ask(), &Frame { dst_mac: Bench::backend_mac(30), ..to_backend(ask()) })
     }
 
-    fn a_backend_behind_a_device_without_a_program_is_the_stacks(bench: &mut Bench) -> Result<()> {
+    fn the_stack_gets_packets_to_a_backend_behind_a_device_without_a_program(bench: &mut Bench) -> Result<()> {
         command("ip link add third0 type veth peer name third1")?;
         command("ip link set third1 up")?;
         command("ip link set third0 up")?;
@@ -167,7 +167,7 @@ both_hooks! {
         Ok(())
     }
 
-    fn answers_with_the_last_hops_left_are_sent_on(bench: &mut Bench) -> Result<()> {
+    fn answers_with_a_low_ttl_are_forwarded(bench: &mut Bench) -> Result<()> {
         answered(bench)?;
         for ttl in [2, 255] {
             let answer = Frame { ttl, ..answer() };
@@ -178,7 +178,7 @@ both_hooks! {
 
     fn answers_keep_type_of_service_and_identification(bench: &mut Bench) -> Result<()> {
         answered(bench)?;
-        // The highest bit of the fragment field is reserved (RFC 791), and not ours to clear.
+        // The highest bit of the fragment field is reserved (RFC 791), and must not be cleared.
         for fragment in [0, 0x4000, 0x8000, 0xc000] {
             let answer = Frame { tos: 0x2e << 2 | 3, id: 0xffff, fragment, ..answer() };
             bench.expect_sent(&answer, &to_client(answer.clone()))?;

@@ -1,8 +1,8 @@
-//! GSO super-packets at TC: one socket buffer that leaves as several frames.
+//! GSO packets at TC: one socket buffer that leaves as several frames.
 
 use super::*;
 
-/// Runs with super-packets of so many segments of so many bytes.
+/// Runs a case with GSO packets of `count` segments of `bytes` bytes each.
 fn with_segments(count: u32, bytes: u32, case: impl FnOnce(&mut Bench, u32) -> Result<()>) -> Result<()> {
     let bench = &mut Bench::new(Hook::Tc)?;
     let backend = serve(bench, TCP)?;
@@ -16,18 +16,18 @@ fn data(length: usize) -> Frame {
 }
 
 #[test]
-fn a_super_packet_of_segments_that_fit_is_sent_whole() -> Result<()> {
+fn a_gso_packet_of_segments_that_fit_is_sent_whole() -> Result<()> {
     with_segments(2, 1460, |bench, _| bench.expect_sent(&data(2920), &to_backend(data(2920))))
 }
 
 #[test]
-fn segments_one_byte_too_large_are_the_stacks() -> Result<()> {
+fn the_stack_gets_segments_that_are_one_byte_too_large() -> Result<()> {
     with_segments(2, 1461, |bench, _| {
         expect_handed_over(bench, &data(2922), &data(2922).between(CLIENT, BACKEND), Reason::OverMtu)
     })
 }
 
-// Of SCTP, say.
+// For example of SCTP.
 #[test]
 fn segments_of_unlike_sizes_fit() -> Result<()> {
     const BY_FRAGMENTS: u32 = 0xffff;
@@ -42,7 +42,7 @@ fn segments_of_unlike_sizes_fit() -> Result<()> {
 }
 
 #[test]
-fn a_super_packet_is_counted_as_the_frames_that_leave() -> Result<()> {
+fn a_gso_packet_is_counted_as_the_frames_that_leave() -> Result<()> {
     with_segments(3, 1000, |bench, backend| {
         let before = bench.traffic(backend)?;
         bench.expect_sent(&data(2500), &to_backend(data(2500)))?;
@@ -54,7 +54,7 @@ fn a_super_packet_is_counted_as_the_frames_that_leave() -> Result<()> {
 }
 
 #[test]
-fn segments_that_nobody_has_counted_are_counted_by_their_size() -> Result<()> {
+fn segments_without_a_count_are_counted_by_their_size() -> Result<()> {
     for (size, length, frames) in [(1000, 2500, 3), (1000, 2000, 2), (1460, 1, 1), (1460, 1460, 1), (1000, 0, 1)] {
         with_segments(0, size, |bench, backend| {
             let before = bench.traffic(backend)?;
@@ -69,7 +69,7 @@ fn segments_that_nobody_has_counted_are_counted_by_their_size() -> Result<()> {
 }
 
 #[test]
-fn an_answers_super_packet_is_counted_and_sent_whole() -> Result<()> {
+fn an_answers_gso_packet_is_counted_and_sent_whole() -> Result<()> {
     with_segments(2, 1460, |bench, backend| {
         let answer = Frame::tcp(BACKEND, CLIENT, tcp::ACK).payload(&[8; 2000]);
         let before = bench.traffic(backend)?;
@@ -99,7 +99,7 @@ fn tcp_options_count_towards_each_segments_size() -> Result<()> {
 }
 
 #[test]
-fn a_super_packet_of_datagrams_is_sent_whole() -> Result<()> {
+fn a_gso_packet_of_datagrams_is_sent_whole() -> Result<()> {
     let bench = &mut Bench::new(Hook::Tc)?;
     let backend = serve(bench, UDP)?;
     bench.set_segments(2, 1000);
@@ -110,7 +110,7 @@ fn a_super_packet_of_datagrams_is_sent_whole() -> Result<()> {
     Ok(())
 }
 
-/// Where a super-packet's headers may lie: behind a tag, before options of IPv4 or TCP.
+/// Places that a GSO packet's headers may have: after a tag, before options of IPv4 or TCP.
 const ODD: [(&[[u16; 2]], usize, usize); 5] = [
     (&[[0x8100, 0xe000]], 0, 0),
     (&[[0x88a8, 0x1000]], 0, 12),
@@ -119,7 +119,7 @@ const ODD: [(&[[u16; 2]], usize, usize); 5] = [
     (&[[0x8100, 0xe000]], 8, 12),
 ];
 
-/// Data of so many bytes behind options of these lengths.
+/// Data of this many bytes after options of these lengths.
 fn with_options(length: usize, ip: usize, options: usize) -> Frame {
     let mut frame = data(length).ip_options(&vec![1; ip]);
     if let Transport::Tcp { options: bytes, .. } = &mut frame.transport {
@@ -129,7 +129,7 @@ fn with_options(length: usize, ip: usize, options: usize) -> Frame {
 }
 
 #[test]
-fn every_frames_headers_are_counted_wherever_they_lie() -> Result<()> {
+fn every_frames_headers_are_counted_at_any_place() -> Result<()> {
     for (tags, ip, tcp) in ODD {
         for (count, size, length, frames) in
             [(3, 1000, 2500, 3), (0, 1000, 2500, 3), (0, 1000, 2000, 2), (0, 1000, 1000, 1)]
@@ -150,7 +150,7 @@ fn every_frames_headers_are_counted_wherever_they_lie() -> Result<()> {
 }
 
 #[test]
-fn segments_that_just_fit_are_sent_wherever_their_headers_lie() -> Result<()> {
+fn segments_that_just_fit_are_sent_with_headers_at_any_place() -> Result<()> {
     for (tags, ip, tcp) in ODD {
         let most = 1460 - ip - tcp;
         for (size, fits) in [(most, true), (most + 1, false)] {
@@ -168,7 +168,7 @@ fn segments_that_just_fit_are_sent_wherever_their_headers_lie() -> Result<()> {
 }
 
 #[test]
-fn a_super_packet_of_datagrams_that_nobody_has_counted_is_counted_with_each_ones_headers() -> Result<()> {
+fn a_gso_packet_of_datagrams_without_a_count_is_counted_with_the_headers_of_each() -> Result<()> {
     for ip in [0, 8] {
         let bench = &mut Bench::new(Hook::Tc)?;
         let backend = serve(bench, UDP)?;
