@@ -3,7 +3,7 @@
 //! ```text
 //! client eth0 ── pub0 router priv0 ── eth0 guest
 //! ```
-//! The wires and their offloads are as in [`peers`](super::peers). The limited traffic goes from the client to the guest. For
+//! The wires and their offloads are as in `peers`. The limited traffic goes from the client to the guest. For
 //! vipgate it goes to the guest's elastic IP, whose inbound bandwidth is limited through the REST API; for its peers, which
 //! only forward, to the guest's own address. The peers shape where the existing router does: ingress of the public device is
 //! redirected to an ifb. HTB has that router's settings (rate = ceil, burst 15k), except that its leaf is a FIFO as long as a

@@ -82,7 +82,7 @@ pub fn write(path: &Path, sources: &Sources, kernel: &Unpacked, tools: &[&str]) 
     tree.save(path)
 }
 
-/// [`write`] for an archive that boots a system on a disk, and gives it these files.
+/// [`write()`] for an archive that boots a system on a disk, and gives it these files.
 pub fn write_for_disk(path: &Path, sources: &Sources, kernel: &Unpacked, staged: Vec<Staged>) -> Result<u64> {
     let mut tree = Tree::default();
     tree.file("init", fs::read(&sources.init).context("cannot read the guest's init")?, true);

@@ -26,7 +26,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// The kernel of [`SUITE`], which its userland goes with.
+/// The kernel of `SUITE`, which its userland goes with.
 pub const KERNEL: &str = "6.12";
 
 const SUITE: &str = "trixie";
