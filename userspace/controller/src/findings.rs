@@ -1,4 +1,4 @@
-//! What health checks found, as the store keeps it.
+//! Stores the results of health checks.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -24,7 +24,7 @@ pub(super) async fn set(tx: &mut Tx, request: SetVipQos) -> Result {
     if let Some(other) = of_port(tx, &request.uuid, request.port).await? {
         return Err(ApiError::operation(format!(
             "{} has a bandwidth limit[uuid:{other}] already; delete it first",
-            place(&request.uuid, request.port)
+            label(&request.uuid, request.port)
         )));
     }
     if request.inbound_bandwidth.is_none() && request.outbound_bandwidth.is_none() {
@@ -54,20 +54,20 @@ pub(super) async fn delete(tx: &mut Tx, request: DeleteVipQos) -> Result {
     let Some(uuid) = of_port(tx, &request.uuid, request.port).await? else {
         return Err(ApiError::operation(format!(
             "{} has no bandwidth limit; GetVipQos lists those that there are",
-            place(&request.uuid, request.port)
+            label(&request.uuid, request.port)
         )));
     };
     vip_qos::delete(tx, &uuid).await?;
     Ok(Outcome::empty().touching([request.uuid]))
 }
 
-/// The uuid of the limit of what a call names, if it has one.
+/// The uuid of the limit of a port, or of the whole VIP (`None`), if there is one.
 async fn of_port(tx: &mut Tx, vip_uuid: &str, port: Option<u16>) -> Result<Option<String>> {
     found(vip_qos::of_port(tx, vip_uuid, port).await?, "uuid", vip_uuid, Resource::Vip)
 }
 
-/// As errors name what is limited.
-fn place(vip_uuid: &str, port: Option<u16>) -> String {
+/// Its name in errors.
+fn label(vip_uuid: &str, port: Option<u16>) -> String {
     match port {
         Some(port) => format!("port[{port}] of VIP[uuid:{vip_uuid}]"),
         None => format!("VIP[uuid:{vip_uuid}] as a whole"),

@@ -135,7 +135,7 @@ fn member(row: &Row, position: usize, kind: Kind, table: &'static str) -> store:
         Kind::Date => match row.number(position)? {
             None => Value::Null,
             Some(millis) => Date::from_millis(millis)
-                .ok_or_else(|| Error::Corrupt { what: "date", value: millis.to_string(), place: table.to_owned() })?
+                .ok_or_else(|| Error::corrupt("date", &millis.to_string(), table))?
                 .to_string()
                 .into(),
         },

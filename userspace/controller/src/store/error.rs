@@ -24,20 +24,20 @@ pub enum Error {
     #[error("the changes can't be stored: {0}; is there room on the disk?")]
     Commit(Arc<sqlx::Error>),
     /// A row holds a value that this program never writes.
-    #[error("the database holds {what} {value:?} in {place}: it was changed by other means")]
-    Corrupt { what: &'static str, value: String, place: String },
+    #[error("the database holds {what} {value:?} in {location}: it was changed by other means")]
+    Corrupt { what: &'static str, value: String, location: String },
     /// All indexes of one of the kernel's tables are in use.
     #[error("all {limit} {name} numbers are in use")]
     Exhausted { name: &'static str, limit: u32 },
 }
 
 impl Error {
-    pub(super) fn corrupt(what: &'static str, value: &str, place: impl Into<String>) -> Self {
-        Self::Corrupt { what, value: value.to_owned(), place: place.into() }
+    pub(crate) fn corrupt(what: &'static str, value: &str, location: impl Into<String>) -> Self {
+        Self::Corrupt { what, value: value.to_owned(), location: location.into() }
     }
 }
 
-/// Parses a stored value; `place` is the uuid of its row.
-pub(super) fn parse<T: FromStr>(what: &'static str, value: &str, place: &str) -> super::Result<T> {
-    value.parse().map_err(|_| Error::corrupt(what, value, place))
+/// Parses a stored value; `uuid` is that of its row.
+pub(super) fn parse<T: FromStr>(what: &'static str, value: &str, uuid: &str) -> super::Result<T> {
+    value.parse().map_err(|_| Error::corrupt(what, value, uuid))
 }

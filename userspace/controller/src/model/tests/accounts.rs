@@ -1,4 +1,4 @@
-//! What normal accounts may do, how much, and what of others' they may use.
+//! Permissions of normal accounts, their quotas, and the use of shared resources.
 
 use serde_json::{Map, Value, json};
 use vipgate_api::{

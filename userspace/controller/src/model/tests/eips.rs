@@ -40,7 +40,7 @@ async fn elastic(router: &Router, vip: &str) -> Option<ElasticState> {
     state.elastic
 }
 
-/// Of each VIP whether the guest's own connections leave by it; `None`: it is in force for no guest.
+/// For each VIP whether it is the source of the guest's own connections; `None` if it is in force for no guest.
 async fn leads<const N: usize>(router: &Router, vips: &[String; N]) -> [Option<bool>; N] {
     let mut leads = [None; N];
     for (vip, leads) in vips.iter().zip(&mut leads) {

@@ -1,4 +1,4 @@
-//! Whatever calls come in whatever order: the store stays sound, and a call names every VIP that it changed.
+//! Random calls in random order: the store stays consistent, and each call returns every VIP that it changed.
 
 use std::collections::BTreeMap;
 

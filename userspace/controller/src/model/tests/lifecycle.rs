@@ -1,4 +1,4 @@
-//! What goes with what: deletes cascade, free what was taken, and name every VIP that they touch.
+//! Deletes cascade, free addresses and numbers, and return every VIP that they affect.
 
 use serde_json::json;
 use vipgate_api::Api;

@@ -10,7 +10,7 @@ const CREATE: Api = Api::CreatePortForwardingRule;
 const ATTACH: Api = Api::AttachPortForwardingRule;
 const DETACH: Api = Api::DetachPortForwardingRule;
 
-/// TCP ports 2000 to 2009 of the site's VIP, unless told otherwise.
+/// TCP ports 2000 to 2009 of the site's VIP, unless the test replaces them.
 fn rule(site: &Site, more: Value) -> Value {
     let ten = json!({
         "name": "rule", "vipUuid": site.vip, "vipPortStart": 2000, "vipPortEnd": 2009, "protocolType": "TCP",

@@ -1,4 +1,4 @@
-//! Source NAT: which of the router's addresses guest networks leave by.
+//! Source NAT: which of the router's addresses guest networks use.
 
 use std::net::Ipv4Addr;
 

@@ -1,5 +1,4 @@
-//! Requests that nobody would send on purpose: whatever comes, the reply is one of the documented kinds, and what is refused
-//! has changed nothing.
+//! Hostile requests: every reply is one of the documented kinds, and a refused request has changed nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -111,7 +110,7 @@ fn body(call: &'static Call, known: Vec<String>) -> impl Strategy<Value = Value>
     })
 }
 
-/// All that is stored but sessions, and jobs with their results.
+/// All stored rows except sessions, and jobs with their results.
 async fn stored(server: &Server) -> BTreeSet<String> {
     let mut tx = server.store.read().await.unwrap();
     let columns: Vec<(String, String)> = sqlx::query_as(
@@ -148,7 +147,7 @@ fn changes() -> impl Iterator<Item = &'static Call> {
     calls::all().filter(|call| call.mode == Mode::Async && !call.body.is_empty())
 }
 
-/// Whether the call was carried out; its reply, and that of its job, are of the documented kinds.
+/// Whether the call succeeded. Asserts that its reply, and that of its job, are of the documented kinds.
 async fn carried_out(server: &Server, reply: Response, what: &str) -> bool {
     match reply.status() {
         StatusCode::BAD_REQUEST => false,

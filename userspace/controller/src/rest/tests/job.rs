@@ -48,7 +48,7 @@ async fn a_job_is_running_until_the_kernel_holds_the_change_and_the_reply_shows_
     assert_eq!(last.vips, BTreeSet::from([site.vip.clone()]));
 }
 
-/// A server whose polls wait long, and which applies a job until it is told to go on.
+/// A server whose polls wait long, and which applies a job until the test releases it.
 async fn applying() -> Server {
     let jobs = jobs::Settings { hold: PATIENCE, ..quick().jobs };
     let server = Server::start_with(Settings { jobs, ..quick() }).await;
@@ -271,7 +271,7 @@ async fn of_jobs_that_end_together_one_whose_result_cannot_be_printed_stays_alon
     assert_eq!(reply["inventory"]["state"], "Disabled");
 }
 
-/// A place that web hooks call. It answers 500 until `refusals` are used up.
+/// A receiver of web hooks. It answers 500 until `refusals` are used up.
 struct Callback {
     url: String,
     calls: Arc<Calls>,

@@ -1,11 +1,34 @@
 //! The SQL that reads the desired state.
 
+/// Joins the device `d` of the network of `$row`.
+macro_rules! device_sql {
+    ($row:literal) => {
+        concat!(
+            " JOIN l3_networks l ON l.uuid = ",
+            $row,
+            ".l3_network_uuid JOIN l2_networks d ON d.uuid = l.l2_network_uuid "
+        )
+    };
+}
+
+/// Joins the NIC `n` of `$row`, its device `d`, and its VM instance `i`.
+macro_rules! nic_sql {
+    ($row:literal) => {
+        concat!(
+            " JOIN vm_nics n ON n.uuid = ",
+            $row,
+            ".vm_nic_uuid ",
+            device_sql!("n"),
+            " JOIN vm_instances i ON i.uuid = n.vm_instance_uuid "
+        )
+    };
+}
+
 macro_rules! vips_sql {
     ($where:literal) => {
         concat!(
-            "SELECT v.uuid, v.ip, v.netmask, v.state, v.own, n.physical_interface FROM vips v
-             JOIN l3_networks l ON l.uuid = v.l3_network_uuid
-             JOIN l2_networks n ON n.uuid = l.l2_network_uuid ",
+            "SELECT v.uuid, v.ip, v.netmask, v.state, v.own, d.physical_interface FROM vips v",
+            device_sql!("v"),
             $where,
             " ORDER BY v.uuid"
         )
@@ -41,12 +64,9 @@ macro_rules! backends_sql {
         concat!(
             "SELECT r.listener_uuid, r.vm_nic_uuid, r.number, n.ip, d.physical_interface,
                     i.state = 'Running' AS running, r.healthy
-             FROM load_balancer_listener_vm_nic_refs r
-             JOIN vm_nics n ON n.uuid = r.vm_nic_uuid
-             JOIN l3_networks l ON l.uuid = n.l3_network_uuid
-             JOIN l2_networks d ON d.uuid = l.l2_network_uuid
-             JOIN vm_instances i ON i.uuid = n.vm_instance_uuid
-             JOIN load_balancer_listeners s ON s.uuid = r.listener_uuid
+             FROM load_balancer_listener_vm_nic_refs r",
+            nic_sql!("r"),
+            "JOIN load_balancer_listeners s ON s.uuid = r.listener_uuid
              JOIN load_balancers b ON b.uuid = s.load_balancer_uuid ",
             $where,
             " ORDER BY r.number"
@@ -59,38 +79,31 @@ macro_rules! forwards_sql {
         concat!(
             "SELECT r.vip_uuid, r.uuid, r.service_number, r.backend_number, r.protocol_type, r.vip_port_start,
                     r.vip_port_end, r.private_port_start, r.allowed_cidr, n.ip, d.physical_interface
-             FROM port_forwarding_rules r
-             JOIN vm_nics n ON n.uuid = r.vm_nic_uuid
-             JOIN l3_networks l ON l.uuid = n.l3_network_uuid
-             JOIN l2_networks d ON d.uuid = l.l2_network_uuid
-             JOIN vm_instances i ON i.uuid = n.vm_instance_uuid
-             WHERE r.state = 'Enabled' AND i.state = 'Running'",
+             FROM port_forwarding_rules r",
+            nic_sql!("r"),
+            "WHERE r.state = 'Enabled' AND i.state = 'Running'",
             $where,
             " ORDER BY r.service_number"
         )
     };
 }
 
-/// One leads if none in force on its NIC that was attached earlier has its VIP on the same device.
+/// An elastic IP leads if its NIC has none in force that was attached earlier and has its VIP on the same device.
 macro_rules! elastic_sql {
     ($where:literal) => {
         concat!(
             "WITH in_force AS NOT MATERIALIZED (
                  SELECT e.*, d.physical_interface FROM eips e
-                 JOIN vips v ON v.uuid = e.vip_uuid
-                 JOIN l3_networks l ON l.uuid = v.l3_network_uuid
-                 JOIN l2_networks d ON d.uuid = l.l2_network_uuid
-                 WHERE e.state = 'Enabled')
-             SELECT e.vip_uuid, e.uuid, e.service_number, e.backend_number, n.ip, g.physical_interface,
+                 JOIN vips v ON v.uuid = e.vip_uuid",
+            device_sql!("v"),
+            "WHERE e.state = 'Enabled')
+             SELECT e.vip_uuid, e.uuid, e.service_number, e.backend_number, n.ip, d.physical_interface,
                     NOT EXISTS (SELECT 1 FROM in_force o
                                 WHERE o.vm_nic_uuid = e.vm_nic_uuid AND o.attach_order < e.attach_order
                                   AND o.physical_interface = e.physical_interface) AS leads
-             FROM in_force e
-             JOIN vm_nics n ON n.uuid = e.vm_nic_uuid
-             JOIN l3_networks l ON l.uuid = n.l3_network_uuid
-             JOIN l2_networks g ON g.uuid = l.l2_network_uuid
-             JOIN vm_instances i ON i.uuid = n.vm_instance_uuid
-             WHERE i.state = 'Running'",
+             FROM in_force e",
+            nic_sql!("e"),
+            "WHERE i.state = 'Running'",
             $where
         )
     };
@@ -103,9 +116,8 @@ macro_rules! masquerades_sql {
             "SELECT DISTINCT s.vip_uuid, s.l3_network_uuid, s.service_number, s.backend_number, r.network_cidr,
                              d.physical_interface
              FROM source_nats s
-             JOIN ip_ranges r ON r.l3_network_uuid = s.l3_network_uuid
-             JOIN l3_networks l ON l.uuid = s.l3_network_uuid
-             JOIN l2_networks d ON d.uuid = l.l2_network_uuid ",
+             JOIN ip_ranges r ON r.l3_network_uuid = s.l3_network_uuid",
+            device_sql!("s"),
             $where,
             " ORDER BY s.service_number"
         )
