@@ -33,8 +33,8 @@ impl Jobs {
         tokio::spawn(async move {
             // A panic must not leave the job running for ever.
             let applied = AssertUnwindSafe(jobs.inner.apply.apply(job.change.clone())).catch_unwind().await;
-            let fault = |_| Err(NotApplied::Failed("a fault of the controller, which its log describes".into()));
-            let error = match applied.unwrap_or_else(fault) {
+            let panicked = |_| Err(NotApplied::Failed("the controller panicked; its log has the details".into()));
+            let error = match applied.unwrap_or_else(panicked) {
                 Ok(()) => None,
                 // The job stays `Applying`: the next start applies it.
                 Err(NotApplied::Ending) => {

@@ -18,7 +18,7 @@ use super::{
 };
 use crate::store::{
     self,
-    fold::{COLLATION, MAX_PATTERN, glob},
+    collation::{self, MAX_PATTERN, glob},
 };
 
 /// The most relations that a condition can follow; sensible conditions follow fewer.
@@ -248,7 +248,7 @@ fn tested(field: &Field, column: impl IntoColumnRef, test: &Test) -> Result<Simp
 pub(super) fn compared(kind: Kind, column: SimpleExpr) -> SimpleExpr {
     match kind {
         Kind::Uuid | Kind::Number | Kind::Flag => column,
-        Kind::Text => column.binary(BinOper::Custom("COLLATE"), Expr::col(COLLATION)),
+        Kind::Text => column.binary(BinOper::Custom("COLLATE"), Expr::col(collation::NAME)),
         Kind::Date => column.div(1000),
     }
 }

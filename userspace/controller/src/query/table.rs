@@ -45,7 +45,7 @@ pub(super) struct Field {
 pub(super) enum Kind {
     /// 32 lower-case hexadecimal digits.
     Uuid,
-    /// Compared without regard to case ([`crate::store::fold`]).
+    /// Compared without regard to case ([`crate::store::collation`]).
     Text,
     Number,
     /// 0 or 1.

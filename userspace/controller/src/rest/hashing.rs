@@ -33,7 +33,7 @@ impl Hashing {
                 }
             });
             if let Err(error) = spawned {
-                tracing::error!(%error, "no thread to hash passwords");
+                tracing::error!(%error, "cannot start a thread to hash passwords");
             }
         }
         Self(sender)

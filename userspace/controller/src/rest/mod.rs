@@ -109,7 +109,7 @@ pub fn router(state: RestState) -> IntoMakeServiceWithConnectInfo<Router, Peer> 
 async fn answer(State(state): State<RestState>, ConnectInfo(peer): ConnectInfo<Peer>, request: Request) -> Response {
     match tokio::spawn(async move { state.answer(peer, request).await }).await {
         Ok(Ok(response) | Err(response)) => response,
-        Err(_) => internal("the request met a fault of the controller, which its log describes"),
+        Err(_) => internal("the controller panicked; its log has the details"),
     }
 }
 

@@ -29,7 +29,7 @@ pub async fn serve(listener: TcpListener, state: RestState, stop: watch::Receive
     tokio::select! {
         result = serving => result,
         () = too_long => {
-            warn!(seconds = SHUTDOWN_TIMEOUT.as_secs(), "requests were still running and are cut off");
+            warn!(seconds = SHUTDOWN_TIMEOUT.as_secs(), "requests in flight did not finish in time and are aborted");
             Ok(())
         }
     }

@@ -11,10 +11,10 @@
 pub mod account;
 pub mod address;
 mod balancing;
+pub mod collation;
 mod desired_state;
 pub mod eip;
 pub mod error;
-pub mod fold;
 pub mod job;
 pub mod lb;
 pub mod named;
@@ -88,10 +88,10 @@ impl Store {
             .journal_mode(SqliteJournalMode::Wal)
             .synchronous(SqliteSynchronous::Full)
             .busy_timeout(PATIENCE)
-            .collation(fold::COLLATION, fold::compare);
+            .collation(collation::NAME, collation::compare);
         let mut writer = SqliteConnection::connect_with(&options).await.map_err(open_error)?;
         MIGRATIONS.run(&mut writer).await.map_err(|source| Error::Migrate { path: path.clone(), source })?;
-        fold::rebuild_indexes(&mut writer).await.map_err(open_error)?;
+        collation::rebuild_indexes(&mut writer).await.map_err(open_error)?;
         let readers = SqlitePoolOptions::new()
             .max_connections(READERS)
             .acquire_timeout(PATIENCE)

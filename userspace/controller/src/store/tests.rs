@@ -8,7 +8,7 @@ use tempfile::TempDir;
 use vipgate_state::Source;
 
 use super::{
-    Error, Store, Tx, address, fold,
+    Error, Store, Tx, address, collation,
     network::{self, IpRange, L2Network, L3Network, Zone},
     number::{self, Numbers},
     resource,
@@ -95,7 +95,7 @@ async fn indexes_of_another_order_are_made_anew() {
     let (dir, store) = fresh().await;
     store.close().await;
     let other = SqliteConnectOptions::new().filename(dir.path().join("vipgate.db")).foreign_keys(false);
-    let other = other.collation(fold::COLLATION, |a, b| fold::compare(b, a));
+    let other = other.collation(collation::NAME, |a, b| collation::compare(b, a));
     let mut other = other.connect().await.unwrap();
     for tag in ["a", "b", "c"] {
         let insert = "INSERT INTO user_tags VALUES ($1, 'r', 'ZoneVO', $1, 'User', 0, 0)";

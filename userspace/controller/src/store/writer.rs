@@ -64,7 +64,7 @@ impl Writer {
         let Some(mut connected) = self.connection.lock().await.take() else { return };
         connected.commit().await;
         if let Err(error) = connected.connection.close().await {
-            tracing::warn!(%error, "the database was not closed in good order");
+            tracing::warn!(%error, "closing the database failed");
         }
     }
 

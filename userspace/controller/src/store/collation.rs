@@ -10,7 +10,7 @@ use std::{cmp::Ordering, collections::HashMap, sync::LazyLock};
 use sqlx::{Connection, SqliteConnection};
 
 /// Name of the collation.
-pub const COLLATION: &str = "folded";
+pub const NAME: &str = "folded";
 
 /// The longest pattern in characters, runs of `%` counted once: its GLOB pattern stays below SQLite's 50,000 bytes.
 pub const MAX_PATTERN: usize = 4096;
@@ -44,7 +44,7 @@ pub(super) async fn rebuild_indexes(writer: &mut SqliteConnection) -> sqlx::Resu
         "INSERT INTO collations (name, unicode) VALUES ($1, $2)
          ON CONFLICT (name) DO UPDATE SET unicode = excluded.unicode WHERE unicode <> excluded.unicode",
     )
-    .bind(COLLATION)
+    .bind(NAME)
     .bind(format!("{major}.{minor}.{update}"))
     .execute(&mut *tx)
     .await?;
