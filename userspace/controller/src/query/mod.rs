@@ -1,9 +1,9 @@
 //! The query API: a parsed query becomes a statement, which the store runs, and its rows become inventories. It changes
 //! nothing.
 //!
-//! One declarative table ([`table`]) of resources and fields, and one of the relations between them ([`relation`]), drive
+//! One declarative table (`table`) of resources and fields, and one of the relations between them (`relation`), drive
 //! the conditions, the order, the selection and the printing: every field that is printed can be queried. Replies of calls
-//! that changed something are printed by the same code ([`mod@render`]), so that an inventory always looks the same.
+//! that changed something are printed by the same code (`render`), so that an inventory always looks the same.
 
 mod condition;
 mod relation;

@@ -2,7 +2,7 @@
 //!
 //! Each character is folded to one other, and folded texts compare by code points. SQLite gets this as a collation, its
 //! patterns as GLOB classes that name every case of a letter; a database with `translate()` can do the same with the same
-//! pairs of characters. The order follows the Unicode version of the standard library: [`rebuild_indexes`] runs when that
+//! pairs of characters. The order follows the Unicode version of the standard library: `rebuild_indexes` runs when that
 //! has changed.
 
 use std::{cmp::Ordering, collections::HashMap, sync::LazyLock};

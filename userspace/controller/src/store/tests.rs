@@ -162,7 +162,7 @@ async fn zone(store: &Store, uuid: &str) -> Option<String> {
     resource::kind_of(&mut store.read().await.unwrap(), uuid).await.unwrap()
 }
 
-/// A writer that has written this zone and waits for the disk, and one whose turn it is meanwhile.
+/// A transaction that has written this zone and waits for the disk, and one that runs meanwhile.
 async fn together(store: &Store, uuid: &'static str) -> (impl Future<Output = Result<(), Error>> + use<>, Tx) {
     let mut first = store.begin().await.unwrap();
     let mut second = Box::pin(store.begin());
@@ -227,7 +227,7 @@ async fn a_writer_that_goes_away_while_it_begins_fails_nobody_it_shares_a_commit
 async fn what_the_database_gives_up_is_told_to_all_who_wait_for_it() {
     let (_dir, store) = fresh().await;
     let (first, mut second) = together(&store, "z1").await;
-    // As SQLite does by itself when the disk is full.
+    // SQLite does so by itself when the disk is full.
     sqlx::query("ROLLBACK").execute(second.conn()).await.unwrap();
     let (first, second) = tokio::join!(first, second.commit());
     assert!(matches!(first, Err(Error::Commit(_))) && matches!(second, Err(Error::Commit(_))), "{first:?} {second:?}");
@@ -317,7 +317,7 @@ async fn numbers_are_given_in_turn() {
     let (_dir, store) = fresh().await;
     let mut tx = store.begin().await.unwrap();
     assert_eq!(number::next(&mut tx, Numbers::Backend).await.unwrap(), 1);
-    // Number 1 was not used after all, and yet rests.
+    // Number 1 was not used in the end, and yet is not taken again at once.
     assert_eq!(number::next(&mut tx, Numbers::Backend).await.unwrap(), 2);
     assert_eq!(number::next(&mut tx, Numbers::Service).await.unwrap(), 1);
 }

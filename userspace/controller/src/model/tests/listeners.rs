@@ -273,7 +273,7 @@ async fn what_the_kernels_tables_can_not_hold_is_refused() {
     site.router.add_nic(&other, &site.nic).await;
     let balancer = site.router.balancer(&site.vip).await;
     site.router.ok(Api::DeleteLoadBalancerListener, json!({"uuid": other})).await;
-    // The numbers that were given back are found again after the highest one.
+    // After the highest number, freed ones are taken again.
     let other = site.router.listener(&balancer, 81).await;
     site.router.add_nic(&other, &nic).await;
 }

@@ -176,7 +176,7 @@ async fn a_vip_is_used_for_port_forwarding_while_it_has_a_rule() {
     site.router.ok(Api::DeletePortForwardingRule, json!({"uuid": second})).await;
     assert_eq!(use_for(&site).await, None);
     assert!(site.router.texts(peers, &site.vip).await.is_empty());
-    // What is not there is deleted already.
+    // It is no error to delete a rule that does not exist.
     site.router.ok(Api::DeletePortForwardingRule, json!({"uuid": second})).await;
 }
 
@@ -364,7 +364,7 @@ async fn candidates_are_nics_that_could_be_attached() {
     let udp = site.router.make(CREATE, rule(&site, json!({"protocolType": "UDP"}))).await;
     assert_eq!(candidates(&udp).await.len(), 2);
 
-    // A VM that has rules of another VIP.
+    // A VM with rules of another VIP.
     let other = site.router.vip(&site.public).await;
     let other = site.router.make(CREATE, rule(&site, json!({"vipUuid": other}))).await;
     assert_eq!(candidates(&other).await, std::slice::from_ref(&second));

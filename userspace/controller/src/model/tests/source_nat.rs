@@ -148,7 +148,7 @@ async fn without_an_address_of_the_router_the_networks_that_were_looked_at_are_t
     // The router's address of that network is on another device.
     public(&router, &zone, "eth1", "192.0.2.0/24").await;
     router.refuses(api, snat(&guest), "SYS.1006", "192.0.2.0/24 on eth1 has none").await;
-    // Another zone's is no way out.
+    // The public network of another zone does not count.
     let elsewhere = router.zone().await;
     public(&router, &elsewhere, "eth0", "192.0.2.0/24").await;
     router.refuses(api, snat(&guest), "SYS.1006", "ip address add").await;
@@ -189,7 +189,7 @@ async fn services_share_the_routers_address_but_not_its_own_ports() {
     let listener = router.listener(&balancer, 80).await;
     assert_eq!(edge.state(&vip).await.listeners.len(), 4);
 
-    // What is on it outlives the last network, and takes the VIP with it.
+    // A service on it outlives the last network, and the VIP is deleted with it.
     edge.detach(&edge.guests[0]).await;
     assert_eq!(edge.own().await, ["192.0.2.1 LoadBalancer vrouter 1"]);
     edge.attach(&edge.guests[1]).await;

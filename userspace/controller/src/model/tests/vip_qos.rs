@@ -71,7 +71,7 @@ async fn what_is_limited_is_not_set_again_before_it_is_deleted() {
         router.refuses(SET, set.clone(), "SYS.1006", &first).await;
         let other_way = on(&site.vip, with(place.clone(), json!({"outboundBandwidth": LEAST})));
         router.refuses(SET, other_way, "SYS.1006", "delete it first").await;
-        // It is looked at before what is missing.
+        // This is checked before missing parameters.
         router.refuses(SET, on(&site.vip, place.clone()), "SYS.1006", words).await;
         router.ok(DELETE, on(&site.vip, place)).await;
         router.make(SET, set).await;
@@ -135,7 +135,7 @@ async fn a_vip_is_limited_whatever_it_is_used_for() {
         router.make(SET, on(vip, json!({"inboundBandwidth": LEAST}))).await;
         assert_eq!(limits(router, vip).await.len(), 1);
     }
-    // A limit is no use.
+    // A limit does not count as a use.
     let unused_still = router.texts("SELECT uuid FROM vips WHERE use_for IS NULL AND uuid = $1", &unused).await;
     assert_eq!(unused_still, [unused]);
 }

@@ -1,4 +1,4 @@
-//! The API over real HTTP on loopback, with a real store in a temporary file. Only the kernel side is stood in for.
+//! The API over real HTTP on loopback, with a real store in a temporary file. Only the kernel side is a stand-in.
 
 mod conventions;
 mod hostile;

@@ -1,4 +1,4 @@
-//! Logging in and out, and what a session opens.
+//! Log-in, log-out, and the permissions of a session.
 
 use http::StatusCode;
 use reqwest::Method;
