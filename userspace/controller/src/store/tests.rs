@@ -1,6 +1,6 @@
 //! The store on real files: opening, durability, cascades, addresses and numbers.
 
-use std::net::Ipv4Addr;
+use std::{net::Ipv4Addr, path::Path};
 
 use futures::poll;
 use sqlx::{ConnectOptions, sqlite::SqliteConnectOptions};
@@ -339,4 +339,22 @@ async fn without_vips_there_is_nothing_to_do() {
     let (_dir, store) = fresh().await;
     assert_eq!(store.vips().await.unwrap(), []);
     assert_eq!(store.vip("none").await.unwrap(), None);
+}
+
+#[test]
+fn no_other_module_runs_sql() {
+    let mut directories = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join("src")];
+    while let Some(directory) = directories.pop() {
+        for entry in std::fs::read_dir(directory).unwrap() {
+            let path = entry.unwrap().path();
+            match path.file_stem().and_then(|name| name.to_str()) {
+                Some("store" | "tests") => {}
+                _ if path.is_dir() => directories.push(path),
+                _ => {
+                    let text = std::fs::read_to_string(&path).unwrap();
+                    assert!(!text.contains("sqlx"), "{} uses sqlx: give the store a function", path.display());
+                }
+            }
+        }
+    }
 }
