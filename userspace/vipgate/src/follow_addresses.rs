@@ -20,8 +20,8 @@ const SETTLE: Duration = Duration::from_millis(50);
 /// Before what failed is tried again.
 const RETRY: Duration = Duration::from_secs(5);
 
-/// Until the reconciler ends.
-pub async fn follow(store: Store, devices: Arc<Devices>, reconciler: Reconciler) {
+/// Runs until the reconciler ends.
+pub async fn run(store: Store, devices: Arc<Devices>, reconciler: Reconciler) {
     let mut news = reconciler.own_addresses();
     let mut known = None;
     loop {

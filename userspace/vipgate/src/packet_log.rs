@@ -33,13 +33,13 @@ impl Packets {
 }
 
 /// Says what the programs tell. Ends only where that cannot be read, and says so.
-pub async fn say(records: PacketRecords, store: Store) {
-    if let Err(error) = say_all(records, &store).await {
+pub async fn run(records: PacketRecords, store: Store) {
+    if let Err(error) = log_all(records, &store).await {
         warn!(%error, "what the programs tell of packets cannot be read: the log says no more of them until a restart");
     }
 }
 
-async fn say_all(records: PacketRecords, store: &Store) -> io::Result<()> {
+async fn log_all(records: PacketRecords, store: &Store) -> io::Result<()> {
     let mut records = records.watched()?;
     loop {
         let mut ready = records.readable_mut().await?;
@@ -50,7 +50,7 @@ async fn say_all(records: PacketRecords, store: &Store) -> io::Result<()> {
                 warn!(%error, "who is concerned by a packet cannot be told");
                 Named::default()
             });
-            say_one(&record, &named);
+            log(&record, &named);
         }
     }
 }
@@ -60,7 +60,7 @@ async fn named(store: &Store, record: &PacketRecord) -> Result<Named, store::Err
     named::of_packet(&mut tx, record.from, record.to, record.protocol).await
 }
 
-fn say_one(record: &PacketRecord, named: &Named) {
+fn log(record: &PacketRecord, named: &Named) {
     let PacketRecord { reason, from, to, protocol, device, at } = record;
     let device = if_indextoname(*device).ok().and_then(|name| name.into_string().ok());
     let protocol = self::protocol(*protocol);

@@ -32,7 +32,7 @@ use vipgate_state::Capacity;
 use crate::{
     config::{Config, DEFAULT_PASSWORD, Secret},
     controller_status::ControllerStatus,
-    follow_addresses::follow,
+    follow_addresses,
     lock::{self, Lock, LockError},
     packet_log, reload,
 };
@@ -77,44 +77,26 @@ pub async fn serve(config: Config, settings: reload::Source) -> Result<(), Serve
     let listener = TcpListener::bind(config.listen)
         .await
         .map_err(|source| ServeError::Listen { address: config.listen, source })?;
-    let options = Options {
-        bpffs: config.bpffs.clone(),
-        hook: config.hook,
-        tc: config.tc,
-        sizes: config.datapath,
-        least_flows: maps::FIRST_FLOWS,
-        refused: &[],
-    };
-    let rehearsed = options.clone();
-    spawn_blocking(move || Plane::rehearse(&rehearsed)).await??;
-    let store = Store::open(&config.store).await?;
-
-    let plane = spawn_blocking(move || Plane::open(&options)).await??;
-    let sizes = plane.sizes();
-    let capacity = Capacity { services: sizes.services, backends: sizes.backends, ..Capacity::default() };
-    let store = store.with_capacity(capacity);
+    let (plane, store) = open(&config).await?;
     let address = listener.local_addr().unwrap_or(config.listen);
     let devices = Devices::open(address)?;
-    let mut tx = store.begin().await?;
-    model::follow(&mut tx, &devices).await?;
-    tx.commit().await?;
+    adopt_addresses(&store, &devices).await?;
     let checks = HealthChecks::default();
     let heard = Arc::clone(&plane);
     let packet_records = spawn_blocking(move || heard.packet_records()).await??;
     let reconciler = Reconciler::start(plane, store.clone(), checks.clone()).await?;
     reconciler.log_reasons(config.log.packets.reasons()).await?;
-    // They end with the runtime.
-    tokio::spawn(packet_log::say(packet_records, store.clone()));
-    tokio::spawn(reload::follow(hangups, settings, config.clone(), reconciler.clone()));
     let _checking = checks.run(store.clone(), reconciler.clone());
     let (hook, flows, refused) = (config.hook, config.datapath.flows, reconciler.refused());
     let answering =
         lock.answer(move || ControllerStatus::new(hook, flows, checks.figures(), &refused.borrow()).to_text());
     let answering = answering.map_err(|source| ServeError::Io { what: "cannot answer `vipgate status`", source })?;
-    // Ends with the runtime.
-    tokio::spawn(answering);
     let devices = Arc::new(devices);
-    tokio::spawn(follow(store.clone(), Arc::clone(&devices), reconciler.clone()));
+    // These tasks end with the runtime.
+    tokio::spawn(packet_log::run(packet_records, store.clone()));
+    tokio::spawn(reload::follow(hangups, settings, config.clone(), reconciler.clone()));
+    tokio::spawn(answering);
+    tokio::spawn(follow_addresses::run(store.clone(), Arc::clone(&devices), reconciler.clone()));
     let state = RestState::new(store.clone(), devices, Arc::new(reconciler.clone()), rest::Settings::default())?;
     first_password(&store, &config).await?;
     state.jobs().recover().await?;
@@ -138,7 +120,33 @@ pub async fn serve(config: Config, settings: reload::Source) -> Result<(), Serve
     Ok(())
 }
 
-/// A store that is new gets its admin's password; later the configured one means nothing.
+/// Stores the addresses that the router has of its own now.
+async fn adopt_addresses(store: &Store, devices: &Devices) -> Result<(), ServeError> {
+    let mut tx = store.begin().await?;
+    model::follow(&mut tx, devices).await?;
+    Ok(tx.commit().await?)
+}
+
+/// Opens the tables and the store, in the order that leaves another version's store unchanged where the kernel refuses the programs.
+async fn open(config: &Config) -> Result<(Arc<Plane>, Store), ServeError> {
+    let options = Options {
+        bpffs: config.bpffs.clone(),
+        hook: config.hook,
+        tc: config.tc,
+        sizes: config.datapath,
+        least_flows: maps::FIRST_FLOWS,
+        refused: &[],
+    };
+    let rehearsed = options.clone();
+    spawn_blocking(move || Plane::rehearse(&rehearsed)).await??;
+    let store = Store::open(&config.store).await?;
+    let plane = spawn_blocking(move || Plane::open(&options)).await??;
+    let sizes = plane.sizes();
+    let capacity = Capacity { services: sizes.services, backends: sizes.backends, ..Capacity::default() };
+    Ok((plane, store.with_capacity(capacity)))
+}
+
+/// Sets the admin's password of a new store; the store of a later start keeps its own.
 async fn first_password(store: &Store, config: &Config) -> Result<(), ServeError> {
     let configured = config.admin_password.as_ref();
     let password = configured.map_or(DEFAULT_PASSWORD, Secret::expose);

@@ -143,22 +143,7 @@ pub(crate) fn json(status: &Status, config: &Config, running: Option<&Controller
     let devices = served(status, config.hook, running).into_iter().map(|Served { name, hook, why, refusal }| {
         json!({ "name": name, "hook": hook, "why": why, "problem": refusal.map(|refusal| &refusal.reason) })
     });
-    let services = shown(status).map(|(key, prefix_len, service)| {
-        let backends = backends_of(status, service).map(backend_json);
-        json!({
-            "vip": Ipv4Addr::from(key.vip),
-            "protocol": (*prefix_len != ServiceKey::WHOLE_VIP).then(|| protocol(key.protocol)),
-            "port": (*prefix_len != ServiceKey::WHOLE_VIP).then(|| u16::from_be_bytes(key.port)),
-            "lastPort": last_port(status, *key, *prefix_len, service),
-            "disabled": service.kind == Kind::Disabled as u8,
-            "forwards": service.kind == Kind::Forward as u8,
-            "elastic": service.kind == Kind::Elastic as u8,
-            "allowed": (service.source_mask != 0).then(|| allowed(service)),
-            "algorithm": algorithm(service),
-            "ringElements": service.ring_len,
-            "backends": backends.collect::<Vec<_>>(),
-        })
-    });
+    let services = shown(status).map(|(key, prefix_len, service)| service_json(status, *key, *prefix_len, service));
     let masquerades = networks(status).map(|(key, prefix_len, source)| {
         json!({
             "vip": Ipv4Addr::from(u32::from_be(source.vip)),
@@ -167,22 +152,7 @@ pub(crate) fn json(status: &Status, config: &Config, running: Option<&Controller
             "backends": backend_of(status, source).into_iter().map(backend_json).collect::<Vec<_>>(),
         })
     });
-    let limits = status.limits.iter().map(|(number, limit)| {
-        let rates: BTreeMap<&str, Value> = directions(limit)
-            .map(|(name, rate, traffic, passing)| {
-                let about = json!({
-                    "bitsPerSecond": rate,
-                    "passingBitsPerSecond": passing,
-                    "passedPackets": traffic.passed_packets,
-                    "passedBytes": traffic.passed_bytes,
-                    "droppedPackets": traffic.dropped_packets,
-                    "droppedBytes": traffic.dropped_bytes,
-                });
-                (name, about)
-            })
-            .collect();
-        json!({ "number": number, "vip": limit.vip, "port": limit.port, "queued": is_queued(limit), "rates": rates })
-    });
+    let limits = status.limits.iter().map(|(number, limit)| limit_json(*number, limit));
     let reasons = |drop: bool| -> BTreeMap<&str, u64> {
         let chosen = status.reasons.iter().filter(|(reason, _)| reason.is_drop() == drop);
         chosen.map(|(reason, count)| (reason.name(), *count)).collect()
@@ -197,6 +167,41 @@ pub(crate) fn json(status: &Status, config: &Config, running: Option<&Controller
         "drops": reasons(true),
         "passes": reasons(false),
     })
+}
+
+fn service_json(status: &Status, key: ServiceKey, prefix_len: u32, service: &Service) -> Value {
+    let backends = backends_of(status, service).map(backend_json);
+    let is_whole = prefix_len == ServiceKey::WHOLE_VIP;
+    json!({
+        "vip": Ipv4Addr::from(key.vip),
+        "protocol": (!is_whole).then(|| protocol(key.protocol)),
+        "port": (!is_whole).then(|| u16::from_be_bytes(key.port)),
+        "lastPort": last_port(status, key, prefix_len, service),
+        "disabled": service.kind == Kind::Disabled as u8,
+        "forwards": service.kind == Kind::Forward as u8,
+        "elastic": service.kind == Kind::Elastic as u8,
+        "allowed": (service.source_mask != 0).then(|| allowed(service)),
+        "algorithm": algorithm(service),
+        "ringElements": service.ring_len,
+        "backends": backends.collect::<Vec<_>>(),
+    })
+}
+
+fn limit_json(number: u32, limit: &LimitStatus) -> Value {
+    let rates: BTreeMap<&str, Value> = directions(limit)
+        .map(|(name, rate, traffic, passing)| {
+            let about = json!({
+                "bitsPerSecond": rate,
+                "passingBitsPerSecond": passing,
+                "passedPackets": traffic.passed_packets,
+                "passedBytes": traffic.passed_bytes,
+                "droppedPackets": traffic.dropped_packets,
+                "droppedBytes": traffic.dropped_bytes,
+            });
+            (name, about)
+        })
+        .collect();
+    json!({ "number": number, "vip": limit.vip, "port": limit.port, "queued": is_queued(limit), "rates": rates })
 }
 
 fn flows_json(flows: &Crowding, largest: u32) -> Value {

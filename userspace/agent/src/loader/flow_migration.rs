@@ -1,8 +1,8 @@
-//! Carries every connection from one flow table to another, while programs that bridge both follow packets in either.
+//! Moves every connection from one flow table to another, while programs look flows up in both.
 //!
-//! No program makes flows in the old table any more. A connection is first copied; from then on packets find the copy.
-//! Those that had found the flows of before are waited for, and only then what they still changed there is brought to the
-//! copy, and the old slots are emptied. So no packet is without its flow at any moment.
+//! No program makes flows in the old table any more. A connection is first copied; from then on packets find the copy. When the
+//! packets that had found the old flows are done, what they changed there is added to the copy, and the old slots are emptied. So
+//! every packet finds its flow at any moment.
 
 use vipgate_abi::{
     flow::{Flow, State, WAYS, Word},
@@ -14,25 +14,25 @@ use super::flow_table::FlowTable;
 /// Connections that are copied between two waits.
 const BATCH: usize = 1 << 16;
 
-/// What came of the connections.
+/// What became of the connections.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Migrated {
     pub(super) connections: u64,
-    /// Those for which no slot of the new table was free.
+    /// Connections for which no slot of the new table was free.
     pub(super) lost: u64,
 }
 
 /// A flow table that connections come from.
 pub(super) trait OldTable {
-    /// Whether what programs count of connections in it, they count where those count that use the new table.
+    /// Whether its programs count connections in the same load tables as the programs of the new table.
     const SHARES_LOADS: bool;
 
     fn slots(&self) -> u32;
     /// The word of a slot; `None` beyond the end.
     fn word(&self, slot: u32) -> Option<Word>;
-    /// A slot's flow and the word under which it was read whole; `None`: there is none.
+    /// A slot's flow and the word under which it was read whole; `None` if the slot has no flow.
     fn stable(&self, slot: u32) -> Option<(Word, Flow)>;
-    /// Empties the slot of a flow that was carried.
+    /// Empties the slot of a flow that was moved.
     fn clear(&self, slot: u32, seen: Word);
 }
 
@@ -56,7 +56,7 @@ impl OldTable for FlowTable {
     }
 }
 
-/// Two tables with the same seed.
+/// A migration between two tables with the same seed.
 pub(super) struct Migration<'a, O = FlowTable> {
     pub(super) old: &'a O,
     pub(super) new: &'a FlowTable,
@@ -76,7 +76,7 @@ pub(super) struct Copy {
 }
 
 impl<O: OldTable> Migration<'_, O> {
-    /// Carries all of them; `wait` returns when every packet that is being handled now has been.
+    /// Moves all connections; `wait` returns when every packet that is being handled now is done.
     pub(super) fn migrate(&self, wait: impl Fn()) -> Migrated {
         let mut carried = Migrated::default();
         let mut slots = 0..self.old.slots();
@@ -101,8 +101,8 @@ impl<O: OldTable> Migration<'_, O> {
         carried
     }
 
-    /// Copies the connection whose first flow is in this slot. `used`: programs have made flows in the new table already; else
-    /// what is there of the same key is a copy of one that has ended.
+    /// Copies the connection whose first flow is in this slot. `used` if programs have made flows in the new table already; else
+    /// a flow there with the same key is the copy of a connection that has ended.
     pub(super) fn copy(&self, slot: u32, used: bool) -> Copying {
         let Some((word, first)) = self.old.stable(slot).filter(|(_, flow)| !flow.mark.is_reply()) else {
             return Copying::None;
@@ -113,32 +113,8 @@ impl<O: OldTable> Migration<'_, O> {
         };
         let from = [(slot, word), (first.peer, reply_word)];
         let hashes = [&first, &reply].map(|flow| hash::flow(&flow.key, self.seed));
-        // A controller that ended in the middle may have copied it already.
-        let held = |flow: &Flow, hash| {
-            let slot = self.new.find(&flow.key, hash)?;
-            self.new.stable(slot).map(|(word, copy)| ((slot, word), copy))
-        };
-        match (held(&first, hashes[0]), held(&reply, hashes[1])) {
-            (None, None) => {}
-            (one, other) if !used => {
-                [one, other].into_iter().flatten().for_each(|((slot, word), _)| self.remove(slot, word));
-            }
-            (Some((to, copy)), Some((reply_to, reply_copy))) if (copy.peer, reply_copy.peer) == (reply_to.0, to.0) => {
-                let begun = |from, to, old: &Flow, new: &Flow| {
-                    // How many of these the copy has is not known any more: it gets what it lacks.
-                    let lacks = new.packets.wrapping_sub(old.packets) > 1 << 31;
-                    let packets = if lacks { new.packets } else { old.packets };
-                    Copy { from, to, packets, bytes: old.bytes().min(new.bytes()) }
-                };
-                let both = [begun(from[0], to, &first, &copy), begun(from[1], reply_to, &reply, &reply_copy)];
-                return if self.is_gone(&both[0]) { Copying::None } else { Copying::Done(both) };
-            }
-            // It ended between the two.
-            (None, Some(((slot, word), copy))) if self.new.stable(copy.peer).is_none() => {
-                self.new.move_to(slot, word, State::Empty);
-            }
-            // What is there is of later.
-            _ => return Copying::None,
+        if let Some(held) = self.held_copy(from, [&first, &reply], hashes, used) {
+            return held;
         }
         let Some(to) = self.new.claim(hashes[0], self.now) else {
             return Copying::NoSlot;
@@ -160,6 +136,45 @@ impl<O: OldTable> Migration<'_, O> {
             return Copying::None;
         }
         Copying::Done(both)
+    }
+
+    /// What the new table holds of the connection already: a controller that ended in the middle may have copied it. `None` if it
+    /// is to be copied: what a controller that ended between the two flows has left of a copy is removed.
+    fn held_copy(
+        &self,
+        from: [(u32, Word); 2],
+        [first, reply]: [&Flow; 2],
+        hashes: [u64; 2],
+        used: bool,
+    ) -> Option<Copying> {
+        let held = |flow: &Flow, hash| {
+            let slot = self.new.find(&flow.key, hash)?;
+            self.new.stable(slot).map(|(word, copy)| ((slot, word), copy))
+        };
+        match (held(first, hashes[0]), held(reply, hashes[1])) {
+            (None, None) => None,
+            (one, other) if !used => {
+                [one, other].into_iter().flatten().for_each(|((slot, word), _)| self.remove(slot, word));
+                None
+            }
+            (Some((to, copy)), Some((reply_to, reply_copy))) if (copy.peer, reply_copy.peer) == (reply_to.0, to.0) => {
+                let begun = |from, to, old: &Flow, new: &Flow| {
+                    // How many of these the copy had is not known any more: it gets what it lacks.
+                    let lacks = new.packets.wrapping_sub(old.packets) > 1 << 31;
+                    let packets = if lacks { new.packets } else { old.packets };
+                    Copy { from, to, packets, bytes: old.bytes().min(new.bytes()) }
+                };
+                let both = [begun(from[0], to, first, &copy), begun(from[1], reply_to, reply, &reply_copy)];
+                Some(if self.is_gone(&both[0]) { Copying::None } else { Copying::Done(both) })
+            }
+            // The controller ended between the two.
+            (None, Some(((slot, word), copy))) if self.new.stable(copy.peer).is_none() => {
+                self.new.move_to(slot, word, State::Empty);
+                None
+            }
+            // What is there is a later connection.
+            _ => Some(Copying::None),
+        }
     }
 
     /// True when a program has removed the flow that was copied: its client has opened another connection, which must not

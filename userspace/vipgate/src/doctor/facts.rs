@@ -100,6 +100,15 @@ fn has_htb() -> bool {
     names("/proc/kallsyms", " htb_enqueue") || names(&modules, "sch_htb")
 }
 
+/// The devices that carry programs or should; where there is none yet, all that could.
+fn devices(links: &[Link], pinned: &BTreeMap<String, Hook>, refused: &Refusals) -> Vec<DeviceFacts> {
+    let wanted = |link: &&Link| match pinned.is_empty() && refused.is_empty() {
+        true => link.device.ethernet && link.device.up && link.device.name != "lo" && !link.enslaved,
+        false => pinned.contains_key(&link.device.name) || refused.contains_key(&link.device.name),
+    };
+    links.iter().filter(wanted).map(|link| DeviceFacts::collect(link, links, pinned)).collect()
+}
+
 impl Facts {
     /// Reads them all.
     pub(super) async fn collect(config: &Config) -> Result<Self, DoctorError> {
@@ -112,23 +121,18 @@ impl Facts {
         let hook = running.as_ref().and_then(|running| running.hook).unwrap_or(config.hook);
         let largest_flows = running.as_ref().and_then(|running| running.flows).unwrap_or(config.datapath.flows);
         let refused = running.map(|running| running.refused).unwrap_or_default();
-        let wanted = |link: &&Link| match pinned.is_empty() && refused.is_empty() {
-            true => link.device.ethernet && link.device.up && link.device.name != "lo" && !link.enslaved,
-            false => pinned.contains_key(&link.device.name) || refused.contains_key(&link.device.name),
-        };
-        let mut devices: Vec<DeviceFacts> =
-            links.iter().filter(wanted).map(|link| DeviceFacts::collect(link, &links, &pinned)).collect();
-        // That of an XDP program the device itself tells.
-        let off = loader::missing_programs(&config.bpffs)?
+        let mut devices = devices(&links, &pinned, &refused);
+        // Whether an XDP program is there, the device itself says.
+        let missing = loader::missing_programs(&config.bpffs)?
             .into_iter()
-            .filter(|lost| ![maps::PROGRAM_XDP, maps::PROGRAM_GENERIC].contains(&lost.program));
-        let off: BTreeSet<String> = off.map(|lost| lost.device).collect();
+            .filter(|missing| ![maps::PROGRAM_XDP, maps::PROGRAM_GENERIC].contains(&missing.program));
+        let missing: BTreeSet<String> = missing.map(|missing| missing.device).collect();
         for device in &mut devices {
-            device.program_lost = off.contains(&device.link.device.name);
+            device.program_lost = missing.contains(&device.link.device.name);
             device.guests = guest_networks(device.link.device.ifindex, &addresses, &guests);
         }
         let is_there = |name: &str| links.iter().any(|link| link.device.name == name);
-        // A running controller tells why.
+        // A running controller reports the reason.
         let gone = pinned.keys().filter(|name| !is_there(name) && !refused.contains_key(*name));
         let lost = gone.cloned().collect();
         let existing = config.bpffs.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));

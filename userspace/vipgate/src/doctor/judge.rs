@@ -247,8 +247,14 @@ fn offloads(device: &DeviceFacts, wanted: Hook, findings: &mut Vec<Finding>) {
         }
         return;
     }
-    if !xdp {
-        if !on("tx-tcp-segmentation") {
+    veth(device, wanted, findings);
+}
+
+/// A veth, whose other end decides what native XDP redirects to it.
+fn veth(device: &DeviceFacts, wanted: Hook, findings: &mut Vec<Finding>) {
+    let name = &device.link.device.name;
+    if !is_xdp(device, wanted) {
+        if !device.driver.features.get("tx-tcp-segmentation").copied().unwrap_or(false) {
             let problem = "large (GSO) packets are cut before they leave: bulk TCP costs more".to_owned();
             findings.push(about(device, Severity::Note, "tso", problem, format!("ethtool -K {name} tso on")));
         }

@@ -312,22 +312,34 @@ impl<'a> Pass<'a> {
         let age = peer.as_ref().map_or(word.age(now), |(_, peer, _)| word.age(now).min(peer.age(now)));
         let idle = backend.idle_timeout_of(flow.key.protocol);
         let timeout = timeout(word.state(), peer.as_ref().map(|(_, peer, _)| peer.state()), idle);
-        let is_past = backend.generation != flow.generation;
-        if !is_past && !Word::has_passed(age, timeout, self.hz) {
+        if backend.generation == flow.generation && !Word::has_passed(age, timeout, self.hz) {
             self.note(word, &flow, &backend);
             return;
         }
+        self.end((slot, word, flow), peer, &backend, (age, now));
+    }
+
+    /// Ends a connection that is over: `ours` is one direction, `peer` the other one if it is there. Time is in jiffies.
+    fn end(
+        &mut self,
+        ours: (u32, Word, Flow),
+        peer: Option<(u32, Word, Flow)>,
+        backend: &Backend,
+        (age, now): (u32, u32),
+    ) {
+        let (slot, word, flow) = ours;
+        let is_past = backend.generation != flow.generation;
         if let Some(peer) = peer
             && flow.key.protocol == TCP
             && word.state().is_admitted()
             && peer.1.state().is_admitted()
-            && (is_past || !goes_on([&flow, &peer.2], &backend))
+            && (is_past || !goes_on([&flow, &peer.2], backend))
         {
-            // New flows get its slots before all others'.
-            if self.table.retire([(slot, word, flow), peer], now) {
+            // New flows take the slots of retired connections first.
+            if self.table.retire([ours, peer], now) {
                 self.untold.push([flow.key, peer.2.key]);
             } else {
-                self.note(word, &flow, &backend);
+                self.note(word, &flow, backend);
             }
             return;
         }
@@ -338,11 +350,11 @@ impl<'a> Pass<'a> {
             }
             return;
         }
-        // The other direction first: when a packet just hit it, the connection is alive and both stay.
+        // The other direction first: if a packet has just hit it, the connection is alive and both stay.
         if let Some((peer_slot, peer_word, peer_flow)) = peer
             && !self.table.empty(peer_slot, peer_word, &peer_flow)
         {
-            return self.note(word, &flow, &backend);
+            return self.note(word, &flow, backend);
         }
         self.table.empty(slot, word, &flow);
     }
