@@ -31,6 +31,7 @@ mod interfaces;
 mod kernel;
 mod link;
 mod link_on_device;
+mod loads;
 mod mapping;
 mod missing;
 mod namespace;
@@ -72,10 +73,11 @@ pub use self::{
     fill::{Crowding, Fill, percent},
     filter::{FilterError, PRIORITY as FILTER_PRIORITY},
     flow_reader::{Connection, FlowReader, address, hz, read_connections},
-    flow_table::{BackendLoads, FlowTable, Loads},
+    flow_table::FlowTable,
     hook_choice::{hook_for, why, why_tc},
     interfaces::Interfaces,
     kernel::release,
+    loads::{BackendLoads, ServiceLoads},
     mapping::Mapping,
     missing::{MissingProgram, missing_programs},
     namespace::{check_namespace, forget_settings, kept_settings},

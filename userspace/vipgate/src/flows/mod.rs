@@ -1,10 +1,10 @@
 //! `vipgate flows`: the flow table's connections, chosen and sorted, as a table for people or as JSON.
 
+mod sort;
 mod table;
 
 use std::{
     borrow::Cow,
-    cmp::{Ordering, Reverse},
     io::{self, Write},
     net::{Ipv4Addr, SocketAddrV4},
     str::FromStr,
@@ -17,6 +17,7 @@ use vipgate::packet_log::protocol;
 use vipgate_abi::flow::State;
 use vipgate_agent::loader::Connection;
 
+use self::sort::Sort;
 use crate::{cli::Output, status::flow_state};
 
 /// Which connections are wanted, and in which order. All conditions must hold.
@@ -129,30 +130,6 @@ impl Stage {
     }
 }
 
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum Sort {
-    Packets,
-    Bytes,
-    Idle,
-    Client,
-    Vip,
-    Backend,
-}
-
-impl Sort {
-    fn compare(self, one: &Connection, other: &Connection) -> Ordering {
-        let by = |key: fn(&Connection) -> u64| Reverse(key(one)).cmp(&Reverse(key(other)));
-        match self {
-            Self::Packets => by(|flow| u64::from(flow.packets_in) + u64::from(flow.packets_out)),
-            Self::Bytes => by(|flow| flow.bytes_in.saturating_add(flow.bytes_out)),
-            Self::Idle => by(|flow| flow.idle.into()),
-            Self::Client => one.client.cmp(&other.client),
-            Self::Vip => one.vip.cmp(&other.vip),
-            Self::Backend => one.backend.cmp(&other.backend),
-        }
-    }
-}
-
 /// A network, or an address, which is a network of one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Network(Ipv4Net);
@@ -183,17 +160,9 @@ impl Wanted {
 
     /// Puts what was found in order and leaves the first ones.
     fn arrange(&self, flows: &mut Vec<Connection>) {
-        let order = self.sort.or(self.top.map(|_| Sort::Packets));
-        let Some(order) = order else { return };
-        let compare = |one: &Connection, other: &Connection| order.compare(one, other);
-        if let Some(top) = self.top
-            && top < flows.len()
-        {
-            // The order of those that are not shown does not matter.
-            flows.select_nth_unstable_by(top, compare);
-            flows.truncate(top);
+        if let Some(sort) = self.sort.or(self.top.map(|_| Sort::Packets)) {
+            sort.arrange(flows, self.top);
         }
-        flows.sort_unstable_by(compare);
     }
 }
 

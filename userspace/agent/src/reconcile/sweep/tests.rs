@@ -1,13 +1,14 @@
 //! The sweeper against a table in memory, alone and against others that use it at the same time.
 
-use std::{iter, sync::atomic::AtomicU32};
+use std::{collections::HashMap, iter, sync::atomic::AtomicU32};
 
 use vipgate_abi::{
     backend::{Backend, ICMP_IDLE, OTHER_IDLE, TCP_IDLE, UDP_IDLE},
-    flow::{FLAG_OUTWARD, FLAG_REPLY, FlowKey, Mark, TOUCH_PERIOD, Target},
+    flow::{FLAG_OUTWARD, FLAG_REPLY, Flow, FlowKey, Mark, State, TOUCH_PERIOD, Target, WAYS, Word},
+    load::Load,
 };
 
-use super::*;
+use super::{load_drift::settle, pass::*, timeouts::*, *};
 
 const HZ: u32 = 100;
 const IDLE: u32 = 600;

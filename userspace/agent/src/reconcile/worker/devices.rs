@@ -5,11 +5,10 @@ use std::{
     net::Ipv4Addr,
 };
 
-use tokio::time::Instant;
 use tracing::warn;
 use vipgate_state::Source;
 
-use super::{AppliedVip, Kernel, RETRY, Retry, Worker, epoch, open, unreadable};
+use super::{AppliedVip, Kernel, Retry, Worker, epoch, open, unreadable};
 use crate::{
     loader::{self, MissingProgram},
     reconcile::{ApplyError, devices::Synced},
@@ -109,7 +108,7 @@ impl<S: Source> Worker<S> {
             };
             if applied.named.iter().any(is_other) {
                 // Its entries name a device that is gone.
-                self.dirty.insert(uuid, Retry { at: Instant::now(), pause: RETRY.0 });
+                self.dirty.insert(uuid, Retry::now());
             }
             let is_there = !applied.own || index.is_some_and(|index| held.contains(&(index, applied.address)));
             if is_there && fresh.contains(&applied.device) {

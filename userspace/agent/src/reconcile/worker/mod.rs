@@ -6,7 +6,7 @@
 //! - [`vips`]: applied, removed, tried again; [`addresses`], which their devices have; [`announce`]ments by ARP
 //! - [`devices`]: set up and followed; [`epoch`]: what the programs must know of them; [`neighbours`]: kept confirmed
 //! - [`queues`] of bandwidth limits; [`resize`]: the flow table's size
-//! - [`watch`]: what makes the worker look again
+//! - [`watch`]: what makes the worker look again; [`retry`]: when what failed is tried again
 
 mod addresses;
 mod announce;
@@ -15,6 +15,7 @@ mod epoch;
 mod neighbours;
 mod queues;
 mod resize;
+mod retry;
 mod vips;
 mod watch;
 
@@ -22,7 +23,6 @@ use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     net::Ipv4Addr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
 };
 
 use tokio::{
@@ -33,7 +33,7 @@ use tokio::{
 use tracing::{debug, warn};
 use vipgate_state::{Capacity, Source, VipState};
 
-use self::queues::Queues;
+use self::{queues::Queues, retry::Retry};
 use super::{
     ApplyError, Pace, Refusals, Reply,
     devices::ManagedDevices,
@@ -50,8 +50,6 @@ use crate::{
 
 /// A batch is at most so many commands, so that the first caller's wait is bounded.
 const BATCH: usize = 256;
-/// First and longest pause before what failed is tried again.
-const RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(60));
 
 /// What callers ask of the worker.
 #[derive(Debug)]
@@ -139,21 +137,6 @@ struct AppliedVip {
     /// The devices that its entries name, with their interface indices; `None` if the device was missing.
     named: BTreeMap<String, Option<u32>>,
     backends: BTreeSet<Ipv4Addr>,
-}
-
-/// When something that failed is tried again.
-#[derive(Clone, Copy, Debug)]
-struct Retry {
-    at: Instant,
-    pause: Duration,
-}
-
-impl Retry {
-    /// The try after the `last` one: after twice its pause, up to the longest.
-    fn after(last: Option<Self>) -> Self {
-        let pause = last.map_or(RETRY.0, |last| (last.pause * 2).min(RETRY.1));
-        Self { at: Instant::now() + pause, pause }
-    }
 }
 
 #[derive(Debug)]
