@@ -1,8 +1,8 @@
-//! How much there may be.
+//! How much the kernel's tables hold.
 
 use vipgate_abi::maps;
 
-/// How much the kernel's tables hold. The store keeps its numbers below them, the reconciler checks once more.
+/// What the store keeps its numbers below; the reconciler checks once more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Capacity {
     /// Numbers of listeners, rules, elastic IPs and networks with source NAT are below it.

@@ -16,14 +16,14 @@ pub struct VipState {
     pub device: String,
     /// The address is the router's own, and stays where it is when the VIP goes.
     pub own: bool,
-    /// False: everything sent to it is dropped.
+    /// If not, everything sent to it is dropped.
     pub enabled: bool,
     pub listeners: Vec<ListenerState>,
-    /// What forwards now: rules that are enabled and lead to a running VM.
+    /// The port-forwarding rules in force: enabled, to a running VM.
     pub forwards: Vec<ForwardState>,
-    /// The guest whose elastic IP it is now: enabled, attached, of a running VM.
+    /// The elastic IP in force: enabled, attached, of a running VM.
     pub elastic: Option<ElasticState>,
-    /// The guest networks whose way out it is: source NAT.
+    /// The guest networks that leave by it: source NAT.
     pub masquerades: Vec<MasqueradeState>,
     /// Its bandwidth limits: at most one of the whole VIP and one a port.
     pub limits: Vec<LimitState>,
@@ -51,15 +51,15 @@ pub struct ListenerState {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HealthCheck {
     pub protocol: Protocol,
-    /// `None`: the port that the backend serves.
+    /// `None` for the port that the backend serves.
     pub port: Option<u16>,
     /// Seconds from one check of a backend to its next.
     pub interval: u32,
     /// Seconds that a backend has to answer.
     pub timeout: u32,
-    /// So many checks in a row must pass until an unhealthy backend is healthy.
+    /// How many checks in a row must pass until an unhealthy backend is healthy.
     pub healthy_threshold: u32,
-    /// So many checks in a row must fail until a healthy backend is unhealthy.
+    /// How many checks in a row must fail until a healthy backend is unhealthy.
     pub unhealthy_threshold: u32,
 }
 
@@ -84,12 +84,12 @@ pub struct BackendState {
     pub port: u16,
     /// The router's device on its NIC's network.
     pub device: String,
-    /// False: the VM is stopped; it gets no new flows, and those that it has may drain.
+    /// `false` if the VM is stopped: it gets no new flows, and those that it has may drain.
     pub active: bool,
     /// Its share of new flows, in proportion to those of the listener's other backends; 0: it gets none, and those that it
     /// has may drain.
     pub weight: u8,
-    /// False: it fails its checks; it gets no new flows, and those that it has end.
+    /// `false` if it fails its checks: it gets no new flows, and those that it has end.
     pub healthy: bool,
 }
 
@@ -109,7 +109,7 @@ pub struct ForwardState {
     pub device: String,
     /// Where the first port leads; the others follow.
     pub guest_port: u16,
-    /// Who may use it.
+    /// The clients that may use it.
     pub allowed: Ipv4Net,
 }
 
@@ -160,9 +160,9 @@ pub struct LimitState {
     pub uuid: String,
     /// Small stable number, unique among limits, kept in SQL: indexes the kernel's tables. From 1.
     pub number: u32,
-    /// `None`: the whole VIP, but for ports with limits of their own.
+    /// `None` for the whole VIP, but for ports with limits of their own.
     pub port: Option<u16>,
-    /// Bits per second on the wire, from the Ethernet header, towards the guests; `None`: not limited.
+    /// Bits per second on the wire, from the Ethernet header, towards the guests; `None` if not limited.
     pub inbound: Option<u64>,
     /// The same from the guests.
     pub outbound: Option<u64>,

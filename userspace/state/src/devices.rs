@@ -1,4 +1,4 @@
-//! What the rules ask of the router that they decide for.
+//! The router's devices and addresses, as the rules need them.
 
 use std::{
     collections::BTreeSet,
@@ -13,7 +13,7 @@ pub trait Devices: Send + Sync {
     /// The addresses that the router has of its own, each with its device, VIPs not among them. Must not block.
     fn addresses_by_device(&self) -> Vec<(String, Ipv4Addr)>;
 
-    /// Where the router serves the API itself; `None`: that is not known.
+    /// Where the router serves the API itself; `None` if that is not known.
     fn api(&self) -> Option<SocketAddr> {
         None
     }

@@ -1,4 +1,4 @@
-//! What the agent asks of whoever keeps the desired state.
+//! What the agent asks of the keeper of the desired state.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -14,7 +14,7 @@ pub trait Source: Send + Sync + 'static {
     /// Those of these VIPs that there are, each with all it offers. What the others had, entries and address, shall go.
     fn vips_of(&self, uuids: &[String]) -> impl Future<Output = Result<Vec<VipState>, Self::Error>> + Send;
 
-    /// One VIP; `None`: there is no such VIP.
+    /// One VIP; `None` if there is no such VIP.
     fn vip(&self, uuid: &str) -> impl Future<Output = Result<Option<VipState>, Self::Error>> + Send {
         let uuids = [uuid.to_owned()];
         async move { Ok(self.vips_of(&uuids).await?.pop()) }

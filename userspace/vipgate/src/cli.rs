@@ -99,7 +99,7 @@ Exit codes: 0 the table was read, whether connections were found or not; 1 nothi
         output: Output,
     },
 
-    /// What hinders this router, and the command that mends it: devices, offloads, kernel settings and features.
+    /// The problems of this router, and the command that fixes each: devices, offloads, kernel settings and features.
     /// Changes nothing; needs no running controller, and before the first start examines every Ethernet device.
     #[command(after_help = "\
 Examples:

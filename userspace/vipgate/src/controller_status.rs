@@ -1,5 +1,5 @@
-//! What a running controller tells `vipgate status` and `vipgate doctor` of itself, by the socket of its [`lock`]. Pins and
-//! tables tell the rest, with or without it.
+//! What only a running controller knows: `vipgate status` and `vipgate doctor` ask it through the socket of its [`lock`]. They read
+//! the rest from pins and tables, with or without it.
 
 use std::path::Path;
 
@@ -8,7 +8,7 @@ use vipgate_agent::{health::Figures, loader::Hook, reconcile::Refusals};
 
 use crate::lock;
 
-/// So many devices are told of: an answer has a largest size, and the log names them all.
+/// The answer names at most so many devices: its size is limited. The log names all.
 const MOST: usize = 32;
 
 /// A controller's answer. One of another version may know less, or more.
@@ -45,7 +45,7 @@ impl ControllerStatus {
     }
 }
 
-/// What the controller on the tables under this directory tells; `None`: there is none, or it does not answer.
+/// Asks the controller on the tables under this directory; `None` if there is none, or it does not answer.
 #[must_use]
 pub fn ask(bpffs: &Path) -> Option<ControllerStatus> {
     ControllerStatus::parse(&lock::ask(bpffs)?)

@@ -1,7 +1,7 @@
-//! Follows the addresses that the router has of its own while it runs: a lease or a renumbering gives it others, and guests
-//! leave by those then, as after a start.
+//! Follows the router's own addresses: when a lease or a renumbering changes them, source NAT moves to the new ones, as after a
+//! start.
 //!
-//! Asks `net` which there are, lets `model` decide and the store keep it, and has the reconciler apply what changed.
+//! `net` lists them, `model` decides, the store keeps the result, and the reconciler applies what changed.
 
 use std::{future, sync::Arc, time::Duration};
 
@@ -14,8 +14,7 @@ use vipgate_controller::{
 };
 use vipgate_state::Devices as _;
 
-/// Between the news of an address and the look at all of them, so that an old one that goes and the new one that comes are one
-/// change.
+/// Between a notification and the look at all addresses, so that an old address that goes and its successor are one change.
 const SETTLE: Duration = Duration::from_millis(50);
 /// Before what failed is tried again.
 const RETRY: Duration = Duration::from_secs(5);
@@ -25,7 +24,7 @@ pub async fn run(store: Store, devices: Arc<Devices>, reconciler: Reconciler) {
     let mut news = reconciler.own_addresses();
     let mut known = None;
     loop {
-        // What changes from here on is news.
+        // Changes from here on wake us again.
         news.mark_unchanged();
         let addresses = devices.addresses_by_device();
         if known.as_ref() != Some(&addresses) {

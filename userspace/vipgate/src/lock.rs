@@ -25,13 +25,13 @@ use std::{
 use tracing::warn;
 use vipgate_agent::loader::LoadError;
 
-/// How long a controller may take to answer, and how much it may say.
+/// How long a controller may take to answer, and how long the answer may be.
 const ANSWER: (Duration, u64) = (Duration::from_secs(2), 1 << 16);
 
 /// The right to write the tables under one pin directory; ends on drop.
 #[derive(Debug)]
 pub struct Lock {
-    /// `None`: it is not there, so nothing is to be written.
+    /// `None` if it is not there, so nothing is to be written.
     directory: Option<File>,
     /// The directory, if it was made for this.
     made: Option<PathBuf>,
@@ -72,7 +72,7 @@ pub fn namespace(bpffs: &Path) -> Result<File, LockError> {
 }
 
 impl Lock {
-    /// Takes the lock, or says that another has it. Without the directory there is nothing to lock.
+    /// Takes the lock; an error if another process has it. Without the directory there is nothing to lock.
     ///
     /// # Errors
     /// [`LockError::Held`] while another process has it.
@@ -95,7 +95,7 @@ impl Lock {
         }
     }
 
-    /// The same for who is about to write: a directory that is not there is made, and removed again if nothing came into it.
+    /// The same for a command that writes: a missing directory is made, and removed again if nothing came into it.
     ///
     /// # Errors
     /// Those of [`Lock::take`], or the directory cannot be made.
@@ -110,7 +110,7 @@ impl Lock {
         Ok(lock)
     }
 
-    /// Gives a task that answers whoever connects with what `say` says, for as long as it runs.
+    /// Returns a task that answers every connection with what `say` returns, as long as it runs.
     ///
     /// # Errors
     /// Another has the socket's name, or there is no tokio runtime to serve it.
@@ -125,7 +125,7 @@ impl Lock {
         Ok(async move {
             loop {
                 match listener.accept().await {
-                    // A new socket's buffer holds it: nobody is waited for. Who hangs up early does not want it.
+                    // A new socket's buffer holds the answer, so this never waits. A client may hang up early.
                     Ok((stream, _)) => drop(stream.writable().await.and_then(|()| stream.try_write(say().as_bytes()))),
                     Err(error) => {
                         warn!(%error, "cannot tell a `vipgate status` about the checks");
@@ -146,7 +146,7 @@ impl Drop for Lock {
     }
 }
 
-/// What the running controller says, see [`Lock::answer`]; `None`: there is none, or it does not answer.
+/// The running controller's answer, see [`Lock::answer`]; `None` if there is none, or it does not answer.
 #[must_use]
 pub fn ask(bpffs: &Path) -> Option<String> {
     let mut stream = UnixStream::connect_addr(&name(&fs::metadata(bpffs).ok()?).ok()?).ok()?;

@@ -1,4 +1,4 @@
-//! What the controller says about itself, on standard error: lines for people, or one JSON object a line.
+//! The controller's log, on standard error: lines for people, or one JSON object a line.
 
 use std::{
     fmt,
@@ -33,7 +33,7 @@ pub fn init(log: &Log) -> Filter {
 }
 
 impl Filter {
-    /// From now on what these settings say is logged; the format stays.
+    /// Logs by these settings from now on; the format stays.
     ///
     /// # Errors
     /// The process's subscriber is another one.

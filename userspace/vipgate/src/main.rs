@@ -40,7 +40,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// What is said and the code that goes with it; `vipgate --help` lists them.
+/// An error's text and its exit code; `vipgate --help` lists them.
 struct Failure {
     code: u8,
     message: String,
@@ -202,7 +202,7 @@ fn print(text: &str) -> Result<(), Failure> {
 
 fn printed(result: io::Result<()>) -> Result<(), Failure> {
     match result {
-        // Who reads has seen enough.
+        // The reader has closed the pipe.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         result => result.map_err(|error| Failure::new(1, &error)),
     }

@@ -1,5 +1,5 @@
-//! What the log says of packets that the programs did not send: they tell of them (`loader::PacketRecords`), here the names of who is
-//! concerned come to it, out of the store. Which reasons they tell of is a setting that may change while the controller runs.
+//! Logs packets that the programs dropped or left to the stack: takes the programs' records (`loader::PacketRecords`), and adds the
+//! names of the services and guests from the store. Which reasons are recorded is a setting that may change at any time.
 
 use std::{borrow::Cow, io, time::Duration};
 
@@ -17,11 +17,11 @@ use vipgate_controller::store::{
 
 use crate::config::Packets;
 
-/// A packet older than this is said to be: no controller ran when it was told of.
+/// A record older than this is logged with its age: no controller ran when it was written.
 const OLD: Duration = Duration::from_secs(2);
 
 impl Packets {
-    /// The reasons of which the programs shall tell, a set of [`Reason::bit`]s.
+    /// The reasons that the programs record, a set of [`Reason::bit`]s.
     pub const fn reasons(self) -> u64 {
         match self {
             Self::Off => 0,
@@ -32,10 +32,10 @@ impl Packets {
     }
 }
 
-/// Says what the programs tell. Ends only where that cannot be read, and says so.
+/// Logs what the programs record. Ends only if the records cannot be read, and logs that.
 pub async fn run(records: PacketRecords, store: Store) {
     if let Err(error) = log_all(records, &store).await {
-        warn!(%error, "what the programs tell of packets cannot be read: the log says no more of them until a restart");
+        warn!(%error, "the programs' records of packets cannot be read: packets are not logged until a restart");
     }
 }
 
@@ -47,7 +47,7 @@ async fn log_all(records: PacketRecords, store: &Store) -> io::Result<()> {
         ready.clear_ready();
         for record in heard {
             let named = named(store, &record).await.unwrap_or_else(|error| {
-                warn!(%error, "who is concerned by a packet cannot be told");
+                warn!(%error, "the names of a packet's services and guests cannot be read");
                 Named::default()
             });
             log(&record, &named);
@@ -68,7 +68,7 @@ fn log(record: &PacketRecord, named: &Named) {
     let Named { vip, listener, rule, eip, backend, guest } = named;
     let became = if reason.is_drop() { "dropped" } else { "left to the stack" };
     let reason_name = reason.name();
-    // Both say the same; the level is part of a call's place.
+    // A macro, since tracing takes the level as part of the call site.
     macro_rules! say {
         ($level:ident) => {
             $level!(

@@ -1,8 +1,8 @@
-//! `vipgate serve`: opens everything, what fails most often first, serves until told to end, and leaves the traffic running.
+//! `vipgate serve`: opens everything, what fails most often first, serves until a signal ends it, and leaves the traffic running.
 //!
 //! The order: lock, address, store, kernel. So a second controller by mistake ends before it has touched a table. In another
 //! version's place the kernel is asked first, before the store becomes ours.
-//! Readiness is told to systemd when the kernel holds the stored state and the API answers.
+//! Reports readiness to systemd when the kernel holds the stored state and the API answers.
 
 use std::{io, net::SocketAddr, sync::Arc};
 
@@ -37,7 +37,7 @@ use crate::{
     packet_log, reload,
 };
 
-/// Why the controller ended, other than being told to.
+/// Why the controller ended, other than by a signal.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
     #[error("cannot listen on {address}: {source}; is another controller running, or another program on that port?")]

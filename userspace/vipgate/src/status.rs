@@ -251,7 +251,7 @@ fn shown(status: &Status) -> impl Iterator<Item = &(ServiceKey, u32, Service)> {
         .filter(move |(_, _, service)| service.kind != Kind::Forward as u8 || rules.insert(service.number))
 }
 
-/// The last port of what begins with this key; `None`: it has no ports.
+/// The last port of what begins with this key; `None` if it has no ports.
 fn last_port(status: &Status, key: ServiceKey, prefix_len: u32, service: &Service) -> Option<u16> {
     let of_rule = |other: &&(ServiceKey, u32, Service)| {
         let (_, _, other) = other;
@@ -346,7 +346,7 @@ fn service_line(key: ServiceKey, prefix_len: u32, service: &Service, last: Optio
     format!("{vip} {} {ports} {what}", protocol(key.protocol))
 }
 
-/// As the API spells it; `None`: the service chooses nobody.
+/// As the API spells it; `None` if the service selects no backend.
 fn algorithm(service: &Service) -> Option<&'static str> {
     const NAMES: [(Algorithm, &str); 4] = [
         (Algorithm::RoundRobin, "roundrobin"),

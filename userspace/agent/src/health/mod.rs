@@ -1,17 +1,17 @@
 //! Health checks: whether backends answer, asked by the router itself.
 //!
 //! ```text
-//! reconciler: a VIP's backends -> scheduler: whom to check, when, what was found -> prober: asks
+//! reconciler: a VIP's backends -> scheduler: which backends, when, what was found -> prober: asks
 //! store, reconciler  <-  reporter: what changed  <-
 //! ```
 //! Each running VM's backend of each enabled VIP is asked at its own address, every interval of its listener. A backend
 //! changes its health after so many results in a row that say the opposite; a new one is healthy until then. What
-//! changed is stored first and applied then, as any change is: the reference's status tells it, the ring follows at
+//! changed is stored first and applied then, as any change is: the reference's status shows it, the selection table follows at
 //! once, and a controller that starts anew goes on with what was known.
 //!
 //! No thread and no task waits for a backend's turn: one task sleeps until the next one of all. The turns of backends
 //! with the same interval are spread over it. The number of checks that run at a time is bounded, and accounts share it
-//! fairly; should that not be enough, checks begin late, which [`Figures::late_milliseconds`] and the log tell.
+//! fairly; should that not be enough, checks begin late, which [`Figures::late_milliseconds`] and the log show.
 //!
 //! Each is asked by the device of its own network, and a check that fails because the router cannot reach that network finds
 //! nothing: backends keep the health that they had.
@@ -38,7 +38,7 @@ use vipgate_state::{Apply, Findings, HealthCheck, Protocol, VipState};
 
 use self::scheduler::Scheduler;
 
-/// The checks of all backends; clones are the same ones.
+/// The checks of all backends. Clones share them.
 #[derive(Clone, Debug, Default)]
 pub struct HealthChecks {
     shared: Arc<Shared>,
@@ -126,7 +126,7 @@ struct Question {
 enum Finding {
     Passed,
     Failed(String),
-    /// The router itself could not ask; says nothing of the backend.
+    /// The router itself could not ask; this proves nothing about the backend.
     Inconclusive(String),
 }
 
@@ -143,7 +143,7 @@ impl Drop for Running {
 }
 
 impl HealthChecks {
-    /// Checks a VIP's backends from now on, as it says, and no others of its. Those that were checked before keep what
+    /// Checks exactly these backends of a VIP from now on. Those that were checked before keep what
     /// was found.
     pub fn watch(&self, vip: &VipState) {
         let now = Instant::now();
@@ -199,7 +199,7 @@ impl HealthChecks {
 }
 
 impl Shared {
-    /// The scheduler stays whole when a holder panics: each change of it is one step.
+    /// A panic of the lock's holder leaves the scheduler whole: it is changed in single steps.
     fn scheduler(&self) -> MutexGuard<'_, Scheduler> {
         self.scheduler.lock().unwrap_or_else(PoisonError::into_inner)
     }

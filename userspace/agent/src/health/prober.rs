@@ -1,12 +1,12 @@
-//! Asks the backends whose turn it is.
+//! Probes the backends that are due.
 //!
 //! TCP: a connection that is made is a pass; it is reset at once, which leaves no socket in TIME_WAIT on the router.
 //! UDP: a datagram of one byte is sent. That it is answered proves the service, that it is not proves nothing, as only
 //! the service knows what it answers to: so silence passes, and what the network says against it (port, host or network
 //! unreachable, nobody on the link who has the address) fails.
 //!
-//! What the router itself could not send says nothing of a backend: where a check did not pass, the kernel is asked whether
-//! the router has a way to the backend's network, by a device that works.
+//! A probe that the router itself could not send proves nothing about a backend: where a check did not pass, the kernel is asked
+//! whether the router has a way to the backend's network, by a device that works.
 
 use std::{
     io,
@@ -40,7 +40,7 @@ const DATAGRAM: [u8; 1] = [0];
 const MOST: usize = 4608;
 /// Over which the rate of checks is measured.
 const WINDOW: Duration = Duration::from_secs(5);
-/// A check that begins later than this is told in the log.
+/// A check that begins later than this is logged.
 const LATE: Duration = Duration::from_secs(1);
 
 /// How many checks run at a time: no more than half the files that the process may open.
@@ -56,11 +56,11 @@ pub(super) fn most_at_once() -> usize {
     usize::try_from(files / 2).unwrap_or(MOST).clamp(1, MOST)
 }
 
-/// Checks whoever's turn it is, for ever.
+/// Probes the backends that are due, for ever.
 pub(super) async fn run(shared: Arc<Shared>) {
     let most = most_at_once();
     shared.scheduler().allow(most);
-    // Ends its tasks when this one ends.
+    // Its tasks end with this one.
     let mut checks = JoinSet::new();
     let mut window = Window { since: Instant::now(), begun: 0, latest: Duration::ZERO };
     let (mut late_pacer, inconclusive_pacer) = (LogPacer::default(), Arc::new(Mutex::new(LogPacer::default())));
@@ -125,7 +125,7 @@ impl Drop for Slot {
     }
 }
 
-/// Measures the rate and the delay of checks: what is told is what the last whole window saw.
+/// Measures the rate and the delay of checks: the figures are those of the last whole window.
 struct Window {
     since: Instant,
     begun: u64,
@@ -192,7 +192,7 @@ pub(super) async fn probe(net: Option<&Netlink>, question: &Question) -> Finding
         }
         heard => heard,
     };
-    // The kernel takes longer than most timeouts to say so by itself, and does not say whose fault it is.
+    // The kernel takes longer than most timeouts to report this, and does not report where the fault lies.
     let reach = match net {
         Some(net) => net.reach(*question.address.ip(), &question.device).await,
         None => Reach::Open,
@@ -208,13 +208,13 @@ pub(super) async fn probe(net: Option<&Netlink>, question: &Question) -> Finding
 
 async fn ask_tcp(question: &Question) -> io::Result<()> {
     let socket = TcpSocket::new_v4()?;
-    // Its close is a reset.
+    // Closing it then sends a reset.
     socket.set_zero_linger()?;
     socket.bind_device(Some(question.device.as_bytes()))?;
     socket.connect(SocketAddr::V4(question.address)).await.map(drop)
 }
 
-/// Ends with the first thing that is heard, answer or error.
+/// Returns with the first answer or error.
 async fn ask_udp(question: &Question) -> io::Result<()> {
     let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).await?;
     // Tells of hosts that are unreachable, too, not of ports alone.
@@ -225,7 +225,7 @@ async fn ask_udp(question: &Question) -> io::Result<()> {
     socket.recv(&mut [0; 1]).await.map(drop)
 }
 
-/// Whether an error is the router's own, which lacks or forbids something, and not the backend's.
+/// Whether an error comes from the router, which lacks or forbids something, and not from the backend.
 fn is_ours(error: &io::Error) -> bool {
     matches!(
         error.raw_os_error(),

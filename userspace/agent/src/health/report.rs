@@ -1,4 +1,4 @@
-//! Brings what the checks found to the store, the references' status and the rings.
+//! Brings what the checks found to the store, the references' status and the selection tables.
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
@@ -13,7 +13,7 @@ const RETRY: Duration = Duration::from_secs(1);
 
 /// Reports until the agent ends.
 pub(super) async fn run(shared: Arc<Shared>, findings: impl Findings, agent: impl Apply) {
-    // What a run before this one stored and did not live to see applied.
+    // What an earlier run stored and did not apply.
     let mut vips = match findings.unapplied().await {
         Ok(vips) => vips,
         Err(error) => {

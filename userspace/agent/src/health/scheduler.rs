@@ -1,4 +1,4 @@
-//! Whom to check, when, and what was found. Pure: instants come from the caller.
+//! Which backends to check, when, and what was found. Pure: instants come from the caller.
 
 use std::{
     cmp::Reverse,
@@ -21,7 +21,7 @@ pub(super) struct Scheduler {
     watched: HashMap<u32, Watched>,
     /// The backends of each VIP, by its uuid.
     vips: HashMap<String, BTreeSet<u32>>,
-    /// When it is whose turn. Turns that were put off or whose backend is gone are passed over: only the one that
+    /// The turns of backends by time. Turns that were put off or whose backend is gone are passed over: only the one that
     /// `Watched::turn` names counts.
     turns: BinaryHeap<Reverse<(Instant, u32)>>,
     /// What differs from what is stored, as far as is known.
@@ -45,7 +45,7 @@ enum Turn {
     At(Instant),
     /// It was due, and has no slot yet.
     Waiting(Instant),
-    /// It is being made.
+    /// It is running.
     Running {
         check: u64,
         since: Instant,
@@ -55,11 +55,11 @@ enum Turn {
 /// A check to make.
 #[derive(Clone, Debug)]
 pub(super) struct Check {
-    /// Which one of all; names it when it is done.
+    /// Identifies it when it is done.
     id: u64,
     pub(super) number: u32,
     pub(super) vip: Arc<str>,
-    /// Whose slot it has.
+    /// The account whose slot it has.
     pub(super) account: Arc<str>,
     pub(super) question: Question,
     /// When it was due.
@@ -76,7 +76,7 @@ pub(super) struct Noted {
 }
 
 impl Scheduler {
-    /// So many checks may run at a time.
+    /// Sets how many checks may run at a time.
     pub(super) fn allow(&mut self, most: usize) {
         self.slots.allow(most);
     }
@@ -120,7 +120,7 @@ impl Scheduler {
             return;
         }
         let tally = Tally { healthy: target.healthy, against: 0 };
-        // The stored health holds for what is asked now until enough checks say otherwise.
+        // The stored health holds until enough checks contradict it.
         self.changed.remove(&number);
         self.watched.insert(number, Watched { vip: Arc::clone(vip), target, tally, turn: Turn::At(now) });
         self.schedule(number, now + first_pause(number, interval));
@@ -144,7 +144,7 @@ impl Scheduler {
         None
     }
 
-    /// A check that is due and has a slot, which must be given back ([`Scheduler::give_back`]); what it found must be told
+    /// A check that is due and has a slot, which must be given back ([`Scheduler::give_back`]); its finding must be noted
     /// ([`Scheduler::done`]) before.
     pub(super) fn begin(&mut self, now: Instant) -> Option<Check> {
         while let Some((account, number)) = self.slots.next_waiting() {
@@ -175,7 +175,7 @@ impl Scheduler {
         Some(Check { id: self.begun, number, vip, account, question, due })
     }
 
-    /// Gives an account's slot back; true: somebody waits for one.
+    /// Gives an account's slot back; `true` if a check waits for one.
     pub(super) fn give_back(&mut self, account: &Arc<str>) -> bool {
         self.slots.give_back(account)
     }
@@ -185,8 +185,8 @@ impl Scheduler {
         self.slots.taken()
     }
 
-    /// Notes what a check found, and when the next one is. What was found of a backend that has gone or become another
-    /// meanwhile is nothing.
+    /// Notes what a check found, and when the next one is. A finding about a backend that has gone or become another
+    /// meanwhile is dropped.
     pub(super) fn done(&mut self, check: &Check, finding: &Finding, now: Instant) -> Noted {
         let nothing = Noted { health: None, is_next: false };
         let Some(held) = self.watched.get_mut(&check.number) else { return nothing };
@@ -236,7 +236,7 @@ struct Tally {
 }
 
 impl Tally {
-    /// True: its health changed.
+    /// `true` if its health changed.
     fn note(&mut self, finding: &Finding, check: &HealthCheck) -> bool {
         let passed = match finding {
             Finding::Passed => true,

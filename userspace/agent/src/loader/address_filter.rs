@@ -160,7 +160,7 @@ impl Uses {
         Self(vec![0; WORDS * u64::BITS as usize])
     }
 
-    /// One more; true: it is the first.
+    /// One more; `true` if it is the first.
     fn add(&mut self, bit: Bit) -> bool {
         let Some(uses) = self.0.get_mut(bit.index() as usize) else { return false };
         *uses += 1;
@@ -171,7 +171,7 @@ impl Uses {
         self.0.get(bit.index() as usize).is_some_and(|uses| *uses > 0)
     }
 
-    /// One less; true: it was the last.
+    /// One less; `true` if it was the last.
     fn remove(&mut self, bit: Bit) -> bool {
         let Some(uses) = self.0.get_mut(bit.index() as usize).filter(|uses| **uses > 0) else { return false };
         *uses -= 1;

@@ -226,7 +226,7 @@ fn update_xdp(program: &mut Xdp, link: FdLink) -> Result<(), ProgramError> {
     program.take_link(id).map(drop)
 }
 
-/// The TC program that a link of this name, or what stands for its filter, holds, and its device; `None`: it is the XDP program.
+/// The TC program that a link of this name, or what stands for its filter, holds, and its device; `None` if it is the XDP program.
 fn classifier_of(name: &str) -> Option<(Classifier, String)> {
     let (hook, device) = bpffs::split(name)?;
     Some((Classifier::of_pin(hook)?, device))

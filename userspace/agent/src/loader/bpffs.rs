@@ -12,7 +12,7 @@
 //! <bpffs>/settings/<inode>/<setting>    a symbolic link that names what a setting of that network namespace was, and what
 //!                                       vipgate made it (`net::sysctl`)
 //! ```
-//! While tables get another size (`resize`) there are two such directories, and which ones tells how far that is:
+//! While tables get another size (`resize`) there are two such directories, and which ones shows how far it is:
 //! ```text
 //! abi-<N>, abi-<N>-new        the new tables are being made, nothing is in them yet
 //! abi-<N>, abi-<N>-carried    connections are in both
@@ -273,7 +273,7 @@ impl PinDir {
         Ok(found)
     }
 
-    /// Whose clsact was made for filters.
+    /// The devices whose clsact was made for filters.
     pub(super) fn marks(&self) -> Marks {
         Marks::new(self.path.parent().unwrap_or(Path::new("/")))
     }

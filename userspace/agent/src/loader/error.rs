@@ -1,4 +1,4 @@
-//! What can go wrong between the controller and the kernel's BPF side, told so that an operator knows what to do.
+//! What can go wrong between the controller and the kernel's BPF side, in words by which an operator knows what to do.
 
 use std::{error::Error, io, path::PathBuf};
 
@@ -98,7 +98,7 @@ impl LoadError {
     }
 }
 
-/// Whether an error tells of the moment, and not of the kernel or the program.
+/// Whether an error is temporary, and not about the kernel or the program.
 fn is_passing(error: Option<i32>) -> bool {
     error.is_some_and(|error| [libc::ENOMEM, libc::EAGAIN, libc::EINTR, libc::EMFILE, libc::ENFILE].contains(&error))
 }

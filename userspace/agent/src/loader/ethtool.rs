@@ -1,4 +1,4 @@
-//! What a device's driver says of itself: its name, features and channels, by the `SIOCETHTOOL` request
+//! What a device's driver reports: its name, features and channels, by the `SIOCETHTOOL` request
 //! (linux/ethtool.h). In the loader because the request takes bare pointers.
 
 use std::{
@@ -66,7 +66,7 @@ pub fn drivers(device: &str) -> Vec<String> {
     if bonded.is_empty() { name(device).into_iter().collect() } else { bonded }
 }
 
-/// The devices that are bonded, from what the kernel tells of a bond.
+/// The devices of a bond, from the kernel's description of it.
 fn slaves(bond: &str) -> impl Iterator<Item = &str> {
     bond.lines().filter_map(|line| line.strip_prefix("Slave Interface:")).map(str::trim)
 }

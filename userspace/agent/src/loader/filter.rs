@@ -53,7 +53,7 @@ impl Filters {
         Ok(Self { socket: Socket::open()?, owned: OwnPrograms::read(marks.root())?, marks })
     }
 
-    /// Puts a program on a device, or in place of ours that is there. True: one was there.
+    /// Attaches a program to a device, or replaces ours that is there. `true` if one was there.
     pub(super) fn put(&self, ifindex: u32, which: Classifier, program: BorrowedFd<'_>) -> Result<bool, FilterError> {
         let made = self.make_room(ifindex)?;
         let all = self.all(ifindex)?;
@@ -135,7 +135,7 @@ impl Filters {
         Ok(swept)
     }
 
-    /// Gives a device clsact, unless it has it. True: it was made.
+    /// Gives a device clsact, unless it has it. `true` if it was made.
     fn make_room(&self, ifindex: u32) -> Result<bool, FilterError> {
         match self.kind_of(ifindex)?.as_deref() {
             Some(CLSACT) => return Ok(false),

@@ -255,7 +255,7 @@ pub(super) enum Copying {
 }
 
 /// The states of a connection's first flow and reply that both its copies come to: each as far as the further one, and
-/// over where one is. `None`: the copy is gone already, or need not change. A connection that was over when both `began` is
+/// over where one is. `None` if the copy is gone already, or need not change. A connection that was over when both `began` is
 /// what packets have made of the new copy: should it live, they go on.
 fn further(began: State, olds: [State; 2], news: [State; 2]) -> [Option<State>; 2] {
     if began.is_over() {

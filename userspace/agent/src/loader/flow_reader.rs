@@ -22,10 +22,10 @@ pub struct Connection {
     pub outward: bool,
     /// IANA protocol number.
     pub protocol: u8,
-    /// Who began it.
+    /// The end that began it.
     pub client: SocketAddrV4,
     pub vip: SocketAddrV4,
-    /// Who answers: the VIP's backend, or who outside a guest talks to.
+    /// The end that answers: the VIP's backend, or the outside end that a guest talks to.
     pub backend: SocketAddrV4,
     pub state: State,
     /// Seconds since the last packet in either direction.
@@ -38,7 +38,7 @@ pub struct Connection {
     pub bytes_out: u64,
 }
 
-/// Gives every connection to `take`, in the table's order. `None`: nothing is pinned under this bpffs root.
+/// Gives every connection to `take`, in the table's order. `None` if nothing is pinned under this bpffs root.
 pub fn read_connections(bpffs: &Path, take: impl FnMut(Connection)) -> Result<Option<()>, LoadError> {
     let dir = PinDir::new(bpffs);
     if !dir.is_there()? {
@@ -55,7 +55,7 @@ pub fn hz() -> Result<u32, LoadError> {
     Ok((1_000_000_000 + nanoseconds / 2) / nanoseconds)
 }
 
-/// Nanoseconds of a jiffy: the kernel's coarse clocks move once a jiffy, and tell so.
+/// Nanoseconds of a jiffy: the kernel's coarse clocks move once a jiffy, and report that resolution.
 pub(super) fn tick() -> Result<u32, LoadError> {
     let tick = clock_getres(ClockId::CLOCK_MONOTONIC_COARSE)
         .map_err(|error| LoadError::io("ask for the resolution of the coarse clock", error.into()))?;

@@ -1,4 +1,4 @@
-//! The flow table through its mappings, for the sweeper and for who carries flows to another table: see the race rules in
+//! The flow table through its mappings, for the sweeper and for migrations to another table: see the race rules in
 //! `vipgate_abi::flow`.
 
 use std::{
@@ -21,11 +21,11 @@ use super::{
     tables::mapping,
 };
 
-/// How often a slot is tried to be claimed.
+/// How often claiming a slot is tried.
 const CLAIMS: usize = 64;
 
-/// Whose the flows of a connection are that was ended for both sides to be told: a number that no backend ever has, and a
-/// generation that it never has. So they are over, and count nowhere.
+/// The backend and generation of a connection that was ended and whose sides are still to be reset: a number that no backend ever
+/// has, and a generation that it never has. So its flows are over, and count nowhere.
 const NOBODYS: (Target, u16) = (Target::of(0), 1);
 /// No slot.
 const NOWHERE: u32 = u32::MAX;
@@ -119,7 +119,7 @@ impl FlowTable {
     }
 
     /// Empties a slot if its word still is `seen` (rule 4), and takes the flow that was in it off its backend's and
-    /// service's load when it was the one that counts (rule 5). False: the slot changed in between and was left alone.
+    /// service's load when it was the one that counts (rule 5). `false` if the slot changed in between and was left alone.
     pub fn empty(&self, slot: u32, seen: Word, flow: &Flow) -> bool {
         if !self.exchange(slot, seen, seen.with_state(State::Empty)) {
             return false;
@@ -146,7 +146,7 @@ impl FlowTable {
         }
     }
 
-    /// A slot's flow and the word under which it was read whole (rule 2); `None`: there is none.
+    /// A slot's flow and the word under which it was read whole (rule 2); `None` if there is none.
     pub(super) fn stable(&self, slot: u32) -> Option<(Word, Flow)> {
         let holds = |word: &Word| word.state() > State::Busy;
         let before = self.word(slot).filter(holds)?;
@@ -177,7 +177,7 @@ impl FlowTable {
     }
 
     /// Claims a slot for a flow with this hash as a program does (rules 1 and 10), and ends the connection that eviction
-    /// prefers where there is none empty. `None`: every slot holds an established connection.
+    /// prefers where there is none empty. `None` if every slot holds an established connection.
     pub(super) fn claim(&self, hash: u64, now: u32) -> Option<(u32, Word)> {
         // Programs win races against this thread, but not for long.
         for _ in 0..CLAIMS {
@@ -209,11 +209,11 @@ impl FlowTable {
         Some(claimed)
     }
 
-    /// Ends a TCP connection, both of whose flows are given as they were seen, so that both sides can be told. The flows stay in
+    /// Ends a TCP connection, both of whose flows are given as they were seen, so that both sides can be reset. The flows stay in
     /// their slots, closed as of `now` and nobody's: whoever sends is answered with a reset. Each stays alone: a side that has
     /// forgotten the connection, and says so, takes nothing away by which the other one is told. Counted once (rule 5).
     ///
-    /// False: a packet came meanwhile. The connection goes on.
+    /// `false` if a packet came meanwhile. The connection goes on.
     pub fn retire(&self, flows: [(u32, Word, Flow); 2], now: u32) -> bool {
         let [first, second] = flows;
         let Some(taken) = self.take(first.0, first.1) else {
@@ -257,7 +257,7 @@ impl FlowTable {
         self.words(bucket).iter().any(|word| Word(word.load(Ordering::Acquire)).has_overflowed())
     }
 
-    /// Marks a bucket as overflowed (rule 10); false: whoever has a slot of it changes it just now.
+    /// Marks a bucket as overflowed (rule 10); `false` if a program that holds a slot of it is changing it just now.
     fn mark_overflowed(&self, bucket: u32) -> bool {
         let mark = |cell: &AtomicU64| {
             let seen = Word(cell.load(Ordering::Acquire));
@@ -325,7 +325,7 @@ impl FlowTable {
         }
     }
 
-    /// Swaps a slot's word for another of the same flow; false: it was not `seen` any more.
+    /// Swaps a slot's word for another of the same flow; `false` if it was not `seen` any more.
     fn exchange(&self, slot: u32, seen: Word, new: Word) -> bool {
         let swap = |word: &AtomicU64| word.compare_exchange(seen.0, new.0, Ordering::AcqRel, Ordering::Relaxed).is_ok();
         let swapped = self.slot(slot).is_some_and(swap);

@@ -31,7 +31,7 @@ pub(super) fn why_not_xdp(drivers: &[String]) -> Option<&'static str> {
     why_in(&LOSSY, drivers)
 }
 
-/// Why `auto` takes TC on a device of these drivers: its own, or those of the devices that are bonded to it. `None`: it takes
+/// Why `auto` takes TC on a device of these drivers: its own, or those of the devices that are bonded to it. `None` if it takes
 /// native XDP where it can be had.
 pub fn why_tc(drivers: &[String]) -> Option<&'static str> {
     why_not_xdp(drivers).or_else(|| why_in(&TC, drivers))

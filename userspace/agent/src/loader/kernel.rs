@@ -1,5 +1,5 @@
-//! What a kernel that cannot run vipgate lacks, in one sentence. Asked only when something was refused: the kernel tells by
-//! tiny programs and tables whether it knows a thing, whatever its version says.
+//! What a kernel that cannot run vipgate lacks, in one sentence. Asked only when something was refused: tiny
+//! programs and tables show what the kernel supports, whatever its version is.
 
 use std::{fs, io};
 
@@ -35,7 +35,7 @@ const HELPERS: [(ProgramType, BpfHelper, &str); 8] = [
     (ProgramType::Xdp, BpfHelper::BPF_FUNC_xdp_get_buff_len, "XDP on frames in several buffers (Linux 5.18)"),
 ];
 
-/// What the kernel says of itself.
+/// The kernel's own description.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Kernel {
     pub(super) release: String,
@@ -67,7 +67,7 @@ impl Kernel {
         }
     }
 
-    /// All that it lacks, for the middle of a sentence; `None`: nothing that was asked for. `program`: the one that it refused.
+    /// All that it lacks, for the middle of a sentence; `None` if it lacks nothing that was asked for. `program`: the one that it refused.
     fn lacks(&self, program: Option<&str>) -> Option<String> {
         if !self.bpf {
             return Some("it has no BPF system call (CONFIG_BPF_SYSCALL)".to_owned());
@@ -111,7 +111,7 @@ fn judge(kernel: &Kernel, error: LoadError) -> LoadError {
 
 /// Whether the kernel knows this kind of file system.
 pub(super) fn knows_bpffs() -> bool {
-    // What cannot be read says nothing.
+    // What cannot be read proves nothing.
     fs::read_to_string("/proc/filesystems").map_or(true, |text| text.lines().any(|line| line.ends_with("\tbpf")))
 }
 

@@ -41,7 +41,7 @@ struct LinkCreate {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Held {
     Nothing,
-    /// A link, with the interface index of its device, wherever that is (`link_on_device`); `None`: the device is gone.
+    /// A link, with the interface index of its device, wherever that is (`link_on_device`); `None` if the device is gone.
     Link(Option<u32>),
     /// A program, which stands for its filters (`filter`).
     Program,
@@ -52,7 +52,7 @@ pub(super) fn held(path: &Path) -> io::Result<Held> {
     Ok(describe(path)?.map_or(Held::Nothing, |description| parse(&description)))
 }
 
-/// What the kernel tells of what is pinned at `path`, a field a line; `None`: nothing is.
+/// The kernel's description of what is pinned at `path`, a field a line; `None` if nothing is.
 pub(super) fn describe(path: &Path) -> io::Result<Option<String>> {
     let object = match open(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -76,7 +76,7 @@ pub(super) fn tcx_works(program: BorrowedFd<'_>) -> bool {
     made.is_err_and(|error| error.raw_os_error() == Some(libc::ENODEV))
 }
 
-/// Takes a pinned link's program off its device, and removes the pin. False: nothing was pinned there.
+/// Takes a pinned link's program off its device, and removes the pin. `false` if nothing was pinned there.
 ///
 /// Removing the pin alone lets the kernel take the program off some time later, and packets would still be carried
 /// when who asked for an end was told of it.

@@ -1,5 +1,5 @@
 //! Whether a pinned link is on a device of the calling thread's network namespace. A device that moved to another one keeps its
-//! index there, and its links tell it, while here another device may have it by now. So the device here is asked, too.
+//! index there, and its links still report it, while another device may have that index here. So the device here is asked, too.
 //!
 //! By numbers alone: to open programs or links by them takes CAP_SYS_ADMIN.
 
@@ -37,7 +37,7 @@ struct ProgQuery {
     revision: u64,
 }
 
-/// What a pinned link tells of itself.
+/// The kernel's description of a pinned link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct About {
     ifindex: u32,
@@ -81,7 +81,7 @@ fn parse(description: &str) -> Option<About> {
 fn tcx_links(ifindex: u32) -> io::Result<Vec<u32>> {
     let mut found = Vec::new();
     for attach_type in [link::TCX_INGRESS, TCX_EGRESS] {
-        // Without a place for the programs' the kernel tells no numbers at all.
+        // Without a buffer for the programs' numbers the kernel returns none at all.
         let (mut programs, mut links) = ([0u32; MOST], [0u32; MOST]);
         let mut query = ProgQuery {
             target_ifindex: ifindex,

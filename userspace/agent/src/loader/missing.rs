@@ -1,4 +1,4 @@
-//! What somebody else took off our devices: pins tell which programs should be there, the kernel which are.
+//! Programs that somebody else took off our devices: pins say which should be there, the kernel which are.
 
 use std::{collections::BTreeSet, path::Path};
 
@@ -14,7 +14,7 @@ use super::{
     rtnl::Side,
 };
 
-/// A program of ours that is not any more where it was put.
+/// A program of ours that is no longer where it was attached.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MissingProgram {
     pub device: String,
@@ -26,13 +26,13 @@ pub struct MissingProgram {
 }
 
 impl Plane {
-    /// What somebody took off devices that are there. Programs at the queues' ends are among it.
+    /// The programs that somebody took off devices that exist, those at the queues' ends included.
     pub fn missing_programs(&self) -> Result<Vec<MissingProgram>, LoadError> {
         find(&self.dir)
     }
 }
 
-/// The same for who only looks.
+/// The same for commands that only read.
 pub fn missing_programs(bpffs: &Path) -> Result<Vec<MissingProgram>, LoadError> {
     find(&PinDir::new(bpffs))
 }

@@ -4,9 +4,9 @@
 //! restart finds tables and flows as they were and swaps each device's program in place. Everything here blocks (it
 //! makes system calls); callers on the async runtime use `spawn_blocking`.
 //!
-//! The only module of the controller with unsafe code, all of it in `mapping` (shared memory), `syscall`, `link`, `link_on_device`, `own_programs`,
-//! `kernel` (bpf(2)), `rcu` and `ethtool` (a system call or two each that no crate here has a safe way for), `packet_records` (a descriptor to
-//! wait for).
+//! The only module of the agent with unsafe code, all of it in `mapping` (shared memory), `syscall`, `link`, `link_on_device`,
+//! `own_programs`, `kernel` (bpf(2)), `rcu` and `ethtool` (a system call or two each that no crate here has a safe way for),
+//! `packet_records` (a descriptor to wait for).
 #![allow(
     unsafe_code,
     reason = "shared memory, a descriptor, bare bpf(2), membarrier(2) and ioctl(2) calls; see each SAFETY comment"
@@ -134,7 +134,7 @@ impl FromStr for Hook {
     }
 }
 
-/// For so long after its last packet a TCP connection that was ended is remembered: who sends on it learns that it is over.
+/// How long after its last packet a TCP connection that was ended is remembered: a side that sends on it gets a reset.
 pub const ENDED: Duration = Duration::from_secs(600);
 
 /// Numbers of elements of the tables. Tables of other sizes are carried over when the plane opens (`resize`).
@@ -299,7 +299,7 @@ impl Plane {
         self.flows
     }
 
-    /// Gives the flow table another size while traffic goes on; false: it stays as it was. Nobody else may have the flow table
+    /// Gives the flow table another size while traffic goes on; `false` if it stays as it was. Nobody else may have the flow table
     /// open, or attach programs, meanwhile.
     ///
     /// # Errors
@@ -332,7 +332,7 @@ impl Plane {
         FlowTable::open(&self.dir)
     }
 
-    /// The flow table, for who counts what is in it.
+    /// The flow table, for readers.
     pub fn flow_reader(&self) -> Result<FlowReader, LoadError> {
         FlowReader::open(&self.dir)
     }
@@ -342,7 +342,7 @@ impl Plane {
         Interfaces::open(&self.dir)
     }
 
-    /// What became of packets that were not simply forwarded.
+    /// Counters of packets that were not simply forwarded.
     pub fn reasons(&self) -> Result<Reasons, LoadError> {
         Reasons::open(&self.dir)
     }

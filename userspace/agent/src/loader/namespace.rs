@@ -59,7 +59,7 @@ pub fn kept_settings(bpffs: &Path) -> Result<PathBuf, LoadError> {
     Ok(bpffs.join(SETTINGS).join(inode.to_string()))
 }
 
-/// Forgets the settings of all namespaces. What cannot be removed is told.
+/// Forgets the settings of all namespaces. What cannot be removed is logged.
 pub fn forget_settings(bpffs: &Path) -> Vec<String> {
     let mut left = Vec::new();
     remove_tree(&bpffs.join(SETTINGS), &mut left);

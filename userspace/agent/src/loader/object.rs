@@ -313,7 +313,7 @@ pub(super) fn is_shared(name: &str, one: &PinDir, other: &PinDir) -> Result<bool
     Ok(id(one, name)? == id(other, name)?)
 }
 
-/// For who only reads, and asks for the time: makes no map, so all of them must be pinned.
+/// For readers: makes no map, so all of them must be pinned.
 pub(super) fn prepare_reading(dir: &PinDir) -> Result<Programs, LoadError> {
     if let Some(name) = maps::PINNED.into_iter().find(|name| !dir.map(name).exists()) {
         return Err(LoadError::ForeignPin { path: dir.map(name), problem: "it is missing".to_owned() });
@@ -322,7 +322,7 @@ pub(super) fn prepare_reading(dir: &PinDir) -> Result<Programs, LoadError> {
     Ok(Programs { ebpf, refused: &[] })
 }
 
-/// What the programs tell, whose tables are pinned here.
+/// The records of the programs that use the tables pinned here.
 pub(super) fn open_packet_records(dir: &PinDir) -> Result<PacketRecords, LoadError> {
     PacketRecords::of(&mut with_maps(dir, sizes_of_pins(dir, Sizes::default())?, Beside::default())?)
 }

@@ -1,5 +1,5 @@
-//! What the programs tell of packets that they refuse or leave to the stack (`ebpf/src/log.rs`): aya-log's records, read from
-//! their ring.
+//! The records that the programs write about packets that they refuse or leave to the stack (`ebpf/src/log.rs`), read from
+//! aya-log's ring buffer.
 
 use std::{
     fmt, io,
@@ -18,13 +18,14 @@ use vipgate_abi::{counters::Reason, maps};
 
 use super::{LoadError, Plane, object};
 
-/// A packet of which the programs told.
+/// What the programs recorded of a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PacketRecord {
     pub reason: Reason,
     /// IANA protocol number; 0: the packet is no IPv4.
     pub protocol: u8,
-    /// Who sent it to whom, as it was then: what was translated is as it would have left. Ports are 0 where it has none.
+    /// Its source and destination at that moment: a translated packet has those that it would have left with. Ports are 0 if it has
+    /// none.
     pub from: SocketAddrV4,
     pub to: SocketAddrV4,
     /// Interface index of the device that it came by, at egress of the one that it was to leave by.
@@ -58,7 +59,7 @@ fn next<T: FromStr>(words: &mut SplitWhitespace<'_>) -> Result<T, ()> {
     words.next().and_then(|word| word.parse().ok()).ok_or(())
 }
 
-/// The reading end of the ring. Its descriptor is readable when there is something in it. One reader.
+/// The reading end of the ring buffer. Its descriptor is readable when there are records. One reader at a time.
 pub struct PacketRecords {
     logger: EbpfLogger<Messages>,
     messages: Receiver<String>,
@@ -84,7 +85,7 @@ impl PacketRecords {
         Ok(unsafe { AsyncFd::register_with_interest(self, Interest::READABLE) }?)
     }
 
-    /// What came since this was asked.
+    /// The records since the last call.
     pub fn take(&mut self) -> Vec<PacketRecord> {
         self.logger.flush();
         self.messages.try_iter().filter_map(|message| message.parse().ok()).collect()
@@ -120,7 +121,7 @@ impl Log for Messages {
 }
 
 impl Plane {
-    /// What the programs told while nobody read, and will tell.
+    /// The records that were written while nobody read, and those to come.
     pub fn packet_records(&self) -> Result<PacketRecords, LoadError> {
         // Handles of its own: a program that is loaded later needs those that the others were loaded with.
         object::open_packet_records(&self.dir)

@@ -1,5 +1,5 @@
-//! Counting what XDP redirected and the kernel refused: the one loss that the packet path itself cannot see, since its program
-//! has ended by then. A program at the kernel's tracepoint does it, held by a pinned link like all others.
+//! Counts frames that XDP redirected and the kernel refused. The packet path itself cannot see this loss, since its program
+//! has ended by then: a program at the kernel's tracepoint counts, held by a pinned link like all others.
 
 use aya::programs::links::FdLink;
 use tracing::warn;
@@ -14,8 +14,8 @@ use super::{
 /// The kernel's tracepoint.
 const TRACEPOINT: &str = "xdp_redirect_err";
 
-/// Brings the program to its tracepoint, in place of the one that an earlier controller left there. Nothing depends on it but
-/// a counter, so that a kernel that refuses it is only told of.
+/// Brings the program to its tracepoint, in place of the one that an earlier controller left there. Only a
+/// counter depends on it, so a refusal is only logged.
 pub(super) fn watch(programs: &mut Programs, dir: &PinDir) {
     if let Err(error) = attach(programs, dir) {
         warn!(%error, "redirects that fail are not counted");

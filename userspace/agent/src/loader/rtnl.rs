@@ -161,7 +161,7 @@ impl Socket {
     }
 
     /// Sends a request and hands on what is answered: the header's words (device, handle, parent, info) and the attributes.
-    /// True: what is listed changed meanwhile, so that some of it may be missing.
+    /// `true` if what is listed changed meanwhile, so that some of it may be missing.
     fn ask(
         &self,
         kind: u16,

@@ -1,5 +1,5 @@
-//! Keeping the router's own sockets from VIPs: a program where its network namespace's stack looks for a socket that listens, held
-//! by a pinned link like all others.
+//! Keeps the router's own sockets from VIPs: a socket-lookup program (`sk_lookup`) on its network namespace, held by a pinned link
+//! like all others.
 
 use std::fs::File;
 
@@ -17,7 +17,7 @@ use super::{
 const NAMESPACE: &str = "/proc/self/ns/net";
 
 /// Brings the program to the network namespace, in place of the one that an earlier controller left there. Services go on without
-/// it, so that a kernel that refuses it is only told of.
+/// it, so a refusal is only logged.
 pub(super) fn keep(programs: &mut Programs, dir: &PinDir) {
     if let Err(error) = attach(programs, dir) {
         warn!(%error, "what listens on all of the router's addresses answers on VIPs, too");
@@ -31,7 +31,7 @@ fn attach(programs: &mut Programs, dir: &PinDir) -> Result<(), LoadError> {
     let program = programs.sockets()?;
     let attached = program.attach(namespace).and_then(|id| program.take_link(id));
     let link = FdLink::from(attached.map_err(|error| failed(causes(&error)))?);
-    // Both are asked until then: no packet meets neither.
+    // Both programs run until then: no packet meets neither.
     link::remove(&path).map_err(|error| failed(error.to_string()))?;
     link.pin(&path).map_err(|error| failed(causes(&error)))?;
     Ok(())

@@ -59,16 +59,16 @@ pub struct BackendStatus {
     /// Live connections.
     pub load: u32,
     pub traffic: Traffic,
-    /// Its service gives it new connections. False: it only keeps those it has.
+    /// Its service gives it new connections. `false` if it only keeps those it has.
     pub chosen: bool,
 }
 
 /// One bandwidth limit and its counters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LimitStatus {
-    /// `None`: nothing on its VIP counts against it.
+    /// `None` if nothing on its VIP counts against it.
     pub vip: Option<Ipv4Addr>,
-    /// `None`: it is the whole VIP's, but for ports with limits of their own.
+    /// `None` if it is the whole VIP's, but for ports with limits of their own.
     pub port: Option<u16>,
     /// By direction, as what follows.
     pub meter: Meter,
@@ -77,7 +77,7 @@ pub struct LimitStatus {
     pub passing: [u64; 2],
 }
 
-/// Reads it all. `None`: nothing is pinned under this bpffs root.
+/// Reads it all. `None` if nothing is pinned under this bpffs root.
 pub fn read(bpffs: &Path) -> Result<Option<Status>, LoadError> {
     let dir = PinDir::new(bpffs);
     if !dir.is_there()? {
@@ -100,7 +100,7 @@ pub fn read(bpffs: &Path) -> Result<Option<Status>, LoadError> {
     }))
 }
 
-/// How crowded the flow table is; `None`: nothing is pinned under this bpffs root.
+/// How crowded the flow table is; `None` if nothing is pinned under this bpffs root.
 pub fn crowding(bpffs: &Path) -> Result<Option<Crowding>, LoadError> {
     let dir = PinDir::new(bpffs);
     match dir.is_there()? {
@@ -109,7 +109,7 @@ pub fn crowding(bpffs: &Path) -> Result<Option<Crowding>, LoadError> {
     }
 }
 
-/// Whom services lead to.
+/// The guests that services lead to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Guests {
     pub addresses: BTreeSet<Ipv4Addr>,
@@ -117,7 +117,7 @@ pub struct Guests {
     pub masked: BTreeSet<Ipv4Net>,
 }
 
-/// Reads whom services lead to; nobody where nothing is pinned under this bpffs root.
+/// Reads the guests that services lead to; none where nothing is pinned under this bpffs root.
 pub fn guests(bpffs: &Path) -> Result<Guests, LoadError> {
     let dir = PinDir::new(bpffs);
     let mut guests = Guests::default();

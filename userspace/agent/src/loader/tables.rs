@@ -89,7 +89,7 @@ impl Tables {
         let backends = || (0..self.backends.len()).filter_map(|number| Some((number, self.backends.read(number)?)));
         self.address_filter =
             Some(AddressFilter::open(&self.dir, services, snat_rules, backends().map(|(_, backend)| backend))?);
-        // Who ended between the two writes of `set_backend` has left one that counts nothing; the sweeper counts anew.
+        // A controller that ended between the two writes of `set_backend` has left one that counts nothing; the sweeper counts anew.
         for (number, Backend { generation, service, .. }) in backends() {
             if !self.loads.get(number).counts(generation) {
                 self.loads.begin(number, generation, &self.service_loads, service);
@@ -301,10 +301,10 @@ fn pinned(dir: &PinDir, name: &'static str) -> Result<MapData, TableError> {
     MapData::from_pin(dir.map(name)).map_err(|error| TableError::new(name, "open", error))
 }
 
-/// What the programs read on every packet, the epoch under which flows remember their next hop above all. One writer.
+/// What the programs read on every packet, above all the epoch under which flows remember their next hop. One writer.
 pub struct Epoch {
     config: Array<MapData, Config>,
-    /// The same of the flow table to which flows are just going over: they differ in their masks alone.
+    /// The same for the flow table to which flows are being migrated; the two differ in their masks alone.
     next: Option<Array<MapData, Config>>,
 }
 
@@ -324,12 +324,12 @@ impl Epoch {
         self.change(|config| config.epoch = next_epoch(config.epoch))
     }
 
-    /// Has the programs tell of packets with these reasons, a set of [`Reason::bit`](vipgate_abi::counters::Reason::bit)s, from now on.
+    /// Makes the programs log packets with these reasons, a set of [`Reason::bit`](vipgate_abi::counters::Reason::bit)s, from now on.
     pub fn set_logged_reasons(&mut self, reasons: u64) -> Result<(), TableError> {
         self.change(|config| config.log = reasons)
     }
 
-    /// Has the programs ask which ports are strict, or not.
+    /// Sets whether any interface filters strictly by the reverse path.
     pub fn set_strict(&mut self, strict: bool) -> Result<(), TableError> {
         let strict = strict.into();
         if self.get()?.strict == strict {
@@ -351,7 +351,7 @@ impl Epoch {
         read(&self.config)
     }
 
-    /// From now on those that use the flow table in another directory, of this bucket mask, are told the same.
+    /// From now on the programs that use the flow table in another directory, of this bucket mask, get every change, too.
     pub(super) fn add_secondary(&mut self, next: &PinDir, bucket_mask: u32) -> Result<(), LoadError> {
         let mut map = open(next, maps::CONFIG)?;
         write(&mut map, Config { bucket_mask, ..self.get()? })?;
@@ -359,14 +359,14 @@ impl Epoch {
         Ok(())
     }
 
-    /// From now on only those are told anything.
+    /// From now on only those programs get changes.
     pub(super) fn switch_to_secondary(&mut self) {
         if let Some(next) = self.next.take() {
             self.config = next;
         }
     }
 
-    /// They are told nothing any more.
+    /// Those programs get no change any more.
     pub(super) fn drop_secondary(&mut self) {
         self.next = None;
     }

@@ -10,7 +10,7 @@ use super::{LoadError, kernel, object};
 pub struct Trial {
     pub name: &'static str,
     pub loads: bool,
-    /// What the kernel followed to verify it, where it tells (Linux 5.16): the earliest warning of a program that grows too
+    /// What the kernel followed to verify it, where it reports that (Linux 5.16): the earliest warning of a program that grows too
     /// large.
     pub instructions: Option<u32>,
     /// Why it does not load.

@@ -1,4 +1,4 @@
-//! What virtio_net does not say by an error.
+//! What virtio_net does not report as an error.
 
 use std::fs;
 

@@ -42,13 +42,13 @@ impl HeldAddress {
         Self { ifindex, address, prefix_len: PREFIX_LEN, vip: true }
     }
 
-    /// The address of all hosts of its network (RFC 919); `None`: in a network this small there is none.
+    /// The address of all hosts of its network (RFC 919); `None` if the network is too small to have one.
     pub fn broadcast(&self) -> Option<Ipv4Addr> {
         let hosts = u32::MAX.checked_shr(self.prefix_len.into()).unwrap_or(0);
         (hosts > 1).then(|| Ipv4Addr::from(u32::from(self.address) | hosts))
     }
 
-    /// What a message of the kernel tells of; `None`: no IPv4 address.
+    /// The address that a message of the kernel is about; `None` if it is no IPv4 address.
     pub(super) fn of(message: &AddressMessage) -> Option<Self> {
         let mut address = None;
         let mut vip = false;
@@ -82,7 +82,7 @@ impl Netlink {
         Ok(answers.iter().filter_map(held).collect())
     }
 
-    /// Gives a device a VIP's address. False: it has that already, from whomever.
+    /// Adds a VIP's address to a device. `false` if the device has it already, whoever set it.
     pub async fn add_vip(&self, device: &Device, vip: Ipv4Addr) -> Result<bool, NetError> {
         let mut request = self.handle().address().add(device.ifindex, IpAddr::V4(vip), PREFIX_LEN);
         request.message_mut().attributes.push(AddressAttribute::Protocol(OURS));

@@ -1,4 +1,4 @@
-//! Gratuitous ARP: tells a VIP's neighbours at which MAC address it is now (RFC 5227, section 2.3; RFC 5944, 4.6).
+//! Gratuitous ARP: announces a VIP's present MAC address to its neighbours (RFC 5227, section 2.3; RFC 5944, 4.6).
 
 use std::{
     collections::HashMap,

@@ -1,5 +1,5 @@
-//! Lists of the kernel's, whole. The kernel tells a long list in parts, and says where it changed between two of them
-//! (`NLM_F_DUMP_INTR`): some of it may be missing then, and it is asked for again.
+//! Complete netlink dumps. The kernel sends a long list in parts, and marks a list that changed between two of them
+//! (`NLM_F_DUMP_INTR`): entries may be missing then, and it is asked for again.
 
 use futures::StreamExt;
 use netlink_packet_core::{NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
@@ -8,7 +8,7 @@ use rtnetlink::{Error, Handle};
 
 use super::{NetError, netlink::failed};
 
-/// So often a list is asked for.
+/// How often a list is asked for at most.
 const TRIES: u32 = 20;
 
 /// All that a request lists. The handle's connection must forward the ends of lists, which may be what tells of a change.
@@ -21,7 +21,7 @@ pub(super) async fn dump(
         .await
 }
 
-/// A list as it was told, `None` where it changed meanwhile.
+/// The list; `None` if it changed meanwhile.
 async fn attempt(mut handle: Handle, request: RouteNetlinkMessage) -> Result<Option<Vec<RouteNetlinkMessage>>, Error> {
     let mut message = NetlinkMessage::from(request);
     message.header.flags = NLM_F_REQUEST | NLM_F_DUMP;

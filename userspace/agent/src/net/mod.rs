@@ -53,7 +53,7 @@ pub struct Link {
     pub rx_queues: u32,
     /// A veth's other end, where it is in the same namespace: its interface index.
     pub peer: Option<u32>,
-    /// It carries an XDP program, whoever's.
+    /// It carries an XDP program, of vipgate or another.
     pub xdp: bool,
     /// Part of another device, such as a bridge or a bond, which is the router's.
     pub enslaved: bool,
@@ -94,7 +94,7 @@ impl vipgate_state::Devices for Devices {
         Some(self.api)
     }
 
-    /// All but the loopback and vipgate's own, sorted. Empty when the kernel does not tell.
+    /// All but the loopback and vipgate's own, sorted. Empty when the kernel does not list them.
     fn list(&self) -> Vec<String> {
         let Ok(interfaces) = nix::net::if_::if_nameindex() else {
             return Vec::new();
@@ -105,7 +105,7 @@ impl vipgate_state::Devices for Devices {
         names
     }
 
-    /// Empty when the kernel does not tell.
+    /// Empty when the kernel does not list them.
     fn addresses_by_device(&self) -> Vec<(String, Ipv4Addr)> {
         self.own.lock().unwrap_or_else(PoisonError::into_inner).addresses()
     }

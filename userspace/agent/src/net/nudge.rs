@@ -1,5 +1,5 @@
-//! Has the ends of TCP connections that are over speak: who does is answered with a reset by the packet path, and who is silent
-//! would never learn of it.
+//! Makes both ends of TCP connections that are over send a segment. The packet path answers it with a reset; a silent end would
+//! never learn that the connection is over.
 //!
 //! A reset that nobody has asked for would be ignored: it had to have the receiver's very numbers (RFC 5961, section 3), which
 //! nobody here follows. But whoever has the connection answers an acknowledgement outside of its window, as a keep-alive is,
@@ -37,18 +37,18 @@ pub struct Nudger {
 }
 
 impl Nudger {
-    /// In the calling thread's network namespace, with CAP_NET_RAW. Without a socket nobody is nudged, which the log says.
+    /// In the calling thread's network namespace, with CAP_NET_RAW. Without a socket no end is nudged; that is logged.
     pub fn open() -> Self {
         let raw = socket(AddressFamily::Inet, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::Raw);
         match &raw {
-            // Whoever may not have so much has what others have.
+            // Without that privilege the socket keeps the default size.
             Ok(socket) => drop(setsockopt(socket, SndBufForce, &ROOM)),
             Err(error) => warn!(%error, "no raw socket: only who sends learns that its connection was ended"),
         }
         Self { socket: raw.ok(), has_failed: false }
     }
 
-    /// Nudges ends of connections, each given after whom it knows as its peer. What cannot be sent is left out: a full queue, no
+    /// Nudges ends of connections, each given after its peer. What cannot be sent is left out: a full queue, no
     /// route, a filter. Never blocks.
     pub fn nudge(&mut self, ends: impl Iterator<Item = (SocketAddrV4, SocketAddrV4)>) {
         let Some(socket) = &self.socket else {

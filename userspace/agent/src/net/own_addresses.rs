@@ -1,8 +1,8 @@
-//! The addresses that the router has of its own, kept: to list all addresses takes the kernel longer the more VIPs there
-//! are, and who makes a VIP asks each time.
+//! A cache of the router's own addresses: every call that makes a VIP needs them, and to list all addresses takes the kernel
+//! longer the more VIPs there are.
 //!
-//! The kernel puts the announcement of a change into our socket before the change is done, so that who looks there first
-//! sees addresses as they are now. VIPs do not count: they carry vipgate's mark (`address`).
+//! The kernel puts the announcement of a change into our socket before the change is done, so a reader that empties the socket
+//! first sees addresses as they are now. VIPs do not count: they carry vipgate's mark (`address`).
 
 use std::{io, net::Ipv4Addr};
 
@@ -21,14 +21,14 @@ use super::{
 
 type Message = NetlinkMessage<RouteNetlinkMessage>;
 
-/// So often the addresses are listed until they do not change meanwhile.
+/// How often the addresses are listed anew because they changed meanwhile.
 const TRIES: u32 = 20;
 
 #[derive(Debug)]
 pub(super) struct OwnAddresses {
     /// Announces addresses that come and go, and devices, whose names they are listed with.
     announcements: Socket,
-    /// As they were listed last; `None`: they must be listed anew.
+    /// As they were listed last; `None` if they must be listed anew.
     addresses: Option<Vec<(String, Ipv4Addr)>>,
 }
 
@@ -47,7 +47,7 @@ impl OwnAddresses {
         Ok(Self { announcements: listen().map_err(NetError::Open)?, addresses: None })
     }
 
-    /// Each with its device, as they are now. Empty when the kernel does not tell.
+    /// Each with its device, as they are now. Empty when the kernel does not list them.
     pub(super) fn addresses(&mut self) -> Vec<(String, Ipv4Addr)> {
         if self.changed() {
             self.addresses = None;
@@ -58,7 +58,7 @@ impl OwnAddresses {
         self.addresses.clone().unwrap_or_default()
     }
 
-    /// Takes in what was announced; whether any of it concerns what was listed. What can't be read may do so.
+    /// Reads the announcements. `true` if any concerns the addresses; one that can't be read may.
     fn changed(&self) -> bool {
         let mut changed = false;
         loop {
@@ -111,7 +111,7 @@ fn listed() -> io::Result<Vec<(String, Ipv4Addr)>> {
     Err(io::Error::other("the addresses changed each time while the kernel told them"))
 }
 
-/// All addresses; `None`: they changed while the kernel told them.
+/// All addresses; `None` if they changed while the kernel listed them.
 fn dumped() -> io::Result<Option<Vec<HeldAddress>>> {
     let mut question = Message::from(request());
     question.header.flags = NLM_F_REQUEST | NLM_F_DUMP;

@@ -20,7 +20,7 @@ use rtnetlink::{Error, LinkUnspec, LinkVeth};
 
 use super::{Device, Link, NetError, Netlink, dump::dump, netlink::failed, sysctl};
 
-/// Limits whose queues are at one pair.
+/// Limits that share one pair.
 const LIMITS: u32 = 512;
 /// What the names of all ends begin with.
 const PREFIX: &str = "vipgate-q";
@@ -100,7 +100,7 @@ impl Netlink {
         Ok(pairs)
     }
 
-    /// The numbers of those of these pairs whose discipline is not there.
+    /// The numbers of the pairs that lack their discipline.
     pub async fn without_discipline(&self, pairs: &BTreeMap<u32, Pair>) -> Result<BTreeSet<u32>, NetError> {
         let mut bare = BTreeSet::new();
         for (number, pair) in pairs {
@@ -223,7 +223,7 @@ impl Netlink {
         }
     }
 
-    /// Asks for many changes without waiting for each; all are asked for, the first error is told.
+    /// Asks for many changes without waiting for each; all are made; returns the first error.
     async fn ask_all(&self, messages: Vec<RouteNetlinkMessage>, flags: u16) -> Result<(), Error> {
         let mut result = Ok(());
         for batch in messages.chunks(BATCH) {

@@ -63,7 +63,7 @@ impl Settings {
     }
 
     /// Makes a device's reverse-path filtering loose where it is strict: answers of backends that go through the stack, with a VIP as
-    /// their source, come in by another device than the VIP's. True: it was strict, and the programs are to do it. So it stays,
+    /// their source, come in by another device than the VIP's. `true` if it was strict, and the programs are to do it. So it stays,
     /// whoever else starts, until somebody sets it otherwise, which is followed: another value is his from then on.
     pub fn loosen(&self, device: &Device) -> Result<bool, NetError> {
         let Device { ifindex, name, .. } = device;
@@ -111,7 +111,7 @@ impl Settings {
         (count, left)
     }
 
-    /// True: it is as before. What is no record of ours, or of a device that is gone, is only forgotten.
+    /// `true` if it is as before. What is no record of ours, or of a device that is gone, is only forgotten.
     fn restore_one(&self, record: &Path) -> io::Result<bool> {
         let setting = record.file_name().and_then(|name| setting(name.to_str()?));
         let mut restored = false;
@@ -169,21 +169,21 @@ impl Settings {
         self.value(setting).and_then(|value| value.parse().ok()).unwrap_or(0)
     }
 
-    /// As it reads, with single spaces between numbers; `None`: it cannot be read.
+    /// As it reads, with single spaces between numbers; `None` if it cannot be read.
     fn value(&self, setting: &Path) -> Option<String> {
         let text = fs::read_to_string(self.ipv4.join(setting)).ok()?;
         Some(text.split_whitespace().collect::<Vec<_>>().join(" "))
     }
 }
 
-/// The values of before and of ours that a record holds; `None`: it is none.
+/// The values of before and of ours that a record holds; `None` if it is no record.
 fn kept(record: &Path) -> Option<(String, String)> {
     let values = fs::read_link(record).ok()?;
     let (before, ours) = values.to_str()?.split_once(':')?;
     Some((before.to_owned(), ours.to_owned()))
 }
 
-/// The path of the setting that a record is about; `None`: it is no record, or its device is gone.
+/// The path of the setting that a record is about; `None` if it is no record, or its device is gone.
 fn setting(record: &str) -> Option<PathBuf> {
     let Some((ifindex, name)) = record.split_once('-') else {
         return (record == OWN_PORT_RANGE).then(|| record.into());
@@ -223,7 +223,8 @@ pub fn disable_ipv6(device: &str) -> Result<(), NetError> {
     fs::write(&path, "1").map_err(failed)
 }
 
-/// A device's setting; of `all` those of all devices. 0 when it cannot be read: what cannot be read cannot be written either, and that is told.
+/// A device's setting; of `all` those of all devices. 0 when it cannot be read: then it cannot be written either, which is
+/// reported.
 pub fn read(device: &str, name: &str) -> u32 {
     let text = fs::read_to_string(Path::new(IPV4).join(of_device(device, name)));
     text.ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0)

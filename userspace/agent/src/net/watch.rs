@@ -24,11 +24,11 @@ use tracing::warn;
 
 use super::{NetError, address::HeldAddress, dump::dump};
 
-/// Events of so long are told together, so that a storm of them costs few table writes.
+/// Events within this time are reported together, so that a storm of them costs few table writes.
 const BATCH: Duration = Duration::from_millis(3);
 /// Rest between attempts to open a socket that broke.
 const REOPEN: Duration = Duration::from_millis(200);
-/// So seldom it is told that announcements were lost.
+/// Between two log lines about lost announcements.
 const TELL: Duration = Duration::from_secs(1);
 /// Bytes of announcements that the kernel keeps for us: what a routing daemon sets when it starts comes within a moment.
 const ROOM: usize = 8 << 20;
@@ -74,11 +74,11 @@ type Messages = UnboundedReceiver<(NetlinkMessage<RouteNetlinkMessage>, SocketAd
 pub struct Watcher {
     messages: Messages,
     neighbours: Neighbours,
-    /// Noted and not told yet.
+    /// Noted and not reported yet.
     pending: Changes,
     /// Announcements were lost.
     lost: bool,
-    /// When that was told last.
+    /// When that was last logged.
     told: Option<Instant>,
     _reading: Reading,
 }
@@ -184,7 +184,7 @@ async fn subscribe() -> Result<(Messages, Neighbours, Reading), NetError> {
     let (mut connection, handle, messages) = rtnetlink::new_multicast_connection(&GROUPS).map_err(NetError::Open)?;
     // For `dump`.
     connection.set_forward_done(true);
-    // Whom the kernel gives no more has room for less.
+    // Where the kernel grants no more, the default size serves.
     let _ = setsockopt(connection.socket_mut().socket_mut(), sockopt::RcvBufForce, &ROOM);
     let reading = Reading(tokio::spawn(connection).abort_handle());
     // Asked after subscribing: what changes in between is announced.

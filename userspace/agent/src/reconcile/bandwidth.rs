@@ -9,7 +9,7 @@ use crate::net::queue::Class;
 /// is short there.
 const QUEUED_UP_TO: u64 = 10_000_000_000;
 
-/// A limit's rates in bits per second, by direction; `None`: the direction is not limited.
+/// A limit's rates in bits per second, by direction; `None` if the direction is not limited.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rates(pub [Option<u64>; 2]);
 

@@ -1,6 +1,6 @@
-//! The devices that carry the programs: their port numbers, settings and attached programs.
+//! The devices that carry the programs: their numbers, settings and attached programs.
 //!
-//! A device that goes and comes back under its name, as VLAN devices do, is another one to the kernel: it gets its
+//! A device that goes and comes back under its name, as VLAN devices do, is a new one to the kernel: it gets its
 //! program, its settings and its VIPs again when it appears.
 
 use std::{
@@ -24,9 +24,9 @@ pub(super) struct ManagedDevices {
     table: Interfaces,
     settings: Settings,
     interfaces: BTreeMap<u32, Interface>,
-    /// By name: the device as it was set up, and its port number.
+    /// By name: the device as it was set up, and its number.
     ready: BTreeMap<String, (Device, u32)>,
-    /// Why those that are wanted are not.
+    /// Why wanted devices are not set up.
     refused: Refusals,
     /// Devices that got another MAC address while no controller ran.
     moved: BTreeSet<String>,
@@ -35,9 +35,9 @@ pub(super) struct ManagedDevices {
 /// What a sync did.
 #[derive(Debug, Default)]
 pub(super) struct Synced {
-    /// Ports or devices changed: remembered next hops may be wrong.
+    /// Interfaces or devices changed: remembered next hops may be wrong.
     pub(super) changed: bool,
-    /// Some port is strict.
+    /// Some interface filters strictly by the reverse path.
     pub(super) strict: bool,
     /// Devices that were set up anew, came up or have another MAC address: their VIPs are to be announced.
     pub(super) fresh: BTreeSet<String>,
@@ -45,7 +45,7 @@ pub(super) struct Synced {
 }
 
 impl ManagedDevices {
-    /// Learns the ports that the kernel's tables hold.
+    /// Reads the interfaces that the kernel's tables hold.
     pub(super) fn new(plane: Arc<Plane>) -> Result<Self, LoadError> {
         let table = plane.interfaces()?;
         let interfaces = table.list()?;
@@ -76,7 +76,7 @@ impl ManagedDevices {
         &self.refused
     }
 
-    /// Has the router's stack leave the ports alone that source NAT gives to guests.
+    /// Keeps the router's stack from the ports that source NAT gives to guests.
     pub(super) fn reserve_snat_ports(&self) -> Result<(), NetError> {
         self.settings.reserve_snat_ports()
     }
@@ -86,7 +86,7 @@ impl ManagedDevices {
         std::mem::take(&mut self.moved)
     }
 
-    /// Takes a device for one that is to be set up anew.
+    /// Makes the next sync set a device up anew.
     pub(super) fn forget(&mut self, name: &str) {
         self.ready.remove(name);
     }
@@ -103,11 +103,11 @@ impl ManagedDevices {
         self.interfaces.values().any(Interface::is_strict)
     }
 
-    /// Makes devices' reverse-path filtering loose that somebody made strict. True: of some the programs know it otherwise.
+    /// Makes reverse-path filtering loose that somebody made strict. `true` if the programs know a device's setting otherwise.
     pub(super) fn loosen(&self) -> bool {
         let differs = |(device, number): &(Device, u32)| {
             let is_strict = self.interfaces.get(number).is_some_and(Interface::is_strict);
-            // What fails is told when the device is set up.
+            // A failure is reported when the device is set up.
             self.settings.loosen(device).map_or(true, |strict| strict != is_strict)
         };
         self.ready.values().filter(|ready| differs(ready)).count() > 0
@@ -185,8 +185,8 @@ impl ManagedDevices {
         if self.interfaces.get(&number).is_some_and(|port| port.ifindex == device.ifindex && port.mac != device.mac) {
             self.moved.insert(device.name.clone());
         }
-        // The port before the program, so that the first packet finds its way out. Until the hook is known XDP sends by it only
-        // where it did so before, and its program is still there.
+        // The interface before the program, so that the first packet finds its way out. Until the hook is known, XDP sends by it only
+        // if it did so before and its program is still there.
         let is_xdp = self.plane.hook() != Hook::Tc && self.takes_frames(device.ifindex) && self.has_xdp(&device.name);
         self.describe(number, device, if is_xdp { Hook::Xdp } else { Hook::Tc }, strict).map_err(text)?;
         self.settings.prepare(device).map_err(|error| refused(error.to_string()))?;
@@ -212,9 +212,9 @@ impl ManagedDevices {
         self.interfaces.values().any(|port| port.ifindex == ifindex && port.takes_frames())
     }
 
-    /// Tells the programs of a device that carries them at this hook. XDP sends frames only where XDP receives them: a driver that
-    /// has native XDP has made room for what comes so, others lose it, and no error tells. `strict`: they filter what comes by it by
-    /// the way back. True: it was not known so.
+    /// Describes a device that carries the programs at this hook to the programs. XDP sends frames only where XDP receives them: a
+    /// driver that runs native XDP has queues for redirected frames, others lose them without an error. `strict`: the programs filter
+    /// by the reverse path. `true` if the description changed.
     fn describe(&mut self, number: u32, device: &Device, hook: Hook, strict: bool) -> Result<bool, TableError> {
         let sockets_only = u16::from(!matches!(hook, Hook::Xdp | Hook::XdpGeneric));
         let Device { ifindex, mtu, mac, .. } = *device;
@@ -238,7 +238,7 @@ impl ManagedDevices {
     }
 }
 
-/// For what no command mends by itself.
+/// A refusal that no single command mends.
 fn refused(reason: String) -> Refusal {
     Refusal { reason, remedy: "journalctl -u vipgate # tells what came before".to_owned() }
 }

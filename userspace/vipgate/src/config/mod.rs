@@ -43,7 +43,7 @@ pub struct Config {
     pub hook: Hook,
     /// How TC programs are put on devices.
     pub tc: TcMode,
-    /// The admin's password, stored at the first start only; `None`: [`DEFAULT_PASSWORD`].
+    /// The admin's password, stored at the first start only; `None` for [`DEFAULT_PASSWORD`].
     pub admin_password: Option<Secret>,
     pub log: Log,
     /// Sizes of the kernel's tables. What is in tables of other sizes is carried over.
@@ -60,7 +60,7 @@ pub struct Log {
     pub packets: Packets,
 }
 
-/// Of which packets that the programs do not send the log tells.
+/// Which packets that the programs do not send are logged.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Packets {
     Off,
@@ -155,7 +155,7 @@ impl Default for Config {
 }
 
 impl Config {
-    /// What a running controller takes over when it is told to read its settings again.
+    /// The settings that a running controller takes over at SIGHUP.
     const FOLLOWED: [&str; 2] = ["log.filter", "log.packets"];
 
     /// Reads the file: the one named, which must exist, else [`DEFAULT_FILE`] if it is there.

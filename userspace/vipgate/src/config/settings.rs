@@ -14,7 +14,7 @@ pub(super) struct Setting {
     pub(super) shown_as: &'static str,
     /// Its value is not repeated in errors.
     pub(super) secret: bool,
-    /// Takes a value, or says what to give instead.
+    /// Takes a value; the error says what to give instead.
     pub(super) set: fn(&mut Config, &str) -> Result<(), String>,
     pub(super) get: fn(&Config) -> String,
 }

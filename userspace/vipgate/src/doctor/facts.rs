@@ -27,7 +27,7 @@ pub(super) struct Facts {
     pub(super) hook: Hook,
     pub(super) bpffs: String,
     pub(super) bpffs_is_mounted: bool,
-    /// `net.core.bpf_jit_enable`; `None`: not told in this namespace.
+    /// `net.core.bpf_jit_enable`; `None` if this namespace does not show it.
     pub(super) jit: Option<u32>,
     /// The kernel describes its types, which newer features of the loader want.
     pub(super) btf: bool,
@@ -42,7 +42,7 @@ pub(super) struct Facts {
     pub(super) arp_announce: u32,
     /// The packet filter's rules.
     pub(super) filter: Filter,
-    /// Connections that the kernel tracks in this namespace; `None`: the module is not loaded.
+    /// Connections that the kernel tracks in this namespace; `None` if the module is not loaded.
     pub(super) tracked: Option<u32>,
     pub(super) cpus: u32,
     /// Those that there could be, for which drivers keep queues.
@@ -52,7 +52,7 @@ pub(super) struct Facts {
     pub(super) lost: Vec<String>,
     /// Devices that the running controller wants and cannot set up.
     pub(super) refused: Refusals,
-    /// How crowded the flow table is; `None`: there is none yet.
+    /// How crowded the flow table is; `None` if there is none yet.
     pub(super) flows: Option<Crowding>,
     /// Flow entries that there may be.
     pub(super) largest_flows: u32,

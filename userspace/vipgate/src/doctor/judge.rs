@@ -152,7 +152,7 @@ fn network(facts: &Facts, findings: &mut Vec<Finding>) {
     }
 }
 
-/// Who answers for VIPs, and who speaks for them; `serve` sees to it when it takes a device over.
+/// Which devices answer and announce VIPs by ARP; `serve` sets that when it takes a device over.
 fn arp(facts: &Facts, findings: &mut Vec<Finding>) {
     if facts.devices.iter().all(|device| device.hook.is_none()) {
         return;

@@ -1,8 +1,8 @@
-//! `vipgate doctor`: what hinders this router, and the command that mends it.
+//! `vipgate doctor`: the problems of this router, and the command that fixes each.
 //!
 //! [`facts`] reads the kernel and its devices, and loads our programs apart from those in use, to know; [`judge`] is pure:
-//! facts in, findings out; [`filter`] is its part about the packet filter, [`flows`] that about the flow table. Changes nothing, and needs no
-//! running controller: the managed devices are those with a pinned link, and those that a running controller says it cannot set
+//! facts in, findings out; [`filter`] judges the packet filter, [`flow_table`] the flow table. Changes nothing, and needs no
+//! running controller: the managed devices are those with a pinned link, and those that a running controller cannot set
 //! up; before the first start, every Ethernet device that is up is a candidate.
 
 mod facts;
@@ -35,17 +35,17 @@ pub enum Severity {
     Error,
 }
 
-/// Something that hinders.
+/// A problem.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Finding {
     pub severity: Severity,
-    /// The device that it is about; `None`: the router.
+    /// The device that it is about; `None` for the router.
     pub device: Option<String>,
     /// The same for every finding of its kind.
     pub check: &'static str,
-    /// What is wrong and what comes of it.
+    /// What is wrong, and the consequence.
     pub problem: String,
-    /// The command that mends it, or what to do.
+    /// The command that fixes it, or what to do.
     pub remedy: String,
 }
 
@@ -53,7 +53,7 @@ pub struct Finding {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Examined {
     pub name: String,
-    /// The hook of its pinned link; `None`: no program of vipgate is on it.
+    /// The hook of its pinned link; `None` if no program of vipgate is on it.
     pub hook: Option<String>,
     /// Why it has that hook, or which one it is to get, and why.
     pub why: String,
@@ -119,6 +119,6 @@ impl fmt::Display for Report {
             let device = device.as_ref().map_or_else(String::new, |device| format!("{device}: "));
             writeln!(f, "{severity:<8} {device}{problem}\n         -> {remedy}")?;
         }
-        if self.defects() == 0 { writeln!(f, "well     nothing hinders this router") } else { Ok(()) }
+        if self.defects() == 0 { writeln!(f, "ok       no problems found") } else { Ok(()) }
     }
 }

@@ -35,7 +35,7 @@ pub(crate) struct Wanted {
     #[arg(long, value_name = "ADDRESS[/LENGTH]")]
     client: Option<Network>,
 
-    /// Connections that this backend answers, or those of a network; of outward ones that is who outside the guest talks to
+    /// Connections that this backend answers, or those of a network; of outward ones the outside end that the guest talks to
     #[arg(long, value_name = "ADDRESS[/LENGTH]")]
     backend: Option<Network>,
 

@@ -26,7 +26,7 @@ use crate::loader::{
 /// Of a smaller flow table's slots so many percent may be taken at first: up to then every flow finds one.
 const FILLED: usize = 70;
 
-/// The sizes nearest to the wanted ones that hold what is there; says which are not as wanted.
+/// The sizes nearest to the wanted ones that hold what is there; logs those that differ from the wanted ones.
 pub(super) fn that_fit(dir: &PinDir, held: Sizes, wanted: Sizes) -> Result<Sizes, LoadError> {
     let tables = Tables::open(dir)?;
     let services = tables.services()?;

@@ -4,7 +4,7 @@
 //! 1. New tables are made beside the old ones, in a directory of their own, and filled (`contents`). Tables whose size stays
 //!    are shared.
 //! 2. If the flow table is one of the new: every device gets programs that make flows in the old table, and find them in
-//!    both. So whoever has programs of the next step is understood by those that have not.
+//!    both. So programs of this step find what programs of the next step make.
 //! 3. Every device gets programs that use the new tables, and find flows in both. From the first of them on there is no way
 //!    back: connections are in both tables.
 //! 4. When the last packet has left the old tables, what they counted is brought over, and their connections are carried
@@ -12,12 +12,12 @@
 //! 5. The new directory takes the old one's place. Programs that know only the new tables come with the next attachment, or
 //!    at once where devices are attached already.
 //!
-//! A controller that is killed leaves programs that do their work, at whatever step; the directories' names tell the next
+//! A controller that is killed leaves programs that do their work, at whatever step; the directories' names show the next
 //! one how far it was (`bpffs`). Before step 3 it starts over, later it goes on.
 //!
 //! All tables get their sizes before anything else writes them. The flow table gets others while the controller runs
-//! ([`resize_flows`]): all else is shared, so that who holds other tables need not know of it. Only [`Epoch`] is told, as it
-//! speaks to programs of both; whoever has the flow table open opens it again.
+//! ([`resize_flows`]): all else is shared, so that holders of other tables need not know of it. Only [`Epoch`]
+//! takes part, as it writes for programs of both tables; holders of the flow table must open it again.
 
 mod contents;
 
@@ -39,14 +39,14 @@ use super::{
     tables::Epoch,
 };
 
-/// Finishes, or undoes, what a controller that ended in the middle of it has left.
+/// Finishes, or undoes, a resize that a controller left half done.
 pub(super) fn resume(dir: &PinDir) -> Result<(), LoadError> {
     let carried = dir.at(Stage::Carried);
     dir.at(Stage::New).remove()?;
     if carried.exists() && dir.exists() {
         info!("going on with a change of the tables' sizes");
         let sizes = object::sizes_of_pins(&carried, Sizes::default())?;
-        let mut programs = bridging(&carried, sizes, dir)?;
+        let mut programs = with_secondary(&carried, sizes, dir)?;
         finish(dir, &carried, &mut programs, &Begun::default())?;
     } else if carried.exists() {
         carried.rename(dir)?;
@@ -70,11 +70,11 @@ pub(super) fn resize(dir: &PinDir, wanted: Sizes) -> Result<(), LoadError> {
     Ok(())
 }
 
-/// Gives the flow table another size while the reconciler works: the programs that devices have then. `None`: the table stays
+/// Gives the flow table another size while the reconciler works: the programs that devices have then. `None` if the table stays
 /// as it was, since it cannot be made, or does not hold what is there.
 ///
 /// # Errors
-/// What came when there was no way back: only a start of the controller goes on from there.
+/// An error after the point of no return: only a start of the controller goes on from there.
 pub(super) fn resize_flows(
     dir: &PinDir,
     held: Sizes,
@@ -100,7 +100,7 @@ pub(super) fn resize_flows(
     Ok(Some(programs))
 }
 
-/// All steps; the old directory stays. False: the new tables cannot be made, and all is as it was.
+/// All steps; the old directory stays. `false` if the new tables cannot be made, and all is as it was.
 fn change(dir: &PinDir, held: Sizes, sizes: Sizes, epoch: &Mutex<Epoch>) -> Result<bool, LoadError> {
     let new = dir.at(Stage::New);
     let (mut programs, begun) = match prepare(dir, held, &new, sizes, epoch) {
@@ -130,7 +130,7 @@ fn prepare(
 ) -> Result<(Programs, Begun), LoadError> {
     new.make()?;
     object::make_resized(dir, held, new, sizes)?;
-    let mut programs = bridging(new, sizes, dir)?;
+    let mut programs = with_secondary(new, sizes, dir)?;
     attach::load_all(dir, &mut programs)?;
     if held.flows != sizes.flows {
         let mut first = object::prepare_with_secondary(dir, held, Some((new, sizes.flows)))?;
@@ -143,7 +143,7 @@ fn prepare(
 }
 
 /// The programs of step 3.
-fn bridging(next: &PinDir, sizes: Sizes, dir: &PinDir) -> Result<Programs, LoadError> {
+fn with_secondary(next: &PinDir, sizes: Sizes, dir: &PinDir) -> Result<Programs, LoadError> {
     let old = object::sizes_of_pins(dir, sizes)?;
     let is_shared = object::is_shared(maps::FLOWS, dir, next)?;
     object::prepare_with_secondary(next, sizes, (!is_shared).then_some((dir, old.flows)))

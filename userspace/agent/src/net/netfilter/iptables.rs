@@ -11,7 +11,7 @@ const PRINTS: &str = "iptables-legacy-save";
 /// Names the tables of this network namespace that such rules have been in.
 const TABLES: &str = "/proc/self/net/ip_tables_names";
 
-/// The table that filters; `None`: this kernel has none of that kind. The error is why it could not be read.
+/// The filter table; `None` if this kernel has none of that kind. The error says why it could not be read.
 pub(super) fn read() -> Result<Option<Table>, String> {
     if !fs::read_to_string(TABLES).is_ok_and(|names| names.lines().any(|name| name == "filter")) {
         return Ok(None);

@@ -1,6 +1,6 @@
 //! What the router's packet filter does to packets that the programs hand to the kernel's stack: the doctor asks.
 //!
-//! [`nftables`] reads the kernel's rules, [`iptables`] those of its predecessor, which a program of that name must tell;
+//! [`nftables`] reads the kernel's rules, [`iptables`] those of its predecessor, which only the program of that name can list;
 //! iptables' own on nftables are read as nftables'. Reads only. A rule is understood as far as it names devices and asks for
 //! the state of a connection; of all other conditions it is not known whether a packet meets them.
 
@@ -25,7 +25,7 @@ pub enum Hook {
 pub struct Packet<'a> {
     /// The name of the device by which it comes.
     pub from: &'a str,
-    /// That by which it leaves; `None`: it is the router's.
+    /// That by which it leaves; `None` if it is for the router itself.
     pub to: Option<&'a str>,
     /// It is the first one of its connection.
     pub is_new: bool,
@@ -219,7 +219,7 @@ impl Walk<'_> {
         Outcome::Undecided
     }
 
-    /// Whether the packet meets all conditions of a rule; false: perhaps; `None`: it does not.
+    /// `Some(true)` if the packet meets all conditions of a rule, `Some(false)` if that is not certain, `None` if it does not.
     fn meets(&self, rule: &Rule) -> Option<bool> {
         let mut is_met = true;
         for condition in &rule.conditions {

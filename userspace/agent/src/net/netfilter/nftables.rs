@@ -1,4 +1,4 @@
-//! The rules of nftables, as the kernel tells them (linux/netfilter/nf_tables.h).
+//! The rules of nftables, as the kernel lists them (linux/netfilter/nf_tables.h).
 
 use std::{collections::BTreeMap, fs, io};
 
@@ -65,7 +65,7 @@ fn list(socket: &Socket, request: u16, mut take: impl FnMut(u8, Attributes<'_>))
     }
 }
 
-/// What a message says that tells of an error: its number below zero.
+/// The error that a message carries: its number below zero.
 fn refused(payload: &[u8]) -> io::Error {
     let number = payload.first_chunk().map_or(0, |number| i32::from_ne_bytes(*number));
     io::Error::from_raw_os_error(-number)

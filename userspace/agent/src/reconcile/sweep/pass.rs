@@ -13,7 +13,7 @@ use super::{
 };
 use crate::loader::FlowTable;
 
-/// Connections after which a slice ends whose sides are to be nudged, by four segments each.
+/// A slice ends after so many connections with sides to nudge, by four segments each.
 pub(super) const BURST: usize = 64;
 
 /// IANA protocol number.
@@ -27,7 +27,7 @@ pub(super) struct Pass<'a> {
     shortest_idle: u32,
     /// In a deep pass.
     pub(super) count: Option<Count>,
-    /// The flows of connections whose sides are to be nudged.
+    /// The flows of connections with sides to nudge.
     pub(super) untold: Vec<[FlowKey; 2]>,
 }
 
@@ -36,7 +36,7 @@ impl<'a> Pass<'a> {
         let idles = (0..table.backend_count())
             .filter_map(|number| table.backend(number))
             .filter(|b| b.addr != 0 && !b.is_down());
-        // What takes all protocols has the shortest for ICMP.
+        // A backend that takes all protocols has its shortest timeout for ICMP.
         let idles = idles.map(|backend| if backend.takes_all() { ICMP_IDLE } else { backend.idle_timeout });
         let shortest_idle = idles.fold(u32::MAX, u32::min);
         let count = deep.then(|| Count::start(table));
@@ -57,7 +57,7 @@ impl<'a> Pass<'a> {
             State::Closed | State::Resumed => CLOSED,
             State::Reset => RESET.min(self.shortest_idle),
             State::Opening | State::Answered => HALF_OPEN,
-            // Were the other direction over, its slot would see to both.
+            // If the other direction is over, its slot ends both.
             _ => self.shortest_idle,
         };
         if self.count.is_none() && !Word::has_passed(word.age(now), shortest, self.hz) {
@@ -68,7 +68,7 @@ impl<'a> Pass<'a> {
         };
         let backend = self.table.backend(flow.backend()).unwrap_or_default();
         if self.table.word(flow.peer).is_some_and(|word| word.state() == State::Busy) {
-            // Whoever has the other direction in hand may be about to end the connection, or put it back. The next pass sees.
+            // A program that changes the other direction may be about to end the connection, or put it back. The next pass sees.
             return self.note(word, &flow, &backend);
         }
         let peer = self.peer(slot, &flow);
@@ -147,10 +147,10 @@ impl<'a> Pass<'a> {
     }
 }
 
-/// True for a connection of an elastic IP: whichever side sends next, its segment makes the flows anew, so that it ends for none of
-/// them by being idle.
+/// True for a connection of an elastic IP: the next segment of either side makes the flows anew, so that being idle ends it for
+/// neither.
 fn goes_on(flows: [&Flow; 2], backend: &Backend) -> bool {
-    // Of a network with source NAT the backend is the VIP.
+    // The backend of a network with source NAT is the VIP.
     let is_masked = |flow: &Flow| flow.mark.is_outward() && flow.new_src == backend.addr;
     backend.takes_all() && !flows.into_iter().any(is_masked)
 }

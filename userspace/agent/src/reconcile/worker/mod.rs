@@ -224,7 +224,7 @@ impl<S: Source> Worker<S> {
         Ok(worker)
     }
 
-    /// Serves commands until told to stop, until nobody is left to give any, or until the sweeper has ended by itself.
+    /// Serves commands until one stops it, until all senders are gone, or until the sweeper has ended by itself.
     pub(super) async fn run(mut self, mut queue: mpsc::Receiver<Command>) {
         let stops = loop {
             let next = self.next_retry();

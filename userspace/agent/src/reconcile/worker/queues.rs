@@ -1,7 +1,7 @@
 //! The queues of bandwidth limits: there before the meters that lead to them, and until no meter does.
 //!
 //! The kernel may have no HTB, or the queues' devices no names that are free: then the limits are kept without queues, which is
-//! told once, and what needs them is tried again at the next start.
+//! logged once, and tried again at the next start.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -101,7 +101,7 @@ impl<S: Source> Worker<S> {
         }
     }
 
-    /// Makes the queues again whose discipline somebody took off: nothing announces that.
+    /// Makes queues again that lost their discipline: the kernel does not announce that.
     pub(super) async fn restore_disciplines(&mut self) {
         let bare = self.net.without_discipline(&self.queues.pairs).await.unwrap_or_else(|error| {
             warn!(%error, "cannot see whether all queues have their discipline");
@@ -147,7 +147,7 @@ impl<S: Source> Worker<S> {
         self.drop_classes(stale).await;
     }
 
-    /// The same for those that an earlier controller left, when all VIPs have been applied.
+    /// Removes the queues that an earlier controller left, when all VIPs have been applied.
     pub(super) async fn remove_left_queues(&mut self) {
         let stale = self.queues.classes.iter().filter(|(_, rate)| **rate == 0).map(|(minor, _)| *minor).collect();
         self.drop_classes(stale).await;
@@ -224,7 +224,7 @@ impl<S: Source> Worker<S> {
         Ok(())
     }
 
-    /// Brings the program to the device at which a pair's queues end, and tells the meters where they begin.
+    /// Attaches the program to the device at which a pair's queues end, and sets the device at which they begin in the meters.
     async fn lead_to(&self, number: u32, pair: Option<Pair>) -> Result<(), String> {
         self.with_kernel(move |kernel: &mut Kernel| match pair {
             Some(Pair { sending, receiving }) => {
