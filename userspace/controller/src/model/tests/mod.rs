@@ -2,6 +2,7 @@
 //! the REST layer, and SQL reads what they stored.
 
 mod accounts;
+mod dispatch;
 mod eips;
 mod invariants;
 mod lifecycle;
