@@ -1,6 +1,6 @@
 //! The reconciler: what is stored comes to be in the kernel, what is not goes, whatever happened before.
 
-use std::{collections::BTreeSet, net::Ipv4Addr, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, net::Ipv4Addr, sync::Arc};
 
 use aya::maps::{Array, Map, MapData, MapError};
 use futures::future::join_all;
@@ -26,14 +26,14 @@ use crate::{
 };
 
 /// A room with a device r0 and what a test looks at.
-struct Bench {
-    room: Room,
-    plane: Arc<Plane>,
-    desired: Desired,
+pub(crate) struct Bench {
+    pub(crate) room: Room,
+    pub(crate) plane: Arc<Plane>,
+    pub(crate) desired: Desired,
 }
 
 impl Bench {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let room = Room::enter();
         room.veth("r0", "c0", "10.0.0.1/24");
         room.veth("r1", "b0", "10.0.1.254/24");
@@ -41,26 +41,26 @@ impl Bench {
         Self { room, plane, desired: Desired::with_devices(&["r0", "r1"]) }
     }
 
-    fn start(&self) -> Reconciler {
+    pub(crate) fn start(&self) -> Reconciler {
         let started =
             self.room.run(Reconciler::start(Arc::clone(&self.plane), self.desired.clone(), HealthChecks::default()));
         started.expect("starts")
     }
 
-    fn apply(&self, reconciler: &Reconciler, vips: &[&str]) -> Result<(), ApplyError> {
+    pub(crate) fn apply(&self, reconciler: &Reconciler, vips: &[&str]) -> Result<(), ApplyError> {
         let vips: BTreeSet<String> = vips.iter().map(ToString::to_string).collect();
         let reconciler = reconciler.clone();
         self.room.run(async move { reconciler.apply(vips).await })
     }
 
     /// A pinned map.
-    fn map<M: TryFrom<Map, Error = MapError>>(&self, name: &str) -> M {
+    pub(crate) fn map<M: TryFrom<Map, Error = MapError>>(&self, name: &str) -> M {
         let data = MapData::from_pin(self.plane.pins().join(name)).expect("pinned");
         Map::from_map_data(data).and_then(M::try_from).expect("of that kind")
     }
 
     /// The ring of each service by VIP and port; `None` for a Disabled VIP. Without what keeps sockets from VIPs.
-    fn services(&self) -> Vec<(Ipv4Addr, u16, Option<Vec<u32>>)> {
+    pub(crate) fn services(&self) -> Vec<(Ipv4Addr, u16, Option<Vec<u32>>)> {
         let tables = self.plane.tables().expect("opens");
         let mut services: Vec<_> = tables
             .services()
@@ -79,7 +79,7 @@ impl Bench {
     }
 
     /// The sources by device, first address and prefix length: VIP and kind.
-    fn snat_rules(&self) -> Vec<(u32, Ipv4Addr, u32, Ipv4Addr, u8)> {
+    pub(crate) fn snat_rules(&self) -> Vec<(u32, Ipv4Addr, u32, Ipv4Addr, u8)> {
         let sources = self.plane.tables().and_then(|tables| Ok(tables.snat_rules()?)).expect("readable");
         let mut sources: Vec<_> = sources
             .into_iter()
@@ -93,19 +93,19 @@ impl Bench {
     }
 
     /// The numbers of bits of interest that are set: to, from, out.
-    fn address_filter(&self) -> [u32; 3] {
+    pub(crate) fn address_filter(&self) -> [u32; 3] {
         let words: Array<MapData, u64> = self.map(maps::INTEREST);
         let words: Vec<u64> = (0..words.len()).map(|at| words.get(&at, 0).expect("inside")).collect();
         // Beside each other are an address's bits: to, from, out and own.
         [0, 1, 2].map(|kind| words.iter().map(|word| (word & 0x1111_1111_1111_1111 << kind).count_ones()).sum())
     }
 
-    fn has_address(&self, device: &str, host: u8) -> bool {
+    pub(crate) fn has_address(&self, device: &str, host: u8) -> bool {
         self.room.show(&format!("-4 -o address show dev {device}")).contains(&format!(" 10.0.0.{host}/32 "))
     }
 }
 
-fn address(host: u8) -> Ipv4Addr {
+pub(crate) fn address(host: u8) -> Ipv4Addr {
     Ipv4Addr::new(10, 0, 0, host)
 }
 
@@ -202,109 +202,6 @@ fn a_vip_on_a_device_that_is_missing_fails_and_heals_when_it_appears() {
 }
 
 #[test]
-fn a_device_made_anew_gets_everything_back() {
-    let bench = Bench::new();
-    bench.desired.put(vip(5, "r0", [1]));
-    let _reconciler = bench.start();
-    let before = bench.plane.interfaces().and_then(|ports| Ok(ports.list()?)).expect("readable");
-    bench.room.ip("link del r0");
-    bench.room.wait("the port to go", || {
-        let ports = bench.plane.interfaces().and_then(|ports| Ok(ports.list()?)).expect("readable");
-        (ports.len() < before.len()).then_some(())
-    });
-    bench.room.veth("r0", "c0", "10.0.0.1/24");
-    bench.room.wait("the address and the program", || {
-        let attached = bench.plane.attached().expect("a list").iter().any(|(_, name)| name == "r0");
-        (attached && bench.has_address("r0", 5)).then_some(())
-    });
-}
-
-#[test]
-fn an_address_that_somebody_removes_comes_back() {
-    let bench = Bench::new();
-    bench.desired.put(vip(5, "r0", [1]));
-    let _reconciler = bench.start();
-    bench.room.ip("address del 10.0.0.5/32 dev r0");
-    bench.room.wait("the address", || bench.has_address("r0", 5).then_some(()));
-}
-
-#[test]
-fn devices_that_nothing_wants_lose_their_programs() {
-    let bench = Bench::new();
-    let reconciler = bench.start();
-    assert_eq!(bench.plane.attached().expect("a list").len(), 2);
-    bench.desired.set_devices(&["r1"]);
-    bench.room.run(async move { reconciler.devices_changed().await }).expect("applied");
-    assert_eq!(bench.plane.attached().expect("a list"), [(Hook::Tc, "r1".to_owned())]);
-    assert_eq!(bench.plane.interfaces().and_then(|ports| Ok(ports.list()?)).expect("readable").len(), 1);
-}
-
-#[test]
-fn a_change_of_mtu_reaches_the_ports() {
-    let bench = Bench::new();
-    let _reconciler = bench.start();
-    bench.room.ip("link set dev r0 mtu 1400");
-    bench.room.wait("the port's MTU", || {
-        let ports = bench.plane.interfaces().and_then(|ports| Ok(ports.list()?)).expect("readable");
-        ports.values().any(|port| port.mtu == 1400).then_some(())
-    });
-}
-
-#[test]
-fn a_neighbour_that_moves_makes_flows_look_again() {
-    let bench = Bench::new();
-    let _reconciler = bench.start();
-    let epoch = || bench.plane.epoch().and_then(|epoch| Ok(epoch.get()?)).expect("readable").epoch;
-    bench.room.ip("neighbour replace 10.0.1.1 lladdr 02:00:00:00:00:01 dev r1 nud reachable");
-    let before = epoch();
-    bench.room.ip("neighbour replace 10.0.1.1 lladdr 02:00:00:00:00:02 dev r1 nud reachable");
-    bench.room.wait("a new epoch", || (epoch() != before).then_some(()));
-}
-
-#[test]
-fn a_new_vip_is_announced_to_its_neighbours() {
-    let bench = Bench::new();
-    let far = bench.room.far("c0", "10.0.0.2/24");
-    let reconciler = bench.start();
-    bench.desired.put(vip(5, "r0", []));
-    bench.apply(&reconciler, &["vip-5"]).expect("applied");
-    // The far end takes gratuitous ARP for news, and nobody there asked.
-    let known = bench.room.wait("the VIP among the neighbours", || {
-        Some(far.run("ip neighbour show 10.0.0.5")).filter(|shown| shown.contains("lladdr"))
-    });
-    let own = bench.room.show("-br link show dev r0");
-    let mac = own.split_whitespace().nth(2).expect("a MAC address");
-    assert!(known.contains(mac), "{known} should name {mac}");
-}
-
-#[test]
-fn the_neighbours_of_backends_are_resolved_before_the_first_packet() {
-    let bench = Bench::new();
-    let _far = bench.room.far("b0", "10.0.1.1/24");
-    let reconciler = bench.start();
-    bench.desired.put(vip(5, "r0", [1]));
-    bench.apply(&reconciler, &["vip-5"]).expect("applied");
-    bench.room.wait("the backend's neighbour entry", || {
-        bench.room.show("neighbour show 10.0.1.1 dev r1").contains("REACHABLE").then_some(())
-    });
-}
-
-#[test]
-fn a_neighbour_that_the_operator_set_for_good_stays_so() {
-    let bench = Bench::new();
-    let _far = bench.room.far("b0", "10.0.1.2/24");
-    bench.room.ip("neighbour add 10.0.1.1 lladdr 02:00:00:00:00:01 dev r1 nud permanent");
-    let reconciler = bench.start();
-    bench.desired.put(vip(5, "r0", [1, 2]));
-    bench.apply(&reconciler, &["vip-5"]).expect("applied");
-    // Neighbours are confirmed in the order of their addresses.
-    bench.room.wait("the second backend's neighbour entry", || {
-        bench.room.show("neighbour show 10.0.1.2 dev r1").contains("REACHABLE").then_some(())
-    });
-    assert!(bench.room.show("neighbour show 10.0.1.1 dev r1").contains("PERMANENT"));
-}
-
-#[test]
 fn flows_of_a_vip_that_goes_are_swept_at_once() {
     let bench = Bench::new();
     let reconciler = bench.start();
@@ -341,103 +238,6 @@ fn flows_of_a_vip_that_goes_are_swept_at_once() {
         (gone(3) && gone(11)).then_some(())
     });
     assert_eq!((table.backend_loads().get(51).live(), table.service_loads().get(5)), (0, 0), "and once only");
-}
-
-#[test]
-fn a_sweeper_that_fails_ends_the_reconciler() {
-    let bench = Bench::new();
-    // Which tells it the time.
-    bench.plane.refuse(&[maps::PROGRAM_CLOCK]);
-    let reconciler = bench.start();
-    let ended = async move { tokio::time::timeout(Duration::from_secs(10), reconciler.ended()).await };
-    bench.room.run(ended).expect("it has ended");
-}
-
-#[test]
-fn what_fails_is_told_and_tried_again() {
-    let bench = Bench::new();
-    let reconciler = bench.start();
-    let mut too_many = vip(5, "r0", [1]);
-    too_many.listeners[0].backends[0].number = u32::MAX;
-    bench.desired.put(too_many);
-    let error = bench.apply(&reconciler, &["vip-5"]).expect_err("no such number");
-    assert!(error.to_string().contains("10.0.0.5") && error.to_string().contains("4294967295"), "{error}");
-    // Nobody asks again, but what is stored is possible now.
-    bench.desired.put(vip(5, "r0", [1]));
-    bench.room.wait("the VIP", || (!bench.services().is_empty() && bench.has_address("r0", 5)).then_some(()));
-}
-
-#[test]
-fn a_vip_whose_device_cannot_be_set_up_says_why() {
-    let bench = Bench::new();
-    bench.room.ip("link add br0 type bridge");
-    bench.room.ip("link set br0 up");
-    bench.desired.set_devices(&["r0", "r1", "br0"]);
-    let plane = bench.room.open(Hook::Xdp).expect("opens");
-    let reconciler = bench.room.run(Reconciler::start(plane, bench.desired.clone(), HealthChecks::default()));
-    let reconciler = reconciler.expect("starts");
-    for (host, device, words) in
-        [(5, "br0", "the driver of br0 cannot run XDP programs"), (6, "gone0", "no such device on this router")]
-    {
-        bench.desired.put(vip(host, device, [1]));
-        bench.desired.set_devices(&["r0", "r1", "br0", device]);
-        let error = bench.apply(&reconciler, &[&format!("vip-{host}")]).expect_err("its device cannot have XDP");
-        assert!(error.to_string().contains(&format!("its device {device} is not set up: ")), "{error}");
-        assert!(error.to_string().contains(words), "{error}");
-    }
-}
-
-#[test]
-fn managed_devices_get_the_settings_that_the_packet_path_needs() {
-    let bench = Bench::new();
-    let _reconciler = bench.start();
-    // A process of the room's namespace reads its /proc/sys/net.
-    let read = |name: &str| {
-        let path = format!("/proc/sys/net/ipv4/conf/r0/{name}");
-        std::fs::read_to_string(path).expect("readable").trim().to_owned()
-    };
-    assert_eq!(read("forwarding"), "1");
-    assert_eq!(read("accept_local"), "1");
-    assert_ne!(read("rp_filter"), "1");
-}
-
-#[test]
-fn a_stopped_reconciler_says_so() {
-    let bench = Bench::new();
-    let reconciler = bench.start();
-    let stopped = reconciler.clone();
-    bench.room.run(async move { stopped.shutdown().await });
-    assert_eq!(bench.apply(&reconciler, &["vip-5"]), Err(ApplyError::Stopped));
-}
-
-#[test]
-fn a_store_that_cannot_be_read_changes_nothing_and_is_read_again() {
-    let bench = Bench::new();
-    bench.desired.put(vip(5, "r0", [1]));
-    let reconciler = bench.start();
-    let before = bench.services();
-    bench.desired.remove("vip-5");
-    bench.desired.put(vip(6, "r0", [1]));
-    bench.desired.set_broken(true);
-    let error = bench.apply(&reconciler, &["vip-5", "vip-6"]).expect_err("no answer from the store");
-    assert!(matches!(&error, ApplyError::Source { reason } if reason.contains("on fire")), "{error}");
-    assert_eq!(bench.services(), before);
-    bench.desired.set_broken(false);
-    bench.room.wait("both changes", || {
-        (!bench.has_address("r0", 5) && bench.has_address("r0", 6) && bench.services().len() == 1).then_some(())
-    });
-}
-
-#[test]
-fn a_vip_that_cannot_be_read_fails_alone() {
-    let bench = Bench::new();
-    let reconciler = bench.start();
-    (5..8).for_each(|host| bench.desired.put(vip(host, "r0", [1])));
-    bench.desired.spoil(Some("vip-6"));
-    assert!(matches!(bench.apply(&reconciler, &["vip-5", "vip-6", "vip-7"]), Err(ApplyError::Source { .. })));
-    assert_eq!([5, 6, 7].map(|host| bench.has_address("r0", host)), [true, false, true]);
-    bench.desired.spoil(None);
-    bench.room.wait("the third", || bench.has_address("r0", 6).then_some(()));
 }
 
 #[test]
