@@ -11,7 +11,7 @@ use crate::{
     maps::{CONFIG, DIRECT},
     outward,
     parse::TCP,
-    pipeline::Arrival,
+    types::Arrival,
     verifier::opaque,
 };
 

@@ -9,7 +9,8 @@ use vipgate_abi::{Be32, flow::FlowKey};
 
 use crate::{
     packet::Packet,
-    route::{self, FibContext, FibQuery, Rewritten},
+    route::{self, FibContext, FibQuery},
+    types::Rewritten,
 };
 
 /// Gives a new connection a source of the router's, if its answers would not come back otherwise. True: it needs a port there.

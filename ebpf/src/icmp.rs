@@ -19,14 +19,13 @@ use vipgate_abi::{
 use crate::{
     direct, ingress,
     maps::{BACKENDS, CONFIG},
-    offset::{self, TAG_LEN},
     packet::{ETH_LEN, L4_OFFSET, Packet, load, load_address, load_length, store, store_address},
     parse::{FRAGMENT_OFFSET, IPV4, TCP, UDP, VERSION_IHL, ethertype, has_options, has_ports},
     portless::{DCCP, UDP_LITE},
-    refused,
-    route::{self, Rewritten},
-    table,
+    refused, route, table,
+    types::Rewritten,
     verifier::opaque,
+    vlan::{self, TAG_LEN},
 };
 
 pub const ICMP: u8 = 1;
@@ -142,7 +141,7 @@ fn try_send<P: Packet>(packet: &mut P, outer: &Rewritten) -> Result<i32, Reason>
         return Err(Reason::NoNeighbour);
     };
     let end = packet.data_end();
-    let (data, shift) = offset::behind_tag(packet.data(), end);
+    let (data, shift) = vlan::behind_tag(packet.data(), end);
     if data + L4_OFFSET > end {
         return Err(Reason::Malformed);
     }
@@ -180,7 +179,7 @@ pub fn translate_error<P: Packet>(packet: &mut P, is_own: bool, outer: &mut Rewr
     }
     packet.pull(LONGEST);
     let end = packet.data_end();
-    let (data, shift) = offset::behind_tag(packet.data(), end);
+    let (data, shift) = vlan::behind_tag(packet.data(), end);
     if data + L4_OFFSET > end {
         return NONE;
     }
@@ -297,7 +296,7 @@ pub fn translate_error<P: Packet>(packet: &mut P, is_own: bool, outer: &mut Rewr
 #[inline(always)]
 fn is_icmp<P: Packet>(packet: &P) -> bool {
     let end = packet.data_end();
-    let (data, _) = offset::behind_tag(packet.data(), end);
+    let (data, _) = vlan::behind_tag(packet.data(), end);
     // SAFETY: within the IPv4 header's fixed part, which is checked first.
     data + L4_OFFSET <= end && ethertype(data) == IPV4 && unsafe { load::<u8>(data + ETH_LEN + 9) } == ICMP
 }

@@ -18,11 +18,11 @@ use vipgate_abi::{
 use crate::{
     address_filter, atomic,
     maps::CONFIG,
-    offset,
     packet::{ETH_LEN, L4_OFFSET, Packet, load_address},
     parse::{IPV4, ethertype},
     route::{self, FibContext, FibQuery},
     verifier::opaque,
+    vlan,
 };
 
 /// True for a packet whose source no host can have (RFC 1812, section 5.3.7), or whose source is the router's: a VIP, that it is
@@ -49,7 +49,7 @@ pub fn is_own<P: Packet>(packet: &P, addr: Be32) -> bool {
 #[inline(always)]
 pub fn final_reason<P: Packet>(packet: &P, reason: Reason) -> Reason {
     let end = packet.data_end();
-    let (data, _) = offset::behind_tag(packet.data(), end);
+    let (data, _) = vlan::behind_tag(packet.data(), end);
     if data + L4_OFFSET > end || ethertype(data) != IPV4 {
         return reason;
     }

@@ -23,6 +23,7 @@ mod atomic;
 pub mod clock;
 pub mod count;
 mod direct;
+mod forward;
 mod fragment;
 mod hairpin;
 pub mod icmp;
@@ -31,7 +32,8 @@ mod load;
 pub mod log;
 pub mod maps;
 pub mod meter;
-mod offset;
+mod odd_headers;
+mod open;
 mod options;
 pub mod outward;
 pub mod packet;
@@ -48,7 +50,9 @@ pub mod service;
 pub mod table;
 pub mod tc;
 mod tcp;
+pub mod types;
 mod verifier;
+mod vlan;
 pub mod xdp;
 
 #[cfg(target_arch = "bpf")]

@@ -17,10 +17,10 @@ use vipgate_abi::{
 use crate::{
     atomic, clock,
     maps::{CONFIG, LAST_TOLD},
-    offset::behind_tag,
     packet::{ETH_LEN, L4_OFFSET, Packet, load, load_address},
     parse::{FRAGMENT_OFFSET, IPV4, ethertype, has_ports},
     verifier::opaque,
+    vlan::behind_tag,
 };
 
 /// Nanoseconds between two records with one reason.

@@ -28,41 +28,8 @@ use crate::{
     parse::{FRAGMENT_OFFSET, Headers, MORE_FRAGMENTS, has_ports},
     route,
     table::Slot,
+    types::Queue,
 };
-
-/// The queue that a packet is to meet, one number: device, congestion, class.
-#[derive(Clone, Copy)]
-pub struct Queue(pub u64);
-
-impl Queue {
-    /// None.
-    pub const NONE: Self = Self(0);
-    /// It is long: who can be told shall be.
-    const CONGESTED: u64 = 1 << 31;
-    /// Major number of the queues' discipline.
-    const MAJOR: u32 = 1 << 16;
-
-    #[inline(always)]
-    pub fn device(self) -> u32 {
-        (self.0 >> 32) as u32
-    }
-
-    /// The class, as a socket buffer's priority names it.
-    #[inline(always)]
-    pub fn class(self) -> u32 {
-        Self::MAJOR | self.0 as u16 as u32
-    }
-
-    #[inline(always)]
-    pub fn is_none(self) -> bool {
-        self.0 == Self::NONE.0
-    }
-
-    #[inline(always)]
-    pub fn is_congested(self) -> bool {
-        self.0 & Self::CONGESTED != 0
-    }
-}
 
 /// [`charge_or_queue`]'s answers besides a queue's.
 const PASS: u64 = Queue::NONE.0;

@@ -6,6 +6,7 @@ use vipgate_abi::counters::Reason;
 
 use crate::{
     packet::Packet,
+    types::OptionsBuffer,
     verifier::{below_64, counted, opaque},
 };
 
@@ -17,16 +18,13 @@ const STRICT_SOURCE_ROUTE: u8 = 137;
 /// Bytes of options that a header has at most.
 const LONGEST: usize = 40;
 
-/// Room for a header's options, for as much as the verifier takes them for, and for what ends them.
-pub type Room = [u64; 64 / size_of::<u64>() + 1];
-
 /// [`examine`]'s answer where there is nothing to refuse; else it is a reason's number.
 pub const KEPT: u32 = u32::MAX;
 
 /// What a packet's options, so many bytes (a header's: 1 to 40) at this offset, make of it.
 #[inline(always)]
 pub fn examine<P: Packet>(packet: &P, offset: u32, length: u32) -> u32 {
-    let mut room: Room = [END as u64; _];
+    let mut room: OptionsBuffer = [END as u64; _];
     // 1 to 64, as the verifier sees it.
     let length = below_64((length as usize).wrapping_sub(1)) + 1;
     if !packet.copy(offset, &mut room, length) {

@@ -28,14 +28,14 @@ use vipgate_abi::{
 use crate::{
     address_filter, direct, fragment, ingress,
     maps::{BACKENDS, CONFIG, SOURCES},
-    offset,
     packet::{ETH_LEN, L4_OFFSET, Packet, load_address},
     parse::{IPV4, RST, TCP, UDP, ethertype, parse},
-    pipeline::Arrival,
     ports,
-    route::{self, FibContext, Rewritten},
-    table::{self, Connection},
+    route::{self, FibContext},
+    table,
+    types::{Arrival, Connection, Rewritten},
     verifier::opaque,
+    vlan,
 };
 
 /// A packet without a flow, to an address without a service, from or to one that [may be translated](may_be_translated): the connection
@@ -220,7 +220,7 @@ pub fn may_be_translated(src: Be32) -> bool {
 #[inline(always)]
 pub fn is_untranslated<P: Packet>(packet: &mut P) -> bool {
     let end = packet.data_end();
-    let (data, _) = offset::behind_tag(packet.data(), end);
+    let (data, _) = vlan::behind_tag(packet.data(), end);
     if data + L4_OFFSET > end || ethertype(data) != IPV4 {
         return false;
     }

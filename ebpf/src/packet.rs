@@ -4,7 +4,10 @@ use core::ffi::c_void;
 
 use vipgate_abi::{Be32, counters::Reason, interface::Interface};
 
-use crate::{meter::Queue, options, pipeline::Arrival, table::Connection, verifier};
+use crate::{
+    types::{Arrival, Connection, OptionsBuffer, Queue},
+    verifier,
+};
 
 /// Length of the Ethernet header, in bytes.
 pub const ETH_LEN: usize = 14;
@@ -35,9 +38,9 @@ pub trait Packet {
     fn holds(&self, data: usize, shift: usize, ip_len: usize) -> bool;
 
     /// Copies so many bytes from this offset, wherever they are; false: the frame has not all of them.
-    fn copy(&self, offset: u32, room: &mut options::Room, length: usize) -> bool;
+    fn copy(&self, offset: u32, room: &mut OptionsBuffer, length: usize) -> bool;
 
-    /// [`options::examine`] for this packet; a global function as [`Self::open`] is.
+    /// [`options::examine`] for this packet; a global function as [`Self::open_inbound`] is.
     fn examine_options(&self, offset: u32, length: u32) -> u32;
 
     /// False: the frame is not addressed to the device that it came by, as far as the hook knows without asking a
@@ -81,12 +84,12 @@ pub trait Packet {
     /// Removes the frame's tag, over which the Ethernet header was written: direct addresses are void after it.
     fn untag(&mut self);
 
-    /// [`pipeline::open`](crate::pipeline::open) for this packet.
+    /// [`open::inbound`](crate::open::inbound) for this packet.
     ///
     /// A *global* function of the hook's own (see `verifier`): one that also takes the context and pointers to numbers.
-    fn open(&self, arrival: &Arrival, new: &mut Connection) -> u64;
+    fn open_inbound(&self, arrival: &Arrival, new: &mut Connection) -> u64;
 
-    /// [`pipeline::open_outbound`](crate::pipeline::open_outbound) for this packet; the same kind of function.
+    /// [`open::outbound`](crate::open::outbound) for this packet; the same kind of function.
     fn open_outbound(&self, arrival: &Arrival, new: &mut Connection) -> u64;
 
     /// [`ingress::reverse_path`](crate::ingress::reverse_path) for this packet; the same kind of function.

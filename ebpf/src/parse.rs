@@ -5,8 +5,10 @@ use vipgate_abi::{counters::Reason, flow::FlowKey};
 use crate::{
     fragment,
     icmp::ICMP,
-    offset,
+    odd_headers,
     packet::{ETH_LEN, L4_OFFSET, Packet, load, load_address, load_length},
+    types::Arrival,
+    vlan,
 };
 
 pub const TCP: u8 = 6;
@@ -34,7 +36,7 @@ pub const FRAGMENT_OFFSET: u16 = 0x1fffu16.to_be();
 /// transport header's, where `l4_len` is not 0.
 #[derive(Clone, Copy)]
 pub struct Headers {
-    /// Address of the Ethernet header: where it would be without a tag ([`offset`]).
+    /// Address of the Ethernet header: where it would be without a tag ([`vlan`]).
     pub data: usize,
     pub key: FlowKey,
     /// 0 for other protocols; of a later fragment, and of ICMP that is no request, those of plain data.
@@ -59,6 +61,20 @@ pub fn opens(protocol: u8, tcp_flags: u8) -> bool {
         TCP => flags == SYN,
         ICMP => flags == 0,
         _ => true,
+    }
+}
+
+impl Arrival {
+    /// True for what opens a flow.
+    #[inline(always)]
+    pub fn opens(&self) -> bool {
+        opens(self.key.protocol, self.tcp_flags as u8)
+    }
+
+    /// True for a segment of a connection that is under way, and for what answers.
+    #[inline(always)]
+    pub fn resumes(&self) -> bool {
+        self.tcp_flags as u8 & (SYN | ACK | RST) == ACK
     }
 }
 
@@ -104,7 +120,7 @@ pub fn parse<P: Packet>(packet: &mut P) -> Result<Headers, Reason> {
         return Err(if data + ETH_LEN <= end && ethertype(data) != IPV4 { Reason::NotIpv4 } else { Reason::Malformed });
     }
     if ethertype(data) != IPV4 {
-        return if offset::is_tag(ethertype(data)) { offset::parse(packet) } else { Err(Reason::NotIpv4) };
+        return if vlan::is_tag(ethertype(data)) { odd_headers::parse(packet) } else { Err(Reason::NotIpv4) };
     }
     // SAFETY: within the first L4_OFFSET bytes, checked above.
     if !unsafe { packet.may_be_for_device(data) } {
@@ -113,11 +129,11 @@ pub fn parse<P: Packet>(packet: &mut P) -> Result<Headers, Reason> {
     // SAFETY: as above.
     let version_ihl: u8 = unsafe { load(data + ETH_LEN) };
     if version_ihl != VERSION_IHL {
-        return if has_options(version_ihl) { offset::parse(packet) } else { Err(Reason::Malformed) };
+        return if has_options(version_ihl) { odd_headers::parse(packet) } else { Err(Reason::Malformed) };
     }
     // SAFETY: as above.
     if !has_ports(unsafe { load(data + ETH_LEN + 9) }) {
-        return offset::parse(packet);
+        return odd_headers::parse(packet);
     }
     parse_at(packet, Layout { data, end, shift: 0, header_len: 20 })
 }

@@ -74,7 +74,7 @@ pub fn parse<P: Packet>(packet: &P, layout: &Layout) -> Result<Headers, Reason> 
 }
 
 /// What is left of such a packet's rewriting after its IPv4 header: an ICMP query's identifier, and its checksum, which
-/// covers no addresses. `l4` is where its first fragment has the ICMP header, `ports` are as in `offset::rewrite`.
+/// covers no addresses. `l4` is where its first fragment has the ICMP header, `ports` are as in `odd_headers::rewrite`.
 #[inline(always)]
 pub fn rewrite(l4: usize, end: usize, ports: u32) {
     if l4 + icmp::HEADER_LEN > end {

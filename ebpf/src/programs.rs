@@ -13,10 +13,9 @@ use vipgate_pipeline::{
     maps::CONFIG,
     meter, outward,
     packet::Packet,
-    pipeline,
-    route::Rewritten,
-    service,
+    pipeline, service,
     tc::TcPacket,
+    types::Rewritten,
     xdp::{BY_NEIGHBOUR, GENERIC, NATIVE, XdpPacket},
 };
 

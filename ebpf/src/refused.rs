@@ -11,9 +11,9 @@ use vipgate_abi::{flow::FlowKey, refused::OriginalDestination};
 use crate::{
     clock::jiffies,
     maps::{CONFIG, REFUSED},
-    route::Rewritten,
     secondary,
     table::Slot,
+    types::Rewritten,
     verifier::opaque,
 };
 

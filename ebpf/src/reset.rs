@@ -12,10 +12,10 @@ use core::mem::size_of;
 use vipgate_abi::{Be16, Be32, checksum::fold, counters::Reason};
 
 use crate::{
-    offset::{TAG_LEN, behind_tag},
     packet::{ETH_LEN, L4_OFFSET, Packet, load, load_address, load_length, store, store_address},
     parse::{ACK, DONT_FRAGMENT, FIN, FRAGMENT_OFFSET, Headers, RST, SYN, TCP, TCP_LEN, VERSION_IHL, opens},
     tc::TcPacket,
+    vlan::{TAG_LEN, behind_tag},
 };
 
 /// A reset's frame: no data, no options, no tags.

@@ -10,11 +10,11 @@ use aya_ebpf::{
     helpers::bpf_fib_lookup,
 };
 use vipgate_abi::{
-    Be16, Be32,
+    Be32,
     backend::{self, BackendWay},
     checksum::delta16,
     config::Config,
-    flow::{Flow, FlowKey, Hop, Target},
+    flow::{Flow, Hop, Target},
     interface::{self, Interface},
     maps::NEXT_HOPS,
 };
@@ -25,6 +25,7 @@ use crate::{
     ingress,
     maps::{BACKEND_ROUTES, BACKENDS, CONFIG, CONFIRMED, PORT_NUMBERS, PORTS},
     packet::{ETH_LEN, Packet, copy_mac, load, store},
+    types::{Rewritten, Route},
     verifier::opaque,
 };
 
@@ -85,35 +86,6 @@ impl FibQuery {
         let size = size_of::<FibLookup>() as i32;
         // SAFETY: the context is the running program's, the parameters live on the stack.
         unsafe { bpf_fib_lookup(context.hook, self.fib(), size, flags) as u32 }
-    }
-}
-
-/// The way out of a flow.
-#[derive(Clone, Copy)]
-pub struct Route {
-    /// Index of PORTS, and whether the next hop is [`DUE`].
-    interface: u16,
-    /// All zero: nobody knows its address yet.
-    pub next_hop: [u8; 6],
-}
-
-/// Beside a port's number: the next packet goes by the kernel's neighbour table, which looks whether the next hop is there.
-const DUE: u16 = 1 << 15;
-
-impl Route {
-    /// To be filled in.
-    pub const UNKNOWN: Self = Self { interface: interface::STACK, next_hop: [0; 6] };
-
-    /// Index of PORTS.
-    #[inline(always)]
-    pub const fn number(&self) -> u16 {
-        self.interface & !DUE
-    }
-
-    /// The next hop is to be confirmed.
-    #[inline(always)]
-    pub const fn is_due(&self) -> bool {
-        self.interface & DUE != 0
     }
 }
 
@@ -199,31 +171,6 @@ fn is_due(next_hop: Be32) -> bool {
     }
     // SAFETY: as above.
     unsafe { atomic::compare_and_swap32(confirmed, before, now) && before != 0 }
-}
-
-/// What a packet looks like once it is rewritten.
-#[derive(Clone, Copy)]
-pub struct Rewritten {
-    pub src: Be32,
-    pub dst: Be32,
-    pub sport: Be16,
-    pub dport: Be16,
-}
-
-impl Rewritten {
-    /// To be filled in.
-    pub const UNSET: Self = Self { src: 0, dst: 0, sport: 0, dport: 0 };
-
-    #[inline(always)]
-    pub fn by(flow: &Flow) -> Self {
-        Self { src: flow.new_src, dst: flow.new_dst, sport: flow.new_sport, dport: flow.new_dport }
-    }
-
-    /// The key of the other direction, whose packets answer this one.
-    #[inline(always)]
-    pub fn reply_key(&self, key: &FlowKey) -> FlowKey {
-        FlowKey { src: self.dst, dst: self.src, sport: self.dport, dport: self.sport, ..*key }
-    }
 }
 
 /// Finds the way out for what a packet becomes, the epoch to store with it: one that is always old when the answer may soon
@@ -360,7 +307,7 @@ fn ask(context: FibContext, protocol: u8, rewritten: &Rewritten, known: &mut Ans
             let mut interface = interface_number(fib.ifindex).unwrap_or(interface::STACK);
             // SAFETY: a union of plain integers; the kernel has put the next hop there.
             if interface != interface::STACK && is_due(unsafe { fib.__bindgen_anon_4.ipv4_dst }) {
-                interface |= DUE;
+                interface |= Route::DUE;
             }
             known.route = Route { interface, next_hop: fib.dmac };
             LASTING

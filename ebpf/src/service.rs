@@ -15,7 +15,7 @@ use vipgate_abi::{
 use crate::{
     address_filter, atomic, load,
     maps::{BACKENDS, CURSORS, RINGS, SERVICE_LOAD, SERVICES},
-    pipeline::Arrival,
+    types::Arrival,
 };
 
 /// How many backends a least-connections choice compares; beyond it a window that moves with the flow's hash.

@@ -14,15 +14,12 @@ use aya_ebpf::{
 use vipgate_abi::{Be32, checksum::fold, counters::Reason, interface::Interface};
 
 use crate::{
-    count, ingress,
-    meter::Queue,
-    offset::{self, TAG_LEN},
-    options,
+    count, ingress, open, options,
     packet::{ETH_LEN, Packet, load, load_address, store},
-    pipeline::{self, Arrival},
     reset,
-    table::Connection,
+    types::{Arrival, Connection, OptionsBuffer, Queue},
     verifier::opaque,
+    vlan::{self, TAG_LEN},
     xdp::{BY_NEIGHBOUR, HANDED_OVER},
 };
 
@@ -62,7 +59,7 @@ impl Packet for TcPacket {
     }
 
     #[inline(always)]
-    fn copy(&self, offset: u32, room: &mut options::Room, length: usize) -> bool {
+    fn copy(&self, offset: u32, room: &mut OptionsBuffer, length: usize) -> bool {
         // SAFETY: the context is the running program's, the memory the caller's.
         unsafe { bpf_skb_load_bytes(self.0.skb.skb.cast(), offset, room.as_mut_ptr().cast(), length as u32) == 0 }
     }
@@ -153,7 +150,7 @@ impl Packet for TcPacket {
         // SAFETY: reading fields of the running program's context.
         unsafe {
             (*self.0.skb.skb).vlan_present != 0
-                && (offset::names_vlan((*self.0.skb.skb).vlan_tci) || offset::is_tag((*self.0.skb.skb).protocol as u16))
+                && (vlan::names_vlan((*self.0.skb.skb).vlan_tci) || vlan::is_tag((*self.0.skb.skb).protocol as u16))
         }
     }
 
@@ -181,8 +178,8 @@ impl Packet for TcPacket {
     }
 
     #[inline(always)]
-    fn open(&self, arrival: &Arrival, new: &mut Connection) -> u64 {
-        open_tc(self.0.skb.skb, arrival, new)
+    fn open_inbound(&self, arrival: &Arrival, new: &mut Connection) -> u64 {
+        open_inbound_tc(self.0.skb.skb, arrival, new)
     }
 
     #[inline(always)]
@@ -271,10 +268,10 @@ impl Packet for TcPacket {
 
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn open_tc(context: *mut __sk_buff, arrival: *const Arrival, new: *mut Connection) -> u64 {
+extern "C" fn open_inbound_tc(context: *mut __sk_buff, arrival: *const Arrival, new: *mut Connection) -> u64 {
     // SAFETY: the caller's pointers are to what it has itself, but the verifier looks at this function alone.
     match unsafe { (arrival.as_ref(), new.as_mut()) } {
-        (Some(arrival), Some(new)) => pipeline::open(&TcPacket(TcContext::new(context)), arrival, new),
+        (Some(arrival), Some(new)) => open::inbound(&TcPacket(TcContext::new(context)), arrival, new),
         _ => Reason::Unroutable as u64,
     }
 }
@@ -284,7 +281,7 @@ extern "C" fn open_tc(context: *mut __sk_buff, arrival: *const Arrival, new: *mu
 extern "C" fn open_outbound_tc(context: *mut __sk_buff, arrival: *const Arrival, new: *mut Connection) -> u64 {
     // SAFETY: as above.
     match unsafe { (arrival.as_ref(), new.as_mut()) } {
-        (Some(arrival), Some(new)) => pipeline::open_outbound(&TcPacket(TcContext::new(context)), arrival, new),
+        (Some(arrival), Some(new)) => open::outbound(&TcPacket(TcContext::new(context)), arrival, new),
         _ => Reason::Unroutable as u64,
     }
 }

@@ -16,14 +16,12 @@ use vipgate_abi::{Be32, checksum, counters::Reason, interface::Interface};
 use crate::{
     ingress,
     maps::TX_PORTS,
-    meter::Queue,
-    offset::TAG_LEN,
-    options,
+    open, options,
     packet::{ETH_LEN, Packet, is_mac, load, store, store_address},
-    pipeline::{self, Arrival},
     route,
-    table::Connection,
+    types::{Arrival, Connection, OptionsBuffer, Queue},
     verifier::opaque,
+    vlan::TAG_LEN,
 };
 
 /// Metadata of a packet that the TC stage is to take: "vgtc".
@@ -66,7 +64,7 @@ impl<const KIND: bool> Packet for XdpPacket<KIND> {
     }
 
     #[inline(always)]
-    fn copy(&self, offset: u32, room: &mut options::Room, length: usize) -> bool {
+    fn copy(&self, offset: u32, room: &mut OptionsBuffer, length: usize) -> bool {
         // SAFETY: the context is the running program's, the memory the caller's.
         unsafe { bpf_xdp_load_bytes(self.context.ctx, offset, room.as_mut_ptr().cast(), length as u32) == 0 }
     }
@@ -148,8 +146,8 @@ impl<const KIND: bool> Packet for XdpPacket<KIND> {
     }
 
     #[inline(always)]
-    fn open(&self, arrival: &Arrival, new: &mut Connection) -> u64 {
-        open_xdp(self.context.ctx, arrival, new)
+    fn open_inbound(&self, arrival: &Arrival, new: &mut Connection) -> u64 {
+        open_inbound_xdp(self.context.ctx, arrival, new)
     }
 
     #[inline(always)]
@@ -223,10 +221,10 @@ impl<const KIND: bool> Packet for XdpPacket<KIND> {
 
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn open_xdp(context: *mut xdp_md, arrival: *const Arrival, new: *mut Connection) -> u64 {
+extern "C" fn open_inbound_xdp(context: *mut xdp_md, arrival: *const Arrival, new: *mut Connection) -> u64 {
     // SAFETY: the caller's pointers are to what it has itself, but the verifier looks at this function alone.
     match unsafe { (arrival.as_ref(), new.as_mut()) } {
-        (Some(arrival), Some(new)) => pipeline::open(&XdpPacket::<NATIVE>::new(XdpContext::new(context)), arrival, new),
+        (Some(arrival), Some(new)) => open::inbound(&XdpPacket::<NATIVE>::new(XdpContext::new(context)), arrival, new),
         _ => Reason::Unroutable as u64,
     }
 }
@@ -236,9 +234,7 @@ extern "C" fn open_xdp(context: *mut xdp_md, arrival: *const Arrival, new: *mut 
 extern "C" fn open_outbound_xdp(context: *mut xdp_md, arrival: *const Arrival, new: *mut Connection) -> u64 {
     // SAFETY: as above.
     match unsafe { (arrival.as_ref(), new.as_mut()) } {
-        (Some(arrival), Some(new)) => {
-            pipeline::open_outbound(&XdpPacket::<NATIVE>::new(XdpContext::new(context)), arrival, new)
-        }
+        (Some(arrival), Some(new)) => open::outbound(&XdpPacket::<NATIVE>::new(XdpContext::new(context)), arrival, new),
         _ => Reason::Unroutable as u64,
     }
 }

@@ -12,32 +12,33 @@ use vipgate_host_kernel::{
 use vipgate_pipeline::{
     icmp, outward,
     packet::Packet as _,
-    pipeline, route,
+    pipeline,
     tc::TcPacket,
+    types::Rewritten,
     xdp::{BY_NEIGHBOUR, NATIVE, XdpPacket},
 };
 
 use crate::{frame::Frame, input::Buffer, judge, refusals, world};
 
-/// Where packets are met.
+/// The hook that sees a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Hook {
     Xdp,
     Tc,
 }
 
-/// A packet that comes in.
+/// A packet that arrives.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Arriving {
     pub(crate) bytes: Vec<u8>,
     pub(crate) ifindex: u32,
-    /// At TC, where it is not simply one frame.
+    /// At TC, if the packet is not simply one frame.
     pub(crate) buffer: Option<Buffer>,
-    /// At XDP, bytes in the first of several buffers.
+    /// At XDP, number of bytes in the first of several buffers.
     pub(crate) first_buffer: Option<usize>,
 }
 
-/// What became of it.
+/// What became of an arriving packet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Outcome {
     pub(crate) verdict: Verdict,
@@ -47,28 +48,28 @@ pub(crate) struct Outcome {
 /// What became of a packet that the stack was about to send.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Departure {
-    /// It was an error about a translated packet, and is translated back.
+    /// True if it was an error about a translated packet, and its quote was translated back.
     pub(crate) translated: bool,
-    /// It leaves.
+    /// True if it leaves.
     pub(crate) leaves: bool,
     pub(crate) bytes: Vec<u8>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
-    /// Up the stack, and why.
+    /// Up the stack, for this reason.
     Pass(Reason),
     Drop(Reason),
     /// Out of the interface of this index.
     Redirect(u32),
-    /// The same, to whom the kernel's neighbour table says.
+    /// The same, to the next hop that the kernel's neighbour table names.
     ByNeighbour(u32),
-    /// It became the reset that answers it, and went back out of the interface that it came by.
+    /// The packet was turned into the reset that answers it, and left by the interface that it came by.
     Reset,
 }
 
 impl Verdict {
-    /// Out of which interface.
+    /// The interface that the packet leaves by.
     pub(crate) fn leaves_by(self) -> Option<u32> {
         match self {
             Self::Redirect(ifindex) | Self::ByNeighbour(ifindex) => Some(ifindex),
@@ -84,7 +85,7 @@ impl Arriving {
         Self { bytes: frame.bytes(), ifindex, buffer: None, first_buffer: None }
     }
 
-    /// Runs it through the pipeline, and through the TC stage's what XDP hands over to that.
+    /// Runs the packet through the pipeline, and again at TC if XDP hands it over.
     pub(crate) fn run(&self, hook: Hook) -> Outcome {
         let mut mark = 0;
         let outcome = self.run_at(hook, &mut mark);
@@ -97,7 +98,7 @@ impl Arriving {
         self.run_at(Hook::Tc, &mut mark)
     }
 
-    /// What the verdict and the counters say together is checked here. `mark` is what the TC stage gets from XDP.
+    /// Runs the packet at one hook, and checks that verdict and counters agree. `mark` is what XDP leaves for the TC stage.
     fn run_at(&self, hook: Hook, mark: &mut u32) -> Outcome {
         let before = world::reasons();
         let last_told = world::last_told();
@@ -148,22 +149,22 @@ impl Arriving {
         (verdict, buffer.on_wire())
     }
 
-    /// Does to it what the egress program does, as if the stack sent it.
+    /// Does what the egress program does with a packet of the stack.
     pub(crate) fn run_at_egress(&self) -> Departure {
         let before = world::reasons();
         let mut buffer = self.socket_buffer();
-        let mut outer = route::Rewritten::UNSET;
+        let mut outer = Rewritten::UNSET;
         let mut packet = TcPacket(buffer.context());
         let is_ours = !packet.is_in_vlan();
         let answer = if is_ours { icmp::translate_error(&mut packet, true, &mut outer) } else { 0 };
         let translated = answer == icmp::TRANSLATED;
         let leaves = !is_ours || answer == icmp::DIRECT || !outward::is_untranslated(&mut packet);
-        assert_eq!(world::reason_since(&before), None, "the stack's own packets are nothing to count");
-        assert_eq!(kernel::take_redirect(), None, "the stack's own packets go their way");
+        assert_eq!(world::reason_since(&before), None, "a packet of the stack was counted");
+        assert_eq!(kernel::take_redirect(), None, "a packet of the stack was redirected");
         Departure { translated, leaves, bytes: buffer.on_wire() }
     }
 
-    /// The same for what the router's stack has made itself.
+    /// The same for a packet that the router's stack created.
     pub(crate) fn run_as_own(&self) {
         let mut buffer = SocketBuffer::new(&self.bytes, self.bytes.len(), self.ifindex).local();
         let mut packet = TcPacket(buffer.context());

@@ -19,38 +19,10 @@ use crate::{
     count,
     load::{self, Counter},
     maps::CONFIG,
-    pipeline::Arrival,
-    route::{Rewritten, Route},
     secondary::is_secondary,
+    types::{Arrival, Connection},
     verifier::opaque,
 };
-
-/// A connection that is to be. Without padding: the verifier of Linux 6.1 wants all of it written.
-#[repr(C)]
-pub struct Connection {
-    /// What its first packet becomes.
-    pub rewritten: Rewritten,
-    /// The way out of its first flow, and the epoch under which that was found.
-    pub route: Route,
-    pub epoch: u16,
-    /// Of the backend.
-    pub generation: u16,
-    /// Index of BACKENDS.
-    pub backend: u32,
-    /// Where its first flow's packets come from, and its answers: as in [`Flow::from`].
-    pub comes_by: u16,
-    pub answers_by: u16,
-    /// A guest began it: its first flow goes outside, not its answers.
-    pub is_outward: bool,
-    /// Its source was chosen among ones that other connections could get at the same moment (rule 9).
-    pub is_exclusive: bool,
-    /// A closed or half-open connection whose answers have the same key gives way. False: there was none when the source was
-    /// chosen, so that one which is there by now is another CPU's that chose the same; or the source may be another one.
-    pub may_replace: bool,
-    pub reserved: bool,
-}
-
-const _: () = assert!(size_of::<Connection>() == 36 && size_of::<Rewritten>() == 12 && size_of::<Route>() == 8);
 
 /// Inserts both directions of a new connection, and counts it: what [`opened`] takes.
 #[inline(always)]

@@ -8,7 +8,7 @@ mod remove;
 mod slot;
 
 pub use self::{
-    insert::{Connection, IS_DUE, insert, inserted_by_other_cpu, opened},
+    insert::{IS_DUE, insert, inserted_by_other_cpu, opened},
     lookup::{ELSEWHERE, lookup, search, search_elsewhere},
     remove::{peer, remove},
     slot::{Slot, found, slot, touch, touch_over, touch_peer},

@@ -22,39 +22,8 @@ use crate::{
     },
     portless,
     verifier::opaque,
+    vlan::{TAG_LEN, behind_tag, is_tag},
 };
-
-/// EtherTypes of VLAN tags, as read from the frame.
-pub const CUSTOMER_TAG: u16 = 0x8100u16.to_be();
-const SERVICE_TAG: u16 = 0x88a8u16.to_be();
-/// Length of a VLAN tag, in bytes.
-pub const TAG_LEN: usize = 4;
-
-/// True for the EtherType of a VLAN tag.
-#[inline(always)]
-pub fn is_tag(ethertype: u16) -> bool {
-    ethertype == CUSTOMER_TAG || ethertype == SERVICE_TAG
-}
-
-/// The part of a tag's TCI that is the VLAN's number, as read from the frame; 0: the tag is a priority tag.
-const VLAN: u16 = 0x0fffu16.to_be();
-
-/// True for a tag control information that names a VLAN, as a number.
-#[inline(always)]
-pub fn names_vlan(tci: u32) -> bool {
-    tci as u16 & u16::from_be(VLAN) != 0
-}
-
-/// Where a frame's Ethernet header would be without its priority tag, and the length of that.
-#[inline(always)]
-pub fn behind_tag(data: usize, end: usize) -> (usize, usize) {
-    if data + ETH_LEN + TAG_LEN > end || !is_tag(ethertype(data)) {
-        return (data, 0);
-    }
-    // SAFETY: checked just above.
-    let tci: u16 = unsafe { load(data + ETH_LEN) };
-    if tci & VLAN != 0 || is_tag(ethertype(data + TAG_LEN)) { (data, 0) } else { (data + TAG_LEN, TAG_LEN) }
-}
 
 /// Parses a packet with a tag or options, or without ports.
 #[inline(always)]
