@@ -1,10 +1,10 @@
-//! What an input's bytes mean: a start, and steps.
+//! Decodes an input: a start, and steps.
 //!
-//! Kept inputs must mean the same tomorrow: a step's number and operands never change, new steps take free numbers, and
-//! a step without meaning is passed over. Operands name things by small numbers (see `world`), so that most inputs
-//! meet services, backends and flows that exist.
+//! Kept inputs must not change their meaning: a step's number and operands never change, new steps take free numbers, and
+//! steps with unknown numbers are skipped. Operands name things by small numbers (see `world`), so that most inputs
+//! use services, backends and flows that exist.
 
-/// A start, and what then happens.
+/// A start, and the steps that follow.
 #[derive(Clone, Debug)]
 pub struct Case {
     /// Seed of the flow table's hash.
@@ -16,7 +16,7 @@ pub struct Case {
 
 #[derive(Clone, Debug)]
 pub enum Step {
-    /// A service's kind and algorithm, and its ring's backends.
+    /// A service's kind and algorithm, and the backends in its selection table.
     Serve {
         service: u8,
         what: u8,
@@ -25,18 +25,17 @@ pub enum Step {
     Withdraw {
         service: u8,
     },
-    /// A number is given to another backend, with one of four ports, whose network is by one device alone (0x30) or by any.
+    /// Another backend gets a number. It has one of four ports, and its network is behind one device (0x30) or any.
     Backend {
         number: u8,
         address: u8,
         port: u8,
     },
-    /// A backend's flows end at once.
+    /// All flows of a backend end.
     EndFlows {
         number: u8,
     },
-    /// A service of one backend, with the shift of its ports, and who may use it: hosts that agree with an address in so
-    /// many bits.
+    /// A port-forwarding rule: one backend, the shift of its ports, and the network that may use it.
     Forward {
         service: u8,
         backend: u8,
@@ -44,7 +43,7 @@ pub enum Step {
         source: u8,
         bits: u8,
     },
-    /// What the kernel says of a network.
+    /// The kernel's route to a network.
     Route {
         network: u8,
         answer: u8,
@@ -79,7 +78,7 @@ pub enum Step {
     Tag {
         tags: Tags,
     },
-    /// Whether a port takes socket buffers only.
+    /// An interface takes socket buffers only, or frames, too.
     SocketsOnly {
         interface: u8,
         only: bool,
@@ -91,17 +90,17 @@ pub enum Step {
         service: u8,
         shape: Shape,
     },
-    /// The answer to a packet that was sent on.
+    /// The answer to a packet that was forwarded.
     Answer {
         to: u8,
         shape: Shape,
     },
-    /// A packet between the same ends as one that was sent on.
+    /// Another packet with the addresses and ports of one that was forwarded.
     Again {
         after: u8,
         shape: Shape,
     },
-    /// An ICMP error about a packet that was sent on, by its receiver or a host on the way.
+    /// An ICMP error about a packet that was forwarded, by its receiver or a host on the path.
     Error {
         about: u8,
         from: u8,
@@ -114,29 +113,29 @@ pub enum Step {
         kind: u8,
         quoted: u8,
     },
-    /// How many connections a service may have; 0: any number.
+    /// The most connections that a service may have; 0 for any number.
     Limit {
         service: u8,
         most: u8,
     },
-    /// At XDP, so many bytes of the next packet are in its first buffer, and the rest in others.
+    /// At XDP, the first buffer of the next packet has this many bytes, and other buffers the rest.
     Buffers {
         first: u16,
     },
-    /// The sweeper removes what was idle for so many jiffies, and what is of past generations.
+    /// The sweeper removes connections that were idle for so many jiffies or are of past generations.
     Sweep {
         idle: u16,
     },
-    /// A service's VIP becomes a guest's elastic IP, for its own connections, too, if `what` says so (0x01): such a guest's
-    /// packets get the VIP by the public or the private device (0x02), or are dropped (0x04). It is by one device alone (0x18).
+    /// A service's VIP becomes a guest's elastic IP; also for the connections that the guest begins, with 0x01 in `what`. The SNAT
+    /// rule is for the public or the private device (0x02), or drops (0x04). The guest is behind one device (0x18) or any.
     Elastic {
         service: u8,
         backend: u8,
         guest: u8,
         what: u8,
     },
-    /// What the hosts that agree with an address in so many bits begin gets a service's VIP, which has services (0x01) or
-    /// has none, by the public or the private device (0x02), or is dropped (0x04). They are by one device alone (0x18).
+    /// A network gets source NAT with a service's VIP, which has services (0x01) or none. The rule is for the public or the private
+    /// device (0x02), or drops (0x04). The network is behind one device (0x18) or any.
     Masquerade {
         service: u8,
         backend: u8,
@@ -144,7 +143,7 @@ pub enum Step {
         bits: u8,
         what: u8,
     },
-    /// What such hosts begin keeps its source again, by the device that `what` says.
+    /// Removes such a rule for the device that `what` names.
     Unmask {
         source: u8,
         bits: u8,
@@ -158,7 +157,7 @@ pub enum Step {
         what: u8,
         shape: Shape,
     },
-    /// The same as the stack sends it.
+    /// The same, but sent by the stack.
     Leave {
         from: u8,
         to: u8,
@@ -166,7 +165,7 @@ pub enum Step {
         what: u8,
         shape: Shape,
     },
-    /// The router's own stack sends to where a packet was sent on, as who it was sent on as.
+    /// The router's own stack sends a packet with the addresses and ports that a forwarded packet left with.
     Own {
         about: u8,
     },
@@ -174,17 +173,16 @@ pub enum Step {
     Socket {
         port: u8,
     },
-    /// The packets of a backend, or of one port of its VIP alone (0x02), count against a bandwidth limit from now on: of what
-    /// comes in, or goes out (0x01), at 8 kbit/s or so many times twice that; or against none (0x04). The limit may be used
-    /// up at this moment (0x08).
+    /// A backend's packets, or those of one port of its VIP (0x02), count against a bandwidth limit from now on, or against none
+    /// (0x04). The limit is inbound or outbound (0x01), at 8 kbit/s doubled so many times. It may be used up right now (0x08).
     Rate {
         backend: u8,
         limit: u8,
         doublings: u8,
         what: u8,
     },
-    /// The next packet is from elsewhere: from an address that no host has, or that the router has (0x0f), or by another device
-    /// than its sender is at (0x30).
+    /// The next packet has a source that no host has, or that is the router's (0x0f), or comes by another device than the one that
+    /// leads to its sender (0x30).
     Astray {
         what: u8,
     },
@@ -220,7 +218,7 @@ impl Tags {
     }
 }
 
-/// What a packet is like beyond its addresses.
+/// A packet's properties beyond its addresses.
 #[derive(Clone, Debug, Default)]
 pub struct Shape {
     pub tcp_flags: u8,
@@ -231,7 +229,7 @@ pub struct Shape {
     pub tcp_options: Option<u8>,
     pub ip_options: Option<u8>,
     pub without_checksum: bool,
-    /// At TC, what a driver never shows at XDP.
+    /// At TC, a socket buffer that XDP never sees.
     pub buffer: Option<Buffer>,
 }
 
@@ -245,11 +243,11 @@ pub struct Buffer {
     pub partial_checksum: bool,
 }
 
-/// Steps of one input. Longer inputs find nothing that several shorter ones do not.
+/// Most steps of one input. Longer inputs find nothing that several shorter ones do not.
 const MAX_STEPS: usize = 64;
 
 impl Case {
-    /// Every sequence of bytes is a case; what follows the last whole step counts for nothing.
+    /// Every sequence of bytes is a case. Bytes after the last complete step are ignored.
     #[must_use]
     pub fn decode(bytes: &[u8]) -> Self {
         let mut reader = Reader(bytes);
@@ -269,7 +267,7 @@ impl Case {
 }
 
 impl Step {
-    /// None: the input ends within the step. `Some(None)`: its number has no meaning.
+    /// `None` if the input ends within the step, `Some(None)` if its number is unknown.
     fn decode(number: u8, input: &mut Reader<'_>) -> Option<Option<Self>> {
         Some(Some(match number & 0x1f {
             0 => {

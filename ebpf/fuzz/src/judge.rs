@@ -1,28 +1,34 @@
-//! What must hold of a packet's way through the pipeline, whatever the packet.
+//! What must hold when a packet passes the pipeline, whatever the packet.
+
+mod opened;
+mod translation;
 
 use vipgate_abi::{
-    backend::Backend,
     counters::Reason,
-    flow::{FlowKey, State},
+    flow::FlowKey,
     interface::Interface,
     meter::{Binding, Metered, OUTBOUND},
-    service::{Kind, Service, ServiceKey},
-    snat::{FIRST_PORT, OWN_PORTS, SnatKind, SnatRule},
+    service::{Service, ServiceKey},
+    snat::SnatRule,
 };
 use vipgate_host_kernel::{
     bindings::{BPF_FIB_LKUP_RET_FRAG_NEEDED, BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_SUCCESS},
     btf_maps::lpm_trie::Key,
-    kernel::{self, Route, Socket},
+    kernel::{self, Route},
 };
 use vipgate_pipeline::maps;
 
+use self::{
+    opened::opened,
+    translation::{quote, translation},
+};
 use crate::{
     errors,
     hook::{Arriving, Departure, Hook, Outcome, Verdict},
-    refusals::{claims_a_guests_source, is_elsewhere, is_forged, is_forwardable, is_martian, is_off_path, refused},
+    refusals::{claims_a_guests_source, is_elsewhere, is_forged, is_forwardable, is_off_path, refused},
     states,
     table::{Slot, Table},
-    wire::{ETH_LEN, ICMP, Ipv4, TCP, UDP, UDP_LITE, add, is_in_vlan, same_sum, sum, untagged, word},
+    wire::{ETH_LEN, ICMP, Ipv4, TCP, UDP, is_in_vlan, untagged, word},
     world,
 };
 
@@ -31,10 +37,10 @@ const SYN: u8 = 0x02;
 const RST: u8 = 0x04;
 const ACK: u8 = 0x10;
 
-/// Jiffies for which a first fragment's ports are believed.
+/// Jiffies for which a first fragment's ports are remembered.
 const FRAGMENTS_LIFETIME: u32 = 4096;
 
-/// A packet's first fragment, which later ones depend on.
+/// A packet's first fragment, by whose ports later fragments are translated.
 #[derive(Debug)]
 struct FirstFragment {
     id: u16,
@@ -42,12 +48,12 @@ struct FirstFragment {
     seen: u32,
 }
 
-/// What is remembered from packet to packet.
+/// Checks packets; remembers what later packets depend on.
 #[derive(Debug)]
 pub(crate) struct Judge {
     hook: Hook,
     first_fragments: Vec<FirstFragment>,
-    /// How many of them the packet path remembers.
+    /// Number of first fragments that the packet path remembers.
     remembered: usize,
 }
 
@@ -56,7 +62,7 @@ impl Judge {
         Self { hook, first_fragments: Vec::new(), remembered: 0 }
     }
 
-    /// Checks one packet that came at this time, between the table before it and the one after.
+    /// Checks one packet that arrived at this time, by the flow table before and after it.
     pub(crate) fn packet(&mut self, came: &Arriving, outcome: &Outcome, now: u32, before: &Table, after: &Table) {
         let translated = judge(came, outcome, now, before, after);
         if translated {
@@ -80,22 +86,25 @@ impl Judge {
         }
     }
 
-    /// Checks what is remembered of a packet that the stack was about to send.
+    /// Checks what the packet path remembers of a packet that the stack was about to send.
     pub(crate) fn departed(&mut self, packet: &Arriving, departure: &Departure) {
         self.remembers(packet, departure.leaves);
     }
 
     fn remembers(&mut self, packet: &Arriving, goes_on: bool) {
         let remembered = maps::FRAGMENTS.count();
-        assert!(goes_on || remembered == self.remembered, "nobody's first fragment is remembered: {packet:?}");
+        assert!(
+            goes_on || remembered == self.remembered,
+            "a first fragment of no connection is remembered: {packet:?}"
+        );
         self.remembered = remembered;
     }
 
-    /// What is translated was addressed to the device that it came by. XDP asks that of each connection once, and only
-    /// whether it is for a group of each packet.
+    /// A translated packet was addressed to the device that it came by. XDP checks the device's address once per connection, and
+    /// the group bit for every packet.
     fn addressee(&self, came: &Arriving, before: &Table) {
         assert_eq!(came.bytes[0] & 1, 0, "addressed to a group");
-        let packet = Ipv4::of_frame(&came.bytes).expect("what is translated is a whole IPv4 packet");
+        let packet = Ipv4::of_frame(&came.bytes).expect("a translated packet is a whole IPv4 packet");
         let ports = packet.ports(&came.bytes);
         let is_known = ports.is_none_or(|ports| before.find(&key(&packet, ports)).is_some());
         if self.hook == Hook::Tc || !is_known && world::is_interface(came.ifindex) {
@@ -103,7 +112,7 @@ impl Judge {
         }
     }
 
-    /// A later fragment goes where a first one went that came not long ago. Several may have come, not all of them whole.
+    /// A later fragment goes where a recent first fragment went. There may have been several, some of them malformed.
     fn later_fragment(&self, packet: &Ipv4, id: u16, new: &[u8], now: u32, table: &Table) {
         let sent = Ipv4::of_frame(new).expect("a translated fragment is a packet");
         let portless = key(packet, (0, 0));
@@ -116,8 +125,8 @@ impl Judge {
     }
 }
 
-/// A packet counts against one limit at most, with what it is on the wire: true when it did. What is over a limit is what a
-/// limit counted as dropped, and nothing else is.
+/// A packet counts against at most one limit, with its size on the wire. It is dropped as over a limit if, and only if, a limit
+/// counted it as dropped. Returns true if the packet was counted.
 pub(crate) fn metered(
     came: &Arriving,
     outcome: &Outcome,
@@ -150,8 +159,8 @@ pub(crate) fn metered(
     };
     let frame = untagged(&came.bytes);
     let packet = Ipv4::of_frame(&frame).expect("only IPv4 has a limit");
-    assert_eq!([packets, bytes], on_wire(came, &packet, &frame), "counted as it is not on the wire");
-    // Whom a limit is about may be told from what it came as, unless it opens its flow.
+    assert_eq!([packets, bytes], on_wire(came, &packet, &frame), "counted with another size than on the wire");
+    // A known flow shows in which direction the packet counts.
     let ports = packet.ports(&frame).filter(|_| packet.offset == 0);
     if let Some(flow) = ports.and_then(|ports| table.find(&key(&packet, ports))) {
         assert_eq!(at % 2 == OUTBOUND, flow.flow.mark.is_outward(), "counted the other way: {flow:?}");
@@ -160,7 +169,7 @@ pub(crate) fn metered(
     true
 }
 
-/// The frames that a packet goes out as, and their bytes.
+/// Number of frames that a packet leaves as, and their bytes.
 fn on_wire(came: &Arriving, packet: &Ipv4, frame: &[u8]) -> [u64; 2] {
     let length = packet.end - packet.at;
     let headers = packet.header_len(frame);
@@ -172,10 +181,10 @@ fn on_wire(came: &Arriving, packet: &Ipv4, frame: &[u8]) -> [u64; 2] {
     [frames as u64, (ETH_LEN + length + (frames - 1) * (ETH_LEN + headers)) as u64]
 }
 
-/// Checks one packet by itself: true when it was translated.
+/// Checks one packet by itself. Returns true if it was translated.
 fn judge(came: &Arriving, outcome: &Outcome, now: u32, before: &Table, after: &Table) -> bool {
     let (old, new) = (&came.bytes, &outcome.bytes);
-    let translated = match outcome.verdict {
+    let is_translated = match outcome.verdict {
         Verdict::Drop(reason) => {
             refused(came, reason, before);
             false
@@ -193,55 +202,69 @@ fn judge(came: &Arriving, outcome: &Outcome, now: u32, before: &Table, after: &T
         }
         Verdict::Pass(Reason::NoNeighbour | Reason::OverMtu | Reason::TtlExpired) if old != new => true,
         Verdict::Pass(reason) => {
-            assert_eq!(old, new, "passed up as {reason:?}, yet changed");
-            // For another host, of a VLAN, or unread: the stack refuses it, or another program sees it.
-            let is_unread = reason == Reason::Malformed && came.first_buffer.is_some();
-            let is_others = is_unread || matches!(reason, Reason::OtherHost | Reason::Tagged | Reason::HandedOver);
-            let source = Ipv4::source_of_frame(&untagged(old)).filter(|_| !is_others);
-            assert!(
-                source.is_none_or(|source| !world::OWN.contains(&source)),
-                "passed up as from the router: {came:?}"
-            );
-            // To whom no way leads the stack drops, and whom no network has.
-            let is_stacks = |source: &u32| device_towards(*source).is_none() || source.to_ne_bytes()[0] == 0;
-            let source = source.map(u32::from_ne_bytes).filter(|source| !is_stacks(source));
-            let is_known = matches!(reason, Reason::NoNeighbour | Reason::OverMtu | Reason::TtlExpired);
-            assert!(
-                is_known || source.is_none_or(|source| !is_off_path(came.ifindex, source)),
-                "passed up by another way than back: {came:?}"
-            );
+            passed(came, outcome, reason);
             false
         }
     };
-    assert!(!is_in_vlan(old) || matches!(outcome.verdict, Verdict::Pass(_)), "of a VLAN: the stack's");
-    if translated {
-        let moved = outcome.verdict.leaves_by().is_some();
-        // What leaves has left its tag here, which `sent` saw.
-        let (old, new) = &if moved { (untagged(old), untagged(new)) } else { (old.clone(), new.clone()) };
-        let partial = came.buffer.is_some_and(|buffer| buffer.partial_checksum);
-        let (old_packet, new_packet) = translation(old, new, moved, partial);
-        assert_eq!(old_packet.names_its_way(old), Some(false), "it names its own way: {came:?}");
-        if old_packet.is_error(old) {
-            quote(old, new, &old_packet, false, before);
-            assert!(!is_forged(came, old, &old_packet), "an error from where its connection is not: {came:?}");
-        } else if let (Some(sent), Some(received)) = (old_packet.ports(old), new_packet.ports(new)) {
-            let mut ends = [key(&old_packet, sent), key(&new_packet, received)];
-            // What the stack refuses it gets from who sent it.
-            if let Verdict::Pass(reason @ (Reason::OverMtu | Reason::TtlExpired)) = outcome.verdict
-                && errors::is_refused(reason, &new_packet, new)
-            {
-                assert_eq!((ends[1].src, ends[1].sport), (ends[0].src, ends[0].sport), "the stack tells another");
-                let flow = after.find(&ends[0]).expect("a translated packet has a flow");
-                (ends[1].src, ends[1].sport) = flow.rewritten()[0];
-            }
-            let known = flow(old, &old_packet, &ends, now, before, after);
-            by_its_side(came, &ends[0], known.as_ref(), after);
-        }
+    assert!(!is_in_vlan(old) || matches!(outcome.verdict, Verdict::Pass(_)), "a VLAN's frame did not go to the stack");
+    if is_translated {
+        translated(came, outcome, now, before, after);
     }
-    translated
+    is_translated
 }
 
-/// Checks what the stack sends: turned back or as it was, and stopped where its source may not be seen.
+/// Checks a packet that goes up the stack as it came.
+fn passed(came: &Arriving, outcome: &Outcome, reason: Reason) {
+    let (old, new) = (&came.bytes, &outcome.bytes);
+    assert_eq!(old, new, "passed up as {reason:?}, yet changed");
+    // A packet for another host, of a VLAN, or unparsed: the stack refuses it, or another program gets it.
+    let is_unread = reason == Reason::Malformed && came.first_buffer.is_some();
+    let is_others = is_unread || matches!(reason, Reason::OtherHost | Reason::Tagged | Reason::HandedOver);
+    let source = Ipv4::source_of_frame(&untagged(old)).filter(|_| !is_others);
+    assert!(source.is_none_or(|source| !world::OWN.contains(&source)), "passed up as from the router: {came:?}");
+    // The stack itself drops packets from sources without a route, and from 0.0.0.0/8.
+    let is_stacks = |source: &u32| device_towards(*source).is_none() || source.to_ne_bytes()[0] == 0;
+    let source = source.map(u32::from_ne_bytes).filter(|source| !is_stacks(source));
+    let is_known = matches!(reason, Reason::NoNeighbour | Reason::OverMtu | Reason::TtlExpired);
+    assert!(
+        is_known || source.is_none_or(|source| !is_off_path(came.ifindex, source)),
+        "passed up by another way than back: {came:?}"
+    );
+}
+
+/// Checks a translated packet.
+fn translated(came: &Arriving, outcome: &Outcome, now: u32, before: &Table, after: &Table) {
+    let (old, new) = (&came.bytes, &outcome.bytes);
+    let moved = outcome.verdict.leaves_by().is_some();
+    // A packet that leaves has no tag any more, as `sent` checked.
+    let (old, new) = &if moved { (untagged(old), untagged(new)) } else { (old.clone(), new.clone()) };
+    let partial = came.buffer.is_some_and(|buffer| buffer.partial_checksum);
+    let (old_packet, new_packet) = translation(old, new, moved, partial);
+    assert_eq!(old_packet.names_its_way(old), Some(false), "it has a source route: {came:?}");
+    if old_packet.is_error(old) {
+        quote(old, new, &old_packet, false, before);
+        assert!(!is_forged(came, old, &old_packet), "a forged error was translated: {came:?}");
+    } else if let (Some(sent), Some(received)) = (old_packet.ports(old), new_packet.ports(new)) {
+        let mut ends = [key(&old_packet, sent), key(&new_packet, received)];
+        // A packet that the stack refuses keeps its sender's address.
+        if let Verdict::Pass(reason @ (Reason::OverMtu | Reason::TtlExpired)) = outcome.verdict
+            && errors::is_refused(reason, &new_packet, new)
+        {
+            assert_eq!(
+                (ends[1].src, ends[1].sport),
+                (ends[0].src, ends[0].sport),
+                "the stack's error would go to another host"
+            );
+            let flow = after.find(&ends[0]).expect("a translated packet has a flow");
+            (ends[1].src, ends[1].sport) = flow.rewritten()[0];
+        }
+        let known = flow(old, &old_packet, &ends, now, before, after);
+        by_its_side(came, &ends[0], known.as_ref(), after);
+    }
+}
+
+/// Checks a packet that the stack sends: its quote is translated back or it is unchanged, and it is dropped if its source must not be
+/// seen outside.
 pub(crate) fn departure(came: &Arriving, departure: &Departure, table: &Table) {
     let new = &departure.bytes;
     if departure.translated {
@@ -259,8 +282,7 @@ pub(crate) fn departure(came: &Arriving, departure: &Departure, table: &Table) {
     assert!(departure.leaves == may_leave || answers, "by interface {}: {source:?}", came.ifindex);
 }
 
-/// Whether somebody came to the guest's own address to whom this may be an answer, or an error about what he sent. A later
-/// fragment does not tell.
+/// True if this may be a guest's answer to a client of its own address, or an error to that client. A later fragment may be either.
 fn answers_direct(packet: &Ipv4, bytes: &[u8]) -> bool {
     if packet.is_error(bytes) {
         let quoted = Ipv4::at(bytes, packet.l4 + 8).filter(|quoted| quoted.src == packet.dst);
@@ -271,7 +293,7 @@ fn answers_direct(packet: &Ipv4, bytes: &[u8]) -> bool {
     packet.offset != 0 || packet.ports(bytes).is_some_and(|ports| maps::DIRECT.get_ptr(key(packet, ports)).is_some())
 }
 
-/// Whether it is known that this packet's sender came to its destination's own address.
+/// True if the packet path has noted that this packet's sender talks to its destination's own address.
 pub(crate) fn is_direct(came: &Arriving) -> bool {
     let packet = Ipv4::of_frame(&came.bytes);
     let ports = packet.as_ref().and_then(|packet| packet.ports(&came.bytes));
@@ -279,9 +301,9 @@ pub(crate) fn is_direct(came: &Arriving) -> bool {
     known.is_some_and(|known| maps::DIRECT.get_ptr(known).is_some())
 }
 
-/// What has become known so came by the device by which its destination's packets get another source, and is the stack's.
+/// Such a packet came by the device whose SNAT rule applies to its destination, and the stack gets it.
 pub(crate) fn direct(came: &Arriving, outcome: &Outcome) {
-    let packet = Ipv4::of_frame(&came.bytes).expect("what is known of was read");
+    let packet = Ipv4::of_frame(&came.bytes).expect("a noted packet was parsed");
     let source = world::snat_rule(came.ifindex, u32::from_ne_bytes(packet.dst));
     assert!(source.is_some(), "nothing is translated back to {:?}", packet.dst);
     let is_forged = device_towards(u32::from_ne_bytes(packet.src)).is_none();
@@ -293,7 +315,7 @@ pub(crate) fn direct(came: &Arriving, outcome: &Outcome) {
     assert!(expected, "{:?} of what is to a guest's own address", outcome.verdict);
 }
 
-/// Checks what the router's own packet did to the flows: it ends a guest's whose port it has, and none else.
+/// The router's own packet ends the guest's connection that uses the same port, and no other.
 pub(crate) fn own(came: &Arriving, before: &Table, after: &Table) {
     let packet = Ipv4::of_frame(&came.bytes).expect("the stack makes whole packets");
     let ports = packet.ports(&came.bytes).expect("what was sent on tells its ports");
@@ -303,8 +325,8 @@ pub(crate) fn own(came: &Arriving, before: &Table, after: &Table) {
         mark.is_reply() && !mark.is_outward() && world::backend(held.flow.backend()).addr == key.src
     };
     match before.find(&reversed(&key)).filter(has_its_port) {
-        Some(held) => assert_eq!(&before.without(&held), after, "more or less than the guest's connection ended"),
-        None => assert_eq!(before, after, "a flow that is no guest's ended"),
+        Some(held) => assert_eq!(&before.without(&held), after, "not exactly the guest's connection ended"),
+        None => assert_eq!(before, after, "a flow that does not belong to a guest ended"),
     }
 }
 
@@ -312,11 +334,11 @@ pub(crate) fn interface_of(ifindex: u32) -> Interface {
     (0..4).map(world::interface).find(|interface| interface.ifindex == ifindex).expect("sent out of an interface")
 }
 
-/// A packet that was sent out of a device: to where the kernel routes it with one of these answers, fitting, with its hop
-/// counted. Gives the next hop's address.
+/// Checks a packet that was sent: the kernel's lookup gave one of these results and this interface, and the packet fits its MTU.
+/// Returns the next hop's MAC address.
 fn sent(came: &Arriving, new: &[u8], ifindex: u32, answers: &[u32]) -> [u8; 6] {
-    let packet = Ipv4::of_frame(new).expect("what is sent on is a whole IPv4 packet");
-    let route = kernel::route(packet.dst).expect("what is sent on has a route");
+    let packet = Ipv4::of_frame(new).expect("a packet that is sent is a whole IPv4 packet");
+    let route = kernel::route(packet.dst).expect("a packet that is sent has a route");
     assert!(
         answers.contains(&route.answer) && route.ifindex == ifindex,
         "sent to interface {ifindex} against {route:?}"
@@ -325,117 +347,17 @@ fn sent(came: &Arriving, new: &[u8], ifindex: u32, answers: &[u32]) -> [u8; 6] {
     assert_eq!(new[6..12], interface.mac, "the source is the interface's");
     assert_eq!(packet.at, 14, "it leaves without tags");
     let largest = match came.buffer {
-        // Each segment has a size of its own, which only its sender knows.
+        // GSO_BY_FRAGS: each segment has a size of its own, which only the sender knows.
         Some(buffer) if buffer.segment_size == u16::MAX => 0,
         Some(buffer) if buffer.segment_size != 0 => packet.header_len(new) + usize::from(buffer.segment_size),
         _ => packet.end - packet.at,
     };
-    assert!(largest as u32 <= interface.mtu, "larger than the way out's {}", interface.mtu);
+    assert!(largest as u32 <= interface.mtu, "larger than the interface's MTU of {}", interface.mtu);
     route.gateway.unwrap_or_else(|| kernel::neighbour(packet.dst))
 }
 
-/// Checks that nothing but a translation happened, and that whoever could tell a damaged packet from a good one still can:
-/// every checksum that covers what changed is wrong by as much as before.
-fn translation(old: &[u8], new: &[u8], moved: bool, partial: bool) -> (Ipv4, Ipv4) {
-    let before = Ipv4::of_frame(old).expect("what is translated is a whole IPv4 packet");
-    let after = Ipv4::of_frame(new).expect("a translation leaves a whole IPv4 packet");
-    let mut allowed = vec![before.checksum_and_addresses()];
-    if moved {
-        allowed.extend([0..12, before.at + 8..before.at + 9]);
-        assert!(before.ttl > 1 && after.ttl == before.ttl - 1, "time to live {} after {}", after.ttl, before.ttl);
-    }
-    assert!(same_sum(sum(&old[before.header()]), sum(&new[after.header()])), "the header's checksum is another");
-    let (old_l4, new_l4) = (&old[before.l4..before.end], &new[after.l4..after.end]);
-    if before.is_error(old) {
-        allowed.push(before.l4_checksum());
-        allowed.extend(allowed_in_quote(old, before.l4 + 8));
-    } else {
-        allowed.extend(before.ports_and_checksum(old));
-    }
-    // It covers no addresses.
-    if before.protocol == ICMP {
-        assert!(same_sum(sum(old_l4), sum(new_l4)), "the ICMP checksum is another");
-    }
-    if before.covers_addresses() {
-        let (old_sum, new_sum) = (field(old, &before), field(new, &after));
-        let may_lack = matches!(before.protocol, UDP | UDP_LITE);
-        if may_lack && old_sum == 0 {
-            assert_eq!(new_sum, 0, "a datagram without checksum has got one");
-        } else if partial {
-            // The field is the pseudo-header's sum: it differs from it by what it did before.
-            let expected = add(add(old_sum, !before.addresses_sum()), after.addresses_sum());
-            assert!(same_sum(new_sum, expected), "the partial checksum is {new_sum:04x} instead of {expected:04x}");
-        } else {
-            let with_pseudo_header = |packet: &Ipv4, l4: &[u8]| add(packet.addresses_sum(), sum(l4));
-            assert!(
-                same_sum(with_pseudo_header(&before, old_l4), with_pseudo_header(&after, new_l4)),
-                "the transport checksum is another"
-            );
-            assert!(!may_lack || new_sum != 0, "a datagram has lost its checksum");
-        }
-    }
-    let mut expected = old.to_vec();
-    for range in allowed {
-        if range.end <= old.len() {
-            expected[range.clone()].copy_from_slice(&new[range]);
-        }
-    }
-    assert_eq!(expected, new, "something else changed");
-    (before, after)
-}
-
-fn field(bytes: &[u8], packet: &Ipv4) -> u16 {
-    word(bytes, packet.l4_checksum().start).expect("a translated packet has its transport header")
-}
-
-/// What a turned-back quote may differ in: checksums, addresses, ports.
-fn allowed_in_quote(bytes: &[u8], at: usize) -> Vec<std::ops::Range<usize>> {
-    let quoted = Ipv4::at(bytes, at).expect("what is turned back quotes a packet");
-    [vec![quoted.checksum_and_addresses()], quoted.ports_and_checksum(bytes)].concat()
-}
-
-/// An error's quote is the packet as its receiver sent it: what the answering flow's packets become, the other way round.
-/// `is_own`: the router's stack says so.
-fn quote(old: &[u8], new: &[u8], packet: &Ipv4, is_own: bool, table: &Table) {
-    let at = packet.l4 + 8;
-    let (translated, original) = (Ipv4::at(old, at), Ipv4::at(new, at));
-    let (translated, original) = translated.zip(original).expect("what is turned back quotes a packet");
-    assert!(
-        same_sum(sum(&old[translated.header()]), sum(&new[original.header()])),
-        "the quoted header's checksum is another"
-    );
-    let ports = translated.ports(old).zip(original.ports(new));
-    let (old_ports, new_ports) = ports.expect("what is turned back quotes ports");
-    let (shown, quoted) = (key(&translated, old_ports), key(&original, new_ports));
-    // What the stack has just refused is turned back by where it was sent, whatever has become of its flow.
-    let refused = is_own.then(|| maps::REFUSED.peek(shown)).flatten();
-    let was_sent = refused.map(|sent| FlowKey { dst: sent.dst, dport: sent.dport, ..shown });
-    if was_sent != Some(quoted) {
-        quotes_its_flow(&shown, &quoted, table);
-    }
-    let outer = Ipv4::of_frame(new).expect("an error is a whole packet");
-    assert_eq!(outer.dst, original.src, "an error for another than who sent what it quotes");
-    // Where the quoted packet went inside, nobody but the router itself is known outside.
-    let is_hidden = original.dst != translated.dst && (!is_own || packet.src == translated.dst);
-    let sender = if is_hidden { original.dst } else { packet.src };
-    assert_eq!(outer.src, sender, "an error from another than who sent it is known as");
-}
-
-/// A quote is what the packets of the answering flow become, the other way round.
-fn quotes_its_flow(shown: &FlowKey, quoted: &FlowKey, table: &Table) {
-    let answers = reversed(shown);
-    let flow = table.find(&answers).expect("what is turned back is about a flow");
-    assert!(flow.is_current(), "turned back though its backend's flows were ended");
-    let [mut from, to] = flow.rewritten();
-    if *quoted == answers {
-        // As in `flow`.
-        from.1 = quoted.dport;
-    }
-    assert_eq!([(quoted.dst, quoted.dport), (quoted.src, quoted.sport)], [from, to], "quoted as nobody sent it");
-}
-
-/// A translated packet is what its flow says; a flow stays where it goes, a new one is a service's or a guest's. The flow as it
-/// was before; none: it is a new one.
+/// A translated packet is rewritten as its flow says. A known flow goes where it went before, a new one belongs to a service or a guest.
+/// Returns the flow as it was before; `None` if it is new.
 fn flow(
     old: &[u8],
     packet: &Ipv4,
@@ -446,16 +368,16 @@ fn flow(
 ) -> Option<Slot> {
     let flow = after.find(came).expect("a translated packet has a flow");
     let mut rewritten = flow.rewritten();
-    // A request and an answer of identifier 0 have the same key; only a request's is the flow's to change.
+    // A request and an answer with identifier 0 have the same key; the flow changes the request's identifier only.
     let is_answer = came.protocol == ICMP && came.sport == 0 && !packet.is_request(old);
     if is_answer || !has_ports(came.protocol) && reversed(left) == *came {
-        // What looks like its own answers has a port in the table alone, to tell the two directions apart.
+        // If both directions have the same key, only the table has a port that tells them apart.
         rewritten[0].1 = left.sport;
     }
     assert_eq!(
         rewritten,
         [(left.src, left.sport), (left.dst, left.dport)],
-        "translated as its flow does not say: {flow:?}"
+        "translated otherwise than its flow says: {flow:?}"
     );
     let flags = if packet.protocol == TCP { old[packet.l4 + 13] & FIN_SYN_RST_ACK } else { SYN };
     let known = before.find(came).filter(Slot::is_current);
@@ -471,8 +393,7 @@ fn flow(
     known
 }
 
-/// A packet comes from where its flow says that its side of the connection is, and that is where the kernel had it when it
-/// said so.
+/// A packet comes by the device that its flow names, and the kernel routed to the sender by that device when the flow got it.
 fn by_its_side(came: &Arriving, key: &FlowKey, known: Option<&Slot>, after: &Table) {
     let flow = after.find(key).expect("a translated packet has a flow");
     let mark = flow.flow.mark;
@@ -482,15 +403,18 @@ fn by_its_side(came: &Arriving, key: &FlowKey, known: Option<&Slot>, after: &Tab
         assert!(mark.is_outward() || !is_elsewhere(flow.flow.backend()), "sent to another network: {flow:?}");
     }
     if !mark.is_reply() && !mark.is_outward() {
-        assert_eq!(flow.flow.from, 0, "clients come by any device: {flow:?}");
+        assert_eq!(flow.flow.from, 0, "a client's flow names a device: {flow:?}");
         return;
     }
     assert_eq!(u32::from(flow.flow.from), came.ifindex, "by another device than its flow's: {flow:?}");
     match known {
         Some(known) if known.flow.from == flow.flow.from => {}
-        // A guest begins where it is.
-        None => assert!(!mark.is_reply(), "an answer to nothing: {flow:?}"),
-        Some(_) => assert_eq!(device_towards(key.src), Some(came.ifindex), "moved to where it is not: {flow:?}"),
+        None => assert!(!mark.is_reply(), "an answer opened a flow: {flow:?}"),
+        Some(_) => assert_eq!(
+            device_towards(key.src),
+            Some(came.ifindex),
+            "moved to a device that does not lead to it: {flow:?}"
+        ),
     }
 }
 
@@ -499,143 +423,18 @@ pub(crate) fn device_towards(host: u32) -> Option<u32> {
     kernel::route(host.to_ne_bytes()).filter(is_known).map(|route| route.ifindex)
 }
 
-/// A new flow: its first packet came with these TCP flags, those of a SYN for all that is not TCP.
-fn opened(flow: &Slot, [came, left]: [&FlowKey; 2], flags: u8, before: &Table) {
-    assert!(!is_martian(came), "no host has this source: {came:?}");
-    let takes_all = match service(came) {
-        Some(service) => {
-            served(flow, &service, [came, left], before);
-            service.kind == Kind::Elastic as u8
-        }
-        None => {
-            let source = snat_rule_of(came).expect("a new flow is a service's or a guest's");
-            begun(flow, &source, [came, left], before);
-            source.kind == SnatKind::Elastic as u8
-        }
-    };
-    // What has one place to go goes on though it was forgotten.
-    assert!(flags == SYN || takes_all && flags & (SYN | RST | ACK) == ACK, "flags {flags:#x} open no connection");
-    let is_live = |held: &Slot| held.is_current() && held.word.state() > State::Answered;
-    if let Some(held) = before.find(&reversed(left)).filter(is_live) {
-        let is_own = held.rewritten() == [(came.dst, came.dport), (came.src, came.sport)];
-        assert!(is_own, "a live connection's port was given away: {held:?}, {came:?} left as {left:?}");
-    }
-}
-
-/// A service's new flow has a backend of its, and the client's own source: another port only where its answers would have been
-/// another connection's.
-fn served(flow: &Slot, service: &Service, [came, left]: [&FlowKey; 2], before: &Table) {
-    let number = flow.flow.backend();
-    let backend = world::backend(number);
-    assert!(!flow.flow.mark.is_outward(), "a client's packet is for inside: {flow:?}");
-    if service.kind == Kind::Elastic as u8 {
-        assert_eq!(number, service.backend, "another guest than the one whose elastic IP it is");
-        assert_eq!((left.dst, left.dport), (backend.addr, came.dport), "sent to another port than was asked");
-        let identity = world::snat_rule(service.device(), came.src)
-            .filter(|source| source.kind == SnatKind::Elastic as u8)
-            .map_or(came.src, |source| source.vip);
-        assert_eq!(left.src, identity, "a guest meets others as its elastic IP");
-        let would_meet_itself = FlowKey { sport: came.sport, ..*left };
-        if reversed(&would_meet_itself) != *came {
-            keeps_port(came, left, before);
-        }
-        return;
-    }
-    if service.kind == Kind::Forward as u8 {
-        let (source, port) = (service.source, u16::from_be(came.dport).wrapping_add(service.port_shift));
-        assert_eq!(number, service.backend, "another backend than the service's one");
-        assert_eq!((left.dst, left.dport), (backend.addr, port.to_be()), "sent to where its target is not");
-        assert_eq!(came.src & service.source_mask, source, "the service takes nothing from there");
-    } else {
-        assert_eq!(service.kind, Kind::Balance as u8, "a service that is Disabled takes nothing");
-        let ring = service.ring_base..service.ring_base + service.ring_len;
-        let mut backends = ring.filter_map(|index| maps::RINGS.get(index).copied());
-        assert!(backends.any(|member| member == number), "no backend of the service");
-        assert_eq!((left.dst, left.dport), (backend.addr, backend.port), "sent to where its backend is not");
-    }
-    assert_eq!(left.src, came.src, "the client is another");
-    if service.kind == Kind::Forward as u8 || left.sport == came.sport {
-        keeps_port(came, left, before);
-    } else {
-        // Another of its backends may have been the first choice.
-        let ring = service.ring_base..service.ring_base + service.ring_len;
-        let mut backends = ring.filter_map(|index| maps::RINGS.get(index).copied()).map(world::backend);
-        let is_taken = |backend: Backend| {
-            let to = FlowKey { sport: came.sport, dst: backend.addr, dport: backend.port, ..*left };
-            before.find(&reversed(&to)).is_some()
-        };
-        assert!(backends.any(is_taken), "another port though nobody has its own: {came:?} left as {left:?}");
-        of_a_kind(came, left);
-    }
-}
-
-/// A connection has its own port, if no flow is answered there.
-fn keeps_port(came: &FlowKey, left: &FlowKey, before: &Table) {
-    if left.sport != came.sport {
-        let own = FlowKey { sport: came.sport, ..*left };
-        assert!(before.find(&reversed(&own)).is_some(), "its own port is free: {came:?} left as {left:?}");
-        of_a_kind(came, left);
-    }
-}
-
-/// Only who comes from a system port gets one.
-fn of_a_kind(came: &FlowKey, left: &FlowKey) {
-    let is_system = |port: u16| (1..FIRST_PORT).contains(&u16::from_be(port));
-    assert_ne!(left.sport, 0, "{came:?} got no port");
-    let may_be = came.protocol != ICMP && u16::from_be(came.sport) < FIRST_PORT;
-    assert!(may_be || !is_system(left.sport), "a system port was given away: {came:?} left as {left:?}");
-}
-
-/// What a guest begins leaves as its VIP for where it was sent: from its own port where the VIP is its alone, or nobody else
-/// has that port for the same destination.
-fn begun(flow: &Slot, source: &SnatRule, [came, left]: [&FlowKey; 2], before: &Table) {
-    assert!(flow.flow.mark.is_outward(), "a guest's packet is for outside: {flow:?}");
-    assert_eq!(flow.flow.backend(), source.backend, "another's traffic");
-    assert_eq!(
-        (left.src, left.dst, left.dport),
-        (source.vip, came.dst, came.dport),
-        "not its VIP, or not where it went"
-    );
-    if source.kind == SnatKind::Elastic as u8 {
-        assert_eq!(left.sport, came.sport, "an elastic IP keeps ports");
-        return;
-    }
-    assert_eq!(source.kind, SnatKind::Masquerade as u8, "a VIP that is Disabled sends nothing");
-    if !has_ports(came.protocol) && came.protocol != ICMP {
-        return;
-    }
-    let may_be_given = |port: u16| {
-        let service = service(&FlowKey { dport: port, ..reversed(left) });
-        // What is forwarded to the guest's own port is its own outside, too.
-        let is_forwarded = |service: &Service| {
-            let to = world::backend(service.backend).addr;
-            service.kind == Kind::Forward as u8 && service.port_shift == 0 && to == came.src && port == came.sport
-        };
-        let is_served = source.shared != 0 && service.is_some_and(|service| !is_forwarded(&service));
-        let port = u16::from_be(port);
-        let is_own = kernel::has_socket(Socket { protocol: came.protocol, port });
-        let first = if came.protocol != ICMP && u16::from_be(came.sport) < FIRST_PORT { 1 } else { FIRST_PORT };
-        (first..OWN_PORTS).contains(&port) && !is_served && !is_own
-    };
-    assert!(may_be_given(left.sport), "port {} is not to be given", u16::from_be(left.sport));
-    let own_reply = FlowKey { dport: came.sport, ..reversed(left) };
-    if left.sport != came.sport && may_be_given(came.sport) {
-        assert!(before.find(&own_reply).is_some(), "its own port is free");
-    }
-}
-
-/// What the VIP offers for such packets.
+/// The service that takes such packets.
 pub(crate) fn service(key: &FlowKey) -> Option<Service> {
     maps::SERVICES.get(&Key::new(ServiceKey::EXACT, ServiceKey::new(key.dst, key.protocol, key.dport))).copied()
 }
 
-/// What such packets' source becomes by the device that the kernel sends them by, whether or not this one fits.
+/// The SNAT rule for such packets at the device that the kernel sends them by, whichever device they come by.
 pub(crate) fn snat_rule_of(key: &FlowKey) -> Option<SnatRule> {
     let route = kernel::route(key.dst.to_ne_bytes()).filter(is_known)?;
     world::snat_rule(route.ifindex, key.src)
 }
 
-/// Whether a route leads out by a device.
+/// True if the route leads out by a device.
 pub(crate) fn is_known(route: &Route) -> bool {
     matches!(route.answer, BPF_FIB_LKUP_RET_SUCCESS | BPF_FIB_LKUP_RET_FRAG_NEEDED | BPF_FIB_LKUP_RET_NO_NEIGH)
 }

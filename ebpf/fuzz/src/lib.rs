@@ -1,12 +1,12 @@
 //! The packet path under arbitrary packets, tables and times.
 //!
-//! An input is a sequence of bytes that says what happens ([`input`]): services and backends come and go, packets arrive,
-//! are answered, damaged, quoted in errors; guests get VIPs, and begin connections. It runs through the pipeline at both hooks, compiled for the host, and after
-//! every step everything holds that must hold whatever came: of the packet ([`judge`]) and of the flow table ([`table`]).
-//! Both hooks decide alike.
+//! An input is a sequence of bytes that decodes to steps ([`input`]): services and backends come and go, packets arrive,
+//! are answered, damaged, quoted in errors; guests get VIPs, and begin connections. It runs through the pipeline at both hooks,
+//! compiled for the host. After every step the harness checks the packet ([`judge`]) and the flow table ([`table`]). Both hooks must
+//! decide alike.
 //!
 //! The same function is the fuzz target (`cargo xtask fuzz`), a test over random inputs, and the test that replays
-//! `regressions/`, inputs that once failed, and `seeds/`, inputs that lead where random ones seldom come.
+//! `regressions/` (inputs that once failed) and `seeds/` (inputs that reach states which random ones seldom reach).
 
 mod errors;
 #[path = "../../../tests/src/packet/frame.rs"]
@@ -42,28 +42,28 @@ use world::World;
 /// Length of a frame's first field, its destination.
 const MAC_LEN: usize = 6;
 
-/// The tables are the process's.
+/// Held while an input runs: the tables are statics of the process.
 static TURN: Mutex<()> = Mutex::new(());
 
-/// What an input led to, to see that inputs lead anywhere.
+/// What inputs led to: shows that they reach the interesting cases.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tally {
     pub packets: u64,
     pub sent: u64,
     pub errors_translated: u64,
-    /// Packets that left by what guests began.
+    /// Packets of connections that guests began.
     pub outbound: u64,
-    /// Packets of the stack's that did not leave.
+    /// Packets of the stack that were dropped at egress.
     pub stopped: u64,
     /// Packets that counted against a bandwidth limit.
     pub limited: u64,
-    /// Packets that proved that a connection lives which was over.
+    /// Packets that revived a connection that was over.
     pub revived: u64,
     /// Packets that were answered with a reset.
     pub reset: u64,
-    /// Datagrams' connections that gave way in a full service, or for a slot.
+    /// Datagram connections that were evicted, for a full service or for a slot.
     pub gave_way: u64,
-    /// Connections that both sides had opened, and that were idle for too long when another one needed their slot.
+    /// Established connections that were evicted because they had been idle for too long.
     pub idle: u64,
     /// Packets that the stack refused.
     pub refused: u64,
@@ -92,7 +92,7 @@ impl Add for Tally {
 /// Runs an input.
 ///
 /// # Panics
-/// Something did not hold: that is what is looked for.
+/// A property does not hold: that is what inputs look for.
 pub fn run(bytes: &[u8]) -> Tally {
     let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     let case = Case::decode(bytes);
@@ -103,11 +103,11 @@ pub fn run(bytes: &[u8]) -> Tally {
     tally
 }
 
-/// True for packets that are not the same at both hooks: TC knows whether each is addressed to its device.
+/// True for packets that differ between the hooks: TC always knows whether a frame is addressed to its device.
 fn is_of_one_hook(step: &Step) -> bool {
     match step {
         Step::Mangle { offset, .. } => usize::from(*offset) < MAC_LEN,
-        // XDP leaves errors to the stack that would go to such a port.
+        // XDP leaves errors that would leave by such an interface to the stack.
         Step::Buffers { .. } | Step::SocketsOnly { only: true, .. } => true,
         Step::Raw { bytes } => bytes.get(..MAC_LEN) != Some(&world::mac(world::PUBLIC)),
         Step::Ask { shape, .. }
@@ -118,7 +118,7 @@ fn is_of_one_hook(step: &Step) -> bool {
     }
 }
 
-/// Runs a case at one hook: what became of each packet.
+/// Runs a case at one hook. Returns what became of each packet.
 fn play(case: &Case, hook: Hook) -> (Vec<Outcome>, Tally) {
     let mut world = World::new(case.seed, case.buckets);
     let mut traffic = Traffic::default();
@@ -182,7 +182,7 @@ fn play(case: &Case, hook: Hook) -> (Vec<Outcome>, Tally) {
                 traffic.sent.push(Sent { came: packet.bytes, came_by: packet.ifindex, left, ifindex });
             }
         }
-        // At TC the first tag is not in the frame: one cut short behind it is malformed there, unknown at XDP.
+        // At TC the first tag is not in the frame: a frame that ends right after it is malformed at TC, unknown at XDP.
         let verdict = match outcome.verdict {
             Verdict::Pass(Reason::NotIpv4 | Reason::Tagged) => Verdict::Pass(Reason::Malformed),
             verdict => verdict,

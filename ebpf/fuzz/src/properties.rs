@@ -1,4 +1,4 @@
-//! What clients and backends see, to the byte: of any packet, against frames whose checksums are computed in full.
+//! Clients and backends get exactly the expected bytes, whatever the packet: compared with frames whose checksums are computed in full.
 
 use std::{
     net::{Ipv4Addr, SocketAddrV4},
@@ -16,13 +16,13 @@ use crate::{
     world::{self, PRIVATE, PUBLIC, World},
 };
 
-/// The device's MAC addresses are those that `world` gives its ports.
+/// The MAC addresses that `world` gives its interfaces.
 const PUBLIC_MAC: [u8; 6] = [0x02, 0xff, 0, 0, 0, 1];
 const PRIVATE_MAC: [u8; 6] = [0x02, 0xff, 0, 0, 0, 2];
-/// The one backend.
+/// The only backend.
 const BACKEND: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(10, 2, 0, 9), 8081);
 
-/// The tables, for as long as a case runs.
+/// Locks the tables while a case runs.
 fn turn() -> MutexGuard<'static, ()> {
     TURN.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -31,11 +31,11 @@ fn frame(protocol: u8, src: SocketAddrV4, dst: SocketAddrV4, payload: &[u8]) -> 
     if protocol == UDP { Frame::udp(src, dst) } else { Frame::tcp(src, dst, tcp::SYN) }.payload(payload)
 }
 
-/// Makes the tables those of a service with one backend: a client's and the service's sockets.
+/// Sets the tables up for a service with one backend. Returns the client's and the service's addresses.
 fn serve(client: u8, port: u16, protocol: u8) -> (SocketAddrV4, SocketAddrV4) {
     let mut world = World::new(7, 1);
     let number = if protocol == UDP { 8 } else { 0 };
-    // Backend 9 is host 9 of the second network, at its second port; the service's ring has it alone.
+    // Backend 9 is host 9 of the second network, at its second port, and the service's only backend.
     assert!(world.change(&Step::Backend { number: 9, address: 0x20 | 9, port: 1 }));
     assert!(world.change(&Step::Serve { service: number, what: 0, ring: vec![9] }));
     let (vip, _, vip_port) = world::service(number);
@@ -43,7 +43,7 @@ fn serve(client: u8, port: u16, protocol: u8) -> (SocketAddrV4, SocketAddrV4) {
     (client, SocketAddrV4::new(Ipv4Addr::from(vip), vip_port))
 }
 
-/// Runs a frame that must be sent on: what leaves.
+/// Runs a frame that must be forwarded. Returns the frame that leaves.
 fn sent(hook: Hook, frame: &Frame, ifindex: u32) -> Vec<u8> {
     let outcome = Arriving::by(ifindex, frame.clone()).run(hook);
     assert!(matches!(outcome.verdict, Verdict::Redirect(_)), "{:?} for {frame:?}", outcome.verdict);
@@ -77,11 +77,11 @@ proptest! {
         (client, port) in (0..32u8, 1..=u16::MAX),
         protocol in prop_oneof![Just(TCP), Just(UDP)],
         asked in prop::collection::vec(any::<u8>(), 0..600),
-        // 37 bytes would be half of a TCP checksum, which is nobody's to translate.
+        // 37 bytes would end within the TCP checksum, which then cannot be translated.
         quoted in prop_oneof![28..37usize, 38..548usize],
         kind in prop_oneof![Just([3, 1]), Just([3, 4]), Just([11, 0]), Just([12, 0])],
         rest: u32,
-        // Words of options in the error's header, and in the quoted one.
+        // Words of options in the error's header, and in the quoted header.
         (own, options) in (0..=10usize, 0..=10usize),
     ) {
         let _turn = turn();
@@ -91,7 +91,7 @@ proptest! {
             let quoted = quoted + 4 * options;
             let mut translated = ask.clone().between(client, BACKEND);
             sent(hook, &ask, PUBLIC);
-            // By the backend, of whom the client knows the VIP alone.
+            // The backend sends the error; the client knows the VIP only.
             translated.ttl = 9;
             let error = Frame::icmp_error(*BACKEND.ip(), *client.ip(), kind, rest, &translated, quoted).ip_options(&vec![1; 4 * own]);
             let original = translated.clone().between(client, vip);
@@ -103,7 +103,7 @@ proptest! {
     }
 }
 
-/// Shorter than the headers that are asked for, the datagram is all there is.
+/// The datagram is shorter than the headers that the pipeline pulls.
 #[test]
 fn a_short_datagram_without_directly_readable_bytes_is_sent_on() {
     let _turn = turn();

@@ -1,4 +1,4 @@
-//! Why packets end, held against what they were.
+//! Checks that a dropped packet matches its reason.
 
 use vipgate_abi::{
     backend::Backend,
@@ -18,7 +18,7 @@ use crate::{
     world,
 };
 
-/// Checks that a packet was dropped for a reason that it gave.
+/// Checks that the reason for which a packet was dropped applies to it.
 pub(crate) fn refused(came: &Arriving, reason: Reason, before: &Table) {
     let bytes = &came.bytes;
     match reason {
@@ -36,24 +36,24 @@ pub(crate) fn refused(came: &Arriving, reason: Reason, before: &Table) {
     }
 }
 
-/// A packet that is dropped for it is for a service that has as many connections as it may.
+/// The packet is for a service that has its maximum of connections.
 fn full(bytes: &[u8], before: &Table) {
     let packet = Ipv4::of_frame(bytes).expect("a connection's packet is a whole IPv4 packet");
-    // A later fragment does not tell.
+    // A later fragment has no ports.
     let Some(ports) = packet.ports(bytes) else { return };
     let key = key(&packet, ports);
-    // A datagram's answer is refused where nobody gave way to it.
+    // A datagram's answer is refused if no other connection could be evicted.
     let answers = before.find(&key).filter(|flow| flow.flow.mark.is_reply()).map(|flow| flow.flow);
     let asked = answers.map_or(key, |flow| FlowKey { dst: flow.new_src, dport: flow.new_sport, ..key });
-    let service = service(&asked).expect("who has a limit is a service");
+    let service = service(&asked).expect("only a service has a limit of connections");
     let load = maps::SERVICE_LOAD.get(service.number).copied().unwrap_or_default();
     let is_reached = load >= service.max_connections && load as i32 >= 0;
     assert!(service.max_connections != 0 && is_reached, "refused with {load} connections: {service:?}");
 }
 
-/// What is dropped for it is for a VIP that is Disabled, or is from hosts whose VIP is.
+/// The packet is for a VIP that is Disabled, or from hosts whose VIP is.
 fn disabled(bytes: &[u8]) {
-    // What is cut short, or a later fragment, does not tell.
+    // A truncated packet or a later fragment cannot be checked.
     let Some(packet) = Ipv4::of_frame(bytes) else { return };
     let Some(ports) = packet.ports(bytes) else { return };
     let key = key(&packet, ports);
@@ -66,17 +66,17 @@ fn disabled(bytes: &[u8]) {
     );
 }
 
-/// Only what shares its VIP's ports can find none.
+/// Only connections with source NAT can find no free port.
 fn exhausted(bytes: &[u8]) {
     let packet = Ipv4::of_frame(bytes).expect("a connection's packet is a whole IPv4 packet");
-    let source = snat_rule_of(&key(&packet, (0, 0))).expect("who gets a port gets a source");
+    let source = snat_rule_of(&key(&packet, (0, 0))).expect("a connection that needs a port has an SNAT rule");
     assert_eq!(source.kind, SnatKind::Masquerade as u8, "no port, though it keeps its own");
 }
 
-/// Only what no host can have sent is none.
+/// No host can have sent the packet.
 fn martian(bytes: &[u8]) {
     let bytes = untagged(bytes);
-    let source = Ipv4::source_of_frame(&bytes).map(u32::from_ne_bytes).expect("what has a source has a header");
+    let source = Ipv4::source_of_frame(&bytes).map(u32::from_ne_bytes).expect("a packet with a source has a header");
     let is_routers = device_towards(source).is_none();
     let packet = Ipv4::of_frame(&bytes);
     assert!(
@@ -85,35 +85,35 @@ fn martian(bytes: &[u8]) {
     );
 }
 
-/// What is dropped for it comes by a strict device that does not lead to its source.
+/// The packet came by a strict device that does not lead to its source.
 fn off_path(came: &Arriving) {
     let source = Ipv4::source_of_frame(&untagged(&came.bytes)).map(u32::from_ne_bytes);
-    let source = source.expect("what has a source has a header");
+    let source = source.expect("a packet with a source has a header");
     assert!(is_off_path(came.ifindex, source), "it may come by its device: {came:?}");
 }
 
-/// True for what comes by a strict device that does not lead to its source.
+/// True for a packet that comes by a strict device that does not lead to its source.
 pub(crate) fn is_off_path(ifindex: u32, source: u32) -> bool {
     world::is_strict(ifindex) && device_towards(source) != Some(ifindex)
 }
 
-/// True for a source that no host can have, or that the router has.
+/// True for a source that no host can have, or that is the router's.
 pub(crate) fn is_martian(key: &FlowKey) -> bool {
     let src = key.src.to_ne_bytes();
     matches!(src[0], 0 | 127 | 224..) || key.src == key.dst || world::OWN.contains(&src)
 }
 
-/// From a guest's address by another device than that one's.
+/// The packet has a guest's source, and came by another device than the guest's.
 fn spoofed(came: &Arriving) {
     let bytes = &untagged(&came.bytes);
-    let packet = Ipv4::of_frame(bytes).expect("a source is a whole packet's");
-    // A later fragment does not tell.
+    let packet = Ipv4::of_frame(bytes).expect("a guest's packet is a whole IPv4 packet");
+    // A later fragment has no ports.
     let Some(ports) = packet.ports(bytes) else { return };
     let key = key(&packet, ports);
     assert!(claims_a_guests_source(&key, came.ifindex), "a guest's own packet: {came:?}");
 }
 
-/// True for what would get a VIP as its source, were it not by another device than the guest's.
+/// True if the packet would get a VIP as its source, but came by another device than the guest's.
 pub(crate) fn claims_a_guests_source(key: &FlowKey, ifindex: u32) -> bool {
     let source = match service(key) {
         Some(service) if service.kind == Kind::Elastic as u8 => {
@@ -125,7 +125,7 @@ pub(crate) fn claims_a_guests_source(key: &FlowKey, ifindex: u32) -> bool {
     source.is_some_and(|source| !source.comes_by(ifindex))
 }
 
-/// What does not tell for which connection it is ends if it is for an elastic IP.
+/// The packet is for an elastic IP, and does not show which connection it belongs to.
 fn unreadable(bytes: &[u8]) {
     let bytes = untagged(bytes);
     let dst: [u8; 4] =
@@ -184,7 +184,7 @@ fn astray(came: &Arriving, before: &Table) {
         assert!(is_routers || is_forged(came, bytes, &packet), "an error from where its connection is: {came:?}");
         return;
     }
-    // A later fragment does not tell.
+    // A later fragment has no ports.
     let Some(ports) = packet.ports(bytes) else { return };
     let key = key(&packet, ports);
     let flow = before.find(&key).expect("what is of no connection has no side").flow;
@@ -192,8 +192,8 @@ fn astray(came: &Arriving, before: &Table) {
     assert!(u32::from(flow.from) != came.ifindex && device_towards(key.src) != Some(came.ifindex), "{flow:?} {came:?}");
 }
 
-/// True for an ICMP error that comes from where the kernel does not send the packet that it quotes, or by a stranger on the link of
-/// that one's receiver.
+/// True for an ICMP error that comes by another device than the one by which the kernel sends the quoted packet, or from another host on
+/// its receiver's link.
 pub(crate) fn is_forged(came: &Arriving, bytes: &[u8], packet: &Ipv4) -> bool {
     let quoted = Ipv4::at(bytes, packet.l4 + 8).expect("an error about a connection quotes a header");
     let Some(route) = kernel::route(quoted.dst).filter(is_known) else { return true };
@@ -205,13 +205,13 @@ pub(crate) fn is_forged(came: &Arriving, bytes: &[u8], packet: &Ipv4) -> bool {
         || (route.gateway.is_none() && packet.src != quoted.dst)
 }
 
-/// Whether the kernel sends anything there.
+/// True if the kernel routes packets there.
 pub(crate) fn is_forwardable(dst: u32) -> bool {
     kernel::route(dst.to_ne_bytes()).is_some_and(|route| is_known(&route))
 }
 
-/// Checks what is told of a packet that came by this device, and is as it was left: each reason that is not ordinary, unless it
-/// was told within a second.
+/// Checks the record that was logged for a packet: every reason whose severity is not `Silent` is logged, at most once a second. `left`
+/// is the packet as the pipeline left it.
 pub(crate) fn record(records: &[Vec<u64>], counted: Option<Reason>, last: &[u64], left: &[u8], ifindex: u32) {
     const SECOND: u64 = 1_000_000_000;
     let is_due = |reason: &Reason| {
@@ -224,8 +224,8 @@ pub(crate) fn record(records: &[Vec<u64>], counted: Option<Reason>, last: &[u64]
     };
     let [record] = records else { panic!("{reason:?} is recorded {} times", records.len()) };
     let [number, protocol, src, sport, dst, dport, device, _] = record[..] else { panic!("{record:?}") };
-    assert_eq!((number, device), (u64::from(reason as u32), u64::from(ifindex)), "another packet is told of");
-    // Where the kernel did not give the headers, it is malformed, and nothing can be read.
+    assert_eq!((number, device), (u64::from(reason as u32), u64::from(ifindex)), "the record is about another packet");
+    // If the kernel could not make the headers readable, the packet is malformed, and the record has no addresses.
     if reason == Reason::Malformed && [protocol, src, dst] == [0; 3] {
         return;
     }
@@ -234,9 +234,9 @@ pub(crate) fn record(records: &[Vec<u64>], counted: Option<Reason>, last: &[u64]
     assert_eq!(
         [protocol, src, dst],
         [u64::from(packet.protocol), numbers[0], numbers[1]],
-        "from or to another: {reason:?}"
+        "recorded with other addresses: {reason:?}"
     );
-    // Of what was not parsed the ports may be out of reach, and of what is cut short they are none.
+    // The ports of a packet that was not parsed may be out of reach. A truncated packet has none.
     let is_unparsed = matches!(
         reason,
         Reason::Unreadable | Reason::SourceRoute | Reason::Disabled | Reason::Martian | Reason::ReversePath
@@ -244,6 +244,6 @@ pub(crate) fn record(records: &[Vec<u64>], counted: Option<Reason>, last: &[u64]
     let tells_ports = reason != Reason::Malformed && !(is_unparsed && [sport, dport] == [0; 2]);
     if matches!(packet.protocol, TCP | UDP) && tells_ports {
         let (from, to) = packet.ports(left).unwrap_or_default();
-        assert_eq!([sport, dport], [u64::from(from), u64::from(to)], "by other ports");
+        assert_eq!([sport, dport], [u64::from(from), u64::from(to)], "recorded with other ports");
     }
 }

@@ -1,4 +1,4 @@
-//! What must hold of a packet that was answered with a reset, and of one that was not though its connection is over.
+//! Checks packets that were answered with a reset, and packets of ended connections that were not.
 
 use vipgate_abi::{counters::Reason, snat::SnatKind};
 
@@ -14,7 +14,7 @@ const SYN: u8 = 0x02;
 const RST: u8 = 0x04;
 const ACK: u8 = 0x10;
 
-/// Checks both.
+/// Checks one packet.
 pub(crate) fn check(came: &Arriving, outcome: &Outcome, before: &Table, after: &Table) {
     let key = Ipv4::of_frame(&came.bytes).and_then(|packet| Some(key(&packet, packet.ports(&came.bytes)?)));
     let ended = key.and_then(|key| before.find(&key)).filter(|flow| !flow.is_current());
@@ -22,22 +22,22 @@ pub(crate) fn check(came: &Arriving, outcome: &Outcome, before: &Table, after: &
         let is_unknown = key.is_some_and(|key| before.find(&key).is_none());
         let is_sharing = |key| snat_rule_of(&key).is_some_and(|source| source.kind == SnatKind::Masquerade as u8);
         let is_guests = is_unknown && key.is_some_and(is_sharing);
-        assert!(ended.is_some() || is_guests, "reset, though nothing has ended its connection");
+        assert!(ended.is_some() || is_guests, "reset, though its connection was not ended");
         assert_eq!(before, after, "a reset changes no flow");
         let partial = came.buffer.is_some_and(|buffer| buffer.partial_checksum);
         assert_eq!(outcome.bytes, answer(&came.bytes, partial), "answered to {:02x?}", came.bytes);
     } else if let (Some(flow), Verdict::Drop(Reason::FlowEnded)) = (ended, outcome.verdict)
         && flow.flow.key.protocol == TCP
     {
-        let packet = Ipv4::of_frame(&came.bytes).expect("a flow's packet is a whole one");
+        let packet = Ipv4::of_frame(&came.bytes).expect("a flow's packet is a whole IPv4 packet");
         let flags = came.bytes[packet.l4 + 13];
-        assert!(flags & RST != 0, "its sender is not told that it is over: flags {flags:#x}, {flow:?}");
+        assert!(flags & RST != 0, "its sender got no reset: flags {flags:#x}, {flow:?}");
     }
 }
 
 /// The reset that answers a segment (RFC 9293, section 3.10.7.1).
 fn answer(frame: &[u8], partial: bool) -> Vec<u8> {
-    let sent = Ipv4::of_frame(frame).expect("what is answered is a whole packet");
+    let sent = Ipv4::of_frame(frame).expect("a packet that is answered is a whole IPv4 packet");
     let tcp = &frame[sent.l4..];
     let field = |at: usize| [tcp[at], tcp[at + 1], tcp[at + 2], tcp[at + 3]];
     let flags = tcp[13];
@@ -59,6 +59,6 @@ fn answer(frame: &[u8], partial: bool) -> Vec<u8> {
     let pseudo_header = sum(&[&addresses[..], &[0, TCP, 0, 20]].concat());
     let checksum = if partial { pseudo_header } else { !add(pseudo_header, sum(&segment)) };
     segment[16..18].copy_from_slice(&checksum.to_be_bytes());
-    // With the tags that it has.
+    // The reset keeps the packet's VLAN tags.
     [&frame[6..12], &frame[..6], &frame[12..sent.at], &ipv4, &segment].concat()
 }

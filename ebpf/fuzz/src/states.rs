@@ -1,4 +1,4 @@
-//! What a packet may change in the states of a connection that is over: nothing, until it proves that the connection lives.
+//! Checks how packets change the states of connections that are over: not at all, until they prove that the connection is alive.
 
 use vipgate_abi::{
     config::Config,
@@ -21,7 +21,7 @@ const SYN: u8 = 0x02;
 const RST: u8 = 0x04;
 const ACK: u8 = 0x10;
 
-/// A TCP segment. Of a later fragment only the addresses are known, and it may be of any connection between them.
+/// A TCP segment. A later fragment shows its addresses only, and may belong to any connection between them.
 #[derive(Clone, Copy)]
 struct Segment {
     key: FlowKey,
@@ -45,16 +45,17 @@ impl Segment {
     }
 }
 
-/// A connection that is over: its first flow and the one of its answers.
+/// A connection that is over.
 struct Over<'a> {
+    /// Its first flow, and the flow of its answers.
     both: [&'a Slot; 2],
-    /// By which of them the packet came.
+    /// Index of the flow that the packet belongs to.
     own: usize,
     flags: u8,
     now: u32,
 }
 
-/// Checks what a packet left of the connections that were over before it: true when one lives on.
+/// Checks the connections that were over before a packet. Returns true if the packet revived one.
 pub(crate) fn check(came: &Arriving, outcome: &Outcome, now: u32, before: &Table, after: &Table) -> bool {
     let segment = Segment::of_frame(&came.bytes);
     let stored = |slot: &Slot| (slot.word.state(), slot.word.seen());
@@ -85,7 +86,7 @@ pub(crate) fn check(came: &Arriving, outcome: &Outcome, now: u32, before: &Table
 }
 
 impl Over<'_> {
-    /// Jiffies since the connection was closed, and since it last spoke.
+    /// Jiffies since the connection was closed, and since a packet last showed that it may be alive.
     fn ages(&self) -> [u32; 2] {
         self.both.map(|slot| slot.word.age(self.now))
     }
@@ -94,7 +95,7 @@ impl Over<'_> {
         starts_anew(self.both[self.own], Some(self.both[1]), self.now, self.flags)
     }
 
-    /// States and times afterwards.
+    /// The expected states and times afterwards.
     fn becomes(&self) -> [(State, u32); 2] {
         let is = self.both.map(|slot| (slot.word.state(), slot.word.seen()));
         let [closed, _] = self.ages();
@@ -125,7 +126,7 @@ impl Over<'_> {
     }
 }
 
-/// True for a SYN of the client's where a connection has ended, not by a reset, whose answers have been silent for so long.
+/// True for a SYN of the client if the connection is over, not by a reset, and its answers have been silent for more than a second.
 pub(crate) fn starts_anew(known: &Slot, answers: Option<&Slot>, now: u32, flags: u8) -> bool {
     let opens = flags & (FIN | SYN | RST | ACK) == SYN;
     let is_reset = [Some(known), answers].iter().flatten().any(|slot| slot.word.state() == Reset);

@@ -1,4 +1,4 @@
-//! The controller's sweeper, as it meets the flow table between two packets (rules 1, 4 and 5 of `vipgate_abi::flow`).
+//! The controller's sweeper, run between two packets (rules 1, 4 and 5 of `vipgate_abi::flow`).
 
 use vipgate_abi::{
     flow::{Flow, State, WAYS, Word},
@@ -11,8 +11,8 @@ use crate::{
     world::{self, World},
 };
 
-/// Removes connections that were idle in both directions for more than `idle` jiffies, and those of past generations; of the
-/// latter TCP's stay closed until they were idle for so long.
+/// Removes connections that were idle in both directions for more than `idle` jiffies, and those of past generations. TCP connections
+/// of past generations stay closed until they have been idle for that long.
 pub(crate) fn sweep(world: &World, idle: u32) {
     for index in 0..world.buckets * WAYS as u32 {
         let Some((word, flow)) = slot(index) else { continue };
@@ -31,14 +31,14 @@ pub(crate) fn sweep(world: &World, idle: u32) {
     }
 }
 
-/// A slot that a flow is in.
+/// The slot's word and flow; `None` if it is empty.
 fn slot(index: u32) -> Option<(Word, Flow)> {
     let word = Word(maps::FLOW_BUCKETS.get(index / WAYS as u32)?.words[index as usize % WAYS]);
     let flow = *maps::FLOWS.get(index)?;
     (!matches!(word.state(), State::Empty | State::Busy)).then_some((word, flow))
 }
 
-/// Moves a slot's flow to a state.
+/// Changes the state of a slot's flow.
 fn leave(index: u32, word: Word, flow: &Flow, state: State) {
     let moved = word.with_state(state);
     let number = index / WAYS as u32;

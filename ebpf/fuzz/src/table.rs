@@ -1,4 +1,4 @@
-//! The flow table as any moment between two packets must show it (the rules are in `vipgate_abi::flow`).
+//! Checks the flow table between two packets (the rules are in `vipgate_abi::flow`).
 
 use std::collections::HashSet;
 
@@ -25,13 +25,13 @@ impl Slot {
         world::backend(self.flow.backend()).generation == self.flow.generation
     }
 
-    /// What packets of the flow become: source and destination.
+    /// Source and destination of the flow's packets after their rewriting.
     pub(crate) fn rewritten(&self) -> [(u32, u16); 2] {
         [(self.flow.new_src, self.flow.new_sport), (self.flow.new_dst, self.flow.new_dport)]
     }
 }
 
-/// The table by index of FLOWS; None: the slot is empty. Beside it the buckets that have overflowed.
+/// The slots by index of FLOWS, `None` if empty; and for each bucket, whether it has overflowed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Table(Vec<Option<Slot>>, Vec<bool>);
 
@@ -68,7 +68,7 @@ impl Table {
         firsts.filter_map(|first| Some([first, self.0.get(first.flow.peer as usize)?.as_ref()?]))
     }
 
-    /// What there is here of the same flow.
+    /// The same flow in this table.
     pub(crate) fn same(&self, slot: &Slot) -> Option<&Slot> {
         let held = self.0.get(slot.index as usize)?.as_ref()?;
         (held.flow.key == slot.flow.key && held.word.same_flow(slot.word)).then_some(held)
@@ -85,27 +85,27 @@ impl Table {
         Self(self.0.iter().map(|slot| slot.filter(|slot| !goes(slot))).collect(), self.1.clone())
     }
 
-    /// Checks that the connections that both sides have opened are all there after a packet, whichever: none makes room for
-    /// another one, unless it has been idle for too long. Gives the number of those that made room.
+    /// Checks that no packet evicts an established connection, unless that has been idle for too long. Returns the number of
+    /// connections that were evicted.
     pub(crate) fn check_kept(&self, now: u32, after: &Self) -> u64 {
         let mut made_room = 0;
         for slot in self.0.iter().flatten().filter(|slot| slot.word.state() >= State::Closing && slot.is_current()) {
             if after.same(slot).is_none() {
-                assert!(self.is_idle(slot, now), "{slot:?} made room for {:?}", after.0[slot.index as usize]);
+                assert!(self.is_idle(slot, now), "{slot:?} was evicted for {:?}", after.0[slot.index as usize]);
                 made_room += 1;
             }
         }
         made_room / 2
     }
 
-    /// How many connections of datagrams are not there any more.
+    /// Number of answered datagram connections that were evicted.
     pub(crate) fn gave_way(&self, after: &Self) -> u64 {
         let answered =
             self.connections().filter(|both| both[0].word.state() == State::Datagrams && both[0].is_current());
         answered.filter(|both| after.same(both[0]).is_none()).count() as u64
     }
 
-    /// True when both directions have been idle for longer than the backend's flows may.
+    /// True if both directions have been idle for longer than the backend's timeout.
     fn is_idle(&self, slot: &Slot, now: u32) -> bool {
         let peer = self.0.get(slot.flow.peer as usize).and_then(Option::as_ref);
         let age = peer.map_or(u32::MAX, |peer| peer.word.age(now)).min(slot.word.age(now));
@@ -113,15 +113,15 @@ impl Table {
         Word::has_passed(age, idle, maps::CONFIG.get(0).map_or(0, Config::second))
     }
 
-    /// Checks everything that holds between two packets.
+    /// Checks all slots and loads.
     pub(crate) fn check(&self) {
         let mut keys = HashSet::new();
         let mut loads = [(0, 0); BACKENDS as usize];
         let mut services = [0; SERVICES as usize];
         for (index, slot) in self.0.iter().enumerate().filter_map(|(index, slot)| Some((index, slot.as_ref()?))) {
             self.check_slot(index, slot);
-            assert!(keys.insert(slot.flow.key), "the key of slot {index} is there twice: {slot:?}");
-            // What was ended is counted no more, whoever has its backend's number now.
+            assert!(keys.insert(slot.flow.key), "the key of slot {index} is in the table twice: {slot:?}");
+            // Flows of past generations are not counted, whichever backend has the number now.
             if !slot.flow.mark.is_reply() && slot.is_current() {
                 let number = slot.flow.backend();
                 let (state, load) = (slot.word.state(), &mut loads[number as usize]);
@@ -141,8 +141,7 @@ impl Table {
         }
     }
 
-    /// True for a bucket in which a flow with this hash is looked for: its home, or one after it while each before it has
-    /// overflowed (rule 10).
+    /// True if a search for this hash reaches the bucket: it is the home, or every candidate before it has overflowed (rule 10).
     fn is_found(&self, bucket: usize, hash: u64, mask: u32) -> bool {
         let mut at = Candidate::home(hash, mask);
         for _ in 0..CANDIDATES {
@@ -163,12 +162,12 @@ impl Table {
         assert_eq!(
             (flow.mark.state(), flow.mark.version()),
             (word.state(), word.version()),
-            "slot {index}'s mark is another's: {slot:?}"
+            "slot {index}'s mark differs from its word: {slot:?}"
         );
         let config = maps::CONFIG.get(0).copied().unwrap_or_default();
         let hash = hash::flow(&flow.key, config.flow_seed);
-        assert!(self.is_found(index / WAYS, hash, config.bucket_mask), "slot {index} is where nobody looks: {slot:?}");
-        assert_eq!(word.tag(), flow::tag(hash), "slot {index} has another's tag");
+        assert!(self.is_found(index / WAYS, hash, config.bucket_mask), "no search finds slot {index}: {slot:?}");
+        assert_eq!(word.tag(), flow::tag(hash), "slot {index} has another tag than its key");
         let Some(Some(peer)) = self.0.get(flow.peer as usize) else {
             panic!("slot {index} has no other direction: {slot:?}");
         };
@@ -180,7 +179,7 @@ impl Table {
         assert_eq!(
             peer.rewritten(),
             [(flow.key.dst, flow.key.dport), (flow.key.src, flow.key.sport)],
-            "answers to slot {index} do not become answers to what came: {slot:?} {peer:?}"
+            "the other direction of slot {index} is not its reverse: {slot:?} {peer:?}"
         );
         let states = [word.state(), peer.word.state()];
         assert_eq!(

@@ -1,7 +1,7 @@
 //! The packets that steps name.
 //!
-//! Where a step's `what` says what a packet is, 0x03 is its protocol: TCP, UDP, ICMP or another; 0x1c is the ICMP type or
-//! the number of the other protocol; 0x20 is the device that it comes or leaves by.
+//! In a step's `what`, 0x03 is the protocol (TCP, UDP, ICMP or another one), 0x1c is the ICMP type or the other protocol's number, and
+//! 0x20 is the device that the packet comes or leaves by.
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 
@@ -13,12 +13,12 @@ use crate::{
     world::{self, PRIVATE, PUBLIC},
 };
 
-/// Where VLAN tags are in a frame.
+/// Offset of the VLAN tags in a frame.
 const TAGS: usize = 12;
 /// Length of a frame's first field, its destination.
 const MAC_LEN: usize = 6;
 
-/// A packet that was sent on: as it came, as it left, and through which interfaces.
+/// A packet that was forwarded: as it came, as it left, and by which interfaces.
 #[derive(Clone, Debug)]
 pub(crate) struct Sent {
     pub(crate) came: Vec<u8>,
@@ -27,18 +27,18 @@ pub(crate) struct Sent {
     pub(crate) ifindex: u32,
 }
 
-/// What a packet is, and between whom. An ICMP query's identifier is the one port that is not 0.
+/// A packet's protocol and endpoints. An ICMP query's identifier is the port that is not 0.
 #[derive(Clone, Copy, Debug)]
 struct Ends {
     protocol: u8,
-    /// Of ICMP, its type.
+    /// The ICMP type.
     kind: u8,
     src: SocketAddrV4,
     dst: SocketAddrV4,
 }
 
 impl Ends {
-    /// Those that small numbers name.
+    /// The endpoints that small numbers name.
     fn named(from: u8, to: u8, ports: u8, what: u8) -> Self {
         const KINDS: [u8; 8] = [8, 13, 15, 17, 0, 14, 9, 42];
         const PROTOCOLS: [u8; 8] = [47, 50, 4, 132, UDP_LITE, DCCP, 253, 0];
@@ -55,7 +55,7 @@ impl Ends {
         Self { protocol, kind, src, dst: socket(world::destination(to), dport) }
     }
 
-    /// Those of a frame's packet.
+    /// The endpoints of a frame's packet.
     fn of_frame(bytes: &[u8]) -> Option<Self> {
         let packet = Ipv4::of_frame(bytes)?;
         let (sport, dport) = packet.ports(bytes)?;
@@ -64,7 +64,7 @@ impl Ends {
         Some(Self { protocol: packet.protocol, kind, src, dst })
     }
 
-    /// Those of what answers it.
+    /// The endpoints of the answer.
     fn answered(self) -> Self {
         let kind = match self.kind {
             8 => 0,
@@ -77,7 +77,7 @@ impl Ends {
     }
 }
 
-/// What earlier steps leave for later ones.
+/// State that earlier steps leave for later ones.
 #[derive(Debug, Default)]
 pub(crate) struct Traffic {
     pub(crate) sent: Vec<Sent>,
@@ -85,13 +85,13 @@ pub(crate) struct Traffic {
     cut: usize,
     tags: Vec<u8>,
     first_buffer: Option<usize>,
-    /// Of [`Step::Astray`].
+    /// Set by [`Step::Astray`].
     source: Option<[u8; 4]>,
     device: Option<u32>,
 }
 
 impl Traffic {
-    /// The packet of a step; None: the step is none, or names a packet that there was not.
+    /// The packet of a step; `None` if the step is no packet, or refers to one that does not exist.
     pub(crate) fn packet(&mut self, step: &Step) -> Option<Arriving> {
         let mut packet = match step {
             Step::Mangle { offset, bits } => {
@@ -132,7 +132,7 @@ impl Traffic {
             }
             Step::Error { about, from, kind, quoted } => {
                 let sent = self.sent(*about)?;
-                // Its receiver, or a host on its way.
+                // The packet's receiver, or a host on the path.
                 let from = if *from == 0 { Ipv4::of_frame(&sent.left)?.dst } else { world::address(*from) };
                 error(from, &sent.left, *kind, *quoted, sent.ifindex)?
             }
@@ -143,7 +143,7 @@ impl Traffic {
                 let sent = self.sent(*about)?;
                 shaped(Ends::of_frame(&sent.left)?, &Shape::default(), sent.ifindex)
             }
-            // Its tags are its own.
+            // Raw bytes have their own tags.
             Step::Raw { bytes } => {
                 self.tags.clear();
                 Arriving { bytes: bytes.clone(), ifindex: PUBLIC, buffer: None, first_buffer: None }
@@ -151,7 +151,7 @@ impl Traffic {
             _ => return None,
         };
         if matches!(step, Step::Own { .. }) {
-            // Nothing happens to what the stack has just made.
+            // A packet that the stack has just created is not damaged.
             return Some(packet);
         }
         if let Some(source) = self.source.take() {
@@ -175,13 +175,13 @@ impl Traffic {
         Some(packet)
     }
 
-    /// The packet sent on so many before the last.
+    /// The forwarded packet so many before the last one.
     fn sent(&self, back: u8) -> Option<&Sent> {
         self.sent.iter().nth_back(usize::from(back) % self.sent.len().max(1))
     }
 }
 
-/// A port that hosts begin from.
+/// The source port that a number names.
 pub(crate) fn port(number: u8) -> u16 {
     const PORTS: [u16; 8] = [40_000, 40_001, 1023, 1024, 80, 81, 0, u16::MAX];
     PORTS[usize::from(number & 7)]
@@ -220,7 +220,7 @@ fn shaped(ends: Ends, shape: &Shape, ifindex: u32) -> Arriving {
     }
     if let Some(words) = shape.ip_options {
         frame.ip_options.resize(usize::from(words % 11) * 4, 1);
-        // The largest stand for a source route, too, behind so many others, and cut short where there is no room.
+        // The largest numbers add a source route behind so many other options, truncated if there is no room.
         if let Some(behind) = words.checked_sub(220) {
             let route = [if behind & 1 == 0 { 131 } else { 137 }, 7, 4, 10, 1, 0, 1];
             for (option, byte) in frame.ip_options.iter_mut().skip(behind.into()).zip(route) {
@@ -231,7 +231,7 @@ fn shaped(ends: Ends, shape: &Shape, ifindex: u32) -> Arriving {
     Arriving { buffer: shape.buffer, ..Arriving::by(ifindex, frame) }
 }
 
-/// Gives an IPv4 packet another source; what covers it stays right.
+/// Changes an IPv4 packet's source, and keeps its checksums correct.
 fn set_source(bytes: &mut [u8], source: [u8; 4]) {
     let Some(packet) = Ipv4::of_frame(bytes) else { return };
     let of = |bytes: &[u8]| sum(&bytes[packet.at + 12..packet.at + 16]);

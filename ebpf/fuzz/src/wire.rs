@@ -1,4 +1,4 @@
-//! Reading packets apart from the pipeline's own way, to judge what it made of them.
+//! Parses packets independently of the pipeline, to check what the pipeline did with them.
 
 use std::ops::Range;
 
@@ -11,12 +11,12 @@ pub(crate) const UDP_LITE: u8 = 136;
 pub(crate) const ETH_LEN: usize = 14;
 const IPV4: u16 = 0x0800;
 
-/// An IPv4 packet within `bytes`: where its parts are, and what it says.
+/// An IPv4 packet within a frame: the offsets of its parts, and its fields.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Ipv4 {
     /// Offset of its header.
     pub(crate) at: usize,
-    /// Offset of what follows its header.
+    /// Offset of the transport header.
     pub(crate) l4: usize,
     /// Offset of its end.
     pub(crate) end: usize,
@@ -29,21 +29,21 @@ pub(crate) struct Ipv4 {
 }
 
 impl Ipv4 {
-    /// The packet of a frame; None: it holds no whole one.
+    /// The packet of a frame; `None` if the frame holds no complete one.
     pub(crate) fn of_frame(bytes: &[u8]) -> Option<Self> {
         let tag = tag_len(bytes);
         let packet = if word(bytes, 12 + tag)? == IPV4 { Self::at(bytes, ETH_LEN + tag)? } else { return None };
         (packet.l4..=bytes.len()).contains(&packet.end).then_some(packet)
     }
 
-    /// The source of whatever begins as an IPv4 packet does.
+    /// The source, if the frame has room for an IPv4 header.
     pub(crate) fn source_of_frame(bytes: &[u8]) -> Option<[u8; 4]> {
         let tag = tag_len(bytes);
         let header = bytes.get(ETH_LEN + tag..ETH_LEN + tag + 20)?;
         (word(bytes, 12 + tag)? == IPV4).then_some([header[12], header[13], header[14], header[15]])
     }
 
-    /// A packet whose header starts here; its end may lie anywhere, as a quote's does.
+    /// The packet whose header starts at `at`. It may end beyond `bytes`, as a quote does.
     pub(crate) fn at(bytes: &[u8], at: usize) -> Option<Self> {
         let header = bytes.get(at..at + 20)?;
         let l4 = at + usize::from(header[0] & 15) * 4;
@@ -63,8 +63,8 @@ impl Ipv4 {
         })
     }
 
-    /// Source and destination port; of an ICMP request its identifier is the source's, of an answer the destination's, and
-    /// what else has none has 0. None: an ICMP error, or a fragment that does not tell.
+    /// Source and destination port. An ICMP request's identifier is its source port, an answer's its destination port; other protocols
+    /// have port 0. `None` for an ICMP error or a later fragment.
     pub(crate) fn ports(&self, bytes: &[u8]) -> Option<(u16, u16)> {
         match self.protocol {
             TCP | UDP | ICMP if self.offset != 0 => None,
@@ -73,14 +73,14 @@ impl Ipv4 {
                 (3 | 4 | 5 | 11 | 12, _) => None,
                 (8 | 13 | 15 | 17, identifier) => Some((identifier, 0)),
                 (0 | 14 | 16 | 18, identifier) => Some((0, identifier)),
-                // Not a query's, which has a 0.
+                // Not the ports of a query, one of which is 0.
                 _ => Some((1, 1)),
             },
             _ => Some((0, 0)),
         }
     }
 
-    /// Length of the header and, where it is TCP's or UDP's, of the one behind it, in bytes.
+    /// Length of the IPv4 header and a TCP or UDP header behind it, in bytes.
     pub(crate) fn header_len(&self, bytes: &[u8]) -> usize {
         let transport = match self.protocol {
             TCP if self.offset == 0 => usize::from(bytes[self.l4 + 12] >> 4) * 4,
@@ -90,7 +90,7 @@ impl Ipv4 {
         self.l4 - self.at + transport
     }
 
-    /// Whether its options name its own way; None: they cannot be read.
+    /// True if the options hold a source route; `None` if they cannot be parsed.
     pub(crate) fn names_its_way(&self, bytes: &[u8]) -> Option<bool> {
         let mut options = &bytes[self.at + 20..self.l4];
         loop {
@@ -114,7 +114,7 @@ impl Ipv4 {
         self.protocol == ICMP && self.offset == 0 && matches!(bytes.get(self.l4), Some(8 | 13 | 15 | 17))
     }
 
-    /// Where the ports that [`Self::ports`] tells are, of a packet that has any, and the checksum that covers them.
+    /// Where the ports that [`Self::ports`] returns are, and the checksum that covers them.
     pub(crate) fn ports_and_checksum(&self, bytes: &[u8]) -> Vec<Range<usize>> {
         let l4 = self.l4;
         match self.protocol {
@@ -127,7 +127,7 @@ impl Ipv4 {
         }
     }
 
-    /// True for a packet whose transport checksum covers the addresses, and is in it.
+    /// True for a packet that holds a transport checksum which covers the addresses.
     pub(crate) fn covers_addresses(&self) -> bool {
         let ends = match self.protocol {
             TCP => 18,
@@ -157,13 +157,13 @@ impl Ipv4 {
         at..at + 2
     }
 
-    /// Sum of the addresses: all of the pseudo-header that a translation changes (RFC 9293, section 3.1).
+    /// Sum of the addresses, the only part of the pseudo-header that a translation changes (RFC 9293, section 3.1).
     pub(crate) fn addresses_sum(&self) -> u16 {
         sum(&[self.src, self.dst].concat())
     }
 }
 
-/// Length of a frame's priority tag, if it has that alone (IEEE 802.1Q, 802.1ad).
+/// Length of a frame's priority tag, if that is its only tag (IEEE 802.1Q, 802.1ad).
 fn tag_len(bytes: &[u8]) -> usize {
     let is_vlan = word(bytes, 14).is_none_or(|tci| tci & 0xfff != 0);
     if !is_tag(bytes, 12) || is_vlan || is_tag(bytes, 16) { 0 } else { 4 }
@@ -173,7 +173,7 @@ fn is_tag(bytes: &[u8], at: usize) -> bool {
     matches!(word(bytes, at), Some(0x8100 | 0x88a8))
 }
 
-/// True for a frame that has a VLAN's tag, or several tags.
+/// True for a frame with a VLAN's tag, or with several tags.
 pub(crate) fn is_in_vlan(bytes: &[u8]) -> bool {
     is_tag(bytes, 12) && tag_len(bytes) == 0
 }
@@ -207,7 +207,7 @@ fn folded(mut sum: u32) -> u16 {
     sum as u16
 }
 
-/// True for sums that are alike: 0 has two representations.
+/// True for equal sums: 0 has two representations.
 pub(crate) fn same_sum(one: u16, other: u16) -> bool {
     one % 0xffff == other % 0xffff
 }

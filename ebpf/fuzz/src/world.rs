@@ -1,10 +1,12 @@
-//! The tables and the kernel's answers that packets meet, and what small numbers name in them.
+//! The tables, the kernel's state, and what small numbers name in them.
 //!
 //! ```text
-//! clients 10.1.0.0/24 - device 11 (port 1) [router] device 12 (port 2) - backends 10.2.0.0/24
+//! clients 10.1.0.0/24 - device 11 (interface 1) [router] device 12 (interface 2) - backends 10.2.0.0/24
 //! ```
-//! The networks 10.3.0.0/24 to 10.8.0.0/24 begin with the kernel's other answers: a device without a program, no
-//! neighbour, unreachable, a packet that does not fit, a gateway, and none at all. Any host may be a guest.
+//! The networks 10.3.0.0/24 to 10.8.0.0/24 start with the other results of a route lookup: a device without a program, no
+//! neighbour, unreachable, a packet that does not fit, a gateway, and no route. Any host may be a guest.
+
+mod names;
 
 use vipgate_abi::{
     address_filter::{self, Bit},
@@ -30,6 +32,8 @@ use vipgate_host_kernel::{
 };
 use vipgate_pipeline::maps;
 
+pub(crate) use self::names::{address, destination, device, device_astray, forged, mac, service};
+use self::names::{device_of, mask};
 use crate::{
     input::Step,
     sweeper, traffic,
@@ -38,10 +42,10 @@ use crate::{
 
 pub(crate) const BACKENDS: u32 = 16;
 pub(crate) const SERVICES: u32 = 32;
-/// Elements of each service's ring.
+/// Elements of each service's selection table.
 const RING: u32 = 8;
 const INTERFACES: u32 = 4;
-/// Of bandwidth limits.
+/// Number of bandwidth limits.
 const LIMITS: u32 = 8;
 
 pub(crate) const PUBLIC: u32 = 11;
@@ -49,13 +53,13 @@ pub(crate) const PRIVATE: u32 = 12;
 /// A device that carries no program.
 const OTHER: u32 = 14;
 
-/// The router's own addresses, which no host has.
+/// The router's own addresses.
 pub(crate) const OWN: [[u8; 4]; 2] = [[10, 1, 0, 50], [10, 2, 0, 50]];
 
 /// Nanoseconds of a jiffy.
 pub(crate) const TICK: u32 = 4_000_000;
 
-/// The tables' and the kernel's state, as the controller last made it.
+/// The state of the tables and the kernel, as the controller last set it.
 #[derive(Debug)]
 pub(crate) struct World {
     pub(crate) buckets: u32,
@@ -122,7 +126,7 @@ impl World {
         world
     }
 
-    /// A change that the controller or time makes; false: the step is a packet.
+    /// Applies a step that is no packet. Returns false if it is one.
     pub(crate) fn change(&mut self, step: &Step) -> bool {
         match step {
             Step::Serve { service, what, ring } => serve(*service, *what, ring),
@@ -207,7 +211,7 @@ impl World {
         kernel::set_routes(self.routes.clone());
     }
 
-    /// Limits without a queue, which only TC has.
+    /// The limits have no queue: only TC has queues.
     fn set_rate(&self, backend_number: u8, limit: u8, doublings: u8, what: u8) {
         let backend_number = u32::from(backend_number) % BACKENDS;
         let limit = 1 + u32::from(limit) % (LIMITS - 1);
@@ -235,31 +239,15 @@ impl World {
         put_backend(backend_number, Backend { meter, ..backend(backend_number) });
     }
 
-    /// As the controller does after a change of routes, neighbours or devices.
+    /// Bumps the epoch, as the controller does after a change of routes, neighbours or devices.
     fn new_epoch(&mut self) {
         self.config.epoch += 1;
         set(maps::CONFIG.set(0, self.config, 0));
     }
 }
 
-/// A host: in the network 10.1.0.0/24 to 10.8.0.0/24 that the upper bits name.
-pub(crate) fn address(host: u8) -> [u8; 4] {
-    [10, 1 + (host >> 5), 0, host & 31]
-}
-
-/// Where packets go that hosts begin: a host of the first seven networks, or a VIP.
-pub(crate) fn destination(to: u8) -> [u8; 4] {
-    if to < 0xe0 { address(to) } else { service(to).0 }
-}
-
-/// A service's VIP, protocol and port.
-pub(crate) fn service(number: u8) -> ([u8; 4], u8, u16) {
-    let vip = [10, 1, 0, 100 + (number & 3)];
-    (vip, if number & 8 == 0 { TCP } else { UDP }, 80 + u16::from(number >> 2 & 1))
-}
-
-/// The keys that a service may have: of its port, or of the whole VIP. Only a Disabled VIP and an elastic IP are for every
-/// protocol; what has target ports is for those that have ports.
+/// The keys that a service may have: its port, or the whole VIP. A Disabled VIP and an elastic IP take every protocol; services with
+/// target ports take TCP and UDP.
 fn service_keys(number: u8) -> Vec<Key<ServiceKey>> {
     /// Prefix length of a key that names a VIP's protocol.
     const PROTOCOL: u32 = ServiceKey::WHOLE_VIP + 8;
@@ -285,7 +273,7 @@ fn set_service(number: u8, value: Service) {
 
 fn withdraw(number: u8) {
     for key in service_keys(number) {
-        // Which of them it has is up to its kind.
+        // Which of the keys exist depends on the service's kind.
         let _ = maps::SERVICES.remove(&key);
     }
 }
@@ -338,7 +326,7 @@ fn elastic(service: u8, backend: u8, guest: u8, what: u8) {
     }
 }
 
-/// A backend of every protocol and port; its number.
+/// Sets a backend that takes every protocol and port. Returns its number.
 fn set_whole_backend(number: u8, addr: u32, service: u32, device: u32) -> u32 {
     let number = u32::from(number) % BACKENDS;
     let generation = backend(number).generation.wrapping_add(1);
@@ -353,7 +341,7 @@ fn of_kind(kind: SnatKind, what: u8) -> SnatRule {
 }
 
 fn set_snat_rule(source: u8, bits: u8, what: u8, value: SnatRule) {
-    // Of all hosts that it may be about.
+    // For every host that the rule may apply to.
     for number in 0..address_filter::WORDS {
         set(maps::INTEREST.set(number as u32, u64::MAX, 0));
     }
@@ -365,49 +353,12 @@ fn snat_key(source: u8, bits: u8, what: u8) -> Key<SnatKey> {
     Key::new(32 + u32::from(bits % 33), SnatKey::new(device(what), network.to_be()))
 }
 
-/// What packets from this address get, as they leave by the device.
+/// The SNAT rule for packets from this address that leave by the device.
 pub(crate) fn snat_rule(device: u32, src: u32) -> Option<SnatRule> {
     maps::SOURCES.get(&Key::new(SnatKey::EXACT, SnatKey::new(device, src))).copied()
 }
 
-/// The device that translates, or that packets come or leave by.
-pub(crate) fn device(what: u8) -> u32 {
-    if what & 2 == 0 { PUBLIC } else { PRIVATE }
-}
-
-/// A source that no host has, or that is the router's, or may be: a VIP.
-pub(crate) fn forged(what: u8) -> Option<[u8; 4]> {
-    let forged = match what & 15 {
-        1 => [0, 0, 0, 0],
-        2 => [127, 0, 0, 1],
-        3 => [224, 0, 0, 5],
-        4 => [240, 1, 2, 3],
-        5 => [255; 4],
-        6 => OWN[0],
-        7 => OWN[1],
-        8 => service(0).0,
-        9 => service(1).0,
-        _ => return None,
-    };
-    Some(forged)
-}
-
-/// A device that packets come by though their sender is elsewhere, perhaps.
-pub(crate) fn device_astray(what: u8) -> Option<u32> {
-    Some(device_of(what >> 4)).filter(|device| *device != 0)
-}
-
-/// The device of a guest's or backend's network, or 0: any (0x03).
-fn device_of(what: u8) -> u32 {
-    [0, PUBLIC, PRIVATE, OTHER][usize::from(what & 3)]
-}
-
-/// The network mask of so many bits, modulo 33.
-fn mask(bits: u8) -> u32 {
-    u32::MAX.checked_shl(32 - u32::from(bits % 33)).unwrap_or(0)
-}
-
-/// What is of interest once stays so: more bits than needed are no harm.
+/// Sets a bit. Bits are never cleared: more than needed do no harm.
 fn add_to_address_filter(bit: Bit) {
     let word = maps::INTEREST.get(bit.word()).copied().unwrap_or_default();
     set(maps::INTEREST.set(bit.word(), word | bit.mask(), 0));
@@ -427,7 +378,7 @@ fn set_backend(number: u8, host: u8, port: u8) {
     put_backend(number, value);
 }
 
-/// Writes a backend as the controller does: with another generation, all that the last one counted is taken off.
+/// Writes a backend as the controller does: a new generation starts with a load of 0.
 fn put_backend(number: u32, value: Backend) {
     let held = backend(number);
     if held.generation != value.generation {
@@ -449,7 +400,7 @@ pub(crate) fn leave(service: u32, connections: u32) {
     set(maps::SERVICE_LOAD.set(service, load - connections, 0));
 }
 
-/// What limits have counted, by their numbers.
+/// The limits' counters, by number.
 pub(crate) fn metered() -> Vec<[Metered; 2]> {
     (0..LIMITS).map(|limit| maps::METER_TRAFFIC.get(limit).copied().unwrap_or_default().directions).collect()
 }
@@ -470,41 +421,36 @@ fn set_interface(number: u32, present: bool) {
     }
 }
 
-/// True while the device carries a program.
+/// True if the device carries a program.
 pub(crate) fn is_interface(ifindex: u32) -> bool {
     (0..INTERFACES).any(|number| interface(number).ifindex == ifindex)
 }
 
-/// True for a device by which what comes must come from where the kernel sends by it.
+/// True for a device with strict reverse-path filtering.
 pub(crate) fn is_strict(ifindex: u32) -> bool {
     (1..INTERFACES).map(interface).any(|interface| interface.ifindex == ifindex && interface.is_strict())
 }
 
-/// A device's MAC address.
-pub(crate) fn mac(ifindex: u32) -> [u8; 6] {
-    [0x02, 0xff, 0, 0, 0, (ifindex - 10) as u8]
-}
-
 pub(crate) fn set(result: Result<(), i32>) {
-    assert_eq!(result, Ok(()), "the world names no element that is not there");
+    assert_eq!(result, Ok(()), "the world only names elements that exist");
 }
 
-/// A backend by number; all zero: there is none.
+/// A backend by number; all zero if there is none.
 pub(crate) fn backend(number: u32) -> Backend {
     maps::BACKENDS.get(number).copied().unwrap_or_default()
 }
 
-/// A port by number.
+/// An interface by number.
 pub(crate) fn interface(number: u32) -> Interface {
     maps::PORTS.get(number).copied().unwrap_or_default()
 }
 
-/// How often each reason was counted.
+/// The counters of all reasons.
 pub(crate) fn reasons() -> Vec<u64> {
     (0..REASON_SLOTS).map(|number| maps::REASONS.get(number).copied().unwrap_or_default()).collect()
 }
 
-/// The one reason that was counted since then; None: there was none.
+/// The reason that was counted since then, if any.
 pub(crate) fn reason_since(before: &[u64]) -> Option<Reason> {
     let after = reasons();
     let counted: Vec<usize> = (0..after.len()).filter(|&number| after[number] != before[number]).collect();
@@ -515,7 +461,7 @@ pub(crate) fn reason_since(before: &[u64]) -> Option<Reason> {
     Some(*named.unwrap_or_else(|| panic!("reason {number} has no name")))
 }
 
-/// When each reason was told last, by its number.
+/// When each reason was last logged, by its number.
 pub(crate) fn last_told() -> Vec<u64> {
     (0..REASON_SLOTS).map(|number| maps::LAST_TOLD.get(number).copied().unwrap_or_default()).collect()
 }

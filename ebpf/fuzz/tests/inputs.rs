@@ -14,7 +14,7 @@ use vipgate_fuzz::{Tally, input::Case, run};
 /// Random inputs of one run.
 const CASES: u32 = 2000;
 
-/// A shape's bytes: TCP flags that connections see, mostly nothing special, and the operands that its second byte announces.
+/// A shape's bytes: mostly TCP flags that occur in connections, and the operands that the second byte announces.
 fn shape() -> impl Strategy<Value = Vec<u8>> {
     const OPERANDS: [usize; 8] = [1, 2, 2, 1, 1, 0, 4, 0];
     let flags = prop_oneof![9 => select(vec![0x02, 0x12, 0x10, 0x18, 0x11, 0x04]), 1 => any::<u8>()];
@@ -35,12 +35,12 @@ fn packet(number: u8, operands: impl Strategy<Value = Vec<u8>>) -> impl Strategy
     (step(number, operands), shape()).prop_map(|(step, shape)| [step, shape].concat())
 }
 
-/// An input in which most steps meet what earlier ones left.
+/// An input in which most steps refer to what earlier ones left.
 fn input() -> impl Strategy<Value = Vec<u8>> {
     let some = |length| vec(any::<u8>(), length);
     let ask =
         (0..3u8, 0..3u8, select(vec![0, 8, 1, 9, 2])).prop_map(|(client, port, service)| vec![client, port, service]);
-    // A packet's fragments: the first one, and others of this or of another packet.
+    // A packet's first fragment, and later fragments of this or another packet.
     let fragments =
         (0..3u8, select(vec![0, 8]), 0..2u8, vec((0..2u8, 1..9u8), 0..4)).prop_map(|(client, service, id, later)| {
             let fragment = |id, cut| vec![10, client, 0, service, 2, 2, id, cut];
@@ -52,12 +52,12 @@ fn input() -> impl Strategy<Value = Vec<u8>> {
             vec![10, client, port, service, 0x02, 0, 11, 0, 0x12, 0, 12, 1, 0x10, 0]
         })
     };
-    // Connections that fill a small table, and more when they have been idle for too long.
+    // Connections that fill a small table, and more connections after those have been idle for too long.
     let idle = (vec(handshake(), 5..9), 0..2u8, vec(handshake(), 1..4)).prop_map(|(first, long, later)| {
         let [low, high] = (15_000 + 2000 * u16::from(long)).to_le_bytes();
         [first.concat(), vec![7, low, high], later.concat()].concat()
     });
-    // A connection that is ended, and what both sides send afterwards.
+    // A connection that is ended, and packets of both sides afterwards.
     let ended =
         (handshake(), any::<bool>(), vec(prop_oneof![packet(11, vec(0..2u8, 1)), packet(12, vec(0..2u8, 1))], 1..4))
             .prop_map(|(handshake, swept, after)| {
@@ -65,7 +65,7 @@ fn input() -> impl Strategy<Value = Vec<u8>> {
                 let sweep = if swept { vec![21, 0xff, 0xff] } else { Vec::new() };
                 [handshake, end, sweep, after.concat()].concat()
             });
-    // A connection that is reset by whomever, a moment or more later a segment of each side, or a SYN.
+    // A connection that is reset, and after about a second a segment of each side, or a SYN.
     let resets =
         (0..2u8, 200..300u16, select(vec![0x10, 0x02, 0x12, 0x04]), 0..2u8).prop_map(|(service, wait, next, last)| {
             let opened = [10, 0, 0, service, 0x02, 0, 11, 0, 0x12, 0, 12, 1, 0x10, 0];
@@ -73,14 +73,14 @@ fn input() -> impl Strategy<Value = Vec<u8>> {
             let reset = [12, 0, 0x04, 0, 7, low, high];
             [&opened[..], &reset, &[12, 0, 0x10, 0, 11, 0, next, 0, 12, last, 0x10, 0, 12, 1, 0x02, 0]].concat()
         });
-    // Datagrams that are answered, of more clients than their service may have.
+    // Answered datagrams of more clients than the service may have.
     let crowd = (1..3u8, vec((0..4u8, 0..3u8), 2..4)).prop_map(|(most, clients)| {
         let answered = |(client, port)| [10, client, port, 8, 0, 0, 11, 0, 0, 0];
         [vec![19, 8, most], clients.into_iter().flat_map(answered).collect()].concat()
     });
     let ring = (any::<u8>(), 0..32u8, vec(0..8u8, 0..8))
         .prop_map(|(service, what, ring)| [&[service & 25, (ring.len() as u8) << 5 | what], &ring[..]].concat());
-    // Guests with and without their network's neighbours; outside, inside, and VIPs.
+    // Guests with and without their network's neighbours; destinations outside, inside, and VIPs.
     let guests = || select(vec![0x20, 0x21, 0x22]);
     let ends = || {
         let from = prop_oneof![4 => guests(), 1 => select(vec![0, 1])];
@@ -98,7 +98,7 @@ fn input() -> impl Strategy<Value = Vec<u8>> {
             .prop_map(|(service, backend, [source, bits], what)| vec![service, backend, source, bits, what]);
         prop_oneof![step(22, elastic), step(23, masquerade)]
     };
-    // A guest's connection to the gateway's network that is answered, and another guest's of the same kind.
+    // A guest's answered connection to the gateway's network, and the same of another guest.
     let rivals = (0..8u8, 0..4u8).prop_map(|(ports, what)| {
         let begin = |guest| vec![25, guest, 0xc1, ports, what | 0x20, 0x02, 0];
         [begin(0x20), vec![11, 0, 0x12, 0, 12, 1, 0x10, 0], begin(0x21)].concat()
@@ -156,7 +156,7 @@ fn what_must_hold_holds_whatever_comes() -> Result<(), Box<dyn Error>> {
         total.set(total.get() + run(&input));
         Ok(())
     })?;
-    // Inputs that lead nowhere would prove nothing.
+    // Inputs that reach nothing would prove nothing.
     let Tally { packets, sent, errors_translated, outbound, stopped, limited, revived, reset, gave_way, idle, refused } =
         total.get();
     assert!(
@@ -170,10 +170,9 @@ fn what_must_hold_holds_whatever_comes() -> Result<(), Box<dyn Error>> {
             && gave_way > sent / 1000
             && idle > 0
             && refused > packets / 1000,
-        "{sent} of {packets} packets were sent on, {outbound} by what guests began, {limited} counted against a limit, \
-         {errors_translated} errors turned back, {stopped} of the stack's packets stopped, {revived} connections lived on, \
-         {reset} packets reset, {gave_way} connections gave way, {idle} idle ones ended for their slots, {refused} refused by the \
-         stack"
+        "{sent} of {packets} packets were forwarded, {outbound} of connections that guests began, {limited} counted against a limit, \
+         {errors_translated} errors translated, {stopped} of the stack's packets stopped, {revived} connections revived, \
+         {reset} packets reset, {gave_way} connections evicted, {idle} idle ones evicted, {refused} packets refused by the stack"
     );
     Ok(())
 }
