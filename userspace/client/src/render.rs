@@ -2,6 +2,7 @@
 
 use clap::ValueEnum;
 use serde_json::Value;
+use unicode_width::UnicodeWidthStr as _;
 
 use super::{ClientError, yaml};
 
@@ -100,13 +101,15 @@ fn cell(value: &Value) -> String {
     }
 }
 
+/// Columns two spaces apart; a cell is as wide as a terminal shows it.
 fn aligned(lines: &[Vec<String>]) -> String {
     let columns = lines.iter().map(Vec::len).max().unwrap_or_default();
-    let width = |column: usize| lines.iter().filter_map(|line| line.get(column)).map(|cell| cell.chars().count()).max();
+    let width = |column: usize| lines.iter().filter_map(|line| line.get(column)).map(|cell| cell.width()).max();
     let widths: Vec<usize> = (0..columns).map(|column| width(column).unwrap_or_default()).collect();
+    let padded = |(cell, width): (&String, &usize)| format!("{cell}{}", " ".repeat(width - cell.width()));
     let line = |line: &Vec<String>| {
-        let cells = line.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}"));
-        format!("{}\n", cells.collect::<Vec<_>>().join("  ").trim_end())
+        let cells: Vec<_> = line.iter().zip(&widths).map(padded).collect();
+        format!("{}\n", cells.join("  ").trim_end())
     };
     lines.iter().map(line).collect()
 }
@@ -131,6 +134,16 @@ mail\u{fffd}[2J  2     10.1.0.9   a,b
 ";
         assert_eq!(table(&reply, &[]), expected);
         assert_eq!(table(&reply, &["ip".to_owned()]), "ip\n10.1.0.10\n10.1.0.9\n2 in all\n");
+    }
+
+    #[test]
+    fn columns_stand_below_each_other_whatever_the_width_of_a_character() {
+        let reply = json!({ "inventories": [
+            { "name": "\u{8d1f}\u{8f7d}", "uuid": "1" },
+            { "name": "e\u{301}te\u{301}", "uuid": "2" },
+            { "name": "lb", "uuid": "" },
+        ] });
+        assert_eq!(table(&reply, &[]), "name  uuid\n\u{8d1f}\u{8f7d}  1\ne\u{301}te\u{301}   2\nlb\n");
     }
 
     #[test]
