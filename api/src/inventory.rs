@@ -60,9 +60,9 @@ macro_rules! of_inventory {
 }
 
 impl Resource {
-    /// The form of its inventory, as its type says.
-    pub fn form(self) -> Form {
-        of_inventory!(self, Form::of)
+    /// The schema of its inventory, by its type.
+    pub fn inventory_schema(self) -> NamedSchema {
+        of_inventory!(self, NamedSchema::of)
     }
 
     /// The members of its inventory, as its type has them.
@@ -106,7 +106,7 @@ fn members<T: DeserializeOwned>() -> &'static [&'static str] {
 
 /// The schema of a type that is written to clients.
 #[allow(missing_debug_implementations, reason = "schemas have none")]
-pub struct Form {
+pub struct NamedSchema {
     /// Name of the type.
     pub name: String,
     pub schema: RefOr<Schema>,
@@ -114,7 +114,7 @@ pub struct Form {
     pub others: Vec<(String, RefOr<Schema>)>,
 }
 
-impl Form {
+impl NamedSchema {
     pub fn of<T: ToSchema>() -> Self {
         let mut others = Vec::new();
         T::schemas(&mut others);

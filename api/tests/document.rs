@@ -123,7 +123,7 @@ fn inventories_have_every_documented_field_with_its_type() {
                 "inventory" | "inventories" => whole,
                 member => nested(whole, member).unwrap_or_else(|| panic!("{names:?} is not answered")),
             };
-            let schema = serde_json::to_value(resource.form().schema).expect("a schema is JSON");
+            let schema = serde_json::to_value(resource.inventory_schema().schema).expect("a schema is JSON");
             for (field, documented) in fields.as_object().into_iter().flatten() {
                 let found = form(&schema["properties"][field]);
                 let wanted = form_of(documented.as_str().unwrap_or_default());

@@ -9,7 +9,7 @@ use std::{ffi::OsStr, time::Duration};
 use clap_complete::CompletionCandidate;
 use vipgate_api::Resource;
 
-use super::{http::Api, names::Reference, render::harmless, resolve, session::Session};
+use super::{http::Api, names::Reference, render::sanitized, resolve, session::Session};
 
 /// How long a shell may wait.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -69,7 +69,7 @@ fn called(stays: &str, typed: &str, name: &str, uuid: Option<&str>) -> Option<Co
         return Some(CompletionCandidate::new(format!("{stays}{name}")));
     }
     let uuid = uuid.filter(|uuid| resolve::is_uuid(uuid))?;
-    Some(CompletionCandidate::new(format!("{stays}{uuid}")).help(Some(harmless(name).into())))
+    Some(CompletionCandidate::new(format!("{stays}{uuid}")).help(Some(sanitized(name).into())))
 }
 
 /// A word that no shell reads anything into, and that is no option.

@@ -18,7 +18,7 @@ use vipgate_api::{
     call::{self, Mode, Route},
 };
 
-use super::{ClientError, render::harmless, session::Session};
+use super::{ClientError, render::sanitized, session::Session};
 
 /// Of one request. The API answers at once; what takes long is a job.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -70,7 +70,7 @@ impl Api {
     }
 
     /// A server that has not been logged in to.
-    pub(super) fn stranger(base: &str) -> Result<Self, ClientError> {
+    pub(super) fn without_session(base: &str) -> Result<Self, ClientError> {
         Self::new(base, PATIENCE)
     }
 
@@ -155,9 +155,9 @@ fn read(response: Response, base: &str) -> Result<Value, ClientError> {
     }
     let error = body.as_ref().map(|body| &body["error"]).filter(|error| error.is_object());
     let Some(error) = error else {
-        return Err(ClientError::Refused { what: format!("{}: {}", status.as_u16(), harmless(text.trim())) });
+        return Err(ClientError::Refused { what: format!("{}: {}", status.as_u16(), sanitized(text.trim())) });
     };
-    let what = told(error);
+    let what = described(error);
     match error["code"].as_str() {
         Some(code) if code == Code::InvalidSession.as_str() => Err(ClientError::SessionOver { what }),
         Some(code) if code == Code::Authentication.as_str() => Err(ClientError::Denied { what }),
@@ -166,10 +166,10 @@ fn read(response: Response, base: &str) -> Result<Value, ClientError> {
 }
 
 /// Code, description and details of an error object, and of those that caused it.
-fn told(error: &Value) -> String {
-    let part = |name: &str| harmless(error[name].as_str().unwrap_or_default());
+fn described(error: &Value) -> String {
+    let part = |name: &str| sanitized(error[name].as_str().unwrap_or_default());
     let own = format!("{} {}: {}", part("code"), part("description"), part("details"));
-    if error["cause"].is_object() { format!("{own}\n  because {}", told(&error["cause"])) } else { own }
+    if error["cause"].is_object() { format!("{own}\n  because {}", described(&error["cause"])) } else { own }
 }
 
 /// What goes over the wire.
@@ -243,7 +243,7 @@ impl Progress {
     pub(super) fn show(&mut self, line: &str) {
         // Where it can't be shown, it is not needed.
         if stderr().is_terminal() {
-            let _ = write!(stderr(), "\r{}\x1b[K", harmless(line));
+            let _ = write!(stderr(), "\r{}\x1b[K", sanitized(line));
             self.shown = true;
         }
     }
@@ -303,6 +303,6 @@ mod tests {
     fn an_error_is_told_with_its_causes() {
         let error = json!({ "code": "A", "description": "b", "details": "c",
             "cause": { "code": "D", "description": "e", "details": "f" } });
-        assert_eq!(told(&error), "A b: c\n  because D e: f");
+        assert_eq!(described(&error), "A b: c\n  because D e: f");
     }
 }

@@ -49,13 +49,13 @@ const DEFAULT_API: &str = "http://127.0.0.1:8080";
 
 /// What a command that succeeded prints.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Said {
+pub struct Output {
     pub text: String,
     /// It was asked whether something would change, and something would.
     pub differs: bool,
 }
 
-impl From<String> for Said {
+impl From<String> for Output {
     fn from(text: String) -> Self {
         Self { text, differs: false }
     }
@@ -262,7 +262,7 @@ Examples:
 }
 
 /// Carries a command out; what it prints.
-pub fn run(request: &Request) -> Result<Said, ClientError> {
+pub fn run(request: &Request) -> Result<Output, ClientError> {
     let matches = &request.matches;
     let text = match (request.command.as_str(), matches.subcommand()) {
         (APPLY, _) => return apply(matches),
@@ -302,7 +302,7 @@ fn ask(api: &Api, name: Name, arguments: &Map<String, Value>) -> Result<Value, C
 fn log_in(matches: &ArgMatches) -> Result<String, ClientError> {
     let account = text(matches, "account").unwrap_or_default();
     let base = text(matches, "api").unwrap_or(DEFAULT_API);
-    let api = Api::stranger(base)?;
+    let api = Api::without_session(base)?;
     let password = options::password(matches, &format!("password of {account}"))?;
     let arguments =
         Map::from_iter([("accountName".to_owned(), account.into()), ("password".to_owned(), password.into())]);
@@ -317,7 +317,7 @@ fn log_in(matches: &ArgMatches) -> Result<String, ClientError> {
 
 fn log_out() -> Result<String, ClientError> {
     let session = Session::load()?;
-    let api = Api::stranger(&session.api)?;
+    let api = Api::without_session(&session.api)?;
     // Forgotten first: what the server does not hear of ends there by itself.
     Session::remove()?;
     let arguments = Map::from_iter([("sessionUuid".to_owned(), session.uuid.into())]);

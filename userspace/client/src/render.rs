@@ -31,7 +31,7 @@ pub(super) fn render(reply: &Value, format: Format, fields: &[String]) -> Result
 }
 
 /// What others have written, such as names, without what a terminal would obey.
-pub(super) fn harmless(text: &str) -> String {
+pub(super) fn sanitized(text: &str) -> String {
     text.replace(char::is_control, "\u{fffd}")
 }
 
@@ -90,7 +90,7 @@ fn usual(inventories: &[Value]) -> Vec<String> {
 fn cell(value: &Value) -> String {
     match value {
         Value::Null => String::new(),
-        Value::String(text) => harmless(text),
+        Value::String(text) => sanitized(text),
         Value::Array(items) => items.iter().map(cell).collect::<Vec<_>>().join(","),
         Value::Object(members) => {
             let named =

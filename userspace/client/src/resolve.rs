@@ -10,7 +10,7 @@ use super::{
     ClientError,
     http::Api,
     names::{self, Reference},
-    render::harmless,
+    render::sanitized,
 };
 
 /// Candidates that an error names at most.
@@ -100,7 +100,7 @@ fn candidate(kind: &str, inventory: &Value, given: &str) -> Option<Candidate> {
     let uuid = inventory["uuid"].as_str()?;
     let called: Vec<_> = ["name", "ip"].iter().filter_map(|field| inventory[*field].as_str()).collect();
     let shown = [&called[..], &[uuid, &format!("({kind})")]].concat().join(" ");
-    Some(Candidate { shown: harmless(&shown), uuid: uuid.to_owned(), exact: called.contains(&given) })
+    Some(Candidate { shown: sanitized(&shown), uuid: uuid.to_owned(), exact: called.contains(&given) })
 }
 
 fn one(given: &str, kind: &str, found: Vec<Candidate>) -> Result<String, ClientError> {

@@ -44,7 +44,7 @@ impl Session {
     pub(super) fn remove() -> Result<(), ClientError> {
         let path = file()?;
         match fs::remove_file(&path) {
-            Err(source) if source.kind() != io::ErrorKind::NotFound => Err(failed("remove", &path)(source)),
+            Err(source) if source.kind() != io::ErrorKind::NotFound => Err(file_error("remove", &path)(source)),
             _ => Ok(()),
         }
     }
@@ -52,7 +52,7 @@ impl Session {
     fn read(path: &Path) -> Result<Self, ClientError> {
         let text = match fs::read_to_string(path) {
             Err(source) if source.kind() == io::ErrorKind::NotFound => return Err(ClientError::NotLoggedIn),
-            text => text.map_err(failed("read", path))?,
+            text => text.map_err(file_error("read", path))?,
         };
         serde_json::from_str(&text).map_err(|_| ClientError::BadSession { path: path.to_owned() })
     }
@@ -60,7 +60,7 @@ impl Session {
     /// Whole or not at all: a command that runs meanwhile reads the old session or the new one.
     fn write(&self, path: &Path) -> Result<(), ClientError> {
         let directory = path.parent().unwrap_or(path);
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(failed("make", directory))?;
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(file_error("make", directory))?;
         let new = path.with_extension(format!("{}.new", std::process::id()));
         let write = || {
             let mut to = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new)?;
@@ -70,13 +70,13 @@ impl Session {
         write().map_err(|source| {
             // What is left of it is no use; that it can't be removed is no news beside the failure.
             let _ = fs::remove_file(&new);
-            failed("write", path)(source)
+            file_error("write", path)(source)
         })
     }
 }
 
 /// An error about a file.
-pub(super) fn failed(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> ClientError {
+pub(super) fn file_error(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> ClientError {
     move |source| ClientError::File { what, path: path.to_owned(), source }
 }
 
@@ -97,11 +97,15 @@ fn state_home(state_home: Option<OsString>, home: Option<OsString>) -> Option<Pa
 pub(super) fn password(file: Option<&Path>, prompt: &str) -> Result<String, ClientError> {
     let stdin = || {
         let mut text = String::new();
-        io::stdin().lock().read_to_string(&mut text).map(|_| text).map_err(failed("read", Path::new("standard input")))
+        io::stdin()
+            .lock()
+            .read_to_string(&mut text)
+            .map(|_| text)
+            .map_err(file_error("read", Path::new("standard input")))
     };
     let text = match file {
-        Some(path) if path != Path::new("-") => fs::read_to_string(path).map_err(failed("read", path))?,
-        None if io::stdin().is_terminal() => ask(prompt).map_err(failed("read", Path::new("the terminal")))?,
+        Some(path) if path != Path::new("-") => fs::read_to_string(path).map_err(file_error("read", path))?,
+        None if io::stdin().is_terminal() => ask(prompt).map_err(file_error("read", Path::new("the terminal")))?,
         _ => stdin()?,
     };
     let text = text.trim_end_matches(['\r', '\n']);

@@ -50,7 +50,7 @@ fn bounds_of_the_table_are_kept_before_anything_is_sent() {
 
 #[test]
 fn rates_are_taken_in_bits_and_in_the_units_of_the_real_systems_clients() {
-    let api = Api::stranger("http://192.0.2.1:1").unwrap();
+    let api = Api::without_session("http://192.0.2.1:1").unwrap();
     let call = calls::of(Name::SetVipQos).unwrap();
     let uuid = "d825b1a26f4e474b8c59306081920ff2";
     let line = |rate| ["vip", "set-qos", uuid, "--port", "80", "--inbound-bandwidth", rate];
@@ -72,7 +72,7 @@ fn rates_are_taken_in_bits_and_in_the_units_of_the_real_systems_clients() {
 #[test]
 fn values_become_arguments_of_their_kinds_and_uuids_need_no_api() {
     let uuid = "D825B1A26F4E474B8C59306081920FF2";
-    let api = Api::stranger("http://192.0.2.1:1").unwrap();
+    let api = Api::without_session("http://192.0.2.1:1").unwrap();
     let arguments = |line: &[&str], name| {
         let call = calls::of(name).unwrap();
         Value::Object(options::arguments(call, &parsed(line).unwrap(), &api).unwrap())
@@ -101,7 +101,7 @@ fn values_become_arguments_of_their_kinds_and_uuids_need_no_api() {
 
 #[test]
 fn an_api_that_nobody_serves_has_an_exit_code_of_its_own() {
-    let refused = Api::stranger("http://127.0.0.1:1").and_then(|api| api.follow("job"));
+    let refused = Api::without_session("http://127.0.0.1:1").and_then(|api| api.follow("job"));
     assert_eq!(refused.unwrap_err().exit_code(), 9);
 }
 

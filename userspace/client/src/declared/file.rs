@@ -32,9 +32,9 @@ use super::{
         http::plain,
         options::{rate, with_unit},
     },
+    kind::{Absent, Called, Change, Field, Form, Kind, Made, setting_value, without_defaults},
     kinds::KINDS,
     node::{Node, Place},
-    table::{Absent, Called, Change, Field, Form, Kind, Made, setting_value, without_defaults},
     thing::{Id, Names, Thing},
 };
 
@@ -146,11 +146,11 @@ impl Draft {
     }
 
     /// Looks references up among what is declared, and else among what is there besides.
-    pub(super) fn resolve<'a>(mut self, there: impl IntoIterator<Item = &'a Thing>) -> Result<Declared> {
-        let there: Vec<&Thing> = there.into_iter().collect();
-        let besides = Names::of(there.iter().copied());
+    pub(super) fn resolve<'a>(mut self, existing: impl IntoIterator<Item = &'a Thing>) -> Result<Declared> {
+        let existing: Vec<&Thing> = existing.into_iter().collect();
+        let besides = Names::of(existing.iter().copied());
         self.call_after([&self.names(), &besides])?;
-        self.complete(&there.iter().map(|thing| thing.id()).collect())?;
+        self.complete(&existing.iter().map(|thing| thing.id()).collect())?;
         let names = [&self.names(), &besides];
         for index in 0..self.things.len() {
             let Written { thing, place, fields, .. } = &self.things[index];
@@ -191,14 +191,14 @@ impl Draft {
     }
 
     /// What is made together with something must be declared with it, unless it is there already.
-    fn complete(&self, there: &BTreeSet<Id>) -> Result<()> {
+    fn complete(&self, existing: &BTreeSet<Id>) -> Result<()> {
         for part in KINDS.iter().filter(|kind| kind.made == Made::WithParent) {
             let rank = Kind::rank(part.resource);
             let parts = self.things.iter().filter(|written| written.thing.rank == rank);
             let whole: BTreeSet<_> = parts.filter_map(|part| part.parent).collect();
             let of = part.parent.map(|(resource, _)| Kind::rank(resource));
             let mut things = self.things.iter().enumerate().filter(|(_, written)| Some(written.thing.rank) == of);
-            let lacking = things.find(|(index, one)| !whole.contains(index) && !there.contains(&one.thing.id()));
+            let lacking = things.find(|(index, one)| !whole.contains(index) && !existing.contains(&one.thing.id()));
             if let Some((_, one)) = lacking {
                 return fault(
                     &one.place,
@@ -337,7 +337,7 @@ fn read_value(kind: &Kind, field: &Field, node: &Node) -> Result<Option<Value>, 
         (Form::Several(_), value @ Value::Array(_)) => Ok(Some(value)),
         (Form::Weights(..), Value::Object(weights)) => {
             for weight in weights.values() {
-                let tag = format!("{}{weight}", super::table::weight_tag("nic"));
+                let tag = format!("{}{weight}", super::kind::weight_tag("nic"));
                 listener_tag::parse(&tag).map_err(|_| format!("has the weight {weight}: give one from 0 to 100"))?;
             }
             Ok(Some(Value::Object(weights)))

@@ -8,7 +8,7 @@
 use serde_json::{Value, json};
 use vipgate_api::{Api, Resource};
 
-use super::table::{Absent, Batch, Called, Change, Field, Form, Kind, Made, Values, value};
+use super::kind::{Absent, Batch, Called, Change, Field, Form, Kind, Made, Values, value};
 
 const fn field(key: &'static str, form: Form, absent: Absent, change: Change) -> Field {
     Field { key, member: key, form, absent, change }
@@ -316,7 +316,7 @@ mod tests {
     use vipgate_api::calls;
 
     use super::{
-        super::table::{setting_value, without_defaults},
+        super::kind::{setting_value, without_defaults},
         *,
     };
 

@@ -1,9 +1,9 @@
 //! A router in one file: `vipgate apply` brings what the file declares to the API, `vipgate export` writes the file.
 //!
-//! - [`kinds`], [`table`]: which kinds of things there are, their fields and their calls; [`thing`]: things and what they
+//! - [`kinds`], [`kind`]: which kinds of things there are, their fields and their calls; [`thing`]: things and what they
 //!   are called.
-//! - [`node`], [`mod@file`]: the file's text, and what it declares; [`there`]: what the router has.
-//! - [`plan`]: what must be done, in which order; [`act`]: the calls that do it.
+//! - [`node`], [`mod@file`]: the file's text, and what it declares; [`existing`]: what the router has.
+//! - [`plan`]: what must be done, in which order; [`execute`]: the calls that do it.
 //!
 //! A field that a declared thing leaves out is as by default, and is brought to that. A thing that the file does not
 //! declare is left alone. What a failure leaves half done, the next apply finishes, since each starts from what is there.
@@ -12,13 +12,13 @@
 //! tags of VMs beside the addresses of their NICs. Elastic IPs are attached in the file's order, which says by which of
 //! several a guest's own connections leave; an export is in the order of the names.
 
-mod act;
+mod execute;
+mod existing;
 mod file;
+mod kind;
 mod kinds;
 mod node;
 mod plan;
-mod table;
-mod there;
 mod thing;
 
 use std::{
@@ -32,16 +32,16 @@ use serde_json::Value;
 
 pub(crate) use self::plan::NoPlan;
 use self::{
-    act::Hands,
+    execute::Executor,
     file::{Draft, Fault, write},
     node::{Node, line},
     plan::{Allowed, Plan, Step},
     thing::{Names, Thing},
 };
 use super::{
-    ClientError, Said,
+    ClientError, Output,
     http::{Api, Progress},
-    render::{Format, harmless, render},
+    render::{Format, render, sanitized},
     session, yaml,
 };
 
@@ -98,20 +98,20 @@ pub(super) fn export() -> Result<String, ClientError> {
 }
 
 fn exported(api: &Api) -> Result<String, ClientError> {
-    let there = there::read(api)?;
-    plan::all_once(&there)?;
+    let existing = existing::read(api)?;
+    plan::all_once(&existing)?;
     let is_worth_it = |thing: &Thing| {
         // What is not made by a file is in it for what is on it.
-        !thing.is_own() || there.iter().any(|other| other.thing.parent() == Some(thing.id()))
+        !thing.is_own() || existing.iter().any(|other| other.thing.parent() == Some(thing.id()))
     };
     let things: Vec<Thing> =
-        there.iter().map(|there| &there.thing).filter(|thing| is_worth_it(thing)).cloned().collect();
+        existing.iter().map(|existing| &existing.thing).filter(|thing| is_worth_it(thing)).cloned().collect();
     yaml::write(&write(&things)).map_err(ClientError::Yaml)
 }
 
 /// What is asked for.
 #[derive(Clone, Copy, Debug)]
-struct Wish<'a> {
+struct ApplyRequest<'a> {
     /// What the file is called in errors.
     file: &'a str,
     text: &'a str,
@@ -120,47 +120,48 @@ struct Wish<'a> {
     format: Format,
 }
 
-pub(super) fn apply(matches: &ArgMatches) -> Result<Said, ClientError> {
+pub(super) fn apply(matches: &ArgMatches) -> Result<Output, ClientError> {
     let path = matches.get_one::<PathBuf>(FILE).map_or(Path::new("-"), PathBuf::as_path);
     let (file, text) = text_of(path)?;
-    let wish = Wish {
+    let request = ApplyRequest {
         file: &file,
         text: &text,
         allowed: Allowed { prune: matches.get_flag(PRUNE), recreate: matches.get_flag(RECREATE) },
         dry_run: matches.get_flag(DRY_RUN),
         format: matches.get_one::<Format>("output").copied().unwrap_or_default(),
     };
-    let draft = wish.draft()?;
-    wish.grant(draft, &Api::of_session()?)
+    let draft = request.draft()?;
+    request.apply(draft, &Api::of_session()?)
 }
 
-impl Wish<'_> {
+impl ApplyRequest<'_> {
     /// What can be said of the file without the router.
     fn draft(&self) -> Result<Draft, ClientError> {
-        let refused = |what: &str| ClientError::Declared { at: self.file.to_owned(), what: harmless(what) };
+        let refused = |what: &str| ClientError::Declared { at: self.file.to_owned(), what: sanitized(what) };
         let document = yaml::read(self.text).map_err(|error| refused(&yaml::described(&error)))?;
         if document == Node::Scalar(Value::Null) {
             return Err(refused("the file is empty"));
         }
-        Draft::read(&document).map_err(|fault| self.told(&fault))
+        Draft::read(&document).map_err(|fault| self.error_at(&fault))
     }
 
-    fn grant(&self, draft: Draft, api: &Api) -> Result<Said, ClientError> {
-        let there = there::read(api)?;
-        let declared = draft.resolve(there.iter().map(|present| &present.thing)).map_err(|fault| self.told(&fault))?;
-        let plan = Plan::of(&declared, &there, self.allowed)?;
-        let names = Names::of(declared.things.iter().chain(there.iter().map(|present| &present.thing)));
+    fn apply(&self, draft: Draft, api: &Api) -> Result<Output, ClientError> {
+        let existing = existing::read(api)?;
+        let declared =
+            draft.resolve(existing.iter().map(|present| &present.thing)).map_err(|fault| self.error_at(&fault))?;
+        let plan = Plan::of(&declared, &existing, self.allowed)?;
+        let names = Names::of(declared.things.iter().chain(existing.iter().map(|present| &present.thing)));
         let text = shown(&plan, &names, self.format)?;
         if !self.dry_run {
-            carry_out(api, &plan.steps(&declared, &there), &there, &names)?;
+            carry_out(api, &plan.steps(&declared, &existing), &existing, &names)?;
         }
-        Ok(Said { text, differs: self.dry_run && !plan.is_empty() })
+        Ok(Output { text, differs: self.dry_run && !plan.is_empty() })
     }
 
-    fn told(&self, fault: &Fault) -> ClientError {
+    fn error_at(&self, fault: &Fault) -> ClientError {
         let line = line(self.text, &fault.place);
         let at = line.map_or_else(|| self.file.to_owned(), |line| format!("{}:{line}", self.file));
-        ClientError::Declared { at, what: harmless(&fault.what) }
+        ClientError::Declared { at, what: sanitized(&fault.what) }
     }
 }
 
@@ -169,10 +170,10 @@ fn text_of(path: &Path) -> Result<(String, String), ClientError> {
     if path == Path::new("-") {
         let mut text = String::new();
         let read = io::stdin().lock().read_to_string(&mut text);
-        read.map_err(session::failed("read", Path::new("standard input")))?;
+        read.map_err(session::file_error("read", Path::new("standard input")))?;
         return Ok(("standard input".to_owned(), text));
     }
-    let text = fs::read_to_string(path).map_err(session::failed("read", path))?;
+    let text = fs::read_to_string(path).map_err(session::file_error("read", path))?;
     Ok((path.display().to_string(), text))
 }
 
@@ -190,19 +191,19 @@ fn shown(plan: &Plan, names: &Names, format: Format) -> Result<String, ClientErr
         if item.is_new {
             return format!("+ {id}\n");
         }
-        let changes: Vec<_> = item.changes.iter().map(|change| plan::told(change, names)).collect();
+        let changes: Vec<_> = item.changes.iter().map(|change| plan::described(change, names)).collect();
         format!("~ {id}: {}\n", changes.join(", "))
     });
     Ok(deletes.chain(items).collect())
 }
 
-fn carry_out(api: &Api, steps: &[Step], there: &[there::Present], names: &Names) -> Result<(), ClientError> {
-    let mut hands = Hands::new(api, there);
+fn carry_out(api: &Api, steps: &[Step], existing: &[existing::Existing], names: &Names) -> Result<(), ClientError> {
+    let mut executor = Executor::new(api, existing);
     let listed = |steps: &[Step]| steps.iter().map(|step| format!("\n  {}", step.label(names))).collect::<String>();
     let mut progress = Progress::default();
     for (done, step) in steps.iter().enumerate() {
         progress.show(&format!("{} of {}: {}", done + 1, steps.len(), step.label(names)));
-        hands.take(step).map_err(|cause| ClientError::Stopped {
+        executor.execute(step).map_err(|cause| ClientError::Stopped {
             at: step.label(names),
             done: listed(&steps[..done]),
             left: listed(&steps[done + 1..]),

@@ -9,10 +9,10 @@ use serde_json::{Value, json};
 use vipgate_api::Resource;
 
 use super::{
-    super::render::harmless,
+    super::render::sanitized,
+    existing::Existing,
     file::{Declared, spelt},
-    table::{Absent, Batch, Change, Field, Form, Kind, Made, Values, value},
-    there::Present,
+    kind::{Absent, Batch, Change, Field, Form, Kind, Made, Values, value},
     thing::{Id, Names, Thing},
 };
 
@@ -89,9 +89,9 @@ impl Plan {
         self.deletes.is_empty() && self.items.is_empty()
     }
 
-    pub(super) fn of(declared: &Declared, there: &[Present], allowed: Allowed) -> Result<Self, NoPlan> {
+    pub(super) fn of(declared: &Declared, existing: &[Existing], allowed: Allowed) -> Result<Self, NoPlan> {
         let wanted: BTreeMap<Id, &Thing> = declared.things.iter().map(|thing| (thing.id(), thing)).collect();
-        let present: BTreeMap<Id, &Present> = there.iter().map(|present| (present.thing.id(), present)).collect();
+        let present: BTreeMap<Id, &Existing> = existing.iter().map(|present| (present.thing.id(), present)).collect();
 
         let (kept, pruned) = kept_and_pruned(declared, &wanted, &present, allowed);
         let anew = anew(&wanted, &present, allowed)?;
@@ -111,7 +111,7 @@ impl Plan {
         if let Some(needed) = doomed.iter().find(|id| kept.contains(id) && !wanted.contains_key(id)) {
             return Err(NoPlan::Needed(needed.clone()));
         }
-        only_once(there, kept.iter().chain(&doomed))?;
+        only_once(existing, kept.iter().chain(&doomed))?;
 
         let mut items: Vec<Item> = Vec::new();
         // What comes with something is no item of its own.
@@ -158,7 +158,7 @@ impl Plan {
 fn kept_and_pruned(
     declared: &Declared,
     wanted: &BTreeMap<Id, &Thing>,
-    present: &BTreeMap<Id, &Present>,
+    present: &BTreeMap<Id, &Existing>,
     allowed: Allowed,
 ) -> (BTreeSet<Id>, BTreeSet<Id>) {
     let mut kept = BTreeSet::new();
@@ -167,13 +167,13 @@ fn kept_and_pruned(
         if !kept.insert(id.clone()) {
             continue;
         }
-        let there = || present.get(&id).map(|present| &present.thing);
-        if let Some(thing) = wanted.get(&id).copied().or_else(there) {
+        let existing = || present.get(&id).map(|present| &present.thing);
+        if let Some(thing) = wanted.get(&id).copied().or_else(existing) {
             open.extend(thing.references().map(|(_, id)| id).chain(thing.parent()).chain(thing.namesake()));
         }
     }
     // What comes with something goes with it alone.
-    let stays = |present: &Present| present.thing.is_own() || present.thing.kind().made == Made::WithParent;
+    let stays = |present: &Existing| present.thing.is_own() || present.thing.kind().made == Made::WithParent;
     let pruned = present.iter().filter(|(id, present)| {
         allowed.prune && declared.sections.contains(&id.rank) && !kept.contains(id) && !stays(present)
     });
@@ -184,20 +184,20 @@ fn kept_and_pruned(
 /// What can't be brought to what is declared in place.
 fn anew(
     wanted: &BTreeMap<Id, &Thing>,
-    present: &BTreeMap<Id, &Present>,
+    present: &BTreeMap<Id, &Existing>,
     allowed: Allowed,
 ) -> Result<BTreeSet<Id>, NoPlan> {
     let mut reasons = BTreeMap::<Id, Vec<String>>::new();
     for (id, thing) in wanted {
         let whole = thing.parent().filter(|_| thing.kind().made == Made::WithParent);
-        let Some(there) = present.get(id) else {
+        let Some(existing) = present.get(id) else {
             // It could only have come with what holds it.
             if let Some(whole) = whole.filter(|whole| present.contains_key(whole)) {
                 reasons.entry(whole).or_default().push(format!("it has no {id}"));
             }
             continue;
         };
-        for change in differences(thing, Some(&there.thing)) {
+        for change in differences(thing, Some(&existing.thing)) {
             if matches!(change.field.change, Change::Never) {
                 let of = if whole.is_some() { format!("{id}: ") } else { String::new() };
                 let reason = format!("{of}{} is {}, not {}", change.field.key, shown(&change.from), shown(&change.to));
@@ -205,7 +205,7 @@ fn anew(
             }
         }
     }
-    if let Some(own) = reasons.keys().find(|id| present.get(id).is_some_and(|there| there.thing.is_own())) {
+    if let Some(own) = reasons.keys().find(|id| present.get(id).is_some_and(|existing| existing.thing.is_own())) {
         return Err(NoPlan::Own(own.clone()));
     }
     if !reasons.is_empty() && !allowed.recreate {
@@ -215,15 +215,15 @@ fn anew(
 }
 
 /// What goes with them; what came with something goes with it alone, and so takes it along.
-fn with_what_rests_on(mut doomed: BTreeSet<Id>, present: &BTreeMap<Id, &Present>) -> BTreeSet<Id> {
+fn with_what_rests_on(mut doomed: BTreeSet<Id>, present: &BTreeMap<Id, &Existing>) -> BTreeSet<Id> {
     loop {
         let mut more = BTreeSet::new();
-        for (id, there) in present {
-            if there.rests_on.iter().any(|other| doomed.contains(other)) {
+        for (id, existing) in present {
+            if existing.rests_on.iter().any(|other| doomed.contains(other)) {
                 more.insert(id.clone());
             }
-            if doomed.contains(id) && there.thing.kind().made == Made::WithParent {
-                more.extend(there.thing.parent());
+            if doomed.contains(id) && existing.thing.kind().made == Made::WithParent {
+                more.extend(existing.thing.parent());
             }
         }
         if more.is_subset(&doomed) {
@@ -233,9 +233,9 @@ fn with_what_rests_on(mut doomed: BTreeSet<Id>, present: &BTreeMap<Id, &Present>
     }
 }
 
-fn only_once<'a>(there: &[Present], ids: impl Iterator<Item = &'a Id>) -> Result<(), NoPlan> {
+fn only_once<'a>(existing: &[Existing], ids: impl Iterator<Item = &'a Id>) -> Result<(), NoPlan> {
     let mut uuids = BTreeMap::<Id, Vec<String>>::new();
-    for present in there {
+    for present in existing {
         uuids.entry(present.thing.id()).or_default().push(present.uuid.clone());
     }
     for id in ids {
@@ -247,9 +247,9 @@ fn only_once<'a>(there: &[Present], ids: impl Iterator<Item = &'a Id>) -> Result
 }
 
 /// Every thing's name tells it from the others.
-pub(super) fn all_once(there: &[Present]) -> Result<(), NoPlan> {
-    let ids: Vec<Id> = there.iter().map(|present| present.thing.id()).collect();
-    only_once(there, ids.iter())
+pub(super) fn all_once(existing: &[Existing]) -> Result<(), NoPlan> {
+    let ids: Vec<Id> = existing.iter().map(|present| present.thing.id()).collect();
+    only_once(existing, ids.iter())
 }
 
 /// The thing as deletes leave it: without what led to something that has gone.
@@ -298,7 +298,7 @@ impl Step {
         match self {
             Self::Delete(id) => format!("- {id}"),
             Self::Create(thing, _) => format!("+ {}", thing.id()),
-            Self::Change(thing, change) => format!("~ {}: {}", thing.id(), told(change, names)),
+            Self::Change(thing, change) => format!("~ {}: {}", thing.id(), described(change, names)),
         }
     }
 }
@@ -306,9 +306,9 @@ impl Step {
 impl Plan {
     /// The steps, in their order: deletes, what lets go of something, then what is made and changed, each after what it
     /// needs, and at the end what is switched off, since nothing can be put on what is off.
-    pub(super) fn steps(&self, declared: &Declared, there: &[Present]) -> Vec<Step> {
-        let there: BTreeMap<Id, &Values> =
-            there.iter().map(|present| (present.thing.id(), &present.thing.values)).collect();
+    pub(super) fn steps(&self, declared: &Declared, existing: &[Existing]) -> Vec<Step> {
+        let existing: BTreeMap<Id, &Values> =
+            existing.iter().map(|present| (present.thing.id(), &present.thing.values)).collect();
         let mut parts = BTreeMap::<Id, Vec<Thing>>::new();
         for thing in declared.things.iter().filter(|thing| thing.kind().made == Made::WithParent) {
             parts.entry(thing.parent().unwrap_or_else(|| thing.id())).or_default().push(thing.clone());
@@ -326,7 +326,7 @@ impl Plan {
                 let parts = parts.remove(&thing.id()).unwrap_or_default();
                 steps.push(((2, rank, 0), Step::Create(thing.clone(), parts)));
             }
-            let was = there.get(&thing.id()).copied().filter(|_| !item.is_new);
+            let was = existing.get(&thing.id()).copied().filter(|_| !item.is_new);
             let changes = if remade { differences(thing, None) } else { with_state_between(item, was) };
             for change in changes {
                 for (at, change) in parted(rank, change) {
@@ -377,7 +377,7 @@ fn parted(rank: usize, change: Difference) -> Vec<(Turn, Difference)> {
 }
 
 /// `maxConnection 5000 -> 100`, `backends +web3 -web1`
-pub(super) fn told(change: &Difference, names: &Names) -> String {
+pub(super) fn described(change: &Difference, names: &Names) -> String {
     let field = change.field;
     let spelt = |value: &Option<Value>| value.as_ref().map(|value| spelt(field.form, value, names));
     let (from, to) = (&spelt(&change.from), &spelt(&change.to));
@@ -407,7 +407,7 @@ fn value_of_default(field: &Field) -> Option<Value> {
 fn shown(value: &Option<Value>) -> String {
     match value {
         None => "nothing".to_owned(),
-        Some(Value::String(text)) => harmless(text),
+        Some(Value::String(text)) => sanitized(text),
         Some(other) => other.to_string(),
     }
 }

@@ -9,9 +9,9 @@ use serde_json::Value;
 use vipgate_api::Resource;
 
 use super::{
-    super::render::harmless,
+    super::render::sanitized,
+    kind::{Called, Field, Form, Kind, Values},
     kinds::KINDS,
-    table::{Called, Field, Form, Kind, Values},
 };
 
 /// Which thing, by its kind and its names from the outermost on; in the order of dependence.
@@ -41,7 +41,7 @@ impl Id {
 
 impl fmt::Display for Id {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "{} {}", self.kind().noun(), harmless(&self.path))
+        write!(formatter, "{} {}", self.kind().noun(), sanitized(&self.path))
     }
 }
 

@@ -62,7 +62,7 @@ fn password() -> String {
 
 fn log_in(base: &str, account: &str) -> Api {
     let login = json!({ "accountName": account, "password": password() });
-    let reply = ask(&Api::stranger(base).unwrap(), Name::LogInByAccount, login.as_object().unwrap()).unwrap();
+    let reply = ask(&Api::without_session(base).unwrap(), Name::LogInByAccount, login.as_object().unwrap()).unwrap();
     let uuid = reply["inventory"]["uuid"].as_str().unwrap().to_owned();
     let session = Session { api: base.to_owned(), account: account.to_owned(), uuid };
     Api::of(&session, Duration::from_secs(30)).unwrap()
@@ -97,9 +97,9 @@ impl Router {
         router
     }
 
-    fn apply(&self, text: &str, allowed: Allowed, dry_run: bool) -> Result<Said, ClientError> {
-        let wish = Wish { file: "router.yaml", text, allowed, dry_run, format: Format::Table };
-        wish.grant(wish.draft()?, &self.api)
+    fn apply(&self, text: &str, allowed: Allowed, dry_run: bool) -> Result<Output, ClientError> {
+        let request = ApplyRequest { file: "router.yaml", text, allowed, dry_run, format: Format::Table };
+        request.apply(request.draft()?, &self.api)
     }
 
     /// What an apply that succeeds says.
@@ -118,15 +118,16 @@ impl Router {
     /// Nothing is to be done, and a dry run says so.
     fn is_as(&self, text: &str, allowed: Allowed) {
         let said = self.apply(text, allowed, true).unwrap_or_else(|error| panic!("{error}\n{text}"));
-        assert_eq!(said, Said { text: "nothing to do\n".to_owned(), differs: false }, "{text}");
+        assert_eq!(said, Output { text: "nothing to do\n".to_owned(), differs: false }, "{text}");
     }
 
     /// What an apply would do one after the other.
     fn steps(&self, text: &str) -> Vec<String> {
-        let wish = Wish { file: "router.yaml", text, allowed: PRUNING, dry_run: true, format: Format::Table };
-        let there = there::read(&self.api).unwrap();
-        let declared = wish.draft().unwrap().resolve(there.iter().map(|present| &present.thing)).unwrap();
-        let steps = Plan::of(&declared, &there, PRUNING).unwrap().steps(&declared, &there);
+        let request =
+            ApplyRequest { file: "router.yaml", text, allowed: PRUNING, dry_run: true, format: Format::Table };
+        let existing = existing::read(&self.api).unwrap();
+        let declared = request.draft().unwrap().resolve(existing.iter().map(|present| &present.thing)).unwrap();
+        let steps = Plan::of(&declared, &existing, PRUNING).unwrap().steps(&declared, &existing);
         steps.iter().map(|step| step.label(&Names::default())).collect()
     }
 
@@ -328,8 +329,8 @@ fn the_routers_own_address_is_declared_by_what_is_on_it() {
 /// A router whose networks all accounts share, asked by one of those.
 fn shared_with_alice() -> Router {
     let mut router = Router::of(SITE.split("vms:").next().unwrap());
-    let there = there::read(&router.api).unwrap();
-    let networks = there.iter().filter(|present| present.thing.kind().resource == Resource::L3Network);
+    let existing = existing::read(&router.api).unwrap();
+    let networks = existing.iter().filter(|present| present.thing.kind().resource == Resource::L3Network);
     let networks: Vec<_> = networks.map(|present| present.uuid.clone()).collect();
     router.call(Name::CreateAccount, &json!({ "name": "alice", "password": password() }));
     router.call(Name::ShareResource, &json!({ "resourceUuids": networks, "toPublic": true }));
@@ -399,11 +400,11 @@ fn references_are_as_long_as_they_must_be() {
 #[test]
 fn of_two_with_one_name_an_error_gives_the_uuids() {
     let router = Router::of(&with("vips: {web: {l3: public}}\n"));
-    let there = there::read(&router.api).unwrap();
-    let first = there.iter().find(|present| present.thing.name() == "web").unwrap();
+    let existing = existing::read(&router.api).unwrap();
+    let first = existing.iter().find(|present| present.thing.name() == "web").unwrap();
     let mut second = first.thing.clone();
     second.values.remove("ip");
-    Hands::new(&router.api, &there).take(&Step::Create(second, Vec::new())).unwrap();
+    Executor::new(&router.api, &existing).execute(&Step::Create(second, Vec::new())).unwrap();
     let error = router.apply("vips: {web: {l3: public}}", Allowed::default(), true).unwrap_err().to_string();
     assert!(error.contains("2 of vip web") && error.contains(&first.uuid), "{error}");
     assert!(exported(&router.api).unwrap_err().to_string().contains(&first.uuid));

@@ -7,10 +7,10 @@ use proptest::prelude::*;
 use super::{
     super::{
         super::yaml,
+        existing::Existing,
         file::{Declared, Draft},
+        kind::{Field, Made},
         plan::{Plan, Step, without_references_to},
-        table::{Field, Made},
-        there::Present,
         thing::{Id, Thing},
     },
     ANYTHING, PRUNING,
@@ -27,8 +27,8 @@ impl Model {
         Draft::read(&document).unwrap().resolve(self.0.values()).unwrap()
     }
 
-    fn there(&self) -> Vec<Present> {
-        let present = |thing: &Thing| Present {
+    fn existing(&self) -> Vec<Existing> {
+        let present = |thing: &Thing| Existing {
             uuid: thing.id().to_string(),
             tags: BTreeMap::new(),
             rests_on: thing.needs().collect(),
@@ -38,9 +38,9 @@ impl Model {
     }
 
     fn becomes(&mut self, declared: &Declared) {
-        let there = self.there();
-        let plan = Plan::of(declared, &there, ANYTHING).unwrap();
-        for step in plan.steps(declared, &there) {
+        let existing = self.existing();
+        let plan = Plan::of(declared, &existing, ANYTHING).unwrap();
+        for step in plan.steps(declared, &existing) {
             self.take(&step);
         }
     }
@@ -100,7 +100,7 @@ proptest! {
         for text in [router(&from), router(&to)] {
             let declared = model.declared(&text);
             model.becomes(&declared);
-            let left = Plan::of(&declared, &model.there(), PRUNING).unwrap();
+            let left = Plan::of(&declared, &model.existing(), PRUNING).unwrap();
             prop_assert!(left.is_empty(), "{left:?}");
         }
     }

@@ -9,7 +9,7 @@ use utoipa::openapi::{
 use vipgate_api::{
     ApiError, Call, Resource,
     call::{Answer, Kind, Param, Rule},
-    inventory::Form,
+    inventory::NamedSchema,
 };
 
 /// 32 hexadecimal digits, in either case.
@@ -25,7 +25,7 @@ impl Schemas {
         match call.answer {
             Answer::Empty => self.put("EmptyReply", reply()),
             Answer::Inventory(resource) => {
-                let inventory = self.form(resource.form());
+                let inventory = self.refer(resource.inventory_schema());
                 // Not required: another call may delete the resource before the result of the job is printed.
                 self.put(&format!("{}Reply", stem(resource)), reply().property("inventory", inventory))
             }
@@ -38,7 +38,7 @@ impl Schemas {
                 self.put(&format!("{}QueryReply", stem(resource)), reply)
             }
             Answer::Inventories(resource) => {
-                let inventories = ArrayBuilder::new().items(RefOr::Ref(self.form(resource.form())));
+                let inventories = ArrayBuilder::new().items(RefOr::Ref(self.refer(resource.inventory_schema())));
                 let reply = reply().property("inventories", inventories).required("inventories");
                 self.put(&format!("{}ListReply", stem(resource)), reply)
             }
@@ -50,7 +50,7 @@ impl Schemas {
 
     /// The reply of a call that failed.
     pub(super) fn error(&mut self) -> Ref {
-        let code = self.form(Form::of::<ApiError>());
+        let code = self.refer(NamedSchema::of::<ApiError>());
         self.put("ErrorReply", reply().property("error", code).required("error"))
     }
 
@@ -62,16 +62,16 @@ impl Schemas {
 
     /// The inventory with all members optional.
     fn selection(&mut self, resource: Resource) -> Ref {
-        let mut form = resource.form();
-        form.name = format!("{}Selection", stem(resource));
-        if let RefOr::T(Schema::Object(inventory)) = &mut form.schema {
+        let mut schema = resource.inventory_schema();
+        schema.name = format!("{}Selection", stem(resource));
+        if let RefOr::T(Schema::Object(inventory)) = &mut schema.schema {
             inventory.required.clear();
         }
-        self.form(form)
+        self.refer(schema)
     }
 
-    fn form(&mut self, form: Form) -> Ref {
-        let Form { name, schema, others } = form;
+    fn refer(&mut self, schema: NamedSchema) -> Ref {
+        let NamedSchema { name, schema, others } = schema;
         let reference = Ref::from_schema_name(&name);
         for (name, schema) in others.into_iter().chain([(name, schema)]) {
             self.0.insert(name, without_nulls(schema));
@@ -87,7 +87,7 @@ impl Schemas {
 
 /// The name of the inventory without `Inventory`.
 fn stem(resource: Resource) -> String {
-    let name = resource.form().name;
+    let name = resource.inventory_schema().name;
     name.strip_suffix("Inventory").unwrap_or(&name).to_owned()
 }
 

@@ -9,14 +9,14 @@ use vipgate_api::listener_tag;
 
 use super::{
     super::{ClientError, ask, http::Api, resolve},
+    kind::{Absent, Called, Field, Form, Kind, Made, Values, setting_value, without_defaults},
     kinds::KINDS,
-    table::{Absent, Called, Field, Form, Kind, Made, Values, setting_value, without_defaults},
     thing::{Id, Thing},
 };
 
 /// A thing that is there.
 #[derive(Clone, Debug)]
-pub(super) struct Present {
+pub(super) struct Existing {
     pub(super) thing: Thing,
     pub(super) uuid: String,
     /// Its tags, with their uuids.
@@ -52,7 +52,7 @@ const fn is_network(kind: &Kind) -> bool {
 }
 
 /// All that a file can declare.
-pub(super) fn read(api: &Api) -> Result<Vec<Present>, ClientError> {
+pub(super) fn read(api: &Api) -> Result<Vec<Existing>, ClientError> {
     let account = Account::of_session(api)?;
     let mut tags = BTreeMap::<String, BTreeMap<String, String>>::new();
     let mut user_tags = BTreeSet::new();
@@ -65,18 +65,18 @@ pub(super) fn read(api: &Api) -> Result<Vec<Present>, ClientError> {
             }
         }
     }
-    let mut there = There { account, things: Vec::new(), by_uuid: BTreeMap::new(), ranges: Vec::new() };
+    let mut existing = There { account, things: Vec::new(), by_uuid: BTreeMap::new(), ranges: Vec::new() };
     for kind in KINDS {
-        let mut found = every(api, kind, &there.account)?;
+        let mut found = every(api, kind, &existing.account)?;
         if kind.resource == Resource::VmNic {
             found.sort_by_key(|nic| nic["deviceId"].as_i64());
         }
         for inventory in found {
             let tags = inventory["uuid"].as_str().and_then(|uuid| tags.remove(uuid)).unwrap_or_default();
-            there.add(kind, &inventory, tags, &user_tags);
+            existing.add(kind, &inventory, tags, &user_tags);
         }
     }
-    Ok(there.things)
+    Ok(existing.things)
 }
 
 /// Every inventory of a kind that the account owns, or what is part of it.
@@ -119,7 +119,7 @@ pub(super) fn inventories(api: &Api, resource: Resource, conditions: &[&str]) ->
 
 struct There {
     account: Account,
-    things: Vec<Present>,
+    things: Vec<Existing>,
     /// Uuid -> index.
     by_uuid: BTreeMap<String, usize>,
     /// Indices of the ranges of addresses.
@@ -178,7 +178,7 @@ impl There {
         if kind.resource == Resource::IpRange {
             self.ranges.push(self.things.len());
         }
-        self.things.push(Present { thing, uuid, tags, rests_on });
+        self.things.push(Existing { thing, uuid, tags, rests_on });
         Some(())
     }
 
@@ -232,7 +232,7 @@ impl There {
         let number = |value: &Value| value.as_str()?.parse::<std::net::Ipv4Addr>().ok();
         if let Some(address) = number(&inventory["ip"]) {
             let network = self.joined(&inventory["l3NetworkUuid"]);
-            let holds = |range: &&Present| {
+            let holds = |range: &&Existing| {
                 let bound = |key| range.thing.values.get(key).and_then(number);
                 range.thing.parent().map(|parent| parent.path) == network
                     && bound("startIp").is_some_and(|first| first <= address)

@@ -10,9 +10,9 @@ use super::{
         ClientError,
         http::{Answer, Api, plain},
     },
+    existing::{self, Existing},
+    kind::{Batch, Called, Change, Form, Made, value, weight_tag},
     plan::{Difference, Step},
-    table::{Batch, Called, Change, Form, Made, value, weight_tag},
-    there::{self, Present},
     thing::{Id, Thing},
 };
 
@@ -20,7 +20,7 @@ type Arguments = Map<String, Value>;
 
 /// Does one step after the other.
 #[allow(missing_debug_implementations, reason = "it holds a session")]
-pub(super) struct Hands<'a> {
+pub(super) struct Executor<'a> {
     api: &'a Api,
     /// Of all that is there by now.
     uuids: BTreeMap<Id, String>,
@@ -28,14 +28,14 @@ pub(super) struct Hands<'a> {
     tags: BTreeMap<Id, BTreeMap<String, String>>,
 }
 
-impl<'a> Hands<'a> {
-    pub(super) fn new(api: &'a Api, there: &[Present]) -> Self {
-        let uuids = there.iter().map(|present| (present.thing.id(), present.uuid.clone())).collect();
-        let tags = there.iter().map(|present| (present.thing.id(), present.tags.clone())).collect();
+impl<'a> Executor<'a> {
+    pub(super) fn new(api: &'a Api, existing: &[Existing]) -> Self {
+        let uuids = existing.iter().map(|present| (present.thing.id(), present.uuid.clone())).collect();
+        let tags = existing.iter().map(|present| (present.thing.id(), present.tags.clone())).collect();
         Self { api, uuids, tags }
     }
 
-    pub(super) fn take(&mut self, step: &Step) -> Result<(), ClientError> {
+    pub(super) fn execute(&mut self, step: &Step) -> Result<(), ClientError> {
         match step {
             Step::Delete(id) => self.delete(id),
             Step::Create(thing, _) if thing.is_own() => self.take_over(thing),
@@ -153,7 +153,7 @@ impl<'a> Hands<'a> {
     fn take_over(&mut self, thing: &Thing) -> Result<(), ClientError> {
         let network = thing.values.get("l3").and_then(Value::as_str).unwrap_or_default();
         let on_network = format!("l3NetworkUuid={}", self.uuid_of(Resource::L3Network, network)?);
-        let found = there::inventories(self.api, Resource::Vip, &[&on_network, "useFor~=%SNAT%"])?;
+        let found = existing::inventories(self.api, Resource::Vip, &[&on_network, "useFor~=%SNAT%"])?;
         let Some(found) = found.first() else {
             return Err(ClientError::NoOwnVip { name: thing.name().to_owned(), network: network.to_owned() });
         };
@@ -237,7 +237,7 @@ impl<'a> Hands<'a> {
                 Ok(vec![(name, json!(uuids))])
             }
             (Batch::ByProvider(name), _) => {
-                let providers = there::inventories(self.api, Resource::NetworkServiceProvider, &[])?;
+                let providers = existing::inventories(self.api, Resource::NetworkServiceProvider, &[])?;
                 let mut by_provider = BTreeMap::<&str, Vec<&str>>::new();
                 for text in texts {
                     let offers = |provider: &&Value| {
