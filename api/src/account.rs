@@ -1,4 +1,4 @@
-//! Accounts: who owns resources, how many it may have, and what it shares with others.
+//! Accounts: they own resources, up to a quota, and share them with other accounts.
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -72,14 +72,14 @@ pub(crate) const CALLS: &[Call] = &[
 #[derive(Clone, PartialEq, Eq, Deserialize)]
 pub struct CreateAccount {
     pub name: String,
-    /// Comes as SHA-512, 128 hexadecimal digits; the rules get what is stored of it.
+    /// On the wire SHA-512, 128 hexadecimal digits; the rules get the hash that is stored.
     pub password: String,
     /// `Normal` when absent.
     pub r#type: Option<String>,
     pub description: Option<String>,
 }
 
-/// What is absent stays.
+/// An absent member stays as it is.
 #[allow(missing_debug_implementations, reason = "the password must not reach a log")]
 #[derive(Clone, PartialEq, Eq, Deserialize)]
 pub struct UpdateAccount {
@@ -97,7 +97,7 @@ pub struct UpdateQuota {
     pub value: i64,
 }
 
-/// Of sharing and of the end of it.
+/// The request to share resources and the one to revoke that.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Sharing {
@@ -106,7 +106,7 @@ pub struct Sharing {
     pub account_uuids: Vec<String>,
     #[serde(default)]
     pub to_public: bool,
-    /// Ends it for whomever there is.
+    /// Revokes it for all accounts.
     #[serde(default)]
     pub all: bool,
 }

@@ -1,6 +1,7 @@
-//! What a call is: its name, where it lives, what it takes and what it answers.
+//! What describes a call: its name, its URLs, its parameters and its reply.
 //!
-//! Each family's file describes its calls in these types, beside their request types; [`crate::calls`] is the table of all.
+//! Each family's file describes its calls in these types, beside their request types; [`crate::calls`] is the table of
+//! all.
 
 use crate::resource::Resource;
 
@@ -75,7 +76,7 @@ pub const fn delete(path: &'static str) -> Route {
     Route { method: Method::Delete, path }
 }
 
-/// How a call is carried out.
+/// How a call is answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
     /// Answered at once with 200 or 503.
@@ -100,26 +101,26 @@ pub enum Kind {
     ListMap,
 }
 
-/// A rule beyond the kind. A value that breaks it makes SYS.1007.
+/// A rule beyond the kind. A value that breaks it fails the call with SYS.1007.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rule {
-    /// At most so many characters.
+    /// At most this many characters.
     MaxLength(usize),
-    /// One of these, spelt exactly so.
+    /// One of these, spelt exactly like this.
     OneOf(&'static [&'static str]),
-    /// One of these in any case; it is handed on as spelt here.
+    /// One of these in any case; the rules get it as it is spelt here.
     OneOfAnyCase(&'static [&'static str]),
     /// Inclusive bounds.
     Range(i64, i64),
-    /// 32 hexadecimal digits; handed on in lower case.
+    /// 32 hexadecimal digits; the rules get them in lower case.
     Uuid,
     /// At least one element.
     NotEmpty,
-    /// At most so many elements.
+    /// At most this many elements.
     MaxItems(usize),
 }
 
-/// Where the documents put a parameter. Variables of the path win over the other places.
+/// Where the documents put a parameter. A variable of the path takes precedence over the other places.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place {
     /// In the path of every route.
@@ -184,24 +185,24 @@ const NAME_LENGTH: Rule = Rule::MaxLength(255);
 pub const UUID: Param = in_path("uuid", Access::Owner);
 /// `uuid` in the path: the resource that is read.
 pub const READ_UUID: Param = in_path("uuid", Access::Visible);
-/// The name of what is created.
+/// The name of a new resource.
 pub const NAME: Param = text("name", Access::Free).required().rule(NAME_LENGTH);
-/// The new name of what is updated.
+/// The new name of an existing resource.
 pub const NEW_NAME: Param = text("name", Access::Free).rule(NAME_LENGTH);
 pub const DESCRIPTION: Param = text("description", Access::Free).rule(Rule::MaxLength(2048));
-/// The uuid that the caller wants for what is created.
+/// The uuid that the caller wants for the new resource.
 pub const RESOURCE_UUID: Param = text("resourceUuid", Access::Owner).rule(Rule::Uuid);
-/// What happens to the state of what can be switched off.
+/// Enables or disables a resource.
 pub const STATE_EVENT: Param = text("stateEvent", Access::Free).required().rule(Rule::OneOf(&["enable", "disable"]));
 pub const DELETE_MODE: Param = text("deleteMode", Access::Free).rule(Rule::OneOf(&["Permissive", "Enforcing"]));
 
-/// What the documents say the reply holds; it names the classes of `schema`.
+/// What the reply holds according to the documents. It decides the classes in the reply's `schema`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Answer {
     Empty,
     Inventory(Resource),
     Inventories(Resource),
-    /// Members that are no inventories.
+    /// Members that are not inventories.
     Members(&'static [Param]),
 }
 
@@ -211,11 +212,12 @@ pub struct Call {
     pub api: Api,
     pub mode: Mode,
     pub routes: &'static [Route],
-    /// The body's member that holds the parameters, the documented spelling first; empty: the call has no body.
+    /// The names of the body's member that holds the parameters, the documented one first; empty if the call has no
+    /// body.
     pub body: &'static [&'static str],
     pub params: &'static [Param],
     pub answer: Answer,
-    /// The session must be valid (and its header present).
+    /// Whether the call needs a valid session (and its header).
     pub session: bool,
 }
 
@@ -240,7 +242,7 @@ impl Call {
         call
     }
 
-    /// A POST that has all its parameters in its path: clients send a body of their own making, which is not looked at.
+    /// A POST with all its parameters in its path. Clients send bodies of various shapes, which are ignored.
     pub const fn attach(api: Api, routes: &'static [Route], params: &'static [Param], answer: Answer) -> Self {
         Self::new(api, Mode::Async, routes, params, answer)
     }
@@ -275,7 +277,7 @@ impl Call {
         self
     }
 
-    /// The inventories in its reply.
+    /// The type of the inventories in its reply.
     pub const fn resource(&self) -> Option<Resource> {
         match self.answer {
             Answer::Inventory(resource) | Answer::Inventories(resource) => Some(resource),

@@ -1,7 +1,7 @@
 //! Dates as the API writes them: `Jun 7, 2017 9:20:10 PM`, in UTC.
 //!
-//! Clients parse exactly this form (US English, an ordinary space before AM/PM) or ISO-8601 `2017-06-07T21:20:10Z`, so both
-//! are read and the first is written. Kept in SQL as milliseconds since the epoch.
+//! Clients parse exactly this form (US English, an ordinary space before AM/PM) or ISO-8601 `2017-06-07T21:20:10Z`, so
+//! both are read and the first is written. SQL holds milliseconds since the epoch.
 
 use std::{borrow::Cow, fmt, str::FromStr};
 
@@ -13,11 +13,11 @@ use utoipa::{
 };
 
 const US: &str = "%b %-d, %Y %-I:%M:%S %p";
-/// The forms that are read; a fraction of a second may follow the seconds of the last three.
+/// The formats that are read; in the last three, a fraction of a second may follow the seconds.
 const READ: [&str; 4] =
     ["%b %d, %Y %I:%M:%S %p", "%Y-%m-%dT%H:%M:%S%.fZ", "%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%d %H:%M:%S%.f"];
 
-/// A moment, to the second.
+/// A point in time, to the second.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Date(DateTime<Utc>);
 
@@ -26,7 +26,7 @@ impl Date {
         Utc::now().into()
     }
 
-    /// `None`: outside the years that can be written.
+    /// `None` if the year cannot be written.
     pub fn from_millis(millis: i64) -> Option<Self> {
         DateTime::from_timestamp_millis(millis).map(Self::from)
     }

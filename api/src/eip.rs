@@ -1,4 +1,4 @@
-//! Elastic IPs: a VIP that is one NIC's, for every protocol and port.
+//! Elastic IPs: each maps a VIP to one NIC, for every protocol and port.
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -31,14 +31,14 @@ pub(crate) const CALLS: &[Call] = &[
     Call::query(Api::QueryEip, Resource::Eip, &[get("/eips"), get("/eips/{uuid}")]),
     Call::action(Api::UpdateEip, &[put("/eips/{uuid}/actions")], &["updateEip"], &[UUID, NEW_NAME, DESCRIPTION], EIP),
     Call::action(Api::ChangeEipState, &[put("/eips/{uuid}/actions")], &["changeEipState"], &[UUID, STATE_EVENT], EIP),
-    // Beyond the document, the shorter path is for asking by VIP, before there is an elastic IP.
+    // The shorter path is not in the document: it asks by VIP, before there is an elastic IP.
     Call::read(
         Api::GetEipAttachableVmNics,
         &[get("/eips/{eipUuid}/vm-instances/candidate-nics"), get("/eips/vm-instances/candidate-nics")],
         &[text("eipUuid", Access::Visible), text("vipUuid", Access::Visible)],
         Answer::Inventories(Resource::VmNic),
     ),
-    // The document calls the answer empty; the real system's holds the inventory, which its clients read.
+    // According to the document the reply is empty; the real system's holds the inventory, which its clients read.
     Call::attach(
         Api::AttachEip,
         &[post("/eips/{eipUuid}/vm-instances/nics/{vmNicUuid}")],
@@ -62,12 +62,12 @@ pub struct CreateEip {
     pub user_tags: Vec<String>,
 }
 
-/// One of the two must be there; the elastic IP wins.
+/// One of the two must be given; the elastic IP takes precedence.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct GetEipAttachableVmNics {
     pub eip_uuid: Option<String>,
-    /// Of the VIP that an elastic IP shall have.
+    /// The VIP of the elastic IP to be created.
     pub vip_uuid: Option<String>,
 }
 

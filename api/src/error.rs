@@ -1,6 +1,6 @@
 //! The error object of the API and its codes.
 //!
-//! `description` is fixed by the code, `details` tells this one failure: what was wrong, with which value, what to do.
+//! `description` is fixed by the code; `details` describes this failure: what was wrong, with which value, what to do.
 
 use std::{borrow::Cow, fmt};
 
@@ -158,27 +158,27 @@ impl ApiError {
         Self::new(Code::Delete, details).caused_by(cause)
     }
 
-    /// SYS.1006: the arguments are well formed, the state of things forbids it.
+    /// SYS.1006: the arguments are valid, but the state of the resources forbids the call.
     pub fn operation(details: impl Into<String>) -> Self {
         Self::new(Code::Operation, details)
     }
 
-    /// SYS.1007: an argument is wrong by itself.
+    /// SYS.1007: an argument is invalid in itself.
     pub fn invalid_argument(details: impl Into<String>) -> Self {
         Self::new(Code::InvalidArgument, details)
     }
 
-    /// SYS.1014: the API document has it, this router does not serve it.
+    /// SYS.1014: the API document has the call, but this router does not serve it.
     pub fn unimplemented(details: impl Into<String>) -> Self {
         Self::new(Code::Unimplemented, details)
     }
 
-    /// ID.1000. Deliberately the same words for an unknown account and a wrong password.
+    /// ID.1000. The text is the same for an unknown account and a wrong password, so that it reveals neither.
     pub fn authentication() -> Self {
         Self::new(Code::Authentication, "wrong account name or password")
     }
 
-    /// ID.1001. The session id is a secret and is not repeated.
+    /// ID.1001. The text leaves out the session's id, which is a secret.
     pub fn invalid_session() -> Self {
         Self::new(Code::InvalidSession, "the session is unknown or has expired; log in again")
     }
@@ -193,7 +193,7 @@ impl ApiError {
         Self::new(Code::Quota, details)
     }
 
-    /// L3.1000: no address left, or the wanted one is taken or outside every range.
+    /// L3.1000: no address is free, or the wanted one is taken or outside every range.
     pub fn ip_allocation(details: impl Into<String>) -> Self {
         Self::new(Code::IpAllocation, details)
     }
@@ -204,7 +204,7 @@ impl ApiError {
         self
     }
 
-    /// Adds words of advice for the person who reads the error.
+    /// Adds advice for the person who reads the error.
     #[must_use]
     pub fn elaborate(mut self, advice: impl Into<String>) -> Self {
         self.elaboration = Some(advice.into().into());

@@ -1,4 +1,4 @@
-//! The types of the inventories, by resource: the one place that knows every family's, and what programs read off them.
+//! The types of the inventories by resource, and what programs derive from the types: names of fields, schemas.
 
 use serde::{
     Deserializer,
@@ -29,7 +29,7 @@ use crate::{
     zone::ZoneInventory,
 };
 
-/// Calls a function for the type of a resource's inventory: the one list of which type is whose.
+/// Calls a generic function with the type of a resource's inventory: the one list of these types.
 macro_rules! of_inventory {
     ($resource:expr, $($function:ident)::+) => {
         match $resource {
@@ -65,13 +65,13 @@ impl Resource {
         of_inventory!(self, NamedSchema::of)
     }
 
-    /// The members of its inventory, as its type has them.
+    /// The names of its inventory's members, in the order of its type.
     pub fn fields(self) -> &'static [&'static str] {
         of_inventory!(self, members)
     }
 }
 
-/// The names that a structure asks its deserialiser for: the one place where a program can read how they are spelt.
+/// The names of a structure's members on the wire. Only its deserialiser is given them.
 fn members<T: DeserializeOwned>() -> &'static [&'static str] {
     struct Asked<'a>(&'a mut &'static [&'static str]);
 
@@ -99,12 +99,12 @@ fn members<T: DeserializeOwned>() -> &'static [&'static str] {
     }
 
     let mut fields: &[&str] = &[];
-    // It fails always, and has asked by then.
+    // This always fails, but only after it has passed the names.
     let _ = T::deserialize(Asked(&mut fields));
     fields
 }
 
-/// The schema of a type that is written to clients.
+/// The schema of a type that clients receive.
 #[allow(missing_debug_implementations, reason = "schemas have none")]
 pub struct NamedSchema {
     /// Name of the type.

@@ -1,5 +1,5 @@
-//! JSON as the documented system writes it: Gson's defaults. Members without a value are left out, and the characters
-//! that mean something to HTML are written as escapes.
+//! JSON as the documented system writes it, with Gson's defaults: members without a value are left out, and characters
+//! with a meaning in HTML are escaped.
 
 use std::fmt::Write as _;
 
@@ -10,7 +10,7 @@ pub fn encode(members: &Map<String, Value>) -> String {
     let plain = Value::Object(without_nulls(members)).to_string();
     let mut escaped = String::with_capacity(plain.len() + plain.len() / 16);
     for letter in plain.chars() {
-        // None of these occurs outside of a string in JSON.
+        // In JSON these occur only inside strings.
         if matches!(letter, '<' | '>' | '&' | '=' | '\'' | '\u{2028}' | '\u{2029}') {
             // Writing to a String cannot fail.
             let _ = write!(escaped, "\\u{:04x}", u32::from(letter));

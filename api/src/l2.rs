@@ -1,4 +1,4 @@
-//! L2 networks: each names a device of the router.
+//! L2 networks: each names an interface of the router.
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;

@@ -93,7 +93,7 @@ pub struct CreateL3Network {
     pub user_tags: Vec<String>,
 }
 
-/// Also of `RemoveDnsFromL3Network`.
+/// Also the request of `RemoveDnsFromL3Network`.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct DnsOfL3Network {

@@ -1,12 +1,13 @@
-//! The system tags that a listener keeps its settings in, `name::value`: their grammar and their defaults. Pure.
+//! The system tags that hold a listener's settings, `name::value`: their grammar and their defaults.
 //!
-//! Beyond the real system, numbers have sane bounds (it takes any 64-bit number, also below zero), and there is one more
-//! algorithm, `maglev`. From later versions of it come the weights of NICs, `balancerWeight::<NIC's uuid>::<weight>`, which
-//! a listener has any number of, and `weightroundrobin`, which is `roundrobin`: that obeys weights here.
+//! They differ from the real system's: numbers have bounds (it accepts any 64-bit number, even a negative one), and
+//! there is one more algorithm, `maglev`. Two things are from its later versions: the weights of NICs, of which a
+//! listener has any number (`balancerWeight::<NIC's uuid>::<weight>`), and `weightroundrobin`, a synonym of
+//! `roundrobin`, which obeys weights here.
 
 use crate::Protocol;
 
-/// `balancerAlgorithm` of a listener. Each gives every backend its weight's share.
+/// The `balancerAlgorithm` of a listener. Each algorithm gives every backend the share of its weight.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Algorithm {
     RoundRobin,
@@ -15,13 +16,13 @@ pub enum Algorithm {
     Maglev,
 }
 
-/// What a setting's value may be.
+/// The values that a setting may have.
 #[derive(Clone, Copy, Debug)]
 enum Form {
     Algorithm,
-    /// A whole number from the first to the second.
+    /// A whole number within these bounds, inclusive.
     Number(u32, u32),
-    /// `tcp:port` or `udp:port`; port is `default` (the instance port) or 1 to 65535.
+    /// `tcp:<port>` or `udp:<port>`; the port is `default` (the instance port) or 1 to 65535.
     Target,
 }
 
@@ -37,12 +38,12 @@ const SETTINGS: [(&str, Form, &str); 8] = [
     ("unhealthyThreshold", Form::Number(1, u32::MAX), "2"),
 ];
 
-/// Seconds. So many checks run at a time and no more, and one that nobody answers has its place for so long.
+/// In seconds. A check without an answer occupies one of the limited slots for checks until it times out.
 pub const MAX_CHECK_TIMEOUT: u32 = 60;
 
-/// Name of the tags that give a NIC its weight.
+/// The name of the tags that give a NIC its weight.
 pub const WEIGHT: &str = "balancerWeight";
-/// What a NIC without such a tag has.
+/// The weight of a NIC without such a tag.
 pub const DEFAULT_WEIGHT: u8 = 100;
 const MAX_WEIGHT: u8 = 100;
 
@@ -54,7 +55,7 @@ pub enum ListenerTag<'a> {
 }
 
 impl<'a> ListenerTag<'a> {
-    /// What it is about, by its name and NIC: a listener has one tag for each.
+    /// The setting's name, and the NIC of a weight: a listener has one tag for each such pair.
     #[must_use]
     pub const fn subject(&self) -> (&'static str, &'a str) {
         match self {
@@ -64,7 +65,7 @@ impl<'a> ListenerTag<'a> {
     }
 }
 
-/// The NIC and its weight that a tag is about; `None`: it is about something else.
+/// The NIC and the weight that a tag sets; `None` if it is no such tag.
 #[must_use]
 pub fn weight(tag: &str) -> Option<(&str, u8)> {
     match parse(tag) {
@@ -84,10 +85,10 @@ pub enum BadTag {
     Twice(&'static str),
 }
 
-/// Checks the tags and adds the defaults of those that are missing.
+/// Checks the tags and adds the missing ones with their defaults.
 ///
 /// # Errors
-/// [`BadTag`] of the first tag that is unknown, has a value that its setting can't have, or comes twice.
+/// [`BadTag`] for the first tag that is unknown, has an invalid value, or is given twice.
 pub fn complete(given: &[String], protocol: Protocol) -> Result<Vec<String>, BadTag> {
     let mut tags = Vec::with_capacity(SETTINGS.len());
     let mut seen = Vec::with_capacity(SETTINGS.len());
@@ -114,7 +115,7 @@ pub fn complete(given: &[String], protocol: Protocol) -> Result<Vec<String>, Bad
 /// Splits and checks one tag.
 ///
 /// # Errors
-/// [`BadTag`] where it is none of a listener, or its setting can't have the value.
+/// [`BadTag`] if it is no tag of a listener, or its value is invalid.
 ///
 /// ```
 /// use vipgate_api::listener_tag::{ListenerTag, parse};
@@ -159,7 +160,7 @@ pub fn algorithm(value: &str) -> Option<Algorithm> {
     })
 }
 
-/// What is checked and where; no port: the one that the backend serves.
+/// The protocol and the port of a health check; no port stands for the one that the backend serves.
 #[must_use]
 pub fn target(value: &str) -> Option<(Protocol, Option<u16>)> {
     let (protocol, port) = value.split_once(':')?;
@@ -174,7 +175,7 @@ pub fn target(value: &str) -> Option<(Protocol, Option<u16>)> {
     }
 }
 
-/// An error about a tag whose value is not as wanted.
+/// An error about an invalid value; `wanted` says which values are valid.
 #[must_use]
 pub fn bad(tag: &str, wanted: &str) -> BadTag {
     BadTag::Value { tag: tag.to_owned(), wanted: wanted.to_owned() }

@@ -113,7 +113,7 @@ pub struct CreateLoadBalancer {
     pub user_tags: Vec<String>,
 }
 
-/// What governs the balancing (`balancerAlgorithm::source`, ...) comes as system tags.
+/// The settings of the balancing (`balancerAlgorithm::source`, ...) come as system tags.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct CreateLoadBalancerListener {
@@ -139,7 +139,8 @@ pub struct GetCandidateVmNics {
     pub listener_uuid: String,
 }
 
-/// Of adding and removing alike. NICs are added with their weights (`balancerWeight::<NIC's uuid>::50`) as system tags.
+/// The request to add NICs and the one to remove them. Weights of added NICs come as system tags
+/// (`balancerWeight::<NIC's uuid>::50`).
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ListenerNics {

@@ -1,4 +1,4 @@
-//! Network services: which provider serves what on which L3 network.
+//! Network services: which provider offers which service on which L3 network.
 
 use std::collections::BTreeMap;
 
@@ -48,7 +48,7 @@ pub(crate) const CALLS: &[Call] = &[
     ),
 ];
 
-/// Of attaching and detaching alike.
+/// The request to attach services and the one to detach them.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct NetworkServices {

@@ -2,10 +2,10 @@
 
 use serde_json::Value;
 
-/// 2^63, the first float past `i64`.
+/// 2^63, the first float above `i64::MAX`.
 const PAST_I64: f64 = 9_223_372_036_854_775_808.0;
 
-/// The whole number that `value` stands for; `None`: it is none, or does not fit 64 bits.
+/// The whole number that `value` stands for; `None` if it is not one, or does not fit 64 bits.
 pub fn whole(value: &Value) -> Option<i64> {
     match value {
         Value::Number(number) => number.as_i64().or_else(|| whole_float(number.as_f64()?)),
@@ -14,7 +14,7 @@ pub fn whole(value: &Value) -> Option<i64> {
     }
 }
 
-/// The same for a word of a query string.
+/// Does the same for a value of a query string.
 pub fn parse(text: &str) -> Option<i64> {
     let text = text.trim();
     text.parse().ok().or_else(|| whole_float(text.parse().ok()?))

@@ -1,4 +1,4 @@
-//! Port-forwarding rules: ports of a VIP that lead to as many of a NIC.
+//! Port-forwarding rules: each maps a range of a VIP's ports to a range of a NIC's ports.
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;

@@ -1,33 +1,34 @@
 //! The grammar of the query API: `q=name~=web%&q=state!=Enabled&sort=-createDate&limit=50&replyWithCount=true`.
 //!
-//! Pure text to structure; which fields exist is known where the SQL is made. What is refused here is a plain 400.
+//! Turns text into structure and knows no fields: the code that makes the SQL does. A refusal is a plain 400.
 
 use crate::{
     number,
     request::{BadRequest, Pairs, list, one},
 };
 
-/// How many records come back when `limit` is absent.
+/// The number of records in a reply if `limit` is absent.
 pub const DEFAULT_LIMIT: u64 = 1000;
 
-/// More conditions, or values of one list, are refused: the SQL that they make is nested, and bound, only so far.
+/// More conditions, or more values in one list, are refused: SQLite limits how deep SQL is nested and how many values
+/// are bound.
 pub const MOST_CONDITIONS: usize = 256;
 pub const MOST_VALUES: usize = 10_000;
 
-/// A parsed query; its conditions all hold.
+/// A parsed query. A record must meet all conditions.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Query {
     pub conditions: Vec<Condition>,
     pub start: u64,
     pub limit: u64,
-    /// The reply is `total` alone.
+    /// The reply holds only `total`.
     pub count: bool,
-    /// The reply has `total` besides its inventories.
+    /// The reply holds `total` besides its inventories.
     pub reply_with_count: bool,
-    /// Of the records with the same value of this field, the first alone.
+    /// Only the first of the records that have the same value in this field.
     pub group_by: Option<String>,
     pub sort: Option<Sort>,
-    /// Empty: every field.
+    /// Every field if empty.
     pub fields: Vec<String>,
 }
 
@@ -50,12 +51,12 @@ impl Query {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Condition {
-    /// A field, or fields of related resources joined by dots.
+    /// A field, or the fields on the way to one of a related resource, joined by dots.
     pub name: String,
     pub test: Test,
 }
 
-/// The test of a condition; values are untyped texts still.
+/// The test of a condition. Values are texts: their types are not known here.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Test {
     Equal(String),
@@ -85,11 +86,11 @@ fn split(values: &str) -> Vec<String> {
     values.split(',').map(str::to_owned).collect()
 }
 
-/// Of the operators, those that are words.
+/// The operators that are words.
 const WORDS: [&str; 2] = ["is null", "not null"];
 
-/// The operators in the order in which they are tried. The first that occurs anywhere in the condition wins, even inside
-/// the value: that is how the documented system reads them.
+/// The operators in the order in which they are tried. As in the documented system, the first that occurs anywhere in
+/// the condition wins, even inside the value.
 const OPERATORS: [(&str, Make); 12] = [
     ("!=", |value| if value == "null" { Test::NotNull } else { Test::NotEqual(value.into()) }),
     (">=", |value| Test::GreaterOrEqual(value.into())),
@@ -105,7 +106,7 @@ const OPERATORS: [(&str, Make); 12] = [
     ("not null", |_| Test::NotNull),
 ];
 
-/// Reads the query string of a query call; parameters it does not know are ignored.
+/// Reads the query string of a query call and ignores unknown parameters.
 pub fn parse(pairs: &Pairs) -> Result<Query, BadRequest> {
     let mut conditions = list(pairs, "q");
     // The document's older examples say `condition`.
@@ -135,7 +136,7 @@ fn condition(text: &str) -> Result<Condition, BadRequest> {
         return Err(BadRequest(format!("condition `{text}` has no field before its operator")));
     }
     let test = make(value);
-    // The words need a space before them, signs must not have one beside them.
+    // Words need a space before them; signs must have none around them.
     if !WORDS.contains(&operator) && (name.ends_with(' ') || value.starts_with(' ')) {
         return Err(BadRequest(format!(
             "condition `{text}` has a space beside its operator; write `{bare}{operator}{}`",

@@ -1,14 +1,14 @@
-//! What a call answers when it succeeded.
+//! What a successful call answers.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::resource::Resource;
 
-/// The outcome that a rule hands to the REST layer.
+/// The reply that a rule returns to the REST layer.
 ///
-/// Calls that change a resource name it instead of printing it: the inventory is read from SQL when the job is done, so
-/// that it shows what became true while the change was applied (a reference that turned `Active`).
+/// A rule names the resources instead of their inventories: those are read from SQL when the job is done, and so show
+/// what changed while the job was applied (a reference that turned `Active`).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Reply {
     /// `{}`
@@ -17,6 +17,6 @@ pub enum Reply {
     Inventory(Resource, String),
     /// `{"inventories": [<these resources, in this order>]}`
     Inventories(Resource, Vec<String>),
-    /// Members as they are.
+    /// These members.
     Members(Map<String, Value>),
 }

@@ -1,8 +1,9 @@
-//! From what came over HTTP to one checked JSON object, by the call's row of the table.
+//! Turns an HTTP request into one checked JSON object, by the call's row of the table.
 //!
-//! Two steps, because their failures are told in two ways: [`decode`] finds the parameters and their kinds, and what it
-//! refuses is a plain 400; [`check`] applies the rules, and what it refuses is an [`ApiError`] with code SYS.1007, which
-//! the caller of an asynchronous call gets through its job. An object that passed both deserialises to the request type.
+//! There are two steps, because their failures reach the client in two ways. [`decode`] finds the parameters and checks
+//! their kinds; its failure is a plain 400. [`check`] applies the rules; its failure is an [`ApiError`] with code
+//! SYS.1007, which the job of an asynchronous call returns. An object that passed both deserialises to the request
+//! type.
 
 use serde_json::{Map, Value};
 
@@ -12,7 +13,7 @@ use crate::{
     number,
 };
 
-/// Why a request cannot even be read: the body of a plain 400.
+/// Why a request cannot be decoded: the body of a plain 400.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct BadRequest(pub String);
@@ -20,10 +21,10 @@ pub struct BadRequest(pub String);
 /// Names and values, percent-decoded, in their order.
 pub type Pairs = [(String, String)];
 
-/// More tags in one call are refused: each is a row, and while they are written other changes wait.
+/// More tags in one call are refused: each is a row, and other changes wait while they are written.
 pub const MOST_TAGS: usize = 1000;
 
-/// The tags that may come with every asynchronous call, inside the parameters or beside them.
+/// The tags that every asynchronous call accepts, inside the parameters or beside them.
 pub const TAGS: [Param; 2] = [
     Param::new("systemTags", Kind::TextList, Access::Free).rule(Rule::MaxItems(MOST_TAGS)),
     Param::new("userTags", Kind::TextList, Access::Free).rule(Rule::MaxItems(MOST_TAGS)),
@@ -124,7 +125,7 @@ fn scalar(param: &Param, value: &Value) -> Result<Value, BadRequest> {
     }
 }
 
-/// Keeps nulls: an empty place in a list is for [`check`] to refuse.
+/// Keeps nulls in lists: [`check`] refuses them.
 fn texts(param: &Param, value: &Value) -> Result<Value, BadRequest> {
     let Value::Array(items) = value else {
         return Err(wrong(param, "a list of strings", value));
@@ -163,7 +164,7 @@ fn from_query(param: &Param, query: &Pairs) -> Result<Option<Value>, BadRequest>
     }
 }
 
-/// The value of a parameter that may come once.
+/// The value of a parameter that may be given at most once.
 pub(crate) fn one<'a>(query: &'a Pairs, name: &str) -> Result<Option<&'a str>, BadRequest> {
     let mut values = query.iter().filter(|(key, _)| key == name).map(|(_, value)| value.as_str());
     let first = values.next();
@@ -173,7 +174,7 @@ pub(crate) fn one<'a>(query: &'a Pairs, name: &str) -> Result<Option<&'a str>, B
     Ok(first)
 }
 
-/// A list in either form: `name=a&name=b`, or `name.0=a&name.1=b` in the order of the indices.
+/// A list in either notation: `name=a&name=b`, or `name.0=a&name.1=b` in the order of the indices.
 pub(crate) fn list<'a>(query: &'a Pairs, name: &str) -> Vec<&'a str> {
     let index = |key: &str| key.strip_prefix(name)?.strip_prefix('.')?.parse::<usize>().ok();
     let mut indexed: Vec<_> = query.iter().filter_map(|(key, value)| Some((index(key)?, value.as_str()))).collect();
@@ -182,7 +183,7 @@ pub(crate) fn list<'a>(query: &'a Pairs, name: &str) -> Vec<&'a str> {
     plain.chain(indexed.into_iter().map(|(_, value)| value)).collect()
 }
 
-/// Trims the texts of `found` and holds them to the rules of `call`.
+/// Trims the texts of `found` and checks its values against the rules of `call`.
 pub fn check(call: &Call, found: &mut Map<String, Value>) -> Result<(), ApiError> {
     for param in call.params.iter().chain(&TAGS) {
         let fail = |what: String| {
@@ -201,7 +202,8 @@ pub fn check(call: &Call, found: &mut Map<String, Value>) -> Result<(), ApiError
     Ok(())
 }
 
-/// Trims one value and holds it to the rule of its parameter. The error goes behind the name of the parameter.
+/// Trims one value and checks it against the rule of its parameter. The error completes a sentence that begins with the
+/// parameter's name.
 pub fn check_value(param: &Param, value: &mut Value) -> Result<(), String> {
     match value {
         Value::String(text) => {

@@ -1,9 +1,10 @@
-//! The resources that have an inventory: their names, and the Java classes that clients look up in `schema`.
+//! The resources that have an inventory: their names, and the Java classes of the inventories, which clients read in a
+//! reply's `schema`.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-/// A kind of inventory.
+/// A type of resource.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Resource {
     Zone,
@@ -32,7 +33,7 @@ pub enum Resource {
 }
 
 impl Resource {
-    /// The class that real clients map the inventory to.
+    /// The class that the real system's clients map the inventory to.
     pub const fn class(self) -> &'static str {
         match self {
             Self::Zone => "org.zstack.header.zone.ZoneInventory",
@@ -92,7 +93,7 @@ impl Resource {
         }
     }
 
-    /// The members of its inventory that hold inventories in their turn.
+    /// The members of its inventory that hold other inventories.
     pub const fn nested(self) -> &'static [(&'static str, Self)] {
         match self {
             Self::L3Network => &[("ipRanges", Self::IpRange), ("networkServices", Self::NetworkServiceRef)],
@@ -108,8 +109,8 @@ const ERROR_CLASS: &str = "org.zstack.header.errorcode.ErrorCode";
 
 /// The `schema` of a reply: path of every object that is there (`inventories[0].listeners[1]`) -> its Java class.
 ///
-/// `inventory` and `inventories` hold `resource`. Parents come before their children, and only what is in the reply is
-/// named: clients walk the map in order and fail on a path that is not there.
+/// `resource` is the type of what `inventory` or `inventories` hold. Parents come before their children, and no path is
+/// named that the reply lacks: clients walk the map in order and fail on a missing path.
 pub fn schema(reply: &Map<String, Value>, resource: Option<Resource>) -> Map<String, Value> {
     let mut paths = Map::new();
     if reply.contains_key("error") {

@@ -1,4 +1,4 @@
-//! Sessions: log in, log out, ask whether one still holds, make it hold longer.
+//! Sessions: log in, log out, ask whether a session is valid, renew it.
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -57,7 +57,7 @@ pub struct LogInByAccount {
     pub password: String,
 }
 
-/// Of logging out and asking alike; the uuid is a secret as well.
+/// The request to log out and the one to validate a session. The uuid is a secret, too.
 #[allow(missing_debug_implementations, reason = "the session must not reach a log")]
 #[derive(Clone, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -65,13 +65,13 @@ pub struct SessionUuid {
     pub session_uuid: String,
 }
 
-/// The uuid is a secret as well.
+/// The uuid is a secret, too.
 #[allow(missing_debug_implementations, reason = "the session must not reach a log")]
 #[derive(Clone, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RenewSession {
     pub session_uuid: String,
-    /// Seconds from now; as long as a new session when absent.
+    /// Seconds from now; the duration of a new session if absent.
     pub duration: Option<u64>,
 }
 

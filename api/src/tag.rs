@@ -36,7 +36,7 @@ pub(crate) const CALLS: &[Call] = &[
     Call::query(Api::QueryUserTag, Resource::UserTag, &[get("/user-tags"), get("/user-tags/{uuid}")]),
 ];
 
-/// Of a system tag and a user tag alike; here `resource_uuid` is the resource that is tagged.
+/// The request for a system tag and the one for a user tag. `resource_uuid` is the tagged resource.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct CreateTag {

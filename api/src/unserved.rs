@@ -1,6 +1,6 @@
 //! The documented calls that this router does not serve yet.
 //!
-//! They are known, so that a caller is told "not implemented" by the error object and not "no such URL"; nothing is stored.
+//! The router answers them with the error object for "not implemented" instead of "no such URL", and stores nothing.
 //! A call that becomes served moves from here to its family's file.
 
 use crate::call::{Method, Route, delete, get, post, put};
@@ -10,12 +10,12 @@ use crate::call::{Method, Route, delete, get, post, put};
 pub struct Unserved {
     pub name: &'static str,
     pub routes: &'static [Route],
-    /// The member of a PUT's body that names the action; empty for other verbs.
+    /// The member of a PUT's body that names the action; empty for the other verbs.
     pub action: &'static str,
 }
 
 impl Unserved {
-    /// Answered at once; the others get a job that fails.
+    /// Whether the call is answered at once; the others get a job that fails.
     pub fn is_sync(&self) -> bool {
         self.routes.iter().all(|route| route.method == Method::Get)
     }

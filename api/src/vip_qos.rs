@@ -1,4 +1,4 @@
-//! Bandwidth limits of VIPs: of a whole one, or of one of its ports.
+//! Bandwidth limits of a VIP: of the whole VIP, or of one of its ports.
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -9,10 +9,10 @@ use crate::{
     resource::Resource,
 };
 
-/// Absent: the whole VIP, but for ports with limits of their own.
+/// If absent, the limits are those of the whole VIP, but for ports with limits of their own.
 const PORT: Param = Param::new("port", Kind::Int, Access::Free).rule(Rule::Range(1, 65535));
 
-/// Bits per second; the real system's least is a bit less than the 2^20 that it calls a megabit.
+/// In bits per second. The real system's minimum is one less than 2^20, which it calls a megabit.
 const fn bandwidth(name: &'static str) -> Param {
     Param::new(name, Kind::Long, Access::Free).rule(Rule::Range((1 << 20) - 1, i64::MAX))
 }
@@ -25,12 +25,12 @@ pub(crate) const CALLS: &[Call] = &[
         &[UUID, PORT, bandwidth("outboundBandwidth"), bandwidth("inboundBandwidth")],
         Answer::Inventory(Resource::VipQos),
     ),
-    // The document's spelling; the other one of each is taken, too.
+    // The document spells these two paths differently; the router accepts both spellings of each.
     Call::read(Api::GetVipQos, &[get("/vip/{uuid}/vip-qos")], &[READ_UUID], Answer::Inventories(Resource::VipQos)),
     Call::delete(Api::DeleteVipQos, &[delete("/vips/{uuid}/vip-qos")], &[UUID, PORT], Answer::Empty),
 ];
 
-/// One of the two bandwidths must be there.
+/// At least one of the two bandwidths must be given.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct SetVipQos {

@@ -1,4 +1,4 @@
-//! VM instances, as records, and their NICs: what a listener balances to.
+//! VM instances, which are only records here, and their NICs: the backends of listeners, rules and elastic IPs.
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;

@@ -1,4 +1,4 @@
-//! Zones: what the networks of one site belong to.
+//! Zones: each holds the networks of one site.
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;

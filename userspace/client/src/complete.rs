@@ -1,8 +1,8 @@
-//! What a shell offers while a command is typed: fields of queries, and names of what there is.
+//! Completion in shells: fields of queries, and names of resources.
 //!
-//! Names come from the API in the kept session's name. Without one, or without an answer soon, nothing is offered: a
-//! shell that waits is worse than one that does not know. Whoever has an account chooses names, and a shell may put what is
-//! offered into its line as it is: only names that are plain words in every shell are offered, others by their uuids.
+//! The API is asked for names with the saved session. Without a session or a quick answer nothing is offered: a shell
+//! that waits is worse than one without a suggestion. Any account can choose names, and a shell may insert a suggestion
+//! unquoted: only names that are plain words in every shell are offered, other resources by their uuids.
 
 use std::{ffi::OsStr, time::Duration};
 
@@ -11,13 +11,13 @@ use vipgate_api::Resource;
 
 use super::{http::Api, names::Reference, render::sanitized, resolve, session::Session};
 
-/// How long a shell may wait.
+/// The longest time that a shell waits.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// What is offered at most.
+/// The maximum of suggestions.
 const MOST: &str = "100";
 
-/// Those that begin with what is typed, behind what stays as it is.
+/// The candidates that begin with the typed text, after the part that stays.
 fn beginning(stays: &str, typed: &str, offered: impl IntoIterator<Item = String>) -> Vec<CompletionCandidate> {
     let fitting = offered.into_iter().filter(|offer| offer.starts_with(typed));
     fitting.map(|offer| CompletionCandidate::new(format!("{stays}{offer}"))).collect()
@@ -45,7 +45,7 @@ pub(super) fn sort(resource: Resource, typed: &OsStr) -> Vec<CompletionCandidate
     beginning(sign, typed, owned(resource.fields()))
 }
 
-/// A condition: its field, with the operator that is asked for most.
+/// A condition: its field, with the most frequent operator.
 pub(super) fn condition(resource: Resource, typed: &OsStr) -> Vec<CompletionCandidate> {
     let Some(typed) = typed.to_str() else { return Vec::new() };
     beginning("", typed, resource.fields().iter().map(|field| format!("{field}=")))
@@ -60,7 +60,7 @@ pub(super) fn names(reference: Reference, typed: &OsStr) -> Vec<CompletionCandid
     known.iter().filter_map(|(name, uuid)| called(stays, typed, name, uuid.as_deref())).collect()
 }
 
-/// What stands for a resource in a command line, if its name begins with what is typed.
+/// The suggestion for a resource, if its name begins with the typed text.
 fn called(stays: &str, typed: &str, name: &str, uuid: Option<&str>) -> Option<CompletionCandidate> {
     if !name.starts_with(typed) {
         return None;
@@ -72,16 +72,16 @@ fn called(stays: &str, typed: &str, name: &str, uuid: Option<&str>) -> Option<Co
     Some(CompletionCandidate::new(format!("{stays}{uuid}")).help(Some(sanitized(name).into())))
 }
 
-/// A word that no shell reads anything into, and that is no option.
+/// Whether no shell interprets any part of this word, and it is no option.
 fn is_plain(name: &str) -> bool {
     let is_word = |character: char| character.is_alphanumeric() || "._:@+-".contains(character);
     !name.is_empty() && !name.starts_with('-') && name.chars().all(is_word)
 }
 
-/// Names that begin with what is typed, with the uuids.
+/// Names that begin with the typed text, with the uuids.
 fn known(resource: Resource, typed: &str) -> Option<Vec<(String, Option<String>)>> {
     let api = Api::of(&Session::load().ok()?, PATIENCE).ok()?;
-    // NICs are called as their VMs are; by another's uuid they are not.
+    // The names of VMs stand for their NICs, but the uuids of VMs do not.
     let (resource, is_itself) = match resource {
         Resource::VmNic => (Resource::VmInstance, false),
         other => (other, true),

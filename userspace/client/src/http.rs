@@ -1,4 +1,4 @@
-//! One call over HTTP, by its row of the table, and the job that it may start.
+//! Sends one call over HTTP, by its row of the table, and follows the job that it may start.
 
 use std::{
     io::{IsTerminal as _, Write as _, stderr},
@@ -20,17 +20,17 @@ use vipgate_api::{
 
 use super::{ClientError, render::sanitized, session::Session};
 
-/// Of one request. The API answers at once; what takes long is a job.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// The timeout of one request. The API answers at once; long work is done in jobs.
+const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Between two looks at a job: the first soon, since most are done in milliseconds, later ones less often.
-const FIRST_LOOK: Duration = Duration::from_millis(10);
-const LATER_LOOKS: Duration = Duration::from_secs(1);
+/// The time between two polls of a job: short at first, since most jobs take milliseconds, then longer.
+const FIRST_POLL: Duration = Duration::from_millis(10);
+const LATER_POLLS: Duration = Duration::from_secs(1);
 
-/// Before this, a job's end is only about to come.
-const WORTH_TELLING: Duration = Duration::from_millis(200);
+/// A job that takes longer is shown as progress.
+const SHOWN_AFTER: Duration = Duration::from_millis(200);
 
-/// The tags that may come with every asynchronous call.
+/// The tags that every asynchronous call accepts.
 pub(super) const TAGS: [&str; 2] = ["systemTags", "userTags"];
 
 /// What a call answers.
@@ -41,7 +41,7 @@ pub(super) enum Answer {
     Job(String),
 }
 
-/// The API, spoken to in a session's name.
+/// The API of a server, with or without a session.
 pub(super) struct Api {
     http: Client,
     base: String,
@@ -49,36 +49,35 @@ pub(super) struct Api {
 }
 
 impl Api {
-    /// Of a server, without a session.
-    pub(super) fn new(base: &str, patience: Duration) -> Result<Self, ClientError> {
+    /// Without a session.
+    pub(super) fn new(base: &str, timeout: Duration) -> Result<Self, ClientError> {
         match Url::parse(base) {
             Ok(url) if url.scheme() == "http" && url.has_host() => {}
             _ => return Err(ClientError::BadUrl { url: base.to_owned() }),
         }
-        let http = Client::builder().timeout(patience).redirect(redirect::Policy::none()).no_proxy().build();
+        let http = Client::builder().timeout(timeout).redirect(redirect::Policy::none()).no_proxy().build();
         let http = http.map_err(|source| unreachable(base, source))?;
         Ok(Self { http, base: base.trim_end_matches('/').to_owned(), session: None })
     }
 
-    /// In the name of the session that is kept.
+    /// With the saved session.
     pub(super) fn of_session() -> Result<Self, ClientError> {
-        Self::of(&Session::load()?, PATIENCE)
+        Self::of(&Session::load()?, TIMEOUT)
     }
 
-    pub(super) fn of(session: &Session, patience: Duration) -> Result<Self, ClientError> {
-        Ok(Self { session: Some(session.uuid.clone()), ..Self::new(&session.api, patience)? })
+    pub(super) fn of(session: &Session, timeout: Duration) -> Result<Self, ClientError> {
+        Ok(Self { session: Some(session.uuid.clone()), ..Self::new(&session.api, timeout)? })
     }
 
-    /// A server that has not been logged in to.
     pub(super) fn without_session(base: &str) -> Result<Self, ClientError> {
-        Self::new(base, PATIENCE)
+        Self::new(base, TIMEOUT)
     }
 
     pub(super) fn session(&self) -> Option<&str> {
         self.session.as_deref()
     }
 
-    /// One call with its arguments.
+    /// Sends one call with its arguments.
     pub(super) fn send(&self, call: &Call, arguments: &Map<String, Value>) -> Result<Answer, ClientError> {
         let Request { method, path, query, body } = request(call, arguments);
         let request = self.request(method, &format!("/zstack/v1{path}")).query(&query);
@@ -100,10 +99,10 @@ impl Api {
 
     /// Waits until a job has ended. `job` is its URL or uuid.
     pub(super) fn follow(&self, job: &str) -> Result<Value, ClientError> {
-        // Never a URL as it came: the session goes nowhere but to the server that it is of.
+        // A given URL is never used as it is: the session is sent only to its own server.
         let uuid = job.rsplit('/').next().unwrap_or(job);
         let path = format!("/zstack/v1/api-jobs/{}", utf8_percent_encode(uuid, NON_ALPHANUMERIC));
-        let (begin, mut pause) = (Instant::now(), FIRST_LOOK);
+        let (begin, mut pause) = (Instant::now(), FIRST_POLL);
         let mut progress = Progress::default();
         loop {
             let response = self.response(self.request(Method::GET, &path))?;
@@ -112,11 +111,11 @@ impl Api {
                 return read(response, &self.base);
             }
             let waited = begin.elapsed();
-            if waited >= WORTH_TELLING {
+            if waited >= SHOWN_AFTER {
                 progress.show(&format!("job {uuid} is running, {} s", waited.as_secs()));
             }
             thread::sleep(pause);
-            pause = (pause * 2).min(LATER_LOOKS);
+            pause = (pause * 2).min(LATER_POLLS);
         }
     }
 
@@ -137,7 +136,7 @@ impl Api {
     }
 }
 
-/// Without its URL, which may hold a session.
+/// Removes the URL from an error: it may hold a session.
 fn unreachable(api: &str, source: reqwest::Error) -> ClientError {
     ClientError::Unreachable { api: api.to_owned(), source: Box::new(source.without_url()) }
 }
@@ -147,7 +146,7 @@ fn read(response: Response, base: &str) -> Result<Value, ClientError> {
     let text = response.text().map_err(|source| unreachable(base, source))?;
     let mut body = serde_json::from_str::<Value>(&text).ok();
     if let Some(Value::Object(members)) = &mut body {
-        // It names Java classes, for clients that have those.
+        // It names Java classes, for the real system's clients.
         members.shift_remove("schema");
     }
     if status.is_success() {
@@ -165,14 +164,14 @@ fn read(response: Response, base: &str) -> Result<Value, ClientError> {
     }
 }
 
-/// Code, description and details of an error object, and of those that caused it.
+/// The code, description and details of an error object and its causes.
 fn described(error: &Value) -> String {
     let part = |name: &str| sanitized(error[name].as_str().unwrap_or_default());
     let own = format!("{} {}: {}", part("code"), part("description"), part("details"));
     if error["cause"].is_object() { format!("{own}\n  because {}", described(&error["cause"])) } else { own }
 }
 
-/// What goes over the wire.
+/// An HTTP request.
 #[derive(Debug, PartialEq, Eq)]
 struct Request {
     method: Method,
@@ -186,7 +185,7 @@ fn request(call: &Call, arguments: &Map<String, Value>) -> Request {
         let named = call.params.iter().map(|param| param.name);
         named.filter(|name| route.path.contains(&format!("{{{name}}}"))).collect::<Vec<_>>()
     };
-    // Of several routes the first whose variables are there.
+    // The first route with an argument for each of its variables.
     let fits = |route: &&Route| variables(route).iter().all(|name| arguments.contains_key(*name));
     let route = call.routes.iter().find(fits).unwrap_or(&call.routes[0]);
     let mut rest = arguments.clone();
@@ -219,7 +218,7 @@ fn request(call: &Call, arguments: &Map<String, Value>) -> Request {
     Request { method, path, query: Vec::new(), body: Some(Value::Object(body)) }
 }
 
-/// A value as a query string holds it: lists repeat the name, maps of lists have their keys in it.
+/// A value in a query string: a list repeats the name, a map of lists appends its keys to it.
 fn pairs(name: &str, value: &Value) -> Vec<(String, String)> {
     match value {
         Value::Array(items) => items.iter().map(|item| (name.to_owned(), plain(item))).collect(),
@@ -233,7 +232,7 @@ pub(super) fn plain(value: &Value) -> String {
     value.as_str().map_or_else(|| value.to_string(), str::to_owned)
 }
 
-/// One line on a terminal that says what is waited for; it goes when that has ended.
+/// One line on a terminal that shows what the client waits for. It is erased on drop.
 #[derive(Debug, Default)]
 pub(super) struct Progress {
     shown: bool,
@@ -241,7 +240,7 @@ pub(super) struct Progress {
 
 impl Progress {
     pub(super) fn show(&mut self, line: &str) {
-        // Where it can't be shown, it is not needed.
+        // A terminal that cannot be written to needs no progress.
         if stderr().is_terminal() {
             let _ = write!(stderr(), "\r{}\x1b[K", sanitized(line));
             self.shown = true;

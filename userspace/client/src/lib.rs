@@ -1,11 +1,14 @@
-//! `vipgate` as the client of its API: every served call is a command, made at run time from the table of calls.
+//! `vipgate` as the client of its API: every served call is a command, which is made at run time from the table of
+//! calls.
 //!
-//! - [`names`]: what calls, parameters and resources are called here; [`options`]: a call's parameters as options, and back.
-//! - [`resolve`]: names to uuids; [`http`]: one call and its job; [`session`]: what a login leaves behind.
-//! - [`declared`]: a whole router from and to a file.
-//! - [`mod@render`]: replies for people and programs; [`yaml`]: which YAML; [`complete`]: what a shell offers.
+//! - [`names`]: the names of calls, parameters and resources on the command line; [`options`]: the options of a call,
+//!   and its arguments from them.
+//! - [`resolve`]: uuids from names; [`http`]: one call and its job; [`session`]: the session's file, and passwords.
+//! - [`declared`]: `apply` and `export`, a whole router from and to a file.
+//! - [`mod@render`]: replies for people and programs; [`yaml`]: the YAML that is read and written; [`complete`]: completion
+//!   in shells.
 //!
-//! Touches the API over HTTP and the session's file, nothing else: it runs anywhere, without privileges.
+//! It touches the API over HTTP and the session's file, nothing else, and so runs anywhere and without privileges.
 
 mod complete;
 mod declared;
@@ -41,17 +44,17 @@ use self::{
 
 pub use self::error::ClientError;
 
-/// The variables of `vipgate login`.
+/// The environment variables of `vipgate login`.
 pub const API_VARIABLE: &str = "VIPGATE_API";
 pub const PASSWORD_FILE_VARIABLE: &str = "VIPGATE_PASSWORD_FILE";
 
 const DEFAULT_API: &str = "http://127.0.0.1:8080";
 
-/// What a command that succeeded prints.
+/// The result of a command that succeeded.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Output {
     pub text: String,
-    /// It was asked whether something would change, and something would.
+    /// A dry run found something to change.
     pub differs: bool,
 }
 
@@ -103,7 +106,7 @@ const TAGS: &str = "tags";
 const JOB: &str = "job";
 const WATCH: &str = "watch";
 const COMPLETION: &str = "completion";
-/// Whose completion was tried; clap knows more.
+/// The shells in which completion was tested; clap knows more.
 const SHELLS: [&str; 3] = ["bash", "zsh", "fish"];
 
 fn commands() -> Vec<Command> {
@@ -117,7 +120,7 @@ fn commands() -> Vec<Command> {
     commands
 }
 
-/// A command that needs another one after it.
+/// A command that needs a subcommand.
 fn group(name: &'static str, about: &'static str) -> Command {
     Command::new(name).about(about).subcommand_required(true).arg_required_else_help(true)
 }
@@ -201,7 +204,7 @@ Examples:
     )
 }
 
-/// Names of the options that are parameters of a query, as the API spells them, and what they do.
+/// The options that are parameters of a query: name in the API, placeholder of the value, help.
 const QUERY_OPTIONS: [(&str, &str, &str); 5] = [
     ("fields", "FIELD,...", "Only these members"),
     ("sort", "[-]FIELD", "The order; with a minus descending"),
@@ -261,7 +264,7 @@ Examples:
         )
 }
 
-/// Carries a command out; what it prints.
+/// Runs a command.
 pub fn run(request: &Request) -> Result<Output, ClientError> {
     let matches = &request.matches;
     let text = match (request.command.as_str(), matches.subcommand()) {
@@ -277,7 +280,7 @@ pub fn run(request: &Request) -> Result<Output, ClientError> {
         }
         (COMPLETION, _) => script(matches)?,
         (noun, Some((verb, matches))) => run_verb(noun, verb, matches)?,
-        // The parser lets no other command through.
+        // The parser accepts no other command.
         (_, None) => String::new(),
     };
     Ok(text.into())
@@ -291,7 +294,7 @@ fn shown(reply: &Value, matches: &ArgMatches) -> Result<String, ClientError> {
     render(reply, matches.get_one::<Format>("output").copied().unwrap_or_default(), &[])
 }
 
-/// A synchronous call's reply.
+/// The reply of a synchronous call.
 fn ask(api: &Api, name: Name, arguments: &Map<String, Value>) -> Result<Value, ClientError> {
     match calls::of(name).map(|call| api.send(call, arguments)).transpose()? {
         Some(Answer::Done(reply)) => Ok(reply),
@@ -318,7 +321,7 @@ fn log_in(matches: &ArgMatches) -> Result<String, ClientError> {
 fn log_out() -> Result<String, ClientError> {
     let session = Session::load()?;
     let api = Api::without_session(&session.api)?;
-    // Forgotten first: what the server does not hear of ends there by itself.
+    // The file goes first: a session that the server is not told to end expires there.
     Session::remove()?;
     let arguments = Map::from_iter([("sessionUuid".to_owned(), session.uuid.into())]);
     ask(&api, Name::LogOut, &arguments)?;
@@ -329,7 +332,7 @@ fn run_query(name: &str, matches: &ArgMatches) -> Result<String, ClientError> {
     let Some((.., call, _)) = names::queries().find(|(known, ..)| known == name) else { return Ok(String::new()) };
     let conditions = matches.get_many::<String>("q").into_iter().flatten().map(|condition| ("q", condition.clone()));
     let options = QUERY_OPTIONS.iter().filter_map(|(name, ..)| {
-        // As it was typed: some are numbers, which the parser has looked at.
+        // The raw text: some options are numbers, which the parser has checked.
         let value = matches.get_raw(name)?.next()?.to_str()?;
         Some((*name, value.to_owned()))
     });
@@ -370,7 +373,7 @@ fn run_verb(noun: &str, verb: &str, matches: &ArgMatches) -> Result<String, Clie
         Answer::Job(location) => api.follow(&location)?,
     };
     if call.api == Name::RenewSession {
-        // The uuid that it holds is the secret that the file keeps.
+        // Its uuid is the secret that the file keeps.
         return shown(&json!({ "expiredDate": reply["inventory"]["expiredDate"] }), matches);
     }
     shown(&reply, matches)

@@ -1,7 +1,7 @@
-//! How calls, resources and parameters are called on the command line: all derived from the API's own names.
+//! The names of calls, resources and parameters on the command line, derived from the API's own names.
 //!
-//! `CreateVip` is `vip create`, `ChangeEipState` is `eip change-state`, `AddVmNicToLoadBalancer` is `lb add-vm-nic`, and
-//! `QueryLoadBalancer` is `query lbs`. What can't be derived is one table: which nouns there are, and their short names.
+//! `CreateVip` is `vip create`, `ChangeEipState` is `eip change-state`, `AddVmNicToLoadBalancer` is `lb add-vm-nic`,
+//! and `QueryLoadBalancer` is `query lbs`. One table holds what cannot be derived: the nouns, and their short names.
 
 use std::collections::BTreeMap;
 
@@ -14,10 +14,10 @@ use vipgate_api::{
 /// A noun of the API that commands are grouped by.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Noun {
-    /// What it is called here.
+    /// Its name on the command line.
     pub(super) short: &'static str,
     pub(super) about: &'static str,
-    /// Its spellings in names of calls and parameters, in words; the first is the one that queries use.
+    /// Its spellings in names of calls and parameters, split into words; queries use the first.
     spellings: &'static [&'static [&'static str]],
 }
 
@@ -51,12 +51,12 @@ const NOUNS: &[Noun] = &[
 ];
 
 impl Noun {
-    /// Its whole name, where that is not the short one.
+    /// Its whole name, if that differs from the short one.
     pub(super) fn long(&self) -> Option<String> {
         Some(self.spellings[0].join("-")).filter(|long| long != self.short)
     }
 
-    /// What a query for it finds, if there is one.
+    /// The resource that a query for it finds, if there is such a query.
     pub(super) fn resource(&self) -> Option<Resource> {
         calls::all().find_map(|call| match call.mode {
             Mode::Query(resource) if words(call.api.name())[1..] == *self.spellings[0] => Some(resource),
@@ -65,7 +65,7 @@ impl Noun {
     }
 }
 
-/// Where a call stands among the commands.
+/// The command of a call.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Place {
     /// A command of its own.
@@ -89,19 +89,19 @@ pub(super) fn words(name: &str) -> Vec<String> {
     words
 }
 
-/// As options are spelt: `vip-port-start`.
+/// The spelling of an option: `vip-port-start`.
 pub(super) fn kebab(name: &str) -> String {
     words(name).join("-")
 }
 
-/// The words of `from` without those of `spelling`, which must be there in this order, if with others between them.
+/// The words of `from` without those of `spelling`, which must occur in this order, though not next to each other.
 fn without(from: &[String], spelling: &[&str]) -> Option<Vec<String>> {
     let mut missing = spelling.iter().peekable();
     let rest = from.iter().filter(|word| missing.next_if(|next| *next == word).is_none()).cloned().collect();
     missing.peek().is_none().then_some(rest)
 }
 
-/// The noun that is in `words` with the most words, and what is left of them.
+/// The noun with the longest spelling in `words`, and the other words.
 fn noun_in(words: &[String]) -> Option<(&'static Noun, Vec<String>)> {
     let spelt = NOUNS.iter().flat_map(|noun| noun.spellings.iter().map(move |spelling| (noun, *spelling)));
     let found = spelt.filter_map(|(noun, spelling)| Some((noun, spelling, without(words, spelling)?)));
@@ -120,7 +120,7 @@ pub(super) fn place(call: &Call) -> Option<Place> {
         }
         (_, Mode::Sync | Mode::Async) => {}
     }
-    // "<verb> <object> to <noun>": the noun is acted on.
+    // "<verb> <object> to <noun>": the command acts on the noun.
     let preposition = rest.iter().position(|word| ["to", "from", "for"].contains(&word.as_str()));
     let (noun, object) = match preposition {
         Some(at) => (noun_in(&rest[at + 1..])?.0, rest[..at].to_vec()),
@@ -130,7 +130,7 @@ pub(super) fn place(call: &Call) -> Option<Place> {
     Some(Place::Verb(noun.short, verb))
 }
 
-/// The nouns that have verbs, with those and their calls.
+/// The nouns that have verbs, with their verbs and calls.
 pub(super) fn verbs() -> BTreeMap<&'static str, Vec<(String, &'static Call)>> {
     let mut found: BTreeMap<_, Vec<_>> = BTreeMap::new();
     for call in calls::all() {
@@ -145,12 +145,12 @@ pub(super) fn by_short(short: &str) -> Option<&'static Noun> {
     NOUNS.iter().find(|noun| noun.short == short)
 }
 
-/// The noun of what a query finds.
+/// The noun of the resource that a query finds.
 pub(super) fn of_resource(resource: Resource) -> Option<&'static Noun> {
     NOUNS.iter().find(|noun| noun.resource() == Some(resource))
 }
 
-/// Every query: its name, its whole name where that is another, its call, and what it finds.
+/// Every query: its name, its whole name if that differs, its call, and the resource that it finds.
 pub(super) fn queries() -> impl Iterator<Item = (String, Option<String>, &'static Call, Resource)> {
     calls::all().filter_map(|call| match (call.mode, place(call)?) {
         (Mode::Query(resource), Place::Query(name)) => {
@@ -161,7 +161,7 @@ pub(super) fn queries() -> impl Iterator<Item = (String, Option<String>, &'stati
     })
 }
 
-/// What the value of a parameter names.
+/// The resource that the value of a parameter names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Reference {
     /// A resource of this kind.
@@ -170,14 +170,14 @@ pub(super) enum Reference {
     Any,
 }
 
-/// How a parameter is given.
+/// How the value of a parameter is given.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Given {
-    /// It is the caller's own session: it is not given.
+    /// Not at all: it is the caller's own session.
     Session,
-    /// A secret: it is asked for, or read from a file.
+    /// At a prompt or in a file: it is a secret.
     Password,
-    /// The one argument without an option: what is acted on.
+    /// As the one argument without an option: the resource that the command acts on.
     Subject(Option<Reference>),
     Option {
         name: String,
@@ -205,7 +205,7 @@ pub(super) fn given(call: &Call, param: &Param) -> Given {
     if !matches!(parts.pop().as_deref(), Some("uuid" | "uuids")) {
         return plain();
     }
-    // The noun is all of it, the end of it (`defaultL3Network`), or it is the end of the noun (`listener`).
+    // The parameter is the noun, ends in it (`defaultL3Network`), or is the end of it (`listener`).
     let spelt = NOUNS.iter().flat_map(|noun| noun.spellings.iter().map(move |spelling| (noun, *spelling)));
     let found = spelt
         .filter(|(_, spelling)| {

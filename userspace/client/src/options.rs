@@ -1,4 +1,5 @@
-//! The options of a call: made from its parameters, and turned back into its arguments.
+//! The options of a call, which are made from its parameters, and the call's arguments, which are read from the
+//! options.
 
 use std::{ops::RangeInclusive, path::PathBuf};
 
@@ -23,7 +24,7 @@ use super::{
 
 const PASSWORD_FILE: &str = "password-file";
 
-/// The option that names the file with a password; `variable`: also a variable.
+/// The option that names the file with a password.
 pub(super) fn password_file() -> Arg {
     Arg::new(PASSWORD_FILE)
         .long(PASSWORD_FILE)
@@ -32,7 +33,7 @@ pub(super) fn password_file() -> Arg {
         .help("The password's file, - is standard input")
 }
 
-/// The password of a command with [`password_file`], asked for if no file is named.
+/// The password of a command with [`password_file`]. It is asked for if no file is named.
 pub(super) fn password(matches: &ArgMatches, prompt: &str) -> Result<String, ClientError> {
     session::password(matches.get_one::<PathBuf>(PASSWORD_FILE).map(PathBuf::as_path), prompt)
 }
@@ -102,15 +103,15 @@ fn typed(arg: Arg, param: &Param) -> Arg {
     }
 }
 
-/// Whether a parameter is in bits per second.
+/// Whether the unit of a parameter is bits per second.
 fn is_rate(param: &Param) -> bool {
     param.name.ends_with("Bandwidth")
 }
 
-/// The units of the real system's clients, as powers of 2: their megabit is 2^20 bits.
+/// The units of the real system's clients are powers of 2: their megabit is 2^20 bits.
 const UNITS: [(char, u32); 3] = [('G', 30), ('M', 20), ('K', 10)];
 
-/// Bits per second, also with a unit.
+/// Reads bits per second, with or without a unit.
 pub(super) fn rate(typed: &str, bounds: RangeInclusive<i64>) -> Result<i64, String> {
     let with_unit = UNITS.into_iter().find_map(|(unit, shift)| Some((typed.strip_suffix(unit)?, shift)));
     let (digits, shift) = with_unit.unwrap_or((typed, 0));
@@ -120,13 +121,13 @@ pub(super) fn rate(typed: &str, bounds: RangeInclusive<i64>) -> Result<i64, Stri
     })
 }
 
-/// Bits per second with the largest unit of which they are a whole number, if of any.
+/// Writes bits per second in the largest unit that divides them; `None` if no unit does.
 pub(super) fn with_unit(rate: i64) -> Option<String> {
     let (unit, shift) = UNITS.into_iter().find(|(_, shift)| rate % (1 << shift) == 0)?;
     Some(format!("{}{unit}", rate >> shift))
 }
 
-/// What the table knows of a parameter: its name in the API, whether it must be there, and its bounds.
+/// The help of a parameter: its name in the API, its bounds, whether it is required.
 fn help(param: &Param) -> String {
     let bounds = match param.rule {
         Some(Rule::Range(low, _)) if is_rate(param) => format!(", from {low}; K, M and G are 2^10, 2^20 and 2^30"),
@@ -143,7 +144,7 @@ fn help(param: &Param) -> String {
     format!("{}{bounds}{repeated}{required}", param.name)
 }
 
-/// The arguments of a call as they were given, names replaced by uuids.
+/// The arguments of a call from its options, with uuids in place of names.
 pub(super) fn arguments(call: &Call, matches: &ArgMatches, api: &Api) -> Result<Map<String, Value>, ClientError> {
     let mut arguments = Map::new();
     for param in call.params {
@@ -193,7 +194,7 @@ fn value(
                 let Some((key, items)) = text.split_once('=') else {
                     return Err(ClientError::NoList { option: kebab(param.name), given: text.to_owned() });
                 };
-                // Its keys are uuids of providers in every call that has such a parameter.
+                // In every call with such a parameter, its keys are uuids of providers.
                 let key = resolve::uuid(api, Reference::One(Resource::NetworkServiceProvider), key)?;
                 lists.insert(key, items.split(',').collect());
             }
@@ -203,9 +204,9 @@ fn value(
     Ok(value)
 }
 
-/// A command line that makes this call, for its help.
+/// An example of this call as a command line.
 pub(super) fn example(command: &str, call: &Call) -> String {
-    // Of rates one is needed at least.
+    // At least one of the rates is needed.
     let needed = call.params.iter().filter(|param| param.required || is_rate(param));
     let words = needed.filter_map(|param| match given(call, param) {
         Given::Session | Given::Password => None,
@@ -222,7 +223,7 @@ pub(super) fn example(command: &str, call: &Call) -> String {
 
 const UUID: &str = "d825b1a26f4e474b8c59306081920ff2";
 
-/// A value that a parameter can have.
+/// An example of a parameter's value.
 fn sample(param: &Param) -> &'static str {
     match (param.name, param.rule) {
         (_, Some(Rule::OneOf(valid) | Rule::OneOfAnyCase(valid))) => valid[0],

@@ -1,4 +1,4 @@
-//! What a call answered, as a table for people, as JSON or as YAML. JSON and YAML are the API's whole reply.
+//! Prints a reply as a table for people, as JSON or as YAML. JSON and YAML hold the API's whole reply.
 
 use clap::ValueEnum;
 use serde_json::Value;
@@ -15,13 +15,13 @@ pub(super) enum Format {
     Yaml,
 }
 
-/// Columns that a table has only if they are asked for: long, or seldom what is looked for.
+/// Columns that a table has only on request: they are long or rarely needed.
 const ASIDE: [&str; 3] = ["description", "createDate", "lastOpDate"];
 
 /// Columns that come first.
 const FIRST: [&str; 2] = ["name", "uuid"];
 
-/// `fields`: the columns of a table, in their order; the usual ones if it is empty.
+/// `fields` are the columns of a table; if it is empty, the table has the usual ones.
 pub(super) fn render(reply: &Value, format: Format, fields: &[String]) -> Result<String, ClientError> {
     match format {
         Format::Table => Ok(table(reply, fields)),
@@ -30,12 +30,12 @@ pub(super) fn render(reply: &Value, format: Format, fields: &[String]) -> Result
     }
 }
 
-/// What others have written, such as names, without what a terminal would obey.
+/// Replaces control characters in texts of others, such as names: a terminal would obey them.
 pub(super) fn sanitized(text: &str) -> String {
     text.replace(char::is_control, "\u{fffd}")
 }
 
-/// JSON escapes by itself only the first 32 of what a terminal would obey.
+/// JSON itself escapes only the first 32 control characters.
 fn json(reply: &Value) -> String {
     let mut text = String::new();
     for character in format!("{reply:#}\n").chars() {
@@ -60,21 +60,21 @@ fn table(reply: &Value, fields: &[String]) -> String {
     text
 }
 
-/// A line a member that has a value.
+/// One line for each member that has a value.
 fn members(of: &Value) -> String {
     let members = of.as_object().into_iter().flatten();
     let lines = members.map(|(name, value)| vec![name.clone(), cell(value)]).filter(|line| !line[1].is_empty());
     aligned(&lines.collect::<Vec<_>>())
 }
 
-/// A line an inventory, under the names of the columns.
+/// One line for each inventory, below the names of the columns.
 fn rows(inventories: &[Value], fields: &[String]) -> String {
     let columns = if fields.is_empty() { usual(inventories) } else { fields.to_vec() };
     let values = inventories.iter().map(|inventory| columns.iter().map(|name| cell(&inventory[name])).collect());
     aligned(&std::iter::once(columns.clone()).chain(values).collect::<Vec<_>>())
 }
 
-/// The columns in which any of them has a value.
+/// The columns in which at least one inventory has a value.
 fn usual(inventories: &[Value]) -> Vec<String> {
     let mut columns: Vec<String> = Vec::new();
     for (name, value) in inventories.iter().filter_map(Value::as_object).flatten() {
@@ -86,7 +86,7 @@ fn usual(inventories: &[Value]) -> Vec<String> {
     columns
 }
 
-/// Lists are parted by commas, inventories in them stand by what they are called.
+/// A list is joined by commas; an inventory in it is shown by its name.
 fn cell(value: &Value) -> String {
     match value {
         Value::Null => String::new(),

@@ -1,4 +1,4 @@
-//! From what people call a resource to its uuid: each name is asked for, and must be of exactly one.
+//! Finds the uuid of a resource by its name, which the API is asked for. Exactly one resource must have it.
 
 use serde_json::Value;
 use vipgate_api::{
@@ -13,14 +13,15 @@ use super::{
     render::sanitized,
 };
 
-/// Candidates that an error names at most.
+/// The maximum of candidates that an error names.
 const MOST_NAMED: usize = 8;
 
-/// The fields by whose values a resource is called, the first that finds something wins. None: only by its uuid.
+/// The fields that can name a resource; the first that finds something decides. If there is none, only its uuid names
+/// it.
 pub(super) fn keys(resource: Resource) -> &'static [&'static str] {
     match resource {
         Resource::Vip => &["name", "ip"],
-        // NICs have no names: they are those of their VMs.
+        // NICs have no names: the names of their VMs stand for them.
         Resource::VmNic => &["vmInstance.name", "ip"],
         Resource::NetworkServiceProvider => &["name", "type"],
         _ if resource.fields().contains(&"name") && resource.fields().contains(&"uuid") => &["name"],
@@ -42,7 +43,7 @@ pub(super) fn uuid(api: &Api, reference: Reference, given: &str) -> Result<Strin
         Reference::Any => {
             let mut found = Vec::new();
             for (.., resource) in names::queries() {
-                // A part of the L2 networks, which have a query of their own.
+                // These are some of the L2 networks, which have a query of their own.
                 if resource != Resource::L2VlanNetwork {
                     found.extend(candidates(api, resource, given)?);
                 }
@@ -60,12 +61,12 @@ fn kind(resource: Resource) -> String {
     query(resource).map_or_else(|| resource.kind().to_owned(), |(name, _)| name)
 }
 
-/// A resource that may be the one: what it is called, and its uuid.
+/// A resource that may be meant: how it is shown, and its uuid.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Candidate {
     shown: String,
     uuid: String,
-    /// Its name is what was given in its case, too, which the API does not look at.
+    /// Its name equals the given one in its case, too; the API ignores case.
     exact: bool,
 }
 
@@ -86,7 +87,7 @@ fn candidates(api: &Api, resource: Resource, given: &str) -> Result<Vec<Candidat
     Ok(Vec::new())
 }
 
-/// A condition that asks for exactly this value; of some values the grammar has none.
+/// A condition for exactly this value; for some values the grammar has none.
 fn condition(key: &str, value: &str) -> Result<String, ClientError> {
     let text = format!("{key}={value}");
     let read = grammar::parse(&[("q".to_owned(), text.clone())]);

@@ -1,7 +1,7 @@
-//! The session that a login leaves behind for the commands after it, and passwords on their way in.
+//! The session that a login saves for later commands, and the input of passwords.
 //!
-//! The file is the caller's alone (0600): who reads it can act in the session's name. Passwords come from a terminal
-//! without echo, a file or standard input, never as an argument, which every process can read.
+//! Only its owner can read the file (mode 0600): it allows to act as the account. Passwords come from a terminal
+//! without echo, a file or standard input, never from an argument, which every process can read.
 
 use std::{
     env,
@@ -21,7 +21,7 @@ use sha2::{Digest as _, Sha512};
 
 use super::ClientError;
 
-/// Whose session it is, and where it holds.
+/// A session, with its account and its server.
 #[allow(missing_debug_implementations, reason = "the session must not reach a log")]
 #[derive(Deserialize, Serialize)]
 pub(super) struct Session {
@@ -40,7 +40,7 @@ impl Session {
         self.write(&file()?)
     }
 
-    /// Forgets the session, if there is one.
+    /// Removes the saved session, if there is one.
     pub(super) fn remove() -> Result<(), ClientError> {
         let path = file()?;
         match fs::remove_file(&path) {
@@ -57,7 +57,7 @@ impl Session {
         serde_json::from_str(&text).map_err(|_| ClientError::BadSession { path: path.to_owned() })
     }
 
-    /// Whole or not at all: a command that runs meanwhile reads the old session or the new one.
+    /// Replaces the file atomically: a command that runs meanwhile reads the old session or the new one.
     fn write(&self, path: &Path) -> Result<(), ClientError> {
         let directory = path.parent().unwrap_or(path);
         fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(file_error("make", directory))?;
@@ -68,7 +68,7 @@ impl Session {
             fs::rename(&new, path)
         };
         write().map_err(|source| {
-            // What is left of it is no use; that it can't be removed is no news beside the failure.
+            // The incomplete file is useless. If it cannot be removed either, the first failure says enough.
             let _ = fs::remove_file(&new);
             file_error("write", path)(source)
         })
@@ -85,15 +85,16 @@ fn file() -> Result<PathBuf, ClientError> {
     Ok(directory.join("vipgate/session.json"))
 }
 
-/// By the XDG Base Directory Specification; a relative path is to be ignored.
+/// By the XDG Base Directory Specification, which ignores relative paths.
 fn state_home(state_home: Option<OsString>, home: Option<OsString>) -> Option<PathBuf> {
     let absolute = |path: OsString| Some(PathBuf::from(path)).filter(|path| path.is_absolute());
     state_home.and_then(absolute).or_else(|| Some(home.and_then(absolute)?.join(".local/state")))
 }
 
-/// A password as the API wants it: its SHA-512, 128 hexadecimal digits.
+/// Reads a password and returns its SHA-512 in 128 hexadecimal digits, as the API expects it.
 ///
-/// It comes from `file` (`-`: standard input), else from the terminal, asked for with `prompt`, else from standard input.
+/// It comes from `file` (`-`: standard input), else from the terminal, asked for with `prompt`, else from standard
+/// input.
 pub(super) fn password(file: Option<&Path>, prompt: &str) -> Result<String, ClientError> {
     let stdin = || {
         let mut text = String::new();
@@ -126,7 +127,7 @@ fn ask(prompt: &str) -> io::Result<String> {
     read.map(|_| line)
 }
 
-/// A terminal without echo, until it is dropped.
+/// Switches the echo of a terminal off until it is dropped.
 struct Silence<F: AsFd> {
     terminal: F,
     before: Termios,
@@ -144,7 +145,7 @@ impl<F: AsFd> Silence<F> {
 
 impl<F: AsFd> Drop for Silence<F> {
     fn drop(&mut self) {
-        // A terminal that is gone needs none.
+        // A terminal that is gone needs no echo.
         let _ = tcsetattr(&self.terminal, SetArg::TCSANOW, &self.before);
     }
 }

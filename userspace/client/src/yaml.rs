@@ -1,5 +1,5 @@
-//! YAML as the client reads and writes it: version 1.2, in which `no` and `off` are texts. What it writes is quoted such that
-//! readers of version 1.1 read the same.
+//! The YAML that the client reads and writes: version 1.2, in which `no` and `off` are texts. Texts that mean something else
+//! in version 1.1 are written in quotes.
 
 use std::marker::PhantomData;
 
@@ -12,7 +12,7 @@ use serde_saphyr::{
     with_deserializer_from_str_with_options,
 };
 
-/// Aliases of a document that stand for more nodes than this are refused: a few lines could fill the memory.
+/// A document whose aliases expand to more events than this is refused: a few lines could fill the memory.
 const MOST_ALIASED: usize = 100_000;
 
 fn dialect() -> Options {
