@@ -150,5 +150,5 @@ pub const DEFAULT_LIMITS: u32 = 1 << 14;
 pub const DEFAULT_RING_ELEMENTS: u32 = 1 << 24;
 /// Elements of the CONFIRMED map, a power of two: next hops that share one are confirmed by turns.
 pub const NEXT_HOPS: u32 = 1 << 12;
-/// Number of ports (router devices); port 0 is no device, see [`crate::port`].
+/// Number of ports (router devices); port 0 is no device, see [`crate::interface`].
 pub const MAX_INTERFACES: u32 = 256;

@@ -1,4 +1,4 @@
-//! A plan's steps as calls of the API, each waited for.
+//! Executes a plan's steps as calls of the API, one after the other, each until its job has ended.
 
 use std::collections::BTreeMap;
 
@@ -18,13 +18,13 @@ use super::{
 
 type Arguments = Map<String, Value>;
 
-/// Does one step after the other.
+/// Executes steps, and remembers the uuids of what they make.
 #[allow(missing_debug_implementations, reason = "it holds a session")]
 pub(super) struct Executor<'a> {
     api: &'a Api,
-    /// Of all that is there by now.
+    /// The uuids of all things that exist by now.
     uuids: BTreeMap<Id, String>,
-    /// Tags of what was there before, with their uuids.
+    /// The tags of things that existed before, with their uuids.
     tags: BTreeMap<Id, BTreeMap<String, String>>,
 }
 
@@ -44,7 +44,7 @@ impl<'a> Executor<'a> {
         }
     }
 
-    /// A call, to the end of its job.
+    /// Makes a call and waits for the end of its job.
     fn call(&self, api: Name, arguments: Value) -> Result<Value, ClientError> {
         let Value::Object(arguments) = arguments else { return Ok(Value::Null) };
         let Some(call) = calls::of(api) else { return Ok(Value::Null) };
@@ -117,7 +117,7 @@ impl<'a> Executor<'a> {
         Ok(())
     }
 
-    /// What calls name a thing by that has no uuid to them, but a number on its parent.
+    /// The arguments that name a thing by its parent and number, if calls do not name it by its uuid.
     fn place(&self, id: &Id, of: &str) -> Result<Arguments, ClientError> {
         let mut place = Arguments::new();
         if let (Some((parent, name)), Called::Number { param, .. }) = (id.on_parent(), id.kind().called) {
@@ -134,7 +134,7 @@ impl<'a> Executor<'a> {
         }
     }
 
-    /// The networks of a VM's NICs, and what the NICs shall be like as tags.
+    /// The networks of a VM's NICs, and the tags with the NICs' addresses.
     fn networks(&self, nics: &[Thing], tags: &mut Vec<String>) -> Result<Vec<String>, ClientError> {
         let mut networks = Vec::new();
         for nic in nics {
@@ -149,7 +149,7 @@ impl<'a> Executor<'a> {
         Ok(networks)
     }
 
-    /// The router makes a VIP of its own address: it is looked up, and called as it is declared.
+    /// The router itself makes the VIP of its own address: looks it up and gives it the declared name.
     fn take_over(&mut self, thing: &Thing) -> Result<(), ClientError> {
         let network = thing.values.get("l3").and_then(Value::as_str).unwrap_or_default();
         let on_network = format!("l3NetworkUuid={}", self.uuid_of(Resource::L3Network, network)?);
@@ -168,7 +168,7 @@ impl<'a> Executor<'a> {
         let id = thing.id();
         let uuid = self.uuid(&id)?;
         match field.change {
-            // What must be made anew has no changes.
+            // A thing that is made anew has no changes.
             Change::Never | Change::Remade => {}
             Change::Update(api) => {
                 let text = to.clone().unwrap_or_else(|| "".into());
@@ -194,7 +194,7 @@ impl<'a> Executor<'a> {
             }
             Change::Elements { add, remove, of, batch } => {
                 let (old, new) = (texts(from), texts(to));
-                // First what comes: what goes meanwhile might be the last one.
+                // Additions first: the removed elements might be the last ones.
                 for (api, these, others) in [(add, &new, &old), (remove, &old, &new)] {
                     let these: Vec<&str> = these.iter().copied().filter(|text| !others.contains(text)).collect();
                     for (name, value) in self.batches(batch, field.form, &these)? {
@@ -225,7 +225,7 @@ impl<'a> Executor<'a> {
         Ok(())
     }
 
-    /// Parameters for these elements, one for each call.
+    /// The parameters for these elements, one set for each call.
     fn batches(&self, batch: Batch, form: Form, texts: &[&str]) -> Result<Vec<(&'static str, Value)>, ClientError> {
         if texts.is_empty() {
             return Ok(Vec::new());
@@ -253,7 +253,7 @@ impl<'a> Executor<'a> {
         }
     }
 
-    /// Weights of backends that go have gone with them.
+    /// Sets the weights that differ. Those of removed backends are removed with them.
     fn weigh(&self, thing: &Thing, uuid: &str, from: Option<&Value>, to: Option<&Value>) -> Result<(), ClientError> {
         let weights = |value: Option<&Value>| value.and_then(Value::as_object).cloned().unwrap_or_default();
         let (old, new) = (weights(from), weights(to));
@@ -282,7 +282,7 @@ impl<'a> Executor<'a> {
         Ok(())
     }
 
-    /// The uuid of the tag that begins so.
+    /// The uuid of the tag with this prefix.
     fn tag(&self, id: &Id, prefix: &str) -> Option<&str> {
         let mut tags = self.tags.get(id)?.iter();
         tags.find(|(text, _)| text.starts_with(prefix)).map(|(_, uuid)| uuid.as_str())

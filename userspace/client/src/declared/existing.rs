@@ -1,5 +1,6 @@
-//! What a router has, read by queries: of it what the session's account owns. A name is another account's to choose as well:
-//! what that has made under it is not what a file means. Networks may be shared with an account, which the file refers to.
+//! Reads by queries what a router has: the things that the session's account owns. Other accounts can use the same
+//! names, and a file never means their things. Networks that are shared with the account are read, too: a file may
+//! refer to them.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,18 +15,18 @@ use super::{
     thing::{Id, Thing},
 };
 
-/// A thing that is there.
+/// A thing that exists on the router.
 #[derive(Clone, Debug)]
 pub(super) struct Existing {
     pub(super) thing: Thing,
     pub(super) uuid: String,
     /// Its tags, with their uuids.
     pub(super) tags: BTreeMap<String, String>,
-    /// What it can't be without.
+    /// The things without which it cannot exist.
     pub(super) rests_on: BTreeSet<Id>,
 }
 
-/// Whose things are meant.
+/// The account whose things a file means.
 #[derive(Debug)]
 struct Account {
     uuid: String,
@@ -33,7 +34,7 @@ struct Account {
 }
 
 impl Account {
-    /// The session's own. A normal account sees no other than itself.
+    /// The session's own account. A normal account sees no account but itself.
     fn of_session(api: &Api) -> Result<Self, ClientError> {
         let seen = inventories(api, Resource::Account, &[])?;
         let admin = seen.iter().find(|account| account["type"] == "SystemAdmin");
@@ -41,7 +42,7 @@ impl Account {
         Ok(Self { uuid: own.unwrap_or_default(), admin: admin.is_some() })
     }
 
-    /// Things of this kind are meant whoever owns them.
+    /// Whether a file means things of this kind whoever owns them.
     fn shares(&self, kind: &Kind) -> bool {
         !self.admin && is_network(kind)
     }
@@ -51,7 +52,7 @@ const fn is_network(kind: &Kind) -> bool {
     matches!(kind.resource, Resource::Zone | Resource::L2Network | Resource::L3Network | Resource::IpRange)
 }
 
-/// All that a file can declare.
+/// Everything on the router that a file can declare.
 pub(super) fn read(api: &Api) -> Result<Vec<Existing>, ClientError> {
     let account = Account::of_session(api)?;
     let mut tags = BTreeMap::<String, BTreeMap<String, String>>::new();
@@ -65,7 +66,7 @@ pub(super) fn read(api: &Api) -> Result<Vec<Existing>, ClientError> {
             }
         }
     }
-    let mut existing = There { account, things: Vec::new(), by_uuid: BTreeMap::new(), ranges: Vec::new() };
+    let mut existing = Found { account, things: Vec::new(), by_uuid: BTreeMap::new(), ranges: Vec::new() };
     for kind in KINDS {
         let mut found = every(api, kind, &existing.account)?;
         if kind.resource == Resource::VmNic {
@@ -79,12 +80,12 @@ pub(super) fn read(api: &Api) -> Result<Vec<Existing>, ClientError> {
     Ok(existing.things)
 }
 
-/// Every inventory of a kind that the account owns, or what is part of it.
+/// Every inventory of a kind that the account owns, or that is part of one which it owns.
 fn every(api: &Api, kind: &Kind, account: &Account) -> Result<Vec<Value>, ClientError> {
     let own = format!("__owner__={}", account.uuid);
     let own = [own.as_str()];
     let (Made::OnParent { of, list, any, .. }, Some((parent, _))) = (kind.made, kind.parent) else {
-        // Parts are its whose the whole is.
+        // A part belongs to the owner of the whole.
         let is_part = kind.made == Made::WithParent || kind.resource == Resource::IpRange;
         return inventories(api, kind.resource, if is_part || account.shares(kind) { &[] } else { &own });
     };
@@ -98,7 +99,7 @@ fn every(api: &Api, kind: &Kind, account: &Account) -> Result<Vec<Value>, Client
     Ok(all)
 }
 
-/// Every resource of a kind for which these conditions hold, page by page.
+/// Every resource of a kind that meets these conditions, read page by page.
 pub(super) fn inventories(api: &Api, resource: Resource, conditions: &[&str]) -> Result<Vec<Value>, ClientError> {
     const PAGE: usize = 1000;
     let Some((_, call)) = resolve::query(resource) else { return Ok(Vec::new()) };
@@ -117,17 +118,17 @@ pub(super) fn inventories(api: &Api, resource: Resource, conditions: &[&str]) ->
     }
 }
 
-struct There {
+struct Found {
     account: Account,
     things: Vec<Existing>,
     /// Uuid -> index.
     by_uuid: BTreeMap<String, usize>,
-    /// Indices of the ranges of addresses.
+    /// The indices of the address ranges.
     ranges: Vec<usize>,
 }
 
-impl There {
-    /// The names of a resource that was read before.
+impl Found {
+    /// The path of a resource that was read before.
     fn path(&self, uuid: &Value) -> Option<&[String]> {
         Some(&self.things[*self.by_uuid.get(uuid.as_str()?)?].thing.path)
     }
@@ -136,8 +137,8 @@ impl There {
         Some(self.path(uuid)?.join("/"))
     }
 
-    /// Above what the session does not see, as a tenant the zone of a shared network, there is nothing. What can't be told
-    /// without that is passed over, as is what is on another account's.
+    /// A thing whose parent the session does not see has no parent: for a tenant, that is the zone of a shared network.
+    /// A thing that cannot be named without its parent is left out, and so is one on another account's thing.
     fn add(
         &mut self,
         kind: &'static Kind,
@@ -168,7 +169,7 @@ impl There {
             return None;
         }
         if values.get("own") == Some(&json!(true)) {
-            // Another router has another.
+            // Its address differs between routers.
             values.remove("ip");
         }
         let values = without_defaults(kind, &values);
@@ -193,7 +194,7 @@ impl There {
         match field.form {
             Form::Param(_) | Form::Rate | Form::Address | Form::State => Some(member.clone()),
             Form::Flag => {
-                // A VIP says by its uses that it is the router's own address.
+                // The uses of a VIP show whether it is the router's own address.
                 let uses = inventory["useFor"].as_str().unwrap_or_default();
                 Some(uses.split(',').any(|service| service == "SNAT").into())
             }
@@ -226,7 +227,7 @@ impl There {
         }
     }
 
-    /// What it needs, and the range that its address is of.
+    /// The things that it needs, and the range of its address.
     fn rests_on(&self, thing: &Thing, inventory: &Value) -> BTreeSet<Id> {
         let mut found: BTreeSet<Id> = thing.needs().collect();
         let number = |value: &Value| value.as_str()?.parse::<std::net::Ipv4Addr>().ok();

@@ -1,4 +1,4 @@
-//! The file that declares a router: from its text to things, and back.
+//! The file that declares a router: reads things from its text, and writes it.
 //!
 //! ```yaml
 //! zones:
@@ -12,8 +12,8 @@
 //!   web: {l3: public, ip: 10.1.0.10}
 //! ```
 //!
-//! Each key of a section is the name of a thing; its fields and the sections of what it holds stand below. Nothing is
-//! passed over: what no row of the table knows is an error with its line.
+//! Each key of a section is the name of a thing. Below it are its fields and the sections of the things that it holds.
+//! A key that no row of the table knows is an error with its line.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -51,11 +51,11 @@ fn fault<T>(place: &[usize], what: impl Into<String>) -> Result<T> {
     Err(Fault { place: place.to_vec(), what: what.into() })
 }
 
-/// Things as they are written: references are not looked up yet.
+/// Things as they are written, before references are resolved.
 #[derive(Debug, Default)]
 pub(super) struct Draft {
     things: Vec<Written>,
-    /// The kinds that the file has a section for, by their rank.
+    /// The ranks of the kinds that have a section in the file.
     sections: BTreeSet<usize>,
 }
 
@@ -63,9 +63,9 @@ pub(super) struct Draft {
 struct Written {
     thing: Thing,
     place: Place,
-    /// Where its fields are.
+    /// The places of its fields.
     fields: BTreeMap<&'static str, Place>,
-    /// Which of the things holds it.
+    /// The index of its parent.
     parent: Option<usize>,
 }
 
@@ -84,7 +84,8 @@ impl Draft {
         Ok(draft)
     }
 
-    /// The document, if `of` is `None`, or the thing of that index: its fields, and the sections of what it holds.
+    /// Reads the fields of the thing with the index `of`, and the sections of the things that it holds. The document
+    /// itself if `of` is `None`.
     fn entries(&mut self, node: &Node, place: &[usize], of: Option<usize>) -> Result<()> {
         let kind = of.map(|of| self.things[of].thing.kind());
         let called = of.map_or_else(|| "the file".to_owned(), |of| self.things[of].thing.id().to_string());
@@ -145,7 +146,7 @@ impl Draft {
         Names::of(self.things.iter().map(|written| &written.thing))
     }
 
-    /// Looks references up among what is declared, and else among what is there besides.
+    /// Resolves references: to declared things first, then to things that exist besides.
     pub(super) fn resolve<'a>(mut self, existing: impl IntoIterator<Item = &'a Thing>) -> Result<Declared> {
         let existing: Vec<&Thing> = existing.into_iter().collect();
         let besides = Names::of(existing.iter().copied());
@@ -173,7 +174,7 @@ impl Draft {
         Ok(Declared { things, sections: self.sections })
     }
 
-    /// Gives those that are called after others the whole paths of these.
+    /// Gives things that are named after others the whole paths of these.
     fn call_after(&mut self, names: [&Names; 2]) -> Result<()> {
         let mut seen = BTreeSet::new();
         for index in 0..self.things.len() {
@@ -190,7 +191,7 @@ impl Draft {
         Ok(())
     }
 
-    /// What is made together with something must be declared with it, unless it is there already.
+    /// Checks that a thing which is made with its parent is declared with it, unless it exists already.
     fn complete(&self, existing: &BTreeSet<Id>) -> Result<()> {
         for part in KINDS.iter().filter(|kind| kind.made == Made::WithParent) {
             let rank = Kind::rank(part.resource);
@@ -210,7 +211,7 @@ impl Draft {
     }
 }
 
-/// The entries of a mapping; nothing is an empty one.
+/// The entries of a mapping. An empty value is an empty mapping.
 fn mapping<'a>(node: &'a Node, place: &[usize], what: impl Fn() -> String) -> Result<&'a [(String, Node)]> {
     match node {
         Node::Mapping(entries) => Ok(entries),
@@ -219,7 +220,7 @@ fn mapping<'a>(node: &'a Node, place: &[usize], what: impl Fn() -> String) -> Re
     }
 }
 
-/// The path of what is called so, in the first of these that knows it.
+/// The path of the thing with this name, in the first of these that knows the name.
 fn look_up(names: [&Names; 2], resource: Resource, text: &str) -> Result<String, String> {
     let kind = Kind::of(resource).map_or(resource.kind(), Kind::noun);
     let meant = names.map(|names| names.meant(resource, text)).into_iter().find(|meant| !meant.is_empty());
@@ -247,7 +248,7 @@ fn resolved(form: Form, value: &Value, names: [&Names; 2]) -> Result<Value, Stri
             if resolved.len() < weights.len() {
                 return Err("names one of them twice".to_owned());
             }
-            // What has the weight of all others need not be said.
+            // The default weight need not be written.
             let other = |weight: &Value| *weight != json!(listener_tag::DEFAULT_WEIGHT);
             Ok(resolved.into_iter().filter(|(_, weight)| other(weight)).collect())
         }
@@ -255,7 +256,7 @@ fn resolved(form: Form, value: &Value, names: [&Names; 2]) -> Result<Value, Stri
     }
 }
 
-/// Lists have no order: they are compared, and written, sorted.
+/// Lists are sets: they are compared and written in sorted order.
 fn sorted(mut texts: Vec<String>) -> Result<Value, String> {
     texts.sort();
     match texts.windows(2).find(|pair| pair[0] == pair[1]) {
@@ -264,7 +265,7 @@ fn sorted(mut texts: Vec<String>) -> Result<Value, String> {
     }
 }
 
-/// What the thing of a key is called. The error goes behind the key.
+/// The name of the thing with this key. The error completes a sentence that begins with the key.
 fn read_name(kind: &Kind, key: &str) -> Result<String, String> {
     let (mut name, rules) = match kind.called {
         Called::Name | Called::After(..) => (json!(key), Some(&NAME)),
@@ -278,7 +279,7 @@ fn read_name(kind: &Kind, key: &str) -> Result<String, String> {
     Ok(plain(&name))
 }
 
-/// The value of a field; `None`: as if it were not written. The error goes behind its key.
+/// The value of a field; `None` if it counts as left out. The error completes a sentence that begins with the key.
 fn read_value(kind: &Kind, field: &Field, node: &Node) -> Result<Option<Value>, String> {
     let value = match node {
         Node::Scalar(Value::Null) => return Ok(None),
@@ -358,7 +359,7 @@ const fn wanted(form: Form) -> &'static str {
     }
 }
 
-/// The row of the API's table that a field's values are held to.
+/// The API's parameter whose rules apply to a field's values.
 fn parameter(kind: &Kind, name: &str) -> Option<&'static Param> {
     let create = kind.create()?;
     calls::of(create)?.params.iter().find(|param| param.name == name)
@@ -385,7 +386,7 @@ fn checked(param: &Param, mut value: Value) -> Result<Value, String> {
     Ok(value)
 }
 
-/// The file of these things: sorted by name, but what has no name of its own as it comes.
+/// The file of these things. They are sorted by name; those without a name of their own keep their order.
 pub(super) fn write(things: &[Thing]) -> Value {
     let mut held = BTreeMap::<Option<Id>, Vec<&Thing>>::new();
     for thing in things {
@@ -419,7 +420,7 @@ fn sections(held: &BTreeMap<Option<Id>, Vec<&Thing>>, names: &Names, of: Option<
     found
 }
 
-/// A value with what it refers to as it is called.
+/// A value with names in place of paths.
 pub(super) fn spelt(form: Form, value: &Value, names: &Names) -> Value {
     let name = |resource, path: &str| names.shortest(&Id::new(resource, path));
     match (form, value) {

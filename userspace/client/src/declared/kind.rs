@@ -1,4 +1,4 @@
-//! What a row of the table of kinds says, and what follows from it for values.
+//! The types of the rows in the table of kinds, and what they mean for values.
 
 use std::collections::BTreeMap;
 
@@ -9,29 +9,31 @@ use vipgate_api::{Api, Resource};
 
 use super::{super::names, kinds::KINDS};
 
-/// A thing's fields by their keys. What a field is by default is not in it.
+/// A thing's fields by their keys, without those that have their default.
 pub(super) type Values = BTreeMap<&'static str, Value>;
 
 #[derive(Debug)]
 pub(super) struct Kind {
     pub(super) resource: Resource,
-    /// What holds it, and the member of its inventory that says which; that is a parameter of its creation, too.
+    /// The kind of its parent, and the member of its inventory that holds the parent's uuid, which is a parameter of
+    /// the creating call, too.
     pub(super) parent: Option<(Resource, &'static str)>,
     pub(super) called: Called,
     pub(super) made: Made,
     pub(super) fields: &'static [Field],
-    /// What values must be together: the key to look at and what is wrong with it.
+    /// Checks values that depend on each other. Returns the key of a wrong one, and what is wrong.
     pub(super) check: fn(&Values) -> Result<(), (&'static str, String)>,
 }
 
-/// What a thing's key in the file is.
+/// What the key of a thing in the file stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Called {
     /// Its own name.
     Name,
-    /// That of another thing, by the member of its inventory that holds the other's uuid.
+    /// The name of another thing, whose uuid is in this member of its inventory.
     After(Resource, &'static str),
-    /// A number, which is this parameter of its calls and this member of its inventory; `none` is the one without it.
+    /// A number: this parameter of its calls and this member of its inventory. `none` is the key of the thing without
+    /// one.
     Number { param: &'static str, none: &'static str },
 }
 
@@ -41,19 +43,19 @@ pub(super) enum Made {
         create: Api,
         delete: Api,
     },
-    /// By calls that name it by what holds it, as the parameter `of`, and by its number.
+    /// By calls that name its parent, in the parameter `of`, and its number.
     OnParent {
-        /// What one of it is called, and its section: no query finds it.
+        /// The name of the kind and of its section: it has no query that would name it.
         noun: &'static str,
         of: &'static str,
         create: Api,
         delete: Api,
-        /// Those on one parent.
+        /// Lists those of one parent.
         list: Api,
-        /// The condition of a query for the parents that have any.
+        /// The condition of a query for the parents that have at least one.
         any: &'static str,
     },
-    /// It comes and goes with what holds it.
+    /// With its parent: it is made and deleted with it.
     WithParent,
 }
 
@@ -67,39 +69,39 @@ pub(super) struct Field {
     pub(super) change: Change,
 }
 
-/// What a value looks like.
+/// The form of a value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Form {
-    /// As this parameter of the creating call.
+    /// This parameter of the creating call.
     Param(&'static str),
-    /// As the parameter of its key, in bits per second, also with a unit.
+    /// The parameter of its key in bits per second, with or without a unit.
     Rate,
-    /// An address, of whatever layer.
+    /// An address of any layer.
     Address,
     Flag,
-    /// One of the values that its change knows.
+    /// One of the values that the field's change lists.
     State,
-    /// The value of the system tag that is called as the field is.
+    /// The value of the system tag with the field's name.
     Setting,
-    /// Texts without an order.
+    /// A set of texts.
     Texts,
-    /// What something else is called.
+    /// The name of another thing.
     One(Resource),
     Several(Resource),
-    /// Name -> number, for some of the elements of the field of this key.
+    /// Name -> number, for some elements of the field with this key.
     Weights(Resource, &'static str),
 }
 
-/// What leaving a field out means.
+/// The meaning of a field that is left out.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Absent {
     Refused,
-    /// What the router has or chooses.
+    /// Whatever value the router has or chooses.
     Whatever,
     Nothing,
     Is(&'static str),
     Follows(fn(&Values) -> Value),
-    /// What the API gives a listener without such a tag.
+    /// The API's default for a listener without such a tag.
     Setting,
 }
 
@@ -108,19 +110,19 @@ pub(super) enum Absent {
 pub(super) enum Change {
     /// Not at all.
     Never,
-    /// By deleting the thing and making it anew, which nobody is asked for: nothing rests on it, and no traffic ends.
+    /// By deleting the thing and making it anew, without --recreate: nothing depends on it, and no traffic ends.
     Remade,
-    /// By a call that takes it by its key.
+    /// By a call with a parameter of its key.
     Update(Api),
-    /// Each value by a call: value, call, event. A new one has the first.
+    /// By one call for each value: value, call, event. A new thing has the first value.
     State([(&'static str, Api, Option<&'static str>); 2]),
-    /// Detached and attached by calls; `of` is the parameter that names what is attached.
+    /// By a call that detaches and one that attaches; `of` is the parameter that names the attached thing.
     Attach {
         attach: Api,
         of: &'static str,
         detach: Api,
     },
-    /// Added and removed by calls; `of` is the parameter that names whose elements they are.
+    /// By a call that adds elements and one that removes them; `of` is the parameter that names the thing.
     Elements {
         add: Api,
         remove: Api,
@@ -134,14 +136,14 @@ pub(super) enum Change {
     UserTags,
 }
 
-/// How elements are given to their calls.
+/// How elements are passed to their calls.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Batch {
     /// One by one as this parameter.
     One(&'static str),
     /// All as this list of uuids.
     Uuids(&'static str),
-    /// All in this map, by the uuid of the provider that offers them.
+    /// All in this map, by the uuid of their provider.
     ByProvider(&'static str),
 }
 
@@ -150,12 +152,12 @@ impl Kind {
         KINDS.iter().find(|kind| kind.resource == resource)
     }
 
-    /// Its place in the order of dependence.
+    /// Its place in the order of dependencies.
     pub(super) fn rank(resource: Resource) -> usize {
         KINDS.iter().position(|kind| kind.resource == resource).unwrap_or(KINDS.len())
     }
 
-    /// What one of it is called.
+    /// The name of one thing of this kind.
     pub(super) fn noun(&self) -> &'static str {
         match self.made {
             Made::OnParent { noun, .. } => noun,
@@ -165,13 +167,13 @@ impl Kind {
         }
     }
 
-    /// The key that its things stand under: what the query for them is called, if there is one.
+    /// The key of its section in the file: the name of the query for its things, if there is one.
     pub(super) fn section(&self) -> String {
         let plural = if matches!(self.made, Made::OnParent { .. }) { "" } else { "s" };
         format!("{}{plural}", self.noun())
     }
 
-    /// The call that makes one of it.
+    /// The call that makes a thing of this kind.
     pub(super) const fn create(&self) -> Option<Api> {
         match self.made {
             Made::Calls { create, .. } | Made::OnParent { create, .. } => Some(create),
@@ -189,12 +191,12 @@ impl Kind {
 }
 
 impl Field {
-    /// Whether the creating call takes it.
+    /// Whether the creating call sets it.
     pub(super) const fn is_made_with(&self) -> bool {
         matches!(self.change, Change::Never | Change::Remade | Change::Update(_) | Change::Setting | Change::UserTags)
     }
 
-    /// What it is where nothing is said; `None`: nothing.
+    /// Its value if it is left out; `None` if that is no value.
     pub(super) fn default(&self, values: &Values) -> Option<Value> {
         match self.absent {
             Absent::Is(text) => Some(text.into()),
@@ -206,12 +208,12 @@ impl Field {
     }
 }
 
-/// What a field comes to: what it is set to, or what it is by default.
+/// The effective value of a field: the one that is set, or the default.
 pub(super) fn value(field: &Field, values: &Values) -> Option<Value> {
     values.get(field.key).cloned().or_else(|| field.default(values))
 }
 
-/// Takes out what is as by default, and what is nothing.
+/// Removes values that equal their default, and those that are nothing.
 pub(super) fn without_defaults(kind: &Kind, values: &Values) -> Values {
     let says = |field: &&Field, value: &Value| {
         let nothing = match value {

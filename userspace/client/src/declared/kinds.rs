@@ -1,9 +1,10 @@
-//! The one table of what a router's file declares: a row a kind of thing, in the order in which they depend on each other.
+//! The table of the kinds of things that a router's file declares: one row for each kind, in the order of dependencies.
 //!
-//! A row says what holds things of its kind, by which calls they are made and deleted, and which fields they have: their
-//! keys, what leaving them out means, and how they are changed in place. All else (reading the file, comparing, ordering,
-//! calling, writing the file) goes by it, so that a new kind is one more row. Its key in the file is the name of the query
-//! that finds it, if there is one; bounds of values are those of the creating call's parameters, in the API's own table.
+//! A row names the kind of the parents, the calls that make and delete a thing, and its fields: their keys, the meaning
+//! of one that is left out, and how each is changed in place. Everything else (reading the file, comparing, ordering,
+//! calling, writing the file) follows the table, so that a new kind is one more row. A section has the name of the
+//! query that finds its things, if there is one. The bounds of values are those of the creating call's parameters in
+//! the API's table.
 
 use serde_json::{Value, json};
 use vipgate_api::{Api, Resource};
@@ -14,7 +15,7 @@ const fn field(key: &'static str, form: Form, absent: Absent, change: Change) ->
     Field { key, member: key, form, absent, change }
 }
 
-/// A parameter of the creating call that goes by its name and can't be changed.
+/// A parameter of the creating call with the field's name, which cannot be changed.
 const fn fixed(key: &'static str, absent: Absent) -> Field {
     field(key, Form::Param(key), absent, Change::Never)
 }
@@ -23,7 +24,7 @@ const fn description(change: Change) -> Field {
     field("description", Form::Param("description"), Absent::Nothing, change)
 }
 
-/// The NIC that something leads to.
+/// The NIC that a thing is attached to.
 const fn nic(attach: Api, of: &'static str, detach: Api) -> Field {
     Field {
         key: "nic",
@@ -66,7 +67,7 @@ fn last_private_port(values: &Values) -> Value {
     json!(port(values, "privatePortStart") + port(values, "vipPortEnd") - port(values, "vipPortStart"))
 }
 
-/// The API would put them in order, and what is there would never be what the file says.
+/// The API would swap the two, and the router would always differ from the file.
 fn ports_in_order(values: &Values) -> Result<(), (&'static str, String)> {
     for (first, last) in [("vipPortStart", "vipPortEnd"), ("privatePortStart", "privatePortEnd")] {
         let (from, to) = (port(values, first), port(values, last));
@@ -205,14 +206,14 @@ pub(super) const KINDS: &[Kind] = &[
                 change: Change::Never,
             },
             field("ip", Form::Param("requiredIp"), Absent::Whatever, Change::Never),
-            // The router's own address, which the service SNAT makes a VIP.
+            // Whether it is the router's own address, which the service SNAT makes a VIP.
             field("own", Form::Flag, Absent::Nothing, Change::Never),
             enabled(Api::ChangeVipState),
             USER_TAGS,
         ],
         check: anything,
     },
-    // Before what is on its VIP: what comes with a limit is never without it.
+    // Before the services of its VIP, so that these never carry traffic without the limit.
     Kind {
         resource: Resource::VipQos,
         parent: Some((Resource::Vip, "vipUuid")),
@@ -320,13 +321,13 @@ mod tests {
         *,
     };
 
-    /// The parameters that a call has.
+    /// The names of a call's parameters.
     fn parameters(api: Api) -> Vec<&'static str> {
         let call = calls::of(api).unwrap();
         call.params.iter().map(|param| param.name).collect()
     }
 
-    /// The kinds without which there is none of it.
+    /// The kinds that it cannot exist without.
     fn needs(kind: &Kind) -> Vec<Resource> {
         let referred = kind.fields.iter().filter_map(|field| match field.form {
             Form::One(other) | Form::Several(other) | Form::Weights(other, _) => Some(other),

@@ -1,16 +1,16 @@
-//! A router in one file: `vipgate apply` brings what the file declares to the API, `vipgate export` writes the file.
+//! A router in one file: `vipgate apply` makes the calls that bring the router to what the file declares, `vipgate
+//! export` writes the file.
 //!
-//! - [`kinds`], [`kind`]: which kinds of things there are, their fields and their calls; [`thing`]: things and what they
-//!   are called.
+//! - [`kinds`], [`kind`]: the kinds of things, their fields and calls; [`thing`]: things and their names.
 //! - [`node`], [`mod@file`]: the file's text, and what it declares; [`existing`]: what the router has.
-//! - [`plan`]: what must be done, in which order; [`execute`]: the calls that do it.
+//! - [`plan`]: the steps and their order; [`execute`]: the calls of each step.
 //!
-//! A field that a declared thing leaves out is as by default, and is brought to that. A thing that the file does not
-//! declare is left alone. What a failure leaves half done, the next apply finishes, since each starts from what is there.
+//! A field that a declared thing leaves out is set to its default. A thing that the file does not declare is left
+//! alone. Each apply starts from what exists, and so finishes what a failed one left half done.
 //!
-//! Not in the file: accounts and what they share, which network of a VM is its default one (here its first is), and system
-//! tags of VMs beside the addresses of their NICs. Elastic IPs are attached in the file's order, which says by which of
-//! several a guest's own connections leave; an export is in the order of the names.
+//! The file does not hold accounts and what they share, the default network of a VM (here it is the first), nor system
+//! tags of VMs other than the addresses of their NICs. Elastic IPs are attached in the file's order, which decides by
+//! which of several a guest's own connections leave; an export is in the order of the names.
 
 mod execute;
 mod existing;
@@ -101,7 +101,7 @@ fn exported(api: &Api) -> Result<String, ClientError> {
     let existing = existing::read(api)?;
     plan::all_once(&existing)?;
     let is_worth_it = |thing: &Thing| {
-        // What is not made by a file is in it for what is on it.
+        // A thing that no file makes is exported only if it holds others.
         !thing.is_own() || existing.iter().any(|other| other.thing.parent() == Some(thing.id()))
     };
     let things: Vec<Thing> =
@@ -109,10 +109,10 @@ fn exported(api: &Api) -> Result<String, ClientError> {
     yaml::write(&write(&things)).map_err(ClientError::Yaml)
 }
 
-/// What is asked for.
+/// A call of `vipgate apply`.
 #[derive(Clone, Copy, Debug)]
 struct ApplyRequest<'a> {
-    /// What the file is called in errors.
+    /// The file's name in errors.
     file: &'a str,
     text: &'a str,
     allowed: Allowed,
@@ -135,7 +135,7 @@ pub(super) fn apply(matches: &ArgMatches) -> Result<Output, ClientError> {
 }
 
 impl ApplyRequest<'_> {
-    /// What can be said of the file without the router.
+    /// Checks the file as far as that is possible without the router.
     fn draft(&self) -> Result<Draft, ClientError> {
         let refused = |what: &str| ClientError::Declared { at: self.file.to_owned(), what: sanitized(what) };
         let document = yaml::read(self.text).map_err(|error| refused(&yaml::described(&error)))?;
@@ -165,7 +165,7 @@ impl ApplyRequest<'_> {
     }
 }
 
-/// What the file is called in errors, and what it says.
+/// The file's name in errors, and its text.
 fn text_of(path: &Path) -> Result<(String, String), ClientError> {
     if path == Path::new("-") {
         let mut text = String::new();
@@ -177,7 +177,7 @@ fn text_of(path: &Path) -> Result<(String, String), ClientError> {
     Ok((path.display().to_string(), text))
 }
 
-/// A line a thing: `+` is made, `~` is changed, `-` is deleted.
+/// One line for each thing: `+` is made, `~` is changed, `-` is deleted.
 fn shown(plan: &Plan, names: &Names, format: Format) -> Result<String, ClientError> {
     if format != Format::Table {
         return render(&plan.data(), format, &[]);

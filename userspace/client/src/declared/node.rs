@@ -1,5 +1,5 @@
-//! A YAML document as it was written: doubled keys are kept, so that they can be told, and every node can be found again
-//! in the text for its line.
+//! A YAML document as it was written. Duplicate keys are kept, so that errors can name them, and every node can be
+//! located in the text, for the line of an error.
 
 use std::fmt;
 
@@ -12,12 +12,12 @@ use serde_saphyr::Spanned;
 
 use super::super::yaml;
 
-/// Where a node is: from the top, which element of a list or which entry of a mapping.
+/// The place of a node: at each level from the top, the index in its list or mapping.
 pub(super) type Place = Vec<usize>;
 
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Node {
-    /// A text, number, truth value or nothing.
+    /// A text, number, boolean or null.
     Scalar(Value),
     List(Vec<Self>),
     Mapping(Vec<(String, Self)>),
@@ -72,7 +72,7 @@ impl<'de> Visitor<'de> for Reader {
 
     fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<Node, A::Error> {
         let mut entries = Vec::new();
-        // A key such as 80 is the text that it is written as.
+        // A key such as 80 is read as text.
         while let Some(entry) = access.next_entry()? {
             entries.push(entry);
         }
@@ -80,7 +80,7 @@ impl<'de> Visitor<'de> for Reader {
     }
 }
 
-/// The line of a node, from 1: that of its key, in a mapping.
+/// The line of a node, from 1. In a mapping it is the line of the key.
 pub(super) fn line(text: &str, place: &[usize]) -> Option<u64> {
     let location = if place.is_empty() {
         yaml::read::<Spanned<IgnoredAny>>(text).ok()?.referenced

@@ -1,7 +1,7 @@
-//! From what is declared and what is there to what must be done. Pure.
+//! Plans the steps that turn what exists into what is declared. Pure.
 //!
-//! What is to be made anew, or pruned, goes first, with all that can't be without it; what is left is compared with the
-//! file, field by field. So nothing is compared that the deletes will have changed.
+//! Things to be made anew or pruned are deleted first, with everything that cannot exist without them. Only the things
+//! that remain are compared with the file, field by field, in the state in which the deletes leave them.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -51,12 +51,12 @@ pub enum NoPlan {
     Needed(Id),
 }
 
-/// What must be done to a router.
+/// The things to delete, make and change on a router.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Plan {
-    /// In the order in which they are deleted.
+    /// In the order of the deletes.
     pub(super) deletes: Vec<Id>,
-    /// In the order in which they are made or changed.
+    /// In the order of the changes.
     pub(super) items: Vec<Item>,
 }
 
@@ -65,18 +65,18 @@ pub(super) struct Plan {
 pub(super) struct Item {
     pub(super) thing: Thing,
     pub(super) is_new: bool,
-    /// What is different from what is there, or from what creating it leaves.
+    /// The differences to the existing thing, or to the one that the creating call leaves.
     pub(super) changes: Vec<Difference>,
 }
 
 impl Item {
-    /// Whether it is there, and a change of it is to make it anew.
+    /// Whether it exists and is changed by making it anew.
     fn is_remade(&self) -> bool {
         !self.is_new && self.changes.iter().any(|change| matches!(change.field.change, Change::Remade))
     }
 }
 
-/// A field that is not as it is declared. `None`: nothing, or as by default.
+/// A field that differs from its declaration. `None` if it has no value, or its default.
 #[derive(Clone, Debug)]
 pub(super) struct Difference {
     pub(super) field: &'static Field,
@@ -97,7 +97,7 @@ impl Plan {
         let anew = anew(&wanted, &present, allowed)?;
         let doomed = with_what_rests_on(&pruned | &anew, &present);
         if !allowed.recreate {
-            // What is part of something goes with it, what only refers to it must be of a kind that may be pruned.
+            // A part goes with the whole. A thing that only refers to it must be of a kind that may be pruned.
             let is_part = |id: &Id| {
                 let parent = present.get(id).and_then(|present| present.thing.parent());
                 id.kind().made == Made::WithParent || parent.is_some_and(|parent| doomed.contains(&parent))
@@ -114,7 +114,7 @@ impl Plan {
         only_once(existing, kept.iter().chain(&doomed))?;
 
         let mut items: Vec<Item> = Vec::new();
-        // What comes with something is no item of its own.
+        // A thing that is made with its parent is no item of its own.
         for thing in declared.things.iter().filter(|thing| thing.kind().made != Made::WithParent) {
             let id = thing.id();
             let was = present.get(&id).filter(|_| !doomed.contains(&id));
@@ -154,7 +154,8 @@ impl Plan {
     }
 }
 
-/// What must stay: what is declared, what that refers to, and what holds those; and what is pruned.
+/// The things to keep (declared things, the things that they refer to, and the parents of both), and the things to
+/// prune.
 fn kept_and_pruned(
     declared: &Declared,
     wanted: &BTreeMap<Id, &Thing>,
@@ -172,7 +173,7 @@ fn kept_and_pruned(
             open.extend(thing.references().map(|(_, id)| id).chain(thing.parent()).chain(thing.namesake()));
         }
     }
-    // What comes with something goes with it alone.
+    // A thing that is made with its parent is deleted with it only.
     let stays = |present: &Existing| present.thing.is_own() || present.thing.kind().made == Made::WithParent;
     let pruned = present.iter().filter(|(id, present)| {
         allowed.prune && declared.sections.contains(&id.rank) && !kept.contains(id) && !stays(present)
@@ -181,7 +182,7 @@ fn kept_and_pruned(
     (kept, pruned)
 }
 
-/// What can't be brought to what is declared in place.
+/// The things that cannot be changed in place to what is declared.
 fn anew(
     wanted: &BTreeMap<Id, &Thing>,
     present: &BTreeMap<Id, &Existing>,
@@ -191,7 +192,7 @@ fn anew(
     for (id, thing) in wanted {
         let whole = thing.parent().filter(|_| thing.kind().made == Made::WithParent);
         let Some(existing) = present.get(id) else {
-            // It could only have come with what holds it.
+            // It can only be made with its parent.
             if let Some(whole) = whole.filter(|whole| present.contains_key(whole)) {
                 reasons.entry(whole).or_default().push(format!("it has no {id}"));
             }
@@ -214,7 +215,7 @@ fn anew(
     Ok(reasons.into_keys().collect())
 }
 
-/// What goes with them; what came with something goes with it alone, and so takes it along.
+/// Adds everything that is deleted with these. A thing that is made with its parent takes the parent along.
 fn with_what_rests_on(mut doomed: BTreeSet<Id>, present: &BTreeMap<Id, &Existing>) -> BTreeSet<Id> {
     loop {
         let mut more = BTreeSet::new();
@@ -246,13 +247,13 @@ fn only_once<'a>(existing: &[Existing], ids: impl Iterator<Item = &'a Id>) -> Re
     Ok(())
 }
 
-/// Every thing's name tells it from the others.
+/// Checks that no two things have the same name.
 pub(super) fn all_once(existing: &[Existing]) -> Result<(), NoPlan> {
     let ids: Vec<Id> = existing.iter().map(|present| present.thing.id()).collect();
     only_once(existing, ids.iter())
 }
 
-/// The thing as deletes leave it: without what led to something that has gone.
+/// The thing as the deletes leave it: without references to deleted things.
 pub(super) fn without_references_to(doomed: &BTreeSet<Id>, thing: &Thing) -> Thing {
     let mut left = thing.clone();
     for (key, id) in thing.references().filter(|(_, id)| doomed.contains(id)) {
@@ -266,7 +267,7 @@ pub(super) fn without_references_to(doomed: &BTreeSet<Id>, thing: &Thing) -> Thi
     left
 }
 
-/// What is not as it is declared; `None`: what its creation leaves out of it.
+/// The fields that differ from their declaration; if nothing exists, those that the creating call does not set.
 fn differences(wanted: &Thing, was: Option<&Thing>) -> Vec<Difference> {
     let mut changes = Vec::new();
     for field in wanted.kind().fields {
@@ -283,11 +284,11 @@ fn differences(wanted: &Thing, was: Option<&Thing>) -> Vec<Difference> {
     changes
 }
 
-/// A step that an executor takes as a whole.
+/// A step that the executor takes as a whole.
 #[derive(Clone, Debug)]
 pub(super) enum Step {
     Delete(Id),
-    /// The thing, with what is made with it.
+    /// The thing, and the things that are made with it.
     Create(Thing, Vec<Thing>),
     Change(Thing, Difference),
 }
@@ -304,8 +305,8 @@ impl Step {
 }
 
 impl Plan {
-    /// The steps, in their order: deletes, what lets go of something, then what is made and changed, each after what it
-    /// needs, and at the end what is switched off, since nothing can be put on what is off.
+    /// The steps in their order: deletes; changes that release something; creations and changes, each after the things
+    /// that it needs; and disabling last, since nothing can be attached to a disabled thing.
     pub(super) fn steps(&self, declared: &Declared, existing: &[Existing]) -> Vec<Step> {
         let existing: BTreeMap<Id, &Values> =
             existing.iter().map(|present| (present.thing.id(), &present.thing.values)).collect();
@@ -319,7 +320,7 @@ impl Plan {
             let (thing, rank) = (&item.thing, item.thing.rank);
             let remade = item.is_remade();
             if remade {
-                // One by one: each is missing for a moment only.
+                // One by one, so that each is missing only for a moment.
                 steps.push(((2, rank, 0), Step::Delete(thing.id())));
             }
             if item.is_new || remade {
@@ -339,7 +340,7 @@ impl Plan {
     }
 }
 
-/// What is off is attached to nothing: it is switched on first, and off again if it shall be.
+/// A disabled thing cannot be attached to anything: it is enabled first, and disabled again if that is declared.
 fn with_state_between(item: &Item, was: Option<&Values>) -> Vec<Difference> {
     let mut changes = item.changes.clone();
     let attaches =
@@ -357,10 +358,10 @@ fn with_state_between(item: &Item, was: Option<&Values>) -> Vec<Difference> {
     changes
 }
 
-/// When a step is taken: in which phase, by the rank of its kind, and whether after all of that rank.
+/// The order of a step: its phase, the rank of its kind, and whether it comes after all others of that rank.
 type Turn = (u8, usize, u8);
 
-/// When a change is made; one that lets go of something before it takes another is two.
+/// The phase of a change. One that releases something before it takes another is two changes.
 fn parted(rank: usize, change: Difference) -> Vec<(Turn, Difference)> {
     match change.field.change {
         Change::Attach { .. } => {
@@ -370,7 +371,7 @@ fn parted(rank: usize, change: Difference) -> Vec<(Turn, Difference)> {
             released.into_iter().chain(attached).collect()
         }
         Change::State(_) if change.to.is_some() => vec![((3, rank, 0), change)],
-        // A service may need the networks' addresses, the ranges of all of them.
+        // A service may need addresses of several networks, and so the ranges of all.
         Change::Elements { batch: Batch::ByProvider(_), .. } => vec![((2, Kind::rank(Resource::IpRange), 1), change)],
         _ => vec![((2, rank, 0), change)],
     }

@@ -1,4 +1,4 @@
-//! Things of a router, declared or there, and what they are called from elsewhere.
+//! Things of a router, declared or existing, and the names that refer to them.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -14,7 +14,7 @@ use super::{
     kinds::KINDS,
 };
 
-/// Which thing, by its kind and its names from the outermost on; in the order of dependence.
+/// Identifies a thing by its kind and its names, the outermost first. Sorts in the order of dependencies.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Id {
     pub(super) rank: usize,
@@ -31,7 +31,7 @@ impl Id {
         &KINDS[self.rank]
     }
 
-    /// What holds it and its name there, of a kind in whose names there is no slash.
+    /// Its parent and its name there, for a kind without slashes in its names.
     pub(super) fn on_parent(&self) -> Option<(Self, &str)> {
         let (resource, _) = self.kind().parent?;
         let (above, name) = self.path.rsplit_once('/')?;
@@ -48,9 +48,9 @@ impl fmt::Display for Id {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Thing {
     pub(super) rank: usize,
-    /// The names from the outermost to its own.
+    /// Its parents' names from the outermost on, and its own.
     pub(super) path: Vec<String>,
-    /// References are paths, what is as by default is left out.
+    /// References are paths; defaults are left out.
     pub(super) values: Values,
 }
 
@@ -67,14 +67,14 @@ impl Thing {
         self.path.last().map_or("", String::as_str)
     }
 
-    /// What holds it; `None`: nothing, or what the session does not see.
+    /// Its parent; `None` if it has none, or the session does not see it.
     pub(super) fn parent(&self) -> Option<Id> {
         let (resource, _) = self.kind().parent?;
         let (_, above) = self.path.split_last()?;
         (!above.is_empty()).then(|| Id::new(resource, &above.join("/")))
     }
 
-    /// The thing that it is called after.
+    /// The thing that it is named after.
     pub(super) fn namesake(&self) -> Option<Id> {
         match self.kind().called {
             Called::Name | Called::Number { .. } => None,
@@ -82,7 +82,7 @@ impl Thing {
         }
     }
 
-    /// What its fields refer to, by key.
+    /// The things that its fields refer to, by key.
     pub(super) fn references(&self) -> impl Iterator<Item = (&'static str, Id)> {
         self.kind().fields.iter().flat_map(|field| {
             let value = self.values.get(field.key);
@@ -108,21 +108,22 @@ impl Thing {
         })
     }
 
-    /// What it can't be without: what holds it, what it is called after, and what its creation refers to.
+    /// The things that it cannot exist without: its parent, the thing that it is named after, and references of its
+    /// creating call.
     pub(super) fn needs(&self) -> impl Iterator<Item = Id> {
         let fixed = |key: &str| self.kind().field(key).is_some_and(Field::is_made_with);
         let references = self.references().filter(move |(key, _)| fixed(key)).map(|(_, id)| id);
         references.chain(self.parent()).chain(self.namesake())
     }
 
-    /// The router's own address: nobody makes or deletes that.
+    /// Whether it is the router's own address, which no call makes or deletes.
     pub(super) fn is_own(&self) -> bool {
         self.values.get("own") == Some(&Value::Bool(true))
     }
 }
 
-/// What things can be called in references: by as much of the end of their path as tells them from others. A NIC is
-/// called as its VM is, and where the VM has several by its network, too.
+/// The names of things in references: the shortest end of a path that is unique. A NIC has the name of its VM, followed
+/// by its network if the VM has several NICs.
 #[derive(Debug, Default)]
 pub(super) struct Names {
     /// Kind and spelling -> paths.
@@ -144,11 +145,11 @@ impl Names {
         names
     }
 
-    /// The paths that a text can mean.
+    /// The paths that a name can mean.
     pub(super) fn meant(&self, resource: Resource, text: &str) -> Vec<&str> {
         let found = self.meaning.get(&(Kind::rank(resource), text.to_owned()));
         let found: Vec<&str> = found.into_iter().flatten().map(String::as_str).collect();
-        // A whole path can be the end of another one.
+        // A whole path can be the end of another path.
         if found.contains(&text) { found.into_iter().filter(|path| *path == text).collect() } else { found }
     }
 
@@ -157,7 +158,7 @@ impl Names {
         self.meaning.keys().filter(move |(of, _)| *of == rank).map(|(_, spelling)| spelling.as_str())
     }
 
-    /// The shortest text that means this thing alone.
+    /// The shortest name that only this thing has.
     pub(super) fn shortest(&self, id: &Id) -> String {
         let alone = |spelling: &&String| {
             let meant = self.meaning.get(&(id.rank, (*spelling).clone()));
