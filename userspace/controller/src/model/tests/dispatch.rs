@@ -1,10 +1,7 @@
 //! Every served call that is neither a query nor about sessions has rules.
 
 use serde_json::Map;
-use vipgate_api::{
-    Api, Code,
-    calls::{self, Mode},
-};
+use vipgate_api::{Api, Code, call::Mode, calls};
 
 use super::{Router, TwoDevices};
 use crate::model::{Caller, call};
