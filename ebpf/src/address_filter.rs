@@ -4,7 +4,7 @@ use vipgate_abi::{Be32, address_filter::Bits};
 
 use crate::maps::INTEREST;
 
-/// What is known of an address.
+/// The bits of an address.
 #[inline(always)]
 pub fn of(addr: Be32) -> Bits {
     INTEREST.get(Bits::word_of(addr)).map_or(Bits::NONE, |word| Bits::of(addr, *word))

@@ -1,7 +1,7 @@
-//! Atomics on map memory. `core::sync::atomic` hides compare-and-swap on the BPF target, the intrinsics do not; other
-//! targets' stable compilers have it the other way round.
+//! Atomics on map memory. `core::sync::atomic` hides compare-and-swap on the BPF target, the intrinsics do not; on other
+//! targets it is the reverse for stable compilers.
 
-/// Stores `new` if the word is still `old`; tells whether it did.
+/// Stores `new` if the word is still `old`. Returns true if it was.
 ///
 /// # Safety
 /// `word` points to map memory, aligned to 8 bytes.
@@ -21,7 +21,7 @@ pub unsafe fn compare_and_swap32(word: *mut u32, old: u32, new: u32) -> bool {
     unsafe { target::compare_and_swap32(word, old, new) }
 }
 
-/// Adds to a counter that other CPUs add to as well; gives the value before.
+/// Adds to a counter that other CPUs add to as well. Returns the value before.
 ///
 /// # Safety
 /// `counter` points to map memory, aligned to 8 bytes.

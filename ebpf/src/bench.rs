@@ -1,5 +1,5 @@
-//! The programs that the benchmark loads: the pipeline behind a prologue that makes a fresh packet for every run, since a
-//! repeated test run keeps what the run before made of its packet. `bench_empty_*` are the prologue alone: what is
+//! The programs that the benchmark loads: the pipeline behind a prologue that writes a new packet for every run, because a
+//! repeated test run keeps the packet that the run before has changed. `bench_empty_*` are the prologue only: their time is
 //! subtracted.
 #![no_std]
 #![no_main]
@@ -42,25 +42,25 @@ const SOURCE_PORT: usize = 17;
 const UDP_CHECKSUM: usize = 20;
 const TCP_CHECKSUM: usize = 25;
 
-/// The packets to run: they differ from this one in their source, or their source port and destination, only, so that they need no memory that the measured
-/// program's tables would have to share the caches with.
+/// The packet to run. All packets are made from it: they differ only in their source, or in source port and destination. So
+/// they need no memory that would compete with the measured program's tables for the caches.
 #[btf_map]
 static BENCH_TEMPLATE: Array<Headers, 1, 0> = Array::new();
 
-/// How often there was a next packet; the number of packets minus one, a power of two minus one; how many bits of a
-/// packet's number are added to the source port, the others being added to the source address, or with [`TO_OTHERS`] to the
-/// destination's; and an odd number by which the turns' numbers become the packets': 1 for their order, a large one for one
-/// that no cache foresees.
+/// The count of packets so far; the number of different packets minus one, a power of two minus one; how many bits of a
+/// packet's number are added to the source port (the others are added to the source address, or with [`TO_OTHERS`] to the
+/// destination address); and an odd factor from the count to the packet's number: 1 for packets in order, a large one for
+/// an order that no cache predicts.
 #[btf_map]
 static BENCH_TURN: Array<[u32; 4], 1, 0> = Array::new();
 
 const TO_OTHERS: u32 = 1 << 4;
 
-/// Frames that came to the sink, or by the watcher.
+/// Frames that the sink or the watcher counted.
 #[btf_map]
 static BENCH_SUNK: PerCpuArray<u64, 1> = PerCpuArray::new();
 
-/// Writes the next packet's headers over the ones before: all of them, since what was sent on is another host's.
+/// Writes the next packet's headers. All of them, because the run before has rewritten them.
 #[inline(always)]
 fn renew<P: Packet>(packet: &P) -> Option<()> {
     let turn = BENCH_TURN.get_ptr_mut(0)?;
@@ -148,11 +148,11 @@ pub fn bench_empty_tc(ctx: TcContext) -> i32 {
     TC_ACT_SHOT as i32
 }
 
-/// What the flow table is compared with: as many bytes of value as a flow has beside its key.
+/// The flow table is compared with this map: the value has as many bytes as a flow has besides its key.
 #[btf_map]
 static BENCH_LRU: LruHashMap<FlowKey, [u64; 6], 8> = LruHashMap::new();
 
-/// Only what a lookup needs: parsing and the flow table.
+/// A lookup only: parsing and the flow table.
 #[xdp]
 #[inline(always)]
 pub fn bench_table(ctx: XdpContext) -> u32 {
@@ -160,13 +160,13 @@ pub fn bench_table(ctx: XdpContext) -> u32 {
     let (Some(()), Ok(headers), Some(config)) = (renew(&packet), parse::parse(&mut packet), maps::CONFIG.get(0)) else {
         return u32::MAX;
     };
-    // Parsing for its own sake: else the compiler leaves out half of it, and the verifier refuses the rest.
+    // All of the result counts as used: else the compiler drops half of the parsing, and the verifier rejects the rest.
     black_box(&headers);
     let hash = hash::flow(&headers.key, config.flow_seed);
     if table::lookup(headers.key.words(), hash, config.bucket_mask).is_some() { XDP_TX } else { XDP_PASS }
 }
 
-/// The same with the kernel's LRU hash table, which this fills, too.
+/// The same with the kernel's LRU hash table, which this program also fills.
 #[xdp]
 #[inline(always)]
 pub fn bench_lru(ctx: XdpContext) -> u32 {
@@ -184,7 +184,7 @@ pub fn bench_lru(ctx: XdpContext) -> u32 {
     if BENCH_LRU.insert(&headers.key, &[0; 6], 0).is_err() { u32::MAX } else { XDP_PASS }
 }
 
-/// The least that sending a packet on takes: one fixed destination, no table. The limit of its hook.
+/// The least work to forward a packet: one fixed destination, no table. The upper bound of its hook.
 #[inline(always)]
 fn bare<P: Packet>(packet: &mut P) -> Option<i32> {
     let data = packet.data();
@@ -193,7 +193,7 @@ fn bare<P: Packet>(packet: &mut P) -> Option<i32> {
     }
     let interface = route::interface(OUT)?;
     let sink = Mac(SINK);
-    // SAFETY: within the packet, checked above; UDP's checksum is 0 or stays as it is, which nobody checks here.
+    // SAFETY: within the packet, checked above; UDP's checksum is 0, or wrong, which no receiver here checks.
     unsafe {
         let old = load_address(data + ETH_LEN + 16);
         let delta = route::forward_headers(data, interface, &sink.0)? + delta32(old, TARGET);
@@ -203,7 +203,7 @@ fn bare<P: Packet>(packet: &mut P) -> Option<i32> {
     Some(packet.send(OUT, interface))
 }
 
-/// The port that [`bare`] sends by, and to whom.
+/// The interface that [`bare`] sends by, and the next hop.
 const OUT: u16 = 2;
 const SINK: [u8; 6] = [0x02, 0, 0, 0, 2, 11];
 const TARGET: u32 = u32::from_ne_bytes([10, 2, 0, 11]);
@@ -224,7 +224,7 @@ pub fn bench_bare_tc(ctx: TcContext) -> i32 {
     bare(&mut TcPacket(ctx)).unwrap_or(TC_ACT_SHOT as i32)
 }
 
-/// The generator: a live test run sends each packet out of the device that it pretends to have come in by. Its buffers
+/// The generator: a live test run sends each packet out of the device by which it pretends to have come. Its buffers
 /// come back as the router left them.
 #[xdp]
 #[inline(always)]
@@ -248,7 +248,7 @@ pub fn bench_sink(_ctx: XdpContext) -> u32 {
     XDP_DROP
 }
 
-/// Somebody else's program beside ours: counts and lets go on.
+/// Another vendor's program on the same device: counts packets and lets them pass.
 #[classifier]
 #[inline(always)]
 pub fn bench_watch(_ctx: TcContext) -> i32 {

@@ -2,7 +2,7 @@
 
 use aya_ebpf::helpers::{bpf_jiffies64, bpf_ktime_get_ns};
 
-/// The low 32 bits of jiffies: a load the verifier inlines, where [`nanoseconds`] costs 32 ns.
+/// The low 32 bits of jiffies: a load that the verifier inlines; [`nanoseconds`] costs 32 ns.
 #[inline(always)]
 pub fn jiffies() -> u32 {
     jiffies64() as u32

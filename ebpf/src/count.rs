@@ -1,4 +1,4 @@
-//! Counting: per CPU, so without atomics. What a packet ends as passes here.
+//! Counters: per CPU, so without atomics. Every verdict on a packet that is not forwarded is counted here.
 
 use vipgate_abi::counters::Reason;
 
@@ -8,7 +8,7 @@ use crate::{
     packet::Packet,
 };
 
-/// Counts why a packet goes up the stack or ends, tells of it if that is wished for, and gives that verdict.
+/// Counts why a packet goes up the stack or is dropped, logs that if it is configured, and returns the verdict.
 #[inline(always)]
 pub fn verdict<P: Packet>(packet: &P, reason: Reason) -> i32 {
     reason_only(reason);

@@ -1,7 +1,8 @@
-//! Connections to guests' own addresses, past any VIP, as any router forwards them. What a guest answers keeps its source,
-//! where what it begins gets another one (`outward`): so a router's connection tracking would have it.
+//! Connections to guests' own addresses, past any VIP, which the router forwards like any other. A guest's answers on such
+//! a connection keep their source, while connections that the guest begins get another one (`outward`), as with connection
+//! tracking.
 //!
-//! The stack forwards both ways, through its filters: nothing is kept but who came to whom (`vipgate_abi::maps::DIRECT`).
+//! The stack forwards both directions, through its filters. Only the connection's key is kept (`vipgate_abi::maps::DIRECT`).
 
 use vipgate_abi::{backend, flow::FlowKey};
 
@@ -15,18 +16,18 @@ use crate::{
     verifier::opaque,
 };
 
-/// Jiffies after which it is noted anew that a connection goes on.
+/// Jiffies after which a connection's time is stored again.
 const NOTED: u32 = 1024;
 
-/// Notes a packet that is to a guest's own address, if it came by the device by which that guest's packets get another source;
-/// tells whether it did.
+/// Notes a packet to a guest's own address, if it came by the device at which that guest's packets get another source.
+/// Returns true if it did.
 #[inline(always)]
 pub fn note(device: u32, key: &FlowKey) -> bool {
     let [addresses, rest] = FlowKey { src: key.dst, dst: key.src, sport: key.dport, dport: key.sport, ..*key }.words();
     opaque(note_direct(device, addresses, rest)) != 0
 }
 
-/// Of the answer's key.
+/// Takes the key of the answers.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn note_direct(device: u32, addresses: u64, rest: u64) -> u32 {
@@ -37,14 +38,14 @@ extern "C" fn note_direct(device: u32, addresses: u64, rest: u64) -> u32 {
     let now = jiffies();
     // SAFETY: a value of DIRECT; one that is being evicted still reads as some time.
     let is_noted = DIRECT.get_ptr(&key).is_some_and(|seen| now.wrapping_sub(unsafe { *seen }) < NOTED);
-    // One that does not fit is as one that was forgotten.
+    // An entry that does not fit counts as forgotten.
     opaque(1 | (!is_noted && DIRECT.insert(&key, &now, 0).is_ok()) as u32)
 }
 
-/// True for what a guest sends to who came to its own address, by whatever device.
+/// True for a guest's answer to a client of its own address, by whichever device.
 #[inline(always)]
 pub fn is_answer(key: &FlowKey, tcp_flags: u16) -> bool {
-    // A SYN and a request begin something.
+    // A SYN or an ICMP request begins a connection.
     let arrival = Arrival { key: *key, hash: 0, now: 0, tcp_flags, attempt: 0 };
     if matches!(key.protocol, TCP | ICMP) && arrival.opens() {
         return false;
@@ -52,7 +53,7 @@ pub fn is_answer(key: &FlowKey, tcp_flags: u16) -> bool {
     is_known(key)
 }
 
-/// True for the key of what answers somebody who came to a guest's own address.
+/// True if packets with this key answer a client of a guest's own address.
 #[inline(always)]
 pub fn is_known(key: &FlowKey) -> bool {
     let [addresses, rest] = key.words();

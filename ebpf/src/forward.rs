@@ -146,8 +146,8 @@ unsafe fn may_be_cut(data: usize) -> bool {
     unsafe { load::<u16>(data + ETH_LEN + 6) & DONT_FRAGMENT == 0 }
 }
 
-/// Why the stack would refuse a packet that it gets because no neighbour is known. Asked only of packets whose source becomes the
-/// router's: the stack would send the ICMP error to itself.
+/// Why the stack would refuse a packet that it gets because no neighbour is known. Asked only of packets whose source
+/// becomes the router's: the stack would send the ICMP error to itself.
 #[inline(never)]
 fn stack_reject_reason<P: Packet>(
     packet: &P,
@@ -170,8 +170,8 @@ fn stack_reject_reason<P: Packet>(
     packet.exceeds(ip_len, header_len, interface.mtu).then_some(Reason::OverMtu)
 }
 
-/// Rewrites addresses, ports and both checksums, incrementally (RFC 1624). The packet `leaves` or goes up the stack; `ip_delta` is
-/// by what the IPv4 header's checksum has changed so far.
+/// Rewrites addresses, ports and both checksums, incrementally (RFC 1624). The packet `leaves` or goes up the stack;
+/// `ip_delta` is by what the IPv4 header's checksum has changed so far.
 #[inline(always)]
 fn rewrite<P: Packet>(packet: &mut P, headers: &Headers, new: &Rewritten, ip_delta: u64, leaves: bool) {
     let data = headers.data;

@@ -1,7 +1,7 @@
 //! Fragments: the first one's ports are remembered for those that follow it (RFC 791, section 3.2).
 //!
-//! A fragment that overtakes its packet's first one cannot be told whose it is: it goes up the stack, and the packet is
-//! lost as if the fragment were. Nothing is held back, so that a flood of fragments has nothing to fill.
+//! A fragment that overtakes its packet's first one cannot be assigned to a flow: it goes up the stack, and its packet is
+//! lost. Fragments are never held back, so a flood of them has no buffer to fill.
 
 use vipgate_abi::{
     Be32,
@@ -16,13 +16,13 @@ use crate::{
     verifier::opaque,
 };
 
-/// Jiffies after which a first fragment's ports are not believed any more: 16 seconds at 250 a second.
+/// Jiffies for which a first fragment's ports are valid: 16 seconds at 250 a second.
 const LIFETIME: u32 = 4096;
 
-/// The ports of a later fragment's packet, source in the upper 16 bits; `UNKNOWN`: its first fragment has not come.
+/// What [`recall_ports`] returns if the packet's first fragment has not come.
 pub const UNKNOWN: u64 = u64::MAX;
 
-/// The packet that a fragment is of: identification in the upper 16 bits, protocol in the lower 8.
+/// Names a fragment's packet: identification in the upper 16 bits, protocol in the lower 8.
 #[inline(always)]
 pub fn packet(id: u16, protocol: u8) -> u32 {
     (id as u32) << 16 | protocol as u32
@@ -33,8 +33,8 @@ fn key(src: Be32, dst: Be32, packet: u32) -> FragmentKey {
     FragmentKey { src, dst, id: (packet >> 16) as u16, domain: 0, protocol: packet as u8, reserved: [0; 3] }
 }
 
-/// Remembers the ports of a first fragment that belongs to a flow, or answers who came to a guest's own address: nobody else's
-/// fill the table.
+/// Remembers the ports of a first fragment. Only for fragments of a flow, and for answers to clients of a guest's own
+/// address: others must not fill the table.
 #[inline(always)]
 pub fn remember(headers: &Headers) {
     let key = &headers.key;
@@ -50,6 +50,7 @@ extern "C" fn remember_ports(src: u32, dst: u32, packet: u32, ports: u32) -> u32
     opaque(FRAGMENTS.insert(&key(src, dst, packet), &ports, 0).is_ok() as u32)
 }
 
+/// The ports of a later fragment's packet, the source port in the upper 16 bits, or [`UNKNOWN`].
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn recall_ports(src: u32, dst: u32, packet: u32) -> u64 {

@@ -1,6 +1,6 @@
-//! Clients in a backend's own network, or on the backend itself: their answers would go to them directly, past the
-//! router, from an address that they never asked (RFC 4787, section 6). So their connections get a source of the
-//! router's: its address in that network, and a port there (`ports`).
+//! Clients in a backend's own network, or on the backend itself: the backend would answer them directly, past the
+//! router, from an address that they did not connect to (RFC 4787, section 6). So their connections get the router's address in
+//! that network as their source, and one of its ports (`ports`).
 
 use core::mem::MaybeUninit;
 
@@ -13,10 +13,10 @@ use crate::{
     types::Rewritten,
 };
 
-/// Gives a new connection a source of the router's, if its answers would not come back otherwise. True: it needs a port there.
+/// Gives a new connection the router's address as its source, if the answers would not come back otherwise. Returns true if
+/// so: then it needs a port of that address.
 ///
-/// The packet came in by the device that leads to the backend, or nothing is known of the latter: only then the kernel
-/// is asked.
+/// The kernel is asked only if the packet came by the device that leads to the backend, or if that device is not known.
 #[inline(always)]
 pub fn translate<P: Packet>(packet: &P, key: &FlowKey, egress: u16, rewritten: &mut Rewritten) -> bool {
     if route::interface(egress).is_some_and(|interface| interface.ifindex != packet.ifindex()) {
@@ -30,8 +30,8 @@ pub fn translate<P: Packet>(packet: &P, key: &FlowKey, egress: u16, rewritten: &
     true
 }
 
-/// The router's address in the network that both are directly connected to by one device; 0: there is none, or the
-/// kernel (before Linux 6.7) cannot tell.
+/// The router's address in the network of one device to which both hosts are directly connected. 0 if there is none, or if the
+/// kernel is older than Linux 6.7 and does not report it.
 #[inline(never)]
 fn router_address(context: FibContext, client: Be32, backend: Be32) -> Be32 {
     let (out, _, _) = ask(context, backend, 0);
@@ -39,7 +39,8 @@ fn router_address(context: FibContext, client: Be32, backend: Be32) -> Be32 {
     if out != 0 && out == back && next_hop == client { source } else { 0 }
 }
 
-/// Asks the kernel for a way: device (0: none), next hop, and the source address where the flags want it.
+/// Asks the kernel for a route. Returns the device (0 if there is none), the next hop, and the source address if the flags
+/// ask for it.
 #[inline(always)]
 fn ask(context: FibContext, dst: Be32, flags: u32) -> (u32, Be32, Be32) {
     let mut room = MaybeUninit::uninit();

@@ -1,14 +1,15 @@
 //! ICMP errors about packets that the pipeline translated (RFC 5508, section 4).
 //!
-//! An error quotes the packet that it is about, as its sender saw it: translated. Its receiver knows the connection
-//! untranslated, so the quoted packet is turned back, and the error goes to the connection's other side. The quote is
-//! looked up by its own addresses and ports the other way round: that is the flow whose packets answer it.
+//! An error quotes a packet as the error's sender saw it: translated. The error's receiver knows the connection
+//! untranslated, so the quote is translated back, and the error goes to the connection's other side. The flow is looked up
+//! by the quote's addresses and ports reversed: it is the one whose packets answer the quoted packet.
 //!
-//! Errors come from outside ([`relay`]) and from the router's own stack ([`translate_error`] at egress), which answers what
-//! the pipeline hands to it: packets larger than the way out's MTU, and those whose time to live is over (`refused`).
+//! Errors come from other hosts ([`relay`]) and from the router's own stack ([`translate_error`] at egress). The stack
+//! answers packets that the pipeline hands to it: those larger than the MTU, and those whose time to live is over
+//! (`refused`).
 
 use vipgate_abi::{
-    Be16,
+    Be16, Be32,
     checksum::{delta16, delta32, update, update_udp},
     counters::Reason,
     flow::FlowKey,
@@ -35,7 +36,7 @@ pub const HEADER_LEN: usize = 8;
 pub const CHECKSUM: usize = 2;
 pub const IDENTIFIER: usize = 4;
 
-/// Sets of types (RFC 792, RFC 950), as bits: those that quote a packet, queries and what answers them.
+/// Sets of types (RFC 792, RFC 950), as bits: errors, which quote a packet; requests; and their answers.
 const ERRORS: u32 = 1 << 3 | 1 << 4 | 1 << 5 | 1 << 11 | 1 << 12;
 const REQUESTS: u32 = 1 << 8 | 1 << 13 | 1 << 15 | 1 << 17;
 const ANSWERS: u32 = 1 | 1 << 14 | 1 << 16 | 1 << 18;
@@ -62,11 +63,11 @@ pub const fn is_answer(kind: u8) -> bool {
     is_in(kind, ANSWERS)
 }
 
-/// Both ports of what has no identifier. A query's other port is 0, so that this is none's.
+/// Both ports of messages without an identifier. No query has them: one of a query's ports is 0.
 const NO_IDENTIFIER: Be16 = 1u16.to_be();
 
-/// The ports that a flow's key has for a packet of this type: a request's identifier is the source's, an answer's the
-/// destination's.
+/// The ports in the flow key of a message of this type: a request's identifier is its source port, an answer's its destination
+/// port.
 #[inline(always)]
 pub const fn ports(kind: u8, identifier: Be16) -> (Be16, Be16) {
     if is_request(kind) {
@@ -78,8 +79,8 @@ pub const fn ports(kind: u8, identifier: Be16) -> (Be16, Be16) {
     }
 }
 
-/// Which of a packet's two ports its identifier is, by its type: a request's source, an answer's destination. None: it has no
-/// identifier.
+/// The port that is the message's identifier: a request's source port, an answer's destination port. `None` if messages of
+/// this type have no identifier.
 #[inline(always)]
 pub const fn identifier(kind: u8, sport: Be16, dport: Be16) -> Option<Be16> {
     if is_request(kind) {
@@ -95,15 +96,15 @@ pub const fn identifier(kind: u8, sport: Be16, dport: Be16) -> Option<Be16> {
 /// 1812, section 4.3.2.3).
 const QUOTED: usize = 8;
 const TCP_CHECKSUM_END: usize = 18;
-/// The longest headers that are looked at: a tag, and the options of both packets, which an error may have because what
-/// it quotes has them (RFC 1122, section 3.2.2).
+/// The longest headers that are parsed: with a tag, and with options in both packets, since an error may copy the options
+/// of the packet that it quotes (RFC 1122, section 3.2.2).
 const LONGEST: usize = ETH_LEN + TAG_LEN + 60 + HEADER_LEN + 60 + TCP_CHECKSUM_END;
 
-/// [`relay`]'s answer where it is no reason.
+/// What [`relay`] returns for a translated error; else it returns a reason.
 pub const IS_TRANSLATED: u32 = 1 << 31;
 
-/// At ingress: an error about a translated packet, which is to go to its connection's other side, is `IS_TRANSLATED` back, and
-/// `outer` has its own new addresses, for [`send`]. Else a reason's number; that of [`Reason::OtherProtocol`]: it is none, and
+/// Translates an error about a translated packet, at ingress. Returns [`IS_TRANSLATED`] and in `outer` the error's own new
+/// addresses, for [`send`]; else a reason's number. [`Reason::OtherProtocol`] means that the packet is no such error, and
 /// unchanged.
 #[inline(never)]
 pub fn relay<P: Packet>(packet: &mut P, outer: &mut Rewritten) -> u32 {
@@ -117,11 +118,11 @@ pub fn relay<P: Packet>(packet: &mut P, outer: &mut Rewritten) -> u32 {
     }
 }
 
-/// In [`send`]'s answer: the rest is the verdict.
+/// In what [`send`] returns: the other bits are the verdict.
 pub const SENT: u32 = 1 << 31;
 
-/// Sends a turned-back error to its receiver: [`SENT`] with the verdict, or a reason's number. Beside [`relay`], not within:
-/// together they would need a stack that is too deep.
+/// Sends a translated error to its receiver. Returns [`SENT`] with the verdict, or a reason's number. [`relay`] does not
+/// call this function: together they would need too deep a stack.
 #[inline(never)]
 pub fn send<P: Packet>(packet: &mut P, outer: &Rewritten) -> u32 {
     match try_send(packet, outer) {
@@ -135,7 +136,7 @@ fn try_send<P: Packet>(packet: &mut P, outer: &Rewritten) -> Result<i32, Reason>
     let Some(route) = route::find_once(packet, ICMP, outer) else {
         return Err(Reason::Unroutable);
     };
-    // What is rewritten already cannot be handed over: without a neighbour the stack sends it, at either hook.
+    // A rewritten packet cannot be handed over to TC: if no neighbour is known, the stack sends it, at either hook.
     let can_send = |interface: &&Interface| route.next_hop != [0; 6] && (P::QUEUES || interface.takes_frames());
     let Some(egress) = route::interface(route.number()).filter(can_send) else {
         return Err(Reason::NoNeighbour);
@@ -161,76 +162,34 @@ fn try_send<P: Packet>(packet: &mut P, outer: &Rewritten) -> Result<i32, Reason>
     Ok(packet.send(route.number(), egress))
 }
 
-/// [`translate_error`]'s answers: the packet is no such error, it was one, and what it is instead, unchanged: somebody else than who
-/// could know sent it ([`ingress::is_forged`]), or it tells its receiver of what came to a guest's own address (`direct`).
+/// What [`translate_error`] returns: the packet is no such error.
 const NONE: u32 = 0;
+/// The error was translated.
 pub const TRANSLATED: u32 = 1;
+/// The error is unchanged: its sender cannot have seen the packet ([`ingress::is_forged`]).
 const FORGED: u32 = 2;
+/// The error is unchanged: it goes to a client of a guest's own address (`direct`).
 pub const DIRECT: u32 = 3;
 
-/// Rewrites an error about a translated packet, in place: one of the answers above. At egress, as `is_own` says, none is forged,
-/// at ingress none `DIRECT`. `outer` gets the error's own new addresses.
+/// Translates an error about a translated packet, in place. `is_own` at egress, where no error is `FORGED`; at ingress none
+/// is `DIRECT`. `outer` receives the error's own new addresses.
 #[inline(always)]
 pub fn translate_error<P: Packet>(packet: &mut P, is_own: bool, outer: &mut Rewritten) -> u32 {
-    // At egress this is about every packet of the stack's: what else it is shows in its first header.
+    // At egress every packet of the stack comes here, so the first header is checked before more is pulled.
     packet.pull(ETH_LEN + TAG_LEN + 20);
     if !is_icmp(packet) {
         return NONE;
     }
     packet.pull(LONGEST);
-    let end = packet.data_end();
-    let (data, shift) = vlan::behind_tag(packet.data(), end);
-    if data + L4_OFFSET > end {
+    let Some(error) = Error::read(packet) else {
         return NONE;
-    }
-    // SAFETY: within the IPv4 header's fixed part, checked just above.
-    let (version_ihl, ip_len, fragment) = unsafe {
-        let ip_len = load_length(data + ETH_LEN + 2) as usize;
-        (load::<u8>(data + ETH_LEN), ip_len, load::<u16>(data + ETH_LEN + 6))
     };
-    let header_len = header_len(version_ihl);
-    let icmp = data + ETH_LEN + header_len;
-    let quote = icmp + HEADER_LEN;
-    if quote + 20 > end {
-        return NONE;
-    }
-    // SAFETY: within the ICMP header and the quoted IPv4 header's fixed part, checked just above.
-    let (kind, quoted_version_ihl, quoted_fragment, quoted_protocol) =
-        unsafe { (load::<u8>(icmp), load::<u8>(quote), load::<u16>(quote + 6), load::<u8>(quote + 9)) };
-    let quoted_header_len = self::header_len(quoted_version_ihl);
-    let quote_l4 = quote + quoted_header_len;
-    let quote_l4_offset = header_len + HEADER_LEN + quoted_header_len;
-    if quote_l4 + QUOTED > end
-        || !is_header(version_ihl)
-        // What follows the packet in its frame is not its checksum's to cover.
-        || ip_len < quote_l4_offset + QUOTED
-        || !packet.holds(data, shift, ip_len)
-        || !is_in(kind, RELAYED)
-        || !is_header(quoted_version_ihl)
-        // Only a first fragment has an ICMP header, or ports.
-        || (fragment | quoted_fragment) & FRAGMENT_OFFSET != 0
-    {
-        return NONE;
-    }
-    // SAFETY: within the bytes that every quote has.
-    let (sport, dport) = unsafe { quoted_ports(quoted_protocol, quote_l4) };
-    // SAFETY: as above.
-    let (src, dst, quoted) = unsafe {
-        let quoted = FlowKey {
-            src: load_address(quote + 12),
-            dst: load_address(quote + 16),
-            sport,
-            dport,
-            protocol: quoted_protocol,
-            reserved: 0,
-            domain: 0,
-        };
-        (load_address(data + ETH_LEN + 12), load_address(data + ETH_LEN + 16), quoted)
-    };
+    let Error { data, end, icmp, quote, quote_l4, quote_l4_offset, ip_len, src, dst, quoted } = error;
+    let quoted_protocol = quoted.protocol;
     let answer = FlowKey { src: quoted.dst, dst: quoted.src, sport: quoted.dport, dport: quoted.sport, ..quoted };
     let refused = if is_own { refused::original(&quoted) } else { None };
-    // The quote as its sender had it: where the stack refused it, as that came; else what the answering flow's packets become,
-    // the other way round.
+    // The quoted packet as its sender sent it: as it came, if the stack refused it; else the reverse of what the answering
+    // flow's packets become.
     let sent = if let Some(sent) = refused {
         sent
     } else if let Some(answers) = flow_of(&answer) {
@@ -246,14 +205,14 @@ pub fn translate_error<P: Packet>(packet: &mut P, is_own: bool, outer: &mut Rewr
     let quoted_kind: u8 = unsafe { load(quote_l4) };
     let identifier = if quoted_protocol == ICMP { identifier(quoted_kind, sent.sport, sent.dport) } else { None };
     let ports = match identifier {
-        // Of a quoted query's two ports one is 0.
+        // One of a query's two ports is 0.
         Some(identifier) => delta16(quoted.sport | quoted.dport, identifier),
         None if has_ports(quoted_protocol) => delta16(quoted.sport, sent.sport) + delta16(quoted.dport, sent.dport),
         None => 0,
     };
-    // An error about a packet on its way in comes from where the connection's other side knows that: one from the packet's
-    // receiver, and one from a router before that, whose address is nobody's outside (RFC 5508, section 4.2). Our own
-    // is known there.
+    // An error about an inbound packet gets the address that the connection's other side knows, whether the packet's
+    // receiver sent it or a router inside, whose address is unknown outside (RFC 5508, section 4.2). Our own address is
+    // known there.
     let is_from_inside = sent.dst != quoted.dst && (src == quoted.dst || !is_own);
     outer.src = if is_from_inside { sent.dst } else { src };
     outer.dst = sent.src;
@@ -292,6 +251,80 @@ pub fn translate_error<P: Packet>(packet: &mut P, is_own: bool, outer: &mut Rewr
     TRANSLATED
 }
 
+/// An ICMP error in a packet: what it quotes, and where its parts are.
+struct Error {
+    /// Address of the Ethernet header, as in [`Headers::data`](crate::parse::Headers::data), and past the last readable byte.
+    data: usize,
+    end: usize,
+    /// Addresses of the ICMP header, of the quoted packet, and of the quoted transport header.
+    icmp: usize,
+    quote: usize,
+    quote_l4: usize,
+    /// Offset of the quoted transport header in the IP packet, and the length of that.
+    quote_l4_offset: usize,
+    ip_len: usize,
+    src: Be32,
+    dst: Be32,
+    quoted: FlowKey,
+}
+
+impl Error {
+    /// `None` if the packet is no error that is relayed.
+    #[inline(always)]
+    fn read<P: Packet>(packet: &P) -> Option<Self> {
+        let end = packet.data_end();
+        let (data, shift) = vlan::behind_tag(packet.data(), end);
+        if data + L4_OFFSET > end {
+            return None;
+        }
+        // SAFETY: within the IPv4 header's fixed part, checked just above.
+        let (version_ihl, ip_len, fragment) = unsafe {
+            let ip_len = load_length(data + ETH_LEN + 2) as usize;
+            (load::<u8>(data + ETH_LEN), ip_len, load::<u16>(data + ETH_LEN + 6))
+        };
+        let header_len = header_len(version_ihl);
+        let icmp = data + ETH_LEN + header_len;
+        let quote = icmp + HEADER_LEN;
+        if quote + 20 > end {
+            return None;
+        }
+        // SAFETY: within the ICMP header and the quoted IPv4 header's fixed part, checked just above.
+        let (kind, quoted_version_ihl, quoted_fragment, quoted_protocol) =
+            unsafe { (load::<u8>(icmp), load::<u8>(quote), load::<u16>(quote + 6), load::<u8>(quote + 9)) };
+        let quoted_header_len = self::header_len(quoted_version_ihl);
+        let quote_l4 = quote + quoted_header_len;
+        let quote_l4_offset = header_len + HEADER_LEN + quoted_header_len;
+        if quote_l4 + QUOTED > end
+            || !is_header(version_ihl)
+            // The checksum does not cover what follows the packet in its frame.
+            || ip_len < quote_l4_offset + QUOTED
+            || !packet.holds(data, shift, ip_len)
+            || !is_in(kind, RELAYED)
+            || !is_header(quoted_version_ihl)
+            // Only a first fragment has an ICMP header, or ports.
+            || (fragment | quoted_fragment) & FRAGMENT_OFFSET != 0
+        {
+            return None;
+        }
+        // SAFETY: within the bytes that every quote has.
+        let (sport, dport) = unsafe { quoted_ports(quoted_protocol, quote_l4) };
+        // SAFETY: as above.
+        let (src, dst, quoted) = unsafe {
+            let quoted = FlowKey {
+                src: load_address(quote + 12),
+                dst: load_address(quote + 16),
+                sport,
+                dport,
+                protocol: quoted_protocol,
+                reserved: 0,
+                domain: 0,
+            };
+            (load_address(data + ETH_LEN + 12), load_address(data + ETH_LEN + 16), quoted)
+        };
+        Some(Self { data, end, icmp, quote, quote_l4, quote_l4_offset, ip_len, src, dst, quoted })
+    }
+}
+
 /// True for an IPv4 packet that carries ICMP.
 #[inline(always)]
 fn is_icmp<P: Packet>(packet: &P) -> bool {
@@ -301,7 +334,7 @@ fn is_icmp<P: Packet>(packet: &P) -> bool {
     data + L4_OFFSET <= end && ethertype(data) == IPV4 && unsafe { load::<u8>(data + ETH_LEN + 9) } == ICMP
 }
 
-/// The ports of a quoted packet, as they are in a flow's key.
+/// The ports of a quoted packet, as in a flow's key.
 ///
 /// # Safety
 /// `l4` is the address of QUOTED readable bytes.
@@ -329,7 +362,7 @@ fn is_header(version_ihl: u8) -> bool {
     version_ihl == VERSION_IHL || has_options(version_ihl)
 }
 
-/// Updates a checksum by `delta`; what that itself changes for a checksum around it.
+/// Updates a checksum by `delta`. Returns the change for an outer checksum that covers this one.
 ///
 /// # Safety
 /// `address` is that of two bytes of the packet, at an even offset.
@@ -344,13 +377,13 @@ pub unsafe fn update_checksum(address: usize, delta: u64) -> u64 {
     }
 }
 
-/// What the packets of this flow become; None: there is no such flow, or it is over.
+/// What the packets of this flow become; `None` if there is no such flow, or it is over.
 #[inline(always)]
 fn flow_of(key: &FlowKey) -> Option<Rewritten> {
     let config = CONFIG.get(0)?;
     let words = key.words();
     let slot = table::lookup(words, hash::words(words, config.flow_seed), config.bucket_mask)?;
-    // SAFETY: `flow` points into FLOWS. Another CPU may be claiming the slot: `holds` tells.
+    // SAFETY: `flow` points into FLOWS. Another CPU may be claiming the slot: `holds` finds out.
     let (rewritten, backend, generation) =
         unsafe { (Rewritten::by(&*slot.flow), (*slot.flow).target.backend(), (*slot.flow).generation) };
     (slot.holds() && BACKENDS.get(backend)?.generation == generation).then_some(rewritten)

@@ -1,5 +1,5 @@
-//! What must not come in, whatever it is for. All of it is asked when a flow opens, or where a packet is not as it was then:
-//! what goes on as it began costs a comparison.
+//! Packets that must not come in, whatever they are for. The checks run when a flow opens, and for packets that differ from
+//! what the flow expects: all other packets of a flow cost one comparison.
 
 use core::{
     mem::{MaybeUninit, offset_of},
@@ -25,9 +25,9 @@ use crate::{
     vlan,
 };
 
-/// True for a packet whose source no host can have (RFC 1812, section 5.3.7), or whose source is the router's: a VIP, that it is
-/// for or another, or an address of its own. The kernel is asked about those alone that may be; of these it cannot tell whom it
-/// has no way to from itself. Such a host would not get an answer either.
+/// True for a packet whose source no host can have (RFC 1812, section 5.3.7), or whose source is one of the router's
+/// addresses or VIPs. The kernel is asked only about sources in the address filter. It does not distinguish its own
+/// addresses from hosts without a route, which would not get an answer either.
 #[inline(always)]
 pub fn is_martian<P: Packet>(packet: &P, key: &FlowKey) -> bool {
     is_invalid_source(key.src) || key.src == key.dst || is_own(packet, key.src)
@@ -39,13 +39,13 @@ pub fn is_own<P: Packet>(packet: &P, addr: Be32) -> bool {
     address_filter::of(addr).may_be_own() && device_towards(FibContext::of(packet), addr) == NO_DEVICE
 }
 
-/// Why a packet that the stack would get as it came ends here; `reason`: it does not. Of 0.0.0.0/8 the stack takes what asks all
-/// hosts for an address (DHCP), and nothing else.
+/// Checks a packet that the stack would get as it came. Returns the reason to drop it, or `reason` if there is none. From
+/// 0.0.0.0/8 the stack accepts broadcasts that ask for an address (DHCP), and nothing else.
 ///
-/// From one of the router's addresses the stack would take it, and for the router's own: it is told to accept such sources
-/// (`accept_local`), because what the pipeline hands over to it may have one. For the same reason its reverse-path filtering is
-/// loose, which still drops what it has no way to: that stays its part, so that a DHCP client hears a server to which there is no
-/// way yet.
+/// The stack would take a packet from one of the router's addresses for its own: it accepts such sources (`accept_local`),
+/// because packets that the pipeline hands to it may have them. For the same reason its reverse-path filtering is loose.
+/// That still drops packets from sources without a route, which is left to the stack, so that a DHCP client can hear a
+/// server to which there is no route yet.
 #[inline(always)]
 pub fn final_reason<P: Packet>(packet: &P, reason: Reason) -> Reason {
     let end = packet.data_end();
@@ -65,31 +65,34 @@ pub fn final_reason<P: Packet>(packet: &P, reason: Reason) -> Reason {
     }
 }
 
-/// True for a packet that comes by a device with strict reverse-path filtering, and not from where the kernel sends to its source.
+/// True for a packet that comes by a device with strict reverse-path filtering, if the kernel's route to the source is by
+/// another device.
 #[inline(always)]
 pub fn is_off_path<P: Packet>(packet: &P, src: Be32, dst: Be32) -> bool {
     is_checked() && packet.reverse_path(src, dst) != ON_PATH
 }
 
-/// False: no device has strict reverse-path filtering.
+/// False if no device has strict reverse-path filtering.
 #[inline(always)]
 fn is_checked() -> bool {
     CONFIG.get(0).is_some_and(|config| config.strict != 0)
 }
 
-/// [`reverse_path`]'s answers: the packet may come by its device; the kernel sends to its source by another one; by none; the source is
-/// the router's.
+/// What [`reverse_path`] returns: the packet may come by its device.
 const ON_PATH: u32 = 0;
+/// The route to its source is by another device.
 const ELSEWHERE: u32 = 1;
+/// There is no route to its source.
 const NO_PATH: u32 = 2;
+/// Its source is one of the router's addresses.
 const OWN: u32 = 3;
 
-/// How often the kernel is asked for one of the next hops of a route that has several.
+/// Number of lookups for a route that has several next hops.
 const MOST_LOOKUPS: u32 = 16;
 
-/// Whether a packet from `src` to `dst` may come by its device, as the kernel decides where `rp_filter` is 1: the route back to `src`
-/// leads there, by any of its next hops. The kernel tells one of these for each pair of addresses, so that it is asked about
-/// others, unless it says that no route of any kind leads there by this device.
+/// Whether a packet from `src` to `dst` may come by its device, as the kernel decides if `rp_filter` is 1: any next hop of
+/// the route back to `src` is by that device. A lookup returns one next hop for each pair of addresses. So lookups with
+/// other addresses follow, unless the kernel has no route by this device at all.
 #[inline(always)]
 pub fn reverse_path<P: Packet>(packet: &P, src: Be32, dst: Be32) -> u32 {
     if is_own(packet, src) {
@@ -121,7 +124,7 @@ pub fn reverse_path<P: Packet>(packet: &P, src: Be32, dst: Be32) -> u32 {
     ELSEWHERE
 }
 
-/// What leads from one address to the next that is asked about.
+/// Step from one lookup's address to the next.
 const SOURCE_STEP: u32 = 0x9e37_79b1;
 
 /// True for 0.0.0.0/8, 127.0.0.0/8, and 224.0.0.0 to 255.255.255.255.
@@ -137,26 +140,25 @@ fn is_this_network(src: Be32) -> bool {
     src.to_ne_bytes()[0] == 0
 }
 
-/// A device as a flow remembers it ([`Flow::from`]).
+/// A device as a flow stores it ([`Flow::from`]).
 #[inline(always)]
 pub const fn device(ifindex: u32) -> u16 {
     ifindex as u16
 }
 
-/// True for a packet of a known flow that comes by another device than the one that the flow remembers; of answers, also where
-/// that is not known yet.
+/// True for a packet of a known flow that comes by another device than the flow's. For answers also if the flow has no
+/// device yet.
 #[inline(always)]
 pub fn is_unexpected_device<P: Packet>(packet: &P, from: u16, is_reply: bool) -> bool {
     from != device(packet.ifindex()) && (from != 0 || is_reply)
 }
 
-/// Asked of such a packet: 1 if its sender is where it comes from now, as the kernel routes, and the flow takes that in; 0:
-/// somebody else sent it.
+/// Checks such a packet: 1 if the kernel now routes to its sender by that device, which the flow then stores; 0 if it is
+/// spoofed.
 #[inline(never)]
 pub fn has_moved(context: FibContext, flow: *mut Flow, src: Be32) -> u32 {
-    // The device and the generation, so that it seldom comes to another flow that has claimed the slot since: that one asks in its
-    // turn.
-    // SAFETY: `flow` points into FLOWS; both are halves of an aligned word.
+    // The word holds device and generation, so it seldom gets into another flow that has claimed the slot since. Such a
+    // flow would check again. SAFETY: `flow` points into FLOWS; both are halves of an aligned word.
     let word = unsafe { ptr::addr_of_mut!((*flow).from).cast::<u32>() };
     // SAFETY: as above.
     let held = unsafe { ptr::read_volatile(word) };
@@ -172,8 +174,9 @@ pub fn has_moved(context: FibContext, flow: *mut Flow, src: Be32) -> u32 {
 const _: () =
     assert!(offset_of!(Flow, from).is_multiple_of(4) && offset_of!(Flow, generation) == offset_of!(Flow, from) + 2);
 
-/// True for an ICMP error by `sender` that cannot be about a packet from `src` to `dst` (RFC 5927, section 4): it does not come
-/// from where the kernel sends such packets, or from another host than theirs, though there is none on the way.
+/// True for an ICMP error by `sender` that cannot be about a packet from `src` to `dst` (RFC 5927, section 4): it comes by
+/// another device than the one by which the kernel sends such packets, or `dst` is directly connected and `sender` is
+/// another host.
 #[inline(always)]
 pub fn is_forged<P: Packet>(packet: &P, sender: Be32, src: Be32, dst: Be32) -> bool {
     let way = way_towards(FibContext::of(packet), src, dst, 0);
@@ -186,17 +189,17 @@ pub fn is_forged<P: Packet>(packet: &P, sender: Be32, src: Be32, dst: Be32) -> b
 /// No device.
 const NO_DEVICE: u32 = 0;
 
-/// The device by which the kernel would send to a host, known without a neighbour, too; [`NO_DEVICE`]: by none, as to the
-/// router itself.
+/// The device by which the kernel would send to a host, even if no neighbour is known; [`NO_DEVICE`] if there is none, as
+/// for the router itself.
 #[inline(always)]
 fn device_towards(context: FibContext, host: Be32) -> u32 {
     way_towards(context, 0, host, 0) as u32
 }
 
-/// In a way: the host is on the device's link, without a gateway before it.
+/// In what [`way_towards`] returns: the host is on the device's link, without a gateway.
 const DIRECT: u64 = 1 << 32;
 
-/// [`device_towards`] for packets from `src`, 0: from anywhere; above it [`DIRECT`]. The flags are the helper's.
+/// [`device_towards`] for packets from `src` (0 for any), and [`DIRECT`]. The flags are `bpf_fib_lookup`'s.
 #[inline(never)]
 fn way_towards(context: FibContext, src: Be32, host: Be32, flags: u32) -> u64 {
     let mut room = MaybeUninit::uninit();

@@ -1,9 +1,9 @@
 //! vipgate's packet path: one pipeline (see `pipeline`) for two hooks.
 //!
 //! It knows addresses, ports and small numbers; UUIDs and rules stay in the controller, which fills the tables
-//! (`maps`, layouts in `vipgate_abi`). What it does not understand goes up the stack unchanged.
+//! (`maps`, layouts in `vipgate_abi`). Packets that it does not understand go up the stack unchanged.
 //!
-//! Compiled for anything but BPF, it runs in tests: `vipgate_host_kernel` then stands for the kernel.
+//! Compiled for any other target than BPF, it runs in tests, where `vipgate_host_kernel` takes the kernel's place.
 #![no_std]
 #![cfg_attr(target_arch = "bpf", feature(core_intrinsics, asm_experimental_arch))]
 #![cfg_attr(
@@ -61,8 +61,8 @@ fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
     loop {}
 }
 
-/// The kernel lets programs that call GPL-only helpers (`bpf_fib_lookup`) load only under a licence it knows for one: of
-/// this crate's two, it is the GPL that is offered to it.
+/// The kernel loads programs that call GPL-only helpers (`bpf_fib_lookup`) only under a GPL-compatible licence. This crate
+/// has two licences; the kernel gets the GPL.
 #[cfg(target_arch = "bpf")]
 #[unsafe(link_section = "license")]
 #[unsafe(no_mangle)]

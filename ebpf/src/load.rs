@@ -1,5 +1,4 @@
-//! Counting the connections of backends and services that there are now (rule 5 of `vipgate_abi::flow`, and
-//! `vipgate_abi::load`).
+//! Counts the current connections of backends and services (rule 5 of `vipgate_abi::flow`, and `vipgate_abi::load`).
 
 use core::ptr;
 
@@ -12,20 +11,21 @@ use crate::{
     verifier::opaque,
 };
 
-/// Where a connection is counted: index of BACKENDS, and the generation that its flows were made under.
+/// The counter of a connection: index of BACKENDS, and the generation under which its flows were made.
 #[derive(Clone, Copy)]
 pub struct Counter {
     pub backend: u32,
     pub generation: u16,
 }
 
-/// Connections that a backend has.
+/// Number of a backend's connections.
 #[inline(always)]
 pub fn live(backend: u32) -> Option<u32> {
     Some(Load(*BACKEND_LOAD.get(backend)?).live())
 }
 
-/// Adds a [`Load::change`] to a backend's load. False: its generation is another one by now, which does not count that flow.
+/// Adds a [`Load::change`] to a backend's load. False if the backend has another generation by now, which does not count
+/// that flow.
 #[inline(always)]
 pub fn add(Counter { backend, generation }: Counter, change: u64) -> bool {
     let Some(load) = BACKEND_LOAD.get_ptr_mut(backend) else {
@@ -44,7 +44,7 @@ pub fn add(Counter { backend, generation }: Counter, change: u64) -> bool {
     counts
 }
 
-/// A connection's first flow left a state (None: it did not) for another: what that means for the loads that count it.
+/// Updates the loads after a connection's first flow left a state for another one. `left` is `None` if it did not.
 #[inline(always)]
 pub fn account(counter: Counter, left: Option<State>, state: State) {
     if let Some(left) = left {
@@ -57,7 +57,7 @@ pub fn account(counter: Counter, left: Option<State>, state: State) {
 extern "C" fn account_for(backend: u32, generation: u32, left: u32, state: u32) -> u32 {
     let (left, state) = (State::from_byte(left as u8), State::from_byte(state as u8));
     let change = Load::change(left, state);
-    // Before the load: whoever gives the number to another service changes that first.
+    // Read before the load: the controller changes the service of a number first, and the load later.
     let service = BACKENDS.get(backend).map(|backend| backend.service);
     if change != 0
         && add(Counter { backend, generation: generation as u16 }, change)

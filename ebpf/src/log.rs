@@ -1,8 +1,8 @@
-//! What the programs tell of: packets that they refuse, or leave to the stack, for a reason that an operator may want to know.
+//! Log records of packets that the programs drop or leave to the stack, for reasons that an operator may want to know.
 //!
-//! A record goes by aya-log's ring to the controller, which says it in the log with the names of who is concerned. Which reasons
-//! are told of the configuration says ([`Config::log`]), and each is at most once a second, over all CPUs: a flood of refusals
-//! costs a comparison each. What is forwarded never comes here.
+//! A record goes through aya-log's ring buffer to the controller, which logs it with the names of the resources concerned.
+//! The configuration selects the reasons ([`Config::log`]). Each reason is logged at most once a second, over all CPUs: in
+//! a flood, a dropped packet costs one comparison. Forwarded packets never come here.
 //!
 //! [`Config::log`]: vipgate_abi::config::Config::log
 
@@ -26,10 +26,10 @@ use crate::{
 /// Nanoseconds between two records with one reason.
 const PERIOD: u64 = 1_000_000_000;
 
-/// Tells of a packet with this reason, if that is wished for.
+/// Logs a packet with this reason, if the configuration selects it.
 #[inline(always)]
 pub fn record<P: Packet>(packet: &P, reason: Reason) {
-    // Most packets that are not ours need no look at the configuration.
+    // Most packets that are not ours need no lookup of the configuration.
     if Reason::at_least(Severity::Debug) & reason.bit() == 0 {
         return;
     }
@@ -38,7 +38,7 @@ pub fn record<P: Packet>(packet: &P, reason: Reason) {
     }
 }
 
-/// Reads who sent the packet to whom, as far as it tells: it may be anything, and may have been translated.
+/// Reads the packet's addresses and ports as far as possible. It may be malformed, and may have been translated.
 #[inline(never)]
 fn record_packet<P: Packet>(packet: &P, reason: Reason) -> u32 {
     let end = packet.data_end();
@@ -61,8 +61,8 @@ fn record_packet<P: Packet>(packet: &P, reason: Reason) -> u32 {
     opaque(write_record((protocol as u32) << 8 | reason as u32, src, dst, ports, packet.ifindex()))
 }
 
-/// Writes a record, unless there was one with this reason within the period: 1 if it did. `what` is the reason, and above it the
-/// protocol, `ports` the source's and, in the lower 16 bits, the destination's.
+/// Writes a record, unless there was one with this reason within the period. Returns 1 if it did. `what` is the reason, and
+/// above 8 bits the protocol; `ports` is the source port, and in the lower 16 bits the destination port.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn write_record(what: u32, src: Be32, dst: Be32, ports: u32, device: u32) -> u32 {
@@ -82,7 +82,7 @@ extern "C" fn write_record(what: u32, src: Be32, dst: Be32, ports: u32, device: 
     }
     let (sport, dport) = (ports >> 16, ports & 0xffff);
     let (src, dst) = (u32::from_be(src), u32::from_be(dst));
-    // As `loader::told` of the controller reads it.
+    // The format that the agent's `loader::told` parses.
     info!(
         &(),
         target: "vipgate",

@@ -25,7 +25,7 @@ use vipgate_abi::{
     snat::{self, SnatKey, SnatRule},
 };
 
-/// The controller reads and writes these through a mapping, without a system call an element.
+/// The controller reads and writes these maps through a memory mapping, without a system call per element.
 const MMAPABLE: usize = BPF_F_MMAPABLE as usize;
 
 #[btf_map]
@@ -37,7 +37,7 @@ pub static FLOW_BUCKETS: Array<Bucket, { DEFAULT_FLOWS as usize / WAYS }, MMAPAB
 #[btf_map]
 pub static FLOWS: Array<Flow, { DEFAULT_FLOWS as usize }, MMAPABLE> = Array::new();
 
-/// Of a program that bridges, see `other`; as these are, of any other.
+/// The secondary table (`secondary`). A program that does not bridge has one of this size, and never uses it.
 #[btf_map]
 pub static OTHER_BUCKETS: Array<Bucket, 1, MMAPABLE> = Array::new();
 
@@ -68,7 +68,7 @@ pub static BACKEND_ROUTES: Array<BackendRoute, { DEFAULT_BACKENDS as usize }, 0>
 #[btf_map]
 pub static BACKEND_TRAFFIC: PerCpuArray<Traffic, { DEFAULT_BACKENDS as usize }> = PerCpuArray::new();
 
-/// The controller's alone.
+/// Used by the controller only.
 #[btf_map]
 pub static PAST_TRAFFIC: Array<Traffic, { DEFAULT_BACKENDS as usize }, MMAPABLE> = Array::new();
 

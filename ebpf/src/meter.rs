@@ -1,15 +1,15 @@
 //! Stage 6: bandwidth limits (`vipgate_abi::meter`).
 //!
-//! A hit has its backend at hand, which says whose limit the packet counts against: without one that is a load and a branch.
-//! Where a VIP's ports have limits of their own, what covers several ports (a range, an elastic IP, source NAT) asks for the
-//! packet's. A packet counts against one limit, before anything of it is changed.
+//! The flow's backend names the limit that the packet counts against; if there is none, that costs a load and a branch. If
+//! ports of a VIP have limits of their own, services that cover several ports (a range, an elastic IP, source NAT) look up
+//! the packet's port. A packet counts against one limit, before it is changed.
 //!
-//! TCP wants a queue: a sender whose bursts are cut off never finds the rate. So a limited packet is held back by a queue
-//! that is served at its limit's rate, an HTB class of a device of the router's own (`net::queue` of the controller),
-//! comes out at that device's other end, and leaves from there ([`dequeue`]). The meter keeps the queue short: how far it is
-//! ahead of the clock is the packet's delay there, from which on packets are marked (RFC 3168) or dropped. Only socket
-//! buffers can be held back, so that XDP hands such packets over to the TC stage. What has no queue, at rates that need none or
-//! where the kernel or the driver lacks something for it, is dropped beyond a burst that TCP can live with.
+//! TCP needs a queue: a sender whose bursts are cut off never finds the rate. So a limited packet waits in a queue that is
+//! served at its limit's rate: an HTB class of a device of the router's own (`net::queue` of the agent). It comes out at
+//! that device's other end, and leaves from there ([`dequeue`]). The meter keeps the queue short: its lead over the clock
+//! is the packet's delay in the queue, beyond which packets are marked (RFC 3168) or dropped. Only socket buffers can be
+//! queued, so XDP hands such packets over to the TC stage. Limits without a queue (because the rate needs none, or because
+//! the kernel or the driver does not support it) drop what exceeds a burst that suits TCP.
 
 use core::ptr;
 
@@ -31,17 +31,17 @@ use crate::{
     types::Queue,
 };
 
-/// [`charge_or_queue`]'s answers besides a queue's.
+/// What [`charge_or_queue`] returns besides a queue.
 const PASS: u64 = Queue::NONE.0;
 const OVER: u64 = 1;
 
-/// The limit of a backend's packets.
+/// The limit that a backend's packets count against.
 #[inline(always)]
 fn of_backend(number: u32) -> Binding {
     BACKENDS.get(number).map_or(Binding::default(), |backend| backend.meter)
 }
 
-/// Counts a packet against its limit, and notes which queue it has to meet; or says why it does not leave.
+/// Counts a packet against its limit, and sets the queue that it has to pass. An error if the packet does not leave.
 #[inline(always)]
 pub fn charge<P: Packet>(packet: &mut P, headers: &Headers, slot: &Slot) -> Result<(), Reason> {
     let flow = slot.flow;
@@ -93,7 +93,7 @@ pub fn charge<P: Packet>(packet: &mut P, headers: &Headers, slot: &Slot) -> Resu
     }
 }
 
-/// The limit of a port of a VIP; else that of the VIP.
+/// The limit of a port of a VIP, or `number`, that of the VIP, if the port has none.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn limit_of(number: u32, vip: Be32, port: u32) -> u32 {
@@ -105,13 +105,14 @@ extern "C" fn limit_of(number: u32, vip: Be32, port: u32) -> u32 {
     }
 }
 
-/// Of [`charge_or_queue`]'s `how`, beside the direction: there is no way to a queue.
+/// In [`charge_or_queue`]'s `how`, above the direction: the packet cannot be queued at this hook.
 const ALONE: u32 = 2;
-/// The packet is a fragment, whose identification is in the upper 16 bits; it is the first one.
+/// The packet is a fragment, whose identification is in the upper 16 bits.
 const FRAGMENT: u32 = 4;
+/// It is its packet's first fragment.
 const FIRST: u32 = 8;
 
-/// What `how` says of a packet's fragmentation.
+/// The bits of `how` for the packet's fragmentation.
 #[inline(always)]
 fn fragment_bits(headers: &Headers) -> u32 {
     let ip = headers.data + ETH_LEN;
@@ -124,15 +125,15 @@ fn fragment_bits(headers: &Headers) -> u32 {
     }
 }
 
-/// The clock of what has no queue.
+/// The clock of limits without a queue.
 #[inline(always)]
 fn coarse_nanoseconds() -> u64 {
     let tick = CONFIG.get(0).map_or(0, |config| config.tick);
     clock::jiffies64() * tick as u64
 }
 
-/// Charges for a packet that has no queue to meet and is far from the limit; false: see [`charge_or_queue`]. In line, since a call of a
-/// function costs as much as this.
+/// Counts a packet of a limit without a queue, if the limit is far away; else returns false, and [`charge_or_queue`] has to
+/// count it. Inlined, because a function call costs as much.
 #[inline(always)]
 fn charge_fast(number: u32, direction: usize, rate: &Rate, bytes: u32, frames: u32) -> bool {
     let now = rate.clock(coarse_nanoseconds());
@@ -154,7 +155,7 @@ fn charge_fast(number: u32, direction: usize, rate: &Rate, bytes: u32, frames: u
     passes
 }
 
-/// Charges for a packet: the queue that it meets, or [`OVER`].
+/// Counts a packet against its limit. Returns the queue that it has to pass, or [`OVER`].
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn charge_or_queue(number: u32, how: u32, bytes: u32, frames: u32, flow: u32) -> u64 {
@@ -177,27 +178,27 @@ extern "C" fn charge_or_queue(number: u32, how: u32, bytes: u32, frames: u32, fl
     }
 }
 
-/// What a packet counts, and where.
+/// How a packet counts, and against which limit.
 struct Charge {
     number: u32,
     direction: usize,
     bytes: u32,
     frames: u32,
-    /// Which flow it is of.
+    /// The packet's flow: its peer's index, which no other flow has.
     flow: u32,
-    /// Which packet it is a [`FRAGMENT`] of.
+    /// [`FRAGMENT`], [`FIRST`] and the identification.
     fragment: u32,
 }
 
 impl Charge {
-    /// The packet that it is a fragment of.
+    /// Names the packet that this is a fragment of.
     #[inline(always)]
     fn fragmented_packet(&self) -> u64 {
         (self.flow as u64) << 32 | (self.fragment & !0xffff | FRAGMENT) as u64
     }
 }
 
-/// A meter's word, the packet that it lets pass as a whole, and this CPU's counters.
+/// A meter's word, the fragmented packet that it lets pass as a whole, and this CPU's counters.
 #[inline(always)]
 fn state_of(number: u32, direction: usize) -> Option<(*mut u64, *mut FragmentPass, &'static mut Metered)> {
     let state = METER_STATES.get_ptr_mut(number)?;
@@ -212,11 +213,11 @@ fn state_of(number: u32, direction: usize) -> Option<(*mut u64, *mut FragmentPas
     })
 }
 
-/// Tries to advance a word that other CPUs advance as well.
+/// Number of attempts to advance a word that other CPUs advance as well.
 const TRIES: u32 = 4;
 
-/// Advances a meter by a packet, and counts it: how far it was ahead; `None`: the packet is over the limit, or over what is left
-/// for its flow.
+/// Advances a meter by a packet, and counts the packet. Returns the meter's lead; `None` if the packet is over the limit or
+/// over its flow's fair share.
 #[inline(always)]
 fn advance(rate: &Rate, now: u64, packet: &Charge) -> Option<u64> {
     let cost = rate.cost(packet.bytes);
@@ -233,7 +234,7 @@ fn advance(rate: &Rate, now: u64, packet: &Charge) -> Option<u64> {
         let is_refused = lead > rate.congested && tries == 0 && !has_room(rate, lead, now, cost, packet.flow);
         let mut next = if is_refused { None } else { rate.admit(held, now, cost) };
         if next.is_none() && packet.fragment & FRAGMENT != 0 {
-            // SAFETY: as above. One that another CPU is writing names another packet, or as good a time.
+            // SAFETY: as above. If another CPU is writing it, it names another packet, or a time that is as good.
             let FragmentPass { packet: admitted, until } = unsafe { *pass };
             if admitted == packet.fragmented_packet() {
                 next = rate.admit_rest(held, now, cost, until);
@@ -250,7 +251,7 @@ fn advance(rate: &Rate, now: u64, packet: &Charge) -> Option<u64> {
         tries += 1;
     }
     if tries == TRIES {
-        // Others have just advanced it, so that it is not idle: adding is exact, and cannot fail.
+        // Other CPUs have just advanced the word, so the meter is not idle: adding is exact, and cannot fail.
         // SAFETY: as above.
         let held = unsafe { atomic::fetch_add(word, cost) };
         count_passed(counters, packet.bytes, packet.frames);
@@ -261,13 +262,13 @@ fn advance(rate: &Rate, now: u64, packet: &Charge) -> Option<u64> {
     None
 }
 
-/// Whether there is room for a flow's packet in a long queue; counts what the flow brings.
+/// True if a flow's packet still fits into its fair share of a long queue. Counts the packet for the flow's share.
 #[inline(always)]
 fn has_room(rate: &Rate, lead: u64, now: u64, cost: u64, flow: u32) -> bool {
     let Some(place) = METER_SHARES.get_ptr_mut(Share::place(flow)) else {
         return true;
     };
-    // SAFETY: an element of METER_SHARES. What other CPUs write meanwhile makes an estimate less exact.
+    // SAFETY: an element of METER_SHARES. Concurrent writes of other CPUs make the estimate less exact.
     let held = unsafe { *place };
     let Some(share) = held.of(flow, rate, now).admit(rate, lead, cost) else {
         return false;
@@ -283,8 +284,8 @@ fn count_passed(counters: &mut Metered, bytes: u32, frames: u32) {
     counters.passed_bytes += bytes as u64;
 }
 
-/// Tells the receiver that there is congestion, if the sender said that it listens (RFC 3168, section 5): what that adds to the
-/// IPv4 checksum's sum (`vipgate_abi::checksum`).
+/// Marks the packet as having experienced congestion (CE), if its sender supports that (RFC 3168, section 5). Returns the
+/// change of the IPv4 checksum's sum (`vipgate_abi::checksum`).
 ///
 /// # Safety
 /// The frame's Ethernet and IPv4 headers are directly readable from `data`.
@@ -304,12 +305,12 @@ pub unsafe fn mark_ce(data: usize) -> u64 {
     }
 }
 
-/// A packet that comes out of its queue, marked with the number of its port, goes there.
+/// Sends a packet that comes out of its queue out of the interface with this number.
 #[inline(always)]
 pub fn dequeue<P: Packet>(packet: &mut P, number: u16) -> i32 {
     match route::interface(number) {
         Some(port) => packet.send(number, port),
-        // The port has just gone.
+        // The interface has just gone.
         None => count::verdict(packet, Reason::Unroutable),
     }
 }

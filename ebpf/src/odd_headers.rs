@@ -1,13 +1,10 @@
-//! Packets whose headers are not at the usual offsets: behind a priority tag (IEEE 802.1Q, section 6.8), or with IPv4
-//! options (RFC 791, section 3.1). Rare, so all of it is off the hit's path, as is what has no ports ([`portless`]).
+//! Packets whose headers are not at the usual offsets: behind a priority tag (`vlan`), or with IPv4 options (RFC 791,
+//! section 3.1). They are rare, and handled off the hit's path, as are packets without ports ([`portless`]).
 //!
-//! Such a packet runs through the same stages as every other: `Headers::data` is where its Ethernet header would be
-//! without the tag, so that the IPv4 header is where the stages look for it, and the new Ethernet header is
-//! written over the tag. Only the transport header is elsewhere, which `Headers::l4_len` of 0 says: [`rewrite`] finds it
-//! again. A packet that does not leave by us keeps its tag, and goes up the stack as it came.
-//!
-//! A frame of a VLAN is none of the device that it came by: it is the stack's, which takes the tag off where the router has a
-//! VLAN device for it. That one has programs of its own, if it is to have any. A priority tag names no VLAN.
+//! Such a packet runs through the same stages as any other: `Headers::data` is the address that the Ethernet header would have
+//! without the tag. So the IPv4 header is where the stages expect it, and the new Ethernet header is
+//! written over the tag. Only the transport header is elsewhere: `Headers::l4_len` is 0, and [`rewrite`] finds it
+//! again. A packet that the router does not send keeps its tag, and goes up the stack as it came.
 
 use core::ptr;
 
@@ -25,10 +22,10 @@ use crate::{
     vlan::{TAG_LEN, behind_tag, is_tag},
 };
 
-/// Parses a packet with a tag or options, or without ports.
+/// Parses a packet with a tag, with options, or without ports.
 #[inline(always)]
 pub fn parse<P: Packet>(packet: &mut P) -> Result<Headers, Reason> {
-    // Here, where the verifier sees that what comes does not touch the transport header.
+    // Set here, so that the verifier sees that the following stages do not access the transport header.
     Ok(Headers { l4_len: 0, ..find(packet)? })
 }
 
@@ -53,7 +50,7 @@ fn find<P: Packet>(packet: &mut P) -> Result<Headers, Reason> {
     if version_ihl >> 4 != 4 || header_len < 20 {
         return Err(Reason::Malformed);
     }
-    // Read anew: the verifier would follow all that comes twice, if it saw that this tells the header's length.
+    // Read again: if the verifier knew that this value determines the header's length, it would follow both paths to the end.
     // SAFETY: as above.
     if has_options(unsafe { ptr::read_volatile((data + ETH_LEN) as *const u8) }) {
         let refused = packet.examine_options((shift + ETH_LEN + 20) as u32, header_len as u32 - 20);
@@ -69,10 +66,10 @@ fn find<P: Packet>(packet: &mut P) -> Result<Headers, Reason> {
     parse_at(packet, layout)
 }
 
-/// What is left of a packet's rewriting: the transport header, if there is one to change, and the tag, if it leaves.
+/// The rest of a packet's rewriting: the transport header, if there is one to change, and the tag, if the packet leaves.
 ///
-/// `data` is `Headers::data`, `ports` the new ports as the header's first word has them, `addresses` what the IPv4 addresses
-/// changed by (`vipgate_abi::checksum`).
+/// `data` is `Headers::data`, `ports` are the new ports as in the header's first word, `addresses` is the change of the IPv4
+/// addresses' sum (`vipgate_abi::checksum`).
 #[inline(never)]
 pub fn rewrite<P: Packet>(packet: &mut P, data: usize, ports: u32, addresses: u64, leaves: bool) -> u32 {
     let start = packet.data();
@@ -91,7 +88,7 @@ pub fn rewrite<P: Packet>(packet: &mut P, data: usize, ports: u32, addresses: u6
     let l4 = data + offset;
     let is_udp = protocol == UDP;
     if fragment & FRAGMENT_OFFSET != 0 {
-        // The transport header was in the first one.
+        // The first fragment had the transport header.
     } else if protocol == ICMP {
         portless::rewrite(l4, end, ports);
     } else if (is_udp || protocol == TCP) && l4 + UDP_LEN <= end {

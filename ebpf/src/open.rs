@@ -1,7 +1,7 @@
 //! Stages 3 to 5: a packet without a flow opens a connection, or is refused.
 //!
-//! [`inbound`] (for services) and [`outbound`] (for guests) decide what the connection becomes, and [`insert`] writes it. None of
-//! these functions calls another one: nested, they would need too deep a stack.
+//! [`inbound`] (for services) and [`outbound`] (for guests) decide what the connection becomes, and [`insert`] writes it.
+//! None of these functions calls another one: nested, they would need too deep a stack.
 
 use vipgate_abi::{
     Be16,
@@ -20,8 +20,8 @@ use crate::{
     types::{Arrival, Connection, Rewritten},
 };
 
-/// [`inbound`]'s answer if no service takes the packet, but a guest may have sent it, or it may be for a guest's own address. Not a
-/// reason.
+/// [`inbound`]'s answer if no service takes the packet, but a guest may have sent it, or it may be for a guest's own
+/// address. Not a reason.
 const UNSERVED: u64 = 1 << 62;
 /// The answer of [`inbound`] and [`outbound`] if the connection is decided. Not a reason.
 const DECIDED: u64 = 1 << 63;
@@ -96,8 +96,8 @@ fn answer<P: Packet>(packet: &P, arrival: &Arrival, decided: Result<(), Reason>)
     }
 }
 
-/// Inserts the connection that [`inbound`] or [`outbound`] decided. Returns what [`table::opened`] takes, [`AGAIN`], or a reason's
-/// number.
+/// Inserts the connection that [`inbound`] or [`outbound`] decided. Returns what [`table::opened`] takes, [`AGAIN`], or a
+/// reason's number.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn insert(arrival: *const Arrival, new: *const Connection) -> u64 {

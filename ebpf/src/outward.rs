@@ -1,11 +1,11 @@
-//! Stages 3 to 5 for what guests begin themselves: their packets leave with a VIP as their source, by the device that the
-//! kernel routes them to (`vipgate_abi::source`). Of an elastic IP's guest only the address changes; a network's guests
-//! share a VIP, so that each of their connections gets a port of it (`ports`).
+//! Stages 3 to 5 for connections that guests begin: their packets leave with a VIP as their source, by the device that the
+//! kernel routes them to (`vipgate_abi::snat`). For a guest with an elastic IP only the address changes. A network's guests
+//! share a VIP, so each of their connections gets a port of it (`ports`).
 //!
-//! What such a guest sends and the pipeline does not translate, because it belongs to nothing that is known, goes to the
-//! stack, which may well have it: the router itself is reached so. Should the stack send it on to where its source may not
-//! be seen, it ends at egress ([`is_untranslated`]), unless it answers who came to the guest's own address (`direct`), or is an
-//! ICMP error to him ([`icmp::DIRECT`](crate::icmp::DIRECT)).
+//! Packets of guests that the pipeline does not translate, because they belong to no known connection, go to the stack:
+//! guests reach the router itself that way. If the stack forwards such a packet by a device at which its source must not be
+//! seen, it is dropped at egress ([`is_untranslated`]), unless it answers a client of the guest's own address (`direct`),
+//! or is an ICMP error to one ([`icmp::DIRECT`](crate::icmp::DIRECT)).
 
 use core::ffi::c_void;
 
@@ -38,8 +38,8 @@ use crate::{
     vlan,
 };
 
-/// A packet without a flow, to an address without a service, from or to one that [may be translated](may_be_translated): the connection
-/// that it begins, or why it is not ours.
+/// Decides the connection of a packet without a flow, to an address without a service, whose source or destination
+/// [may be translated](may_be_translated). An error if the packet is not ours.
 #[inline(always)]
 pub fn connect<P: Packet>(packet: &P, arrival: &Arrival, new: &mut Connection) -> Result<(), Reason> {
     let key = &arrival.key;
@@ -54,12 +54,12 @@ pub fn connect<P: Packet>(packet: &P, arrival: &Arrival, new: &mut Connection) -
         return Err(Reason::NotOurs);
     }
     new.rewritten = Rewritten { src: key.src, dst: key.dst, sport: key.sport, dport: key.dport };
-    // Without a way the stack says so to the guest.
+    // If there is no route, the stack tells the guest.
     let Some((epoch, route, device)) = route::find(FibContext::of(packet), key.protocol, config, &new.rewritten) else {
         return Err(Reason::NotOurs);
     };
     (new.epoch, new.route) = (epoch, route);
-    // Who comes by the device that leads out is no guest, whatever source it claims.
+    // A packet that comes by the outbound device is no guest's, whatever its source.
     let Some(rule) = snat_rule(device, key.src).filter(|_| device != packet.ifindex()) else {
         return Err(Reason::NotOurs);
     };
@@ -77,7 +77,7 @@ pub fn connect<P: Packet>(packet: &P, arrival: &Arrival, new: &mut Connection) -
     }
     let is_elastic = rule.kind == SnatKind::Elastic as u8;
     if !(arrival.opens() || (is_elastic && arrival.resumes())) {
-        // Of a connection that shares its VIP, nobody else can tell the guest that it is not known any more.
+        // Without an elastic IP, only the router can tell the guest that its connection is not known any more.
         let is_told = !is_elastic && key.protocol == TCP && arrival.tcp_flags as u8 & RST == 0;
         return Err(if is_told { Reason::FlowReset } else { Reason::NoFlow });
     }
@@ -99,11 +99,12 @@ pub fn connect<P: Packet>(packet: &P, arrival: &Arrival, new: &mut Connection) -
 
 /// The network namespace of the packet's device.
 const CURRENT_NETNS: u64 = BPF_F_CURRENT_NETNS as i64 as u64;
-/// Ports that are asked for until one is not a socket's of the router.
+/// Number of ports that are tried until no socket of the router uses the port.
 const SOCKET_TRIES: u32 = 4;
 
-/// A source port for a connection of many guests', perhaps one that is [`ports::HELD`], by the key words of its reply if it
-/// keeps its own; `guest` is as there.
+/// A source port for a connection with source NAT, which may be [`ports::HELD`]. The key words are those of the reply if
+/// the connection keeps its own port; `guest` is as in [`ports::other_port`]. Ports used by the router's own sockets are
+/// never assigned to guests.
 #[inline(always)]
 fn port<P: Packet>(packet: &P, [addresses, rest]: [u64; 2], guest: Be32) -> Result<u32, Reason> {
     let mut port = ports::port([addresses, rest], ports::OF_ROUTER, guest);
@@ -121,7 +122,7 @@ fn port<P: Packet>(packet: &P, [addresses, rest]: [u64; 2], guest: Be32) -> Resu
     Err(Reason::NoFreePort)
 }
 
-/// 1: the router itself has a socket that takes packets with these key words.
+/// 1 if the router itself has a socket for packets with these key words.
 #[inline(never)]
 fn has_socket(context: *mut c_void, addresses: u64, rest: u64) -> u32 {
     let ipv4 = SocketTupleIpv4 {
@@ -147,9 +148,9 @@ fn has_socket(context: *mut c_void, addresses: u64, rest: u64) -> u32 {
     opaque(1)
 }
 
-/// At egress, of a packet that the router's stack has made: where a guest's connection has its port for the same destination,
-/// that ends, so that the answers are the router's. Only who binds a socket to a port that was a guest's meets this: ports
-/// that the stack chooses are not given to guests, and what has a socket isn't either.
+/// At egress, for a packet that the router's stack created: ends a guest's connection that uses the same port to the same
+/// destination, so that the router gets the answers. This is only for sockets that are bound to a port that a guest has:
+/// guests get neither the ports that the stack chooses itself nor ports with a socket.
 #[inline(always)]
 pub fn reclaim_port<P: Packet>(packet: &mut P) {
     let Ok(headers) = parse(packet) else {
@@ -167,7 +168,7 @@ pub fn reclaim_port<P: Packet>(packet: &mut P) {
     let Some(slot) = table::lookup(answers, hash, config.bucket_mask) else {
         return;
     };
-    // SAFETY: `flow` points into FLOWS. Another CPU may be claiming the slot: who removes it finds out.
+    // SAFETY: `flow` points into FLOWS. Another CPU may be claiming the slot: `remove` finds out.
     let backend = unsafe { (*slot.flow).target.backend() };
     let is_masked = BACKENDS.get(backend).is_some_and(|backend| backend.addr == key.src);
     if slot.mark.is_reply() && !slot.mark.is_outward() && is_masked {
@@ -175,8 +176,8 @@ pub fn reclaim_port<P: Packet>(packet: &mut P) {
     }
 }
 
-/// Gives a guest that has an elastic IP by the same device as the one that it connects to, its own perhaps, that IP as its
-/// source: so answers come back through the router, wherever both guests are. True: done.
+/// A guest that has an elastic IP connects to an elastic IP at the same device, perhaps its own: the connection gets the
+/// guest's elastic IP as its source, so that answers come back through the router. Returns true if so.
 #[inline(always)]
 pub fn hairpin_eip<P: Packet>(
     packet: &P,
@@ -196,27 +197,27 @@ pub fn hairpin_eip<P: Packet>(
     rewritten.src = rule.vip;
     let reply = rewritten.reply_key(key);
     if reply == *key {
-        // A guest that asks its own elastic IP from the port that it asks: both directions would look the same.
+        // The guest connects to its own elastic IP with equal ports: both directions would have the same key.
         let [addresses, rest] = reply.words();
         rewritten.sport = ports::other_port(addresses, rest, 0) as Be16;
     }
     Ok(true)
 }
 
-/// How packets from this address change when they leave by the device.
+/// The SNAT rule for packets from this address that leave by the device.
 #[inline(always)]
 pub fn snat_rule(device: u32, src: Be32) -> Option<&'static SnatRule> {
     SOURCES.get(&Key::new(SnatKey::EXACT, SnatKey::new(device, src)))
 }
 
-/// False: no device's packets from this address change.
+/// False if no SNAT rule applies to this address, at any device.
 #[inline(always)]
 pub fn may_be_translated(src: Be32) -> bool {
     address_filter::of(src).may_be_translated()
 }
 
-/// At egress, of a packet that the stack forwards or that the pipeline sent: true where its source should have been another one
-/// by this device. Its headers are readable.
+/// At egress, for a packet that the stack forwards or the pipeline sent: true if the source should have been translated at
+/// this device. The headers are readable.
 #[inline(always)]
 pub fn is_untranslated<P: Packet>(packet: &mut P) -> bool {
     let end = packet.data_end();
@@ -229,7 +230,7 @@ pub fn is_untranslated<P: Packet>(packet: &mut P) -> bool {
     if !may_be_translated(src) || snat_rule(packet.ifindex(), src).is_none() {
         return false;
     }
-    // A VIP may be among guests' addresses, and is none of theirs.
+    // A VIP may lie in a guests' network without belonging to a guest.
     if ingress::is_own(packet, src) {
         return false;
     }
@@ -240,7 +241,7 @@ pub fn is_untranslated<P: Packet>(packet: &mut P) -> bool {
         return true;
     }
     if headers.is_first != 0 {
-        // It is here that those that follow it must be known.
+        // The fragments that follow come here, too.
         fragment::remember(&headers);
     }
     false

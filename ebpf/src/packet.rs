@@ -1,4 +1,4 @@
-//! What the pipeline asks of a packet, so that no stage is written twice for the two hooks.
+//! The interface between the pipeline and a hook's packets, so that no stage is written twice.
 
 use core::ffi::c_void;
 
@@ -16,11 +16,11 @@ pub const L4_OFFSET: usize = ETH_LEN + 20;
 
 /// A frame at a hook. Offsets count from its Ethernet header.
 pub trait Packet {
-    /// Verdict: up the network stack.
+    /// Verdict: the packet goes up the network stack.
     const PASS: i32;
-    /// Verdict: the packet ends here.
+    /// Verdict: the packet is dropped.
     const DROP: i32;
-    /// Packets can be held back at this hook: they can meet the queue of their limit.
+    /// True if packets can be queued at this hook for their bandwidth limit.
     const QUEUES: bool;
 
     /// Address of the first byte that may be read directly.
@@ -29,39 +29,39 @@ pub trait Packet {
     /// Address past the last byte that may be read directly.
     fn data_end(&self) -> usize;
 
-    /// Makes the first `bytes` bytes, or all of a shorter packet, directly readable where the hook can; `data` must be
-    /// read again after it.
+    /// Makes the first `bytes` bytes, or all of a shorter packet, directly readable if the hook can. `data` must be read
+    /// again afterwards.
     fn pull(&mut self, bytes: usize);
 
-    /// True when the frame holds an IP packet of `ip_len` bytes; `data` is the frame's address, moved on by a tag of `shift`
-    /// bytes.
+    /// True if the frame holds an IP packet of `ip_len` bytes. `data` is the frame's address plus the `shift` bytes of a tag.
     fn holds(&self, data: usize, shift: usize, ip_len: usize) -> bool;
 
-    /// Copies so many bytes from this offset, wherever they are; false: the frame has not all of them.
+    /// Copies `length` bytes from this offset, in whichever buffer they are. False if the frame is shorter.
     fn copy(&self, offset: u32, room: &mut OptionsBuffer, length: usize) -> bool;
 
-    /// [`options::examine`] for this packet; a global function as [`Self::open_inbound`] is.
+    /// [`options::examine`](crate::options::examine) for this packet; a global function like [`Self::open_inbound`].
     fn examine_options(&self, offset: u32, length: u32) -> u32;
 
-    /// False: the frame is not addressed to the device that it came by, as far as the hook knows without asking a
-    /// table. `data` is the frame's address.
+    /// False if the frame is not addressed to the device that it came by, as far as the hook knows without a lookup. `data` is
+    /// the frame's address.
     ///
     /// # Safety
     /// ETH_LEN bytes are directly readable from `data`.
     unsafe fn may_be_for_device(&self, data: usize) -> bool;
 
-    /// [`Self::may_be_for_device`] in full.
+    /// True if the frame is addressed to the device that it came by.
     fn is_for_device(&self) -> bool;
 
-    /// What becomes of a frame that seems to be addressed to another host: a hook that cannot be sure leaves it to the one that is.
+    /// The reason for a frame that seems to be addressed to another host. A hook that cannot be sure hands it to the one
+    /// that can.
     fn resolve_other_host(&mut self) -> Reason;
 
-    /// Number of frames on the wire that this packet stands for: an IP packet of `ip_len` bytes, `headers` of them IP and
+    /// Number of frames on the wire that this packet stands for. The IP packet has `ip_len` bytes, `headers` of them IP and
     /// transport header.
     fn frames(&self, ip_len: u16, headers: u32) -> u32;
 
-    /// True when a way out with this MTU (bytes of IP packet) cannot send an IP packet of `ip_len` bytes, `headers` of
-    /// them IP and transport header, in one piece; of a packet that stands for several frames, one of those.
+    /// True if the packet, or one of the frames that it stands for, is larger than this MTU (bytes of IP packet). The IP
+    /// packet has `ip_len` bytes, `headers` of them IP and transport header.
     fn exceeds(&self, ip_len: u16, headers: u32, mtu: u32) -> bool;
 
     /// Index of the interface it arrived on.
@@ -72,21 +72,21 @@ pub trait Packet {
 
     /// Updates the transport checksum at `offset`, whose directly readable address is `address`, after the
     /// pseudo-header's addresses changed by the sum `addresses` and the transport header's ports by `ports`
-    /// (`vipgate_abi::checksum`). Last access to the packet: direct addresses are void after it.
+    /// (`vipgate_abi::checksum`). Direct addresses are invalid afterwards.
     ///
     /// # Safety
     /// `address` is that of two directly readable bytes at `offset`.
     unsafe fn update_l4_checksum(&mut self, address: usize, offset: usize, udp: bool, addresses: u64, ports: u64);
 
-    /// False: the frame is of no VLAN, as far as the hook is told of one beside it.
+    /// True if the packet's metadata holds the tag of a VLAN. A tag in the frame itself does not count.
     fn is_in_vlan(&self) -> bool;
 
-    /// Removes the frame's tag, over which the Ethernet header was written: direct addresses are void after it.
+    /// Removes the frame's tag, over which the Ethernet header was written. Direct addresses are invalid afterwards.
     fn untag(&mut self);
 
     /// [`open::inbound`](crate::open::inbound) for this packet.
     ///
-    /// A *global* function of the hook's own (see `verifier`): one that also takes the context and pointers to numbers.
+    /// A *global* function of each hook (see `verifier`), which takes the context and pointers to numbers.
     fn open_inbound(&self, arrival: &Arrival, new: &mut Connection) -> u64;
 
     /// [`open::outbound`](crate::open::outbound) for this packet; the same kind of function.
@@ -95,45 +95,46 @@ pub trait Packet {
     /// [`ingress::reverse_path`](crate::ingress::reverse_path) for this packet; the same kind of function.
     fn reverse_path(&self, src: Be32, dst: Be32) -> u32;
 
-    /// Answers the packet, a TCP segment of a connection that the router has ended, with a reset (see [`crate::reset`]): the
-    /// verdict, or why it is not answered, or not here. XDP leaves that to the TC stage.
+    /// Answers the packet, a TCP segment of a connection that the router has ended, with a reset (see [`crate::reset`]).
+    /// Returns the verdict, or why there is no answer, or not at this hook. XDP leaves it to the TC stage.
     fn reset(&mut self) -> Result<i32, Reason>;
 
-    /// Where the hook has no queues: whether the driver keeps what [`Self::hand_over`] writes.
+    /// True if the hook has no queues and the driver keeps the mark that [`Self::hand_over`] writes.
     fn can_hand_over(&self) -> bool;
 
-    /// Marks the packet, which is as it came, for the TC stage, which then does all of it, by the neighbour table if that was
-    /// noted; false: there is no room for the mark. Direct addresses are void after it.
+    /// Marks the packet, which must be unchanged, for the TC stage, which then does all the work. The mark also says
+    /// whether the packet is [by neighbour](Self::is_by_neighbour). False if there is no room for the mark. Direct
+    /// addresses are invalid afterwards.
     fn hand_over(&mut self) -> bool;
 
-    /// Notes beside the packet that the kernel's neighbour table is to find or confirm its next hop, or not.
+    /// Sets in the per-packet scratch field whether the kernel's neighbour table is to find or confirm the next hop.
     fn set_by_neighbour(&mut self, by_neighbour: bool);
 
-    /// What was noted.
+    /// The flag that [`Self::set_by_neighbour`] set.
     fn is_by_neighbour(&self) -> bool;
 
-    /// Where it has them: notes beside the packet which one it has to meet.
+    /// Sets in the per-packet scratch field which queue the packet has to pass, if the hook has queues.
     fn set_queue(&mut self, queue: Queue);
 
-    /// What was noted.
+    /// The queue that [`Self::set_queue`] set.
     fn queue(&self) -> Queue;
 
-    /// Sends it through this queue out of the port of this number; its Ethernet header is ready.
+    /// Sends the packet through this queue and out of the interface with this number. Its Ethernet header is complete.
     fn enqueue(&mut self, number: u16, queue: Queue) -> i32;
 
-    /// Where the hook has queues: sends it out of the port by the kernel's neighbour table, which finds or confirms the next
-    /// hop: it needs no rule of the stack's that forwards it.
+    /// At a hook with queues: sends the packet out of the interface by the kernel's neighbour table, which finds or
+    /// confirms the next hop. The packet bypasses the stack's forwarding rules.
     fn send_by_neighbour(&mut self, interface: &Interface) -> i32;
 
-    /// Sends it out of the port of this number, which this hook can send by; its Ethernet header is ready.
+    /// Sends the packet out of the interface with this number, which this hook can use. Its Ethernet header is complete.
     fn send(&mut self, number: u16, interface: &Interface) -> i32;
 }
 
-/// Types that packets are read and written in: bytes and 16-bit words.
+/// The types by which packets are read and written: bytes and 16-bit words.
 ///
-/// Drivers place frames at even addresses, and every header field that the pipeline touches is at an even offset, but
-/// 32-bit fields are not at multiples of four: IPv4 addresses start at 26. So wider fields are moved word by word, which
-/// is right on every architecture, and needs no byte-wise access.
+/// Drivers place frames at even addresses, and every header field that the pipeline uses is at an even offset. But 32-bit
+/// fields are not at multiples of four: IPv4 addresses start at 26. Wider fields are therefore moved word by word, which is
+/// correct on every architecture.
 pub trait Word: Copy {}
 impl Word for u8 {}
 impl Word for u16 {}
@@ -148,8 +149,8 @@ pub unsafe fn load<T: Word>(address: usize) -> T {
     unsafe { (address as *const T).read() }
 }
 
-/// Reads a length, which the packet has in network byte order: the one way to read a number that offsets or bounds are
-/// made of, since the verifier is told here that it is of 16 bits.
+/// Reads a length, which is in network byte order. Every number that becomes an offset or a bound must be read by this
+/// function: it shows the verifier that the number has 16 bits.
 ///
 /// # Safety
 /// As [`load`] for a word.
@@ -207,7 +208,7 @@ pub unsafe fn store_mac(address: usize, mac: [u8; 6]) {
     }
 }
 
-/// Writes a MAC address from memory that is no packet's.
+/// Writes a MAC address that is not in packet memory.
 ///
 /// # Safety
 /// As [`load`] for the three words at `address`; `mac` points to a MAC address at an even address.
@@ -222,7 +223,7 @@ pub unsafe fn copy_mac(address: usize, mac: *const [u8; 6]) {
     }
 }
 
-/// True when the packet has this MAC address there.
+/// True if the packet has this MAC address at `address`.
 ///
 /// # Safety
 /// As [`copy_mac`].

@@ -1,4 +1,4 @@
-//! Stage 1: from bytes to a flow key. What cannot be parsed goes up the stack unchanged.
+//! Stage 1: from bytes to a flow key. Packets that cannot be parsed go up the stack unchanged.
 
 use vipgate_abi::{counters::Reason, flow::FlowKey};
 
@@ -32,28 +32,28 @@ pub const DONT_FRAGMENT: u16 = 0x4000u16.to_be();
 pub const MORE_FRAGMENTS: u16 = 0x2000u16.to_be();
 pub const FRAGMENT_OFFSET: u16 = 0x1fffu16.to_be();
 
-/// A parsed packet. Its headers up to the IPv4 header's fixed part are directly readable from `data`, and those up to the
-/// transport header's, where `l4_len` is not 0.
+/// A parsed packet. The Ethernet header and the IPv4 header's fixed part are directly readable from `data`; if `l4_len` is
+/// not 0, so is the transport header.
 #[derive(Clone, Copy)]
 pub struct Headers {
-    /// Address of the Ethernet header: where it would be without a tag ([`vlan`]).
+    /// Address that the Ethernet header would have without a priority tag ([`vlan`]).
     pub data: usize,
     pub key: FlowKey,
-    /// 0 for other protocols; of a later fragment, and of ICMP that is no request, those of plain data.
+    /// 0 for other protocols. ACK for later fragments, and for ICMP messages that are no requests.
     pub tcp_flags: u8,
-    /// Length of the transport header, in bytes; 0 in a later fragment, which has none, where it is at another offset than
-    /// [`L4_OFFSET`], and where it has no ports (`portless`).
+    /// Length of the transport header, in bytes. 0 in later fragments, which have none, if it is at another offset than
+    /// [`L4_OFFSET`], and for protocols without ports (`portless`).
     pub l4_len: u8,
-    /// Length of the IPv4 header and of TCP's or UDP's, in bytes: what each segment of a super-packet has of its own.
+    /// Length of the IPv4 header and of TCP's or UDP's, in bytes: the headers of each segment of a super-packet.
     pub header_len: u8,
-    /// 1: it is the first one of several fragments. No `bool`, whose spare values a `Result` would use in a way that the kernel's
-    /// BTF does not take.
+    /// 1 for the first one of several fragments. Not a `bool`: a `Result` would use the spare values of that in a way that
+    /// the kernel's BTF rejects.
     pub is_first: u8,
     /// Length of the IP packet, in bytes.
     pub ip_len: u16,
 }
 
-/// True for what opens a flow: of TCP, only a SYN does, and of ICMP, only a request. Its flags are as in [`Headers`].
+/// True for packets that open a flow: for TCP only a SYN, for ICMP only a request. The flags are as in [`Headers`].
 #[inline(always)]
 pub fn opens(protocol: u8, tcp_flags: u8) -> bool {
     let flags = tcp_flags & (SYN | ACK | RST | FIN);
@@ -65,13 +65,13 @@ pub fn opens(protocol: u8, tcp_flags: u8) -> bool {
 }
 
 impl Arrival {
-    /// True for what opens a flow.
+    /// True for packets that open a flow.
     #[inline(always)]
     pub fn opens(&self) -> bool {
         opens(self.key.protocol, self.tcp_flags as u8)
     }
 
-    /// True for a segment of a connection that is under way, and for what answers.
+    /// True for a segment of an established connection, and for answers.
     #[inline(always)]
     pub fn resumes(&self) -> bool {
         self.tcp_flags as u8 & (SYN | ACK | RST) == ACK
@@ -79,7 +79,7 @@ impl Arrival {
 }
 
 impl Headers {
-    /// True for what has no connections of its own: all but TCP.
+    /// True for protocols without connections: all but TCP.
     #[inline(always)]
     pub fn is_datagram(&self) -> bool {
         self.key.protocol != TCP
@@ -91,14 +91,14 @@ impl Headers {
         ETH_LEN as u32 + self.ip_len as u32 + (frames - 1) * (ETH_LEN as u32 + self.header_len as u32)
     }
 
-    /// True for a transport header that is UDP's, where `l4_len` says that it is at the usual offset. By its length, which
-    /// the verifier knows of each path, unlike the protocol.
+    /// True for UDP, if the transport header is at the usual offset. Decided by the header's length, which the verifier
+    /// knows on each path, unlike the protocol.
     #[inline(always)]
     pub fn is_udp(&self) -> bool {
         self.l4_len == UDP_LEN as u8
     }
 
-    /// Offset of the transport checksum in the frame, where [`Self::is_udp`] holds.
+    /// Offset of the transport checksum in the frame, if the transport header is at the usual offset.
     #[inline(always)]
     pub fn checksum_offset(&self) -> usize {
         if self.is_udp() { L4_OFFSET + 6 } else { L4_OFFSET + 16 }
@@ -138,19 +138,19 @@ pub fn parse<P: Packet>(packet: &mut P) -> Result<Headers, Reason> {
     parse_at(packet, Layout { data, end, shift: 0, header_len: 20 })
 }
 
-/// False for protocols that have none (`portless`).
+/// True for TCP and UDP; other protocols are handled by `portless`.
 #[inline(always)]
 pub fn has_ports(protocol: u8) -> bool {
     protocol == TCP || protocol == UDP
 }
 
-/// Where a packet lies in its frame.
+/// A packet's place in its frame.
 pub struct Layout {
-    /// Address of the Ethernet header: where it would be without a tag. The IPv4 header's fixed part is readable.
+    /// Address that the Ethernet header would have without a tag. The IPv4 header's fixed part is readable.
     pub data: usize,
     /// Address past the last readable byte.
     pub end: usize,
-    /// Bytes of the tag.
+    /// Length of the tag.
     pub shift: usize,
     /// Length of the IPv4 header.
     pub header_len: usize,

@@ -1,5 +1,5 @@
-//! The stages in order: parse, find the flow, open one if there is none (`open`), then meter, rewrite and send (`forward`). One copy
-//! for both hooks.
+//! The stages in order: parse, find the flow, open one if there is none (`open`), then meter, rewrite and send (`forward`).
+//! One copy for both hooks.
 
 use core::ptr;
 

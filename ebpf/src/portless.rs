@@ -1,9 +1,8 @@
-//! Packets of protocols without ports, off the hit's path. They run through the same stages: an ICMP query's identifier
-//! serves as its port (RFC 5508, section 3.1), as the source port of a request and the destination port of an answer; what
-//! else ICMP carries has ports that no query has; every other protocol has port 0 on both sides, and is translated by its
-//! addresses alone. Of these, DCCP and UDP-Lite have a checksum that covers the addresses (RFC 4340, section 9.1; RFC 3828,
-//! section 3.1), which follows them. What else covers them and has to be known end to end, AH's (RFC 4302), no translation
-//! leaves whole.
+//! Packets of protocols without ports, off the hit's path. They run through the same stages. An ICMP query's identifier
+//! serves as its port (RFC 5508, section 3.1): the source port of a request, the destination port of an answer. Other ICMP
+//! messages have ports that no query has. Every other protocol has port 0 on both sides, and only its addresses are
+//! translated. The checksums of DCCP and UDP-Lite cover the addresses (RFC 4340, section 9.1; RFC 3828, section 3.1), and are
+//! updated. AH (RFC 4302) also covers them, and cannot be translated.
 
 use vipgate_abi::{checksum::delta16, counters::Reason, flow::FlowKey};
 
@@ -17,13 +16,13 @@ use crate::{
 pub const DCCP: u8 = 33;
 pub const UDP_LITE: u8 = 136;
 
-/// True for protocols whose checksum is where UDP's is, and covers the addresses.
+/// True for protocols whose checksum has UDP's offset and covers the addresses.
 #[inline(always)]
 pub fn covers_addresses(protocol: u8) -> bool {
     protocol == DCCP || protocol == UDP_LITE
 }
 
-/// Parses what follows the Ethernet header of such a packet. An ICMP error is none of these: `Reason::OtherProtocol`.
+/// Parses such a packet behind its Ethernet header. ICMP errors are handled elsewhere: `Reason::OtherProtocol`.
 #[inline(always)]
 pub fn parse<P: Packet>(packet: &P, layout: &Layout) -> Result<Headers, Reason> {
     let ip = layout.data + ETH_LEN;
@@ -40,7 +39,7 @@ pub fn parse<P: Packet>(packet: &P, layout: &Layout) -> Result<Headers, Reason> 
     let mut headers = Headers { data: layout.data, key, tcp_flags: 0, l4_len: 0, header_len, is_first: 0, ip_len };
     let l4 = layout.data + ETH_LEN + layout.header_len;
     if protocol != ICMP {
-        // What is to follow the addresses must be within reach.
+        // The checksum has to be readable.
         let has_checksum = covers_addresses(protocol) && fragment & FRAGMENT_OFFSET == 0;
         if has_checksum && ip_len as usize >= layout.header_len + UDP_LEN && l4 + UDP_LEN > layout.end {
             return Err(Reason::Malformed);
@@ -73,8 +72,8 @@ pub fn parse<P: Packet>(packet: &P, layout: &Layout) -> Result<Headers, Reason> 
     Ok(headers)
 }
 
-/// What is left of such a packet's rewriting after its IPv4 header: an ICMP query's identifier, and its checksum, which
-/// covers no addresses. `l4` is where its first fragment has the ICMP header, `ports` are as in `odd_headers::rewrite`.
+/// Rewrites an ICMP query's identifier and the checksum, which covers no addresses. `l4` is the address of the ICMP header,
+/// `ports` are as in `odd_headers::rewrite`.
 #[inline(always)]
 pub fn rewrite(l4: usize, end: usize, ports: u32) {
     if l4 + icmp::HEADER_LEN > end {

@@ -1,12 +1,12 @@
-//! Source ports for connections whose own may be another's: those that share an address of the router's, and those that would
-//! be answered as another connection of the same client is.
+//! Source ports for connections that cannot always keep their own: those that share an address of the router, and those
+//! whose answers would have the same key as another connection's.
 //!
-//! A connection keeps its own port where nothing else with that source and destination has it (RFC 4787, section 4.2.1):
-//! so a port is used again for every other destination. Where it is taken, the next one of that destination's turn comes
-//! (RFC 6056, section 3.3.4, "double-hash port selection"): a counter, shared by the destinations of one hash, beyond an
-//! offset that a secret hides. It goes round all ports, so every free one is found in the end, the first that is tried is
-//! the one that was given longest ago, and what a packet costs is bounded, however few are left. A system port becomes another
-//! system port before any other (RFC 4787, REQ-3).
+//! A connection keeps its own port if no other connection with that source and destination has it (RFC 4787, section
+//! 4.2.1): ports are reused for every other destination. If it is taken, the destination's next port is tried (RFC 6056,
+//! section 3.3.4, "double-hash port selection"): a counter, shared by the destinations with the same hash, plus a secret
+//! offset. The counter cycles through all ports. So every free port is found in the end, the one that was given longest ago
+//! is tried first, and the cost of a packet is bounded, however few ports are free. A system port becomes another system
+//! port before any other (RFC 4787, REQ-3).
 
 use aya_ebpf::btf_maps::lpm_trie::Key;
 use vipgate_abi::{
@@ -26,22 +26,22 @@ use crate::{
     verifier::{bounded, counted},
 };
 
-/// True for protocols whose packets have a port, or an identifier that is as good.
+/// True for protocols with ports, or with an identifier that serves as one.
 #[inline(always)]
 pub fn has_any(protocol: u8) -> bool {
     has_ports(protocol) || protocol == ICMP
 }
 
-/// Ports of each kind that are tried for one packet.
+/// Number of ports of each kind that are tried for one packet.
 const TRIES: usize = 32;
-/// The answer where none of them will do.
+/// Returned if no port was found.
 pub const NONE: u32 = u32::MAX;
-/// In an answer: a closed or half-open connection has the port, and must give way.
+/// In what [`port`] returns: a closed or half-open connection has the port, and must be replaced.
 pub const HELD: u32 = 1 << 16;
-/// Where the words of a reply's key have the port in question: its destination's.
+/// Shift of the port in the words of a reply's key: its destination port.
 const SHIFT: u32 = 16;
 
-/// The key words of a reply to another port.
+/// The key words of the reply with another destination port.
 #[inline(always)]
 pub fn answered_at(rest: u64, port: u16) -> u64 {
     rest & !(0xffff << SHIFT) | (port as u64) << SHIFT
@@ -60,14 +60,14 @@ const fn range(first: u16, last: u16) -> Range {
     first as u32 | (last as u32) << 16
 }
 
-/// What may be the own port of a connection that gets an address of the router's, but for a system port.
+/// The ports, besides system ports, that a connection with the router's address may keep.
 pub const OF_ROUTER: Range = range(FIRST_PORT, OWN_PORTS - 1);
-/// The same where the client's address is kept.
+/// The same for a connection that keeps the client's address.
 pub const OF_CLIENT: Range = range(FIRST_PORT, u16::MAX);
 const SYSTEM: Range = range(1, FIRST_PORT - 1);
 
-/// A port for the connection whose reply has these key words, its own port in them: that, if it is of the range or a system port
-/// and no flow is answered there, or else [another one](other_port).
+/// A port for the connection whose reply has these key words, with its own port. It keeps that if it is in the range or a
+/// system port and no flow has that key; else it gets [another one](other_port).
 #[inline(always)]
 pub fn port([addresses, rest]: [u64; 2], range: Range, guest: Be32) -> u32 {
     let own = port_of(rest) as u32;
@@ -79,13 +79,13 @@ pub fn port([addresses, rest]: [u64; 2], range: Range, guest: Be32) -> u32 {
     if other == NONE && answer == YIELDING { HELD | own } else { other }
 }
 
-/// The same, but never its own port: one on which no flow is answered, or else one that is [`HELD`]. `guest`, if not 0: whose
-/// connection it is, and its source is a VIP that has services: their ports are given to nobody else than whom they are
-/// forwarded to.
+/// The same, but never its own port: a free one, or else one that is [`HELD`]. `guest` is 0 unless the source is a VIP that
+/// has services; then it is the guest whose connection this is. A service's port is only given to the guest to which it is
+/// forwarded.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn other_port(addresses: u64, rest: u64, guest: Be32) -> u32 {
-    // As few numbers as can be: the stack has no room for more. What `guest` means here is above the tries.
+    // As few variables as possible, for want of stack. Whether `guest` is set is in a bit of `tries`.
     let (mut rest, mut yielding) = (rest, NONE);
     let begin = if is_system(rest) { 0 } else { TRIES };
     let mut tries = counted(if guest != 0 { SHARED | begin } else { begin });
@@ -102,10 +102,10 @@ pub extern "C" fn other_port(addresses: u64, rest: u64, guest: Be32) -> u32 {
     yielding
 }
 
-/// In [`other_port`]'s count of tries: the source has services.
+/// In [`other_port`]'s `tries`: the source has services.
 const SHARED: usize = 1 << 7;
 
-/// Where the port of so many tries is from: system ports first, where one is looked for.
+/// The range for the next try: system ports come first, if one is wanted.
 #[inline(always)]
 fn range_of(tries: usize) -> Range {
     if tries & !SHARED < TRIES { SYSTEM } else { OF_ROUTER }
@@ -117,8 +117,8 @@ fn is_system(rest: u64) -> bool {
     u16::from_be(port_of(rest)) < FIRST_PORT && (rest >> 32) as u8 != ICMP
 }
 
-/// The next port in the turn of the destination that these key words name, without a port in them. A function of its own: what
-/// it needs would make [`other_port`]'s stack too deep.
+/// The next port for the destination that these key words, without a port, name. A function of its own, because its
+/// variables would make [`other_port`]'s stack too deep.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn next_port(addresses: u64, others: u64, range: Range) -> u32 {
@@ -131,14 +131,14 @@ extern "C" fn next_port(addresses: u64, others: u64, range: Range) -> u32 {
     (port as u16).to_be() as u32
 }
 
-/// [`probe`]'s answers.
+/// What [`probe`] returns.
 const TAKEN: u32 = 0;
 const FREE: u32 = 1;
 const YIELDING: u32 = 2;
-/// [`probe_on`] knows.
+/// [`probe_on`] has to decide.
 const UNKNOWN: u32 = 3;
 
-/// Whether the port of these key words can be given, if it is in the range. `keeps`, 1: it is the guest's own.
+/// Whether the port in these key words can be assigned. `keeps` is 1 for the guest's own port.
 #[inline(always)]
 fn ask(addresses: u64, rest: u64, range: Range, guest: Be32, keeps: u32) -> u32 {
     match probe(addresses, rest, range, guest, keeps) {
@@ -147,7 +147,7 @@ fn ask(addresses: u64, rest: u64, range: Range, guest: Be32, keeps: u32) -> u32 
     }
 }
 
-/// [`ask`] by what is known of the port in its home.
+/// [`ask`] by the flows in the key's home bucket.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn probe(addresses: u64, rest: u64, range: Range, guest: Be32, keeps: u32) -> u32 {
@@ -168,8 +168,7 @@ extern "C" fn probe(addresses: u64, rest: u64, range: Range, guest: Be32, keeps:
     }
 }
 
-/// The same for a port that can be given but for what is elsewhere: a function beside [`probe`], not within it, whose stack
-/// would be too deep.
+/// [`ask`] by the flows outside the home bucket. Not called by [`probe`], whose stack would be too deep.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn probe_on(addresses: u64, rest: u64) -> u32 {
@@ -180,7 +179,7 @@ extern "C" fn probe_on(addresses: u64, rest: u64) -> u32 {
     of_flow(table::search_elsewhere([addresses, rest], hash, config.bucket_mask))
 }
 
-/// The answer for a port by the slot of the flow that has it, or no slot.
+/// The answer by the slot of the flow that has the port, if any.
 #[inline(always)]
 fn of_flow(index: u32) -> u32 {
     match table::slot(index).map(|slot| slot.mark.state()) {
@@ -195,8 +194,8 @@ fn seed() -> u64 {
     CONFIG.get(0).map_or(0, |config| config.flow_seed)
 }
 
-/// True when the reply's destination serves the port that its key words have, and does not forward it to the same port of this
-/// guest: what answers, and what the same peer begins, then is one connection (RFC 4787, section 4.1).
+/// True if a service has the port in the reply's key words, unless it forwards that to the same port of this guest: then
+/// answers to the guest, and connections of the same peer to it, have the same mapping (RFC 4787, section 4.1).
 #[inline(always)]
 fn is_served(addresses: u64, rest: u64, guest: Be32) -> bool {
     let key = ServiceKey::new((addresses >> 32) as u32, (rest >> 32) as u8, port_of(rest));

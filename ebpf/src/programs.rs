@@ -19,15 +19,15 @@ use vipgate_pipeline::{
     xdp::{BY_NEIGHBOUR, GENERIC, NATIVE, XdpPacket},
 };
 
-/// Takes frames in several buffers, too: native XDP then runs on devices of any MTU.
+/// Accepts frames in several buffers, so that native XDP runs on devices of any MTU.
 #[xdp(frags)]
 #[inline(always)]
 pub fn vipgate_xdp(ctx: XdpContext) -> u32 {
     pipeline::run(XdpPacket::<NATIVE>::new(ctx)) as u32
 }
 
-/// The same where the kernel's stack runs it, on whole frames: what takes frames in several buffers gets them there in copies
-/// whose link-layer header every TC program behind it misses.
+/// The same for generic XDP, where the kernel's stack runs it on whole frames. A program that accepts several buffers would get
+/// copies there, and TC programs after it would not see the link-layer header.
 #[xdp]
 #[inline(always)]
 pub fn vipgate_generic(ctx: XdpContext) -> u32 {
@@ -40,7 +40,7 @@ pub fn vipgate_tc(ctx: TcContext) -> i32 {
     pipeline::run(TcPacket(ctx))
 }
 
-/// At the ingress of the ports whose program is the XDP one: takes what that hands over, and leaves alone all else.
+/// At the ingress of interfaces that have the XDP program: takes packets that XDP hands over, and ignores all others.
 #[classifier]
 #[inline(always)]
 pub fn vipgate_behind(ctx: TcContext) -> i32 {
@@ -51,7 +51,7 @@ pub fn vipgate_behind(ctx: TcContext) -> i32 {
     }
 }
 
-/// At the end of the queues' device: sends on what comes out of them.
+/// At the other end of the queues' device: sends the packets that come out of the queues.
 #[classifier]
 pub fn vipgate_queue(ctx: TcContext) -> i32 {
     let mut packet = TcPacket(ctx);
@@ -59,13 +59,13 @@ pub fn vipgate_queue(ctx: TcContext) -> i32 {
     meter::dequeue(&mut packet, number)
 }
 
-/// At the ports' egress, whichever hook carries the traffic: turns back the quotes in the stack's own ICMP errors, stops what
-/// must not leave with its source, and sees to it that the router's own connections come first.
+/// At the interfaces' egress, whichever hook carries the traffic: translates the quotes in the stack's ICMP errors, drops
+/// packets that must not leave with their source, and gives the router's own connections precedence.
 #[classifier]
 #[inline(always)]
 pub fn vipgate_egress(ctx: TcContext) -> i32 {
     let mut packet = TcPacket(ctx);
-    // Another device's, which has its own program.
+    // The packet belongs to a VLAN device, which has its own program.
     if packet.is_in_vlan() {
         return TC_ACT_UNSPEC;
     }
@@ -79,9 +79,9 @@ pub fn vipgate_egress(ctx: TcContext) -> i32 {
     TC_ACT_UNSPEC
 }
 
-/// Asked by the stack of what it is given for a socket of the router that listens, or takes any datagram: for a VIP it finds none,
-/// and refuses. So it does not matter on which addresses the router's services listen. What a socket is connected for comes
-/// to it before. What is for a service's port the pipeline has counted, and why it went to the stack.
+/// The stack runs this program before it looks for a listening socket, or one that takes any datagram. For a VIP it makes
+/// the stack find none, and refuse the packet, whichever addresses the router's own services listen on. Connected sockets
+/// are found before this program runs. Packets to a service's port were counted by the pipeline.
 #[sk_lookup]
 pub fn vipgate_sockets(ctx: SkLookupContext) -> u32 {
     const INET: u32 = 2;
@@ -101,7 +101,8 @@ pub fn vipgate_sockets(ctx: SkLookupContext) -> u32 {
     PASS
 }
 
-/// Counts what the XDP program redirected and the kernel refused: the program itself has ended by then, and nobody else is told.
+/// Counts packets that the XDP program redirected and the kernel refused: the program has ended by then, and only the
+/// tracepoint shows it.
 #[raw_tracepoint(tracepoint = "xdp_redirect_err")]
 pub fn vipgate_redirects(ctx: RawTracePointContext) -> i32 {
     // The tracepoint's arguments: device, program, target, error, and the type, number and index of the map.
@@ -113,7 +114,7 @@ pub fn vipgate_redirects(ctx: RawTracePointContext) -> i32 {
     0
 }
 
-/// Tells the controller the kernel's time: a test run returns the low 32 bits of jiffies.
+/// Returns the kernel's time to the controller: a test run returns the low 32 bits of jiffies.
 #[xdp]
 pub fn vipgate_clock(_ctx: XdpContext) -> u32 {
     clock::jiffies()

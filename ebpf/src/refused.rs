@@ -1,10 +1,10 @@
-//! Packets that the stack refuses with an ICMP error: those that are larger than the way out takes and must not be cut, and
+//! Packets that the stack refuses with an ICMP error: those that are larger than the MTU and must not be fragmented, and
 //! those whose time to live is over.
 //!
-//! The stack tells the sender that it sees, of the packet that it sees. So it gets the source that the packet came with: the one
-//! that it would have had may be the router's own, to whom nobody tells anything. And it gets the destination that the
-//! packet would have had, since the one that it came with may be the router's, too, and so that it is asked for the same
-//! way. What the destination was is remembered for a moment, in which the error's quote is turned back (`icmp`).
+//! The stack sends the error to the source that it sees. So the packet keeps its original source, because the translated
+//! one may be the router's own. But it gets the translated destination, because the original one may be the router's own,
+//! and because the route lookup must be the same. The original destination is remembered for a second, so that the error's
+//! quote can be translated back (`icmp`).
 
 use vipgate_abi::{flow::FlowKey, refused::OriginalDestination};
 
@@ -17,14 +17,14 @@ use crate::{
     verifier::opaque,
 };
 
-/// Remembers the destination of a packet of this flow, which the stack gets with its own source and the destination that it would
-/// have had; false: it came with that one.
+/// Remembers the original destination of a packet of this flow, which the stack gets with the translated one. False if both
+/// are the same.
 #[inline(always)]
 pub fn remember_destination(slot: &Slot) -> bool {
     opaque(remember_original(slot.index)) != 0
 }
 
-/// The packet with this key, which the stack refused, as it came; None: it was no such packet, or that is long ago.
+/// The original of a packet with this key, as the stack saw it. `None` if the stack refused no such packet lately.
 #[inline(always)]
 pub fn original(shown: &FlowKey) -> Option<Rewritten> {
     let [addresses, rest] = shown.words();
@@ -34,7 +34,7 @@ pub fn original(shown: &FlowKey) -> Option<Rewritten> {
     (sent & KNOWN != 0).then_some(rewritten)
 }
 
-/// In [`recall_original`]'s answer, below address and port: it was such a packet.
+/// In what [`recall_original`] returns, below address and port: there was such a packet.
 const KNOWN: u64 = 1;
 
 #[unsafe(no_mangle)]
@@ -43,7 +43,7 @@ extern "C" fn remember_original(index: u32) -> u32 {
     let Some(flow) = secondary::flow(index) else {
         return opaque(0);
     };
-    // SAFETY: `flow` points into FLOWS; whoever asks finds out whether another CPU has claimed the slot.
+    // SAFETY: `flow` points into FLOWS; if another CPU has claimed the slot, `forward` drops the packet.
     let (came, dst, dport) = unsafe { ((*flow).key, (*flow).new_dst, (*flow).new_dport) };
     if came.dst == dst && came.dport == dport {
         return opaque(0);

@@ -1,11 +1,11 @@
-//! Telling a side of a TCP connection that the router has ended it: whoever sends next is answered with a reset, as a host
-//! that has no such connection answers (RFC 9293, section 3.10.7.1).
+//! Resets for TCP connections that the router has ended: a segment of either side is answered with a reset, as a host
+//! without such a connection answers (RFC 9293, section 3.10.7.1).
 //!
-//! Of such a connection both flows stay for a while, under a generation that is over: so each side is told, as often as it
-//! sends. The reset is what becomes of the packet: its addresses and ports the other way round, out of the device that it came
-//! by, with the tag that it has. So nothing is asked of routes or neighbours, and a side is told whatever has become of the
-//! other one, of the VIP, or of a guest's way out. That is the TC stage's work: XDP hands over what is to be answered, for it is
-//! rare, and XDP cannot send by every device.
+//! Both flows of such a connection stay for a while, with a generation that is over: so each segment of either side is
+//! answered. The packet itself is turned into the reset: addresses and ports are swapped, and it leaves by the device that
+//! it came by, with its tag. That needs no route and no neighbour, and works whatever has become of the other side, the
+//! VIP, or the SNAT rule. The TC stage does it: XDP hands such packets over, because they are rare and XDP cannot send by
+//! every device.
 
 use core::mem::size_of;
 
@@ -20,21 +20,22 @@ use crate::{
 
 /// A reset's frame: no data, no options, no tags.
 const LENGTH: usize = L4_OFFSET + TCP_LEN;
-/// A fresh packet's, as Linux sends them.
+/// Linux's default for new packets.
 const TIME_TO_LIVE: u8 = 64;
 
-/// Whether a packet of a flow that is over is answered: what is of TCP, and no reset itself. A client's first segment is none
-/// of that connection.
+/// True if a packet of a flow that is over is answered: a TCP segment that is no reset. A client's SYN begins another
+/// connection.
 #[inline(always)]
 pub fn answers(headers: &Headers, reply: bool) -> bool {
     let is_first = !reply && opens(TCP, headers.tcp_flags);
     headers.key.protocol == TCP && headers.tcp_flags & RST == 0 && !is_first
 }
 
-/// Makes the packet, a TCP segment or a fragment of one, its own answer: `FlowReset`, or why it is not answered.
+/// Turns the packet, a TCP segment or a fragment of one, into the reset that answers it. Returns `FlowReset`, or why there
+/// is no answer.
 #[inline(always)]
 pub fn answer_with_reset(packet: &mut TcPacket) -> Reason {
-    // What a bridge floods may be of a connection that another router has by now.
+    // A flooded frame may belong to a connection of another router.
     if !packet.is_for_device() {
         return Reason::OtherHost;
     }
@@ -63,7 +64,7 @@ pub fn answer_with_reset(packet: &mut TcPacket) -> Reason {
     Reason::FlowReset
 }
 
-/// What is answered.
+/// The segment that is answered.
 struct Segment {
     src: Be32,
     dst: Be32,
@@ -72,12 +73,12 @@ struct Segment {
     sequence: Be32,
     acknowledgment: Be32,
     flags: u8,
-    /// Of its data, in bytes.
+    /// Length of the data, in bytes.
     length: u32,
 }
 
 impl Segment {
-    /// None: it is a later fragment, which does not tell. Bytes of its tag come with it.
+    /// Returns the segment and the length of its tag. `None` for a later fragment.
     #[inline(always)]
     fn read(packet: &TcPacket) -> Option<(Self, usize)> {
         let (start, end) = (packet.data(), packet.data_end());
@@ -116,14 +117,14 @@ impl Segment {
         Some((Self { src, dst, sport, dport, sequence, acknowledgment, flags, length }, shift))
     }
 
-    /// Their sum.
+    /// Sum of the addresses.
     #[inline(always)]
     fn addresses(&self) -> u64 {
         self.src as u64 + self.dst as u64
     }
 }
 
-/// A reset's numbers and flags, as its header has them.
+/// A reset's numbers and flags, as in its header.
 struct Answer {
     sequence: Be32,
     acknowledgment: Be32,
@@ -132,7 +133,7 @@ struct Answer {
 }
 
 impl Answer {
-    /// Has the number that the segment's sender expects, or, where it tells of none, acknowledges all that it sent.
+    /// Has the sequence number that the segment's sender expects; if the segment has no ACK, acknowledges everything in it.
     #[inline(always)]
     fn to(segment: &Segment) -> Self {
         const LENGTH: u8 = ((TCP_LEN / size_of::<u32>()) as u8) << 4;
@@ -170,6 +171,8 @@ impl Answer {
     }
 }
 
+/// Swaps the Ethernet addresses.
+///
 /// # Safety
 /// ETH_LEN bytes are directly readable from `start`.
 #[inline(always)]
@@ -186,6 +189,8 @@ unsafe fn swap_ethernet(start: usize) {
     }
 }
 
+/// Writes the reset's IPv4 header.
+///
 /// # Safety
 /// L4_OFFSET bytes are directly readable from `data`.
 #[inline(always)]

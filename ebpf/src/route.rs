@@ -1,4 +1,5 @@
-//! Stage 8: where a flow's packets leave, asked of the kernel's routing and neighbour tables, and how they do.
+//! Stage 8: by which interface and to which next hop a flow's packets leave, according to the kernel's routing and
+//! neighbour tables.
 
 use core::{ffi::c_void, mem::MaybeUninit, ptr};
 
@@ -32,10 +33,11 @@ use crate::{
 /// AF_INET.
 const INET: u8 = 2;
 
-/// For which packet the kernel is asked: what functions that are not inlined take instead of the packet, which then need not be
-/// in memory.
+/// What a lookup in the kernel's routes (FIB) needs of a packet. Functions that are not inlined take this instead of the
+/// packet, which then need not be in memory.
 #[derive(Clone, Copy)]
 pub struct FibContext {
+    /// The hook's context.
     pub hook: *mut c_void,
     pub ifindex: u32,
 }
@@ -47,7 +49,7 @@ impl FibContext {
     }
 }
 
-/// What `bpf_fib_lookup` is asked, and its answer.
+/// The parameters of `bpf_fib_lookup`, which also receive the result.
 #[repr(C)]
 pub union FibQuery {
     fib: FibLookup,
@@ -55,7 +57,7 @@ pub union FibQuery {
 }
 
 impl FibQuery {
-    /// Begins a query about a packet, in place; all else of it is 0.
+    /// Initialises a query for a packet in place.
     #[inline(always)]
     pub fn begin(room: &mut MaybeUninit<Self>, context: FibContext) -> &mut Self {
         let words = room.as_mut_ptr().cast::<u64>();
@@ -80,7 +82,7 @@ impl FibQuery {
         unsafe { &mut self.fib }
     }
 
-    /// Asks the kernel.
+    /// Runs the lookup. Returns one of `BPF_FIB_LKUP_RET_*`.
     #[inline(always)]
     pub fn run(&mut self, context: FibContext, flags: u32) -> u32 {
         let size = size_of::<FibLookup>() as i32;
@@ -89,19 +91,19 @@ impl FibQuery {
     }
 }
 
-/// The kernel's answer: the way out, and the device that leads there, known without a neighbour, too; 0: none does.
+/// The kernel's answer: the route, and the device, which is known even if the neighbour is not; 0 if there is none.
 struct Answer {
     device: u32,
     route: Route,
 }
 
-/// The device to send by; None: the stack routes the packet.
+/// The interface with this number; `None` if the stack routes the packet.
 #[inline(always)]
 pub fn interface(number: u16) -> Option<&'static Interface> {
     PORTS.get(number as u32).filter(|interface| interface.ifindex != 0 && number != interface::STACK)
 }
 
-/// The port of the device with this interface index; None: it is none.
+/// The interface with this index; `None` if it carries no program.
 #[inline(always)]
 pub fn interface_of(ifindex: u32) -> Option<&'static Interface> {
     interface(interface_number(ifindex)?)
@@ -113,8 +115,9 @@ fn interface_number(ifindex: u32) -> Option<u16> {
     PORT_NUMBERS.get_ptr(&ifindex).map(|number| unsafe { *number as u16 })
 }
 
-/// Makes the frame one hop older, from the device to the next hop: what that adds to the IPv4 checksum's sum
-/// (`vipgate_abi::checksum`). None: its time to live is over, and it is unchanged.
+/// Writes the headers as a router does: decrements the time to live, and sets the MAC addresses of interface and next hop.
+/// Returns the change of the IPv4 checksum's sum (`vipgate_abi::checksum`); `None` if the time to live is over, and the
+/// packet unchanged.
 ///
 /// # Safety
 /// The frame's Ethernet and IPv4 headers are directly readable from `data`; `next_hop` points to a MAC address at an even
@@ -136,7 +139,7 @@ pub unsafe fn forward_headers(data: usize, interface: &Interface, next_hop: *con
     }
 }
 
-/// Stores the way out of a flow whose `old` hop was read (rule 6).
+/// Stores the route of a flow whose `old` hop was read (rule 6).
 ///
 /// # Safety
 /// `flow` points into FLOWS.
@@ -152,8 +155,9 @@ unsafe fn store_route(flow: *mut Flow, old: Hop, new: Hop, interface: u16) {
     }
 }
 
-/// Whether the next hop with this address was not confirmed for a while: asked once in [`Config::confirm`], so that one packet in
-/// that time goes another way. What has not been asked for before has been found by the kernel just now.
+/// True if the next hop with this address has not been confirmed for [`Config::confirm`]. True once in that time, so that
+/// one packet goes by the kernel's neighbour table. A next hop without an entry was just found by the kernel, and is not
+/// due.
 #[inline(always)]
 fn is_due(next_hop: Be32) -> bool {
     let Some(config) = CONFIG.get(0).filter(|config| config.confirm != 0) else {
@@ -173,16 +177,16 @@ fn is_due(next_hop: Be32) -> bool {
     unsafe { atomic::compare_and_swap32(confirmed, before, now) && before != 0 }
 }
 
-/// Finds the way out for what a packet becomes, the epoch to store with it: one that is always old when the answer may soon
-/// change; and the device, by its interface index; 0: the packet is for the router itself, or the kernel knows none. None: the
-/// kernel has no route, or forbids it.
+/// Looks up the route of a rewritten packet. Returns the epoch to store with it (0, which is always old, if the answer may
+/// soon change), the route, and the device's interface index (0 if the packet is for the router itself, or no device is
+/// known). `None` if there is no route, or the kernel forbids it.
 ///
-/// Without a neighbour entry the next hop has no address: the kernel finds it, and the next packet asks again. Where the way out
-/// carries no program, the way is the stack.
+/// Without a neighbour entry the next hop has no MAC address: the kernel resolves it, and the next packet looks it up
+/// again. If the device carries no program, the stack sends the packet.
 #[inline(always)]
 pub fn find(context: FibContext, protocol: u8, config: &Config, rewritten: &Rewritten) -> Option<(u16, Route, u32)> {
     let mut answer = NOWHERE;
-    // Read before the kernel is asked: what changes meanwhile makes the answer old.
+    // Read before the lookup: a change during the lookup makes the answer old.
     // SAFETY: aligned word of CONFIG.
     let epoch = unsafe { ptr::read_volatile(&raw const config.epoch) } as u16;
     match ask(context, protocol, rewritten, &mut answer) {
@@ -192,7 +196,7 @@ pub fn find(context: FibContext, protocol: u8, config: &Config, rewritten: &Rewr
     }
 }
 
-/// Asks once more for the way out of a flow, of this protocol, whose `old` one may be no more.
+/// Looks up the route of a flow again, whose `old` hop may be outdated. `what` is the protocol and [`IS_OUTWARD`].
 #[inline(never)]
 pub(crate) fn renew(context: FibContext, flow: *mut Flow, old: Hop, what: u32) -> u32 {
     let Some(config) = CONFIG.get(0) else {
@@ -211,16 +215,15 @@ pub(crate) fn renew(context: FibContext, flow: *mut Flow, old: Hop, what: u32) -
     opaque(if route.is_due() { RENEWED_DUE } else { RENEWED })
 }
 
-/// Above the protocol: the flow goes outside, not to a backend.
+/// In [`renew`]'s `what`, above the protocol: the flow goes outside, not to a backend.
 pub const IS_OUTWARD: u32 = 1 << 8;
-/// [`renew`]'s answers.
+/// What [`renew`] returns.
 pub const RENEWED: u32 = 0;
 pub const RENEWED_DUE: u32 = 1;
 pub const UNROUTABLE: u32 = 2;
 pub const ELSEWHERE: u32 = 3;
 
-/// [`find`] for a backend's new flow: asked once for all its flows while nothing changes, if
-/// the way out carries a program.
+/// [`find`] for a backend's new flow. The answer is cached for all flows of the backend, if the device carries a program.
 #[inline(always)]
 pub fn to_backend<P: Packet>(
     packet: &P,
@@ -231,7 +234,7 @@ pub fn to_backend<P: Packet>(
     rewritten: &Rewritten,
 ) -> Option<(u16, Route, u32)> {
     let known = BACKEND_ROUTES.get_ptr_mut(number)?;
-    // The epoch before all that it vouches for.
+    // Read before everything that it vouches for.
     let epoch = config.epoch as u16;
     // SAFETY: `known` points into BACKEND_ROUTES; aligned words.
     let (hop, way) =
@@ -262,15 +265,15 @@ pub fn to_backend<P: Packet>(
     Some((epoch, route, device))
 }
 
-/// [`find`] for a packet without a flow.
+/// [`find`] for a single packet that has no flow.
 #[inline(always)]
 pub fn find_once<P: Packet>(packet: &P, protocol: u8, rewritten: &Rewritten) -> Option<Route> {
     let mut answer = NOWHERE;
     if ask(FibContext::of(packet), protocol, rewritten, &mut answer) == NO_WAY { None } else { Some(answer.route) }
 }
 
-/// The device by which the stack would send what a packet becomes, known without a neighbour, too. None: it is none of
-/// ours.
+/// The interface by which the stack would send a rewritten packet, even if the neighbour is not known. `None` if it carries
+/// no program.
 #[inline(always)]
 pub fn interface_towards<P: Packet>(packet: &P, protocol: u8, rewritten: &Rewritten) -> Option<&'static Interface> {
     let mut answer = NOWHERE;
@@ -278,14 +281,17 @@ pub fn interface_towards<P: Packet>(packet: &P, protocol: u8, rewritten: &Rewrit
     interface_of(answer.device)
 }
 
+/// What [`ask`] returns: there is no route, or the kernel forbids it.
 const NO_WAY: u32 = 0;
+/// The route is valid until the epoch changes.
 const LASTING: u32 = 1;
+/// The route may change soon.
 const PASSING: u32 = 2;
 
 /// To be filled in.
 const NOWHERE: Answer = Answer { device: 0, route: Route::UNKNOWN };
 
-/// Asks the kernel.
+/// Looks up a route. Returns [`NO_WAY`], [`LASTING`] or [`PASSING`].
 #[inline(never)]
 fn ask(context: FibContext, protocol: u8, rewritten: &Rewritten, known: &mut Answer) -> u32 {
     let mut room = MaybeUninit::uninit();
@@ -302,7 +308,7 @@ fn ask(context: FibContext, protocol: u8, rewritten: &Rewritten, known: &mut Ans
         known.device = fib.ifindex;
     }
     match answer {
-        // FRAG_NEEDED: the way out is known, the packet does not fit it; that is checked for each packet anyway.
+        // FRAG_NEEDED: the route is known, but the packet does not fit its MTU, which is checked for each packet anyway.
         BPF_FIB_LKUP_RET_SUCCESS | BPF_FIB_LKUP_RET_FRAG_NEEDED => {
             let mut interface = interface_number(fib.ifindex).unwrap_or(interface::STACK);
             // SAFETY: a union of plain integers; the kernel has put the next hop there.

@@ -1,4 +1,4 @@
-//! Who gives way where a service is full of connections without a handshake (`vipgate_abi::sample`).
+//! Evicts a connection if a service is full of connections without a handshake (`vipgate_abi::sample`).
 
 use core::ptr;
 
@@ -17,11 +17,11 @@ use crate::{
     verifier::{counted, opaque},
 };
 
-/// No place: nobody gave way.
+/// No place: nothing was evicted.
 pub const NOWHERE: u32 = u32::MAX;
 
-/// Ends the connection that has been idle for longest among some of the full service's that let in the flow of answers in this
-/// slot. Gives its place, for [`record`].
+/// Ends the connection that has been idle for longest in a sample of a full service's connections. `answers` is the slot of
+/// the flow of answers that needs its place. Returns the place, for [`record`].
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn evict_idlest(answers: u32, now: u32) -> u32 {
@@ -36,7 +36,7 @@ pub extern "C" fn evict_idlest(answers: u32, now: u32) -> u32 {
 }
 
 const NONE_FOUND: u64 = u64::MAX;
-/// In [`longest_idle`]'s answer: from this bit on the place, below it the slot as [`Word::found_at`] names it.
+/// In what [`longest_idle`] returns: from this bit on the place, below it the slot as [`Word::found_at`] names it.
 const PLACE: u32 = 40;
 
 #[unsafe(no_mangle)]
@@ -49,7 +49,7 @@ extern "C" fn longest_idle(answers: u32, now: u32) -> u64 {
         return NONE_FOUND;
     }
     let mut seen = Seen { longest_idle: 0, place: 0, count: 0 };
-    // Others than at the last attempt.
+    // Other places than at the last attempt.
     let mut chance = hash ^ nanoseconds();
     let own = sample::class(most);
     let mut tries = counted(0);
@@ -66,15 +66,15 @@ extern "C" fn longest_idle(answers: u32, now: u32) -> u64 {
     (seen.place as u64) << PLACE | seen.longest_idle & ((1 << AGE) - 1)
 }
 
-/// Groups that are looked at until as many connections have been seen as one has places, so that who talks on is not alone: of the
-/// service's class at most so many, and one of each higher class, where its connections are if its limit was higher.
+/// Groups that are looked at until as many connections have been seen as one has places, so that who talks on is not alone:
+/// of the service's class at most so many, and one of each higher class, where its connections are if its limit was higher.
 const TRIES_OF_OWN: u32 = 6;
 const TRIES: usize = (TRIES_OF_OWN + 1 + LAST_CLASS) as usize;
 
-/// What has been seen of a service's connections.
+/// What the sample has shown so far.
 #[repr(C)]
 struct Seen {
-    /// As [`sampled`] answers.
+    /// As [`sampled`] returns it.
     longest_idle: u64,
     place: u32,
     count: u32,
@@ -83,7 +83,7 @@ struct Seen {
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn inspect_group(first: u32, service: u32, now: u32, seen: *mut Seen) -> u32 {
-    // SAFETY: the caller's pointer is to what it has, but the verifier looks at this function alone.
+    // SAFETY: the caller's pointer is to its own value, but the verifier looks at this function alone.
     let Some(seen) = (unsafe { seen.as_mut() }) else {
         return opaque(0);
     };
@@ -102,12 +102,12 @@ extern "C" fn inspect_group(first: u32, service: u32, now: u32, seen: *mut Seen)
     opaque(1)
 }
 
-/// In [`sampled`]'s answer: from this bit on the age, at least 1 and [at most](OLDEST), below it the slot's name.
+/// In what [`sampled`] returns: from this bit on the age, between 1 and [`OLDEST`], below it the slot's name.
 const AGE: u32 = 40;
 const OLDEST: u32 = (1 << (u64::BITS - AGE)) - 1;
 
-/// The connection at a place, if it is the service's and still there, and in its home: what lies elsewhere is not looked for.
-/// 0: it is not.
+/// The connection at a place, if it belongs to the service and is still in its home bucket (other buckets are not
+/// searched); else 0.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn sampled(place: u32, service: u32, now: u32) -> u64 {
@@ -137,13 +137,13 @@ fn is_of(index: u32, service: u32) -> bool {
     let Some(flow) = FLOWS.get_ptr_mut(index) else {
         return false;
     };
-    // SAFETY: `flow` points into FLOWS. Who removes the connection finds out whether it still is there.
+    // SAFETY: `flow` points into FLOWS. `remove` finds out whether the connection is still there.
     let backend = unsafe { (*flow).backend() };
     BACKENDS.get(backend).is_some_and(|backend| backend.service == service)
 }
 
-/// Notes a connection that a service with a limit let in, by its flow of answers: at a place that has become free, or one of its
-/// group whose connection is gone, or, where there is none, at another one's.
+/// Records a connection that a service with a limit admitted, by its flow of answers: at the place that was freed, or at
+/// one of its group whose connection is gone, or else over another connection.
 #[inline(always)]
 pub fn record(answers: &Slot, limit: Limit, freed: Option<u32>) {
     let freed = freed.map_or(0, |place| 1 << 32 | place as u64);
@@ -166,7 +166,8 @@ extern "C" fn record_at(answers: u32, service: u32, most: u32, freed: u64) -> u3
     opaque(0)
 }
 
-/// A place of the group that begins at `first` that has no connection of the service's, looked for from the `own` one on, or that.
+/// A place without a connection of the service, in the group that begins at `first`; the search begins at `own`, which is
+/// returned if there is none.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn free_place(first: u32, service: u32, own: u32) -> u32 {
@@ -191,7 +192,7 @@ fn hash_of(index: u32) -> u64 {
     hash::flow(unsafe { &(*flow).key }, config.flow_seed)
 }
 
-/// The service that a flow of answers comes from, above its limit.
+/// The service of a flow of answers, in the upper 32 bits, and its limit.
 #[inline(always)]
 fn limit_of(answers: u32) -> u64 {
     let Some(flow) = secondary::flow(answers) else {

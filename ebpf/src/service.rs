@@ -1,4 +1,4 @@
-//! Stages 3 and 5: what the VIP offers for a packet without a flow, and which backend takes the new flow.
+//! Stages 3 and 5: the service for a packet without a flow, and the backend for the new flow.
 
 use core::ptr;
 
@@ -18,10 +18,10 @@ use crate::{
     types::Arrival,
 };
 
-/// How many backends a least-connections choice compares; beyond it a window that moves with the flow's hash.
+/// Number of backends that least connections compares. If there are more, a window that the flow's hash selects.
 const COMPARED: u32 = 32;
 
-/// The service that a packet is for, or why there is none for it.
+/// The service that a packet is for, or why it has none.
 #[inline(always)]
 pub fn lookup(arrival: &Arrival) -> Result<&'static Service, Reason> {
     let flow = &arrival.key;
@@ -38,8 +38,8 @@ pub fn lookup(arrival: &Arrival) -> Result<&'static Service, Reason> {
     if !service.admits(flow.src) {
         return Err(Reason::SourceNotAllowed);
     }
-    // The stack, which owns the VIP's address and has no socket there, resets the rest. What goes to an elastic IP has one
-    // place to go, whatever the table has forgotten.
+    // The stack, which owns the VIP's address and has no socket there, resets the others. A connection of an elastic IP has
+    // only one place to go, so it goes on even after it was evicted.
     if !(arrival.opens() || (service.kind == Kind::Elastic as u8 && arrival.resumes())) {
         return Err(Reason::NoFlow);
     }
@@ -49,13 +49,13 @@ pub fn lookup(arrival: &Arrival) -> Result<&'static Service, Reason> {
     Ok(service)
 }
 
-/// Whether a service that may have so many connections (0: any number) has room for one more.
+/// True if a service with this limit of connections (0 for any number) has room for one more.
 #[inline(always)]
 pub fn has_room(number: u32, most: u32) -> bool {
     most == 0 || SERVICE_LOAD.get(number).is_none_or(|load| is_below(*load, most))
 }
 
-/// A load below 0 is drift, which the sweeper corrects.
+/// A negative load is drift, which the sweeper corrects.
 #[inline(always)]
 fn is_below(load: u32, most: u32) -> bool {
     load < most || (load as i32) < 0
@@ -69,18 +69,18 @@ pub struct Limit {
     pub most: u32,
 }
 
-/// The limit of connections of the backend that came to this port of a VIP. `None`: the backend is gone.
+/// The limit for a connection of this backend at this port of a VIP. `None` if the backend is gone.
 #[inline(always)]
 pub fn limit(vip: Be32, protocol: u8, port: Be16, backend: u32) -> Option<Limit> {
     let number = BACKENDS.get(backend)?.service;
-    // What a guest began itself, and what its service no longer takes, has no limit.
+    // Connections that a guest began, and those whose service is gone, have no limit.
     let service = SERVICES.get(&Key::new(ServiceKey::EXACT, ServiceKey::new(vip, protocol, port)));
     let service = service.filter(|service| service.number == number);
     Some(Limit { service: number, most: service.map_or(0, |service| service.max_connections) })
 }
 
-/// Counts one more connection of a service, exactly, however many CPUs ask at once: who finds that it was one too many takes it
-/// back. False: the service is full.
+/// Counts one more connection of a service. Exact, however many CPUs call it at once: a CPU that exceeds the limit undoes
+/// its count. False if the service is full.
 #[inline(always)]
 pub fn admit(limit: Limit) -> bool {
     let Some(load) = SERVICE_LOAD.get_ptr_mut(limit.service) else {
@@ -115,26 +115,26 @@ fn count(number: u32, change: u32) {
     }
 }
 
-/// True for the address of a VIP that is not the router's own: none of its sockets is asked for there.
+/// True for a VIP that is not one of the router's own addresses: the router's sockets must not answer there.
 #[inline(always)]
 pub fn is_vip_alone(dst: Be32) -> bool {
     address_filter::of(dst).may_be_vip() && whole(dst).is_some()
 }
 
-/// True for a port of the VIP that a service has, whatever becomes of its packets.
+/// True if a service has this port of the VIP, whatever it does with the packets.
 #[inline(always)]
 pub fn has_port(vip: Be32, protocol: u8, port: Be16) -> bool {
     let key = Key::new(ServiceKey::EXACT, ServiceKey::new(vip, protocol, port));
     SERVICES.get(&key).is_some_and(|service| service.kind != Kind::Closed as u8)
 }
 
-/// What the whole VIP is, beside its services.
+/// The entry for the whole VIP.
 #[inline(always)]
 pub fn whole(vip: Be32) -> Option<&'static Service> {
     SERVICES.get(&Key::new(ServiceKey::WHOLE_VIP, ServiceKey::new(vip, 0, 0)))
 }
 
-/// Where a new flow goes: a backend's number, and what it is at this moment.
+/// The backend for a new flow: its number, and its current address, port and generation.
 pub struct Chosen {
     pub number: u32,
     pub addr: Be32,
@@ -163,7 +163,7 @@ pub fn choose(service: &Service, key: &FlowKey) -> Option<Chosen> {
         Member(*RINGS.get(service.ring_base + index)?).number()
     };
     let backend: *const Backend = BACKENDS.get(number)?;
-    // Address, port and generation are one word, which the controller writes as one: they belong together.
+    // Address, port and generation are one word, which the controller writes as one, so they are consistent.
     // SAFETY: an element of BACKENDS, which is aligned to its 8 bytes.
     let word = unsafe { ptr::read_volatile(backend.cast::<u64>()) };
     let chosen = Chosen { number, addr: word as u32, port: (word >> 32) as u16, generation: (word >> 48) as u16 };
@@ -173,12 +173,13 @@ pub fn choose(service: &Service, key: &FlowKey) -> Option<Chosen> {
 /// No backend.
 const NO_BACKEND: u32 = u32::MAX;
 
-/// The backend with the fewest live connections for its weight among COMPARED of the ring; ties go to the lowest number.
+/// The backend with the fewest live connections for its weight, among COMPARED elements of the selection table. Ties go to
+/// the lowest number.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn least_connections(ring_base: u32, ring_len: u32, hash: u64) -> u32 {
     let mut index = hash::to_index(hash, ring_len);
-    // Fullness and number in one value: the verifier has one to follow through the loop.
+    // Fullness and number in one value, so that the verifier has only one to follow through the loop.
     let mut best = u64::MAX;
     let mut compared = 0;
     while compared < COMPARED && compared < ring_len {

@@ -23,13 +23,13 @@ use crate::{
     xdp::{BY_NEIGHBOUR, HANDED_OVER},
 };
 
-/// A segment size that is none: each segment has its own, as in SCTP's super-packets (`GSO_BY_FRAGS`).
+/// `GSO_BY_FRAGS`: no common segment size, each segment has its own, as in SCTP's super-packets.
 const BY_FRAGMENTS: u32 = 0xffff;
 
 pub struct TcPacket(pub TcContext);
 
 impl Packet for TcPacket {
-    /// Others' programs and filters behind ours on the device get what we let pass: OK would end the chain.
+    /// Other programs and filters on the device still get the packets that go up: OK would end the chain.
     const PASS: i32 = TC_ACT_UNSPEC;
     const DROP: i32 = TC_ACT_SHOT;
     const QUEUES: bool = true;
@@ -69,7 +69,7 @@ impl Packet for TcPacket {
         examine_tc(self.0.skb.skb, offset, length)
     }
 
-    /// The device's driver told, by its own address.
+    /// The kernel has compared the address with the device's.
     #[inline(always)]
     unsafe fn may_be_for_device(&self, _data: usize) -> bool {
         const PACKET_HOST: u32 = 0;
@@ -94,7 +94,7 @@ impl Packet for TcPacket {
         if segments != 0 {
             return segments;
         }
-        // What a virtio device brings has a segment size, but nobody has counted the segments.
+        // Packets from a virtio device have a segment size, but no number of segments.
         let data = (ip_len as u32).saturating_sub(headers);
         if size == 0 || data == 0 { 1 } else { data.div_ceil(size) }
     }
@@ -105,7 +105,7 @@ impl Packet for TcPacket {
         let gso_size = unsafe { (*self.0.skb.skb).gso_size };
         let largest = match gso_size {
             0 => ip_len as u32,
-            // Only its sender knows them.
+            // The sizes of the segments are not known.
             BY_FRAGMENTS => 0,
             // A super-packet goes out in frames of its sender's segment size.
             size => headers + size,
@@ -124,7 +124,7 @@ impl Packet for TcPacket {
         self.0.as_ptr()
     }
 
-    /// The helper knows whether the checksum is complete or still partial, where only the pseudo-header counts.
+    /// The helper knows whether the checksum is complete, or partial and covers the pseudo-header only.
     #[inline(always)]
     unsafe fn update_l4_checksum(&mut self, _address: usize, offset: usize, udp: bool, addresses: u64, ports: u64) {
         let mangled = if udp { BPF_F_MARK_MANGLED_0 as u64 } else { 0 };
@@ -144,7 +144,7 @@ impl Packet for TcPacket {
         }
     }
 
-    /// The first tag is beside the frame. What has another one behind a priority tag is the stack's, too.
+    /// The first tag is in the metadata. A frame with another tag behind a priority tag belongs to the stack, too.
     #[inline(always)]
     fn is_in_vlan(&self) -> bool {
         // SAFETY: reading fields of the running program's context.
@@ -240,7 +240,7 @@ impl Packet for TcPacket {
         unsafe { Queue((*self.0.skb.skb).cb[0] as u64 | ((*self.0.skb.skb).cb[1] as u64) << 32) }
     }
 
-    /// The priority names the class; the mark, which goes along with the packet, is what [`Self::released`] takes.
+    /// The priority names the class. The mark, which stays with the packet, is the interface's number for [`Self::released`].
     #[inline(always)]
     fn enqueue(&mut self, number: u16, queue: Queue) -> i32 {
         // SAFETY: writing fields of the running program's context; the helper takes numbers only.
@@ -254,7 +254,7 @@ impl Packet for TcPacket {
     #[inline(always)]
     fn send_by_neighbour(&mut self, interface: &Interface) -> i32 {
         self.leave_tag();
-        // SAFETY: takes numbers only: the kernel asks its routes for the next hop.
+        // SAFETY: takes numbers only: the kernel looks up the next hop in its routes.
         unsafe { bpf_redirect_neigh(interface.ifindex, ptr::null_mut(), 0, 0) as i32 }
     }
 
@@ -269,7 +269,7 @@ impl Packet for TcPacket {
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn open_inbound_tc(context: *mut __sk_buff, arrival: *const Arrival, new: *mut Connection) -> u64 {
-    // SAFETY: the caller's pointers are to what it has itself, but the verifier looks at this function alone.
+    // SAFETY: the caller's pointers are to its own values, but the verifier looks at this function alone.
     match unsafe { (arrival.as_ref(), new.as_mut()) } {
         (Some(arrival), Some(new)) => open::inbound(&TcPacket(TcContext::new(context)), arrival, new),
         _ => Reason::Unroutable as u64,
@@ -319,11 +319,10 @@ unsafe fn read_addresses(at: usize, addresses: &mut [u16; 6]) {
 }
 
 impl TcPacket {
-    /// Writes the transport checksum at `offset`, whose directly readable address is `address`, of a transport header that was
-    /// written anew: the sums of the pseudo-header and of the rest. Last access to the packet: direct addresses are void after
-    /// it.
+    /// Writes the transport checksum of a new transport header, from the sums of the pseudo-header and of the rest. The
+    /// checksum is at `offset`, and `address` is its directly readable address. Direct addresses are invalid afterwards.
     ///
-    /// Of a partial checksum the field holds the pseudo-header's sum, which the helper leaves alone without the flag for it.
+    /// A partial checksum's field holds the pseudo-header's sum, which the helper does not change without the flag for it.
     ///
     /// # Safety
     /// As [`Packet::update_l4_checksum`].
@@ -332,29 +331,27 @@ impl TcPacket {
         let pseudo_header = fold(pseudo_header);
         // SAFETY: as the caller promises.
         unsafe { store(address, pseudo_header) };
-        // What makes of it, were it a whole checksum, the one that is due: !(!field + difference).
+        // The helper stores !(!field + difference) if the checksum is complete.
         let difference = fold(2 * pseudo_header as u64 + rest);
         // SAFETY: as in `update_l4_checksum`.
         unsafe { bpf_l4_csum_replace(self.0.skb.skb, offset as u32, 0, difference as u64, 0) };
     }
 
-    /// Cuts the packet, which is longer, to `length` bytes: all of them are directly readable then, by new addresses. False: it
-    /// could not be.
+    /// Cuts the packet to `length` bytes, which are all directly readable then, at new addresses. False on failure.
     #[inline(always)]
     pub fn trim(&mut self, length: usize) -> bool {
         // SAFETY: the context is the running program's.
         unsafe { bpf_skb_change_tail(self.0.skb.skb, length as u32, 0) == 0 }
     }
 
-    /// Sends it out of the device that it came by, with the tag that it came with, which is beside it; its Ethernet header is
-    /// ready.
+    /// Sends the packet out of the device that it came by, with the tag in its metadata. Its Ethernet header is complete.
     #[inline(always)]
     pub fn send_back(&mut self) -> i32 {
         // SAFETY: takes numbers only.
         unsafe { bpf_redirect(self.ifindex(), 0) as i32 }
     }
 
-    /// The kernel keeps the priority tag of what came in beside the packet.
+    /// Removes the priority tag that the kernel keeps in the packet's metadata.
     #[inline(always)]
     fn leave_tag(&mut self) {
         // SAFETY: reading a field of the running program's context.
@@ -363,14 +360,14 @@ impl TcPacket {
         }
     }
 
-    /// At egress: true for what the router's own stack has made, and does not forward.
+    /// At egress: true for packets that the router's own stack created, false for those that it forwards.
     #[inline(always)]
     pub fn is_local(&self) -> bool {
         // SAFETY: reading a field of the running program's context.
         unsafe { (*self.0.skb.skb).ingress_ifindex == 0 }
     }
 
-    /// What the XDP stage marked a packet with that it handed over; 0: it did not.
+    /// The mark of a packet that the XDP stage handed over; 0 if it did not.
     #[inline(always)]
     pub fn handed_over(&self) -> u32 {
         // SAFETY: reading a field of the running program's context.
@@ -383,7 +380,7 @@ impl TcPacket {
         if mark == HANDED_OVER || mark == BY_NEIGHBOUR { mark } else { 0 }
     }
 
-    /// The port that a packet was queued for; it is as any other then.
+    /// The interface that a packet was queued for. Clears the fields that stored it.
     #[inline(always)]
     pub fn released(&mut self) -> u16 {
         // SAFETY: fields of the running program's context.

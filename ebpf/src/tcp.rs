@@ -1,4 +1,5 @@
-//! Connection states, TCP's and all others': what a packet that is not plain data changes in its connection's two slots.
+//! Connection states, for TCP and all other protocols: what packets that are not plain data change in their connection's
+//! two slots.
 
 use vipgate_abi::{
     config::Config,
@@ -18,8 +19,8 @@ use crate::{
     verifier::opaque,
 };
 
-/// True when the packet changes nothing: data on an established connection, or a datagram that is no first answer. So
-/// clients whom nobody answers cost no look at the other direction's flow.
+/// True if the packet changes no state: data on an established connection, or a datagram that is no first answer. So unanswered
+/// clients cost no lookup of the other direction's flow.
 #[inline(always)]
 pub fn is_plain(headers: &Headers, state: State, reply: bool) -> bool {
     if headers.is_datagram() {
@@ -29,23 +30,23 @@ pub fn is_plain(headers: &Headers, state: State, reply: bool) -> bool {
     }
 }
 
-/// What becomes of the packet: it goes where its flow says.
+/// The packet goes where its flow says.
 pub const FOLLOWED: u32 = 0;
-/// The listener is full: what would complete the handshake must not arrive.
+/// The listener is full: the packet that would complete the handshake must not arrive.
 pub const REFUSED: u32 = 1;
-/// It opens a new connection where one has ended and is silent: a 5-tuple that is used again.
+/// The packet opens a new connection with the 5-tuple of one that is over and silent.
 pub const NEW_CONNECTION: u32 = 2;
-/// The listener is full, but what answers a datagram may have the place of another connection.
+/// The listener is full, but this first answer to a datagram may take the place of another connection.
 pub const CROWDED: u32 = 3;
 
-/// Follows the connection: the packet hit the slot `own`, of `backend`, whose other direction is at `peer`.
+/// Follows the connection's state. The packet hit the slot `own`, of `backend`, whose other direction is at `peer`.
 #[inline(always)]
 pub fn follow(headers: &Headers, own: &Slot, peer: u32, backend: u32, reply: bool) -> u32 {
     let what = headers.tcp_flags as u32 | (headers.is_datagram() as u32 * IS_DATAGRAM) | (reply as u32 * IS_REPLY);
     opaque(follow_at(own.index, own.mark.0, peer, backend, what))
 }
 
-/// [`follow`] where the listener was [`CROWDED`]: another connection's place may be free by now.
+/// [`follow`] after [`CROWDED`]: evicts another connection for its place.
 #[inline(always)]
 pub fn follow_crowded(own: &Slot, peer: u32, backend: u32) -> u32 {
     let place = sample::evict_idlest(own.index, jiffies());
@@ -56,10 +57,10 @@ pub fn follow_crowded(own: &Slot, peer: u32, backend: u32) -> u32 {
     opaque(follow_at(own.index, own.mark.0, peer, backend, what))
 }
 
-/// Above the TCP flags.
+/// In [`follow_at`]'s `what`, above the TCP flags.
 const IS_DATAGRAM: u32 = 0x100;
 const IS_REPLY: u32 = 0x200;
-/// Another connection gave way: from bit [`PLACE`] on its place.
+/// Another connection was evicted; its place is in the bits from [`PLACE`] on.
 const IS_FREED: u32 = 0x400;
 const PLACE: u32 = 16;
 
@@ -71,11 +72,11 @@ extern "C" fn follow_at(own: u32, mark: u32, peer: u32, backend: u32, what: u32)
     };
     let own = Slot { mark: Mark(mark), ..slot };
     let reply = what & IS_REPLY != 0;
-    // Where the other direction was evicted, its slot may be another connection's by now.
+    // If the other direction was evicted, its slot may belong to another connection by now.
     let peer = table::peer(own.index, peer, reply).unwrap_or(Slot::NOWHERE);
     // SAFETY: `flow` points into FLOWS.
     let counter = Counter { backend, generation: unsafe { (*own.flow).generation } };
-    // What the caller read of the flow, and whom that named as its peer, may be of who has just claimed the slot (rule 2).
+    // What the caller read of the flow may belong to a flow that has just claimed the slot (rule 2).
     if !own.holds() {
         return opaque(FOLLOWED);
     }
@@ -88,11 +89,11 @@ extern "C" fn follow_at(own: u32, mark: u32, peer: u32, backend: u32, what: u32)
     })
 }
 
-/// The first answer makes a datagram flow more than an embryo. It is stored as seen as long ago as any that talks on may be, so
-/// that who has asked once, and no more, gives way before those; the next packet of either side stores its own time.
+/// The first answer ends a datagram flow's half-open state. Its stored time is as old as that of any active flow may be, so
+/// that a client which asked only once is evicted before active ones. The next packet of either side stores its own time.
 #[inline(always)]
 fn follow_datagram(own: &Slot, peer: &Slot, counter: Counter, freed: Option<u32>) -> u32 {
-    // SAFETY: `flow` points into FLOWS; of a flow that left its slot meanwhile, `move_to` finds out.
+    // SAFETY: `flow` points into FLOWS; if it left its slot meanwhile, `move_to` finds out.
     let (vip, protocol, port) = unsafe { ((*own.flow).new_src, (*own.flow).key.protocol, (*own.flow).new_sport) };
     let limit = service::limit(vip, protocol, port, counter.backend);
     if !admit(peer, own, State::Datagrams, counter, limit) {
@@ -109,12 +110,13 @@ fn follow_datagram(own: &Slot, peer: &Slot, counter: Counter, freed: Option<u32>
     FOLLOWED
 }
 
-/// A connection's states after RFC 9293, section 3.3.2, as far as a middle box can see them.
+/// A connection's states after RFC 9293, section 3.3.2, as far as a middlebox can see them.
 #[inline(always)]
 fn follow_tcp(flags: u8, own: &Slot, peer: &Slot, counter: Counter, reply: bool) -> u32 {
     let state = own.mark.state() as u8;
     if flags & RST != 0 {
-        // A refusal ends nothing that a guess could have ended: the client may try elsewhere at once.
+        // A reset that answers a SYN refuses the connection: nothing was established that a forged reset could end, and the
+        // client may retry at once.
         let to = if own.mark.state().is_admitted() { State::Reset } else { State::Closed };
         close(own, peer, counter, reply, to, reply && state == State::Opening as u8);
     } else if flags & SYN != 0 {
@@ -123,7 +125,7 @@ fn follow_tcp(flags: u8, own: &Slot, peer: &Slot, counter: Counter, reply: bool)
             peer.move_to(State::Answered);
         }
     } else if flags & FIN != 0 {
-        // An embryo stays one: a closing connection is never evicted, and a flood could make any number of those.
+        // A half-open connection stays half-open: a closing one is never evicted, and a flood could create any number of those.
         if own.mark.state().is_admitted() {
             if is_in(peer, State::Closing) {
                 close(own, peer, counter, reply, State::Closed, false);
@@ -142,8 +144,8 @@ fn is_in(slot: &Slot, state: State) -> bool {
     slot.mark.state() as u8 == state as u8
 }
 
-/// Both directions are over, from now on: that is stored first, so that none seems to be over since long ago. Unless
-/// `is_past`: then a moment has passed already.
+/// Both directions are over from now on. The time is stored first, so that neither seems to have been over for long. If
+/// `is_past`, the grace period counts as passed.
 #[inline(always)]
 fn close(own: &Slot, peer: &Slot, counter: Counter, reply: bool, to: State, is_past: bool) {
     let now = jiffies();
@@ -154,17 +156,17 @@ fn close(own: &Slot, peer: &Slot, counter: Counter, reply: bool, to: State, is_p
     load::account(counter, if reply { peer_left } else { own_left }, to);
 }
 
-/// Jiffies after which what two sides send is no more what was on its way when their connection was closed.
+/// Jiffies after which packets of a closed connection cannot have been in flight when it was closed.
 #[inline(always)]
 fn grace_period() -> u32 {
     CONFIG.get(0).map_or(0, Config::second)
 }
 
-/// A segment of a connection that is [over](State::is_over), which whoever said so may have guessed (RFC 5961, section 1.2; RFC
-/// 7857, section 2.2).
+/// A segment of a connection that is [over](State::is_over), perhaps because of a forged segment (RFC 5961, section 1.2;
+/// RFC 7857, section 2.2).
 ///
-/// A SYN goes to the old connection's backend after a reset, and while that spoke a moment ago: one that still has the connection
-/// knows that it is forged (RFC 5961, section 4), one that hasn't answers it.
+/// After a reset, or if the backend sent something within the grace period, a SYN goes to the old connection's backend: if
+/// that still has the connection, it recognises the SYN as forged (RFC 5961, section 4); if not, it answers.
 #[inline(always)]
 fn follow_closed(flags: u8, own: &Slot, peer: &Slot, counter: Counter, reply: bool) -> u32 {
     let control = flags & (SYN | RST | FIN);
@@ -192,7 +194,7 @@ fn follow_closed(flags: u8, own: &Slot, peer: &Slot, counter: Counter, reply: bo
     FOLLOWED
 }
 
-/// The backend has answered a new SYN of the client's.
+/// The backend has answered the client's new SYN.
 #[inline(always)]
 fn reopen(first: &Slot, answers: &Slot, counter: Counter, now: u32) {
     answers.revive(State::Closed, State::Answered);
@@ -204,8 +206,8 @@ fn reopen(first: &Slot, answers: &Slot, counter: Counter, now: u32) {
     table::touch(answers.index, now);
 }
 
-/// One side sends what is no more on its way since the close. Where the other one does, too, the connection lives, and counts
-/// again: it was let in before.
+/// One side sends after the grace period. If the other side does, too, the connection is alive, and is counted again
+/// without asking the limit: it was admitted before.
 #[inline(always)]
 fn resume(own: &Slot, peer: &Slot, [first, answers]: [&Slot; 2], counter: Counter, now: u32) {
     if own.revive(State::Closed, State::Resumed).is_some() {
@@ -219,19 +221,19 @@ fn resume(own: &Slot, peer: &Slot, [first, answers]: [&Slot; 2], counter: Counte
     }
 }
 
-/// The client completes the handshake, and so becomes one of its listener's connections. Where the listener is full, the
-/// packet is lost, as it is when a listening socket's queue is full: the backend repeats its SYN-ACK, the client its
+/// The client completes the handshake, and the connection counts for its listener. If the listener is full, the
+/// packet is dropped, as when a listening socket's queue is full: the backend retransmits its SYN-ACK, the client its
 /// answer, and there may be room then.
 #[inline(always)]
 fn establish(own: &Slot, peer: &Slot, counter: Counter) -> bool {
-    // SAFETY: `flow` points into FLOWS; of a flow that left its slot meanwhile, `move_to` finds out.
+    // SAFETY: `flow` points into FLOWS; if it left its slot meanwhile, `move_to` finds out.
     let (vip, protocol, port) = unsafe { ((*own.flow).key.dst, (*own.flow).key.protocol, (*own.flow).key.dport) };
     let limit = service::limit(vip, protocol, port, counter.backend);
     admit(own, peer, State::Established, counter, limit)
 }
 
-/// Both directions of a connection get to a state that counts against its service's limit (`None`: it has no service any more).
-/// False: that is full.
+/// Changes both directions of a connection to a state that counts against its service's limit. `limit` is `None` if the
+/// service is gone. False if the service is full.
 #[inline(always)]
 fn admit(first: &Slot, answers: &Slot, state: State, counter: Counter, limit: Option<Limit>) -> bool {
     if let Some(limit) = limit
@@ -240,7 +242,7 @@ fn admit(first: &Slot, answers: &Slot, state: State, counter: Counter, limit: Op
         return false;
     }
     let left = first.move_to(state).filter(|left| !left.is_admitted());
-    // Another packet did it, or all of its generation has been taken off.
+    // Another packet did it, or the controller has uncounted the whole generation.
     if !left.is_some_and(|left| load::add(counter, Load::change(left, state)))
         && let Some(limit) = limit
     {

@@ -92,8 +92,9 @@ pub struct Connection {
     pub is_outward: bool,
     /// True if other connections could choose the same source at the same moment (rule 9).
     pub is_exclusive: bool,
-    /// True if this connection replaces a closed or half-open one whose answers have the same key. False if there was none when
-    /// the source was chosen (one that is there now belongs to another CPU, which chose the same), or if another source will do.
+    /// True if this connection replaces a closed or half-open one whose answers have the same key. False if there was none
+    /// when the source was chosen (one that is there now belongs to another CPU, which chose the same), or if another
+    /// source will do.
     pub may_replace: bool,
     pub reserved: bool,
 }

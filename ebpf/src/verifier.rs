@@ -1,14 +1,13 @@
-//! Concessions to the kernel's verifier.
+//! Workarounds for the kernel's verifier.
 //!
-//! The rare paths are *global* functions: unmangled, `extern "C"`, numbers in, a number out. The verifier follows such a
-//! function once, for any arguments, instead of once for each path that leads to it; without that the paths through
-//! the slot races multiply beyond its limit of a million instructions. It also keeps the hit's code and stack small.
+//! The rare paths are *global* functions: unmangled, `extern "C"`, numbers in, a number out. The verifier checks such a
+//! function once, for any arguments, instead of once for each path that leads to it. Otherwise the paths through
+//! the slot races would exceed its limit of a million instructions. It also keeps the hit's code and stack small.
 
-/// The same number, of which the verifier knows that it has 16 bits.
+/// Returns the same number, and shows the verifier that it has 16 bits.
 ///
-/// Before Linux 6.19 or so the verifier forgets all that it knew of a number when its bytes are swapped, while the compiler
-/// remembers that the swap of 16 bits leaves no more of them, and leaves out the mask that would say so. Packet pointers may
-/// not be moved by a number without bounds.
+/// Before about Linux 6.19 the verifier forgets a number's bounds when its bytes are swapped. The compiler, which knows
+/// that a swap of 16 bits leaves 16 bits, removes a mask. Packet pointers may not be moved by a number without bounds.
 #[inline(always)]
 pub fn bounded(value: u16) -> u16 {
     #[cfg(target_arch = "bpf")]
@@ -22,7 +21,8 @@ pub fn bounded(value: u16) -> u16 {
     value
 }
 
-/// The number below 64, as which the verifier knows it, too: Linux 6.1 forgets what a comparison of 32 bits tells of a copy.
+/// Limits the number to below 64 and shows that to the verifier. Linux 6.1 does not apply a 32-bit comparison to copies of
+/// a number.
 #[inline(always)]
 pub fn below_64(value: usize) -> usize {
     #[cfg(target_arch = "bpf")]
@@ -38,20 +38,20 @@ pub fn below_64(value: usize) -> usize {
     }
 }
 
-/// The same number: the compiler does not take apart again what was put together for want of registers.
+/// Returns the same number, and keeps the compiler from splitting a combined value into several registers again.
 #[inline(always)]
 pub fn whole(value: u32) -> u32 {
     counted(value as usize) as u32
 }
 
-/// Where a loop's counter begins: the compiler does not know, and so leaves the loop one, while the verifier does. Unrolled, it
-/// may want more registers than there are, and their place in a stack that has none.
+/// A loop counter's start. The compiler does not know it, and so does not unroll the loop; the verifier does. An unrolled
+/// loop may need more registers than there are, and stack that is not there.
 #[inline(always)]
 pub fn counted(from: usize) -> usize {
     #[cfg(target_arch = "bpf")]
     {
         let mut counter = from;
-        // One instruction, because each has a line in the debug information, and two lines of one instruction are refused.
+        // An instruction of its own, because the kernel rejects debug information with two lines for one instruction.
         // SAFETY: changes nothing.
         unsafe { core::arch::asm!("{0} = {0}", inout(reg) counter, options(pure, nomem, nostack)) };
         counter
@@ -62,9 +62,9 @@ pub fn counted(from: usize) -> usize {
 
 /// Hides from the compiler that a value is constant or unused.
 ///
-/// Such a function must leave a number in R0, or the verifier finds whatever pointer was there last and refuses it; but
-/// the compiler drops a result that is constant or unused. They return `opaque` values, and their callers take
-/// them through it.
+/// A global function must leave a number in R0, or the verifier finds the last pointer there and rejects it. But the
+/// compiler drops a result that is constant or unused. So these functions return `opaque` values, and their callers pass
+/// the result through `opaque`.
 #[inline(always)]
 pub fn opaque(value: u32) -> u32 {
     core::hint::black_box(value)

@@ -1,8 +1,8 @@
 //! VLAN tags (IEEE 802.1Q).
 //!
-//! A frame of a VLAN does not belong to the device that it came by: the stack takes the tag off and gives the frame to its VLAN
-//! device, which has programs of its own, if it is to have any. A priority tag names no VLAN (section 6.8): a frame that has one
-//! is treated as if it had none.
+//! A frame of a VLAN does not belong to the device that it came by: the stack takes the tag off and gives the frame to its
+//! VLAN device, which has programs of its own, if it is to have any. A priority tag names no VLAN (section 6.8): a frame
+//! that has one is treated as if it had none.
 
 use crate::{
     packet::{ETH_LEN, load},
@@ -21,16 +21,16 @@ pub fn is_tag(ethertype: u16) -> bool {
     ethertype == CUSTOMER_TAG || ethertype == SERVICE_TAG
 }
 
-/// The part of a tag's TCI that is the VLAN's number, as read from the frame; 0: the tag is a priority tag.
+/// The bits of a tag's TCI that hold the VLAN's number, as read from the frame. A priority tag has 0.
 const VLAN: u16 = 0x0fffu16.to_be();
 
-/// True for a tag control information that names a VLAN, as a number.
+/// True for a TCI, as a number, that names a VLAN.
 #[inline(always)]
 pub fn names_vlan(tci: u32) -> bool {
     tci as u16 & u16::from_be(VLAN) != 0
 }
 
-/// Where a frame's Ethernet header would be without its priority tag, and the length of that.
+/// The address that a frame's Ethernet header would have without its priority tag, and that tag's length.
 #[inline(always)]
 pub fn behind_tag(data: usize, end: usize) -> (usize, usize) {
     if data + ETH_LEN + TAG_LEN > end || !is_tag(ethertype(data)) {

@@ -24,16 +24,16 @@ use crate::{
     vlan::TAG_LEN,
 };
 
-/// Metadata of a packet that the TC stage is to take: "vgtc".
+/// Metadata of a packet that is handed over to the TC stage: "vgtc".
 pub const HANDED_OVER: u32 = u32::from_be_bytes(*b"vgtc").to_be();
-/// The same of one whose next hop is to be confirmed: "vgtn".
+/// The same for a packet that goes by the kernel's neighbour table: "vgtn".
 pub const BY_NEIGHBOUR: u32 = u32::from_be_bytes(*b"vgtn").to_be();
 
-/// Who runs the program: the driver, or the kernel's stack.
+/// Native XDP is run by the driver, generic XDP by the kernel's stack.
 pub const NATIVE: bool = false;
 pub const GENERIC: bool = true;
 
-/// Of which kind is known to the compiler: a packet has nothing to carry for it.
+/// The kind is a constant parameter, so it costs nothing at run time.
 pub struct XdpPacket<const KIND: bool> {
     context: XdpContext,
     by_neighbour: bool,
@@ -74,7 +74,7 @@ impl<const KIND: bool> Packet for XdpPacket<KIND> {
         examine_xdp(self.context.ctx, offset, length)
     }
 
-    /// By the group bit alone (IEEE 802, section 8.2): the device's own address is two lookups away.
+    /// Checks the group bit only (IEEE 802, section 8.2): the device's own address would take two lookups.
     #[inline(always)]
     unsafe fn may_be_for_device(&self, data: usize) -> bool {
         // SAFETY: as the caller promises.
@@ -94,7 +94,8 @@ impl<const KIND: bool> Packet for XdpPacket<KIND> {
         route::interface_of(self.ifindex()).is_none_or(|interface| unsafe { is_mac(data, &interface.mac) })
     }
 
-    /// The device may have another address by now, of which only the controller tells: the TC stage knows without it.
+    /// The device may have another address by now, and only the controller updates the table. The TC stage knows the
+    /// current address.
     #[inline(always)]
     fn resolve_other_host(&mut self) -> Reason {
         let data = self.data();
@@ -133,7 +134,7 @@ impl<const KIND: bool> Packet for XdpPacket<KIND> {
         unsafe { store(address, new) };
     }
 
-    /// Tags are in the frame. Where the device takes them off before that nobody here is told.
+    /// Tags are in the frame. XDP does not see tags that the device has stripped.
     #[inline(always)]
     fn is_in_vlan(&self) -> bool {
         false
@@ -141,7 +142,7 @@ impl<const KIND: bool> Packet for XdpPacket<KIND> {
 
     #[inline(always)]
     fn untag(&mut self) {
-        // SAFETY: the context is the running program's. It only fails for frames that parse would not have taken.
+        // SAFETY: the context is the running program's. It only fails for frames that parse rejects.
         unsafe { bpf_xdp_adjust_head(self.context.ctx, TAG_LEN as i32) };
     }
 
@@ -166,7 +167,7 @@ impl<const KIND: bool> Packet for XdpPacket<KIND> {
         Err(if is_handed_over { Reason::HandedOver } else { Reason::FlowEnded })
     }
 
-    /// A driver that keeps no metadata says that they begin beyond the packet.
+    /// For drivers without metadata support, the metadata begin beyond the packet.
     #[inline(always)]
     fn can_hand_over(&self) -> bool {
         self.context.metadata() <= self.context.data()
@@ -208,11 +209,11 @@ impl<const KIND: bool> Packet for XdpPacket<KIND> {
     #[inline(always)]
     fn send(&mut self, number: u16, interface: &Interface) -> i32 {
         if KIND == GENERIC {
-            // The kernel lets a table of devices be used by programs of one kind only: that of the native one.
+            // The kernel lets only one kind of program use a DEVMAP: native XDP has it.
             // SAFETY: no memory is involved.
             return unsafe { bpf_redirect(interface.ifindex, 0) as i32 };
         }
-        // A port that has just gone reads as a miss: the lower flag bits give the verdict for it.
+        // If the interface has just gone, the lower flag bits are the verdict.
         match TX_PORTS.redirect(number as u32, XDP_DROP as u64) {
             Ok(verdict) | Err(verdict) => verdict as i32,
         }
@@ -222,7 +223,7 @@ impl<const KIND: bool> Packet for XdpPacket<KIND> {
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn open_inbound_xdp(context: *mut xdp_md, arrival: *const Arrival, new: *mut Connection) -> u64 {
-    // SAFETY: the caller's pointers are to what it has itself, but the verifier looks at this function alone.
+    // SAFETY: the caller's pointers are to its own values, but the verifier looks at this function alone.
     match unsafe { (arrival.as_ref(), new.as_mut()) } {
         (Some(arrival), Some(new)) => open::inbound(&XdpPacket::<NATIVE>::new(XdpContext::new(context)), arrival, new),
         _ => Reason::Unroutable as u64,
@@ -257,7 +258,7 @@ impl<const KIND: bool> XdpPacket<KIND> {
         Self { context, by_neighbour: false }
     }
 
-    /// Writes a mark before the packet; 0: there is no room.
+    /// Writes a mark into the packet's metadata. 0 if there is no room.
     #[inline(never)]
     fn mark(&mut self, mark: u32) -> u32 {
         // SAFETY: the context is the running program's.

@@ -1,4 +1,4 @@
-//! Taking a slot: which one a new flow gets, and what is written to it.
+//! Claims slots: selects one for a new flow, and publishes what is written to it.
 
 use core::ptr;
 
@@ -23,9 +23,9 @@ pub(super) fn claimed(claim: u64) -> Option<Slot> {
     Some(Slot { mark: Mark::new(State::Busy, (claim >> 32) as u8, 0, 0), ..slot })
 }
 
-/// Claims a slot for a new flow (rule 1): an empty one, or the one that eviction prefers, whose flow's other direction goes with
-/// it. Where there is none, a connection that has been idle for too long is ended for it. Gives the slot's index, with its version
-/// above 32 bits; `None`: every slot where the flow may lie holds an established flow, or other CPUs won each race.
+/// Claims a slot for a new flow (rule 1): an empty one, or the one that eviction prefers, whose connection then ends. If
+/// there is none, a connection that has been idle for too long is ended. Returns the slot's index, with its version above
+/// 32 bits; `None` if every candidate slot holds an established flow, or other CPUs won each race.
 #[inline(always)]
 pub(super) fn claim(hash: u64, mask: u32, now: u32) -> Option<u64> {
     let mut claim = claim_slot(hash, mask, now);
@@ -42,11 +42,11 @@ pub(super) fn claim(hash: u64, mask: u32, now: u32) -> Option<u64> {
 
 /// No slot.
 const NOTHING: u64 = u64::MAX;
-/// In [`claim_slot`]'s answer: from this bit on the state of the flow that was evicted, above the version's 8 bits.
+/// In what [`claim_slot`] returns: from this bit on, above the version's 8 bits, the state of the flow that was evicted.
 const EVICTED: u32 = 40;
 
-/// [`claim`] but for what the evicted flow meant for others, whose state the answer tells: a function that does that as well
-/// would need a stack that is too deep.
+/// [`claim`] without the teardown of the evicted flow, whose state it returns: a function that does both would need too
+/// deep a stack.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn claim_slot(hash: u64, mask: u32, now: u32) -> u64 {
@@ -91,7 +91,7 @@ extern "C" fn claim_slot(hash: u64, mask: u32, now: u32) -> u64 {
         };
         // SAFETY: aligned word of FLOW_BUCKETS.
         let held = Word(unsafe { ptr::read_volatile(word) });
-        // Another CPU's by now: what it put there would be evicted before others that are worth less.
+        // Another CPU has it by now: its new flow must not be evicted before flows that are worth less.
         if held.eviction_rank(now) < best.rank() {
             continue;
         }
@@ -102,7 +102,7 @@ extern "C" fn claim_slot(hash: u64, mask: u32, now: u32) -> u64 {
     NOTHING
 }
 
-/// [`claim_slot`]'s answer for a slot whose word was `held` before.
+/// What [`claim_slot`] returns for a slot whose word was `held` before.
 #[inline(always)]
 fn answer(index: u32, held: Word, claimed: Word) -> u64 {
     (held.state() as u64) << EVICTED | (claimed.version() as u64) << 32 | index as u64
@@ -125,7 +125,7 @@ extern "C" fn survey(number: u32, now: u32) -> u64 {
     survey.0
 }
 
-/// Marks the first so many buckets that a hash names as overflowed (rule 10); 0: one of them is not.
+/// Marks the first `buckets` candidates of a hash as overflowed (rule 10). 0 if one of them could not be marked.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn mark_passed(hash: u64, mask: u32, buckets: u32) -> u32 {
@@ -141,7 +141,7 @@ extern "C" fn mark_passed(hash: u64, mask: u32, buckets: u32) -> u32 {
     opaque(1)
 }
 
-/// False: whoever has a slot of the bucket changes it just now.
+/// False if other CPUs are changing the bucket's words right now.
 #[inline(always)]
 fn mark_overflowed(number: u32) -> bool {
     let Some(bucket) = FLOW_BUCKETS.get_ptr_mut(number) else {
@@ -167,7 +167,7 @@ fn mark_overflowed(number: u32) -> bool {
     false
 }
 
-/// Claims the slot whose word was read as `held` (rule 1); [`end_evicted`] does the rest. `None`: another CPU was first.
+/// Claims the slot whose word was read as `held` (rule 1); [`end_evicted`] does the rest. `None` if another CPU was first.
 #[inline(always)]
 pub(super) fn take(index: u32, word: *mut u64, held: Word) -> Option<Word> {
     let claimed = held.claimed();
@@ -182,7 +182,7 @@ pub(super) fn take(index: u32, word: *mut u64, held: Word) -> Option<Word> {
     Some(claimed)
 }
 
-/// Ends what the flow that was in a claimed slot in this state meant for others.
+/// Tears down the connection of the flow that was in a claimed slot in this state.
 #[inline(always)]
 pub(super) fn end_evicted(index: u32, state: u32) {
     if state != State::Empty as u32 {
@@ -190,13 +190,14 @@ pub(super) fn end_evicted(index: u32, state: u32) {
     }
 }
 
-/// Publishes a claimed slot: what was written to its flow before is there before the mark and the word are.
+/// Publishes a claimed slot. The flow must have been written before; mark and word are stored after it.
 #[inline(always)]
 pub(super) fn publish(slot: &Slot, state: State, tag: u16, now: u32, flags: u8) {
     publish_as(slot, state, state, tag, now, flags);
 }
 
-/// The same with a mark of another state: of a dead one, nobody finds the flow until the mark is [mirrored](super::slot::sync_mark).
+/// The same with another state in the mark. With a dead mark no lookup finds the flow until the mark is
+/// [synchronised](super::slot::sync_mark).
 #[inline(always)]
 pub(super) fn publish_as(slot: &Slot, state: State, marked: State, tag: u16, now: u32, flags: u8) {
     let new = Word::new(state, slot.mark.version(), tag, now);
@@ -207,7 +208,7 @@ pub(super) fn publish_as(slot: &Slot, state: State, marked: State, tag: u16, now
     }
 }
 
-/// Empties a slot that `claim` gave, and nothing was published in.
+/// Empties a slot that was claimed, and in which nothing was published.
 #[inline(always)]
 pub(super) fn release_claim(claim: u64, now: u32) {
     if let Some(slot) = claimed(claim) {

@@ -1,5 +1,5 @@
-//! Connections that have been idle for longer than their service lets them. The controller's sweeper ends them; in the packet path
-//! whoever finds no other room does, so that the table does not fill while no controller runs.
+//! Connections that have been idle for longer than their service's timeout. The controller's sweeper ends them. So does the
+//! packet path when it finds no other slot, so that the table does not fill up while no controller runs.
 
 use core::ptr;
 
@@ -15,7 +15,7 @@ use crate::{
     verifier::counted,
 };
 
-/// A slot among those where a flow with this hash may lie whose connection is idle for too long.
+/// A candidate slot of this hash whose connection has been idle for too long.
 #[inline(always)]
 pub(super) fn idle(hash: u64, mask: u32, now: u32) -> Option<Slot> {
     found(idle_slot(hash, mask, now))
@@ -53,8 +53,8 @@ extern "C" fn idle_in(bucket: u32, now: u32) -> u64 {
     NOTHING
 }
 
-/// The slot, if both directions of its connection have been idle for longer than its backend's timeout. Only of a connection that
-/// nobody may evict otherwise is it asked.
+/// The slot, if both directions of its connection have been idle for longer than its backend's timeout. Only for
+/// connections that cannot be evicted otherwise.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn idle_at(index: u32, now: u32) -> u64 {
@@ -63,11 +63,11 @@ extern "C" fn idle_at(index: u32, now: u32) -> u64 {
     };
     // SAFETY: aligned word of FLOW_BUCKETS.
     let held = Word(unsafe { ptr::read_volatile(word) });
-    // Of most flows of a busy table their own word tells, which was just read.
+    // For most flows of a busy table, the word that was just read is enough.
     if (held.state() as u8) < State::Closing as u8 || !Word::has_passed(held.age(now), 0, 0) {
         return NOTHING;
     }
-    // SAFETY: `flow` points into FLOWS; should another CPU claim the slot just now, its version is another one.
+    // SAFETY: `flow` points into FLOWS; if another CPU claims the slot right now, its version changes.
     let (backend, protocol, peer) = unsafe { ((*flow).backend(), (*flow).key.protocol, (*flow).peer) };
     let Some(timeout) = BACKENDS.get(backend).map(|backend| backend.idle_timeout_of(protocol)) else {
         return NOTHING;

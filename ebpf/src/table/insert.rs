@@ -1,4 +1,4 @@
-//! Inserting a connection: both its directions, or none.
+//! Inserts connections: both directions, or none.
 
 use vipgate_abi::{
     config::Config,
@@ -24,14 +24,14 @@ use crate::{
     verifier::opaque,
 };
 
-/// Inserts both directions of a new connection, and counts it: what [`opened`] takes.
+/// Inserts both directions of a new connection, and counts it. Returns what [`opened`] takes.
 #[inline(always)]
 pub fn insert(arrival: &Arrival, config: &Config, new: &Connection) -> Result<u64, Reason> {
     let mask = config.bucket_mask;
     let reply_words = new.rewritten.reply_key(&arrival.key).words();
     let reply_hash = hash::words(reply_words, config.flow_seed);
     if let Some(held) = searched(reply_words, reply_hash, mask) {
-        // An embryo, or a closed one, gives way if it may.
+        // A half-open or closed connection is replaced if `new` allows it.
         if !new.may_replace || held.mark.state() as u8 > State::Answered as u8 {
             return Err(Reason::ReplyInUse);
         }
@@ -49,7 +49,7 @@ pub fn insert(arrival: &Arrival, config: &Config, new: &Connection) -> Result<u6
         new.is_exclusive && has_duplicate(reply_words[0], reply_words[1], reply_hash, mask, reply as u32) != 0;
     let is_begun = !is_lost;
     if is_begun {
-        // Before it can be taken off again.
+        // Counted before another CPU can remove it.
         load::add(
             Counter { backend: new.backend, generation: new.generation },
             Load::change(State::Empty, State::Opening),
@@ -59,7 +59,7 @@ pub fn insert(arrival: &Arrival, config: &Config, new: &Connection) -> Result<u6
         is_lost = new.is_exclusive && has_duplicate(addresses, rest, arrival.hash, mask, first as u32) != 0;
     }
     if is_lost {
-        // What has been published another connection may have got; the first flow goes with its answers.
+        // Another connection may have taken the published slot. `remove` also removes the first flow.
         if let Some(reply) = claimed(reply) {
             remove(&reply);
         }
@@ -75,21 +75,21 @@ pub fn insert(arrival: &Arrival, config: &Config, new: &Connection) -> Result<u6
     Ok(first as u32 as u64 | if new.route.is_due() { OPENED | IS_DUE } else { OPENED })
 }
 
-/// How often who could not insert a connection looks for its flow, which another CPU that does it publishes last: a number
-/// between these, so that two who have given it up do not begin it anew at the same moment.
+/// Bounds of the number of lookups for a connection that another CPU is inserting. The number varies, so that two CPUs that
+/// both backed off do not retry at the same moment.
 const LEAST_LOOKS: u32 = 16;
 const MOST_LOOKS: u32 = 128;
 
-/// The first flow of a connection that could not be inserted, where another CPU has just met a packet of it, too: a number as
-/// [`opened`] takes; 0: there is none.
+/// Waits for the first flow of a connection that this CPU could not insert, because another CPU is inserting it. Returns
+/// what [`opened`] takes; 0 if there is none.
 #[inline(always)]
 pub fn inserted_by_other_cpu(arrival: &Arrival) -> u64 {
     let found = await_insert(arrival);
     let Some(slot) = opened(found).filter(|slot| slot.mark.state().is_over()) else {
         return found;
     };
-    // What is over nobody has just inserted: the controller, which moves it, has it in the other table still (rule 8). There it
-    // must not keep the new one from being inserted.
+    // A flow that is over was not just inserted: the controller is moving it, and it still is in the secondary table (rule
+    // 8). There it must not block the new connection.
     if is_secondary(slot.index) {
         remove(&slot);
     }
@@ -115,31 +115,31 @@ extern "C" fn await_insert(arrival: *const Arrival) -> u64 {
     0
 }
 
-/// Marks an inserted connection's first slot among numbers of reasons, which are below it.
+/// Distinguishes the first slot of an inserted connection from a reason's number.
 const OPENED: u64 = 1 << 63;
-/// Beside it: the next hop is due to be confirmed.
+/// With [`OPENED`]: the next hop is to be confirmed.
 pub const IS_DUE: u64 = 1 << 61;
 
-/// The slot that a connection was just inserted in; None: the number is a reason's.
+/// The slot of a connection that was just inserted; `None` if the number is a reason's.
 #[inline(always)]
 pub fn opened(number: u64) -> Option<Slot> {
     if number & OPENED == 0 { None } else { slot(number as u32) }
 }
 
-/// Writes and publishes the flow of a new connection's answers in a claimed slot; `peer` is where its first flow goes.
+/// Writes and publishes the flow of a new connection's answers in a claimed slot. `peer` is the first flow's slot.
 #[inline(never)]
 fn write_reply(arrival: &Arrival, new: &Connection, claim: u64, peer: u32, tag: u16) -> u32 {
     if let Some(slot) = claimed(claim) {
         let key = &arrival.key;
         let flow = slot.flow;
-        // SAFETY: this CPU claimed the slot; what may be stale is the other connection's that was there before.
+        // SAFETY: this CPU claimed the slot, and other CPUs only read it.
         unsafe {
             (*flow).key = new.rewritten.reply_key(key);
             (*flow).new_src = key.dst;
             (*flow).new_dst = key.src;
             (*flow).new_sport = key.dport;
             (*flow).new_dport = key.sport;
-            // The way back is found when the first answer comes.
+            // The route back is looked up when the first answer comes.
             (*flow).target = Target::of(new.backend);
             (*flow).hop = Hop::unknown(slot.mark.version(), arrival.now);
             (*flow).from = new.answers_by;
@@ -151,7 +151,7 @@ fn write_reply(arrival: &Arrival, new: &Connection, claim: u64, peer: u32, tag: 
     opaque(0)
 }
 
-/// The same of its first packet's direction. One that may have to go again is not seen yet.
+/// The same for the first packet's direction. If it may have to be removed again, lookups do not find it yet.
 #[inline(never)]
 fn write_first(arrival: &Arrival, new: &Connection, claim: u64, peer: u32) -> u32 {
     if let Some(slot) = claimed(claim) {
@@ -175,7 +175,7 @@ fn write_first(arrival: &Arrival, new: &Connection, claim: u64, peer: u32) -> u3
     opaque(0)
 }
 
-/// Writes what both directions of a new connection have alike.
+/// Writes the fields that both directions of a new connection have in common.
 ///
 /// # Safety
 /// This CPU claimed the flow's slot.

@@ -1,4 +1,4 @@
-//! Where a flow is.
+//! Finds flows.
 
 use core::ptr;
 
@@ -21,7 +21,7 @@ pub fn lookup(wanted: [u64; 2], hash: u64, mask: u32) -> Option<Slot> {
     searched(wanted, hash, mask)
 }
 
-/// The flow that a search finds; what is not there, as it should be, need not be looked for where it would prefer to be.
+/// The flow by a search of its buckets, without a look at its preferred slot.
 #[inline(always)]
 pub(super) fn searched(wanted: [u64; 2], hash: u64, mask: u32) -> Option<Slot> {
     let index = index_of(wanted, hash, mask);
@@ -51,20 +51,20 @@ fn has_key(flow: *mut Flow, wanted: [u64; 2]) -> bool {
     (stored[0] ^ wanted[0]) | (stored[1] ^ wanted[1]) == 0
 }
 
-/// [`search`]'s answer where the flow is not in its home, but may lie elsewhere: [`search_elsewhere`] tells.
+/// What [`search`] returns if the flow is not in its home bucket, but may be in another one: [`search_elsewhere`] finds it.
 pub const ELSEWHERE: u32 = u32::MAX - 1;
 
 /// The slot of the flow whose key has these words, or none.
 #[inline(always)]
 pub(super) fn index_of(wanted: [u64; 2], hash: u64, mask: u32) -> u32 {
-    // Two calls beside each other, not one in the other: a stack less deep.
+    // Two calls in sequence instead of nested ones: the stack is less deep.
     match search(wanted[0], wanted[1], hash, mask) {
         ELSEWHERE => search_on(wanted[0], wanted[1], hash, mask),
         found => found,
     }
 }
 
-/// The slot of the flow whose key has these words if that is in its home, no slot, or [`ELSEWHERE`].
+/// The slot of the flow whose key has these words, if it is in its home bucket; else [`NOWHERE`] or [`ELSEWHERE`].
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn search(addresses: u64, rest: u64, hash: u64, mask: u32) -> u32 {
@@ -74,14 +74,14 @@ pub extern "C" fn search(addresses: u64, rest: u64, hash: u64, mask: u32) -> u32
     }
 }
 
-/// The same in all other places: of our own table the buckets after the home, which has overflowed; then the other table.
+/// The same outside the home bucket: in the buckets after it, if it has overflowed, and then in the secondary table.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn search_on(addresses: u64, rest: u64, hash: u64, mask: u32) -> u32 {
     search_elsewhere([addresses, rest], hash, mask)
 }
 
-/// [`search_on`] as a part of another global function.
+/// [`search_on`], to be inlined in another global function.
 #[inline(always)]
 pub fn search_elsewhere(wanted: [u64; 2], hash: u64, mask: u32) -> u32 {
     let found = search_from(Candidate::home(hash, mask).next(mask), 1, 0, NOWHERE, wanted, (hash, mask));
@@ -93,7 +93,7 @@ pub fn search_elsewhere(wanted: [u64; 2], hash: u64, mask: u32) -> u32 {
     }
 }
 
-/// The slot of a flow in its bucket `at`, which is the one of this `depth`, or in those after it while each has overflowed.
+/// The slot of a flow in its candidate bucket `at`, number `depth`, or in those after it as long as each has overflowed.
 #[inline(always)]
 fn search_from(at: Candidate, depth: u32, table: u32, own: u32, wanted: [u64; 2], (hash, mask): (u64, u32)) -> u32 {
     let (mut at, mut depth) = (at, depth);
@@ -108,15 +108,15 @@ fn search_from(at: Candidate, depth: u32, table: u32, own: u32, wanted: [u64; 2]
     NOWHERE
 }
 
-/// [`search_bucket`] where it is called in a loop. `place` is the bucket's number, and above 32 bits `own`.
+/// [`search_bucket`] for calls in a loop. `place` is the bucket's number, and above 32 bits `own`.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn search_at(addresses: u64, rest: u64, hash: u64, place: u64) -> u32 {
     search_bucket(place as u32, (place >> 32) as u32, [addresses, rest], hash)
 }
 
-/// The slot of the flow whose key has these words in a bucket. With an `own` slot, which is some, another one than that, and by
-/// its word: what is not seen yet has a mark that is dead.
+/// The slot of the flow whose key has these words in a bucket. If there is an `own` slot, it is skipped, and others are
+/// matched by their words instead of their marks: a flow that lookups do not find yet has a dead mark.
 #[inline(always)]
 fn search_bucket(number: u32, own: u32, wanted: [u64; 2], hash: u64) -> u32 {
     let Some(bucket) = secondary::bucket(number) else {
@@ -158,15 +158,15 @@ fn is_taken(word: Word) -> bool {
     word.state() as u8 > State::Busy as u8
 }
 
-/// 1: the flow with these key words that was just published in the slot `own` is not the only one (rule 9).
+/// 1 if another flow has the same key words as the one that was just published in the slot `own` (rule 9).
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(super) extern "C" fn has_duplicate(addresses: u64, rest: u64, hash: u64, mask: u32, own: u32) -> u32 {
     let Some(word) = word(own) else {
         return 1;
     };
-    // The one atomic operation without another purpose: a full barrier, so that what was published is seen before others
-    // are looked for.
+    // This atomic operation only serves as a full barrier: the flow is visible to other CPUs before this one searches for
+    // theirs.
     // SAFETY: aligned word of FLOW_BUCKETS.
     unsafe {
         let held = ptr::read_volatile(word);

@@ -1,4 +1,4 @@
-//! The end of a connection, and what it means for the loads that count it.
+//! Removes connections, and updates the loads that count them.
 
 use core::ptr;
 
@@ -14,9 +14,9 @@ use crate::{
     verifier::opaque,
 };
 
-/// The other direction of the flow in a slot, by what that says of it. None: its slot is another connection's, or nobody's;
-/// the state of what is found may still be `Busy` or `Empty`. It is read before it is asked to whom it belongs: should it
-/// become another's just now, it cannot be moved any more (rule 1).
+/// The other direction of the flow in the slot `own`, which stores it as `peer`. `None` if that slot belongs to another
+/// connection or to none. The state of the returned slot may be `Busy` or `Empty`. The slot is read before the check: if
+/// another flow claims it right now, its state cannot be changed any more (rule 1).
 #[inline(always)]
 pub fn peer(own: u32, peer: u32, is_reply: bool) -> Option<Slot> {
     let peer = slot(secondary::peer_index(own, peer))?;
@@ -25,14 +25,15 @@ pub fn peer(own: u32, peer: u32, is_reply: bool) -> Option<Slot> {
     (points_back && read_mark(peer.flow).is_reply() != is_reply).then_some(peer)
 }
 
-/// Ends what the slot that left `state` meant for others: its connection's other direction, and the backend's load.
+/// Tears down the rest of the connection whose flow left a slot in `state`: its other direction, and its part of the
+/// backend's load.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(super) extern "C" fn teardown_peer(index: u32, state: u32) -> u32 {
     let Some(own) = secondary::flow(index) else {
         return opaque(0);
     };
-    // SAFETY: `own` points into FLOWS; its fields still are those of the flow that left.
+    // SAFETY: `own` points into FLOWS; its fields are still those of the flow that left.
     let (counter, peer_index) =
         unsafe { (Counter { backend: (*own).backend(), generation: (*own).generation }, (*own).peer) };
     let is_reply = read_mark(own).is_reply();
@@ -50,8 +51,8 @@ pub(super) extern "C" fn teardown_peer(index: u32, state: u32) -> u32 {
 
 /// Removes a connection: both directions.
 ///
-/// Claims the slot before it empties it: were it free at once, another CPU could write a new flow to it while `teardown_peer`
-/// still reads the one that left. Three functions, of which none calls the next: a stack less deep.
+/// The slot is claimed before it is emptied: otherwise another CPU could write a new flow to it while `teardown_peer` still
+/// reads the old one. Three functions in sequence, because nested ones would need a deeper stack.
 #[inline(always)]
 pub fn remove(slot: &Slot) {
     let held = claim_for_removal(slot.index, slot.mark.0);
@@ -61,7 +62,7 @@ pub fn remove(slot: &Slot) {
     }
 }
 
-/// Claims the slot of the flow that has this mark: its word as it was before; 0: the flow has left it.
+/// Claims the slot of the flow that has this mark. Returns the word before; 0 if the flow has left the slot.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn claim_for_removal(index: u32, mark: u32) -> u64 {
@@ -84,7 +85,7 @@ extern "C" fn claim_for_removal(index: u32, mark: u32) -> u64 {
     0
 }
 
-/// Empties a slot that was seized when its word was `held`.
+/// Empties a slot that was claimed for removal when its word was `held`.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn release(index: u32, held: u64) -> u32 {

@@ -1,4 +1,4 @@
-//! A slot: its word, its flow's mark, and the changes that packets of its flow make.
+//! A slot: its word, its flow's mark, and the changes that the flow's packets make.
 
 use core::{
     ptr,
@@ -16,10 +16,10 @@ use crate::{
 /// A flow in its slot.
 #[derive(Clone, Copy)]
 pub struct Slot {
-    /// Index in FLOWS, or in OTHER_FLOWS (see `other`).
+    /// Index in FLOWS, or in OTHER_FLOWS (see `secondary`).
     pub index: u32,
     pub flow: *mut Flow,
-    /// The flow's mark as it was when the slot was found: who the slot is meant to hold.
+    /// The flow's mark when the slot was found: identifies the flow that the slot should hold.
     pub mark: Mark,
 }
 
@@ -33,14 +33,14 @@ impl Slot {
         read_mark(self.flow).still(self.mark)
     }
 
-    /// Moves the slot to a state (rule 4), unless it is in it, is over, holds another flow, or loses the race: tells
-    /// whether it moved it, and from where.
+    /// Changes the slot's state (rule 4). Returns the state before; `None` if it already is in that state, is over, holds
+    /// another flow, or another CPU won the race.
     #[inline(always)]
     pub fn move_to(&self, state: State) -> Option<State> {
         self.change(state.comes_after() as u32 + 1, u8::MAX as u32, state)
     }
 
-    /// Moves a slot that is [over](State::is_over), at least as far as `from`, to a state; as [`Slot::move_to`].
+    /// [`Slot::move_to`] for a slot that is [over](State::is_over), and in the state `from` or a later one.
     #[inline(always)]
     pub fn revive(&self, from: State, state: State) -> Option<State> {
         self.change(from as u32, State::Resumed as u32, state)
@@ -56,7 +56,7 @@ impl Slot {
         Some(left)
     }
 
-    /// Jiffies since the time that is stored in the slot's word; of none, since ever.
+    /// Jiffies since the time in the slot's word; the maximum if there is no such slot.
     #[inline(always)]
     pub fn age(&self, now: u32) -> u32 {
         // SAFETY: aligned word of FLOW_BUCKETS.
@@ -64,8 +64,8 @@ impl Slot {
     }
 }
 
-/// Swaps the state of a slot that holds the flow of this mark, if it is among `from` (the least of them, and above 8 bits the
-/// most), for another one; the state before. `Empty`: it was not, or it is that state already.
+/// Changes the state of a slot that holds the flow of this mark, if its state is in the range `from` (the first state, and
+/// above 8 bits the last). Returns the state before; `Empty` if nothing changed.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn change_at(index: u32, mark: u32, from: u32, state: u32) -> u32 {
@@ -151,13 +151,13 @@ pub fn touch(index: u32, now: u32) {
     opaque(touch_at(index, now, 0));
 }
 
-/// Stores the time of what may tell that a connection lives, though it be over (rule 4).
+/// Stores the time of a packet that may show that a connection is alive, although it is over (rule 4).
 #[inline(always)]
 pub fn touch_over(index: u32, now: u32) {
     opaque(touch_at(index, now, 1));
 }
 
-/// Stores the time of a hit of the other direction: this one's way out is asked for again all the same.
+/// Stores the time of a hit of the other direction. This direction's route is still looked up again when its own packets come.
 #[inline(always)]
 pub fn touch_peer(index: u32, now: u32) {
     if let Some(word) = word(index) {
@@ -183,13 +183,13 @@ extern "C" fn touch_at(index: u32, now: u32, is_over: u32) -> u32 {
     opaque(0)
 }
 
-/// Brings a flow's mark to its slot's word (rule 4).
+/// Sets the state in a flow's mark to the one in its slot's word (rule 4).
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(super) extern "C" fn sync_mark(index: u32) -> u32 {
     if let (Some(word), Some(flow)) = (word(index), secondary::flow(index)) {
         let mut tries = 0;
-        // Hits and other changes make the swap fail; each of the latter mirrors the word itself.
+        // Hits and other changes of the state make the swap fail. Whoever changes the state also synchronises the mark.
         while tries < 4 {
             let seen = read_mark(flow);
             // SAFETY: aligned word of FLOW_BUCKETS.
