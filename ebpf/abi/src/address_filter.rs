@@ -1,18 +1,18 @@
-//! Which addresses the router's services are about: a set of bits that tells most other traffic apart before the flow
-//! table is looked at.
+//! The addresses that the router's services use: a bit set by which most other traffic is recognised without a lookup in
+//! the flow table.
 //!
-//! A packet concerns vipgate when it goes *to* an address that has a service or by which guests leave, or comes *from* one
-//! that answers for a service or gets another source on its way *out*, or goes to one of these last. Each such address sets a
-//! bit, chosen by a hash; a packet whose bits are all clear is not ours. A bit that another address set costs such a packet a look into the
+//! A packet concerns vipgate if it goes *to* an address that has a service or is a source for guests, or comes *from* one
+//! that answers for a service or is translated on its way *out*, or goes to one of the latter. Each such address sets a
+//! bit, chosen by a hash. A packet whose bits are all clear is not ours. A hash collision costs a packet a lookup in the
 //! tables, no more.
 //!
-//! A fourth kind of bit is about who must not send: the router's own addresses, which no packet has that comes in. It is asked
-//! for when a flow opens, and of what goes to the stack.
+//! A fourth kind of bit is for the router's own addresses, which no arriving packet may have as its source. It is checked
+//! when a flow opens, and for packets that go to the stack.
 //!
-//! An address's four bits are beside each other, so that one look tells all of them.
+//! An address's four bits are adjacent, so that one load reads all of them.
 //!
-//! The controller sets a bit before the entry that needs it, and clears it after the last one that did; those to and from
-//! addresses only when connections that ended with that entry need no answer any more.
+//! The controller sets a bit before it writes the entry that needs it, and clears it after the last such entry is gone. It
+//! clears `to` and `from` bits only when the connections that ended with the entry need no reset any more.
 
 use crate::Be32;
 
@@ -25,7 +25,7 @@ const KINDS: u32 = 4;
 /// Number of 64-bit words: the map's elements.
 pub const WORDS: usize = (BITS * KINDS) as usize / 64;
 
-/// What an address's bit is about.
+/// The kind of an address's bit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     To = 0,
@@ -39,7 +39,7 @@ enum Kind {
 pub struct Bit(u32);
 
 impl Bit {
-    /// In each word: the bits of the router's own addresses.
+    /// The bits of [`Self::own`] in each word.
     pub const OWN: u64 = 0x8888_8888_8888_8888;
 
     #[inline(always)]
@@ -59,21 +59,19 @@ impl Bit {
         Self::new(addr, Kind::From)
     }
 
-    /// The bit of packets from an address whose source is another one when they leave by some device; [`Self::from`] is set,
-    /// too.
+    /// The bit of packets from an address that is translated at some device. [`Self::from`] is set, too.
     #[inline(always)]
     pub const fn out(addr: Be32) -> Self {
         Self::new(addr, Kind::Out)
     }
 
-    /// The bit of an address of the router's own.
+    /// The bit of one of the router's own addresses.
     #[inline(always)]
     pub const fn own(addr: Be32) -> Self {
         Self::new(addr, Kind::Own)
     }
 
-    /// The bits of packets from whatever address, and of those that get another source: what a network needs that has more
-    /// addresses than there are bits.
+    /// The `from` and `out` bits of all addresses: for a network that has more addresses than there are bits.
     pub fn from_and_out_of_all() -> impl Iterator<Item = Self> {
         (0..BITS).flat_map(|hash| [Self(hash * KINDS + Kind::From as u32), Self(hash * KINDS + Kind::Out as u32)])
     }
@@ -126,31 +124,31 @@ impl Bits {
         self.0 & kinds != 0
     }
 
-    /// False: no packet to the address concerns us.
+    /// False if no packet to the address concerns us.
     #[inline(always)]
     pub const fn may_be_to(self) -> bool {
         self.has(1 << Kind::To as u64 | 1 << Kind::Out as u64)
     }
 
-    /// False: no packet from the address concerns us.
+    /// False if no packet from the address concerns us.
     #[inline(always)]
     pub const fn may_be_from(self) -> bool {
         self.has(1 << Kind::From as u64)
     }
 
-    /// False: no device's packets from the address change.
+    /// False if packets from the address are translated at no device.
     #[inline(always)]
     pub const fn may_be_translated(self) -> bool {
         self.has(1 << Kind::Out as u64)
     }
 
-    /// False: the address has no service, and nobody leaves by it.
+    /// False if the address has no service and is no guest's source.
     #[inline(always)]
     pub const fn may_be_vip(self) -> bool {
         self.has(1 << Kind::To as u64)
     }
 
-    /// False: it is none of the router's addresses, VIPs among them.
+    /// False if it is neither one of the router's addresses nor a VIP.
     #[inline(always)]
     pub const fn may_be_own(self) -> bool {
         self.has(1 << Kind::To as u64 | 1 << Kind::Own as u64)

@@ -1,27 +1,26 @@
-//! Where a service sends its flows: the elements of the BACKENDS map. A backend's number is its index there.
+//! The backends of services: the elements of the BACKENDS map. A backend's number is its index there.
 
 use crate::{Be16, Be32, meter::Binding};
 
-/// One backend of one listener. All zero: the number is free.
+/// One backend of one listener. All zero if the number is free.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Backend {
-    /// IPv4 address; 0: this number is free.
+    /// IPv4 address; 0 if this number is free.
     pub addr: Be32,
-    /// 0: it takes every protocol and port, see [`Self::takes_all`].
+    /// 0 if it takes every protocol and port, see [`Self::takes_all`].
     pub port: Be16,
-    /// A flow remembers the generation it was made under; once they differ the flow is over. The controller bumps it
-    /// to end a backend's flows at once, and whenever the number is given to another backend.
+    /// A flow stores the generation under which it was made; once they differ, the flow is over. The controller increments it
+    /// to end a backend's flows at once, and whenever another backend gets the number.
     pub generation: u16,
     /// Number of the service (listener) it belongs to.
     pub service: u32,
-    /// Flows idle for longer, in seconds, are swept ([`Self::idle_timeout_of`]). [`DOWN`]: it fails its health checks, has no place in a ring, and
-    /// whatever flow it still has is over.
+    /// Seconds after which idle flows are swept ([`Self::idle_timeout_of`]). [`DOWN`] if the backend fails its health
+    /// checks: then it is in no selection table, and its flows are over.
     pub idle_timeout: u32,
-    /// Whose limit the packets of its flows count against. No part of what a flow was made under: a limit comes, changes and
-    /// goes while connections go on.
+    /// The bandwidth limit that its flows' packets count against. It can change while connections go on.
     pub meter: Binding,
-    /// Interface index of the device by which the backend's network is, which alone leads to it; 0: any may.
+    /// Interface index of the device that leads to the backend's network; 0 for any.
     pub device: u32,
     /// Keeps an element within a cache line.
     pub reserved: [u32; 2],
@@ -30,17 +29,17 @@ pub struct Backend {
 /// The idle timeout of a backend that is down.
 pub const DOWN: u32 = 0;
 
-/// Seconds without a packet after which a translated flow is over: the least that a NAT may take for an established TCP
-/// connection (RFC 5382, section 5), what is recommended for UDP (RFC 4787, section 4.3), the least for ICMP queries (RFC
-/// 5508, section 3.2), and Linux's own for all others.
+/// Seconds without a packet after which a translated flow is over: the minimum for established TCP
+/// connections (RFC 5382, section 5), the recommendation for UDP (RFC 4787, section 4.3), the minimum for ICMP queries (RFC
+/// 5508, section 3.2), and Linux's default for all others.
 pub const TCP_IDLE: u32 = 2 * 60 * 60 + 4 * 60;
 pub const UDP_IDLE: u32 = 5 * 60;
 pub const ICMP_IDLE: u32 = 60;
 pub const OTHER_IDLE: u32 = 10 * 60;
 
 impl Backend {
-    /// Whether the device that the kernel sends by to its address leads to its network, and not to another one that has the
-    /// address, too; 0: none does. The device is as a flow remembers it ([`crate::flow::Flow::from`]).
+    /// True if the device by which the kernel routes to its address leads to its network, and not to another one with the
+    /// same address. The device is as in [`crate::flow::Flow::from`]; 0 if there is none.
     #[inline(always)]
     pub const fn is_by(&self, device: u16) -> bool {
         self.device == 0 || self.device as u16 == device
@@ -76,21 +75,21 @@ pub const fn idle_timeout_of(protocol: u8) -> u32 {
     }
 }
 
-/// The way to a backend, as the last new flow found it: an element of the BACKEND_ROUTES map, which only the programs write.
+/// The route to a backend, cached by its last new flow: an element of the BACKEND_ROUTES map, which only the programs write.
 ///
-/// Two CPUs may write one at once, or while another reads it. So the hop tells the rest, as a flow's tells its port: a hop beside
-/// which something else was written reads as old.
+/// Two CPUs may write it at once, or while another one reads it. So the hop vouches for the other fields, as in a flow: a
+/// hop with fields of another write counts as old.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct BackendRoute {
-    /// Next hop, and under which epoch it was found, crossed with `way`.
+    /// The next hop, and the epoch under which it was found, combined with a hash of `way`.
     pub hop: u64,
     pub way: BackendWay,
     /// Low 32 bits of jiffies when it was found.
     pub found: u32,
 }
 
-/// The way out: index of PORTS in the lower 16 bits, above them [`Backend::generation`] of the backend that it leads to.
+/// The interface (index of PORTS) in the lower 16 bits, above them the [`Backend::generation`] of the backend.
 #[repr(transparent)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct BackendWay(pub u32);
@@ -111,14 +110,14 @@ impl BackendWay {
         (self.0 >> 16) as u16
     }
 
-    /// The word that is stored beside this way.
+    /// The [`BackendRoute::hop`] for this way.
     #[inline(always)]
     pub const fn hop(self, next_hop: [u8; 6], epoch: u16) -> u64 {
         let [a, b, c, d, e, f] = next_hop;
         u64::from_le_bytes([a, b, c, d, e, f, 0, 0]) | (self.crossed(epoch) as u64) << 48
     }
 
-    /// True for the word that was stored beside this way, under this epoch.
+    /// True for the hop that was stored with this way under this epoch.
     #[inline(always)]
     pub const fn matches(self, hop: u64, epoch: u16) -> bool {
         (hop >> 48) as u16 == self.crossed(epoch)
@@ -130,7 +129,7 @@ impl BackendWay {
     }
 }
 
-/// The next hop of such a word.
+/// The next hop's MAC address in a [`BackendRoute::hop`].
 #[inline(always)]
 pub const fn next_hop(hop: u64) -> [u8; 6] {
     let [a, b, c, d, e, f, _, _] = hop.to_le_bytes();

@@ -1,7 +1,7 @@
 //! Incremental Internet checksums (RFC 1071, RFC 1624 equation 3).
 //!
-//! A change is gathered as the one's-complement sum of `~old + new` over the 16-bit words that change; sums are of
-//! native-order words, which is right on any byte order (RFC 1071, section 2 B).
+//! A change is the one's-complement sum of `~old + new` over the 16-bit words that change. Sums are of
+//! native-order words, which is correct for any byte order (RFC 1071, section 2 B).
 //!
 //! ```
 //! use vipgate_abi::checksum::{delta16, delta32, fold, update};
@@ -23,13 +23,13 @@ pub const fn fold(mut sum: u64) -> u16 {
     sum as u16
 }
 
-/// What changing a 16-bit word adds to the sum.
+/// The change of the sum when a 16-bit word changes.
 #[inline(always)]
 pub const fn delta16(old: u16, new: u16) -> u64 {
     !old as u64 + new as u64
 }
 
-/// What changing a 32-bit word adds to the sum.
+/// The change of the sum when a 32-bit word changes.
 #[inline(always)]
 pub const fn delta32(old: u32, new: u32) -> u64 {
     !old as u64 + new as u64

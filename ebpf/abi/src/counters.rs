@@ -30,7 +30,7 @@ macro_rules! reasons {
             /// All of them, by number.
             pub const ALL: &[Self] = &[$(Self::$name,)+];
 
-            /// The one of this number.
+            /// The reason with this number.
             #[inline(always)]
             pub const fn of(number: u32) -> Option<Self> {
                 match number { $($number => Some(Self::$name),)+ _ => None }
@@ -41,7 +41,7 @@ macro_rules! reasons {
                 match self { $(Self::$name => $text,)+ }
             }
 
-            /// True: the packet ended here. False: it went up the stack.
+            /// True if the packet is dropped, false if it goes up the stack.
             pub const fn is_drop(self) -> bool {
                 match self { $(Self::$name => matches!(Verdict::$verdict, Verdict::Drop),)+ }
             }
@@ -68,100 +68,101 @@ reasons! {
     Unroutable = 2 Drop "unroutable",
     /// A fragment whose packet's first fragment has not come.
     Fragment = 3 Pass "fragment",
-    /// Neither TCP nor UDP, and about no flow or service of ours.
+    /// Neither TCP nor UDP, and for no flow or service.
     OtherProtocol = 4 Pass "other_protocol",
     /// No flow and no service: traffic that is not ours.
     NotOurs = 5 Pass "not_ours",
-    /// Without a flow, what opens none: a TCP segment without SYN, which the stack answers with RST, or, on its way out of a
-    /// network, an ICMP answer to nothing.
+    /// A packet without a flow that cannot open one: a TCP segment without SYN, which the stack answers with RST, or a
+    /// guest's ICMP answer to no request.
     NoFlow = 6 Pass "no_flow",
-    /// Translated, then given to the stack, which routes it: there is no neighbour entry yet, or the way out is no port.
+    /// Translated, then handed to the stack, which routes it: there is no neighbour entry yet, or the device carries no
+    /// program.
     NoNeighbour = 7 Pass "no_neighbour",
-    /// Larger than the way out's MTU: the stack fragments it, or tells its sender.
+    /// Larger than the outgoing interface's MTU: the stack fragments it, or sends an ICMP error.
     OverMtu = 8 Pass "over_mtu",
     /// The listener has no backend: the stack, which owns the VIP's address and has no socket there, refuses at once.
     NoBackend = 9 Pass "no_backend",
     /// The VIP is Disabled.
     Disabled = 10 Drop "disabled",
-    /// The time to live would reach 0: the stack tells its sender.
+    /// The time to live would reach 0: the stack sends an ICMP error.
     TtlExpired = 11 Pass "ttl_expired",
-    /// Every slot where the flow may lie holds one that stays.
+    /// Every candidate slot holds a flow that cannot be evicted.
     TableFull = 12 Drop "flow_table_full",
-    /// The answers would be another connection's, and no port was found for which they are not: all that were tried are in use,
-    /// or the protocol has none, or another CPU was faster each time.
+    /// The answers would have the same key as another connection's, and no other port was found: all that were tried are in
+    /// use, or the protocol has no ports, or another CPU was faster each time.
     ReplyInUse = 13 Drop "reply_in_use",
-    /// The flow's listener is gone, or its backend's flows were ended; of TCP only what a reset does not answer.
+    /// The flow's listener is gone, or its backend's flows were ended. For TCP, only packets that are not answered with a
+    /// reset.
     FlowEnded = 14 Drop "flow_ended",
-    /// The listener has as many connections as it may: who waits and tries again gets in when one ends.
+    /// The listener has its maximum of connections: a client that retries gets in when one ends.
     TooManyConnections = 15 Drop "too_many_connections",
-    /// The frame is addressed to a group or to another host's MAC address, as those that a bridge floods: the stack drops
-    /// it, or knows a device (a macvlan, say) whose address that is.
+    /// The frame is addressed to a group or to another host's MAC address, like those that a bridge floods: the stack drops
+    /// it, or has a device (such as a macvlan) with that address.
     OtherHost = 16 Pass "other_host",
     /// The service takes no flows from this source: a port-forwarding rule's allowedCidr.
     SourceNotAllowed = 17 Drop "source_not_allowed",
     /// Every port that was tried for a masqueraded connection is in use towards its destination.
     NoFreePort = 18 Drop "no_free_port",
-    /// The stack was about to send a guest's packet with the guest's own source where it has to be a VIP: what belongs to
-    /// no connection that the router knows does not leave.
+    /// The stack was about to send a guest's packet with the guest's own source instead of a VIP, because it belongs to no
+    /// known connection.
     Untranslated = 19 Drop "untranslated",
     /// Its VIP's or port's bandwidth is used up, and so is the room in its queue.
     OverLimit = 20 Drop "over_limit",
-    /// A bandwidth limit holds it back, its way out takes no frames from XDP, or a reset answers it: XDP hands it over to the TC
-    /// stage, which can.
+    /// XDP hands the packet over to the TC stage, because a bandwidth limit queues it, its outgoing device takes no frames
+    /// from XDP, or a reset answers it.
     HandedOver = 21 Pass "handed_over",
-    /// The kernel refused at once what XDP redirected: the way out takes no frames from other devices, or is down. What its
-    /// driver drops later the driver counts.
+    /// The kernel refused a packet that XDP redirected: the outgoing device takes no frames from other devices, or is down.
+    /// Packets that the driver drops later are counted by the driver.
     RedirectFailed = 22 Drop "redirect_failed",
-    /// Its source is none that a host can have (RFC 1812, section 5.3.7), or one of the router's own.
+    /// No host can have its source (RFC 1812, section 5.3.7), or it is one of the router's own.
     Martian = 23 Drop "martian",
-    /// It belongs to a connection, or is an ICMP error about one, but comes from where that side of it is not.
+    /// It belongs to a connection, or is an ICMP error about one, but comes by another device than that side of the connection.
     WrongSide = 24 Drop "wrong_side",
-    /// A guest's packet, by its source, that comes by another device than its network's.
+    /// It has a guest's source, but comes by another device than the guest's network.
     Spoofed = 25 Drop "spoofed",
-    /// What is for a backend or guest that the kernel does not send to by the device of its network.
+    /// It is for a backend or guest to which the kernel routes by another device than that of its network.
     Elsewhere = 26 Drop "elsewhere",
-    /// Behind a VLAN tag: the stack gives it to the VLAN device that it is for, if the router has that.
+    /// It has a VLAN tag: the stack gives it to the VLAN device, if the router has one.
     Tagged = 27 Pass "tagged",
-    /// A TCP segment of a connection that the router has ended, or a guest's of one that it does not know: answered with a reset.
+    /// A TCP segment of a connection that the router has ended, or a guest's of one that it does not know: answered with a
+    /// reset.
     FlowReset = 28 Drop "flow_reset",
-    /// What came to the stack for a VIP's port that no service has: none of the router's sockets is to answer, so the stack
-    /// refuses.
+    /// It came to the stack for a VIP's port without a service. The router's sockets must not answer, so the stack refuses it.
     PortClosed = 29 Drop "port_closed",
-    /// For an elastic IP, and it does not tell for which of its connections: not the guest's, and not the router's either.
+    /// It is for an elastic IP, but cannot be assigned to a connection: it reaches neither the guest nor the router.
     Unreadable = 30 Drop "unreadable",
-    /// A TCP segment without a flow, while those of another version's tables are just coming over: reset now, a connection
-    /// would be lost that is about to be known.
+    /// A TCP segment without a flow, while flows are migrated from another version's tables. A reset would end a connection
+    /// whose flow is about to come.
     ComingOver = 31 Drop "coming_over",
-    /// It names its own way (loose or strict source routing: RFC 791, section 3.1; RFC 7126, section 4.3).
+    /// It has a source route (loose or strict: RFC 791, section 3.1; RFC 7126, section 4.3).
     SourceRoute = 32 Drop "source_route",
-    /// It comes by another device than the kernel sends to its source by, where strict reverse-path filtering is set (`rp_filter`
-    /// 1; RFC 3704, section 2.2).
+    /// It comes by a device with strict reverse-path filtering (`rp_filter` 1; RFC 3704, section 2.2), but the route to its
+    /// source is by another device.
     ReversePath = 33 Drop "reverse_path",
 }
 
 /// Number of elements of the REASONS map; larger than the enum, so that reasons can be added without a new layout.
 pub const REASON_SLOTS: u32 = 64;
 
-/// How grave a reason is to whom reads the log.
+/// A reason's severity in the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Severity {
-    /// It is ordinary: the programs never tell of such a packet.
+    /// Ordinary: the programs never log such a packet.
     Silent,
-    /// It happens on any network, and helps to find out why something does not work.
+    /// Happens on any network; helps to find out why something does not work.
     Debug,
-    /// Somebody was refused, or waits.
+    /// A connection or packet was refused, or has to wait.
     Info,
-    /// The router, or its configuration, lacks something.
+    /// The router or its configuration lacks capacity.
     Warn,
 }
 
 impl Reason {
-    /// How grave it is.
+    /// Its severity in the log.
     pub const fn severity(self) -> Severity {
         match self {
             Self::TableFull | Self::NoFreePort => Severity::Warn,
-            // What XDP redirected and the kernel refused, and whom it finds no socket for, programs see that do not have the
-            // packet.
+            // RedirectFailed and PortClosed are counted by programs that do not have the packet.
             Self::NotIpv4
             | Self::NotOurs
             | Self::OtherProtocol

@@ -1,29 +1,29 @@
-//! Fair shares: what a flow may bring to a meter that is congested.
+//! Fair shares of a congested meter's queue: what each flow may have in it.
 //!
-//! Where a meter drops only what comes when its queue is full, chance decides whose packets those are, and flows that keep
-//! the queue full shut others out: of eight TCP connections at 1 Mbit/s two starved.
+//! If a meter only dropped packets that find the queue full, chance would decide whose packets those are, and flows that keep
+//! the queue full would shut others out: of eight TCP connections at 1 Mbit/s two starved.
 //!
 //! So a queue has dynamic thresholds (Choudhury and Hahne, "Dynamic Queue Length Thresholds for Shared-Memory Packet
-//! Switches", 1998): what one flow has in it may be [a multiple](MULTIPLE) of the room that is left. Who brings more is
-//! dropped first, who brings little is not shut out, and equally greedy flows get equal parts. One flow alone leaves a
-//! part of the queue empty, about a fifth. In a queue of a few frames one frame is much: so that there is room for others',
-//! a flow that brought a frame or more leaves that of one, and one that brought less as much as it did.
+//! Switches", 1998): one flow may have in it [a multiple](MULTIPLE) of the free room. Flows that send more are
+//! dropped first, flows that send little are not shut out, and equally greedy flows get equal shares. A single flow leaves
+//! about a fifth of the queue empty. In a queue of a few frames one frame is much: to leave room for others,
+//! a flow that sent a frame or more recently leaves room for a frame, and one that sent less leaves as much as it sent.
 //!
-//! How much of a queue is a flow's is estimated by what it brought lately: a sum that halves with each period, half the
-//! longest queue. It is kept while the meter is congested only, so that others pay nothing. Two flows at one place of the
-//! table take it from each other, and both pass for flows that bring little.
+//! A flow's part of the queue is estimated by what it sent recently: a sum that halves with each period, half the longest
+//! queue. It is only updated while the meter is congested, so that other flows pay nothing. Two flows with the same place
+//! in the table overwrite each other, and both count as flows that send little.
 
 use crate::meter::{FRAME, Rate};
 
-/// What a flow has brought lately: an element of the METER_SHARES map, whose index is the flow's [`Share::place`].
+/// What a flow sent recently: an element of the METER_SHARES map, whose index is the flow's [`Share::place`].
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Share {
     /// [`crate::flow::Flow::peer`], which no other flow has.
     pub flow: u32,
-    /// The period in which it brought something last; wraps.
+    /// The period in which it last sent something; wraps.
     pub period: u32,
-    /// Units of time that it takes at the meter's rate.
+    /// Units of time that what it sent recently takes at the meter's rate.
     pub recent: u64,
 }
 
@@ -34,17 +34,17 @@ crate::pod!(Share);
 /// Elements of METER_SHARES, a power of two: of a thousand flows each meets another with a probability of 1.5%.
 pub const SHARES: u32 = 1 << 16;
 
-/// What a flow may have in a queue, to the room that is left there.
+/// Ratio of what a flow may have in a queue to the free room.
 pub const MULTIPLE: u64 = 4;
 
 impl Share {
-    /// Where a flow's share is.
+    /// The index of a flow's share.
     #[inline(always)]
     pub const fn place(flow: u32) -> u32 {
         flow & (SHARES - 1)
     }
 
-    /// The share that this flow has now, given what was found at its place.
+    /// This flow's share now, given the element at its place.
     #[inline(always)]
     pub const fn of(self, flow: u32, rate: &Rate, now: u64) -> Self {
         let period = match now.checked_div(rate.congested) {
@@ -56,7 +56,7 @@ impl Share {
         Self { flow, period, recent }
     }
 
-    /// The share after a packet of this cost; `None`: there is no room for it in a queue of this [lead](Rate::lead).
+    /// The share after a packet of this cost; `None` if the flow has no room for it in a queue of this [lead](Rate::lead).
     #[inline(always)]
     pub const fn admit(self, rate: &Rate, lead: u64, cost: u64) -> Option<Self> {
         let frame = rate.cost(FRAME);

@@ -2,7 +2,7 @@
 
 use crate::{Be16, Be32};
 
-/// What the fragments of one packet have alike (RFC 791, section 3.2).
+/// What the fragments of one packet have in common (RFC 791, section 3.2).
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct FragmentKey {
@@ -17,13 +17,13 @@ pub struct FragmentKey {
     pub reserved: [u8; 3],
 }
 
-/// What its first fragment said.
+/// The ports in its first fragment.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct FragmentPorts {
     pub sport: Be16,
     pub dport: Be16,
-    /// Low 32 bits of jiffies when it came: identifications are used again.
+    /// Low 32 bits of jiffies when it came, because identifications are reused.
     pub seen: u32,
 }
 
@@ -31,5 +31,5 @@ const _: () = assert!(size_of::<FragmentKey>() == 16 && size_of::<FragmentPorts>
 
 crate::pod!(FragmentKey, FragmentPorts);
 
-/// Packets whose fragments may be on their way at a time; the oldest are forgotten first.
+/// Number of fragmented packets that are remembered at a time; the oldest are forgotten first.
 pub const FRAGMENTED_PACKETS: u32 = 1 << 14;

@@ -13,7 +13,7 @@ const fn mix(mut x: u64) -> u64 {
 }
 
 /// Hash of a flow under a seed. With the map's secret seed it places the flow in the table; with seed 0 it is the
-/// same on every router, and chooses the ring element.
+/// same on every router, and chooses the element of the selection table.
 #[inline(always)]
 pub const fn flow(key: &FlowKey, seed: u64) -> u64 {
     words(key.words(), seed)

@@ -1,12 +1,12 @@
 //! The tables that the kernel programs and the controller share: their keys, values, names and sizes, and the pure
 //! arithmetic both sides do on them.
 //!
-//! Everything here is `repr(C)`, fixed-size, without padding that could carry garbage, and without I/O. Addresses and
-//! ports are kept as the packet carries them (network byte order, read as a native integer), so that the packet path
-//! never swaps bytes: such fields have the type [`Be16`] or [`Be32`].
+//! Everything here is `repr(C)`, of fixed size, without padding, and without I/O. Addresses and ports are stored as in the
+//! packet (network byte order, read as a native integer), so that the packet path never swaps bytes: such fields have the type
+//! [`Be16`] or [`Be32`].
 //!
-//! A change to the meaning or layout of anything here changes [`ABI_VERSION`], which is part of the pin directory's
-//! path, so that programs and controllers of different layouts never share a table.
+//! Every change of a meaning or layout changes [`ABI_VERSION`], which is part of the pin directory's
+//! path. So programs and controllers with different layouts never share a table.
 #![no_std]
 #![allow(unsafe_code, reason = "marking the map values as plain old data for aya takes an unsafe impl")]
 
@@ -34,7 +34,7 @@ pub mod sample;
 pub mod service;
 pub mod snat;
 
-/// Names the directory under the bpffs root that holds the pinned maps and links: `abi-<ABI_VERSION>`.
+/// Part of the name of the directory below the bpffs root that holds the pinned maps and links: `abi-<ABI_VERSION>`.
 pub const ABI_VERSION: u32 = 9;
 
 /// A 16-bit field in network byte order: `u16::from_be` gives its value.
@@ -42,7 +42,7 @@ pub type Be16 = u16;
 /// A 32-bit field in network byte order: `u32::from_be` gives its value.
 pub type Be32 = u32;
 
-/// Declares the types to be plain old data for aya: any bit pattern is a value, and there is no implicit padding.
+/// Declares types as plain old data for aya: any bit pattern is a value, and there is no implicit padding.
 macro_rules! pod {
     ($($t:ty),+ $(,)?) => {$(
         // SAFETY: repr(C), only integer fields and arrays of them, padding-free (asserted by size in the same module).

@@ -1,4 +1,4 @@
-//! How many connections a backend has: the elements of the BACKEND_LOAD map.
+//! The number of a backend's connections: the elements of the BACKEND_LOAD map.
 
 use crate::flow::State;
 
@@ -10,11 +10,12 @@ use crate::flow::State;
 /// `live` and `admitted` count the first flows in states that [are live](State::is_live) and that
 /// [are admitted](State::is_admitted); `generation` is the lower half of [`crate::backend::Backend::generation`].
 ///
-/// A flow is counted as long as its generation is its backend's. Who begins another one stores the word that begins it, takes
-/// the connections that were admitted off the load of the service that the backend was in, and then lets the programs know:
-/// so all that a generation counted is off at once, where it was counted, whoever gets the number next and whenever its flows
-/// leave the table. Who adds to the word looks at the generation that it had, and undoes what was another's
-/// ([`Load::counts`]). The generation stands lowest, so that nothing that is undone ever borrows from it.
+/// A flow is counted as long as it has its backend's generation. To begin a new generation, the controller stores a new
+/// word, subtracts the admitted connections from the load of the backend's service, and then writes the backend. So
+/// everything that the old generation counted is subtracted at once, whichever backend gets the number next and whenever
+/// the flows leave the table. A CPU that adds to the word checks the generation in the old value, and undoes the addition
+/// if it was another one ([`Load::counts`]). The generation has the lowest bits, so that an undone subtraction never
+/// borrows from it.
 #[repr(transparent)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Load(pub u64);
@@ -24,7 +25,7 @@ impl Load {
     const ADMITTED: u32 = 36;
     const COUNT: u32 = Self::ADMITTED - Self::LIVE;
 
-    /// Of a generation that has no connection yet.
+    /// The word of a generation without connections.
     #[inline(always)]
     pub const fn of(generation: u16) -> Self {
         Self(generation as u8 as u64)
@@ -36,7 +37,7 @@ impl Load {
         self.0 as u8
     }
 
-    /// True for the word that a flow of this generation counts in.
+    /// True if the word counts flows of this generation.
     #[inline(always)]
     pub const fn counts(self, generation: u16) -> bool {
         self.generation() == generation as u8
@@ -47,21 +48,20 @@ impl Load {
         (self.0 >> Self::LIVE) as u32 & ((1 << Self::COUNT) - 1)
     }
 
-    /// None below 0, where a change that is being undone may bring it for a moment.
+    /// Admitted connections; 0 if a change that is about to be undone makes the count negative.
     #[inline(always)]
     pub const fn admitted(self) -> u32 {
         let signed = self.0 as i64 >> Self::ADMITTED;
         if signed < 0 { 0 } else { signed as u32 }
     }
 
-    /// What is added for connections that are live, and for such that are admitted; negative ones leave. Wraps.
+    /// The number to add for so many live and admitted connections, which may be negative. Wraps.
     #[inline(always)]
     pub const fn by(live: i64, admitted: i64) -> u64 {
         (live << Self::LIVE).wrapping_add(admitted << Self::ADMITTED) as u64
     }
 
-    /// What is added when a connection's first flow leaves a state for another; [`State::Empty`] is that of one that begins or
-    /// ends.
+    /// The number to add when a connection's first flow changes its state. Connections begin and end in [`State::Empty`].
     #[inline(always)]
     pub const fn change(left: State, state: State) -> u64 {
         Self::by(state.is_live() as i64 - left.is_live() as i64, state.is_admitted() as i64 - left.is_admitted() as i64)

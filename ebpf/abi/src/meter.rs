@@ -6,15 +6,15 @@
 //! moves it on by its own time at the rate, its [cost](Rate::cost). How far it is [ahead](Rate::lead) is the delay of a
 //! queue that is served at exactly the rate, whether or not there is such a queue.
 //!
-//! Who advances a word compare-and-swaps it: so a meter is exact however many CPUs share it, and never locked. The
-//! configuration lies in another map than the words, so that neither writer overwrites the other.
+//! A word is advanced by compare-and-swap: so a meter is exact however many CPUs share it, and needs no lock. The
+//! configuration is in another map than the words, so that neither writer overwrites the other.
 //!
 //! # Fragments
-//! A packet in fragments is lost with any of them, and one that is larger than the tolerance, as at low rates many are, would
-//! never come through. So of the packet whose first fragment finds the meter idle the others are admitted, too, until the
-//! word has gone as far as the largest packet moves it ([`Rate::admit_rest`]). That is a point in time, which passes: neither
-//! who sends first fragments only nor who repeats others gets more than one such packet out of an idle meter, and the
-//! rate holds as ever.
+//! A fragmented packet is lost if any fragment is lost. A packet larger than the tolerance, of which there are many at low
+//! rates, would never come through. So if a packet's first fragment finds the meter idle, its other fragments are admitted,
+//! too, until the word is as far ahead as the largest packet would move it ([`Rate::admit_rest`]). That is a point in time,
+//! which passes: neither repeated first fragments nor repeated later ones get more than one such packet out of an idle
+//! meter, and the rate still holds.
 //!
 //! # Units
 //! Time is counted in fractions of a nanosecond, [`Rate::fraction_bits`] binary digits of them, as many as the rate needs:
@@ -23,11 +23,11 @@
 //!
 //! # The clock's end
 //! Words and clock count modulo 2^64 units: 584 years without fractions, 146 years at 1 Mbit/s, 52 days at 1 Gbit/s, 5
-//! hours at 400 Gbit/s. Only their difference matters, so that a meter in use never notices. What it could not be by any
-//! packet that the meter admitted, more than the [horizon](Rate::horizon), says that the word is from before: then the meter
-//! is idle. So is one whose word was written under another rate's units. An idle meter's old word can look as if it were
-//! ahead only in the horizon's part of the whole period, less than 2^-14 of it at any rate, and never as if it were
-//! further behind than idle: a wrapped clock can make a meter stricter for that moment, never laxer.
+//! hours at 400 Gbit/s. Only their difference matters, so a wrap does not affect a meter in use. No admitted packet moves
+//! the word further ahead than the [horizon](Rate::horizon): a word beyond that is outdated, and the meter idle. The same
+//! holds for a word in another rate's units. An idle meter's old word can look as if it were ahead for the horizon's part
+//! of the period, less than 2^-14 of it at any rate. So a wrapped clock can make a meter stricter for that time, but never
+//! laxer.
 
 /// Both directions of one limit, by [`INBOUND`] and [`OUTBOUND`]: an element of the METERS map, whose index is the limit's
 /// number. Element 0 is no limit.
@@ -42,21 +42,21 @@ pub const INBOUND: usize = 0;
 /// Index of the direction from guests.
 pub const OUTBOUND: usize = 1;
 
-/// One direction's rate. All zero: it is not limited.
+/// One direction's rate. All zero if it is not limited.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Rate {
-    /// Units of time that 2^[`BYTES_SHIFT`] bytes take; 0: the direction is not limited.
+    /// Units of time that 2^[`BYTES_SHIFT`] bytes take; 0 if the direction is not limited.
     pub multiplier: u64,
     /// Units that the theoretical arrival time may be ahead of the clock when a packet comes.
     pub tolerance: u64,
-    /// Units that it may be ahead before a queue's packets tell of congestion (RFC 3168), and flows have to
-    /// [share](crate::fair_share) what is left; at most the tolerance.
+    /// Units that it may be ahead before queued packets are marked (RFC 3168), and flows have to
+    /// [share](crate::fair_share) the rest of the queue; at most the tolerance.
     pub congested: u64,
     /// Binary digits after the nanosecond's point.
     pub fraction_bits: u32,
-    /// Interface index of the device whose queue the packets meet; 0: they meet none, and what exceeds the tolerance is all
-    /// that holds them back.
+    /// Interface index of the device that queues the packets; 0 if there is no queue, and packets beyond the tolerance are
+    /// dropped.
     pub queue: u32,
 }
 
@@ -68,14 +68,14 @@ pub struct MeterState {
     pub fragment_passes: [FragmentPass; 2],
 }
 
-/// The packet whose fragments a meter lets pass as a whole: the last one whose first fragment found it idle. Written without
-/// care for other CPUs: at worst a packet loses its fragments.
+/// The packet whose fragments all pass: the last one whose first fragment found the meter idle. Written without
+/// synchronisation: at worst a packet loses its fragments.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct FragmentPass {
-    /// Its flow and identification; 0: none.
+    /// Its flow and identification; 0 if there is none.
     pub packet: u64,
-    /// Up to where its fragments may move the word.
+    /// How far its fragments may move the word.
     pub until: u64,
 }
 
@@ -111,7 +111,7 @@ const _: () = assert!(size_of::<MeterTraffic>() == 64 && size_of::<MeterPort>() 
 
 crate::pod!(Meter, Rate, MeterState, FragmentPass, MeterTraffic, Metered, MeterPort);
 
-/// Whose limit the packets of a backend's flows count against: [`crate::backend::Backend::meter`].
+/// The limit that the packets of a backend's flows count against: [`crate::backend::Backend::meter`].
 #[repr(transparent)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Binding(pub u32);
@@ -119,13 +119,14 @@ pub struct Binding(pub u32);
 impl Binding {
     const BY_PORT: u32 = 1 << 31;
 
-    /// To this limit, 0 for none. `by_port`: a port of the VIP that has a limit of its own (PORT_METERS) counts against that.
+    /// `number` is the limit, 0 for none. If `by_port`, ports of the VIP that have limits of their own (PORT_METERS) count
+    /// against those.
     #[inline(always)]
     pub const fn new(number: u32, by_port: bool) -> Self {
         Self(number | if by_port { Self::BY_PORT } else { 0 })
     }
 
-    /// The limit of what no port's limit takes; 0: none.
+    /// The limit for ports without one of their own; 0 for none.
     #[inline(always)]
     pub const fn number(self) -> u32 {
         self.0 & !Self::BY_PORT
@@ -149,16 +150,15 @@ pub const fn limit_of(class: u32) -> u32 {
     class / 2
 }
 
-/// Binary logarithm of the bytes that [`Rate::multiplier`] is about.
+/// Binary logarithm of the number of bytes for [`Rate::multiplier`].
 pub const BYTES_SHIFT: u32 = 24;
-/// Bytes that a packet is charged for at most. A super-packet of IPv4 stands for fewer, unless it is of segments of less than
-/// 20 bytes.
+/// Most bytes that a packet is charged for. An IPv4 super-packet stands for fewer, unless its segments have less than 20 bytes.
 pub const LONGEST: u32 = 1 << 18;
 /// Bytes on the wire of the largest IPv4 packet, in fragments of 576 bytes or more, which every host takes (RFC 791, section
 /// 3.1).
 const LARGEST: u32 = 65_535 + 120 * 34;
-/// The rates, in bits per second, between which costs are exact. One below is taken for the lowest; one above is, too, but
-/// with coarser costs.
+/// The rates, in bits per second, between which costs are exact. A lower rate is raised to the lowest; a higher one has
+/// coarser costs.
 pub const LOWEST: u64 = 8_000;
 pub const HIGHEST: u64 = 400_000_000_000;
 /// Digits of the nanosecond at [`HIGHEST`] and above.
@@ -166,13 +166,13 @@ const MOST_FRACTION_BITS: u32 = 20;
 /// Binary logarithm of the least units of a byte, while [`MOST_FRACTION_BITS`] allow.
 const BYTE_BITS: u32 = 14;
 
-/// Nanoseconds that a queue may hold a packet: what is longer is felt, what is shorter leaves TCP too little to fill the
-/// line with after it has backed off. A flow alone has 60 ms of them.
+/// Nanoseconds that a queue may hold a packet. Longer delays are noticeable; with shorter ones TCP cannot fill the line
+/// after it has backed off. A single flow gets 60 ms of them.
 pub const QUEUE_TIME: u64 = 75_000_000;
-/// The burst of what has no queue, in nanoseconds at its rate: a TCP sender that lost the end of a burst waits at least 200 ms
-/// (RFC 6298 says a second) before it sends again, and has to catch up then. A flow alone has 300 ms of them.
+/// The burst of a limit without a queue, in nanoseconds at its rate: a TCP sender that lost the end of a burst waits at
+/// least 200 ms (RFC 6298: a second) before it sends again, and then has to catch up. A single flow gets 300 ms of them.
 pub const BURST_TIME: u64 = 375_000_000;
-/// Bytes that any burst or queue holds at least: so many full frames that an initial window (RFC 6928) of a flow alone fits.
+/// Least bytes of any burst or queue: enough full frames for the initial window (RFC 6928) of a single flow.
 const LEAST_BURST: u32 = 12 * FRAME;
 /// Bytes of a full frame, from the Ethernet header.
 pub(crate) const FRAME: u32 = 1514;
@@ -212,7 +212,7 @@ impl Rate {
         Self { tolerance, congested: tolerance / 2, ..self }
     }
 
-    /// The rate in bits per second; `None`: the direction is not limited.
+    /// The rate in bits per second; `None` if the direction is not limited.
     pub const fn bits_per_second(&self) -> Option<u64> {
         if !self.is_limited() {
             return None;
@@ -221,14 +221,14 @@ impl Rate {
         Some(((whole + self.multiplier as u128 / 2) / self.multiplier as u128) as u64)
     }
 
-    /// The same rate for packets that cannot meet its queue.
+    /// The same rate for packets that cannot be queued.
     #[inline(always)]
     pub const fn without_queue(self) -> Self {
         let time = self.clock(BURST_TIME);
         self.tolerating(if time > self.tolerance { time } else { self.tolerance })
     }
 
-    /// True where the direction has a limit.
+    /// True if the direction has a limit.
     #[inline(always)]
     pub const fn is_limited(&self) -> bool {
         self.multiplier != 0
@@ -247,20 +247,20 @@ impl Rate {
         (bytes as u64 * self.multiplier + (1 << (BYTES_SHIFT - 1))) >> BYTES_SHIFT
     }
 
-    /// How far a word that the meter wrote can be ahead of the clock, in units.
+    /// The furthest that the meter can move a word ahead of the clock, in units.
     #[inline(always)]
     pub const fn horizon(&self) -> u64 {
         self.tolerance + self.cost(LONGEST)
     }
 
-    /// How far the theoretical arrival time is ahead of the clock, in units; 0: the meter is idle.
+    /// How far the theoretical arrival time is ahead of the clock, in units; 0 if the meter is idle.
     #[inline(always)]
     pub const fn lead(&self, word: u64, now: u64) -> u64 {
         let lead = word.wrapping_sub(now);
         if lead <= self.horizon() { lead } else { 0 }
     }
 
-    /// The word after a packet of this cost; `None`: it is over the limit, which then stays as it is.
+    /// The word after a packet of this cost; `None` if the packet is over the limit, and the word stays as it is.
     ///
     /// ```
     /// use vipgate_abi::meter::Rate;
@@ -280,19 +280,19 @@ impl Rate {
         if lead > self.tolerance { None } else { Some(now.wrapping_add(lead + cost)) }
     }
 
-    /// Up to where the fragments of a packet may move the word of a meter that is idle now.
+    /// How far the fragments of a packet may move the word of a meter that is idle now.
     #[inline(always)]
     pub const fn fragment_limit(&self, now: u64) -> u64 {
         now.wrapping_add(self.cost(LARGEST))
     }
 
-    /// The word after a fragment that is over the limit, but the rest of a packet whose first one found the meter idle and may
-    /// move it `until` there; `None`: it has gone too far.
+    /// The word after a fragment that is over the limit, if its packet's first fragment found the meter idle and the packet may
+    /// move the word up to `until`; `None` if that is exceeded.
     #[inline(always)]
     pub const fn admit_rest(&self, word: u64, now: u64, cost: u64, until: u64) -> Option<u64> {
         let left = until.wrapping_sub(now);
         let after = self.lead(word, now) + cost;
-        // What is further away was written under another rate, or by another turn of the clock.
+        // A time that is further away was written under another rate, or before the clock wrapped.
         if left > self.cost(LARGEST) || after > left { None } else { Some(now.wrapping_add(after)) }
     }
 }

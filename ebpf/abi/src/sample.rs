@@ -1,13 +1,14 @@
-//! A sample of the connections that services with a limit have of protocols without a handshake: of a full one's, the longest
-//! idle gives way to a new client (as Redis evicts by sampling, "approximated LRU").
+//! A sample of the connections without a handshake of services with a limit: in a full service, the one that has been idle
+//! for longest is evicted for a new client (sampling as in Redis, "approximated LRU").
 //!
-//! Anybody can forge a datagram, and whoever answers it makes it a connection that lasts until it has been idle for long enough.
-//! Were a full service closed until then, a few thousand forged datagrams a minute would close it to everyone.
+//! Anybody can forge a datagram, and an answer to it makes a connection that lasts until it has been idle for long enough.
+//! If a full service were closed until then, a few thousand forged datagrams a minute would close it to everyone.
 //!
-//! An element of the SAMPLE map is the hash of such a connection's answers, which finds it in a table of any size; 0: none. A
-//! service has groups of places, among which its connections are spread by their hashes, so that a look at a group is a look at
-//! connections by chance. With a higher limit it has more of them, twice as many with each [class]; those of a lower class are among
-//! those of a higher one. Services share the map: a place that another one has taken is a connection less to choose from.
+//! An element of the SAMPLE map (a place) is the hash of such a connection's answers, which finds it in a table of any
+//! size; 0 if it is empty. A service has groups of places, over which its connections are spread by their hashes: so a
+//! group is a random sample. A service with a higher limit has more groups, twice as many with each [class]; the groups of
+//! a lower class are a subset of those of a higher one. Services share the map: a place that another service has taken is
+//! missing from the sample.
 
 use crate::hash;
 
@@ -18,8 +19,8 @@ pub const GROUP: u32 = 8;
 /// The highest class: it has all groups.
 pub const LAST_CLASS: u32 = (PLACES / GROUP).ilog2();
 
-/// The class of a service that may have so many connections, 1 or more: with one group for as many as it has places for, else with
-/// 3 to 6 connections a group on average, so that one in twenty at most finds no place.
+/// The class of a service with this limit of connections, at least 1: one group if its places suffice, else groups with 3
+/// to 6 connections on average, so that at most one connection in twenty finds no place.
 #[inline(always)]
 pub const fn class(most: u32) -> u32 {
     if most <= GROUP {
@@ -29,7 +30,7 @@ pub const fn class(most: u32) -> u32 {
     if class < LAST_CLASS { class } else { LAST_CLASS }
 }
 
-/// The first place of the group that a hash names among those of a service of this class.
+/// The first place of the hash's group, for a service of this class.
 #[inline(always)]
 pub const fn group(service: u32, class: u32, hash: u64) -> u32 {
     let number = (hash >> 32) as u32 & ((1 << class) - 1);

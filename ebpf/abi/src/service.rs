@@ -1,8 +1,8 @@
-//! What a VIP offers: the LPM trie's keys and values.
+//! The services of VIPs: the LPM trie's keys and values.
 //!
-//! The key is {VIP, protocol, port} in that order, so that one longest-prefix match gives the right precedence: a
-//! listener is a full-length key, a port range is the few port prefixes that cover it, and a rule for the whole VIP
-//! is the bare 32-bit prefix.
+//! The key is {VIP, protocol, port} in that order, so that a longest-prefix match gives the right precedence: a
+//! listener is a full-length key, a port range is the port prefixes that cover it, and a rule for the whole VIP
+//! is the 32-bit prefix.
 
 use crate::{Be16, Be32};
 
@@ -14,7 +14,7 @@ pub struct ServiceKey {
     pub vip: [u8; 4],
     /// IANA protocol number.
     pub protocol: u8,
-    /// 0. Keeps the trie's values, which follow the key in memory, aligned.
+    /// 0. Aligns the trie's values, which follow the key in memory.
     pub reserved: u8,
     /// The destination port, most significant byte first.
     pub port: [u8; 2],
@@ -33,7 +33,7 @@ impl ServiceKey {
     }
 }
 
-/// What the trie says of a packet.
+/// A service: the trie's value.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Service {
@@ -41,21 +41,21 @@ pub struct Service {
     pub kind: u8,
     /// One of [`Algorithm`]'s values.
     pub algorithm: u8,
-    /// Of [`Kind::Forward`]: added to the destination port (as a number, not as the packet carries it); wraps.
+    /// For [`Kind::Forward`]: added to the destination port (as a number, not as the packet carries it); wraps.
     pub port_shift: u16,
     /// The service's number: index of CURSORS and SERVICE_LOAD.
     pub number: u32,
-    /// Of [`Kind::Balance`]: first element of its ring in RINGS. Of [`Kind::Elastic`]: see [`Self::device`].
+    /// For [`Kind::Balance`]: first element of its selection table in RINGS. For [`Kind::Elastic`]: see [`Self::device`].
     pub ring_base: u32,
-    /// Number of elements; 0: there is no backend.
+    /// Number of elements; 0 if there is no backend.
     pub ring_len: u32,
-    /// Most connections at a time, the API's maxConnection; 0: no limit.
+    /// Most connections at a time, the API's maxConnection; 0 for no limit.
     pub max_connections: u32,
-    /// Of [`Kind::Forward`] and [`Kind::Elastic`]: number of its one backend.
+    /// For [`Kind::Forward`] and [`Kind::Elastic`]: number of its only backend.
     pub backend: u32,
-    /// Who may open a flow: sources that agree with this address ...
+    /// The network that may open flows: its address.
     pub source: Be32,
-    /// ... in the bits that are set here; 0: everybody.
+    /// Its mask; 0 if every source may.
     pub source_mask: Be32,
 }
 
@@ -64,20 +64,20 @@ const _: () = assert!(size_of::<Service>() == 32 && size_of::<ServiceKey>() == 8
 crate::pod!(Service, ServiceKey);
 
 impl Service {
-    /// Whether a packet from `src` may open a flow.
+    /// True if a packet from `src` may open a flow.
     #[inline(always)]
     pub const fn admits(&self, src: Be32) -> bool {
         src & self.source_mask == self.source
     }
 
-    /// Of [`Kind::Elastic`]: interface index of the VIP's device. Guests that have an elastic IP by that device reach this one
-    /// as from outside, with theirs as their source.
+    /// For [`Kind::Elastic`]: interface index of the VIP's device. Guests that have an elastic IP at that device reach this one
+    /// with their elastic IP as the source.
     #[inline(always)]
     pub const fn device(&self) -> u32 {
         self.ring_base
     }
 
-    /// Where a packet to `port` goes on the backend whose own port is `backend`.
+    /// The destination port for a packet to `port`, if the backend's own port is `backend`.
     #[inline(always)]
     pub const fn target_port(&self, port: Be16, backend: Be16) -> Be16 {
         if self.kind == Kind::Elastic as u8 {
@@ -94,39 +94,39 @@ impl Service {
 #[repr(u8)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// Drops them: the VIP is Disabled.
+    /// Drops the packets: the VIP is Disabled.
     Disabled = 1,
-    /// Balances them over a ring of backends.
+    /// Balances new flows over the backends of a selection table.
     Balance = 2,
-    /// Sends them to one backend, each port to the one that is `port_shift` above it: all keys of a range have the same value.
+    /// Forwards to one backend, each port to the port that is `port_shift` higher. All keys of a range have the same value.
     Forward = 3,
-    /// Sends them to the one guest whose elastic IP the VIP is, whatever their protocol and port: the whole VIP's key.
+    /// An elastic IP: forwards every protocol and port to one guest. The whole VIP's key.
     Elastic = 4,
-    /// Leaves them to the stack, where no socket listens: the whole VIP's key, beside those of its services.
+    /// Leaves packets to the stack, where no socket listens. The whole VIP's key, besides those of its services.
     Closed = 5,
 }
 
-/// How a backend is chosen from the ring for a new flow.
+/// How a new flow's backend is chosen from the selection table.
 #[repr(u8)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Algorithm {
-    /// The ring lists the backends; a shared cursor walks it, exact across CPUs.
+    /// The table is a ring of the backends; a shared cursor walks it, exact across CPUs.
     RoundRobin = 1,
-    /// The ring lists the backends; the one with the fewest live connections is taken.
+    /// The table lists the backends; the one with the fewest live connections is chosen.
     LeastConnections = 2,
-    /// The ring is a Maglev table, indexed by a hash of the source address.
+    /// A Maglev table, indexed by a hash of the source address.
     Source = 3,
-    /// The ring is a Maglev table, indexed by a hash of the 5-tuple.
+    /// A Maglev table, indexed by a hash of the 5-tuple.
     Maglev = 4,
 }
 
-/// An element of a ring: a backend's number, and above it the weight by which least connections compares its load; 0 where
-/// all weigh the same, and in other rings.
+/// An element of a selection table: a backend's number, and above it the weight by which least connections divides its
+/// load. The weight is 0 if all weights are equal, and for other algorithms.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Member(pub u32);
 
 impl Member {
-    /// Backend numbers are below it.
+    /// Backend numbers are below this.
     pub const NUMBERS: u32 = 1 << 24;
 
     #[inline(always)]
@@ -139,7 +139,7 @@ impl Member {
         self.0 % Self::NUMBERS
     }
 
-    /// How full the backend would be with one connection more than `load`: connections for each unit of weight, in 256ths.
+    /// The backend's load with one more connection than `load`: connections per unit of weight, in 256ths.
     #[inline(always)]
     pub const fn fullness(self, load: u32) -> u32 {
         let weight = self.0 >> 24;

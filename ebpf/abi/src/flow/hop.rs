@@ -1,12 +1,12 @@
-//! Where a flow's packets go: the next hop with the epoch that vouches for it, and the way out.
+//! A flow's route: the next hop with the epoch under which it was found, and the interface.
 
 use crate::interface;
 
-/// Destination MAC address on the way out in the lower 48 bits, in memory its first six bytes; above them the low 16 bits of
-/// [`crate::config::Config::epoch`] under which it was found, crossed with the port.
+/// The next hop's MAC address in the lower 48 bits (in memory the first six bytes); above them the low 16 bits of the
+/// [`crate::config::Config::epoch`] under which it was found, XORed with the interface's number.
 ///
-/// One word, so that it is never torn. The port has no place in it: crossed with the epoch it is told, so that a hop beside
-/// whose port another one was written reads as old.
+/// One word, so that it is never torn. There is no room for the interface: the XOR makes a hop count as old if another
+/// interface was written next to it.
 #[repr(transparent)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Hop(pub u64);
@@ -14,7 +14,7 @@ pub struct Hop(pub u64);
 impl Hop {
     const EPOCH: u32 = 48;
 
-    /// A next hop by a port, found under an epoch; under 0 it is always old.
+    /// A next hop by an interface, found under an epoch. Under epoch 0 it is always old.
     #[inline(always)]
     pub const fn new(next_hop: [u8; 6], epoch: u16, interface: u16) -> Self {
         let [a, b, c, d, e, f] = next_hop;
@@ -22,20 +22,20 @@ impl Hop {
         Self(address | (crossed(epoch, interface) as u64) << Self::EPOCH)
     }
 
-    /// A flow's hop before its first packet, by [`interface::STACK`]: always old, and another one for each flow that a slot has
-    /// held lately.
+    /// A flow's hop before its first packet, by [`interface::STACK`]: always old, and different for each flow that a slot has
+    /// held recently.
     #[inline(always)]
     pub const fn unknown(version: u8, now: u32) -> Self {
         Self((version as u64) << 32 | now as u64)
     }
 
-    /// True where the way out is known and the next hop's address is not: the kernel has to find it.
+    /// True if the interface is known and the next hop's MAC address is not: the kernel has to resolve it.
     #[inline(always)]
     pub const fn is_unresolved(self) -> bool {
         self.0 << (64 - Self::EPOCH) == 0
     }
 
-    /// True for a hop that was found under this epoch, which is the low 16 bits of one that the controller chose, by this port.
+    /// True for a hop that was found under this epoch (the low 16 bits of the controller's), by this interface.
     #[inline(always)]
     pub const fn is_of(self, epoch: u16, interface: u16) -> bool {
         (self.0 >> Self::EPOCH) as u16 == crossed(epoch, interface)
@@ -47,20 +47,20 @@ const fn crossed(epoch: u16, interface: u16) -> u16 {
     epoch ^ (interface << 8)
 }
 
-/// The epoch after this one. Its lowest 8 bits are never 0: so no epoch crossed with a port is 0, as of an unknown hop.
+/// The epoch after this one. Its lowest 8 bits are never 0: so no epoch XORed with an interface is 0, as in an unknown hop.
 pub const fn next_epoch(epoch: u32) -> u32 {
     let next = epoch.wrapping_add(1);
     if next & 0xff == 0 { next + 1 } else { next }
 }
 
-/// Index of BACKENDS in the lower 24 bits, above them the way out: index of PORTS, or [`interface::STACK`].
+/// Index of BACKENDS in the lower 24 bits, above them the interface: index of PORTS, or [`interface::STACK`].
 #[repr(transparent)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Target(pub u32);
 
 impl Target {
     const INTERFACE: u32 = 24;
-    /// Offset of the port's byte.
+    /// Offset of the interface's byte.
     pub const INTERFACE_OFFSET: usize = 3;
 
     #[inline(always)]
@@ -68,7 +68,7 @@ impl Target {
         Self((backend % crate::service::Member::NUMBERS) | (interface as u32) << Self::INTERFACE)
     }
 
-    /// The target of a flow whose way out is not known.
+    /// The target of a flow whose interface is not known.
     #[inline(always)]
     pub const fn of(backend: u32) -> Self {
         Self::new(backend, interface::STACK)
@@ -113,7 +113,7 @@ mod tests {
             epoch = next_epoch(epoch);
             assert!(!Hop::unknown(255, u32::MAX).is_of(epoch as u16, interface::STACK));
             assert!(!Hop::new(MAC, 0, interface::STACK).is_of(epoch as u16, interface::STACK));
-            // Whatever port is written beside an unknown one.
+            // Whichever interface is stored with an unknown hop.
             assert!((1..256).all(|port| !Hop::unknown(1, 1).is_of(epoch as u16, port)));
         }
     }

@@ -45,7 +45,7 @@ impl Mark {
         self.flags() & FLAG_REPLY != 0
     }
 
-    /// True for the flow that leaves a backend or guest.
+    /// True for the flow that goes from a backend or guest to the outside.
     #[inline(always)]
     pub const fn is_outward(self) -> bool {
         self.flags() & FLAG_OUTWARD != 0
@@ -57,7 +57,7 @@ impl Mark {
         self.0 as u8 > State::Busy as u8
     }
 
-    /// True while a flow that was live under the mark `before` still is the same one.
+    /// True if the slot still holds the flow that was live under the mark `before`.
     #[inline(always)]
     pub const fn still(self, before: Self) -> bool {
         (self.0 ^ before.0) & 0xff00 == 0 && self.is_live()
@@ -69,8 +69,8 @@ impl Mark {
         (self.0 >> 16) as u8 != period(now)
     }
 
-    /// The mark of the same flow in the state of its slot's word; `None`: the slot is another flow's by now, or they
-    /// agree.
+    /// The mark of the same flow in the state of its slot's word; `None` if the slot belongs to another flow by now, or the
+    /// states agree.
     #[inline(always)]
     pub const fn following(self, word: Word) -> Option<Self> {
         let state = word.0 as u8;

@@ -10,57 +10,59 @@
 //! the cost. Only a flow that is not in its preferred way is searched in the line of words of its home; and only where that
 //! has overflowed, in its other buckets.
 //!
-//! An insert goes on to the next bucket from one whose slots are nearly all taken by flows that stay ([`Survey`]). What a
-//! flood makes any number of does not count: half-open flows give way within their home, so that a flood neither marks
-//! buckets nor reads more lines than before.
+//! An insert goes on to the next bucket if nearly all slots hold flows that cannot be evicted ([`Survey`]). Half-open flows
+//! do not count, because a flood can create any number of them: they are evicted within their home bucket, so that a flood
+//! neither marks buckets nor reads more lines than before.
 //!
 //! # The slot word
 //! ```text
 //! 63            32    31      30  16 15      8 7      0
 //! |  seen: jiffies | overflow | tag  | version | state |
 //! ```
-//! `tag` is 15 bits of the flow's hash, `version` counts how often the slot was claimed, `seen` is when a packet last
-//! hit it (to a period of [`TOUCH_PERIOD`]). A datagram flow's first answer stores it a period too early: so whoever asked once
-//! looks no younger than who talks on. `overflow` is the bucket's, not the slot's: in whichever of its words it is set, flows
-//! that had a place in this bucket, too, may lie in one after it.
+//! `tag` is 15 bits of the flow's hash, `version` counts how often the slot was claimed, `seen` is when a packet last hit
+//! it (to a period of [`TOUCH_PERIOD`]). A datagram flow's first answer stores a time that is a period too early: so a
+//! client that asked once looks no younger than active ones. `overflow` belongs to the bucket, not to the slot: if it is
+//! set in any of the bucket's words, flows with this bucket as a candidate may be in a later candidate.
 //!
 //! # Race rules
-//! CPUs and the controller's sweeper meet in a slot without locks. x86-64 writes aligned words whole, and no load overtakes
-//! another load there, and no store another store. What reads and writes marks relies on that: it keeps only the compiler from
-//! reordering. arm64, which does reorder, would need barriers there: the crate refuses to compile for it, or for any other.
-//! 1. Who takes a slot compare-and-swaps its whole word to `Busy` with the next version; only the winner writes the
-//!    flow, and then stores the word that publishes it. Nobody touches a `Busy` slot. Who removes a connection
-//!    claims a slot of it, too, so that what it reads there is the flow that it removes.
-//! 2. Who claimed a slot marks its flow dead before it writes it, and live after. Who reads a flow compares the mark's
-//!    version before and after copying it: a flow that was dead, or that was claimed in between, reads as a miss.
+//! CPUs and the controller's sweeper access a slot without locks. x86-64 writes aligned words whole, and reorders neither
+//! loads with loads nor stores with stores. Accesses to marks rely on that: they only keep the compiler from reordering.
+//! arm64, which does reorder, would need barriers there: the crate refuses to compile for any processor but x86-64.
+//! 1. A CPU claims a slot by a compare-and-swap of its whole word to `Busy` with the next version. Only the winner writes
+//!    the flow, and then stores the word that publishes it. Other CPUs do not touch a `Busy` slot. To remove a connection,
+//!    a CPU claims one of its slots, too, so that it reads the flow that it removes.
+//! 2. The CPU that claimed a slot marks the flow dead before it writes it, and live afterwards. A reader compares the
+//!    mark's version before and after it copies the flow: a flow that was dead, or was claimed in between, is a miss.
 //! 3. A hit stores only `seen`, as a 32-bit write of the word's upper half, and `touched`, a byte of the mark: it can delay
 //!    a compare-and-swap, never undo it. A `seen` written just after a claim only makes the new flow look fresh.
-//! 4. Every change of `state` is a compare-and-swap of the whole word; who loses it leaves the state to the winner. The
-//!    winner then brings the mark to the word: it reads the mark, then the word, and compare-and-swaps the mark to the
-//!    word's state while both are of one version. Whoever comes last has seen the last word.
-//!    `Closed`, `Reset` and `Resumed` are left for `Busy`, `Empty` and by what [revives](State::is_over) a connection only: what comes
-//!    late for one that is over leaves it so. Of such a connection `seen` says in the first flow when it was closed, in the
-//!    other one when a packet came last that may tell that it lives: hits do not store it.
-//! 5. Who moves a connection's *first* flow (the one without [`FLAG_REPLY`]) to or from a state that [is live](State::is_live)
-//!    adds one to its backend's load or takes one off; and to its service's load, where the state
-//!    [is admitted](State::is_admitted): so each is counted exactly once. A flow whose backend has another generation is counted
-//!    by nobody any more ([`crate::load::Load`]).
-//! 6. The way out and the counters in a flow are written without claiming it, by CPUs that handle its packets. The next hop
-//!    and the epoch that vouches for it are one word ([`Hop`]), which is compared and swapped for the one that was old, so that
-//!    it never comes to another flow; the port is stored before it, and told by it.
-//! 7. Two CPUs that meet the same new flow at once may both insert it: lookups use the first, the other is never hit
-//!    and ages out as an embryo. Where rule 9 holds, one of them gives up and uses the other's.
-//! 8. A connection is in one table. Only the controller moves it to another: it copies it, waits until nobody who looked
-//!    before that is still at work, brings the copy to what was changed meanwhile, and empties the old slots.
-//! 9. Where a connection's source port is chosen, two CPUs may choose the same one for different clients, or different ones for
-//!    the same client. So a new connection gives up when one is there already that was not when it chose; else it publishes the
-//!    flow of its answers, and then looks for another one with the same key; and then the same of its first flow, whose mark
-//!    stays dead until it is known to stay, so that no packet uses one that goes again: whoever finds one empties its own
-//!    slots again, before any packet has left. Then it uses the flow that the other CPU has inserted, or begins anew. Both may
-//!    give up, never do both stay; who loses so several times in a row costs its client a packet.
-//! 10. Who takes a slot of a bucket that is not its flow's home marks every bucket before it as overflowed, before it claims
-//!     the slot: by a compare-and-swap of a word whose slot is not `Busy`. Whoever changes a word keeps the mark that is in it.
-//!     So who does not find a flow in a bucket without a mark need not look further.
+//! 4. Every change of `state` is a compare-and-swap of the whole word; a CPU that loses the race leaves the state to the
+//!    winner. The winner then synchronises the mark: it reads the mark, then the word, and compare-and-swaps the mark to
+//!    the word's state if both have the same version. The last CPU to do so has seen the last word. `Closed`, `Reset` and
+//!    `Resumed` are only left for `Busy` or `Empty`, or when the connection is [revived](State::is_over): late packets do
+//!    not change a connection that is over. For such a connection, `seen` in the first flow is when it was closed, and in
+//!    the other flow when a packet last showed that it may be alive; hits do not store it.
+//! 5. A CPU that moves a connection's *first* flow (the one without [`FLAG_REPLY`]) to or from a state that [is
+//!    live](State::is_live) adds one to its backend's load or subtracts one; likewise for its service's load if the state
+//!    [is admitted](State::is_admitted). So each connection is counted exactly once. A flow whose backend has another
+//!    generation is not counted any more ([`crate::load::Load`]).
+//! 6. The route and the counters in a flow are written without claiming it, by CPUs that handle its packets. The next hop
+//!    and its epoch are one word ([`Hop`]), which is stored by a compare-and-swap with the old one, so that it never gets
+//!    into another flow. The interface is stored before it, and the hop vouches for it.
+//! 7. Two CPUs that get packets of the same new flow at once may both insert it: lookups use the first, the other is never
+//!    hit and ages out half-open. If rule 9 applies, one of them backs off and uses the other's.
+//! 8. A connection is in one table. Only the controller moves it to another one: it copies the connection, waits until all
+//!    CPUs that may have found the old one are done, applies the changes made meanwhile to the copy, and empties the old
+//!    slots.
+//! 9. If a connection's source port is chosen, two CPUs may choose the same one for different clients, or different ones
+//!    for the same client. So a CPU backs off if a connection is in the table that was not there when it chose. Else it
+//!    publishes the flow of the answers, and then searches for another one with the same key; then it does the same for the
+//!    first flow, whose mark stays dead until the search is done, so that no packet uses a flow that is removed again. A
+//!    CPU that finds another flow empties its own slots, before any packet has left. Then it uses the flow that the other
+//!    CPU inserted, or retries. Both may back off, which costs each client one retransmission at worst; never do both keep
+//!    the port.
+//! 10. Before a CPU claims a slot in a bucket that is not its flow's home, it marks every candidate before that bucket as
+//!     overflowed, by a compare-and-swap of a word whose slot is not `Busy`. Every change of a word keeps the mark. So a
+//!     search that does not find the flow in a bucket without a mark need not look further.
 
 mod hop;
 mod mark;
@@ -81,7 +83,7 @@ use crate::{Be16, Be32};
 pub const WAYS: usize = 8;
 
 /// Binary logarithm of the jiffies between two stores of a busy flow's time: 1 to 10 seconds. The slot words stay
-/// unmodified cache lines that most hits do not read. Who compares a slot's age allows for it.
+/// unmodified cache lines that most hits do not read. Comparisons of a slot's age allow for it.
 pub const TOUCH_PERIOD: u32 = 10;
 
 /// The IPv4 5-tuple as the packet has it on arrival.
@@ -138,14 +140,14 @@ pub struct Flow {
     pub new_dst: Be32,
     pub new_sport: Be16,
     pub new_dport: Be16,
-    /// Index in FLOWS of the other direction. Of a connection that the controller ended, and of which both sides are told, each flow
-    /// is alone: this names no slot.
+    /// Index in FLOWS of the other direction. If the controller ended the connection, and both sides are answered with
+    /// resets, each flow is alone, and this is no slot.
     pub peer: u32,
-    /// The next hop, and under which epoch it was found.
+    /// The next hop, and the epoch under which it was found.
     pub hop: Hop,
-    /// The backend, and the way out.
+    /// The backend, and the interface.
     pub target: Target,
-    /// Low 16 bits of the interface index of the device by which its packets come; 0: by any.
+    /// Low 16 bits of the interface index of the device by which its packets come; 0 for any.
     pub from: u16,
     /// [`crate::backend::Backend::generation`] under which the flow was made.
     pub generation: u16,
@@ -214,6 +216,6 @@ pub struct Bucket {
 
 crate::pod!(FlowKey, Flow, Volume, Bucket);
 
-/// Offset of [`Flow::mark`], in bytes, for who changes it atomically.
+/// Offset of [`Flow::mark`], in bytes, for atomic changes.
 pub const MARK_OFFSET: usize = core::mem::offset_of!(Flow, mark);
 const _: () = assert!(MARK_OFFSET.is_multiple_of(4));

@@ -1,9 +1,9 @@
-//! Where a flow may lie, and which slot a new one takes.
+//! The candidate buckets of a flow, and the slot for a new one.
 
 use super::{WAYS, Word};
 
-/// Buckets that a hash names. Of new connections, which need two slots, so many find no room when so many slots are taken by
-/// ones that stay, after each has been replaced by another several times (simulated):
+/// Number of candidate buckets of a hash. The table shows how many new connections, which need two slots, find no room if
+/// so many slots hold flows that cannot be evicted (simulated, after each flow has been replaced several times):
 ///
 /// | buckets | 50% | 60% | 70% | 80% | 90% |
 /// | --- | --- | --- | --- | --- | --- |
@@ -13,11 +13,11 @@ use super::{WAYS, Word};
 /// | 4 | | | | 0.04% | 7% |
 pub const CANDIDATES: u32 = 4;
 
-/// A bucket with fewer [spare](is_spare) slots is crowded: a flow goes on to its next one. With none left for others, chance
-/// fills some buckets to the brim and leaves others half empty.
+/// A bucket with fewer [spare](is_spare) slots is crowded: a flow goes on to its next candidate. Otherwise chance would
+/// fill some buckets completely and leave others half empty.
 pub const SPARE: u64 = 2;
 
-/// One of the buckets that a hash names, in the order in which they are looked in.
+/// One of a hash's candidate buckets, in the order of the search.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Candidate {
     bits: u64,
@@ -26,13 +26,13 @@ pub struct Candidate {
 }
 
 impl Candidate {
-    /// The first one: the flow's home.
+    /// The first candidate: the flow's home.
     #[inline(always)]
     pub const fn home(hash: u64, bucket_mask: u32) -> Self {
         Self { bits: hash, bucket: hash as u32 & bucket_mask }
     }
 
-    /// The one after this.
+    /// The next candidate.
     #[inline(always)]
     pub const fn next(self, bucket_mask: u32) -> Self {
         // 2^64 over the golden ratio: the product's upper half depends on all bits of the lower one.
@@ -41,7 +41,7 @@ impl Candidate {
     }
 }
 
-/// The slot that a flow with this hash prefers: one of its home.
+/// The slot that a flow with this hash prefers, in its home.
 #[inline(always)]
 pub const fn preferred(hash: u64, bucket_mask: u32) -> u32 {
     (hash as u32 & bucket_mask) * WAYS as u32 + (hash >> 45) as u32 % WAYS as u32
@@ -53,8 +53,8 @@ pub const fn tag(hash: u64) -> u16 {
     (hash >> 49) as u16
 }
 
-/// What a look over a bucket tells who needs a slot there: the way that eviction prefers, its rank, and whether the bucket is
-/// crowded. One number, so that the verifier has one to follow; of two, the greater one is the better bucket.
+/// A summary of a bucket for a CPU that needs a slot: the way that eviction prefers, its rank, and whether the bucket is
+/// crowded. One number, so that the verifier has only one to follow; of two buckets, the one with the greater number is better.
 /// ```text
 /// 63     60 38    6     3     0
 /// | spare |  rank  |  0  | way |
@@ -67,7 +67,7 @@ impl Survey {
     const COUNT: u32 = 60;
     const BEST: u64 = (1 << Self::COUNT) - 1;
 
-    /// Adds a way to what was seen of others.
+    /// Adds a way to the summary.
     #[inline(always)]
     pub const fn with(self, way: usize, word: Word, now: u32) -> Self {
         let rank = word.eviction_rank(now);
@@ -76,16 +76,16 @@ impl Survey {
         Self(count | if candidate > best { candidate } else { best })
     }
 
-    /// True for a bucket that leaves its last slots to others.
+    /// True for a bucket whose last slots are left to other flows.
     #[inline(always)]
     pub const fn is_crowded(self) -> bool {
         self.0 >> Self::COUNT < SPARE
     }
 
-    /// True when this is of a bucket that is to be taken instead of an `earlier` one: both are crowded.
+    /// True if this crowded bucket is better than an `earlier` crowded one.
     #[inline(always)]
     pub const fn is_better(self, earlier: Self) -> bool {
-        // An empty slot is one wherever it is; the earlier the bucket, the sooner it is found.
+        // All empty slots are equal, but a flow in an earlier bucket is found sooner.
         !is_empty(earlier.rank()) && self.rank() > earlier.rank()
     }
 
@@ -95,7 +95,7 @@ impl Survey {
         (self.0 & Self::BEST) >> Self::RANK
     }
 
-    /// That way.
+    /// The way that eviction prefers.
     #[inline(always)]
     pub const fn way(self) -> usize {
         self.0 as usize % WAYS
@@ -110,7 +110,7 @@ pub const fn is_evictable(rank: u64) -> bool {
     rank >> Word::CLASS != 0
 }
 
-/// True for the rank of a slot that is empty, or whose flow a flood can make any number of: one that is half-open or over.
+/// True for the rank of a slot that is empty or holds a half-open or closed flow, of which a flood can create any number.
 #[inline(always)]
 const fn is_spare(rank: u64) -> bool {
     rank >> Word::CLASS > 1

@@ -2,17 +2,17 @@
 
 use super::{WAYS, Word};
 
-/// Way numbers whose slots carry a tag, as a set: bit `w` for way `w`. Beyond them, whether the bucket has overflowed.
+/// The set of ways whose slots have a tag: bit `w` for way `w`. One more bit says whether the bucket has overflowed.
 ///
-/// Built and taken apart without branches: where a flow lies in its bucket is random, so that a branch on it would be
-/// mispredicted, and the verifier would follow each way apart.
+/// Built and taken apart without branches: a flow's way is random, so a branch on it would be mispredicted, and the
+/// verifier would follow each way separately.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Ways(u32);
 
 impl Ways {
     const OVERFLOW: u32 = 1 << WAYS;
 
-    /// Adds `way` if the word carries `tag`, and the bucket's mark if the word has it.
+    /// Adds `way` if the word has `tag`, and the bucket's mark if the word has it.
     #[inline(always)]
     pub const fn with_match(self, way: usize, word: Word, tag: u16) -> Self {
         let difference = (word.tag() ^ tag) as u64;
@@ -20,13 +20,13 @@ impl Ways {
         Self(self.0 | mark | ((difference.wrapping_sub(1) >> 63) as u32) << way)
     }
 
-    /// True: there are no ways, or no more.
+    /// True if there are no ways left.
     #[inline(always)]
     pub const fn is_empty(self) -> bool {
         self.0 & (Self::OVERFLOW - 1) == 0
     }
 
-    /// True when one of the words has the bucket's mark (rule 10).
+    /// True if one of the words has the bucket's mark (rule 10).
     #[inline(always)]
     pub const fn has_overflowed(self) -> bool {
         self.0 & Self::OVERFLOW != 0
@@ -35,7 +35,7 @@ impl Ways {
     /// The lowest way of a set that is not empty, and the others.
     #[inline(always)]
     pub const fn pop(self) -> (usize, Self) {
-        // A de Bruijn sequence of 8 bits: its product with each power of two has other upper bits.
+        // A de Bruijn sequence of 8 bits: its products with different powers of two have different upper bits.
         const SEQUENCE: u32 = 0x17;
         const WAY_BY_PRODUCT: u32 = 0x5637_4210;
         let lowest = self.0 & self.0.wrapping_neg();

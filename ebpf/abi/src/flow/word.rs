@@ -1,4 +1,4 @@
-//! Slot words: who is in a slot, in which state, and since when.
+//! Slot words: which flow is in a slot, in which state, and since when.
 
 use super::TOUCH_PERIOD;
 
@@ -7,13 +7,13 @@ use super::TOUCH_PERIOD;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum State {
     Empty = 0,
-    /// Being written by who claimed it.
+    /// Being written by the CPU that claimed it.
     Busy = 1,
-    /// TCP after both FINs, or after the RST of what was half-open: see [`State::is_over`].
+    /// TCP after both FINs, or after a RST while half-open: see [`State::is_over`].
     Closed = 2,
-    /// TCP after a RST. Whoever sent it may have guessed: its connection may be a silent one, and stays for longer.
+    /// TCP after a RST. It may be forged, and the connection a silent one, so this state lasts longer.
     Reset = 3,
-    /// As Closed or Reset, but this direction went on a moment later.
+    /// As Closed or Reset, but this direction went on after the grace period.
     Resumed = 4,
     /// TCP with only a SYN seen, UDP without an answer.
     Opening = 5,
@@ -28,7 +28,7 @@ pub enum State {
 }
 
 impl State {
-    /// The state that a word's low byte names; an unknown byte reads as `Busy`, which nobody touches.
+    /// The state that a word's low byte names; an unknown byte is `Busy`, which no CPU touches.
     #[inline(always)]
     pub const fn from_byte(byte: u8) -> Self {
         match byte {
@@ -45,8 +45,8 @@ impl State {
         }
     }
 
-    /// True for the states that count against a listener's limit: both sides have spoken, and of a TCP connection the
-    /// handshake is complete. So a flood of first packets fills no listener.
+    /// True for the states that count against a listener's limit: both sides have sent packets, and a TCP connection's
+    /// handshake is complete. So a flood of first packets does not fill a listener.
     #[inline(always)]
     pub const fn is_admitted(self) -> bool {
         self as u8 >= Self::Datagrams as u8
@@ -58,17 +58,17 @@ impl State {
         self as u8 > Self::Resumed as u8
     }
 
-    /// True for a connection that is over as far as its packets tell. Nobody follows sequence numbers here, so that anybody
-    /// who knows its addresses and ports can have said so; its packets are sent on, and it is live again
-    /// - as soon as both directions go on a moment (a second) after the close: one side alone, or what was on its way,
-    ///   proves nothing,
+    /// True for a connection that is over according to its packets. Sequence numbers are not checked, so anybody
+    /// who knows its addresses and ports may have forged the close. Its packets are still forwarded, and it is live again
+    /// - once both directions go on more than a second after the close: one side alone, or packets that were in flight,
+    ///   prove nothing,
     /// - or when its backend answers a new SYN.
     #[inline(always)]
     pub const fn is_over(self) -> bool {
         self as u8 >= Self::Closed as u8 && self as u8 <= Self::Resumed as u8
     }
 
-    /// The state that only comes to what is in another one than these: what is over is over already, unless it goes on.
+    /// A slot only moves to this state from states after the returned one: a connection that is over stays over.
     #[inline(always)]
     pub const fn comes_after(self) -> Self {
         if self as u8 <= Self::Reset as u8 { Self::Busy } else { Self::Resumed }
@@ -80,11 +80,11 @@ impl State {
 pub struct Word(pub u64);
 
 impl Word {
-    /// The bits that identify who is in the slot: version and tag.
+    /// The bits that identify the flow in the slot: version and tag.
     pub const IDENTITY: u64 = 0x7fff_ff00;
     /// The bucket's mark, not the slot's.
     const OVERFLOW: u64 = 1 << 31;
-    /// In an eviction's rank: from this bit on the class, 0 for a slot that is not to be taken.
+    /// In an eviction's rank: from this bit on the class, 0 for a slot that cannot be evicted.
     pub(super) const CLASS: u32 = 32;
 
     #[inline(always)]
@@ -107,19 +107,19 @@ impl Word {
         (self.0 >> 16) as u16 & 0x7fff
     }
 
-    /// True: the bucket has overflowed (rule 10). False: another of its words may say so.
+    /// True if the bucket has overflowed (rule 10). If false, another one of its words may have the mark.
     #[inline(always)]
     pub const fn has_overflowed(self) -> bool {
         self.0 & Self::OVERFLOW != 0
     }
 
-    /// The same word with that mark.
+    /// The same word with the bucket's mark.
     #[inline(always)]
     pub const fn overflowed(self) -> Self {
         Self(self.0 | Self::OVERFLOW)
     }
 
-    /// The same word with the mark, if another word has it, whose place it takes.
+    /// The same word with the mark if `held`, the word that it replaces, has it.
     #[inline(always)]
     pub const fn after(self, held: Self) -> Self {
         Self(self.0 | held.0 & Self::OVERFLOW)
@@ -143,35 +143,35 @@ impl Word {
         Self::new(State::Busy, self.version().wrapping_add(1), self.tag(), self.seen()).after(self)
     }
 
-    /// Names this slot while it holds the flow that it holds now: its index, and above 32 bits its version.
+    /// Names this slot while it holds its current flow: its index, and above 32 bits its version.
     #[inline(always)]
     pub const fn found_at(self, index: u32) -> u64 {
         (self.version() as u64) << 32 | index as u64
     }
 
-    /// True when both words show the same flow in the slot, whatever its state and time.
+    /// True if both words are of the same flow, whatever its state and time.
     #[inline(always)]
     pub const fn same_flow(self, other: Self) -> bool {
         (self.0 ^ other.0) & Self::IDENTITY == 0
     }
 
-    /// Jiffies since the last hit. A `seen` that another CPU stored a moment after `now` was read counts as 0.
+    /// Jiffies since the last hit; 0 if another CPU stored `seen` just after `now` was read.
     #[inline(always)]
     pub const fn age(self, now: u32) -> u32 {
         let age = now.wrapping_sub(self.seen());
         if age > u32::MAX / 2 { 0 } else { age }
     }
 
-    /// True when more seconds than these, of so many jiffies each, have passed at this age: a busy flow's time is stored once in a
-    /// while only.
+    /// True if more than `seconds` (of `second` jiffies each) have passed at this age. Allows for times that are only
+    /// stored once in a while.
     #[inline(always)]
     pub const fn has_passed(age: u32, seconds: u32, second: u32) -> bool {
         age as u64 > seconds as u64 * second as u64 + (1 << TOUCH_PERIOD)
     }
 
-    /// How gladly an insert takes this slot, the highest first: empty, then closed, then embryos, then UDP, oldest
-    /// first within each. A rank for which [`is_evictable`](super::is_evictable) is false belongs to a slot that no new flow may take: an
-    /// established TCP flow goes only when it has been idle for too long.
+    /// The order in which inserts take slots, the highest rank first: empty, then closed, then half-open, then UDP, oldest
+    /// first within each. If [`is_evictable`](super::is_evictable) is false for a rank, no new flow may take the slot: an
+    /// established TCP flow is only evicted when it has been idle for too long.
     ///
     /// Without branches: the kernel's verifier follows every path of a loop over a bucket.
     #[inline(always)]
@@ -179,7 +179,7 @@ impl Word {
         // A nibble for each state, by its number.
         const CLASSES: u64 = 0x1223_3304;
         let class = (CLASSES >> ((self.0 as u32 & 15) * 4)) & 0xf;
-        // Biased, so that a `seen` a moment after `now` counts as young instead of ancient.
+        // Biased, so that a `seen` just after `now` counts as young instead of ancient.
         let age = now.wrapping_sub(self.seen()).wrapping_add(1 << 31);
         (class << Self::CLASS) | age as u64
     }
@@ -191,7 +191,7 @@ mod tests {
     use crate::flow::is_evictable;
 
     #[test]
-    fn eviction_prefers_empty_then_closed_then_embryos_then_datagrams_oldest_first() {
+    fn eviction_prefers_empty_then_closed_then_half_open_then_datagrams_oldest_first() {
         let now = 1000;
         let rank = |state, seen| Word::new(state, 0, 0, seen).eviction_rank(now);
         let order = [
