@@ -14,16 +14,16 @@ use crate::{
 /// Bytes of transport header that every error quotes.
 const QUOTED: usize = 8;
 
-/// Number of bytes that the shortest error about a packet quotes. `None` for a later fragment or a shorter packet, about which there is
-/// no error.
+/// Number of bytes that the shortest error about a packet quotes. `None` for a later fragment or a shorter packet, about
+/// which there is no error.
 fn quoted(bytes: &[u8]) -> Option<(Ipv4, u8)> {
     let packet = Ipv4::of_frame(bytes).filter(|packet| packet.offset == 0 && packet.l4 + QUOTED <= packet.end)?;
     let length = packet.l4 + QUOTED - ETH_LEN;
     Some((packet, u8::try_from(length).expect("at most 60 bytes of header")))
 }
 
-/// A guest's error about a packet to its own address keeps its source. If the error may also be about a packet of a connection, it is
-/// taken for that: the address was a VIP when the connection began, and belongs to another host now.
+/// A guest's error about a packet to its own address keeps its source. If the error may also be about a packet of a
+/// connection, it is taken for that: the address was a VIP when the connection began, and belongs to another host now.
 pub(crate) fn about_direct(came: &Arriving, before: &Table) {
     let bytes = untagged(&came.bytes);
     let Some((packet, length)) = quoted(&bytes) else { return };

@@ -126,16 +126,17 @@ pub enum Step {
     Sweep {
         idle: u16,
     },
-    /// A service's VIP becomes a guest's elastic IP; also for the connections that the guest begins, with 0x01 in `what`. The SNAT
-    /// rule is for the public or the private device (0x02), or drops (0x04). The guest is behind one device (0x18) or any.
+    /// A service's VIP becomes a guest's elastic IP; also for the connections that the guest begins, with 0x01 in `what`.
+    /// The SNAT rule is for the public or the private device (0x02), or drops (0x04). The guest is behind one device (0x18)
+    /// or any.
     Elastic {
         service: u8,
         backend: u8,
         guest: u8,
         what: u8,
     },
-    /// A network gets source NAT with a service's VIP, which has services (0x01) or none. The rule is for the public or the private
-    /// device (0x02), or drops (0x04). The network is behind one device (0x18) or any.
+    /// A network gets source NAT with a service's VIP, which has services (0x01) or none. The rule is for the public or the
+    /// private device (0x02), or drops (0x04). The network is behind one device (0x18) or any.
     Masquerade {
         service: u8,
         backend: u8,
@@ -173,16 +174,17 @@ pub enum Step {
     Socket {
         port: u8,
     },
-    /// A backend's packets, or those of one port of its VIP (0x02), count against a bandwidth limit from now on, or against none
-    /// (0x04). The limit is inbound or outbound (0x01), at 8 kbit/s doubled so many times. It may be used up right now (0x08).
+    /// A backend's packets, or those of one port of its VIP (0x02), count against a bandwidth limit from now on, or against
+    /// none (0x04). The limit is inbound or outbound (0x01), at 8 kbit/s doubled so many times. It may be used up right now
+    /// (0x08).
     Rate {
         backend: u8,
         limit: u8,
         doublings: u8,
         what: u8,
     },
-    /// The next packet has a source that no host has, or that is the router's (0x0f), or comes by another device than the one that
-    /// leads to its sender (0x30).
+    /// The next packet has a source that no host has, or that is the router's (0x0f), or comes by another device than the
+    /// one that leads to its sender (0x30).
     Astray {
         what: u8,
     },

@@ -100,8 +100,8 @@ impl Judge {
         self.remembered = remembered;
     }
 
-    /// A translated packet was addressed to the device that it came by. XDP checks the device's address once per connection, and
-    /// the group bit for every packet.
+    /// A translated packet was addressed to the device that it came by. XDP checks the device's address once per
+    /// connection, and the group bit for every packet.
     fn addressee(&self, came: &Arriving, before: &Table) {
         assert_eq!(came.bytes[0] & 1, 0, "addressed to a group");
         let packet = Ipv4::of_frame(&came.bytes).expect("a translated packet is a whole IPv4 packet");
@@ -263,8 +263,8 @@ fn translated(came: &Arriving, outcome: &Outcome, now: u32, before: &Table, afte
     }
 }
 
-/// Checks a packet that the stack sends: its quote is translated back or it is unchanged, and it is dropped if its source must not be
-/// seen outside.
+/// Checks a packet that the stack sends: its quote is translated back or it is unchanged, and it is dropped if its source
+/// must not be seen outside.
 pub(crate) fn departure(came: &Arriving, departure: &Departure, table: &Table) {
     let new = &departure.bytes;
     if departure.translated {
@@ -282,7 +282,8 @@ pub(crate) fn departure(came: &Arriving, departure: &Departure, table: &Table) {
     assert!(departure.leaves == may_leave || answers, "by interface {}: {source:?}", came.ifindex);
 }
 
-/// True if this may be a guest's answer to a client of its own address, or an error to that client. A later fragment may be either.
+/// True if this may be a guest's answer to a client of its own address, or an error to that client. A later fragment may be
+/// either.
 fn answers_direct(packet: &Ipv4, bytes: &[u8]) -> bool {
     if packet.is_error(bytes) {
         let quoted = Ipv4::at(bytes, packet.l4 + 8).filter(|quoted| quoted.src == packet.dst);
@@ -334,8 +335,8 @@ pub(crate) fn interface_of(ifindex: u32) -> Interface {
     (0..4).map(world::interface).find(|interface| interface.ifindex == ifindex).expect("sent out of an interface")
 }
 
-/// Checks a packet that was sent: the kernel's lookup gave one of these results and this interface, and the packet fits its MTU.
-/// Returns the next hop's MAC address.
+/// Checks a packet that was sent: the kernel's lookup gave one of these results and this interface, and the packet fits its
+/// MTU. Returns the next hop's MAC address.
 fn sent(came: &Arriving, new: &[u8], ifindex: u32, answers: &[u32]) -> [u8; 6] {
     let packet = Ipv4::of_frame(new).expect("a packet that is sent is a whole IPv4 packet");
     let route = kernel::route(packet.dst).expect("a packet that is sent has a route");
@@ -356,8 +357,8 @@ fn sent(came: &Arriving, new: &[u8], ifindex: u32, answers: &[u32]) -> [u8; 6] {
     route.gateway.unwrap_or_else(|| kernel::neighbour(packet.dst))
 }
 
-/// A translated packet is rewritten as its flow says. A known flow goes where it went before, a new one belongs to a service or a guest.
-/// Returns the flow as it was before; `None` if it is new.
+/// A translated packet is rewritten as its flow says. A known flow goes where it went before, a new one belongs to a
+/// service or a guest. Returns the flow as it was before; `None` if it is new.
 fn flow(
     old: &[u8],
     packet: &Ipv4,

@@ -1,4 +1,5 @@
-//! Clients and backends get exactly the expected bytes, whatever the packet: compared with frames whose checksums are computed in full.
+//! Clients and backends get exactly the expected bytes, whatever the packet: compared with frames whose checksums are
+//! computed in full.
 
 use std::{
     net::{Ipv4Addr, SocketAddrV4},

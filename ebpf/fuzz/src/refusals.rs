@@ -192,8 +192,8 @@ fn astray(came: &Arriving, before: &Table) {
     assert!(u32::from(flow.from) != came.ifindex && device_towards(key.src) != Some(came.ifindex), "{flow:?} {came:?}");
 }
 
-/// True for an ICMP error that comes by another device than the one by which the kernel sends the quoted packet, or from another host on
-/// its receiver's link.
+/// True for an ICMP error that comes by another device than the one by which the kernel sends the quoted packet, or from
+/// another host on its receiver's link.
 pub(crate) fn is_forged(came: &Arriving, bytes: &[u8], packet: &Ipv4) -> bool {
     let quoted = Ipv4::at(bytes, packet.l4 + 8).expect("an error about a connection quotes a header");
     let Some(route) = kernel::route(quoted.dst).filter(is_known) else { return true };
@@ -210,8 +210,8 @@ pub(crate) fn is_forwardable(dst: u32) -> bool {
     kernel::route(dst.to_ne_bytes()).is_some_and(|route| is_known(&route))
 }
 
-/// Checks the record that was logged for a packet: every reason whose severity is not `Silent` is logged, at most once a second. `left`
-/// is the packet as the pipeline left it.
+/// Checks the record that was logged for a packet: every reason whose severity is not `Silent` is logged, at most once a
+/// second. `left` is the packet as the pipeline left it.
 pub(crate) fn record(records: &[Vec<u64>], counted: Option<Reason>, last: &[u64], left: &[u8], ifindex: u32) {
     const SECOND: u64 = 1_000_000_000;
     let is_due = |reason: &Reason| {

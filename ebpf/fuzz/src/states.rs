@@ -1,4 +1,5 @@
-//! Checks how packets change the states of connections that are over: not at all, until they prove that the connection is alive.
+//! Checks how packets change the states of connections that are over: not at all, until they prove that the connection is
+//! alive.
 
 use vipgate_abi::{
     config::Config,
@@ -126,7 +127,8 @@ impl Over<'_> {
     }
 }
 
-/// True for a SYN of the client if the connection is over, not by a reset, and its answers have been silent for more than a second.
+/// True for a SYN of the client if the connection is over, not by a reset, and its answers have been silent for more than a
+/// second.
 pub(crate) fn starts_anew(known: &Slot, answers: Option<&Slot>, now: u32, flags: u8) -> bool {
     let opens = flags & (FIN | SYN | RST | ACK) == SYN;
     let is_reset = [Some(known), answers].iter().flatten().any(|slot| slot.word.state() == Reset);

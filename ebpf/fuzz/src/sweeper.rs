@@ -11,8 +11,8 @@ use crate::{
     world::{self, World},
 };
 
-/// Removes connections that were idle in both directions for more than `idle` jiffies, and those of past generations. TCP connections
-/// of past generations stay closed until they have been idle for that long.
+/// Removes connections that were idle in both directions for more than `idle` jiffies, and those of past generations. TCP
+/// connections of past generations stay closed until they have been idle for that long.
 pub(crate) fn sweep(world: &World, idle: u32) {
     for index in 0..world.buckets * WAYS as u32 {
         let Some((word, flow)) = slot(index) else { continue };

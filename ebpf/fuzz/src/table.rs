@@ -141,7 +141,8 @@ impl Table {
         }
     }
 
-    /// True if a search for this hash reaches the bucket: it is the home, or every candidate before it has overflowed (rule 10).
+    /// True if a search for this hash reaches the bucket: it is the home, or every candidate before it has overflowed (rule
+    /// 10).
     fn is_found(&self, bucket: usize, hash: u64, mask: u32) -> bool {
         let mut at = Candidate::home(hash, mask);
         for _ in 0..CANDIDATES {

@@ -1,7 +1,7 @@
 //! The packets that steps name.
 //!
-//! In a step's `what`, 0x03 is the protocol (TCP, UDP, ICMP or another one), 0x1c is the ICMP type or the other protocol's number, and
-//! 0x20 is the device that the packet comes or leaves by.
+//! In a step's `what`, 0x03 is the protocol (TCP, UDP, ICMP or another one), 0x1c is the ICMP type or the other protocol's
+//! number, and 0x20 is the device that the packet comes or leaves by.
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 

@@ -63,8 +63,8 @@ impl Ipv4 {
         })
     }
 
-    /// Source and destination port. An ICMP request's identifier is its source port, an answer's its destination port; other protocols
-    /// have port 0. `None` for an ICMP error or a later fragment.
+    /// Source and destination port. An ICMP request's identifier is its source port, an answer's its destination port;
+    /// other protocols have port 0. `None` for an ICMP error or a later fragment.
     pub(crate) fn ports(&self, bytes: &[u8]) -> Option<(u16, u16)> {
         match self.protocol {
             TCP | UDP | ICMP if self.offset != 0 => None,

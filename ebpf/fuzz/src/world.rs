@@ -246,8 +246,8 @@ impl World {
     }
 }
 
-/// The keys that a service may have: its port, or the whole VIP. A Disabled VIP and an elastic IP take every protocol; services with
-/// target ports take TCP and UDP.
+/// The keys that a service may have: its port, or the whole VIP. A Disabled VIP and an elastic IP take every protocol;
+/// services with target ports take TCP and UDP.
 fn service_keys(number: u8) -> Vec<Key<ServiceKey>> {
     /// Prefix length of a key that names a VIP's protocol.
     const PROTOCOL: u32 = ServiceKey::WHOLE_VIP + 8;

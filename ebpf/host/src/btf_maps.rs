@@ -1,7 +1,7 @@
-//! The tables: each a static of the pipeline's, empty until a test gives it elements.
+//! The tables. Each is a static of the pipeline, empty until a test gives it elements.
 //!
-//! Every look-up gives the address of an element that stays where it is, as the kernel's tables do. Nothing here locks: a
-//! table is one thread's at a time (see the crate's head).
+//! Every lookup returns the address of an element that never moves, as in the kernel's tables. Nothing here locks: only one
+//! thread at a time may use a table (see the crate's head).
 
 use std::{borrow::Borrow, cell::UnsafeCell, mem::MaybeUninit};
 
@@ -12,7 +12,7 @@ use crate::{
 
 const ENOENT: i32 = -2;
 
-/// Declares a table over its elements, and what all tables have.
+/// Declares a table over its elements, with the methods that all tables have.
 macro_rules! table {
     (
         $(#[$attribute:meta])*
@@ -54,7 +54,7 @@ macro_rules! array {
         }
 
         impl<T, const MAX_ENTRIES: usize, const FLAGS: usize> $name<T, MAX_ENTRIES, FLAGS> {
-            /// Gives it so many elements, all bits zero: a value of every type that a table may hold.
+            /// Allocates so many elements, all bits zero, which is a value of every type that a table may hold.
             pub fn allocate(&self, length: usize) {
                 let elements = self.elements();
                 elements.clear();
@@ -123,7 +123,7 @@ impl<K: PartialEq + Copy, V: Copy, const MAX_ENTRIES: usize, const FLAGS: usize>
     }
 
     /// # Errors
-    /// None: the signature is that of the table that it stands for.
+    /// Never; the signature is the original's.
     pub fn insert(&self, key: impl Borrow<K>, value: impl Borrow<V>, _flags: u64) -> Result<(), i32> {
         self.elements().retain(|(stored, _)| stored != key.borrow());
         self.elements().push((*key.borrow(), Box::new(UnsafeCell::new(*value.borrow()))));
@@ -140,13 +140,13 @@ impl<K: PartialEq + Copy, V: Copy, const MAX_ENTRIES: usize, const FLAGS: usize>
         self.elements().len()
     }
 
-    /// What is stored under a key, without making it the youngest.
+    /// The value of a key, without making it the most recently used.
     pub fn peek(&self, key: impl Borrow<K>) -> Option<V>
     where
         V: Copy,
     {
         let found = self.elements().iter().find(|(stored, _)| stored == key.borrow());
-        // SAFETY: nobody writes while an element is read: tests take turns.
+        // SAFETY: no element is written while it is read: tests take turns.
         found.map(|(_, value)| unsafe { *value.get() })
     }
 
@@ -160,7 +160,7 @@ impl<K: PartialEq + Copy, V: Copy, const MAX_ENTRIES: usize, const FLAGS: usize>
     }
 
     /// # Errors
-    /// None: the signature is that of the table that it stands for.
+    /// Never; the signature is the original's.
     pub fn insert(&self, key: impl Borrow<K>, value: impl Borrow<V>, _flags: u64) -> Result<(), i32> {
         let elements = self.elements();
         elements.retain(|(stored, _)| stored != key.borrow());
@@ -212,7 +212,7 @@ impl<K: Copy, V: Copy, const MAX_ENTRIES: usize, const FLAGS: usize> LpmTrie<K, 
     }
 
     /// # Errors
-    /// None: the signature is that of the table that it stands for.
+    /// Never; the signature is the original's.
     pub fn insert(&self, key: &lpm_trie::Key<K>, value: impl Borrow<V>, _flags: u64) -> Result<(), i32> {
         let _ = self.remove(key);
         self.elements().push((*key, Box::new(UnsafeCell::new(*value.borrow()))));
@@ -231,7 +231,7 @@ impl<K: Copy, V: Copy, const MAX_ENTRIES: usize, const FLAGS: usize> LpmTrie<K, 
     }
 }
 
-/// How many bits two keys have alike from the most significant of their first byte on.
+/// Length in bits of the longest common prefix of two keys.
 fn common_bits<K: Copy>(one: K, other: K) -> u32 {
     // SAFETY: keys of tries are compared as bytes, so they have no padding.
     let bytes =

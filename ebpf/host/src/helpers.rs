@@ -30,7 +30,7 @@ pub unsafe fn bpf_jiffies64() -> u64 {
     kernel::jiffies()
 }
 
-/// Of the same clock: a jiffy here is 4 ms.
+/// The same clock: a jiffy is 4 ms here.
 pub unsafe fn bpf_ktime_get_ns() -> u64 {
     kernel::jiffies().wrapping_mul(4_000_000)
 }
@@ -42,14 +42,14 @@ pub unsafe fn bpf_redirect(ifindex: u32, flags: u64) -> c_long {
     c_long::from(TC_ACT_REDIRECT)
 }
 
-/// The kernel finds the next hop by its own routes where the caller names none.
+/// The kernel looks up the next hop in its routes if the caller names none.
 pub unsafe fn bpf_redirect_neigh(ifindex: u32, params: *mut bpf_redir_neigh, length: c_int, flags: u64) -> c_long {
     assert!(params.is_null() && length == 0 && flags == 0);
     kernel::redirect_by_neighbour(ifindex);
     c_long::from(TC_ACT_REDIRECT)
 }
 
-/// `bpf_ipv4_fib_lookup` over [`kernel::route`], of a kernel that knows no flags but the oldest; a destination has one route.
+/// `bpf_ipv4_fib_lookup` over [`kernel::route`], of a kernel that knows only the oldest flags. A destination has one route.
 pub unsafe fn bpf_fib_lookup(context: *mut c_void, params: *mut FibLookup, size: c_int, flags: u32) -> c_long {
     assert!(!context.is_null());
     if flags & !BPF_FIB_LOOKUP_OUTPUT != 0 {
@@ -67,7 +67,7 @@ pub unsafe fn bpf_fib_lookup(context: *mut c_void, params: *mut FibLookup, size:
         return BPF_FIB_LKUP_RET_NOT_FWDED.into();
     };
     match route.answer {
-        // A packet that does not fit is told of when all is known.
+        // A packet that does not fit is reported after everything has been looked up.
         BPF_FIB_LKUP_RET_SUCCESS | BPF_FIB_LKUP_RET_FRAG_NEEDED => {
             params.ifindex = route.ifindex;
             if route.gateway.is_some() {
@@ -75,14 +75,14 @@ pub unsafe fn bpf_fib_lookup(context: *mut c_void, params: *mut FibLookup, size:
             }
             params.dmac = route.gateway.unwrap_or_else(|| kernel::neighbour(destination));
         }
-        // The device is known before its neighbour is asked for.
+        // The device is known before the neighbour is looked up.
         BPF_FIB_LKUP_RET_NO_NEIGH => params.ifindex = route.ifindex,
         _ => {}
     }
     route.answer.into()
 }
 
-/// `sk_lookup` for IPv4 in the packet's own network namespace; what is found must be given back.
+/// `sk_lookup` for IPv4 in the packet's own network namespace; a socket that is found must be released.
 unsafe fn sk_lookup(
     context: *mut c_void,
     tuple: *mut bpf_sock_tuple,

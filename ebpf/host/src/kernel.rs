@@ -1,4 +1,4 @@
-//! The calling thread's kernel: its clock, its routes, its sockets, where the last packet was sent, and what was told.
+//! The calling thread's kernel: its clock, its routes, its sockets, the last redirect, and the log records.
 
 use std::cell::{Cell, RefCell};
 
@@ -10,20 +10,20 @@ thread_local! {
     static RECORDS: RefCell<Vec<Vec<u64>>> = const { RefCell::new(Vec::new()) };
 }
 
-/// What a look-up of destinations in a network gives.
+/// The result of a route lookup for destinations in a network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Route {
     pub network: [u8; 4],
     pub prefix_len: u32,
     /// One of `BPF_FIB_LKUP_RET_*`.
     pub answer: u32,
-    /// The interface that it leads out of.
+    /// The outgoing interface.
     pub ifindex: u32,
-    /// The next hop's MAC address; None: that of the destination itself, [`neighbour`].
+    /// The gateway's MAC address; `None` if destinations are directly connected, and have the address of [`neighbour`].
     pub gateway: Option<[u8; 6]>,
 }
 
-/// A socket that takes what comes to a port, for any of the machine's addresses and from anywhere.
+/// A socket that accepts packets to a port of any of the machine's addresses, from anywhere.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Socket {
     /// IANA protocol number.
@@ -49,13 +49,13 @@ pub fn set_jiffies(jiffies: u64) {
     JIFFIES.set(jiffies);
 }
 
-/// What the clock says.
+/// The current time.
 #[must_use]
 pub fn jiffies() -> u64 {
     JIFFIES.get()
 }
 
-/// Replaces the routes. The first that covers an address has it.
+/// Replaces the routes. The first one that covers an address is used.
 pub fn set_routes(routes: Vec<Route>) {
     ROUTES.set(routes);
 }
@@ -77,15 +77,15 @@ pub fn has_socket(socket: Socket) -> bool {
     SOCKETS.with_borrow(|sockets| sockets.contains(&socket))
 }
 
-/// Where a program sends a packet.
+/// Where a program redirected a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Redirect {
     pub ifindex: u32,
-    /// The kernel's neighbour table says to whom there.
+    /// True if the kernel's neighbour table names the next hop.
     pub by_neighbour: bool,
 }
 
-/// The last redirect, if there was one since this was asked.
+/// The last redirect since the last call.
 #[must_use]
 pub fn take_redirect() -> Option<Redirect> {
     REDIRECTED.take()
@@ -99,13 +99,13 @@ pub(crate) fn redirect_by_neighbour(ifindex: u32) {
     REDIRECTED.set(Some(Redirect { ifindex, by_neighbour: true }));
 }
 
-/// What programs told since this was asked: the numbers of each record.
+/// The log records since the last call: the numbers of each.
 #[must_use]
 pub fn take_records() -> Vec<Vec<u64>> {
     RECORDS.take()
 }
 
-/// A program's record.
+/// Stores a program's log record.
 pub fn record(numbers: &[u64]) {
     RECORDS.with_borrow_mut(|records| records.push(numbers.to_vec()));
 }

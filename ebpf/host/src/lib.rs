@@ -1,11 +1,11 @@
-//! What the packet path asks of the kernel, for tests on the host.
+//! Doubles of the kernel's tables, helpers and packets, for tests of the packet path on the host.
 //!
-//! The modules have the names and signatures of `aya_ebpf`, of which this crate takes the place when `vipgate_pipeline` is
-//! compiled for anything but BPF: so the stages run on the host as they are, under a debugger, a sanitizer or a fuzzer.
-//! Behaviour follows the kernel's: each helper names the function that it stands for.
+//! The modules have the names and signatures of `aya_ebpf`, whose place this crate takes when `vipgate_pipeline` is
+//! compiled for any other target than BPF: so the stages run unchanged on the host, under a debugger, a sanitizer or a fuzzer.
+//! They behave like the kernel: each helper names the function that it imitates.
 //!
-//! Tables are the pipeline's own statics, so they are the process's: tests that use them take turns. The clock, the routes
-//! and where packets went are the calling thread's ([`kernel`]).
+//! Tables are statics of the pipeline, shared by the process: tests that use them take turns. The clock, the routes
+//! and the last redirect belong to the calling thread ([`kernel`]).
 #![allow(unsafe_code, reason = "map values and packets are reached through raw addresses, as in the kernel")]
 
 pub mod btf_maps;
@@ -19,7 +19,7 @@ use std::ffi::c_void;
 pub use aya_ebpf_bindings::bindings;
 pub use aya_ebpf_macros as macros;
 
-/// In the place of aya-log's: of what a program tells, the numbers are remembered.
+/// Takes the place of aya-log's macro: keeps the numbers of a program's log record.
 #[macro_export]
 macro_rules! info {
     ($context:expr, target: $target:literal, $format:literal, $($number:expr),+ $(,)?) => {

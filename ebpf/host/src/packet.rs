@@ -1,5 +1,5 @@
-//! Packets at the hooks. Each part of one is an allocation of its exact size, so that an address sanitizer sees whatever
-//! reaches beyond.
+//! Packets at the hooks. Each part of a packet is an allocation of its exact size, so that the address sanitizer detects
+//! every access beyond it.
 
 use std::{fmt, mem::zeroed};
 
@@ -13,7 +13,7 @@ const ETHERTYPE: usize = 12;
 /// EtherTypes of VLAN tags (IEEE 802.1Q, 802.1ad), as read from a frame.
 const TAGS: [u16; 2] = [0x8100u16.to_be(), 0x88a8u16.to_be()];
 
-/// Whose packet a socket buffer is (`PACKET_*` of linux/if_packet.h).
+/// Whom a socket buffer is addressed to (`PACKET_*` of linux/if_packet.h).
 const HOST: u32 = 0;
 const BROADCAST: u32 = 1;
 const MULTICAST: u32 = 2;
@@ -29,7 +29,7 @@ pub struct XdpFrame {
     bytes: Box<[u8]>,
     /// Bytes of metadata.
     metadata: usize,
-    /// Those behind it, which nobody reads directly.
+    /// The bytes of the other buffers, which are not directly readable.
     others: Box<[u8]>,
 }
 
@@ -60,7 +60,7 @@ impl XdpFrame {
         [self.first_buffer(), &self.others].concat()
     }
 
-    /// What a program wrote before the frame.
+    /// The metadata that a program wrote before the frame.
     #[must_use]
     pub fn metadata(&self) -> &[u8] {
         &self.bytes[..self.metadata]
@@ -70,7 +70,7 @@ impl XdpFrame {
         &self.bytes[self.metadata..]
     }
 
-    /// Makes room for metadata, where there is none; false: for other than 4 bytes of them.
+    /// Makes room for 4 bytes of metadata, if there are none yet. False for other sizes.
     pub(crate) fn move_metadata(&mut self, delta: i32) -> bool {
         let fits = self.metadata == 0 && delta == -4;
         if fits {
@@ -80,7 +80,7 @@ impl XdpFrame {
         fits
     }
 
-    /// Moves the frame's first byte; false: there is no room, or too little would be left.
+    /// Moves the frame's first byte. False if there is no room, or too little would be left.
     pub(crate) fn move_head(&mut self, delta: i32) -> bool {
         const ROOM: usize = 8;
         assert_eq!(self.metadata, 0, "metadata would have to move along");
@@ -105,13 +105,13 @@ impl XdpFrame {
     }
 }
 
-/// What a socket buffer's transport checksum says (the kernel's `ip_summed`).
+/// The state of a socket buffer's transport checksum (the kernel's `ip_summed`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Checksum {
-    /// It is the packet's whole checksum.
+    /// The checksum is complete.
     #[default]
     Complete,
-    /// `CHECKSUM_PARTIAL`: it is the pseudo-header's sum; the device that sends the packet adds the rest.
+    /// `CHECKSUM_PARTIAL`: the field holds the pseudo-header's sum; the device that sends the packet adds the rest.
     Partial,
 }
 
@@ -154,15 +154,15 @@ impl SocketBuffer {
         self
     }
 
-    /// As the router's own stack makes it.
+    /// Makes it a packet that the router's own stack created.
     #[must_use]
     pub fn local(mut self) -> Self {
         self.skb.ingress_ifindex = 0;
         self
     }
 
-    /// As the stack receives it by a device with this MAC address: whose it is is told (`eth_type_trans`), and the first
-    /// VLAN tag in the frame goes beside it (`skb_vlan_untag`).
+    /// Receives it by a device with this MAC address: sets the packet type (`eth_type_trans`), and moves the first VLAN tag
+    /// from the frame to the metadata (`skb_vlan_untag`).
     #[must_use]
     pub fn received(mut self, mac: [u8; 6]) -> Self {
         self.skb.pkt_type = match self.bytes().get(..mac.len()) {
@@ -189,7 +189,7 @@ impl SocketBuffer {
         [&self.linear[..], &self.pages].concat()
     }
 
-    /// All of its bytes as on the wire: with the VLAN tag that is beside them.
+    /// All of its bytes as on the wire: with the VLAN tag in the metadata.
     #[must_use]
     pub fn on_wire(&self) -> Vec<u8> {
         let mut bytes = self.bytes();
@@ -211,7 +211,7 @@ impl SocketBuffer {
         self.linear.len()
     }
 
-    /// Makes at least so many bytes directly readable, at another address than before; false: it is shorter.
+    /// Makes at least so many bytes directly readable, at another address than before. False if it is shorter.
     pub(crate) fn pull(&mut self, wanted: usize) -> bool {
         if wanted > self.linear.len() + self.pages.len() {
             return false;
@@ -221,7 +221,7 @@ impl SocketBuffer {
         true
     }
 
-    /// Cuts it to so many bytes; false: it is shorter.
+    /// Cuts it to so many bytes. False if it is shorter.
     pub(crate) fn trim(&mut self, length: usize) -> bool {
         if !self.pull(self.linear.len() + self.pages.len()) || length < ETH_LEN || length > self.linear.len() {
             return false;
@@ -232,7 +232,8 @@ impl SocketBuffer {
         true
     }
 
-    /// `skb_vlan_pop`: the tag beside the frame goes, else the one in it; the next one in it then is beside it.
+    /// `skb_vlan_pop`: removes the tag in the metadata, else the first one in the frame. The next tag in the frame goes to
+    /// the metadata.
     pub(crate) fn pop_tag(&mut self) {
         if self.skb.vlan_present != 0 {
             self.skb.vlan_present = 0;
@@ -244,7 +245,7 @@ impl SocketBuffer {
         }
     }
 
-    /// `skb_vlan_push`: a tag beside the frame goes into it.
+    /// `skb_vlan_push`: a tag in the metadata goes into the frame.
     pub(crate) fn push_tag(&mut self, protocol: u16, tci: u16) {
         if self.skb.vlan_present != 0 {
             let inner = self.tag_beside();
@@ -256,7 +257,7 @@ impl SocketBuffer {
         self.set_tag(protocol, tci);
     }
 
-    /// The tag beside the frame: type and TCI as they would be in it.
+    /// The tag in the metadata: type and TCI as they would be in the frame.
     fn tag_beside(&self) -> [u16; 2] {
         [self.skb.vlan_proto as u16, (self.skb.vlan_tci as u16).to_be()]
     }
@@ -267,7 +268,8 @@ impl SocketBuffer {
         self.skb.vlan_tci = tci.into();
     }
 
-    /// Takes the first tag out of the frame, by what the kernel knows of it: type and TCI as they were in it.
+    /// Takes the first tag out of the frame, if the protocol field says that there is one: type and TCI as they were in the
+    /// frame.
     fn take_tag(&mut self) -> Option<[u16; 2]> {
         let protocol = self.skb.protocol as u16;
         if !TAGS.contains(&protocol) || self.linear.len() < ETH_LEN + 4 {

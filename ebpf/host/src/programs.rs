@@ -9,7 +9,7 @@ use crate::{
     packet::{SocketBuffer, XdpFrame},
 };
 
-/// Of an XDP program.
+/// The context of an XDP program.
 #[derive(Debug)]
 pub struct XdpContext {
     pub ctx: *mut xdp_md,
@@ -54,7 +54,7 @@ impl EbpfContext for XdpContext {
     }
 }
 
-/// Of a TC program.
+/// The context of a TC program.
 #[derive(Debug)]
 pub struct TcContext {
     pub skb: SkBuff,

@@ -40,8 +40,8 @@ pub(super) fn opened(flow: &Slot, [came, left]: [&FlowKey; 2], flags: u8, before
     }
 }
 
-/// A service's new flow goes to one of its backends, with the client's address. The port differs only if the answers' key belonged to
-/// another connection.
+/// A service's new flow goes to one of its backends, with the client's address. The port differs only if the answers' key
+/// belonged to another connection.
 fn served(flow: &Slot, service: &Service, [came, left]: [&FlowKey; 2], before: &Table) {
     let number = flow.flow.backend();
     let backend = world::backend(number);
@@ -104,8 +104,8 @@ fn of_a_kind(came: &FlowKey, left: &FlowKey) {
     assert!(may_be || !is_system(left.sport), "a system port was given away: {came:?} left as {left:?}");
 }
 
-/// A guest's connection leaves with its VIP as source, to the destination that the guest named. It keeps its port if the VIP is an
-/// elastic IP, or if no other connection to the same destination uses that port.
+/// A guest's connection leaves with its VIP as source, to the destination that the guest named. It keeps its port if the
+/// VIP is an elastic IP, or if no other connection to the same destination uses that port.
 fn begun(flow: &Slot, source: &SnatRule, [came, left]: [&FlowKey; 2], before: &Table) {
     assert!(flow.flow.mark.is_outward(), "a guest's packet is for outside: {flow:?}");
     assert_eq!(flow.flow.backend(), source.backend, "another's traffic");

@@ -11,8 +11,8 @@ use crate::{
     wire::{ICMP, Ipv4, UDP, UDP_LITE, add, same_sum, sum, word},
 };
 
-/// Checks that the packet was translated, and nothing else changed. A damaged packet must stay recognisable: every checksum that covers
-/// a change is wrong by as much as before.
+/// Checks that the packet was translated, and nothing else changed. A damaged packet must stay recognisable: every checksum
+/// that covers a change is wrong by as much as before.
 pub(super) fn translation(old: &[u8], new: &[u8], moved: bool, partial: bool) -> (Ipv4, Ipv4) {
     let before = Ipv4::of_frame(old).expect("a translated packet is a whole IPv4 packet");
     let after = Ipv4::of_frame(new).expect("a translation leaves a whole IPv4 packet");
@@ -71,8 +71,8 @@ fn allowed_in_quote(bytes: &[u8], at: usize) -> Vec<Range<usize>> {
     [vec![quoted.checksum_and_addresses()], quoted.ports_and_checksum(bytes)].concat()
 }
 
-/// An error's quote is the packet as its sender sent it: the reverse of what the answering flow's packets become. `is_own` if the
-/// router's stack sent the error.
+/// An error's quote is the packet as its sender sent it: the reverse of what the answering flow's packets become. `is_own`
+/// if the router's stack sent the error.
 pub(super) fn quote(old: &[u8], new: &[u8], packet: &Ipv4, is_own: bool, table: &Table) {
     let at = packet.l4 + 8;
     let (translated, original) = (Ipv4::at(old, at), Ipv4::at(new, at));
