@@ -143,7 +143,7 @@ fn output() -> Arg {
         .value_name("FORMAT")
         .value_parser(value_parser!(Format))
         .default_value("table")
-        .help("How the reply is printed; json and yaml are the whole of it")
+        .help("The format of the output; json and yaml print the whole reply")
 }
 
 fn no_wait() -> Arg {
@@ -155,15 +155,21 @@ fn no_wait() -> Arg {
 
 fn login() -> Command {
     Command::new(LOGIN)
-        .about("Begin a session; the commands after it speak in its name until vipgate logout")
-        .arg(Arg::new("account").long("account").value_name("NAME").default_value("admin").help("Who logs in"))
+        .about("Log in; later commands use the session until vipgate logout")
+        .arg(
+            Arg::new("account")
+                .long("account")
+                .value_name("NAME")
+                .default_value("admin")
+                .help("The account that logs in"),
+        )
         .arg(
             Arg::new("api")
                 .long("api")
                 .value_name("URL")
                 .env(API_VARIABLE)
                 .default_value(DEFAULT_API)
-                .help("Where the API is"),
+                .help("The URL of the API"),
         )
         .arg(options::password_file().env(PASSWORD_FILE_VARIABLE))
         .after_help(
@@ -178,7 +184,7 @@ Examples:
 }
 
 fn logout() -> Command {
-    Command::new(LOGOUT).about("End the session and forget it").after_help("Example:\n  vipgate logout")
+    Command::new(LOGOUT).about("Log out and remove the session").after_help("Example:\n  vipgate logout")
 }
 
 fn query() -> Command {
@@ -207,13 +213,13 @@ Examples:
 /// The options that are parameters of a query: name in the API, placeholder of the value, help.
 const QUERY_OPTIONS: [(&str, &str, &str); 5] = [
     ("fields", "FIELD,...", "Only these members"),
-    ("sort", "[-]FIELD", "The order; with a minus descending"),
-    ("limit", "NUMBER", "At most so many, 1000 if not given"),
-    ("start", "NUMBER", "Pass over so many"),
-    ("groupBy", "FIELD", "Of those with the same value only the first"),
+    ("sort", "[-]FIELD", "Sort by this field; with a minus in descending order"),
+    ("limit", "NUMBER", "At most this many; the default is 1000"),
+    ("start", "NUMBER", "Skip this many"),
+    ("groupBy", "FIELD", "Only the first of those with the same value in this field"),
 ];
 const QUERY_FLAGS: [(&str, &str); 2] =
-    [("count", "Only how many there are"), ("replyWithCount", "Besides, how many there are in all")];
+    [("count", "Only the number of resources"), ("replyWithCount", "Also the number of resources on all pages")];
 
 fn query_args(resource: Resource) -> Vec<Arg> {
     let conditions = Arg::new("q")
@@ -236,24 +242,24 @@ fn query_args(resource: Resource) -> Vec<Arg> {
 
 fn tags() -> Command {
     Command::new(TAGS)
-        .about("The system and user tags of a resource, or all")
-        .arg(Arg::new("resource").value_name("NAME|UUID").help("Whose tags"))
+        .about("List the system and user tags of a resource, or all tags")
+        .arg(Arg::new("resource").value_name("NAME|UUID").help("The resource with the tags"))
         .arg(output())
         .after_help("Examples:\n  vipgate tags\n  vipgate tags web")
 }
 
 fn job() -> Command {
     let watch = Command::new(WATCH)
-        .about("Wait for the end of a job and print what it came to")
+        .about("Wait for the end of a job and print its result")
         .arg(Arg::new(JOB).value_name("UUID|LOCATION").required(true).help("As --no-wait prints it"))
         .arg(output())
         .after_help("Example:\n  vipgate job watch d825b1a26f4e474b8c59306081920ff2");
-    group(JOB, "The jobs of calls that were not waited for").subcommand(watch)
+    group(JOB, "Jobs of calls that were made with --no-wait").subcommand(watch)
 }
 
 fn completion() -> Command {
     Command::new(COMPLETION)
-        .about("A script for the shell that completes commands, query fields, and names of what there is")
+        .about("Print a script that completes commands, query fields and names of resources in a shell")
         .arg(Arg::new("shell").required(true).value_parser(PossibleValuesParser::new(SHELLS)))
         .after_help(
             "\

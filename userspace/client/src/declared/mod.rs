@@ -67,9 +67,9 @@ pub(super) fn apply_command() -> Command {
                 .value_hint(ValueHint::FilePath)
                 .help("The file, as vipgate export writes it; - is standard input"),
         )
-        .arg(flag(DRY_RUN, "Only say what would be done; exit code 0: nothing, 2: something"))
-        .arg(flag(PRUNE, "Delete what the file does not declare, of the kinds that it has a section for"))
-        .arg(flag(RECREATE, "Delete and make anew what can't be changed in place, with all that is on it"))
+        .arg(flag(DRY_RUN, "Only print what would be done; exit code 0: nothing, 2: something"))
+        .arg(flag(PRUNE, "Delete things that the file does not declare, of the kinds that it has a section for"))
+        .arg(flag(RECREATE, "Delete and make anew things that can't be changed in place, with all that depends on them"))
         .arg(super::output())
         .after_help(
             "\
