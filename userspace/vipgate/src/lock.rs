@@ -1,12 +1,12 @@
 //! One controller a router: two that write the same tables would undo each other's work.
 //!
 //! The lock is an flock(2) on the pin directory itself, whatever path leads to it and from whichever network namespace; it needs
-//! no file to clean up, and goes with its process, however that ends. Who only reads takes none. What is not in the tables (VIPs'
+//! no file to clean up, and goes with its process, however that ends. Commands that only read take none. What is not in the tables (VIPs'
 //! addresses, queues, settings) belongs to the network namespace: that is locked as well, so that a controller with another
 //! directory does not take it for its own.
 //!
-//! What the running controller alone knows it tells whoever connects to a socket in the abstract name space, which belongs to
-//! its network namespace, as a router does, and is named after the same directory.
+//! What only the running controller knows it answers through a socket in the abstract name space, which belongs to its network
+//! namespace, as a router does, and is named after the same directory.
 
 use std::{
     fs::{self, File, Metadata, OpenOptions, TryLockError},
@@ -87,7 +87,7 @@ impl Lock {
             TryLockError::WouldBlock => held(),
             TryLockError::Error(error) => failed(error),
         })?;
-        // Who had it may have removed the directory before it was locked here, and another may have made it again.
+        // The process that had the lock may have removed the directory before it was locked here, and another may have made it again.
         let locked = directory.metadata().map_err(failed)?;
         match fs::metadata(bpffs) {
             Ok(now) if identity(&now) == identity(&locked) => Ok(Self { directory: Some(directory), made: None }),

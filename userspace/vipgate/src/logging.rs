@@ -48,8 +48,8 @@ impl fmt::Debug for Filter {
     }
 }
 
-/// Who logs a line for each message of the kernel's, however many come at once; who asks for it by name gets it. What it means
-/// the modules that use it say.
+/// This crate logs a line for each message of the kernel, however many come at once: only a filter that names it shows them. The
+/// modules that use it log what the messages mean.
 const TALKATIVE: &str = "netlink_proto=off";
 
 fn filter(log: &Log) -> EnvFilter {

@@ -296,9 +296,9 @@ fn network(key: SnatKey, prefix_len: u32) -> String {
     format!("{}/{}", Ipv4Addr::from(key.addr), prefix_len.saturating_sub(SnatKey::EXACT - u32::BITS))
 }
 
-/// Whose traffic that of a source is.
-fn backend_of<'a>(status: &'a Status, source: &SnatRule) -> Option<(&'a u32, &'a BackendStatus)> {
-    (!is_disabled(source)).then(|| status.backends.get_key_value(&source.backend)).flatten()
+/// The backend that counts an SNAT rule's traffic.
+fn backend_of<'a>(status: &'a Status, rule: &SnatRule) -> Option<(&'a u32, &'a BackendStatus)> {
+    (!is_disabled(rule)).then(|| status.backends.get_key_value(&rule.backend)).flatten()
 }
 
 fn backend_line(name: &str, backend: &BackendStatus) -> String {

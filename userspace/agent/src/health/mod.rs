@@ -1,10 +1,10 @@
-//! Health checks: whether backends answer, asked by the router itself.
+//! Health checks: whether backends answer the router's own probes.
 //!
 //! ```text
-//! reconciler: a VIP's backends -> scheduler: which backends, when, what was found -> prober: asks
+//! reconciler: a VIP's backends -> scheduler: which backends, when, what was found -> prober
 //! store, reconciler  <-  reporter: what changed  <-
 //! ```
-//! Each running VM's backend of each enabled VIP is asked at its own address, every interval of its listener. A backend
+//! Each running VM's backend of each enabled VIP is probed at its own address, every interval of its listener. A backend
 //! changes its health after so many results in a row that say the opposite; a new one is healthy until then. What
 //! changed is stored first and applied then, as any change is: the reference's status shows it, the selection table follows at
 //! once, and a controller that starts anew goes on with what was known.
@@ -13,8 +13,8 @@
 //! with the same interval are spread over it. The number of checks that run at a time is bounded, and accounts share it
 //! fairly; should that not be enough, checks begin late, which [`Figures::late_milliseconds`] and the log show.
 //!
-//! Each is asked by the device of its own network, and a check that fails because the router cannot reach that network finds
-//! nothing: backends keep the health that they had.
+//! Each backend is probed by the device of its own network. A check that fails because the router cannot reach that network is
+//! inconclusive: backends keep the health that they had.
 //!
 //! Touches the network by sockets of its own and asks `net` for neighbours; the kernel's tables through the reconciler only.
 

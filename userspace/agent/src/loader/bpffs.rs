@@ -25,9 +25,9 @@
 //! abi-<N-1>, abi-<N>-taken    connections are in both, devices are coming to ours
 //! abi-<N-1>, abi-<N>          all is ours
 //! ```
-//! Those of any other version (`abi-<M>`) cannot be read. Their links are taken over, so that the new programs replace the old ones
-//! in one step; the services come from the store again, the connections of before end. An older version does the same to ours:
-//! so that it can, there is nothing in our directory but pins, and one directory with links, whose names it knows.
+//! Tables of any other version (`abi-<M>`) cannot be read. Their links are taken over, so that the new programs replace the old
+//! ones in one step; the services come from the store again, existing connections end. An older version does the same to ours: for
+//! that our directory holds nothing but pins, and one directory with links, whose names it knows.
 
 use std::{
     collections::BTreeSet,
@@ -53,7 +53,7 @@ use super::{
     link::{self, Held},
 };
 
-/// Longer than flows take to go over. One who was killed in the middle of it is waited for in vain.
+/// How long a reader waits for a migration of flows to end: longer than one takes, unless its controller was killed.
 const READERS_PATIENCE: Duration = Duration::from_secs(5);
 
 /// A directory's part in a change of the tables' sizes, or in taking over from another version.
@@ -115,8 +115,8 @@ impl PinDir {
         Self { path: self.path.with_file_name(format!("abi-{version}")) }
     }
 
-    /// Whether the directory is there, for who only reads: who may not look is told so. While flows go over to another table,
-    /// each of the two tells of a part: their end is waited for.
+    /// Whether the directory is there, for readers; an error if they lack the permission to look. While flows are migrated to another
+    /// table, each of the two holds a part of them: waits for the end of that.
     pub(super) fn is_there(&self) -> Result<bool, LoadError> {
         let carried = self.at(Stage::Carried);
         let patience = Instant::now() + READERS_PATIENCE;
@@ -226,8 +226,8 @@ impl PinDir {
         self.links().join(format!("{}-{}", which.pin(), escaped(device)))
     }
 
-    /// Pins a program that a filter is about to hold: what is pinned is ours (`owned`), so that a controller that is killed
-    /// before [`Self::stand_in`] leaves no filter of which nobody knows whose it is.
+    /// Pins a program that a filter is about to hold: what is pinned is ours (`own_programs`), so that a controller that is
+    /// killed before [`Self::stand_in`] leaves no filter without an owner.
     pub(super) fn announce(
         &self,
         program: &mut SchedClassifier,
@@ -331,8 +331,8 @@ impl Marks {
     }
 }
 
-/// Removes what is at `path`, whatever it is, with all that is under it. What cannot be removed is told in `left`, and the rest
-/// goes all the same. Follows no symbolic link.
+/// Removes what is at `path`, whatever it is, with all that is under it. Adds what cannot be removed to `left`, and removes
+/// the rest all the same. Follows no symbolic link.
 pub(super) fn remove_tree(path: &Path, left: &mut Vec<String>) {
     let before = left.len();
     let removed = fs::symlink_metadata(path).and_then(|found| match found.is_dir() {
@@ -343,7 +343,7 @@ pub(super) fn remove_tree(path: &Path, left: &mut Vec<String>) {
         }
         false => fs::remove_file(path),
     });
-    // A directory stays with what is in it, which is told already.
+    // A directory stays with its content, which is in `left` already.
     if let Err(error) = removed
         && error.kind() != io::ErrorKind::NotFound
         && left.len() == before

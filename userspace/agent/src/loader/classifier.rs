@@ -1,5 +1,5 @@
 //! The TC programs and how they are held on devices: by a TCX link, pinned, or where the kernel has none, as a filter
-//! (`filter`), with the program itself pinned in the link's place, so that pins tell the same either way.
+//! (`filter`), with the program itself pinned in the link's place, so that pins look the same either way.
 
 use std::{io, os::fd::AsFd as _};
 

@@ -147,8 +147,8 @@ impl Filters {
             }
             None => {}
         }
-        // What one was marked with that is gone says nothing of the next one. A mark comes after what it is of: who is killed in
-        // between leaves one that nobody takes off, and never takes off another's.
+        // The mark of a clsact that is gone does not hold for the next one. The mark comes after its clsact: a controller that is
+        // killed in between leaves a clsact for good, and never removes another program's.
         self.marks.remove(ifindex)?;
         match self.socket.add_clsact(ifindex) {
             Ok(()) => self.marks.add(ifindex).map(|()| true).map_err(Into::into),

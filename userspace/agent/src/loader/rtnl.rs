@@ -1,8 +1,8 @@
 //! Queueing disciplines and filters of devices, by rtnetlink (linux/rtnetlink.h, linux/pkt_cls.h), in the calling thread's
 //! network namespace.
 //!
-//! Messages are read here, and only what is asked for: these are everybody's disciplines and filters, and what a later kernel
-//! says of them shall not keep us from finding our own.
+//! Messages are parsed here, and only as far as needed: they list the disciplines and filters of all programs, and what a later
+//! kernel adds to them must not keep us from finding our own.
 
 use std::{
     io,
@@ -65,7 +65,7 @@ pub(super) struct Place {
     pub(super) handle: u32,
 }
 
-/// A filter, whoever's.
+/// A filter, of vipgate or another program.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Filter {
     pub(super) place: Place,

@@ -1,8 +1,7 @@
 //! The addresses of the router's devices: VIPs, and those that are somebody else's.
 //!
-//! Which is which the mark alone tells that vipgate sets with an address (`IFA_PROTO`, Linux 5.18; a router has 6.1 at least).
-//! What has no mark an operator has configured, or another program, whatever its prefix: it is never taken for a VIP, nor
-//! removed with one.
+//! vipgate marks the addresses that it sets (`IFA_PROTO`, Linux 5.18; a router has 6.1 at least). An operator or another program
+//! has configured those without the mark, whatever their prefix: they are never taken for VIPs, nor removed with one.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -93,8 +92,8 @@ impl Netlink {
         }
     }
 
-    /// Takes an address that vipgate set off its device. The kernel does not ask for the mark: who calls must know it. One
-    /// that is not there, or a device that is gone, is no error.
+    /// Removes an address that vipgate set from its device. The kernel does not compare the mark: the caller must. A missing
+    /// address or device is no error.
     pub async fn remove_vip(&self, vip: HeldAddress) -> Result<(), NetError> {
         let HeldAddress { ifindex, address, prefix_len, .. } = vip;
         let message = AddressMessageBuilder::<Ipv4Addr>::new().index(ifindex).address(address, prefix_len).build();

@@ -1,8 +1,8 @@
 //! The kernel settings that managed devices, VIPs and source NAT need, and what they were before.
 //!
-//! Those of devices are set for the managed ones only, so that the router's management device does not become a router's;
-//! who answers ARP requests for VIPs is a matter of all devices. All stay when the controller ends, as the traffic does. What
-//! they were is kept beside the pins, which live as long as the kernel and its settings do, for `vipgate detach`.
+//! Settings of devices are set for the managed ones only, so that the management device does not start to forward; which devices
+//! answer ARP requests for VIPs is a setting of all devices. All stay when the controller ends, as the traffic does. Their earlier
+//! values are kept beside the pins, which live as long as the kernel and its settings do, for `vipgate detach`.
 
 use std::{
     fs, io,
@@ -63,8 +63,8 @@ impl Settings {
     }
 
     /// Makes a device's reverse-path filtering loose where it is strict: answers of backends that go through the stack, with a VIP as
-    /// their source, come in by another device than the VIP's. `true` if it was strict, and the programs are to do it. So it stays,
-    /// whoever else starts, until somebody sets it otherwise, which is followed: another value is his from then on.
+    /// their source, come in by another device than the VIP's. `true` if it was strict, and the programs must filter
+    /// instead. That holds over restarts, until an operator writes another value, which is followed and kept from then on.
     pub fn loosen(&self, device: &Device) -> Result<bool, NetError> {
         let Device { ifindex, name, .. } = device;
         let [all, own] = ["all", name.as_str()].map(|device| self.number(&of_device(device, RP_FILTER)));

@@ -120,8 +120,8 @@ fn a_table_grows_up_to_its_largest_size_and_shrinks_when_it_was_quiet() {
 #[test]
 fn a_flood_of_first_packets_makes_no_table_grow() {
     let bench = Bench::start(Hook::Tc, LONG);
-    let embryos = bench.connect(0..200, State::Opening);
-    assert!(embryos > LEAST / 2, "{embryos} entries");
+    let half_open = bench.connect(0..200, State::Opening);
+    assert!(half_open > LEAST / 2, "{half_open} entries");
     let looks = std::time::Instant::now() + 20 * LOOK;
     while std::time::Instant::now() < looks {
         assert_eq!(bench.plane.sizes().flows, LEAST);

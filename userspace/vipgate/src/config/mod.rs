@@ -67,7 +67,7 @@ pub enum Packets {
     /// Where the router, or its configuration, lacks something.
     #[default]
     Warn,
-    /// Also who was refused, or waits.
+    /// Also what was refused, or waits.
     Info,
     /// Also what happens on any network.
     Debug,

@@ -54,7 +54,7 @@ fn found(table: &FlowTable, number: u32) -> Option<[(State, u32, u64); 2]> {
     Some([first, reply].map(|(word, flow)| (word.state(), flow.packets, flow.bytes())))
 }
 
-fn carry(old: &FlowTable, new: &FlowTable, meanwhile: impl Fn()) -> Migrated {
+fn migrate(old: &FlowTable, new: &FlowTable, meanwhile: impl Fn()) -> Migrated {
     Migration { old, new, seed: SEED, now: 100 }.migrate(meanwhile)
 }
 
@@ -63,14 +63,14 @@ fn is_empty(table: &FlowTable) -> bool {
 }
 
 #[test]
-fn every_connection_is_carried_to_a_larger_and_to_a_smaller_table() {
+fn every_connection_is_moved_to_a_larger_and_to_a_smaller_table() {
     let tables = [table(1024), table(4096), table(512)];
     for number in 10..510 {
         connect(&tables[0], number, [Opening, Answered, Datagrams, Closing, Established, Closed][number as usize % 6]);
     }
     let before: Vec<_> = (10..510).map(|number| found(&tables[0], number)).collect();
     for pair in tables.windows(2) {
-        assert_eq!(carry(&pair[0], &pair[1], || ()), Migrated { connections: 500, lost: 0 });
+        assert_eq!(migrate(&pair[0], &pair[1], || ()), Migrated { connections: 500, lost: 0 });
         assert!(is_empty(&pair[0]));
         // Both sides of a connection that ends are at it: then it is over.
         let over = |[first, reply]: [(State, u32, u64); 2]| match first.0 {
@@ -84,10 +84,10 @@ fn every_connection_is_carried_to_a_larger_and_to_a_smaller_table() {
 }
 
 #[test]
-fn connections_that_nearly_fill_a_table_are_carried_and_found_wherever_they_lie() {
+fn connections_that_nearly_fill_a_table_are_moved_and_found_wherever_they_lie() {
     let (old, new) = (table(64), table(64));
     (10..200).for_each(|number| assert_eq!(connect(&old, number, Established).len(), 2));
-    assert_eq!(carry(&old, &new, || ()), Migrated { connections: 190, lost: 0 });
+    assert_eq!(migrate(&old, &new, || ()), Migrated { connections: 190, lost: 0 });
     assert!(is_empty(&old));
     for number in 10..200 {
         assert_eq!(found(&new, number), Some([(Established, 5, 500); 2]), "{number}");
@@ -107,7 +107,7 @@ fn what_packets_change_in_the_old_table_meanwhile_reaches_the_copy() {
         }
         new.count(new.find(&key(10), hash::flow(&key(10), SEED)).expect("a slot"), 1, 10);
     };
-    carry(&old, &new, meanwhile);
+    migrate(&old, &new, meanwhile);
     assert_eq!(found(&new, 10), Some([(Established, 8, 530), (Established, 5, 500)]));
     assert!(is_empty(&old));
     // The program that did it has counted it already.
@@ -125,7 +125,7 @@ fn a_handshake_that_completes_in_both_tables_is_counted_once() {
             table.move_to(slot, table.word(slot).expect("a word"), Established);
         }
     };
-    carry(&old, &new, meanwhile);
+    migrate(&old, &new, meanwhile);
     assert_eq!(new.service_loads().get(SERVICE), 1);
 }
 
@@ -135,7 +135,7 @@ fn a_connection_that_was_copied_before_a_crash_is_not_doubled() {
     connect(&old, 10, Established);
     connect(&new, 10, Established);
     new.count(new.find(&key(10), hash::flow(&key(10), SEED)).expect("a slot"), 7, 70);
-    carry(&old, &new, || ());
+    migrate(&old, &new, || ());
     assert_eq!(found(&new, 10), Some([(Established, 12, 570), (Established, 5, 500)]));
     let held = (0..1024).filter(|slot| new.stable(*slot).is_some()).count();
     assert_eq!(held, 2);
@@ -152,7 +152,7 @@ fn a_connection_that_is_removed_from_the_old_table_meanwhile_leaves_no_copy() {
         }
         connect(&new, 10, Opening);
     };
-    carry(&old, &new, meanwhile);
+    migrate(&old, &new, meanwhile);
     assert_eq!(found(&new, 10), Some([(Opening, 5, 500); 2]));
     assert_eq!((0..1024).filter(|slot| new.stable(*slot).is_some()).count(), 2);
 }
@@ -163,24 +163,24 @@ fn half_a_copy_of_before_a_crash_is_made_anew() {
     connect(&old, 10, Answered);
     let [first, _] = connect(&new, 10, Opening);
     new.move_to(first, new.word(first).expect("a word"), Empty);
-    carry(&old, &new, || ());
+    migrate(&old, &new, || ());
     assert_eq!(found(&new, 10), Some([(Answered, 5, 500); 2]));
     assert_eq!((0..1024).filter(|slot| new.stable(*slot).is_some()).count(), 2);
 }
 
 #[test]
-fn where_no_slot_is_free_an_embryo_makes_room_and_an_established_connection_does_not() {
+fn where_no_slot_is_free_a_half_open_connection_makes_room_and_an_established_connection_does_not() {
     let (old, new) = (table(64), table(1));
     connect(&old, 10, Established);
     for number in 20..24 {
         connect(&new, number, if number == 20 { Opening } else { Established });
     }
     new.backend_loads().correct(BACKEND, 4, 0);
-    assert_eq!(carry(&old, &new, || ()), Migrated { connections: 1, lost: 0 });
+    assert_eq!(migrate(&old, &new, || ()), Migrated { connections: 1, lost: 0 });
     assert!(found(&new, 10).is_some() && found(&new, 20).is_none());
     assert_eq!(new.backend_loads().get(BACKEND).live(), 3, "it is counted no more");
     connect(&old, 11, Established);
-    assert_eq!(carry(&old, &new, || ()), Migrated { connections: 0, lost: 1 });
+    assert_eq!(migrate(&old, &new, || ()), Migrated { connections: 0, lost: 1 });
 }
 
 #[test]
@@ -213,7 +213,7 @@ fn what_lives_on_after_its_close_is_counted_once_in_whichever_table_it_does() {
                 new.service_loads().add(SERVICE, 1);
             }
         };
-        carry(&old, &new, meanwhile);
+        migrate(&old, &new, meanwhile);
         assert_eq!(found(&new, 10).map(|both| both.map(|flow| flow.0)), Some([state; 2]));
         let load = u32::from(state == Established);
         let backend = new.backend_loads().get(BACKEND);

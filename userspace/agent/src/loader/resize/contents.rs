@@ -149,8 +149,8 @@ pub(super) fn fill(dir: &PinDir, next: &PinDir) -> Result<Begun, LoadError> {
     Ok(begun)
 }
 
-/// Brings to the new tables what was counted in the old ones, where nothing is counted any more. Who does not know how the
-/// loads began leaves them to the sweeper.
+/// Adds what was counted in the old tables, which no program uses any more, to the new ones. Loads whose start is unknown are
+/// left to the sweeper.
 pub(super) fn settle(dir: &PinDir, next: &PinDir, begun: &Begun) -> Result<(), LoadError> {
     if !is_shared(maps::BACKEND_TRAFFIC, dir, next)? {
         Tables::open(next)?.add_past_traffic(&Tables::open(dir)?)?;

@@ -23,7 +23,7 @@ const FAMILY: usize = 4;
 /// A list of attributes by their kind. Of a kind that comes more often the last is kept.
 type Attributes<'a> = BTreeMap<u16, &'a [u8]>;
 
-/// The tables with chains for IPv4. None where the kernel has no nftables: who asks would have it load them.
+/// The tables with chains for IPv4. None where the kernel has no nftables loaded: a request would load them.
 pub(super) fn read() -> io::Result<Vec<Table>> {
     if !fs::read_to_string("/proc/kallsyms")?.contains(" nf_tables_getchain") {
         return Ok(Vec::new());
