@@ -11,6 +11,7 @@
     allow(internal_features, reason = "compare-and-swap on this target is reached through the intrinsics only")
 )]
 #![warn(clippy::undocumented_unsafe_blocks)]
+#![allow(rustdoc::private_intra_doc_links, reason = "the crate is documented for its own developers")]
 #![allow(clippy::needless_borrows_for_generic_args, reason = "helpers take keys by address: a value is copied first")]
 
 #[cfg(not(target_arch = "bpf"))]

@@ -2,7 +2,7 @@
 //!
 //! An input is a sequence of bytes that decodes to steps ([`input`]): services and backends come and go, packets arrive,
 //! are answered, damaged, quoted in errors; guests get VIPs, and begin connections. It runs through the pipeline at both
-//! hooks, compiled for the host. After every step the harness checks the packet ([`judge`]) and the flow table ([`table`]).
+//! hooks, compiled for the host. After every step the harness checks the packet (`judge`) and the flow table (`table`).
 //! Both hooks must decide alike.
 //!
 //! The same function is the fuzz target (`cargo xtask fuzz`), a test over random inputs, and the test that replays

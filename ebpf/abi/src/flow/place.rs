@@ -13,8 +13,8 @@ use super::{WAYS, Word};
 /// | 4 | | | | 0.04% | 7% |
 pub const CANDIDATES: u32 = 4;
 
-/// A bucket with fewer [spare](is_spare) slots is crowded: a flow goes on to its next candidate. Otherwise chance would
-/// fill some buckets completely and leave others half empty.
+/// A bucket with fewer spare slots (empty, half-open or closed ones) is crowded: a flow goes on to its next candidate.
+/// Otherwise chance would fill some buckets completely and leave others half empty.
 pub const SPARE: u64 = 2;
 
 /// One of a hash's candidate buckets, in the order of the search.
