@@ -19,6 +19,12 @@ use crate::store::{
     web_hook::{self, WebHook},
 };
 
+/// Time between two posts of a hook that fails.
+pub(super) const INTERVAL: Duration = Duration::from_secs(2);
+
+/// Posts after the first one.
+pub(super) const RETRIES: u32 = 15;
+
 /// Of one post, connecting included.
 const TIMEOUT: Duration = Duration::from_secs(10);
 

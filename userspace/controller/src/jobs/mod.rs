@@ -59,8 +59,8 @@ impl Default for Settings {
             retention: Duration::from_secs(3 * 3600),
             max_finished: 20_000,
             hold: Duration::from_millis(100),
-            hook_interval: Duration::from_secs(2),
-            hook_retries: 15,
+            hook_interval: hook::INTERVAL,
+            hook_retries: hook::RETRIES,
         }
     }
 }

@@ -3,20 +3,20 @@
 //! It serves one command at a time; commands that wait meanwhile are served as one batch. System calls that may block run on the
 //! blocking pool; the worker waits for them, the rest of the controller does not.
 //!
-//! - [`vips`]: applied, removed, tried again; [`addresses`], which their devices have; [`announce`]ments by ARP
+//! - [`mod@apply`]: VIPs applied, removed, tried again; [`addresses`], which their devices have; [`announce`]ments by ARP
 //! - [`devices`]: set up and followed; [`epoch`]: what the programs must know of them; [`neighbours`]: kept confirmed
 //! - [`queues`] of bandwidth limits; [`resize`]: the flow table's size
 //! - [`watch`]: what makes the worker look again; [`retry`]: when what failed is tried again
 
 mod addresses;
 mod announce;
+mod apply;
 mod devices;
 mod epoch;
 mod neighbours;
 mod queues;
 mod resize;
 mod retry;
-mod vips;
 mod watch;
 
 use std::{
