@@ -11,7 +11,7 @@ use crate::{
     clock::jiffies,
     count,
     load::{self, Counter},
-    maps::CONFIG,
+    maps::{BACKENDS, CONFIG},
     parse::{ACK, FIN, Headers, RST, SYN},
     sample,
     service::{self, Limit},
@@ -127,10 +127,13 @@ fn follow_tcp(flags: u8, own: &Slot, peer: &Slot, counter: Counter, reply: bool)
     } else if flags & FIN != 0 {
         // A half-open connection stays half-open: a closing one is never evicted, and a flood could create any number of those.
         if own.mark.state().is_admitted() {
-            if is_in(peer, State::Closing) {
-                close(own, peer, counter, reply, State::Closed, false);
-            } else {
+            let has_ended = is_in(peer, State::Closing) || {
                 own.move_to(State::Closing);
+                // Of two FINs that two CPUs see at once, at least one finds the other's change.
+                peer.state() as u8 == State::Closing as u8
+            };
+            if has_ended {
+                close(own, peer, counter, reply, State::Closed, false);
             }
         }
     } else if !reply && state == State::Answered as u8 && flags & ACK != 0 && !establish(own, peer, counter) {
@@ -166,7 +169,8 @@ fn grace_period() -> u32 {
 /// RFC 7857, section 2.2).
 ///
 /// After a reset, or if the backend sent something within the grace period, a SYN goes to the old connection's backend: if
-/// that still has the connection, it recognises the SYN as forged (RFC 5961, section 4); if not, it answers.
+/// that still has the connection, it recognises the SYN as forged (RFC 5961, section 4); if not, it answers. A backend that
+/// takes no new connections gets the SYN only if both are true: only then is the old one likely to be alive.
 #[inline(always)]
 fn follow_closed(flags: u8, own: &Slot, peer: &Slot, counter: Counter, reply: bool) -> u32 {
     let control = flags & (SYN | RST | FIN);
@@ -174,8 +178,12 @@ fn follow_closed(flags: u8, own: &Slot, peer: &Slot, counter: Counter, reply: bo
     let now = jiffies();
     let is_reset = is_in(own, State::Reset) || is_in(peer, State::Reset);
     if control == SYN {
-        if !reply && flags & ACK == 0 && !is_reset && answers.age(now) > grace_period() {
-            return NEW_CONNECTION;
+        if !reply && flags & ACK == 0 {
+            let is_silent = answers.age(now) > grace_period();
+            let drains = BACKENDS.get(counter.backend).is_some_and(|backend| backend.drains != 0);
+            if is_silent && (!is_reset || drains) || !is_reset && drains {
+                return NEW_CONNECTION;
+            }
         }
         if reply && flags & ACK != 0 {
             reopen(first, answers, counter, now);

@@ -68,6 +68,16 @@ fn two_cpus_that_see_a_guests_new_socket_at_once_use_one_port_tc() -> Result<()>
     share_a_socket(Hook::Tc)
 }
 
+#[test]
+fn a_connection_whose_sides_end_it_at_once_is_closed_xdp() -> Result<()> {
+    close_by_both(Hook::Xdp)
+}
+
+#[test]
+fn a_connection_whose_sides_end_it_at_once_is_closed_tc() -> Result<()> {
+    close_by_both(Hook::Tc)
+}
+
 /// Opens, answers, uses, ends and evicts the same few connections from two CPUs at once, and checks the table afterwards.
 fn hammer(hook: Hook) -> Result<()> {
     let mut bench = Bench::with_buckets(hook, 1)?;
@@ -184,6 +194,43 @@ fn share_a_socket(hook: Hook) -> Result<()> {
         check_peer(index, flow, &slots).with_context(|| format!("slot {index}: {word:x?} {flow:?}"))?;
     }
     Ok(())
+}
+
+/// Lets two CPUs see the FINs of both sides at the same moment, again and again: each time, the connection is closed.
+fn close_by_both(hook: Hook) -> Result<()> {
+    let mut bench = Bench::with_buckets(hook, 1 << 13)?;
+    bench.serve(VIP, TCP, Algorithm::Maglev, &BACKENDS[..1])?;
+    let clients = || (0..ROUNDS).map(|round| SocketAddrV4::new(Bench::CLIENT, 40_000 + round));
+    for client in clients() {
+        let (from_client, from_backend) = ends(client);
+        bench.run_shared(&from_client(tcp::SYN))?;
+        bench.run_shared(&from_backend(tcp::SYN | tcp::ACK))?;
+        bench.run_shared(&from_client(tcp::ACK))?;
+    }
+    let lockstep = Lockstep::default();
+    on_two_cpus(|cpu| {
+        let closed = clients().try_for_each(|client| {
+            let (from_client, from_backend) = ends(client);
+            let fin = tcp::FIN | tcp::ACK;
+            let frame = if cpu == 0 { from_client(fin) } else { from_backend(fin) };
+            lockstep.step(cpu);
+            let verdict = bench.run_shared(&frame)?.verdict;
+            ensure!(verdict == Verdict::Redirect, "{client}: {verdict:?}");
+            Ok(())
+        });
+        lockstep.leave(cpu);
+        closed
+    })?;
+    let states: Vec<State> = bench.slots()?.iter().map(|(word, _)| word.state()).collect();
+    let count = |state| states.iter().filter(|held| **held == state).count();
+    ensure!(count(State::Closing) == 0, "{} flows never close", count(State::Closing));
+    ensure!(count(State::Closed) == 2 * usize::from(ROUNDS), "{} of them are closed", count(State::Closed));
+    Ok(())
+}
+
+/// Segments of a client's connection to the first backend, with these flags: the client's, and the backend's.
+fn ends(client: SocketAddrV4) -> (impl Fn(u8) -> Frame, impl Fn(u8) -> Frame) {
+    (move |flags| Frame::tcp(client, VIP, flags), move |flags| Frame::tcp(BACKENDS[0], client, flags))
 }
 
 /// Connects a guest at the same moment as the other one, and ends the connection once the other one has connected, too. Returns

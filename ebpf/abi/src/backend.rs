@@ -22,8 +22,10 @@ pub struct Backend {
     pub meter: Binding,
     /// Interface index of the device that leads to the backend's network; 0 for any.
     pub device: u32,
+    /// 1 if it takes no new connections, but those that it has go on.
+    pub drains: u32,
     /// Keeps an element within a cache line.
-    pub reserved: [u32; 2],
+    pub reserved: u32,
 }
 
 /// The idle timeout of a backend that is down.

@@ -33,6 +33,14 @@ impl Slot {
         read_mark(self.flow).still(self.mark)
     }
 
+    /// The state that the flow in the slot has now; `Empty` if it has left.
+    #[inline(always)]
+    pub fn state(&self) -> State {
+        // SAFETY: aligned word of FLOW_BUCKETS.
+        let word = word(self.index).map(|word| Word(unsafe { ptr::read_volatile(word) }));
+        word.filter(|word| word.version() == self.mark.version()).map_or(State::Empty, Word::state)
+    }
+
     /// Changes the slot's state (rule 4). Returns the state before; `None` if it already is in that state, is over, holds
     /// another flow, or another CPU won the race.
     #[inline(always)]

@@ -228,6 +228,20 @@ both_hooks! {
         Ok(())
     }
 
+    fn after_a_reset_a_syn_leaves_a_backend_that_drains_and_is_silent(bench: &mut Bench) -> Result<()> {
+        let numbers = bench.serve(VIP, TCP, Algorithm::RoundRobin, &backends([11, 12]))?;
+        let moment = bench.slow_down()? + 1;
+        establish(bench)?;
+        bench.drain(numbers[0])?;
+        exchange(bench, &[(Client, tcp::RST), (Backend, DATA), (Client, tcp::SYN)])?;
+        expect(bench, numbers[0], [State::Reset; 2], [0, 0])?;
+        bench.age_flows(moment)?;
+        let syn = Frame::tcp(CLIENT, VIP, tcp::SYN);
+        let other = syn.clone().between(CLIENT, backends([12])[0]);
+        bench.expect_sent(&syn, &other.forwarded(Bench::PRIVATE_MAC, Bench::backend_mac(12)))?;
+        expect(bench, numbers[1], [State::Opening; 2], [1, 0])
+    }
+
     fn a_handshake_survives_a_guessed_reset(bench: &mut Bench) -> Result<()> {
         let backend = serve(bench, TCP)?;
         bench.slow_down()?;

@@ -160,6 +160,12 @@ impl Bench {
         Ok(sources.insert(&key, SnatRule { device: ifindex(device)?, ..source }, 0)?)
     }
 
+    /// Lets a backend keep the connections that it has, and take no new ones.
+    pub fn drain(&mut self, number: u32) -> Result<()> {
+        let held = self.backend(number)?;
+        self.set_backend(number, Backend { drains: 1, ..held })
+    }
+
     /// Accepts a backend's network by this device alone.
     pub fn keep_backend_at(&mut self, number: u32, device: &str) -> Result<()> {
         let held = self.backend(number)?;

@@ -19,7 +19,7 @@ use vipgate_abi::{
 };
 use vipgate_state::{Algorithm, BackendState, ForwardState, ListenerState, Protocol, VipState};
 
-use self::selection::selection_table;
+use self::selection::{is_in_pool, selection_table};
 pub use self::{
     capacity::{CapacityError, check},
     entries::{ServiceEntry, SnatEntry, Tables},
@@ -190,6 +190,7 @@ fn entry(listener: &ListenerState, backend: &BackendState, devices: &Devices<'_>
         service: listener.number,
         idle_timeout: if backend.healthy { listener.idle_timeout } else { backend::DOWN },
         device: index(&backend.device, devices),
+        drains: u32::from(!is_in_pool(backend)),
         ..Backend::default()
     }
 }

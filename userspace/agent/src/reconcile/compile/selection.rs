@@ -9,8 +9,7 @@ use crate::reconcile::maglev;
 
 /// The listener's selection table, of those of its backends that take new flows; empty if none does.
 pub(super) fn selection_table(listener: &ListenerState) -> Vec<u32> {
-    let mut pool: Vec<&BackendState> =
-        listener.backends.iter().filter(|b| b.active && b.healthy && b.weight > 0).collect();
+    let mut pool: Vec<&BackendState> = listener.backends.iter().filter(|backend| is_in_pool(backend)).collect();
     pool.sort_by_key(|b| b.number);
     match listener.algorithm {
         Algorithm::RoundRobin => turns(&pool),
@@ -22,6 +21,11 @@ pub(super) fn selection_table(listener: &ListenerState) -> Vec<u32> {
             maglev::table(&members).into_iter().map(|at| pool[at as usize].number).collect()
         }
     }
+}
+
+/// True for a backend that takes new flows.
+pub(super) fn is_in_pool(backend: &BackendState) -> bool {
+    backend.active && backend.healthy && backend.weight > 0
 }
 
 /// The order of turns of a weighted round robin: as many turns for each as its weight says, and each one's evenly spread

@@ -35,7 +35,7 @@ impl<K: KernelTables> Engine<K> {
     }
 
     /// A backend that was down when it left its listener has no flows that could drain, and what left a rule shall have
-    /// none: their entries go. Those of backends that drain are bound to their listener's limit as the others are.
+    /// none: their entries go. Those of backends that drain say so, and are bound to their listener's limit as the others are.
     pub(super) fn drop_left(&mut self, tables: &Tables) {
         let services = tables.services.values();
         let services = services.map(|entry| (entry.number(), matches!(entry, ServiceEntry::Balance { .. })));
@@ -47,11 +47,12 @@ impl<K: KernelTables> Engine<K> {
             let binding = tables.bindings.get(&service).copied().unwrap_or_default();
             for number in left {
                 let held = self.kernel.backend(number);
+                let draining = Backend { meter: binding, drains: 1, ..held };
                 if !drains || held.is_down() {
                     self.free_backend(number);
                     self.forget_member(service, number);
-                } else if held.meter != binding {
-                    self.kernel.set_backend(number, Backend { meter: binding, ..held });
+                } else if held != draining {
+                    self.kernel.set_backend(number, draining);
                 }
             }
         }

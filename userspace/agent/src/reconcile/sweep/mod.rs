@@ -30,8 +30,9 @@ use tracing::{debug, error, warn};
 use vipgate_abi::flow::FlowKey;
 
 use self::{
-    load_drift::{Count, Drift},
+    load_drift::Drift,
     pass::{BURST, Pass},
+    timeouts::TRANSITORY,
 };
 use crate::{
     loader::{self, FlowTable, LoadError, Plane},
@@ -117,13 +118,18 @@ fn sweep(plane: &Plane, table: &FlowTable, shared: &Shared) -> Result<(), LoadEr
     let hz = loader::hz()?;
     debug!(hz, "sweeping");
     let (mut drift, mut nudger) = (Drift::default(), Nudger::open());
+    let mut closed_timeout = TRANSITORY;
     for pass in (0..DEEP_EVERY).cycle() {
         let hurried = shared.deep.swap(false, Ordering::Relaxed);
-        match walk(plane, Pass::new(table, hz, hurried || pass == 0), shared, hurried, &mut nudger)? {
+        let mut pass = Pass::new(table, hz, closed_timeout, hurried || pass == 0);
+        match walk(plane, &mut pass, shared, hurried, &mut nudger)? {
             Walked::Stopped => return Ok(()),
             // The hurried pass that follows does the work of this one, too.
             Walked::Interrupted => {}
-            Walked::All(count) => count.iter().for_each(|count| drift.correct(table, count)),
+            Walked::All => {
+                closed_timeout = pass.next_closed_timeout();
+                pass.count.iter().for_each(|count| drift.correct(table, count));
+            }
         }
         if hurried && rest(shared, BETWEEN_HURRIED, false) == Rested::Stop {
             return Ok(());
@@ -133,8 +139,7 @@ fn sweep(plane: &Plane, table: &FlowTable, shared: &Shared) -> Result<(), LoadEr
 }
 
 enum Walked {
-    /// With what a deep pass counted.
-    All(Option<Box<Count>>),
+    All,
     /// A deep pass was asked for.
     Interrupted,
     Stopped,
@@ -143,7 +148,7 @@ enum Walked {
 /// One pass, in slices: spread over [`PASS`], or hurried.
 fn walk(
     plane: &Plane,
-    mut pass: Pass,
+    pass: &mut Pass,
     shared: &Shared,
     hurried: bool,
     nudger: &mut Nudger,
@@ -166,7 +171,7 @@ fn walk(
         nudger.nudge(pass.untold.drain(..).flatten().map(|key| ends(&key)));
         pause = if bucket < end { BREATH } else { between };
     }
-    Ok(Walked::All(pass.count.map(Box::new)))
+    Ok(Walked::All)
 }
 
 #[derive(PartialEq, Eq)]

@@ -9,7 +9,7 @@ use vipgate_abi::{
 
 use super::{
     load_drift::Count,
-    timeouts::{CLOSED, ENDED, HALF_OPEN, RESET, timeout},
+    timeouts::{ENDED, HALF_OPEN, TRANSITORY, closed_timeout, timeout},
 };
 use crate::loader::FlowTable;
 
@@ -25,6 +25,10 @@ pub(super) struct Pass<'a> {
     hz: u32,
     /// The shortest of the backends' idle timeouts, in seconds.
     shortest_idle: u32,
+    /// [`closed_timeout`] by what the pass before found.
+    closed_timeout: u32,
+    /// Slots of closed connections that were found.
+    closed: u32,
     /// In a deep pass.
     pub(super) count: Option<Count>,
     /// The flows of connections with sides to nudge.
@@ -32,7 +36,7 @@ pub(super) struct Pass<'a> {
 }
 
 impl<'a> Pass<'a> {
-    pub(super) fn new(table: &'a FlowTable, hz: u32, deep: bool) -> Self {
+    pub(super) fn new(table: &'a FlowTable, hz: u32, closed_timeout: u32, deep: bool) -> Self {
         let idles = (0..table.backend_count())
             .filter_map(|number| table.backend(number))
             .filter(|b| b.addr != 0 && !b.is_down());
@@ -40,7 +44,13 @@ impl<'a> Pass<'a> {
         let idles = idles.map(|backend| if backend.takes_all() { ICMP_IDLE } else { backend.idle_timeout });
         let shortest_idle = idles.fold(u32::MAX, u32::min);
         let count = deep.then(|| Count::start(table));
-        Self { table, hz, shortest_idle, count, untold: Vec::with_capacity(BURST + WAYS) }
+        let untold = Vec::with_capacity(BURST + WAYS);
+        Self { table, hz, shortest_idle, closed_timeout, closed: 0, count, untold }
+    }
+
+    /// The [`closed_timeout`] for the next pass, after a walk over the whole table.
+    pub(super) fn next_closed_timeout(&self) -> u32 {
+        closed_timeout(self.closed, self.table.buckets() * WAYS as u32)
     }
 
     pub(super) fn bucket(&mut self, bucket: u32, now: u32) {
@@ -54,8 +64,11 @@ impl<'a> Pass<'a> {
 
     fn slot(&mut self, slot: u32, word: Word, now: u32) {
         let shortest = match word.state() {
-            State::Closed | State::Resumed => CLOSED,
-            State::Reset => RESET.min(self.shortest_idle),
+            State::Closed | State::Resumed => {
+                self.closed += 1;
+                self.closed_timeout.min(self.shortest_idle)
+            }
+            State::Reset => TRANSITORY.min(self.shortest_idle),
             State::Opening | State::Answered => HALF_OPEN,
             // If the other direction is over, its slot ends both.
             _ => self.shortest_idle,
@@ -74,7 +87,7 @@ impl<'a> Pass<'a> {
         let peer = self.peer(slot, &flow);
         let age = peer.as_ref().map_or(word.age(now), |(_, peer, _)| word.age(now).min(peer.age(now)));
         let idle = backend.idle_timeout_of(flow.key.protocol);
-        let timeout = timeout(word.state(), peer.as_ref().map(|(_, peer, _)| peer.state()), idle);
+        let timeout = timeout(word.state(), peer.as_ref().map(|(_, peer, _)| peer.state()), idle, self.closed_timeout);
         if backend.generation == flow.generation && !Word::has_passed(age, timeout, self.hz) {
             self.note(word, &flow, &backend);
             return;

@@ -8,7 +8,12 @@ use vipgate_abi::{
     load::Load,
 };
 
-use super::{load_drift::settle, pass::*, timeouts::*, *};
+use super::{
+    load_drift::{Count, settle},
+    pass::*,
+    timeouts::*,
+    *,
+};
 
 const HZ: u32 = 100;
 const IDLE: u32 = 600;
@@ -47,7 +52,7 @@ fn connect(table: &FlowTable, first: u32, one: (State, u32), other: (State, u32)
 }
 
 fn pass(table: &FlowTable, deep: bool) -> Option<Count> {
-    let mut pass = Pass::new(table, HZ, deep);
+    let mut pass = Pass::new(table, HZ, TRANSITORY, deep);
     (0..table.buckets()).for_each(|bucket| pass.bucket(bucket, NOW));
     pass.count
 }
@@ -75,11 +80,11 @@ fn connections_go_when_both_directions_are_idle_for_their_states_time() {
         (Datagrams, Datagrams, IDLE, IDLE + LATE),
         (Closing, Established, IDLE, IDLE + LATE),
         (Established, Closing, IDLE, IDLE + LATE),
-        (Closed, Closed, CLOSED, CLOSED + LATE),
-        (Closed, Resumed, CLOSED, CLOSED + LATE),
-        (Resumed, Closed, CLOSED, CLOSED + LATE),
-        (Reset, Reset, RESET, RESET + LATE),
-        (Resumed, Reset, RESET, RESET + LATE),
+        (Closed, Closed, TRANSITORY, TRANSITORY + LATE),
+        (Closed, Resumed, TRANSITORY, TRANSITORY + LATE),
+        (Resumed, Closed, TRANSITORY, TRANSITORY + LATE),
+        (Reset, Reset, TRANSITORY, TRANSITORY + LATE),
+        (Resumed, Reset, TRANSITORY, TRANSITORY + LATE),
     ] {
         let table = table();
         connect(&table, 0, (one, lives), (other, lives));
@@ -96,6 +101,38 @@ fn connections_go_when_both_directions_are_idle_for_their_states_time() {
         let admitted = if one.is_admitted() { live(&table) } else { 0 };
         assert_eq!(table.service_loads().get(3), admitted, "{one:?}: counts against the limit");
     }
+}
+
+#[test]
+fn closed_connections_go_early_while_they_have_a_quarter_of_the_table() {
+    let table = table();
+    let (slots, age) = (table.buckets() * WAYS as u32, CLOSED_OF_MANY + LATE);
+    let connections: Vec<u32> = (0..table.buckets() / 2).map(|pair| pair * 2 * WAYS as u32).collect();
+    let mut closed_timeout = TRANSITORY;
+    let mut walk = || {
+        let mut pass = Pass::new(&table, HZ, closed_timeout, false);
+        (0..table.buckets()).for_each(|bucket| pass.bucket(bucket, NOW));
+        closed_timeout = pass.next_closed_timeout();
+        closed_timeout
+    };
+    let way = |way: u32| connections.iter().map(move |first| first + way);
+    // Two of eight ways: a quarter.
+    for first in way(0).chain(way(1)) {
+        connect(&table, first, (State::Closed, age), (State::Closed, age));
+    }
+    connect(&table, 2, (State::Established, age), (State::Established, age));
+    connect(&table, 3, (State::Reset, age), (State::Reset, age));
+    assert_eq!(walk(), CLOSED_OF_MANY, "{slots} slots");
+    assert!(way(0).chain(way(1)).all(|first| states(&table, first) == OVER), "the next pass acts on it");
+    assert_eq!(walk(), TRANSITORY, "most of them are gone");
+    assert!(way(0).chain(way(1)).all(|first| states(&table, first) == GONE));
+    assert_eq!([2, 3].map(|first| states(&table, first).0), [State::Established, State::Reset]);
+    for first in way(0) {
+        connect(&table, first, (State::Closed, age), (State::Closed, age));
+    }
+    assert_eq!(walk(), TRANSITORY, "an eighth of them");
+    walk();
+    assert!(way(0).all(|first| states(&table, first) == OVER));
 }
 
 #[test]
@@ -155,7 +192,7 @@ fn connect_by(table: &FlowTable, first: u32, protocol: u8, state: State, age: u3
 
 /// A pass at a time in seconds after now: whose sides are to be nudged.
 fn nudged(table: &FlowTable, deep: bool, later: u32) -> Vec<[FlowKey; 2]> {
-    let mut pass = Pass::new(table, HZ, deep);
+    let mut pass = Pass::new(table, HZ, TRANSITORY, deep);
     (0..table.buckets()).for_each(|bucket| pass.bucket(bucket, NOW + later * HZ));
     pass.untold
 }
@@ -274,7 +311,7 @@ fn a_flow_whose_other_direction_is_anothers_goes_alone() {
     // A peer beyond the table, as a torn read may show, is none.
     table.put(
         0,
-        word(State::Closed, 60),
+        word(State::Closed, TRANSITORY + LATE),
         Flow { peer: u32::MAX, generation: 7, target: Target::of(1), ..Flow::default() },
     );
     pass(&table, false);
@@ -399,7 +436,7 @@ fn a_connection_that_is_hit_in_time_is_never_removed() {
                 thread::yield_now();
             }
             let now = clock.fetch_add(IDLE * HZ / 2, Ordering::Relaxed).wrapping_add(IDLE * HZ / 2);
-            let mut pass = Pass::new(table, HZ, false);
+            let mut pass = Pass::new(table, HZ, TRANSITORY, false);
             (0..table.buckets()).for_each(|bucket| pass.bucket(bucket, now));
         }
         stop.store(true, Ordering::Relaxed);
