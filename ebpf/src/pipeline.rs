@@ -63,6 +63,7 @@ fn is_untouched(reason: Reason) -> bool {
         Reason::NotOurs
             | Reason::NoFlow
             | Reason::NoBackend
+            | Reason::NoRoute
             | Reason::OtherProtocol
             | Reason::Fragment
             | Reason::Malformed
@@ -191,6 +192,7 @@ fn hit<P: Packet>(packet: &mut P, headers: &Headers, config: &Config, slot: &Slo
             route::RENEWED => {}
             route::RENEWED_DUE => packet.set_by_neighbour(true),
             route::ELSEWHERE => return Err(Reason::Elsewhere),
+            route::NO_ROUTE => return Err(Reason::NoRoute),
             _ => return Err(Reason::Unroutable),
         }
     }

@@ -5,6 +5,7 @@
 
 use std::{
     collections::BTreeSet,
+    io,
     net::{IpAddr, Ipv4Addr, SocketAddrV4, TcpStream, UdpSocket},
     time::Duration,
 };
@@ -272,6 +273,26 @@ both_hooks! {
         let error = guest.ask_udp(SocketAddrV4::new(client.address, 9)).err().context("port 9 answers")?;
         ensure!(format!("{error:#}").contains("refused"), "{error:#}");
         Ok(())
+    }
+
+    fn a_guest_is_told_when_the_way_of_its_connection_is_forbidden_until_it_is_there_again(hook) {
+        let run = start(hook, 1)?;
+        let (client, guest) = (run.lab.client(), &run.lab.backends[0]);
+        let mut datagrams = guest.udp(client.echo())?;
+        assert_eq!(*datagrams.ask()?.client.ip(), PUBLIC_ROUTER);
+        let way = format!("prohibit {}/32", client.address);
+        run.lab.router.run("ip", &format!("route add {way}"))?;
+        wait_until("the guest to be told", PATIENCE, || {
+            let error = datagrams.ask().err().context("an answer came")?;
+            let told = error.root_cause().downcast_ref::<io::Error>().map(io::Error::kind);
+            ensure!(told == Some(io::ErrorKind::HostUnreachable), "{error:#}");
+            Ok(())
+        })?;
+        run.lab.router.run("ip", &format!("route del {way}"))?;
+        wait_until("the connection to go on", PATIENCE, || {
+            ensure!(*datagrams.ask()?.client.ip() == PUBLIC_ROUTER);
+            Ok(())
+        })
     }
 
     fn connections_survive_a_controller(hook) {

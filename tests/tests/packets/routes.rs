@@ -137,6 +137,28 @@ both_hooks! {
         expect_handed_over(bench, &ask(), &ask().between(CLIENT, nowhere), Reason::NoNeighbour)
     }
 
+    fn a_guest_whose_connection_loses_its_route_is_told_by_the_stack(bench: &mut Bench) -> Result<()> {
+        let server = SocketAddrV4::new(Ipv4Addr::new(203, 0, 113, 7), 443);
+        let (guest, vip) = (SocketAddrV4::new(*BACKEND.ip(), 40_000), SocketAddrV4::new(Bench::VIP, 40_000));
+        bench.masquerade(Bench::VIP, false)?;
+        expect_told(bench, &Frame::udp(guest, server), &Frame::udp(vip, server))
+    }
+
+    fn the_guest_of_an_elastic_ip_is_told_the_same(bench: &mut Bench) -> Result<()> {
+        let server = SocketAddrV4::new(Ipv4Addr::new(203, 0, 113, 7), 443);
+        let (guest, vip) = (SocketAddrV4::new(*BACKEND.ip(), 40_000), SocketAddrV4::new(Bench::VIP, 40_000));
+        bench.elastic(Bench::VIP, *BACKEND.ip(), true)?;
+        expect_told(bench, &Frame::udp(guest, server), &Frame::udp(vip, server))
+    }
+
+    fn a_backend_whose_clients_route_goes_is_told_the_same(bench: &mut Bench) -> Result<()> {
+        serve(bench, UDP)?;
+        let client = SocketAddrV4::new(Ipv4Addr::new(203, 0, 113, 7), 5353);
+        let ask = Frame::udp(client, VIP);
+        bench.expect_sent(&ask, &to_backend(ask.clone()))?;
+        expect_told(bench, &Frame::udp(BACKEND, client), &Frame::udp(VIP, client))
+    }
+
     fn a_backend_behind_the_gateway_is_reached_through_it(bench: &mut Bench) -> Result<()> {
         let far = SocketAddrV4::new(Ipv4Addr::new(198, 51, 100, 7), 53);
         bench.serve(VIP, UDP, Algorithm::RoundRobin, &[far])?;
@@ -185,4 +207,24 @@ both_hooks! {
         }
         Ok(())
     }
+}
+
+/// The packet, translated, goes by the default route; without a route the stack gets it untranslated, for as long as there is none.
+fn expect_told(bench: &mut Bench, packet: &Frame, translated: &Frame) -> Result<()> {
+    let sent = translated.clone().forwarded(Bench::PUBLIC_MAC, Bench::GATEWAY_MAC);
+    bench.expect_sent(packet, &sent)?;
+    for (take, give) in [
+        ("del default", "add default via 10.1.0.254"),
+        ("add unreachable 203.0.113.7", "del unreachable 203.0.113.7"),
+        ("add prohibit 203.0.113.7", "del prohibit 203.0.113.7"),
+    ] {
+        command(&format!("ip route {take}"))?;
+        bench.move_epoch()?;
+        for _ in 0..2 {
+            bench.expect_refused(packet, Reason::NoRoute)?;
+        }
+        command(&format!("ip route {give}"))?;
+        bench.expect_sent(packet, &sent)?;
+    }
+    Ok(())
 }
