@@ -168,6 +168,19 @@ both_hooks! {
         bench.expect_sent(&ask, &ask.clone().between(client, far).forwarded(Bench::PUBLIC_MAC, Bench::GATEWAY_MAC))
     }
 
+    fn a_gateway_may_have_an_ipv6_address(bench: &mut Bench) -> Result<()> {
+        answered(bench)?;
+        command("ip neigh add fe80::30 lladdr 02:00:00:00:02:1e dev priv0")?;
+        command("ip route add 10.2.0.11 via inet6 fe80::30 dev priv0")?;
+        bench.move_epoch()?;
+        bench.expect_sent(&ask(), &Frame { dst_mac: Bench::backend_mac(30), ..to_backend(ask()) })?;
+        // Flows remember its MAC address, so the agent moves the epoch when it changes.
+        command("ip neigh replace fe80::30 lladdr 02:00:00:00:02:ee dev priv0")?;
+        bench.expect_sent(&ask(), &Frame { dst_mac: Bench::backend_mac(30), ..to_backend(ask()) })?;
+        bench.move_epoch()?;
+        bench.expect_sent(&ask(), &Frame { dst_mac: Bench::backend_mac(0xee), ..to_backend(ask()) })
+    }
+
     fn a_new_route_is_taken_once_the_epoch_moves(bench: &mut Bench) -> Result<()> {
         answered(bench)?;
         command("ip route add 10.2.0.11 via 10.2.0.30 dev priv0")?;

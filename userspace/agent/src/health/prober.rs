@@ -194,7 +194,7 @@ pub(super) async fn probe(net: Option<&Netlink>, question: &Question) -> Finding
     };
     // The kernel takes longer than most timeouts to report this, and does not report where the fault lies.
     let reach = match net {
-        Some(net) => net.reach(*question.address.ip(), &question.device).await,
+        Some(net) => net.reach((*question.address.ip()).into(), &question.device).await,
         None => Reach::Open,
     };
     match (reach, heard) {

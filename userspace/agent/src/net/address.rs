@@ -25,11 +25,12 @@ const OURS: AddressProtocol = AddressProtocol::Other(0x56);
 /// when it goes. The route to the network comes from the router's own address there, as for any host.
 const PREFIX_LEN: u8 = 32;
 
-/// An address of a device.
+/// An address of a device. The kernel announces those of both families (`A` is [`IpAddr`]); VIPs, and all that asks for the
+/// router's addresses, are IPv4.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct HeldAddress {
+pub struct HeldAddress<A = Ipv4Addr> {
     pub ifindex: u32,
-    pub address: Ipv4Addr,
+    pub address: A,
     pub prefix_len: u8,
     /// Set by vipgate as a VIP.
     pub vip: bool,
@@ -46,20 +47,31 @@ impl HeldAddress {
         let hosts = u32::MAX.checked_shr(self.prefix_len.into()).unwrap_or(0);
         (hosts > 1).then(|| Ipv4Addr::from(u32::from(self.address) | hosts))
     }
+}
 
-    /// The address that a message of the kernel is about; `None` if it is no IPv4 address.
+impl HeldAddress<IpAddr> {
+    /// The address that a message of the kernel is about; `None` if it names none.
     pub(super) fn of(message: &AddressMessage) -> Option<Self> {
-        let mut address = None;
+        let (mut local, mut address) = (None, None);
         let mut vip = false;
         for attribute in &message.attributes {
             match attribute {
-                AddressAttribute::Local(IpAddr::V4(local)) => address = Some(*local),
+                AddressAttribute::Local(own) => local = Some(*own),
+                AddressAttribute::Address(other) => address = Some(*other),
                 AddressAttribute::Protocol(protocol) => vip = *protocol == OURS,
                 _ => {}
             }
         }
-        let prefix_len = message.header.prefix_len;
-        Some(Self { ifindex: message.header.index, address: address?, prefix_len, vip })
+        // On a point-to-point link the second is the other end's. The kernel leaves the first out of other IPv6 addresses.
+        let address = local.or(address)?;
+        Some(Self { ifindex: message.header.index, address, prefix_len: message.header.prefix_len, vip })
+    }
+
+    /// The same as an IPv4 address; `None` if it is of another family. Here IPv4 is taken out for all that knows nothing else:
+    /// reconciler, announcements by ARP, the programs' tables.
+    pub(super) fn ipv4(self) -> Option<HeldAddress> {
+        let Self { ifindex, address: IpAddr::V4(address), prefix_len, vip } = self else { return None };
+        Some(HeldAddress { ifindex, address, prefix_len, vip })
     }
 }
 
@@ -75,7 +87,7 @@ impl Netlink {
     pub async fn addresses(&self) -> Result<Vec<HeldAddress>, NetError> {
         let answers = dump(&self.handle(), "list the addresses", request()).await?;
         let held = |answer: &RouteNetlinkMessage| match answer {
-            RouteNetlinkMessage::NewAddress(address) => HeldAddress::of(address),
+            RouteNetlinkMessage::NewAddress(address) => HeldAddress::of(address).and_then(HeldAddress::ipv4),
             _ => None,
         };
         Ok(answers.iter().filter_map(held).collect())

@@ -1,14 +1,14 @@
 //! Requests to rtnetlink (RFC 3549): devices, neighbours. Those about addresses are in `address`.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use futures::{StreamExt, TryStreamExt};
 use netlink_packet_core::{NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage,
     link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage, LinkXdp, XdpAttached},
-    neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState},
-    route::{RouteAddress, RouteAttribute, RouteMessage, RouteType},
+    neighbour::{NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState},
+    route::{RouteAddress, RouteAttribute, RouteMessage, RouteType, RouteVia},
 };
 use rtnetlink::{Error, Handle, RouteMessageBuilder};
 
@@ -69,7 +69,7 @@ impl Netlink {
 
     /// Has the kernel resolve the next hop towards an address, or confirm what it knows, as if a packet had been sent:
     /// the fast path does not use the stack, so nobody else would. Without a route there is nothing to do.
-    pub async fn confirm_neighbour(&self, address: Ipv4Addr) -> Result<(), NetError> {
+    pub async fn confirm_neighbour(&self, address: IpAddr) -> Result<(), NetError> {
         let Some((ifindex, neighbour)) = self.next_hop(address).await else {
             return Ok(());
         };
@@ -77,14 +77,14 @@ impl Netlink {
         if let Some(NeighbourState::Permanent | NeighbourState::Noarp) = self.neighbour(ifindex, neighbour).await {
             return Ok(());
         }
-        let request = self.handle.neighbours().add(ifindex, IpAddr::V4(neighbour)).replace();
+        let request = self.handle.neighbours().add(ifindex, neighbour).replace();
         let request = request.flags(NeighbourFlags::Use).state(NeighbourState::None);
         let confirmed = request.execute().await;
         confirmed.map_err(|error| failed(&format!("confirm the neighbour {neighbour}"), &error))
     }
 
     /// Whether packets to a host get onto the link of its network, which is by this device.
-    pub async fn reach(&self, address: Ipv4Addr, device: &str) -> Reach {
+    pub async fn reach(&self, address: IpAddr, device: &str) -> Reach {
         let route = match self.route(address).await {
             Ok(Some(route)) => route,
             Err(Error::NetlinkError(error)) => return Reach::Missing(format!("no route to it: {}", error.to_io())),
@@ -106,13 +106,16 @@ impl Netlink {
     }
 
     /// The device and neighbour through which packets to an address go, if they go to another host.
-    async fn next_hop(&self, address: Ipv4Addr) -> Option<(u32, Ipv4Addr)> {
+    async fn next_hop(&self, address: IpAddr) -> Option<(u32, IpAddr)> {
         next_hop(&self.route(address).await.ok()??, address)
     }
 
     /// How packets to an address go.
-    async fn route(&self, address: Ipv4Addr) -> Result<Option<RouteMessage>, Error> {
-        let query = RouteMessageBuilder::<Ipv4Addr>::new().destination_prefix(address, 32).build();
+    async fn route(&self, address: IpAddr) -> Result<Option<RouteMessage>, Error> {
+        let query = match address {
+            IpAddr::V4(host) => RouteMessageBuilder::<Ipv4Addr>::new().destination_prefix(host, 32).build(),
+            IpAddr::V6(host) => RouteMessageBuilder::<Ipv6Addr>::new().destination_prefix(host, 128).build(),
+        };
         self.handle.route().get(query).execute().try_next().await
     }
 
@@ -122,11 +125,11 @@ impl Netlink {
     }
 
     /// The state of one neighbour entry, if there is one.
-    async fn neighbour(&self, ifindex: u32, address: Ipv4Addr) -> Option<NeighbourState> {
+    async fn neighbour(&self, ifindex: u32, address: IpAddr) -> Option<NeighbourState> {
         let mut query = NeighbourMessage::default();
-        query.header.family = AddressFamily::Inet;
+        query.header.family = family(address);
         query.header.ifindex = ifindex;
-        query.attributes.push(NeighbourAttribute::Destination(NeighbourAddress::Inet(address)));
+        query.attributes.push(NeighbourAttribute::Destination(address.into()));
         let mut request = NetlinkMessage::from(RouteNetlinkMessage::GetNeighbour(query));
         request.header.flags = NLM_F_REQUEST;
         let answer = self.handle.clone().request(request).ok()?.next().await?;
@@ -137,8 +140,13 @@ impl Netlink {
     }
 }
 
-/// The device and neighbour through which a route leads to `address`, when it leads to another host.
-fn next_hop(route: &RouteMessage, address: Ipv4Addr) -> Option<(u32, Ipv4Addr)> {
+fn family(address: IpAddr) -> AddressFamily {
+    if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 }
+}
+
+/// The device and neighbour through which a route leads to `address`, when it leads to another host. The neighbour may be of
+/// the other family (RFC 8950).
+fn next_hop(route: &RouteMessage, address: IpAddr) -> Option<(u32, IpAddr)> {
     if route.header.kind != RouteType::Unicast {
         return None;
     }
@@ -147,7 +155,12 @@ fn next_hop(route: &RouteMessage, address: Ipv4Addr) -> Option<(u32, Ipv4Addr)> 
         _ => None,
     })?;
     let gateway = route.attributes.iter().find_map(|attribute| match attribute {
-        RouteAttribute::Gateway(RouteAddress::Inet(gateway)) => Some(*gateway),
+        RouteAttribute::Gateway(RouteAddress::Inet(gateway)) | RouteAttribute::Via(RouteVia::Inet(gateway)) => {
+            Some(IpAddr::V4(*gateway))
+        }
+        RouteAttribute::Gateway(RouteAddress::Inet6(gateway)) | RouteAttribute::Via(RouteVia::Inet6(gateway)) => {
+            Some(IpAddr::V6(*gateway))
+        }
         _ => None,
     });
     Some((ifindex, gateway.unwrap_or(address)))

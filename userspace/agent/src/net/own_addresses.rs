@@ -131,7 +131,7 @@ fn dumped() -> io::Result<Option<Vec<HeldAddress>>> {
             changed |= message.header.flags & NLM_F_DUMP_INTR != 0;
             match message.payload {
                 NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewAddress(address)) => {
-                    held.extend(HeldAddress::of(&address));
+                    held.extend(HeldAddress::of(&address).and_then(HeldAddress::ipv4));
                 }
                 NetlinkPayload::Done(_) => return Ok((!changed).then_some(held)),
                 NetlinkPayload::Error(error) => return Err(error.to_io()),

@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashMap,
-    net::Ipv4Addr,
+    net::IpAddr,
     time::{Duration, Instant},
 };
 
@@ -12,7 +12,7 @@ use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage,
     address::AddressMessage,
     neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState},
-    route::RouteType,
+    route::{RouteMessage, RouteType},
 };
 use nix::sys::socket::{setsockopt, sockopt};
 use rtnetlink::{
@@ -33,12 +33,16 @@ const TELL: Duration = Duration::from_secs(1);
 /// Bytes of announcements that the kernel keeps for us: what a routing daemon sets when it starts comes within a moment.
 const ROOM: usize = 8 << 20;
 
-const GROUPS: [MulticastGroup; 6] = [
+/// Those that have no family announce both.
+const GROUPS: [MulticastGroup; 9] = [
     MulticastGroup::Link,
     MulticastGroup::Neigh,
     MulticastGroup::Ipv4Ifaddr,
+    MulticastGroup::Ipv6Ifaddr,
     MulticastGroup::Ipv4Route,
+    MulticastGroup::Ipv6Route,
     MulticastGroup::Ipv4Rule,
+    MulticastGroup::Ipv6Rule,
     MulticastGroup::Nexthop,
 ];
 
@@ -148,36 +152,48 @@ impl Watcher {
     fn take_in(&mut self, message: Option<NetlinkMessage<RouteNetlinkMessage>>) {
         match message.map(|message| message.payload) {
             Some(NetlinkPayload::InnerMessage(message)) => {
-                let changes = self.note(message);
+                let changes = note(&mut self.neighbours, message);
                 self.pending.add(changes);
             }
             _ => self.lost = true,
         }
     }
-
-    fn note(&mut self, message: RouteNetlinkMessage) -> Changes {
-        let mut changes = Changes::default();
-        match message {
-            RouteNetlinkMessage::NewNeighbour(neighbour) => changes.next_hops = self.neighbours.learn(&neighbour),
-            RouteNetlinkMessage::DelNeighbour(neighbour) => changes.next_hops = self.neighbours.forget(&neighbour),
-            RouteNetlinkMessage::NewLink(_) | RouteNetlinkMessage::DelLink(_) => changes = Changes::ALL,
-            RouteNetlinkMessage::DelAddress(address) => changes = of_address(&address, true),
-            RouteNetlinkMessage::NewAddress(address) => changes = of_address(&address, false),
-            // The router's own addresses, VIPs as they come and go: no flow's next hop.
-            RouteNetlinkMessage::NewRoute(route) | RouteNetlinkMessage::DelRoute(route) => {
-                changes.next_hops = !matches!(route.header.kind, RouteType::Local | RouteType::Broadcast);
-            }
-            // Rules and next hop objects.
-            _ => changes.next_hops = true,
-        }
-        changes
-    }
 }
 
-/// What it changes that an address has come, or is gone. VIPs come by ourselves.
+/// What a message changes.
+fn note(neighbours: &mut Neighbours, message: RouteNetlinkMessage) -> Changes {
+    let mut changes = Changes::default();
+    match message {
+        RouteNetlinkMessage::NewNeighbour(neighbour) => changes.next_hops = neighbours.learn(&neighbour),
+        RouteNetlinkMessage::DelNeighbour(neighbour) => changes.next_hops = neighbours.forget(&neighbour),
+        RouteNetlinkMessage::NewLink(_) | RouteNetlinkMessage::DelLink(_) => changes = Changes::ALL,
+        RouteNetlinkMessage::DelAddress(address) => changes = of_address(&address, true),
+        RouteNetlinkMessage::NewAddress(address) => changes = of_address(&address, false),
+        RouteNetlinkMessage::NewRoute(route) | RouteNetlinkMessage::DelRoute(route) => {
+            changes.next_hops = may_lead_flows(&route);
+        }
+        RouteNetlinkMessage::NewRule(rule) | RouteNetlinkMessage::DelRule(rule) => {
+            changes.next_hops = rule.header.family != AddressFamily::Inet6;
+        }
+        _ => changes.next_hops = true,
+    }
+    changes
+}
+
+/// What it changes that an address has come, or is gone. VIPs come by ourselves. An IPv6 address changes nothing: VIPs, and the
+/// router's own addresses that the programs and source NAT know, are IPv4.
 fn of_address(message: &AddressMessage, is_gone: bool) -> Changes {
-    let is_own = HeldAddress::of(message).is_some_and(|held| !held.vip);
-    Changes { devices: is_own || is_gone, own_addresses: is_own, ..Changes::default() }
+    let Some(held) = HeldAddress::of(message).and_then(HeldAddress::ipv4) else {
+        return Changes::default();
+    };
+    Changes { devices: !held.vip || is_gone, own_addresses: !held.vip, ..Changes::default() }
+}
+
+/// Whether a flow may remember a next hop by this route. None does by one to the router's own addresses, among them VIPs as they
+/// come and go. Flows are IPv4, and the kernel finds their routes in its IPv4 tables alone, even those by an IPv6 neighbour.
+fn may_lead_flows(route: &RouteMessage) -> bool {
+    route.header.address_family != AddressFamily::Inet6
+        && !matches!(route.header.kind, RouteType::Local | RouteType::Broadcast)
 }
 
 async fn subscribe() -> Result<(Messages, Neighbours, Reading), NetError> {
@@ -189,7 +205,8 @@ async fn subscribe() -> Result<(Messages, Neighbours, Reading), NetError> {
     let reading = Reading(tokio::spawn(connection).abort_handle());
     // Asked after subscribing: what changes in between is announced.
     let mut request = NeighbourMessage::default();
-    request.header.family = AddressFamily::Inet;
+    // Of all families.
+    request.header.family = AddressFamily::Unspec;
     let known = dump(&handle, "list the neighbours", RouteNetlinkMessage::GetNeighbour(request)).await;
     let mut neighbours = Neighbours::default();
     match known {
@@ -207,9 +224,12 @@ async fn subscribe() -> Result<(Messages, Neighbours, Reading), NetError> {
 
 /// The neighbours that flows may remember: most announcements only tell that an entry was confirmed or grew stale,
 /// and those must not make every flow look its next hop up again.
+///
+/// IPv6 neighbours are among them: an IPv4 route may lead by one (RFC 8950, `ip route add 10.0.0.0/8 via inet6 fe80::1`), and
+/// flows remember its MAC address.
 #[derive(Debug, Default)]
 struct Neighbours {
-    known: HashMap<(u32, Ipv4Addr), Vec<u8>>,
+    known: HashMap<(u32, IpAddr), Vec<u8>>,
 }
 
 impl Neighbours {
@@ -237,39 +257,16 @@ impl Neighbours {
     }
 }
 
-fn key(message: &NeighbourMessage) -> Option<(u32, Ipv4Addr)> {
-    message.attributes.iter().find_map(|attribute| match attribute {
-        NeighbourAttribute::Destination(NeighbourAddress::Inet(address)) => Some((message.header.ifindex, *address)),
+/// Device and address of a neighbour; `None` if no route leads by it: a multicast group has an entry, too, and a bridge's
+/// entries are of another family.
+fn key(message: &NeighbourMessage) -> Option<(u32, IpAddr)> {
+    let address = message.attributes.iter().find_map(|attribute| match attribute {
+        NeighbourAttribute::Destination(NeighbourAddress::Inet(address)) => Some(IpAddr::V4(*address)),
+        NeighbourAttribute::Destination(NeighbourAddress::Inet6(address)) => Some(IpAddr::V6(*address)),
         _ => None,
-    })
+    })?;
+    (!address.is_multicast()).then_some((message.header.ifindex, address))
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn neighbour(state: NeighbourState, mac: u8) -> NeighbourMessage {
-        let mut message = NeighbourMessage::default();
-        message.header.ifindex = 3;
-        message.header.state = state;
-        message.attributes = vec![
-            NeighbourAttribute::Destination(NeighbourAddress::Inet(Ipv4Addr::new(10, 0, 0, 2))),
-            NeighbourAttribute::LinkLayerAddress(vec![2, 0, 0, 0, 0, mac]),
-        ];
-        message
-    }
-
-    #[test]
-    fn only_what_a_flow_may_remember_wrongly_counts_as_a_change() {
-        let mut neighbours = Neighbours::default();
-        assert!(!neighbours.learn(&neighbour(NeighbourState::Reachable, 1)), "new: no flow knows it");
-        assert!(!neighbours.learn(&neighbour(NeighbourState::Stale, 1)), "only older");
-        assert!(!neighbours.learn(&neighbour(NeighbourState::Probe, 1)), "only asked again");
-        assert!(neighbours.learn(&neighbour(NeighbourState::Reachable, 2)), "moved");
-        assert!(neighbours.learn(&neighbour(NeighbourState::Failed, 2)), "gone");
-        assert!(!neighbours.learn(&neighbour(NeighbourState::Incomplete, 2)), "was gone");
-        assert!(!neighbours.learn(&neighbour(NeighbourState::Reachable, 2)), "back");
-        assert!(neighbours.forget(&neighbour(NeighbourState::Stale, 2)));
-        assert!(!neighbours.forget(&neighbour(NeighbourState::Stale, 2)));
-    }
-}
+mod tests;

@@ -1,8 +1,13 @@
 //! The reconciler follows the router's network: devices, addresses and neighbours that come, change and go.
 
-use vipgate_agent::loader::Hook;
+use std::net::IpAddr;
 
-use crate::{reconciling::Bench, source::vip};
+use vipgate_agent::{
+    loader::Hook,
+    net::{Changes, Netlink, Reach, Watcher},
+};
+
+use crate::{reconciling::Bench, room::Room, source::vip};
 
 #[test]
 fn a_device_made_anew_gets_everything_back() {
@@ -65,6 +70,37 @@ fn a_neighbour_that_moves_makes_flows_look_again() {
 }
 
 #[test]
+fn of_ipv6_only_neighbours_that_change_are_news() {
+    let room = Room::enter();
+    let mut watcher = room.run(Watcher::open()).expect("a subscription");
+    let mut changed = |words: &[&str]| {
+        words.iter().for_each(|words| room.ip(words));
+        room.run(watcher.changed())
+    };
+    let next_hops = Changes { next_hops: true, ..Changes::default() };
+    let addresses = Changes { devices: true, own_addresses: true, ..Changes::default() };
+    // What comes last wakes the watcher in any case, and tells what else has come before.
+    let neighbours = [
+        "address add 2001:db8::1/64 dev lo",
+        "address del 2001:db8::1/64 dev lo",
+        "neighbour replace 10.0.0.2 lladdr 02:00:00:00:00:01 dev lo nud reachable",
+        "neighbour replace 10.0.0.2 lladdr 02:00:00:00:00:02 dev lo nud reachable",
+    ];
+    assert_eq!(changed(&neighbours), next_hops);
+    let routes = [
+        "route add 2001:db8::/48 dev lo",
+        "-6 rule add to 2001:db8::/32 table 7",
+        "neighbour replace fe80::2 lladdr 02:00:00:00:00:01 dev lo nud reachable",
+        "neighbour replace fe80::2 lladdr 02:00:00:00:00:01 dev lo nud stale",
+        "address add 10.0.0.1/32 dev lo",
+    ];
+    assert_eq!(changed(&routes), addresses);
+    // An IPv4 route may lead by it.
+    assert_eq!(changed(&["neighbour replace fe80::2 lladdr 02:00:00:00:00:02 dev lo nud reachable"]), next_hops);
+    assert_eq!(changed(&["neighbour del fe80::2 dev lo"]), next_hops);
+}
+
+#[test]
 fn a_new_vip_is_announced_to_its_neighbours() {
     let bench = Bench::new();
     let far = bench.room.far("c0", "10.0.0.2/24");
@@ -90,6 +126,24 @@ fn the_neighbours_of_backends_are_resolved_before_the_first_packet() {
     bench.room.wait("the backend's neighbour entry", || {
         bench.room.show("neighbour show 10.0.1.1 dev r1").contains("REACHABLE").then_some(())
     });
+}
+
+#[test]
+fn a_gateway_with_an_ipv6_address_is_resolved() {
+    let room = Room::enter();
+    room.veth("r1", "b0", "10.0.1.254/24");
+    room.ip("address add fd00::1/64 dev r1 nodad");
+    let far = room.far("b0", "10.0.1.1/24");
+    far.run("ip address add fd00::2/64 dev b0 nodad");
+    room.ip("route add 10.9.0.9 via inet6 fd00::2 dev r1");
+    let net = room.run(async { Netlink::open() }).expect("a socket");
+    let backend = IpAddr::from([10, 9, 0, 9]);
+    let confirming = net.clone();
+    room.run(async move { confirming.confirm_neighbour(backend).await }).expect("asked for");
+    room.wait("the gateway's neighbour entry", || {
+        room.show("neighbour show fd00::2 dev r1").contains("REACHABLE").then_some(())
+    });
+    assert_eq!(room.run(async move { net.reach(backend, "r1").await }), Reach::Open);
 }
 
 #[test]

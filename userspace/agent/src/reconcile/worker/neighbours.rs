@@ -28,7 +28,7 @@ pub(super) async fn keep_confirmed(net: Netlink, applied: Arc<Mutex<BTreeMap<Str
 
 pub(super) async fn confirm(net: Netlink, backends: BTreeSet<Ipv4Addr>) {
     for backend in backends {
-        if let Err(error) = net.confirm_neighbour(backend).await {
+        if let Err(error) = net.confirm_neighbour(backend.into()).await {
             debug!(%error, "packets will have the stack resolve it");
         }
     }
