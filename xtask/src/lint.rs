@@ -1,7 +1,7 @@
-//! `cargo xtask lint`: the same checks for everyone, warnings as errors, nothing fetched.
+//! `cargo xtask lint`: the same checks for everyone, warnings as errors.
 
 use crate::{
-    crates, ebpf,
+    crates, deny, ebpf,
     setup::{self, Need},
     sh::{cargo, root, step, which},
 };
@@ -32,7 +32,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     )?;
     documentation()?;
     book()?;
-    dependencies()
+    deny::check()
 }
 
 fn format(fix: bool) -> Result<()> {
@@ -59,20 +59,4 @@ fn book() -> Result<()> {
         return Ok(());
     };
     step("the book", Command::new(mdbook).arg("build").arg(root().join("docs")))
-}
-
-/// Licences, sources and bans come from the lock file and the registry's local copy. Advisories would need the network.
-fn dependencies() -> Result<()> {
-    if which("cargo-deny").is_none() {
-        eprintln!("==> dependencies: skipped, cargo-deny is not installed (cargo install cargo-deny --locked)");
-        return Ok(());
-    }
-    let config = root().join("deny.toml");
-    for directory in [root(), root().join("ebpf")] {
-        let mut deny = Command::new("cargo");
-        deny.current_dir(&directory).args(["deny", "--offline", "--locked", "--config"]).arg(&config);
-        let what = format!("licences, bans and sources of {}", directory.display());
-        step(&what, deny.args(["check", "licenses", "bans", "sources"]))?;
-    }
-    Ok(())
 }

@@ -8,6 +8,7 @@ mod bench;
 mod build;
 mod crates;
 mod demo;
+mod deny;
 mod ebpf;
 mod fuzz;
 mod lint;
