@@ -12,8 +12,8 @@ pub const DEFAULT_LIMIT: u64 = 1000;
 
 /// More conditions, or more values in one list, are refused: SQLite limits how deep SQL is nested and how many values
 /// are bound.
-pub const MOST_CONDITIONS: usize = 256;
-pub const MOST_VALUES: usize = 10_000;
+pub const MAX_CONDITIONS: usize = 256;
+pub const MAX_VALUES: usize = 10_000;
 
 /// A parsed query. A record must meet all conditions.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -111,8 +111,8 @@ pub fn parse(pairs: &Pairs) -> Result<Query, BadRequest> {
     let mut conditions = list(pairs, "q");
     // The document's older examples say `condition`.
     conditions.extend(list(pairs, "condition"));
-    if conditions.len() > MOST_CONDITIONS {
-        return Err(BadRequest(format!("{} conditions are more than {MOST_CONDITIONS}", conditions.len())));
+    if conditions.len() > MAX_CONDITIONS {
+        return Err(BadRequest(format!("{} conditions are more than {MAX_CONDITIONS}", conditions.len())));
     }
     Ok(Query {
         conditions: conditions.into_iter().map(condition).collect::<Result<_, _>>()?,
@@ -145,9 +145,9 @@ fn condition(text: &str) -> Result<Condition, BadRequest> {
     }
     let name = bare;
     if let Test::In(values) | Test::NotIn(values) = &test
-        && values.len() > MOST_VALUES
+        && values.len() > MAX_VALUES
     {
-        return Err(BadRequest(format!("the list of `{name}` has {} values, more than {MOST_VALUES}", values.len())));
+        return Err(BadRequest(format!("the list of `{name}` has {} values, more than {MAX_VALUES}", values.len())));
     }
     Ok(Condition { name: name.to_owned(), test })
 }
@@ -258,11 +258,11 @@ mod tests {
     #[test]
     fn too_many_conditions_or_values_are_refused() {
         let many = |count| query(&vec![("q", "a=1"); count]);
-        assert!(many(MOST_CONDITIONS).is_ok());
-        assert!(many(MOST_CONDITIONS + 1).unwrap_err().0.contains("conditions"));
+        assert!(many(MAX_CONDITIONS).is_ok());
+        assert!(many(MAX_CONDITIONS + 1).unwrap_err().0.contains("conditions"));
         let values = |count: usize| query(&[("q", &format!("a?={}", vec!["1"; count].join(",")))]);
-        assert!(values(MOST_VALUES).is_ok());
-        assert!(values(MOST_VALUES + 1).unwrap_err().0.contains("values"));
+        assert!(values(MAX_VALUES).is_ok());
+        assert!(values(MAX_VALUES + 1).unwrap_err().0.contains("values"));
     }
 
     #[test]

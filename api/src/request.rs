@@ -22,12 +22,12 @@ pub struct BadRequest(pub String);
 pub type Pairs = [(String, String)];
 
 /// More tags in one call are refused: each is a row, and other changes wait while they are written.
-pub const MOST_TAGS: usize = 1000;
+pub const MAX_TAGS: usize = 1000;
 
 /// The tags that every asynchronous call accepts, inside the parameters or beside them.
 pub const TAGS: [Param; 2] = [
-    Param::new("systemTags", Kind::TextList, Access::Free).rule(Rule::MaxItems(MOST_TAGS)),
-    Param::new("userTags", Kind::TextList, Access::Free).rule(Rule::MaxItems(MOST_TAGS)),
+    Param::new("systemTags", Kind::TextList, Access::Free).rule(Rule::MaxItems(MAX_TAGS)),
+    Param::new("userTags", Kind::TextList, Access::Free).rule(Rule::MaxItems(MAX_TAGS)),
 ];
 
 /// Collects the parameters of `call`: variables of the path first, then the body or the query string. Unknown ones are

@@ -9,7 +9,7 @@ use utoipa::openapi::{
 use vipgate_api::{
     Call, Resource,
     call::{Kind, Method, Mode, Param},
-    query::{DEFAULT_LIMIT, MOST_CONDITIONS},
+    query::{DEFAULT_LIMIT, MAX_CONDITIONS},
     request::TAGS,
 };
 
@@ -132,7 +132,7 @@ fn of_query(resource: Resource) -> Vec<Parameter> {
     }
     let conditions =
         text().pattern(Some(r"^ *[A-Za-z0-9_.]+((!=|>=|<=|!\?=|!~=|~=|\?=|=|>|<)([^ ].*)?| +(is|not) null)$"));
-    let conditions = ArrayBuilder::new().items(RefOr::T(conditions.into())).max_items(Some(MOST_CONDITIONS));
+    let conditions = ArrayBuilder::new().items(RefOr::T(conditions.into())).max_items(Some(MAX_CONDITIONS));
     let order = text().pattern(Some(format!("^[+-]?({})$", names.fields.join("|"))));
     let members = text().enum_values(Some(names.members.iter().copied()));
     let from_zero = || number(KnownFormat::Int64).minimum(Some(0));

@@ -20,7 +20,7 @@ use vipgate_api::{
     Api, Call,
     call::{self, Kind, Mode},
     calls,
-    query::{MOST_CONDITIONS, MOST_VALUES},
+    query::{MAX_CONDITIONS, MAX_VALUES},
     request::TAGS,
 };
 
@@ -274,10 +274,10 @@ async fn the_longest_queries_are_answered_and_longer_ones_refused() {
     server.create("/zones", json!({"name": "a"})).await;
     let conditions = |count| "q=name=a&".repeat(count);
     let values = |count| format!("q=name?=a{}", ",".repeat(count - 1));
-    for query in [conditions(MOST_CONDITIONS), values(MOST_VALUES)] {
+    for query in [conditions(MAX_CONDITIONS), values(MAX_VALUES)] {
         assert_eq!(server.query(&format!("/zones?{query}")).await["inventories"][0]["name"], "a");
     }
-    for query in [conditions(MOST_CONDITIONS + 1), conditions(6000), values(MOST_VALUES + 1), values(60_000)] {
+    for query in [conditions(MAX_CONDITIONS + 1), conditions(6000), values(MAX_VALUES + 1), values(60_000)] {
         assert_eq!(server.get(&format!("/zones?{query}")).await.status(), StatusCode::BAD_REQUEST);
     }
     let pattern = server.get(&format!("/zones?q=name~={}", "%25".repeat(20_000))).await;
