@@ -12,7 +12,7 @@ use vipgate_abi::counters::{Reason, Severity};
 use vipgate_agent::loader::{PacketRecord, PacketRecords};
 use vipgate_controller::store::{
     self, Store,
-    named::{self, Named},
+    packet_names::{self, PacketNames},
 };
 
 use crate::config::Packets;
@@ -46,26 +46,26 @@ async fn log_all(records: PacketRecords, store: &Store) -> io::Result<()> {
         let heard = ready.get_inner_mut().take();
         ready.clear_ready();
         for record in heard {
-            let named = named(store, &record).await.unwrap_or_else(|error| {
+            let names = names(store, &record).await.unwrap_or_else(|error| {
                 warn!(%error, "the names of a packet's services and guests cannot be read");
-                Named::default()
+                PacketNames::default()
             });
-            log(&record, &named);
+            log(&record, &names);
         }
     }
 }
 
-async fn named(store: &Store, record: &PacketRecord) -> Result<Named, store::Error> {
+async fn names(store: &Store, record: &PacketRecord) -> Result<PacketNames, store::Error> {
     let mut tx = store.read().await?;
-    named::of_packet(&mut tx, record.from, record.to, record.protocol).await
+    packet_names::of_packet(&mut tx, record.from, record.to, record.protocol).await
 }
 
-fn log(record: &PacketRecord, named: &Named) {
+fn log(record: &PacketRecord, names: &PacketNames) {
     let PacketRecord { reason, from, to, protocol, device, at } = record;
     let device = if_indextoname(*device).ok().and_then(|name| name.into_string().ok());
     let protocol = self::protocol(*protocol);
     let seconds_ago = age(*at).filter(|age| *age > OLD).map(|age| age.as_secs());
-    let Named { vip, listener, rule, eip, backend, guest } = named;
+    let PacketNames { vip, listener, rule, eip, backend, guest } = names;
     let became = if reason.is_drop() { "dropped" } else { "left to the stack" };
     let reason_name = reason.name();
     // A macro, since tracing takes the level as part of the call site.

@@ -6,7 +6,7 @@ use super::{Result, Tx};
 
 /// The names of the resources at a packet's addresses and ports.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Named {
+pub struct PacketNames {
     pub vip: Option<String>,
     pub listener: Option<String>,
     pub rule: Option<String>,
@@ -17,25 +17,25 @@ pub struct Named {
 }
 
 /// The names for a packet between these addresses. If several networks have an address, one of them is taken.
-pub async fn of_packet(tx: &mut Tx, from: SocketAddrV4, to: SocketAddrV4, protocol: u8) -> Result<Named> {
-    let mut named = Named::default();
+pub async fn of_packet(tx: &mut Tx, from: SocketAddrV4, to: SocketAddrV4, protocol: u8) -> Result<PacketNames> {
+    let mut names = PacketNames::default();
     match vm(tx, from, to).await? {
-        Some((name, true)) => named.backend = Some(name),
-        Some((name, false)) => named.guest = Some(name),
+        Some((name, true)) => names.backend = Some(name),
+        Some((name, false)) => names.guest = Some(name),
         None => {}
     }
     for end in [to, from] {
         let Some((uuid, name)) = vip(tx, end).await? else { continue };
-        named.vip = Some(name);
+        names.vip = Some(name);
         let eip = sqlx::query_scalar("SELECT name FROM eips WHERE vip_uuid = $1");
-        named.eip = eip.bind(&uuid).fetch_optional(tx.conn()).await?;
+        names.eip = eip.bind(&uuid).fetch_optional(tx.conn()).await?;
         if let Some(protocol) = transport(protocol) {
-            named.listener = service(tx, LISTENER, &uuid, end.port(), protocol).await?;
-            named.rule = service(tx, RULE, &uuid, end.port(), protocol).await?;
+            names.listener = service(tx, LISTENER, &uuid, end.port(), protocol).await?;
+            names.rule = service(tx, RULE, &uuid, end.port(), protocol).await?;
         }
         break;
     }
-    Ok(named)
+    Ok(names)
 }
 
 const fn transport(protocol: u8) -> Option<&'static str> {
