@@ -33,16 +33,13 @@ const TELL: Duration = Duration::from_secs(1);
 /// Bytes of announcements that the kernel keeps for us: what a routing daemon sets when it starts comes within a moment.
 const ROOM: usize = 8 << 20;
 
-/// Those that have no family announce both.
-const GROUPS: [MulticastGroup; 9] = [
+/// Those that have no family announce both. IPv6 addresses, routes and rules are not asked for: they change nothing.
+const GROUPS: [MulticastGroup; 6] = [
     MulticastGroup::Link,
     MulticastGroup::Neigh,
     MulticastGroup::Ipv4Ifaddr,
-    MulticastGroup::Ipv6Ifaddr,
     MulticastGroup::Ipv4Route,
-    MulticastGroup::Ipv6Route,
     MulticastGroup::Ipv4Rule,
-    MulticastGroup::Ipv6Rule,
     MulticastGroup::Nexthop,
 ];
 
