@@ -145,9 +145,10 @@ const FILL: [&str; 18] = [
     "INSERT INTO l2_networks VALUES ('l2', 'l2', NULL, 'zone', 'eth0', 'L2NoVlanNetwork', NULL, 0, 0)",
     "INSERT INTO l3_networks VALUES ('l3', 'public', NULL, 'L3BasicNetwork', 'zone', 'l2', 'Enabled', NULL, 0, 'Public', 0, 0)",
     "INSERT INTO ip_ranges VALUES ('range', 'l3', 'range', NULL, '10.0.0.2', '10.255.255.254', '255.0.0.0', '10.0.0.1',
-        '10.0.0.0/8', 167772162, 184549374, 0, 0)",
+        '10.0.0.0/8', unhex('00000000000000000000ffff0a000002'), unhex('00000000000000000000ffff0afffffe'), 0, 0)",
     "INSERT INTO used_ips
-     SELECT uuid, 'range', 'l3', '10.' || (i / 62500 + k) || '.' || (i / 250 % 250) || '.' || (i % 250 + 2), (k << 20) + i
+     SELECT uuid, 'range', 'l3', '10.' || (i / 62500 + k) || '.' || (i / 250 % 250) || '.' || (i % 250 + 2),
+            unhex(printf('%032x', (k << 20) + i)), unhex(printf('%032x', (k << 20) + i + 1))
      FROM (SELECT uuid, i, CASE type WHEN 'VipVO' THEN 10 WHEN 'VipVO elastic' THEN 20 ELSE 30 END AS k
            FROM made WHERE type IN ('VipVO', 'VipVO elastic', 'VmNicVO'))",
     "INSERT INTO vips (uuid, name, description, l3_network_uuid, ip_range_uuid, used_ip_uuid, ip, state, gateway, netmask,

@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeSet,
-    net::{Ipv4Addr, SocketAddr},
+    net::{IpAddr, SocketAddr},
 };
 
 /// The router's devices and what is on them, as the rules see them.
@@ -11,7 +11,7 @@ pub trait Devices: Send + Sync {
     fn list(&self) -> Vec<String>;
 
     /// The addresses that the router has of its own, each with its device, VIPs not among them. Must not block.
-    fn addresses_by_device(&self) -> Vec<(String, Ipv4Addr)>;
+    fn addresses_by_device(&self) -> Vec<(String, IpAddr)>;
 
     /// Where the router serves the API itself; `None` if that is not known.
     fn api(&self) -> Option<SocketAddr> {
@@ -19,7 +19,7 @@ pub trait Devices: Send + Sync {
     }
 
     /// The same as [`Self::addresses_by_device`] without the devices.
-    fn addresses(&self) -> BTreeSet<Ipv4Addr> {
+    fn addresses(&self) -> BTreeSet<IpAddr> {
         self.addresses_by_device().into_iter().map(|(_, address)| address).collect()
     }
 }

@@ -17,7 +17,7 @@ mod watch;
 
 use std::{
     io,
-    net::{Ipv4Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     sync::{Mutex, PoisonError},
 };
 
@@ -106,8 +106,9 @@ impl vipgate_state::Devices for Devices {
     }
 
     /// Empty when the kernel does not list them.
-    fn addresses_by_device(&self) -> Vec<(String, Ipv4Addr)> {
-        self.own.lock().unwrap_or_else(PoisonError::into_inner).addresses()
+    fn addresses_by_device(&self) -> Vec<(String, IpAddr)> {
+        let addresses = self.own.lock().unwrap_or_else(PoisonError::into_inner).addresses();
+        addresses.into_iter().map(|(device, address)| (device, address.into())).collect()
     }
 }
 
@@ -121,9 +122,9 @@ mod tests {
 
     #[test]
     fn the_loopbacks_address_is_the_routers_own() {
-        assert!(vipgate_state::Devices::addresses(&devices()).contains(&Ipv4Addr::LOCALHOST));
+        assert!(vipgate_state::Devices::addresses(&devices()).contains(&IpAddr::from(Ipv4Addr::LOCALHOST)));
         let by_device = vipgate_state::Devices::addresses_by_device(&devices());
-        assert!(by_device.contains(&("lo".to_owned(), Ipv4Addr::LOCALHOST)));
+        assert!(by_device.contains(&("lo".to_owned(), Ipv4Addr::LOCALHOST.into())));
     }
 
     #[test]

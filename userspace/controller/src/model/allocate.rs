@@ -1,11 +1,19 @@
 //! Allocates the address of a VIP or a NIC on an L3 network.
 
-use std::{collections::BTreeSet, net::Ipv4Addr};
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, Ipv4Addr},
+};
 
 use vipgate_api::ApiError;
 
 use super::Result;
-use crate::store::{Tx, address, network::IpRange};
+use crate::store::{AddressKey, Tx, address, network::IpRange};
+
+/// An address that a request names. The API serves IPv4: `None` for all else.
+pub(super) fn ipv4(text: &str) -> Option<IpAddr> {
+    text.parse::<Ipv4Addr>().ok().map(IpAddr::V4)
+}
 
 /// How an address is chosen if the request names none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -42,7 +50,7 @@ impl Strategy {
 pub(super) struct Allocated {
     /// Its user refers to this uuid; deleting the user frees the address.
     pub(super) used_ip_uuid: String,
-    pub(super) ip: Ipv4Addr,
+    pub(super) ip: IpAddr,
     /// The range that contains the address.
     pub(super) range: IpRange,
 }
@@ -57,8 +65,8 @@ pub(super) async fn allocate(
     l3_network_uuid: &str,
     ranges: Vec<IpRange>,
     strategy: Strategy,
-    required: Option<Ipv4Addr>,
-    routers: &BTreeSet<Ipv4Addr>,
+    required: Option<IpAddr>,
+    routers: &BTreeSet<IpAddr>,
 ) -> Result<Allocated> {
     let fail = |why: &str| {
         let wanted = required.map(|ip| format!(", required ip[{ip}]")).unwrap_or_default();
@@ -87,7 +95,7 @@ async fn choose(
     tx: &mut Tx,
     mut ranges: Vec<IpRange>,
     strategy: Strategy,
-    routers: &BTreeSet<Ipv4Addr>,
+    routers: &BTreeSet<IpAddr>,
 ) -> Result<Option<Allocated>> {
     let mut starts = Vec::new();
     if strategy == Strategy::Random {
@@ -96,20 +104,21 @@ async fn choose(
         ranges.rotate_left(index);
         // Upwards from a random address, then all ranges: free addresses are not equally likely, but all are found.
         let range = &ranges[0];
-        let size = u64::from(range.last_number - range.first_number) + 1;
-        let offset = (pick & u64::from(u32::MAX)) % size;
-        starts.extend(u32::try_from(offset).map(|offset| (0, range.first_number + offset)));
+        let last = range.last_key.offset_from(range.first_key).unwrap_or_default();
+        let offset = u128::from(pick as u32) % last.saturating_add(1);
+        starts.extend(range.first_key.plus(offset).map(|from| (0, from)));
     }
-    starts.extend(ranges.iter().enumerate().map(|(index, range)| (index, range.first_number)));
-    for (index, from) in starts {
-        let mut from = Ipv4Addr::from_bits(from);
-        while let Some((used_ip_uuid, ip)) = address::take_first(tx, &ranges[index], from).await? {
+    starts.extend(ranges.iter().enumerate().map(|(index, range)| (index, range.first_key)));
+    for (index, start) in starts {
+        let mut next = Some(start);
+        while let Some(from) = next
+            && let Some((used_ip_uuid, ip)) = address::take_first(tx, &ranges[index], from.into()).await?
+        {
             if !routers.contains(&ip) {
                 return Ok(Some(Allocated { used_ip_uuid, ip, range: ranges.swap_remove(index) }));
             }
             address::free(tx, &used_ip_uuid).await?;
-            // This can't overflow: no range contains 255.255.255.255.
-            from = Ipv4Addr::from_bits(ip.to_bits() + 1);
+            next = AddressKey::from(ip).next();
         }
     }
     Ok(None)

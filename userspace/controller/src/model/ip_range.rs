@@ -1,6 +1,6 @@
 //! Address ranges of L3 networks.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::Ipv4Net;
 use vipgate_api::{
@@ -53,7 +53,7 @@ pub(super) async fn delete(tx: &mut Tx, request: &Delete) -> Result {
 
 async fn insert(tx: &mut Tx, row: IpRange) -> Result {
     for other in network::ranges_of(tx, &row.l3_network_uuid).await? {
-        if row.first_number <= other.last_number && other.first_number <= row.last_number {
+        if row.first_key <= other.last_key && other.first_key <= row.last_key {
             return Err(ApiError::invalid_argument(format!(
                 "the range {} to {} overlaps the range[uuid:{}] {} to {}",
                 row.start_ip, row.end_ip, other.uuid, other.start_ip, other.end_ip
@@ -137,8 +137,8 @@ impl Span {
             netmask: self.network.netmask().to_string(),
             gateway: self.gateway.to_string(),
             network_cidr: self.network.to_string(),
-            first_number: self.first.to_bits(),
-            last_number: self.last.to_bits(),
+            first_key: IpAddr::from(self.first).into(),
+            last_key: IpAddr::from(self.last).into(),
         }
     }
 }

@@ -7,10 +7,10 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::Ipv4Addr,
+    net::IpAddr,
 };
 
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 use tracing::warn;
 use vipgate_api::{ApiError, Resource};
 use vipgate_state::Devices;
@@ -34,7 +34,7 @@ struct Uplink<'a> {
     /// The router's VIP there, if it exists already.
     held: Option<&'a Vip>,
     /// The router's address there; `None` if it has none.
-    address: Option<Ipv4Addr>,
+    address: Option<IpAddr>,
     guests: Vec<&'a str>,
 }
 
@@ -43,7 +43,7 @@ fn uplinks<'a>(
     publics: &'a [Public],
     guests: &'a [Guests],
     vips: &'a [Vip],
-    addresses: &[(String, Ipv4Addr)],
+    addresses: &[(String, IpAddr)],
 ) -> Vec<Uplink<'a>> {
     let vips: BTreeMap<&str, &Vip> = vips.iter().map(|vip| (vip.l3_network_uuid.as_str(), vip)).collect();
     let uplink = |public: &'a Public| {
@@ -60,11 +60,11 @@ fn uplinks<'a>(
 }
 
 /// The router's address on a public network: that of the VIP, as long as the router has it, else the lowest.
-fn address_on(public: &Public, held: Option<&str>, addresses: &[(String, Ipv4Addr)]) -> Option<Ipv4Addr> {
-    let network: Ipv4Net = public.network_cidr.parse().ok()?;
+fn address_on(public: &Public, held: Option<&str>, addresses: &[(String, IpAddr)]) -> Option<IpAddr> {
+    let network: IpNet = public.network_cidr.parse().ok()?;
     let there =
         addresses.iter().filter(|(device, address)| *device == public.physical_interface && network.contains(address));
-    let there: BTreeSet<Ipv4Addr> = there.map(|(_, address)| *address).collect();
+    let there: BTreeSet<IpAddr> = there.map(|(_, address)| *address).collect();
     let held = held.and_then(|held| held.parse().ok()).filter(|held| there.contains(held));
     held.or(there.first().copied())
 }
@@ -139,7 +139,7 @@ async fn ensure_vip(tx: &mut Tx, uplink: &Uplink<'_>, touched: &mut BTreeSet<Str
 }
 
 /// Takes the router's address, so that no VIP or NIC gets it. `None` if one has it already.
-async fn take(tx: &mut Tx, public: &Public, address: Ipv4Addr) -> store::Result<Option<String>> {
+async fn take(tx: &mut Tx, public: &Public, address: IpAddr) -> store::Result<Option<String>> {
     let Some(range) = network::range(tx, &public.ip_range_uuid).await? else { return Ok(None) };
     let taken = address::take(tx, &range, address).await?;
     if taken.is_none() {
@@ -259,7 +259,7 @@ mod tests {
         }
     }
 
-    fn address(device: &str, address: [u8; 4]) -> (String, Ipv4Addr) {
+    fn address(device: &str, address: [u8; 4]) -> (String, IpAddr) {
         (device.to_owned(), address.into())
     }
 
@@ -275,7 +275,7 @@ mod tests {
             [address("eth0", [192, 0, 2, 9]), address("eth0", [192, 0, 2, 1]), address("eth0", [198, 51, 100, 1])];
         let uplinks = uplinks(&publics, &guests, &[], &addresses);
         let seen: Vec<_> = uplinks.iter().map(|uplink| (uplink.address, uplink.guests.as_slice())).collect();
-        let lowest = Some(Ipv4Addr::new(192, 0, 2, 1));
+        let lowest = Some(IpAddr::from([192, 0, 2, 1]));
         let expected: [(_, &[&str]); 3] = [(lowest, &["x", "y"]), (None, &["x", "y"]), (lowest, &[])];
         assert_eq!(seen, expected, "b's address is on another device");
     }
@@ -284,8 +284,8 @@ mod tests {
     fn the_address_that_is_held_stays_as_long_as_the_router_has_it() {
         let public = public("a", "zone", "eth0", "192.0.2.0/24");
         let both = [address("eth0", [192, 0, 2, 1]), address("eth0", [192, 0, 2, 9])];
-        assert_eq!(address_on(&public, Some("192.0.2.9"), &both), Some(Ipv4Addr::new(192, 0, 2, 9)));
-        assert_eq!(address_on(&public, Some("192.0.2.9"), &both[..1]), Some(Ipv4Addr::new(192, 0, 2, 1)));
+        assert_eq!(address_on(&public, Some("192.0.2.9"), &both), Some(IpAddr::from([192, 0, 2, 9])));
+        assert_eq!(address_on(&public, Some("192.0.2.9"), &both[..1]), Some(IpAddr::from([192, 0, 2, 1])));
         assert_eq!(address_on(&public, Some("192.0.2.9"), &[]), None);
     }
 }

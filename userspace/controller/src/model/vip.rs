@@ -1,6 +1,6 @@
 //! Virtual IPs.
 
-use std::{collections::BTreeSet, net::Ipv4Addr};
+use std::{collections::BTreeSet, net::IpAddr};
 
 use serde_json::json;
 use vipgate_api::{
@@ -12,7 +12,7 @@ use vipgate_state::Devices;
 
 use super::{
     Caller, ENABLED, Outcome, Result,
-    allocate::{Strategy, allocate},
+    allocate::{Strategy, allocate, ipv4},
     resource::{self, New, found, require},
     state_after, vip_use,
 };
@@ -23,10 +23,10 @@ use crate::store::{
 
 pub(super) async fn create(tx: &mut Tx, caller: &Caller, devices: &dyn Devices, request: CreateVip) -> Result {
     let strategy = Strategy::of_name(request.allocator_strategy.as_deref())?;
-    let required: Option<Ipv4Addr> = match request.required_ip.as_deref() {
+    let required: Option<IpAddr> = match request.required_ip.as_deref() {
         Some(text) => Some(
-            text.parse()
-                .map_err(|_| ApiError::invalid_argument(format!("field[requiredIp]: `{text}` is no IPv4 address")))?,
+            ipv4(text)
+                .ok_or_else(|| ApiError::invalid_argument(format!("field[requiredIp]: `{text}` is no IPv4 address")))?,
         ),
         None => None,
     };

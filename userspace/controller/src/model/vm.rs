@@ -5,7 +5,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::Ipv4Addr,
+    net::IpAddr,
 };
 
 use vipgate_api::{
@@ -17,7 +17,7 @@ use vipgate_state::Devices;
 
 use super::{
     Caller, Outcome, Result,
-    allocate::{Strategy, allocate},
+    allocate::{Strategy, allocate, ipv4},
     resource::{self, New, found},
     tag,
 };
@@ -155,11 +155,11 @@ fn random_mac(device_id: u8) -> String {
 /// The addresses that the system tags request, by L3 network, and those that NICs can't have.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct NicOptions {
-    addresses: BTreeMap<String, Ipv4Addr>,
+    addresses: BTreeMap<String, IpAddr>,
     /// In lower case.
     macs: BTreeMap<String, String>,
     /// The router's own addresses, which no NIC can have.
-    taken: BTreeSet<Ipv4Addr>,
+    taken: BTreeSet<IpAddr>,
 }
 
 impl NicOptions {
@@ -176,7 +176,7 @@ impl NicOptions {
                 return Err(refuse("its L3 network is not among l3NetworkUuids"));
             }
             let again = if name == "staticIp" {
-                let address = value.parse().map_err(|_| refuse(&format!("`{value}` is no IPv4 address")))?;
+                let address = ipv4(value).ok_or_else(|| refuse(&format!("`{value}` is no IPv4 address")))?;
                 options.addresses.insert(network.to_owned(), address).is_some()
             } else {
                 let mac = unicast_mac(value).ok_or_else(|| {
@@ -248,7 +248,7 @@ mod tests {
     #[test]
     fn static_ip_and_custom_mac_are_wishes_for_one_network() {
         let options = parse(&["staticIp::a::10.0.0.7", "customMac::b::FA:4C:EE:9A:76:00", "hostname::web"]).unwrap();
-        assert_eq!(options.addresses["a"], Ipv4Addr::new(10, 0, 0, 7));
+        assert_eq!(options.addresses["a"], IpAddr::from([10, 0, 0, 7]));
         assert_eq!(options.macs["b"], "fa:4c:ee:9a:76:00");
     }
 

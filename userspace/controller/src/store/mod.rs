@@ -10,6 +10,7 @@
 
 pub mod account;
 pub mod address;
+mod address_key;
 mod balancing;
 pub mod collation;
 mod desired_state;
@@ -50,6 +51,7 @@ use sqlx::{
 use vipgate_state::Capacity;
 use writer::{Writer, Writing};
 
+pub use address_key::AddressKey;
 pub use error::Error;
 
 /// Result of everything here.
@@ -89,8 +91,8 @@ impl Store {
             .synchronous(SqliteSynchronous::Full)
             .busy_timeout(PATIENCE)
             .collation(collation::NAME, collation::compare);
+        migrate(&path, &options).await?;
         let mut writer = SqliteConnection::connect_with(&options).await.map_err(open_error)?;
-        MIGRATIONS.run(&mut writer).await.map_err(|source| Error::Migrate { path: path.clone(), source })?;
         collation::rebuild_indexes(&mut writer).await.map_err(open_error)?;
         let readers = SqlitePoolOptions::new()
             .max_connections(READERS)
@@ -213,6 +215,16 @@ pub fn now() -> i64 {
 #[must_use]
 pub fn new_uuid() -> String {
     uuid::Uuid::new_v4().simple().to_string()
+}
+
+/// Brings the tables to this version, on a connection of its own: a migration may make a table anew while others refer to it,
+/// and foreign keys can't be switched off within its transaction.
+async fn migrate(path: &Path, options: &SqliteConnectOptions) -> Result<()> {
+    let open_error = |source| Error::Open { path: path.to_owned(), source };
+    let options = options.clone().foreign_keys(false);
+    let mut connection = SqliteConnection::connect_with(&options).await.map_err(open_error)?;
+    MIGRATIONS.run(&mut connection).await.map_err(|source| Error::Migrate { path: path.to_owned(), source })?;
+    connection.close().await.map_err(open_error)
 }
 
 /// Creates the file if it is missing, readable by its owner only: it holds password hashes and sessions. SQLite gives its

@@ -1,10 +1,10 @@
 //! Zones, L2 and L3 networks, address ranges and name servers.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use sqlx::FromRow;
 
-use super::{Result, Tx};
+use super::{AddressKey, Result, Tx};
 
 /// A row of `zones`.
 #[derive(Clone, Debug, FromRow)]
@@ -44,7 +44,7 @@ pub struct L3Network {
     pub category: String,
 }
 
-/// A row of `ip_ranges`. Addresses are stored as text; `first_number` and `last_number` are start and end as numbers.
+/// A row of `ip_ranges`. Addresses are stored as text; `first_key` and `last_key` are start and end as keys.
 #[derive(Clone, Debug, FromRow)]
 pub struct IpRange {
     pub uuid: String,
@@ -56,15 +56,15 @@ pub struct IpRange {
     pub netmask: String,
     pub gateway: String,
     pub network_cidr: String,
-    pub first_number: u32,
-    pub last_number: u32,
+    pub first_key: AddressKey,
+    pub last_key: AddressKey,
 }
 
 impl IpRange {
     /// Whether the address lies in the range.
     #[must_use]
-    pub fn contains(&self, address: Ipv4Addr) -> bool {
-        (self.first_number..=self.last_number).contains(&address.to_bits())
+    pub fn contains(&self, address: IpAddr) -> bool {
+        (self.first_key..=self.last_key).contains(&address.into())
     }
 }
 
@@ -159,7 +159,7 @@ pub async fn insert_range(tx: &mut Tx, row: &IpRange) -> Result<()> {
     sqlx::query(
         "INSERT INTO ip_ranges
              (uuid, l3_network_uuid, name, description, start_ip, end_ip, netmask, gateway, network_cidr,
-              first_number, last_number, create_date, last_op_date)
+              first_key, last_key, create_date, last_op_date)
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $12)",
     )
     .bind(&row.uuid)
@@ -171,8 +171,8 @@ pub async fn insert_range(tx: &mut Tx, row: &IpRange) -> Result<()> {
     .bind(&row.netmask)
     .bind(&row.gateway)
     .bind(&row.network_cidr)
-    .bind(row.first_number)
-    .bind(row.last_number)
+    .bind(row.first_key)
+    .bind(row.last_key)
     .bind(tx.now())
     .execute(tx.conn())
     .await?;
@@ -185,7 +185,7 @@ pub async fn range(tx: &mut Tx, uuid: &str) -> Result<Option<IpRange>> {
 
 /// The network's ranges, lowest addresses first.
 pub async fn ranges_of(tx: &mut Tx, l3_network_uuid: &str) -> Result<Vec<IpRange>> {
-    Ok(sqlx::query_as("SELECT * FROM ip_ranges WHERE l3_network_uuid = $1 ORDER BY first_number")
+    Ok(sqlx::query_as("SELECT * FROM ip_ranges WHERE l3_network_uuid = $1 ORDER BY first_key")
         .bind(l3_network_uuid)
         .fetch_all(tx.conn())
         .await?)

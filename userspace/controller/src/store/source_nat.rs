@@ -38,7 +38,7 @@ pub async fn publics(tx: &mut Tx) -> Result<Vec<Public>> {
          JOIN l2_networks n ON n.uuid = l.l2_network_uuid
          JOIN ip_ranges r ON r.l3_network_uuid = l.uuid
          WHERE l.category = 'Public'
-           AND r.first_number = (SELECT MIN(o.first_number) FROM ip_ranges o WHERE o.l3_network_uuid = l.uuid)
+           AND r.first_key = (SELECT MIN(o.first_key) FROM ip_ranges o WHERE o.l3_network_uuid = l.uuid)
          ORDER BY l.uuid",
     )
     .fetch_all(tx.conn())

@@ -1,6 +1,8 @@
 //! The store on real files: opening, durability, cascades, addresses and numbers.
 
-use std::{net::Ipv4Addr, path::Path};
+mod address_keys;
+
+use std::{net::IpAddr, path::Path};
 
 use futures::poll;
 use sqlx::{ConnectOptions, sqlite::SqliteConnectOptions};
@@ -72,8 +74,8 @@ async fn with_range(store: &Store) -> IpRange {
         netmask: "255.255.255.0".into(),
         gateway: "10.0.0.1".into(),
         network_cidr: "10.0.0.0/24".into(),
-        first_number: Ipv4Addr::new(10, 0, 0, 2).to_bits(),
-        last_number: Ipv4Addr::new(10, 0, 0, 5).to_bits(),
+        first_key: IpAddr::from([10, 0, 0, 2]).into(),
+        last_key: IpAddr::from([10, 0, 0, 5]).into(),
     };
     network::insert_range(&mut tx, &range).await.unwrap();
     tx.commit().await.unwrap();
@@ -288,7 +290,7 @@ async fn an_address_is_taken_once() {
     let (_dir, store) = fresh().await;
     let range = with_range(&store).await;
     let mut tx = store.begin().await.unwrap();
-    let address = Ipv4Addr::new(10, 0, 0, 3);
+    let address = IpAddr::from([10, 0, 0, 3]);
     assert!(address::take(&mut tx, &range, address).await.unwrap().is_some());
     assert!(address::take(&mut tx, &range, address).await.unwrap().is_none());
 }
@@ -298,7 +300,7 @@ async fn the_first_free_address_skips_the_used_ones() {
     let (_dir, store) = fresh().await;
     let range = with_range(&store).await;
     let mut tx = store.begin().await.unwrap();
-    let at = |last| Ipv4Addr::new(10, 0, 0, last);
+    let at = |last| IpAddr::from([10, 0, 0, last]);
     for last in [2, 3, 5] {
         address::take(&mut tx, &range, at(last)).await.unwrap().unwrap();
     }

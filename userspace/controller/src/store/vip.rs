@@ -1,6 +1,6 @@
 //! VIPs and the guest networks that they reach.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use sqlx::FromRow;
 
@@ -84,7 +84,7 @@ pub async fn update(tx: &mut Tx, row: &Vip) -> Result<()> {
 }
 
 /// Gives the VIP another address of its network, which was taken for it, and frees the previous one.
-pub async fn set_address(tx: &mut Tx, uuid: &str, used_ip_uuid: &str, ip: Ipv4Addr) -> Result<()> {
+pub async fn set_address(tx: &mut Tx, uuid: &str, used_ip_uuid: &str, ip: IpAddr) -> Result<()> {
     let before: String =
         sqlx::query_scalar("SELECT used_ip_uuid FROM vips WHERE uuid = $1").bind(uuid).fetch_one(tx.conn()).await?;
     sqlx::query("UPDATE vips SET used_ip_uuid = $2, ip = $3, last_op_date = $4 WHERE uuid = $1")

@@ -3,7 +3,7 @@
 mod model;
 mod random;
 
-use std::{net::Ipv4Addr, sync::Arc, time::Duration};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use futures::{FutureExt as _, future::BoxFuture};
 use serde_json::json;
@@ -39,8 +39,8 @@ impl Devices for Wires {
         ["eth0", "eth1"].map(str::to_owned).into()
     }
 
-    fn addresses_by_device(&self) -> Vec<(String, Ipv4Addr)> {
-        vec![("eth0".to_owned(), Ipv4Addr::new(203, 0, 113, 1)), ("eth1".to_owned(), Ipv4Addr::new(10, 0, 0, 1))]
+    fn addresses_by_device(&self) -> Vec<(String, IpAddr)> {
+        vec![("eth0".to_owned(), [203, 0, 113, 1].into()), ("eth1".to_owned(), [10, 0, 0, 1].into())]
     }
 }
 

@@ -18,7 +18,7 @@ mod vms;
 
 use std::{
     collections::BTreeSet,
-    net::{Ipv4Addr, SocketAddr},
+    net::{IpAddr, SocketAddr},
 };
 
 use serde_json::{Map, Value, json};
@@ -45,7 +45,7 @@ impl Devices for TwoDevices {
         ["eth0", "eth1"].map(str::to_owned).into()
     }
 
-    fn addresses_by_device(&self) -> Vec<(String, Ipv4Addr)> {
+    fn addresses_by_device(&self) -> Vec<(String, IpAddr)> {
         let eth0 = [[10, 7, 0, 3], [192, 0, 2, 1], [10, 0, 2, 1]].map(|address| ("eth0".to_owned(), address.into()));
         eth0.into_iter().chain([("eth1".to_owned(), [10, 0, 1, 1].into())]).collect()
     }

@@ -1,6 +1,6 @@
 //! Source NAT: which of the router's addresses guest networks use.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use serde_json::json;
 use vipgate_api::Api;
@@ -78,8 +78,8 @@ impl Devices for Eth0 {
         vec!["eth0".to_owned()]
     }
 
-    fn addresses_by_device(&self) -> Vec<(String, Ipv4Addr)> {
-        self.0.iter().map(|address| ("eth0".to_owned(), Ipv4Addr::from(*address))).collect()
+    fn addresses_by_device(&self) -> Vec<(String, IpAddr)> {
+        self.0.iter().map(|address| ("eth0".to_owned(), IpAddr::from(*address))).collect()
     }
 }
 

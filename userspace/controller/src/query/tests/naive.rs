@@ -252,7 +252,7 @@ async fn populate(tx: &mut Tx, seeds: &mut Seeds) {
         ),
         (
             "IpRangeVO",
-            "ip_ranges (uuid, l3_network_uuid, name, description, start_ip, end_ip, netmask, gateway, network_cidr, first_number, last_number, create_date, last_op_date)",
+            "ip_ranges (uuid, l3_network_uuid, name, description, start_ip, end_ip, netmask, gateway, network_cidr, first_key, last_key, create_date, last_op_date)",
         ),
         (
             "VmInstanceVO",
@@ -282,12 +282,16 @@ async fn populate(tx: &mut Tx, seeds: &mut Seeds) {
             let state = ["Enabled", "Disabled"][a % 2];
             let used = of(99, kind * EACH + number);
             if matches!(class, "VmNicVO" | "VipVO") {
-                let values =
-                    format!("'{used}', '{}', '{}', '10.0.0.{number}', {}", of(3, b), of(2, a), kind * EACH + number);
+                let values = format!(
+                    "'{used}', '{}', '{}', '10.0.0.{number}', X'{:032x}'",
+                    of(3, b),
+                    of(2, a),
+                    kind * EACH + number
+                );
                 execute(
                     tx,
                     format!(
-                        "INSERT INTO used_ips (uuid, ip_range_uuid, l3_network_uuid, ip, number) VALUES ({values})"
+                        "INSERT INTO used_ips (uuid, ip_range_uuid, l3_network_uuid, ip, address_key) VALUES ({values})"
                     ),
                 )
                 .await;
@@ -306,7 +310,10 @@ async fn populate(tx: &mut Tx, seeds: &mut Seeds) {
                         of(1, b)
                     )
                 }
-                "IpRangeVO" => format!("'{}', '{name}', {description}, 'a', 'b', 'c', 'd', 'e', 1, 2", of(2, a)),
+                "IpRangeVO" => format!(
+                    "'{}', '{name}', {description}, 'a', 'b', 'c', 'd', 'e', zeroblob(16), zeroblob(16)",
+                    of(2, a)
+                ),
                 "VmInstanceVO" => {
                     let default = literal(&seeds.maybe().map(|_| of(2, b)));
                     format!(

@@ -2,7 +2,7 @@
 
 use std::{
     future,
-    net::Ipv4Addr,
+    net::IpAddr,
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
@@ -84,7 +84,7 @@ impl Devices for Wires {
         ["eth0", "eth1"].map(str::to_owned).into()
     }
 
-    fn addresses_by_device(&self) -> Vec<(String, Ipv4Addr)> {
+    fn addresses_by_device(&self) -> Vec<(String, IpAddr)> {
         Vec::new()
     }
 }
