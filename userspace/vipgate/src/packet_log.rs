@@ -57,7 +57,7 @@ async fn log_all(records: PacketRecords, store: &Store) -> io::Result<()> {
 
 async fn names(store: &Store, record: &PacketRecord) -> Result<PacketNames, store::Error> {
     let mut tx = store.read().await?;
-    packet_names::of_packet(&mut tx, record.from, record.to, record.protocol).await
+    packet_names::of_packet(&mut tx, record.from.into(), record.to.into(), record.protocol).await
 }
 
 fn log(record: &PacketRecord, names: &PacketNames) {

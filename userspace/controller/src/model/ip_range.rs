@@ -1,4 +1,4 @@
-//! Address ranges of L3 networks.
+//! Address ranges of L3 networks. These calls are for IPv4; those for IPv6 have other fields.
 
 use std::net::{IpAddr, Ipv4Addr};
 

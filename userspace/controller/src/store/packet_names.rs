@@ -1,6 +1,6 @@
 //! Finds the names of the resources that a packet belongs to, for the log.
 
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 
 use super::{Result, Tx};
 
@@ -17,7 +17,7 @@ pub struct PacketNames {
 }
 
 /// The names for a packet between these addresses. If several networks have an address, one of them is taken.
-pub async fn of_packet(tx: &mut Tx, from: SocketAddrV4, to: SocketAddrV4, protocol: u8) -> Result<PacketNames> {
+pub async fn of_packet(tx: &mut Tx, from: SocketAddr, to: SocketAddr, protocol: u8) -> Result<PacketNames> {
     let mut names = PacketNames::default();
     match vm(tx, from, to).await? {
         Some((name, true)) => names.backend = Some(name),
@@ -61,13 +61,13 @@ async fn service(tx: &mut Tx, query: &'static str, vip: &str, port: u16, protoco
 }
 
 /// Uuid and name.
-async fn vip(tx: &mut Tx, end: SocketAddrV4) -> Result<Option<(String, String)>> {
+async fn vip(tx: &mut Tx, end: SocketAddr) -> Result<Option<(String, String)>> {
     let query = sqlx::query_as("SELECT uuid, name FROM vips WHERE ip = $1 LIMIT 1");
     Ok(query.bind(end.ip().to_string()).fetch_optional(tx.conn()).await?)
 }
 
 /// Name, and whether it is a listener's backend.
-async fn vm(tx: &mut Tx, from: SocketAddrV4, to: SocketAddrV4) -> Result<Option<(String, bool)>> {
+async fn vm(tx: &mut Tx, from: SocketAddr, to: SocketAddr) -> Result<Option<(String, bool)>> {
     let query = sqlx::query_as(
         "SELECT instance.name,
              EXISTS (SELECT 1 FROM load_balancer_listener_vm_nic_refs WHERE vm_nic_uuid = nic.uuid)

@@ -1,10 +1,11 @@
 //! VM instances and their NICs.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
+use ipnet::IpNet;
 use sqlx::FromRow;
 
-use super::{Result, Tx, error::parse};
+use super::{Error, Result, Tx, error::parse};
 
 /// A row of `vm_instances`.
 #[derive(Clone, Debug, FromRow)]
@@ -45,8 +46,11 @@ impl VmNic {
     /// # Errors
     /// [`super::Error::Corrupt`] if an address can't be parsed.
     pub fn subnet_holds(&self, ip: &str) -> Result<bool> {
-        let bits = |what, text| parse(what, text, &self.uuid).map(Ipv4Addr::to_bits);
-        Ok((bits("address", &self.ip)? ^ bits("address", ip)?) & bits("netmask", &self.netmask)? == 0)
+        let address = |text| parse::<IpAddr>("address", text, &self.uuid);
+        let netmask = parse("netmask", &self.netmask, &self.uuid)?;
+        let subnet = IpNet::with_netmask(address(&self.ip)?, netmask)
+            .map_err(|_| Error::corrupt("netmask", &self.netmask, &self.uuid))?;
+        Ok(subnet.contains(&address(ip)?))
     }
 }
 

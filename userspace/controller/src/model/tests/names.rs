@@ -1,6 +1,6 @@
 //! The names that belong to a packet's addresses and ports.
 
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 
 use super::*;
 use crate::store::packet_names::{self, PacketNames};
@@ -10,7 +10,7 @@ const UDP: u8 = 17;
 const CLIENT: &str = "198.51.100.9:40000";
 
 async fn names(router: &Router, from: &str, to: &str, protocol: u8) -> PacketNames {
-    let end = |text: &str| -> SocketAddrV4 { text.parse().unwrap() };
+    let end = |text: &str| -> SocketAddr { text.parse().unwrap() };
     packet_names::of_packet(&mut router.read().await, end(from), end(to), protocol).await.unwrap()
 }
 
