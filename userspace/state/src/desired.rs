@@ -1,15 +1,36 @@
 //! One VIP and all that it offers: plain values, one type for each kind of service.
+//!
+//! Each type has the family of its addresses in its own type: `VipState` is of any family, as the store yields it,
+//! `VipState<Ipv4Addr>` of IPv4, as the packet path serves it.
 
-use std::{collections::BTreeSet, net::Ipv4Addr};
+use std::{
+    collections::BTreeSet,
+    fmt::Debug,
+    net::{IpAddr, Ipv4Addr},
+};
 
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net};
 use vipgate_api::{Protocol, listener_tag::Algorithm};
+
+/// The addresses of one family, or of any.
+pub trait Address: Copy + Debug + Eq + Into<IpAddr> {
+    /// A network of such addresses.
+    type Network: Copy + Debug + Eq;
+}
+
+impl Address for IpAddr {
+    type Network = IpNet;
+}
+
+impl Address for Ipv4Addr {
+    type Network = Ipv4Net;
+}
 
 /// One VIP and what it offers: the unit of compilation.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct VipState {
+pub struct VipState<A: Address = IpAddr> {
     pub uuid: String,
-    pub address: Ipv4Addr,
+    pub address: A,
     /// Length of its L3 network's prefix, in bits.
     pub prefix_len: u8,
     /// The router's device on that network, which shall hold the address.
@@ -18,19 +39,19 @@ pub struct VipState {
     pub own: bool,
     /// If not, everything sent to it is dropped.
     pub enabled: bool,
-    pub listeners: Vec<ListenerState>,
+    pub listeners: Vec<ListenerState<A>>,
     /// The port-forwarding rules in force: enabled, to a running VM.
-    pub forwards: Vec<ForwardState>,
+    pub forwards: Vec<ForwardState<A>>,
     /// The elastic IP in force: enabled, attached, of a running VM.
-    pub elastic: Option<ElasticState>,
+    pub elastic: Option<ElasticState<A>>,
     /// The guest networks that leave by it: source NAT.
-    pub masquerades: Vec<MasqueradeState>,
+    pub masquerades: Vec<MasqueradeState<A>>,
     /// Its bandwidth limits: at most one of the whole VIP and one a port.
     pub limits: Vec<LimitState>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ListenerState {
+pub struct ListenerState<A: Address = IpAddr> {
     pub uuid: String,
     /// Uuid of the account that owns it.
     pub account: String,
@@ -44,7 +65,7 @@ pub struct ListenerState {
     /// Seconds without a packet after which a flow is swept.
     pub idle_timeout: u32,
     pub check: HealthCheck,
-    pub backends: Vec<BackendState>,
+    pub backends: Vec<BackendState<A>>,
 }
 
 /// How the backends of a listener are checked.
@@ -77,10 +98,10 @@ impl Default for HealthCheck {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct BackendState {
+pub struct BackendState<A: Address = IpAddr> {
     /// Small stable number, unique among all backends, kept in SQL: indexes the kernel's tables.
     pub number: u32,
-    pub address: Ipv4Addr,
+    pub address: A,
     pub port: u16,
     /// The router's device on its NIC's network.
     pub device: String,
@@ -95,7 +116,7 @@ pub struct BackendState {
 
 /// A port-forwarding rule: ports of the VIP that lead to as many of a guest.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ForwardState {
+pub struct ForwardState<A: Address = IpAddr> {
     pub uuid: String,
     /// Small stable number, unique among listeners and rules, kept in SQL: indexes the kernel's tables.
     pub number: u32,
@@ -104,24 +125,24 @@ pub struct ForwardState {
     pub protocol: Protocol,
     /// First and last.
     pub ports: (u16, u16),
-    pub guest: Ipv4Addr,
+    pub guest: A,
     /// The router's device on its NIC's network.
     pub device: String,
     /// Where the first port leads; the others follow.
     pub guest_port: u16,
     /// The clients that may use it.
-    pub allowed: Ipv4Net,
+    pub allowed: A::Network,
 }
 
 /// An elastic IP: a VIP that is one guest's, for every protocol and port.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ElasticState {
+pub struct ElasticState<A: Address = IpAddr> {
     pub uuid: String,
     /// Small stable number, unique among listeners, rules and the like, kept in SQL: indexes the kernel's tables.
     pub number: u32,
     /// The same for the guest, unique among all backends.
     pub backend: u32,
-    pub guest: Ipv4Addr,
+    pub guest: A,
     /// The router's device on its NIC's network.
     pub device: String,
     /// The guest's own connections leave by this VIP: of several by the same device, the one that was attached first.
@@ -130,19 +151,19 @@ pub struct ElasticState {
 
 /// Source NAT: a guest network whose connections to the outside leave by a VIP, each by a port of its own.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct MasqueradeState {
+pub struct MasqueradeState<A: Address = IpAddr> {
     /// Of the L3 network.
     pub uuid: String,
     /// Small stable number, unique among listeners, rules and the like, kept in SQL: indexes the kernel's tables.
     pub number: u32,
     /// The same for the network, unique among all backends.
     pub backend: u32,
-    pub network: Ipv4Net,
+    pub network: A::Network,
     /// The router's device on it.
     pub device: String,
 }
 
-impl VipState {
+impl<A: Address> VipState<A> {
     /// The router's devices that are on the networks of its backends and guests, and its own.
     pub fn devices(&self) -> BTreeSet<&str> {
         let backends = self.listeners.iter().flat_map(|listener| &listener.backends).map(|backend| &backend.device);

@@ -19,7 +19,8 @@ pub use self::{
     apply::{Apply, Change, NotApplied},
     capacity::Capacity,
     desired::{
-        BackendState, ElasticState, ForwardState, HealthCheck, LimitState, ListenerState, MasqueradeState, VipState,
+        Address, BackendState, ElasticState, ForwardState, HealthCheck, LimitState, ListenerState, MasqueradeState,
+        VipState,
     },
     devices::Devices,
     source::{Findings, Source},

@@ -24,7 +24,7 @@ mod scheduler;
 mod slots;
 
 use std::{
-    net::SocketAddrV4,
+    net::SocketAddr,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -34,7 +34,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 use tokio::{sync::Notify, task::AbortHandle};
-use vipgate_state::{Apply, Findings, HealthCheck, Protocol, VipState};
+use vipgate_state::{Address, Apply, Findings, HealthCheck, Protocol, VipState};
 
 use self::scheduler::Scheduler;
 
@@ -92,7 +92,7 @@ struct Target {
     /// Uuid of its listener's account.
     account: Arc<str>,
     /// Where it is asked, and by which device.
-    address: SocketAddrV4,
+    address: SocketAddr,
     device: Arc<str>,
     check: HealthCheck,
     /// As stored.
@@ -114,7 +114,7 @@ impl Target {
 #[derive(Clone, Debug)]
 struct Question {
     protocol: Protocol,
-    address: SocketAddrV4,
+    address: SocketAddr,
     /// The router's device by which the backend's network is.
     device: Arc<str>,
     /// How long an answer may take.
@@ -145,7 +145,7 @@ impl Drop for Running {
 impl HealthChecks {
     /// Checks exactly these backends of a VIP from now on. Those that were checked before keep what
     /// was found.
-    pub fn watch(&self, vip: &VipState) {
+    pub fn watch<A: Address>(&self, vip: &VipState<A>) {
         let now = Instant::now();
         self.with_scheduler(|scheduler| scheduler.watch(&vip.uuid, targets(vip), now));
     }
@@ -206,7 +206,7 @@ impl Shared {
 }
 
 /// The backends of a VIP that are to be checked: those that could get flows if they answer.
-fn targets(vip: &VipState) -> Vec<Target> {
+fn targets<A: Address>(vip: &VipState<A>) -> Vec<Target> {
     let listeners = vip.listeners.iter().filter(|_| vip.enabled);
     listeners
         .flat_map(|listener| {
@@ -215,7 +215,7 @@ fn targets(vip: &VipState) -> Vec<Target> {
             backends.map(move |backend| Target {
                 number: backend.number,
                 account: Arc::clone(&account),
-                address: SocketAddrV4::new(backend.address, check.port.unwrap_or(backend.port)),
+                address: SocketAddr::new(backend.address.into(), check.port.unwrap_or(backend.port)),
                 device: backend.device.as_str().into(),
                 check,
                 healthy: backend.healthy,

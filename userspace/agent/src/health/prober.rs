@@ -10,7 +10,7 @@
 
 use std::{
     io,
-    net::{Ipv4Addr, SocketAddr},
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::{Arc, Mutex, PoisonError, atomic::Ordering},
     time::{Duration, Instant},
 };
@@ -194,7 +194,7 @@ pub(super) async fn probe(net: Option<&Netlink>, question: &Question) -> Finding
     };
     // The kernel takes longer than most timeouts to report this, and does not report where the fault lies.
     let reach = match net {
-        Some(net) => net.reach((*question.address.ip()).into(), &question.device).await,
+        Some(net) => net.reach(question.address.ip(), &question.device).await,
         None => Reach::Open,
     };
     match (reach, heard) {
@@ -207,18 +207,31 @@ pub(super) async fn probe(net: Option<&Netlink>, question: &Question) -> Finding
 }
 
 async fn ask_tcp(question: &Question) -> io::Result<()> {
-    let socket = TcpSocket::new_v4()?;
+    let socket = match question.address {
+        SocketAddr::V4(_) => TcpSocket::new_v4()?,
+        SocketAddr::V6(_) => TcpSocket::new_v6()?,
+    };
     // Closing it then sends a reset.
     socket.set_zero_linger()?;
     socket.bind_device(Some(question.device.as_bytes()))?;
-    socket.connect(SocketAddr::V4(question.address)).await.map(drop)
+    socket.connect(question.address).await.map(drop)
 }
 
 /// Returns with the first answer or error.
 async fn ask_udp(question: &Question) -> io::Result<()> {
-    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).await?;
-    // Tells of hosts that are unreachable, too, not of ports alone.
-    setsockopt(&socket, sockopt::Ipv4RecvErr, &true)?;
+    // These options tell of hosts that are unreachable, too, not of ports alone.
+    let socket = match question.address {
+        SocketAddr::V4(_) => {
+            let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).await?;
+            setsockopt(&socket, sockopt::Ipv4RecvErr, &true)?;
+            socket
+        }
+        SocketAddr::V6(_) => {
+            let socket = UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0)).await?;
+            setsockopt(&socket, sockopt::Ipv6RecvErr, &true)?;
+            socket
+        }
+    };
     socket.bind_device(Some(question.device.as_bytes()))?;
     socket.connect(question.address).await?;
     socket.send(&DATAGRAM).await?;

@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeSet,
-    net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket},
     time::Duration,
 };
 
@@ -15,7 +15,7 @@ const SECOND: Duration = Duration::from_secs(1);
 
 fn target(number: u32) -> Target {
     let check = HealthCheck { interval: 10, healthy_threshold: 2, unhealthy_threshold: 3, ..HealthCheck::default() };
-    let address = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 80);
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 80));
     Target { number, account: "account".into(), address, device: "lo".into(), check, healthy: true }
 }
 
@@ -113,7 +113,7 @@ fn changed_settings_keep_what_was_found_and_another_address_does_not() {
     assert_eq!(clock.find(&failed()), Some(false));
     clock.scheduler.take_changes();
 
-    let moved = Target { address: SocketAddrV4::new(Ipv4Addr::LOCALHOST, 81), ..target(1) };
+    let moved = Target { address: SocketAddr::from((Ipv4Addr::LOCALHOST, 81)), ..target(1) };
     clock.watch("v", vec![moved]);
     assert_eq!(clock.scheduler.count(), (1, 0));
     assert!(!clock.scheduler.has_changes());
@@ -220,14 +220,22 @@ fn a_backend_that_goes_while_it_waits_takes_nobodys_place() {
 }
 
 /// What is asked of a local socket.
-fn question(protocol: Protocol, address: SocketAddrV4, patience: Duration) -> Question {
+fn question(protocol: Protocol, address: SocketAddr, patience: Duration) -> Question {
     Question { protocol, address, device: "lo".into(), patience }
 }
 
+const LOCAL: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
+
 #[tokio::test]
 async fn tcp_passes_where_somebody_accepts_and_fails_where_nobody_listens() {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port is free");
-    let address = local(listener.local_addr());
+    for local in LOCAL {
+        check_tcp(local).await;
+    }
+}
+
+async fn check_tcp(local: IpAddr) {
+    let listener = TcpListener::bind((local, 0)).expect("a port is free");
+    let address = listener.local_addr().expect("it is bound");
     assert_eq!(prober::probe(None, &question(Protocol::Tcp, address, SECOND)).await, Finding::Passed);
     // It is reset, so that nothing of it stays in TIME_WAIT.
     let (mut accepted, _) = listener.accept().expect("a connection came");
@@ -240,8 +248,14 @@ async fn tcp_passes_where_somebody_accepts_and_fails_where_nobody_listens() {
 
 #[tokio::test]
 async fn udp_passes_on_an_answer_and_on_silence_and_fails_where_nobody_listens() {
-    let server = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port is free");
-    let address = local(server.local_addr());
+    for local in LOCAL {
+        check_udp(local).await;
+    }
+}
+
+async fn check_udp(local: IpAddr) {
+    let server = UdpSocket::bind((local, 0)).expect("a port is free");
+    let address = server.local_addr().expect("it is bound");
     let silence = Duration::from_millis(50);
     assert_eq!(prober::probe(None, &question(Protocol::Udp, address, silence)).await, Finding::Passed);
     let answering = std::thread::spawn(move || {
@@ -258,13 +272,6 @@ async fn udp_passes_on_an_answer_and_on_silence_and_fails_where_nobody_listens()
     assert!(matches!(&finding, Finding::Failed(reason) if reason.contains("refused")), "{finding:?}");
 }
 
-fn local(address: std::io::Result<SocketAddr>) -> SocketAddrV4 {
-    match address.expect("it is bound") {
-        SocketAddr::V4(address) => address,
-        SocketAddr::V6(address) => panic!("{address} is no IPv4 address"),
-    }
-}
-
 /// 2,000 backends, checked every second: each of them is checked again and again, and each third one, which refuses, is
 /// found.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -274,7 +281,7 @@ async fn of_two_thousand_backends_none_is_forgotten() {
     let open = listener.local_addr().expect("it is bound").port();
     let closed = {
         let held = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port is free");
-        local(held.local_addr()).port()
+        held.local_addr().expect("it is bound").port()
     };
     let (tell, all_asked) = tokio::sync::oneshot::channel();
     tokio::spawn(async move {
@@ -292,10 +299,10 @@ async fn of_two_thousand_backends_none_is_forgotten() {
     let check = HealthCheck { interval: 1, timeout: 60, unhealthy_threshold: 2, ..HealthCheck::default() };
     let backends = (0..BACKENDS).map(|number| Target {
         number,
-        address: SocketAddrV4::new(
+        address: SocketAddr::from((
             Ipv4Addr::from(0x7f01_0000 + number),
             if number.is_multiple_of(3) { closed } else { open },
-        ),
+        )),
         check,
         account: "account".into(),
         device: "lo".into(),

@@ -1,6 +1,6 @@
 //! What the reconciler cannot do: it fails alone, is reported, and is tried again.
 
-use std::time::Duration;
+use std::{net::IpAddr, time::Duration};
 
 use vipgate_abi::maps;
 use vipgate_agent::{
@@ -8,6 +8,7 @@ use vipgate_agent::{
     loader::Hook,
     reconcile::{ApplyError, Reconciler},
 };
+use vipgate_state::VipState;
 
 use crate::{reconciling::Bench, source::vip};
 
@@ -33,6 +34,26 @@ fn what_fails_is_told_and_tried_again() {
     // Nobody asks again, but what is stored is possible now.
     bench.desired.put(vip(5, "r0", [1]));
     bench.room.wait("the VIP", || (!bench.services().is_empty() && bench.has_address("r0", 5)).then_some(()));
+}
+
+#[test]
+fn a_vip_of_ipv6_fails_alone_and_says_why() {
+    let bench = Bench::new();
+    let ipv6: IpAddr = "2001:db8::6".parse().expect("an address");
+    bench.desired.put(vip(5, "r0", [1]));
+    bench.desired.put(VipState { address: ipv6, ..vip(6, "r0", [1]) });
+    let reconciler = bench.start();
+    assert!(bench.has_address("r0", 5));
+    let error = bench.apply(&reconciler, &["vip-5", "vip-6"]).expect_err("the packet path has no IPv6");
+    assert!(error.to_string().contains("VIP vip-6 has the address 2001:db8::6"), "{error}");
+    // A VIP that was there keeps what the kernel holds.
+    let before = bench.services();
+    let mut mixed = vip(5, "r0", [1]);
+    mixed.listeners[0].backends[0].address = ipv6;
+    bench.desired.put(mixed);
+    let error = bench.apply(&reconciler, &["vip-5"]).expect_err("the packet path has no IPv6");
+    assert!(error.to_string().contains("a backend of listener listener-5"), "{error}");
+    assert_eq!(bench.services(), before);
 }
 
 #[test]

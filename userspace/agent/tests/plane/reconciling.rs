@@ -175,14 +175,14 @@ fn a_vip_that_moved_to_another_device_or_address_leaves_nothing_behind() {
     bench.desired.put(moved.clone());
     bench.apply(&reconciler, &["vip-5"]).expect("applied");
     assert!(bench.has_address("r1", 5) && !bench.has_address("r0", 5));
-    bench.desired.put(VipState { address: address(9), ..moved });
+    bench.desired.put(VipState { address: address(9).into(), ..moved });
     bench.apply(&reconciler, &["vip-5"]).expect("applied");
     assert!(bench.has_address("r1", 9) && !bench.has_address("r1", 5));
     assert_eq!(bench.services(), [(address(9), 80, Some(vec![51]))]);
 
     // The same while no controller runs.
     bench.room.run(async move { reconciler.shutdown().await });
-    bench.desired.put(VipState { address: address(9), ..vip(5, "r0", [1]) });
+    bench.desired.put(VipState { address: address(9).into(), ..vip(5, "r0", [1]) });
     let _reconciler = bench.start();
     assert!(bench.has_address("r0", 9) && !bench.has_address("r1", 9));
 }
@@ -369,7 +369,7 @@ fn maglev_vip(vip: u32, backends: u32) -> VipState {
         let number = vip * 10 + n;
         let backends = (0..backends).map(|backend| BackendState {
             number: number * 10 + backend,
-            address: Ipv4Addr::from(0x0a01_0000 + backend),
+            address: Ipv4Addr::from(0x0a01_0000 + backend).into(),
             port: 8000 + n as u16,
             device: "r1".to_owned(),
             active: true,
@@ -391,7 +391,7 @@ fn maglev_vip(vip: u32, backends: u32) -> VipState {
     };
     VipState {
         uuid: format!("vip-{vip}"),
-        address: Ipv4Addr::from(0x0a02_0000 + vip),
+        address: Ipv4Addr::from(0x0a02_0000 + vip).into(),
         prefix_len: 8,
         device: "r0".to_owned(),
         enabled: true,

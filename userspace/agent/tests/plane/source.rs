@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::Ipv4Addr,
+    net::IpAddr,
     sync::{Arc, Mutex},
 };
 
@@ -90,7 +90,7 @@ impl Source for Desired {
 pub(crate) fn vip(host: u8, device: &str, backends: impl IntoIterator<Item = u8>) -> VipState {
     let backend = |n: u8| BackendState {
         number: u32::from(host) * 10 + u32::from(n),
-        address: Ipv4Addr::new(10, 0, 1, n),
+        address: IpAddr::from([10, 0, 1, n]),
         port: 8080,
         device: "r1".to_owned(),
         active: true,
@@ -99,7 +99,7 @@ pub(crate) fn vip(host: u8, device: &str, backends: impl IntoIterator<Item = u8>
     };
     VipState {
         uuid: format!("vip-{host}"),
-        address: Ipv4Addr::new(10, 0, 0, host),
+        address: IpAddr::from([10, 0, 0, host]),
         prefix_len: 24,
         device: device.to_owned(),
         enabled: true,
@@ -126,7 +126,7 @@ pub(crate) fn vip(host: u8, device: &str, backends: impl IntoIterator<Item = u8>
 /// A VIP 10.0.0.`host` on `device` that is the guest's 10.0.1.`guest`, number and backend `host`.
 pub(crate) fn elastic(host: u8, device: &str, guest: u8) -> VipState {
     let number = u32::from(host);
-    let guest = Ipv4Addr::new(10, 0, 1, guest);
+    let guest = IpAddr::from([10, 0, 1, guest]);
     let elastic = ElasticState {
         uuid: format!("eip-{host}"),
         number,

@@ -25,7 +25,7 @@ pub enum CapacityError {
 }
 
 /// Whether the tables can hold a VIP; asked before a change is stored.
-pub fn check(vip: &VipState, capacity: &Capacity) -> Result<(), CapacityError> {
+pub fn check(vip: &VipState<Ipv4Addr>, capacity: &Capacity) -> Result<(), CapacityError> {
     if !is_host(vip.address) {
         return Err(CapacityError::VipAddress { vip: vip.address });
     }

@@ -5,6 +5,7 @@
 
 mod capacity;
 mod entries;
+mod ipv4;
 mod keys;
 mod port_prefixes;
 mod selection;
@@ -23,6 +24,7 @@ use self::selection::{is_in_pool, selection_table};
 pub use self::{
     capacity::{CapacityError, check},
     entries::{ServiceEntry, SnatEntry, Tables},
+    ipv4::{NotIpv4, ipv4},
     keys::{ServicePrefix, SnatPrefix},
 };
 use super::bandwidth::Rates;
@@ -39,7 +41,7 @@ pub type Devices<'a> = dyn Fn(&str) -> Option<u32> + 'a;
 ///
 /// A listener without a backend that takes new flows keeps its key with an empty selection table: its packets are refused and
 /// counted, and do not go to another service.
-pub fn compile(vip: &VipState, devices: &Devices<'_>) -> Tables {
+pub fn compile(vip: &VipState<Ipv4Addr>, devices: &Devices<'_>) -> Tables {
     let mut tables = Tables::empty(vip.address);
     if let Some(device) = devices(&vip.device) {
         translate(vip, device, devices, &mut tables);
@@ -57,7 +59,7 @@ pub fn compile(vip: &VipState, devices: &Devices<'_>) -> Tables {
 }
 
 /// Listeners and port-forwarding rules.
-fn serve(vip: &VipState, devices: &Devices<'_>, tables: &mut Tables) {
+fn serve(vip: &VipState<Ipv4Addr>, devices: &Devices<'_>, tables: &mut Tables) {
     for listener in &vip.listeners {
         tables
             .services
@@ -81,7 +83,7 @@ fn serve(vip: &VipState, devices: &Devices<'_>, tables: &mut Tables) {
 
 /// Bandwidth limits. A packet counts against the limit of its port alone, if there is one, else against the VIP's. A service of
 /// one port is bound to that port's limit; for a service of several ports, of which any has a limit, the packet path looks it up.
-fn limit(vip: &VipState, tables: &mut Tables) {
+fn limit(vip: &VipState<Ipv4Addr>, tables: &mut Tables) {
     let mut whole = 0;
     for limit in &vip.limits {
         tables.limits.insert(limit.number, Rates::of(limit));
@@ -107,7 +109,7 @@ fn limit(vip: &VipState, tables: &mut Tables) {
 }
 
 /// What takes all protocols: the VIP's guest and the networks that leave by the VIP.
-fn translate(vip: &VipState, device: u32, devices: &Devices<'_>, tables: &mut Tables) {
+fn translate(vip: &VipState<Ipv4Addr>, device: u32, devices: &Devices<'_>, tables: &mut Tables) {
     let entry = |kind, number, backend, of: &str| {
         let (kind, number, backend) = match vip.enabled {
             true => (kind, Some(number), backend),
@@ -155,7 +157,7 @@ fn index(device: &str, devices: &Devices<'_>) -> u32 {
     devices(device).unwrap_or(0)
 }
 
-fn guest(forward: &ForwardState, devices: &Devices<'_>) -> Backend {
+fn guest(forward: &ForwardState<Ipv4Addr>, devices: &Devices<'_>) -> Backend {
     Backend {
         addr: u32::from(forward.guest).to_be(),
         port: forward.guest_port.to_be(),
@@ -169,7 +171,7 @@ fn guest(forward: &ForwardState, devices: &Devices<'_>) -> Backend {
     }
 }
 
-fn balance(listener: &ListenerState) -> ServiceEntry {
+fn balance(listener: &ListenerState<Ipv4Addr>) -> ServiceEntry {
     ServiceEntry::Balance {
         algorithm: match listener.algorithm {
             Algorithm::RoundRobin => service::Algorithm::RoundRobin,
@@ -183,7 +185,7 @@ fn balance(listener: &ListenerState) -> ServiceEntry {
     }
 }
 
-fn entry(listener: &ListenerState, backend: &BackendState, devices: &Devices<'_>) -> Backend {
+fn entry(listener: &ListenerState<Ipv4Addr>, backend: &BackendState<Ipv4Addr>, devices: &Devices<'_>) -> Backend {
     Backend {
         addr: u32::from(backend.address).to_be(),
         port: backend.port.to_be(),

@@ -1,6 +1,6 @@
 //! The selection table of a listener: the backends that its algorithm selects from.
 
-use std::net::SocketAddrV4;
+use std::net::{Ipv4Addr, SocketAddrV4};
 
 use vipgate_abi::service::Member;
 use vipgate_state::{Algorithm, BackendState, ListenerState};
@@ -8,15 +8,18 @@ use vipgate_state::{Algorithm, BackendState, ListenerState};
 use crate::reconcile::maglev;
 
 /// The listener's selection table, of those of its backends that take new flows; empty if none does.
-pub(super) fn selection_table(listener: &ListenerState) -> Vec<u32> {
-    let mut pool: Vec<&BackendState> = listener.backends.iter().filter(|backend| is_in_pool(backend)).collect();
+pub(super) fn selection_table(listener: &ListenerState<Ipv4Addr>) -> Vec<u32> {
+    let mut pool: Vec<&BackendState<Ipv4Addr>> =
+        listener.backends.iter().filter(|backend| is_in_pool(backend)).collect();
     pool.sort_by_key(|b| b.number);
     match listener.algorithm {
         Algorithm::RoundRobin => turns(&pool),
         Algorithm::LeastConnections => pool.iter().map(|b| Member::new(b.number, b.weight).0).collect(),
         Algorithm::Source | Algorithm::Maglev => {
-            let member =
-                |b: &&BackendState| maglev::Member { address: SocketAddrV4::new(b.address, b.port), weight: b.weight };
+            let member = |b: &&BackendState<Ipv4Addr>| maglev::Member {
+                address: SocketAddrV4::new(b.address, b.port),
+                weight: b.weight,
+            };
             let members: Vec<_> = pool.iter().map(member).collect();
             maglev::table(&members).into_iter().map(|at| pool[at as usize].number).collect()
         }
@@ -24,14 +27,14 @@ pub(super) fn selection_table(listener: &ListenerState) -> Vec<u32> {
 }
 
 /// True for a backend that takes new flows.
-pub(super) fn is_in_pool(backend: &BackendState) -> bool {
+pub(super) fn is_in_pool(backend: &BackendState<Ipv4Addr>) -> bool {
     backend.active && backend.healthy && backend.weight > 0
 }
 
 /// The order of turns of a weighted round robin: as many turns for each as its weight says, and each one's evenly spread
 /// over the table, so that no backend gets its flows in a burst. The shortest such order: weights that all are multiples
 /// of a number are divided by it, and equal ones are one turn each.
-fn turns(pool: &[&BackendState]) -> Vec<u32> {
+fn turns(pool: &[&BackendState<Ipv4Addr>]) -> Vec<u32> {
     let divisor = pool.iter().fold(0, |divisor, b| gcd(divisor, b.weight)).max(1);
     let mut turns: Vec<(u64, u32)> = Vec::new();
     for backend in pool {

@@ -19,7 +19,7 @@ fn devices(name: &str) -> Option<u32> {
     [("eth0", 3), ("eth1", 4)].into_iter().find(|(known, _)| *known == name).map(|(_, index)| index)
 }
 
-fn backend(number: u32, host: u8) -> BackendState {
+fn backend(number: u32, host: u8) -> BackendState<Ipv4Addr> {
     BackendState {
         number,
         address: Ipv4Addr::new(192, 168, 1, host),
@@ -31,7 +31,7 @@ fn backend(number: u32, host: u8) -> BackendState {
     }
 }
 
-fn listener(algorithm: Algorithm, backends: Vec<BackendState>) -> ListenerState {
+fn listener(algorithm: Algorithm, backends: Vec<BackendState<Ipv4Addr>>) -> ListenerState<Ipv4Addr> {
     ListenerState {
         uuid: "a".into(),
         account: "account".into(),
@@ -46,7 +46,7 @@ fn listener(algorithm: Algorithm, backends: Vec<BackendState>) -> ListenerState 
     }
 }
 
-fn vip(listeners: Vec<ListenerState>) -> VipState {
+fn vip(listeners: Vec<ListenerState<Ipv4Addr>>) -> VipState<Ipv4Addr> {
     VipState {
         uuid: "v".into(),
         address: Ipv4Addr::new(10, 0, 0, 5),
@@ -62,7 +62,7 @@ fn vip(listeners: Vec<ListenerState>) -> VipState {
     }
 }
 
-fn forward(ports: (u16, u16), guest_port: u16) -> ForwardState {
+fn forward(ports: (u16, u16), guest_port: u16) -> ForwardState<Ipv4Addr> {
     ForwardState {
         uuid: "f".into(),
         number: 9,
@@ -76,7 +76,7 @@ fn forward(ports: (u16, u16), guest_port: u16) -> ForwardState {
     }
 }
 
-fn forwarding(forwards: Vec<ForwardState>) -> VipState {
+fn forwarding(forwards: Vec<ForwardState<Ipv4Addr>>) -> VipState<Ipv4Addr> {
     VipState { forwards, ..vip(vec![]) }
 }
 
@@ -258,14 +258,14 @@ fn what_serves_one_port_is_bound_to_its_limit_and_what_serves_several_asks() {
     }
 }
 
-fn elastic(leads: bool) -> VipState {
+fn elastic(leads: bool) -> VipState<Ipv4Addr> {
     let guest = Ipv4Addr::new(192, 168, 1, 9);
     let elastic = ElasticState { uuid: "e".into(), number: 6, backend: 60, guest, device: "eth1".into(), leads };
     VipState { elastic: Some(elastic), ..vip(vec![]) }
 }
 
 /// The router's own address, by which 192.168.0.0/16 goes out.
-fn own(listeners: Vec<ListenerState>) -> VipState {
+fn own(listeners: Vec<ListenerState<Ipv4Addr>>) -> VipState<Ipv4Addr> {
     let network = "192.168.0.0/16".parse().expect("a network");
     let masquerade = MasqueradeState { uuid: "n".into(), number: 8, backend: 80, network, device: "eth1".into() };
     VipState { own: true, masquerades: vec![masquerade], ..vip(listeners) }
@@ -367,7 +367,7 @@ fn keys_of_one_vip_are_one_range() {
 #[test]
 fn what_the_tables_cannot_hold_is_refused_with_the_value_named() {
     let capacity = Capacity { services: 10, backends: 100, backends_per_listener: 2, ..Capacity::default() };
-    let of = |listener: ListenerState| vip(vec![listener]);
+    let of = |listener: ListenerState<Ipv4Addr>| vip(vec![listener]);
     let plain = listener(Algorithm::RoundRobin, vec![backend(7, 1)]);
     check(&of(plain.clone()), &capacity).expect("fits");
     let pool = |backends| ListenerState { backends, ..plain.clone() };

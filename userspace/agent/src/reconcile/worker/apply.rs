@@ -5,7 +5,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    net::Ipv4Addr,
+    net::{IpAddr, Ipv4Addr},
     time::Instant,
 };
 
@@ -15,7 +15,7 @@ use vipgate_state::{Source, VipState};
 use super::{AppliedVip, Retry, Worker, failed, neighbours, open, unreadable};
 use crate::reconcile::{
     ApplyError,
-    compile::{check, compile},
+    compile::{check, compile, ipv4},
 };
 
 /// VIPs that are read from the store at once.
@@ -24,7 +24,7 @@ const READ_AT_ONCE: usize = 128;
 /// A VIP on its way to the kernel.
 struct Ready {
     uuid: String,
-    vip: VipState,
+    vip: VipState<Ipv4Addr>,
     /// Backends that it did not have before.
     fresh: BTreeSet<Ipv4Addr>,
 }
@@ -38,7 +38,11 @@ impl<S: Source> Worker<S> {
         }
         let vips = self.source.vips().await.map_err(|error| unreadable(&error))?;
         let count = vips.len();
-        let wanted: HashMap<_, _> = vips.iter().map(|vip| (vip.address, vip.device.clone())).collect();
+        let wanted = vips.iter().filter_map(|vip| match vip.address {
+            IpAddr::V4(address) => Some((address, vip.device.clone())),
+            IpAddr::V6(_) => None,
+        });
+        let wanted = wanted.collect();
         let states = vips.into_iter().map(|vip| (vip.uuid.clone(), Some(vip))).collect();
         let errors = self.apply_states(states).await;
         let moved = self.lock().devices.take_moved();
@@ -119,8 +123,8 @@ impl<S: Source> Worker<S> {
         }
         let mut ready = Vec::new();
         for (uuid, vip) in stored.into_iter().filter_map(|(uuid, state)| Some((uuid, state?))) {
-            match self.prepare(&uuid, &vip).await {
-                Ok(fresh) => ready.push(Ready { uuid, vip, fresh }),
+            match self.prepare(vip).await {
+                Ok(prepared) => ready.push(prepared),
                 Err(error) => drop(errors.insert(uuid, error)),
             }
         }
@@ -162,20 +166,23 @@ impl<S: Source> Worker<S> {
         Ok(())
     }
 
-    /// Notes where a VIP will be, and removes it from where it was. Returns the backends that it did not have before.
-    async fn prepare(&mut self, uuid: &str, vip: &VipState) -> Result<BTreeSet<Ipv4Addr>, ApplyError> {
-        check(vip, &self.capacity).map_err(|error| failed(vip, &error))?;
-        let before = self.applied().get(uuid).cloned();
+    /// Notes where a VIP will be, and removes it from where it was.
+    async fn prepare(&mut self, vip: VipState) -> Result<Ready, ApplyError> {
+        let address = vip.address;
+        let vip = ipv4(vip).map_err(|error| failed(address, &error))?;
+        check(&vip, &self.capacity).map_err(|error| failed(vip.address, &error))?;
+        let uuid = vip.uuid.clone();
+        let before = self.applied().get(&uuid).cloned();
         match &before {
-            Some(before) if before.address != vip.address => self.remove(uuid).await?,
+            Some(before) if before.address != vip.address => self.remove(&uuid).await?,
             Some(before) if before.device != vip.device => {
-                self.take_address(before).await.map_err(|error| failed(vip, &error))?;
+                self.take_address(before).await.map_err(|error| failed(vip.address, &error))?;
             }
             _ => {}
         }
-        let backends: BTreeSet<Ipv4Addr> = active_backends(vip);
+        let backends: BTreeSet<Ipv4Addr> = active_backends(&vip);
         let fresh = before.map_or_else(|| backends.clone(), |before| &backends - &before.backends);
-        self.owners.insert(vip.address, uuid.to_owned());
+        self.owners.insert(vip.address, uuid.clone());
         let applied = AppliedVip {
             address: vip.address,
             device: vip.device.clone(),
@@ -183,9 +190,9 @@ impl<S: Source> Worker<S> {
             named: BTreeMap::new(),
             backends,
         };
-        self.applied().insert(uuid.to_owned(), applied);
-        self.checks.watch(vip);
-        Ok(fresh)
+        self.applied().insert(uuid.clone(), applied);
+        self.checks.watch(&vip);
+        Ok(Ready { uuid, vip, fresh })
     }
 
     /// Brings VIPs' entries to the kernel; returns the VIPs whose entries it holds.
@@ -217,7 +224,7 @@ impl<S: Source> Worker<S> {
             }
             match result {
                 Ok(()) => held.push(ready),
-                Err(error) => drop(errors.insert(ready.uuid, failed(&ready.vip, &error))),
+                Err(error) => drop(errors.insert(ready.uuid, failed(ready.vip.address, &error))),
             }
         }
         held
@@ -248,7 +255,7 @@ impl<S: Source> Worker<S> {
 }
 
 /// The addresses to which a VIP sends new flows.
-fn active_backends(vip: &VipState) -> BTreeSet<Ipv4Addr> {
+fn active_backends(vip: &VipState<Ipv4Addr>) -> BTreeSet<Ipv4Addr> {
     let backends = vip.listeners.iter().filter(|_| vip.enabled).flat_map(|listener| &listener.backends);
     let backends = backends.filter(|backend| backend.active && backend.healthy).map(|backend| backend.address);
     let guests =

@@ -21,7 +21,7 @@ mod watch;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
-    net::Ipv4Addr,
+    net::{IpAddr, Ipv4Addr},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -31,7 +31,7 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 use tracing::{debug, warn};
-use vipgate_state::{Capacity, Source, VipState};
+use vipgate_state::{Capacity, Source};
 
 use self::{queues::Queues, retry::Retry};
 use super::{
@@ -354,8 +354,8 @@ fn unreadable(error: &dyn std::error::Error) -> ApplyError {
     ApplyError::Source { reason: loader::causes(error) }
 }
 
-fn failed(vip: &VipState, error: &dyn std::error::Error) -> ApplyError {
-    ApplyError::Vip { vip: vip.address.to_string(), reason: loader::causes(error) }
+fn failed(vip: impl Into<IpAddr>, error: &dyn std::error::Error) -> ApplyError {
+    ApplyError::Vip { vip: vip.into().to_string(), reason: loader::causes(error) }
 }
 
 /// A panic of the lock's holder leaves the data whole: it is changed in single steps.

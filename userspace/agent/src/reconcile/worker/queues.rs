@@ -3,7 +3,10 @@
 //! The kernel may have no HTB, or the queues' devices no names that are free: then the limits are kept without queues, which is
 //! logged once, and tried again at the next start.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::Ipv4Addr,
+};
 
 use tracing::{info, warn};
 use vipgate_abi::meter::{INBOUND, OUTBOUND, class, limit_of};
@@ -67,7 +70,7 @@ impl<S: Source> Worker<S> {
     }
 
     /// Makes the queues that these VIPs' limits need.
-    pub(super) async fn make_queues<'a>(&mut self, vips: impl Iterator<Item = &'a VipState>) {
+    pub(super) async fn make_queues<'a>(&mut self, vips: impl Iterator<Item = &'a VipState<Ipv4Addr>>) {
         let limits = vips.filter(|vip| vip.enabled).flat_map(|vip| &vip.limits);
         let mut wanted: BTreeMap<u32, Vec<Class>> = BTreeMap::new();
         for class in limits.flat_map(|limit| Rates::of(limit).classes(limit.number)) {

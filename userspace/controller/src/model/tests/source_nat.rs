@@ -1,6 +1,6 @@
 //! Source NAT: which of the router's addresses guest networks use.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
 use serde_json::json;
 use vipgate_api::Api;
@@ -110,7 +110,7 @@ async fn the_first_network_makes_the_routers_address_a_vip_and_the_last_one_take
     assert_eq!(attached.vips, [vip.clone()].into());
     let state = edge.state(&vip).await;
     assert!(state.own && state.enabled);
-    assert_eq!((state.address, state.device.as_str()), (Ipv4Addr::new(192, 0, 2, 1), "eth0"));
+    assert_eq!((state.address, state.device.as_str()), (IpAddr::from([192, 0, 2, 1]), "eth0"));
     let networks = |state: &VipState| state.masquerades.iter().map(|m| m.network.to_string()).collect::<Vec<_>>();
     assert_eq!(networks(&state), ["10.0.0.0/24"]);
     assert_eq!(edge.router.text("SELECT name FROM vips WHERE uuid = $1", &vip).await, "router on wan");
@@ -267,7 +267,7 @@ async fn a_start_follows_the_routers_address_and_keeps_what_is_on_it() {
     assert!(edge.restart(&[[192, 0, 2, 9], [192, 0, 2, 1]]).await.is_empty(), "it still has that one");
     assert_eq!(edge.restart(&[[192, 0, 2, 9]]).await, [vip.as_str()]);
     assert_eq!(edge.own().await, ["192.0.2.9 SNAT,LoadBalancer vrouter 1"]);
-    assert_eq!(edge.state(&vip).await.address, Ipv4Addr::new(192, 0, 2, 9));
+    assert_eq!(edge.state(&vip).await.address, IpAddr::from([192, 0, 2, 9]));
     let used = edge.router.texts("SELECT ip FROM used_ips WHERE ip LIKE $1", "192.0.2.%").await;
     assert_eq!(used, ["192.0.2.9"], "the old one is free");
 }

@@ -3,11 +3,9 @@
 
 mod statements;
 
-use std::{
-    collections::{BTreeSet, HashMap},
-    net::Ipv4Addr,
-};
+use std::collections::{BTreeSet, HashMap};
 
+use ipnet::ip_mask_to_prefix;
 use serde_json::json;
 use sqlx::{FromRow, sqlite::SqliteRow};
 use vipgate_api::listener_tag::{self, DEFAULT_WEIGHT};
@@ -190,10 +188,12 @@ impl Rows {
                 let forwards = forwards.remove(&vip.uuid).unwrap_or_default();
                 let masquerades = masquerades.remove(&vip.uuid).unwrap_or_default();
                 let limits = limits.remove(&vip.uuid).unwrap_or_default();
-                let netmask: Ipv4Addr = parse("netmask", &vip.netmask, &vip.uuid)?;
+                let netmask = parse("netmask", &vip.netmask, &vip.uuid)?;
+                let prefix_len =
+                    ip_mask_to_prefix(netmask).map_err(|_| Error::corrupt("netmask", &vip.netmask, &vip.uuid))?;
                 Ok(VipState {
                     address: parse("address", &vip.ip, &vip.uuid)?,
-                    prefix_len: netmask.to_bits().leading_ones() as u8,
+                    prefix_len,
                     device: vip.physical_interface,
                     own: vip.own,
                     enabled: vip.state == "Enabled",

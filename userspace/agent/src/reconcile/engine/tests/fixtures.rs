@@ -22,7 +22,7 @@ use crate::reconcile::{
 /// Interface index of the VIPs' device.
 pub(super) const DEVICE: u32 = 3;
 
-pub(super) fn vip(host: u8, listeners: Vec<ListenerState>) -> VipState {
+pub(super) fn vip(host: u8, listeners: Vec<ListenerState<Ipv4Addr>>) -> VipState<Ipv4Addr> {
     VipState {
         uuid: format!("vip-{host}"),
         address: Ipv4Addr::new(10, 0, 0, host),
@@ -38,7 +38,12 @@ pub(super) fn vip(host: u8, listeners: Vec<ListenerState>) -> VipState {
     }
 }
 
-pub(super) fn listener(number: u32, port: u16, algorithm: state::Algorithm, backends: &[(u32, u8)]) -> ListenerState {
+pub(super) fn listener(
+    number: u32,
+    port: u16,
+    algorithm: state::Algorithm,
+    backends: &[(u32, u8)],
+) -> ListenerState<Ipv4Addr> {
     let backend = |(number, host): &(u32, u8)| BackendState {
         number: *number,
         address: Ipv4Addr::new(10, 0, 1, *host),
@@ -62,11 +67,11 @@ pub(super) fn listener(number: u32, port: u16, algorithm: state::Algorithm, back
     }
 }
 
-pub(super) fn round_robin(number: u32, port: u16, backends: &[(u32, u8)]) -> ListenerState {
+pub(super) fn round_robin(number: u32, port: u16, backends: &[(u32, u8)]) -> ListenerState<Ipv4Addr> {
     listener(number, port, state::Algorithm::RoundRobin, backends)
 }
 
-pub(super) fn forward(number: u32, ports: (u16, u16), backend: u32, host: u8) -> ForwardState {
+pub(super) fn forward(number: u32, ports: (u16, u16), backend: u32, host: u8) -> ForwardState<Ipv4Addr> {
     ForwardState {
         uuid: format!("rule-{number}"),
         number,
@@ -80,23 +85,23 @@ pub(super) fn forward(number: u32, ports: (u16, u16), backend: u32, host: u8) ->
     }
 }
 
-pub(super) fn forwarding(host: u8, forwards: Vec<ForwardState>) -> VipState {
+pub(super) fn forwarding(host: u8, forwards: Vec<ForwardState<Ipv4Addr>>) -> VipState<Ipv4Addr> {
     VipState { forwards, ..vip(host, vec![]) }
 }
 
 /// A VIP that is a guest's.
-pub(super) fn elastic(host: u8, number: u32, guest: u8, leads: bool) -> VipState {
+pub(super) fn elastic(host: u8, number: u32, guest: u8, leads: bool) -> VipState<Ipv4Addr> {
     let guest = Ipv4Addr::new(10, 0, 1, guest);
     let elastic = ElasticState { uuid: "eip".into(), number, backend: number, guest, device: "eth1".into(), leads };
     VipState { elastic: Some(elastic), ..vip(host, vec![]) }
 }
 
-pub(super) fn masquerade(number: u32, network: u8) -> MasqueradeState {
+pub(super) fn masquerade(number: u32, network: u8) -> MasqueradeState<Ipv4Addr> {
     let network = Ipv4Net::new_assert(Ipv4Addr::new(10, network, 0, 0), 16);
     MasqueradeState { uuid: format!("l3-{network}"), number, backend: number, network, device: "eth1".into() }
 }
 
-pub(super) fn masquerading(host: u8, masquerades: Vec<MasqueradeState>) -> VipState {
+pub(super) fn masquerading(host: u8, masquerades: Vec<MasqueradeState<Ipv4Addr>>) -> VipState<Ipv4Addr> {
     VipState { own: true, masquerades, ..vip(host, vec![]) }
 }
 
@@ -109,7 +114,7 @@ pub(super) fn engine() -> Engine<Fake> {
     Engine::new(Fake::default()).expect("new tables")
 }
 
-pub(super) fn apply(engine: &mut Engine<Fake>, vip: &VipState) {
+pub(super) fn apply(engine: &mut Engine<Fake>, vip: &VipState<Ipv4Addr>) {
     apply_by(engine, vip, DEVICE);
 }
 
@@ -118,16 +123,16 @@ pub(super) fn devices(of_vips: u32) -> impl Fn(&str) -> Option<u32> {
     move |name| Some(if name == "eth0" { of_vips } else { 2 })
 }
 
-pub(super) fn apply_by(engine: &mut Engine<Fake>, vip: &VipState, device: u32) {
+pub(super) fn apply_by(engine: &mut Engine<Fake>, vip: &VipState<Ipv4Addr>, device: u32) {
     engine.apply(&compile(vip, &devices(device)), Instant::now()).expect("applies");
 }
 
 /// What the tables hold is what these VIPs need, and nothing else.
-pub(super) fn assert_holds(engine: &Engine<Fake>, vips: &[VipState]) {
+pub(super) fn assert_holds(engine: &Engine<Fake>, vips: &[VipState<Ipv4Addr>]) {
     assert_holds_by(engine, vips, DEVICE);
 }
 
-pub(super) fn assert_holds_by(engine: &Engine<Fake>, vips: &[VipState], device: u32) {
+pub(super) fn assert_holds_by(engine: &Engine<Fake>, vips: &[VipState<Ipv4Addr>], device: u32) {
     let kernel = &engine.kernel;
     let (mut keys, mut sources) = (BTreeSet::new(), BTreeMap::new());
     for tables in vips.iter().map(|vip| compile(vip, &devices(device))) {

@@ -5,7 +5,7 @@ use proptest::{collection::vec, prelude::*, sample::subsequence};
 use super::*;
 
 /// A store: numbers are unique in it, as SQL keeps them.
-fn stores() -> impl Strategy<Value = Vec<VipState>> {
+fn stores() -> impl Strategy<Value = Vec<VipState<Ipv4Addr>>> {
     let algorithms = prop_oneof![Just(state::Algorithm::RoundRobin), Just(state::Algorithm::Maglev)];
     // By listener number: its VIP, and by backend number: its listener, host and health.
     let listeners = vec(prop::option::of((0..3_u8, algorithms)), 4);
@@ -18,7 +18,7 @@ fn stores() -> impl Strategy<Value = Vec<VipState>> {
     let enabled = vec(prop::bool::weighted(0.8), 3);
     (listeners, backends, enabled, rules, elastics, networks).prop_map(|store| {
         let (listeners, backends, enabled, rules, elastics, networks) = store;
-        let mut vips: Vec<VipState> = (0..3).map(|host| vip(host + 1, vec![])).collect();
+        let mut vips: Vec<VipState<Ipv4Addr>> = (0..3).map(|host| vip(host + 1, vec![])).collect();
         for (number, (host, algorithm)) in (0..).zip(&listeners).filter_map(|(n, l)| Some((n, (*l)?))) {
             let of_it = |(n, backend): (u32, &Option<_>)| {
                 backend.and_then(|(of, host, healthy)| (of == number).then_some(((n, host), healthy)))
