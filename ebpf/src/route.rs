@@ -205,8 +205,9 @@ pub(crate) fn renew(context: FibContext, flow: *mut Flow, old: Hop, what: u32) -
     // SAFETY: `flow` points into FLOWS. Another CPU may be claiming the slot: `pipeline::forward` finds out.
     let (rewritten, key, backend) = unsafe { (Rewritten::by(&*flow), (*flow).key, (*flow).target.backend()) };
     let found = find(context, what as u8, config, &rewritten);
+    let is_gone = found.as_ref().is_none_or(|(_, _, device)| *device == 0);
     // The stack's ICMP error about the translated packet would go to the VIP.
-    if found.as_ref().is_none_or(|(_, _, device)| *device == 0) && rewritten.src != key.src && rewritten.dst == key.dst {
+    if is_gone && rewritten.src != key.src && rewritten.dst == key.dst {
         return opaque(NO_ROUTE);
     }
     let Some((epoch, route, device)) = found else {
