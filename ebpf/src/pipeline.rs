@@ -63,7 +63,7 @@ fn is_untouched(reason: Reason) -> bool {
         Reason::NotOurs
             | Reason::NoFlow
             | Reason::NoBackend
-            | Reason::NoRoute
+            | Reason::Forbidden
             | Reason::OtherProtocol
             | Reason::Fragment
             | Reason::Malformed
@@ -168,11 +168,12 @@ fn hit<P: Packet>(packet: &mut P, headers: &Headers, config: &Config, slot: &Slo
         }
         match followed {
             tcp::FOLLOWED => {}
-            tcp::REFUSED | tcp::CROWDED => return Err(Reason::TooManyConnections),
-            _ => {
+            tcp::NEW_CONNECTION => {
                 table::remove(slot);
                 return Ok(false);
             }
+            tcp::OVER => return Err(Reason::FlowEnded),
+            _ => return Err(Reason::TooManyConnections),
         }
     }
     let now = jiffies();
@@ -192,7 +193,7 @@ fn hit<P: Packet>(packet: &mut P, headers: &Headers, config: &Config, slot: &Slo
             route::RENEWED => {}
             route::RENEWED_DUE => packet.set_by_neighbour(true),
             route::ELSEWHERE => return Err(Reason::Elsewhere),
-            route::NO_ROUTE => return Err(Reason::NoRoute),
+            route::FORBIDDEN => return Err(Reason::Forbidden),
             _ => return Err(Reason::Unroutable),
         }
     }

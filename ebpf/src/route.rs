@@ -203,15 +203,11 @@ pub(crate) fn renew(context: FibContext, flow: *mut Flow, old: Hop, what: u32) -
         return opaque(UNROUTABLE);
     };
     // SAFETY: `flow` points into FLOWS. Another CPU may be claiming the slot: `pipeline::forward` finds out.
-    let (rewritten, key, backend) = unsafe { (Rewritten::by(&*flow), (*flow).key, (*flow).target.backend()) };
-    let found = find(context, what as u8, config, &rewritten);
-    let is_gone = found.as_ref().is_none_or(|(_, _, device)| *device == 0);
-    // The stack's ICMP error about the translated packet would go to the VIP.
-    if is_gone && rewritten.src != key.src && rewritten.dst == key.dst {
-        return opaque(NO_ROUTE);
-    }
-    let Some((epoch, route, device)) = found else {
-        return opaque(UNROUTABLE);
+    let (rewritten, backend) = unsafe { (Rewritten::by(&*flow), (*flow).target.backend()) };
+    let Some((epoch, route, device)) = find(context, what as u8, config, &rewritten) else {
+        // SAFETY: `flow` points into FLOWS.
+        let is_guests = what & IS_OUTWARD != 0 && unsafe { !(*flow).mark.is_reply() };
+        return opaque(if is_guests { FORBIDDEN } else { UNROUTABLE });
     };
     if what & IS_OUTWARD == 0 && BACKENDS.get(backend).is_none_or(|backend| !backend.is_by(ingress::device(device))) {
         return opaque(ELSEWHERE);
@@ -228,8 +224,9 @@ pub const RENEWED: u32 = 0;
 pub const RENEWED_DUE: u32 = 1;
 pub const UNROUTABLE: u32 = 2;
 pub const ELSEWHERE: u32 = 3;
-/// The stack tells the sender.
-pub const NO_ROUTE: u32 = 4;
+/// The kernel forbids the way, and the stack tells the guest, as it does for a new connection. Its ICMP error about the
+/// translated packet would go to the VIP.
+pub const FORBIDDEN: u32 = 4;
 
 /// [`find`] for a backend's new flow. The answer is cached for all flows of the backend, if the device carries a program.
 #[inline(always)]

@@ -38,6 +38,8 @@ pub const REFUSED: u32 = 1;
 pub const NEW_CONNECTION: u32 = 2;
 /// The listener is full, but this first answer to a datagram may take the place of another connection.
 pub const CROWDED: u32 = 3;
+/// The backend has no connection any more, and may not have a new one.
+pub const OVER: u32 = 4;
 
 /// Follows the connection's state. The packet hit the slot `own`, of `backend`, whose other direction is at `peer`.
 #[inline(always)]
@@ -169,8 +171,9 @@ fn grace_period() -> u32 {
 /// RFC 7857, section 2.2).
 ///
 /// After a reset, or if the backend sent something within the grace period, a SYN goes to the old connection's backend: if
-/// that still has the connection, it recognises the SYN as forged (RFC 5961, section 4); if not, it answers. A backend that
-/// takes no new connections gets the SYN only if both are true: only then is the old one likely to be alive.
+/// that still has the connection, it recognises the SYN as forged (RFC 5961, section 4); if not, it answers. The answer of a
+/// backend that takes no new connections is dropped: it proves that the old connection is gone, and the client's next SYN
+/// goes elsewhere.
 #[inline(always)]
 fn follow_closed(flags: u8, own: &Slot, peer: &Slot, counter: Counter, reply: bool) -> u32 {
     let control = flags & (SYN | RST | FIN);
@@ -178,14 +181,14 @@ fn follow_closed(flags: u8, own: &Slot, peer: &Slot, counter: Counter, reply: bo
     let now = jiffies();
     let is_reset = is_in(own, State::Reset) || is_in(peer, State::Reset);
     if control == SYN {
-        if !reply && flags & ACK == 0 {
-            let is_silent = answers.age(now) > grace_period();
-            let drains = BACKENDS.get(counter.backend).is_some_and(|backend| backend.drains != 0);
-            if is_silent && (!is_reset || drains) || !is_reset && drains {
-                return NEW_CONNECTION;
-            }
+        if !reply && flags & ACK == 0 && !is_reset && answers.age(now) > grace_period() {
+            return NEW_CONNECTION;
         }
         if reply && flags & ACK != 0 {
+            if BACKENDS.get(counter.backend).is_some_and(|backend| backend.drains != 0) {
+                end(own, peer, now);
+                return OVER;
+            }
             reopen(first, answers, counter, now);
         }
     } else if control & RST != 0 {
@@ -212,6 +215,16 @@ fn reopen(first: &Slot, answers: &Slot, counter: Counter, now: u32) {
     }
     table::touch(first.index, now);
     table::touch(answers.index, now);
+}
+
+/// The old connection is gone: the next SYN opens a new one.
+#[inline(always)]
+fn end(own: &Slot, peer: &Slot, now: u32) {
+    let past = now.wrapping_sub(grace_period()).wrapping_sub(1);
+    for slot in [own, peer] {
+        slot.revive(State::Reset, State::Closed);
+        table::touch_over(slot.index, past);
+    }
 }
 
 /// One side sends after the grace period. If the other side does, too, the connection is alive, and is counted again

@@ -139,8 +139,8 @@ reasons! {
     /// It comes by a device with strict reverse-path filtering (`rp_filter` 1; RFC 3704, section 2.2), but the route to its
     /// source is by another device.
     ReversePath = 33 Drop "reverse_path",
-    /// A guest's or backend's packet to a destination to which there is no route any more: the stack tells the sender.
-    NoRoute = 34 Pass "no_route",
+    /// A packet of a guest's own connection, to which the kernel forbids the way by now: the stack tells the guest.
+    Forbidden = 34 Pass "forbidden",
 }
 
 /// Number of elements of the REASONS map; larger than the enum, so that reasons can be added without a new layout.

@@ -228,14 +228,35 @@ both_hooks! {
         Ok(())
     }
 
-    fn after_a_reset_a_syn_leaves_a_backend_that_drains_and_is_silent(bench: &mut Bench) -> Result<()> {
+    fn a_guessed_reset_and_syn_leave_a_connection_at_a_backend_that_drains(bench: &mut Bench) -> Result<()> {
         let numbers = bench.serve(VIP, TCP, Algorithm::RoundRobin, &backends([11, 12]))?;
         let moment = bench.slow_down()? + 1;
         establish(bench)?;
         bench.drain(numbers[0])?;
-        exchange(bench, &[(Client, tcp::RST), (Backend, DATA), (Client, tcp::SYN)])?;
-        expect(bench, numbers[0], [State::Reset; 2], [0, 0])?;
+        exchange(bench, &[(Client, tcp::RST)])?;
         bench.age_flows(moment)?;
+        // The backend detects the forged SYN.
+        exchange(bench, &[(Client, tcp::SYN), (Backend, tcp::ACK), (Client, DATA), (Backend, DATA)])?;
+        expect(bench, numbers[0], [State::Established; 2], [1, 1])
+    }
+
+    fn a_guessed_fin_and_syn_leave_a_half_closed_connection_at_a_backend_that_drains(bench: &mut Bench) -> Result<()> {
+        let numbers = bench.serve(VIP, TCP, Algorithm::RoundRobin, &backends([11, 12]))?;
+        bench.slow_down()?;
+        establish(bench)?;
+        bench.drain(numbers[0])?;
+        exchange(bench, &[(Backend, FIN_ACK), (Client, FIN_ACK), (Client, tcp::SYN), (Backend, tcp::ACK), (Client, DATA)])?;
+        expect(bench, numbers[0], [State::Closed; 2], [0, 0])
+    }
+
+    fn after_a_reset_a_backend_that_drains_opens_no_connection(bench: &mut Bench) -> Result<()> {
+        let numbers = bench.serve(VIP, TCP, Algorithm::RoundRobin, &backends([11, 12]))?;
+        bench.slow_down()?;
+        establish(bench)?;
+        bench.drain(numbers[0])?;
+        exchange(bench, &[(Client, tcp::RST), (Client, tcp::SYN)])?;
+        bench.expect_refused(&Frame::tcp(BACKEND, CLIENT, SYN_ACK), Reason::FlowEnded)?;
+        expect(bench, numbers[0], [State::Closed; 2], [0, 0])?;
         let syn = Frame::tcp(CLIENT, VIP, tcp::SYN);
         let other = syn.clone().between(CLIENT, backends([12])[0]);
         bench.expect_sent(&syn, &other.forwarded(Bench::PRIVATE_MAC, Bench::backend_mac(12)))?;

@@ -64,10 +64,26 @@ impl LoadError {
 
     /// An error of loading the object, or what it means when the kernel's answer is telling.
     pub(crate) fn object(source: aya::EbpfError) -> Self {
-        match os_error(&source) {
-            Some(libc::EPERM | libc::EACCES) => Self::Privileges { what: "create BPF maps".into() },
-            _ => Self::Object { source: Box::new(source) },
+        if is_denied(&source) {
+            return Self::Privileges { what: "create BPF maps".into() };
         }
+        Self::Object { source: Box::new(source) }
+    }
+
+    /// An error of opening a pinned map, or what it means when it is about permission.
+    pub(crate) fn opening(map: &'static str, source: MapError) -> Self {
+        if is_denied(&source) {
+            return Self::Privileges { what: format!("open the map {map}") };
+        }
+        TableError::new(map, "open", source).into()
+    }
+
+    /// An error of asking what a pin is, or what it means when it is about permission.
+    pub(crate) fn pin(path: PathBuf, source: &MapError) -> Self {
+        if is_denied(source) {
+            return Self::Privileges { what: format!("open {}", path.display()) };
+        }
+        Self::ForeignPin { path, problem: causes(source) }
     }
 
     pub(crate) fn program(name: &'static str, source: &aya::programs::ProgramError) -> Self {
@@ -96,6 +112,11 @@ impl LoadError {
         };
         Self::Program { name, reason: printable(&reason), passing: is_passing(error.raw_os_error()) }
     }
+}
+
+/// Whether the kernel refused for lack of privileges: with EACCES where everybody may look into the BPF file system.
+fn is_denied(error: &(dyn Error + 'static)) -> bool {
+    matches!(os_error(error), Some(libc::EPERM | libc::EACCES))
 }
 
 /// Whether an error is temporary, and not about the kernel or the program.
@@ -219,6 +240,25 @@ pub(crate) fn os_error(error: &(dyn Error + 'static)) -> Option<i32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_pin_that_may_not_be_opened_asks_for_root_and_for_nothing_else() {
+        let error = |number| {
+            let io_error = io::Error::from_raw_os_error(number);
+            MapError::from(aya::sys::SyscallError { call: "BPF_OBJ_GET", io_error })
+        };
+        for number in [libc::EPERM, libc::EACCES] {
+            let told = [
+                LoadError::opening("FLOWS", error(number)),
+                LoadError::pin("/sys/fs/bpf/FLOWS".into(), &error(number)),
+            ];
+            for error in told.map(|error| error.to_string()) {
+                assert!(error.contains("needs root") && !error.contains("detach"), "{error}");
+            }
+        }
+        let other = LoadError::pin("/sys/fs/bpf/FLOWS".into(), &error(libc::EINVAL));
+        assert!(matches!(other, LoadError::ForeignPin { .. }));
+    }
 
     #[test]
     fn what_the_verifier_said_last_is_one_printable_line() {

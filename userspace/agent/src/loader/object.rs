@@ -301,7 +301,7 @@ pub(super) fn make_resized(dir: &PinDir, held: Sizes, next: &PinDir, sizes: Size
 /// Pins the maps of these names in another directory as well.
 pub(super) fn share(dir: &PinDir, next: &PinDir, names: &[&'static str]) -> Result<(), LoadError> {
     for name in names {
-        let map = MapData::from_pin(dir.map(name)).map_err(|error| super::TableError::new(name, "open", error))?;
+        let map = MapData::from_pin(dir.map(name)).map_err(|error| LoadError::opening(name, error))?;
         let path = next.map(name);
         map.pin(&path).map_err(|error| LoadError::ForeignPin { path, problem: super::causes(&error) })?;
     }
@@ -401,9 +401,7 @@ fn info(path: &Path) -> Result<Option<MapInfo>, LoadError> {
         Err(error) => return Err(LoadError::io(format!("look at {}", path.display()), error)),
         Ok(_) => {}
     }
-    MapInfo::from_pin(path)
-        .map(Some)
-        .map_err(|error| LoadError::ForeignPin { path: path.to_owned(), problem: super::causes(&error) })
+    MapInfo::from_pin(path).map(Some).map_err(|error| LoadError::pin(path.to_owned(), &error))
 }
 
 /// aya takes a pinned map as it is; a map of another shape would be read as nonsense.
@@ -430,7 +428,7 @@ pub(super) fn open<M>(dir: &PinDir, name: &'static str) -> Result<M, LoadError>
 where
     M: TryFrom<Map, Error = aya::maps::MapError>,
 {
-    let data = MapData::from_pin(dir.map(name)).map_err(|error| super::TableError::new(name, "open", error))?;
+    let data = MapData::from_pin(dir.map(name)).map_err(|error| LoadError::opening(name, error))?;
     let map = Map::from_map_data(data).and_then(M::try_from);
     Ok(map.map_err(|error| super::TableError::new(name, "open", error))?)
 }
